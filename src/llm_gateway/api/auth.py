@@ -1,0 +1,131 @@
+"""The gate: one ASGI layer before every route, known or not. Key → caller, or the door stays shut."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llm_gateway.api.responses import send_problem
+from llm_gateway.domain.messages import new_id
+from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+
+OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
+DATA_PLANE = "/api/v1/generate"
+ENTRY = "llm_gateway.entry"
+"""The key under which the gate leaves its `Entry` in the ASGI scope."""
+
+_CREDENTIALS = frozenset({b"x-service-key", b"authorization", b"x-api-key"})
+_CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls: the key's name and what it may do (`call`, `read`, `admin`)."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+NOBODY = Caller("", frozenset())
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What the gate found out about a request: who, under which ids, and its headers (last of a name wins)."""
+
+    caller: Caller
+    request_id: str
+    client_request_id: str | None
+    echo: bytes
+    headers: dict[bytes, bytes]
+
+
+class Keyring:
+    """Known keys, compared as keyed hashes of the whole key, so that timing tells nothing about their content."""
+
+    def __init__(self, keys: Iterable[tuple[str, str, frozenset[str]]]) -> None:
+        self._pepper = secrets.token_bytes(32)
+        self._callers = {self._hash(key.encode()): Caller(name, scopes) for name, key, scopes in keys}
+
+    def _hash(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
+
+    def find(self, key: bytes) -> Caller | None:
+        """The caller this key belongs to."""
+        return self._callers.get(self._hash(key))
+
+
+class Gate:
+    """Lets a request through to `app` when its key is known and may do what it asks.
+
+    `local_only` (dev): only Host `localhost`, `127.0.0.1` or `[::1]`, so that no web page can reach the gateway by
+    rebinding a name.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, *, local_only: bool) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._local_only = local_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id()
+        headers = dict(scope["headers"])
+        own = headers.get(b"x-request-id")
+        if own is not None and _CLIENT_ID.fullmatch(own):
+            client_request_id, echo = own.decode("ascii"), own
+        else:
+            client_request_id, echo = None, request_id.encode()
+        try:
+            caller = self._admit(scope, headers)
+        except GatewayError as error:
+            await send_problem(send, error, request_id, echo)
+            return
+        scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers)
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
+        if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
+            raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
+        if scope["path"] in OPEN_PATHS:
+            return NOBODY
+        key = _presented_key(scope["headers"])
+        caller = self._keyring.find(key) if key is not None else None
+        if caller is None:
+            raise Unauthorized("Send a valid key in the X-Service-Key header.")
+        if "admin" not in caller.scopes:
+            needed = _scope_needed(scope["method"], scope["path"])
+            if needed not in caller.scopes:
+                raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
+        return caller
+
+
+def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    key: bytes | None = None
+    for name, value in headers:
+        if name not in _CREDENTIALS:
+            continue
+        if name == b"authorization":
+            scheme, _, presented = value.partition(b" ")
+            presented = presented.strip()
+            if scheme.lower() != b"bearer":
+                continue
+        else:
+            presented = value.strip()
+        if key is not None and key != presented:
+            raise BadRequest("The request carries two different keys: send one.")
+        key = presented
+    return key
+
+
+def _scope_needed(method: str, path: str) -> str:
+    if path == DATA_PLANE or path.startswith("/v1/"):
+        return "call"
+    return "read" if method in ("GET", "HEAD") else "admin"

@@ -1,0 +1,163 @@
+"""POST /api/v1/generate: decode, the straight line, encode."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from llm_gateway.api.auth import Entry
+from llm_gateway.api.surface import InFlight, Surface
+from llm_gateway.domain.messages import Request, Tags
+from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.errors import BadRequest, Invalid
+from llm_gateway.gateway import Gateway
+
+MAX_TAGS, MAX_TAG_CHARACTERS = 10, 64
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_TAG = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=\s*([^,=\x00-\x1f]*?)\s*")
+_FIELD = re.compile(r"(missing required|contains unknown) field `(.*?)`", re.DOTALL)
+_WHERE = re.compile(r"(.*?) - at `(key in )?\$\.?(.*)`$", re.DOTALL)
+
+
+class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The request fields of the reference, with their ranges."""
+
+    user_id: Label
+    service: Label
+    prompt: Annotated[str, msgspec.Meta(min_length=1)]
+    task_type: Label = "general"
+    system: str = ""
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8000)] = 1000
+    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=2.0)] = 0.7
+    json_mode: bool = False
+
+
+class GenerateAnswer(msgspec.Struct, gc=False):
+    """The response fields of the reference, then two more: why it ended, and how sure the cost is."""
+
+    content: str
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    cached: bool
+    latency_ms: int
+    finish_reason: str
+    cost_status: str
+
+
+class Generate(Surface):
+    """The endpoint. `timeout_s` is the longest deadline a request may have."""
+
+    def __init__(self, gateway: Gateway, in_flight: InFlight, *, timeout_s: float, log: Callable[..., None]) -> None:
+        super().__init__(in_flight, log)
+        self._gateway = gateway
+        self._timeout_s = timeout_s
+        self._decode = msgspec.json.Decoder(GenerateBody).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    async def answer(self, entry: Entry, body: bytes) -> bytes:
+        """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
+        started = time.monotonic()
+        request = self._request(entry, self._decoded(body), started)
+        answer = await self._gateway.generate(request)
+        return self._encode(
+            GenerateAnswer(
+                content=answer.content,
+                provider=answer.provider,
+                model=answer.model,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.output_tokens,
+                cost_usd=answer.cost_nanos / NANOS_PER_USD,
+                cached=answer.cached,
+                latency_ms=int((time.monotonic() - started) * 1000),
+                finish_reason=answer.finish_reason,
+                cost_status=answer.cost_status,
+            )
+        )
+
+    def _decoded(self, body: bytes) -> GenerateBody:
+        try:
+            decoded = self._decode(body)
+        except msgspec.ValidationError as error:
+            raise _invalid(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        except RecursionError:
+            raise Invalid("The body is nested too deep.", kind="json_invalid") from None
+        for name, label in (
+            ("user_id", decoded.user_id),
+            ("service", decoded.service),
+            ("task_type", decoded.task_type),
+        ):
+            if "\0" in label:
+                raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
+        return decoded
+
+    def _request(self, entry: Entry, body: GenerateBody, started: float) -> Request:
+        headers = entry.headers
+        timeout = headers.get(b"x-request-timeout-ms")
+        tags = headers.get(b"x-tags")
+        cache_control = headers.get(b"cache-control", b"").lower()
+        keep = b"no-store" not in cache_control
+        return Request(
+            id=entry.request_id,
+            at_ms=time.time_ns() // 1_000_000,
+            started=started,
+            deadline=started + (self._timeout_s if timeout is None else min(self._timeout_s, _seconds(timeout))),
+            key_name=entry.caller.name,
+            surface="generate",
+            user_id=body.user_id,
+            service=body.service,
+            prompt=body.prompt,
+            task_type=body.task_type,
+            system=body.system,
+            max_tokens=body.max_tokens,
+            temperature=body.temperature,
+            json_mode=body.json_mode,
+            client_request_id=entry.client_request_id,
+            tags={} if tags is None else _tags(tags),
+            use_cache=b"no-cache" not in cache_control and keep,
+            keep_in_cache=keep,
+        )
+
+
+def _seconds(value: bytes) -> float:
+    if not value.isdigit() or int(value) < 1:
+        raise BadRequest("x-request-timeout-ms takes whole milliseconds, 1 or more.")
+    return int(value) / 1000
+
+
+def _tags(value: bytes) -> Tags:
+    tags: Tags = {}
+    for entry in value.decode("latin-1").split(","):
+        found = _TAG.fullmatch(entry)
+        if found is None or max(len(found[1]), len(found[2])) > MAX_TAG_CHARACTERS:
+            raise BadRequest(f"x-tags takes key=value,… with at most {MAX_TAG_CHARACTERS} characters each.")
+        tags[found[1]] = found[2]
+    if len(tags) > MAX_TAGS:
+        raise BadRequest(f"x-tags takes at most {MAX_TAGS} tags.")
+    return tags
+
+
+def _invalid(message: str) -> Invalid:
+    """A field that does not fit, with its place, from msgspec's sentence ("… - at `$.max_tokens`")."""
+    found = _WHERE.fullmatch(message)
+    text, path = (found[1], found[3]) if found else (message, "")
+    loc: list[str | int] = ["body", *(part for part in path.split(".") if part)]
+    if found_field := _FIELD.search(text):
+        loc.append(found_field[2])
+        missing = found_field[1] == "missing required"
+        where = ".".join(str(part) for part in loc[1:])
+        return Invalid(
+            f"{where} is required." if missing else f"{where} is not a field of this request.",
+            loc=tuple(loc),
+            kind="missing" if missing else "extra_forbidden",
+        )
+    where = ".".join(str(part) for part in loc[1:]) or "The body"
+    return Invalid(f"{where}: {text[:1].lower()}{text[1:]}.", loc=tuple(loc))

@@ -1,0 +1,136 @@
+"""The management plane's frame: one FastAPI app behind the gate, with the gateway's limits and error shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import msgspec
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_gateway import __version__
+from llm_gateway.api.auth import ENTRY, Entry
+from llm_gateway.api.responses import PROBLEM, error_headers, problem_of, send_problem
+from llm_gateway.api.surface import ClientGone, read_body
+from llm_gateway.errors import GatewayError, InternalError, Invalid, MethodNotAllowed, NotFound
+
+
+def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> ASGIApp:
+    """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
+    app = FastAPI(title="LLM Gateway", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for router in routers:
+        app.include_router(router)
+
+    def render(request: Request, error: GatewayError) -> Response:
+        entry: Entry = request.scope[ENTRY]
+        response = Response(
+            msgspec.json.encode(problem_of(error, entry.request_id)), error.status, media_type=PROBLEM.decode()
+        )
+        for name, value in error_headers(error):
+            response.headers[name.decode()] = value.decode()
+        return response
+
+    async def on_gateway_error(request: Request, error: Exception) -> Response:
+        return render(request, cast(GatewayError, error))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        return render(request, _translated(cast(HTTPException, error), request))
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        return render(request, _unfit(cast(RequestValidationError, error)))
+
+    app.add_exception_handler(GatewayError, on_gateway_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    return Bounded(app, log)
+
+
+class Bounded:
+    """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON."""
+
+    def __init__(self, app: ASGIApp, log: Callable[..., None]) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        entry: Entry = scope[ENTRY]
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).append("x-request-id", entry.echo.decode())
+            await send(message)
+
+        try:
+            body = _normalised(await read_body(receive))
+            scope["headers"] = [
+                *(
+                    (name, value)
+                    for name, value in scope["headers"]
+                    if name not in (b"content-type", b"content-length")
+                ),
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+            ]
+            await self._app(scope, _replay(body, receive), send_with_id)
+        except GatewayError as error:
+            await send_problem(send, error, entry.request_id, entry.echo)
+        except ClientGone:
+            return
+        except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
+            self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
+            if not started:
+                failed = InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
+                await send_problem(send, failed, entry.request_id, entry.echo)
+
+
+def _normalised(body: bytes) -> bytes:
+    if not body:
+        return body
+    try:
+        return msgspec.json.encode(msgspec.json.decode(body))
+    except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
+        raise Invalid(f"The body is no JSON: {error}.", kind="json_invalid") from None
+    except RecursionError:
+        raise Invalid("The body is nested too deep.", kind="json_invalid") from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    waiting = [body]
+
+    async def replayed() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+def _translated(error: HTTPException, request: Request) -> GatewayError:
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at {request.url.path}.")
+    if error.status_code == 405:
+        allow = tuple(m.strip() for m in (error.headers or {}).get("Allow", "").split(",") if m.strip())
+        return MethodNotAllowed(f"This path takes {', '.join(allow) or 'other methods'} only.", allow=allow)
+    return Invalid(str(error.detail))
+
+
+def _unfit(error: RequestValidationError) -> Invalid:
+    errors = [{"loc": list(found["loc"]), "msg": found["msg"], "type": found["type"]} for found in error.errors()]
+    first: dict[str, Any] = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    invalid = Invalid(f"{where}: {first['msg']}." if where else f"{first['msg']}.")
+    invalid.errors = cast(list[dict[str, object]], errors)
+    return invalid

@@ -1,0 +1,69 @@
+"""Answers and errors rendered as HTTP. Every error has one shape: RFC 9457 problem details."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.types import Send
+
+from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+Headers = list[tuple[bytes, bytes]]
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """The body of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[dict[str, Any]] | None = None
+
+
+def problem_of(error: GatewayError, request_id: str) -> Problem:
+    """The error as a problem document."""
+    return Problem(
+        type=f"urn:llm-gateway:error:{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        request_id=request_id,
+        errors=error.errors if isinstance(error, Invalid) else None,
+    )
+
+
+def error_headers(error: GatewayError) -> Headers:
+    """What an error says in headers: whether to retry, and when."""
+    headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
+    if error.retry_after_s is not None:
+        milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
+        headers.append((b"retry-after", str(math.ceil(milliseconds / 1000)).encode()))
+        headers.append((b"retry-after-ms", str(milliseconds).encode()))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allow).encode()))
+    return headers
+
+
+async def send_body(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers) -> None:
+    """One whole response."""
+    start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_problem(send: Send, error: GatewayError, request_id: str, echo: bytes) -> None:
+    """One error. `echo` is the value of x-request-id: the caller's own, else ours."""
+    body = msgspec.json.encode(problem_of(error, request_id))
+    headers = error_headers(error)
+    headers.append((b"x-request-id", echo))
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    await send_body(send, error.status, body, PROBLEM, headers)

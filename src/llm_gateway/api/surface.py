@@ -1,0 +1,115 @@
+"""What every data-plane surface shares: the cap on requests in flight, the body, and what becomes of errors."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from starlette.types import Receive, Scope, Send
+
+from llm_gateway.api.auth import ENTRY, Entry
+from llm_gateway.api.responses import JSON, send_body, send_problem
+from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, PayloadTooLarge
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+DROP_BYTES = 2 * MAX_BODY_BYTES
+DROP_SECONDS = 5.0
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete: there is nobody to answer."""
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        PayloadTooLarge: it is over 4 MiB; up to 8 MiB or 5 s of it were read and dropped.
+        ClientGone: the client went away.
+    """
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False) and len(body) <= MAX_BODY_BYTES:
+        return body
+    chunks, size = [body], len(body)
+    while message.get("more_body", False) and size <= MAX_BODY_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+    if size <= MAX_BODY_BYTES:
+        return b"".join(chunks)
+    if message.get("more_body", False):
+        await _drop_rest(receive, size)
+    raise PayloadTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes: send less.")
+
+
+async def _drop_rest(receive: Receive, size: int) -> None:
+    try:
+        async with asyncio.timeout(DROP_SECONDS):
+            while size <= DROP_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+class InFlight:
+    """Counts the requests being served, over all surfaces."""
+
+    __slots__ = ("cap", "count")
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.count = 0
+
+
+class Surface(ABC):
+    """A client-facing dialect: a POST endpoint as a plain ASGI class."""
+
+    def __init__(self, in_flight: InFlight, log: Callable[..., None]) -> None:
+        self._in_flight = in_flight
+        self._log = log
+
+    @abstractmethod
+    async def answer(self, entry: Entry, body: bytes) -> bytes:
+        """The body of the 200 response.
+
+        Raises:
+            GatewayError: what the caller is told instead.
+        """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        entry: Entry = scope[ENTRY]
+        in_flight = self._in_flight
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("This path takes POST only.", allow=("POST",))
+            if in_flight.count >= in_flight.cap:
+                raise Overloaded("The gateway is serving as many requests as it may: try again.", retry_after_s=1)
+            in_flight.count += 1
+            try:
+                answer = await self.answer(entry, await read_body(receive))
+            finally:
+                in_flight.count -= 1
+        except GatewayError as error:
+            await send_problem(send, error, entry.request_id, entry.echo)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            await send_problem(send, Overloaded("The gateway is stopping."), entry.request_id, entry.echo)
+        except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
+            self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
+            failed = InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
+            await send_problem(send, failed, entry.request_id, entry.echo)
+        else:
+            await send_body(send, 200, answer, JSON, [(b"x-request-id", entry.echo)])

@@ -1,0 +1,127 @@
+"""The composition root: settings in, ASGI app out. What is built from what stands in `wiring.py`, in order, here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llm_gateway import server
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.settings import Settings
+from llm_gateway.telemetry import configure_logging
+from llm_gateway.wiring import (
+    Stores,
+    build_api,
+    build_configuration,
+    build_observer,
+    build_pipeline,
+    open_stores,
+    prune_for_ever,
+    refresh_for_ever,
+    start_local_model,
+)
+
+
+class Application:
+    """The gateway as an ASGI app, built when its server starts it and taken down in reverse when it stops."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redact = Redactor(key for _, key, _ in settings.callers())
+        self._console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
+        self.log = configure_logging(level=settings.log_level, console=self._console, redact=self._redact)
+        self._stack = contextlib.AsyncExitStack()
+        self._entry: ASGIApp = _not_started
+        self._serving = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry: the server's lifespan, and requests through the gate."""
+        if scope["type"] != "lifespan":
+            await self._entry(scope, receive, send)
+            return
+        await receive()
+        async with self._stack:
+            await self._start()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def stop_serving(self) -> None:
+        """Readiness fails from now on; requests are still answered."""
+        self._serving = False
+
+    async def _start(self) -> None:
+        """Open everything, bottom up.
+
+        Raises:
+            ConfigurationError: it cannot start; the message says what to set.
+            StoreUnavailable: the database does not answer.
+        """
+        settings, stack = self._settings, self._stack
+        stores = self._open_stores()
+        local = await start_local_model(settings, stores.providers, stack, self.log)
+        config = build_configuration(settings, stores, local, self._redact, self.log)
+        stack.push_async_callback(config.transport.close)
+        observe = build_observer(settings, console=self._console, redact=self._redact, stack=stack)
+        pipeline = await build_pipeline(settings, stores, config, observe, stack)
+        self._entry = build_api(settings, stores, config, pipeline, ready=lambda: self._serving)
+        self._background(config.transport.recheck())
+        self._background(refresh_for_ever(config.live, self.log))
+        self._background(prune_for_ever(stores.usage, settings.usage_retention_days, self.log))
+        self._serving = True
+
+    def _open_stores(self) -> Stores:
+        stores = open_stores(self._settings, self._stack, self.log)
+        if stores.replayed:
+            self.log("usage journal replayed", records=stores.replayed)
+        return stores
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+
+async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("The application serves only after its lifespan has started it.")
+
+
+async def replay_once(settings: Settings) -> int:
+    """Ship what gateways that are gone left in the journal. Returns the number of records.
+
+    Raises:
+        ConfigurationError: another gateway is running on this data directory.
+        StoreUnavailable: the database does not answer.
+    """
+    app = Application(settings)
+    async with app._stack:
+        return app._open_stores().replayed
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop. Returns the exit code.
+
+    Raises:
+        ConfigurationError: it cannot start; the message says what to set.
+        StoreUnavailable: the database does not answer.
+    """
+    app = Application(settings)
+    if settings.env == "dev" and settings.service_keys is None:
+        app.log("dev mode: anyone on this machine may call with the public development key", level="warning")
+    return server.serve(
+        app,
+        host=settings.host,
+        port=settings.port,
+        stopping=server.Stopping(app.stop_serving, settings.accept_seconds, settings.drain_seconds),
+        log=app.log,
+    )

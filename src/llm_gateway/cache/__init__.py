@@ -1,0 +1,1 @@
+"""Where complete answers are kept, under an opaque key, as bytes."""

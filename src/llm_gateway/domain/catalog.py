@@ -1,0 +1,100 @@
+"""The configuration: providers, overrides, and the immutable snapshot the data plane reads."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.domain.usage import Price
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """Where a provider's calls go, worked out once per configuration: absolute URLs and ready headers (with the key).
+
+    Its representation never shows the headers.
+    """
+
+    url: str
+    models_url: str
+    headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"Target({self.url!r})"
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured upstream account.
+
+    Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
+    per million tokens). `target` and `price_by_model` are derived when the snapshot is built; a model that is missing
+    from `price_by_model` has no known price. The key itself is only inside `target.headers`.
+    """
+
+    id: str
+    name: str
+    display_name: str
+    kind: str
+    base_url: str | None
+    models: tuple[str, ...]
+    is_enabled: bool
+    rate_limit_rpm: int
+    rate_limit_tpm: int
+    priority: int
+    timeout_s: float
+    created_at_ms: int
+    updated_at_ms: int
+    prices: dict[str, dict[str, float]] | None = None
+    target: Target | None = None
+    price_by_model: dict[str, Price] = {}
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer's routing change; `service_name` None means all services."""
+
+    id: str
+    user_id: str
+    service_name: str | None
+    provider_name: str
+    model_name: str
+    allow_fallback: bool
+    created_at_ms: int
+    updated_at_ms: int
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """One (provider, model) a request may be sent to; `price` None when nobody knows one."""
+
+    provider: Provider
+    model: str
+    price: Price | None
+    cache_part: bytes
+
+    @classmethod
+    def of(cls, provider: Provider, model: str) -> Candidate:
+        """The candidate with what is derived from its provider."""
+        cache_part = f"{provider.id}\0{model}".encode()
+        return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The whole configuration at one moment, swapped as one object.
+
+    `tiers` are the enabled providers with their default models, by priority, highest first, by name within a tier;
+    `providers` is keyed by name, `overrides` by (user_id, service_name or None).
+    """
+
+    providers: dict[str, Provider]
+    tiers: tuple[tuple[Candidate, ...], ...]
+    overrides: dict[tuple[str, str | None], Override]
+
+
+def build_snapshot(providers: list[Provider], overrides: list[Override]) -> Snapshot:
+    """Index what the store holds."""
+    enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
+    by_priority: dict[int, list[Candidate]] = {}
+    for provider in enabled:
+        by_priority.setdefault(provider.priority, []).append(Candidate.of(provider, provider.models[0]))
+    return Snapshot(
+        providers={p.name: p for p in providers},
+        tiers=tuple(tuple(tier) for tier in by_priority.values()),
+        overrides={(o.user_id, o.service_name): o for o in overrides},
+    )

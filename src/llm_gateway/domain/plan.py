@@ -1,0 +1,56 @@
+"""What routing decides (the plan), what one upstream exchange brought, and what a request was served with."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.messages import Reply
+
+Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
+"""Why there is no response: provably never sent; too late; or cut after sending, so possibly billed."""
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """Tiers of candidates, to be tried in order; within a tier the least busy comes first.
+
+    `override_id` is set when a customer's override put the first candidate there.
+    """
+
+    tiers: tuple[tuple[Candidate, ...], ...]
+    override_id: str | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates in the plan's order."""
+        if len(self.tiers) == 1:
+            return self.tiers[0]
+        return tuple(candidate for tier in self.tiers for candidate in tier)
+
+
+class Exchange(msgspec.Struct, frozen=True, gc=False):
+    """What came back from one upstream call: a response (`status`, `body`), or a `fault` and its `message`.
+
+    `retry_after_s` is the response's Retry-After in seconds.
+    """
+
+    status: int = 0
+    body: bytes = b""
+    retry_after_s: float | None = None
+    fault: Fault | None = None
+    message: str = ""
+
+
+class Served(msgspec.Struct, frozen=True, gc=False):
+    """A complete success: the reply, the names of who gave it, and what that attempt cost (nano-dollars).
+
+    `cache_part` is the candidate's, under which the reply is kept.
+    """
+
+    reply: Reply
+    provider: str
+    model: str
+    cost_nanos: int
+    cache_part: bytes

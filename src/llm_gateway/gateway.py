@@ -1,0 +1,80 @@
+"""THE STRAIGHT LINE: what happens to a request, in order, on one screen.
+
+    1 plan      what to try, in what order                       pipeline/routing.py (pure)
+    2 look      known already, or in flight already               pipeline/caching.py
+    3 try       per attempt: breaker → admit → intent → encode → send → decode → outcome
+                                                                  pipeline/failover.py
+    4 keep      for the next who asks the same                    pipeline/caching.py
+    5 settle    the usage record, durable before the answer       pipeline/recording.py
+
+The gate stands before it (`api/auth.py`), a surface decodes before and encodes after it (`api/generate.py`). The
+database is never on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import GatewayError, InternalError
+from llm_gateway.pipeline.caching import Caching, Lookup
+from llm_gateway.pipeline.failover import Failover
+from llm_gateway.pipeline.recording import Recording
+from llm_gateway.pipeline.routing import route
+
+
+class Configuration(Protocol):
+    """Whoever holds the current snapshot."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+
+class Gateway:
+    """Serves calls over one immutable snapshot of the configuration each."""
+
+    def __init__(self, live: Configuration, caching: Caching, failover: Failover, recording: Recording) -> None:
+        self._live = live
+        self._caching = caching
+        self._failover = failover
+        self._recording = recording
+
+    async def generate(self, request: Request) -> Answer:
+        """The answer to one request, with its usage record durable.
+
+        Raises:
+            GatewayError: what the caller is told; recorded too.
+        """
+        record = self._recording.open(request)
+        try:
+            plan = route(request, self._live.snapshot)
+            record.override_id = plan.override_id
+            lookup = await self._caching.lookup(request, plan)
+            record.cache = lookup.status
+            if lookup.served is not None:
+                return self._recording.hit(record, lookup.served)
+            served = await self._fetch(request, plan, lookup, record)
+            return await self._recording.settle(record, served)
+        except GatewayError as error:
+            await self._recording.refuse(record, error)
+            raise
+        except asyncio.CancelledError:
+            self._recording.cancel(record)
+            raise
+        except Exception as error:  # edge: a defect of ours is still a request that was made, and recorded
+            await self._recording.refuse(record, InternalError(str(error)))
+            raise
+
+    async def _fetch(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Served:
+        """Steps 3 and 4; whoever waits for this call hears how it ended, too."""
+        try:
+            served = await self._failover.run(request, plan, record)
+        except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
+            self._caching.abandon(lookup, error)
+            raise
+        await self._caching.keep(lookup, served)
+        return served

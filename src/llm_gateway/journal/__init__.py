@@ -1,0 +1,1 @@
+"""The usage journal: append, sync, replay, ship."""

@@ -1,0 +1,144 @@
+"""Answers that are known already, and answers that are on their way already.
+
+Exact match per (provider, model) of the plan, and one upstream call for identical requests in flight (single-flight).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from llm_gateway.cache.base import Cache
+from llm_gateway.domain.messages import Request
+from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.usage import CacheStatus
+from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Served)
+
+FlightResult: TypeAlias = Served | GatewayError
+
+
+class Flight:
+    """One upstream call that others may be waiting for."""
+
+    __slots__ = ("key", "landed")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.landed: asyncio.Future[FlightResult] | None = None
+
+
+class Lookup:
+    """What looking brought: `served` (a hit), or nothing, and then whether others wait for this request (`flight`)."""
+
+    __slots__ = ("base", "flight", "served", "status")
+
+    def __init__(self, base: _Hash | None, status: CacheStatus) -> None:
+        self.base = base
+        self.status: CacheStatus = status
+        self.served: Served | None = None
+        self.flight: Flight | None = None
+
+
+class Caching:
+    """Looks answers up and keeps them. `ttl_s` 0 turns it off; `shared` lets customers share answers."""
+
+    def __init__(
+        self, cache: Cache, *, ttl_s: float, shared: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cache = cache
+        self._ttl_s = ttl_s
+        self._shared = shared
+        self._clock = clock
+        self._flights: dict[bytes, Flight] = {}
+
+    async def lookup(self, request: Request, plan: Plan) -> Lookup:
+        """A kept answer or one in flight; else the caller gets it and ends with `keep` or `abandon`.
+
+        Raises:
+            GatewayError: the call waited for failed, twice (another's deadline does not count); or this request's
+                deadline passed while waiting.
+        """
+        if self._ttl_s <= 0 or not (request.use_cache or request.keep_in_cache):
+            return Lookup(None, "bypass")
+        base = self._base(request)
+        if not request.use_cache:
+            return Lookup(base, "bypass")
+        lookup = Lookup(base, "miss")
+        keys = [_key(base, candidate.cache_part) for candidate in plan.candidates]
+        flight_key = keys[0] if len(keys) == 1 else b"".join(keys)
+        waited = False
+        while True:
+            for key in keys:
+                kept = await self._cache.get(key)
+                if kept is not None:
+                    return self._hit(lookup, _decoder.decode(kept))
+            flight = self._flights.get(flight_key)
+            if flight is None:
+                if request.keep_in_cache:
+                    lookup.flight = self._flights[flight_key] = Flight(flight_key)
+                return lookup
+            landed = await self._wait(flight, request)
+            if isinstance(landed, Served):
+                return self._hit(lookup, landed)
+            if waited and not isinstance(landed, DeadlineExceeded):
+                raise landed
+            waited = True
+
+    async def _wait(self, flight: Flight, request: Request) -> FlightResult:
+        if flight.landed is None:
+            flight.landed = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(request.deadline - self._clock()):
+                return await asyncio.shield(flight.landed)
+        except TimeoutError:
+            raise DeadlineExceeded("The deadline passed while an identical request was being answered.") from None
+
+    @staticmethod
+    def _hit(lookup: Lookup, served: Served) -> Lookup:
+        lookup.status, lookup.served = "hit", served
+        return lookup
+
+    def _base(self, request: Request) -> _Hash:
+        who = None if self._shared else request.user_id
+        return sha256(
+            _encoder.encode(
+                (who, request.prompt, request.system, request.max_tokens, request.temperature, request.json_mode)
+            )
+        )
+
+    async def keep(self, lookup: Lookup, served: Served) -> None:
+        """Keep a complete success under the candidate that gave it, and hand it to those who wait."""
+        try:
+            if lookup.base is not None and (lookup.flight is not None or lookup.status == "bypass"):
+                await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
+        finally:
+            if lookup.flight is not None:
+                self._land(lookup.flight, served)
+
+    def abandon(self, lookup: Lookup, error: BaseException) -> None:
+        """The call failed: those who wait try once more themselves."""
+        if lookup.flight is not None:
+            told = error if isinstance(error, GatewayError) else InternalError("An identical request failed.")
+            self._land(lookup.flight, told)
+
+    def _land(self, flight: Flight, result: FlightResult) -> None:
+        del self._flights[flight.key]
+        if flight.landed is not None and not flight.landed.done():
+            flight.landed.set_result(result)
+
+
+def _key(base: _Hash, cache_part: bytes) -> bytes:
+    key = base.copy()
+    key.update(cache_part)
+    return key.digest()

@@ -1,0 +1,222 @@
+"""From what happened to usage records: intent, outcome and settle in the journal, in that order.
+
+A record is opened when a request passed the gate, and settled whatever its end. The counterpart that moves records on
+to the database is `journal/shipper.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.messages import Answer, Reply, Request, new_id
+from llm_gateway.domain.plan import Served
+from llm_gateway.domain.usage import (
+    AttemptRecord,
+    CostStatus,
+    Outcome,
+    Price,
+    Usage,
+    UsageRecord,
+    add_usage,
+    cost,
+    encode_record,
+)
+from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
+
+CLIENT_CLOSED = 499
+"""The status recorded for a request that was cancelled before it was answered."""
+
+_WORST: dict[CostStatus, int] = {"exact": 0, "estimated": 1, "unpriced": 2}
+
+
+class UsageJournal(Protocol):
+    """What recording needs of the journal."""
+
+    def intent(self, request_id: str, payload: bytes) -> None: ...
+    def outcome(self, request_id: str, payload: bytes) -> None: ...
+    def settle(self, request_id: str, payload: bytes) -> None: ...
+    async def durable(self) -> None: ...
+
+
+class Recording:
+    """Writes the record of every request.
+
+    `price_by_reported_name(provider name, model)` is asked when the configured model name has no price. `observe` gets
+    every settled record (metrics, the request's log line).
+    """
+
+    def __init__(
+        self,
+        journal: UsageJournal,
+        *,
+        instance: str,
+        price_by_reported_name: Callable[[str, str], Price | None],
+        observe: Callable[[UsageRecord], None],
+    ) -> None:
+        self._journal = journal
+        self._instance = instance
+        self._price_by_reported_name = price_by_reported_name
+        self._observe = observe
+
+    def open(self, request: Request) -> UsageRecord:
+        """The record of a request that has just come; nothing is written yet."""
+        return UsageRecord(
+            id=request.id,
+            at_ms=request.at_ms,
+            instance=self._instance,
+            key_name=request.key_name,
+            user_id=request.user_id,
+            service=request.service,
+            task_type=request.task_type,
+            surface=request.surface,
+            client_request_id=request.client_request_id,
+            tags=request.tags,
+        )
+
+    def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
+        """Journal that an attempt is about to be sent, with the most it can cost as its bound.
+
+        Raises:
+            JournalUnavailable: it cannot be journalled, so it must not be sent.
+        """
+        provider = candidate.provider
+        bound = Usage(input_tokens=request.estimated_input_tokens(), output_tokens=request.max_tokens)
+        attempt = AttemptRecord(
+            id=new_id(),
+            provider_id=provider.id,
+            provider=provider.name,
+            kind=provider.kind,
+            model=candidate.model,
+            started_ms=time.time_ns() // 1_000_000,
+            reserved_tokens=reserved,
+            limit_tokens=reserved,
+            usage=bound,
+            price=candidate.price,
+        )
+        _price(attempt, "estimated")
+        earlier, record.attempts = record.attempts, [attempt]
+        try:
+            self._journal.intent(record.id, encode_record(record))
+        finally:
+            record.attempts = earlier
+        record.attempts.append(attempt)
+        return attempt
+
+    def outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
+        """Journal how an attempt ended; its fields are set already."""
+        self._journal.outcome(record.id, encode_record(attempt))
+
+    def bought(self, attempt: AttemptRecord, reply: Reply) -> None:
+        """Set what a reply cost: by the configured model's price, else by the name the provider reported."""
+        attempt.usage = reply.usage
+        if attempt.price is None and reply.upstream_model is not None:
+            attempt.price = self._price_by_reported_name(attempt.provider, reply.upstream_model)
+        _price(attempt, "estimated" if reply.usage_estimated else "exact")
+
+    @staticmethod
+    def bought_nothing(attempt: AttemptRecord) -> None:
+        """Set that an attempt cost nothing: it was never sent, or the provider refused it."""
+        attempt.usage = Usage()
+        attempt.cost_nanos = 0
+        attempt.cost_status = "exact"
+
+    async def settle(self, record: UsageRecord, served: Served) -> Answer:
+        """The record is `ok`, and durable when this returns."""
+        record.status = 200
+        record.outcome = "ok"
+        record.provider, record.model = served.provider, served.model
+        self._close(record)
+        await self._journal.durable()
+        reply = served.reply
+        return Answer(
+            content=reply.content,
+            provider=served.provider,
+            model=served.model,
+            input_tokens=reply.usage.input_tokens,
+            output_tokens=reply.usage.output_tokens,
+            finish_reason=reply.finish_reason,
+            cost_nanos=record.cost_nanos,
+            cost_status=record.cost_status,
+        )
+
+    def hit(self, record: UsageRecord, served: Served) -> Answer:
+        """The record is `cached`: nothing was bought, and it need not be waited for."""
+        reply = served.reply
+        record.status = 200
+        record.outcome, record.cache = "cached", "hit"
+        record.provider, record.model = served.provider, served.model
+        record.saved_input_tokens = reply.usage.input_tokens
+        record.saved_output_tokens = reply.usage.output_tokens
+        record.saved_cost_nanos = served.cost_nanos
+        self._close(record)
+        return Answer(
+            content=reply.content,
+            provider=served.provider,
+            model=served.model,
+            input_tokens=reply.usage.input_tokens,
+            output_tokens=reply.usage.output_tokens,
+            finish_reason=reply.finish_reason,
+            cost_nanos=0,
+            cost_status="exact",
+            cached=True,
+        )
+
+    async def refuse(self, record: UsageRecord, error: GatewayError) -> None:
+        """The request ends with an error; durable when this returns if anything may have been billed for it.
+
+        A record that was settled already stays as it is: its answer could not be made durable, but it was bought.
+        """
+        if record.status:
+            return
+        record.status = error.status
+        record.error_code = error.code
+        record.outcome = _outcome_of(error)
+        if record.attempts:
+            record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
+        self._close(record)
+        if record.attempts:
+            await self._journal.durable()
+
+    def cancel(self, record: UsageRecord) -> None:
+        """The request was cut short by the gateway's own end; one that was settled already stays as it is."""
+        if record.status:
+            return
+        record.status = CLIENT_CLOSED
+        record.error_code = "cancelled"
+        record.outcome = "cancelled"
+        if record.attempts:
+            record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
+        self._close(record)
+
+    def _close(self, record: UsageRecord) -> None:
+        attempts = record.attempts
+        if len(attempts) == 1:
+            only = attempts[0]
+            record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
+        else:
+            for attempt in attempts:
+                record.usage = add_usage(record.usage, attempt.usage)
+                record.cost_nanos += attempt.cost_nanos
+                if _WORST[attempt.cost_status] > _WORST[record.cost_status]:
+                    record.cost_status = attempt.cost_status
+        record.latency_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
+        self._journal.settle(record.id, encode_record(record))
+        self._observe(record)
+
+
+def _price(attempt: AttemptRecord, status: CostStatus) -> None:
+    if attempt.price is None:
+        attempt.cost_nanos, attempt.cost_status = 0, "unpriced"
+    else:
+        attempt.cost_nanos, attempt.cost_status = cost(attempt.price, attempt.usage), status
+
+
+def _outcome_of(error: GatewayError) -> Outcome:
+    if isinstance(error, RateLimited | RequestExceedsLimit):
+        return "rate_limited"
+    if isinstance(error, NoProvider):
+        return "no_provider"
+    return "failed"

@@ -1,0 +1,47 @@
+"""Request and snapshot in, plan out. Pure: what to try, in what order."""
+
+from __future__ import annotations
+
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot
+from llm_gateway.domain.messages import Request
+from llm_gateway.domain.plan import Plan
+from llm_gateway.errors import NoProvider
+
+
+def route(request: Request, snapshot: Snapshot) -> Plan:
+    """The customer's override first (for this service, else for all services), then every enabled provider in tiers.
+
+    Raises:
+        NoProvider: nothing is enabled, or the override is pinned and its provider or model is gone.
+    """
+    if snapshot.overrides:
+        for service in (request.service, None):
+            override = snapshot.overrides.get((request.user_id, service))
+            if override is None:
+                continue
+            provider = _awake(override, snapshot)
+            if provider is not None:
+                return _overridden(override, provider, snapshot)
+            if not override.allow_fallback:
+                raise NoProvider(
+                    f"This customer is pinned to {override.provider_name}/{override.model_name}, which is disabled or "
+                    "no longer configured: enable it, or delete the override."
+                )
+    if not snapshot.tiers:
+        raise NoProvider("No provider is enabled: create one with POST /api/v1/providers, or enable one.")
+    return Plan(snapshot.tiers)
+
+
+def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
+    provider = snapshot.providers.get(override.provider_name)
+    if provider is None or not provider.is_enabled or override.model_name not in provider.models:
+        return None
+    return provider
+
+
+def _overridden(override: Override, provider: Provider, snapshot: Snapshot) -> Plan:
+    first = (Candidate.of(provider, override.model_name),)
+    if not override.allow_fallback:
+        return Plan((first,), override.id)
+    others = (tuple(c for c in tier if c.provider is not provider) for tier in snapshot.tiers)
+    return Plan((first, *(tier for tier in others if tier)), override.id)

@@ -1,0 +1,69 @@
+"""The contract of a wire dialect: canonical form to one vendor protocol and back. The counterpart of a surface.
+
+Adapters are pure: they build bytes and read bytes; `pipeline/transport.py` carries them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import import_module, resources
+from typing import Protocol, cast
+
+import msgspec
+
+from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.messages import Reply, Request
+
+KINDS = ("openai", "local")
+
+
+class MalformedReply(Exception):
+    """The provider answered 2xx with something that is no answer of its dialect. The message says what is wrong."""
+
+
+class Adapter(Protocol):
+    """One dialect, as a module of pure functions."""
+
+    def target(self, provider: Provider, api_key: str, base_url: str) -> Target:
+        """Where this provider's calls go and the headers they carry."""
+        ...
+
+    def encode(self, request: Request, model: str) -> bytes:
+        """The body of the call."""
+        ...
+
+    def decode(self, body: bytes) -> Reply:
+        """The reply in a 2xx body.
+
+        Raises:
+            MalformedReply: the body is no complete answer.
+        """
+        ...
+
+    def decode_error(self, body: bytes) -> str:
+        """The provider's own message in an error body, or its beginning as text; secrets and length are cut later."""
+        ...
+
+
+class Vendor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A preset: what a provider of this name speaks, and where."""
+
+    kind: str
+    base_url: str | None = None
+
+
+def load(kind: str) -> Adapter:
+    """The adapter of a kind: the module `providers/<kind>.py`.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise KeyError(kind)
+    return cast(Adapter, import_module(f"llm_gateway.providers.{kind}"))
+
+
+def load_vendors() -> dict[str, Vendor]:
+    """The presets of `vendors.toml`, by name."""
+    text = resources.files("llm_gateway.providers").joinpath("vendors.toml").read_text("utf-8")
+    return msgspec.convert(tomllib.loads(text), dict[str, Vendor])

@@ -1,0 +1,298 @@
+"""uvicorn with our limits on slow and huge input, and our drain.
+
+`serve` runs an application until the process is told to stop; `Server` is the part without the process around it. A
+`Connection` turns bytes into `Exchange`s, the `Hub` is what connections share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.server.connection import Connection
+from llm_gateway.server.exchange import App
+from llm_gateway.server.hub import Hub, Limits, Log
+
+BACKLOG = 2048
+DRAIN_SWEEP_S = 0.02
+FLUSH_S = 1.0
+CANCEL_S = 5.0
+
+__all__ = ["Limits", "Server", "bind", "serve"]
+
+
+class Lifespan:
+    """The application's own start and stop (ASGI lifespan); what it raises reaches the caller."""
+
+    def __init__(self, app: App) -> None:
+        self.state: dict[str, Any] = {}
+        self._app = app
+        self._task: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._asked = False
+        self._complaint = ""
+
+    async def start(self) -> None:
+        """Start the application.
+
+        Raises:
+            Exception: whatever it raised.
+            CancelledError: `cancel` was called.
+        """
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        self._task = asyncio.ensure_future(self._app(scope, self._receive, self._send))
+        self._task.add_done_callback(lambda _: self._started.set())
+        await self._started.wait()
+        if self._task.done():
+            self._task.result()
+            raise RuntimeError(self._complaint or "The application ended when it was started.")
+
+    def cancel(self) -> None:
+        """Give up starting."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def stop(self) -> None:
+        """Stop the application.
+
+        Raises:
+            Exception: whatever it raised.
+        """
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+        if self._complaint:
+            raise RuntimeError(self._complaint)
+
+    async def _receive(self) -> dict[str, str]:
+        if not self._asked:
+            self._asked = True
+            return {"type": "lifespan.startup"}
+        await self._stopping.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            self._started.set()
+        elif message["type"].endswith(".failed"):
+            self._complaint = message.get("message") or "The application failed to start or stop."
+
+
+class Server:
+    """Serves `app`. Stopping: `on_stopping` at once, then it accepts for `accept_s`, then drains for `drain_s`."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        accept_s: float,
+        drain_s: float,
+        on_stopping: Callable[[], None],
+        log: Log,
+        limits: Limits | None = None,
+    ) -> None:
+        self._accept_s = accept_s
+        self._drain_s = drain_s
+        self._on_stopping = on_stopping
+        self._log = log
+        self._hub = Hub(limits or Limits(), log)
+        self._lifespan = Lifespan(app)
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._stop_asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._config = uvicorn.Config(
+            app,  # type: ignore[arg-type] - ours is looser
+            http=Connection,
+            ws="none",
+            interface="asgi3",
+            loop="none",
+            log_config=None,
+            log_level="critical",  # what it has to say comes through `log`
+            access_log=False,
+            proxy_headers=False,
+        )
+
+    async def start(self, sock: socket.socket) -> None:
+        """Start the application, then accept connections on the bound socket.
+
+        Raises:
+            ConfigurationError: another process listens there by now.
+            Exception: whatever the application raised.
+            CancelledError: `stop` was called meanwhile.
+        """
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        await self._lifespan.start()
+        try:
+            self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
+        except OSError as error:
+            await self._lifespan.stop()
+            raise cannot_listen(error, *sock.getsockname()[:2]) from error
+        self._sweeper = loop.create_task(self._sweep())
+
+    def _connect(self) -> Connection:
+        return Connection(self._config, self._hub, self._lifespan.state)
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._hub.tell_time()
+            self._hub.sweep(loop.time())
+            await asyncio.sleep(self._hub.limits.sweep_s)
+
+    def stop(self) -> None:
+        """Begin to stop; the second time, cancel what is still running instead of waiting for it."""
+        if self._stop_asked.is_set():
+            self._hurry.set()
+            return
+        self._stop_asked.set()
+        if self._listener is None:
+            self._lifespan.cancel()
+            return
+        self._hub.stopping = True
+        self._on_stopping()
+
+    async def run(self) -> None:
+        """Serve until stopped, then drain and stop the application.
+
+        Raises:
+            Exception: whatever the application raised when it was stopped.
+        """
+        await self._stop_asked.wait()
+        self._log("stopping", accept_s=self._accept_s, drain_s=self._drain_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._accept_s)
+        if self._listener is not None:
+            self._listener.close()
+        await self._drain()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._lifespan.stop()
+        self._log("stopped")
+
+    async def _drain(self) -> None:
+        hub = self._hub
+        for connection in self._connections():
+            connection.retire()
+        await self._wait_until(lambda: self._hurry.is_set() or not (hub.connections or hub.tasks), self._drain_s)
+        if hub.tasks:
+            self._log("requests cancelled", level="warning", count=len(hub.tasks))
+            tasks = list(hub.tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_S)
+        await self._wait_until(lambda: not any(c.transport.get_write_buffer_size() for c in self._connections()), FLUSH_S)
+        for connection in self._connections():
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _wait_until(self, done: Callable[[], bool], seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not done() and loop.time() < end:
+            self._hub.sweep(loop.time())
+            await asyncio.sleep(DRAIN_SWEEP_S)
+
+    def _connections(self) -> list[Connection]:
+        return list(self._hub.connections)  # type: ignore[arg-type] - all are ours
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A TCP socket bound to the first of `host`'s addresses that this machine has; IPv6 is fine.
+
+    Raises:
+        ConfigurationError: it cannot be; the message says what to set.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise cannot_listen(error, host, port) from error
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            problem = error
+            continue
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+            if error.errno == errno.EADDRNOTAVAIL:
+                continue
+            break
+        sock.setblocking(False)
+        return sock
+    raise cannot_listen(problem or OSError("no address"), host, port) from problem
+
+
+def cannot_listen(error: OSError, host: str, port: int) -> ConfigurationError:
+    """What to do about an address that cannot be had."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return ConfigurationError(
+                f"Port {port} on {host} is in use: stop the other process or set LLM_GATEWAY_PORT."
+            )
+        case errno.EACCES:
+            return ConfigurationError(f"Port {port} may not be opened by this user: set LLM_GATEWAY_PORT above 1023.")
+    return ConfigurationError(f"The gateway cannot listen on {host} ({error.strerror or error}): set LLM_GATEWAY_HOST.")
+
+
+def serve(
+    app: App, *, host: str, port: int, accept_s: float, drain_s: float, on_stopping: Callable[[], None], log: Log
+) -> int:
+    """Serve `app` until SIGTERM or SIGINT, drain, and return the exit code. A second signal skips the waiting.
+
+    Args:
+        app: the ASGI application; its lifespan is run.
+        host: a name or address of this machine.
+        port: 0 for any free one.
+        accept_s: seconds to go on accepting after the signal, each response then closing its connection.
+        drain_s: seconds given to requests in flight after that.
+        on_stopping: called at the signal.
+        log: `log(event, level=…, **fields)`.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+        Exception: whatever the application raised when it was started or stopped.
+    """
+    sock = bind(host, port)
+    server = Server(app, accept_s=accept_s, drain_s=drain_s, on_stopping=on_stopping, log=log)
+    with contextlib.closing(sock), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(server, sock, log))
+
+
+async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
+    loop = asyncio.get_running_loop()
+
+    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log("event loop", level="error", problem=context["message"], exc_info=context.get("exception"))
+
+    loop.set_exception_handler(report)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    try:
+        await server.start(sock)
+    except asyncio.CancelledError:
+        log("stopped while starting")
+        return 0
+    gc.collect()
+    gc.freeze()
+    host, port = sock.getsockname()[:2]
+    log("ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    await server.run()
+    return 0

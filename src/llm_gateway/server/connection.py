@@ -1,0 +1,307 @@
+"""One client connection: parses requests, keeps their answers in order, bounds what it takes and how long it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import urllib.parse
+from collections import deque
+from typing import Any
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llm_gateway.server.exchange import Exchange
+from llm_gateway.server.hub import Hub, Refused
+
+NEVER = math.inf
+
+# What a connection waits for: a request, the rest of its head, the rest of its body, our answer, nothing any more.
+IDLE, HEAD, BODY, WHOLE, PARTING = range(5)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with limits.
+
+    Instead of timers it keeps two times (seconds on the loop's clock) that the hub's sweep looks at: `deadline` for
+    what it waits for, `stalled` for a client that does not read.
+    """
+
+    cycle: Exchange | None  # type: ignore[assignment] - the newest request
+    pipeline: deque[Exchange]  # type: ignore[assignment] - whole or not, they wait for their turn, oldest first
+
+    def __init__(self, config: uvicorn.Config, hub: Hub, app_state: dict[str, Any]) -> None:
+        super().__init__(config, hub, app_state)
+        self.hub = hub
+        self.limits = hub.limits
+        self.active: Exchange | None = None  # the request being answered
+        self.farewell = 0  # the status to refuse with when all before it is answered
+        self.phase = IDLE
+        self.deadline = NEVER
+        self.stalled = NEVER
+        self.received = 0  # bytes of the message being parsed; those that came in one piece with an earlier one are left out
+        self.body_size = 0
+        self.hosts = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio's."""
+        super().connection_made(transport)  # type: ignore[arg-type] - a stream's
+        self.deadline = self.loop.time() + self.limits.head_s
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio's."""
+        self.connections.discard(self)
+        self.phase = PARTING
+        for exchange in (self.cycle, self.active, *self.pipeline):
+            if exchange is not None:
+                exchange.drop()
+        self.flow.resume_writing()
+        self.cycle = self.active = self.parser = None  # type: ignore[assignment] - breaks the circle
+        self.pipeline.clear()
+
+    def pause_writing(self) -> None:
+        """Asyncio's."""
+        super().pause_writing()
+        self.stalled = self.loop.time() + self.limits.stalled_s
+
+    def resume_writing(self) -> None:
+        """Asyncio's."""
+        super().resume_writing()
+        self.stalled = NEVER
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio's."""
+        if self.phase == PARTING:
+            return
+        self.received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self.refuse(cause.status if isinstance(cause, Refused) else 400)
+            return
+        if self.phase != WHOLE:
+            self._expect_more()
+
+    def _expect_more(self) -> None:
+        limits = self.limits
+        if self.phase == HEAD and self.received > limits.head_bytes:
+            self.refuse(431)
+        elif self.phase == BODY and self.received > 2 * limits.head_bytes + 8 * self.body_size:
+            self.refuse(400)  # nearly all of it chunk extensions or trailers
+        elif self.deadline == NEVER and self.phase in (HEAD, BODY):
+            self.deadline = self.loop.time() + (limits.head_s if self.phase == HEAD else limits.body_s)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Serve the request as if it had not asked (RFC 9110 7.8). The parser took its body for the new protocol's."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.refuse(400)
+            return
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.received = 0
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        """The parser's."""
+        self.phase = HEAD
+        self.deadline = NEVER
+        self.url = b""
+        self.headers = []
+        self.hosts = 0
+        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser's."""
+        if self.phase != HEAD:
+            return  # a trailer: must not be taken for a header (RFC 9110 6.5.1)
+        name = name.lower()
+        if name == b"host":
+            self.hosts += 1
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The parser's.
+
+        Raises:
+            Refused: the head is too large or malformed, or too many requests wait behind another.
+        """
+        if self.active is not None or self.received > self.limits.head_bytes:
+            self._check_size()
+        if self.parser.should_upgrade():
+            return
+        version = self.parser.get_http_version()
+        modern = version == "1.1"
+        if self.hosts != 1 and (modern or self.hosts):  # RFC 9112 3.2
+            raise Refused(400)
+        if not modern and version != "1.0":
+            raise Refused(400)
+        self.cycle = exchange = Exchange(
+            self,
+            self._scope(version),
+            keep_alive=modern and self.parser.should_keep_alive(),
+            expects_continue=modern and self.expect_100_continue,  # RFC 9110 10.1.1
+        )
+        self.phase = BODY
+        self.deadline = NEVER
+        self.body_size = 0
+        if self.active is None:
+            self._begin(exchange)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.append(exchange)
+
+    def _check_size(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.head_bytes:
+            raise Refused(431)
+        if len(self.pipeline) >= self.limits.pipelined:
+            raise Refused(503)
+
+    def _scope(self, version: str) -> dict[str, Any]:
+        path, _, query = self.url.partition(b"?")
+        if path[:1] != b"/" or b"#" in self.url:
+            target = httptools.parse_url(self.url)
+            path, query = target.path or b"/", target.query or b""
+        text = path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": self.hub.asgi,
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": urllib.parse.unquote(text) if "%" in text else text,
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+            "state": self.app_state.copy(),
+        }
+
+    def on_body(self, body: bytes) -> None:
+        """The parser's.
+
+        Raises:
+            Refused: the body is too large.
+        """
+        exchange = self.cycle
+        if exchange is None:
+            return
+        self.body_size += len(body)
+        if self.body_size > self.limits.body_bytes:
+            raise Refused(413)
+        if exchange.complete:
+            return
+        exchange.chunks.append(body)
+        exchange.buffered += len(body)
+        if exchange.buffered > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        exchange.wake()
+
+    def on_message_complete(self) -> None:
+        """The parser's."""
+        exchange = self.cycle
+        if self.phase != BODY or exchange is None:
+            return  # it wants an upgrade
+        self.received = 0
+        self.phase = WHOLE
+        self.deadline = NEVER
+        exchange.more_body = False
+        if exchange.complete:
+            self._idle()
+        else:
+            exchange.wake()
+
+    def _begin(self, exchange: Exchange) -> None:
+        self.active = exchange
+        exchange.task = self.loop.create_task(exchange.run(self.app))  # type: ignore[arg-type] - ours is looser
+        self.tasks.add(exchange.task)
+
+    def _idle(self) -> None:
+        self.phase = IDLE
+        self.deadline = self.loop.time() + self.limits.keep_alive_s
+
+    def read_on(self) -> None:
+        """Take more from the client, unless requests wait already."""
+        if self.flow.read_paused and not self.pipeline:
+            self.flow.resume_reading()
+
+    def answered(self, exchange: Exchange) -> None:
+        """The exchange's response is written: next."""
+        self.active = None
+        if self.transport.is_closing():
+            return
+        if not exchange.keep_alive:
+            if exchange.more_body:
+                self.part(b"")
+            else:
+                self.abandon()
+        elif self.pipeline:
+            self._begin(self.pipeline.popleft())
+            self.read_on()
+        elif self.farewell:
+            self.part(self.hub.refusal(self.farewell))
+        else:
+            if self.phase == WHOLE:
+                self._idle()
+            self.read_on()
+
+    def refuse(self, status: int) -> None:
+        """Take nothing more from the client; it is told so when all that came before is answered."""
+        self.phase = PARTING
+        self.deadline = NEVER
+        exchange, last_words = self.cycle, self.hub.refusal(status)
+        if exchange is not None and exchange.more_body:  # its body is at fault
+            if exchange in self.pipeline:
+                self.pipeline.remove(exchange)
+            elif exchange is self.active:
+                self.active = None
+            if exchange.complete or exchange.written:
+                last_words = b""
+            exchange.drop()
+        if self.active is not None:
+            self.farewell = status
+        else:
+            self.part(last_words)
+
+    def part(self, last_words: bytes) -> None:
+        """Say the last words, then read on for a while: a reset would take them from the client (RFC 9112 9.6)."""
+        self.phase = PARTING
+        self.deadline = self.loop.time() + self.limits.linger_s
+        if not self.transport.is_closing():
+            self.transport.write(last_words)
+            self.transport.write_eof()
+            self.flow.resume_reading()
+
+    def abandon(self) -> None:
+        """Close as soon as what is written has gone out, or the client has stopped reading it."""
+        self.phase = PARTING
+        self.deadline = self.loop.time() + self.limits.stalled_s
+        self.transport.close()
+
+    def retire(self) -> None:
+        """The server takes no more connections: close unless a request is on its way; one just coming is answered."""
+        if self.phase == IDLE:
+            self.deadline = min(self.deadline, self.loop.time() + self.limits.linger_s / 4)
+
+    def expire(self, now: float) -> None:
+        """A time has passed (`now`: seconds on the loop's clock)."""
+        if self.stalled <= now or self.phase == PARTING:
+            self.transport.abort()
+        elif self.flow.read_paused:
+            self.deadline = now + self.limits.body_s  # it waits for us
+        elif self.phase == IDLE:
+            self.abandon()
+        else:
+            self.refuse(408)

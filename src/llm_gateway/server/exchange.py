@@ -1,0 +1,201 @@
+"""One request and its response, as the application sees them (ASGI). The counterpart of what a `Connection` parses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from llm_gateway.server.hub import Hub
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Line(Protocol):
+    """What an exchange needs of its connection."""
+
+    hub: Hub
+    transport: asyncio.Transport
+    flow: FlowControl
+
+    def read_on(self) -> None:
+        """The application wants more of the request."""
+
+    def answered(self, exchange: Exchange) -> None:
+        """The response is written."""
+
+    def abandon(self) -> None:
+        """The response cannot be completed."""
+
+
+class Exchange:
+    """One request and its response.
+
+    The response's head is kept back until there is some body, as ASGI asks: both go out in one write, and a response
+    that turns out wrong before that can still become a 500.
+    """
+
+    __slots__ = (
+        "arrived", "bodyless", "buffered", "chunked", "chunks", "complete", "disconnected", "ended", "expects_continue",
+        "head", "keep_alive", "line", "more_body", "remaining", "scope", "started", "task", "written",
+    )  # fmt: skip
+
+    def __init__(self, line: Line, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool) -> None:
+        self.line = line
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.task: asyncio.Task[None] | None = None
+        self.disconnected = False
+        self.chunks: list[bytes] = []
+        self.buffered = 0
+        self.more_body = True
+        self.ended = False  # the application has the body's last byte
+        self.arrived: asyncio.Event | None = None
+        self.started = False
+        self.head = b""
+        self.written = False
+        self.bodyless = False
+        self.chunked = False
+        self.remaining: int | None = None
+        self.complete = False
+
+    async def run(self, app: App) -> None:
+        """Let the application answer; whatever it does, the client gets a whole response or a closed connection."""
+        hub = self.line.hub
+        try:
+            await app(self.scope, self.receive, self.send)
+            if not (self.complete or self.disconnected):
+                hub.log("response incomplete", level="error", path=self.scope["path"])
+                self._fail(500)
+        except asyncio.CancelledError:
+            self._fail(503)
+        except Exception as error:  # edge: a defect of the application must not leave its client waiting
+            hub.log("request failed", level="error", path=self.scope["path"], exc_info=error)
+            self._fail(500)
+        finally:
+            hub.tasks.discard(self.task)  # type: ignore[arg-type] - set before this runs
+
+    def _fail(self, status: int) -> None:
+        if self.complete or self.disconnected:
+            return
+        self.keep_alive = False
+        if self.written:
+            self.disconnected = True
+            self.line.abandon()
+            return
+        self.line.transport.write(self.line.hub.refusal(status, with_body=self.scope["method"] != "HEAD"))
+        self._finish()
+
+    def wake(self) -> None:
+        """Something of the request arrived, or nothing more will."""
+        if self.arrived is not None:
+            self.arrived.set()
+
+    def drop(self) -> None:
+        """The client is gone, or is treated as if it were."""
+        self.disconnected = not self.complete
+        self.wake()
+
+    async def receive(self) -> dict[str, Any]:
+        """The next piece of the request."""
+        if self.expects_continue and not (self.started or self.disconnected):
+            self.expects_continue = False
+            self.line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while True:
+            if self.disconnected or self.complete:
+                return {"type": "http.disconnect"}
+            if self.chunks or not (self.more_body or self.ended):
+                body = b"".join(self.chunks)
+                self.chunks.clear()
+                self.buffered = 0
+                self.ended = not self.more_body
+                return {"type": "http.request", "body": body, "more_body": self.more_body}
+            self.line.read_on()
+            if self.arrived is None:
+                self.arrived = asyncio.Event()
+            self.arrived.clear()
+            await self.arrived.wait()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """The next piece of the response; waits while the client reads too slowly.
+
+        Raises:
+            RuntimeError: the application breaks ASGI or HTTP.
+        """
+        flow = self.line.flow
+        if flow.write_paused and not self.disconnected:
+            await flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if self.complete or kind != ("http.response.body" if self.started else "http.response.start"):
+            raise RuntimeError(f"Unexpected ASGI message {kind!r}.")
+        if self.started:
+            self._write(message.get("body", b""), more_body=message.get("more_body", False))
+        else:
+            self._start(message["status"], message.get("headers", ()))
+
+    def _start(self, status: int, headers: Any) -> None:
+        lines = [STATUS_LINE[status][:-2], self.line.hub.date]
+        for name, value in headers:
+            name = name.lower()  # noqa: PLW2901 - not every application writes it so
+            if name == b"connection":
+                self.keep_alive = self.keep_alive and b"close" not in value.lower()
+                continue
+            if name == b"content-length":
+                self.remaining = int(value)
+            elif name == b"transfer-encoding":
+                self.chunked = True
+            lines.append(name + b": " + value)
+        self._frame(status, lines)
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        ends = len(lines) + 1
+        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+            raise RuntimeError("A response header holds a line break or NUL.")
+        self.started = True
+        self.head = head
+
+    def _frame(self, status: int, lines: list[bytes]) -> None:
+        """Decide how the client finds the response's end (RFC 9112 6.3), and whether the connection lives on."""
+        self.bodyless = self.scope["method"] == "HEAD" or status in (204, 304)
+        if not (self.bodyless or self.chunked) and self.remaining is None:
+            if self.scope["http_version"] == "1.1":
+                self.chunked = True
+                lines.append(b"transfer-encoding: chunked")
+            else:
+                self.keep_alive = False  # HTTP/1.0 knows no chunks: the body ends with the connection
+        # A client that was not told to continue may keep its body, so what its next bytes are is unknown.
+        if self.line.hub.stopping or (self.expects_continue and self.more_body):
+            self.keep_alive = False
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+
+    def _write(self, body: bytes, *, more_body: bool) -> None:
+        if self.bodyless:
+            body = b""
+        elif self.chunked:
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if not more_body:
+                body += b"0\r\n\r\n"
+        elif self.remaining is not None:
+            self.remaining -= len(body)
+            if self.remaining < 0 or (self.remaining and not more_body):
+                raise RuntimeError("The response's body does not have its Content-Length.")
+        if self.head:
+            body = self.head + body
+            self.head = b""
+        if body:
+            self.written = True
+            self.line.transport.write(body)
+        if not more_body:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.complete = True
+        self.wake()
+        self.line.answered(self)

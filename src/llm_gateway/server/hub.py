@@ -1,0 +1,91 @@
+"""What all connections of a server share: limits, the clock's sweep, and how a request is refused."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
+
+Log = Callable[..., None]
+
+REFUSALS = {
+    400: ("bad_request", "Bad request", "This is not valid HTTP/1.1: check how the request is put together."),
+    408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
+    413: ("payload_too_large", "Payload too large", "The body is larger than the gateway takes: send less."),
+    431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
+    500: ("internal_error", "Internal error", "The gateway failed to serve this: report the request id."),
+    503: ("overloaded", "Overloaded", "The gateway is stopping or was asked too much at once: send it again."),
+}
+RETRY = {408: b"true", 503: b"true\r\nretry-after: 1\r\nretry-after-ms: 1000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How slow (seconds) and how large (bytes) a client may be."""
+
+    head_s: float = 10.0
+    body_s: float = 30.0
+    keep_alive_s: float = 75.0
+    stalled_s: float = 60.0  # it reads nothing of its answer
+    linger_s: float = 2.0  # it goes on sending after a refusal
+    sweep_s: float = 1.0
+    head_bytes: int = 32 * 1024
+    body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
+    pipelined: int = 32  # requests waiting behind the one being answered
+
+
+class Refused(Exception):
+    """A parser's callback found what is not taken; `status` is what the client is told."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Hub(ServerState):
+    """uvicorn's shared state (connections, tasks) and ours."""
+
+    def __init__(self, limits: Limits, log: Log) -> None:
+        super().__init__()
+        self.limits = limits
+        self.log = log
+        self.stopping = False
+        self.asgi = {"version": "3.0", "spec_version": "2.3"}
+        self.date = b""
+        self.tell_time()
+
+    def tell_time(self) -> None:
+        """Renew the Date of responses (RFC 9110 6.6.1); good for a second."""
+        self.date = b"date: " + formatdate(usegmt=True).encode()
+
+    def sweep(self, now: float) -> None:
+        """Close what is overdue at `now` (seconds on the loop's clock): one timer instead of several a request."""
+        connections: set[Any] = self.connections  # type: ignore[assignment] - all are ours
+        for connection in [c for c in connections if c.deadline <= now or c.stalled <= now]:
+            connection.expire(now)
+
+    def refusal(self, status: int, *, with_body: bool = True) -> bytes:
+        """A whole response that ends its connection: RFC 9457 problem details, as the application's own errors."""
+        code, title, detail = REFUSALS[status]
+        request_id = str(uuid.uuid4())
+        problem = {
+            "type": f"urn:llm-gateway:error:{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "request_id": request_id,
+        }
+        body = json.dumps(problem, separators=(",", ":")).encode()
+        head = (
+            b"%b%b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"x-should-retry: %b\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
+        )
+        fields = (STATUS_LINE[status], self.date, len(body), RETRY.get(status, b"false"), request_id.encode())
+        return head % fields + (body if with_body else b"")

@@ -1,0 +1,328 @@
+"""The tables, and the engines that reach them: SQLite in one file, or Postgres.
+
+A `Database` hands out transactions, nothing else; its counterparts `providers.py`, `overrides.py` and `usage.py` hold
+the queries.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, Float, LargeBinary, Text, event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
+from sqlalchemy.pool import QueuePool
+
+from llm_gateway.domain.usage import Usage
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.store import migrations
+from llm_gateway.store.rollups import COUNTERS
+
+BUSY_TIMEOUT_S = 5.0
+READ_LIMIT_S = 5.0
+CHECK_LIMIT_S = 1.0
+
+MIGRATION_LOCK = 0x6C6C6D67
+"""Postgres' advisory lock of whoever migrates ("llmg")."""
+
+STEPS_BETWEEN_LOOKS = 500_000
+"""SQLite instructions between two looks at the clock of a read: some 10 ms, and each look needs the GIL."""
+
+SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text whose ranges and order are those of its bytes, as SQLite's always are."""
+
+metadata = sa.MetaData()
+
+providers = sa.Table(
+    "providers",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("base_url", Text),
+    Column("models", Text, nullable=False),
+    Column("is_enabled", Boolean, nullable=False),
+    Column("rate_limit_rpm", BigInteger, nullable=False),
+    Column("rate_limit_tpm", BigInteger, nullable=False),
+    Column("priority", BigInteger, nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("prices", Text),
+    Column("api_key", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("name", name="providers_name"),
+)
+
+overrides = sa.Table(
+    "overrides",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("user_id", SORTED_BY_BYTES, nullable=False),
+    Column("service_name", SORTED_BY_BYTES, nullable=False, comment="empty: all services"),
+    Column("provider_name", SORTED_BY_BYTES, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("allow_fallback", Boolean, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("user_id", "service_name", name="overrides_user_service"),
+)
+
+# Ids are UUIDv7, so a range of time is a range of ids and needs no index of its own.
+usage_records = sa.Table(
+    "usage_records",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("last_attempt_ms", BigInteger, comment="when the last attempt started; null without attempts"),
+    Column("version", BigInteger, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("key_name", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("task_type", Text, nullable=False),
+    Column("surface", Text, nullable=False),
+    Column("client_request_id", Text),
+    Column("organization", Text),
+    Column("project", Text),
+    Column("tags", Text, comment="JSON object"),
+    Column("stream", Boolean, nullable=False),
+    Column("requested_model", Text),
+    Column("override_id", Text),
+    Column("outcome", Text, nullable=False),
+    Column("error_code", Text),
+    Column("status", BigInteger, nullable=False),
+    Column("cache", Text, nullable=False),
+    Column("saved_input_tokens", BigInteger, nullable=False),
+    Column("saved_output_tokens", BigInteger, nullable=False),
+    Column("saved_cost_nanos", BigInteger, nullable=False),
+    Column("provider", Text),
+    Column("model", Text),
+    *(Column(kind, BigInteger, nullable=False) for kind in Usage.__struct_fields__),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("cost_status", Text, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Column("first_token_ms", BigInteger),
+    Column("attempts", Text, comment="JSON array of attempt records"),
+    sqlite_with_rowid=False,
+)
+
+# The bucket stands before the name: a batch of records then touches a few neighbouring pages, not one a customer.
+usage_rollups = sa.Table(
+    "usage_rollups",
+    metadata,
+    Column("dimension", SORTED_BY_BYTES, primary_key=True),
+    Column("grain", SORTED_BY_BYTES, primary_key=True),
+    Column("bucket_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", SORTED_BY_BYTES, primary_key=True),
+    *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
+    sqlite_with_rowid=False,
+)
+
+
+class Database:
+    """Transactions on one database. Safe to use from many threads; make one with `open` and `close` it."""
+
+    def __init__(self, writer: Engine, reader: Engine, read_limit_s: float) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._read_limit_s = read_limit_s
+
+    @classmethod
+    def open(cls, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, read_limit_s: float = READ_LIMIT_S) -> Self:
+        """The database behind `url`; of SQLite the file (mode 0600) and its directories are made if they are missing.
+
+        `busy_timeout_s` bounds the wait for another writer's lock, `read_limit_s` one read.
+
+        Raises:
+            ConfigurationError: the URL is none of `sqlite:///path` and `postgresql://…`, or the file cannot be made.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise _unfit_url() from None
+        if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:":
+            return cls(*_open_sqlite(Path(parsed.database), busy_timeout_s), read_limit_s)
+        if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+            return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s)
+        raise _unfit_url()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite (else Postgres)."""
+        return self._writer.dialect.name == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write, durable once the block is left without an error, undone otherwise.
+
+        Raises:
+            StoreUnavailable: the database does not answer, or is locked for longer than the busy timeout.
+        """
+        with _as_store_unavailable(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self, limit_s: float | None = None) -> Iterator[Connection]:
+        """A transaction that sees one state of the database and cannot change it.
+
+        Raises:
+            StoreUnavailable: the database does not answer, or took longer than `limit_s` (seconds).
+        """
+        limit = self._read_limit_s if limit_s is None else limit_s
+        with _as_store_unavailable(), self._reader.begin() as connection, self._time_limit(connection, limit):
+            yield connection
+
+    def check(self) -> bool:
+        """Whether the database answers and has its tables, within about a second."""
+        try:
+            with self.read(CHECK_LIMIT_S) as connection:
+                return migrations.version(connection) is not None
+        except (StoreUnavailable, DBAPIError):
+            return False
+
+    def migrate(self) -> None:
+        """Bring the tables to this version of the code; processes that start at once take turns.
+
+        Raises:
+            ConfigurationError: the database was made by a newer version.
+            StoreUnavailable: the database does not answer.
+        """
+        with self.read() as connection:
+            if migrations.version(connection) == migrations.HEAD:
+                return
+        with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            migrations.upgrade(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _time_limit(self, connection: Connection, limit_s: float) -> AbstractContextManager[None]:
+        if self.is_sqlite:
+            return _sqlite_time_limit(connection, limit_s)
+        timeout_ms = str(max(1, round(limit_s * 1000)))
+        connection.execute(sa.select(sa.func.set_config("statement_timeout", timeout_ms, sa.true())))
+        return nullcontext()
+
+
+def _unfit_url() -> ConfigurationError:
+    return ConfigurationError("LLM_GATEWAY_DATABASE_URL must be sqlite:///path/to/file or postgresql://user@host/name.")
+
+
+@contextmanager
+def _as_store_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (IntegrityError, DataError, ProgrammingError):
+        raise
+    except DBAPIError as error:
+        raise StoreUnavailable("The database does not answer; try again later.", retry_after_s=1) from error
+
+
+def _open_sqlite(path: Path, busy_timeout_s: float) -> tuple[Engine, Engine]:
+    path = path.absolute()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _create_file(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The database {path} cannot be made ({error.strerror}): set LLM_GATEWAY_DATA_DIR to a writable directory."
+        ) from None
+    writer = _sqlite_engine(path, busy_timeout_s, "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE")
+    reader = _sqlite_engine(path, min(busy_timeout_s, CHECK_LIMIT_S), "PRAGMA query_only=ON", "BEGIN")
+    return writer, reader
+
+
+def _create_file(path: Path) -> None:
+    with suppress(FileExistsError):  # another process was faster
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _sqlite_engine(path: Path, busy_timeout_s: float, setup: str, begin: str) -> Engine:
+    # "rw": a file that has gone away must be an error, not an empty database.
+    uri = f"{path.as_uri()}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA page_size=8192")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(setup)
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    engine = _engine("sqlite://", creator=connect)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    _refuse_moved_file(engine, path)
+    return engine
+
+
+def _refuse_moved_file(engine: Engine, path: Path) -> None:
+    """Drop pooled connections to a file that is no longer at `path`: what they commit would be lost with it."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def remember(_connection: Any, record: Any) -> None:
+        record.info["file"] = identity()
+
+    def compare(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info["file"] != identity():
+            raise DisconnectionError("the database file was moved")
+
+    event.listen(engine, "connect", remember)
+    event.listen(engine, "checkout", compare)
+
+
+def _open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
+    psycopg_url = url.set(drivername="postgresql+psycopg")
+    lock_timeout = f"-c lock_timeout={round(busy_timeout_s * 1000)}"
+    connect_args = {"connect_timeout": max(1, round(busy_timeout_s)), "options": lock_timeout}
+    try:
+        writer = _engine(psycopg_url, connect_args=connect_args, pool_pre_ping=True)
+        reader = _engine(psycopg_url, connect_args=connect_args, pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "LLM_GATEWAY_DATABASE_URL names Postgres, whose driver is missing: install the package psycopg."
+        ) from None
+    return writer, reader.execution_options(postgresql_readonly=True)
+
+
+def _engine(url: str | URL, **options: Any) -> Engine:
+    # The threads that may ask are few and bounded, so none has to wait for a connection.
+    return sa.create_engine(url, poolclass=QueuePool, pool_size=2, max_overflow=-1, **options)
+
+
+@contextmanager
+def _sqlite_time_limit(connection: Connection, limit_s: float) -> Iterator[None]:
+    raw: Any = connection.connection.driver_connection
+    deadline = time.monotonic() + limit_s
+
+    def is_over() -> bool:
+        return time.monotonic() > deadline
+
+    raw.set_progress_handler(is_over, STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        raw.set_progress_handler(None, 0)

@@ -1,0 +1,11 @@
+"""Alembic's entry: runs the versions over the connection that `configuration` was given, in its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from llm_gateway.store.database import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,85 @@
+"""Customers' routing overrides: at most one for a user and a service, and one for a user and all services."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeAlias
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import IntegrityError
+
+from llm_gateway.domain.catalog import Override
+from llm_gateway.domain.messages import new_id
+from llm_gateway.errors import Conflict
+from llm_gateway.store.database import Database, overrides
+from llm_gateway.store.identifiers import missing, stored_id
+
+Overrides: TypeAlias = list[Override]
+
+
+class OverrideDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """An override as an operator describes it; `service_name` None means all services."""
+
+    user_id: str
+    provider_name: str
+    model_name: str
+    service_name: str | None = None
+    allow_fallback: bool = True
+
+
+class OverrideStore:
+    """Overrides in the database, where the empty service name stands for all services."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self, user_id: str | None = None) -> Overrides:
+        """All overrides, or one user's, by user and service."""
+        query = sa.select(overrides).order_by(overrides.c.user_id, overrides.c.service_name)
+        if user_id is not None:
+            query = query.where(overrides.c.user_id == user_id)
+        with self._database.read() as connection:
+            return [_override(row) for row in connection.execute(query).all()]
+
+    def create(self, draft: OverrideDraft) -> Override:
+        """Store a new override.
+
+        Raises:
+            Conflict: the user has one for this service already.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        override = Override(
+            id=new_id(),
+            user_id=draft.user_id,
+            service_name=draft.service_name or None,
+            provider_name=draft.provider_name,
+            model_name=draft.model_name,
+            allow_fallback=draft.allow_fallback,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+        )
+        values = {**msgspec.structs.asdict(override), "service_name": draft.service_name or ""}
+        try:
+            with self._database.write() as connection:
+                connection.execute(sa.insert(overrides).values(values))
+        except IntegrityError:
+            where = f"the service {draft.service_name!r}" if draft.service_name else "all services"
+            raise Conflict(f"This user has an override for {where} already; delete it first.") from None
+        return override
+
+    def delete(self, override_id: str) -> None:
+        """Remove an override.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        found = stored_id(override_id, "override")
+        with self._database.write() as connection:
+            if connection.execute(sa.delete(overrides).where(overrides.c.id == found)).rowcount == 0:
+                raise missing("override")
+
+
+def _override(row: Row[Any]) -> Override:
+    return Override(**{**row._mapping, "service_name": row.service_name or None})

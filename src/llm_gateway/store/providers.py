@@ -1,0 +1,183 @@
+"""Configured providers. Their keys are sealed before they are stored and leave only through `unseal`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.messages import new_id
+from llm_gateway.errors import Conflict
+from llm_gateway.store.database import Database, overrides, providers
+from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.secrets import SecretBox
+
+Providers: TypeAlias = list[Provider]
+SealedProviders: TypeAlias = list[tuple[Provider, bytes]]
+
+PUBLIC_COLUMNS = tuple(column for column in providers.c if column.name != "api_key")
+
+
+class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider as an operator describes it. Its representation does not show the key."""
+
+    name: str
+    display_name: str
+    api_key: str
+    kind: str
+    models: tuple[str, ...]
+    base_url: str | None = None
+    is_enabled: bool = True
+    rate_limit_rpm: int = 60
+    rate_limit_tpm: int = 100_000
+    priority: int = 10
+    timeout_s: float = 60.0
+    prices: dict[str, dict[str, float]] | None = None
+
+    def __repr__(self) -> str:
+        return f"ProviderDraft({self.name!r})"
+
+
+class ProviderStore:
+    """Providers in the database, without `target` and prices by model; those are derived when a snapshot is built."""
+
+    def __init__(self, database: Database, box: SecretBox) -> None:
+        self._database = database
+        self._box = box
+
+    def list(self) -> Providers:
+        """All providers, highest priority first, then by name."""
+        return [provider for provider, _ in self.load()]
+
+    def load(self) -> SealedProviders:
+        """The same as `list`, each with its sealed key for `unseal`."""
+        query = sa.select(providers).order_by(providers.c.priority.desc(), providers.c.name)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [(_provider(row), row.api_key) for row in rows]
+
+    def unseal(self, provider_id: str, sealed: bytes) -> str:
+        """The key itself.
+
+        Raises:
+            ConfigurationError: it does not open with the encryption keys there are.
+        """
+        return self._box.open(sealed, provider_id)
+
+    def get(self, provider_id: str) -> Provider:
+        """One provider.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        found = stored_id(provider_id, "provider")
+        with self._database.read() as connection:
+            return _get(connection, found)
+
+    def create(self, draft: ProviderDraft) -> Provider:
+        """Store a new provider.
+
+        Raises:
+            Conflict: one of that name exists.
+        """
+        values = _stored({name: getattr(draft, name) for name in draft.__struct_fields__ if name != "api_key"})
+        values["id"] = provider_id = new_id()
+        values["api_key"] = self._box.seal(draft.api_key, provider_id)
+        values["created_at_ms"] = values["updated_at_ms"] = _now_ms()
+        try:
+            with self._database.write() as connection:
+                connection.execute(sa.insert(providers).values(values))
+                return _get(connection, provider_id)
+        except IntegrityError:
+            raise _name_exists(draft.name) from None
+
+    def update(self, provider_id: str, changes: Mapping[str, Any]) -> Provider:
+        """Change the fields of a `ProviderDraft` that are given; a new name is carried over to its overrides.
+
+        Raises:
+            NotFound: there is none with this id.
+            Conflict: another one has the new name.
+        """
+        found = stored_id(provider_id, "provider")
+        values = _stored({name: value for name, value in changes.items() if name != "api_key"})
+        if "api_key" in changes:
+            values["api_key"] = self._box.seal(changes["api_key"], found)
+        try:
+            with self._database.write() as connection:
+                before = _get(connection, found, lock=True)
+                values["updated_at_ms"] = max(_now_ms(), before.updated_at_ms + 1)
+                connection.execute(sa.update(providers).where(providers.c.id == found).values(values))
+                after = _get(connection, found)
+                _rename_in_overrides(connection, before, after)
+                return after
+        except IntegrityError:
+            raise _name_exists(str(changes.get("name"))) from None
+
+    def delete(self, provider_id: str) -> None:
+        """Remove a provider; overrides that name it stay, dormant.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        found = stored_id(provider_id, "provider")
+        with self._database.write() as connection:
+            if connection.execute(sa.delete(providers).where(providers.c.id == found)).rowcount == 0:
+                raise missing("provider")
+
+    def rekey(self) -> int:
+        """Seal every key anew with the first encryption key; how many were not yet.
+
+        Raises:
+            ConfigurationError: one does not open with the encryption keys there are; nothing was changed.
+        """
+        query = sa.select(providers.c.id, providers.c.api_key).with_for_update()
+        with self._database.write() as connection:
+            stale = [row for row in connection.execute(query).all() if not self._box.is_current(row.api_key)]
+            for row in stale:
+                sealed = self._box.seal(self._box.open(row.api_key, row.id), row.id)
+                connection.execute(sa.update(providers).where(providers.c.id == row.id).values(api_key=sealed))
+        return len(stale)
+
+
+def _get(connection: Connection, provider_id: str, *, lock: bool = False) -> Provider:
+    query = sa.select(*PUBLIC_COLUMNS).where(providers.c.id == provider_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise missing("provider")
+    return _provider(row)
+
+
+def _rename_in_overrides(connection: Connection, before: Provider, after: Provider) -> None:
+    if before.name != after.name:
+        named = sa.update(overrides).where(overrides.c.provider_name == before.name)
+        connection.execute(named.values(provider_name=after.name))
+
+
+def _provider(row: Row[Any]) -> Provider:
+    values = {name: value for name, value in row._mapping.items() if name != "api_key"}
+    values["models"] = msgspec.json.decode(row.models, type=tuple[str, ...])
+    if row.prices is not None:
+        values["prices"] = msgspec.json.decode(row.prices, type=dict[str, dict[str, float]])
+    return Provider(**values)
+
+
+def _stored(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields as they stand in columns: lists and tables as JSON text."""
+    for name in ("models", "prices"):
+        if values.get(name) is not None:
+            values[name] = msgspec.json.encode(values[name]).decode()
+    return values
+
+
+def _name_exists(name: str) -> Conflict:
+    return Conflict(f"A provider named {name!r} exists already; choose another name or change that one.")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

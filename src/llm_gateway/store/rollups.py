@@ -1,0 +1,148 @@
+"""Usage summed by hour and day: pure sums over records, added to the table by `usage.py`.
+
+Every record is counted once under its service and once under its customer. Under a provider stand the cost and tokens
+of each attempt it served, and the requests it answered (or was the last one tried for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from llm_gateway.domain.usage import Usage, UsageRecord
+from llm_gateway.errors import RecordsRefused
+
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+
+SERVICE = "service"
+CUSTOMER = "customer"
+PROVIDER = "provider"
+
+HOUR = "hour"
+DAY = "day"
+
+LARGEST_SUM = 2**53
+"""No batch may add more than this to any counter, so that 64 bits hold a bucket's sum whatever a provider reports."""
+
+ERRORS = frozenset({"rate_limited", "failed", "no_provider"})
+
+Key: TypeAlias = tuple[str, int, str]
+"""(dimension, number of the hour or day since 1970, service or customer or provider name)."""
+
+
+class Totals(msgspec.Struct, gc=False):
+    """Counters of a bucket or a report; a field is a column of usage_rollups.
+
+    Tokens and `cost_nanos` (nano-dollars) are what was bought; `latency_ms` is the sum over `ok_requests`.
+    """
+
+    requests: int = 0
+    cached_requests: int = 0
+    error_requests: int = 0
+    ok_requests: int = 0
+    estimated_requests: int = 0
+    unpriced_requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nanos: int = 0
+    latency_ms: int = 0
+
+    @property
+    def exact_requests(self) -> int:
+        """Requests whose cost is exact."""
+        return self.requests - self.estimated_requests - self.unpriced_requests
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Hits among all requests, 0 when there are none."""
+        return self.cached_requests / self.requests if self.requests else 0.0
+
+    @property
+    def avg_latency_ms(self) -> float:
+        """Mean latency of the uncached successes, 0 when there are none."""
+        return self.latency_ms / self.ok_requests if self.ok_requests else 0.0
+
+    def count(self, record: UsageRecord) -> None:
+        """Add one request and how it ended."""
+        self.requests += 1
+        if record.outcome == "ok":
+            self.ok_requests += 1
+            self.latency_ms += record.latency_ms
+        elif record.outcome == "cached":
+            self.cached_requests += 1
+        elif record.outcome in ERRORS:
+            self.error_requests += 1
+        if record.cost_status == "estimated":
+            self.estimated_requests += 1
+        elif record.cost_status == "unpriced":
+            self.unpriced_requests += 1
+
+    def buy(self, usage: Usage, cost_nanos: int) -> None:
+        """Add what was bought."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        self.cost_nanos += cost_nanos
+
+    def plus(self, other: Totals) -> Totals:
+        """The sum of both, as a new object."""
+        mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Totals(*map(sum, zip(mine, others, strict=True)))
+
+
+COUNTERS = Totals.__struct_fields__
+
+
+def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
+    """The records summed by dimension, hour and name.
+
+    Raises:
+        RecordsRefused: a sum is negative or so large that the counters could overflow.
+    """
+    sums: dict[Key, Totals] = {}
+    for record in records:
+        hour = record.at_ms // HOUR_MS
+        for key in ((SERVICE, hour, record.service), (CUSTOMER, hour, record.user_id)):
+            totals = sums.get(key) or sums.setdefault(key, Totals())
+            totals.count(record)
+            totals.buy(record.usage, record.cost_nanos)
+        if record.attempts:
+            _add_attempts(sums, hour, record)
+    _refuse_overflow(sums)
+    return sums
+
+
+def daily(hours: Mapping[Key, Totals]) -> dict[Key, Totals]:
+    """The hourly sums added up by day."""
+    sums: dict[Key, Totals] = {}
+    for (dimension, hour, name), totals in hours.items():
+        key = (dimension, hour // 24, name)
+        known = sums.get(key)
+        sums[key] = totals if known is None else known.plus(totals)
+    return sums
+
+
+def _add_attempts(sums: dict[Key, Totals], hour: int, record: UsageRecord) -> None:
+    for attempt in record.attempts:
+        usage = attempt.usage
+        if attempt.cost_nanos or usage.input_tokens or usage.output_tokens:
+            sums.setdefault((PROVIDER, hour, attempt.provider), Totals()).buy(usage, attempt.cost_nanos)
+    if record.provider is not None:
+        sums.setdefault((PROVIDER, hour, record.provider), Totals()).count(record)
+
+
+def _refuse_overflow(sums: Mapping[Key, Totals]) -> None:
+    # A customer's sums are parts of its services' sums, and there can be thousands of customers.
+    for (dimension, _, name), totals in sums.items():
+        if dimension == CUSTOMER:
+            continue
+        figures = msgspec.structs.astuple(totals)
+        if max(figures) > LARGEST_SUM or min(figures) < 0:
+            raise RecordsRefused(f"The figures of {dimension} {name!r} are negative or too large to be summed.")

@@ -1,0 +1,135 @@
+"""Provider keys at rest: AES-256-GCM under keys that only the operator holds.
+
+A sealed text is a version byte, four bytes that name the key, twelve random bytes and the ciphertext. The id of the
+row it stands in is authenticated with it, so a sealed key moved to another row does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from llm_gateway.errors import ConfigurationError
+
+SETTING = "LLM_GATEWAY_ENCRYPTION_KEYS"
+KEY_BYTES = 32
+NONCE_BYTES = 12
+VERSION = b"\x01"
+
+
+class SecretBox:
+    """Seals with the first of its keys, opens with any of them."""
+
+    def __init__(self, keys: list[bytes]) -> None:
+        if not keys:
+            raise ConfigurationError(f"{SETTING} is empty: set it to 32 random bytes in base64.")
+        self._ciphers = {_name(key): AESGCM(key) for key in keys}
+        self._first = _name(keys[0])
+
+    def seal(self, text: str, row_id: str) -> bytes:
+        """`text` encrypted for the row with that id."""
+        nonce = os.urandom(NONCE_BYTES)
+        return VERSION + self._first + nonce + self._ciphers[self._first].encrypt(nonce, text.encode(), row_id.encode())
+
+    def open(self, sealed: bytes, row_id: str) -> str:
+        """What was sealed for the row with that id.
+
+        Raises:
+            ConfigurationError: it was sealed with another key, for another row, or is damaged.
+        """
+        key_name, nonce, ciphertext = (sealed[1:5], sealed[5 : 5 + NONCE_BYTES], sealed[5 + NONCE_BYTES :])
+        cipher = self._ciphers.get(key_name)
+        if sealed[:1] != VERSION or cipher is None:
+            raise ConfigurationError(
+                f"A provider's key was encrypted with a key that is not in {SETTING}: add it there."
+            )
+        try:
+            return cipher.decrypt(nonce, ciphertext, row_id.encode()).decode()
+        except (InvalidTag, ValueError):
+            raise ConfigurationError(
+                f"A provider's key cannot be decrypted with {SETTING}: it is damaged, so enter it again."
+            ) from None
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether it was sealed with the first key."""
+        return sealed[:5] == VERSION + self._first
+
+
+def parse_keys(text: str, source: str = SETTING) -> list[bytes]:
+    """The keys of a comma-separated list, each 32 bytes in base64 or hex; `source` is named when they do not fit.
+
+    Raises:
+        ConfigurationError: there is none, or one is something else. The text is not repeated.
+    """
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not entries:
+        raise ConfigurationError(f"{source} is empty: set it to 32 random bytes in base64.")
+    keys = []
+    for position, entry in enumerate(entries, start=1):
+        key = _decoded(entry)
+        if key is None:
+            raise ConfigurationError(f"Key {position} of {source} is not 32 bytes in base64 or hex.")
+        keys.append(key)
+    return keys
+
+
+def load_or_create_key_file(path: Path) -> list[bytes]:
+    """The keys in the file, which is made with a new key (mode 0600) if it is not there.
+
+    Raises:
+        ConfigurationError: it cannot be read or made, or holds no keys.
+    """
+    try:
+        if not path.exists():
+            _create_key_file(path)
+        return parse_keys(path.read_text(encoding="ascii"), str(path))
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"Key 1 of {path} is not 32 bytes in base64 or hex.") from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The encryption key file {path} cannot be used ({error.strerror}): make it readable, or set {SETTING}."
+        ) from None
+
+
+def _create_key_file(path: Path) -> None:
+    """Make the file whole and durable under another name first; whoever links it first wins."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.urlsafe_b64encode(os.urandom(KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _name(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()[:4]
+
+
+def _decoded(entry: str) -> bytes | None:
+    try:
+        if len(entry) == 2 * KEY_BYTES:
+            return bytes.fromhex(entry)
+        padded = entry.rstrip("=") + "=" * (-len(entry.rstrip("=")) % 4)
+        key = base64.b64decode(padded.translate(str.maketrans("-_", "+/")), validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return key if len(key) == KEY_BYTES else None

@@ -1,0 +1,239 @@
+"""Usage records and the reports over their rollups.
+
+Written in batches by the journal's shipper, each batch in one transaction that counts a record exactly once however
+often it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, func
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
+
+from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
+from llm_gateway.errors import RecordsRefused, StoreUnavailable
+from llm_gateway.store.bulk import BulkInsert, adding
+from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.rollups import (
+    COUNTERS,
+    CUSTOMER,
+    DAY,
+    DAY_MS,
+    HOUR,
+    HOUR_MS,
+    PROVIDER,
+    SERVICE,
+    Key,
+    Totals,
+    daily,
+    hourly,
+)
+
+LONGEST_REQUEST_MS = 600_000
+"""How long before an attempt its request may have come."""
+
+USAGE_KINDS = Usage.__struct_fields__
+PLAIN_FIELDS = tuple(
+    name
+    for name in UsageRecord.__struct_fields__
+    if name not in {"organization", "project", "usage", "tags", "attempts"}
+)
+RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "tags", "attempts", "last_attempt_ms")
+ROLLUP_COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
+
+
+class NamedTotals(msgspec.Struct, frozen=True):
+    """One row of a report: a provider, service or customer, and its totals."""
+
+    name: str
+    totals: Totals
+
+
+class CustomerTotals(msgspec.Struct, frozen=True):
+    """One row of the report by customer. There can be many of them, so only what it shows is summed."""
+
+    name: str
+    requests: int
+    cost_nanos: int
+
+
+class SentAttempt(msgspec.Struct, frozen=True):
+    """An attempt that counts against its provider's rate limits."""
+
+    provider_id: str
+    started_ms: int
+    limit_tokens: int
+
+
+class UsageStore:
+    """Usage in the database. Periods are the last `days` × 24 hours, to the hour, up to now."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        placeholder, self._known_ids = ("?", _known_in_sqlite) if database.is_sqlite else ("%s", _known_in_postgres)
+        self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
+        self._rollups = BulkInsert(usage_rollups, ROLLUP_COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
+
+    def write(self, records: Sequence[UsageRecord]) -> None:
+        """Store the records that are not stored yet and add them to the rollups, in one transaction.
+
+        Some thousand records at a time are cheapest.
+
+        Raises:
+            RecordsRefused: at least one record does not fit; nothing was stored.
+            StoreUnavailable: the database does not answer; the batch may or may not be stored and can be sent again.
+        """
+        by_id: dict[str, UsageRecord] = {}
+        for record in records:
+            by_id.setdefault(record.id, record)
+        try:
+            with self._database.write() as connection:
+                self._write(connection, by_id)
+        except (IntegrityError, DataError, OverflowError, UnicodeEncodeError) as error:
+            raise RecordsRefused("The database refuses at least one of the usage records.") from error
+
+    def recent_attempts(self, since_ms: int, longest_request_ms: int = LONGEST_REQUEST_MS) -> list[SentAttempt]:
+        """The attempts sent since then (milliseconds UTC), of requests that were at most so long under way."""
+        records = usage_records.c
+        query = sa.select(records.attempts).where(
+            records.id >= _first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
+        )
+        with self._database.read() as connection:
+            texts = connection.execute(query).scalars().all()
+        decoder = msgspec.json.Decoder(list[AttemptRecord])
+        return [
+            SentAttempt(attempt.provider_id, attempt.started_ms, attempt.limit_tokens)
+            for text in texts
+            for attempt in decoder.decode(text)
+            if attempt.sent and attempt.started_ms >= since_ms
+        ]
+
+    def prune(self, before_ms: int, limit: int) -> int:
+        """Delete up to `limit` of the oldest records that came before then; how many were deleted. Rollups stay."""
+        ids = usage_records.c.id
+        oldest = sa.select(ids).where(ids < _first_id(before_ms)).order_by(ids).limit(limit)
+        with self._database.write() as connection:
+            return connection.execute(sa.delete(usage_records).where(ids.in_(oldest))).rowcount
+
+    def has_records(self) -> bool:
+        """Whether any record is stored."""
+        with self._database.read() as connection:
+            return connection.execute(sa.select(usage_records.c.id).limit(1)).scalar() is not None
+
+    def summary(self, days: int, now_ms: int) -> Totals:
+        """Everything in the period."""
+        period = _period(SERVICE, days, now_ms, COUNTERS)
+        with self._database.read() as connection:
+            return Totals(*tuple(connection.execute(sa.select(*_sums(period.c, COUNTERS))).one()))
+
+    def by_provider(self, days: int, now_ms: int) -> list[NamedTotals]:
+        """What was bought from each provider and which requests it answered; highest cost, then count, first."""
+        return [_named(row) for row in self._report(PROVIDER, days, now_ms)]
+
+    def by_service(self, days: int, now_ms: int) -> list[NamedTotals]:
+        """Totals of each calling service; highest cost, then count, first."""
+        return [_named(row) for row in self._report(SERVICE, days, now_ms)]
+
+    def by_customer(self, days: int, now_ms: int, limit: int) -> list[CustomerTotals]:
+        """Totals of the first `limit` customers; highest cost, then count, first."""
+        rows = self._report(CUSTOMER, days, now_ms, ("requests", "cost_nanos"), limit)
+        return [CustomerTotals(*row) for row in rows]
+
+    def _report(
+        self,
+        dimension: str,
+        days: int,
+        now_ms: int,
+        counters: tuple[str, ...] = COUNTERS,
+        limit: int | None = None,
+    ) -> list[tuple[Any, ...]]:
+        period = _period(dimension, days, now_ms, counters)
+        query = (
+            sa.select(period.c.name, *_sums(period.c, counters))
+            .group_by(period.c.name)
+            .order_by(sa.desc("cost_nanos"), sa.desc("requests"), period.c.name)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+    def _write(self, connection: Connection, by_id: dict[str, UsageRecord]) -> None:
+        for known in self._known_ids(connection, list(by_id)):
+            del by_id[known]
+        inserted = self._records.run(connection, [_record_row(record) for record in by_id.values()])
+        if inserted != len(by_id):
+            raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
+        hours = hourly(by_id.values())
+        rows = [*_rollup_rows(HOUR, HOUR_MS, hours), *_rollup_rows(DAY, DAY_MS, daily(hours))]
+        if not self._database.is_sqlite:
+            rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
+        self._rollups.run(connection, rows)
+
+
+_plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))
+_encoder = msgspec.json.Encoder()
+
+
+def _record_row(record: UsageRecord) -> tuple[Any, ...]:
+    tags = _encoder.encode(record.tags).decode() if record.tags else None
+    if not record.attempts:
+        return (*_plain_values(record), tags, None, None)
+    attempts = _encoder.encode(record.attempts).decode()
+    return (*_plain_values(record), tags, attempts, max(attempt.started_ms for attempt in record.attempts))
+
+
+def _rollup_rows(grain: str, length_ms: int, sums: dict[Key, Totals]) -> Iterable[tuple[Any, ...]]:
+    as_tuple = msgspec.structs.astuple
+    return [
+        (dimension, grain, number * length_ms, name, *as_tuple(totals))
+        for (dimension, number, name), totals in sums.items()
+    ]
+
+
+def _known_in_sqlite(connection: Connection, ids: list[str]) -> list[str]:
+    # One row holds them all, since every row that is fetched takes the GIL again.
+    listed = sa.select(func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
+    query = sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(listed))
+    text: str = connection.execute(query, {"ids": _encoder.encode(ids).decode()}).scalar_one()
+    return msgspec.json.decode(text, type=list[str])
+
+
+def _known_in_postgres(connection: Connection, ids: list[str]) -> list[str]:
+    query = sa.select(usage_records.c.id).where(
+        usage_records.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.Text)))
+    )
+    return list(connection.execute(query, {"ids": ids}).scalars())
+
+
+def _first_id(at_ms: int) -> str:
+    """What every UUIDv7 made at that millisecond or later is not less than."""
+    digits = f"{max(0, at_ms):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _period(dimension: str, days: int, now_ms: int, counters: tuple[str, ...]) -> sa.Subquery:
+    """Sums by name of the hours up to the period's first midnight, and of the days from there."""
+    start = now_ms // HOUR_MS * HOUR_MS - days * DAY_MS
+    midnight = -(-start // DAY_MS) * DAY_MS
+    rollups = usage_rollups.c
+    hours = sa.and_(rollups.grain == HOUR, rollups.bucket_ms >= start, rollups.bucket_ms < midnight)
+    whole_days = sa.and_(rollups.grain == DAY, rollups.bucket_ms >= midnight, rollups.bucket_ms <= now_ms)
+    sums = sa.select(rollups.name, *_sums(rollups, counters)).where(rollups.dimension == dimension)
+    parts = [sums.where(part).group_by(rollups.name) for part in (hours, whole_days)]
+    return sa.union_all(*parts).subquery()
+
+
+def _sums(columns: ReadOnlyColumnCollection[str, Any], counters: tuple[str, ...]) -> list[sa.Label[int]]:
+    # Postgres sums integers to decimals.
+    return [sa.cast(func.coalesce(func.sum(columns[name]), 0), BigInteger).label(name) for name in counters]
+
+
+def _named(row: tuple[Any, ...]) -> NamedTotals:
+    return NamedTotals(row[0], Totals(*row[1:]))

@@ -1,0 +1,267 @@
+"""Log events and metrics; the only home of their libraries.
+
+Two paths: `log` for what an operator should know (structlog, rendered where it happens), and `observe` for every
+request (counted at once; its log line is rendered and written by a thread, in batches, so that the event loop never
+waits for a terminal or a pipe).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+LATENCY_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000)
+FLUSH_SECONDS = 0.2
+MAX_WAITING_LINES = 100_000
+
+Redact = Callable[[str], str]
+
+
+class RequestLine(msgspec.Struct, gc=False):
+    """The log line of one request."""
+
+    timestamp: str
+    level: str
+    event: str
+    request_id: str
+    service: str
+    user_id: str
+    task_type: str
+    outcome: str
+    status: int
+    provider: str | None
+    model: str | None
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    latency_ms: int
+    error_code: str | None
+
+
+class RequestLog:
+    """Writes a line per request from a thread of its own. `console` renders for people, otherwise JSON."""
+
+    def __init__(self, *, console: bool, redact: Redact, fd: int = 1) -> None:
+        self._console = console
+        self._redact = redact
+        self._fd = fd
+        self._waiting: list[UsageRecord] = []
+        self._dropped = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+        self._thread.start()
+
+    def __call__(self, record: UsageRecord) -> None:
+        """Queue the record's line; when the reader of the log is too slow, lines are dropped and counted."""
+        if len(self._waiting) < MAX_WAITING_LINES:
+            self._waiting.append(record)
+        else:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(FLUSH_SECONDS):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        records, self._waiting = self._waiting, []
+        render = _console_line if self._console else _json_line
+        for start in range(0, len(records), 100):
+            text = self._redact("".join([render(record) for record in records[start : start + 100]]))
+            _write_all(self._fd, text.encode("utf-8", "replace"))
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            _write_all(self._fd, f'{{"event": "request lines dropped", "count": {dropped}}}\n'.encode())
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            continue
+        except OSError:
+            return  # whoever read the log is gone; serving goes on
+
+
+_line_encoder = msgspec.json.Encoder()
+
+
+def _when(record: UsageRecord) -> str:
+    return datetime.fromtimestamp((record.at_ms + record.latency_ms) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _json_line(record: UsageRecord) -> str:
+    line = RequestLine(
+        timestamp=_when(record),
+        level="info" if record.status < 500 else "warning",
+        event="request",
+        request_id=record.id,
+        service=record.service,
+        user_id=record.user_id,
+        task_type=record.task_type,
+        outcome=record.outcome,
+        status=record.status,
+        provider=record.provider,
+        model=record.model,
+        attempts=len(record.attempts),
+        input_tokens=record.usage.input_tokens,
+        output_tokens=record.usage.output_tokens,
+        cost_usd=record.cost_nanos / NANOS_PER_USD,
+        latency_ms=record.latency_ms,
+        error_code=record.error_code,
+    )
+    return _line_encoder.encode(line).decode() + "\n"
+
+
+def _console_line(record: UsageRecord) -> str:
+    served = f"{record.provider}/{record.model}" if record.provider else "-"
+    tokens = f"{record.usage.input_tokens}+{record.usage.output_tokens} tokens"
+    cost = f"${record.cost_nanos / NANOS_PER_USD:.6f}"
+    why = f" {record.error_code}" if record.error_code else ""
+    return (
+        f"{_when(record)[11:23]} {record.status} {record.outcome:<12} {served} {tokens} {cost} "
+        f"{record.latency_ms} ms  {record.service!r} for {record.user_id!r}{why}\n"
+    )
+
+
+class Metrics(Collector):
+    """Counts in plain dictionaries, turned into Prometheus families when someone asks.
+
+    `gauges` is called at each scrape and yields (name, help, labels, value).
+    """
+
+    def __init__(self, gauges: Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]) -> None:
+        self._gauges = gauges
+        self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._tokens: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._latency: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(LATENCY_BUCKETS_MS) + 2))
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def __call__(self, record: UsageRecord) -> None:
+        """Count one settled record."""
+        self._requests[(record.surface, record.outcome, record.error_code or "")] += 1
+        latency = self._latency[record.outcome]
+        latency[bisect_left(LATENCY_BUCKETS_MS, record.latency_ms)] += 1
+        latency[-1] += record.latency_ms
+        for attempt in record.attempts:
+            self._attempts[(attempt.provider, attempt.model, str(attempt.status or "none"))] += 1
+            counts = self._tokens[(attempt.provider, attempt.model)]
+            counts[0] += attempt.usage.input_tokens
+            counts[1] += attempt.usage.output_tokens
+            counts[2] += attempt.cost_nanos
+
+    def render(self) -> bytes:
+        """The Prometheus text of everything counted."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus families, made at scrape time."""
+        requests = CounterMetricFamily(
+            "llm_gateway_requests", "Requests by end", labels=["surface", "outcome", "error_code"]
+        )
+        for labels, count in list(self._requests.items()):
+            requests.add_metric(labels, count)
+        attempts = CounterMetricFamily("llm_gateway_attempts", "Upstream calls", labels=["provider", "model", "status"])
+        for labels, count in list(self._attempts.items()):
+            attempts.add_metric(labels, count)
+        tokens = CounterMetricFamily("llm_gateway_tokens", "Tokens bought", labels=["provider", "model", "direction"])
+        cost = CounterMetricFamily("llm_gateway_cost_usd", "Money spent, USD", labels=["provider", "model"])
+        for (provider, model), (tokens_in, tokens_out, nanos) in list(self._tokens.items()):
+            tokens.add_metric([provider, model, "input"], tokens_in)
+            tokens.add_metric([provider, model, "output"], tokens_out)
+            cost.add_metric([provider, model], nanos / NANOS_PER_USD)
+        latency = HistogramMetricFamily("llm_gateway_latency_seconds", "End-to-end latency", labels=["outcome"])
+        for outcome, counts in list(self._latency.items()):
+            latency.add_metric([outcome], _cumulative(counts[:-1]), counts[-1] / 1000)
+        yield from (requests, attempts, tokens, cost, latency)
+        yield from self._gauge_families()
+
+    def _gauge_families(self) -> Iterator[Metric]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, text, labels, value in self._gauges():
+            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=list(labels)))
+            family.add_metric(list(labels.values()), value)
+        yield from families.values()
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip([*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"], counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets
+
+
+def configure_logging(*, level: str, console: bool, redact: Redact) -> Callable[..., None]:
+    """Set logging up, once, and return `log(event, level="info", **fields)`.
+
+    Secrets are removed from the rendered text, exceptions included. Other libraries' loggers come the same way, from
+    warnings up.
+    """
+    threshold = getattr(logging, level.upper())
+    renderers: list[Any] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderers,
+            lambda _logger, _name, text: redact(str(text)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logger = structlog.get_logger()
+    logging.basicConfig(handlers=[_Bridge(logger)], level=max(threshold, logging.WARNING), force=True)
+
+    def log(event: str, *, level: str = "info", **fields: Any) -> None:
+        getattr(logger, level)(event, **fields)
+
+    return log
+
+
+class _Bridge(logging.Handler):
+    """The standard library's log records, sent the gateway's way."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name = record.levelname.lower()
+        report = getattr(self._logger, name if name in ("debug", "info", "warning", "error", "critical") else "info")
+        report(record.getMessage(), logger=record.name, exc_info=record.exc_info)

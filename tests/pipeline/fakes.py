@@ -1,0 +1,274 @@
+"""What the pipeline's tests share: builders of nouns, and what stands in for the world behind the constructors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
+from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Exchange, Plan, Served
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
+from llm_gateway.limiter.base import Reservation
+from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.pipeline.admission import Admission
+from llm_gateway.pipeline.circuit_breaker import Health
+from llm_gateway.pipeline.failover import Failover, Pace
+from llm_gateway.pipeline.recording import Recording
+from llm_gateway.providers import openai
+
+NOW = 1000.0
+KEY = "configured-key-0123456789"
+PRICE = Price(input=((0, 2_000_000_000),), output=((0, 3_000_000_000),))
+"""2,000 nano-dollars an input token, 3,000 an output token."""
+
+Step: TypeAlias = Exchange | BaseException | Callable[[float], Awaitable[Exchange]]
+
+
+class Clock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def provider(name: str = "alpha", **changes: Any) -> Provider:
+    """A provider whose two models cost PRICE, and whose target exists."""
+    models: tuple[str, ...] = changes.get("models", ("m1", "m2"))
+    fields: dict[str, Any] = {
+        "id": f"id-{name}",
+        "name": name,
+        "display_name": name.title(),
+        "kind": "openai",
+        "base_url": None,
+        "models": models,
+        "is_enabled": True,
+        "rate_limit_rpm": 60,
+        "rate_limit_tpm": 100_000,
+        "priority": 10,
+        "timeout_s": 60.0,
+        "created_at_ms": 1,
+        "updated_at_ms": 1,
+        "target": Target(f"https://{name}.test/chat/completions", f"https://{name}.test/models", {}),
+        "price_by_model": dict.fromkeys(models, PRICE),
+    }
+    return Provider(**{**fields, **changes})
+
+
+def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Override:
+    fields: dict[str, Any] = {
+        "id": f"override-{provider_name}-{model_name}",
+        "user_id": "user",
+        "service_name": None,
+        "provider_name": provider_name,
+        "model_name": model_name,
+        "allow_fallback": True,
+        "created_at_ms": 1,
+        "updated_at_ms": 1,
+    }
+    return Override(**{**fields, **changes})
+
+
+def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
+    return build_snapshot(providers, list(overrides))
+
+
+def request(**changes: Any) -> Request:
+    """A request of 40 characters: an estimate of 18 input tokens, with max_tokens a reservation of 118."""
+    fields: dict[str, Any] = {
+        "id": "request",
+        "at_ms": 1_700_000_000_000,
+        "started": NOW,
+        "deadline": NOW + 120.0,
+        "key_name": "key",
+        "surface": "generate",
+        "user_id": "user",
+        "service": "chat",
+        "prompt": "p" * 30,
+        "system": "s" * 10,
+        "max_tokens": 100,
+    }
+    return Request(**{**fields, **changes})
+
+
+def plan(*tiers: list[Provider]) -> Plan:
+    return Plan(tuple(tuple(Candidate.of(p, p.models[0]) for p in tier) for tier in tiers))
+
+
+def reply(content: str = "hello", **changes: Any) -> Reply:
+    fields: dict[str, Any] = {"content": content, "usage": Usage(input_tokens=20, output_tokens=30)}
+    return Reply(**{**fields, **changes})
+
+
+def served(content: str = "hello", candidate: Candidate | None = None, cost_nanos: int = 130_000) -> Served:
+    by = candidate or Candidate.of(provider(), "m1")
+    return Served(reply(content), by.provider.name, by.model, cost_nanos, by.cache_part)
+
+
+def answer(content: str = "hello", **changes: Any) -> Exchange:
+    """A chat completion of 20 tokens in, 30 out: 130,000 nano-dollars at PRICE, 50 tokens of the limit."""
+    document: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "model": "m1-2026",
+        "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 30},
+        **changes,
+    }
+    return Exchange(200, msgspec.json.encode({name: part for name, part in document.items() if part is not None}))
+
+
+def refusal(status: int, message: str = "no", retry_after_s: float | None = None) -> Exchange:
+    body = msgspec.json.encode({"error": {"message": message}})
+    return Exchange(status, body, retry_after_s)
+
+
+NOT_SENT = Exchange(fault="not_sent", message="No connection: refused")
+TIMEOUT = Exchange(fault="timeout", message="No complete answer in time")
+BROKEN = Exchange(fault="broken", message="The connection broke: reset")
+
+
+class Upstream:
+    """A transport that plays a script per provider's name: exchanges, exceptions, or functions of the timeout."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, list[Step]] = {}
+        self.calls: list[tuple[str, str, float]] = []
+        self.bodies: list[bytes] = []
+
+    @property
+    def called(self) -> list[str]:
+        return [name for name, _, _ in self.calls]
+
+    async def post(self, provider: Provider, body: bytes, timeout_s: float) -> Exchange:
+        self.calls.append((provider.name, msgspec.json.decode(body)["model"], timeout_s))
+        self.bodies.append(body)
+        step = self.scripts[provider.name].pop(0)
+        if isinstance(step, Exchange):
+            return step
+        if isinstance(step, BaseException):
+            raise step
+        return await step(timeout_s)
+
+
+class JournalSpy:
+    """Keeps what is written, in order, and can refuse each kind of entry."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str, bytes]] = []
+        self.synced = 0
+        self.fails: dict[str, BaseException] = {}
+
+    def intent(self, request_id: str, payload: bytes) -> None:
+        self._write("intent", request_id, payload)
+
+    def outcome(self, request_id: str, payload: bytes) -> None:
+        self._write("outcome", request_id, payload)
+
+    def settle(self, request_id: str, payload: bytes) -> None:
+        self._write("settle", request_id, payload)
+
+    async def durable(self) -> None:
+        self.synced += 1
+        await asyncio.sleep(0)
+        if "durable" in self.fails:
+            raise self.fails["durable"]
+
+    def _write(self, kind: str, request_id: str, payload: bytes) -> None:
+        if kind in self.fails:
+            raise self.fails[kind]
+        self.entries.append((kind, request_id, payload))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _, _ in self.entries]
+
+    def outcomes(self) -> list[AttemptRecord]:
+        return [decode_attempt(payload) for kind, _, payload in self.entries if kind == "outcome"]
+
+    def records(self, kind: str = "settle") -> list[UsageRecord]:
+        return [decode_record(payload) for entry, _, payload in self.entries if entry == kind]
+
+
+class LimiterSpy(MemoryLimiter):
+    """The real one; `settled` tells what it was told: (provider id, tokens, sent)."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.settled: list[tuple[str, int, bool]] = []
+
+    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+        self.settled.append((reservation.provider_id, tokens, sent))
+        super().settle(reservation, tokens=tokens, sent=sent)
+
+
+class World:
+    """Failover over real health, admission and recording, with a scripted upstream and a clock that tests turn.
+
+    The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.health = Health(self.clock, lambda: 0.5)
+        self.limiter = LimiterSpy(self.clock)
+        self.admission = Admission(self.limiter)
+        self.upstream = Upstream()
+        self.journal = JournalSpy()
+        self.observed: list[UsageRecord] = []
+        self.reported: dict[tuple[str, str], Price] = {}
+        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.drawn: list[tuple[float, float]] = []
+        self.slept: list[float] = []
+        self.pause_s = 1.0
+        self.recording = Recording(
+            self.journal,
+            instance="instance",
+            price_by_reported_name=lambda name, model: self.reported.get((name, model)),
+            observe=self.observed.append,
+        )
+        self.failover = self.with_admission(self.admission)
+
+    def with_admission(self, admission: Any) -> Failover:
+        return Failover(
+            health=self.health,
+            admission=admission,
+            transport=self.upstream,
+            recording=self.recording,
+            adapters={"openai": openai},
+            redact=Redactor([KEY]),
+            log=self._log,
+        ).paced(Pace(self.clock, self._sleep, self._uniform))
+
+    def script(self, **steps: list[Step]) -> World:
+        self.upstream.scripts.update(steps)
+        return self
+
+    def open(self, request: Request) -> UsageRecord:
+        return self.recording.open(request)
+
+    def after(self, seconds: float, then: Exchange | BaseException) -> Step:
+        """A step that takes `seconds` by the clock."""
+
+        async def wait(_: float) -> Exchange:
+            self.clock.now += seconds
+            if isinstance(then, BaseException):
+                raise then
+            return then
+
+        return wait
+
+    def _log(self, event: str, **fields: Any) -> None:
+        self.logged.append((event, fields))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.now += seconds
+
+    def _uniform(self, low: float, high: float) -> float:
+        self.drawn.append((low, high))
+        return self.pause_s

@@ -1,0 +1,352 @@
+"""What a caller is told once nothing is left to try: 429, 502, 503, and when to come back. Retries of a lone candidate."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_gateway.domain.plan import Exchange, Plan
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    ProviderFailed,
+    ProvidersUnavailable,
+    RateLimited,
+    RequestExceedsLimit,
+)
+from llm_gateway.pipeline.failover import Breaker
+from tests.pipeline.fakes import BROKEN, KEY, NOT_SENT, NOW, TIMEOUT, World, answer, plan, provider, refusal, request
+
+A, B, C = provider("a"), provider("b"), provider("c")
+LARGE = provider("large", rate_limit_tpm=117)
+"""A provider whose whole limit is smaller than the request."""
+JUST = provider("just", rate_limit_tpm=118)
+
+
+async def failing(world: World, the_plan: Plan, deadline: float = NOW + 120) -> GatewayError:
+    error, _ = await failing_with_record(world, the_plan, deadline)
+    return error
+
+
+async def failing_with_record(
+    world: World, the_plan: Plan, deadline: float = NOW + 120
+) -> tuple[GatewayError, UsageRecord]:
+    record = world.open(request())
+    with pytest.raises(GatewayError) as raised:
+        await world.failover.run(request(deadline=deadline), the_plan, record)
+    return raised.value, record
+
+
+def broken_open(world: World, name: str) -> None:
+    breaker: Breaker = world.health.breaker(f"id-{name}", "m1")
+    for _ in range(5):
+        permit = breaker.admit()
+        assert permit is not None
+        breaker.fail(permit)
+
+
+async def fill(world: World, name: str, seconds_ago: float = 0.0) -> None:
+    """Use up a provider's limit of one request a minute."""
+    world.clock.now -= seconds_ago
+    taken = await world.limiter.take(f"id-{name}", 1, 1000, 1)
+    assert taken.reservation is not None
+    world.clock.now += seconds_ago
+
+
+class TestLimits:
+    async def test_every_limit_is_full(self, world: World) -> None:
+        one, two = provider("one", rate_limit_rpm=1), provider("two", rate_limit_rpm=1)
+        await fill(world, "two", seconds_ago=40)
+        await fill(world, "one", seconds_ago=10)
+
+        error, record = await failing_with_record(world, plan([one], [two]))
+
+        assert type(error) is RateLimited
+        assert error.detail == "Every provider that could serve this is at its rate limit."
+        assert (error.status, error.code, error.retryable, error.retry_after_s) == (429, "rate_limited", True, 21.0)
+        assert (world.upstream.calls, record.attempts) == ([], [])
+
+    async def test_the_shorter_wait_is_told_in_either_order(self, world: World) -> None:
+        one, two = provider("one", rate_limit_rpm=1), provider("two", rate_limit_rpm=1)
+        await fill(world, "one", seconds_ago=40)
+        await fill(world, "two", seconds_ago=10)
+
+        assert (await failing(world, plan([one], [two]))).retry_after_s == 21.0
+
+    async def test_a_full_candidate_is_passed_over(self, world: World) -> None:
+        await fill(world, "one")
+        world.script(b=[answer()])
+        record = world.open(request())
+
+        served = await world.failover.run(request(), plan([provider("one", rate_limit_rpm=1)], [B]), record)
+
+        assert (served.provider, len(record.attempts)) == ("b", 1)
+
+    async def test_larger_than_every_limit(self, world: World) -> None:
+        error = await failing(world, plan([LARGE], [provider("other", rate_limit_tpm=1)]))
+
+        assert type(error) is RequestExceedsLimit
+        assert (error.status, error.code, error.retryable, error.retry_after_s) == (
+            429,
+            "request_exceeds_limit",
+            False,
+            None,
+        )
+        assert error.detail == (
+            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
+            "lower max_tokens, or raise rate_limit_tpm."
+        )
+
+    async def test_as_large_as_the_limit_fits(self, world: World) -> None:
+        world.script(just=[answer()])
+
+        served = await world.failover.run(request(), plan([LARGE], [JUST]), world.open(request()))
+
+        assert served.provider == "just"
+
+    async def test_larger_than_one_limit_while_another_is_full(self, world: World) -> None:
+        await fill(world, "one", seconds_ago=10)
+
+        error = await failing(world, plan([LARGE], [provider("one", rate_limit_rpm=1)]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, 51.0)
+
+    async def test_larger_than_one_limit_while_another_is_out(self, world: World) -> None:
+        broken_open(world, "a")
+
+        assert type(await failing(world, plan([LARGE], [A]))) is ProvidersUnavailable
+
+    @pytest.mark.parametrize(("said", "told"), [(7.5, 7.5), (None, 10.0), (500.0, 120.0), (0.0, 0.0)])
+    async def test_the_providers_own_limit(self, world: World, said: float | None, told: float) -> None:
+        world.script(a=[refusal(429, "slow down", said)])
+
+        error, record = await failing_with_record(world, plan([A]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, told)
+        assert record.attempts[0].error == "Provider a: answered 429: slow down"
+        rest = world.health.resting("id-a")
+        assert rest == ((told, "rate_limited") if told else None)
+
+    async def test_three_providers_limits(self, world: World) -> None:
+        world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
+
+        error = await failing(world, plan([A], [B], [C], [provider("d")]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, 20)
+
+    async def test_a_resting_provider_is_passed_over_until_it_rested(self, world: World) -> None:
+        world.script(a=[refusal(429, "", 7), answer()], b=[answer(), answer()])
+        for moved, serving in ((0.0, "b"), (6.99, "b"), (0.01, "a")):
+            world.clock.now += moved
+            served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
+            assert served.provider == serving
+
+    @pytest.mark.parametrize(("rests", "told"), [(7.0, 7.0), (40.0, 30.0)])
+    async def test_mixed_with_open_breakers(self, world: World, rests: float, told: float) -> None:
+        broken_open(world, "b")
+        world.health.rest("id-a", rests, "rate_limited")
+
+        for order in ([A], [B]), ([B], [A]):
+            error = await failing(world, plan(*order))
+            assert (type(error), error.retry_after_s) == (RateLimited, told)
+
+
+class TestUnavailable:
+    async def test_every_breaker_is_open(self, world: World) -> None:
+        broken_open(world, "a")
+        world.clock.now += 10
+        broken_open(world, "b")
+
+        for order in ([A], [B]), ([B], [A]):
+            error, record = await failing_with_record(world, plan(*order))
+            assert type(error) is ProvidersUnavailable
+            assert error.detail == "Every provider that could serve this failed lately and is being spared."
+            assert (error.status, error.code, error.retryable) == (503, "providers_unavailable", True)
+            assert error.retry_after_s == 20.0
+            assert (world.upstream.calls, record.attempts) == ([], [])
+
+    async def test_an_open_breaker_is_passed_over(self, world: World) -> None:
+        broken_open(world, "a")
+        world.script(b=[answer()])
+
+        assert (await world.failover.run(request(), plan([A], [B]), world.open(request()))).provider == "b"
+
+    async def test_a_provider_rests_after_it_refused_its_key(self, world: World) -> None:
+        world.script(a=[refusal(401, "bad key")], b=[answer(), answer()])
+        for _ in range(2):
+            await world.failover.run(request(), plan([A], [B]), world.open(request()))
+
+        assert world.upstream.called == ["a", "b", "b"]
+        assert world.logged == [("provider refused its key", {"level": "error", "provider": "a", "status": 401})]
+        error = await failing(world, plan([A]))
+        assert (type(error), error.retry_after_s) == (ProvidersUnavailable, 300.0)
+
+    async def test_a_forbidden_key_too(self, world: World) -> None:
+        world.script(a=[refusal(403)])
+
+        error = await failing(world, plan([A]))
+
+        assert (type(error), error.retryable) == (ProviderFailed, True)
+        assert world.health.resting("id-a") == (300.0, "refused")
+        assert world.logged[0][1]["status"] == 403
+
+    async def test_a_missing_model_is_no_reason_to_rest(self, world: World) -> None:
+        world.script(a=[refusal(404)])
+        await failing(world, plan([A]))
+
+        assert (world.health.resting("id-a"), world.logged) == (None, [])
+
+
+class TestAttemptsFailed:
+    @pytest.mark.parametrize("first", [refusal(500), NOT_SENT, TIMEOUT, BROKEN, refusal(401)], ids=repr)
+    async def test_the_last_attempts_message_is_told(self, world: World, first: Exchange) -> None:
+        world.script(a=[first], b=[refusal(503, "over capacity")])
+
+        error = await failing(world, plan([A], [B]))
+
+        assert (type(error), error.status, error.code) == (ProviderFailed, 502, "provider_error")
+        assert (error.detail, error.retryable) == ("Provider b: answered 503: over capacity", True)
+        assert error.retry_after_s is None
+
+    @pytest.mark.parametrize("statuses", [(429, 500), (500, 429), (429, 500, 429), (500, 429, 429)], ids=str)
+    async def test_one_failure_beside_the_limits_makes_it_502(self, world: World, statuses: tuple[int, ...]) -> None:
+        names = "abc"[: len(statuses)]
+        world.script(**{name: [refusal(status, "no", 5)] for name, status in zip(names, statuses, strict=True)})
+
+        error = await failing(world, plan(*([provider(name)] for name in names)))
+
+        assert type(error) is ProviderFailed
+        assert error.detail == f"Provider {names[-1]}: answered {statuses[-1]}: no"
+
+    async def test_a_failure_and_a_full_limit(self, world: World) -> None:
+        await fill(world, "one")
+        world.script(a=[refusal(500)])
+        one = provider("one", rate_limit_rpm=1)
+
+        assert type(await failing(world, plan([A], [one]))) is ProviderFailed
+        world.script(a=[refusal(500)])
+        assert type(await failing(world, plan([one], [A]))) is ProviderFailed
+
+    async def test_a_providers_429_and_an_open_breaker(self, world: World) -> None:
+        broken_open(world, "b")
+        world.script(a=[refusal(429, "", 45)])
+
+        error = await failing(world, plan([A], [B]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, 30.0)
+
+    async def test_without_a_message_the_status_is_told(self, world: World) -> None:
+        world.script(a=[Exchange(404)], b=[Exchange(404)])
+
+        assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
+
+    async def test_secrets_are_removed(self, world: World) -> None:
+        world.script(a=[refusal(400, f"key {KEY} or sk-abcdefgh12 is bad")])
+
+        error, record = await failing_with_record(world, plan([A]))
+
+        assert error.detail == "Provider a: answered 400: key [redacted] or sk-[redacted] is bad"
+        assert record.attempts[0].error == error.detail
+
+    async def test_a_long_message_is_cut_and_no_part_of_a_key_stays(self, world: World) -> None:
+        world.script(a=[refusal(400, "x" * 490 + KEY + "y" * 100)])
+
+        error = await failing(world, plan([A]))
+
+        assert error.detail == f"Provider a: answered 400: {'x' * 490}[redacted]"
+
+    async def test_500_characters_are_told(self, world: World) -> None:
+        world.script(a=[refusal(400, "x" * 501)])
+
+        assert (await failing(world, plan([A]))).detail == f"Provider a: answered 400: {'x' * 500}"
+
+
+class TestLoneCandidate:
+    @pytest.mark.parametrize(
+        "failure",
+        [NOT_SENT, TIMEOUT, BROKEN, Exchange(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
+        ids=repr,
+    )
+    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: Exchange) -> None:
+        world.pause_s = 0.7
+        world.script(a=[failure, answer()])
+        record = world.open(request())
+
+        served = await world.failover.run(request(), plan([A]), record)
+
+        assert served.provider == "a"
+        assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
+        assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
+
+    async def test_once_only(self, world: World) -> None:
+        world.script(a=[refusal(500, "first"), refusal(500, "second"), answer()])
+
+        error = await failing(world, plan([A]))
+
+        assert error.detail == "Provider a: answered 500: second"
+        assert (len(world.slept), len(world.upstream.calls)) == (1, 2)
+
+    async def test_a_retry_may_find_the_callers_fault(self, world: World) -> None:
+        world.script(a=[refusal(500), refusal(400, "bad")])
+
+        error = await failing(world, plan([A]))
+
+        assert (error.detail, error.retryable) == ("Provider a: answered 400: bad", False)
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
+    async def test_what_would_be_the_same_again_is_not_retried(self, world: World, status: int) -> None:
+        world.script(a=[refusal(status)])
+
+        await failing(world, plan([A]))
+
+        assert (world.slept, len(world.upstream.calls)) == ([], 1)
+
+    async def test_what_was_passed_over_is_not(self, world: World) -> None:
+        broken_open(world, "a")
+
+        await failing(world, plan([A]))
+
+        assert world.slept == []
+
+    async def test_one_of_two_is_not(self, world: World) -> None:
+        broken_open(world, "b")
+        world.script(a=[refusal(500)])
+
+        await failing(world, plan([A, B]))
+        assert world.slept == []
+
+    @pytest.mark.parametrize(("left", "retried"), [(1.004, False), (1.005, False), (1.0075, True)])
+    async def test_the_pause_must_fit_before_the_deadline(self, world: World, left: float, retried: bool) -> None:  # noqa: FBT001 - a table's column
+        world.clock.now = 0.0
+        world.script(a=[refusal(500), answer()])
+        run = world.failover.run(request(deadline=left), plan([A]), world.open(request()))
+        if retried:
+            assert (await run).provider == "a"
+        else:
+            with pytest.raises(ProviderFailed):
+                await run
+        assert (world.slept, world.health.may_retry("id-a")) == ([1.0] if retried else [], True)
+
+    async def test_the_budget_of_retries_is_kept(self, world: World) -> None:
+        world.script(a=[refusal(500), refusal(408)] * 3 + [refusal(408)])
+        for _ in range(4):
+            await failing(world, plan([A]))
+
+        assert (len(world.slept), len(world.upstream.calls)) == (3, 7)
+
+    async def test_no_retry_without_a_deadline_left(self, world: World) -> None:
+        world.script(a=[world.after(120, TIMEOUT)])
+
+        assert type(await failing(world, plan([A]))) is DeadlineExceeded
+        assert world.slept == []
+
+    async def test_a_retry_does_not_pass_a_breaker_that_opened(self, world: World) -> None:
+        breaker = world.health.breaker("id-a", "m1")
+        for _ in range(4):
+            breaker.fail(breaker.admit() or 0)
+        world.script(a=[refusal(500, "fifth"), answer()])
+
+        error = await failing(world, plan([A]))
+
+        assert (type(error), error.detail) == (ProviderFailed, "Provider a: answered 500: fifth")
+        assert len(world.upstream.calls) == 1

@@ -1,0 +1,176 @@
+"""Transactions, their limits, and what happens when the file is locked, moved or gone."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.store.database import Database
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+def pragma(connection: sa.Connection, name: str) -> object:
+    return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+
+def put_in(connection: sa.Connection, name: str) -> int:
+    return connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (name,)).rowcount
+
+
+def put(database: Database, name: str) -> None:
+    with database.write() as connection:
+        put_in(connection, name)
+
+
+def versions(database: Database) -> list[str]:
+    with database.read() as connection:
+        return sorted(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
+
+
+def test_sqlite_file_is_made_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b%20 #?.db"
+    database = Database.open(f"sqlite:///{str(path).replace('?', '%3F')}")
+    database.migrate()
+    database.close()
+    made = next((tmp_path / "a").iterdir())
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+
+
+def test_sidecar_files_are_the_owners_too(database: Database, database_file: Path) -> None:
+    database_file.chmod(0o600)
+    put(database, "x")
+    for suffix in ("-wal", "-shm"):
+        assert stat.S_IMODE(Path(f"{database_file}{suffix}").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "mysql://localhost/x", "sqlite+aiosqlite:///x.db"]
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="LLM_GATEWAY_DATABASE_URL must be sqlite:///path"):
+        Database.open(url)
+
+
+def test_a_refused_url_is_not_repeated() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Database.open("mysql://user:canary-password@localhost/x")
+    assert "canary" not in str(caught.value)
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot be made \(.*\): set LLM_GATEWAY_DATA_DIR"):
+        Database.open(f"sqlite:///{tmp_path}/file/gateway.db")
+
+
+def test_postgres_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigurationError, match="install the package psycopg"):
+        Database.open("postgresql://localhost/gateway")
+
+
+def test_commits_are_durable(database: Database) -> None:
+    with database.write() as connection:
+        assert pragma(connection, "synchronous") == 2
+        assert pragma(connection, "journal_mode") == "wal"
+        assert pragma(connection, "page_size") == 8192
+
+
+def test_an_error_undoes_the_transaction(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.write() as connection:
+        raise ZeroDivisionError(put_in(connection, "x"))
+    assert versions(database) == ["0001"]
+    put(database, "y")
+    assert versions(database) == ["0001", "y"]
+
+
+def test_a_read_sees_one_state(database: Database) -> None:
+    with database.read() as connection:
+        before = connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar()
+        put(database, "x")
+        assert connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar() == before == 1
+    assert len(versions(database)) == 2
+
+
+def test_a_read_cannot_write(database: Database) -> None:
+    with pytest.raises(StoreUnavailable), database.read() as connection:
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('x')")
+    assert versions(database) == ["0001"]
+
+
+def test_a_long_read_is_cut_off(database: Database) -> None:
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable) as caught, database.read(0.05) as connection:
+        connection.exec_driver_sql(ENDLESS)
+    assert time.monotonic() - started < 2
+    assert caught.value.retry_after_s == 1
+    assert versions(database) == ["0001"]
+
+
+def test_the_read_limit_of_a_database_is_its_default(database_file: Path) -> None:
+    database = Database.open(f"sqlite:///{database_file}", read_limit_s=0.05)
+    with pytest.raises(StoreUnavailable), database.read() as connection:
+        connection.exec_driver_sql(ENDLESS)
+    database.close()
+
+
+def test_a_locked_database_is_unavailable_after_the_busy_timeout(database: Database, database_file: Path) -> None:
+    with closing(sqlite3.connect(database_file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            put(database, "x")
+        assert 0.15 < time.monotonic() - started < 2
+        assert versions(database) == ["0001"]
+        assert database.check() is True
+        other.execute("COMMIT")
+    put(database, "x")
+
+
+def test_a_constraint_is_the_callers_business(database: Database) -> None:
+    with pytest.raises(IntegrityError):
+        put(database, "0001")
+
+
+def test_a_moved_file_is_not_written_to(database: Database, database_file: Path, tmp_path: Path) -> None:
+    put(database, "before")
+    assert database.check() is True
+    moved = [path.rename(tmp_path / f"moved-{path.name}") for path in tmp_path.glob("gateway.db*")]
+    with pytest.raises(StoreUnavailable):
+        put(database, "lost")
+    assert database.check() is False
+    assert not database_file.exists()
+    for path in moved:
+        path.rename(tmp_path / path.name.removeprefix("moved-"))
+    assert versions(database) == ["0001", "before"]
+    put(database, "after")
+    assert database.check() is True
+
+
+def test_a_damaged_file_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    path.write_bytes(b"no database at all" * 1000)
+    database = Database.open(f"sqlite:///{path}")
+    assert database.check() is False
+    with pytest.raises(StoreUnavailable):
+        database.migrate()
+    database.close()
+
+
+def test_check_wants_tables(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+    assert database.check() is False
+    database.migrate()
+    assert database.check() is True
+    database.close()

@@ -1,0 +1,150 @@
+"""The snapshot: swapped whole, by one reload at a time, without the providers that cannot be used."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from llm_gateway.domain.catalog import Provider, Snapshot, Target
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.store.database import Database
+from llm_gateway.store.live import Live
+from llm_gateway.store.overrides import OverrideDraft, OverrideStore
+from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.store.secrets import SecretBox
+
+
+def aim(provider: Provider, api_key: str) -> Provider:
+    return msgspec.structs.replace(provider, target=Target("https://x", "https://y", {"authorization": api_key}))
+
+
+class House:
+    """A Live over real stores, with the log kept in a list."""
+
+    def __init__(self, database: Database, box: SecretBox, prepare: Any = aim) -> None:
+        self.providers = ProviderStore(database, box)
+        self.overrides = OverrideStore(database)
+        self.logged: list[tuple[str, str]] = []
+        self.live = Live(self.providers, self.overrides, prepare, lambda name, why: self.logged.append((name, why)))
+
+    def add(self, name: str, **fields: Any) -> Provider:
+        return self.providers.create(
+            ProviderDraft(name=name, display_name=name, api_key=f"key-{name}", kind="openai", models=("m",), **fields)
+        )
+
+
+@pytest.fixture
+def house(database: Database, box: SecretBox) -> House:
+    return House(database, box)
+
+
+def test_a_snapshot_holds_prepared_providers_and_overrides(house: House) -> None:
+    assert house.live.snapshot == Snapshot(providers={}, tiers=(), overrides={})
+    house.add("a", priority=1)
+    house.add("b", priority=2)
+    house.add("c", is_enabled=False)
+    override = house.overrides.create(OverrideDraft(user_id="u", provider_name="a", model_name="m"))
+    snapshot = house.live.reload()
+    assert snapshot is house.live.snapshot
+    assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["b"], ["a"]]
+    assert snapshot.overrides == {("u", None): override}
+    headers = {name: provider.target and provider.target.headers for name, provider in snapshot.providers.items()}
+    assert headers == {name: {"authorization": f"key-{name}"} for name in "abc"}
+    assert house.logged == []
+
+
+def test_the_old_snapshot_stays_as_it_was(house: House) -> None:
+    before = house.live.reload()
+    house.add("a")
+    assert house.live.snapshot is before
+    assert before.providers == {}
+    assert list(house.live.reload().providers) == ["a"]
+    assert before.providers == {}
+
+
+def test_subscribers_get_every_new_snapshot(house: House) -> None:
+    seen: list[tuple[Snapshot, bool]] = []
+    house.live.subscribe(lambda snapshot: seen.append((snapshot, snapshot is house.live.snapshot)))
+    first = house.live.reload()
+    house.add("a")
+    assert seen == [(first, True)]
+    second = house.live.reload()
+    assert seen == [(first, True), (second, True)]
+
+
+def test_an_unopenable_key_disables_its_provider_only(house: House, database: Database) -> None:
+    house.add("old")
+    rotated = House(database, SecretBox([b"n" * 32]))
+    rotated.add("new")
+    snapshot = rotated.live.reload()
+    assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["new"]]
+    assert (snapshot.providers["old"].is_enabled, snapshot.providers["old"].target) == (False, None)
+    assert [name for name, _ in rotated.logged] == ["old"]
+    assert "LLM_GATEWAY_ENCRYPTION_KEYS" in rotated.logged[0][1]
+    assert rotated.providers.list()[1].is_enabled is True
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ConfigurationError("The host is private."), "The host is private."), (ValueError("key-a"), "ValueError")],
+)
+def test_a_provider_that_cannot_be_prepared(database: Database, box: SecretBox, error: Exception, reason: str) -> None:
+    def prepare(provider: Provider, api_key: str) -> Provider:
+        if provider.name == "a":
+            raise error
+        return aim(provider, api_key)
+
+    house = House(database, box, prepare)
+    house.add("a")
+    house.add("b")
+    assert [[candidate.provider.name for candidate in tier] for tier in house.live.reload().tiers] == [["b"]]
+    assert house.logged == [("a", reason)]
+
+
+def test_a_failed_reload_keeps_the_snapshot(house: House, database: Database) -> None:
+    house.add("a")
+    before = house.live.reload()
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE overrides")
+    with pytest.raises(StoreUnavailable):
+        house.live.reload()
+    assert house.live.snapshot is before
+
+
+def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretBox) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def prepare(provider: Provider, api_key: str) -> Provider:
+        if provider.name == "slow" and not go_on.is_set():
+            reading.set()
+            go_on.wait(5)
+        return aim(provider, api_key)
+
+    house = House(database, box, prepare)
+    house.add("slow")
+    older = threading.Thread(target=house.live.reload)
+    older.start()
+    assert reading.wait(5)
+    house.add("new")
+    newer = threading.Thread(target=house.live.reload)
+    newer.start()
+    go_on.set()
+    older.join(5)
+    newer.join(5)
+    assert sorted(house.live.snapshot.providers) == ["new", "slow"]
+
+
+def test_many_threads_change_and_reload(house: House) -> None:
+    def add(number: int) -> None:
+        house.add(f"p{number}")
+        assert f"p{number}" in house.live.reload().providers
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(house.live.snapshot.providers) == 8

@@ -1,0 +1,121 @@
+"""The versions lead to the tables of `database.py`, whoever runs them and how often."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.store import migrations
+from llm_gateway.store.database import Database, metadata
+
+MIGRATE = """
+import sys
+from llm_gateway.store.database import Database
+database = Database.open(sys.argv[1])
+database.migrate()
+assert database.check()
+database.close()
+print("alembic" in sys.modules)
+"""
+
+
+def start_migration(url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-W", "error", "-c", MIGRATE, url], stdout=subprocess.PIPE, text=True)
+
+
+def table_texts(database: Database) -> dict[str, str]:
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'").all()
+    return {name: text for name, text in rows if name != "alembic_version"}
+
+
+def test_head_is_the_newest_version(database: Database) -> None:
+    with database.write() as connection:
+        script = ScriptDirectory.from_config(migrations.configuration(connection))
+        assert script.get_current_head() == migrations.HEAD
+        assert migrations.version(connection) == migrations.HEAD
+
+
+def test_migrated_tables_are_those_of_the_code(database: Database, tmp_path: Path) -> None:
+    with database.write() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    plain = Database.open(f"sqlite:///{tmp_path}/plain.db")
+    with plain.write() as connection:
+        metadata.create_all(connection)
+    assert table_texts(database) == table_texts(plain)
+    plain.close()
+
+
+def test_downgrade_leaves_nothing_and_upgrade_comes_back(database: Database) -> None:
+    before = table_texts(database)
+    with database.write() as connection:
+        command.downgrade(migrations.configuration(connection), "base")
+    assert table_texts(database) == {}
+    assert database.check() is False
+    database.migrate()
+    assert table_texts(database) == before
+
+
+def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE usage_records (id TEXT)")
+    with pytest.raises(Exception, match="database"):
+        database.migrate()
+    assert list(table_texts(database)) == ["usage_records"]
+    database.close()
+
+
+def test_migrating_again_changes_nothing(database: Database) -> None:
+    before = table_texts(database)
+    database.migrate()
+    with database.write() as connection:
+        migrations.upgrade(connection)
+    assert table_texts(database) == before
+
+
+def test_a_newer_database_is_refused(database: Database) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigurationError, match="version '9999', which a newer llm-gateway made: install"):
+        database.migrate()
+
+
+def test_processes_that_start_at_once_take_turns(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/gateway.db"
+    running = [start_migration(url) for _ in range(4)]
+    outputs = [process.communicate(timeout=30)[0].strip() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0, 0]
+    assert "True" in outputs
+
+
+def test_alembic_sleeps_when_there_is_nothing_to_do(database_file: Path) -> None:
+    process = start_migration(f"sqlite:///{database_file}")
+    assert process.communicate(timeout=30)[0].strip() == "False"
+    assert process.returncode == 0
+
+
+def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
+    assert {path.name for path in Path(migrations.__file__).parent.rglob("*.py")} == {
+        "__init__.py",
+        "env.py",
+        "0001_initial.py",
+    }
+    with database.read() as connection:
+        assert sa.inspect(connection).get_table_names() == [
+            "alembic_version",
+            "overrides",
+            "providers",
+            "usage_records",
+            "usage_rollups",
+        ]

@@ -1,0 +1,72 @@
+"""Overrides: one for a user and service, one for a user and all services."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.catalog import Override
+from llm_gateway.errors import Conflict, NotFound
+from llm_gateway.store.database import Database
+from llm_gateway.store.overrides import OverrideDraft, OverrideStore
+
+
+@pytest.fixture
+def store(database: Database) -> OverrideStore:
+    return OverrideStore(database)
+
+
+def draft(user_id: str = "u", service_name: str | None = None, **fields: Any) -> OverrideDraft:
+    given = {"provider_name": "openai", "model_name": "gpt-4o"}
+    return OverrideDraft(user_id=user_id, service_name=service_name, **{**given, **fields})
+
+
+def test_create_stores_everything(store: OverrideStore) -> None:
+    made = store.create(draft(service_name="chat", allow_fallback=False))
+    assert made == Override(
+        id=made.id,
+        user_id="u",
+        service_name="chat",
+        provider_name="openai",
+        model_name="gpt-4o",
+        allow_fallback=False,
+        created_at_ms=made.created_at_ms,
+        updated_at_ms=made.created_at_ms,
+    )
+    assert str(uuid.UUID(made.id)) == made.id
+    assert store.list() == [made]
+
+
+def test_list_is_by_user_and_service_and_can_be_one_users(store: OverrideStore) -> None:
+    for user, service in (("b", None), ("a", "z"), ("a", None), ("a", "c")):
+        store.create(draft(user, service))
+    assert [(o.user_id, o.service_name) for o in store.list()] == [("a", None), ("a", "c"), ("a", "z"), ("b", None)]
+    assert [(o.user_id, o.service_name) for o in store.list("b")] == [("b", None)]
+    assert store.list("nobody") == []
+
+
+def test_one_for_a_user_and_service(store: OverrideStore) -> None:
+    store.create(draft(service_name="chat"))
+    with pytest.raises(Conflict, match="an override for the service 'chat' already"):
+        store.create(draft(service_name="chat", model_name="other"))
+    store.create(draft("v", "chat"))
+
+
+@pytest.mark.parametrize("service", [None, ""])
+def test_one_for_a_user_and_all_services(store: OverrideStore, service: str | None) -> None:
+    made = store.create(draft())
+    assert made.service_name is None
+    with pytest.raises(Conflict, match="an override for all services already"):
+        store.create(draft(service_name=service))
+    assert store.list() == [made]
+
+
+def test_delete(store: OverrideStore) -> None:
+    made, kept = store.create(draft()), store.create(draft("v"))
+    store.delete(made.id)
+    assert store.list() == [kept]
+    for wrong in (made.id, "no-uuid"):
+        with pytest.raises(NotFound, match="There is no override with this id"):
+            store.delete(wrong)

@@ -1,0 +1,139 @@
+"""Totals, and that they are columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
+from llm_gateway.errors import RecordsRefused
+from llm_gateway.store.database import usage_rollups
+from llm_gateway.store.rollups import COUNTERS, LARGEST_SUM, Totals, daily, hourly
+
+HOUR_MS = 3_600_000
+
+
+def record(at_ms: int = 0, **fields: Any) -> UsageRecord:
+    plain = {"id": "x", "instance": "i", "key_name": "k", "user_id": "u", "service": "s"}
+    return UsageRecord(at_ms=at_ms, task_type="general", surface="generate", **{**plain, **fields})
+
+
+def attempt(provider: str = "p", **fields: Any) -> AttemptRecord:
+    return AttemptRecord(
+        id="a",
+        provider_id="1",
+        provider=provider,
+        kind="openai",
+        model="m",
+        started_ms=0,
+        **fields,
+    )
+
+
+def test_counters_are_the_columns_after_the_key() -> None:
+    assert tuple(usage_rollups.c.keys()) == ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
+
+
+def test_derived_figures() -> None:
+    totals = Totals(
+        requests=8,
+        cached_requests=2,
+        ok_requests=4,
+        estimated_requests=1,
+        unpriced_requests=2,
+        input_tokens=5,
+        output_tokens=6,
+        latency_ms=10,
+    )
+    assert (totals.exact_requests, totals.total_tokens, totals.cache_hit_rate, totals.avg_latency_ms) == (
+        5,
+        11,
+        0.25,
+        2.5,
+    )
+    assert (Totals().cache_hit_rate, Totals().avg_latency_ms) == (0.0, 0.0)
+
+
+def test_plus_adds_every_counter() -> None:
+    one = Totals(**{name: 10**position for position, name in enumerate(COUNTERS)})
+    two = Totals(**{name: 2 * 10**position for position, name in enumerate(COUNTERS)})
+    assert one.plus(two) == Totals(**{name: 3 * 10**position for position, name in enumerate(COUNTERS)})
+    assert one.requests == 1
+
+
+def test_each_outcome_and_status_is_counted_where_it_belongs() -> None:
+    outcomes = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider")
+    records = [record(outcome=outcome, latency_ms=10) for outcome in outcomes]
+    records += [record(cost_status="estimated", latency_ms=10), record(cost_status="unpriced", latency_ms=10)]
+    expected = Totals(
+        requests=8,
+        cached_requests=1,
+        error_requests=3,
+        ok_requests=1,
+        latency_ms=10,
+        estimated_requests=1,
+        unpriced_requests=1,
+    )
+    assert hourly(records) == {("service", 0, "s"): expected, ("customer", 0, "u"): expected}
+
+
+def test_cost_goes_to_each_attempts_provider_and_the_request_to_the_answering_one() -> None:
+    tokens = Usage(input_tokens=3, output_tokens=4)
+    tried = [
+        attempt("billed", usage=Usage(input_tokens=1), cost_nanos=5),
+        attempt("billed", cost_nanos=6),
+        attempt("failed"),
+        attempt("answering", usage=Usage(output_tokens=2)),
+    ]
+    given = record(outcome="ok", provider="answering", attempts=tried, usage=tokens, cost_nanos=11, latency_ms=9)
+    sums = hourly([given])
+    bought = Totals(requests=1, ok_requests=1, latency_ms=9, input_tokens=3, output_tokens=4, cost_nanos=11)
+    assert sums == {
+        ("service", 0, "s"): bought,
+        ("customer", 0, "u"): bought,
+        ("provider", 0, "billed"): Totals(input_tokens=1, cost_nanos=11),
+        ("provider", 0, "answering"): Totals(requests=1, ok_requests=1, latency_ms=9, output_tokens=2),
+    }
+
+
+def test_a_hit_and_a_request_that_reached_no_provider_are_in_no_providers_row() -> None:
+    records = [record(outcome="cached", provider="p"), record(outcome="no_provider")]
+    assert [key for key in hourly(records) if key[0] == "provider"] == []
+
+
+def test_attempts_without_a_providers_name_on_the_request_count_no_request() -> None:
+    assert hourly([record(attempts=[attempt(cost_nanos=1)])])[("provider", 0, "p")] == Totals(cost_nanos=1)
+
+
+def test_hours_and_days_begin_at_their_edge() -> None:
+    times = (0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1, 24 * HOUR_MS)
+    hours = hourly(record(at_ms) for at_ms in times)
+    days = daily(hours)
+    assert {hour: totals.requests for (kind, hour, _), totals in hours.items() if kind == "service"} == {
+        0: 2,
+        1: 1,
+        23: 1,
+        24: 1,
+    }
+    assert {day: totals.requests for (kind, day, _), totals in days.items() if kind == "service"} == {0: 4, 1: 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cost_nanos": LARGEST_SUM + 1},
+        {"usage": Usage(input_tokens=-1)},
+        {"latency_ms": 2**70, "outcome": "ok"},
+        {"attempts": [attempt(cost_nanos=LARGEST_SUM), attempt(cost_nanos=1)]},
+        {"attempts": [attempt(usage=Usage(output_tokens=-1))]},
+    ],
+)
+def test_absurd_figures_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(RecordsRefused, match="negative or too large"):
+        hourly([record(**fields)])
+
+
+def test_the_largest_sum_is_taken() -> None:
+    sums = hourly([record(cost_nanos=LARGEST_SUM - 1), record(cost_nanos=1)])
+    assert sums[("service", 0, "s")].cost_nanos == LARGEST_SUM

@@ -1,0 +1,291 @@
+"""The house limits and the floors, as tests. Each check is first shown a violation, to prove that it can fail."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+import llm_gateway
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = Path(llm_gateway.__file__).parent
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 50
+MAX_PARAMETERS = 7
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager", "service", "misc"}
+BLIND = {"Exception", "BaseException"}
+EDGE = "# edge: "
+DOMAIN_MAY_IMPORT = sys.stdlib_module_names | {"llm_gateway", "msgspec"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Check = Callable[[Path], list[str]]
+
+
+def sources(root: Path) -> Iterator[tuple[str, str]]:
+    """Every Python file under `root`: its place there, and its text."""
+    for path in sorted(root.rglob("*.py")):
+        yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
+
+
+def nodes(root: Path) -> Iterator[tuple[str, ast.AST]]:
+    for place, text in sources(root):
+        for node in ast.walk(ast.parse(text)):
+            yield place, node
+
+
+def functions(root: Path) -> Iterator[tuple[str, Function]]:
+    for place, node in nodes(root):
+        if isinstance(node, Function):
+            yield f"{place}:{node.lineno} {node.name}", node
+
+
+def long_files(root: Path) -> list[str]:
+    counted = ((place, len(text.splitlines())) for place, text in sources(root))
+    return [f"{place}: {lines} lines" for place, lines in counted if lines > MAX_FILE_LINES]
+
+
+def long_functions(root: Path) -> list[str]:
+    counted = ((place, (node.end_lineno or 0) - node.lineno + 1) for place, node in functions(root))
+    return [f"{place}: {lines} lines" for place, lines in counted if lines > MAX_FUNCTION_LINES]
+
+
+def many_parameters(root: Path) -> list[str]:
+    counted = ((place, parameters(node.args)) for place, node in functions(root))
+    return [f"{place}: {count} parameters" for place, count in counted if count > MAX_PARAMETERS]
+
+
+def parameters(arguments: ast.arguments) -> int:
+    """How many a caller can give: self and cls are not counted."""
+    positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    if positional[:1] in (["self"], ["cls"]):
+        positional = positional[1:]
+    return len(positional) + len(arguments.kwonlyargs) + sum(a is not None for a in (arguments.vararg, arguments.kwarg))
+
+
+def blind_excepts(root: Path) -> list[str]:
+    """`except:`, `except Exception` and `suppress(Exception)` without the reason on the same line."""
+    return [
+        f"{place}:{number}: {line.strip()}"
+        for place, text in sources(root)
+        for number in sorted(blind_lines(ast.parse(text)))
+        if not (line := text.splitlines()[number - 1]).partition(EDGE)[2].strip()
+    ]
+
+
+def blind_lines(tree: ast.Module) -> Iterator[int]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.ExceptHandler(type=None):
+                yield node.lineno
+            case ast.ExceptHandler(type=ast.expr() as caught) if names(caught) & BLIND:
+                yield node.lineno
+            case ast.Call(func=called) if "suppress" in names(called):
+                if any(names(argument) & BLIND for argument in node.args):
+                    yield node.lineno
+
+
+def names(expression: ast.expr) -> set[str]:
+    """The names in an expression: `a.b` is b, a tuple is all of its."""
+    match expression:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return {name}
+        case ast.Tuple(elts=elements):
+            return set().union(*map(names, elements))
+    return set()
+
+
+def forbidden_names(root: Path) -> list[str]:
+    """Modules and packages called by a name that says nothing."""
+    return [place for place, _ in sources(root) if FORBIDDEN_NAMES & set(Path(place).with_suffix("").parts)]
+
+
+def foreign_imports_in_domain(root: Path) -> list[str]:
+    """What `domain/` imports beside the standard library and msgspec."""
+    return [
+        f"domain/{place}:{node.lineno}: {module}"
+        for place, node in nodes(root / "domain")
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in imported(node)
+        if module.partition(".")[0] not in DOMAIN_MAY_IMPORT
+    ]
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."]
+
+
+def import_cycle(root: Path) -> list[str]:
+    """One circle of modules that import each other; the package must be the first of its name that Python finds."""
+    graph = grimp.build_graph(root.name, cache_dir=None)
+    sorter = TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        return [" → ".join(reversed(error.args[1]))]
+    return []
+
+
+def broken_contracts(folder: Path) -> list[str]:
+    """The import-linter contracts of `folder`'s pyproject.toml that its src/llm_gateway breaks."""
+    run = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-cache"],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder / "src"), "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    broken = [name for line in run.stdout.splitlines() for name, mark, _ in [line.partition(" BROKEN")] if mark]
+    if bool(broken) != bool(run.returncode):
+        raise AssertionError(run.stdout + run.stderr)
+    return broken
+
+
+CHECKS: list[Check] = [
+    long_files,
+    long_functions,
+    many_parameters,
+    blind_excepts,
+    forbidden_names,
+    foreign_imports_in_domain,
+    import_cycle,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_house_keeps_its_limits(check: Check) -> None:
+    assert check(PACKAGE) == []
+
+
+def test_the_house_keeps_its_floors() -> None:
+    assert broken_contracts(REPOSITORY) == []
+
+
+def lines(count: int) -> str:
+    return "1\n" * count
+
+
+def body(count: int) -> str:
+    return "    1\n" * count
+
+
+PLANTED: list[tuple[Check, str, str, list[str]]] = [
+    (long_files, "a.py", lines(400), []),
+    (long_files, "a.py", lines(401), ["a.py: 401 lines"]),
+    (long_functions, "a.py", "def f():\n" + body(49), []),
+    (long_functions, "a.py", "def f():\n" + body(50), ["a.py:1 f: 51 lines"]),
+    (long_functions, "b/a.py", "class C:\n  async def f():\n" + body(50), ["b/a.py:2 f: 51 lines"]),
+    (many_parameters, "a.py", "def f(a, b, /, c, d, *e, f, **g): ...", []),
+    (many_parameters, "a.py", "def f(a, b, /, c, d, *e, f, g, **h): ...", ["a.py:1 f: 8 parameters"]),
+    (many_parameters, "a.py", "def f(self, a, b, c, d, e, f, g): ...", []),
+    (many_parameters, "a.py", "async def f(cls, a, b, c, d, e, f, g, h): ...", ["a.py:1 f: 8 parameters"]),
+    (blind_excepts, "a.py", "try: f()\nexcept (ValueError, TypeError): ...", []),
+    (blind_excepts, "a.py", "try: f()\nexcept Exception:  # edge: a plugin's\n  ...", []),
+    (blind_excepts, "a.py", "try: f()\nexcept Exception:  # edge: \n  ...", ["a.py:2: except Exception:  # edge:"]),
+    (blind_excepts, "a.py", "try: f()\nexcept: ...", ["a.py:2: except: ..."]),
+    (blind_excepts, "a.py", "try: f()\nexcept (E, BaseException): ...", ["a.py:2: except (E, BaseException): ..."]),
+    (blind_excepts, "a.py", "try: f()\nexcept builtins.Exception: ...", ["a.py:2: except builtins.Exception: ..."]),
+    (blind_excepts, "a.py", "with a.suppress(Exception): ...", ["a.py:1: with a.suppress(Exception): ..."]),
+    (blind_excepts, "a.py", "with suppress(OSError): ...", []),
+    (forbidden_names, "store/usage.py", "", []),
+    (forbidden_names, "store/utils.py", "", ["store/utils.py"]),
+    (forbidden_names, "core/usage.py", "", ["core/usage.py"]),
+    (foreign_imports_in_domain, "domain/a.py", "import json, msgspec.json\nfrom llm_gateway.domain import plan", []),
+    (foreign_imports_in_domain, "domain/a.py", "import json, yaml.nodes", ["domain/a.py:1: yaml.nodes"]),
+    (foreign_imports_in_domain, "domain/a.py", "def f():\n  from rich import print", ["domain/a.py:2: rich"]),
+    (foreign_imports_in_domain, "store/a.py", "import sqlalchemy", []),
+]
+
+
+@pytest.mark.parametrize(("check", "place", "text", "found"), PLANTED)
+def test_a_limit_can_fail(tmp_path: Path, check: Check, place: str, text: str, found: list[str]) -> None:
+    plant(tmp_path, {place: text})
+
+    assert check(tmp_path) == found
+
+
+def test_a_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "planted_house"
+    plant(package, {"__init__.py": "", "a.py": "from planted_house.b import x", "b.py": "import planted_house.c"})
+    plant(package, {"c.py": "def later():\n    from planted_house import a"})
+    monkeypatch.syspath_prepend(tmp_path)
+
+    [cycle] = import_cycle(package)
+
+    assert {module.rpartition(".")[2] for module in cycle.split(" → ")} == {"a", "b", "c"}
+
+
+SOUND_HOUSE = {
+    "__init__.py": "",
+    "__main__.py": "import llm_gateway.app, llm_gateway.settings",
+    "cli.py": "import llm_gateway.app, llm_gateway.settings",
+    "app.py": "import starlette, llm_gateway.server, llm_gateway.wiring, llm_gateway.settings",
+    "wiring.py": "import starlette, llm_gateway.local_model, llm_gateway.api.a, llm_gateway.settings",
+    "server.py": "import uvicorn",
+    "local_model.py": "",
+    "api/__init__.py": "",
+    "api/a.py": "import fastapi, llm_gateway.gateway",
+    "gateway.py": "import llm_gateway.pipeline.transport",
+    "pipeline/__init__.py": "",
+    "pipeline/transport.py": "import pyreqwest, llm_gateway.providers.prices",
+    "pipeline/routing.py": "import llm_gateway.domain",
+    "providers/__init__.py": "",
+    "providers/prices.py": "import genai_prices, llm_gateway.domain",
+    "store/__init__.py": "import alembic, cryptography, sqlalchemy, llm_gateway.domain",
+    "cache/__init__.py": "",
+    "limiter/__init__.py": "",
+    "journal/__init__.py": "",
+    "telemetry.py": "import prometheus_client, structlog, llm_gateway.domain",
+    "domain/__init__.py": "import llm_gateway.errors",
+    "settings.py": "import llm_gateway.errors",
+    "errors.py": "",
+}
+FLAWS = [
+    ("gateway.py", "import llm_gateway.api.a", "Floors"),
+    ("cache/__init__.py", "import llm_gateway.journal", "Floors"),
+    ("domain/__init__.py", "import llm_gateway.store", "Floors"),
+    ("stowaway.py", "", "Floors"),
+    ("pipeline/routing.py", "import llm_gateway.pipeline.transport", "The pipeline's steps"),
+    ("store/__init__.py", "import llm_gateway.settings", "Settings"),
+    ("cli.py", "import llm_gateway.local_model", "The embedded model"),
+    ("gateway.py", "import starlette", "One home: the web frameworks"),
+    ("server.py", "import fastapi", "One home: the web frameworks"),
+    ("app.py", "import uvicorn", "One home: the ASGI server"),
+    ("pipeline/routing.py", "def f():\n    import pyreqwest", "One home: the upstream HTTP client"),
+    ("journal/__init__.py", "import sqlalchemy", "One home: SQL"),
+    ("settings.py", "import cryptography", "One home: SQL"),
+    ("api/a.py", "import structlog", "One home: logs"),
+    ("pipeline/routing.py", "import genai_prices", "One home: public prices"),
+]
+
+
+def test_a_sound_house_breaks_no_contract(tmp_path: Path) -> None:
+    assert contracts_broken_by(tmp_path, {}) == []
+
+
+@pytest.mark.parametrize(("place", "flaw", "contract"), FLAWS)
+def test_a_flaw_breaks_its_contract(tmp_path: Path, place: str, flaw: str, contract: str) -> None:
+    broken = contracts_broken_by(tmp_path, {place: f"{SOUND_HOUSE.get(place, '')}\n{flaw}\n"})
+
+    assert [name for name in broken if name.startswith(contract)]
+
+
+def contracts_broken_by(folder: Path, flaw: dict[str, str]) -> list[str]:
+    (folder / "pyproject.toml").symlink_to(REPOSITORY / "pyproject.toml")
+    plant(folder / "src" / "llm_gateway", SOUND_HOUSE | flaw)
+    return broken_contracts(folder)
+
+
+def plant(root: Path, texts: dict[str, str]) -> None:
+    for place, text in texts.items():
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
