@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 if TYPE_CHECKING:
     from cyclopts import App
 
-USAGE_ERROR = 2
-
 
 def main() -> None:
     """The entry of the `llm-gateway` command."""
@@ -23,7 +21,7 @@ def main() -> None:
     from llm_gateway.errors import ConfigurationError, StoreUnavailable  # noqa: PLC0415 - see the module's docstring
 
     try:
-        build_cli()()
+        build_cli()(sys.argv[1:])
     except ConfigurationError as error:
         sys.exit(_refused(str(error), ConfigurationError.exit_code))
     except StoreUnavailable as error:
@@ -35,7 +33,8 @@ def main() -> None:
 def become_server(flags: dict[str, str]) -> NoReturn:
     """Replace this process by the server, with `flags` (setting → text) in its environment."""
     environment = os.environ | {f"LLM_GATEWAY_{name.upper()}": text for name, text in flags.items()}
-    os.execve(sys.executable, [sys.executable, "-m", "llm_gateway"], environment)  # noqa: S606 - our own interpreter
+    # -P: a file in the directory it is started in must not stand in for a module.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "llm_gateway"], environment)  # noqa: S606 - our own interpreter
 
 
 def _refused(sentence: str, code: int) -> int:
@@ -87,14 +86,19 @@ def migrate() -> None:
 def check() -> None:
     """Read the settings as `serve` would, and say whether it could start with them."""
     from llm_gateway.settings import load_settings  # noqa: PLC0415 - see the module's docstring
+    from llm_gateway.store.secrets import parse_keys  # noqa: PLC0415
 
     settings = load_settings()
+    if settings.encryption_keys:
+        parse_keys(settings.encryption_keys)
     print(f"The settings fit: {settings.env} on {settings.host}:{settings.port}, data in {settings.data_dir}.")
 
 
 def replay_journal() -> None:
     """Move what gateways that are gone left in the usage journal to the database. `serve` does it too."""
-    from llm_gateway.app import replay_once  # noqa: PLC0415 - see the module's docstring
+    import asyncio  # noqa: PLC0415 - see the module's docstring
+
+    from llm_gateway.app import replay_once  # noqa: PLC0415
     from llm_gateway.settings import load_settings  # noqa: PLC0415
 
-    print(f"{replay_once(load_settings())} usage records were moved to the database.")
+    print(f"{asyncio.run(replay_once(load_settings()))} usage records were moved to the database.")

@@ -4,8 +4,8 @@
     2 look      known already, or in flight already               pipeline/caching.py
     3 try       per attempt: breaker → admit → intent → encode → send → decode → outcome
                                                                   pipeline/failover.py
-    4 keep      for the next who asks the same                    pipeline/caching.py
-    5 settle    the usage record, durable before the answer       pipeline/recording.py
+    4 settle    the usage record, durable before the answer       pipeline/recording.py
+    5 keep      for the next who asks the same                    pipeline/caching.py
 
 The gate stands before it (`api/auth.py`), a surface decodes before and encodes after it (`api/generate.py`). The
 database is never on it.
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.pipeline.caching import Caching, Lookup
@@ -57,8 +57,7 @@ class Gateway:
             record.cache = lookup.status
             if lookup.served is not None:
                 return self._recording.hit(record, lookup.served)
-            served = await self._fetch(request, plan, lookup, record)
-            return await self._recording.settle(record, served)
+            return await self._serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recording.refuse(record, error)
             raise
@@ -69,12 +68,13 @@ class Gateway:
             await self._recording.refuse(record, InternalError(str(error)))
             raise
 
-    async def _fetch(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Served:
-        """Steps 3 and 4; whoever waits for this call hears how it ended, too."""
+    async def _serve(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Answer:
+        """Steps 3 to 5; whoever waits for this call hears how it ended, too."""
         try:
             served = await self._failover.run(request, plan, record)
+            answer = await self._recording.settle(record, served)
         except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
         await self._caching.keep(lookup, served)
-        return served
+        return answer

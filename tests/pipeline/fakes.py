@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -62,7 +62,7 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
 
 def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Override:
     fields: dict[str, Any] = {
-        "id": f"override-{provider_name}-{model_name}",
+        "id": f"override-{provider_name}-{model_name}-{changes.get('service_name')}",
         "user_id": "user",
         "service_name": None,
         "provider_name": provider_name,
@@ -234,18 +234,22 @@ class World:
         self.failover = self.with_admission(self.admission)
 
     def with_admission(self, admission: Any) -> Failover:
+        return self.unpaced(admission).paced(Pace(self.clock, self._sleep, self._uniform))
+
+    def unpaced(self, admission: Any = None) -> Failover:
+        """One that keeps the real time."""
         return Failover(
             health=self.health,
-            admission=admission,
+            admission=admission or self.admission,
             transport=self.upstream,
             recording=self.recording,
             adapters={"openai": openai},
             redact=Redactor([KEY]),
             log=self._log,
-        ).paced(Pace(self.clock, self._sleep, self._uniform))
+        )
 
-    def script(self, **steps: list[Step]) -> World:
-        self.upstream.scripts.update(steps)
+    def script(self, **steps: Sequence[Step]) -> World:
+        self.upstream.scripts.update({name: list(script) for name, script in steps.items()})
         return self
 
     def open(self, request: Request) -> UsageRecord:

@@ -216,5 +216,3 @@ class TestBypass:
 
         for changes in (self.NO_CACHE, self.NO_STORE):
             assert (await caching.lookup(request(**changes), PLAN)).status == "bypass"
-
-

@@ -1,4 +1,4 @@
-"""What a caller is told once nothing is left to try: 429, 502, 503, and when to come back. Retries of a lone candidate."""
+"""What a caller is told once nothing is left to try, and when to come back; the retry of a lone candidate."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ class TestLoneCandidate:
         assert world.slept == []
 
     @pytest.mark.parametrize(("left", "retried"), [(1.004, False), (1.005, False), (1.0075, True)])
-    async def test_the_pause_must_fit_before_the_deadline(self, world: World, left: float, retried: bool) -> None:  # noqa: FBT001 - a table's column
+    async def test_the_pause_must_fit_before_the_deadline(self, world: World, left: float, retried: bool) -> None:
         world.clock.now = 0.0
         world.script(a=[refusal(500), answer()])
         run = world.failover.run(request(deadline=left), plan([A]), world.open(request()))

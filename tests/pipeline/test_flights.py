@@ -59,6 +59,7 @@ class Caller:
         self.calls += 1
         try:
             await self.release.wait()
+            await asyncio.sleep(0)
             if isinstance(outcome, BaseException):
                 raise outcome
         except BaseException as error:

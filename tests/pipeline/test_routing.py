@@ -118,9 +118,7 @@ def test_nothing_enabled(providers: list[Provider]) -> None:
     with pytest.raises(NoProvider) as raised:
         routed(override("gone"), providers=providers)
 
-    assert raised.value.detail == (
-        "No provider is enabled: create one with POST /api/v1/providers, or enable one."
-    )
+    assert raised.value.detail == ("No provider is enabled: create one with POST /api/v1/providers, or enable one.")
 
 
 def test_an_empty_configuration() -> None:

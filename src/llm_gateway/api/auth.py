@@ -94,7 +94,7 @@ class Gate:
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
             raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
             return NOBODY
         key = _presented_key(scope["headers"])
         caller = self._keyring.find(key) if key is not None else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.errors import Overloaded
 
 SERVICE = "llm-gateway"
 
@@ -70,10 +71,10 @@ def health_router(
         return {"status": "ok"}
 
     @router.get("/readyz", include_in_schema=False)
-    async def is_ready() -> JSONResponse:
-        if ready():
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "stopping"}, 503, headers={"retry-after": "5"})
+    async def is_ready() -> dict[str, str]:
+        if not ready():
+            raise Overloaded("The gateway is starting or stopping: ask another one.")
+        return {"status": "ready"}
 
     @router.get("/metrics", include_in_schema=False)
     def prometheus() -> Response:

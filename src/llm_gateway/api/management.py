@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,15 +18,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llm_gateway import __version__
 from llm_gateway.api.auth import ENTRY, Entry
 from llm_gateway.api.responses import PROBLEM, error_headers, problem_of, send_problem
-from llm_gateway.api.surface import ClientGone, read_body
-from llm_gateway.errors import GatewayError, InternalError, Invalid, MethodNotAllowed, NotFound
+from llm_gateway.api.surface import ClientGone, defect, read_body
+from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 
 
 def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> ASGIApp:
     """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
     app = FastAPI(title="LLM Gateway", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    routes: list[APIRoute] = []
     for router in routers:
         app.include_router(router)
+        routes.extend(route for route in router.routes if isinstance(route, APIRoute))
 
     def render(request: Request, error: GatewayError) -> Response:
         entry: Entry = request.scope[ENTRY]
@@ -40,14 +43,18 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> 
         return render(request, cast(GatewayError, error))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
-        return render(request, _translated(cast(HTTPException, error), request))
+        return render(request, _translated(cast(HTTPException, error), routes, request.url.path))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         return render(request, _unfit(cast(RequestValidationError, error)))
 
+    async def on_defect(request: Request, _: Exception) -> Response:
+        return render(request, defect(request.scope[ENTRY]))  # Bounded, which gets the exception after this, logs it
+
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(Exception, on_defect)
     return Bounded(app, log)
 
 
@@ -60,9 +67,6 @@ class Bounded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         entry: Entry = scope[ENTRY]
         started = False
 
@@ -92,8 +96,7 @@ class Bounded:
         except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
             self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
             if not started:
-                failed = InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
-                await send_problem(send, failed, entry.request_id, entry.echo)
+                await send_problem(send, defect(entry), entry.request_id, entry.echo)
 
 
 def _normalised(body: bytes) -> bytes:
@@ -118,13 +121,20 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _translated(error: HTTPException, request: Request) -> GatewayError:
+def _translated(error: HTTPException, routes: list[APIRoute], path: str) -> GatewayError:
     if error.status_code == 404:
-        return NotFound(f"There is nothing at {request.url.path}.")
+        return NotFound(f"There is nothing at {path}.")
     if error.status_code == 405:
-        allow = tuple(m.strip() for m in (error.headers or {}).get("Allow", "").split(",") if m.strip())
+        allow = _methods(error, routes, path)
         return MethodNotAllowed(f"This path takes {', '.join(allow) or 'other methods'} only.", allow=allow)
     return Invalid(str(error.detail))
+
+
+def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[str, ...]:
+    """What the path takes: all its routes together, of which the router's own error names only the first one's."""
+    named = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
+    named.update(method for route in routes if route.path_regex.fullmatch(path) for method in route.methods or ())
+    return tuple(sorted(named - {""}))
 
 
 def _unfit(error: RequestValidationError) -> Invalid:

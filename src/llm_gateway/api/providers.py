@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
@@ -18,10 +19,20 @@ from llm_gateway.providers.prices import from_operator
 from llm_gateway.store.live import Live
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
+_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    """A key that fits in a header; what does not would fail at every call."""
+    if not _SENDABLE.fullmatch(key.get_secret_value()):
+        raise ValueError("a key is printable ASCII without blanks around it")
+    return key
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="unique short id")]
-Text = Annotated[str, Field(min_length=1, max_length=200)]
-Model = Annotated[str, Field(min_length=1, max_length=200)]
-Key = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Model = Text
+Key = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_sendable)]
 Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
 Limit = Annotated[int, Field(ge=1, le=2**53)]
 Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
@@ -29,6 +40,8 @@ Timeout = Annotated[float, Field(gt=0, le=3600, description="seconds for one att
 Prices = dict[str, dict[str, float]]
 Kind = Literal["openai", "local"]
 
+# What every parser reads as the same host: the one that is checked is the one that is called.
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
@@ -146,7 +159,8 @@ class ProviderRules:
             try:
                 from_operator(price)
             except ValueError as error:
-                raise Invalid(f"prices of {model!r}: {error}", loc=("body", "prices", model)) from None
+                raise Invalid(f"prices of {model!r}: {error}.", loc=("body", "prices", model)) from None
+        vendor = self._vendors.get(name)
         if base_url is not None:
             self._check_url(base_url)
         elif kind == "local":
@@ -155,9 +169,11 @@ class ProviderRules:
                     "The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true and restart.",
                     loc=("body", "kind"),
                 )
-        elif name not in self._vendors:
+        elif vendor is None or vendor.base_url is None:
             names = ", ".join(sorted(self._vendors))
             raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
+        elif vendor.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
+            self._check_url(vendor.base_url)
 
     def _check_url(self, base_url: str) -> None:
         problem = _url_problem(base_url)
@@ -193,10 +209,12 @@ def _url_problem(url: str) -> str | None:
         return "it is no URL."
     if parts.scheme not in ("http", "https") or not parts.hostname or len(url) > 2000:
         return "it must be an absolute http or https URL."
-    if parts.query or parts.fragment or parts.username or parts.password or "?" in url or "#" in url:
+    if "?" in url or "#" in url or "@" in parts.netloc:
         return "it must have no query, fragment or credentials."
-    if any(ord(character) <= 32 or ord(character) == 127 for character in url):
-        return "it must have no blanks or control characters."
+    if not url.isascii() or any(ord(character) <= 32 or ord(character) == 127 for character in url):
+        return "it must be ASCII without blanks or control characters; an international name starts with xn--."
+    if not _HOST.fullmatch(parts.netloc):
+        return "its host is not a name or an address."
     return None
 
 
@@ -229,7 +247,9 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> 
         if "kind" in changes or "name" in changes:
             changes["kind"] = rules.kind_of(name, changes.get("kind", before.kind))
         base_url = changes.get("base_url", before.base_url)
-        rules.check(name, changes.get("kind", before.kind), base_url, changes.get("prices", before.prices))
+        # A change that has to do with none of these must not fail for them: disabling what moved, say.
+        if changes.keys() & {"name", "kind", "base_url", "prices"}:
+            rules.check(name, changes.get("kind", before.kind), base_url, changes.get("prices", before.prices))
         moved = rules.needs_key_again((before.name, before.base_url), (name, base_url))
         if moved and "api_key" not in changes:
             raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.types import Send
 
-from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed
+from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, Unauthorized
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -47,6 +47,8 @@ def error_headers(error: GatewayError) -> Headers:
         milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
         headers.append((b"retry-after", str(math.ceil(milliseconds / 1000)).encode()))
         headers.append((b"retry-after-ms", str(milliseconds).encode()))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
     return headers

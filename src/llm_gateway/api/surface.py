@@ -62,6 +62,11 @@ async def _drop_rest(receive: Receive, size: int) -> None:
         return
 
 
+def defect(entry: Entry) -> InternalError:
+    """What a caller is told when the fault is ours."""
+    return InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
+
+
 class InFlight:
     """Counts the requests being served, over all surfaces."""
 
@@ -109,7 +114,6 @@ class Surface(ABC):
             await send_problem(send, Overloaded("The gateway is stopping."), entry.request_id, entry.echo)
         except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
             self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
-            failed = InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
-            await send_problem(send, failed, entry.request_id, entry.echo)
+            await send_problem(send, defect(entry), entry.request_id, entry.echo)
         else:
             await send_body(send, 200, answer, JSON, [(b"x-request-id", entry.echo)])

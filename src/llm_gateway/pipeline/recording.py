@@ -106,8 +106,13 @@ class Recording:
         return attempt
 
     def outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
-        """Journal how an attempt ended; its fields are set already."""
-        self._journal.outcome(record.id, encode_record(attempt))
+        """Journal how a failed attempt ended; its fields are set already.
+
+        A served attempt's outcome stands in its request's settle: the two are written in the same turn of the loop, so
+        an entry of its own would tell a reader nothing.
+        """
+        if attempt.error is not None:
+            self._journal.outcome(record.id, encode_record(attempt))
 
     def bought(self, attempt: AttemptRecord, reply: Reply) -> None:
         """Set what a reply cost: by the configured model's price, else by the name the provider reported."""

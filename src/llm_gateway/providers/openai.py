@@ -76,6 +76,7 @@ class _Completion(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
+_NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = _PromptDetails(), _CompletionDetails()
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Completion)
 
@@ -130,16 +131,17 @@ def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
     answered = reported.completion_tokens if reported is not None else None
     if reported is None or asked is None or answered is None or not _credible(asked) or not _credible(answered):
         return Usage(output_tokens=len(content) // 4 + 1), True
-    into, out = reported.prompt_tokens_details, reported.completion_tokens_details
-    if into is None and out is None:
+    into = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
+    out = reported.completion_tokens_details or _NO_COMPLETION_DETAILS
+    if not (into.cached_tokens or into.audio_tokens or out.reasoning_tokens or out.audio_tokens):
         return Usage(input_tokens=asked, output_tokens=answered), False
     return Usage(
         input_tokens=asked,
         output_tokens=answered,
-        cache_read_tokens=_within(asked, into and into.cached_tokens),
-        audio_input_tokens=_within(asked, into and into.audio_tokens),
-        reasoning_tokens=_within(answered, out and out.reasoning_tokens),
-        audio_output_tokens=_within(answered, out and out.audio_tokens),
+        cache_read_tokens=_within(asked, into.cached_tokens),
+        audio_input_tokens=_within(asked, into.audio_tokens),
+        reasoning_tokens=_within(answered, out.reasoning_tokens),
+        audio_output_tokens=_within(answered, out.audio_tokens),
     ), False
 
 

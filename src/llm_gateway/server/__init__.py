@@ -113,7 +113,7 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._config = uvicorn.Config(
-            app,  # type: ignore[arg-type] - ours is looser
+            app,  # ours is looser
             http=Connection,
             ws="none",
             interface="asgi3",
@@ -193,7 +193,7 @@ class Server:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_S)
-        await self._wait_until(lambda: not any(c.transport.get_write_buffer_size() for c in self._connections()), FLUSH_S)
+        await self._wait_until(self._flushed, FLUSH_S)
         for connection in self._connections():
             connection.transport.abort()
         await asyncio.sleep(0)
@@ -205,8 +205,11 @@ class Server:
             self._hub.sweep(loop.time())
             await asyncio.sleep(DRAIN_SWEEP_S)
 
+    def _flushed(self) -> bool:
+        return not any(connection.transport.get_write_buffer_size() for connection in self._connections())
+
     def _connections(self) -> list[Connection]:
-        return list(self._hub.connections)  # type: ignore[arg-type] - all are ours
+        return list(self._hub.connections)  # type: ignore[arg-type]  # all are ours
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -29,8 +29,8 @@ class Connection(HttpToolsProtocol):
     what it waits for, `stalled` for a client that does not read.
     """
 
-    cycle: Exchange | None  # type: ignore[assignment] - the newest request
-    pipeline: deque[Exchange]  # type: ignore[assignment] - whole or not, they wait for their turn, oldest first
+    cycle: Exchange | None  # type: ignore[assignment]  # the newest request
+    pipeline: deque[Exchange]  # type: ignore[assignment]  # whole or not, they wait for their turn, oldest first
 
     def __init__(self, config: uvicorn.Config, hub: Hub, app_state: dict[str, Any]) -> None:
         super().__init__(config, hub, app_state)
@@ -41,13 +41,13 @@ class Connection(HttpToolsProtocol):
         self.phase = IDLE
         self.deadline = NEVER
         self.stalled = NEVER
-        self.received = 0  # bytes of the message being parsed; those that came in one piece with an earlier one are left out
+        self.received = 0  # bytes of the message being parsed, less what came in one piece with the one before
         self.body_size = 0
         self.hosts = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio's."""
-        super().connection_made(transport)  # type: ignore[arg-type] - a stream's
+        super().connection_made(transport)  # type: ignore[arg-type]  # a stream's
         self.deadline = self.loop.time() + self.limits.head_s
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,7 +58,7 @@ class Connection(HttpToolsProtocol):
             if exchange is not None:
                 exchange.drop()
         self.flow.resume_writing()
-        self.cycle = self.active = self.parser = None  # type: ignore[assignment] - breaks the circle
+        self.cycle = self.active = self.parser = None  # type: ignore[assignment]  # breaks the circle
         self.pipeline.clear()
 
     def pause_writing(self) -> None:
@@ -225,7 +225,7 @@ class Connection(HttpToolsProtocol):
 
     def _begin(self, exchange: Exchange) -> None:
         self.active = exchange
-        exchange.task = self.loop.create_task(exchange.run(self.app))  # type: ignore[arg-type] - ours is looser
+        exchange.task = self.loop.create_task(exchange.run(self.app))
         self.tasks.add(exchange.task)
 
     def _idle(self) -> None:

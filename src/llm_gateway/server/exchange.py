@@ -77,7 +77,7 @@ class Exchange:
             hub.log("request failed", level="error", path=self.scope["path"], exc_info=error)
             self._fail(500)
         finally:
-            hub.tasks.discard(self.task)  # type: ignore[arg-type] - set before this runs
+            hub.tasks.discard(self.task)
 
     def _fail(self, status: int) -> None:
         if self.complete or self.disconnected:

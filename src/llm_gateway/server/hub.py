@@ -66,7 +66,7 @@ class Hub(ServerState):
 
     def sweep(self, now: float) -> None:
         """Close what is overdue at `now` (seconds on the loop's clock): one timer instead of several a request."""
-        connections: set[Any] = self.connections  # type: ignore[assignment] - all are ours
+        connections: set[Any] = self.connections
         for connection in [c for c in connections if c.deadline <= now or c.stalled <= now]:
             connection.expire(now)
 

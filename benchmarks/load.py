@@ -1,0 +1,157 @@
+"""The built-in load generator: raw HTTP over uvloop, one request at a time on every connection.
+
+A process of its own (`python -m benchmarks.load`) that reads a `Job` and writes a `Load`, both JSON. It reads every
+answer, so that requests sent and requests recorded can be compared exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from array import array
+from pathlib import Path
+from time import perf_counter_ns
+from typing import cast
+
+import msgspec
+import uvloop
+
+from benchmarks.jobs import NUMBER, Job, Load
+
+ROOT = Path(__file__).resolve().parents[1]
+NS = 1_000_000_000
+PATIENCE_SECONDS = 30.0
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+
+
+class BuiltIn:
+    """Runs jobs in a process of their own."""
+
+    name = "the built-in generator"
+
+    def run(self, job: Job) -> Load:
+        command = [sys.executable, "-m", "benchmarks.load"]
+        done = subprocess.run(command, cwd=ROOT, input=msgspec.json.encode(job), stdout=subprocess.PIPE, check=True)
+        return msgspec.json.decode(done.stdout, type=Load)
+
+
+class _Run:
+    """What the connections of a job share."""
+
+    def __init__(self, job: Job) -> None:
+        self.before, self.after = _request(job)
+        self.number = job.first
+        self.took = array("q")
+        self.failed = 0
+        self.failure = ""
+        self.at_least = job.at_least
+        self.deadline = 0
+        self.open = job.connections
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def next_request(self) -> bytes:
+        if not self.after:
+            return self.before
+        self.number += 1
+        return b"%b%012d%b" % (self.before, self.number, self.after)
+
+    def fail(self, what: bytes) -> None:
+        self.failed += 1
+        self.failure = self.failure or what[:500].decode("utf-8", "replace")
+
+    def close(self) -> None:
+        self.open -= 1
+        if self.open == 0 and not self.finished.done():
+            self.finished.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything else is called
+        self._answer = b""
+        self._missing = 0
+        self._sent_at = 0
+        self._done = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done:
+            self._run.fail(b"the connection was lost: " + str(exc).encode())
+        self._run.close()
+
+    def send(self) -> None:
+        self._answer = b""
+        self._missing = 0
+        self._sent_at = perf_counter_ns()
+        self._transport.write(self._run.next_request())
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer:
+            data = self._answer + data
+        if not self._missing:
+            head = data.find(b"\r\n\r\n")
+            length = _LENGTH.search(data, 0, head + 2) if head >= 0 else None
+            if length is None:
+                self._answer = data
+                return
+            self._missing = head + 4 + int(length[1])
+        if len(data) < self._missing:
+            self._answer = data
+            return
+        self._answered(data)
+
+    def _answered(self, data: bytes) -> None:
+        run, now = self._run, perf_counter_ns()
+        run.took.append(now - self._sent_at)
+        if data[9:12] != b"200":
+            run.fail(data)
+        if now < run.deadline or len(run.took) < run.at_least:
+            self.send()
+        else:
+            self._done = True
+            self._transport.close()
+
+
+def _request(job: Job) -> tuple[bytes, bytes]:
+    """A whole request, cut where its number stands; the second part is empty if it has none."""
+    body = job.body.encode()
+    lines = [f"POST {job.path} HTTP/1.1", f"host: 127.0.0.1:{job.port}", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in job.headers.items()]
+    before, _, after = ("\r\n".join([*lines, "", ""]).encode() + body).partition(NUMBER.encode())
+    return before, after
+
+
+async def _load(job: Job) -> Load:
+    run = _Run(job)
+    loop = asyncio.get_running_loop()
+    opened = [
+        await loop.create_connection(lambda: _Connection(run), "127.0.0.1", job.port) for _ in range(job.connections)
+    ]
+    start = perf_counter_ns()
+    run.deadline = start + int(job.seconds * NS)
+    for _, connection in opened:
+        connection.send()
+    try:
+        await asyncio.wait_for(run.finished, job.seconds + PATIENCE_SECONDS)
+    except TimeoutError:
+        run.fail(b"answers did not come")
+    seconds = (perf_counter_ns() - start) / NS
+    took = sorted(run.took) or [0]
+    p50, p99 = (took[int(len(took) * part)] / 1000 for part in (0.5, 0.99))
+    return Load(len(run.took), run.failed, seconds, p50, p99, run.failure)
+
+
+def main() -> None:
+    """Read a job, do it, say what came of it."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(_load(job))))
+
+
+if __name__ == "__main__":
+    main()

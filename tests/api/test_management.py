@@ -1,0 +1,145 @@
+"""The management plane's frame: whatever happens in a route, the caller gets the one shape of errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response as Raw
+
+from llm_gateway.api.auth import Gate, Keyring
+from llm_gateway.api.management import build_management
+from llm_gateway.errors import StoreUnavailable
+from tests.api.driver import DEV_KEY, Client, assert_problem, exchange
+
+KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
+
+
+def routes() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/defect")
+    def defect() -> None:
+        raise ZeroDivisionError("the secret cause")
+
+    @router.get("/late")
+    def late() -> Raw:
+        return Raw(b"x", headers={"content-length": "1"}, background=Late())  # type: ignore[arg-type]
+
+    @router.get("/store")
+    def store() -> None:
+        raise StoreUnavailable("Wait.", retry_after_s=1.5)
+
+    @router.get("/teapot")
+    def teapot() -> None:
+        raise HTTPException(418, "Short and stout.")
+
+    @router.get("/nan")
+    def nan() -> float:
+        return math.nan
+
+    @router.post("/body")
+    async def body(request: Request) -> dict[str, Any]:
+        return {"body": (await request.body()).decode(), "gone": await request.is_disconnected()}
+
+    return router
+
+
+class Late:
+    """What fails when the answer is out already."""
+
+    async def __call__(self) -> None:
+        raise ZeroDivisionError("too late")
+
+
+class World:
+    """The frame around these routes, and what it logged."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, Any]] = []
+        management = build_management([routes()], lambda event, **fields: self.logged.append(fields))
+        self.client = Client(Gate(management, Keyring(KEYS), local_only=True))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
+    response = await world.client.call("GET", "/defect", headers={"x-request-id": "mine"})
+    problem = assert_problem(response, 500, "internal_error")
+    assert response.headers["x-request-id"] == "mine"
+    assert response.headers["x-should-retry"] == "false"
+    assert "secret" not in str(problem)
+    [logged] = world.logged
+    assert logged["request_id"] == problem["request_id"]
+    assert isinstance(logged["exc_info"], ZeroDivisionError)
+
+
+async def test_a_defect_after_the_answer_is_logged(world: World) -> None:
+    response = await world.client.call("GET", "/late")
+    assert (response.status, response.body) == (200, b"x")
+    assert len(world.logged) == 1
+
+
+async def test_errors_keep_their_headers(world: World) -> None:
+    response = await world.client.call("GET", "/store")
+    assert_problem(response, 503, "database_unavailable")
+    assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("2", "1500")
+    assert response.headers["x-should-retry"] == "true"
+
+
+async def test_other_errors_of_the_framework_are_the_requests_fault(world: World) -> None:
+    problem = assert_problem(await world.client.call("GET", "/teapot"), 422, "validation_error")
+    assert problem["detail"] == "Short and stout."
+
+
+async def test_an_answer_that_is_no_json_is_a_defect(world: World) -> None:
+    response = await world.client.call("GET", "/nan")
+    assert response.body == b"null" or response.status == 500
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        (b"", b""),
+        (b' {"a": 1, "a": [2]} ', b'{"a":[2]}'),
+        (b'"\\u00e9\xc3\xa9"', '"éé"'.encode()),
+        (b"12345678901234567890123", b"12345678901234567890123"),
+        (b"1.50", b"1.5"),
+    ],
+)
+async def test_a_body_is_parsed_once_and_handed_on_anew(world: World, sent: bytes, seen: bytes) -> None:
+    messages: list[Any] = [
+        {"type": "http.request", "body": sent, "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    headers = [("host", "localhost"), ("x-service-key", DEV_KEY), ("content-length", "999")]
+    response = await exchange(world.client.app, "POST", "/body", headers, messages)
+    assert response.json == {"body": seen.decode(), "gone": True}
+
+
+async def test_nobody_is_answered_when_the_client_went_away(world: World) -> None:
+    messages: list[Any] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    headers = [("host", "localhost"), ("x-service-key", DEV_KEY)]
+    assert (await exchange(world.client.app, "POST", "/body", headers, messages)).status == 0
+    assert world.logged == []
+
+
+async def test_unknown_paths_and_methods(world: World) -> None:
+    assert_problem(await world.client.call("GET", "/nothing"), 404, "not_found")
+    for path in ("/docs", "/redoc"):
+        assert (await world.client.call("GET", path)).status == 404, "nothing that loads from other hosts"
+    response = await world.client.call("POST", "/store")
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET"
+
+
+async def test_the_description_of_the_api(world: World) -> None:
+    response = await world.client.call("GET", "/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    assert response.json["info"]["title"] == "LLM Gateway"
+    assert "/store" in response.json["paths"]

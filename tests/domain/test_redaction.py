@@ -1,0 +1,85 @@
+"""Secrets out of text: the configured ones verbatim, and whatever looks like one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.redaction import MASK, Redactor
+
+LOOKS = Redactor()
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("sk-abcdefgh", "sk-[redacted]"),
+        ("Incorrect API key provided: sk-proj-a_B-9xyz. See", "Incorrect API key provided: sk-[redacted]. See"),
+        ("AIzaSyA-1234567890", "AIza[redacted]"),
+        ("Authorization: Bearer abcd-efgh_1", "Authorization: Bearer [redacted]"),
+        ("bearer  abcdefgh", "bearer  [redacted]"),
+        ("GET /v1?key=abcdefgh&x=1", "GET /v1?key=[redacted]&x=1"),
+        ("api_key=abcdefgh", "api_key=[redacted]"),
+        ("SK-ABCDEFGH aiza12345678 KEY=12345678", "SK-[redacted] aiza[redacted] KEY=[redacted]"),
+        ("sk-abcdefgh,sk-ijklmnop", "sk-[redacted],sk-[redacted]"),
+    ],
+)
+def test_what_looks_like_a_secret(text: str, clean: str) -> None:
+    assert LOOKS(text) == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a risk-averse man", "sk-abcdefg", "key=short", "Bearer token", "AIza 12345678", "keyring 12345678", "sk-"],
+)
+def test_what_does_not(text: str) -> None:
+    assert LOOKS(text) == text
+
+
+def test_configured_secrets_verbatim() -> None:
+    assert Redactor(["canary.1/x"])("<canary.1/x canary.1/x> canary.1/y") == f"<{MASK} {MASK}> canary.1/y"
+
+
+def test_regular_expressions_in_a_secret_mean_themselves() -> None:
+    assert Redactor(["a.c*"])("a.c* abc aXc*") == f"{MASK} abc aXc*"
+
+
+def test_the_longer_of_two_is_removed_whole() -> None:
+    for secrets in (["abcd", "abcdef"], ["abcdef", "abcd"]):
+        assert Redactor(secrets)("xabcdefx abcdx") == f"x{MASK}x {MASK}x"
+
+
+def test_a_configured_secret_that_looks_like_one() -> None:
+    assert Redactor(["sk-abcdefgh"])("sk-abcdefgh sk-abcdefghi") == f"{MASK} {MASK}i"
+
+
+@pytest.mark.parametrize(("secret", "clean"), [("", "a key abc"), ("abc", "a key abc"), (" key", f"a{MASK} abc")])
+def test_secrets_too_short_to_be_any_are_left_out(secret: str, clean: str) -> None:
+    assert Redactor([secret])("a key abc") == clean
+
+
+def test_secrets_are_learned_and_none_forgotten() -> None:
+    redact = Redactor(["first"])
+    redact.learn(["second"])
+    redact.learn([])
+    redact.learn(["first"])
+
+    assert redact("first second") == f"{MASK} {MASK}"
+
+
+SECRETS = st.lists(st.text("abcSK-.= ", min_size=4, max_size=12), max_size=5)
+
+
+@given(SECRETS, st.text("abcSK-.= ", max_size=10), st.data())
+def test_no_configured_secret_stays(secrets: list[str], around: str, data: st.DataObject) -> None:
+    text = around + data.draw(st.sampled_from(secrets)) + around if secrets else around
+
+    clean = Redactor(secrets)(text)
+
+    assert not any(secret in clean for secret in secrets if secret not in MASK)
+
+
+@given(st.sampled_from(["sk-", "AIza", "Bearer ", "key="]), st.from_regex(r"[A-Za-z0-9_-]{8,60}", fullmatch=True))
+def test_nothing_of_what_looks_like_a_secret_stays(mark: str, secret: str) -> None:
+    assert LOOKS(f'{{"error": "{mark}{secret}"}}') == f'{{"error": "{mark}{MASK}"}}'

@@ -1,0 +1,37 @@
+"""What the end-to-end tests share: one mock vendor, and one gateway for those that need no start of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.process import GatewayProcess
+from tests.upstream import UpstreamProcess
+
+
+@pytest.fixture(scope="session")
+def vendor() -> Iterator[UpstreamProcess]:
+    with UpstreamProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def mock(vendor: UpstreamProcess) -> UpstreamProcess:
+    """The mock vendor, having seen nothing."""
+    vendor.reset()
+    return vendor
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(running: GatewayProcess) -> GatewayProcess:
+    """A running gateway without providers."""
+    for provider in running.call("GET", "/api/v1/providers").json:
+        assert running.call("DELETE", f"/api/v1/providers/{provider['id']}").status == 204
+    return running

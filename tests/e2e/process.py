@@ -1,0 +1,178 @@
+"""The gateway as a process of its own, started and stopped as an operator would, and real HTTP to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+COMMAND = Path(sys.executable).with_name("llm-gateway")
+KEY = "dev-gateway-key"
+START_S = 60.0
+STOP_S = 30.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+class GatewayProcess:
+    """`with GatewayProcess(directory) as gateway: gateway.ask("Hello")`; leaving it asserts a graceful end.
+
+    It works in `directory`, its data in `directory/data`, so the next one there goes on with the same data. Settings
+    are given by name: `accept_seconds=2`.
+    """
+
+    def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.log_file = directory / f"gateway-{self.port}.log"
+        values = {"port": self.port, "local_model": "false", "accept_seconds": 0, **settings}
+        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
+        self._environment = kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+        self._flags = flags
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start it, without waiting."""
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [COMMAND, "serve", *self._flags],
+                env=self._environment,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Self:
+        self.launch()
+        deadline = time.monotonic() + START_S
+        while True:
+            code = self.process.poll()
+            assert code is None, f"ended with {code} instead of starting:\n{self.log}"
+            assert time.monotonic() < deadline, f"is not ready in time:\n{self.log}"
+            try:
+                if self.call("GET", "/readyz", key=None).status == 200:
+                    return self
+            except OSError:
+                time.sleep(0.02)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        code = self.stop()
+        if kind is None:
+            assert code in (0, -signal.SIGKILL), f"ended with {code}:\n{self.log}"
+            assert "Traceback" not in self.log
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    @property
+    def log(self) -> str:
+        """Everything it wrote."""
+        return self.log_file.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """Ask it to stop, unless it ended already. Returns the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for the end. Returns the exit code."""
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def call(self, method: str, path: str, body: object = None, *, key: str | None = KEY, **headers: str) -> Response:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            return send(connection, method, path, body, key=key, **headers)
+        finally:
+            connection.close()
+
+    def ask(self, prompt: str = "Hello", *, no_store: bool = True, timeout_ms: int = 60_000, **fields: Any) -> Response:
+        """POST /generate, past the cache unless told otherwise."""
+        body = {"user_id": "customer", "service": "e2e", "prompt": prompt, **fields}
+        headers = {"cache_control": "no-store"} if no_store else {}
+        return self.call("POST", "/api/v1/generate", body, x_request_timeout_ms=str(timeout_ms), **headers)
+
+    def summary(self) -> Any:
+        """GET /usage/summary."""
+        return self.call("GET", "/api/v1/usage/summary").json
+
+    def provider(self, name: str, base_url: str, model: str = "ok", **fields: object) -> str:
+        """Create a provider, the only one of that name. Returns its path."""
+        body = {
+            "name": name, "display_name": name, "api_key": "sk-test", "models": [model], "base_url": base_url,
+            "prices": {model: {"input": 1, "output": 2}}, "rate_limit_rpm": 100_000, "rate_limit_tpm": 10**9, **fields,
+        }  # fmt: skip
+        response = self.call("POST", "/api/v1/providers", body)
+        assert response.status == 201, response.body
+        return f"/api/v1/providers/{response.json['id']}"
+
+
+def send(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    key: str | None = KEY,
+    **headers: str,
+) -> Response:
+    """One request on this connection."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if key is not None:
+        given["x-service-key"] = key
+    connection.request(method, path, None if body is None else json.dumps(body), given)
+    answer = connection.getresponse()
+    return Response(answer.status, answer.headers, answer.read())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what comes soon."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "It never came to be"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

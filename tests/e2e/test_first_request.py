@@ -1,0 +1,53 @@
+"""The first minutes of a new user: the real embedded model answers, and what it did is still known after a restart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests.e2e.process import GatewayProcess
+from tests.upstream import UpstreamProcess
+
+QUESTION = "What is the capital of France?"
+SURE = {"temperature": 0, "max_tokens": 50}
+"""At the default temperature one answer in twenty or so of so small a model is about something else."""
+
+
+def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: UpstreamProcess) -> None:
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+        [provider] = gateway.call("GET", "/api/v1/providers").json
+        assert (provider["name"], provider["kind"], provider["priority"]) == ("local", "local", 0)
+        first = gateway.ask(QUESTION, no_store=False, **SURE)
+        assert first.status == 200, first.body
+        answer = first.json
+        assert "Paris" in answer["content"]
+        assert (answer["provider"], answer["model"], answer["cached"]) == ("local", provider["models"][0], False)
+        assert answer["input_tokens"] > 0
+        assert answer["output_tokens"] > 0
+        assert (answer["cost_usd"], answer["cost_status"]) == (0, "exact")
+        again = gateway.ask(QUESTION, no_store=False, **SURE).json
+        assert again == {**answer, "cached": True, "latency_ms": again["latency_ms"]}
+        summary = gateway.summary()
+        assert (summary["total_requests"], summary["cached_requests"], summary["error_requests"]) == (2, 1, 0)
+        assert summary["total_tokens"] == answer["input_tokens"] + answer["output_tokens"]
+        assert (summary["total_cost_usd"], summary["cache_hit_rate"]) == (0, 0.5)
+        assert "public development key" in gateway.log
+
+    started = time.monotonic()
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+        assert time.monotonic() - started < 15, "5 s where nothing else runs"
+        assert gateway.call("GET", "/api/v1/providers").json == [provider]
+        assert gateway.summary() == summary
+        assert "Paris" in gateway.ask(QUESTION, no_store=False, **SURE).json["content"]
+        gateway.provider("acme", mock.base_url)
+        assert gateway.ask(QUESTION).json["provider"] == "acme", "a real provider comes first"
+
+
+def test_the_model_can_be_left_out(tmp_path: Path, mock: UpstreamProcess) -> None:
+    with GatewayProcess(tmp_path, "--local-model", "false", local_model="auto") as gateway:
+        assert gateway.call("GET", "/api/v1/providers").json == []
+        assert gateway.ask().json["code"] == "no_provider"
+        gateway.provider("acme", mock.base_url)
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+        assert [provider["name"] for provider in gateway.call("GET", "/api/v1/providers").json] == ["acme"]
+        assert "embedded" not in gateway.log

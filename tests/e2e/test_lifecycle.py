@@ -1,0 +1,184 @@
+"""Starting, stopping, dying: one gateway a data directory, nothing accepted is lost, what was left is found again."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import COMMAND, GatewayProcess, Response, free_port, send, until
+from tests.upstream import UpstreamProcess
+
+CLIENTS = 16
+
+
+def refusal(directory: Path, **settings: object) -> str:
+    """The one line that a gateway which cannot start ends with."""
+    values = {"local_model": "false", "log_level": "error", **settings}
+    environment = {**os.environ, **{f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}}
+    ended = subprocess.run(
+        [COMMAND, "serve"], env=environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 78, ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    return ended.stderr
+
+
+def test_two_gateways_do_not_share_a_port_or_a_data_directory(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        said = refusal(tmp_path, port=free_port())
+        assert "Another gateway uses the data directory" in said
+        assert "LLM_GATEWAY_DATA_DIR" in said
+        said = refusal(tmp_path, port=gateway.port, data_dir=tmp_path / "other")
+        assert f"Port {gateway.port} on 127.0.0.1 is in use" in said
+        assert "LLM_GATEWAY_PORT" in said
+        assert gateway.call("GET", "/api/v1/health").json["status"] == "ok"
+
+
+class Load:
+    """Clients that ask again and again, each on a connection it keeps while it may, until told to stop."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self._gateway = gateway
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(CLIENTS)
+        self._clients: list[Future[list[int]]] = [self._pool.submit(self._client, n) for n in range(CLIENTS)]
+
+    def _client(self, number: int) -> list[int]:
+        statuses: list[int] = []
+        connection = http.client.HTTPConnection("127.0.0.1", self._gateway.port, timeout=30)
+        while not self._stop.is_set():
+            body = {"user_id": f"u{number}", "service": "load", "prompt": f"{len(statuses)}"}
+            statuses.append(send(connection, "POST", "/api/v1/generate", body).status)
+        connection.close()
+        return statuses
+
+    def stop(self) -> list[int]:
+        """Start no more; the statuses of everything that was started. Raises what a client met."""
+        self._stop.set()
+        statuses = [status for client in self._clients for status in client.result()]
+        self._pool.shutdown()
+        return statuses
+
+
+@pytest.mark.parametrize("model", ["ok", "slow-900"])
+def test_sigterm_under_load_loses_nothing(tmp_path: Path, mock: UpstreamProcess, model: str) -> None:
+    with GatewayProcess(tmp_path, accept_seconds=2.5) as gateway:
+        gateway.provider("acme", mock.base_url, model)
+        load = Load(gateway)
+        time.sleep(0.3)
+        gateway.process.send_signal(signal.SIGTERM)
+        until(lambda: gateway.call("GET", "/readyz", key=None).status == 503)
+        assert gateway.call("GET", "/healthz", key=None).status == 200
+        time.sleep(0.3)
+        statuses = load.stop()
+        assert set(statuses) == {200}
+        assert gateway.ended() == 0
+    with GatewayProcess(tmp_path) as gateway:
+        summary = gateway.summary()
+        assert (summary["total_requests"], summary["error_requests"]) == (len(statuses), 0)
+        bills = mock.seen().calls
+        assert len(bills) == len(statuses)
+        assert summary["total_tokens"] == sum(bill.prompt_tokens + bill.completion_tokens for bill in bills)
+        assert "usage journal replayed" not in gateway.log, "a graceful end leaves nothing behind"
+
+
+def test_a_second_sigterm_ends_it_at_once(tmp_path: Path, mock: UpstreamProcess) -> None:
+    with GatewayProcess(tmp_path, accept_seconds=30, drain_seconds=30) as gateway, ThreadPoolExecutor(1) as pool:
+        gateway.provider("acme", mock.base_url, "stall")
+        waiting: Future[Response] = pool.submit(gateway.ask)
+        until(lambda: mock.seen().in_flight == 1)
+        gateway.process.send_signal(signal.SIGTERM)
+        until(lambda: gateway.call("GET", "/readyz", key=None).status == 503)
+        started = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        response = waiting.result()
+        assert (response.status, response.json["code"]) == (503, "overloaded")
+        assert response.headers["x-should-retry"] == "true"
+        assert response.headers["retry-after"]
+        assert gateway.ended() == 0
+        assert time.monotonic() - started < 10
+    with GatewayProcess(tmp_path) as gateway:
+        summary = gateway.summary()
+        assert summary["total_requests"] == 1
+        assert summary["cost_status_counts"] == {"exact": 0, "estimated": 1, "unpriced": 0}
+
+
+def test_the_drain_ends_in_time(tmp_path: Path, mock: UpstreamProcess) -> None:
+    with GatewayProcess(tmp_path, drain_seconds=0.5) as gateway, ThreadPoolExecutor(1) as pool:
+        gateway.provider("acme", mock.base_url, "stall")
+        waiting: Future[Response] = pool.submit(gateway.ask)
+        until(lambda: mock.seen().in_flight == 1)
+        started = time.monotonic()
+        assert gateway.stop() == 0
+        assert 0.4 < time.monotonic() - started < 10
+        assert waiting.result().json["code"] == "overloaded"
+
+
+def test_an_interrupt_stops_it_too(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        gateway.process.send_signal(signal.SIGINT)
+        assert gateway.ended() == 0
+
+
+@pytest.mark.parametrize("found_by", ["serve", "usage replay"])
+def test_what_a_killed_gateway_left_is_found(tmp_path: Path, mock: UpstreamProcess, found_by: str) -> None:
+    with GatewayProcess(tmp_path) as gateway, ThreadPoolExecutor(3) as pool:
+        path = gateway.provider("acme", mock.base_url)
+        answers = [gateway.ask(f"{number}").json for number in range(3)]
+        gateway.call("PATCH", path, {"models": ["stall"], "prices": {"stall": {"input": 1, "output": 2}}})
+        waiting = [pool.submit(gateway.ask, max_tokens=500) for _ in range(3)]
+        until(lambda: mock.seen().in_flight == 3)
+        gateway.kill()
+        for one in waiting:
+            assert isinstance(one.exception(), OSError | http.client.HTTPException)
+    if found_by == "usage replay":
+        environment = {**os.environ, "LLM_GATEWAY_LOG_LEVEL": "error"}
+        for said in ("usage records were moved to the database.\n", "0 usage records were moved to the database.\n"):
+            ended = subprocess.run(
+                [COMMAND, "usage", "replay"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            assert ended.stdout.endswith(said)
+    with GatewayProcess(tmp_path) as gateway:
+        assert ("usage journal replayed" in gateway.log) == (found_by == "serve")
+        summary = gateway.summary()
+        assert summary["total_requests"] == 6
+        assert summary["cost_status_counts"] == {"exact": 3, "estimated": 3, "unpriced": 0}
+        exact = sum(answer["cost_usd"] for answer in answers)
+        bound = 3 * (9 + 2 * 500) / 1e6
+        assert summary["total_cost_usd"] == pytest.approx(exact + bound, abs=3e-6)
+        assert [provider["models"] for provider in gateway.call("GET", "/api/v1/providers").json] == [["stall"]]
+    with GatewayProcess(tmp_path) as gateway:
+        assert gateway.summary() == summary
+
+
+def test_limits_are_remembered_over_a_restart(tmp_path: Path, mock: UpstreamProcess) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        gateway.provider("acme", mock.base_url, rate_limit_rpm=2)
+        assert [gateway.ask().status for _ in range(3)] == [200, 200, 429]
+    with GatewayProcess(tmp_path) as gateway:
+        assert gateway.ask().status == 429
+    assert mock.seen().total == 2
+
+
+def test_production(tmp_path: Path) -> None:
+    keys = f"shop:{'a' * 32}:call,watch:{'b' * 32}:read,ops:{'c' * 32}"
+    settings = {"env": "production", "service_keys": keys, "encryption_keys": "ab" * 32}
+    with GatewayProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
+        assert gateway.call("GET", "/api/v1/health", key=None, host="any.example").status == 200
+        wanted = [("shop", "a", 503, 403, 403), ("watch", "b", 403, 200, 403), ("ops", "c", 503, 200, 422)]
+        for _, letter, generate, report, create in wanted:
+            body = {"user_id": "u", "service": "s", "prompt": "p"}
+            assert gateway.call("POST", "/api/v1/generate", body, key=letter * 32).status == generate
+            assert gateway.call("GET", "/api/v1/usage/summary", key=letter * 32).status == report
+            assert gateway.call("POST", "/api/v1/providers", {}, key=letter * 32).status == create
+        assert gateway.call("GET", "/metrics").status == 401
+        assert not any(letter * 32 in gateway.log for letter in "abc")
+    assert not (tmp_path / "data" / "encryption.key").exists()

@@ -1,0 +1,52 @@
+"""Kinds and presets: what is configured by name exists, and fits."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from llm_gateway.providers import local, openai
+from llm_gateway.providers.base import KINDS, Vendor, load, load_vendors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_a_dialect(kind: str) -> None:
+    adapter = load(kind)
+
+    assert all(callable(part) for part in (adapter.target, adapter.encode, adapter.decode, adapter.decode_error))
+
+
+def test_the_name_of_a_kind_is_the_name_of_its_file() -> None:
+    assert load("openai") is openai
+    assert load("local") is local
+
+
+@pytest.mark.parametrize("kind", ["", "base", "prices", "OpenAI", "os"])
+def test_other_modules_are_no_kinds(kind: str) -> None:
+    with pytest.raises(KeyError) as raised:
+        load(kind)
+
+    assert raised.value.args == (kind,)
+
+
+def test_presets() -> None:
+    vendors = load_vendors()
+
+    assert vendors["openai"] == Vendor("openai", "https://api.openai.com/v1")
+    assert vendors["anthropic"] == Vendor("anthropic", "https://api.anthropic.com")
+    assert vendors["gemini"] == Vendor("gemini", "https://generativelanguage.googleapis.com")
+    assert vendors["local"] == Vendor("local", None)
+    assert {"groq", "mistral", "deepseek", "together", "openrouter", "ollama"} <= set(vendors)
+
+
+@pytest.mark.parametrize(("name", "vendor"), load_vendors().items())
+def test_every_preset_is_a_callable_address(name: str, vendor: Vendor) -> None:
+    assert vendor.kind in {"openai", "anthropic", "gemini", "local"}
+    if vendor.base_url is None:
+        assert name == "local"
+        return
+    parts = urlsplit(vendor.base_url)
+    assert parts.scheme == ("http" if parts.hostname == "localhost" else "https")
+    assert (parts.query, parts.fragment, parts.username) == ("", "", None)
+    assert not vendor.base_url.endswith("/")

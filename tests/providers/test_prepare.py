@@ -1,0 +1,159 @@
+"""From a stored provider to one that can be called: its target, its prices, its key learned as a secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.usage import FREE, Price
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.providers import local, openai
+from llm_gateway.providers.base import Vendor
+from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.prices import PriceList
+from tests.pipeline.fakes import provider
+
+LISTED = Price(input=((0, 1),), output=((0, 2),))
+
+
+class Prices(PriceList):
+    """A list with one model, that remembers what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str | None, str]] = []
+
+    def find(self, vendor: str | None, model: str) -> Price | None:
+        self.asked.append((vendor, model))
+        return LISTED if model == "listed" else None
+
+
+class Bench:
+    def __init__(self, endpoint: tuple[str, str] | None = None) -> None:
+        self.learned: list[str] = []
+        self.prices = Prices()
+        self.prepare = Preparer(
+            adapters={"openai": openai, "local": local},
+            vendors={"acme": Vendor("openai", "https://api.acme.test/v1"), "local": Vendor("local")},
+            prices=self.prices,
+            local_endpoint=lambda: endpoint,
+            learn=self.learned.extend,
+        )
+
+
+def stored(name: str = "acme", **changes: Any) -> Provider:
+    return provider(name, **{"target": None, "price_by_model": {}, "models": ("listed", "other"), **changes})
+
+
+def test_a_presets_address() -> None:
+    prepared = Bench().prepare(stored(), "the-key")
+
+    assert prepared.target is not None
+    assert prepared.target.url == "https://api.acme.test/v1/chat/completions"
+    assert prepared.target.headers["authorization"] == "Bearer the-key"
+
+
+def test_an_explicit_address_wins() -> None:
+    prepared = Bench().prepare(stored(base_url="https://proxy.test"), "k")
+
+    assert prepared.target is not None
+    assert prepared.target.url == "https://proxy.test/chat/completions"
+    assert prepared.base_url == "https://proxy.test", "and is shown as it was given"
+
+
+def test_everything_else_stays() -> None:
+    before = stored(base_url=None)
+    prepared = Bench().prepare(before, "k")
+
+    assert (prepared.id, prepared.name, prepared.models, prepared.base_url) == (
+        before.id,
+        "acme",
+        ("listed", "other"),
+        None,
+    )
+
+
+def test_without_an_address_it_cannot_be_called() -> None:
+    with pytest.raises(ConfigurationError, match=r"^It has no base_url, and its name is no vendor's\.$"):
+        Bench().prepare(stored("unknown"), "k")
+
+
+def test_without_a_dialect_neither() -> None:
+    with pytest.raises(ConfigurationError, match=r"^This version does not speak 'smoke'\.$"):
+        Bench().prepare(stored(kind="smoke"), "k")
+
+
+class TestPrices:
+    def test_the_operators_own_comes_first(self) -> None:
+        bench = Bench()
+        prepared = bench.prepare(stored(prices={"listed": {"input": 2.5, "output": 10}}), "k")
+
+        assert prepared.price_by_model == {"listed": Price(input=((0, 2_500_000_000),), output=((0, 10_000_000_000),))}
+        assert bench.prices.asked == [("acme", "other")]
+
+    def test_then_the_list_by_the_configured_name(self) -> None:
+        bench = Bench()
+
+        assert bench.prepare(stored(), "k").price_by_model == {"listed": LISTED}
+        assert bench.prices.asked == [("acme", "listed"), ("acme", "other")]
+
+    def test_a_provider_of_no_preset_is_looked_up_by_model_alone(self) -> None:
+        bench = Bench()
+        bench.prepare(stored("mine", base_url="https://x.test"), "k")
+
+        assert bench.prices.asked == [(None, "listed"), (None, "other")]
+
+    def test_by_the_reported_name(self) -> None:
+        bench = Bench()
+
+        assert bench.prepare.price_by_reported_name("acme", "listed") == LISTED
+        assert bench.prepare.price_by_reported_name("mine", "unheard") is None
+        assert bench.prices.asked == [("acme", "listed"), (None, "unheard")]
+
+    def test_local_models_cost_nothing_exactly(self) -> None:
+        bench = Bench(("http://127.0.0.1:1/v1", "k"))
+        prepared = bench.prepare(stored("mine", kind="local"), "k")
+
+        assert prepared.price_by_model == {"listed": FREE, "other": FREE}
+        assert bench.prices.asked == []
+
+    def test_unless_the_operator_says_what_they_cost(self) -> None:
+        own = {"listed": {"input": 1.0, "output": 1.0}}
+        prepared = Bench(("http://127.0.0.1:1/v1", "k")).prepare(stored("local", kind="local", prices=own), "k")
+
+        assert prepared.price_by_model["listed"] == Price(input=((0, 10**9),), output=((0, 10**9),))
+        assert prepared.price_by_model["other"] == FREE
+
+
+class TestLocal:
+    def test_the_embedded_models_own_address_and_key(self) -> None:
+        bench = Bench(("http://127.0.0.1:4321/v1", "its-key"))
+        prepared = bench.prepare(stored("local", kind="local"), "unused")
+
+        assert prepared.target is not None
+        assert prepared.target.url == "http://127.0.0.1:4321/v1/chat/completions"
+        assert prepared.target.headers["authorization"] == "Bearer its-key"
+        assert bench.learned == ["unused", "its-key"]
+
+    def test_not_running(self) -> None:
+        with pytest.raises(ConfigurationError, match="The embedded local model is not running: set"):
+            Bench().prepare(stored("local", kind="local"), "k")
+
+    def test_another_server_of_that_kind(self) -> None:
+        prepared = Bench().prepare(stored("mine", kind="local", base_url="http://gpu.test:8080/v1"), "k")
+
+        assert prepared.target is not None
+        assert prepared.target.url == "http://gpu.test:8080/v1/chat/completions"
+        assert prepared.target.headers["authorization"] == "Bearer k"
+
+
+@pytest.mark.parametrize("changes", [{}, {"kind": "smoke"}, {"name": "unknown"}], ids=repr)
+def test_the_key_is_learned_whatever_happens(changes: dict[str, Any]) -> None:
+    bench = Bench()
+    try:
+        bench.prepare(stored(**changes), "the-key")
+    except ConfigurationError:
+        assert changes
+    assert bench.learned == ["the-key"]

@@ -1,0 +1,112 @@
+"""The bytes of every answer. Pure; the counterpart of `behaviour`, which says which of them a call gets."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Iterable
+from time import time
+
+import msgspec
+
+HUGE_BYTES = 10_000_000
+PROSE = (
+    "The capital of France is Paris. It lies on the river Seine, has a little over two million inhabitants and has "
+    "been the seat of government for most of the last thousand years. (answer %s)"
+)
+JSON_CONTENT = '{"answer": "Paris", "call": "%s"}'
+SHORTENED = '{"answer": "Par'
+
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+_COMPLETION = (
+    b'{"id":"%s","object":"chat.completion","created":%d,"model":%s,"choices":[{"index":0,"message":{"role":"assistant",'
+    b'"content":%s,"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%s"}]%s,'
+    b'"service_tier":"default","system_fingerprint":"fp_mock"}'
+)
+_USAGE = (
+    b',"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":0,'
+    b'"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0}}'
+)
+
+
+def prompt_tokens(n: int) -> int:
+    """What the answer to the n-th call says went in."""
+    return 10 + n % 90
+
+
+def completion_tokens(n: int) -> int:
+    """What the answer to the n-th call says came out."""
+    return 5 + n % 50
+
+
+def completion(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
+    """The body of the answer to the n-th call. `kind` is one of `behaviour.SHAPES`."""
+    if kind == "bad-json":
+        return b'{"id":"chatcmpl-cut","choices":[{"index":0,"message":'
+    if kind == "bad-shape":
+        return b'{"object":"chat.completion","choices":"none","usage":[1,2,3]}'
+    if kind == "empty":
+        return b""
+    finish_reason = b"length" if kind == "length" else b"stop"
+    content = msgspec.json.encode(_content(kind, call_id, prompt))
+    head = (call_id.encode(), int(time()), msgspec.json.encode(model))
+    return _COMPLETION % (*head, content, finish_reason, _usage(kind, n))
+
+
+def _content(kind: str, call_id: str, prompt: str) -> str | None:
+    if kind == "json":
+        return JSON_CONTENT % call_id
+    if kind == "echo":
+        return prompt
+    if kind == "length":
+        return SHORTENED
+    if kind == "null-content":
+        return None
+    if kind == "huge":
+        return "x" * HUGE_BYTES
+    return PROSE % call_id
+
+
+def _usage(kind: str, n: int) -> bytes:
+    if kind == "no-usage":
+        return b""
+    into, out = prompt_tokens(n), completion_tokens(n)
+    if kind == "bad-usage":
+        into, out = -into, -out
+    return _USAGE % (into, out, into + out)
+
+
+def head_length(answer: bytes) -> int:
+    """How much of an answer is its head."""
+    return answer.index(b"\r\n\r\n") + 4
+
+
+def ok(body: bytes) -> bytes:
+    """A whole answer with status 200."""
+    return _HEAD % len(body) + body
+
+
+def answer(status: int, document: object, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+    """A whole answer with any status and a JSON body."""
+    body = msgspec.json.encode(document)
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Unassigned"
+    lines = [f"HTTP/1.1 {status} {phrase}", "content-type: application/json", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def refusal(status: int, retry_after: str | None) -> bytes:
+    """An error as OpenAI words them."""
+    headers = [] if retry_after is None else [("retry-after", retry_after)]
+    if 300 <= status < 400:
+        headers.append(("location", "/v1/models"))
+    error = {"message": f"The mock answers {status}.", "type": "mock_error", "param": None, "code": f"mock_{status}"}
+    return answer(status, {"error": error}, headers)
+
+
+def model_list(names: Iterable[str]) -> bytes:
+    """The body of GET /v1/models."""
+    data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "mock"} for name in names]
+    return msgspec.json.encode({"object": "list", "data": data})

@@ -1,0 +1,85 @@
+"""The mock as a process of its own, started and steered from a test or a benchmark."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from tests.upstream.server import KEPT_CALLS, Override, Seen
+
+ROOT = Path(__file__).resolve().parents[2]
+STOP_SECONDS = 5.0
+
+
+class UpstreamProcess:
+    """`with UpstreamProcess(journal=path) as mock: … mock.base_url … mock.seen().calls`."""
+
+    def __init__(
+        self, *, port: int = 0, journal: Path | None = None, fsync: bool = False, kept_calls: int = KEPT_CALLS
+    ) -> None:
+        self._command = [sys.executable, "-m", "tests.upstream", f"--port={port}", f"--kept-calls={kept_calls}"]
+        if journal is not None:
+            self._command.append(f"--journal={journal.resolve()}")
+        if fsync:
+            self._command.append("--fsync")
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._process: subprocess.Popen[str] | None = None
+        self.port = port
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        if self._process.stdout is None:
+            raise RuntimeError("The mock has no output to read its port from")
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"The mock did not start: it ended with {self._process.wait()}")
+        self.port = int(line)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("The mock is not running")
+        return self._process.pid
+
+    @property
+    def base_url(self) -> str:
+        """As a provider's `base_url` is spelled."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def seen(self) -> Seen:
+        """What the mock has received since it started or was reset."""
+        return msgspec.json.decode(self._ask("/_calls"), type=Seen)
+
+    def behave(self, behaviour: str | None, model: str | None = None, times: int | None = None) -> None:
+        """As `MockUpstream.behave`."""
+        self._ask("/_behave", msgspec.json.encode(Override(behaviour, model, times)))
+
+    def reset(self) -> None:
+        """As `MockUpstream.reset`."""
+        self._ask("/_reset", b"{}")
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        with self._opener.open(f"http://127.0.0.1:{self.port}{path}", body, timeout=10) as response:
+            answer: bytes = response.read()
+        return answer

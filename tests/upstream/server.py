@@ -1,0 +1,289 @@
+"""The mock vendor itself: OpenAI chat completions over real HTTP, on asyncio and httptools.
+
+It is fast enough to stand behind a benchmark and faulty on request: see `behaviour`. Beside the vendor's paths it has
+three of its own: GET /_calls, POST /_behave and POST /_reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import Counter, deque
+from pathlib import Path
+from time import time
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from tests.upstream import answers
+from tests.upstream.behaviour import OK, Behaviour, parse
+from tests.upstream.billing import Bill, BillingJournal
+from tests.upstream.connection import Connection
+
+MODELS = ("ok", "gpt-4o-mini", "gpt-4o")
+KEPT_CALLS = 100_000
+
+_MARKER = re.compile(r"marker:([\w.-]+)")
+
+
+class Call(Bill, gc=False):
+    """A received call as tests see it: its bill, and what it brought along."""
+
+    key: str
+    prompt: str
+    body: msgspec.Raw
+
+    @property
+    def json(self) -> Any:
+        """The request's body, decoded."""
+        return msgspec.json.decode(self.body)
+
+
+class Seen(msgspec.Struct):
+    """The answer to GET /_calls. `connections` counts the one that asks."""
+
+    total: int
+    listed: int
+    in_flight: int
+    connections: int
+    calls: list[Call]
+
+
+class Override(msgspec.Struct):
+    """The body of POST /_behave: how to treat calls of `model` (null: all), the next `times` of them (null: all).
+
+    A null `behaviour` ends it.
+    """
+
+    behaviour: str | None
+    model: str | None = None
+    times: int | None = None
+
+
+class Refused(msgspec.Struct):
+    """The answer to a control request that cannot be followed."""
+
+    error: str
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: str
+    content: Any = None
+
+
+class _ResponseFormat(msgspec.Struct, gc=False):
+    type: str = "text"
+
+
+class _ChatRequest(msgspec.Struct, gc=False):
+    model: str
+    messages: list[_Message]
+    response_format: _ResponseFormat | None = None
+    stream: bool = False
+
+
+class MockUpstream:
+    """A vendor to test against: `async with MockUpstream() as mock: … mock.base_url … mock.calls`.
+
+    `total` and `listed` count the chat completions and the model lists that were asked for.
+    """
+
+    def __init__(
+        self, *, port: int = 0, journal: Path | None = None, fsync: bool = False, kept_calls: int = KEPT_CALLS
+    ) -> None:
+        self.total = 0
+        self.listed = 0
+        self.connections: set[Connection] = set()
+        self.port = port
+        self._journal = None if journal is None else BillingJournal(journal, fsync=fsync)
+        self._n = 0
+        self._run = secrets.token_hex(4)
+        self._calls: deque[Call] = deque(maxlen=kept_calls)
+        self._of_model: Counter[str] = Counter()
+        self._overrides: dict[str | None, Override] = {}
+        self._decoder = msgspec.json.Decoder(_ChatRequest)
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self.port, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        open_ones = list(self.connections)
+        for connection in open_ones:
+            connection.transport.abort()
+        await asyncio.gather(*(connection.gone for connection in open_ones))
+        if self._journal is not None:
+            self._journal.close()
+
+    @property
+    def base_url(self) -> str:
+        """As a provider's `base_url` is spelled."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def calls(self) -> list[Call]:
+        """The chat completions received, oldest first (the last `kept_calls` of them)."""
+        return list(self._calls)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait for their answer (or never get one) on connections that are still open."""
+        return sum(connection.waits for connection in self.connections)
+
+    def behave(self, behaviour: str | None, model: str | None = None, times: int | None = None) -> None:
+        """Treat calls of `model` (None: every call) so from now on, or only the next `times`; None ends it.
+
+        Raises:
+            ValueError: `behaviour` names no behaviour.
+        """
+        if behaviour is None:
+            self._overrides.pop(model, None)
+            return
+        if parse(behaviour) is None:
+            raise ValueError(f"{behaviour!r} names no behaviour")
+        self._overrides[model] = Override(behaviour, model, times)
+
+    def reset(self) -> None:
+        """Forget calls, counts and overrides. Ids and token counts go on: no two calls of one mock share an id."""
+        self.total = self.listed = 0
+        self._calls.clear()
+        self._of_model.clear()
+        self._overrides.clear()
+
+    def received(self, connection: Connection, body: bytes) -> None:
+        """A whole request has come in on `connection`."""
+        if connection.path == b"/v1/chat/completions":
+            self._complete(connection, body)
+        elif connection.path == b"/v1/models":
+            self.listed += 1
+            _, behaviour = self._behaviour("", connection.key)
+            self._answer(connection, behaviour, answers.ok(answers.model_list(MODELS)))
+        else:
+            connection.send(self._control(connection.path, body))
+
+    def _complete(self, connection: Connection, body: bytes) -> None:
+        try:
+            request = self._decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            connection.send(answers.refusal(400, None))
+            return
+        if request.stream:  # comes with the first test that needs it
+            connection.send(answers.refusal(400, None))
+            return
+        self._n = n = self._n + 1
+        self.total += 1
+        call_id = f"chatcmpl-{self._run}-{n}"
+        prompt = _prompt(request.messages)
+        word, behaviour = self._behaviour(request.model, connection.key)
+        if self._journal is not None or self._calls.maxlen:
+            tokens = answers.prompt_tokens(n), answers.completion_tokens(n)
+            bill = Bill(call_id, n, request.model, _marker(prompt), word, *tokens, time())
+            if self._journal is not None:
+                self._journal.append(bill)
+            fields: tuple[Any, ...] = (*msgspec.structs.astuple(bill), connection.key, prompt, msgspec.Raw(body))
+            self._calls.append(Call(*fields))
+        kind = behaviour.kind
+        if kind == "ok" and request.response_format is not None and request.response_format.type == "json_object":
+            kind = "json"
+        self._answer(connection, behaviour, answers.ok(answers.completion(kind, n, call_id, request.model, prompt)))
+
+    def _behaviour(self, model: str, key: str) -> tuple[str, Behaviour]:
+        """An override's behaviour, else the key's, else the model's; ok if none of them names one."""
+        word = self._overridden(model) if self._overrides else None
+        behaviour = parse(word or key)
+        if behaviour is None:
+            word, behaviour = model, parse(model)
+        if behaviour is None:
+            return "ok", OK
+        if behaviour.every:
+            self._of_model[model] += 1
+            if self._of_model[model] % behaviour.every:
+                return "ok", OK
+        return word or key, behaviour
+
+    def _overridden(self, model: str) -> str | None:
+        override = self._overrides.get(model) or self._overrides.get(None)
+        if override is None:
+            return None
+        if override.times is not None:
+            override.times -= 1
+            if override.times <= 0:
+                del self._overrides[override.model]
+        return override.behaviour
+
+    def _answer(self, connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
+        if behaviour is OK:
+            connection.send(answer)
+            return
+        connection.waits = True
+        if behaviour.delay_s:
+            asyncio.get_running_loop().call_later(behaviour.delay_s, _act, connection, behaviour, answer)
+        else:
+            _act(connection, behaviour, answer)
+
+    def _control(self, path: bytes, body: bytes) -> bytes:
+        if path == b"/_calls":
+            seen = Seen(self.total, self.listed, self.in_flight, len(self.connections), self.calls)
+            return answers.answer(200, seen)
+        if path == b"/_reset":
+            self.reset()
+            return answers.answer(200, {})
+        if path == b"/_behave":
+            try:
+                override = msgspec.json.decode(body, type=Override)
+                self.behave(override.behaviour, override.model, override.times)
+            except ValueError as error:  # msgspec's are ValueErrors too
+                return answers.answer(422, Refused(str(error)))
+            return answers.answer(200, {})
+        return answers.refusal(404, None)
+
+
+def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
+    """Give `answer`, or spoil it as `behaviour` says."""
+    if connection.transport.is_closing():
+        return
+    kind = behaviour.kind
+    if kind == "stall":
+        return
+    if kind == "stall-body":
+        connection.transport.write(answer[: answers.head_length(answer)])
+        return
+    connection.waits = False
+    if kind == "half":
+        head = answers.head_length(answer)
+        connection.send_and_close(answer[: head + (len(answer) - head) // 2])
+    elif kind == "reset":
+        connection.reset()
+    elif kind == "close":
+        connection.transport.close()
+    elif kind == "garbage":
+        connection.send_and_close(b"220 mock ESMTP ready\r\n")
+    elif kind == "status":
+        connection.send(answers.refusal(behaviour.status, behaviour.retry_after))
+    else:
+        connection.send(answer)
+
+
+def _prompt(messages: list[_Message]) -> str:
+    """The text of the last user message."""
+    for message in reversed(messages):
+        if message.role == "user":
+            if isinstance(message.content, str):
+                return message.content
+            if isinstance(message.content, list):
+                return "".join(part.get("text", "") for part in message.content if isinstance(part, dict))
+    return ""
+
+
+def _marker(prompt: str) -> str | None:
+    found = _MARKER.search(prompt) if "marker:" in prompt else None
+    return found[1] if found else None
