@@ -15,7 +15,7 @@ from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
 from benchmarks.report import markdown
-from benchmarks.scenarios import Bench, Generator, Options
+from benchmarks.scenarios import Bench, Generator, Options, Surroundings
 from benchmarks.targets import TargetFailed
 from benchmarks.wrk import HOW_TO_GET_IT, find_wrk
 from tests.upstream import UpstreamProcess
@@ -86,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("There is one core only: load, mock and gateway share it, and the figures say little.")
     with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
         folder = Path(name)
-        known = [*facts(folder), f"{options.connections} connections by {generator.name}"]
+        known = [*facts(folder), f"{options.connections} connections by {generator.name}", str(cores)]
         try:
-            found = Bench(options, generator, mock, folder, _say).run()
+            found = Bench(options, generator, Surroundings(mock, folder, cores), _say).run()
         except TargetFailed as failed:
             _say(str(failed))
             return 1

@@ -19,7 +19,10 @@ SYNCS = 200
 
 
 class Cores:
-    """One core for what is measured, the others for the load and the mock (the same one if there is no other)."""
+    """One core for what is measured, the others for the load and the mock (the same one if there is no other).
+
+    Made once, before the first pinning: it divides the cores that this process may use now.
+    """
 
     def __init__(self) -> None:
         allowed = sorted(os.sched_getaffinity(0))
@@ -29,6 +32,11 @@ class Cores:
     def leave_measured(self) -> None:
         """Take this process, and what it starts from now on, off the measured core."""
         os.sched_setaffinity(0, self.others)
+
+    def __str__(self) -> str:
+        """Who runs where, for the table's foot."""
+        others = " and ".join(map(str, sorted(self.others)))
+        return f"what is measured on core {min(self.measured)}, load and mock on {others}"
 
     @contextlib.contextmanager
     def for_measured(self) -> Iterator[None]:

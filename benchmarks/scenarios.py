@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -46,19 +46,27 @@ class Options(msgspec.Struct, frozen=True):
     """LLM_GATEWAY_… for the gateway, beyond what the bench sets."""
 
 
+class Surroundings(NamedTuple):
+    """What all scenarios of a run share."""
+
+    mock: UpstreamProcess
+    folder: Path
+    cores: Cores
+
+
 class Bench:
     """Runs the scenarios, each against the one mock that runs all along."""
 
     def __init__(
-        self, options: Options, generator: Generator, mock: UpstreamProcess, folder: Path, say: Callable[[str], None]
+        self, options: Options, generator: Generator, surroundings: Surroundings, say: Callable[[str], None]
     ) -> None:
         self.found = Findings()
         self._options = options
         self._generator = generator
-        self._mock = mock
-        self._folder = folder
+        self._mock = surroundings.mock
+        self._folder = surroundings.folder
+        self._cores = surroundings.cores
         self._say = say
-        self._cores = Cores()
         self._jobs = 0
 
     def run(self) -> Findings:

@@ -16,6 +16,7 @@ from llm_gateway import __version__, cli
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
+from tests.e2e.process import free_port
 
 COMMAND = Path(sys.executable).with_name("llm-gateway")
 
@@ -193,7 +194,7 @@ def test_serve_on_a_database_that_does_not_answer_ends_with_1() -> None:
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
     ended = run("serve", LLM_GATEWAY_PORT="0", LLM_GATEWAY_LOG_LEVEL="error")
     assert (ended.returncode, ended.stdout) == (78, ""), "port 0 is no setting"
-    ended = run("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_HOST="127.0.0.5", LLM_GATEWAY_PORT="18299")
+    ended = run("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_PORT=str(free_port()))
     assert ended.returncode == 1
     assert ended.stderr.startswith("llm-gateway: ")
     assert len(ended.stderr.splitlines()) == 1

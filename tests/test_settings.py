@@ -12,6 +12,7 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import DEV_KEY, SCOPES, Settings, load_settings
+from tests.e2e.process import free_port
 
 KEY = "k" * 32
 ENCRYPTION_KEY = "ab" * 32
@@ -148,9 +149,9 @@ REFUSED = [
     ({"SERVICE_KEYS": "a:key,a:other"}, r"LLM_GATEWAY_SERVICE_KEYS names a key or a name twice"),
     ({"SERVICE_KEYS": ""}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
     ({"SERVICE_KEYS": " , "}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
-    ({"HOST": "0.0.0.0"}, r"Listening on 0\.0\.0\.0 .*LLM_GATEWAY_ENV=production.*LLM_GATEWAY_ENV=dev explicitly"),
-    ({"HOST": "::"}, r"Listening on :: "),
-    ({"HOST": "gateway.example"}, r"Listening on gateway\.example "),
+    ({"HOST": "0.0.0.0"}, r"Callers need keys: .*production, unless LLM_GATEWAY_ENV=dev says otherwise"),
+    ({"HOST": "::", "SERVICE_KEYS": "ops:short"}, r"The service key 'ops' is publicly known or shorter than 32"),
+    ({"HOST": "gateway.example", "SERVICE_KEYS": f"ops:{KEY}"}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
     ({"ENV": "production"}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
     ({**PRODUCTION, "SERVICE_KEYS": ""}, r"Callers need keys"),
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{DEV_KEY}"}, r"The service key 'ops' is publicly known or shorter than 32"),
@@ -168,7 +169,7 @@ def test_what_it_does_not_start_with(given: pytest.MonkeyPatch, values: dict[str
         load_settings()
     text = str(refused.value)
     assert re.search(sentence, text)
-    assert text.endswith(".")
+    assert text.endswith((".", ".)"))
     assert "\n" not in text
     for secret in (KEY, ENCRYPTION_KEY, "x" * 31, "justakey"):
         assert secret not in text
@@ -210,7 +211,8 @@ def test_every_setting_is_described() -> None:
     ],
 )
 def test_the_process_ends_with_78_and_one_line(values: dict[str, str], word: str, tmp_path: Path) -> None:
-    environment = {**os.environ, **{f"LLM_GATEWAY_{name}": value for name, value in values.items()}}
+    given = {"PORT": str(free_port()), **values}
+    environment = {**os.environ, **{f"LLM_GATEWAY_{name}": value for name, value in given.items()}}
     command = [sys.executable, "-m", "llm_gateway"]
     ended = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
@@ -220,3 +222,15 @@ def test_the_process_ends_with_78_and_one_line(values: dict[str, str], word: str
     assert ended.stderr.startswith("llm-gateway: ")
     assert word in ended.stderr
     assert KEY not in ended.stderr + ended.stdout
+
+
+def test_listening_beyond_loopback_is_production(given: pytest.MonkeyPatch) -> None:
+    set_all(given, {"HOST": "0.0.0.0", "SERVICE_KEYS": f"ops:{KEY}", "ENCRYPTION_KEYS": ENCRYPTION_KEY})
+
+    assert load_settings().env == "production"
+
+
+def test_dev_beyond_loopback_must_be_said(given: pytest.MonkeyPatch) -> None:
+    set_all(given, {"HOST": "0.0.0.0", "ENV": "dev"})
+
+    assert load_settings().env == "dev"

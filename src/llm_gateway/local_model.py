@@ -167,6 +167,7 @@ class LocalModel:
         """Run one child to its end. Returns its exit code and its last output."""
         command = [
             sys.executable,
+            "-P",
             "-m",
             "llm_gateway.local_model",
             str(self._path),

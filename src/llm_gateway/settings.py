@@ -84,6 +84,8 @@ class Settings(BaseSettings):
 def load_settings(**flags: Any) -> Settings:
     """The settings in force: flags first, then the environment, then `.env`, then defaults.
 
+    Whoever listens on more than loopback without saying `dev` is in production.
+
     Raises:
         ConfigurationError: an unknown or unfit setting, or one that is not safe to start with.
     """
@@ -94,7 +96,9 @@ def load_settings(**flags: Any) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "The settings"
         raise ConfigurationError(f"{name} does not fit: {first['msg']}.") from None
-    _refuse_unsafe(settings, explicit_dev="env" in settings.model_fields_set)
+    if "env" not in settings.model_fields_set and not _is_loopback(settings.host):
+        settings = settings.model_copy(update={"env": "production"})
+    _refuse_unsafe(settings)
     _refuse_unsupported(settings)
     return settings
 
@@ -121,19 +125,17 @@ def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:
     return name, key, scopes
 
 
-def _refuse_unsafe(settings: Settings, *, explicit_dev: bool) -> None:
+def _refuse_unsafe(settings: Settings) -> None:
     keys = settings.callers()
     if len({key for _, key, _ in keys}) != len(keys) or len({name for name, _, _ in keys}) != len(keys):
         raise ConfigurationError(f"{PREFIX}SERVICE_KEYS names a key or a name twice.")
     if not keys:
-        raise ConfigurationError(f"Callers need keys: set {PREFIX}SERVICE_KEYS to name:key entries.")
-    if settings.env == "dev":
-        if explicit_dev or _is_loopback(settings.host):
-            return
         raise ConfigurationError(
-            f"Listening on {settings.host} opens the gateway to others: set {PREFIX}ENV=production, "
-            f"or say {PREFIX}ENV=dev explicitly."
+            f"Callers need keys: set {PREFIX}SERVICE_KEYS to name:key entries. (Listening on more than loopback is "
+            f"production, unless {PREFIX}ENV=dev says otherwise.)"
         )
+    if settings.env == "dev":
+        return
     for name, key, _ in keys:
         if key.lower() in KNOWN_KEYS or len(key) < MIN_KEY_LENGTH:
             raise ConfigurationError(

@@ -1,73 +1,16 @@
-"""POST /api/v1/generate: what is read, what is refused and how, what comes back. The straight line is a stand-in."""
+"""POST /api/v1/generate: what is read, what of it is refused, and what comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
-from llm_gateway import errors
-from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
-from llm_gateway.api.generate import Generate
-from llm_gateway.api.planes import Planes
-from llm_gateway.api.surface import InFlight
-from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.gateway import Gateway
-from tests.api.driver import DEV_KEY, Client, Response, assert_problem, exchange
-
-PATH = "/api/v1/generate"
-LEAST = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
-ANSWER = Answer(
-    content="Hi", provider="p", model="m", input_tokens=3, output_tokens=4, finish_reason="stop",
-    cost_nanos=1_500, cost_status="exact",
-)  # fmt: skip
-
-
-class StraightLine:
-    """Stands in for the gateway: keeps what it was asked, and answers or fails as told."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.error: BaseException | None = None
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-
-    async def generate(self, request: Request) -> Answer:
-        self.requests.append(request)
-        await self.go_on.wait()
-        if self.error is not None:
-            raise self.error
-        return ANSWER
-
-
-class World:
-    """The surface behind the gate."""
-
-    def __init__(self) -> None:
-        self.line = StraightLine()
-        self.in_flight = InFlight(2)
-        self.logged: list[dict[str, Any]] = []
-        generate = Generate(cast(Gateway, self.line), self.in_flight, timeout_s=120, log=self._log)
-        surfaces = Planes({DATA_PLANE: generate}, generate)
-        keys = [("dev", DEV_KEY, frozenset({"call"}))]
-        self.client = Client(Gate(surfaces, Keyring(keys), local_only=True))
-
-    def _log(self, event: str, **fields: Any) -> None:
-        self.logged.append({"event": event, **fields})
-
-    async def post(self, body: object, **headers: str | bytes) -> Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.call("POST", PATH, body, headers=named)
-
-    async def request(self, **headers: str | bytes) -> Request:
-        """What a request with these headers becomes."""
-        response = await self.post(LEAST, **headers)
-        assert response.status == 200, response.body
-        return self.line.requests[-1]
+from tests.api.driver import assert_problem
+from tests.api.straight_line import LEAST, World
 
 
 @pytest.fixture
@@ -245,140 +188,6 @@ async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
 async def test_a_body_in_pieces(world: World) -> None:
     whole = json.dumps(LEAST).encode()
     assert (await world.post([whole[:7], b"", whole[7:], b""])).status == 200
-
-
-MEBIBYTE = 1024 * 1024
-
-
-def sized(size: int) -> bytes:
-    head, tail = b'{"user_id":"u","service":"s","prompt":"', b'"}'
-    return head + b"x" * (size - len(head) - len(tail)) + tail
-
-
-@pytest.mark.parametrize("piece", [MEBIBYTE, 4 * MEBIBYTE])
-async def test_four_mebibytes_are_taken(world: World, piece: int) -> None:
-    body = sized(4 * MEBIBYTE)
-    assert (await world.post([body[i : i + piece] for i in range(0, len(body), piece)])).status == 200
-
-
-@pytest.mark.parametrize("piece", [65536, 4 * MEBIBYTE, 5 * MEBIBYTE])
-async def test_one_byte_more_is_refused(world: World, piece: int) -> None:
-    body = sized(4 * MEBIBYTE + 1)
-    response = await world.post([body[i : i + piece] for i in range(0, len(body), piece)])
-    assert_problem(response, 413, "payload_too_large")
-    assert response.headers["connection"] == "close"
-    assert world.line.requests == []
-
-
-async def test_a_body_too_large_is_dropped_up_to_eight_mebibytes(world: World) -> None:
-    pieces: list[object] = [b"x" * MEBIBYTE] * 20
-    taken = 0
-
-    class Counted(bytes):
-        def __len__(self) -> int:
-            nonlocal taken
-            taken += 1
-            return super().__len__()
-
-    assert_problem(await world.post([Counted(b"x" * MEBIBYTE) for _ in pieces]), 413, "payload_too_large")
-    assert taken <= 11
-
-
-async def test_dropping_ends_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_gateway.api.surface.DROP_SECONDS", 0.05)
-    response = await call_and_say(world, [piece(b"x" * 5 * MEBIBYTE, more=True)])
-    assert_problem(response, 413, "payload_too_large")
-
-
-def piece(body: bytes, *, more: bool) -> dict[str, Any]:
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-async def call_and_say(world: World, messages: list[dict[str, Any]]) -> Response:
-    """A request made of these ASGI messages, after which the client falls silent."""
-    headers = [("host", "localhost"), ("x-service-key", DEV_KEY)]
-    return await exchange(world.client.app, "POST", PATH, headers, list(messages))
-
-
-@pytest.mark.parametrize("before", [b"", b"{", b"x" * 5 * MEBIBYTE])
-async def test_nobody_is_answered_when_the_client_went_away(world: World, before: bytes) -> None:
-    gone = [piece(before, more=True), {"type": "http.disconnect"}]
-    assert (await call_and_say(world, gone)).status == 0
-    assert (await call_and_say(world, gone[1:])).status == 0
-    assert world.in_flight.count == 0
-    assert world.logged == []
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_other_methods(world: World, method: str) -> None:
-    response = await world.client.call(method, PATH)
-    assert_problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "POST"
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "retry", "after"),
-    [
-        (errors.RateLimited("Wait.", retry_after_s=2.0004), "rate_limited", "true", ("3", "2001")),
-        (errors.RateLimited("Wait.", retry_after_s=0), "rate_limited", "true", ("1", "1")),
-        (errors.RateLimited("Wait.", retry_after_s=0.25), "rate_limited", "true", ("1", "250")),
-        (errors.RequestExceedsLimit("Too large."), "request_exceeds_limit", "false", None),
-        (errors.ProviderFailed("It failed."), "provider_error", "true", None),
-        (errors.ProviderFailed("Your fault.", retryable=False), "provider_error", "false", None),
-        (errors.NoProvider("None."), "no_provider", "false", ("30", "30000")),
-        (
-            errors.ProvidersUnavailable("All open.", retry_after_s=17.5),
-            "providers_unavailable",
-            "true",
-            ("18", "17500"),
-        ),
-        (errors.JournalUnavailable("Disk full."), "journal_unavailable", "true", ("5", "5000")),
-        (errors.Overloaded("Too many."), "overloaded", "true", ("5", "5000")),
-        (errors.DeadlineExceeded("Late."), "deadline_exceeded", "true", None),
-    ],
-)
-async def test_errors_of_the_line(
-    world: World, error: errors.GatewayError, code: str, retry: str, after: tuple[str, str] | None
-) -> None:
-    world.line.error = error
-    response = await world.post(LEAST, x_request_id="mine")
-    problem = assert_problem(response, error.status, code)
-    assert problem["detail"] == error.detail
-    assert response.headers["x-should-retry"] == retry
-    assert response.headers["x-request-id"] == "mine"
-    assert problem["request_id"] == world.line.requests[0].id
-    said = (response.headers.get("retry-after"), response.headers.get("retry-after-ms"))
-    assert said == (after or (None, None))
-    if error.status in (429, 503) and code != "request_exceeds_limit":
-        assert None not in said
-
-
-async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
-    world.line.error = ZeroDivisionError("the secret cause")
-    response = await world.post(LEAST)
-    problem = assert_problem(response, 500, "internal_error")
-    assert "secret" not in response.body.decode()
-    assert problem["request_id"] in problem["detail"]
-    assert world.logged[0]["request_id"] == problem["request_id"]
-    assert world.logged[0]["exc_info"] is world.line.error
-    assert world.in_flight.count == 0
-
-
-async def test_what_is_cut_short_by_the_gateways_end_is_told_so(world: World) -> None:
-    world.line.error = asyncio.CancelledError()
-    assert_problem(await world.post(LEAST), 503, "overloaded")
-
-
-async def test_more_than_the_cap_is_refused_at_once(world: World) -> None:
-    world.line.go_on.clear()
-    under_way = [asyncio.create_task(world.post(LEAST)) for _ in range(2)]
-    await asyncio.sleep(0)
-    response = await world.post(LEAST)
-    assert_problem(response, 503, "overloaded")
-    assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("1", "true")
-    world.line.go_on.set()
-    assert [(await task).status for task in under_way] == [200, 200]
-    assert (await world.post(LEAST)).status == 200
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,15 @@ def test_ids_differ_and_use_all_their_random_bits() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "system", "tokens"),
-    [("", "", 8), ("abc", "", 8), ("abcd", "", 9), ("ab", "cd", 9), ("a" * 4000, "s" * 400, 1108), ("ü" * 8, "", 10)],
+    [
+        ("", "", 8),
+        ("abc", "", 8),
+        ("abcd", "", 9),
+        ("ab", "cd", 9),
+        ("a" * 4000, "s" * 400, 1108),
+        ("ü" * 8, "", 13),
+        ("日" * 8, "日", 17),
+    ],
 )
 def test_estimate(prompt: str, system: str, tokens: int) -> None:
     assert request(prompt=prompt, system=system).estimated_input_tokens() == tokens

@@ -119,6 +119,8 @@ def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
                 continue
         else:
             presented = value.strip()
+        if not presented:
+            continue
         if key is not None and key != presented:
             raise BadRequest("The request carries two different keys: send one.")
         key = presented

@@ -53,8 +53,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     keep_in_cache: bool = True
 
     def estimated_input_tokens(self) -> int:
-        """Tokens the prompt will take, at four characters a token plus the messages' framing."""
-        return (len(self.prompt) + len(self.system)) // 4 + 8
+        """Tokens the prompt will take: four ASCII characters or three UTF-8 bytes each, plus the messages' framing."""
+        return (_weight(self.prompt) + _weight(self.system)) // 4 + 8
+
+
+def _weight(text: str) -> int:
+    """How many ASCII characters would take as many tokens."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) * 4 // 3
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -28,7 +29,8 @@ class Redactor:
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Remove these from now on, too; those so short that they would blank ordinary words are left out."""
-        together = {*self._secrets, *(s for s in secrets if len(s) >= MIN_SECRET_CHARACTERS)}
+        known = [s for s in secrets if len(s) >= MIN_SECRET_CHARACTERS]
+        together = {*self._secrets, *known, *(json.dumps(s)[1:-1] for s in known), *(_json_text(s) for s in known)}
         self._secrets = tuple(sorted(together, key=lambda s: (-len(s), s)))
 
     def __call__(self, text: str) -> str:
@@ -40,6 +42,11 @@ class Redactor:
         if any(marker in lowered for marker in MARKERS):
             return LOOKS_SECRET.sub(_mask, text)
         return text
+
+
+def _json_text(secret: str) -> str:
+    """How a JSON encoder that leaves non-ASCII characters as they are writes it."""
+    return json.dumps(secret, ensure_ascii=False)[1:-1]
 
 
 def _mask(found: re.Match[str]) -> str:

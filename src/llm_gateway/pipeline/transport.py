@@ -139,7 +139,7 @@ class Transport:
 
     async def _build(self, provider: Provider, url: str) -> _Pool:
         pinned = None
-        if self._egress.strict and provider.kind != "local":
+        if self._egress.strict and not (provider.kind == "local" and provider.base_url is None):
             pinned = await asyncio.to_thread(self._egress.check, url)
         builder = (
             ClientBuilder()

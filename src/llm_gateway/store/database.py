@@ -287,7 +287,7 @@ def _refuse_moved_file(engine: Engine, path: Path) -> None:
         record.info["file"] = identity()
 
     def compare(_connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info["file"] != identity():
+        if record.info["file"] is None or record.info["file"] != identity():
             raise DisconnectionError("the database file was moved")
 
     event.listen(engine, "connect", remember)

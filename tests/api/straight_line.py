@@ -1,0 +1,64 @@
+"""The surface of POST /api/v1/generate in front of a stand-in for the straight line."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
+from llm_gateway.api.generate import Generate
+from llm_gateway.api.planes import Planes
+from llm_gateway.api.surface import InFlight
+from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.gateway import Gateway
+from tests.api.driver import DEV_KEY, Client, Response
+
+PATH = "/api/v1/generate"
+LEAST = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
+ANSWER = Answer(
+    content="Hi", provider="p", model="m", input_tokens=3, output_tokens=4, finish_reason="stop",
+    cost_nanos=1_500, cost_status="exact",
+)  # fmt: skip
+
+
+class StraightLine:
+    """Stands in for the gateway: keeps what it was asked, and answers or fails as told."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.error: BaseException | None = None
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def generate(self, request: Request) -> Answer:
+        self.requests.append(request)
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return ANSWER
+
+
+class World:
+    """The surface behind the gate."""
+
+    def __init__(self) -> None:
+        self.line = StraightLine()
+        self.in_flight = InFlight(2)
+        self.logged: list[dict[str, Any]] = []
+        generate = Generate(cast(Gateway, self.line), self.in_flight, timeout_s=120, log=self._log)
+        surfaces = Planes({DATA_PLANE: generate}, generate)
+        keys = [("dev", DEV_KEY, frozenset({"call"}))]
+        self.client = Client(Gate(surfaces, Keyring(keys), local_only=True))
+
+    def _log(self, event: str, **fields: Any) -> None:
+        self.logged.append({"event": event, **fields})
+
+    async def post(self, body: object, **headers: str | bytes) -> Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.call("POST", PATH, body, headers=named)
+
+    async def request(self, **headers: str | bytes) -> Request:
+        """What a request with these headers becomes."""
+        response = await self.post(LEAST, **headers)
+        assert response.status == 200, response.body
+        return self.line.requests[-1]

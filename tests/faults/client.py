@@ -1,0 +1,177 @@
+"""Clients that notice everything: one raw HTTP/1.1 connection each, so that it is known what was sent and what was read."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tests.e2e.process import KEY
+
+PATH = "/api/v1/generate"
+BROKEN = (OSError, asyncio.IncompleteReadError)
+"""What a connection that ends in the middle of an answer, or was never there, raises."""
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Answer(msgspec.Struct):
+    """A response that was read to its last byte."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    marker: str = ""
+    seconds: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The request's, and so the record's."""
+        return self.headers["x-request-id"]
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return msgspec.json.decode(self.body)
+
+    @property
+    def code(self) -> str:
+        """Of an error."""
+        code: str = self.json["code"]
+        return code
+
+
+def generate_body(marker: str, customer: str, **fields: object) -> bytes:
+    """A request that the mock can tell from all others."""
+    body = {"user_id": customer, "service": "faults", "prompt": f"Hello marker:{marker}", "max_tokens": 100, **fields}
+    return msgspec.json.encode(body)
+
+
+def http_request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+    """The bytes of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"x-service-key: {KEY}", f"content-length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Client:
+    """One connection at a time, kept while the server keeps it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def connect(self) -> asyncio.StreamWriter:
+        """Connect, unless connected.
+
+        Raises:
+            OSError: nobody listens.
+        """
+        if self._writer is None or self._reader is None or self._reader.at_eof():
+            self.close()
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self._writer
+
+    async def send(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        writer = await self.connect()
+        writer.write(data)
+        await writer.drain()
+
+    async def read(self) -> Answer:
+        """The next answer.
+
+        Raises:
+            OSError, IncompleteReadError: the connection ended before it did.
+        """
+        assert self._reader is not None
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        pairs = [line.partition(":") for line in head[1:] if line]
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        body = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        if headers.get("connection") == "close":
+            self.close()
+        return Answer(int(head[0].split()[1]), headers, body)
+
+    async def generate(
+        self, marker: str, customer: str, headers: dict[str, str] | None = None, **fields: Any
+    ) -> Answer:
+        """One call, read completely."""
+        started = asyncio.get_running_loop().time()
+        await self.send(http_request("POST", PATH, generate_body(marker, customer, **fields), **(headers or {})))
+        answer = await self.read()
+        answer.marker = marker
+        answer.seconds = asyncio.get_running_loop().time() - started
+        return answer
+
+    def reset(self) -> None:
+        """End with a TCP reset."""
+        if self._writer is not None:
+            raw: socket.socket = self._writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._reader = self._writer = None
+
+
+class Load:
+    """Clients that ask without a pause until told to stop, or until the gateway is gone, each prompt another.
+
+    `sent` counts the requests by customer, `answers` those that were read completely, `broken` those that were not.
+    """
+
+    def __init__(self, *, clients: int = 16, customers: int = 5, name: str = "load") -> None:
+        self.sent: Counter[str] = Counter()
+        self.answers: list[Answer] = []
+        self.broken: list[str] = []
+        self._clients = clients
+        self._customers = [f"{name}-customer-{n}" for n in range(customers)]
+        self._numbers = itertools.count()
+        self._stopped = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.fields: Callable[[], dict[str, Any]] = dict
+        self.headers: dict[str, str] = {}
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return Counter(answer.status for answer in self.answers)
+
+    def start(self, port: int) -> None:
+        """Begin, or go on with a gateway that was started again."""
+        self._stopped = False
+        self._tasks = [asyncio.create_task(self._run(port)) for _ in range(self._clients)]
+
+    def stop(self) -> None:
+        """No new requests; those under way are read."""
+        self._stopped = True
+
+    async def done(self) -> None:
+        """Wait for all clients to be through."""
+        await asyncio.gather(*self._tasks)
+
+    async def _run(self, port: int) -> None:
+        client = Client(port)
+        while not self._stopped:
+            try:
+                await client.connect()
+            except OSError:
+                break
+            customer = random.choice(self._customers)
+            marker = f"{customer}.{next(self._numbers)}"
+            self.sent[customer] += 1
+            try:
+                self.answers.append(await client.generate(marker, customer, self.headers, **self.fields()))
+            except BROKEN as error:
+                self.broken.append(f"{marker}: {error!r}")
+                break
+        client.close()

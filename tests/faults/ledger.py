@@ -1,0 +1,155 @@
+"""What the books must say, checked against the database file itself and the bills of the mock vendor."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from llm_gateway.domain.usage import AttemptRecord
+from tests.faults.client import Answer
+from tests.upstream import Bill
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+PRICES = {"input": 1.5, "output": 6.25}
+"""USD per million tokens, of every provider of these tests: 1,500 and 6,250 nano-dollars a token."""
+
+Sums = dict[tuple[str, str, int, str], list[int]]
+
+
+class Row(msgspec.Struct, array_like=True):
+    """A usage record, as far as it is checked."""
+
+    id: str
+    at_ms: int
+    user_id: str
+    service: str
+    outcome: str
+    status: int
+    provider: str | None
+    input_tokens: int
+    output_tokens: int
+    cost_nanos: int
+    cost_status: str
+    attempts: list[AttemptRecord]
+
+    @property
+    def sent(self) -> list[AttemptRecord]:
+        return [attempt for attempt in self.attempts if attempt.sent]
+
+
+def exact_cost(input_tokens: int, output_tokens: int) -> int:
+    """Nano-dollars at PRICES."""
+    return input_tokens * 1_500 + output_tokens * 6_250
+
+
+class Ledger:
+    """The database of a data directory, as it is at this moment."""
+
+    def __init__(self, data_dir: Path) -> None:
+        decoder = msgspec.json.Decoder(list[AttemptRecord])
+        self.quarantine = data_dir / "journal" / "quarantine.jsonl"
+        names = ", ".join(Row.__struct_fields__)
+        with closing(sqlite3.connect(f"file:{data_dir / 'gateway.db'}?mode=ro", uri=True)) as connection:
+            connection.execute("BEGIN")
+            found = connection.execute(f"SELECT {names} FROM usage_records").fetchall()
+            sums = connection.execute(
+                "SELECT dimension, grain, bucket_ms, name, requests, cost_nanos, input_tokens, output_tokens "
+                "FROM usage_rollups"
+            ).fetchall()
+        self.rows = [msgspec.convert((*v[:-1], decoder.decode(v[-1] or "[]")), Row) for v in found]
+        self.by_id = {row.id: row for row in self.rows}
+        self.rollups: Sums = {values[:4]: list(values[4:]) for values in sums}
+
+    def count(self, outcome: str) -> int:
+        """Records that ended so."""
+        return sum(row.outcome == outcome for row in self.rows)
+
+    def check_sums(self) -> None:
+        """Nothing is there twice, nothing was set aside, and the rollups are what the records add up to."""
+        assert len(self.by_id) == len(self.rows), "a request has two records"
+        assert not self.quarantine.exists(), self.quarantine.read_text()
+        attempts = [attempt.id for row in self.rows for attempt in row.attempts]
+        assert len(set(attempts)) == len(attempts), "an attempt is in two records"
+        for row in self.rows:
+            assert row.cost_nanos == sum(attempt.cost_nanos for attempt in row.attempts), row
+            assert row.input_tokens == sum(attempt.usage.input_tokens for attempt in row.attempts), row
+        expected = recomputed(self.rows)
+        assert set(self.rollups) == set(expected)
+        wrong = {key: (self.rollups[key], sums) for key, sums in expected.items() if self.rollups[key] != sums}
+        assert not wrong, f"rollups, and what the records add up to: {wrong}"
+
+    def check_bills(self, bills: Iterable[Bill], sent: Counter[str] | None = None) -> None:
+        """Every call the vendor saw is in a record: by its id, or else as an attempt whose answer was not recorded.
+
+        Per customer: billed ≤ attempts recorded as sent, and records ≤ requests sent (`sent`).
+        """
+        bills_by_id = {bill.id: bill for bill in bills}
+        billed = Counter(_customer(bill) for bill in bills_by_id.values())
+        known = [(row, a) for row in self.rows for a in row.attempts if a.upstream_request_id is not None]
+        names = [attempt.upstream_request_id for _, attempt in known]
+        assert len(set(names)) == len(names), "a call is in two attempts"
+        for row, attempt in known:
+            bill = bills_by_id[attempt.upstream_request_id or ""]
+            assert _customer(bill) == row.user_id, (bill, row)
+            tokens = attempt.usage.input_tokens, attempt.usage.output_tokens
+            assert tokens == (bill.prompt_tokens, bill.completion_tokens), (bill, row)
+            assert attempt.cost_nanos == exact_cost(*tokens), (bill, row)
+        attempts = Counter(dict.fromkeys(billed, 0))
+        for row in self.rows:
+            attempts[row.user_id] += len(row.sent)
+        lost = {name: (count, attempts[name]) for name, count in billed.items() if count > attempts[name]}
+        assert not lost, f"customer: (billed, attempts in records): {lost}"
+        if sent is not None:
+            records = Counter(row.user_id for row in self.rows)
+            invented = {name: (count, sent[name]) for name, count in records.items() if count > sent[name]}
+            assert not invented, f"customer: (records, requests): {invented}"
+
+    def check_answers(self, answers: Iterable[Answer], bills: Iterable[Bill]) -> int:
+        """Every answer that was read is settled, with the vendor's tokens and their exact cost. Returns their number."""
+        bills_by_id = {bill.id: bill for bill in bills}
+        checked = 0
+        for answer in answers:
+            if answer.status != 200:
+                continue
+            row, said = self.by_id.get(answer.id), answer.json
+            assert row is not None, f"an answer without a record: {answer}"
+            assert (row.outcome, row.cost_status, row.status) == ("ok", "exact", 200), (answer, row)
+            served = row.attempts[-1]
+            bill = bills_by_id[served.upstream_request_id or ""]
+            assert bill.marker == answer.marker, (bill, answer)
+            tokens = bill.prompt_tokens, bill.completion_tokens
+            assert (said["input_tokens"], said["output_tokens"]) == tokens, (answer, bill)
+            assert served.cost_nanos == exact_cost(*tokens), (row, bill)
+            assert said["cost_usd"] == row.cost_nanos / 1e9, (answer, row)
+            checked += 1
+        return checked
+
+
+def recomputed(rows: Iterable[Row]) -> Sums:
+    """Requests, cost and tokens by service, customer and provider, hour and day, from the records alone."""
+    sums: Sums = defaultdict(lambda: [0, 0, 0, 0])
+
+    def add(dimension: str, row: Row, name: str, *figures: int) -> None:
+        for grain, length in (("hour", HOUR_MS), ("day", DAY_MS)):
+            total = sums[dimension, grain, row.at_ms // length * length, name]
+            total[:] = [have + more for have, more in zip(total, figures, strict=True)]
+
+    for row in rows:
+        for dimension, name in (("service", row.service), ("customer", row.user_id)):
+            add(dimension, row, name, 1, row.cost_nanos, row.input_tokens, row.output_tokens)
+        if row.provider is not None:
+            add("provider", row, row.provider, 1, 0, 0, 0)
+        for attempt in row.attempts:
+            figures = attempt.cost_nanos, attempt.usage.input_tokens, attempt.usage.output_tokens
+            if any(figures):
+                add("provider", row, attempt.provider, 0, *figures)
+    return dict(sums)
+
+
+def _customer(bill: Bill) -> str:
+    return (bill.marker or "").rpartition(".")[0]

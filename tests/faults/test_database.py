@@ -1,0 +1,72 @@
+"""The database does not answer for a while: serving goes on, and every record is there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tests.e2e.process import GatewayProcess
+from tests.faults.client import Client, Load, http_request
+from tests.faults.conftest import Note
+from tests.faults.scene import Scene
+
+LOCKED_QUICK_S, LOCKED_LONG_S = 6.0, 60.0
+"""Longer than the database waits for a lock."""
+MOVED_QUICK_S, MOVED_LONG_S = 2.0, 60.0
+HEALTH_S = 3.0
+
+
+@contextmanager
+def locked(scene: Scene) -> Iterator[None]:
+    with closing(sqlite3.connect(scene.data / "gateway.db", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("ROLLBACK")
+
+
+@contextmanager
+def moved(scene: Scene) -> Iterator[None]:
+    file, elsewhere = scene.data / "gateway.db", scene.data / "elsewhere.db"
+    file.rename(elsewhere)
+    yield
+    elsewhere.rename(file)
+
+
+async def health(gateway: GatewayProcess) -> str:
+    """What it says of its database; that it answers in time is checked."""
+    client = Client(gateway.port)
+    async with asyncio.timeout(HEALTH_S):
+        await client.send(http_request("GET", "/api/v1/health"))
+        answer = await client.read()
+    client.close()
+    assert answer.status == 200
+    database: str = answer.json["database"]
+    return database
+
+
+@pytest.mark.parametrize("how", [locked, moved], ids=["locked", "moved"])
+async def test_database_out(scene: Scene, note: Note, long: bool, how: object) -> None:
+    is_locked = how is locked
+    seconds = (LOCKED_LONG_S if long else LOCKED_QUICK_S) if is_locked else (MOVED_LONG_S if long else MOVED_QUICK_S)
+    with scene.gateway() as gateway:
+        scene.providers(gateway, "slow-5", "slow-20")
+        load = Load()
+        load.start(gateway.port)
+        await asyncio.sleep(0.5)
+        with locked(scene) if is_locked else moved(scene):
+            await asyncio.sleep(seconds / 2)
+            said = await health(gateway)
+            await asyncio.sleep(seconds / 2)
+        load.stop()
+        await load.done()
+        assert said == ("ok" if is_locked else "unavailable")  # a locked database can be read
+        assert load.statuses.keys() == {200}, load.statuses
+        assert not load.broken
+        ledger = await asyncio.to_thread(scene.check, gateway, load)
+        assert ledger.count("ok") == len(load.answers)
+        assert await health(gateway) == "ok"
+    note(f"out for {seconds:.0f} s, {len(load.answers)} requests: 0 failed, all recorded")

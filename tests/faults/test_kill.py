@@ -1,0 +1,61 @@
+"""Kill -9 at any moment, again and again: the books stay right."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from tests.e2e.process import GatewayProcess
+from tests.faults.client import Load
+from tests.faults.conftest import Note
+from tests.faults.scene import Scene
+
+CLIENTS = 24
+QUICK_ROUNDS, LONG_ROUNDS = 6, 100
+LONGEST_LIFE_S = 1.0
+LONGEST_START_S = 1.5
+
+
+async def test_kill_under_load(scene: Scene, note: Note, long: bool) -> None:
+    """Each round another fsync policy; every third is also killed while it starts and replays what the last one left."""
+    gateways = [scene.gateway(journal_fsync=policy) for policy in ("always", "interval")]
+    load = Load(clients=CLIENTS)
+    rounds = LONG_ROUNDS if long else QUICK_ROUNDS
+    with gateways[0] as gateway:
+        scene.providers(gateway, "slow-5", "slow-30", "slow-10+flaky-9+status-500")
+        gateway.kill()
+    for number in range(rounds):
+        gateway = gateways[number % 2]
+        if number % 3 == 2:
+            gateway.launch()
+            await asyncio.sleep(random.uniform(0, LONGEST_START_S))
+            gateway.kill()
+        with gateway:
+            load.start(gateway.port)
+            await asyncio.sleep(random.uniform(0.05, LONGEST_LIFE_S))
+            gateway.kill()
+            await load.done()
+    with gateways[0] as gateway:
+        ledger = scene.check(gateway, load)
+    assert load.statuses.keys() <= {200}, load.statuses
+    assert load.statuses[200] > 10 * rounds
+    note(
+        f"{rounds} kills, {sum(load.sent.values())} requests, {len(scene.bills)} calls billed, "
+        f"{load.statuses[200]} answers read, {ledger.count('cancelled')} cut off: 0 lost, 0 twice"
+    )
+
+
+async def test_kill_in_the_first_start(scene: Scene, note: Note, long: bool) -> None:
+    """A gateway that died while it made its database, its key or its journal is started again as if nothing had been."""
+    kills = 40 if long else 4
+    for number in range(kills):
+        gateway = GatewayProcess(scene.directory, data_dir=f"data-{number}")
+        gateway.launch()
+        await asyncio.sleep(random.uniform(0.2, LONGEST_START_S))
+        gateway.kill()
+        if number % 4 == 0:
+            with gateway:
+                scene.providers(gateway, "ok")
+                assert gateway.ask().status == 200
+                assert gateway.summary()["total_requests"] == 1
+    note(f"{kills} kills, every fourth directory used afterwards")
