@@ -15,6 +15,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -263,7 +264,8 @@ def configure_logging(*, level: str, console: bool, redact: Redact) -> Callable[
     logging.basicConfig(handlers=[_Bridge(logger)], level=max(threshold, logging.WARNING), force=True)
 
     def log(event: str, *, level: str = "info", **fields: Any) -> None:
-        getattr(logger, level)(event, **fields)
+        with suppress(OSError):  # a log that cannot be written (the disk is full) stops nobody's work
+            getattr(logger, level)(event, **fields)
 
     return log
 
@@ -282,4 +284,5 @@ class _Bridge(logging.Handler):
             message = record.getMessage()
         except Exception:  # edge: arguments that do not fit must not break whoever logs, as in logging's own handlers
             message = str(record.msg)
-        report(message, logger=record.name, exc_info=record.exc_info)
+        with suppress(OSError):
+            report(message, logger=record.name, exc_info=record.exc_info)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord, add_usage, decode_attempt, decode_record
@@ -9,6 +11,15 @@ from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.segments import Position
 
 CRASHED = "gateway_crashed"
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What decoding a payload raises: it was written by another version."""
+
+
+class Abandoned(NamedTuple):
+    """What open requests came to: a record each, and the payloads no record could be made of."""
+
+    records: list[UsageRecord]
+    unreadable: list[bytes]
 
 
 class _Open:
@@ -47,24 +58,31 @@ class Assembly:
     def safe_position(self, read: Position) -> Position:
         """Where reading must start again so that no open request is lost, after everything up to `read` was taken."""
         oldest = next(iter(self._open.values()), None)
-        return read if oldest is None else min(oldest.since, read)
+        return read if oldest is None else oldest.since
 
-    def abandon(self) -> list[UsageRecord]:
-        """Records of the open requests, whose writer is gone; an attempt without an outcome costs its bound."""
-        abandoned = [_abandoned(request) for request in self._open.values() if request.intents]
+    def abandon(self) -> Abandoned:
+        """Close the open requests, whose writer is gone; an attempt without an outcome costs its bound."""
+        abandoned = Abandoned([], [])
+        for request in self._open.values():
+            try:
+                abandoned.records.append(_abandoned(request))
+            except UNREADABLE:
+                abandoned.unreadable.extend([*request.intents, *request.outcomes])
         self._open.clear()
         return abandoned
 
 
 def _abandoned(request: _Open) -> UsageRecord:
     attempts: dict[str, AttemptRecord] = {}
-    record = decode_record(request.intents[0])
-    for payload in request.intents:
-        for attempt in decode_record(payload).attempts:
-            attempts[attempt.id] = msgspec.structs.replace(attempt, error=CRASHED)
+    records = [decode_record(payload) for payload in request.intents]
+    if not records:
+        raise msgspec.DecodeError("No intent is left that says whose request it was.")
+    for attempt in (attempt for record in records for attempt in record.attempts):
+        attempts[attempt.id] = msgspec.structs.replace(attempt, error=CRASHED)
     for payload in request.outcomes:
         outcome = decode_attempt(payload)
         attempts[outcome.id] = outcome
+    record = records[0]
     record.attempts = list(attempts.values())
     record.outcome, record.error_code, record.status = "cancelled", CRASHED, 0
     for attempt in record.attempts:

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 
 from llm_gateway.journal.assembly import Assembly
+from llm_gateway.journal.delivery import BATCH, Delivery, Sink
 from llm_gateway.journal.reader import Reader
-from llm_gateway.journal.segments import WriterDir
-from llm_gateway.journal.shipper import BATCH, QUARANTINE, Log, Sink, damage_reporter, decode_all, deliver
+from llm_gateway.journal.segments import Log, WriterDir
+from llm_gateway.journal.shipper import damage_reporter
 
 PROGRESS_EVERY = 20_000
 
@@ -33,40 +34,47 @@ def replay(data_dir: Path, sink: Sink, *, log: Log) -> Replayed:
     total = Replayed()
     if not journal.is_dir():
         return total
+    delivery = Delivery(sink, journal, log)
     for path in sorted(path for path in journal.iterdir() if path.is_dir()):
         try:
             directory = WriterDir(path)
+            done = _replay_one(directory, delivery, total.records, log)
         except BlockingIOError:
             continue
-        done = _replay_one(directory, sink, total.records, log)
+        except OSError as error:
+            log("a usage journal is left to the next start", level="error", directory=str(path), reason=str(error))
+            continue
         total = Replayed(total.records + done.records, total.abandoned + done.abandoned)
     return total
 
 
-def _replay_one(directory: WriterDir, sink: Sink, before: int, log: Log) -> Replayed:
+def _replay_one(directory: WriterDir, delivery: Delivery, before: int, log: Log) -> Replayed:
     reader = Reader(directory, damage_reporter(log))
-    assembly = Assembly()
-    quarantine = directory.path.parent / QUARANTINE
-    shipped = 0
     try:
-        payloads: list[bytes] = []
-        while entries := reader.read(None):
-            payloads.extend([p for position, entry in entries if (p := assembly.add(position, entry)) is not None])
-            if len(payloads) >= BATCH:
-                deliver(decode_all(payloads, log), sink, quarantine, log)
-                if (before + shipped) // PROGRESS_EVERY != (before + shipped + len(payloads)) // PROGRESS_EVERY:
-                    log("replaying the usage journal", records=before + shipped + len(payloads))
-                shipped += len(payloads)
-                payloads.clear()
-        abandoned = assembly.abandon()
-        rest = [*decode_all(payloads, log), *abandoned]
-        if rest:
-            deliver(rest, sink, quarantine, log)
-        shipped += len(rest)
+        done = _deliver_all(reader, delivery, before, log)
     except BaseException:  # edge: whatever stops the replay, the directory is left to the next one
         directory.close()
         raise
     finally:
         reader.close()
     directory.remove()
-    return Replayed(shipped, len(abandoned))
+    return done
+
+
+def _deliver_all(reader: Reader, delivery: Delivery, before: int, log: Log) -> Replayed:
+    assembly = Assembly()
+    payloads: list[bytes] = []
+    count = 0
+    while entries := reader.read(None):
+        payloads.extend([p for position, entry in entries if (p := assembly.add(position, entry)) is not None])
+        if len(payloads) >= BATCH:
+            delivery.settled(payloads)
+            earlier, count = count, count + len(payloads)
+            if (before + earlier) // PROGRESS_EVERY != (before + count) // PROGRESS_EVERY:
+                log("replaying the usage journal", records=before + count)
+            payloads.clear()
+    delivery.settled(payloads)
+    # After the settled ones: where a request stands in the journal twice, its settle is what counts.
+    abandoned = assembly.abandon()
+    delivery.deliver(abandoned.records, abandoned.unreadable)
+    return Replayed(count + len(payloads) + len(abandoned.records), len(abandoned.records))

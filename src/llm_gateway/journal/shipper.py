@@ -1,72 +1,25 @@
 """Moves finished requests from the journal to the database; the counterpart of `writer.py`, in a thread of its own.
 
 A batch is sent again until the database has it, and the database counts a record once however often it is sent; only
-then does the checkpoint advance and are segments deleted. A record the database refuses is set aside, not its batch.
+then does the checkpoint advance and are segments deleted.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeAlias
+import time
 
-import msgspec
-
-from llm_gateway.domain.usage import UsageRecord, decode_record, encode_record
-from llm_gateway.errors import RecordsRefused, StoreUnavailable
+from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.assembly import Assembly
+from llm_gateway.journal.delivery import BATCH, Delivery, Sink
 from llm_gateway.journal.reader import Damage, Reader
-from llm_gateway.journal.segments import Position
+from llm_gateway.journal.segments import Log, Position
 from llm_gateway.journal.writer import JournalWriter
 
-Sink: TypeAlias = Callable[[Sequence[UsageRecord]], None]
-Log: TypeAlias = Callable[..., None]
-
-BATCH = 2000
 PAUSE_S = 0.25
+POLL_S = 0.005
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 STOP_TIMEOUT_S = 10.0
-QUARANTINE = "quarantine.jsonl"
-
-
-def deliver(records: Sequence[UsageRecord], sink: Sink, quarantine: Path, log: Log) -> None:
-    """Hand records to the sink; those it refuses are written to the quarantine file instead.
-
-    Raises:
-        StoreUnavailable: the database does not answer; all of them can be sent again.
-    """
-    try:
-        sink(records)
-    except RecordsRefused as error:
-        if len(records) > 1:
-            half = len(records) // 2
-            deliver(records[:half], sink, quarantine, log)
-            deliver(records[half:], sink, quarantine, log)
-            return
-        with quarantine.open("ab") as file:
-            file.write(encode_record(records[0]) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        log(
-            "the database refuses a usage record; it is kept aside",
-            level="error",
-            request_id=records[0].id,
-            file=str(quarantine),
-            reason=str(error),
-        )
-
-
-def decode_all(payloads: Sequence[bytes], log: Log) -> list[UsageRecord]:
-    """The records of settle payloads; one that is none (from another version) is reported."""
-    records = []
-    for payload in payloads:
-        try:
-            records.append(decode_record(payload))
-        except msgspec.DecodeError as error:
-            log("a usage record in the journal cannot be read", level="error", reason=str(error))
-    return records
 
 
 def damage_reporter(log: Log) -> Damage:
@@ -90,12 +43,13 @@ class Shipper:
     def __init__(self, journal: JournalWriter, sink: Sink, *, log: Log) -> None:
         self._journal = journal
         self._directory = journal.directory
-        self._sink = sink
+        self._delivery = Delivery(sink, journal.directory.path.parent, log)
         self._log = log
         self._reader = Reader(journal.directory, damage_reporter(log))
         self._assembly = Assembly()
         self._first_segment = 1
         self._shipped = self._reader.position
+        self._failing: str | None = None
         self._wanted = threading.Event()
         self._progress = threading.Condition()
         self._stopping = threading.Event()
@@ -106,11 +60,20 @@ class Shipper:
         self._thread.start()
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether everything in the journal at this moment reached the database within `timeout_s`. From any thread."""
+        """Whether everything appended before reached the database within `timeout_s`. From any thread but the loop's.
+
+        Records of requests that were never sent do not count while a full disk keeps them in memory.
+        """
+        deadline = time.monotonic() + timeout_s
+        appended = self._journal.appended
+        while self._journal.landed < appended:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_S)
         target = self._journal.written
         self._wanted.set()
         with self._progress:
-            return self._progress.wait_for(lambda: self._shipped >= target, timeout_s)
+            return self._progress.wait_for(lambda: self._shipped >= target, deadline - time.monotonic())
 
     def stop(self) -> None:
         """Ship what is left, then end. An empty journal's directory is removed; another start replays the rest."""
@@ -121,23 +84,30 @@ class Shipper:
             self._log("the usage journal is not shipped yet; the next start does it", level="warning")
             return
         self._reader.close()
-        if self._shipped >= self._journal.written and self._assembly.is_empty:
-            self._directory.remove()
-        else:
+        if self._shipped < self._journal.written or not self._assembly.is_empty:
             self._directory.close()
+            return
+        try:
+            self._directory.remove()
+        except OSError as error:
+            self._log("the usage journal's files cannot be deleted", level="warning", reason=str(error))
 
     def _run(self) -> None:
         while True:
             last = self._stopping.is_set()
-            shipped = self._ship_available()
-            if last and (shipped < BATCH or self._reader.position != self._shipped):
-                return
-            if shipped < BATCH:
+            payloads = self._read()
+            if payloads and not self._deliver(payloads):
+                return  # They were read and not delivered: from here on nothing must advance.
+            if self._reader.position != self._shipped:
+                self._advance(self._reader.position)
+            if len(payloads) < BATCH:
+                if last:
+                    return
                 self._wanted.wait(PAUSE_S)
             self._wanted.clear()
 
-    def _ship_available(self) -> int:
-        """Ship up to a batch. Returns the number of records."""
+    def _read(self) -> list[bytes]:
+        """About a batch of settled records, if there are as many."""
         payloads: list[bytes] = []
         limit = self._journal.written
         try:
@@ -146,26 +116,23 @@ class Shipper:
                     [p for position, entry in entries if (p := self._assembly.add(position, entry)) is not None]
                 )
         except OSError as error:
-            self._log("the usage journal cannot be read", level="error", reason=str(error))
-        if payloads and not self._deliver(decode_all(payloads, self._log)):
-            return 0
-        position = self._reader.position
-        if position != self._shipped:
-            self._advance(position)
-        return len(payloads)
+            self._say("the usage journal cannot be read", level="error", reason=str(error))
+        return payloads
 
-    def _deliver(self, records: list[UsageRecord]) -> bool:
+    def _deliver(self, payloads: list[bytes]) -> bool:
+        """Send until it is done; False when told to stop before."""
         pause = BACKOFF_S
         while True:
             try:
-                deliver(records, self._sink, self._directory.path.parent / QUARANTINE, self._log)
-                return True
+                self._delivery.settled(payloads)
             except StoreUnavailable as error:
                 self._log(
-                    "usage records wait for the database", level="warning", count=len(records), reason=error.detail
+                    "usage records wait for the database", level="warning", count=len(payloads), reason=error.detail
                 )
             except Exception as error:  # edge: whatever it is, the records are safe in the journal and tried again
-                self._log("usage records cannot be stored", level="error", count=len(records), exc_info=error)
+                self._log("usage records cannot be stored", level="error", count=len(payloads), exc_info=error)
+            else:
+                return True
             if self._stopping.wait(pause):
                 return False
             pause = min(2 * pause, MAX_BACKOFF_S)
@@ -173,12 +140,20 @@ class Shipper:
     def _advance(self, position: Position) -> None:
         safe = self._assembly.safe_position(position)
         try:
-            self._directory.keep_checkpoint(safe)
+            # First, as it makes room; a reader whose checkpoint is in a segment that is gone begins with the next.
             while self._first_segment < safe.segment:
                 self._directory.segment(self._first_segment).unlink(missing_ok=True)
                 self._first_segment += 1
+            self._directory.keep_checkpoint(safe)
+            self._failing = None
         except OSError as error:
-            self._log("the usage journal's checkpoint cannot be kept", level="warning", reason=str(error))
+            self._say("the usage journal's checkpoint cannot be kept", level="warning", reason=str(error))
         with self._progress:
             self._shipped = position
             self._progress.notify_all()
+
+    def _say(self, event: str, *, level: str, reason: str) -> None:
+        """Log a trouble once while it lasts."""
+        if self._failing != event:
+            self._failing = event
+            self._log(event, level=level, reason=reason)

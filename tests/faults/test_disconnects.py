@@ -1,0 +1,108 @@
+"""Clients that go away at any point: what they asked for is recorded, and nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from tests.e2e.process import GatewayProcess
+from tests.faults.client import BROKEN, PATH, Client, generate_body, http_request
+from tests.faults.conftest import Note
+from tests.faults.scene import Scene
+
+QUICK, LONG = 200, 1_000
+AT_ONCE = 25
+SETTLED_S = 20.0
+FEW = 10
+
+
+class Wave:
+    """Clients that disconnect; what they did is counted."""
+
+    def __init__(self, gateway: GatewayProcess, name: str) -> None:
+        self.complete: set[str] = set()
+        """Markers of requests that were sent whole, and whose connection was not reset before they can be known read."""
+        self.reset: set[str] = set()
+        self.cut: set[str] = set()
+        self._gateway = gateway
+        self._name = name
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self, count: int) -> None:
+        await asyncio.gather(*(self._leave(number) for number in range(count)))
+
+    async def _leave(self, number: int) -> None:
+        marker = f"{self._name}.{number}"
+        data = http_request("POST", PATH, generate_body(marker, self._name))
+        upto = random.choice((random.randrange(len(data)), len(data), len(data), len(data)))
+        async with self._slots:
+            client = Client(self._gateway.port)
+            await client.send(data[:upto])
+            pause = random.choice((0.0, random.uniform(0, 0.15)))
+            if random.random() < 0.2 and upto == len(data):
+                try:
+                    await client.read()
+                except BROKEN as error:
+                    raise AssertionError(marker) from error
+            else:
+                await asyncio.sleep(pause)
+            if upto < len(data):
+                self.cut.add(marker)
+            if random.random() < 0.5:
+                client.reset()
+                if upto == len(data):
+                    self.reset.add(marker)
+            else:
+                client.close()
+                if upto == len(data):
+                    self.complete.add(marker)
+
+
+def metric(gateway: GatewayProcess, name: str) -> float:
+    lines = gateway.call("GET", "/metrics").body.decode().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def descriptors(scene: Scene, gateway: GatewayProcess) -> int:
+    """The gateway's open files, but for the connections to the vendor that it keeps."""
+    count = len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
+    return count - (scene.mock.seen().connections - 1)
+
+
+async def none_in_flight(gateway: GatewayProcess) -> None:
+    async with asyncio.timeout(SETTLED_S):
+        while metric(gateway, "llm_gateway_requests_in_flight"):  # noqa: ASYNC110 - it is looked at, not told
+            await asyncio.sleep(0.05)
+
+
+async def test_disconnects(scene: Scene, note: Note, long: bool) -> None:
+    with scene.gateway() as gateway:
+        scene.providers(gateway, "slow-100")
+        warm = Wave(gateway, "warm")
+        await warm.run(AT_ONCE * 2)
+        await none_in_flight(gateway)
+        await asyncio.sleep(0.3)
+        before = descriptors(scene, gateway)
+        wave = Wave(gateway, "wave")
+        await wave.run(LONG if long else QUICK)
+        await asyncio.sleep(0.3)
+        await none_in_flight(gateway)
+        ledger = await asyncio.to_thread(scene.books, gateway)
+        bills = scene.bills
+        ledger.check_bills(bills)
+        billed = {bill.marker for bill in bills}
+        for one in (warm, wave):
+            assert one.complete <= billed, one.complete - billed
+            assert not one.cut & billed
+        # A record for each, the prompt being nowhere in it: by their number.
+        known, possible = len(warm.complete | wave.complete), len(warm.reset | wave.reset)
+        assert known <= len(ledger.rows) <= known + possible
+        assert len(ledger.rows) >= len(billed)
+        after = descriptors(scene, gateway)
+        assert after <= before + FEW
+        assert scene.mock.seen().connections <= AT_ONCE + FEW
+    note(
+        f"{len(wave.cut)} left before, {len(wave.complete | wave.reset)} after the whole request was sent: "
+        f"{len(ledger.rows)} records for {len(billed)} calls; open files {before} before, {after} after"
+    )

@@ -1,0 +1,56 @@
+"""Far more than a provider's limit, with a kill in between: never above the limit in any 60 seconds, as it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from tests.faults.client import Load
+from tests.faults.conftest import Note
+from tests.faults.scene import Scene, windows
+
+LIMIT = 40
+QUICK_S, LONG_S = 2.0, 130.0
+CLIENTS = 20
+PAUSE_S = 0.05
+
+
+async def load_for(load: Load, port: int, seconds: float) -> None:
+    load.start(port)
+    await asyncio.sleep(seconds)
+
+
+async def test_limit_race(scene: Scene, note: Note, long: bool) -> None:
+    """In the long run kills fall everywhere in the window; in the short one only its first seconds are seen."""
+    load = Load(clients=CLIENTS)
+    with scene.gateway(cache_ttl_seconds=0) as gateway:
+        scene.providers(gateway, "slow-20", rate_limit_rpm=LIMIT)
+        started = time.monotonic()
+        await load_for(load, gateway.port, random.uniform(0, 0.15))
+        gateway.kill()
+        await load.done()
+    kills = 1
+    until = started + (LONG_S if long else 0)
+    while time.monotonic() < until:
+        with scene.gateway(cache_ttl_seconds=0) as gateway:
+            await load_for(load, gateway.port, random.uniform(5, 30))
+            gateway.kill()
+            await load.done()
+            kills += 1
+    with scene.gateway(cache_ttl_seconds=0) as gateway:
+        await load_for(load, gateway.port, QUICK_S)
+        load.stop()
+        await load.done()
+        seconds = time.monotonic() - started
+        ledger = await asyncio.to_thread(scene.check, gateway, load)
+    most = windows(bill.time for bill in scene.bills)
+    assert most <= LIMIT
+    # Calls whose intent was recorded and that were killed before they were sent count, too: one a client and kill.
+    possible = LIMIT * (1 + int(seconds / 62))
+    assert len(scene.bills) + ledger.count("cancelled") >= 0.97 * possible
+    assert load.statuses[429] > len(scene.bills)
+    note(
+        f"{kills} kills, {sum(load.sent.values())} requests in {seconds:.0f} s at a limit of {LIMIT}: at most {most} in any "
+        f"60 s, {len(scene.bills)} of {possible} possible calls made"
+    )
