@@ -2,93 +2,111 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from llm_gateway.domain.usage import AttemptRecord, UsageRecord, add_usage, decode_attempt, decode_record
+from llm_gateway.domain.usage import (
+    AttemptRecord,
+    CostStatus,
+    Usage,
+    UsageRecord,
+    add_usage,
+    decode_attempt,
+    decode_record,
+)
 from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.segments import Position
 
 CRASHED = "gateway_crashed"
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
-"""What decoding a payload raises: it was written by another version."""
 
+_Decoded = TypeVar("_Decoded")
 
-class Abandoned(NamedTuple):
-    """What open requests came to: a record each, and the payloads no record could be made of."""
-
-    records: list[UsageRecord]
-    unreadable: list[bytes]
-
-
-class _Open:
-    """A request that is not settled: where its first entry stands, and what was said of it."""
-
-    __slots__ = ("intents", "outcomes", "since")
-
-    def __init__(self, since: Position) -> None:
-        self.since = since
-        self.intents: list[bytes] = []
-        self.outcomes: list[bytes] = []
+OnUndecodable: TypeAlias = Callable[[Entry, str], None]
+"""Hears of an entry that is whole but no record of this version, and why."""
 
 
 class Assembly:
-    """Requests that are open, in the order they began."""
+    """The requests that are open, in the order they began.
 
-    def __init__(self) -> None:
-        self._open: dict[str, _Open] = {}
+    An entry may come twice (the writer writes again what a failed sync may have dropped): attempts count by their id,
+    and an outcome whose request is not open says nothing new.
+    """
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no request is open."""
-        return not self._open
+    def __init__(self, on_undecodable: OnUndecodable) -> None:
+        self._open: dict[str, list[tuple[int, Entry]]] = {}
+        self._on_undecodable = on_undecodable
 
-    def add(self, position: Position, entry: Entry) -> bytes | None:
-        """Take one entry. The payload of the finished record when it is a settle."""
+    def __len__(self) -> int:
+        """How many requests are open."""
+        return len(self._open)
+
+    def add(self, segment: int, entry: Entry) -> UsageRecord | None:
+        """Take one entry of a segment. The finished record when it is a settle."""
         if entry.kind == "S":
             self._open.pop(entry.request_id, None)
-            return entry.payload
+            return self._decoded(entry, decode_record)
         request = self._open.get(entry.request_id)
-        if request is None:
-            request = self._open[entry.request_id] = _Open(position)
-        (request.intents if entry.kind == "I" else request.outcomes).append(entry.payload)
+        if request is not None:
+            request.append((segment, entry))
+        elif entry.kind == "I":
+            self._open[entry.request_id] = [(segment, entry)]
         return None
 
-    def safe_position(self, read: Position) -> Position:
-        """Where reading must start again so that no open request is lost, after everything up to `read` was taken."""
-        oldest = next(iter(self._open.values()), None)
-        return read if oldest is None else oldest.since
+    def restart(self, read: Position) -> Position:
+        """Where reading must start again so that no open request is lost, when everything up to `read` was taken."""
+        for (segment, entry), *_ in self._open.values():
+            return Position(segment, entry.start)
+        return read
 
-    def abandon(self) -> Abandoned:
-        """Close the open requests, whose writer is gone; an attempt without an outcome costs its bound."""
-        abandoned = Abandoned([], [])
-        for request in self._open.values():
-            try:
-                abandoned.records.append(_abandoned(request))
-            except UNREADABLE:
-                abandoned.unreadable.extend([*request.intents, *request.outcomes])
+    def segments(self) -> set[int]:
+        """The segments that hold entries of open requests."""
+        return {segment for request in self._open.values() for segment, _ in request}
+
+    def abandon(self) -> list[UsageRecord]:
+        """Close what is open, because its writer is gone: a record each, `cancelled`, with what is known of its cost.
+
+        An attempt without an outcome counts with the bound its intent stated, `estimated`.
+        """
+        requests = [[entry for _, entry in request] for request in self._open.values()]
         self._open.clear()
-        return abandoned
+        return [record for request in requests if (record := self._abandoned(request))]
+
+    def _abandoned(self, request: list[Entry]) -> UsageRecord | None:
+        record: UsageRecord | None = None
+        attempts: dict[str, AttemptRecord] = {}
+        for entry in request:
+            if entry.kind == "O":
+                if outcome := self._decoded(entry, decode_attempt):
+                    attempts[outcome.id] = outcome
+            elif intent := self._decoded(entry, decode_record):
+                record = record or intent
+                for attempt in intent.attempts:
+                    attempts.setdefault(attempt.id, attempt)
+        if record is not None:
+            _close(record, list(attempts.values()))
+        return record
+
+    def _decoded(self, entry: Entry, decode: Callable[[bytes], _Decoded]) -> _Decoded | None:
+        try:
+            return decode(entry.payload)
+        except msgspec.DecodeError as error:
+            self._on_undecodable(entry, str(error))
+            return None
 
 
-def _abandoned(request: _Open) -> UsageRecord:
-    attempts: dict[str, AttemptRecord] = {}
-    records = [decode_record(payload) for payload in request.intents]
-    if not records:
-        raise msgspec.DecodeError("No intent is left that says whose request it was.")
-    for attempt in (attempt for record in records for attempt in record.attempts):
-        attempts[attempt.id] = msgspec.structs.replace(attempt, error=CRASHED)
-    for payload in request.outcomes:
-        outcome = decode_attempt(payload)
-        attempts[outcome.id] = outcome
-    record = records[0]
-    record.attempts = list(attempts.values())
-    record.outcome, record.error_code, record.status = "cancelled", CRASHED, 0
-    for attempt in record.attempts:
+def _close(record: UsageRecord, attempts: list[AttemptRecord]) -> None:
+    record.outcome, record.error_code = "cancelled", CRASHED
+    record.status = record.latency_ms = 0
+    record.attempts = attempts
+    record.usage, record.cost_nanos = Usage(), 0
+    for attempt in attempts:
+        record.provider, record.model = attempt.provider, attempt.model
         record.usage = add_usage(record.usage, attempt.usage)
         record.cost_nanos += attempt.cost_nanos
-        if attempt.cost_status == "unpriced" or record.cost_status == "exact":
-            record.cost_status = attempt.cost_status
-        record.provider, record.model = attempt.provider, attempt.model
-    return record
+    statuses = {attempt.cost_status for attempt in attempts}
+    record.cost_status = next((status for status in _WORST_FIRST if status in statuses), "exact")
+
+
+_WORST_FIRST: tuple[CostStatus, ...] = ("unpriced", "estimated")

@@ -1,80 +1,101 @@
-"""Hands finished records to the database. One it refuses, or that cannot be read, is set aside, not its batch."""
+"""Hands finished records to the database, and sets aside the ones it refuses, not the batch they are in."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from llm_gateway.domain.usage import UsageRecord, decode_record, encode_record
-from llm_gateway.errors import RecordsRefused
-from llm_gateway.journal.assembly import UNREADABLE
-from llm_gateway.journal.segments import Log, private
+import msgspec
 
-Sink: TypeAlias = Callable[[Sequence[UsageRecord]], None]
-"""Stores records, each once however often it is given it; raises StoreUnavailable or RecordsRefused."""
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import RecordsRefused, StoreUnavailable
+from llm_gateway.journal.segments import Log
 
-BATCH = 2000
-QUARANTINE = "quarantine.jsonl"
+BATCH_RECORDS = 500
+
+Sink: TypeAlias = Callable[[list[UsageRecord]], None]
+"""Stores records in one transaction, each once however often it comes.
+
+Raises StoreUnavailable (try again; it may be stored or not) or RecordsRefused (nothing is stored, at least one record
+never can be).
+"""
+
+
+class Quarantine:
+    """The file of what the database can never store: one JSON object a line, `reason` and `record` or `payload`.
+
+    A record can stand in it twice when the gateway crashed right after; its id tells.
+    """
+
+    def __init__(self, path: Path, log: Log) -> None:
+        self._path = path
+        self._log = log
+
+    def add(self, request_id: str, reason: str, **what: Any) -> None:
+        """Keep something durably, and say so.
+
+        Raises:
+            StoreUnavailable: it could not be kept.
+        """
+        line = msgspec.json.encode({"reason": reason, **what}) + b"\n"
+        try:
+            _append(self._path, line)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path} cannot be written ({error.strerror}).") from error
+        self._log(
+            "a usage record cannot be stored and is set aside",
+            level="error",
+            request_id=request_id,
+            reason=reason,
+            file=str(self._path),
+        )
 
 
 class Delivery:
-    """The way of records from the journal to `sink`.
+    """Records on their way to the sink. What is left after a failure is what has not been delivered."""
 
-    What is set aside goes to the quarantine file in `journal`, a line each; one may stand there twice after a crash.
-    """
-
-    def __init__(self, sink: Sink, journal: Path, log: Log) -> None:
+    def __init__(self, sink: Sink, quarantine: Quarantine) -> None:
         self._sink = sink
-        self._quarantine = journal / QUARANTINE
-        self._log = log
+        self._quarantine = quarantine
+        self._parts: list[list[UsageRecord]] = []
 
-    def settled(self, payloads: Sequence[bytes]) -> None:
-        """Deliver the records of settle payloads.
+    def add(self, records: list[UsageRecord]) -> None:
+        """Take records, to be delivered in this order, in batches."""
+        starts = range(0, len(records), BATCH_RECORDS)
+        self._parts[:0] = [records[at : at + BATCH_RECORDS] for at in reversed(starts)]
+
+    def run(self) -> None:
+        """Deliver everything.
 
         Raises:
-            StoreUnavailable: the database does not answer; all of them can be sent again.
-            OSError: what is refused cannot be set aside; all of them can be sent again.
+            StoreUnavailable: the database does not answer; run it again.
         """
-        records, unreadable = [], []
-        for payload in payloads:
+        while self._parts:
+            part = self._parts[-1]
             try:
-                records.append(decode_record(payload))
-            except UNREADABLE:
-                unreadable.append(payload)
-        self.deliver(records, unreadable)
+                self._sink(part)
+            except RecordsRefused as error:
+                if len(part) == 1:
+                    self._quarantine.add(part[0].id, str(error), record=part[0])
+                    self._parts.pop()
+                else:
+                    half = len(part) // 2
+                    self._parts[-1:] = [part[half:], part[:half]]
+            else:
+                self._parts.pop()
 
-    def deliver(self, records: Sequence[UsageRecord], unreadable: Sequence[bytes]) -> None:
-        """Deliver records, and set aside payloads that are none.
 
-        Raises:
-            StoreUnavailable: the database does not answer; all of them can be sent again.
-            OSError: what is refused cannot be set aside; all of them can be sent again.
-        """
-        refused = self._store(records) if records else []
-        aside = [*unreadable, *map(encode_record, refused)]
-        if not aside:
-            return
-        with self._quarantine.open("ab", opener=private) as file:
-            file.write(b"".join(payload + b"\n" for payload in aside))
-            file.flush()
-            os.fsync(file.fileno())
-        self._log(
-            "usage records cannot be stored and are kept aside",
-            level="error",
-            file=str(self._quarantine),
-            unreadable=len(unreadable),
-            refused=[record.id for record in refused],
-        )
-
-    def _store(self, records: Sequence[UsageRecord]) -> list[UsageRecord]:
-        """Store what the sink takes. Returns what it refuses, found by halving."""
-        try:
-            self._sink(records)
-        except RecordsRefused:
-            if len(records) == 1:
-                return list(records)
-            half = len(records) // 2
-            return [*self._store(records[:half]), *self._store(records[half:])]
-        return []
+def _append(path: Path, line: bytes) -> None:
+    """Add a line durably, whole or not at all."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        if os.write(fd, line) < len(line):
+            os.ftruncate(fd, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,84 +1,90 @@
-"""Reads a writer's segments in order, from a position up to a limit or to their end."""
+"""Follows a writer's segments in order, from its checkpoint on."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
-from llm_gateway.journal.frames import Entry, Scan, scan
+from llm_gateway.journal.frames import Entry, scan
 from llm_gateway.journal.segments import Position, WriterDir
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 64 * 1024
+"""Read at a time, and so about as long as the loop's thread may have to wait: 0.2 ms."""
 
-Damage: TypeAlias = Callable[[str, int, int], None]
-"""Hears of what could not be read: file, offset, bytes."""
+OnDamage: TypeAlias = Callable[[Path, int, int], None]
+"""Hears what could not be read: file, offset, bytes."""
 
 
-class Reader:
-    """A position that moves on through the segments of one directory."""
+class SegmentReader:
+    """A position in the segments of one directory that moves on as they are read. Segments may be missing."""
 
-    def __init__(self, directory: WriterDir, damaged: Damage, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, directory: WriterDir, on_damage: OnDamage, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._directory = directory
-        self._damaged = damaged
+        self._on_damage = on_damage
         self._chunk_bytes = chunk_bytes
         self._fd: int | None = None
-        start = directory.checkpoint()
-        there = directory.segments()
-        if there and start.segment not in there:
-            start = Position(next((number for number in there if number > start.segment), there[0]), 0)
-        self.position = start
+        self.position = directory.checkpoint()
+        if self.position.segment not in directory.segments():
+            self._go_to_next(None)
 
-    def read(self, limit: Position | None) -> list[tuple[Position, Entry]]:
-        """The next entries, each with where it stands; none when everything up to `limit` was read.
+    def read(self, limit: Position | None) -> list[Entry]:
+        """The next good entries, all of the segment that `position` is in; none when there are no more for now.
 
-        `limit` None means the end of the last segment: for a directory whose writer is gone.
+        `limit` is where the writer is; None when it is gone, and everything up to the end is to be read.
+
+        Raises:
+            OSError: a segment cannot be read.
         """
-        if limit is None:
-            limit = Position(max(self._directory.segments(), default=0) + 1, 0)
-        while self.position < limit:
-            segment, start = self.position
-            entries = self._read_on(segment, start, limit.offset - start if segment == limit.segment else None)
-            if entries:
+        while True:
+            if entries := self._read_here(limit):
                 return entries
-            if segment == limit.segment:
-                break
-            self.close()
-            self.position = Position(segment + 1, 0)
-        return []
+            if not self._go_to_next(limit):
+                return []
 
     def close(self) -> None:
-        """Close the segment that is open."""
+        """Close the file that is open."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def _read_on(self, segment: int, start: int, most: int | None) -> list[tuple[Position, Entry]]:
-        """The entries of the next chunk of a segment that has any; none at its end, or after `most` bytes."""
-        path = self._directory.segment(segment)
+    def _go_to_next(self, limit: Position | None) -> bool:
+        """Begin the next segment that is there, if the limit is in it or beyond it."""
+        here = self.position.segment
+        if limit is not None and limit.segment <= here:
+            return False
+        later = [number for number in self._directory.segments() if number > here]
+        if not later or (limit is not None and later[0] > limit.segment):
+            return False
+        self.close()
+        self.position = Position(later[0], 0)
+        return True
+
+    def _read_here(self, limit: Position | None) -> list[Entry]:
+        """The next entries of this segment; a chunk ends with a line, so it grows where a line is longer."""
         if self._fd is None:
             try:
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = os.open(self._directory.segment(self.position.segment), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return []
-        buffer, found = self._scan(self._fd, start, most)
-        for at, end in found.damage:
-            self._damaged(str(path), start + at, end - at)
-        passed = found.end
-        if not found.entries:
-            passed = len(buffer)
-            if unread := len(buffer.rstrip(b"\0")):
-                self._damaged(str(path), start, unread)
-        self.position = Position(segment, start + passed)
-        return [(Position(segment, start + entry.start), entry) for entry in found.entries]
-
-    def _scan(self, fd: int, start: int, most: int | None) -> tuple[bytes, Scan]:
-        """A chunk and what is in it, longer while it holds no whole entry: one may be longer than a chunk."""
+        segment, offset = self.position
+        end = limit.offset if limit is not None and limit.segment == segment else os.fstat(self._fd).st_size
         size = self._chunk_bytes
-        while True:
-            wanted = size if most is None else min(size, most)
-            buffer = os.pread(fd, wanted, start)
-            found = scan(buffer)
-            if found.entries or len(buffer) < size:
-                return buffer, found
-            size *= 2
+        while offset < end:
+            chunk = os.pread(self._fd, min(size, end - offset), offset)
+            cut = len(chunk) if offset + len(chunk) >= end else chunk.rfind(b"\n") + 1
+            if not chunk:
+                break
+            if not cut:
+                size *= 2
+                continue
+            found = scan(chunk[:cut], offset)
+            for start, stop in found.damage:
+                self._on_damage(self._directory.segment(segment), start, stop - start)
+            offset += cut
+            size = self._chunk_bytes
+            self.position = Position(segment, offset)
+            if found.entries:
+                return found.entries
+        return []

@@ -1,80 +1,67 @@
-"""At start: what writers that are gone left behind becomes records, before anything new is served."""
+"""At start: what writers that are gone left in their journals becomes records, before anything new is served."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from llm_gateway.journal.assembly import Assembly
-from llm_gateway.journal.delivery import BATCH, Delivery, Sink
-from llm_gateway.journal.reader import Reader
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.journal.delivery import Sink
 from llm_gateway.journal.segments import Log, WriterDir
-from llm_gateway.journal.shipper import damage_reporter
+from llm_gateway.journal.transfer import Transfer
 
-PROGRESS_EVERY = 20_000
-
-
-class Replayed(msgspec.Struct, frozen=True):
-    """What a replay did: records moved to the database, and how many of them had been cut off."""
-
-    records: int = 0
-    abandoned: int = 0
+PROGRESS_EVERY = 10_000
 
 
-def replay(data_dir: Path, sink: Sink, *, log: Log) -> Replayed:
-    """Adopt the directories of writers that are gone: ship their records, close what they left open, delete them.
+class ReplayReport:
+    """What a replay found: directories, records moved, and how many of those were of requests cut off by a crash."""
 
-    It can be cut off at any moment and run again: the sink counts a record once, and a directory goes last.
+    def __init__(self) -> None:
+        self.directories = self.records = self.abandoned = 0
+
+
+def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], None] | None = None) -> ReplayReport:
+    """Adopt every directory whose writer is gone: move its records, close its open requests, delete it.
+
+    It can be cut off at any moment and run again: a directory goes when everything in it is stored. `progress` hears
+    the number of records so far, every 10,000 of them; without it the log does.
 
     Raises:
         StoreUnavailable: the database does not answer.
+        ConfigurationError: the journal cannot be read.
     """
-    journal = data_dir / "journal"
-    total = Replayed()
-    if not journal.is_dir():
-        return total
-    delivery = Delivery(sink, journal, log)
-    for path in sorted(path for path in journal.iterdir() if path.is_dir()):
+    tell = progress or (lambda records: log("the usage journal is being replayed", records=records))
+    report = ReplayReport()
+    for path in sorted((data_dir / "journal").glob("*/")):
         try:
             directory = WriterDir(path)
-            done = _replay_one(directory, delivery, total.records, log)
+            report.directories += 1
+            _move(directory, Transfer(directory, sink, log=log), report, tell)
+            directory.remove()
         except BlockingIOError:
             continue
         except OSError as error:
-            log("a usage journal is left to the next start", level="error", directory=str(path), reason=str(error))
-            continue
-        total = Replayed(total.records + done.records, total.abandoned + done.abandoned)
-    return total
+            raise ConfigurationError(
+                f"The usage journal in {path} cannot be replayed ({error.strerror}): make it readable and writable."
+            ) from error
+    return report
 
 
-def _replay_one(directory: WriterDir, delivery: Delivery, before: int, log: Log) -> Replayed:
-    reader = Reader(directory, damage_reporter(log))
+def _move(directory: WriterDir, transfer: Transfer, report: ReplayReport, tell: Callable[[int], None]) -> None:
+    """Move everything in a directory; its lock is given up if that does not succeed."""
     try:
-        done = _deliver_all(reader, delivery, before, log)
-    except BaseException:  # edge: whatever stops the replay, the directory is left to the next one
+        is_more = True
+        while is_more:
+            moved, is_more = transfer.step(None)
+            steps_before = report.records // PROGRESS_EVERY
+            report.records += moved
+            if report.records // PROGRESS_EVERY > steps_before:
+                tell(report.records)
+        abandoned = transfer.abandon()
+        report.abandoned += abandoned
+        report.records += abandoned
+    except BaseException:
         directory.close()
         raise
     finally:
-        reader.close()
-    directory.remove()
-    return done
-
-
-def _deliver_all(reader: Reader, delivery: Delivery, before: int, log: Log) -> Replayed:
-    assembly = Assembly()
-    payloads: list[bytes] = []
-    count = 0
-    while entries := reader.read(None):
-        payloads.extend([p for position, entry in entries if (p := assembly.add(position, entry)) is not None])
-        if len(payloads) >= BATCH:
-            delivery.settled(payloads)
-            earlier, count = count, count + len(payloads)
-            if (before + earlier) // PROGRESS_EVERY != (before + count) // PROGRESS_EVERY:
-                log("replaying the usage journal", records=before + count)
-            payloads.clear()
-    delivery.settled(payloads)
-    # After the settled ones: where a request stands in the journal twice, its settle is what counts.
-    abandoned = assembly.abandon()
-    delivery.deliver(abandoned.records, abandoned.unreadable)
-    return Replayed(count + len(payloads) + len(abandoned.records), len(abandoned.records))
+        transfer.close()

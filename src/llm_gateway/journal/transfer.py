@@ -1,0 +1,99 @@
+"""The way of a directory's entries to the database: read, assemble, deliver, then move the checkpoint and clean up."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.journal.assembly import Assembly
+from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, Sink
+from llm_gateway.journal.frames import Entry
+from llm_gateway.journal.reader import SegmentReader
+from llm_gateway.journal.segments import Log, Position, WriterDir
+
+
+class Transfer:
+    """Moves one directory's records. Stopped at any moment and begun anew it loses none, and counts none twice."""
+
+    def __init__(self, directory: WriterDir, sink: Sink, *, log: Log) -> None:
+        self._directory = directory
+        self._log = log
+        self._quarantine = Quarantine(directory.path.parent / "quarantine.jsonl", log)
+        self._delivery = Delivery(sink, self._quarantine)
+        self._undecodable: list[tuple[Entry, str]] = []
+        self._assembly = Assembly(lambda entry, reason: self._undecodable.append((entry, reason)))
+        self._reader = SegmentReader(directory, self._on_damage)
+        self._records: list[UsageRecord] = []
+        self._kept = self._reader.position
+        self._segment = 0
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests have begun and not ended, as far as was read."""
+        return len(self._assembly)
+
+    def step(self, limit: Position | None) -> tuple[int, bool]:
+        """Move the next batch. (records moved, whether there may be more); `limit` as in SegmentReader.read.
+
+        Raises:
+            StoreUnavailable: the database does not answer; the next step goes on from here.
+            OSError: the journal cannot be read.
+        """
+        self._deliver()
+        while len(self._records) < BATCH_RECORDS and (entries := self._reader.read(limit)):
+            segment = self._reader.position.segment
+            self._records += [r for entry in entries if (r := self._assembly.add(segment, entry)) is not None]
+        records, self._records = self._records, []
+        self._delivery.add(records)
+        self._deliver()
+        return len(records), len(records) >= BATCH_RECORDS
+
+    def abandon(self) -> int:
+        """Close and move the requests that are open: their writer is gone. Returns how many.
+
+        Raises:
+            StoreUnavailable: the database does not answer; a new transfer will do it.
+        """
+        records = self._assembly.abandon()
+        self._delivery.add(records)
+        self._deliver(keep=False)
+        return len(records)
+
+    def close(self) -> None:
+        """Close the file that is read."""
+        self._reader.close()
+
+    def _deliver(self, *, keep: bool = True) -> None:
+        self._delivery.run()
+        while self._undecodable:
+            entry, reason = self._undecodable[-1]
+            self._quarantine.add(entry.request_id, reason, payload=entry.payload.decode("utf-8", "replace"))
+            self._undecodable.pop()
+        if keep:
+            # Without a checkpoint (the disk may be full) records are sent again; deleting segments makes space.
+            with suppress(OSError):
+                self._keep_checkpoint()
+            with suppress(OSError):
+                self._delete_segments()
+
+    def _keep_checkpoint(self) -> None:
+        restart = self._assembly.restart(self._reader.position)
+        if restart != self._kept:
+            self._directory.keep_checkpoint(restart)
+            self._kept = restart
+
+    def _delete_segments(self) -> None:
+        here = self._reader.position.segment
+        if here == self._segment:
+            return
+        needed = self._assembly.segments()
+        done = [number for number in self._directory.segments() if number < here]
+        for number in done:
+            if number not in needed:
+                self._directory.segment(number).unlink(missing_ok=True)
+        if needed.isdisjoint(done):
+            self._segment = here
+
+    def _on_damage(self, file: Path, offset: int, size: int) -> None:
+        self._log("the usage journal is damaged", level="error", file=str(file), offset=offset, bytes=size)

@@ -1,0 +1,185 @@
+"""Records, journals and files that fail, for the journal's tests."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord, encode_record
+from llm_gateway.errors import RecordsRefused
+from llm_gateway.journal.frames import Kind, encode_frame
+from llm_gateway.journal.segments import Files, WriterDir
+
+PRICE = Price(input=((0, 1_000_000_000),), output=((0, 2_000_000_000),))
+
+
+def request_id(number: int) -> str:
+    return f"00000000-0000-7000-8000-{number:012d}"
+
+
+def attempt(name: str, *, cost_status: CostStatus = "estimated", output_tokens: int = 100) -> AttemptRecord:
+    return AttemptRecord(
+        id=f"attempt-{name}",
+        provider_id=f"id-{name}",
+        provider=f"provider-{name}",
+        kind="openai",
+        model=f"model-{name}",
+        started_ms=1_700_000_000_000,
+        reserved_tokens=110,
+        usage=Usage(input_tokens=10, output_tokens=output_tokens),
+        price=PRICE,
+        cost_nanos=10_000 + 2_000 * output_tokens,
+        cost_status=cost_status,
+    )
+
+
+def record(number: int, *attempts: AttemptRecord, **fields: Any) -> UsageRecord:
+    plain: dict[str, Any] = {
+        "id": request_id(number),
+        "at_ms": 1_700_000_000_000,
+        "instance": "instance",
+        "key_name": "key",
+        "user_id": "customer",
+        "service": "service",
+        "task_type": "general",
+        "surface": "generate",
+        "attempts": list(attempts),
+    }
+    return UsageRecord(**(plain | fields))
+
+
+def settled(number: int) -> bytes:
+    return encode_record(record(number, outcome="ok", status=200))
+
+
+def intent(number: int, name: str = "a") -> bytes:
+    return encode_record(record(number, attempt(name)))
+
+
+def frame(kind: Kind, number: int, payload: bytes) -> bytes:
+    return encode_frame(kind, request_id(number), payload)
+
+
+def settled_frames(numbers: range) -> bytes:
+    """Whole requests, each with its intent and its settle."""
+    return b"".join(frame("I", n, intent(n)) + frame("S", n, settled(n)) for n in numbers)
+
+
+def left_behind(data_dir: Path, segments: dict[int, bytes], *, writer: str = "writer", zeros: int = 1000) -> Path:
+    """A directory as a writer that is gone leaves it."""
+    path = data_dir / "journal" / writer
+    path.mkdir(parents=True, exist_ok=True)
+    for number, content in segments.items():
+        (path / f"{number:06d}.seg").write_bytes(content + bytes(zeros))
+    return path
+
+
+def locked(data_dir: Path, segments: dict[int, bytes], *, zeros: int = 1000) -> WriterDir:
+    return WriterDir(left_behind(data_dir, segments, zeros=zeros))
+
+
+def open_files() -> int:
+    """How many files this process holds open."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Return when it holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads and files
+            await asyncio.sleep(0.002)
+
+
+class Heard:
+    """A log that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
+
+    def names(self) -> list[str]:
+        return [event for event, _ in self.events]
+
+
+class Database:
+    """A sink that keeps each record once, and fails as it is told.
+
+    It raises what `is_down` says or the first of `before`, refuses the ids in `refused`, or stores and then raises the
+    first of `after`.
+    """
+
+    def __init__(self) -> None:
+        self.stored: dict[str, UsageRecord] = {}
+        self.batches: list[list[str]] = []
+        self.before: list[Exception] = []
+        self.after: list[Exception] = []
+        self.refused: set[str] = set()
+        self.is_down: Exception | None = None
+
+    def __call__(self, records: list[UsageRecord]) -> None:
+        self.batches.append([record.id for record in records])
+        if self.is_down is not None:
+            raise self.is_down
+        if self.before:
+            raise self.before.pop(0)
+        if self.refused & {record.id for record in records}:
+            raise RecordsRefused("a value is out of range")
+        for record in records:
+            self.stored.setdefault(record.id, record)
+        if self.after:
+            raise self.after.pop(0)
+
+    def numbers(self) -> list[int]:
+        return sorted(int(key[-12:]) for key in self.stored)
+
+
+class FailingFiles(Files):
+    """Counts writes and syncs; fails those it is told to, and holds syncs back while `gate` is closed."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.syncs = 0
+        self.created: list[str] = []
+        self.open_fds: set[int] = set()
+        self.fails: dict[str, int] = {}
+        self.most_at_once: int | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def create(self, path: Path, size: int, *, durable: bool) -> int:
+        self._fail("create")
+        fd = super().create(path, size, durable=durable)
+        self.created.append(path.name)
+        self.open_fds.add(fd)
+        return fd
+
+    def write(self, fd: int, data: bytes, offset: int) -> int:
+        self._fail("write")
+        self.writes.append(data)
+        return super().write(fd, data[: self.most_at_once], offset)
+
+    def sync(self, fd: int) -> None:
+        if not self.gate.wait(10):
+            raise TimeoutError
+        self.syncs += 1
+        self._fail("sync")
+        super().sync(fd)
+
+    def close(self, fd: int) -> None:
+        self.open_fds.remove(fd)
+        super().close(fd)
+
+    def _fail(self, call: str) -> None:
+        """`fails[call]`: how many more calls fail; below zero all of them."""
+        left = self.fails.get(call, 0)
+        if left:
+            self.fails[call] = left - 1
+            code = errno.EIO if call == "sync" else errno.ENOSPC
+            raise OSError(code, os.strerror(code))

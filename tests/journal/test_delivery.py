@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from llm_gateway.domain.usage import UsageRecord, decode_record
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine
+from tests.journal.samples import Database, Heard, attempt, open_files, record, request_id
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "quarantine.jsonl"
+
+
+@pytest.fixture
+def delivery(database: Database, file: Path, heard: Heard) -> Delivery:
+    return Delivery(database, Quarantine(file, heard))
+
+
+def records(count: int) -> list[UsageRecord]:
+    return [record(number) for number in range(count)]
+
+
+def sizes(database: Database) -> list[int]:
+    return [len(batch) for batch in database.batches]
+
+
+def test_records_come_in_order_in_batches(delivery: Delivery, database: Database) -> None:
+    delivery.add(records(2 * BATCH_RECORDS + 1))
+    delivery.run()
+
+    assert sizes(database) == [500, 500, 1]
+    assert list(database.stored) == [request_id(number) for number in range(1001)]
+
+
+def test_nothing_is_no_batch(delivery: Delivery, database: Database) -> None:
+    delivery.add([])
+    delivery.run()
+
+    assert database.batches == []
+
+
+def test_a_refused_record_is_set_aside_and_its_batch_is_not(
+    delivery: Delivery, database: Database, file: Path, heard: Heard
+) -> None:
+    database.refused = {request_id(5)}
+    delivery.add([record(n, attempt("a"), user_id="b") if n == 5 else record(n) for n in range(8)])
+    delivery.run()
+
+    assert database.numbers() == [0, 1, 2, 3, 4, 6, 7]
+    assert sizes(database) == [8, 4, 4, 2, 1, 1, 2]
+    kept = msgspec.json.decode(file.read_bytes())
+    assert kept["reason"] == "a value is out of range"
+    assert decode_record(msgspec.json.encode(kept["record"])) == record(5, attempt("a"), user_id="b")
+    assert heard.events == [
+        (
+            "a usage record cannot be stored and is set aside",
+            {
+                "level": "error",
+                "request_id": request_id(5),
+                "reason": "a value is out of range",
+                "file": str(file),
+            },
+        )
+    ]
+
+
+def test_a_line_each_in_a_file_of_its_owner(delivery: Delivery, database: Database, file: Path) -> None:
+    database.refused = {request_id(0), request_id(2)}
+    delivery.add(records(3))
+    delivery.run()
+
+    lines = file.read_bytes().splitlines()
+    assert [msgspec.json.decode(line)["record"]["id"] for line in lines] == [request_id(0), request_id(2)]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert database.numbers() == [1]
+
+
+def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: Delivery, database: Database) -> None:
+    delivery.add(records(BATCH_RECORDS + 1))
+    database.after = [StoreUnavailable("an ambiguous commit")]
+    with pytest.raises(StoreUnavailable, match="ambiguous"):
+        delivery.run()
+
+    delivery.run()
+    delivery.run()
+
+    assert sizes(database) == [500, 500, 1]
+    assert database.numbers() == list(range(501))
+
+
+def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice(
+    delivery: Delivery, database: Database, file: Path
+) -> None:
+    database.refused = {request_id(0)}
+    delivery.add(records(4))
+    store = database.__call__
+    calls = 0
+
+    def failing(batch: list[UsageRecord]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 5):
+            raise StoreUnavailable("gone")
+        store(batch)
+
+    delivery._sink = failing
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            delivery.run()
+    delivery.run()
+
+    assert database.numbers() == [1, 2, 3]
+    assert len(file.read_bytes().splitlines()) == 1
+
+
+def test_without_space_to_set_it_aside_a_record_waits(delivery: Delivery, database: Database, file: Path) -> None:
+    file.write_bytes(b"{}\n")
+    database.refused = {request_id(0)}
+    delivery.add(records(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    descriptors = open_files()
+    for limit in (2, 10):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(StoreUnavailable, match=r"quarantine.jsonl cannot be written \((File|No)"):
+                delivery.run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert file.read_bytes() == b"{}\n"
+    assert open_files() == descriptors
+
+    delivery.run()
+
+    assert len(file.read_bytes().splitlines()) == 2

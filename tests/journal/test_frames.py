@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from zlib import crc32
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llm_gateway.journal.frames import HEAD_BYTES, Entry, Kind, encode_frame, scan
+from tests.journal.samples import frame, request_id
+
+KINDS: list[Kind] = ["I", "O", "S"]
+LOOKALIKE = encode_frame("S", request_id(9), b"{}")[:-1].decode()
+texts = st.one_of(st.text(max_size=30), st.sampled_from(["J1 ", "J1 00000000 S ", LOOKALIKE, LOOKALIKE + "\n", "\0"]))
+payloads = st.dictionaries(texts, texts, max_size=3).map(msgspec.json.encode)
+entries = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**11), payloads), min_size=1, max_size=6)
+Parts = list[tuple[Kind, int, bytes]]
+
+
+def lay(parts: Parts) -> tuple[bytes, list[Entry]]:
+    """The bytes of some entries, and the entries as they are to be found."""
+    buffer, found = b"", []
+    for kind, number, payload in parts:
+        start = len(buffer)
+        buffer += frame(kind, number, payload)
+        found.append(Entry(kind, request_id(number), payload, start, len(buffer)))
+    return buffer, found
+
+
+def test_a_frame_is_one_line_with_a_checksum_over_all_that_follows_it() -> None:
+    body = b"S " + request_id(1).encode() + b' {"id":"x"}'
+
+    assert encode_frame("S", request_id(1), b'{"id":"x"}') == b"J1 %08x " % crc32(body) + body + b"\n"
+    assert len(encode_frame("S", request_id(1), b"")) == HEAD_BYTES + 1
+
+
+def test_a_payload_of_two_lines_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="one line"):
+        encode_frame("S", request_id(1), b"a\nb")
+
+
+@given(entries, st.integers(0, 1000), st.integers(0, 50))
+def test_what_was_written_is_read(parts: Parts, base: int, zeros: int) -> None:
+    buffer, written = lay(parts)
+
+    found = scan(buffer + bytes(zeros), base)
+
+    assert found.entries == [Entry(e.kind, e.request_id, e.payload, e.start + base, e.end + base) for e in written]
+    assert found.damage == []
+
+
+def test_nothing_is_in_zeros() -> None:
+    assert scan(b"") == ([], [])
+    assert scan(bytes(100)) == ([], [])
+
+
+@given(entries, st.data())
+def test_a_flipped_bit_costs_its_own_entry_at_most(parts: Parts, data: st.DataObject) -> None:
+    buffer, written = lay(parts)
+    at = data.draw(st.integers(0, len(buffer) - 1))
+    damaged = bytearray(buffer)
+    damaged[at] ^= 1 << data.draw(st.integers(0, 7))
+
+    found = scan(bytes(damaged) + bytes(10))
+
+    hit = next(entry for entry in written if entry.start <= at < entry.end)
+    assert found.entries == [entry for entry in written if entry is not hit]
+    assert found.damage == [(hit.start, hit.end)]
+
+
+@given(entries, st.data())
+def test_a_cut_costs_its_own_entry_at_most(parts: Parts, data: st.DataObject) -> None:
+    buffer, written = lay(parts)
+    cut = data.draw(st.integers(0, len(buffer)))
+
+    found = scan(buffer[:cut] + bytes(10))
+
+    whole = [entry for entry in written if entry.end <= cut]
+    end = whole[-1].end if whole else 0
+    assert found.entries == whole
+    assert [start for start, _ in found.damage] == ([end] if buffer[end:cut].strip(b"\0") else [])
+
+
+@given(entries, entries, st.binary(max_size=200))
+@example([("I", 1, b"{}")], [("S", 1, b"{}")], bytes(200))
+@example([("I", 1, b"{}")], [("S", 1, b"{}")], b"J1 " * 60)
+@example([("I", 1, b"{}")], [("S", 1, b"{}")], b"\nJ1 00000000 \n")
+def test_garbage_between_entries_costs_none(before: Parts, after: Parts, garbage: bytes) -> None:
+    first, head = lay(before)
+    second, _ = lay(after)
+
+    found = scan(first + garbage + second)
+
+    assert found.entries == head + scan(second, len(first + garbage)).entries
+    assert found.damage == ([(len(first), len(first + garbage))] if garbage else [])
+
+
+def test_what_follows_the_last_newline_is_damage_without_the_zeros_around_it() -> None:
+    good = frame("S", 1, b"{}")
+
+    assert scan(good + b"\0\0J1 0\0ab\0\0", 10).damage == [(10 + len(good) + 2, 10 + len(good) + 9)]
+
+
+def test_an_unknown_kind_is_damage() -> None:
+    body = b"X " + request_id(1).encode() + b" {}"
+    line = b"J1 %08x %b\n" % (crc32(body), body)
+
+    assert scan(line) == ([], [(0, len(line))])
+
+
+def test_damage_that_touches_is_one_region() -> None:
+    good = frame("S", 1, b"{}")
+
+    assert scan(b"x\ny\n" + good + b"z\nrest").damage == [(0, 4), (4 + len(good), 10 + len(good))]

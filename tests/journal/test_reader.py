@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.journal.frames import encode_frame
+from llm_gateway.journal.reader import SegmentReader
+from llm_gateway.journal.segments import Position, WriterDir
+from tests.journal.samples import frame, locked, open_files, request_id
+
+
+class Reading:
+    """A reader with the damage it reported."""
+
+    def __init__(self, directory: WriterDir, chunk_bytes: int = 200) -> None:
+        self.damage: list[tuple[str, int, int]] = []
+        self.reader = SegmentReader(
+            directory, lambda file, at, size: self.damage.append((file.name, at, size)), chunk_bytes=chunk_bytes
+        )
+
+    def numbers(self, limit: Position | None = None) -> list[int]:
+        """The requests of everything there is up to the limit."""
+        found = []
+        while entries := self.reader.read(limit):
+            found += [int(entry.request_id[-12:]) for entry in entries]
+        return found
+
+
+def frames(*numbers: int, payload: bytes = b"{}") -> bytes:
+    return b"".join(frame("S", number, payload) for number in numbers)
+
+
+SIZE = len(frames(1))
+
+
+def test_segments_are_read_in_order_to_their_ends(tmp_path: Path) -> None:
+    directory = locked(tmp_path, {1: frames(1, 2, 3, 4, 5, 6, 7), 2: frames(8), 4: frames(9), 5: b""})
+    reading = Reading(directory)
+
+    assert reading.numbers() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert reading.damage == []
+    assert reading.reader.position == Position(5, 1000)
+    assert reading.numbers() == []
+
+
+def test_entries_say_where_in_their_segment_they_stand(tmp_path: Path) -> None:
+    reading = Reading(locked(tmp_path, {1: frames(1, 2, 3, 4)}), chunk_bytes=SIZE * 2 + 5)
+
+    first = reading.reader.read(None)
+    assert [(entry.start, entry.end) for entry in first] == [(0, SIZE), (SIZE, 2 * SIZE)]
+    assert reading.reader.position == Position(1, 2 * SIZE)
+
+    second = reading.reader.read(None)
+    assert [(entry.start, entry.end) for entry in second] == [(2 * SIZE, 3 * SIZE), (3 * SIZE, 4 * SIZE)]
+
+
+def test_a_living_writers_segments_are_read_as_far_as_it_is(tmp_path: Path) -> None:
+    reading = Reading(locked(tmp_path, {1: frames(1, 2), 2: frames(3, 4), 3: b""}))
+
+    assert reading.numbers(Position(1, 0)) == []
+    assert reading.numbers(Position(1, SIZE)) == [1]
+    assert reading.reader.position == Position(1, SIZE)
+    assert reading.numbers(Position(2, 0)) == [2]
+    assert reading.reader.position == Position(2, 0)
+    assert reading.numbers(Position(2, 2 * SIZE)) == [3, 4]
+    assert reading.reader.position == Position(2, 2 * SIZE)
+
+
+def test_reading_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    directory = locked(tmp_path, {2: frames(1, 2), 5: frames(3)})
+    directory.keep_checkpoint(Position(2, SIZE))
+    assert Reading(directory).numbers() == [2, 3]
+
+    directory.keep_checkpoint(Position(3, SIZE))
+    assert Reading(directory).reader.position == Position(5, 0)
+    assert Reading(directory).numbers() == [3]
+
+
+def test_an_entry_longer_than_a_chunk_is_read(tmp_path: Path) -> None:
+    content = frames(1) + frames(2, payload=b"x" * 5000) + frames(3)
+
+    assert Reading(locked(tmp_path, {1: content}), chunk_bytes=64).numbers() == [1, 2, 3]
+
+
+def test_an_empty_directory_has_no_entries(tmp_path: Path) -> None:
+    assert Reading(locked(tmp_path, {})).numbers() == []
+    assert Reading(locked(tmp_path / "other", {})).numbers(Position(1, 100)) == []
+
+
+def test_a_segment_shorter_than_was_written_ends_there(tmp_path: Path) -> None:
+    reading = Reading(locked(tmp_path, {1: frames(1)}, zeros=0))
+
+    assert reading.numbers(Position(1, 5000)) == [1]
+
+
+def test_damage_is_reported_with_its_place(tmp_path: Path) -> None:
+    good = frames(1)
+    reading = Reading(locked(tmp_path, {1: good + b"broken\n" + frames(2) + b"J1 torn"}))
+
+    assert reading.numbers() == [1, 2]
+    assert reading.damage == [("000001.seg", SIZE, 7), ("000001.seg", 2 * SIZE + 7, 7)]
+
+
+def test_a_segment_of_nothing_but_damage_does_not_end_the_reading(tmp_path: Path) -> None:
+    reading = Reading(locked(tmp_path, {1: b"x\n" * 300, 2: frames(1)}))
+
+    assert reading.numbers() == [1]
+    assert sum(size for _, _, size in reading.damage) == 600
+
+
+def test_the_file_is_closed(tmp_path: Path) -> None:
+    reading = Reading(locked(tmp_path, {1: frames(1), 2: frames(2)}))
+    descriptors = open_files()
+    reading.numbers()
+    assert open_files() == descriptors + 1
+
+    reading.reader.close()
+    reading.reader.close()
+
+    assert open_files() == descriptors
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(1, 400), st.data())
+def test_a_flipped_bit_is_as_harmless_through_any_chunks(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], chunk_bytes: int, data: st.DataObject
+) -> None:
+    lines = [encode_frame("S", request_id(number), b"x" * size) for number, size in enumerate(sizes)]
+    content = bytearray(b"".join(lines))
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    hit = next(n for n in range(len(lines)) if at < len(b"".join(lines[: n + 1])))
+    directory = locked(tmp_path_factory.mktemp("data"), {1: bytes(content)})
+    reading = Reading(directory, chunk_bytes)
+
+    assert reading.numbers() == [number for number in range(len(sizes)) if number != hit]
+    assert sum(size for _, _, size in reading.damage) == len(lines[hit])
+    reading.reader.close()
+    directory.close()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_gateway.journal.segments import START, Files, Position, WriterDir, silent
+from tests.journal.samples import open_files
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> WriterDir:
+    return WriterDir.make(tmp_path / "journal" / "writer")
+
+
+def test_a_directory_is_made_for_its_owner_only(directory: WriterDir) -> None:
+    assert directory.path.stat().st_mode & 0o777 == 0o700
+    assert (directory.path / "writer.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_one_at_a_time_holds_a_directory(directory: WriterDir) -> None:
+    with pytest.raises(BlockingIOError):
+        WriterDir(directory.path)
+
+    directory.close()
+
+    WriterDir(directory.path).close()
+
+
+def test_another_process_cannot_have_it_either(directory: WriterDir) -> None:
+    code = f"import pathlib, llm_gateway.journal.segments as s; s.WriterDir(pathlib.Path({str(directory.path)!r}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "BlockingIOError" in run.stderr
+
+
+def test_segments_are_listed_in_order(directory: WriterDir) -> None:
+    for name in ("000010.seg", "000002.seg", "1000000.seg", "x.seg", "000001.txt"):
+        (directory.path / name).touch()
+
+    assert directory.segments() == [2, 10, 1000000]
+    assert directory.segment(2) == directory.path / "000002.seg"
+
+
+def test_a_checkpoint_is_kept(directory: WriterDir) -> None:
+    assert directory.checkpoint() == START == Position(1, 0)
+
+    directory.keep_checkpoint(Position(3, 17))
+
+    assert directory.checkpoint() == Position(3, 17)
+    assert (directory.path / "checkpoint").read_bytes() == b'{"segment":3,"offset":17}'
+    assert sorted(file.name for file in directory.path.iterdir()) == ["checkpoint", "writer.lock"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1,2]", '{"segment":0,"offset":0}', '{"segment":1,"offset":-1}'])
+def test_a_checkpoint_that_cannot_be_read_is_the_start(directory: WriterDir, content: str) -> None:
+    (directory.path / "checkpoint").write_text(content)
+
+    assert directory.checkpoint() == START
+
+
+def test_a_directory_is_removed_with_all_it_holds(directory: WriterDir) -> None:
+    directory.segment(1).touch()
+    descriptors = open_files()
+
+    directory.remove()
+
+    assert not directory.path.exists()
+    assert open_files() == descriptors - 1
+
+
+def test_a_directory_that_cannot_be_removed_is_given_up(directory: WriterDir) -> None:
+    (directory.path / "folder").mkdir()
+
+    with pytest.raises(OSError, match="folder"):
+        directory.remove()
+
+    WriterDir(directory.path).close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("size", [5000, 2 * 1024 * 1024 + 1])
+def test_a_new_file_is_zeros_whose_space_is_there(tmp_path: Path, size: int, durable: bool) -> None:
+    fd = Files().create(tmp_path / "file", size, durable=durable)
+
+    try:
+        assert os.fstat(fd).st_blocks * 512 >= size
+        assert (tmp_path / "file").read_bytes() == bytes(size)
+    finally:
+        os.close(fd)
+
+
+def test_a_file_there_is_no_space_for_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    descriptors = open_files()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            Files().create(tmp_path / "file", 2000, durable=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert list(tmp_path.iterdir()) == []
+    assert open_files() == descriptors
+
+
+def test_silence() -> None:
+    silent("anything", level="error", more=1)

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.journal.frames import HEAD_BYTES, scan
+from llm_gateway.journal.segments import WriterDir
+from llm_gateway.journal.writer import INTERVAL_S, Fsync, JournalWriter, Written
+from tests.journal.samples import FailingFiles, frame, intent, request_id, settled, until
+
+Open = Callable[..., JournalWriter]
+POLICIES: list[Fsync] = ["always", "interval", "off"]
+
+
+@pytest.fixture
+def files() -> FailingFiles:
+    return FailingFiles()
+
+
+@pytest.fixture
+async def open_writer(tmp_path: Path, files: FailingFiles) -> AsyncIterator[Open]:
+    writers: list[JournalWriter] = []
+
+    def open_(fsync: Fsync = "off", segment_bytes: int = 1024 * 1024, **options: Any) -> JournalWriter:
+        writers.append(JournalWriter.open(tmp_path, fsync=fsync, segment_bytes=segment_bytes, files=files, **options))
+        return writers[-1]
+
+    yield open_
+    for writer in writers:
+        await writer.sync_and_close()
+        writer.directory.close()
+    assert files.open_fds == set()
+
+
+def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
+    """(kind, number) of every entry in the segments, which hold no damage."""
+    found: list[tuple[str, int]] = []
+    for number in writer.directory.segments():
+        entries, damage = scan(writer.directory.segment(number).read_bytes())
+        assert damage == []
+        found += [(entry.kind, int(entry.request_id[-12:])) for entry in entries]
+    return found
+
+
+async def is_waiting(waiter: Awaitable[None]) -> bool:
+    """Whether it still waits after a while that is enough for anything that is not held up."""
+    done, _ = await asyncio.wait([asyncio.ensure_future(waiter)], timeout=0.1)
+    return not done
+
+
+async def test_a_writer_has_a_locked_directory_of_its_own(open_writer: Open, tmp_path: Path) -> None:
+    first, second = open_writer(), open_writer()
+
+    assert first.name != second.name
+    assert first.directory.path == tmp_path / "journal" / first.name
+    assert len(first.name) == 36
+    with pytest.raises(BlockingIOError):
+        WriterDir(first.directory.path)
+
+
+async def test_an_intent_is_in_the_kernel_at_once(open_writer: Open) -> None:
+    writer = open_writer()
+
+    writer.intent(request_id(1), intent(1))
+
+    assert on_disk(writer) == [("I", 1)]
+    assert writer.written == Written(1, HEAD_BYTES + len(intent(1)) + 1, 1)
+    assert writer.appended == 1
+
+
+async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer()
+
+    writer.outcome(request_id(1), b"{}")
+    writer.settle(request_id(1), settled(1))
+    writer.settle(request_id(2), settled(2))
+    assert files.writes == []
+    assert (writer.appended, writer.written) == (3, Written(1, 0, 0))
+    await asyncio.sleep(0)
+
+    assert files.writes == [frame("O", 1, b"{}") + frame("S", 1, settled(1)) + frame("S", 2, settled(2))]
+    assert writer.written == Written(1, len(files.writes[0]), 3)
+
+
+async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer()
+
+    writer.settle(request_id(1), settled(1))
+    writer.intent(request_id(2), intent(2))
+    await asyncio.sleep(0.01)
+
+    assert files.writes == [frame("S", 1, settled(1)) + frame("I", 2, intent(2))]
+
+
+@pytest.mark.parametrize("fsync", ["interval", "off"])
+async def test_without_always_durable_means_written(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+    files.gate.clear()
+    writer = open_writer(fsync)
+    writer.settle(request_id(1), settled(1))
+
+    await asyncio.wait_for(writer.durable(), 1)
+
+    assert on_disk(writer) == [("S", 1)]
+    files.gate.set()
+
+
+async def test_always_waits_for_the_sync(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+    files.gate.clear()
+    writer.settle(request_id(1), settled(1))
+    waiter = asyncio.ensure_future(writer.durable())
+    assert await is_waiting(waiter)
+
+    files.gate.set()
+
+    await asyncio.wait_for(waiter, 1)
+    assert files.syncs == 1
+
+
+async def test_who_comes_during_a_sync_waits_for_the_next_one_together(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+    files.gate.clear()
+    waiters = []
+    for number in range(5):
+        writer.settle(request_id(number), settled(number))
+        waiters.append(asyncio.ensure_future(writer.durable()))
+        await asyncio.sleep(0.01)
+    assert len(files.writes) == 5
+
+    files.gate.set()
+    await asyncio.gather(*waiters)
+
+    assert files.syncs == 2
+
+
+async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+
+    async def one(number: int) -> None:
+        writer.settle(request_id(number), settled(number))
+        await writer.durable()
+
+    await asyncio.gather(*(one(number) for number in range(32)))
+
+    assert (len(files.writes), files.syncs) == (1, 1)
+
+
+async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+    await asyncio.wait_for(writer.durable(), 1)
+    writer.settle(request_id(1), settled(1))
+    await writer.durable()
+    await writer.durable()
+
+    assert files.syncs == 1
+
+
+async def test_a_waiter_that_is_cancelled_takes_none_with_it(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+    files.gate.clear()
+    writer.settle(request_id(1), settled(1))
+    gone, stays = asyncio.ensure_future(writer.durable()), asyncio.ensure_future(writer.durable())
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    files.gate.set()
+
+    await asyncio.wait_for(stays, 1)
+    assert gone.cancelled()
+
+
+@pytest.mark.parametrize(("fsync", "syncs"), [("always", 1), ("interval", 1), ("off", 0)])
+async def test_what_nobody_waits_for_is_synced_in_time(
+    open_writer: Open, files: FailingFiles, fsync: Fsync, syncs: int
+) -> None:
+    writer = open_writer(fsync)
+    writer.intent(request_id(1), intent(1))
+    writer.settle(request_id(2), settled(2))
+    assert files.syncs == 0
+
+    await asyncio.sleep(4 * INTERVAL_S)
+
+    assert files.syncs == syncs
+
+
+@pytest.mark.parametrize("fsync", POLICIES)
+async def test_segments_follow_each_other(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+    size = len(frame("S", 1, settled(1)))
+    writer = open_writer(fsync, segment_bytes=2 * size + 10)
+    for number in range(7):
+        await until(lambda: writer._tape._spare is not None)
+        writer.settle(request_id(number), settled(number))
+        await writer.durable()
+
+    assert on_disk(writer) == [("S", number) for number in range(7)]
+    assert writer.written == Written(4, size, 7)
+    await until(lambda: len(files.created) == 5)
+    assert files.created == [f"00000{number}.seg" for number in range(1, 6)]
+    await until(lambda: len(files.open_fds) == 2)
+
+
+async def test_a_turn_is_spread_over_two_segments_where_it_must(open_writer: Open, files: FailingFiles) -> None:
+    size = len(frame("S", 1, settled(1)))
+    writer = open_writer(segment_bytes=2 * size)
+    await until(lambda: writer._tape._spare is not None)
+    for number in range(3):
+        writer.settle(request_id(number), settled(number))
+    await writer.durable()
+
+    assert [len(data) for data in files.writes] == [2 * size, size]
+    assert writer.written == Written(2, size, 3)
+
+
+async def test_an_entry_larger_than_a_segment_is_a_mistake(open_writer: Open) -> None:
+    writer = open_writer(segment_bytes=100)
+    size = 100 - HEAD_BYTES - 1
+
+    writer.settle(request_id(1), b"x" * size)
+    with pytest.raises(ValueError, match="larger than a segment"):
+        writer.settle(request_id(1), b"x" * (size + 1))
+
+    assert writer.appended == 1
+
+
+@pytest.mark.parametrize("fsync", POLICIES)
+async def test_closing_writes_and_syncs_everything(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+    writer = open_writer(fsync)
+    writer.settle(request_id(1), settled(1))
+
+    await writer.sync_and_close()
+    await writer.sync_and_close()
+
+    assert on_disk(writer) == [("S", 1)]
+    assert writer.directory.segments() == [1]
+    assert files.syncs == (0 if fsync == "off" else 1)
+    assert writer.is_closed
+    with pytest.raises(BlockingIOError):
+        WriterDir(writer.directory.path)
+
+
+async def test_nothing_is_written_after_closing(open_writer: Open) -> None:
+    writer = open_writer()
+    await writer.sync_and_close()
+
+    for append in (writer.intent, writer.outcome, writer.settle):
+        with pytest.raises(RuntimeError, match="closed"):
+            append(request_id(1), b"{}")
+
+
+async def test_closing_ends_the_threads(open_writer: Open) -> None:
+    before = threading.active_count()
+    writer = open_writer("always")
+    assert threading.active_count() == before + 2
+
+    await writer.sync_and_close()
+
+    await until(lambda: threading.active_count() == before)
+
+
+async def test_where_nothing_can_be_written_it_does_not_start(tmp_path: Path, files: FailingFiles) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="Not a directory"):
+        JournalWriter.open(tmp_path / "file", fsync="off")
+
+    files.fails["create"] = 1
+    with pytest.raises(ConfigurationError, match=r"journal cannot be written \(No space left on device\): free space"):
+        JournalWriter.open(tmp_path, fsync="off", files=files)
+    assert list((tmp_path / "journal").iterdir()) == []
