@@ -44,8 +44,8 @@ def test_records_come_in_order_in_batches(delivery: Delivery, database: Database
     delivery.add(records(2 * BATCH_RECORDS + 1))
     delivery.run()
 
-    assert sizes(database) == [500, 500, 1]
-    assert list(database.stored) == [request_id(number) for number in range(1001)]
+    assert sizes(database) == [2000, 2000, 1]
+    assert list(database.stored) == [request_id(number) for number in range(4001)]
 
 
 def test_nothing_is_no_batch(delivery: Delivery, database: Database) -> None:
@@ -100,8 +100,8 @@ def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: Delivery, da
     delivery.run()
     delivery.run()
 
-    assert sizes(database) == [500, 500, 1]
-    assert database.numbers() == list(range(501))
+    assert sizes(database) == [2000, 2000, 1]
+    assert database.numbers() == list(range(2001))
 
 
 def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice(

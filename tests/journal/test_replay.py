@@ -219,7 +219,10 @@ def test_a_replay_that_is_killed_and_run_again_loses_nothing_and_counts_nothing_
         assert process.stdout is not None
         process.stdout.close()
     process = start_replay(tmp_path)
-    output, _ = process.communicate(timeout=20)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == 0
 
     assert killed
     assert output == "done\n"

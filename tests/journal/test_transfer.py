@@ -37,15 +37,15 @@ def drain(transfer: Transfer, limit: Position | None = None) -> int:
 
 
 def test_settled_records_are_moved_in_batches(tmp_path: Path, database: Database, heard: Heard) -> None:
-    transfer = Transfer(locked(tmp_path, {1: settled_frames(range(600))}), database, log=heard)
+    transfer = Transfer(locked(tmp_path, {1: settled_frames(range(2200))}), database, log=heard)
 
     moved, is_more = transfer.step(None)
-    assert (moved >= 500, is_more) == (True, True)
+    assert (moved >= 2000, is_more) == (True, True)
     rest, is_more = transfer.step(None)
-    assert (moved + rest, is_more) == (600, False)
+    assert (moved + rest, is_more) == (2200, False)
     assert transfer.step(None) == (0, False)
-    assert database.numbers() == list(range(600))
-    assert max(len(batch) for batch in database.batches) <= 500
+    assert database.numbers() == list(range(2200))
+    assert max(len(batch) for batch in database.batches) <= 2000
     assert heard.events == []
 
 

@@ -57,14 +57,15 @@ def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
 
 
 def accepts(writer: JournalWriter, number: int) -> bool:
+    refused: JournalUnavailable | None = None
     try:
         writer.intent(request_id(number), intent(number))
     except JournalUnavailable as error:
-        told = (error.retry_after_s, error.detail)
-    else:
-        return True
-    assert told == (5, "Usage cannot be recorded (the disk is full or failing), so no call is made.")
-    return False
+        refused = error
+    if refused is not None:
+        assert refused.retry_after_s == 5
+        assert refused.detail == "Usage cannot be recorded (the disk is full or failing), so no call is made."
+    return refused is None
 
 
 async def full_disk(open_writer: Open, files: FailingFiles, reserve: int) -> JournalWriter:

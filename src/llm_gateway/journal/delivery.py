@@ -14,7 +14,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.journal.segments import Log
 
-BATCH_RECORDS = 500
+BATCH_RECORDS = 2000
 
 Sink: TypeAlias = Callable[[list[UsageRecord]], None]
 """Stores records in one transaction, each once however often it comes.

@@ -60,7 +60,7 @@ def _move(directory: WriterDir, transfer: Transfer, report: ReplayReport, tell: 
         abandoned = transfer.abandon()
         report.abandoned += abandoned
         report.records += abandoned
-    except BaseException:
+    except BaseException:  # edge: whatever stops it, the directory is left to the next replay
         directory.close()
         raise
     finally:

@@ -15,7 +15,8 @@ flight: new intents are refused, and records that bought nothing wait in memory,
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -24,6 +25,7 @@ from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.segments import Files, Log, WriterDir, silent
 from llm_gateway.journal.tape import RETRY_S, Tape, Worker
+from llm_gateway.journal.waiters import Waiters
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
 
@@ -36,7 +38,6 @@ UNBILLED_BYTES = 8 * 1024 * 1024
 """How much memory the records that bought nothing may take while there is no space for them."""
 
 NO_CALL = "Usage cannot be recorded (the disk is full or failing), so no call is made."
-NOT_DURABLE = "The usage record of this answer could not be made durable."
 
 INTERVAL_S = 0.05
 PATIENCE_S = 2.0
@@ -48,14 +49,6 @@ class Written(NamedTuple):
     segment: int
     offset: int
     entries: int
-
-
-class _Waiter(NamedTuple):
-    """Wants the first `entries` entries to be durable, until `deadline` on the loop's clock."""
-
-    entries: int
-    deadline: float
-    future: asyncio.Future[None]
 
 
 class JournalWriter:
@@ -87,7 +80,6 @@ class JournalWriter:
         self.written = Written(1, 0, 0)
         self._fsync = fsync
         self._reserve_bytes = reserve_bytes
-        self._patience_s = patience_s
         self._files = files
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -98,14 +90,13 @@ class JournalWriter:
         self._unsynced: list[bytes] = []
         self._retired: list[int] = []
         self._abandoned: list[int] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters = Waiters(patience_s)
         self._unbilled: list[bytes] = []
         self._unbilled_bytes = self._unbilled_lost = 0
         self._is_flush_due = self._is_syncing = self._must_rotate = False
         self._is_failing = self._is_blocked = self._has_lost_sync = False
         self._retry: asyncio.TimerHandle | None = None
         self._interval: asyncio.TimerHandle | None = None
-        self._watchdog: asyncio.TimerHandle | None = None
 
     @classmethod
     def open(
@@ -157,13 +148,13 @@ class JournalWriter:
         """
         self._check_open()
         if self._is_short():
-            raise _unavailable(NO_CALL)
+            raise JournalUnavailable(NO_CALL, retry_after_s=5)
         self._append("I", request_id, payload)
         self._write()
         if self._waiting:
             self._waiting.pop()
             self.appended -= 1
-            raise _unavailable(NO_CALL)
+            raise JournalUnavailable(NO_CALL, retry_after_s=5)
         self._in_flight.add(request_id)
         if self._interval is None:
             self._sync_later()
@@ -218,7 +209,8 @@ class JournalWriter:
                 unsynced=len(self._unsynced),
             )
         await self._worker.stop()
-        for timer in (self._retry, self._interval, self._watchdog):
+        self._waiters.close()
+        for timer in (self._retry, self._interval):
             if timer is not None:
                 timer.cancel()
         for fd in (*self._retired, *self._abandoned):
@@ -271,7 +263,7 @@ class JournalWriter:
         if (self._unbilled or self._unbilled_lost) and not self._is_short():
             self._take_unbilled()
             self._write()
-        self._release()
+        self._waiters.release(self._durable_entries())
         if not self._is_syncing:
             self._sync_soon()
 
@@ -369,7 +361,7 @@ class JournalWriter:
             self.written = self.written._replace(entries=self.appended - len(self._waiting))
             self._has_lost_sync = self._must_rotate = True
             self._failed("the usage journal cannot be synced", failed)
-        self._release()
+        self._waiters.release(self._durable_entries())
         self._sync_soon()
 
     def _durable_entries(self) -> int:
@@ -378,40 +370,11 @@ class JournalWriter:
         return self.appended - len(self._waiting) - unsynced
 
     async def _wait(self) -> None:
-        future = self._loop.create_future()
-        self._waiters.append(_Waiter(self.appended, self._loop.time() + self._patience_s, future))
-        if self._watchdog is None:
-            self._watchdog = self._loop.call_later(self._patience_s, self._lose_patience)
+        durable = self._waiters.wait(self.appended)
         self._flush_soon()
-        await future
-
-    def _release(self) -> None:
-        durable = self._durable_entries()
-        while self._waiters and self._waiters[0].entries <= durable:
-            future = self._waiters.popleft().future
-            if not future.done():
-                future.set_result(None)
-
-    def _lose_patience(self) -> None:
-        """Answer those who have waited long enough; the next of them is looked after by the same timer."""
-        now = self._loop.time()
-        while self._waiters and self._waiters[0].deadline <= now:
-            future = self._waiters.popleft().future
-            if not future.done():
-                future.set_exception(_unavailable(NOT_DURABLE))
-        self._watchdog = None
-        if self._waiters:
-            self._watchdog = self._loop.call_at(self._waiters[0].deadline, self._lose_patience)
-
-
-def _unavailable(detail: str) -> JournalUnavailable:
-    return JournalUnavailable(detail, retry_after_s=5)
+        await durable
 
 
 def _how_many(frames: list[bytes], room: int) -> int:
     """How many of the first frames fit into so many bytes."""
-    for count, frame in enumerate(frames):
-        room -= len(frame)
-        if room < 0:
-            return count
-    return len(frames)
+    return bisect_right(list(accumulate(map(len, frames))), room)
