@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ KEY = "dev-gateway-key"
 MODEL = "gpt-4o-mini"
 SETTLE_SECONDS = 60.0
 NOTICED_SECONDS = 0.1
+LAST_LINES = 20
 
 _NGINX = """
 daemon off;
@@ -59,6 +61,10 @@ def beside_python(name: str) -> Path:
 
 class TargetFailed(Exception):
     """The gateway did not start or did not last; the message ends with what it logged last."""
+
+
+class Behind(TargetFailed):
+    """The database has not got everything yet."""
 
 
 class Nginx:
@@ -127,9 +133,14 @@ class Gateway:
         """The usage summary, asked until it counts `expected` requests or that has clearly failed."""
         deadline = monotonic() + SETTLE_SECONDS
         while True:
-            found = self._ask("/api/v1/usage/summary")
-            if found["total_requests"] >= expected or monotonic() > deadline:
-                return found
+            try:
+                found = self._ask("/api/v1/usage/summary")
+            except Behind:
+                if monotonic() > deadline:
+                    raise
+            else:
+                if found["total_requests"] >= expected or monotonic() > deadline:
+                    return found
             sleep(0.1)
 
     def stop(self) -> None:
@@ -149,8 +160,11 @@ class Gateway:
         except OSError as error:
             code = self._process.poll()
             ended = "" if code is None else f", and the gateway has ended with code {code}"
-            raise TargetFailed(f"{path} failed: {error}{ended}:\n{self._last_words()}") from None
+            answer = error.read().decode(errors="replace") if isinstance(error, urllib.error.HTTPError) else ""
+            kind = Behind if isinstance(error, urllib.error.HTTPError) and error.code == 503 else TargetFailed
+            raise kind(f"{path} failed: {error} {answer}{ended}\n{self._last_words()}") from None
         return found
 
     def _last_words(self) -> str:
-        return self._log.read_text(errors="replace")[-2000:]
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if '"event":"request"' not in line][-LAST_LINES:])

@@ -148,7 +148,10 @@ class LocalModel:
         while True:
             began = time.monotonic()
             tries += 1
-            code, last_words = await self._run()
+            try:
+                code, last_words = await self._run()
+            except OSError as error:  # no process to be had
+                code, last_words = None, str(error)
             answered = self._answers.is_set()
             self._answers.clear()
             self._log("local model ended", level="error", exit_code=code, last_words=last_words)
@@ -248,6 +251,8 @@ def run_child(path: str, port: int, threads: int) -> None:
     """What the child does: serve the model until it is told to end or its parent is gone, however that went."""
     die_with_parent()
     key = sys.stdin.readline().strip()
+    if not key:
+        return  # the parent is gone already
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     server = serve_model(path, port, threads, key)
     while server is not None:
@@ -267,7 +272,7 @@ def _end_with_stdin() -> None:
 
 def serve_model(path: str, port: int, threads: int, key: str) -> object:
     """Load the model and start serving it on loopback; the server lives as long as the object returned."""
-    import xllamacpp  # noqa: PLC0415 - only the child may load it
+    import xllamacpp  # type: ignore[import-untyped]  # noqa: PLC0415 - only the child may load it
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = path

@@ -1,4 +1,4 @@
-"""Clients that notice everything: one raw HTTP/1.1 connection each, so that it is known what was sent and what was read."""
+"""Clients that notice everything: one raw HTTP/1.1 connection each, so that what was sent and read is known."""
 
 from __future__ import annotations
 

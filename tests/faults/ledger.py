@@ -110,7 +110,7 @@ class Ledger:
             assert not invented, f"customer: (records, requests): {invented}"
 
     def check_answers(self, answers: Iterable[Answer], bills: Iterable[Bill]) -> int:
-        """Every answer that was read is settled, with the vendor's tokens and their exact cost. Returns their number."""
+        """Every answer that was read is settled, with the vendor's tokens at their exact cost. Returns how many."""
         bills_by_id = {bill.id: bill for bill in bills}
         checked = 0
         for answer in answers:
@@ -142,7 +142,7 @@ def recomputed(rows: Iterable[Row]) -> Sums:
     for row in rows:
         for dimension, name in (("service", row.service), ("customer", row.user_id)):
             add(dimension, row, name, 1, row.cost_nanos, row.input_tokens, row.output_tokens)
-        if row.provider is not None:
+        if row.provider is not None and row.attempts:  # a hit reached none
             add("provider", row, row.provider, 1, 0, 0, 0)
         for attempt in row.attempts:
             figures = attempt.cost_nanos, attempt.usage.input_tokens, attempt.usage.output_tokens

@@ -51,6 +51,6 @@ async def test_limit_race(scene: Scene, note: Note, long: bool) -> None:
     assert len(scene.bills) + ledger.count("cancelled") >= 0.97 * possible
     assert load.statuses[429] > len(scene.bills)
     note(
-        f"{kills} kills, {sum(load.sent.values())} requests in {seconds:.0f} s at a limit of {LIMIT}: at most {most} in any "
-        f"60 s, {len(scene.bills)} of {possible} possible calls made"
+        f"{kills} kills, {sum(load.sent.values())} requests in {seconds:.0f} s at a limit of {LIMIT}: "
+        f"at most {most} in any 60 s, {len(scene.bills)} of {possible} possible calls made"
     )

@@ -76,29 +76,37 @@ async def write_journal(data_dir: Path, count: int) -> tuple[list[UsageRecord], 
     return settled, cut_off
 
 
+def state(file: Path) -> tuple[int, int]:
+    """What changes when a file is written."""
+    if not file.exists():
+        return 0, 0
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
-    """Kill the first `kills` replays at random moments. Returns kills, those of them while it wrote, the last run's time."""
+    """Kill up to `kills` replays, then let one end. Returns kills, kills while it wrote, seconds of the last."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
     database = directory / "data" / "gateway.db-wal"
     killed = in_the_middle = 0
     while True:
         started = time.monotonic()
-        command = [COMMAND, "usage", "replay"]
+        command = (str(COMMAND), "usage", "replay")
         replay = subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.DEVNULL)
         if killed == kills:
             assert replay.wait(300) == 0
             return killed, in_the_middle, time.monotonic() - started
-        before = database.stat().st_size if database.exists() else 0
+        before = state(database)
         if killed % 3:  # not before it begins to write
-            while replay.poll() is None and (not database.exists() or database.stat().st_size == before):
+            while replay.poll() is None and state(database) == before:
                 time.sleep(0.001)
-            time.sleep(random.uniform(0, 0.5))
+            time.sleep(random.uniform(0, 0.1))
         else:
-            time.sleep(random.uniform(0, 1.5))
+            time.sleep(random.uniform(0, 0.8))
         if replay.poll() is not None:
             assert replay.returncode == 0
             return killed, in_the_middle, time.monotonic() - started
-        in_the_middle += database.exists() and database.stat().st_size != before
+        in_the_middle += state(database) != before
         replay.kill()
         replay.wait()
         killed += 1

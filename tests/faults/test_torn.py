@@ -6,7 +6,6 @@ import asyncio
 import random
 import shutil
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def good_ones(entries: list[Entry], spoilt: range) -> tuple[set[str], set[str]]:
 
 def copy_of(journal: Path, to: Path) -> Path:
     """A copy of a data directory's journal, with the same segment's path in it."""
-    shutil.copytree(journal.parents[2], to, ignore=lambda folder, names: [n for n in names if n.startswith("0000000")])
+    shutil.copytree(journal.parents[2], to, ignore=lambda folder, names: [n for n in names if n.endswith(".seg")])
     place = to / journal.relative_to(journal.parents[2])
     place.write_bytes(journal.read_bytes())
     return place
@@ -84,15 +83,15 @@ async def test_damage_at_many_places(scene: Scene, note: Note, long: bool) -> No
         there = scene.directory / f"copy-{number}" / "journal" / segment.parent.name
         there.mkdir(parents=True)
         copy = there / segment.name
-        copy.write_bytes(segment.read_bytes()[: found.end])
-        spoilt = damage(copy, found.end)
+        copy.write_bytes(segment.read_bytes()[: found.entries[-1].end])
+        spoilt = damage(copy, found.entries[-1].end)
         records: list[UsageRecord] = []
         said: list[str] = []
 
         def log(event: str, said: list[str] = said, **_: Any) -> None:
             said.append(event)
 
-        def sink(batch: Sequence[UsageRecord], records: list[UsageRecord] = records) -> None:
+        def sink(batch: list[UsageRecord], records: list[UsageRecord] = records) -> None:
             records.extend(batch)
 
         replay(there.parents[1], sink, log=log)
@@ -102,7 +101,7 @@ async def test_damage_at_many_places(scene: Scene, note: Note, long: bool) -> No
         assert there_are - settled <= with_intent, spoilt
         assert with_intent <= there_are
         cut_between_entries = any(entry.end == spoilt.start for entry in found.entries) or not spoilt.start
-        assert cut_between_entries or "the usage journal is damaged; its other entries are read" in said, spoilt
+        assert cut_between_entries or "the usage journal is damaged" in said, spoilt
         shutil.rmtree(there.parents[1])
     note(f"{len(found.entries)} entries, damaged at {rounds} places: no good one lost")
 
@@ -114,7 +113,7 @@ async def test_start_on_a_damaged_journal(scene: Scene, note: Note, long: bool) 
     rounds = STARTS_LONG if long else STARTS_QUICK
     for number in range(rounds):
         place = copy_of(segment, scene.directory / f"copy-{number}")
-        spoilt = damage(place, found.end)
+        spoilt = damage(place, found.entries[-1].end)
         there_are, settled = good_ones(found.entries, spoilt)
         with GatewayProcess(scene.directory, data_dir=scene.directory / f"copy-{number}") as gateway:
             assert gateway.summary()["total_requests"] >= len(there_are)

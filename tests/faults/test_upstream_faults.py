@@ -64,7 +64,6 @@ def test_failover(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, n
     if faulty == "null-content" and response.json["provider"] == "faulty":
         pytest.skip("content that is null is an answer")
     assert (response.status, response.json["provider"]) == (200, "healthy"), response.body
-    assert response.json["cost_status"] == "exact" or faulty not in ("status-500",)
     assert mock.seen().total == 2
     assert seconds < ATTEMPT_S + SLACK_S
     note(f"served by another after {seconds:.2f} s")

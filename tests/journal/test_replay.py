@@ -171,7 +171,7 @@ def test_any_damage_to_a_journal_costs_one_entry_at_most(
     assert sum(stored.outcome != "ok" for stored in database.stored.values()) <= 1
 
 
-RECORDS = 4000
+RECORDS = 12_000
 
 SINK = """
 import os, sqlite3, sys
@@ -191,6 +191,7 @@ def sink(records):
     )
     database.execute("INSERT INTO total VALUES (?)", (database.total_changes - before,))
     database.execute("COMMIT")
+    print("stored", flush=True)
 
 print("ready", flush=True)
 replay(Path(sys.argv[1]), sink, log=lambda event, **fields: print(event, fields, file=sys.stderr))
@@ -211,21 +212,20 @@ def test_a_replay_that_is_killed_and_run_again_loses_nothing_and_counts_nothing_
         content = settled_frames(numbers) + frame("I", RECORDS + segment, intent(RECORDS + segment))
         left_behind(tmp_path, {segment + 1: content}, writer="a" if segment < 2 else "b")
     killed = 0
-    for _ in range(6):
-        process = start_replay(tmp_path)
-        time.sleep(random.uniform(0, 0.04))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+    for transactions in (0, 1, 0, 2, 1, 3):
+        with start_replay(tmp_path) as process:
+            assert process.stdout is not None
+            for _ in range(transactions):
+                process.stdout.readline()
+            time.sleep(random.uniform(0, 0.005))
+            process.send_signal(signal.SIGKILL)
+        killed += process.returncode == -signal.SIGKILL
+    with start_replay(tmp_path) as process:
         assert process.stdout is not None
-        process.stdout.close()
-    process = start_replay(tmp_path)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    process.stdout.close()
-    assert process.wait() == 0
+        lines = process.stdout.read().splitlines()
 
-    assert killed
-    assert output == "done\n"
+    assert killed > 1
+    assert (lines[-1], process.returncode) == ("done", 0)
     database = sqlite3.connect(tmp_path / "usage.db")
     found = database.execute("SELECT outcome, count(*) FROM records GROUP BY outcome ORDER BY outcome").fetchall()
     total = database.execute("SELECT sum(count) FROM total").fetchone()

@@ -13,6 +13,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -113,7 +114,7 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._config = uvicorn.Config(
-            app,  # ours is looser
+            app,
             http=Connection,
             ws="none",
             interface="asgi3",
@@ -152,12 +153,17 @@ class Server:
             self._hub.sweep(loop.time())
             await asyncio.sleep(self._hub.limits.sweep_s)
 
-    def stop(self) -> None:
-        """Begin to stop; the second time, cancel what is still running instead of waiting for it."""
+    def stop(self, *, accepting: bool = True) -> None:
+        """Begin to stop; the second time, cancel what is still running instead of waiting for it.
+
+        Without `accepting` nothing new is taken from now on.
+        """
         if self._stop_asked.is_set():
             self._hurry.set()
             return
         self._stop_asked.set()
+        if not accepting:
+            self._accept_s = 0.0
         if self._listener is None:
             self._lifespan.cancel()
             return
@@ -286,8 +292,9 @@ async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
         log("event loop", level="error", problem=context["message"], exc_info=context.get("exception"))
 
     loop.set_exception_handler(report)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    # Ctrl-C comes from a person at a terminal: there is no load balancer to wait for.
+    loop.add_signal_handler(signal.SIGINT, partial(server.stop, accepting=False))
     try:
         await server.start(sock)
     except asyncio.CancelledError:

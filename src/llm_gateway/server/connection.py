@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
         self.phase = IDLE
         self.deadline = NEVER
         self.stalled = NEVER
+        self.held_at = 0.0
         self.received = 0  # bytes of the message being parsed, less what came in one piece with the one before
         self.body_size = 0
         self.hosts = 0
@@ -157,7 +158,7 @@ class Connection(HttpToolsProtocol):
         if self.active is None:
             self._begin(exchange)
         else:
-            self.flow.pause_reading()
+            self._hold_reading()
             self.pipeline.append(exchange)
 
     def _check_size(self) -> None:
@@ -206,7 +207,7 @@ class Connection(HttpToolsProtocol):
         exchange.chunks.append(body)
         exchange.buffered += len(body)
         if exchange.buffered > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
+            self._hold_reading()
         exchange.wake()
 
     def on_message_complete(self) -> None:
@@ -232,9 +233,15 @@ class Connection(HttpToolsProtocol):
         self.phase = IDLE
         self.deadline = self.loop.time() + self.limits.keep_alive_s
 
+    def _hold_reading(self) -> None:
+        if not self.flow.read_paused:
+            self.held_at = self.loop.time()
+            self.flow.pause_reading()
+
     def read_on(self) -> None:
-        """Take more from the client, unless requests wait already."""
+        """Take more from the client, unless requests wait already. Its time stood still meanwhile."""
         if self.flow.read_paused and not self.pipeline:
+            self.deadline += self.loop.time() - self.held_at
             self.flow.resume_reading()
 
     def answered(self, exchange: Exchange) -> None:
@@ -253,9 +260,9 @@ class Connection(HttpToolsProtocol):
         elif self.farewell:
             self.part(self.hub.refusal(self.farewell))
         else:
+            self.read_on()
             if self.phase == WHOLE:
                 self._idle()
-            self.read_on()
 
     def refuse(self, status: int) -> None:
         """Take nothing more from the client; it is told so when all that came before is answered."""
@@ -299,9 +306,7 @@ class Connection(HttpToolsProtocol):
         """A time has passed (`now`: seconds on the loop's clock)."""
         if self.stalled <= now or self.phase == PARTING:
             self.transport.abort()
-        elif self.flow.read_paused:
-            self.deadline = now + self.limits.body_s  # it waits for us
         elif self.phase == IDLE:
             self.abandon()
-        else:
+        elif not self.flow.read_paused:  # else it is the client that waits
             self.refuse(408)

@@ -1,0 +1,177 @@
+"""A `Server` in the test's own loop, and a client that sees every byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_gateway.server import Limits, Server, bind
+
+Message = dict[str, Any]
+Handler = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+WAIT_S = 10.0
+
+
+async def read_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
+    """The whole body; None when the client went away before its end."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message["body"]
+        if not message["more_body"]:
+            return body
+
+
+async def answer(send: Callable[[Message], Awaitable[None]], body: bytes, status: int = 200, *extra: Any) -> None:
+    headers = [(b"content-length", b"%d" % len(body)), *extra]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Message, receive: Any, send: Any) -> None:
+    """Says what it got."""
+    body = await read_body(receive)
+    if body is None:
+        return
+    seen = {key: scope[key] for key in ("method", "path", "http_version")}
+    seen |= {"query": scope["query_string"].decode(), "size": len(body), "body": body[:100].decode("latin-1")}
+    seen["headers"] = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
+    await answer(send, json.dumps(seen).encode())
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """One TCP connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def ask(self, data: bytes, *, method: str = "GET") -> Response:
+        await self.send(data)
+        return await self.response(method=method)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        async with asyncio.timeout(WAIT_S):
+            text = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = text.split("\r\n")[:-2]
+        return int(first.split()[1]), dict(line.split(": ", 1) for line in lines)
+
+    async def response(self, *, method: str = "GET") -> Response:
+        """The next response, framed as RFC 9112 6.3 says."""
+        status, headers = await self.head()
+        async with asyncio.timeout(WAIT_S):
+            if method == "HEAD" or status in (100, 204, 304):
+                body = b""
+            elif headers.get("transfer-encoding") == "chunked":
+                body = await self._chunks()
+            elif "content-length" in headers:
+                body = await self.reader.readexactly(int(headers["content-length"]))
+            else:
+                body = await self.reader.read()
+        return Response(status, headers, body)
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int(await self.reader.readline(), 16):
+            body += await self.reader.readexactly(size)
+            assert await self.reader.readline() == b"\r\n"
+        assert await self.reader.readline() == b"\r\n"
+        return body
+
+    async def rest(self) -> bytes:
+        """Everything until the server closes."""
+        async with asyncio.timeout(WAIT_S):
+            return await self.reader.read()
+
+    async def is_reset_or_closed(self) -> bool:
+        try:
+            return await self.rest() == b""
+        except ConnectionResetError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@dataclass
+class Running:
+    """A server that accepts, what it logged, and its clients."""
+
+    port: int
+    server: Server
+    events: list[tuple[str, Message]]
+    clients: list[Client] = field(default_factory=list)
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
+
+    def logged(self) -> list[str]:
+        return [event for event, fields in self.events if fields.get("level") == "error"]
+
+
+def application(handler: Handler) -> Handler:
+    """The handler with a lifespan around it."""
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await handler(scope, receive, send)
+            return
+        for _ in range(2):
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(
+    handler: Handler = echo, *, accept_s: float = 0.0, drain_s: float = 0.2, **limits: Any
+) -> AsyncIterator[Running]:
+    """A server with these limits, stopped at the end."""
+    events: list[tuple[str, Message]] = []
+    server = Server(
+        application(handler),
+        accept_s=accept_s,
+        drain_s=drain_s,
+        on_stopping=lambda: None,
+        log=lambda event, **fields: events.append((event, fields)),
+        limits=Limits(**{"sweep_s": 0.02, "linger_s": 0.3} | limits),
+    )
+    sock = bind("127.0.0.1", 0)
+    await server.start(sock)
+    serving = asyncio.create_task(server.run())
+    now = Running(sock.getsockname()[1], server, events)
+    try:
+        yield now
+    finally:
+        for client in now.clients:
+            await client.close()
+        server.stop()
+        await serving
+        sock.close()

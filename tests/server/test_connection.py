@@ -1,0 +1,415 @@
+"""What a client may send: how much, how slowly, how wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any
+
+import pytest
+
+from tests.server.harness import Client, Message, Response, answer, echo, read_body, running
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+KIB = 1024
+
+
+async def refused(client: Client, status: int, code: str) -> Response:
+    """The next response is this problem, and the connection ends with it."""
+    response = await client.response()
+    assert response.status == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["connection"] == "close"
+    assert response.headers["x-should-retry"] == ("true" if status in (408, 503) else "false")
+    assert response.headers["x-request-id"] == response.json["request_id"]
+    assert set(response.json) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (response.json["status"], response.json["code"]) == (status, code)
+    assert await client.rest() == b""
+    return response
+
+
+class Gated:
+    """Echoes each request when it is let through."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.started = 0
+        self.ends: list[str] = []
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        self.started += 1
+        body = await read_body(receive)
+        if body is None:
+            self.ends.append("disconnected")
+            return
+        await self.gate.wait()
+        await answer(send, scope["path"].encode())
+        self.ends.append(scope["path"])
+
+
+# Size
+
+
+def head_of(size: int) -> bytes:
+    """A request whose request line and headers are of this size, as the gateway counts: about what is sent."""
+    start = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    return start + b"x-a: " + b"a" * (size - len(start) - len(b"x-a: \r\n\r\n")) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [32 * KIB, 1000, 7])
+async def test_a_head_of_32_kib_is_taken(step: int) -> None:
+    request = head_of(32 * KIB)
+    async with running() as server:
+        client = await server.connect()
+        for at in range(0, len(request), step):
+            client.writer.write(request[at : at + step])
+            if at % (step * 50) == 0:
+                await asyncio.sleep(0)
+
+        assert (await client.response()).status == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        head_of(33 * KIB),
+        head_of(300 * KIB)[:-4],  # never ends
+        b"GET /" + b"a" * 33 * KIB + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 6000 + b"\r\n",
+        b"GET /?" + b"a" * 40 * KIB,
+    ],
+)
+async def test_a_larger_head_is_refused(request_: bytes) -> None:
+    async with running() as server:
+        client = await server.connect()
+        await client.send(request_)
+        await refused(client, 431, "headers_too_large")
+
+
+async def test_a_large_head_behind_another_request_is_refused() -> None:
+    async with running() as server:
+        client = await server.connect()
+        await client.send(GET + head_of(40 * KIB))
+
+        assert (await client.response()).status == 200
+        await refused(client, 431, "headers_too_large")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n"])
+async def test_a_body_over_the_bound_is_refused(framing: bytes) -> None:
+    app = Gated()
+    async with running(app, body_bytes=1000) as server:
+        client = await server.connect()
+        await client.send(POST + framing + b"x" * 2000)
+        await refused(client, 413, "payload_too_large")
+
+    assert app.ends == ["disconnected"]
+
+
+async def test_a_body_over_the_bound_that_was_answered_already_ends_the_connection() -> None:
+    async def refuse(scope: Message, receive: Any, send: Any) -> None:
+        await answer(send, b"no", 401)
+
+    async with running(refuse, body_bytes=1000) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 5000\r\n\r\n")
+        assert (await client.response()).status == 401
+        await client.send(b"x" * 2000)
+
+        assert await client.rest() == b""
+
+
+async def test_a_refusal_reaches_a_client_that_goes_on_sending() -> None:
+    async with running(body_bytes=1000) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 2000000\r\n\r\n")
+        for _ in range(20):
+            client.writer.write(b"x" * 100_000)
+            await asyncio.sleep(0)
+
+        await refused(client, 413, "payload_too_large")
+
+
+async def test_tiny_chunks_are_taken() -> None:
+    async with running() as server:
+        client = await server.connect()
+        response = await client.ask(CHUNKED + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+
+        assert response.json["size"] == 50_000
+
+
+@pytest.mark.parametrize("junk", [b"0\r\nx-a: ", b"1;x="])
+async def test_framing_without_end_is_refused(junk: bytes) -> None:
+    async with running() as server:
+        client = await server.connect()
+        await client.send(CHUNKED + junk + b"a" * 1_000_000)
+        await refused(client, 400, "bad_request")
+
+
+async def test_trailers_are_no_headers() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        seen.extend(scope["headers"])
+        await answer(send, b"")
+
+    async with running(app) as server:
+        client = await server.connect()
+        await client.ask(CHUNKED + b"1\r\nx\r\n0\r\nx-service-key: evil\r\n\r\n")
+        await client.ask(GET)
+
+    assert [name for name, _ in seen] == [b"host", b"transfer-encoding", b"host"]
+
+
+# Time
+
+
+async def test_a_head_that_does_not_end_is_timed_out() -> None:
+    async with running(head_s=0.2) as server:
+        client = await server.connect()
+        for byte in b"GET / HTTP":
+            await client.send(bytes([byte]))
+            await asyncio.sleep(0.01)
+        await refused(client, 408, "request_timeout")
+
+
+async def test_a_second_head_has_its_own_time() -> None:
+    async with running(head_s=0.2) as server:
+        client = await server.connect()
+        for _ in range(3):
+            await client.send(GET[:10])
+            await asyncio.sleep(0.12)
+            assert (await client.ask(GET[10:])).status == 200
+        await client.send(GET[:10])
+        await refused(client, 408, "request_timeout")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
+async def test_a_connection_that_says_nothing_is_closed(sent: bytes) -> None:
+    async with running(head_s=0.1) as server:
+        client = await server.connect()
+        await client.send(sent)
+
+        assert await client.is_reset_or_closed()
+
+
+async def test_a_body_that_does_not_end_is_timed_out() -> None:
+    app = Gated()
+    async with running(app, body_s=0.2) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 100\r\n\r\nsome")
+        await refused(client, 408, "request_timeout")
+
+    assert app.ends == ["disconnected"]
+
+
+async def test_a_body_that_does_not_end_while_it_is_answered_ends_the_answer() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"early", "more_body": True})
+        seen.append((await receive())["type"])
+        seen.append((await receive())["type"])
+
+    async with running(app, body_s=0.2) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 100\r\n\r\nsome")
+        await client.head()
+
+        assert await client.rest() == b"5\r\nearly\r\n"
+        assert seen == ["http.request", "http.disconnect"]
+
+
+async def test_a_kept_connection_is_closed_when_it_idles() -> None:
+    async with running(keep_alive_s=0.1) as server:
+        client = await server.connect()
+        assert (await client.ask(GET)).status == 200
+
+        assert await client.rest() == b""
+        assert not server.server._connections()
+
+
+async def test_a_slow_answer_has_no_limit_here() -> None:
+    app = Gated()
+    async with running(app, head_s=0.05, body_s=0.05, keep_alive_s=0.05, stalled_s=0.05) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await asyncio.sleep(0.3)
+        app.gate.set()
+
+        assert (await client.response()).body == b"/"
+
+
+async def test_half_open_connections_cost_others_nothing() -> None:
+    async with running(head_s=1.0) as server:
+        slow = [await server.connect() for _ in range(300)]
+        for client in slow:
+            await client.send(b"GET / HTTP/1.1\r\nx-slow: ")
+        client = await server.connect()
+        for _ in range(100):
+            assert (await client.ask(GET)).status == 200
+        for half in slow:
+            assert (await half.response()).status == 408
+
+
+# Order
+
+
+async def test_answers_come_in_the_order_of_the_requests() -> None:
+    app = Gated()
+    async with running(app) as server:
+        client = await server.connect()
+        await client.send(b"".join(b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" % n for n in range(20)))
+        await asyncio.sleep(0.05)
+        assert app.started == 1
+        app.gate.set()
+
+        assert [(await client.response()).body for _ in range(20)] == [b"/%d" % n for n in range(20)]
+        assert (await client.ask(GET)).body == b"/"
+
+
+async def test_requests_that_come_in_pieces_behind_others_are_answered() -> None:
+    wire = b"".join(b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxx" % n for n in range(6))
+    async with running() as server:
+        client = await server.connect()
+        for at in range(0, len(wire), 13):
+            client.writer.write(wire[at : at + 13])
+            await asyncio.sleep(0.001)
+
+        assert [(await client.response()).json["path"] for _ in range(6)] == [f"/{n}" for n in range(6)]
+
+
+async def test_too_many_waiting_requests_are_refused_after_the_others() -> None:
+    async with running(pipelined=3) as server:
+        client = await server.connect()
+        await client.send(GET * 10)
+        for _ in range(4):
+            assert (await client.response()).status == 200
+        await refused(client, 503, "overloaded")
+
+
+async def test_what_follows_a_closing_request_is_not_answered() -> None:
+    async with running() as server:
+        client = await server.connect()
+        await client.send(GET[:-2] + b"Connection: close\r\n\r\n" + GET)
+        assert (await client.response()).status == 200
+
+        assert await client.is_reset_or_closed()
+
+
+async def test_a_client_that_leaves_takes_its_waiting_requests_along() -> None:
+    app = Gated()
+    async with running(app) as server:
+        client = await server.connect()
+        await client.send(GET * 3)
+        await asyncio.sleep(0.05)
+        client.writer.transport.abort()
+        await asyncio.sleep(0.05)
+        app.gate.set()
+        await asyncio.sleep(0.05)
+
+        assert app.started == 1
+        assert not server.server._connections()
+        assert not server.server._hub.tasks
+
+
+async def test_a_reset_is_a_disconnect() -> None:
+    app = Gated()
+    async with running(app) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 9\r\n\r\n")
+        await asyncio.sleep(0.05)
+        linger = struct.pack("ii", 1, 0)
+        client.writer.get_extra_info("socket").setsockopt(1, 13, linger)
+        await client.close()
+        await asyncio.sleep(0.05)
+
+    assert app.ends == ["disconnected"]
+
+
+# Form
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nx-a: 1\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET //[ HTTP/1.1\r\nHost: a\r\n\r\n".replace(b"//[", b"http://["),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+        POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: 99999999999999999999\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip, identity\r\n\r\nabc",
+        CHUNKED + b"zz\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused(request_: bytes) -> None:
+    async with running() as server:
+        client = await server.connect()
+        await client.send(request_)
+        await refused(client, 400, "bad_request")
+
+        assert server.logged() == []
+
+
+async def test_garbage_is_refused_after_what_came_before_it() -> None:
+    app = Gated()
+    async with running(app) as server:
+        client = await server.connect()
+        await client.send(GET + GET + b"GARBAGE\r\n\r\n" + GET)
+        await asyncio.sleep(0.05)
+        app.gate.set()
+        for _ in range(2):
+            assert (await client.response()).body == b"/"
+        await refused(client, 400, "bad_request")
+
+
+async def test_a_waiting_request_with_a_broken_body_is_refused_in_its_turn() -> None:
+    app = Gated()
+    async with running(app) as server:
+        client = await server.connect()
+        await client.send(GET + CHUNKED + b"zz\r\n")
+        await asyncio.sleep(0.05)
+        app.gate.set()
+        assert (await client.response()).body == b"/"
+        await refused(client, 400, "bad_request")
+
+    assert app.started == 1
+
+
+@pytest.mark.parametrize("target", [b"http://host/a?b", b"/a?b#c"])
+async def test_other_forms_of_target(target: bytes) -> None:
+    async with running() as server:
+        client = await server.connect()
+        seen = (await client.ask(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")).json
+
+        assert (seen["path"], seen["query"]) == ("/a", "b")
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_an_upgrade_is_not_taken_and_its_body_not_lost(protocol: bytes) -> None:
+    head = POST + b"Connection: keep-alive, Upgrade\r\nUpgrade: " + protocol + b"\r\nContent-Length: 4\r\n\r\n"
+    async with running(echo) as server:
+        client = await server.connect()
+        first = await client.ask(head + b"body" + GET)
+
+        assert first.json["body"] == "body"
+        assert "upgrade" not in first.json["headers"]
+        assert (await client.response()).status == 200
+        await client.send(head + b"bo")
+        await asyncio.sleep(0.02)
+        assert (await client.ask(b"dy")).json["body"] == "body"
