@@ -185,7 +185,7 @@ async def build_pipeline(
     settings: Settings, stores: Stores, config: Configuration, write_line: Observe | None, stack: AsyncExitStack
 ) -> Pipeline:
     """The journal with its shipper, and the steps a call goes through."""
-    journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync)
+    journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync, log=config.log)
     shipper = Shipper(journal, stores.usage.write, log=config.log)
     shipper.start()
     stack.callback(shipper.stop)

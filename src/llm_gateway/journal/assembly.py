@@ -91,7 +91,7 @@ class Assembly:
     def _decoded(self, entry: Entry, decode: Callable[[bytes], _Decoded]) -> _Decoded | None:
         try:
             return decode(entry.payload)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._on_undecodable(entry, str(error))
             return None
 

@@ -61,7 +61,9 @@ class WriterDir:
         Raises:
             OSError: it cannot be made.
         """
-        path.mkdir(mode=0o700, parents=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_directory(path.parent.parent)
+        path.mkdir(mode=0o700)
         directory = cls(path)
         _sync_directory(path.parent)
         return directory
@@ -89,6 +91,7 @@ class WriterDir:
             OSError: it stays as it was.
         """
         temporary = self.path / "checkpoint.new"
+        temporary.touch(mode=0o600)
         temporary.write_bytes(msgspec.json.encode(_Checkpoint(*position)))
         temporary.replace(self.path / "checkpoint")
 

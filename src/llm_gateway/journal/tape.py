@@ -102,7 +102,10 @@ class Tape:
         """
         written = 0
         while written < len(data):
-            written += self._files.write(self.fd, data[written:] if written else data, self.offset + written)
+            count = self._files.write(self.fd, data[written:] if written else data, self.offset + written)
+            if not count:
+                raise OSError("nothing was written")
+            written += count
         self.offset += written
 
     def rotate(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, Si
 from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.reader import SegmentReader
 from llm_gateway.journal.segments import Log, Position, WriterDir
+
+PAUSE_S = 0.00005
+"""After each chunk beside a living writer: its loop's thread gets the interpreter. Reading alone gives it up too
+briefly, and the loop would wait for the interpreter's own turn of 5 ms."""
 
 
 class Transfer:
@@ -43,7 +48,12 @@ class Transfer:
         self._deliver()
         while len(self._records) < BATCH_RECORDS and (entries := self._reader.read(limit)):
             segment = self._reader.position.segment
-            self._records += [r for entry in entries if (r := self._assembly.add(segment, entry)) is not None]
+            for entry in entries:
+                record = self._assembly.add(segment, entry)
+                if record is not None:
+                    self._records.append(record)
+            if limit is not None:
+                time.sleep(PAUSE_S)
         records, self._records = self._records, []
         self._delivery.add(records)
         self._deliver()

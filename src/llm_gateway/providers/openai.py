@@ -18,6 +18,9 @@ ERROR_TEXT_CHARACTERS = 2000
 """More than is shown, so that secrets are found whole before the rest is cut."""
 MAX_COUNT = 10**9
 """Tokens; no call has more, so a larger count is none."""
+NAME_CHARACTERS = 256
+"""What is kept of a model's name, an id or a finish reason: a record must not grow with what a provider makes up."""
+
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""
 
@@ -112,15 +115,17 @@ def decode(body: bytes) -> Reply:
         raise MalformedReply("The answer has no choices")
     choice = completion.choices[0]
     content = choice.message.content if choice.message.content is not None else choice.message.refusal
+    if content is None and choice.finish_reason == "length":
+        content = ""  # a reasoning model that was cut off before it said anything
     if content is None:
         raise MalformedReply("The answer has no content")
     usage, estimated = _usage(completion.usage, content)
     return Reply(
         content=content,
         usage=usage,
-        finish_reason=choice.finish_reason or "stop",
-        upstream_model=completion.model,
-        upstream_request_id=completion.id,
+        finish_reason=(choice.finish_reason or "stop")[:NAME_CHARACTERS],
+        upstream_model=_cut(completion.model),
+        upstream_request_id=_cut(completion.id),
         usage_estimated=estimated,
     )
 
@@ -143,6 +148,10 @@ def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
         reasoning_tokens=_within(answered, out.reasoning_tokens),
         audio_output_tokens=_within(answered, out.audio_tokens),
     ), False
+
+
+def _cut(name: str | None) -> str | None:
+    return name if name is None else name[:NAME_CHARACTERS]
 
 
 def _credible(count: int) -> bool:

@@ -137,6 +137,7 @@ class Server:
         loop = asyncio.get_running_loop()
         await self._lifespan.start()
         try:
+            sock.listen(BACKLOG)  # uvloop's own keeps the error to itself
             self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
         except OSError as error:
             await self._lifespan.stop()
