@@ -194,6 +194,7 @@ async def build_pipeline(
     metrics = Metrics(lambda: _gauges(config, in_flight))
 
     def observe(record: UsageRecord) -> None:
+        journal.remember(record)
         metrics(record)
         if write_line is not None:
             write_line(record)

@@ -132,3 +132,21 @@ def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
     assert [abandoned.id for abandoned in folded.assembly.abandon()] == [request_id(2)]
     assert [number for number, _ in folded.undecodable] == [request_id(n) for n in (3, 1, 2, 2)]
     assert folded.undecodable[0][1] == "Object missing required field `id`"
+
+
+def test_a_record_that_is_known_is_not_decoded() -> None:
+    known = {request_id(1): record(1, user_id="known")}
+    folded = Folded()
+    folded.assembly = Assembly(lambda entry, reason: None, known)
+    same = known[request_id(1)]
+
+    assert folded.add("S", 1, b"not looked at") is same
+    assert known == {}
+    assert folded.add("S", 2, settled(2)) == record(2, outcome="ok", status=200)
+
+
+def test_bytes_that_are_no_text_are_reported() -> None:
+    folded = Folded()
+
+    assert folded.add("S", 1, b'{"id": "\xff"}') is None
+    assert [number for number, _ in folded.undecodable] == [request_id(1)]

@@ -21,6 +21,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.directory = WriterDir.make(path)
+        self.recent: dict[str, UsageRecord] = {}
         self.written = Written(1, 0, 0)
         self.appended = 0
         self.is_closed = False

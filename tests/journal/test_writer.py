@@ -10,9 +10,9 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.frames import HEAD_BYTES, scan
-from llm_gateway.journal.segments import WriterDir
-from llm_gateway.journal.writer import INTERVAL_S, Fsync, JournalWriter, Written
-from tests.journal.samples import FailingFiles, frame, intent, request_id, settled, until
+from llm_gateway.journal.segments import Position, WriterDir
+from llm_gateway.journal.writer import INTERVAL_S, MOST_REMEMBERED, Fsync, JournalWriter, Written
+from tests.journal.samples import FailingFiles, frame, intent, record, request_id, settled, until
 
 Open = Callable[..., JournalWriter]
 POLICIES: list[Fsync] = ["always", "interval", "off"]
@@ -271,3 +271,22 @@ async def test_where_nothing_can_be_written_it_does_not_start(tmp_path: Path, fi
     with pytest.raises(ConfigurationError, match=r"journal cannot be written \(No space left on device\): free space"):
         JournalWriter.open(tmp_path, fsync="off", files=files)
     assert list((tmp_path / "journal").iterdir()) == []
+
+
+async def test_it_remembers_a_bounded_number_of_records(open_writer: Open) -> None:
+    writer = open_writer()
+    for number in range(MOST_REMEMBERED):
+        writer.remember(record(number))
+    assert len(writer.recent) == MOST_REMEMBERED
+
+    writer.remember(record(MOST_REMEMBERED))
+
+    assert list(writer.recent) == [request_id(MOST_REMEMBERED)]
+
+
+async def test_the_journal_is_for_its_owner_only(open_writer: Open) -> None:
+    directory = open_writer().directory
+    directory.keep_checkpoint(Position(1, 0))
+
+    assert directory.path.parent.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in directory.path.iterdir()} == {0o600}

@@ -34,9 +34,11 @@ class Assembly:
     and an outcome whose request is not open says nothing new.
     """
 
-    def __init__(self, on_undecodable: OnUndecodable) -> None:
+    def __init__(self, on_undecodable: OnUndecodable, known: dict[str, UsageRecord] | None = None) -> None:
+        """`known` holds records of settles by their ids: what is in it is taken out of it and need not be decoded."""
         self._open: dict[str, list[tuple[int, Entry]]] = {}
         self._on_undecodable = on_undecodable
+        self._known = {} if known is None else known
 
     def __len__(self) -> int:
         """How many requests are open."""
@@ -46,7 +48,7 @@ class Assembly:
         """Take one entry of a segment. The finished record when it is a settle."""
         if entry.kind == "S":
             self._open.pop(entry.request_id, None)
-            return self._decoded(entry, decode_record)
+            return self._known.pop(entry.request_id, None) or self._decoded(entry, decode_record)
         request = self._open.get(entry.request_id)
         if request is not None:
             request.append((segment, entry))

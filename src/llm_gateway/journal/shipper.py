@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Protocol
 
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.delivery import Sink
 from llm_gateway.journal.segments import Log, Position, WriterDir
@@ -24,6 +25,7 @@ class Journal(Protocol):
     """What the shipper needs of the writer."""
 
     directory: WriterDir
+    recent: dict[str, UsageRecord]
     written: Written
     appended: int
     is_closed: bool
@@ -35,7 +37,7 @@ class Shipper:
     def __init__(self, journal: Journal, sink: Sink, *, log: Log) -> None:
         self._journal = journal
         self._log = log
-        self._transfer = Transfer(journal.directory, sink, log=log)
+        self._transfer = Transfer(journal.directory, sink, log=log, known=journal.recent)
         self._wake = threading.Event()
         self._stop_by: float | None = None
         self._backoff = 0.0

@@ -21,13 +21,15 @@ briefly, and the loop would wait for the interpreter's own turn of 5 ms."""
 class Transfer:
     """Moves one directory's records. Stopped at any moment and begun anew it loses none, and counts none twice."""
 
-    def __init__(self, directory: WriterDir, sink: Sink, *, log: Log) -> None:
+    def __init__(
+        self, directory: WriterDir, sink: Sink, *, log: Log, known: dict[str, UsageRecord] | None = None
+    ) -> None:
         self._directory = directory
         self._log = log
         self._quarantine = Quarantine(directory.path.parent / "quarantine.jsonl", log)
         self._delivery = Delivery(sink, self._quarantine)
         self._undecodable: list[tuple[Entry, str]] = []
-        self._assembly = Assembly(lambda entry, reason: self._undecodable.append((entry, reason)))
+        self._assembly = Assembly(lambda entry, reason: self._undecodable.append((entry, reason)), known)
         self._reader = SegmentReader(directory, self._on_damage)
         self._records: list[UsageRecord] = []
         self._kept = self._reader.position

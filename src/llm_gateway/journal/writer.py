@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.segments import Files, Log, WriterDir, silent
@@ -36,6 +37,9 @@ RESERVE_PER_REQUEST = 8 * 1024
 
 UNBILLED_BYTES = 8 * 1024 * 1024
 """How much memory the records that bought nothing may take while there is no space for them."""
+
+MOST_REMEMBERED = 5_000
+"""Records that wait for the shipper as objects too; beyond them it reads what is in the files."""
 
 NO_CALL = "Usage cannot be recorded (the disk is full or failing), so no call is made."
 
@@ -77,6 +81,7 @@ class JournalWriter:
         self.name = directory.path.name
         self.is_closed = False
         self.appended = 0
+        self.recent: dict[str, UsageRecord] = {}
         self.written = Written(1, 0, 0)
         self._fsync = fsync
         self._reserve_bytes = reserve_bytes
@@ -179,6 +184,12 @@ class JournalWriter:
             return
         self._append("S", request_id, payload)
         self._flush_soon()
+
+    def remember(self, record: UsageRecord) -> None:
+        """Spare the shipper decoding this record, which was just settled: it takes it from `recent`, by its id."""
+        if len(self.recent) >= MOST_REMEMBERED:
+            self.recent.clear()
+        self.recent[record.id] = record
 
     async def durable(self) -> None:
         """Return once everything appended before is as durable as the fsync policy says.
