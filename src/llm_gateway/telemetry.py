@@ -168,7 +168,7 @@ class Metrics(Collector):
     def __init__(self, gauges: Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]) -> None:
         self._gauges = gauges
         self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._attempts: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._tokens: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._latency: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(LATENCY_BUCKETS_MS) + 2))
         self._registry = CollectorRegistry(auto_describe=False)
@@ -183,7 +183,7 @@ class Metrics(Collector):
         latency[bisect_left(LATENCY_BUCKETS_MS, record.latency_ms)] += 1
         latency[-1] += record.latency_ms
         for attempt in record.attempts:
-            self._attempts[(attempt.provider, attempt.model, str(attempt.status or "none"))] += 1
+            self._attempts[(attempt.provider, attempt.model, attempt.status or 0)] += 1
             counts = self._tokens[(attempt.provider, attempt.model)]
             counts[0] += attempt.usage.input_tokens
             counts[1] += attempt.usage.output_tokens
@@ -201,8 +201,8 @@ class Metrics(Collector):
         for labels, count in list(self._requests.items()):
             requests.add_metric(labels, count)
         attempts = CounterMetricFamily("llm_gateway_attempts", "Upstream calls", labels=["provider", "model", "status"])
-        for labels, count in list(self._attempts.items()):
-            attempts.add_metric(labels, count)
+        for (provider, model, status), count in list(self._attempts.items()):
+            attempts.add_metric([provider, model, str(status or "none")], count)
         tokens = CounterMetricFamily("llm_gateway_tokens", "Tokens bought", labels=["provider", "model", "direction"])
         cost = CounterMetricFamily("llm_gateway_cost_usd", "Money spent, USD", labels=["provider", "model"])
         for (provider, model), (tokens_in, tokens_out, nanos) in list(self._tokens.items()):

@@ -59,6 +59,7 @@ async def test_database_out(scene: Scene, note: Note, long: bool, how: object) -
         await asyncio.sleep(0.5)
         with locked(scene) if is_locked else moved(scene):
             await asyncio.sleep(seconds / 2)
+            assert gateway.process.poll() is None, f"it ended with {gateway.process.returncode}:\n{gateway.log[-2000:]}"
             said = await health(gateway)
             await asyncio.sleep(seconds / 2)
         load.stop()

@@ -21,10 +21,10 @@ async def read_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
     """The whole body; None when the client went away before its end."""
     body = b""
     while True:
-        message = await receive()
+        message: Message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message["body"]
+        body += bytes(message["body"])
         if not message["more_body"]:
             return body
 

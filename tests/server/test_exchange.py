@@ -57,9 +57,8 @@ async def test_a_body_without_length_is_chunked() -> None:
         client = await server.connect()
         for _ in range(2):
             response = await client.ask(GET)
-
-    assert response.headers["transfer-encoding"] == "chunked"
-    assert response.body == b"onetwo"
+            assert response.headers["transfer-encoding"] == "chunked"
+            assert response.body == b"onetwo"
 
 
 async def test_http_1_0_gets_no_chunks() -> None:

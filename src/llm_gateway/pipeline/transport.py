@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError, RequestTimeoutError
+from pyreqwest.http import Url
 from pyreqwest.response import Response
 
 from llm_gateway.domain.addresses import is_public
@@ -89,13 +90,19 @@ class Egress:
 
 
 class _Pool:
-    """A provider's client, the version of the configuration it was built for, and the address it is pinned to."""
+    """A provider's client, the version of the configuration it was built for, and the address it is pinned to.
 
-    __slots__ = ("client", "pinned", "url", "version")
+    `target` and `timeout` are what its calls are made with, in the client's own types.
+    """
+
+    __slots__ = ("client", "pinned", "target", "timeout", "timeout_s", "url", "version")
 
     def __init__(self, provider: Provider, url: str, pinned: str | None, client: Client) -> None:
         self.version = provider.updated_at_ms
         self.url = url
+        self.target = Url(url)
+        self.timeout_s = provider.timeout_s
+        self.timeout = timedelta(seconds=provider.timeout_s)
         self.pinned = pinned
         self.client = client
 
@@ -130,7 +137,8 @@ class Transport:
                 return Exchange(fault="not_sent", message=str(error))
             except ValueError:  # its message would quote the key
                 return Exchange(fault="not_sent", message="The provider's key cannot be sent in a header")
-        request = pool.client.post(target.url).body_bytes(body).timeout(timedelta(seconds=timeout_s)).build_streamed()
+        timeout = pool.timeout if timeout_s == pool.timeout_s else timedelta(seconds=timeout_s)
+        request = pool.client.post(pool.target).body_bytes(body).timeout(timeout).build_streamed()
         try:
             async with request as response:
                 return await _read(response, self._max_body_bytes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import signal
 import socket
@@ -19,15 +18,18 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from llm_gateway.errors import ConfigurationError
 from llm_gateway.server.connection import Connection
 from llm_gateway.server.exchange import App
 from llm_gateway.server.hub import Hub, Limits, Log
+from llm_gateway.server.listening import bind, cannot_listen, turn_away
 
 BACKLOG = 2048
 DRAIN_SWEEP_S = 0.02
+HANDSHAKE_S = 0.1
 FLUSH_S = 1.0
 CANCEL_S = 5.0
+GC_ALLOCATIONS = 50_000
+"""How often the collector looks for cycles, of which serving makes none; Python's own 700 would be every few calls."""
 
 __all__ = ["Limits", "Server", "bind", "serve"]
 
@@ -109,6 +111,7 @@ class Server:
         self._log = log
         self._hub = Hub(limits or Limits(), log)
         self._lifespan = Lifespan(app)
+        self._sock: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._stop_asked = asyncio.Event()
@@ -142,6 +145,7 @@ class Server:
         except OSError as error:
             await self._lifespan.stop()
             raise cannot_listen(error, *sock.getsockname()[:2]) from error
+        self._sock = sock
         self._sweeper = loop.create_task(self._sweep())
 
     def _connect(self) -> Connection:
@@ -181,7 +185,9 @@ class Server:
         self._log("stopping", accept_s=self._accept_s, drain_s=self._drain_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._accept_s)
-        if self._listener is not None:
+        if self._sock is not None and self._listener is not None:
+            turn_away(self._sock)
+            await asyncio.sleep(HANDSHAKE_S)
             self._listener.close()
         await self._drain()
         if self._sweeper is not None:
@@ -217,49 +223,6 @@ class Server:
 
     def _connections(self) -> list[Connection]:
         return list(self._hub.connections)  # type: ignore[arg-type]  # all are ours
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to the first of `host`'s addresses that this machine has; IPv6 is fine.
-
-    Raises:
-        ConfigurationError: it cannot be; the message says what to set.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise cannot_listen(error, host, port) from error
-    problem: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:
-            problem = error
-            continue
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-        except OSError as error:
-            sock.close()
-            problem = error
-            if error.errno == errno.EADDRNOTAVAIL:
-                continue
-            break
-        sock.setblocking(False)
-        return sock
-    raise cannot_listen(problem or OSError("no address"), host, port) from problem
-
-
-def cannot_listen(error: OSError, host: str, port: int) -> ConfigurationError:
-    """What to do about an address that cannot be had."""
-    match error.errno:
-        case errno.EADDRINUSE:
-            return ConfigurationError(
-                f"Port {port} on {host} is in use: stop the other process or set LLM_GATEWAY_PORT."
-            )
-        case errno.EACCES:
-            return ConfigurationError(f"Port {port} may not be opened by this user: set LLM_GATEWAY_PORT above 1023.")
-    return ConfigurationError(f"The gateway cannot listen on {host} ({error.strerror or error}): set LLM_GATEWAY_HOST.")
 
 
 def serve(
@@ -303,6 +266,7 @@ async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
         return 0
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
     host, port = sock.getsockname()[:2]
     log("ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     await server.run()

