@@ -47,7 +47,7 @@ fuzz: $(EVERYTHING) ## Run the property tests with 50 times their examples
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis
 
 faults: $(EVERYTHING) ## Run the fault tests at full length: kill, stall, cut, fill
-	@$(BIN)/python -m pytest tests/faults --long
+	@$(BIN)/python -m pytest tests/faults --long -o faulthandler_timeout=900
 
 # uv keeps the versions that are locked already, unless told: make lock UV_FLAGS=--upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -211,6 +211,14 @@ def test_damage_is_logged(tmp_path: Path, database: Database, heard: Heard) -> N
 
     drain(Transfer(directory, database, log=heard))
 
-    fields = {"level": "error", "file": str(directory.segment(1)), "offset": len(content), "bytes": 4}
+    kept = directory.path.with_name("writer-000001.seg.damaged")
+    fields = {
+        "level": "error",
+        "file": str(directory.segment(1)),
+        "offset": len(content),
+        "bytes": 4,
+        "kept": str(kept),
+    }
+    assert kept.read_bytes() == directory.segment(1).read_bytes()
     assert heard.events == [("the usage journal is damaged", fields)]
     assert database.numbers() == [0, 2]

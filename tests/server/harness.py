@@ -161,7 +161,7 @@ async def running(
         drain_s=drain_s,
         on_stopping=lambda: None,
         log=lambda event, **fields: events.append((event, fields)),
-        limits=Limits(**{"sweep_s": 0.02, "linger_s": 0.3} | limits),
+        limits=Limits(**{"sweep_s": 0.02, "linger_s": 0.3, "connect_s": 0.0} | limits),
     )
     sock = bind("127.0.0.1", 0)
     await server.start(sock)

@@ -108,4 +108,9 @@ class Transfer:
             self._segment = here
 
     def _on_damage(self, file: Path, offset: int, size: int) -> None:
-        self._log("the usage journal is damaged", level="error", file=str(file), offset=offset, bytes=size)
+        kept = self._directory.path.with_name(f"{self._directory.path.name}-{file.name}.damaged")
+        with suppress(OSError):  # it stands there already, or the disk is full: then the log must do
+            kept.hardlink_to(file)
+        self._log(
+            "the usage journal is damaged", level="error", file=str(file), offset=offset, bytes=size, kept=str(kept)
+        )

@@ -25,7 +25,6 @@ from llm_gateway.server.listening import bind, cannot_listen, turn_away
 
 BACKLOG = 2048
 DRAIN_SWEEP_S = 0.02
-HANDSHAKE_S = 0.1
 FLUSH_S = 1.0
 CANCEL_S = 5.0
 GC_ALLOCATIONS = 50_000
@@ -187,7 +186,7 @@ class Server:
             await asyncio.wait_for(self._hurry.wait(), self._accept_s)
         if self._sock is not None and self._listener is not None:
             turn_away(self._sock)
-            await asyncio.sleep(HANDSHAKE_S)
+            await asyncio.sleep(self._hub.limits.connect_s)
             self._listener.close()
         await self._drain()
         if self._sweeper is not None:

@@ -35,6 +35,7 @@ class Limits:
     stalled_s: float = 60.0  # it reads nothing of its answer
     linger_s: float = 2.0  # it goes on sending after a refusal
     sweep_s: float = 1.0
+    connect_s: float = 0.1  # its handshake was under way when the server stopped accepting
     head_bytes: int = 32 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
     pipelined: int = 32  # requests waiting behind the one being answered

@@ -97,7 +97,8 @@ class UsageStore:
             with self._database.write() as connection:
                 self._write(connection, by_id)
         except (IntegrityError, DataError, OverflowError, UnicodeEncodeError) as error:
-            raise RecordsRefused("The database refuses at least one of the usage records.") from error
+            cause = getattr(error, "orig", None) or error
+            raise RecordsRefused(f"The database refuses at least one of the usage records: {cause}.") from error
 
     def recent_attempts(self, since_ms: int, longest_request_ms: int = LONGEST_REQUEST_MS) -> list[SentAttempt]:
         """The attempts sent since then (milliseconds UTC), of requests that were at most so long under way."""
