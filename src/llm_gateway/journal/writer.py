@@ -26,7 +26,7 @@ from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.segments import Files, Log, WriterDir, silent
 from llm_gateway.journal.tape import RETRY_S, Tape, Worker
-from llm_gateway.journal.waiters import Waiters
+from llm_gateway.journal.waiters import Crowd, Waiters
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
 
@@ -37,6 +37,9 @@ RESERVE_PER_REQUEST = 8 * 1024
 
 UNBILLED_BYTES = 8 * 1024 * 1024
 """How much memory the records that bought nothing may take while there is no space for them."""
+
+CROWD, CROWD_S = 8, 0.001
+"""From so many requests in flight on, answers wait this long for others to leave with."""
 
 MOST_REMEMBERED = 5_000
 """Records that wait for the shipper as objects too; beyond them it reads what is in the files."""
@@ -95,6 +98,7 @@ class JournalWriter:
         self._unsynced: list[bytes] = []
         self._retired: list[int] = []
         self._abandoned: list[int] = []
+        self._crowd = Crowd(CROWD_S)
         self._waiters = Waiters(patience_s)
         self._unbilled: list[bytes] = []
         self._unbilled_bytes = self._unbilled_lost = 0
@@ -198,6 +202,8 @@ class JournalWriter:
             JournalUnavailable: it is not in time (2 seconds); it stays in memory and is tried again.
         """
         if self._fsync != "always":
+            if len(self._in_flight) >= CROWD:
+                await self._crowd.gather()
             self._flush()
         if self._durable_entries() < self.appended:
             await self._wait()
