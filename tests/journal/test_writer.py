@@ -315,3 +315,11 @@ async def test_many_in_flight_leave_together(open_writer: Open, fsync: Fsync) ->
         writer.settle(request_id(number), settled(number))
     await asyncio.wait_for(asyncio.create_task(end(5)), timeout=1)
     assert writer.written.entries == CROWD + 2 + 6
+
+
+async def test_segments_are_16_mib_unless_told_otherwise(tmp_path: Path) -> None:
+    writer = JournalWriter.open(tmp_path, fsync="off")
+    await writer.sync_and_close()
+    writer.directory.close()
+
+    assert writer.directory.segment(1).stat().st_size == 16 * 1024 * 1024
