@@ -205,6 +205,7 @@ class Server:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_S)
+        hub.outbox.empty()
         await self._wait_until(self._flushed, FLUSH_S)
         for connection in self._connections():
             connection.transport.abort()

@@ -287,6 +287,7 @@ class Connection(HttpToolsProtocol):
         self.phase = PARTING
         self.deadline = self.loop.time() + self.limits.linger_s
         if not self.transport.is_closing():
+            self.hub.outbox.empty()
             self.transport.write(last_words)
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -295,6 +296,7 @@ class Connection(HttpToolsProtocol):
         """Close as soon as what is written has gone out, or the client has stopped reading it."""
         self.phase = PARTING
         self.deadline = self.loop.time() + self.limits.stalled_s
+        self.hub.outbox.empty()
         self.transport.close()
 
     def retire(self) -> None:

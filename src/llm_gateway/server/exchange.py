@@ -87,7 +87,8 @@ class Exchange:
             self.disconnected = True
             self.line.abandon()
             return
-        self.line.transport.write(self.line.hub.refusal(status, with_body=self.scope["method"] != "HEAD"))
+        hub = self.line.hub
+        hub.outbox.post(self.line.transport, hub.refusal(status, with_body=self.scope["method"] != "HEAD"))
         self._finish()
 
     def wake(self) -> None:
@@ -175,25 +176,34 @@ class Exchange:
             lines.append(b"connection: close")
 
     def _write(self, body: bytes, *, more_body: bool) -> None:
-        if self.bodyless:
-            body = b""
-        elif self.chunked:
-            if body:
-                body = b"%x\r\n%b\r\n" % (len(body), body)
-            if not more_body:
-                body += b"0\r\n\r\n"
-        elif self.remaining is not None:
-            self.remaining -= len(body)
-            if self.remaining < 0 or (self.remaining and not more_body):
-                raise RuntimeError("The response's body does not have its Content-Length.")
+        body = self._framed(body, more_body=more_body)
         if self.head:
             body = self.head + body
             self.head = b""
         if body:
             self.written = True
-            self.line.transport.write(body)
+            outbox = self.line.hub.outbox
+            if more_body:  # at once: a client that reads too slowly must be felt before the next piece
+                outbox.empty()
+                self.line.transport.write(body)
+            else:
+                outbox.post(self.line.transport, body)
         if not more_body:
             self._finish()
+
+    def _framed(self, body: bytes, *, more_body: bool) -> bytes:
+        """A piece of the body as it goes over the line."""
+        if self.bodyless:
+            return b""
+        if self.chunked:
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            return body if more_body else body + b"0\r\n\r\n"
+        if self.remaining is not None:
+            self.remaining -= len(body)
+            if self.remaining < 0 or (self.remaining and not more_body):
+                raise RuntimeError("The response's body does not have its Content-Length.")
+        return body
 
     def _finish(self) -> None:
         self.complete = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Callable
@@ -49,6 +50,29 @@ class Refused(Exception):
         self.status = status
 
 
+class Outbox:
+    """What leaves at the end of the loop's turn, everything together.
+
+    A write wakes the client's side up; alone each of them would find it asleep again, which costs more than the write.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+
+    def post(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write `data` soon; what was posted to a transport leaves in order."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.empty)
+        self._waiting.append((transport, data))
+
+    def empty(self) -> None:
+        """Write everything now, as must be done before a transport is written to or closed by another way."""
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            if not transport.is_closing():
+                transport.write(data)
+
+
 class Hub(ServerState):
     """uvicorn's shared state (connections, tasks) and ours."""
 
@@ -58,6 +82,7 @@ class Hub(ServerState):
         self.log = log
         self.stopping = False
         self.asgi = {"version": "3.0", "spec_version": "2.3"}
+        self.outbox = Outbox()
         self.date = b""
         self.tell_time()
 
