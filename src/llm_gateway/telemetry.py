@@ -1,8 +1,7 @@
 """Log events and metrics; the only home of their libraries.
 
-Two paths: `log` for what an operator should know (structlog, rendered where it happens), and `observe` for every
-request (counted at once; its log line is rendered and written by a thread, in batches, so that the event loop never
-waits for a terminal or a pipe).
+Two kinds of lines: events, which an operator should know (structlog, rendered where they happen), and one for every
+request (rendered later, in batches). One thread writes them, so that nobody waits for a terminal or a pipe.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import structlog
@@ -33,7 +31,9 @@ METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 LATENCY_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000)
 FLUSH_SECONDS = 0.2
 FULL_PIPE_PAUSE_S = 0.01
-MAX_WAITING_LINES = 100_000
+CLOSE_SECONDS = 5.0
+MAX_WAITING_LINES = 10_000
+LINES_AT_ONCE = 100
 
 Redact = Callable[[str], str]
 
@@ -60,48 +60,77 @@ class RequestLine(msgspec.Struct, gc=False):
     error_code: str | None
 
 
-class RequestLog:
-    """Writes a line per request from a thread of its own. `console` renders for people, otherwise JSON."""
+class LogWriter:
+    """Writes the log from a thread of its own, the only one that does: lines stay whole, and who logs never waits.
+
+    When the log's reader is too slow lines are dropped and counted. `console` renders for people, otherwise JSON.
+    Used as a context manager: what was logged before the start is written then, what waits at the end within
+    `CLOSE_SECONDS`.
+    """
 
     def __init__(self, *, console: bool, redact: Redact, fd: int = 1) -> None:
-        self._console = console
+        self._render = _console_line if console else _json_line
         self._redact = redact
         self._fd = fd
-        self._waiting: list[UsageRecord] = []
-        self._dropped = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
-        self._thread.start()
+        self._waiting: deque[UsageRecord | str] = deque()
+        self._dropped = self._dropped_told = 0
+        self._dropping = threading.Lock()
+        self._is_closing = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
-    def __call__(self, record: UsageRecord) -> None:
-        """Queue the record's line; when the reader of the log is too slow, lines are dropped and counted."""
+    def __enter__(self) -> Self:
+        """Begin to write."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write what waits, and end."""
+        self._is_closing = True
+        self._wake.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def request(self, record: UsageRecord) -> None:
+        """The line of a request; it may take a moment."""
         if len(self._waiting) < MAX_WAITING_LINES:
             self._waiting.append(record)
         else:
+            self._drop()
+
+    def event(self, line: str) -> None:
+        """A rendered line, at once; requests leave room for some of them."""
+        if len(self._waiting) < 2 * MAX_WAITING_LINES:
+            self._waiting.append(line)
+        else:
+            self._drop()
+        self._wake.set()
+
+    def _drop(self) -> None:
+        with self._dropping:
             self._dropped += 1
 
-    def close(self) -> None:
-        """Write what is waiting."""
-        self._stop.set()
-        self._thread.join(timeout=5)
-
     def _run(self) -> None:
-        while not self._stop.wait(FLUSH_SECONDS):
-            self._flush()
-        self._flush()
+        while not self._is_closing:
+            self._wake.wait(FLUSH_SECONDS)
+            self._wake.clear()
+            self._write_all()
+        self._write_all()
 
-    def _flush(self) -> None:
-        records, self._waiting = self._waiting, []
-        render = _console_line if self._console else _json_line
-        for start in range(0, len(records), 100):
-            text = self._redact("".join([render(record) for record in records[start : start + 100]]))
-            _write_all(self._fd, text.encode("utf-8", "replace"))
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            _write_all(self._fd, f'{{"event": "request lines dropped", "count": {dropped}}}\n'.encode())
+    def _write_all(self) -> None:
+        while self._waiting:
+            count = min(len(self._waiting), LINES_AT_ONCE)
+            lines = [self._waiting.popleft() for _ in range(count)]
+            text = "".join([line if isinstance(line, str) else self._render(line) for line in lines])
+            _write(self._fd, self._redact(text).encode("utf-8", "replace"))
+        if (dropped := self._dropped) > self._dropped_told:
+            _write(
+                self._fd,
+                b'{"event":"log lines dropped","level":"warning","count":%d}\n' % (dropped - self._dropped_told),
+            )
+            self._dropped_told = dropped
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         try:
@@ -232,11 +261,10 @@ def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
     return buckets
 
 
-def configure_logging(*, level: str, console: bool, redact: Redact) -> Callable[..., None]:
-    """Set logging up, once, and return `log(event, level="info", **fields)`.
+def configure_logging(*, level: str, console: bool, write: Callable[[str], None]) -> Callable[..., None]:
+    """Set logging up, once, and return `log(event, level="info", **fields)`; `write` takes rendered lines.
 
-    Secrets are removed from the rendered text, exceptions included. Other libraries' loggers come the same way, from
-    warnings up.
+    Other libraries' loggers come the same way, from warnings up.
     """
     threshold = getattr(logging, level.upper())
     renderers: list[Any] = (
@@ -254,20 +282,31 @@ def configure_logging(*, level: str, console: bool, redact: Redact) -> Callable[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,
-            lambda _logger, _name, text: redact(str(text)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=lambda *_: _Lines(write),
         cache_logger_on_first_use=True,
     )
     logger = structlog.get_logger()
     logging.basicConfig(handlers=[_Bridge(logger)], level=max(threshold, logging.WARNING), force=True)
 
     def log(event: str, *, level: str = "info", **fields: Any) -> None:
-        with suppress(OSError):  # a log that cannot be written (the disk is full) stops nobody's work
-            getattr(logger, level)(event, **fields)
+        getattr(logger, level)(event, **fields)
 
     return log
+
+
+class _Lines:
+    """What structlog calls a logger: takes rendered lines, whatever their level."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def msg(self, text: str) -> None:
+        """Pass a line on."""
+        self._write(f"{text}\n")
+
+    debug = info = warning = error = critical = msg
 
 
 class _Bridge(logging.Handler):
@@ -284,5 +323,4 @@ class _Bridge(logging.Handler):
             message = record.getMessage()
         except Exception:  # edge: arguments that do not fit must not break whoever logs, as in logging's own handlers
             message = str(record.msg)
-        with suppress(OSError):
-            report(message, logger=record.name, exc_info=record.exc_info)
+        report(message, logger=record.name, exc_info=record.exc_info)

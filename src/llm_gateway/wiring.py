@@ -47,7 +47,7 @@ from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import UsageStore
-from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics, RequestLog
+from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 Log: TypeAlias = Callable[..., None]
 Observe: TypeAlias = Callable[[UsageRecord], None]
@@ -172,15 +172,6 @@ def build_configuration(
     return Configuration(live, adapters, preparer, transport, health, admission, rules, redact, log)
 
 
-def build_observer(settings: Settings, *, console: bool, redact: Redactor, stack: AsyncExitStack) -> Observe | None:
-    """What writes a line per request, where the log level lets it through."""
-    if settings.log_level in ("warning", "error"):
-        return None
-    request_log = RequestLog(console=console, redact=redact)
-    stack.callback(request_log.close)
-    return request_log
-
-
 async def build_pipeline(
     settings: Settings, stores: Stores, config: Configuration, write_line: Observe | None, stack: AsyncExitStack
 ) -> Pipeline:
@@ -246,6 +237,9 @@ async def prune_for_ever(usage: UsageStore, retention_days: int, log: Log) -> No
         except StoreUnavailable:
             log("old usage records stay for now: the database does not answer", level="warning")
             deleted = 0
+        except Exception as error:  # edge: whatever it is, it is tried again, and said
+            log("old usage records cannot be deleted", level="error", exc_info=error)
+            deleted = 0
         await asyncio.sleep(PRUNE_PAUSE_S if deleted == PRUNE_STEP else PRUNE_EVERY_S)
 
 
@@ -257,6 +251,8 @@ async def refresh_for_ever(live: Live, log: Log) -> None:
             await asyncio.to_thread(live.reload)
         except StoreUnavailable:
             log("prices are not refreshed: the database does not answer", level="warning")
+        except Exception as error:  # edge: whatever it is, it is tried again, and said
+            log("prices cannot be refreshed", level="error", exc_info=error)
 
 
 class _Forgetter:

@@ -23,6 +23,9 @@ LOOKS = Redactor()
         ("api_key=abcdefgh", "api_key=[redacted]"),
         ("SK-ABCDEFGH aiza12345678 KEY=12345678", "SK-[redacted] aiza[redacted] KEY=[redacted]"),
         ("sk-abcdefgh,sk-ijklmnop", "sk-[redacted],sk-[redacted]"),
+        ("gsk_abcdefgh xai-abcdefgh pplx-abcdefgh", "gsk_[redacted] xai-[redacted] pplx-[redacted]"),
+        ("csk-abcdefgh fw_abcdefgh", "csk-[redacted] fw_[redacted]"),
+        ("Bearer eyJhbGci.eyJzdWIi.c2ln+/=.", "Bearer [redacted]=."),
     ],
 )
 def test_what_looks_like_a_secret(text: str, clean: str) -> None:
@@ -31,7 +34,18 @@ def test_what_looks_like_a_secret(text: str, clean: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a risk-averse man", "sk-abcdefg", "key=short", "Bearer token", "AIza 12345678", "keyring 12345678", "sk-"],
+    [
+        "",
+        "a risk-averse man",
+        "sk-abcdefg",
+        "key=short",
+        "Bearer token",
+        "AIza 12345678",
+        "keyring 12345678",
+        "sk-",
+        "task-20240101-0001",
+        "risk-assessment-api",
+    ],
 )
 def test_what_does_not(text: str) -> None:
     assert LOOKS(text) == text

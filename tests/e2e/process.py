@@ -53,20 +53,25 @@ class GatewayProcess:
         self._flags = flags
         self._process: subprocess.Popen[bytes] | None = None
 
-    def launch(self) -> None:
-        """Start it, without waiting."""
+    def launch(self, stdout: int | None = None) -> None:
+        """Start it, without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 [COMMAND, "serve", *self._flags],
                 env=self._environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=log if stdout is None else stdout,
+                stderr=log,
             )
 
     def __enter__(self) -> Self:
         self.launch()
+        self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self) -> None:
+        """Return once it serves."""
         deadline = time.monotonic() + START_S
         while True:
             code = self.process.poll()
@@ -74,7 +79,7 @@ class GatewayProcess:
             assert time.monotonic() < deadline, f"is not ready in time:\n{self.log}"
             try:
                 if self.call("GET", "/readyz", key=None).status == 200:
-                    return self
+                    return
             except OSError:
                 time.sleep(0.02)
 

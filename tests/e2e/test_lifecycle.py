@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import signal
@@ -182,3 +183,26 @@ def test_production(tmp_path: Path) -> None:
         assert gateway.call("GET", "/metrics").status == 401
         assert not any(letter * 32 in gateway.log for letter in "abc")
     assert not (tmp_path / "data" / "encryption.key").exists()
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, mock: UpstreamProcess) -> None:
+    gateway = GatewayProcess(tmp_path)
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    gateway.launch(stdout=write_end)
+    os.close(write_end)
+    gateway.wait_until_ready()
+    try:
+        gateway.provider("acme", mock.base_url)
+        for _ in range(40):
+            assert gateway.ask().status == 200
+        for number in range(40):
+            path = gateway.provider(f"refusing-{number}", mock.base_url, "status-401", priority=20)
+            assert gateway.ask().json["provider"] == "acme"
+            assert gateway.call("DELETE", path).status == 204
+        assert gateway.call("GET", "/healthz", key=None).status == 200
+        assert gateway.summary()["total_requests"] == 80
+        assert gateway.stop() == 0
+    finally:
+        gateway.kill()
+        os.close(read_end)

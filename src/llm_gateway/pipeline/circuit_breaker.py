@@ -295,6 +295,6 @@ class Health:
         """Every breaker's state by (provider_id, model), for the metrics."""
         return {
             (provider_id, model): breaker.state
-            for provider_id, breakers in self._breakers.items()
-            for model, breaker in breakers.items()
+            for provider_id, breakers in list(self._breakers.items())  # the loop may change them meanwhile
+            for model, breaker in list(breakers.items())
         }
