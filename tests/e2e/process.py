@@ -129,6 +129,16 @@ class GatewayProcess:
         finally:
             connection.close()
 
+    def send(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Response:
+        """One request as it stands, on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return Response(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
     def ask(self, prompt: str = "Hello", *, no_store: bool = True, timeout_ms: int = 60_000, **fields: Any) -> Response:
         """POST /generate, past the cache unless told otherwise."""
         body = {"user_id": "customer", "service": "e2e", "prompt": prompt, **fields}

@@ -1,0 +1,54 @@
+"""Every curl command in the documents is run, in order, and gets the answer that stands under it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.documents import REPOSITORY, Reader, differences, examples, parse
+from tests.e2e.process import GatewayProcess
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_the_examples_are_true(tmp_path: Path, name: str) -> None:
+    found = list(examples(REPOSITORY / name))
+    assert found, "no examples"
+    assert any(example.answer for example in found)
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+        reader = Reader(gateway)
+        for command, answer in found:
+            response = reader.run(command)
+            where = f"{command}\n{response.status} {response.body.decode()}"
+            if answer is None:
+                assert response.status < 300, where
+                continue
+            said = json.loads(answer)
+            assert differences(said, response.json) == [], where
+            expected = said.get("status") if isinstance(said, dict) and "code" in said else None
+            assert response.status == expected if expected else response.status < 300, where
+
+
+def test_a_command_is_read_as_a_shell_would() -> None:
+    command = (
+        "curl -X PATCH http://localhost:8200/api/v1/x?a=1 \\\n  -H 'X-Service-Key: k' \\\n  -d '{\"a\": \"b c\"}'\n"
+    )
+    assert parse(command) == ("PATCH", "/api/v1/x?a=1", '{"a": "b c"}', {"X-Service-Key": "k"})
+    assert parse("curl http://localhost:8200/a") == ("GET", "/a", None, {})
+    assert parse("curl http://localhost:8200/a -d '{}'").method == "POST"
+
+
+def test_differences_are_found() -> None:
+    said = {"id": "a", "count": 1, "items": [{"latency_ms": 3, "name": "x"}]}
+    assert differences(said, {"id": "b", "count": 1, "items": [{"latency_ms": 9, "name": "x"}]}) == []
+    for came in (
+        {"id": 1, "count": 1, "items": [{"latency_ms": 9, "name": "x"}]},
+        {"id": "b", "count": 2, "items": [{"latency_ms": 9, "name": "x"}]},
+        {"id": "b", "count": 1, "items": [{"latency_ms": 9, "name": "y"}]},
+        {"id": "b", "count": 1, "items": []},
+        {"id": "b", "count": 1},
+        {"id": "b", "count": 1, "items": [], "more": 1},
+        [said],
+    ):
+        assert differences(said, came), came
