@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
 
 FLUSH_TIMEOUT_S = 5.0
@@ -31,8 +32,16 @@ Days = Annotated[
 Limit = Annotated[int, BeforeValidator(_digits), Query(ge=1, le=500, description="so many rows at most")]
 
 
+class CostStatusCounts(BaseModel):
+    """For how many requests the cost is how sure."""
+
+    exact: int
+    estimated: int
+    unpriced: int
+
+
 class UsageSummary(BaseModel):
-    """Everything of the period. `cost_status_counts` says for how many requests the cost is how sure."""
+    """Everything of the period."""
 
     period_days: int
     total_requests: int
@@ -41,7 +50,7 @@ class UsageSummary(BaseModel):
     cached_requests: int
     error_requests: int
     cache_hit_rate: float
-    cost_status_counts: dict[str, int]
+    cost_status_counts: CostStatusCounts
 
 
 class ProviderUsage(BaseModel):
@@ -87,46 +96,15 @@ def usage_router(store: UsageStore, flush: Callable[[float], bool]) -> APIRouter
 
     @router.get("/summary")
     def summary(days: Days = 30) -> UsageSummary:
-        found = store.summary(days, up_to_date())
-        return UsageSummary(
-            period_days=days,
-            total_requests=found.requests,
-            total_cost_usd=found.cost_nanos / NANOS_PER_USD,
-            total_tokens=found.total_tokens,
-            cached_requests=found.cached_requests,
-            error_requests=found.error_requests,
-            cache_hit_rate=found.cache_hit_rate,
-            cost_status_counts={
-                "exact": found.exact_requests,
-                "estimated": found.estimated_requests,
-                "unpriced": found.unpriced_requests,
-            },
-        )
+        return _summary(days, store.summary(days, up_to_date()))
 
     @router.get("/by-provider")
     def by_provider(days: Days = 30) -> list[ProviderUsage]:
-        return [
-            ProviderUsage(
-                provider_name=row.name,
-                request_count=row.totals.requests,
-                total_cost_usd=row.totals.cost_nanos / NANOS_PER_USD,
-                avg_latency_ms=row.totals.avg_latency_ms,
-                total_tokens=row.totals.total_tokens,
-            )
-            for row in store.by_provider(days, up_to_date())
-        ]
+        return [_of_provider(row.name, row.totals) for row in store.by_provider(days, up_to_date())]
 
     @router.get("/by-service")
     def by_service(days: Days = 30) -> list[ServiceUsage]:
-        return [
-            ServiceUsage(
-                service_name=row.name,
-                request_count=row.totals.requests,
-                total_cost_usd=row.totals.cost_nanos / NANOS_PER_USD,
-                total_tokens=row.totals.total_tokens,
-            )
-            for row in store.by_service(days, up_to_date())
-        ]
+        return [_of_service(row.name, row.totals) for row in store.by_service(days, up_to_date())]
 
     @router.get("/by-customer")
     def by_customer(days: Days = 30, limit: Limit = 50) -> list[CustomerUsage]:
@@ -136,3 +114,37 @@ def usage_router(store: UsageStore, flush: Callable[[float], bool]) -> APIRouter
         ]
 
     return router
+
+
+def _summary(days: int, totals: Totals) -> UsageSummary:
+    return UsageSummary(
+        period_days=days,
+        total_requests=totals.requests,
+        total_cost_usd=totals.cost_nanos / NANOS_PER_USD,
+        total_tokens=totals.total_tokens,
+        cached_requests=totals.cached_requests,
+        error_requests=totals.error_requests,
+        cache_hit_rate=totals.cache_hit_rate,
+        cost_status_counts=CostStatusCounts(
+            exact=totals.exact_requests, estimated=totals.estimated_requests, unpriced=totals.unpriced_requests
+        ),
+    )
+
+
+def _of_provider(name: str, totals: Totals) -> ProviderUsage:
+    return ProviderUsage(
+        provider_name=name,
+        request_count=totals.requests,
+        total_cost_usd=totals.cost_nanos / NANOS_PER_USD,
+        avg_latency_ms=totals.avg_latency_ms,
+        total_tokens=totals.total_tokens,
+    )
+
+
+def _of_service(name: str, totals: Totals) -> ServiceUsage:
+    return ServiceUsage(
+        service_name=name,
+        request_count=totals.requests,
+        total_cost_usd=totals.cost_nanos / NANOS_PER_USD,
+        total_tokens=totals.total_tokens,
+    )
