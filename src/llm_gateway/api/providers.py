@@ -8,15 +8,18 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from llm_gateway.api.fields import STRICT, Text, Timestamp, Whole, iso
+from llm_gateway.api.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.pipeline.transport import AddressRefused, Egress
 from llm_gateway.providers.base import KINDS, Vendor
 from llm_gateway.providers.prices import from_operator
+from llm_gateway.store.identifiers import missing
 from llm_gateway.store.live import Live
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
@@ -120,6 +123,13 @@ def _shown(provider: Provider) -> ProviderOut:
     )
 
 
+class ProviderTest(BaseModel):
+    """Whether the provider answered; if not, `error` says what to do."""
+
+    success: bool
+    error: str | None
+
+
 class ProviderRules:
     """What a provider must be to be saved, beyond the types of its fields."""
 
@@ -212,8 +222,8 @@ def _url_problem(url: str) -> str | None:
     return None
 
 
-def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> APIRouter:
-    """CRUD of providers. A change is in force for the next request when its answer is sent."""
+def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, probe: Probe) -> APIRouter:
+    """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
 
     @router.get("")
@@ -256,7 +266,23 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> 
         store.delete(provider_id)
         live.reload()
 
+    @router.post("/{provider_id}/test")
+    async def test_provider(provider_id: str) -> ProviderTest:
+        error = await probe(await run_in_threadpool(_in_force, store, live, provider_id))
+        return ProviderTest(success=error is None, error=error)
+
     return router
+
+
+def _in_force(store: ProviderStore, live: Live, provider_id: str) -> Provider:
+    """The provider as it is called; what another process changed is read first."""
+    stored = store.get(provider_id)
+    known = live.snapshot.providers.get(stored.name)
+    if known is None or known.updated_at_ms != stored.updated_at_ms:
+        known = live.reload().providers.get(stored.name)
+    if known is None:
+        raise missing("provider")
+    return known
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
