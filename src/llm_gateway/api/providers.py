@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
+from llm_gateway.api.fields import STRICT, Text, Timestamp, Whole, iso
+from llm_gateway.api.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.pipeline.transport import AddressRefused, Egress
 from llm_gateway.providers.base import KINDS, Vendor
 from llm_gateway.providers.prices import from_operator
+from llm_gateway.store.identifiers import missing
 from llm_gateway.store.live import Live
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
@@ -30,25 +34,23 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="unique short id")]
-Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Model = Text
 Key = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_sendable)]
 Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
-Limit = Annotated[int, Field(ge=1, le=2**53)]
-Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
+Limit = Annotated[Whole, Field(ge=1, le=2**53)]
+Priority = Annotated[Whole, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
 Timeout = Annotated[float, Field(gt=0, le=3600, description="seconds for one attempt")]
 Prices = dict[str, dict[str, float]]
 Kind = Literal["openai", "local"]
 
 # What every parser reads as the same host: the one that is checked is the one that is called.
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
-_STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class ProviderCreate(BaseModel):
     """What a new provider needs."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Name
     display_name: Text
@@ -67,7 +69,7 @@ class ProviderCreate(BaseModel):
 class ProviderPatch(BaseModel):
     """What may change; what is not sent stays. Only `base_url`, `kind` and `prices` may be null."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Name = Field(default="")
     display_name: Text = Field(default="")
@@ -95,16 +97,11 @@ class ProviderOut(BaseModel):
     rate_limit_rpm: int
     rate_limit_tpm: int
     priority: int
-    created_at: str
-    updated_at: str
+    created_at: Timestamp
+    updated_at: Timestamp
     kind: str
     prices: Prices | None
     timeout_s: float
-
-
-def iso(milliseconds: int) -> str:
-    """Milliseconds UTC as ISO 8601 with `Z`."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _shown(provider: Provider) -> ProviderOut:
@@ -124,6 +121,13 @@ def _shown(provider: Provider) -> ProviderOut:
         prices=provider.prices,
         timeout_s=provider.timeout_s,
     )
+
+
+class ProviderTest(BaseModel):
+    """Whether the provider answered; if not, `error` says what to do."""
+
+    success: bool
+    error: str | None
 
 
 class ProviderRules:
@@ -218,8 +222,8 @@ def _url_problem(url: str) -> str | None:
     return None
 
 
-def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> APIRouter:
-    """CRUD of providers. A change is in force for the next request when its answer is sent."""
+def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, probe: Probe) -> APIRouter:
+    """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
 
     @router.get("")
@@ -257,12 +261,28 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> 
         live.reload()
         return _shown(after)
 
-    @router.delete("/{provider_id}", status_code=204)
+    @router.delete("/{provider_id}", status_code=204, response_class=Response)
     def delete_provider(provider_id: str) -> None:
         store.delete(provider_id)
         live.reload()
 
+    @router.post("/{provider_id}/test")
+    async def test_provider(provider_id: str) -> ProviderTest:
+        error = await probe(await run_in_threadpool(_in_force, store, live, provider_id))
+        return ProviderTest(success=error is None, error=error)
+
     return router
+
+
+def _in_force(store: ProviderStore, live: Live, provider_id: str) -> Provider:
+    """The provider as it is called; what another process changed is read first."""
+    stored = store.get(provider_id)
+    known = live.snapshot.providers.get(stored.name)
+    if known is None or known.updated_at_ms != stored.updated_at_ms:
+        known = live.reload().providers.get(stored.name)
+    if known is None:
+        raise missing("provider")
+    return known
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
