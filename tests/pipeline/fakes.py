@@ -10,7 +10,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Exchange, Plan, Served
+from llm_gateway.domain.plan import Call, Exchange, Plan, Served
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
 from llm_gateway.limiter.base import Reservation
@@ -54,7 +54,7 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
         "timeout_s": 60.0,
         "created_at_ms": 1,
         "updated_at_ms": 1,
-        "target": Target(f"https://{name}.test/chat/completions", f"https://{name}.test/models", {}),
+        "target": Target(f"https://{name}.test", f"https://{name}.test/models", {}),
         "price_by_model": dict.fromkeys(models, PRICE),
     }
     return Provider(**{**fields, **changes})
@@ -144,9 +144,9 @@ class Upstream:
     def called(self) -> list[str]:
         return [name for name, _, _ in self.calls]
 
-    async def post(self, provider: Provider, body: bytes, timeout_s: float) -> Exchange:
-        self.calls.append((provider.name, msgspec.json.decode(body)["model"], timeout_s))
-        self.bodies.append(body)
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+        self.calls.append((provider.name, msgspec.json.decode(call.body)["model"], timeout_s))
+        self.bodies.append(call.body)
         step = self.scripts[provider.name].pop(0)
         if isinstance(step, Exchange):
             return step

@@ -67,7 +67,7 @@ class TestTarget:
     def test_urls_and_headers(self) -> None:
         target = openai.target(provider(), "sk-key", "https://api.openai.com/v1")
 
-        assert target.url == "https://api.openai.com/v1/chat/completions"
+        assert target.root == "https://api.openai.com/v1"
         assert target.models_url == "https://api.openai.com/v1/models"
         assert target.headers == {
             "authorization": "Bearer sk-key",
@@ -76,16 +76,22 @@ class TestTarget:
         }
 
     def test_a_slash_at_the_end_does_not_matter(self) -> None:
-        assert openai.target(provider(), "k", "http://h/v1//").url == "http://h/v1/chat/completions"
+        assert openai.target(provider(), "k", "http://h/v1//").root == "http://h/v1"
+
+
+def written(model: str = "m", **changes: Any) -> Any:
+    """The body of a call."""
+    return msgspec.json.decode(openai.encode(request(**changes), model).body)
 
 
 class TestEncode:
     def test_a_whole_request(self) -> None:
-        body = openai.encode(
+        call = openai.encode(
             request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=False), "gpt-4.1"
         )
 
-        assert msgspec.json.decode(body) == {
+        assert call.path == "/chat/completions"
+        assert msgspec.json.decode(call.body) == {
             "model": "gpt-4.1",
             "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
             "max_tokens": 7,
@@ -93,7 +99,7 @@ class TestEncode:
         }
 
     def test_without_a_system_text_there_is_no_such_message(self) -> None:
-        body = msgspec.json.decode(openai.encode(request(prompt="Hi", system=""), "m"))
+        body = written(prompt="Hi", system="")
 
         assert body["messages"] == [{"role": "user", "content": "Hi"}]
 
@@ -109,14 +115,14 @@ class TestEncode:
         ],
     )
     def test_json_mode_says_json_where_nobody_did(self, system: str, prompt: str, messages: list[list[str]]) -> None:
-        body = msgspec.json.decode(openai.encode(request(system=system, prompt=prompt, json_mode=True), "m"))
+        body = written(system=system, prompt=prompt, json_mode=True)
 
         assert body["response_format"] == {"type": "json_object"}
         assert [[message["role"], message["content"]] for message in body["messages"]] == messages
 
     @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
     def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
-        body = msgspec.json.decode(openai.encode(request(prompt=prompt, system=system), "m"))
+        body = written(prompt=prompt, system=system)
 
         assert body["messages"][-1]["content"] == prompt
         assert [m["content"] for m in body["messages"][:-1]] == ([system] if system else [])

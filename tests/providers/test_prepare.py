@@ -51,7 +51,7 @@ def test_a_presets_address() -> None:
     prepared = Bench().prepare(stored(), "the-key")
 
     assert prepared.target is not None
-    assert prepared.target.url == "https://api.acme.test/v1/chat/completions"
+    assert prepared.target.root == "https://api.acme.test/v1"
     assert prepared.target.headers["authorization"] == "Bearer the-key"
 
 
@@ -59,7 +59,7 @@ def test_an_explicit_address_wins() -> None:
     prepared = Bench().prepare(stored(base_url="https://proxy.test"), "k")
 
     assert prepared.target is not None
-    assert prepared.target.url == "https://proxy.test/chat/completions"
+    assert prepared.target.root == "https://proxy.test"
     assert prepared.base_url == "https://proxy.test", "and is shown as it was given"
 
 
@@ -133,7 +133,7 @@ class TestLocal:
         prepared = bench.prepare(stored("local", kind="local"), "unused")
 
         assert prepared.target is not None
-        assert prepared.target.url == "http://127.0.0.1:4321/v1/chat/completions"
+        assert prepared.target.root == "http://127.0.0.1:4321/v1"
         assert prepared.target.headers["authorization"] == "Bearer its-key"
         assert bench.learned == ["unused", "its-key"]
 
@@ -145,7 +145,7 @@ class TestLocal:
         prepared = Bench().prepare(stored("mine", kind="local", base_url="http://gpu.test:8080/v1"), "k")
 
         assert prepared.target is not None
-        assert prepared.target.url == "http://gpu.test:8080/v1/chat/completions"
+        assert prepared.target.root == "http://gpu.test:8080/v1"
         assert prepared.target.headers["authorization"] == "Bearer k"
 
 

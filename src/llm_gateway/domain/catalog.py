@@ -8,17 +8,18 @@ from llm_gateway.domain.usage import Price
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
-    """Where a provider's calls go, worked out once per configuration: absolute URLs and ready headers (with the key).
+    """Where a provider's calls go, worked out once per configuration: URLs and ready headers (with the key).
 
-    Its representation never shows the headers.
+    `root` is an absolute URL without a slash at its end, to which the path of a `Call` is appended. Its representation
+    never shows the headers.
     """
 
-    url: str
+    root: str
     models_url: str
     headers: dict[str, str]
 
     def __repr__(self) -> str:
-        return f"Target({self.url!r})"
+        return f"Target({self.root!r})"
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):

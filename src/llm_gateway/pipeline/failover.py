@@ -16,7 +16,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Exchange, Plan, Served
+from llm_gateway.domain.plan import Call, Exchange, Plan, Served
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
@@ -74,7 +74,7 @@ class Admission(Protocol):
 class Transport(Protocol):
     """The upstream HTTP client."""
 
-    async def post(self, provider: Provider, body: bytes, timeout_s: float) -> Exchange: ...
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange: ...
 
 
 class Recording(Protocol):
@@ -272,7 +272,7 @@ class Failover:
     async def _send(self, course: _Course, this: _Try, remaining: float) -> Exchange:
         provider, health = this.candidate.provider, self._health
         try:
-            body = self._adapters[provider.kind].encode(course.request, this.candidate.model)
+            call = self._adapters[provider.kind].encode(course.request, this.candidate.model)
             this.attempt = self._recording.intend(
                 course.record, course.request, this.candidate, this.reservation.tokens
             )
@@ -284,7 +284,7 @@ class Failover:
         this.started = self._pace.clock()
         health.begin(provider.id)
         try:
-            return await self._transport.post(provider, body, min(provider.timeout_s, remaining))
+            return await self._transport.post(provider, call, min(provider.timeout_s, remaining))
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
             this.breaker.release(this.permit)
             self._end(course, this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")

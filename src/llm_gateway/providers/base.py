@@ -13,6 +13,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call
 
 KINDS = ("openai", "local")
 
@@ -28,8 +29,8 @@ class Adapter(Protocol):
         """Where this provider's calls go and the headers they carry."""
         ...
 
-    def encode(self, request: Request, model: str) -> bytes:
-        """The body of the call."""
+    def encode(self, request: Request, model: str) -> Call:
+        """The call that asks `model` for an answer."""
         ...
 
     def decode(self, body: bytes) -> Reply:

@@ -11,6 +11,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers.base import MalformedReply
 
@@ -88,17 +89,18 @@ def target(provider: Provider, api_key: str, base_url: str) -> Target:
     """Where this provider's calls go and the headers they carry."""
     root = base_url.rstrip("/")
     headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept": "application/json"}
-    return Target(url=f"{root}/chat/completions", models_url=f"{root}/models", headers=headers)
+    return Target(root=root, models_url=f"{root}/models", headers=headers)
 
 
-def encode(request: Request, model: str) -> bytes:
-    """The body of the call."""
+def encode(request: Request, model: str) -> Call:
+    """The call that asks `model` for an answer."""
     system, prompt = request.system, request.prompt
     if request.json_mode and "json" not in f"{system}\n{prompt}".lower():
         system = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
     messages = [_Message("system", system), _Message("user", prompt)] if system else [_Message("user", prompt)]
     response_format = _JSON_OBJECT if request.json_mode else None
-    return _encoder.encode(_Body(model, messages, request.max_tokens, request.temperature, response_format))
+    body = _Body(model, messages, request.max_tokens, request.temperature, response_format)
+    return Call("/chat/completions", _encoder.encode(body))
 
 
 def decode(body: bytes) -> Reply:
