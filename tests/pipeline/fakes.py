@@ -19,7 +19,7 @@ from llm_gateway.pipeline.admission import Admission
 from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover, Pace
 from llm_gateway.pipeline.recording import Recording
-from llm_gateway.providers import openai
+from llm_gateway.providers.base import KINDS, load
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -145,7 +145,7 @@ class Upstream:
         return [name for name, _, _ in self.calls]
 
     async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
-        self.calls.append((provider.name, msgspec.json.decode(call.body)["model"], timeout_s))
+        self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
         self.bodies.append(call.body)
         step = self.scripts[provider.name].pop(0)
         if isinstance(step, Exchange):
@@ -243,7 +243,7 @@ class World:
             admission=admission or self.admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters={"openai": openai},
+            adapters={kind: load(kind) for kind in KINDS},
             redact=Redactor([KEY]),
             log=self._log,
         )

@@ -36,7 +36,11 @@ class Bench:
         self.prices = Prices()
         self.prepare = Preparer(
             adapters={"openai": openai, "local": local},
-            vendors={"acme": Vendor("openai", "https://api.acme.test/v1"), "local": Vendor("local")},
+            vendors={
+                "acme": Vendor("openai", "https://api.acme.test/v1"),
+                "plain": Vendor("openai", "https://plain.test/v1", has_json_mode=False),
+                "local": Vendor("local"),
+            },
             prices=self.prices,
             local_endpoint=lambda: endpoint,
             learn=self.learned.extend,
@@ -61,6 +65,14 @@ def test_an_explicit_address_wins() -> None:
     assert prepared.target is not None
     assert prepared.target.root == "https://proxy.test"
     assert prepared.base_url == "https://proxy.test", "and is shown as it was given"
+
+
+def test_what_a_preset_lacks() -> None:
+    prepare = Bench().prepare
+
+    assert prepare(stored(), "k").has_json_mode
+    assert not prepare(stored("plain"), "k").has_json_mode
+    assert prepare(stored("unknown", base_url="https://x.test"), "k").has_json_mode
 
 
 def test_everything_else_stays() -> None:

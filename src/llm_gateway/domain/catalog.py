@@ -26,8 +26,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A configured upstream account.
 
     Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
-    per million tokens). `target` and `price_by_model` are derived when the snapshot is built; a model that is missing
-    from `price_by_model` has no known price. The key itself is only inside `target.headers`.
+    per million tokens). `target`, `has_json_mode` and `price_by_model` are derived when the snapshot is built; a model
+    that is missing from `price_by_model` has no known price. The key itself is only inside `target.headers`.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
     prices: dict[str, dict[str, float]] | None = None
     target: Target | None = None
+    has_json_mode: bool = True
     price_by_model: dict[str, Price] = {}
 
 
