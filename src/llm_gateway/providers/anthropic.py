@@ -170,9 +170,9 @@ def decode(body: bytes) -> Reply:
 
 def _json(blocks: list[_Block]) -> str | None:
     for block in blocks:
-        if block.type == "tool_use" and block.name == JSON_TOOL:
+        if block.type == "tool_use" and block.name == JSON_TOOL and (given := bytes(block.input)):
             try:
-                return bytes(block.input).decode()
+                return given.decode()
             except PARSE_ERRORS as error:
                 raise MalformedReply(f"The answer's JSON is no text: {error}") from None
     return None
