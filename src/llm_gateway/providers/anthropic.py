@@ -18,6 +18,7 @@ from llm_gateway.providers.base import MalformedReply
 from llm_gateway.providers.decoding import PARSE_ERRORS, credible, cut, error_text, guessed, parse, within
 
 API_VERSION = "2023-06-01"
+"""The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
 MAX_TEMPERATURE = 1.0
 
 TAKES_ALL = re.compile(
