@@ -351,7 +351,7 @@ class Failover:
             course.passed_over(rest[0] if rest else 0.0, limited=True)
         elif status in KEY_REFUSED:
             self._health.rest(provider.id, None, "refused")
-            self._log("provider refused its key", level="error", provider=provider.name, status=status)
+            self._log("provider refused its key", level="error", provider=provider.name, status=said_status)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
         said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
         return _Failure(
