@@ -175,12 +175,15 @@ async def test_another_name_needs_an_address(client: Client) -> None:
         assert preset in problem["detail"]
 
 
-async def test_a_dialect_that_is_not_spoken_yet(client: Client) -> None:
-    problem = assert_problem(
-        await client.call("POST", PATH, {**LEAST, "name": "anthropic", "base_url": None}), 422, "validation_error"
-    )
-    assert "anthropic" in problem["detail"]
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+async def test_a_preset_brings_its_dialect(client: Client, name: str) -> None:
+    made = await created(client, name=name, base_url=None)
+    assert (made["kind"], made["base_url"]) == (name, None)
+
+
+async def test_the_dialect_that_is_said_wins(client: Client) -> None:
     assert (await created(client, name="anthropic", kind="openai"))["kind"] == "openai"
+    assert (await created(client, name="acme", kind="gemini"))["kind"] == "gemini"
 
 
 async def test_the_embedded_model_must_be_there_to_be_used(client: Client) -> None:

@@ -50,12 +50,12 @@ def test_a_candidate_has_its_price_and_its_part_of_the_cache_key() -> None:
 
 
 def test_a_target_does_not_show_its_key() -> None:
-    target = Target("https://a.test/chat", "https://a.test/models", {"authorization": "Bearer canary-1"})
+    target = Target("https://a.test/v1", "https://a.test/models", {"authorization": "Bearer canary-1"})
 
-    assert repr(target) == "Target('https://a.test/chat')"
+    assert repr(target) == "Target('https://a.test/v1')"
     shown = repr(build_snapshot([provider("a", target=target)], [override("a")]))
     assert "canary" not in shown
-    assert "https://a.test/chat" in shown
+    assert "https://a.test/v1" in shown
 
 
 def test_a_plans_candidates_in_order() -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Exchange, Plan, Served
+from llm_gateway.domain.plan import Call, Exchange, Plan, Served
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
 from llm_gateway.limiter.base import Reservation
@@ -19,7 +19,7 @@ from llm_gateway.pipeline.admission import Admission
 from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover, Pace
 from llm_gateway.pipeline.recording import Recording
-from llm_gateway.providers import openai
+from llm_gateway.providers.base import KINDS, load
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -54,7 +54,7 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
         "timeout_s": 60.0,
         "created_at_ms": 1,
         "updated_at_ms": 1,
-        "target": Target(f"https://{name}.test/chat/completions", f"https://{name}.test/models", {}),
+        "target": Target(f"https://{name}.test", f"https://{name}.test/models", {}),
         "price_by_model": dict.fromkeys(models, PRICE),
     }
     return Provider(**{**fields, **changes})
@@ -144,9 +144,9 @@ class Upstream:
     def called(self) -> list[str]:
         return [name for name, _, _ in self.calls]
 
-    async def post(self, provider: Provider, body: bytes, timeout_s: float) -> Exchange:
-        self.calls.append((provider.name, msgspec.json.decode(body)["model"], timeout_s))
-        self.bodies.append(body)
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+        self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
+        self.bodies.append(call.body)
         step = self.scripts[provider.name].pop(0)
         if isinstance(step, Exchange):
             return step
@@ -243,7 +243,7 @@ class World:
             admission=admission or self.admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters={"openai": openai},
+            adapters={kind: load(kind) for kind in KINDS},
             redact=Redactor([KEY]),
             log=self._log,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.plan import Call
 from llm_gateway.pipeline.transport import AddressRefused, Egress, Transport, resolve
 from tests.pipeline.fakes import provider
 
@@ -164,6 +165,7 @@ class Pinned(Egress):
         return answer
 
 
+CALL = Call("/chat", b"{}")
 BELL = "https://bell.invalid:1/"
 ONE = "https://api.invalid:1/"
 
@@ -172,7 +174,7 @@ class TestPinning:
     async def test_the_connection_goes_to_the_checked_address(self) -> None:
         async with listening() as (port, first):
             transport = Transport(Pinned("127.0.0.1"), log=Lines())
-            exchange = await transport.post(at(f"https://api.invalid:{port}/v1"), b"{}", 5)
+            exchange = await transport.post(at(f"https://api.invalid:{port}/v1"), CALL, 5)
             await transport.close()
 
         assert exchange.fault == "not_sent", "the server speaks no TLS"
@@ -181,7 +183,7 @@ class TestPinning:
     async def test_a_refused_address_is_never_called(self) -> None:
         async with listening() as (port, first):
             transport = Transport(strict(api=["127.0.0.1"]), log=Lines())
-            exchange = await transport.post(at(f"https://api:{port}/v1"), b"{}", 5)
+            exchange = await transport.post(at(f"https://api:{port}/v1"), CALL, 5)
 
         assert exchange.fault == "not_sent"
         assert exchange.message.startswith("api is at 127.0.0.1, which is not a public address")
@@ -190,7 +192,7 @@ class TestPinning:
     async def test_the_embedded_model_may_be_on_loopback(self) -> None:
         async with listening() as (port, first):
             transport = Transport(strict(), log=Lines())
-            await transport.post(at(f"http://127.0.0.1:{port}/v1", kind="local"), b"{}", 5)
+            await transport.post(at(f"http://127.0.0.1:{port}/v1", kind="local"), CALL, 5)
             await transport.close()
 
         assert len(first) == 1
@@ -199,7 +201,7 @@ class TestPinning:
         egress = Pinned("127.0.0.1")
         transport = Transport(egress, log=Lines())
         for version in (1, 1, 2, 2):
-            await transport.post(at("https://api.invalid:1/", updated_at_ms=version), b"{}", 5)
+            await transport.post(at("https://api.invalid:1/", updated_at_ms=version), CALL, 5)
         await transport.close()
 
         assert egress.checks == 2
@@ -212,16 +214,16 @@ class TestRecheck:
     async def rechecked(egress: Pinned, lines: Lines, updated_at_ms: int = 1) -> int:
         """Let the rounds pass; how many more checks a call then needs (1: its pool was gone)."""
         transport = Transport(egress, log=lines, recheck_s=0.001)
-        await transport.post(at(ONE), b"{}", 5)
-        await transport.post(at(BELL, id="bell"), b"{}", 5)
+        await transport.post(at(ONE), CALL, 5)
+        await transport.post(at(BELL, id="bell"), CALL, 5)
         if isinstance(egress, Meddling):
-            egress.meddle = transport.post(at(ONE, updated_at_ms=updated_at_ms), b"{}", 5)
+            egress.meddle = transport.post(at(ONE, updated_at_ms=updated_at_ms), CALL, 5)
         task = asyncio.create_task(transport.recheck())
         await asyncio.wait_for(egress.rang.wait(), 5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         before = egress.checks
-        await transport.post(at(ONE, updated_at_ms=updated_at_ms), b"{}", 5)
+        await transport.post(at(ONE, updated_at_ms=updated_at_ms), CALL, 5)
         await transport.close()
         return egress.checks - before
 
@@ -261,7 +263,7 @@ class TestRecheck:
     async def test_what_is_not_pinned_is_not_checked(self) -> None:
         names = Names()
         transport = Transport(Egress(strict=False, resolve=names), log=Lines(), recheck_s=0.001)
-        await transport.post(at("http://127.0.0.1:1/"), b"{}", 5)
+        await transport.post(at("http://127.0.0.1:1/"), CALL, 5)
         task = asyncio.create_task(transport.recheck())
         await asyncio.sleep(0.02)
         task.cancel()

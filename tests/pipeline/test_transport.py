@@ -13,9 +13,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from llm_gateway.domain.catalog import Provider, Target, build_snapshot
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.pipeline.transport import MAX_BODY_BYTES, Egress, Transport
 from tests.pipeline.fakes import provider
+
+CALL = Call("/chat", b"{}")
 
 Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -44,7 +46,7 @@ class Upstream:
         finally:
             writer.close()
 
-    def provider(self, path: str = "/chat", **changes: Any) -> Provider:
+    def provider(self, path: str = "", **changes: Any) -> Provider:
         url = f"http://127.0.0.1:{self.port}"
         return provider(**{"target": Target(f"{url}{path}", f"{url}/models", {"authorization": "Bearer k"}), **changes})
 
@@ -91,11 +93,11 @@ async def transport() -> AsyncIterator[Transport]:
 async def test_an_answer(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("200 OK", "content-type: application/json\r\nretry-after: 5\r\n", b'{"a": 1}')
 
-    assert await transport.post(upstream.provider(), b"{}", 5) == Exchange(200, b'{"a": 1}')
+    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(200, b'{"a": 1}')
 
 
 async def test_what_is_sent(transport: Transport, upstream: Upstream) -> None:
-    await transport.post(upstream.provider("/v1/chat/completions"), b'{"model": "m"}', 5)
+    await transport.post(upstream.provider("/v1"), Call("/chat/completions", b'{"model": "m"}'), 5)
 
     [(head, body)] = upstream.requests
     lines = head.decode().lower().split("\r\n")
@@ -108,13 +110,13 @@ async def test_what_is_sent(transport: Transport, upstream: Upstream) -> None:
 async def test_every_status_with_its_body(transport: Transport, upstream: Upstream, status: int) -> None:
     upstream.behaviour = answering(f"{status} X", body=b"said")
 
-    assert await transport.post(upstream.provider(), b"{}", 5) == Exchange(status, b"said")
+    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(status, b"said")
 
 
 async def test_an_empty_body(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("503 X", "retry-after: 3\r\n")
 
-    assert await transport.post(upstream.provider(), b"{}", 5) == Exchange(503, b"", 3.0)
+    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(503, b"", 3.0)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ async def test_an_empty_body(transport: Transport, upstream: Upstream) -> None:
 async def test_retry_after(transport: Transport, upstream: Upstream, value: str, seconds: float | None) -> None:
     upstream.behaviour = answering("429 X", f"Retry-After: {value}\r\n", b"slow")
 
-    assert await transport.post(upstream.provider(), b"{}", 5) == Exchange(429, b"slow", seconds)
+    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(429, b"slow", seconds)
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000", "+0200"])
@@ -151,7 +153,7 @@ async def test_retry_after_a_date(
     try:
         at = datetime.now(UTC) + timedelta(seconds=30) + (timedelta(hours=2) if zone == "+0200" else timedelta(0))
         upstream.behaviour = answering("429 X", f"Retry-After: {format_datetime(at)[:-5]}{zone}\r\n")
-        exchange = await transport.post(upstream.provider(), b"{}", 5)
+        exchange = await transport.post(upstream.provider(), CALL, 5)
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -162,7 +164,7 @@ async def test_retry_after_a_date(
 
 async def test_a_connection_is_used_again(transport: Transport, upstream: Upstream) -> None:
     for _ in range(3):
-        assert (await transport.post(upstream.provider(), b"{}", 5)).status == 200
+        assert (await transport.post(upstream.provider(), CALL, 5)).status == 200
 
     assert (len(upstream.requests), upstream.connections) == (3, 1)
 
@@ -173,13 +175,13 @@ async def test_a_body_in_many_parts(transport: Transport, upstream: Upstream) ->
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", *parts, b"0\r\n\r\n", pause_s=0.005
     )
 
-    assert (await transport.post(upstream.provider(), b"{}", 5)).body == b"one" + b"two" * 100 + b"three"
+    assert (await transport.post(upstream.provider(), CALL, 5)).body == b"one" + b"two" * 100 + b"three"
 
 
 async def test_redirects_are_not_followed(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("307 X", f"location: http://127.0.0.1:{upstream.port}/elsewhere\r\n", b"moved")
 
-    assert await transport.post(upstream.provider(), b"{}", 5) == Exchange(307, b"moved")
+    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(307, b"moved")
     assert len(upstream.requests) == 1
 
 
@@ -191,7 +193,7 @@ async def test_proxies_of_the_environment_are_ignored(upstream: Upstream, monkey
     monkeypatch.delenv("no_proxy", raising=False)
     transport = Transport(Egress(strict=False), log=lambda *_, **__: None)
 
-    assert (await transport.post(upstream.provider(), b"{}", 5)).status == 200
+    assert (await transport.post(upstream.provider(), CALL, 5)).status == 200
     await transport.close()
 
 
@@ -201,16 +203,16 @@ class TestNeverSent:
             port = gone.getsockname()[1]
         upstream.port = port
 
-        exchange = await transport.post(upstream.provider(), b"{}", 5)
+        exchange = await transport.post(upstream.provider(), CALL, 5)
 
         assert (exchange.fault, exchange.status, exchange.body) == ("not_sent", 0, b"")
         assert exchange.message.startswith("No connection: ")
         assert "refused" in exchange.message.lower()
 
     async def test_a_name_that_does_not_resolve(self, transport: Transport) -> None:
-        target = Target("http://does-not-exist.invalid/chat", "", {})
+        target = Target("http://does-not-exist.invalid", "", {})
 
-        exchange = await transport.post(provider(target=target), b"{}", 5)
+        exchange = await transport.post(provider(target=target), CALL, 5)
 
         assert exchange.fault == "not_sent"
         assert exchange.message.startswith("No connection: ")
@@ -222,19 +224,19 @@ class TestNeverSent:
 
         async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            exchange = await transport.post(provider(target=Target(f"https://127.0.0.1:{port}/", "", {})), b"{}", 5)
+            exchange = await transport.post(provider(target=Target(f"https://127.0.0.1:{port}", "", {})), CALL, 5)
 
         assert exchange.fault == "not_sent"
 
     async def test_a_provider_without_a_target(self, transport: Transport) -> None:
-        exchange = await transport.post(provider(target=None), b"{}", 5)
+        exchange = await transport.post(provider(target=None), CALL, 5)
 
         assert exchange == Exchange(fault="not_sent", message="The provider is not ready yet")
 
     async def test_a_key_that_is_no_header(self, transport: Transport, upstream: Upstream) -> None:
-        target = Target(f"http://127.0.0.1:{upstream.port}/", "", {"authorization": "Bearer canary\n1"})
+        target = Target(f"http://127.0.0.1:{upstream.port}", "", {"authorization": "Bearer canary\n1"})
 
-        exchange = await transport.post(provider(target=target), b"{}", 5)
+        exchange = await transport.post(provider(target=target), CALL, 5)
 
         assert exchange == Exchange(fault="not_sent", message="The provider's key cannot be sent in a header")
         assert upstream.requests == []
@@ -257,7 +259,7 @@ class TestBroken:
     async def test_after_it_was_sent(self, transport: Transport, upstream: Upstream, behaviour: Behaviour) -> None:
         upstream.behaviour = behaviour
 
-        exchange = await transport.post(upstream.provider(), b"{}", 5)
+        exchange = await transport.post(upstream.provider(), CALL, 5)
 
         assert (exchange.fault, exchange.status, exchange.body) == ("broken", 0, b"")
         assert exchange.message.startswith("The connection broke: ")
@@ -272,7 +274,7 @@ class TestBroken:
         bodies = [b"x" * cut] * (parts - 1) + [b"x" * (size - cut * (parts - 1))]
         upstream.behaviour = saying(head, *bodies, pause_s=0.01 if parts > 1 else 0)
 
-        exchange = await transport.post(upstream.provider(), b"{}", 5)
+        exchange = await transport.post(upstream.provider(), CALL, 5)
         await transport.close()
 
         if fault is None:
@@ -297,7 +299,7 @@ class TestTimeout:
 
         upstream.behaviour = stall
         began = time.monotonic()
-        exchange = await transport.post(upstream.provider(), b"{}", 0.1)
+        exchange = await transport.post(upstream.provider(), CALL, 0.1)
 
         assert exchange == Exchange(fault="timeout", message="No complete answer in time")
         assert 0.09 < time.monotonic() - began < 0.9
@@ -306,12 +308,12 @@ class TestTimeout:
         upstream.behaviour = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", *[b"x"] * 100, pause_s=0.02)
         began = time.monotonic()
 
-        assert (await transport.post(upstream.provider(), b"{}", 0.15)).fault == "timeout"
+        assert (await transport.post(upstream.provider(), CALL, 0.15)).fault == "timeout"
         assert time.monotonic() - began < 0.9
 
     async def test_cancelled_while_it_waits(self, transport: Transport, upstream: Upstream) -> None:
         upstream.behaviour = saying(pause_s=1)
-        task = asyncio.create_task(transport.post(upstream.provider(), b"{}", 5))
+        task = asyncio.create_task(transport.post(upstream.provider(), CALL, 5))
         await upstream.asked.wait()
         task.cancel()
 
@@ -320,36 +322,44 @@ class TestTimeout:
 
 
 class TestPools:
+    async def test_calls_of_many_paths_share_connections(self, transport: Transport, upstream: Upstream) -> None:
+        paths = ["/v1/models/a:generate", "/v1/models/x%2Fy%20%C3%A9:generate", "/v1/models/a:generate", "/b?alt=sse"]
+        for path in paths:
+            await transport.post(upstream.provider("/root"), Call(path, b"{}"), 5)
+
+        assert [head.split(b" ")[1].decode() for head, _ in upstream.requests] == ["/root" + path for path in paths]
+        assert upstream.connections == 1
+
     async def test_a_changed_provider_gets_a_new_pool(self, transport: Transport, upstream: Upstream) -> None:
-        await transport.post(upstream.provider(), b"{}", 5)
+        await transport.post(upstream.provider(), CALL, 5)
         headers = {"authorization": "Bearer new"}
-        changed = upstream.provider(updated_at_ms=2, target=Target(f"http://127.0.0.1:{upstream.port}/", "", headers))
-        await transport.post(changed, b"{}", 5)
+        changed = upstream.provider(updated_at_ms=2, target=Target(f"http://127.0.0.1:{upstream.port}", "", headers))
+        await transport.post(changed, CALL, 5)
 
         assert upstream.connections == 2
         assert [b"Bearer new" in head for head, _ in upstream.requests] == [False, True]
 
     async def test_every_provider_has_its_own(self, transport: Transport, upstream: Upstream) -> None:
         for name in ("a", "b", "a"):
-            await transport.post(upstream.provider(name=name, id=name), b"{}", 5)
+            await transport.post(upstream.provider(name=name, id=name), CALL, 5)
 
         assert upstream.connections == 2
 
     async def test_a_provider_that_is_gone_loses_its_pool(self, transport: Transport, upstream: Upstream) -> None:
         stays, goes = upstream.provider(name="a", id="a"), upstream.provider(name="b", id="b")
         for one in (stays, goes):
-            await transport.post(one, b"{}", 5)
+            await transport.post(one, CALL, 5)
         transport.keep_only(build_snapshot([stays], []))
         counts = []
         for one in (stays, goes):
-            await transport.post(one, b"{}", 5)
+            await transport.post(one, CALL, 5)
             counts.append(upstream.connections)
 
         assert counts == [2, 3]
 
     async def test_a_closed_transport_may_be_used_again(self, transport: Transport, upstream: Upstream) -> None:
-        await transport.post(upstream.provider(), b"{}", 5)
+        await transport.post(upstream.provider(), CALL, 5)
         await transport.close()
         await transport.close()
 
-        assert (await transport.post(upstream.provider(), b"{}", 5)).status == 200
+        assert (await transport.post(upstream.provider(), CALL, 5)).status == 200

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from llm_gateway.providers import local, openai
+from llm_gateway.providers import anthropic, gemini, local, openai
 from llm_gateway.providers.base import KINDS, Vendor, load, load_vendors
 
 
@@ -14,15 +14,18 @@ from llm_gateway.providers.base import KINDS, Vendor, load, load_vendors
 def test_every_kind_is_a_dialect(kind: str) -> None:
     adapter = load(kind)
 
-    assert all(callable(part) for part in (adapter.target, adapter.encode, adapter.decode, adapter.decode_error))
+    parts = (adapter.target, adapter.encode, adapter.decode, adapter.decode_error, adapter.interpret)
+    assert all(callable(part) for part in parts)
 
 
 def test_the_name_of_a_kind_is_the_name_of_its_file() -> None:
     assert load("openai") is openai
+    assert load("anthropic") is anthropic
+    assert load("gemini") is gemini
     assert load("local") is local
 
 
-@pytest.mark.parametrize("kind", ["", "base", "prices", "OpenAI", "os"])
+@pytest.mark.parametrize("kind", ["", "base", "decoding", "prices", "OpenAI", "os"])
 def test_other_modules_are_no_kinds(kind: str) -> None:
     with pytest.raises(KeyError) as raised:
         load(kind)
@@ -37,12 +40,16 @@ def test_presets() -> None:
     assert vendors["anthropic"] == Vendor("anthropic", "https://api.anthropic.com")
     assert vendors["gemini"] == Vendor("gemini", "https://generativelanguage.googleapis.com")
     assert vendors["local"] == Vendor("local", None)
-    assert {"groq", "mistral", "deepseek", "together", "openrouter", "ollama"} <= set(vendors)
+    assert vendors["lmstudio"] == Vendor("openai", "http://localhost:1234/v1", has_json_mode=False)
+    assert {
+        *("groq", "mistral", "deepseek", "together", "fireworks", "openrouter", "xai", "cerebras", "perplexity"),
+        *("cohere", "ollama", "vllm"),
+    } <= set(vendors)
 
 
 @pytest.mark.parametrize(("name", "vendor"), load_vendors().items())
 def test_every_preset_is_a_callable_address(name: str, vendor: Vendor) -> None:
-    assert vendor.kind in {"openai", "anthropic", "gemini", "local"}
+    assert vendor.kind in KINDS
     if vendor.base_url is None:
         assert name == "local"
         return

@@ -15,59 +15,14 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.providers import local, openai
 from llm_gateway.providers.base import MalformedReply
 from tests.pipeline.fakes import provider, request
-
-# The example of https://platform.openai.com/docs/api-reference/chat/create, whole.
-PUBLISHED = {
-    "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
-    "object": "chat.completion",
-    "created": 1741569952,
-    "model": "gpt-4.1-2025-04-14",
-    "choices": [
-        {
-            "index": 0,
-            "message": {
-                "role": "assistant",
-                "content": "Hello! How can I assist you today?",
-                "refusal": None,
-                "annotations": [],
-            },
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-    ],
-    "usage": {
-        "prompt_tokens": 19,
-        "completion_tokens": 10,
-        "total_tokens": 29,
-        "prompt_tokens_details": {"cached_tokens": 3, "audio_tokens": 2},
-        "completion_tokens_details": {
-            "reasoning_tokens": 4,
-            "audio_tokens": 1,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    },
-    "service_tier": "default",
-}
-
-
-def completion(message: object = None, finish_reason: object = "stop", **changes: Any) -> bytes:
-    message = {"role": "assistant", "content": "Hello"} if message is None else message
-    usage = {"prompt_tokens": 19, "completion_tokens": 10}
-    document = {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage, **changes}
-    return msgspec.json.encode({key: value for key, value in document.items() if value is not ...})
-
-
-def counted(**usage: Any) -> tuple[Usage, bool]:
-    reply = openai.decode(completion(usage=usage))
-    return reply.usage, reply.usage_estimated
+from tests.providers.documents import OPENAI, completion
 
 
 class TestTarget:
     def test_urls_and_headers(self) -> None:
         target = openai.target(provider(), "sk-key", "https://api.openai.com/v1")
 
-        assert target.url == "https://api.openai.com/v1/chat/completions"
+        assert target.root == "https://api.openai.com/v1"
         assert target.models_url == "https://api.openai.com/v1/models"
         assert target.headers == {
             "authorization": "Bearer sk-key",
@@ -76,16 +31,22 @@ class TestTarget:
         }
 
     def test_a_slash_at_the_end_does_not_matter(self) -> None:
-        assert openai.target(provider(), "k", "http://h/v1//").url == "http://h/v1/chat/completions"
+        assert openai.target(provider(), "k", "http://h/v1//").root == "http://h/v1"
+
+
+def written(model: str = "m", **changes: Any) -> Any:
+    """The body of a call."""
+    return msgspec.json.decode(openai.encode(request(**changes), model).body)
 
 
 class TestEncode:
     def test_a_whole_request(self) -> None:
-        body = openai.encode(
+        call = openai.encode(
             request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=False), "gpt-4.1"
         )
 
-        assert msgspec.json.decode(body) == {
+        assert call.path == "/chat/completions"
+        assert msgspec.json.decode(call.body) == {
             "model": "gpt-4.1",
             "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
             "max_tokens": 7,
@@ -93,7 +54,7 @@ class TestEncode:
         }
 
     def test_without_a_system_text_there_is_no_such_message(self) -> None:
-        body = msgspec.json.decode(openai.encode(request(prompt="Hi", system=""), "m"))
+        body = written(prompt="Hi", system="")
 
         assert body["messages"] == [{"role": "user", "content": "Hi"}]
 
@@ -109,17 +70,60 @@ class TestEncode:
         ],
     )
     def test_json_mode_says_json_where_nobody_did(self, system: str, prompt: str, messages: list[list[str]]) -> None:
-        body = msgspec.json.decode(openai.encode(request(system=system, prompt=prompt, json_mode=True), "m"))
+        body = written(system=system, prompt=prompt, json_mode=True)
 
         assert body["response_format"] == {"type": "json_object"}
         assert [[message["role"], message["content"]] for message in body["messages"]] == messages
 
     @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
     def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
-        body = msgspec.json.decode(openai.encode(request(prompt=prompt, system=system), "m"))
+        body = written(prompt=prompt, system=system)
 
         assert body["messages"][-1]["content"] == prompt
         assert [m["content"] for m in body["messages"][:-1]] == ([system] if system else [])
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            *("o1", "o3", "o3-mini", "o4-mini-2025-04-16", "o1-preview", "gpt-5", "gpt-5-mini", "gpt-5.2-pro"),
+            *("gpt-5.1-chat-latest", "gpt-6-sol", "openai/gpt-5-mini", "openai/o3:nitro", "a/b/gpt-5.5"),
+        ],
+    )
+    def test_models_that_reason(self, model: str) -> None:
+        body = written(model, max_tokens=7, temperature=0.3)
+
+        assert (body["max_completion_tokens"], body.keys() & {"max_tokens", "temperature"}) == (7, set())
+
+    @pytest.mark.parametrize("model", ["gpt-5-chat-latest", "openai/gpt-5-chat"])
+    def test_the_one_that_chats(self, model: str) -> None:
+        body = written(model, max_tokens=7, temperature=0.3)
+
+        assert (body["max_completion_tokens"], body["temperature"], "max_tokens" in body) == (7, 0.3, False)
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            *("gpt-4o", "gpt-4.1-nano", "gpt-35-turbo", "gpt-3.5-turbo", "gpt-50", "chatgpt-4o-latest", "ok", ""),
+            *("openai/gpt-oss-120b", "grok-4", "o1js", "solo-3", "mistral-large-latest", "my-gpt-5"),
+        ],
+    )
+    def test_models_that_do_not(self, model: str) -> None:
+        body = written(model, max_tokens=7, temperature=0.0)
+
+        assert (body["max_tokens"], body["temperature"], "max_completion_tokens" in body) == (7, 0.0, False)
+
+    def test_without_a_json_mode_words_must_do(self) -> None:
+        call = openai.encode(request(prompt="Hi", system="", json_mode=True), "m", has_json_mode=False)
+
+        assert msgspec.json.decode(call.body) == {
+            "model": "m",
+            "messages": [
+                {"role": "system", "content": "Answer with a single JSON object."},
+                {"role": "user", "content": "Hi"},
+            ],
+            "max_tokens": 100,
+            "temperature": 0.7,
+        }
 
 
 DOCUMENTS = st.recursive(
@@ -136,7 +140,7 @@ DOCUMENTS = st.recursive(
 
 class TestDecode:
     def test_the_published_example(self) -> None:
-        assert openai.decode(msgspec.json.encode(PUBLISHED)) == Reply(
+        assert openai.decode(msgspec.json.encode(OPENAI)) == Reply(
             content="Hello! How can I assist you today?",
             usage=Usage(
                 input_tokens=19,
@@ -157,9 +161,36 @@ class TestDecode:
             content="Hello", usage=Usage(input_tokens=19, output_tokens=10), finish_reason="stop"
         )
 
-    @pytest.mark.parametrize("reason", ["length", "content_filter", "eos"])
-    def test_the_finish_reason_as_it_was_said(self, reason: str) -> None:
-        assert openai.decode(completion(finish_reason=reason)).finish_reason == reason
+    @pytest.mark.parametrize(
+        ("said", "canonical"),
+        [
+            *((reason, reason) for reason in ("stop", "length", "content_filter", "tool_calls")),
+            ("function_call", "tool_calls"),
+            ("model_length", "length"),
+            ("eos", "stop"),
+            ("x" * 1000, "stop"),
+        ],
+    )
+    def test_the_finish_reason_in_our_words(self, said: str, canonical: str) -> None:
+        assert openai.decode(completion(finish_reason=said)).finish_reason == canonical
+
+    @pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
+    def test_an_answer_the_vendor_broke_off(self, reason: str) -> None:
+        with pytest.raises(MalformedReply, match=f"^The answer was broken off \\({reason}\\)$"):
+            openai.decode(completion(finish_reason=reason))
+
+    @pytest.mark.parametrize("reason", ["length", "content_filter"])
+    def test_cut_off_before_a_word_was_said(self, reason: str) -> None:
+        reply = openai.decode(completion({"content": None}, finish_reason=reason))
+
+        assert (reply.content, reply.finish_reason) == ("", reason)
+
+    def test_text_in_parts_without_the_thoughts(self) -> None:
+        parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Yes, "}]
+
+        assert openai.decode(completion({"content": [*parts, {"text": "sir"}]})).content == "Yes, sir"
+        with pytest.raises(MalformedReply, match=r"^The answer has no content$"):
+            openai.decode(completion({"content": parts[:1]}))
 
     @pytest.mark.parametrize("reason", [None, ""])
     def test_without_one_it_stopped(self, reason: str | None) -> None:
@@ -210,105 +241,11 @@ class TestDecode:
             assert isinstance(openai.decode(body), Reply)
 
 
-class TestUsage:
-    @pytest.mark.parametrize(
-        "usage",
-        [
-            ...,
-            None,
-            {},
-            {"prompt_tokens": 5},
-            {"completion_tokens": 5},
-            {"prompt_tokens": None, "completion_tokens": 5},
-            {"prompt_tokens": 5, "completion_tokens": None},
-            {"prompt_tokens": -1, "completion_tokens": 5},
-            {"prompt_tokens": 5, "completion_tokens": -1},
-            {"prompt_tokens": 1_000_000_001, "completion_tokens": 5},
-            {"prompt_tokens": 5, "completion_tokens": 1_000_000_001},
-        ],
-        ids=repr,
-    )
-    def test_what_was_not_counted_is_estimated(self, usage: object) -> None:
-        reply = openai.decode(completion({"content": "x" * 41}, usage=usage))
-
-        assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
-
-    def test_a_count_beyond_any_integer_of_ours_is_none(self) -> None:
-        body = completion(usage={"prompt_tokens": 1, "completion_tokens": 777}).replace(b"777", b"9" * 40)
-
-        assert openai.decode(body).usage_estimated
-
-    def test_counts_of_nothing_are_counts(self) -> None:
-        assert counted(prompt_tokens=0, completion_tokens=0) == (Usage(), False)
-        large = counted(prompt_tokens=1_000_000_000, completion_tokens=1_000_000_000)
-        assert large == (Usage(input_tokens=1_000_000_000, output_tokens=1_000_000_000), False)
-
-    @pytest.mark.parametrize("details", [{}, {"cached_tokens": None, "audio_tokens": None}, {"reasoning_tokens": None}])
-    def test_details_that_say_nothing(self, details: dict[str, Any]) -> None:
-        whole = Usage(input_tokens=19, output_tokens=10)
-
-        assert counted(prompt_tokens=19, completion_tokens=10, prompt_tokens_details=details)[0] == whole
-        assert counted(prompt_tokens=19, completion_tokens=10, completion_tokens_details=details)[0] == whole
-
-    def test_one_side_of_the_details(self) -> None:
-        into, _ = counted(prompt_tokens=19, completion_tokens=10, prompt_tokens_details={"cached_tokens": 8})
-        out, _ = counted(prompt_tokens=19, completion_tokens=10, completion_tokens_details={"reasoning_tokens": 8})
-
-        assert into == Usage(input_tokens=19, output_tokens=10, cache_read_tokens=8)
-        assert out == Usage(input_tokens=19, output_tokens=10, reasoning_tokens=8)
-
-    def test_details_are_parts_of_the_whole(self) -> None:
-        usage, estimated = counted(
-            prompt_tokens=19,
-            completion_tokens=10,
-            prompt_tokens_details={"cached_tokens": 20, "audio_tokens": -5},
-            completion_tokens_details={"reasoning_tokens": 2**63, "audio_tokens": 10},
-        )
-
-        assert usage == Usage(
-            input_tokens=19, output_tokens=10, cache_read_tokens=19, reasoning_tokens=10, audio_output_tokens=10
-        )
-        assert not estimated
-
-
-class TestDecodeError:
-    @pytest.mark.parametrize(
-        ("body", "message"),
-        [
-            (b'{"error": {"message": "Rate limit reached", "type": "requests", "code": null}}', "Rate limit reached"),
-            (b'{"error": "model not found"}', "model not found"),
-            (b'{"message": "Unauthorized"}', "Unauthorized"),
-            (b'{"object": "error", "message": "bad", "code": 400}', "bad"),
-            (b'{"error": {"message": ""}}', '{"error": {"message": ""}}'),
-            (b'{"error": {"message": 5}}', '{"error": {"message": 5}}'),
-            (b'{"error": null}', '{"error": null}'),
-            (b'{"detail": "x"}', '{"detail": "x"}'),
-            (b'["x"]', '["x"]'),
-            (b" <html>Bad gateway</html>\n", "<html>Bad gateway</html>"),
-            (b"", ""),
-            (b"\xff\xfe", "\ufffd\ufffd"),
-            (b'"\xff"', '"\ufffd"'),
-        ],
-    )
-    def test_the_providers_own_words(self, body: bytes, message: str) -> None:
-        assert openai.decode_error(body) == message
-
-    def test_enough_of_a_long_one_to_find_its_secrets(self) -> None:
-        assert openai.decode_error(msgspec.json.encode({"error": {"message": "x" * 2001}})) == "x" * 2000
-        assert openai.decode_error(b"y" * 2001) == "y" * 2000
-
-    @given(st.binary(max_size=100))
-    def test_it_never_fails(self, body: bytes) -> None:
-        assert isinstance(openai.decode_error(body), str)
-
-    def test_nor_at_a_deep_one(self) -> None:
-        assert openai.decode_error(b"[" * 100_000) == "[" * 2000
-
-
 def test_the_embedded_model_speaks_the_same() -> None:
-    assert (local.target, local.encode, local.decode, local.decode_error) == (
+    assert (local.target, local.encode, local.decode, local.decode_error, local.interpret) == (
         openai.target,
         openai.encode,
         openai.decode,
         openai.decode_error,
+        openai.interpret,
     )

@@ -36,7 +36,11 @@ class Bench:
         self.prices = Prices()
         self.prepare = Preparer(
             adapters={"openai": openai, "local": local},
-            vendors={"acme": Vendor("openai", "https://api.acme.test/v1"), "local": Vendor("local")},
+            vendors={
+                "acme": Vendor("openai", "https://api.acme.test/v1"),
+                "plain": Vendor("openai", "https://plain.test/v1", has_json_mode=False),
+                "local": Vendor("local"),
+            },
             prices=self.prices,
             local_endpoint=lambda: endpoint,
             learn=self.learned.extend,
@@ -51,7 +55,7 @@ def test_a_presets_address() -> None:
     prepared = Bench().prepare(stored(), "the-key")
 
     assert prepared.target is not None
-    assert prepared.target.url == "https://api.acme.test/v1/chat/completions"
+    assert prepared.target.root == "https://api.acme.test/v1"
     assert prepared.target.headers["authorization"] == "Bearer the-key"
 
 
@@ -59,8 +63,16 @@ def test_an_explicit_address_wins() -> None:
     prepared = Bench().prepare(stored(base_url="https://proxy.test"), "k")
 
     assert prepared.target is not None
-    assert prepared.target.url == "https://proxy.test/chat/completions"
+    assert prepared.target.root == "https://proxy.test"
     assert prepared.base_url == "https://proxy.test", "and is shown as it was given"
+
+
+def test_what_a_preset_lacks() -> None:
+    prepare = Bench().prepare
+
+    assert prepare(stored(), "k").has_json_mode
+    assert not prepare(stored("plain"), "k").has_json_mode
+    assert prepare(stored("unknown", base_url="https://x.test"), "k").has_json_mode
 
 
 def test_everything_else_stays() -> None:
@@ -133,7 +145,7 @@ class TestLocal:
         prepared = bench.prepare(stored("local", kind="local"), "unused")
 
         assert prepared.target is not None
-        assert prepared.target.url == "http://127.0.0.1:4321/v1/chat/completions"
+        assert prepared.target.root == "http://127.0.0.1:4321/v1"
         assert prepared.target.headers["authorization"] == "Bearer its-key"
         assert bench.learned == ["unused", "its-key"]
 
@@ -145,7 +157,7 @@ class TestLocal:
         prepared = Bench().prepare(stored("mine", kind="local", base_url="http://gpu.test:8080/v1"), "k")
 
         assert prepared.target is not None
-        assert prepared.target.url == "http://gpu.test:8080/v1/chat/completions"
+        assert prepared.target.root == "http://gpu.test:8080/v1"
         assert prepared.target.headers["authorization"] == "Bearer k"
 
 

@@ -17,7 +17,7 @@ from llm_gateway.api.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.pipeline.transport import AddressRefused, Egress
-from llm_gateway.providers.base import KINDS, Vendor
+from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prices import from_operator
 from llm_gateway.store.identifiers import missing
 from llm_gateway.store.live import Live
@@ -41,7 +41,7 @@ Limit = Annotated[Whole, Field(ge=1, le=2**53)]
 Priority = Annotated[Whole, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
 Timeout = Annotated[float, Field(gt=0, le=3600, description="seconds for one attempt")]
 Prices = dict[str, dict[str, float]]
-Kind = Literal["openai", "local"]
+Kind = Literal["openai", "anthropic", "gemini", "local"]
 
 # What every parser reads as the same host: the one that is checked is the one that is called.
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
@@ -139,19 +139,9 @@ class ProviderRules:
         self._local_url = local_url
 
     def kind_of(self, name: str, kind: str | None) -> str:
-        """The dialect: the one that was said, else the preset's, else OpenAI's.
-
-        Raises:
-            Invalid: the preset speaks a dialect this version does not.
-        """
+        """The dialect: the one that was said, else the preset's, else OpenAI's."""
         vendor = self._vendors.get(name)
-        found = kind or (vendor.kind if vendor else "openai")
-        if found not in KINDS:
-            raise Invalid(
-                f"The preset {name!r} speaks {found!r}, which this version does not; it speaks {', '.join(KINDS)}.",
-                loc=("body", "name"),
-            )
-        return found
+        return kind or (vendor.kind if vendor else "openai")
 
     def check(self, name: str, kind: str, base_url: str | None, prices: Prices | None) -> None:
         """The base URL and the prices fit.

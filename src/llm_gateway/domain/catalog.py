@@ -8,25 +8,26 @@ from llm_gateway.domain.usage import Price
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
-    """Where a provider's calls go, worked out once per configuration: absolute URLs and ready headers (with the key).
+    """Where a provider's calls go, worked out once per configuration: URLs and ready headers (with the key).
 
-    Its representation never shows the headers.
+    `root` is an absolute URL without a slash at its end, to which the path of a `Call` is appended. Its representation
+    never shows the headers.
     """
 
-    url: str
+    root: str
     models_url: str
     headers: dict[str, str]
 
     def __repr__(self) -> str:
-        return f"Target({self.url!r})"
+        return f"Target({self.root!r})"
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A configured upstream account.
 
     Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
-    per million tokens). `target` and `price_by_model` are derived when the snapshot is built; a model that is missing
-    from `price_by_model` has no known price. The key itself is only inside `target.headers`.
+    per million tokens). `target`, `has_json_mode` and `price_by_model` are derived when the snapshot is built; a model
+    that is missing from `price_by_model` has no known price. The key itself is only inside `target.headers`.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
     prices: dict[str, dict[str, float]] | None = None
     target: Target | None = None
+    has_json_mode: bool = True
     price_by_model: dict[str, Price] = {}
 
 

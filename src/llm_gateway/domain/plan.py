@@ -1,4 +1,4 @@
-"""What routing decides (the plan), what one upstream exchange brought, and what a request was served with."""
+"""What routing decides (the plan), one upstream call and what it brought, and what a request was served with."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
         if len(self.tiers) == 1:
             return self.tiers[0]
         return tuple(candidate for tier in self.tiers for candidate in tier)
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """One upstream call as an adapter writes it: `path` is appended to the target's root (percent-encoded already).
+
+    A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
+    """
+
+    path: str
+    body: bytes
 
 
 class Exchange(msgspec.Struct, frozen=True, gc=False):

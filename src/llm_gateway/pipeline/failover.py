@@ -16,7 +16,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Exchange, Plan, Served
+from llm_gateway.domain.plan import Call, Exchange, Plan, Served
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
@@ -28,6 +28,7 @@ from llm_gateway.errors import (
 )
 from llm_gateway.limiter.base import Decision, Reservation
 from llm_gateway.providers.base import Adapter, MalformedReply
+from llm_gateway.providers.decoding import json_text
 
 RestReason: TypeAlias = Literal["rate_limited", "refused"]
 
@@ -36,7 +37,8 @@ RETRY_PAUSE_S = (0.2, 2.0)
 DEADLINE_SLACK_S = 0.005
 SAID_CHARACTERS = 500
 CALLERS_FAULT = frozenset({400, 413, 422})
-KEY_REFUSED = frozenset({401, 403})
+KEY_REFUSED = frozenset({401, 402, 403})
+"""The key, or the account behind it."""
 NO_RETRY_ON_SAME = KEY_REFUSED | {404, 429}
 
 
@@ -74,7 +76,7 @@ class Admission(Protocol):
 class Transport(Protocol):
     """The upstream HTTP client."""
 
-    async def post(self, provider: Provider, body: bytes, timeout_s: float) -> Exchange: ...
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange: ...
 
 
 class Recording(Protocol):
@@ -272,7 +274,9 @@ class Failover:
     async def _send(self, course: _Course, this: _Try, remaining: float) -> Exchange:
         provider, health = this.candidate.provider, self._health
         try:
-            body = self._adapters[provider.kind].encode(course.request, this.candidate.model)
+            call = self._adapters[provider.kind].encode(
+                course.request, this.candidate.model, has_json_mode=provider.has_json_mode
+            )
             this.attempt = self._recording.intend(
                 course.record, course.request, this.candidate, this.reservation.tokens
             )
@@ -284,7 +288,7 @@ class Failover:
         this.started = self._pace.clock()
         health.begin(provider.id)
         try:
-            return await self._transport.post(provider, body, min(provider.timeout_s, remaining))
+            return await self._transport.post(provider, call, min(provider.timeout_s, remaining))
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
             this.breaker.release(this.permit)
             self._end(course, this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
@@ -331,7 +335,10 @@ class Failover:
 
     def _refused(self, course: _Course, this: _Try, exchange: Exchange) -> _Failure:
         """A status that is no success: bought nothing; what follows depends on whose fault it is."""
-        provider, status = this.candidate.provider, exchange.status
+        provider, said_status = this.candidate.provider, exchange.status
+        adapter = self._adapters[provider.kind]
+        exchange = adapter.interpret(exchange)
+        status = exchange.status
         self._recording.bought_nothing(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         if status >= 500 or status < 400:
@@ -344,11 +351,11 @@ class Failover:
             course.passed_over(rest[0] if rest else 0.0, limited=True)
         elif status in KEY_REFUSED:
             self._health.rest(provider.id, None, "refused")
-            self._log("provider refused its key", level="error", provider=provider.name, status=status)
+            self._log("provider refused its key", level="error", provider=provider.name, status=said_status)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(self._adapters[provider.kind].decode_error(exchange.body))[:SAID_CHARACTERS]
+        said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
         return _Failure(
-            f"answered {status}: {said}" if said else f"answered {status}",
+            f"answered {said_status}: {said}" if said else f"answered {said_status}",
             final=status in CALLERS_FAULT,
             limited=status == 429,
             retry_on_same=status not in NO_RETRY_ON_SAME,
@@ -372,14 +379,10 @@ class Failover:
         self._recording.bought(attempt, reply)
         used = reply.usage.input_tokens + reply.usage.output_tokens
         attempt.limit_tokens = self._admission.used(this.reservation, used)
-        if request.json_mode and reply.finish_reason != "length" and not _is_json(reply.content):
-            return _Failure("JSON was asked for and the content is none")
+        if request.json_mode and reply.finish_reason != "length":
+            content = json_text(reply.content)
+            if content is None:
+                return _Failure("JSON was asked for and the content is none")
+            if content != reply.content:
+                reply = msgspec.structs.replace(reply, content=content)
         return Served(reply, provider.name, this.candidate.model, attempt.cost_nanos, this.candidate.cache_part)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True

@@ -24,7 +24,7 @@ from pyreqwest.response import Response
 
 from llm_gateway.domain.addresses import is_public
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.plan import Call, Exchange
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 IDLE_TIMEOUT = timedelta(seconds=50)
@@ -92,15 +92,16 @@ class Egress:
 class _Pool:
     """A provider's client, the version of the configuration it was built for, and the address it is pinned to.
 
-    `target` and `timeout` are what its calls are made with, in the client's own types.
+    `url_by_path` and `timeout` are what its calls are made with, in the client's own types; paths differ by model only,
+    so there are as many as the provider has models.
     """
 
-    __slots__ = ("client", "pinned", "target", "timeout", "timeout_s", "url", "version")
+    __slots__ = ("client", "pinned", "root", "timeout", "timeout_s", "url_by_path", "version")
 
-    def __init__(self, provider: Provider, url: str, pinned: str | None, client: Client) -> None:
+    def __init__(self, provider: Provider, root: str, pinned: str | None, client: Client) -> None:
         self.version = provider.updated_at_ms
-        self.url = url
-        self.target = Url(url)
+        self.root = root
+        self.url_by_path: dict[str, Url] = {}
         self.timeout_s = provider.timeout_s
         self.timeout = timedelta(seconds=provider.timeout_s)
         self.pinned = pinned
@@ -124,31 +125,34 @@ class Transport:
         self._recheck_s = recheck_s
         self._pools: dict[str, _Pool] = {}
 
-    async def post(self, provider: Provider, body: bytes, timeout_s: float) -> Exchange:
-        """POST `body` to the provider's target, all within `timeout_s` seconds. Never raises for what upstream does."""
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+        """POST `call` to the provider, all within `timeout_s` seconds. Never raises for what upstream does."""
         target = provider.target
         if target is None:
             return Exchange(fault="not_sent", message="The provider is not ready yet")
         pool = self._pools.get(provider.id)
         if pool is None or pool.version != provider.updated_at_ms:
             try:
-                pool = await self._build(provider, target.url)
+                pool = await self._build(provider, target.root)
             except AddressRefused as error:
                 return Exchange(fault="not_sent", message=str(error))
             except ValueError:  # its message would quote the key
                 return Exchange(fault="not_sent", message="The provider's key cannot be sent in a header")
         timeout = pool.timeout if timeout_s == pool.timeout_s else timedelta(seconds=timeout_s)
-        request = pool.client.post(pool.target).body_bytes(body).timeout(timeout).build_streamed()
+        url = pool.url_by_path.get(call.path)
+        if url is None:
+            url = pool.url_by_path[call.path] = Url(pool.root + call.path)
+        request = pool.client.post(url).body_bytes(call.body).timeout(timeout).build_streamed()
         try:
             async with request as response:
                 return await _read(response, self._max_body_bytes)
         except DetailedPyreqwestError as error:
             return _fault(error)
 
-    async def _build(self, provider: Provider, url: str) -> _Pool:
+    async def _build(self, provider: Provider, root: str) -> _Pool:
         pinned = None
         if self._egress.strict and not (provider.kind == "local" and provider.base_url is None):
-            pinned = await asyncio.to_thread(self._egress.check, url)
+            pinned = await asyncio.to_thread(self._egress.check, root)
         builder = (
             ClientBuilder()
             .default_headers(provider.target.headers if provider.target else {})
@@ -160,9 +164,9 @@ class Transport:
             .tcp_nodelay(True)
         )
         if pinned is not None:
-            parts = urlsplit(url)
+            parts = urlsplit(root)
             builder = builder.resolve(parts.hostname or "", pinned, parts.port or 443)
-        self._pools[provider.id] = pool = _Pool(provider, url, pinned, builder.build())
+        self._pools[provider.id] = pool = _Pool(provider, root, pinned, builder.build())
         return pool
 
     async def list_models(self, provider: Provider, timeout_s: float) -> Exchange:
@@ -207,11 +211,11 @@ class Transport:
                 if pool.pinned is None:
                     continue
                 try:
-                    pinned = await asyncio.to_thread(self._egress.check, pool.url)
+                    pinned = await asyncio.to_thread(self._egress.check, pool.root)
                 except AddressUnknown:
                     continue
                 except AddressRefused as error:
-                    self._log("upstream address refused", level="error", url=pool.url, reason=str(error))
+                    self._log("upstream address refused", level="error", url=pool.root, reason=str(error))
                     pinned = None
                 if pinned != pool.pinned and self._pools.get(provider_id) is pool:
                     del self._pools[provider_id]

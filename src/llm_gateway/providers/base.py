@@ -13,8 +13,9 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call, Exchange
 
-KINDS = ("openai", "local")
+KINDS = ("openai", "anthropic", "gemini", "local")
 
 
 class MalformedReply(Exception):
@@ -28,12 +29,12 @@ class Adapter(Protocol):
         """Where this provider's calls go and the headers they carry."""
         ...
 
-    def encode(self, request: Request, model: str) -> bytes:
-        """The body of the call."""
+    def encode(self, request: Request, model: str, *, has_json_mode: bool = True) -> Call:
+        """The call that asks `model` for an answer. Without the vendor's own JSON mode the prompt must do."""
         ...
 
     def decode(self, body: bytes) -> Reply:
-        """The reply in a 2xx body.
+        """The reply in a 2xx body. Its `finish_reason` is stop, length, content_filter or tool_calls.
 
         Raises:
             MalformedReply: the body is no complete answer.
@@ -44,12 +45,20 @@ class Adapter(Protocol):
         """The provider's own message in an error body, or its beginning as text; secrets and length are cut later."""
         ...
 
+    def interpret(self, refused: Exchange) -> Exchange:
+        """An answer that is no success, with the status its body means and the wait it asks for, if HTTP says neither.
+
+        Failover goes by the status: 402 and 403 blame the provider's account, 409 nobody, 400 the caller.
+        """
+        ...
+
 
 class Vendor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A preset: what a provider of this name speaks, and where."""
+    """A preset: what a provider of this name speaks, and where; and what it lacks of that dialect."""
 
     kind: str
     base_url: str | None = None
+    has_json_mode: bool = True
 
 
 def load(kind: str) -> Adapter:

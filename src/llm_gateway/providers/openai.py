@@ -1,28 +1,47 @@
 """OpenAI chat completions, the dialect most vendors speak.
 
-Source: https://platform.openai.com/docs/api-reference/chat
+Source: https://platform.openai.com/docs/api-reference/chat. Where others differ the rule names them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers.base import MalformedReply
-
-ERROR_TEXT_CHARACTERS = 2000
-"""More than is shown, so that secrets are found whole before the rest is cut."""
-MAX_COUNT = 10**9
-"""Tokens; no call has more, so a larger count is none."""
-NAME_CHARACTERS = 256
-"""What is kept of a model's name, an id or a finish reason: a record must not grow with what a provider makes up."""
+from llm_gateway.providers.decoding import credible, cut, error_of, error_text, guessed, parse, within
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""
+
+REASONS = re.compile(r"(?:[^/]+/)*(?:o\d(?=[-:@]|$)|gpt-[5-9](?!\d))")
+"""Models that know only `max_completion_tokens` and the default temperature, also behind a vendor's name: o1, o3-mini,
+gpt-5, openai/gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, as Azure calls gpt-3.5.
+
+Sources: https://developers.openai.com/api/docs/guides/reasoning, and "Unsupported value: 'temperature'" of the API.
+From GPT-5.1 on a temperature is accepted with reasoning effort `none` alone, whose default differs from model to model.
+"""
+CHATS = re.compile(r"(?:[^/]+/)*gpt-5-chat")
+"""The one among them that does not reason, and takes a temperature."""
+
+FINISH_REASONS = {
+    "length": "length",
+    "model_length": "length",  # Mistral: the context is full
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+"""Every other word is a way to say stop (Together's `eos`)."""
+BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
+"""OpenRouter and Mistral, DeepSeek: the vendor failed in mid-answer."""
+
+NOT_THE_CALLERS = 409
+KEY_REFUSED = 403
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -40,13 +59,18 @@ _JSON_OBJECT = _ResponseFormat("json_object")
 class _Body(msgspec.Struct, gc=False, omit_defaults=True):
     model: str
     messages: list[_Message]
-    max_tokens: int
-    temperature: float
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
     response_format: _ResponseFormat | None = None
 
 
+class _Part(msgspec.Struct, gc=False):
+    text: str | None = None
+
+
 class _ReplyMessage(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
 
 
@@ -57,6 +81,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     audio_tokens: int | None = None
 
 
@@ -68,6 +93,7 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -88,17 +114,25 @@ def target(provider: Provider, api_key: str, base_url: str) -> Target:
     """Where this provider's calls go and the headers they carry."""
     root = base_url.rstrip("/")
     headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept": "application/json"}
-    return Target(url=f"{root}/chat/completions", models_url=f"{root}/models", headers=headers)
+    return Target(root=root, models_url=f"{root}/models", headers=headers)
 
 
-def encode(request: Request, model: str) -> bytes:
-    """The body of the call."""
+def encode(request: Request, model: str, *, has_json_mode: bool = True) -> Call:
+    """The call that asks `model` for an answer."""
     system, prompt = request.system, request.prompt
     if request.json_mode and "json" not in f"{system}\n{prompt}".lower():
         system = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
     messages = [_Message("system", system), _Message("user", prompt)] if system else [_Message("user", prompt)]
-    response_format = _JSON_OBJECT if request.json_mode else None
-    return _encoder.encode(_Body(model, messages, request.max_tokens, request.temperature, response_format))
+    body = _Body(model, messages)
+    if REASONS.match(model) is None:
+        body.max_tokens, body.temperature = request.max_tokens, request.temperature
+    else:
+        body.max_completion_tokens = request.max_tokens
+        if CHATS.match(model) is not None:
+            body.temperature = request.temperature
+    if request.json_mode and has_json_mode:
+        body.response_format = _JSON_OBJECT
+    return Call("/chat/completions", _encoder.encode(body))
 
 
 def decode(body: bytes) -> Reply:
@@ -107,70 +141,84 @@ def decode(body: bytes) -> Reply:
     Raises:
         MalformedReply: the body is no complete answer.
     """
-    try:
-        completion = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedReply(f"The answer is no chat completion: {error}") from None
+    completion = parse(_decoder, body, "chat completion")
     if not completion.choices:
         raise MalformedReply("The answer has no choices")
     choice = completion.choices[0]
-    content = choice.message.content if choice.message.content is not None else choice.message.refusal
-    if content is None and choice.finish_reason == "length":
-        content = ""  # a reasoning model that was cut off before it said anything
-    if content is None:
-        raise MalformedReply("The answer has no content")
-    usage, estimated = _usage(completion.usage, content)
+    said = choice.finish_reason or "stop"
+    if said in BROKEN_OFF:
+        raise MalformedReply(f"The answer was broken off ({said})")
+    finish_reason = FINISH_REASONS.get(said, "stop")
+    usage, estimated = _usage(completion.usage, content := _content(choice.message, finish_reason))
     return Reply(
         content=content,
         usage=usage,
-        finish_reason=(choice.finish_reason or "stop")[:NAME_CHARACTERS],
-        upstream_model=_cut(completion.model),
-        upstream_request_id=_cut(completion.id),
+        finish_reason=finish_reason,
+        upstream_model=cut(completion.model),
+        upstream_request_id=cut(completion.id),
         usage_estimated=estimated,
     )
+
+
+def _content(message: _ReplyMessage, finish_reason: str) -> str:
+    """The text. Mistral's reasoning models send parts, of which those without text are thoughts."""
+    content = message.content
+    if isinstance(content, list):
+        texts = [part.text for part in content if part.text is not None]
+        content = "".join(texts) if texts else None
+    if content is None:
+        content = message.refusal
+    if content is None and finish_reason in ("length", "content_filter"):
+        content = ""  # a reasoning model that was cut off before it said anything, or all of it was filtered
+    if content is None:
+        raise MalformedReply("The answer has no content")
+    return content
 
 
 def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
     """The canonical counts, and whether the provider left them out (then only the output can be guessed here)."""
     asked = reported.prompt_tokens if reported is not None else None
     answered = reported.completion_tokens if reported is not None else None
-    if reported is None or asked is None or answered is None or not _credible(asked) or not _credible(answered):
-        return Usage(output_tokens=len(content) // 4 + 1), True
+    if reported is None or asked is None or answered is None or not (credible(asked) and credible(answered)):
+        return guessed(content), True
     into = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
     out = reported.completion_tokens_details or _NO_COMPLETION_DETAILS
-    if not (into.cached_tokens or into.audio_tokens or out.reasoning_tokens or out.audio_tokens):
+    if not (
+        into.cached_tokens or into.cache_write_tokens or into.audio_tokens or out.reasoning_tokens or out.audio_tokens
+    ):
         return Usage(input_tokens=asked, output_tokens=answered), False
+    # xAI counts reasoning beside completion_tokens, which only its total tells:
+    # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
+    thought = out.reasoning_tokens
+    if thought and credible(answered, thought) and reported.total_tokens == asked + answered + thought:
+        answered += thought
     return Usage(
         input_tokens=asked,
         output_tokens=answered,
-        cache_read_tokens=_within(asked, into.cached_tokens),
-        audio_input_tokens=_within(asked, into.audio_tokens),
-        reasoning_tokens=_within(answered, out.reasoning_tokens),
-        audio_output_tokens=_within(answered, out.audio_tokens),
+        cache_read_tokens=within(asked, into.cached_tokens),
+        cache_write_tokens=within(asked, into.cache_write_tokens),
+        audio_input_tokens=within(asked, into.audio_tokens),
+        reasoning_tokens=within(answered, out.reasoning_tokens),
+        audio_output_tokens=within(answered, out.audio_tokens),
     ), False
-
-
-def _cut(name: str | None) -> str | None:
-    return name if name is None else name[:NAME_CHARACTERS]
-
-
-def _credible(count: int) -> bool:
-    return 0 <= count <= MAX_COUNT
-
-
-def _within(total: int, part: int | None) -> int:
-    return min(max(part or 0, 0), total)
 
 
 def decode_error(body: bytes) -> str:
     """The provider's own message in an error body, or its beginning as text."""
-    try:
-        document: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
-    if isinstance(document, dict):
-        error = document.get("error", document)
-        message = error.get("message") if isinstance(error, dict) else error
-        if isinstance(message, str) and message:
-            return message[:ERROR_TEXT_CHARACTERS]
-    return body[:ERROR_TEXT_CHARACTERS].decode("utf-8", "replace").strip()
+    return error_text(body)
+
+
+def interpret(refused: Exchange) -> Exchange:
+    """Some 400s are not the caller's fault.
+
+    Groq (https://console.groq.com/docs/structured-outputs#json-object-mode) says `json_validate_failed` when its model
+    wrote no JSON; xAI refuses a key with a 400 that only its message tells from others.
+    """
+    if refused.status != 400:
+        return refused
+    error = error_of(refused.body)
+    if error.get("code") == "json_validate_failed":
+        return msgspec.structs.replace(refused, status=NOT_THE_CALLERS)
+    if str(error.get("message")).startswith("Incorrect API key provided"):
+        return msgspec.structs.replace(refused, status=KEY_REFUSED)
+    return refused

@@ -14,7 +14,7 @@ from llm_gateway.providers.prices import PriceList, from_operator
 
 
 class Preparer:
-    """Adds `target` and `price_by_model` to a provider.
+    """Adds `target`, `has_json_mode` and `price_by_model` to a provider.
 
     `local_endpoint` gives (base URL, key) of the embedded model's server, None when it does not run. `learn` hears
     every key, so that none is ever shown.
@@ -46,6 +46,7 @@ class Preparer:
         return msgspec.structs.replace(
             provider,
             target=self._target(provider, api_key),
+            has_json_mode=self._has_json_mode(provider),
             price_by_model={model: price for model, price in prices.items() if price is not None},
         )
 
@@ -69,6 +70,10 @@ class Preparer:
         if base_url is None:
             raise ConfigurationError("It has no base_url, and its name is no vendor's.")
         return adapter.target(provider, api_key, base_url)
+
+    def _has_json_mode(self, provider: Provider) -> bool:
+        vendor = self._vendors.get(provider.name)
+        return vendor is None or vendor.has_json_mode
 
     def _price(self, provider: Provider, model: str) -> Price | None:
         if provider.prices and model in provider.prices:

@@ -1,0 +1,210 @@
+"""Google's Gemini API, generateContent.
+
+Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/gemini-api/docs/troubleshooting, and
+https://cloud.google.com/apis/design/errors for `ErrorInfo` and `RetryInfo`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.usage import Usage
+from llm_gateway.providers.base import MalformedReply
+from llm_gateway.providers.decoding import credible, cut, error_of, error_text, guessed, parse, within
+
+MAX_TEMPERATURE = 2.0
+
+STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
+CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
+FAILED = frozenset(
+    {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
+    | {"MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "IMAGE_OTHER"}
+)
+"""The model failed; asked again or elsewhere it may not. What is in none of these sets is a filter of some kind:
+SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
+
+
+class _Part(msgspec.Struct, gc=False, omit_defaults=True):
+    text: str | None = None
+    thought: bool | None = None
+
+
+class _Content(msgspec.Struct, gc=False, omit_defaults=True):
+    parts: list[_Part] | None = None
+    role: str | None = None
+
+
+class _Generation(msgspec.Struct, gc=False, omit_defaults=True, rename="camel"):
+    max_output_tokens: int
+    temperature: float
+    response_mime_type: str | None = None
+
+
+class _Body(msgspec.Struct, gc=False, omit_defaults=True, rename="camel"):
+    contents: list[_Content]
+    generation_config: _Generation
+    system_instruction: _Content | None = None
+
+
+class _Candidate(msgspec.Struct, gc=False, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _ModalityCount(msgspec.Struct, gc=False, rename="camel"):
+    modality: str | None = None
+    token_count: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False, rename="camel"):
+    prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    prompt_tokens_details: list[_ModalityCount] | None = None
+    candidates_tokens_details: list[_ModalityCount] | None = None
+
+
+class _Feedback(msgspec.Struct, gc=False, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Reply(msgspec.Struct, gc=False, rename="camel"):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: _Usage | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Reply)
+
+
+def target(provider: Provider, api_key: str, base_url: str) -> Target:
+    """Where this provider's calls go and the headers they carry. `base_url` has no version, as in Google's SDK."""
+    root = base_url.rstrip("/")
+    headers = {"x-goog-api-key": api_key, "content-type": "application/json", "accept": "application/json"}
+    return Target(root=root, models_url=f"{root}/v1beta/models", headers=headers)
+
+
+def path_of(model: str) -> str:
+    """A model's path; its name may say already that it is one of `models/` or `tunedModels/`."""
+    kind, slash, name = model.partition("/")
+    if slash and kind in ("models", "tunedModels"):
+        return f"/v1beta/{kind}/{quote(name, safe='')}"
+    return f"/v1beta/models/{quote(model, safe='')}"
+
+
+def encode(request: Request, model: str, *, has_json_mode: bool = True) -> Call:
+    """The call that asks `model` for an answer. Its thoughts count against `max_tokens`."""
+    body = _Body(
+        [_Content([_Part(request.prompt)], "user")],
+        _Generation(request.max_tokens, min(request.temperature, MAX_TEMPERATURE)),
+    )
+    if request.system:
+        body.system_instruction = _Content([_Part(request.system)])
+    if request.json_mode:
+        body.generation_config.response_mime_type = "application/json"
+    return Call(f"{path_of(model)}:generateContent", _encoder.encode(body))
+
+
+def decode(body: bytes) -> Reply:
+    """The reply in a 2xx body. A prompt or an answer that was blocked is one: empty, or cut where it was stopped.
+
+    Raises:
+        MalformedReply: the body is no complete answer.
+    """
+    answer = parse(_decoder, body, "generated content")
+    if answer.candidates:
+        content, finish_reason = _content(answer.candidates[0])
+    elif answer.prompt_feedback is not None and answer.prompt_feedback.block_reason:
+        content, finish_reason = "", "content_filter"
+    else:
+        raise MalformedReply("The answer has no candidates")
+    usage, estimated = _usage(answer.usage_metadata, content)
+    return Reply(
+        content=content,
+        usage=usage,
+        finish_reason=finish_reason,
+        upstream_model=cut(answer.model_version),
+        upstream_request_id=cut(answer.response_id),
+        usage_estimated=estimated,
+    )
+
+
+def _content(candidate: _Candidate) -> tuple[str, str]:
+    """The text without thoughts, and the canonical finish reason."""
+    said = candidate.finish_reason or "STOP"
+    if said in FAILED:
+        raise MalformedReply(f"The answer was broken off ({cut(said)})")
+    finish_reason = "stop" if said in STOPPED else "length" if said in CUT_OFF else "content_filter"
+    parts = (candidate.content.parts if candidate.content is not None else None) or []
+    texts = [part.text for part in parts if part.text is not None and not part.thought]
+    if not texts and finish_reason == "stop":
+        raise MalformedReply("The answer has no content")
+    return "".join(texts), finish_reason
+
+
+def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
+    """The canonical counts, and whether the provider left them out.
+
+    `promptTokenCount` has the cached tokens in it, `candidatesTokenCount` not the thoughts. Google's JSON leaves out
+    what is zero, so a count that is missing where there is text was not made.
+    """
+    if reported is None or reported.prompt_token_count is None:
+        return guessed(content), True
+    said, thought = reported.candidates_token_count, reported.thoughts_token_count or 0
+    if said is None:
+        if content:
+            return guessed(content), True
+        said = 0
+    asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
+    if not (credible(asked, used_tools) and credible(said, thought)):
+        return guessed(content), True
+    return Usage(
+        input_tokens=asked + used_tools,
+        output_tokens=said + thought,
+        cache_read_tokens=within(asked, reported.cached_content_token_count),
+        reasoning_tokens=thought,
+        audio_input_tokens=within(asked, _audio(reported.prompt_tokens_details)),
+        audio_output_tokens=within(said, _audio(reported.candidates_tokens_details)),
+    ), False
+
+
+def _audio(details: list[_ModalityCount] | None) -> int:
+    return sum(part.token_count or 0 for part in details or () if part.modality == "AUDIO")
+
+
+def decode_error(body: bytes) -> str:
+    """The provider's own message in an error body, or its beginning as text."""
+    return error_text(body)
+
+
+def interpret(refused: Exchange) -> Exchange:
+    """A bad key is refused with 400 and the reason `API_KEY_INVALID`; a 429 says in its body how long to wait."""
+    if refused.status not in (400, 429):
+        return refused
+    given = error_of(refused.body).get("details")
+    details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
+    if refused.status == 400:
+        invalid = any(detail.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED") for detail in details)
+        return msgspec.structs.replace(refused, status=403) if invalid else refused
+    waits = [wait for detail in details if (wait := _seconds(detail.get("retryDelay"))) is not None]
+    if refused.retry_after_s is not None or not waits:
+        return refused
+    return msgspec.structs.replace(refused, retry_after_s=max(waits))
+
+
+def _seconds(duration: Any) -> float | None:
+    """Seconds of a `google.protobuf.Duration` in JSON: "37.8s"."""
+    if not isinstance(duration, str) or not duration.endswith("s") or not duration[:-1].replace(".", "", 1).isdecimal():
+        return None
+    return float(duration[:-1])

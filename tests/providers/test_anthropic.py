@@ -1,0 +1,344 @@
+"""Anthropic's dialect: what is sent to which model, and what is understood of the documents it publishes and others."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.messages import Reply
+from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.usage import Usage
+from llm_gateway.providers import anthropic
+from llm_gateway.providers.base import MalformedReply
+from llm_gateway.providers.decoding import MAX_COUNT
+from tests.pipeline.fakes import provider, request
+from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL
+
+CLASSIC, RECENT = "claude-sonnet-4-6", "claude-opus-5-5"
+INSTRUCTION = "Answer only by calling the tool json_answer. Its input is your whole answer, one JSON object."
+
+
+def written(model: str = CLASSIC, **changes: Any) -> Any:
+    """The body of a call."""
+    return msgspec.json.decode(anthropic.encode(request(**changes), model).body)
+
+
+def message(*content: object, **changes: Any) -> bytes:
+    document = {"content": list(content), "stop_reason": "end_turn", **changes}
+    return msgspec.json.encode({"usage": {"input_tokens": 19, "output_tokens": 10}, **document})
+
+
+def text(said: str = "Hello") -> dict[str, str]:
+    return {"type": "text", "text": said}
+
+
+class TestTarget:
+    def test_urls_and_headers(self) -> None:
+        target = anthropic.target(provider(), "sk-ant-key", "https://api.anthropic.com/")
+
+        assert (target.root, target.models_url) == ("https://api.anthropic.com", "https://api.anthropic.com/v1/models")
+        assert target.headers == {
+            "x-api-key": "sk-ant-key",
+            "anthropic-version": "2023-06-01",
+            "content-type": "application/json",
+            "accept": "application/json",
+        }
+
+
+class TestEncode:
+    def test_a_whole_request(self) -> None:
+        call = anthropic.encode(request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0), CLASSIC)
+
+        assert call.path == "/v1/messages"
+        assert msgspec.json.decode(call.body) == {
+            "model": CLASSIC,
+            "max_tokens": 7,
+            "messages": [{"role": "user", "content": "Hi"}],
+            "system": "Be brief",
+            "temperature": 0.0,
+        }
+
+    def test_without_a_system_text_there_is_no_such_field(self) -> None:
+        assert "system" not in written(system="")
+
+    @pytest.mark.parametrize(("asked", "sent"), [(0.0, 0.0), (0.7, 0.7), (1.0, 1.0), (1.01, 1.0), (2.0, 1.0)])
+    def test_the_hottest_is_one(self, asked: float, sent: float) -> None:
+        assert written(temperature=asked)["temperature"] == sent
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            *("claude-3-5-sonnet-latest", "claude-3-opus-20240229", "claude-2.1", "claude-instant-1.2", "claude-v2"),
+            *("claude-sonnet-4-20250514", "claude-4-opus-20250514", "claude-opus-4-0", "claude-opus-4-1-20250805"),
+            *("claude-opus-4@20250514", "claude-opus-4", "claude-haiku-4-5-20251001", "claude-opus-4.6", "claude-3.7"),
+            *("anthropic.claude-sonnet-4-5-20250929-v1:0", "anthropic/claude-opus-4.5", "kimi-k3", "deepseek-chat"),
+        ],
+    )
+    def test_models_that_take_all(self, model: str) -> None:
+        body = written(model, json_mode=True)
+
+        assert body["temperature"] == 0.7
+        assert body["tool_choice"] == {"type": "tool", "name": "json_answer"}
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            *("claude-opus-4-7", "claude-opus-4.8", "claude-opus-4-7-20260416", "claude-opus-4-10", "claude-opus-5"),
+            *("claude-sonnet-5", "claude-haiku-5-5", "claude-sonnet-5-5", "claude-fable-5-1", "claude-mythos-preview"),
+            *("anthropic/claude-fable-5", "anthropic.claude-opus-5-5-v1:0", "claude-next"),
+        ],
+    )
+    def test_models_that_do_not(self, model: str) -> None:
+        body = written(model, json_mode=True)
+
+        assert "temperature" not in body
+        assert body["tool_choice"] == {"type": "auto"}
+
+    @pytest.mark.parametrize("model", [CLASSIC, RECENT])
+    @pytest.mark.parametrize(("system", "sent"), [("", INSTRUCTION), ("Be brief", f"Be brief\n{INSTRUCTION}")])
+    def test_json_is_the_input_of_a_tool(self, model: str, system: str, sent: str) -> None:
+        body = written(model, system=system, json_mode=True)
+
+        assert body["system"] == sent
+        [tool] = body["tools"]
+        assert (tool["name"], tool["input_schema"]) == ("json_answer", {"type": "object"})
+        assert body["messages"][-1]["role"] == "user", "newer models refuse an answer that is begun for them"
+
+    def test_otherwise_there_is_no_tool(self) -> None:
+        assert written().keys() & {"tools", "tool_choice"} == set()
+
+    @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+    def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
+        body = written(prompt=prompt, system=system)
+
+        assert (body["messages"], body.get("system", "")) == ([{"role": "user", "content": prompt}], system)
+
+
+PIECES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(-1e9, 1e9)
+    | st.sampled_from(["text", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["content", "type", "text", "input", "usage", "input_tokens", "id"]), inner)
+    ),
+    max_leaves=12,
+)
+BLOCKS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "tool_use", "thinking"])},
+        optional={"text": st.text("ab") | st.none(), "name": st.just("json_answer"), "input": PIECES},
+    ),
+    max_size=3,
+)
+
+
+class TestDecode:
+    def test_the_published_example(self) -> None:
+        assert anthropic.decode(msgspec.json.encode(ANTHROPIC)) == Reply(
+            content="Hi! My name is Claude.",
+            usage=Usage(
+                input_tokens=2095 + 2051 + 2000,
+                output_tokens=503,
+                cache_read_tokens=2000,
+                cache_write_tokens=2051,
+                cache_write_1h_tokens=2000,
+                reasoning_tokens=400,
+            ),
+            finish_reason="stop",
+            upstream_model="claude-opus-5-5",
+            upstream_request_id="msg_013Zva2CMHLNnjNjtJKqJ2EF",
+            usage_estimated=False,
+        )
+
+    def test_the_input_of_our_tool_is_the_answer(self) -> None:
+        reply = anthropic.decode(msgspec.json.encode(ANTHROPIC_TOOL))
+
+        assert (reply.content, reply.finish_reason) == ('{"capital":"Paris","of":["France"]}', "stop")
+
+    def test_its_json_is_passed_on_as_it_was_written(self) -> None:
+        written = b'{"n": 1.0000000000000000001, "n": 12345678901234567890123, "t": "\\u00e9\xc3\xa9"}'
+        body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', written)
+
+        assert anthropic.decode(body).content.encode() == written
+
+    def test_another_tool_is_none_of_ours(self) -> None:
+        call = {"type": "tool_use", "id": "t", "name": "search", "input": {}}
+        reply = anthropic.decode(message(text("I look it up."), call, stop_reason="tool_use"))
+
+        assert (reply.content, reply.finish_reason) == ("I look it up.", "tool_calls")
+
+    def test_texts_are_put_together(self) -> None:
+        assert anthropic.decode(message(text("one "), {"type": "new"}, text("two"))).content == "one two"
+
+    def test_an_empty_text_is_a_text(self) -> None:
+        assert anthropic.decode(message(text(""))).content == ""
+
+    @pytest.mark.parametrize(
+        ("said", "canonical"),
+        [
+            ("end_turn", "stop"),
+            ("stop_sequence", "stop"),
+            ("pause_turn", "stop"),
+            ("max_tokens", "length"),
+            ("model_context_window_exceeded", "length"),
+            ("refusal", "content_filter"),
+            ("tool_use", "tool_calls"),
+            (None, "stop"),
+            ("x" * 1000, "stop"),
+        ],
+    )
+    def test_the_finish_reason_in_our_words(self, said: str | None, canonical: str) -> None:
+        assert anthropic.decode(message(text(), stop_reason=said)).finish_reason == canonical
+
+    @pytest.mark.parametrize(("said", "canonical"), [("refusal", "content_filter"), ("max_tokens", "length")])
+    def test_refused_or_cut_off_before_a_word_was_said(self, said: str, canonical: str) -> None:
+        for content in ([], [{"type": "thinking", "thinking": "Hm"}]):
+            reply = anthropic.decode(message(*content, stop_reason=said))
+
+            assert (reply.content, reply.finish_reason) == ("", canonical)
+
+    def test_json_that_was_cut_off(self) -> None:
+        cut = {"type": "tool_use", "name": "json_answer", "input": {}}
+        reply = anthropic.decode(message(cut, stop_reason="max_tokens"))
+
+        assert (reply.content, reply.finish_reason) == ("{}", "length")
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (b"", "The answer is no message: "),
+            (b"<html>502</html>", "The answer is no message: "),
+            (b"[]", "The answer is no message: Expected `object`, got `array`"),
+            (b"{}", "The answer is no message: Object missing required field `content`"),
+            (b'{"type": "error", "error": {"type": "overloaded_error", "message": "x"}}', "The answer is no message: "),
+            (b'{"content": null}', "The answer is no message: "),
+            (b'{"content": [{"text": "no type"}]}', "The answer is no message: "),
+            (b'{"content": [{"type": "text", "text": "half', "The answer is no message: "),
+            (b'{"content": [{"type": "text", "text": "\xff"}]}', "The answer is no message: "),
+            (b'{"x": ' + b"[" * 100_000, "The answer is no message: "),
+            (message(text(), usage={"input_tokens": "many"}), "The answer is no message: "),
+            (message(), "The answer has no content"),
+            (message({"type": "thinking", "thinking": "Hm"}), "The answer has no content"),
+            (message({"type": "text", "text": None}), "The answer has no content"),
+        ],
+    )
+    def test_malformed(self, body: bytes, said: str) -> None:
+        with pytest.raises(MalformedReply) as raised:
+            anthropic.decode(body)
+
+        assert str(raised.value).startswith(said)
+
+    def test_a_tool_without_input_is_no_json(self) -> None:
+        with suppress(MalformedReply):
+            assert anthropic.decode(message({"type": "tool_use", "name": "json_answer"})).content == ""
+
+    @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | BLOCKS.map(lambda blocks: message(*blocks)))
+    def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
+        with suppress(MalformedReply):
+            assert isinstance(anthropic.decode(body), Reply)
+
+    @given(st.binary(max_size=20))
+    def test_a_tools_input_of_any_bytes(self, given: bytes) -> None:
+        body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', given)
+        with suppress(MalformedReply):
+            assert isinstance(anthropic.decode(body).content, str)
+
+
+def counted(**usage: Any) -> tuple[Usage, bool]:
+    reply = anthropic.decode(message(text("x" * 41), usage=usage))
+    return reply.usage, reply.usage_estimated
+
+
+COUNTS = st.none() | st.integers(-5, 20) | st.integers(MAX_COUNT - 5, 2**64 - 1)
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            {},
+            {"input_tokens": 5},
+            {"output_tokens": 5},
+            {"input_tokens": -1, "output_tokens": 5},
+            {"input_tokens": 5, "output_tokens": -1},
+            {"input_tokens": 5, "output_tokens": 1_000_000_001},
+            {"input_tokens": 5, "output_tokens": 5, "cache_read_input_tokens": -1},
+            {"input_tokens": 5, "output_tokens": 5, "cache_creation_input_tokens": 10**9},
+        ],
+        ids=repr,
+    )
+    def test_what_was_not_counted_is_estimated(self, usage: dict[str, int]) -> None:
+        assert counted(**usage) == (Usage(output_tokens=11), True)
+
+    def test_no_usage_at_all(self) -> None:
+        assert anthropic.decode(message(text("x" * 41), usage=None)).usage_estimated
+
+    @pytest.mark.parametrize(
+        ("written", "created", "total", "long"),
+        [
+            (100, None, 100, 0),
+            (100, {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 60}, 100, 60),
+            (None, {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 60}, 100, 60),
+            (None, {"ephemeral_5m_input_tokens": 40}, 40, 0),
+            (10, {"ephemeral_1h_input_tokens": 60}, 10, 10),
+            (None, None, 0, 0),
+        ],
+    )
+    def test_what_was_written_to_the_cache(self, written: int | None, created: Any, total: int, long: int) -> None:
+        usage, estimated = counted(
+            input_tokens=1, output_tokens=1, cache_creation_input_tokens=written, cache_creation=created
+        )
+
+        assert (usage.input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens) == (1 + total, total, long)
+        assert not estimated
+
+    @given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS))
+    def test_parts_lie_within_their_totals(self, counts: tuple[int | None, ...]) -> None:
+        asked, answered, read, written, long, thought = counts
+        usage, _ = counted(
+            input_tokens=asked,
+            output_tokens=answered,
+            cache_read_input_tokens=read,
+            cache_creation_input_tokens=written,
+            cache_creation={"ephemeral_1h_input_tokens": long},
+            output_tokens_details={"thinking_tokens": thought},
+        )
+
+        assert 0 <= usage.cache_read_tokens + usage.cache_write_tokens <= usage.input_tokens <= MAX_COUNT
+        assert 0 <= usage.cache_write_1h_tokens <= usage.cache_write_tokens
+        assert 0 <= usage.reasoning_tokens <= usage.output_tokens <= MAX_COUNT
+
+
+def refusal(kind: str, message: str) -> bytes:
+    return msgspec.json.encode(
+        {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_011CSHoEeqs5C35K2UUqR7Fy"}
+    )
+
+
+class TestRefusals:
+    def test_the_providers_own_words(self) -> None:
+        assert anthropic.decode_error(refusal("overloaded_error", "Overloaded")) == "Overloaded"
+
+    @pytest.mark.parametrize(
+        ("status", "kind", "said", "meant"),
+        [
+            (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API. …", 402),
+            (400, "invalid_request_error", "max_tokens: must be greater than 0", 400),
+            (401, "authentication_error", "invalid x-api-key", 401),
+            (402, "billing_error", "There is an issue with billing", 402),
+            (429, "rate_limit_error", "Number of requests has exceeded your rate limit", 429),
+            (529, "overloaded_error", "Overloaded", 529),
+        ],
+    )
+    def test_what_a_status_means(self, status: int, kind: str, said: str, meant: int) -> None:
+        answer = Exchange(status, refusal(kind, said), 7.0)
+
+        assert anthropic.interpret(answer) == Exchange(meant, answer.body, 7.0)

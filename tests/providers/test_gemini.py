@@ -1,0 +1,326 @@
+"""Gemini's dialect: what is sent, and what is understood of the documents it publishes and of those it does not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.messages import Reply
+from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.usage import Usage
+from llm_gateway.providers import gemini
+from llm_gateway.providers.base import MalformedReply
+from llm_gateway.providers.decoding import MAX_COUNT
+from tests.pipeline.fakes import provider, request
+from tests.providers.documents import GEMINI, GEMINI_BLOCKED
+
+
+def written(**changes: Any) -> Any:
+    """The body of a call."""
+    return msgspec.json.decode(gemini.encode(request(**changes), "gemini-2.5-flash").body)
+
+
+def generated(*parts: object, finish: object = "STOP", **changes: Any) -> bytes:
+    candidate = {"content": {"parts": list(parts), "role": "model"}, "finishReason": finish}
+    usage = {"promptTokenCount": 19, "candidatesTokenCount": 10}
+    return msgspec.json.encode({"candidates": [candidate], "usageMetadata": usage, **changes})
+
+
+class TestTarget:
+    def test_urls_and_headers(self) -> None:
+        target = gemini.target(provider(), "AIza-key", "https://generativelanguage.googleapis.com//")
+
+        assert target.root == "https://generativelanguage.googleapis.com"
+        assert target.models_url == "https://generativelanguage.googleapis.com/v1beta/models"
+        assert target.headers == {
+            "x-goog-api-key": "AIza-key",
+            "content-type": "application/json",
+            "accept": "application/json",
+        }
+
+
+class TestEncode:
+    def test_a_whole_request(self) -> None:
+        call = gemini.encode(
+            request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=True), "gemini-2.5-flash"
+        )
+
+        assert call.path == "/v1beta/models/gemini-2.5-flash:generateContent"
+        assert msgspec.json.decode(call.body) == {
+            "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
+            "systemInstruction": {"parts": [{"text": "Be brief"}]},
+            "generationConfig": {"maxOutputTokens": 7, "temperature": 0.0, "responseMimeType": "application/json"},
+        }
+
+    def test_what_was_not_asked_for_is_not_sent(self) -> None:
+        body = written(system="", json_mode=False)
+
+        assert body.keys() == {"contents", "generationConfig"}
+        assert body["generationConfig"].keys() == {"maxOutputTokens", "temperature"}
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.3, 2.0])
+    def test_the_temperature(self, temperature: float) -> None:
+        assert written(temperature=temperature)["generationConfig"]["temperature"] == temperature
+
+    @pytest.mark.parametrize(
+        ("model", "path"),
+        [
+            ("gemini-2.5-flash", "models/gemini-2.5-flash"),
+            ("models/gemini-2.5-flash", "models/gemini-2.5-flash"),
+            ("tunedModels/mine-1", "tunedModels/mine-1"),
+            ("a b/é?#:%2e", "models/a%20b%2F%C3%A9%3F%23%3A%252e"),
+            ("../../v1/files", "models/..%2F..%2Fv1%2Ffiles"),
+            ("models/..", "models/.."),
+            ("models/../x", "models/..%2Fx"),
+            ("publishers/google/models/g", "models/publishers%2Fgoogle%2Fmodels%2Fg"),
+        ],
+    )
+    def test_a_models_path(self, model: str, path: str) -> None:
+        assert gemini.path_of(model) == f"/v1beta/{path}"
+
+    @given(st.text(st.characters(codec="utf-8"), min_size=1))
+    def test_a_name_stays_one_segment(self, model: str) -> None:
+        segment = gemini.path_of(f"models/{model}").removeprefix("/v1beta/models/")
+
+        assert segment.isascii()
+        assert not set(segment) & set("/?#:\\ ")
+        assert unquote(segment, errors="strict") == model
+
+    @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1))
+    def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
+        body = written(prompt=prompt, system=system)
+
+        assert body["contents"][0]["parts"] == [{"text": prompt}]
+        assert body["systemInstruction"]["parts"] == [{"text": system}]
+
+
+NAMES = ["candidates", "content", "parts", "text", "thought", "finishReason", "promptFeedback", "blockReason"]
+PIECES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(-1e9, 1e9)
+    | st.sampled_from(["STOP", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*NAMES, "usageMetadata", "promptTokenCount", "modelVersion"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+class TestDecode:
+    def test_a_published_answer(self) -> None:
+        assert gemini.decode(msgspec.json.encode(GEMINI)) == Reply(
+            content="Hello! How can I help?",
+            usage=Usage(
+                input_tokens=730,
+                output_tokens=70,
+                cache_read_tokens=512,
+                reasoning_tokens=61,
+                audio_input_tokens=40,
+            ),
+            finish_reason="stop",
+            upstream_model="gemini-2.5-flash",
+            upstream_request_id="wv4GacGYKdXy7M8P0pTd4AI",
+            usage_estimated=False,
+        )
+
+    def test_a_blocked_prompt_is_the_providers_answer(self) -> None:
+        reply = gemini.decode(msgspec.json.encode(GEMINI_BLOCKED))
+
+        assert (reply.content, reply.finish_reason) == ("", "content_filter")
+        assert (reply.usage, reply.usage_estimated) == (Usage(input_tokens=12), False)
+
+    @pytest.mark.parametrize(
+        ("said", "canonical"),
+        [
+            ("STOP", "stop"),
+            ("OTHER", "stop"),
+            (None, "stop"),
+            ("MAX_TOKENS", "length"),
+            ("CONTINUATION", "length"),
+            *((reason, "content_filter") for reason in ("SAFETY", "RECITATION", "BLOCKLIST", "SPII", "ESCALATION")),
+            ("x" * 1000, "content_filter"),
+        ],
+    )
+    def test_the_finish_reason_in_our_words(self, said: str | None, canonical: str) -> None:
+        assert gemini.decode(generated({"text": "Hello"}, finish=said)).finish_reason == canonical
+
+    @pytest.mark.parametrize(("said", "canonical"), [("SAFETY", "content_filter"), ("MAX_TOKENS", "length")])
+    @pytest.mark.parametrize(
+        "content", [{}, {"role": "model"}, {"parts": []}, {"parts": [{"text": "Hm", "thought": True}]}, None]
+    )
+    def test_blocked_or_cut_off_before_a_word_was_said(self, said: str, canonical: str, content: Any) -> None:
+        reply = gemini.decode(generated(candidates=[{"content": content, "finishReason": said}]))
+
+        assert (reply.content, reply.finish_reason) == ("", canonical)
+
+    def test_the_first_candidate_counts(self) -> None:
+        candidates = [{"content": {"parts": [{"text": text}]}} for text in ("one", "two")]
+
+        assert gemini.decode(generated(candidates=candidates)).content == "one"
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (b"", "The answer is no generated content: "),
+            (b"<html>502</html>", "The answer is no generated content: "),
+            (b"[{}]", "The answer is no generated content: Expected `object`, got `array`"),
+            (b'{"candidates": [{"content": {"parts": [{"text": "half', "The answer is no generated content: "),
+            (b'{"candidates": [{"content": {"parts": [{"text": "\xff"}]}}]}', "The answer is no generated content: "),
+            (b'{"x": ' + b"[" * 100_000, "The answer is no generated content: "),
+            (generated({"text": 5}), "The answer is no generated content: "),
+            (b"{}", "The answer has no candidates"),
+            (b'{"error": {"code": 500, "message": "Internal"}}', "The answer has no candidates"),
+            (b'{"candidates": []}', "The answer has no candidates"),
+            (b'{"candidates": null, "promptFeedback": {}}', "The answer has no candidates"),
+            (generated(), "The answer has no content"),
+            (generated({"functionCall": {"name": "f"}}), "The answer has no content"),
+            (generated({"text": "Hm", "thought": True}), "The answer has no content"),
+            (generated({"text": "Hm"}, finish="MALFORMED_RESPONSE"), "The answer was broken off (MALFORMED_RESPONSE)"),
+            (generated(finish="UNEXPECTED_TOOL_CALL"), "The answer was broken off (UNEXPECTED_TOOL_CALL)"),
+        ],
+    )
+    def test_malformed(self, body: bytes, message: str) -> None:
+        with pytest.raises(MalformedReply) as raised:
+            gemini.decode(body)
+
+        assert str(raised.value).startswith(message)
+
+    @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | PIECES.map(generated))
+    def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
+        with suppress(MalformedReply):
+            assert isinstance(gemini.decode(body), Reply)
+
+
+def counted(content: str = "x" * 41, **usage: Any) -> tuple[Usage, bool]:
+    parts = [{"text": content}] if content else []
+    reply = gemini.decode(generated(*parts, finish="MAX_TOKENS", usageMetadata=usage))
+    return reply.usage, reply.usage_estimated
+
+
+COUNTS = st.none() | st.integers(-5, 20) | st.integers(MAX_COUNT - 5, 2**64 - 1)
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            {},
+            {"promptTokenCount": 5},
+            {"candidatesTokenCount": 5},
+            {"promptTokenCount": -1, "candidatesTokenCount": 5},
+            {"promptTokenCount": 5, "candidatesTokenCount": -1},
+            {"promptTokenCount": 5, "candidatesTokenCount": 10**9, "thoughtsTokenCount": 1},
+            {"promptTokenCount": 5, "candidatesTokenCount": 5, "thoughtsTokenCount": -1},
+            {"promptTokenCount": 5, "candidatesTokenCount": 5, "toolUsePromptTokenCount": -1},
+        ],
+        ids=repr,
+    )
+    def test_what_was_not_counted_is_estimated(self, usage: dict[str, Any]) -> None:
+        assert counted(**usage) == (Usage(output_tokens=11), True)
+
+    def test_no_usage_at_all(self) -> None:
+        assert gemini.decode(generated({"text": "x"}, usageMetadata=None)).usage_estimated
+
+    def test_thoughts_alone(self) -> None:
+        usage = counted("", promptTokenCount=5, thoughtsTokenCount=95)
+
+        assert usage == (Usage(input_tokens=5, output_tokens=95, reasoning_tokens=95), False)
+
+    def test_audio(self) -> None:
+        audio = [{"modality": "TEXT", "tokenCount": 1}, {"modality": "AUDIO", "tokenCount": 3}, {"modality": "AUDIO"}]
+        usage, _ = counted(
+            promptTokenCount=5, candidatesTokenCount=2, promptTokensDetails=audio, candidatesTokensDetails=audio
+        )
+
+        assert usage == Usage(input_tokens=5, output_tokens=2, audio_input_tokens=3, audio_output_tokens=2)
+
+    @given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS))
+    def test_parts_lie_within_their_totals(self, counts: tuple[int | None, ...]) -> None:
+        asked, cached, tools, said, thought, audio = counts
+        usage, _ = counted(
+            promptTokenCount=asked,
+            cachedContentTokenCount=cached,
+            toolUsePromptTokenCount=tools,
+            candidatesTokenCount=said,
+            thoughtsTokenCount=thought,
+            promptTokensDetails=[{"modality": "AUDIO", "tokenCount": audio}],
+            candidatesTokensDetails=[{"modality": "AUDIO", "tokenCount": audio}],
+        )
+
+        assert max(usage.input_tokens, usage.output_tokens) <= MAX_COUNT
+        assert 0 <= usage.cache_read_tokens <= usage.input_tokens
+        assert 0 <= usage.audio_input_tokens <= usage.input_tokens
+        assert 0 <= usage.reasoning_tokens + usage.audio_output_tokens <= usage.output_tokens
+
+
+def refusal(code: int, status: str, message: str, *details: object) -> Any:
+    return {"error": {"code": code, "message": message, "status": status, "details": list(details)}}
+
+
+INVALID_KEY = {
+    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+    "reason": "API_KEY_INVALID",
+    "domain": "googleapis.com",
+    "metadata": {"service": "generativelanguage.googleapis.com"},
+}
+QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaValue": "20"}]}
+
+
+def retry(delay: object) -> dict[str, object]:
+    return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("wrap", [lambda document: document, lambda document: [document]], ids=["one", "a list"])
+    def test_the_providers_own_words(self, wrap: Any) -> None:
+        body = msgspec.json.encode(wrap(refusal(503, "UNAVAILABLE", "The model is overloaded.")))
+
+        assert gemini.decode_error(body) == "The model is overloaded."
+
+    @pytest.mark.parametrize(
+        ("status", "document", "meant"),
+        [
+            (400, refusal(400, "INVALID_ARGUMENT", "API key not valid.", INVALID_KEY), 403),
+            (400, [refusal(400, "INVALID_ARGUMENT", "API key not valid.", INVALID_KEY)], 403),
+            (400, refusal(400, "INVALID_ARGUMENT", "Invalid value at 'contents'"), 400),
+            (400, refusal(400, "INVALID_ARGUMENT", "odd", "details", None, {"reason": ["API_KEY_INVALID"]}), 400),
+            (400, {"error": {"details": "none"}}, 400),
+            (400, "odd", 400),
+            (403, refusal(403, "PERMISSION_DENIED", "no"), 403),
+            (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), 500),
+        ],
+    )
+    def test_what_a_status_means(self, status: int, document: Any, meant: int) -> None:
+        answer = Exchange(status, msgspec.json.encode(document))
+
+        assert gemini.interpret(answer) == Exchange(meant, answer.body)
+
+    @pytest.mark.parametrize(
+        ("details", "header", "wait"),
+        [
+            ([QUOTA, retry("37s")], None, 37.0),
+            ([retry("37.82626638s")], None, 37.82626638),
+            ([retry("1s"), retry("2s")], None, 2.0),
+            ([retry("0s")], None, 0.0),
+            ([retry("37s")], 5.0, 5.0),
+            ([QUOTA], None, None),
+            *(([retry(odd)], None, None) for odd in ("", "s", "37", ".s", "-1s", "nans", "1e9s", "1.2.3s", 5, None)),
+        ],
+    )
+    def test_how_long_to_wait(self, details: list[object], header: float | None, wait: float | None) -> None:
+        body = msgspec.json.encode(refusal(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", *details))
+
+        assert gemini.interpret(Exchange(429, body, header)) == Exchange(429, body, wait)
+
+    @given(st.sampled_from([400, 429]), st.binary(max_size=100) | PIECES.map(msgspec.json.encode))
+    def test_any_body(self, status: int, body: bytes) -> None:
+        assert gemini.interpret(Exchange(status, body)) == Exchange(status, body)

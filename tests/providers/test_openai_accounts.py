@@ -1,0 +1,161 @@
+"""OpenAI's dialect, the rest of it: what was counted, and what a refusal means and says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.usage import Usage
+from llm_gateway.providers import openai
+from tests.providers.documents import completion
+
+
+def counted(**usage: Any) -> tuple[Usage, bool]:
+    reply = openai.decode(completion(usage=usage))
+    return reply.usage, reply.usage_estimated
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            ...,
+            None,
+            {},
+            {"prompt_tokens": 5},
+            {"completion_tokens": 5},
+            {"prompt_tokens": None, "completion_tokens": 5},
+            {"prompt_tokens": 5, "completion_tokens": None},
+            {"prompt_tokens": -1, "completion_tokens": 5},
+            {"prompt_tokens": 5, "completion_tokens": -1},
+            {"prompt_tokens": 1_000_000_001, "completion_tokens": 5},
+            {"prompt_tokens": 5, "completion_tokens": 1_000_000_001},
+        ],
+        ids=repr,
+    )
+    def test_what_was_not_counted_is_estimated(self, usage: object) -> None:
+        reply = openai.decode(completion({"content": "x" * 41}, usage=usage))
+
+        assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
+
+    def test_a_count_beyond_any_integer_of_ours_is_none(self) -> None:
+        body = completion(usage={"prompt_tokens": 1, "completion_tokens": 777}).replace(b"777", b"9" * 40)
+
+        assert openai.decode(body).usage_estimated
+
+    def test_counts_of_nothing_are_counts(self) -> None:
+        assert counted(prompt_tokens=0, completion_tokens=0) == (Usage(), False)
+        large = counted(prompt_tokens=1_000_000_000, completion_tokens=1_000_000_000)
+        assert large == (Usage(input_tokens=1_000_000_000, output_tokens=1_000_000_000), False)
+
+    @pytest.mark.parametrize("details", [{}, {"cached_tokens": None, "audio_tokens": None}, {"reasoning_tokens": None}])
+    def test_details_that_say_nothing(self, details: dict[str, Any]) -> None:
+        whole = Usage(input_tokens=19, output_tokens=10)
+
+        assert counted(prompt_tokens=19, completion_tokens=10, prompt_tokens_details=details)[0] == whole
+        assert counted(prompt_tokens=19, completion_tokens=10, completion_tokens_details=details)[0] == whole
+
+    def test_one_side_of_the_details(self) -> None:
+        into, _ = counted(prompt_tokens=19, completion_tokens=10, prompt_tokens_details={"cached_tokens": 8})
+        out, _ = counted(prompt_tokens=19, completion_tokens=10, completion_tokens_details={"reasoning_tokens": 8})
+
+        assert into == Usage(input_tokens=19, output_tokens=10, cache_read_tokens=8)
+        assert out == Usage(input_tokens=19, output_tokens=10, reasoning_tokens=8)
+
+    def test_details_are_parts_of_the_whole(self) -> None:
+        usage, estimated = counted(
+            prompt_tokens=19,
+            completion_tokens=10,
+            prompt_tokens_details={"cached_tokens": 20, "audio_tokens": -5},
+            completion_tokens_details={"reasoning_tokens": 2**63, "audio_tokens": 10},
+        )
+
+        assert usage == Usage(
+            input_tokens=19, output_tokens=10, cache_read_tokens=19, reasoning_tokens=10, audio_output_tokens=10
+        )
+        assert not estimated
+
+    def test_tokens_written_to_the_cache(self) -> None:
+        usage, _ = counted(prompt_tokens=19, completion_tokens=1, prompt_tokens_details={"cache_write_tokens": 20})
+
+        assert usage == Usage(input_tokens=19, output_tokens=1, cache_write_tokens=19)
+
+    @pytest.mark.parametrize(
+        ("total", "thought", "out"),
+        [(135, 94, 103), (41, 5, 9), (None, 5, 9), (32 + 9 + 10**10, 10**10, 9), (36, -5, 9)],
+        ids=["beside", "within", "no total", "incredible", "negative"],
+    )
+    def test_xai_counts_thoughts_beside_the_answer(self, total: int | None, thought: int, out: int) -> None:
+        usage, _ = counted(
+            prompt_tokens=32,
+            completion_tokens=9,
+            total_tokens=total,
+            prompt_tokens_details={"cached_tokens": 1},
+            completion_tokens_details={"reasoning_tokens": thought},
+        )
+
+        assert (usage.output_tokens, usage.reasoning_tokens) == (out, min(max(thought, 0), out))
+
+
+GROQ = {"message": "Failed to generate JSON.", "type": "invalid_request_error", "code": "json_validate_failed"}
+XAI = {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***x. You can obtain …"}
+OPENAI = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
+
+
+class TestInterpret:
+    @pytest.mark.parametrize(
+        ("status", "document", "meant"),
+        [
+            (400, {"error": GROQ}, 409),
+            (400, XAI, 403),
+            (400, {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}, 400),
+            (400, {"error": None}, 400),
+            (401, {"error": {"message": "Incorrect API key provided: sk-x", "code": "invalid_api_key"}}, 401),
+            (429, {"error": OPENAI}, 429),
+            (500, {"error": GROQ}, 500),
+        ],
+    )
+    def test_what_a_status_means(self, status: int, document: Any, meant: int) -> None:
+        said = Exchange(status, msgspec.json.encode(document), 3.0)
+
+        assert openai.interpret(said) == Exchange(meant, said.body, 3.0)
+
+
+class TestDecodeError:
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (b'{"error": {"message": "Rate limit reached", "type": "requests", "code": null}}', "Rate limit reached"),
+            (b'{"error": "model not found"}', "model not found"),
+            (b'{"message": "Unauthorized"}', "Unauthorized"),
+            (b'{"object": "error", "message": "bad", "code": 400}', "bad"),
+            (b'{"error": {"message": ""}}', '{"error": {"message": ""}}'),
+            (b'{"error": {"message": 5}}', '{"error": {"message": 5}}'),
+            (b'{"error": null}', '{"error": null}'),
+            (b'{"detail": "x"}', '{"detail": "x"}'),
+            (b'["x"]', '["x"]'),
+            (b'[{"error": {"message": "in a list"}}]', "in a list"),
+            (b" <html>Bad gateway</html>\n", "<html>Bad gateway</html>"),
+            (b"", ""),
+            (b"\xff\xfe", "\ufffd\ufffd"),
+            (b'"\xff"', '"\ufffd"'),
+        ],
+    )
+    def test_the_providers_own_words(self, body: bytes, message: str) -> None:
+        assert openai.decode_error(body) == message
+
+    def test_enough_of_a_long_one_to_find_its_secrets(self) -> None:
+        assert openai.decode_error(msgspec.json.encode({"error": {"message": "x" * 2001}})) == "x" * 2000
+        assert openai.decode_error(b"y" * 2001) == "y" * 2000
+
+    @given(st.binary(max_size=100))
+    def test_it_never_fails(self, body: bytes) -> None:
+        assert isinstance(openai.decode_error(body), str)
+
+    def test_nor_at_a_deep_one(self) -> None:
+        assert openai.decode_error(b"[" * 100_000) == "[" * 2000
