@@ -87,7 +87,8 @@ class Exchange:
             self.disconnected = True
             self.line.abandon()
             return
-        self.line.transport.write(self.line.hub.refusal(status, with_body=self.scope["method"] != "HEAD"))
+        with_body = self.scope["method"] != "HEAD"
+        self.line.transport.write(self.line.hub.refusal(status, self.scope["headers"], with_body=with_body))
         self._finish()
 
     def wake(self) -> None:
