@@ -112,8 +112,10 @@ def test_production_with_all_it_needs(given: pytest.MonkeyPatch, host: str) -> N
 
 
 REFUSED = [
-    ({"PROT": "1"}, r"LLM_GATEWAY_PROT is not a setting"),
-    ({"BASE_URL": ""}, r"LLM_GATEWAY_BASE_URL is not a setting"),
+    ({"PROT": "1"}, r"LLM_GATEWAY_PROT is not a setting: if LLM_GATEWAY_PORT is meant, write that\.$"),
+    ({"SERVICE_KEY": "1"}, r"LLM_GATEWAY_SERVICE_KEY is not a setting: if LLM_GATEWAY_SERVICE_KEYS is meant"),
+    ({"FROBNICATE": ""}, r"LLM_GATEWAY_FROBNICATE is not a setting; see docs/SETUP\.md for the names there are\.$"),
+    ({"DATA_DIR": ""}, r"LLM_GATEWAY_DATA_DIR does not fit: It is empty\.$"),
     ({"PORT": "http"}, r"LLM_GATEWAY_PORT does not fit: .*integer"),
     ({"PORT": "0"}, r"LLM_GATEWAY_PORT does not fit: .*1"),
     ({"PORT": "65536"}, r"LLM_GATEWAY_PORT does not fit: .*65535"),
@@ -187,10 +189,40 @@ def test_a_name_is_unknown_in_any_case_and_in_the_file_too(given: pytest.MonkeyP
         load_settings()
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"LLM_GATEWAY_PORT=\xff\xfe\n")
+@pytest.mark.parametrize("content", [b"LLM_GATEWAY_PORT=\xff\xfe\n", b"LLM_GATEWAY_DATA_DIR=a\0b\n"])
+def test_a_file_that_is_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".env").write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"The file \.env cannot be read"):
         load_settings()
+
+
+def test_a_file_that_is_a_directory(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(ConfigurationError, match=r"The file \.env cannot be read"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("LLM_GATEWAY_PORT\n", 1),
+        ("# port\n\nLLM_GATEWAY_PORT: 1\n", 3),
+        ("\n\n=1", 3),
+        ("A=1\nLLM_GATEWAY_CACHE_SCOPE='global\nB=2\n", 2),
+        ("export llm_gateway_port\n", 1),
+    ],
+)
+def test_a_line_of_the_file_that_says_nothing(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / ".env").write_text(text)
+    with pytest.raises(ConfigurationError, match=rf"Line {line} of the file \.env is not NAME=value: correct it"):
+        load_settings()
+
+
+def test_what_a_file_may_look_like(tmp_path: Path) -> None:
+    text = "\ufeffLLM_GATEWAY_PORT=8300\r\n# none\r\n\r\nexport LLM_GATEWAY_CACHE_SCOPE = 'global' # all\r\nBARE\r\n"
+    (tmp_path / ".env").write_bytes(text.encode())
+    settings = load_settings()
+    assert (settings.port, settings.cache_scope) == (8300, "global")
 
 
 def test_every_setting_is_described() -> None:

@@ -5,34 +5,47 @@ Read only by `app.py` and `cli.py`; everything below them takes plain values.
 
 from __future__ import annotations
 
+import difflib
+import io
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
-from pydantic import Field, ValidationError
+from dotenv.parser import parse_stream
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from llm_gateway.errors import ConfigurationError
 
 PREFIX = "LLM_GATEWAY_"
+ENV_FILE, ENV_FILE_ENCODING = ".env", "utf-8-sig"
 DEV_KEY = "dev-gateway-key"
 MIN_KEY_LENGTH = 32
 SCOPES = frozenset({"call", "read", "admin"})
 KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 
 
+def _path(given: object) -> object:
+    if given == "":
+        raise ValueError("It is empty")  # as a path it would be the working directory
+    return given
+
+
 class Settings(BaseSettings):
     """What the gateway was told. Durations are seconds, sizes bytes."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, env_file_encoding=ENV_FILE_ENCODING, extra="ignore", frozen=True
+    )
 
     env: Literal["dev", "production"] = Field("dev", description="dev or production")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8200, ge=1, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, description="processes; more than one needs Redis")
-    data_dir: Path = Field(Path("./data"), description="journal, SQLite file, generated dev encryption key")
+    data_dir: Annotated[Path, BeforeValidator(_path)] = Field(
+        Path("./data"), description="journal, SQLite file, generated dev encryption key"
+    )
     database_url: str | None = Field(
         None, repr=False, description="sqlite:///… or postgresql://…; SQLite in the data directory"
     )
@@ -95,7 +108,7 @@ def load_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "The settings"
-        raise ConfigurationError(f"{name} does not fit: {first['msg']}.") from None
+        raise ConfigurationError(f"{name} does not fit: {first['msg'].removeprefix('Value error, ')}.") from None
     if "env" not in settings.model_fields_set and not _is_loopback(settings.host):
         settings = settings.model_copy(update={"env": "production"})
     _refuse_unsafe(settings)
@@ -104,15 +117,38 @@ def load_settings(**flags: Any) -> Settings:
 
 
 def _refuse_unknown_names() -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = [name.upper() for name in Settings.model_fields]
+    for name in sorted({name.upper() for name in (*os.environ, *_names_in_file())}):
+        short = name.removeprefix(PREFIX)
+        if short != name and short not in known:
+            near = difflib.get_close_matches(short, known, n=1)
+            hint = (
+                f": if {PREFIX}{near[0]} is meant, write that."
+                if near
+                else "; see docs/SETUP.md for the names there are."
+            )
+            raise ConfigurationError(f"{name} is not a setting{hint}")
+
+
+def _names_in_file() -> list[str]:
+    """The names in `.env`; what its reader would silently pass over is refused."""
     try:
-        in_file = dotenv_values(".env")
+        text = Path(ENV_FILE).read_text(encoding=ENV_FILE_ENCODING)
+    except FileNotFoundError:
+        return []
     except (OSError, UnicodeDecodeError):
-        raise ConfigurationError("The file .env cannot be read: make it readable UTF-8 text, or remove it.") from None
-    given = {name.upper() for name in (*os.environ, *in_file)}
-    for name in sorted(given):
-        if name.startswith(PREFIX) and name not in known:
-            raise ConfigurationError(f"{name} is not a setting; see docs/SETUP.md for the names there are.")
+        text = "\0"
+    if "\0" in text:
+        raise ConfigurationError("The file .env cannot be read: make it readable UTF-8 text, or remove it.")
+    names = []
+    for binding in parse_stream(io.StringIO(text)):
+        is_ours = (binding.key or "").upper().startswith(PREFIX)
+        if binding.error or (is_ours and binding.value is None):
+            before, text = binding.original.line, binding.original.string
+            line = before + text[: len(text) - len(text.lstrip())].count("\n")
+            raise ConfigurationError(f"Line {line} of the file .env is not NAME=value: correct it, or begin it with #.")
+        names.append(binding.key or "")
+    return names
 
 
 def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:

@@ -64,8 +64,9 @@ def start(data_dir: Path) -> Start:
     @asynccontextmanager
     async def start(**settings: Any) -> AsyncIterator[Application]:
         app = Application(Settings(data_dir=data_dir, local_model="false", **settings))
-        async with lifespan(app):
-            yield app
+        with app.log_writer:
+            async with lifespan(app):
+                yield app
 
     return start
 

@@ -118,7 +118,10 @@ def test_nothing_enabled(providers: list[Provider]) -> None:
     with pytest.raises(NoProvider) as raised:
         routed(override("gone"), providers=providers)
 
-    assert raised.value.detail == ("No provider is enabled: create one with POST /api/v1/providers, or enable one.")
+    assert raised.value.detail == (
+        "No provider is enabled that can be used: create one with POST /api/v1/providers or enable one; if one is "
+        "enabled, the gateway's log says what is wrong with it."
+    )
 
 
 def test_an_empty_configuration() -> None:

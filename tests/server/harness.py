@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,10 @@ Message = dict[str, Any]
 Handler = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 WAIT_S = 10.0
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def read_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
@@ -175,3 +180,37 @@ async def running(
         server.stop()
         await serving
         sock.close()
+
+
+async def refused(client: Client, status: int, code: str) -> Response:
+    """The next response is this problem, and the connection ends with it."""
+    response = await client.response()
+    assert response.status == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["connection"] == "close"
+    assert response.headers["x-should-retry"] == ("true" if status in (408, 503) else "false")
+    assert response.headers["x-request-id"] == response.json["request_id"]
+    assert uuid.UUID(response.json["request_id"]).version == 7
+    assert set(response.json) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (response.json["status"], response.json["code"]) == (status, code)
+    assert await client.rest() == b""
+    return response
+
+
+class Gated:
+    """Echoes each request when it is let through."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.started = 0
+        self.ends: list[str] = []
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        self.started += 1
+        body = await read_body(receive)
+        if body is None:
+            self.ends.append("disconnected")
+            return
+        await self.gate.wait()
+        await answer(send, scope["path"].encode())
+        self.ends.append(scope["path"])

@@ -198,6 +198,14 @@ async def test_an_application_that_breaks_the_rules_is_a_500(messages: list[Mess
         assert await client.rest() == b""
 
 
+async def test_a_500_echoes_the_callers_own_id() -> None:
+    async with running(saying()) as server:
+        client = await server.connect()
+        response = await client.ask(GET[:-2] + b"x-request-id: mine\r\n\r\n")
+
+        assert (response.status, response.headers["x-request-id"]) == (500, "mine")
+
+
 async def test_a_failed_head_request_has_no_body() -> None:
     async with running(saying()) as server:
         client = await server.connect()

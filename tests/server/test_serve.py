@@ -184,6 +184,27 @@ async def test_a_signal_while_it_starts_ends_it_with_0() -> None:
         assert server.events == ["starting", "application stopped", "stopped while starting"]
 
 
+async def test_a_signal_in_the_moment_it_has_started_ends_it_too() -> None:
+    ended: list[str] = []
+    servers: list[Server] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        try:
+            await send({"type": "lifespan.startup.complete"})
+            servers[0].stop()
+            await receive()
+        finally:
+            ended.append("application")
+
+    servers.append(Server(app, accept_s=0, drain_s=0, on_stopping=lambda: None, log=lambda *_, **__: None))
+    with contextlib.closing(bind("127.0.0.1", 0)) as sock:
+        with pytest.raises(asyncio.CancelledError):
+            await servers[0].start(sock)
+        assert ended == ["application"]
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
 async def test_why_it_cannot_start_reaches_the_caller_and_nothing_else_is_said() -> None:
     async with process("refuses") as server:
         assert await server.end() == 78

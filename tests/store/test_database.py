@@ -158,12 +158,14 @@ def test_a_moved_file_is_not_written_to(database: Database, database_file: Path,
     assert database.check() is True
 
 
-def test_a_damaged_file_is_unavailable(tmp_path: Path) -> None:
+def test_a_damaged_file_is_unavailable_and_at_the_start_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     path.write_bytes(b"no database at all" * 1000)
     database = Database.open(f"sqlite:///{path}")
     assert database.check() is False
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable), database.read():
+        pass
+    with pytest.raises(ConfigurationError, match="no SQLite database or damaged: put a good one there"):
         database.migrate()
     database.close()
 

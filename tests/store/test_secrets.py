@@ -89,7 +89,10 @@ def test_keys_in_every_spelling(one: bytes, two: bytes) -> None:
 def test_other_keys_are_refused_without_repeating_them(entry: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_keys(f"{OLD.hex()},{entry}")
-    assert str(caught.value) == "Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not 32 bytes in base64 or hex."
+    assert (
+        str(caught.value)
+        == "Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not 32 bytes in base64 or hex: put the key there as it was made."
+    )
 
 
 @pytest.mark.parametrize("text", ["", " ", ",,"])
@@ -134,4 +137,4 @@ def test_key_file_with_something_else_in_it(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         load_or_create_key_file(path)
-    assert str(caught.value) == f"Key 1 of {path} is not 32 bytes in base64 or hex."
+    assert str(caught.value) == f"Key 1 of {path} is not 32 bytes in base64 or hex: put the key there as it was made."

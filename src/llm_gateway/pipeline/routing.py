@@ -28,7 +28,10 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
                     "no longer configured: enable it, or delete the override."
                 )
     if not snapshot.tiers:
-        raise NoProvider("No provider is enabled: create one with POST /api/v1/providers, or enable one.")
+        raise NoProvider(
+            "No provider is enabled that can be used: create one with POST /api/v1/providers or enable one; if one is "
+            "enabled, the gateway's log says what is wrong with it."
+        )
     return Plan(snapshot.tiers)
 
 

@@ -138,6 +138,9 @@ class Server:
         self._config.load()
         loop = asyncio.get_running_loop()
         await self._lifespan.start()
+        if self._stop_asked.is_set():  # in the turn of the loop in which it had just started
+            await self._lifespan.stop()
+            raise asyncio.CancelledError
         try:
             sock.listen(BACKLOG)  # uvloop's own keeps the error to itself
             self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)

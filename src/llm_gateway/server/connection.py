@@ -17,6 +17,7 @@ from llm_gateway.server.exchange import Exchange
 from llm_gateway.server.hub import Hub, Refused
 
 NEVER = math.inf
+FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
 # What a connection waits for: a request, the rest of its head, the rest of its body, our answer, nothing any more.
 IDLE, HEAD, BODY, WHOLE, PARTING = range(5)
@@ -37,7 +38,7 @@ class Connection(HttpToolsProtocol):
         self.hub = hub
         self.limits = hub.limits
         self.active: Exchange | None = None  # the request being answered
-        self.farewell = 0  # the status to refuse with when all before it is answered
+        self.farewell = b""  # the refusal that goes out when all before it is answered
         self.phase = IDLE
         self.deadline = NEVER
         self.stalled = NEVER
@@ -45,6 +46,7 @@ class Connection(HttpToolsProtocol):
         self.received = 0  # bytes of the message being parsed, less what came in one piece with the one before
         self.body_size = 0
         self.hosts = 0
+        self.coding = b""  # the transfer coding of the body being parsed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio's."""
@@ -61,6 +63,11 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_writing()
         self.cycle = self.active = self.parser = None  # type: ignore[assignment]  # breaks the circle
         self.pipeline.clear()
+
+    def eof_received(self) -> None:
+        """Asyncio's. The transport closes after this; who ends in the middle of a request is told so first."""
+        if self.phase in (HEAD, BODY) and self.active in (None, self.cycle):
+            self.refuse(400)
 
     def pause_writing(self) -> None:
         """Asyncio's."""
@@ -118,6 +125,7 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self.hosts = 0
         self.expect_100_continue = False
+        self.coding = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser's."""
@@ -126,8 +134,11 @@ class Connection(HttpToolsProtocol):
         name = name.lower()
         if name == b"host":
             self.hosts += 1
-        elif name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name in FRAMING:
+            if name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
+            else:
+                self.coding = value.lower()
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -144,7 +155,9 @@ class Connection(HttpToolsProtocol):
         modern = version == "1.1"
         if self.hosts != 1 and (modern or self.hosts):  # RFC 9112 3.2
             raise Refused(400)
-        if not modern and version != "1.0":
+        if not modern and (version != "1.0" or self.coding):  # RFC 9112 6.1
+            raise Refused(400)
+        if self.coding not in (b"", b"chunked"):  # we would take the coded bytes for the body (RFC 9112 6.1)
             raise Refused(400)
         self.cycle = exchange = Exchange(
             self,
@@ -258,7 +271,7 @@ class Connection(HttpToolsProtocol):
             self._begin(self.pipeline.popleft())
             self.read_on()
         elif self.farewell:
-            self.part(self.hub.refusal(self.farewell))
+            self.part(self.farewell)
         else:
             self.read_on()
             if self.phase == WHOLE:
@@ -266,9 +279,10 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, status: int) -> None:
         """Take nothing more from the client; it is told so when all that came before is answered."""
+        headers = self.headers if self.phase in (HEAD, BODY) else ()
         self.phase = PARTING
         self.deadline = NEVER
-        exchange, last_words = self.cycle, self.hub.refusal(status)
+        exchange, last_words = self.cycle, self.hub.refusal(status, headers)
         if exchange is not None and exchange.more_body:  # its body is at fault
             if exchange in self.pipeline:
                 self.pipeline.remove(exchange)
@@ -278,7 +292,7 @@ class Connection(HttpToolsProtocol):
                 last_words = b""
             exchange.drop()
         if self.active is not None:
-            self.farewell = status
+            self.farewell = last_words
         else:
             self.part(last_words)
 

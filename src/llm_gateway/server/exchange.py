@@ -87,8 +87,8 @@ class Exchange:
             self.disconnected = True
             self.line.abandon()
             return
-        hub = self.line.hub
-        hub.outbox.post(self.line.transport, hub.refusal(status, with_body=self.scope["method"] != "HEAD"))
+        hub, with_body = self.line.hub, self.scope["method"] != "HEAD"
+        hub.outbox.post(self.line.transport, hub.refusal(status, self.scope["headers"], with_body=with_body))
         self._finish()
 
     def wake(self) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
+
+from llm_gateway.domain.messages import new_id
 
 Log = Callable[..., None]
 
@@ -23,6 +25,8 @@ REFUSALS = {
     500: ("internal_error", "Internal error", "The gateway failed to serve this: report the request id."),
     503: ("overloaded", "Overloaded", "The gateway is stopping or was asked too much at once: send it again."),
 }
+ECHOED = re.compile(rb"[\x21-\x7e]{1,128}")
+"""A caller's own x-request-id that the gate would echo; anything else it ignores."""
 RETRY = {408: b"true", 503: b"true\r\nretry-after: 1\r\nretry-after-ms: 1000"}
 
 
@@ -96,10 +100,15 @@ class Hub(ServerState):
         for connection in [c for c in connections if c.deadline <= now or c.stalled <= now]:
             connection.expire(now)
 
-    def refusal(self, status: int, *, with_body: bool = True) -> bytes:
-        """A whole response that ends its connection: RFC 9457 problem details, as the application's own errors."""
+    def refusal(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, with_body: bool = True) -> bytes:
+        """A whole response that ends its connection: RFC 9457 problem details, as the application's own errors.
+
+        `headers` are those of the request, as far as they were read: a caller's own x-request-id is echoed.
+        """
         code, title, detail = REFUSALS[status]
-        request_id = str(uuid.uuid4())
+        request_id = new_id()
+        own = dict(headers).get(b"x-request-id", b"")
+        echo = own if ECHOED.fullmatch(own) else request_id.encode()
         problem = {
             "type": f"urn:llm-gateway:error:{code}",
             "title": title,
@@ -113,5 +122,5 @@ class Hub(ServerState):
             b"%b%b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
             b"x-should-retry: %b\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
         )
-        fields = (STATUS_LINE[status], self.date, len(body), RETRY.get(status, b"false"), request_id.encode())
+        fields = (STATUS_LINE[status], self.date, len(body), RETRY.get(status, b"false"), echo)
         return head % fields + (body if with_body else b"")

@@ -39,7 +39,7 @@ def bind(host: str, port: int) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no name can be like that
         raise cannot_listen(error, host, port) from error
     problem: OSError | None = None
     for family, kind, protocol, _, address in found:
@@ -62,8 +62,10 @@ def bind(host: str, port: int) -> socket.socket:
     raise cannot_listen(problem or OSError("no address"), host, port) from problem
 
 
-def cannot_listen(error: OSError, host: str, port: int) -> ConfigurationError:
+def cannot_listen(error: OSError | ValueError, host: str, port: int) -> ConfigurationError:
     """What to do about an address that cannot be had."""
+    if isinstance(error, ValueError):
+        return ConfigurationError(f"{host[:100]!r} is no name or address to listen on: set LLM_GATEWAY_HOST.")
     match error.errno:
         case errno.EADDRINUSE:
             return ConfigurationError(
@@ -71,4 +73,6 @@ def cannot_listen(error: OSError, host: str, port: int) -> ConfigurationError:
             )
         case errno.EACCES:
             return ConfigurationError(f"Port {port} may not be opened by this user: set LLM_GATEWAY_PORT above 1023.")
-    return ConfigurationError(f"The gateway cannot listen on {host} ({error.strerror or error}): set LLM_GATEWAY_HOST.")
+    return ConfigurationError(
+        f"The gateway cannot listen on {host!r} ({error.strerror or error}): set LLM_GATEWAY_HOST."
+    )

@@ -22,17 +22,24 @@ class DataDir:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path / "gateway.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(
-                f"The data directory {self.path} cannot be used ({error.strerror}): "
+                f"The data directory {str(self.path)!r} cannot be used ({reason}): "
                 "set LLM_GATEWAY_DATA_DIR to a writable directory."
             ) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(self._fd)
             raise ConfigurationError(
                 f"Another gateway uses the data directory {self.path}: stop it, or set LLM_GATEWAY_DATA_DIR to another."
+            ) from None
+        except OSError as error:
+            os.close(self._fd)
+            raise ConfigurationError(
+                f"The data directory {self.path} cannot be locked ({error.strerror}): "
+                "set LLM_GATEWAY_DATA_DIR to one on a file system that has locks."
             ) from None
 
     def close(self) -> None:

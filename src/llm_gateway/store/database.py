@@ -23,6 +23,7 @@ from sqlalchemy.pool import QueuePool
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store import migrations
+from llm_gateway.store.diagnosis import explained
 from llm_gateway.store.rollups import COUNTERS
 
 BUSY_TIMEOUT_S = 5.0
@@ -130,7 +131,8 @@ usage_rollups = sa.Table(
 class Database:
     """Transactions on one database. Safe to use from many threads; make one with `open` and `close` it."""
 
-    def __init__(self, writer: Engine, reader: Engine, read_limit_s: float) -> None:
+    def __init__(self, writer: Engine, reader: Engine, read_limit_s: float, place: str) -> None:
+        self._place = place
         self._writer = writer
         self._reader = reader
         self._read_limit_s = read_limit_s
@@ -146,12 +148,14 @@ class Database:
         """
         try:
             parsed = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # ValueError: the port is no number
             raise _unfit_url() from None
-        if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:":
-            return cls(*_open_sqlite(Path(parsed.database), busy_timeout_s), read_limit_s)
+        if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:" and not parsed.query:
+            path = Path(parsed.database).absolute()
+            return cls(*_open_sqlite(path, busy_timeout_s), read_limit_s, f"The database file {path}")
         if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
-            return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s)
+            place = f"Postgres on {parsed.host or 'this machine'}"
+            return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s, place)
         raise _unfit_url()
 
     @property
@@ -192,16 +196,17 @@ class Database:
         """Bring the tables to this version of the code; processes that start at once take turns.
 
         Raises:
-            ConfigurationError: the database was made by a newer version.
+            ConfigurationError: the database was made by a newer version or by something else, or cannot be used.
             StoreUnavailable: the database does not answer.
         """
-        with self.read() as connection:
-            if migrations.version(connection) == migrations.HEAD:
-                return
-        with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            migrations.upgrade(connection)
+        with explained(self._place):
+            with self.read() as connection:
+                if migrations.version(connection) == migrations.HEAD:
+                    return
+            with self.write() as connection:
+                if not self.is_sqlite:
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                migrations.upgrade(connection)
 
     def close(self) -> None:
         """Close all connections."""
@@ -231,7 +236,6 @@ def _as_store_unavailable() -> Iterator[None]:
 
 
 def _open_sqlite(path: Path, busy_timeout_s: float) -> tuple[Engine, Engine]:
-    path = path.absolute()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
@@ -240,6 +244,11 @@ def _open_sqlite(path: Path, busy_timeout_s: float) -> tuple[Engine, Engine]:
         raise ConfigurationError(
             f"The database {path} cannot be made ({error.strerror}): set LLM_GATEWAY_DATA_DIR to a writable directory."
         ) from None
+    if not (path.is_file() and os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise ConfigurationError(
+            f"The database {path} is not a file that can be written in a directory that can: make it so, or set "
+            "LLM_GATEWAY_DATA_DIR to another directory."
+        )
     writer = _sqlite_engine(path, busy_timeout_s, "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE")
     reader = _sqlite_engine(path, min(busy_timeout_s, CHECK_LIMIT_S), "PRAGMA query_only=ON", "BEGIN")
     return writer, reader

@@ -74,9 +74,15 @@ def parse_keys(text: str, source: str = SETTING) -> list[bytes]:
     for position, entry in enumerate(entries, start=1):
         key = _decoded(entry)
         if key is None:
-            raise ConfigurationError(f"Key {position} of {source} is not 32 bytes in base64 or hex.")
+            raise _no_key(position, source)
         keys.append(key)
     return keys
+
+
+def _no_key(position: int, source: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"Key {position} of {source} is not 32 bytes in base64 or hex: put the key there as it was made."
+    )
 
 
 def load_or_create_key_file(path: Path) -> list[bytes]:
@@ -90,7 +96,7 @@ def load_or_create_key_file(path: Path) -> list[bytes]:
             _create_key_file(path)
         return parse_keys(path.read_text(encoding="ascii"), str(path))
     except UnicodeDecodeError:
-        raise ConfigurationError(f"Key 1 of {path} is not 32 bytes in base64 or hex.") from None
+        raise _no_key(1, str(path)) from None
     except OSError as error:
         raise ConfigurationError(
             f"The encryption key file {path} cannot be used ({error.strerror}): make it readable, or set {SETTING}."

@@ -1,0 +1,63 @@
+"""Why a database cannot be used at the start: the driver's error as one sentence that says what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+
+_WRITING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
+_READING = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_OPENING = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
+
+SETTING = "LLM_GATEWAY_DATABASE_URL"
+
+
+@contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Around the first use of the database at `place`, which is named to the operator and holds no password.
+
+    Raises:
+        ConfigurationError: it can never be used as it is.
+        StoreUnavailable: it does not answer now; starting again later may help.
+    """
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise _explanation(error.__cause__, place) from error
+    except DBAPIError as error:
+        raise _explanation(error, place) from error
+
+
+def _explanation(error: BaseException | None, place: str) -> ConfigurationError | StoreUnavailable:
+    driver_error = error.orig if isinstance(error, DBAPIError) else error
+    reason = _first_line(driver_error)
+    if not isinstance(driver_error, sqlite3.Error):
+        if isinstance(error, OperationalError):
+            return StoreUnavailable(f"{place} does not answer ({reason}): start it, or set {SETTING}.")
+        return _foreign(place, reason)
+    code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it says more than we do
+    if code in _LOCKED:
+        return StoreUnavailable(f"{place} is locked by another process: stop that one first.")
+    if code in _READING:
+        return ConfigurationError(f"{place} is no SQLite database or damaged: put a good one there, or set {SETTING}.")
+    if code in _WRITING:
+        return ConfigurationError(f"{place} cannot be written ({reason}): free space, or set {SETTING}.")
+    if code in _OPENING:
+        return ConfigurationError(
+            f"{place} cannot be opened ({reason}): let the gateway write it and its directory, or set {SETTING}."
+        )
+    return _foreign(place, reason)
+
+
+def _foreign(place: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"{place} does not take the gateway's tables ({reason}): set {SETTING} to another one.")
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

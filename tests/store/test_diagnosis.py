@@ -1,0 +1,72 @@
+"""The driver's errors, each as the sentence an operator gets. How real files look is in tests/e2e/test_bad_start.py."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.store.database import Database
+from llm_gateway.store.diagnosis import explained
+
+
+class ServerGone(Exception):
+    """As psycopg says it."""
+
+
+def sqlite_error(path: Path, statement: str, mode: str = "rwc") -> DBAPIError:
+    """What SQLite itself raises for this."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True)
+    try:
+        connection.execute(statement)
+    except sqlite3.Error as error:
+        return DBAPIError(statement, None, error)
+    finally:
+        connection.close()
+    raise AssertionError("It should have failed")
+
+
+def said(error: DBAPIError, *, wrapped: bool) -> ConfigurationError | StoreUnavailable:
+    unavailable = StoreUnavailable("away")
+    unavailable.__cause__ = error
+    with pytest.raises((ConfigurationError, StoreUnavailable)) as raised, explained("The database X"):
+        raise unavailable if wrapped else error
+    assert isinstance(raised.value, ConfigurationError | StoreUnavailable)
+    text = str(raised.value)
+    assert text.startswith("The database X ")
+    assert text.endswith(".")
+    assert "\n" not in text
+    return raised.value
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_what_writing_and_reading_sqlite_says(tmp_path: Path, wrapped: bool) -> None:
+    path = tmp_path / "x.db"
+    Database.open(f"sqlite:///{path}").close()
+    error = said(sqlite_error(path, "CREATE TABLE a(b)", "ro"), wrapped=wrapped)
+    assert isinstance(error, ConfigurationError)
+    assert "cannot be opened (attempt to write a readonly database)" in str(error)
+    path.write_text("x" * 5000)
+    error = said(sqlite_error(path, "SELECT 1 FROM sqlite_master"), wrapped=wrapped)
+    assert isinstance(error, ConfigurationError)
+    assert "no SQLite database or damaged" in str(error)
+
+
+def test_what_postgres_says() -> None:
+    gone = ServerGone('connection to server at "db" failed: Connection refused\n\tIs the server running?')
+    error = said(OperationalError("SELECT 1", None, gone), wrapped=True)
+    assert isinstance(error, StoreUnavailable)
+    assert error.detail == (
+        'The database X does not answer (connection to server at "db" failed: Connection refused): start it, or set '
+        "LLM_GATEWAY_DATABASE_URL."
+    )
+    error = said(ProgrammingError("CREATE …", None, ServerGone("permission denied for schema public.")), wrapped=False)
+    assert isinstance(error, ConfigurationError)
+    assert "does not take the gateway's tables (permission denied for schema public)" in str(error)
+
+
+def test_what_says_nothing() -> None:
+    assert "(ServerGone)" in str(said(OperationalError("SELECT 1", None, ServerGone()), wrapped=True))
