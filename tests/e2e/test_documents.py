@@ -11,7 +11,7 @@ from tests.e2e.documents import REPOSITORY, Reader, differences, examples, parse
 from tests.e2e.process import GatewayProcess
 
 
-@pytest.mark.parametrize("name", ["README.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/API.md"])
 def test_the_examples_are_true(tmp_path: Path, name: str) -> None:
     found = list(examples(REPOSITORY / name))
     assert found, "no examples"
