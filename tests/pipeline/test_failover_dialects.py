@@ -125,6 +125,26 @@ class TestRetryInfo:
         assert (type(raised.value), raised.value.retry_after_s) == (RateLimited, 37.0)
 
 
+class TestRetryOfALoneVendor:
+    @pytest.mark.parametrize(("asked", "slept"), [(None, [1.0]), (0.3, [1.0]), (1.5, [1.5]), (2.0, [2.0])])
+    async def test_it_waits_as_long_as_it_is_asked_to(
+        self, world: World, asked: float | None, slept: list[float]
+    ) -> None:
+        world.script(claude=[said(529, {"error": {"message": "Overloaded"}}, asked), said(200, ANTHROPIC)])
+
+        await world.failover.run(request(), plan([CLAUDE]), world.open(request()))
+
+        assert world.slept == slept
+
+    async def test_but_the_caller_does_not_wait_for_long(self, world: World) -> None:
+        world.script(claude=[said(529, {"error": {"message": "Overloaded"}}, 2.1)])
+
+        with pytest.raises(ProviderFailed):
+            await world.failover.run(request(), plan([CLAUDE]), world.open(request()))
+
+        assert (world.slept, world.drawn) == ([], [])
+
+
 class TestJsonMode:
     async def test_a_model_that_failed_to_write_json_is_nobodys_fault(self, world: World) -> None:
         world.script(a=[said(400, NO_JSON)], b=[answer("{}")])

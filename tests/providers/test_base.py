@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
 
+from llm_gateway.api.providers import Kind
 from llm_gateway.providers import anthropic, gemini, local, openai
 from llm_gateway.providers.base import KINDS, Vendor, load, load_vendors
 
@@ -23,6 +25,10 @@ def test_the_name_of_a_kind_is_the_name_of_its_file() -> None:
     assert load("anthropic") is anthropic
     assert load("gemini") is gemini
     assert load("local") is local
+
+
+def test_the_kinds_that_can_be_configured_are_those_that_are_spoken() -> None:
+    assert get_args(Kind) == KINDS
 
 
 @pytest.mark.parametrize("kind", ["", "base", "decoding", "prices", "OpenAI", "os"])

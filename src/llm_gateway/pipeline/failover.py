@@ -104,6 +104,7 @@ class _Failure(msgspec.Struct, frozen=True):
     final: bool = False
     limited: bool = False
     retry_on_same: bool = True
+    retry_after_s: float = 0.0
 
 
 class _Try:
@@ -228,7 +229,10 @@ class Failover:
         """Whether the lone candidate is tried once more; pauses before saying yes."""
         if course.failure is None or not course.failure.retry_on_same:
             return False
-        pause = self._pace.uniform(*RETRY_PAUSE_S)
+        asked = course.failure.retry_after_s
+        if asked > RETRY_PAUSE_S[1]:
+            return False
+        pause = max(self._pace.uniform(*RETRY_PAUSE_S), asked)
         if self._remaining(course) - pause <= DEADLINE_SLACK_S or not self._health.may_retry(candidate.provider.id):
             return False
         await self._pace.sleep(pause)
@@ -359,6 +363,7 @@ class Failover:
             final=status in CALLERS_FAULT,
             limited=status == 429,
             retry_on_same=status not in NO_RETRY_ON_SAME,
+            retry_after_s=exchange.retry_after_s or 0.0,
         )
 
     def _answered(self, request: Request, this: _Try, exchange: Exchange) -> Served | _Failure:

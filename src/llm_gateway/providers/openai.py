@@ -14,19 +14,19 @@ from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import credible, cut, error_of, error_text, guessed, parse, within
+from llm_gateway.providers.decoding import MAX_COUNT, credible, cut, error_of, error_text, guessed, parse, within
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""
 
-REASONS = re.compile(r"(?:[^/]+/)*(?:o\d(?=[-:@]|$)|gpt-[5-9](?!\d))")
-"""Models that know only `max_completion_tokens` and the default temperature, also behind a vendor's name: o1, o3-mini,
-gpt-5, openai/gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, as Azure calls gpt-3.5.
+REASONS = re.compile(r"o\d(?=[-:@]|$)|gpt-[5-9](?!\d)")
+"""Models that know only `max_completion_tokens` and the default temperature, their names without a vendor's before it:
+o1, o3-mini, gpt-5, (openai/) gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, as Azure calls gpt-3.5.
 
 Sources: https://developers.openai.com/api/docs/guides/reasoning, and "Unsupported value: 'temperature'" of the API.
 From GPT-5.1 on a temperature is accepted with reasoning effort `none` alone, whose default differs from model to model.
 """
-CHATS = re.compile(r"(?:[^/]+/)*gpt-5-chat")
+CHATS = "gpt-5-chat"
 """The one among them that does not reason, and takes a temperature."""
 
 FINISH_REASONS = {
@@ -124,11 +124,12 @@ def encode(request: Request, model: str, *, has_json_mode: bool = True) -> Call:
         system = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
     messages = [_Message("system", system), _Message("user", prompt)] if system else [_Message("user", prompt)]
     body = _Body(model, messages)
-    if REASONS.match(model) is None:
+    name = model.rpartition("/")[2]
+    if REASONS.match(name) is None:
         body.max_tokens, body.temperature = request.max_tokens, request.temperature
     else:
         body.max_completion_tokens = request.max_tokens
-        if CHATS.match(model) is not None:
+        if name.startswith(CHATS):
             body.temperature = request.temperature
     if request.json_mode and has_json_mode:
         body.response_format = _JSON_OBJECT
@@ -179,7 +180,9 @@ def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
     """The canonical counts, and whether the provider left them out (then only the output can be guessed here)."""
     asked = reported.prompt_tokens if reported is not None else None
     answered = reported.completion_tokens if reported is not None else None
-    if reported is None or asked is None or answered is None or not (credible(asked) and credible(answered)):
+    if reported is None or asked is None or answered is None:
+        return guessed(content), True
+    if not (0 <= asked <= MAX_COUNT and 0 <= answered <= MAX_COUNT):
         return guessed(content), True
     into = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
     out = reported.completion_tokens_details or _NO_COMPLETION_DETAILS

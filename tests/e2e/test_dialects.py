@@ -1,0 +1,231 @@
+"""The gateway between its callers and vendors of every dialect: a mock that someone else wrote, and a real model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from llmock.pytest_plugin import LLMock
+from llmock.scenarios import Match, Reply
+
+from llm_gateway.local_model import LocalModel, find_model
+from tests.e2e.process import GatewayProcess
+
+MODELS = {
+    "openai": "gpt-4o-mini",
+    "anthropic": "claude-haiku-4-5-20251001",
+    "gemini": "gemini-2.5-pro",
+}
+DIALECTS = pytest.mark.parametrize("kind", MODELS)
+OTHERS = {"openai": "anthropic", "anthropic": "gemini", "gemini": "openai"}
+
+
+def configure(gateway: GatewayProcess, llmock: LLMock, kind: str, **fields: object) -> str:
+    """A provider of this dialect at the mock. Returns its name."""
+    name = f"my-{kind}"
+    gateway.provider(name, llmock.base_url(kind), MODELS[kind], kind=kind, **fields)
+    return name
+
+
+@DIALECTS
+def test_an_answer_and_what_it_cost(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+    name = configure(gateway, llmock, kind)
+    llmock.reply("The capital is Paris. It is a large town.")
+
+    answer = gateway.ask("x" * 400, system="y" * 40, max_tokens=77, temperature=0.5).json
+
+    assert answer["content"] == "The capital is Paris. It is a large town."
+    assert (answer["provider"], answer["model"], answer["finish_reason"]) == (name, MODELS[kind], "stop")
+    assert (answer["input_tokens"], answer["output_tokens"]) == (110, 10), "four characters a token, the mock says"
+    assert answer["cost_usd"] == pytest.approx((110 + 2 * 10) / 1e6)
+    [call] = llmock.requests
+    assert (call.provider, call.status, call.model) == (kind, 200, MODELS[kind])
+    told = call.body["generationConfig"] if kind == "gemini" else call.body
+    assert {"temperature": 0.5}.items() <= told.items()
+    assert told.get("maxOutputTokens", told.get("max_tokens")) == 77
+
+
+@DIALECTS
+def test_a_rate_limited_vendor_is_left_alone(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+    first, second = configure(gateway, llmock, kind, priority=20), configure(gateway, llmock, OTHERS[kind])
+    llmock.rate_limit(retry_after=30, provider=kind)
+
+    answers = [gateway.ask().json["provider"] for _ in range(3)]
+
+    assert answers == [second] * 3
+    assert [call.provider for call in llmock.requests] == [kind, *[OTHERS[kind]] * 3]
+    [finding] = llmock.verdict().findings
+    assert (finding.severity, finding.code) == ("warning", "gave_up"), f"{first} was not asked again, as it wished"
+
+
+@DIALECTS
+@pytest.mark.parametrize("status", [401, 404, 500, 503, 529])
+def test_another_vendor_answers(gateway: GatewayProcess, llmock: LLMock, kind: str, status: int) -> None:
+    configure(gateway, llmock, kind, priority=20)
+    second = configure(gateway, llmock, OTHERS[kind])
+    llmock.fail(status, provider=kind)
+
+    assert gateway.ask().json["provider"] == second
+    assert [call.status for call in llmock.requests] == [status, 200]
+    llmock.assert_resilient()
+
+
+@DIALECTS
+def test_the_callers_fault_is_told(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+    name = configure(gateway, llmock, kind)
+    llmock.context_overflow(provider=kind)
+
+    response = gateway.ask()
+
+    assert (response.status, response.headers["x-should-retry"]) == (502, "false")
+    said = "This model's maximum context length was exceeded."
+    assert response.json["detail"] == f"Provider {name}: answered 400: {said}"
+    assert len(llmock.requests) == 1
+    llmock.assert_resilient(strict=True)
+
+
+@DIALECTS
+def test_a_lone_vendor_is_asked_again_when_it_wishes(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+    name = configure(gateway, llmock, kind)
+    llmock.fail(503, retry_after=0.5, provider=kind)
+
+    assert gateway.ask().json["provider"] == name
+    assert [call.status for call in llmock.requests] == [503, 200]
+    llmock.assert_resilient(strict=True)
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "gemini"])
+@pytest.mark.parametrize(("said", "canonical"), [("content_filter", "content_filter"), ("length", "length")])
+def test_why_it_ended(gateway: GatewayProcess, llmock: LLMock, kind: str, said: str, canonical: str) -> None:
+    configure(gateway, llmock, kind)
+    llmock.add(Reply(text="So far", finish_reason=said, match=Match(provider=kind)))
+
+    answer = gateway.ask().json
+
+    assert (answer["content"], answer["finish_reason"]) == ("So far", canonical)
+
+
+class TestJsonMode:
+    @DIALECTS
+    def test_json(self, gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+        configure(gateway, llmock, kind)
+        if kind == "anthropic":
+            llmock.call_tool("json_answer", {"capital": "Paris"})
+        else:
+            llmock.reply('{"capital":"Paris"}')
+
+        answer = gateway.ask(json_mode=True).json
+
+        assert (answer["content"], answer["finish_reason"]) == ('{"capital":"Paris"}', "stop")
+
+    @DIALECTS
+    def test_prose_is_none(self, gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+        configure(gateway, llmock, kind, priority=20)
+        second = configure(gateway, llmock, OTHERS[kind])
+        llmock.tool_mode("off").reply("It is Paris.", provider=kind).reply("```json\n{}\n```", provider=OTHERS[kind])
+
+        answer = gateway.ask(json_mode=True).json
+
+        assert (answer["provider"], answer["content"]) == (second, "{}")
+
+
+class Broken:
+    """A server that answers everything with status 200 and `body`."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        broken = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(200)
+                self.send_header("content-length", str(len(broken.body)))
+                self.end_headers()
+                self.wfile.write(broken.body)
+
+            def log_message(self, *_: object) -> None:
+                """Not to the terminal."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture(scope="module")
+def broken() -> Iterator[Broken]:
+    made = Broken()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@DIALECTS
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>Maintenance</html>", b'{"error": {"message": "odd"}}', b'{"content": [], "candidates": [{}]}'],
+    ids=["empty", "page", "error", "no content"],
+)
+def test_an_answer_that_is_none(
+    gateway: GatewayProcess, llmock: LLMock, broken: Broken, kind: str, body: bytes
+) -> None:
+    broken.body = body
+    gateway.provider("broken", broken.url, kind=kind, priority=20)
+    second = configure(gateway, llmock, "openai")
+
+    assert gateway.ask().json["provider"] == second
+
+
+class RealModel:
+    """The embedded model's server, kept by a loop of its own."""
+
+    def __init__(self) -> None:
+        path = find_model()
+        assert path is not None, "make setup installs the model"
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.model = self._run(self._start(LocalModel(path, log=lambda *_, **__: None)))
+
+    async def _start(self, model: LocalModel) -> LocalModel:
+        await model.start()
+        return model
+
+    def _run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+
+    def stop(self) -> None:
+        self._run(self.model.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+def test_a_real_model_in_two_dialects(gateway: GatewayProcess) -> None:
+    """llama.cpp's server speaks OpenAI's and Anthropic's."""
+    real = RealModel()
+    try:
+        model = real.model
+        roots = {"openai": model.base_url, "anthropic": model.base_url.removesuffix("/v1")}
+        answers = {}
+        for kind, base_url in roots.items():
+            path = gateway.provider("real", base_url, model.model_name, kind=kind, api_key=model.api_key)
+            for tokens in (50, 3):
+                answer = gateway.ask("What is the capital of France?", temperature=0, max_tokens=tokens).json
+                answers[kind, tokens] = answer["content"], answer["finish_reason"], answer["input_tokens"]
+            assert gateway.call("DELETE", path).status == 204
+    finally:
+        real.stop()
+
+    assert "Paris" in answers["openai", 50][0]
+    assert answers["openai", 50][1] == "stop"
+    assert answers["openai", 3][1] == "length"
+    assert {tokens: answers["anthropic", tokens] for tokens in (50, 3)} == {
+        tokens: answers["openai", tokens] for tokens in (50, 3)
+    }, "the same answer of the same prompt, whoever carries it, the cached part of it counted too"
