@@ -13,7 +13,17 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.segments import Position, WriterDir
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter, Written
-from tests.journal.samples import Database, Heard, frame, intent, request_id, settled, settled_frames
+from tests.journal.samples import (
+    Database,
+    Heard,
+    frame,
+    intent,
+    open_files,
+    record,
+    request_id,
+    settled,
+    settled_frames,
+)
 
 
 class Journal:
@@ -152,6 +162,88 @@ def test_whatever_the_sink_raises_the_records_are_tried_again(
 
     assert database.numbers() == [0, 1, 2]
     assert heard.events[0][1]["reason"] == "KeyError('a defect')"
+
+
+class Spoilt(dict[str, UsageRecord]):
+    """Fails when it is asked for one record the first time, in the midst of others."""
+
+    def pop(self, key: str, *default: object) -> UsageRecord | None:
+        if key == request_id(5) and key not in self:
+            self[key] = record(5)
+            raise MemoryError("no space for one more")
+        return super().pop(key, None)
+
+
+def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Database, heard: Heard) -> None:
+    journal.append(settled_frames(range(3)))
+    journal.recent = Spoilt()
+    shipper = Shipper(journal, database, log=heard)
+    shipper.start()
+    assert shipper.flush(5)
+    journal.append(settled_frames(range(3, 10)))
+    descriptors = open_files()
+
+    assert shipper.flush(5)
+
+    assert database.numbers() == list(range(10))
+    assert open_files() <= descriptors
+    assert heard.events == [
+        (
+            "usage records wait in the journal",
+            {"level": "error", "reason": "MemoryError('no space for one more')"},
+        ),
+        ("usage records are stored again", {}),
+    ]
+    assert shipper.stop(5)
+
+
+def test_a_journal_that_cannot_be_read_is_read_later(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
+    journal.append(settled_frames(range(3)))
+    assert shipper.flush(5)
+    journal.rotate()
+    journal.directory.segment(2).unlink()
+    journal.directory.segment(2).mkdir()
+    journal.written = journal.written._replace(offset=10)
+    until(lambda: heard.names() == ["usage records wait in the journal"])
+
+    journal.directory.segment(2).rmdir()
+    journal.directory.segment(2).write_bytes(bytes(10_000))
+    journal.written = journal.written._replace(offset=0)
+    journal.append(settled_frames(range(3, 5)))
+
+    assert shipper.flush(5)
+    assert database.numbers() == list(range(5))
+
+
+def test_a_log_that_fails_does_not_end_it(journal: Journal, database: Database) -> None:
+    def no_log(event: str, **fields: object) -> None:
+        raise OSError("the log is full")
+
+    shipper = Shipper(journal, database, log=no_log)
+    assert not shipper.is_alive
+    shipper.start()
+    database.before = [KeyError("a defect"), StoreUnavailable("gone")]
+    journal.append(settled_frames(range(3)))
+
+    assert shipper.flush(5)
+
+    assert shipper.is_alive
+    assert database.numbers() == [0, 1, 2]
+    assert shipper.stop(5)
+    assert not shipper.is_alive
+
+
+def test_every_reason_is_told_once(journal: Journal, database: Database, heard: Heard, shipper: Shipper) -> None:
+    down = [StoreUnavailable("locked"), StoreUnavailable("locked"), KeyError("a defect"), StoreUnavailable("locked")]
+    for _ in range(2):
+        database.before = list(down)
+        journal.append(settled_frames(range(1)))
+        assert shipper.flush(10)
+
+    told = [(fields["level"], fields["reason"]) for _, fields in heard.events if fields]
+    assert told == 2 * [("warning", "locked"), ("error", "KeyError('a defect')"), ("warning", "locked")]
 
 
 def test_a_refused_record_does_not_hold_the_others_up(journal: Journal, database: Database, shipper: Shipper) -> None:

@@ -156,7 +156,9 @@ def test_an_entry_that_is_no_record_is_set_aside(tmp_path: Path, database: Datab
     assert drain(Transfer(directory, database, log=heard)) == 1
 
     assert database.numbers() == [2]
-    assert quarantined(directory) == [{"reason": "Object missing required field `id`", "payload": '{"version":9}'}]
+    assert quarantined(directory) == [
+        {"request_id": request_id(1), "reason": "Object missing required field `id`", "payload": '{"version":9}'}
+    ]
     assert heard.events[0][1]["request_id"] == request_id(1)
 
 
