@@ -1,16 +1,18 @@
-"""What the writer's tests on a bad disk share."""
+"""What the tests of the writer on a bad disk, and those of the shipper, share."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import Fsync, JournalWriter
 from tests.journal.disk import Open
-from tests.journal.samples import FailingFiles, Heard
+from tests.journal.samples import Database, FailingFiles, Heard
+from tests.journal.shipping import Journal
 
 
 @pytest.fixture
@@ -39,3 +41,22 @@ async def open_writer(tmp_path: Path, files: FailingFiles, heard: Heard) -> Asyn
         await writer.sync_and_close()
         writer.directory.close()
     assert files.open_fds == set()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal" / "writer")
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+@pytest.fixture
+def shipper(journal: Journal, database: Database, heard: Heard) -> Iterator[Shipper]:
+    shipper = Shipper(journal, database, log=heard)
+    shipper.start()
+    yield shipper
+    database.is_down = None
+    shipper.stop(5)

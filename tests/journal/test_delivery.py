@@ -104,6 +104,19 @@ def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: Delivery, da
     assert database.numbers() == list(range(2001))
 
 
+def test_what_comes_later_waits_behind_what_a_failure_left(delivery: Delivery, database: Database) -> None:
+    delivery.add(records(BATCH_RECORDS + 1))
+    database.before = [StoreUnavailable("gone")]
+    with pytest.raises(StoreUnavailable):
+        delivery.run()
+
+    delivery.add([record(5000)])
+    delivery.run()
+
+    assert database.numbers() == [*range(2001), 5000]
+    assert sizes(database) == [2000, 1, 2000, 1] or sizes(database) == [2000, 2000, 1, 1]
+
+
 def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice(
     delivery: Delivery, database: Database, file: Path
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ async def test_nothing_is_tried_after_closing(tmp_path: Path, files: Durability,
     for number, is_waited_for in enumerate((True, False)):
         files.fails.clear()
         directory = WriterDir.make(tmp_path / "journal" / f"writer-{number}")
-        tape = Tape(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=heard)
+        tape = Tape(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.gate.set)
         if is_waited_for:
             await until(lambda: tape.has_failed)  # noqa: B023 - it is waited for here
         await tape.close()
@@ -164,7 +165,7 @@ class FailsSecond(Files):
 
 async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
     worker = Worker("a-worker")
-    told: list[tuple[int, str | None]] = []
+    told: list[tuple[int, str]] = []
     names: set[str] = set()
 
     def job(number: int) -> int:
@@ -176,9 +177,9 @@ async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
         return number
 
     for number in range(4):
-        worker.do(lambda number=number: job(number), lambda n, error: told.append((n, error and str(error))))  # type: ignore[misc]
+        worker.do(partial(job, number), lambda result, error: told.append((result, str(error or ""))))
     await worker.stop()
 
-    assert told == [(0, None), (-1, "it failed"), (-1, "a defect: ValueError('a mistake')"), (3, None)]
+    assert told == [(0, ""), (-1, "it failed"), (-1, "a defect: ValueError('a mistake')"), (3, "")]
     assert names == {"a-worker"}
     await until(lambda: "a-worker" not in {thread.name for thread in threading.enumerate()})
