@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from llm_gateway.domain.usage import CostStatus, Usage, UsageRecord, encode_record
-from llm_gateway.journal.assembly import Assembly
+from llm_gateway.journal.assembly import LOST, Assembly
 from llm_gateway.journal.frames import Entry, Kind
 from llm_gateway.journal.segments import Position
 from tests.journal.samples import attempt, intent, record, request_id, settled
@@ -12,7 +12,7 @@ class Folded:
 
     def __init__(self) -> None:
         self.undecodable: list[tuple[str, str]] = []
-        self.assembly = Assembly(lambda entry, reason: self.undecodable.append((entry.request_id, reason)))
+        self.assembly = Assembly("writer", lambda entry, reason: self.undecodable.append((entry.request_id, reason)))
 
     def add(self, kind: Kind, number: int, payload: bytes, at: Position = Position(1, 0)) -> UsageRecord | None:  # noqa: B008
         return self.assembly.add(at.segment, Entry(kind, request_id(number), payload, at.offset, at.offset + 1))
@@ -34,7 +34,7 @@ def test_a_settle_alone_is_a_record() -> None:
 
 def test_an_attempt_without_an_outcome_counts_with_its_bound() -> None:
     folded = Folded()
-    folded.add("I", 1, intent(1, "a"))
+    folded.add("I", 1, encode_record(record(1, attempt("a"), status=502, latency_ms=7)))
 
     [abandoned] = folded.assembly.abandon()
 
@@ -98,12 +98,60 @@ def test_entries_that_come_twice_count_once() -> None:
     assert abandoned.cost_nanos == 12_000
 
 
-def test_an_outcome_of_a_request_that_is_not_open_says_nothing() -> None:
+def test_of_a_request_whose_intent_is_damaged_what_was_bought_is_recorded() -> None:
     folded = Folded()
+    outcome = attempt("a", cost_status="exact", output_tokens=1)
 
-    assert folded.add("O", 1, encode_record(attempt("a"))) is None
-    assert len(folded.assembly) == 0
+    assert folded.add("O", 1, encode_record(outcome), Position(2, 7)) is None
+    assert folded.assembly.restart(Position(9, 9)) == Position(2, 7)
+    [abandoned] = folded.assembly.abandon()
+
+    assert abandoned == UsageRecord(
+        id=request_id(1),
+        at_ms=outcome.started_ms,
+        instance="writer",
+        key_name=LOST,
+        user_id=LOST,
+        service=LOST,
+        task_type=LOST,
+        surface=LOST,
+        outcome="cancelled",
+        error_code="gateway_crashed",
+        provider="provider-a",
+        model="model-a",
+        usage=outcome.usage,
+        cost_nanos=12_000,
+        attempts=[outcome],
+    )
     assert folded.undecodable == []
+
+
+def test_an_outcome_before_the_first_intent_that_can_be_read_counts() -> None:
+    folded = Folded()
+    first = attempt("a", cost_status="exact", output_tokens=1)
+    folded.add("O", 1, encode_record(first))
+    folded.add("I", 1, intent(1, "b"))
+
+    [abandoned] = folded.assembly.abandon()
+
+    assert abandoned.attempts == [first, attempt("b")]
+    assert abandoned.user_id == "customer"
+
+
+def test_a_settle_closes_what_an_outcome_opened() -> None:
+    folded = Folded()
+    folded.add("O", 1, encode_record(attempt("a")))
+
+    assert folded.add("S", 1, settled(1)) == record(1, outcome="ok", status=200)
+    assert folded.assembly.abandon() == []
+
+
+def test_a_request_of_which_nothing_can_be_read_is_no_record() -> None:
+    folded = Folded()
+    folded.add("O", 1, b"{}")
+
+    assert folded.assembly.abandon() == []
+    assert [number for number, _ in folded.undecodable] == [request_id(1)]
 
 
 def test_reading_starts_again_at_the_oldest_open_request() -> None:
@@ -137,7 +185,7 @@ def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
 def test_a_record_that_is_known_is_not_decoded() -> None:
     known = {request_id(1): record(1, user_id="known")}
     folded = Folded()
-    folded.assembly = Assembly(lambda entry, reason: None, known)
+    folded.assembly = Assembly("writer", lambda entry, reason: None, known)
     same = known[request_id(1)]
 
     assert folded.add("S", 1, b"not looked at") is same

@@ -104,6 +104,19 @@ def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: Delivery, da
     assert database.numbers() == list(range(2001))
 
 
+def test_what_comes_later_waits_behind_what_a_failure_left(delivery: Delivery, database: Database) -> None:
+    delivery.add(records(BATCH_RECORDS + 1))
+    database.before = [StoreUnavailable("gone")]
+    with pytest.raises(StoreUnavailable):
+        delivery.run()
+
+    delivery.add([record(5000)])
+    delivery.run()
+
+    assert database.numbers() == [*range(2001), 5000]
+    assert sizes(database) == [2000, 1, 2000, 1] or sizes(database) == [2000, 2000, 1, 1]
+
+
 def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice(
     delivery: Delivery, database: Database, file: Path
 ) -> None:
@@ -127,6 +140,29 @@ def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice
 
     assert database.numbers() == [1, 2, 3]
     assert len(file.read_bytes().splitlines()) == 1
+
+
+def test_after_a_crash_what_was_set_aside_is_not_set_aside_again(database: Database, file: Path, heard: Heard) -> None:
+    database.refused = {request_id(0), request_id(1)}
+    for count in (1, 2, 2):
+        delivery = Delivery(database, Quarantine(file, heard))
+        delivery.add(records(count))
+        delivery.run()
+
+    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    assert [line["request_id"] for line in lines] == [request_id(0), request_id(1)]
+    assert len(heard.events) == 5
+
+
+def test_a_line_that_was_torn_spoils_no_other(delivery: Delivery, database: Database, file: Path) -> None:
+    file.write_bytes(b'{"request_id":"torn')
+    database.refused = {request_id(0)}
+    delivery.add(records(1))
+    delivery.run()
+
+    torn, whole, rest = file.read_bytes().split(b"\n")
+    assert (torn, rest) == (b'{"request_id":"torn', b"")
+    assert msgspec.json.decode(whole)["request_id"] == request_id(0)
 
 
 def test_without_space_to_set_it_aside_a_record_waits(delivery: Delivery, database: Database, file: Path) -> None:

@@ -85,6 +85,15 @@ def test_an_entry_longer_than_a_chunk_is_read(tmp_path: Path) -> None:
     assert Reading(locked(tmp_path, {1: content}), chunk_bytes=64).numbers() == [1, 2, 3]
 
 
+def test_no_more_than_32_kib_is_read_at_a_time(tmp_path: Path) -> None:
+    directory = locked(tmp_path, {1: frames(*range(2000))})
+    reader = SegmentReader(directory, lambda *_: None)
+
+    assert reader.read(None)[-1].end == 32 * 1024 // SIZE * SIZE
+    assert reader.position == Position(1, 32 * 1024 // SIZE * SIZE)
+    reader.close()
+
+
 def test_an_empty_directory_has_no_entries(tmp_path: Path) -> None:
     assert Reading(locked(tmp_path, {})).numbers() == []
     assert Reading(locked(tmp_path / "other", {})).numbers(Position(1, 100)) == []

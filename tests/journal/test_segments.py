@@ -31,6 +31,23 @@ def test_one_at_a_time_holds_a_directory(directory: WriterDir) -> None:
     WriterDir(directory.path).close()
 
 
+def test_looking_at_a_held_directory_leaves_no_file_open(directory: WriterDir) -> None:
+    descriptors = open_files()
+    with pytest.raises(BlockingIOError):
+        WriterDir(directory.path)
+
+    assert open_files() == descriptors
+
+
+def test_making_one_makes_what_is_above_it_and_leaves_the_lock_open_only(tmp_path: Path) -> None:
+    descriptors = open_files()
+    directory = WriterDir.make(tmp_path / "data" / "journal" / "writer")
+    assert open_files() == descriptors + 1
+
+    directory.close()
+    assert open_files() == descriptors
+
+
 def test_another_process_cannot_have_it_either(directory: WriterDir) -> None:
     code = f"import pathlib, llm_gateway.journal.segments as s; s.WriterDir(pathlib.Path({str(directory.path)!r}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -92,6 +109,31 @@ def test_a_new_file_is_zeros_whose_space_is_there(tmp_path: Path, size: int, dur
         assert (tmp_path / "file").read_bytes() == bytes(size)
     finally:
         os.close(fd)
+
+
+def written_bytes() -> int:
+    """What this process has written so far, to files and elsewhere (proc(5): wchar)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say what was written")
+@pytest.mark.parametrize("size", [5000, 2 * 1024 * 1024 + 1])
+def test_the_zeros_of_a_durable_file_are_written_once(tmp_path: Path, size: int) -> None:
+    for durable, expected in ((True, size), (False, 0)):
+        before = written_bytes()
+        os.close(Files().create(tmp_path / "file", size, durable=durable))
+        assert written_bytes() - before == expected
+
+
+def test_a_descriptor_is_given_up(tmp_path: Path) -> None:
+    descriptors = open_files()
+    fd = Files().create(tmp_path / "file", 10, durable=False)
+    assert open_files() == descriptors + 1
+
+    Files().close(fd)
+
+    assert open_files() == descriptors
 
 
 def test_a_file_there_is_no_space_for_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from llm_gateway.domain.usage import encode_record
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import Position, WriterDir
 from llm_gateway.journal.transfer import Transfer
 from tests.journal.samples import Database, Heard, frame, intent, locked, record, request_id, settled, settled_frames
@@ -79,6 +80,41 @@ def test_the_checkpoint_waits_for_the_database(tmp_path: Path, database: Databas
     assert transfer.step(Position(1, len(content))) == (0, False)
     assert database.numbers() == [0, 1, 2]
     assert directory.checkpoint() == Position(1, len(content))
+
+
+def test_while_the_database_is_down_no_more_than_a_batch_is_read(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
+    transfer = Transfer(locked(tmp_path, {1: settled_frames(range(7000))}), database, log=heard)
+    database.is_down = StoreUnavailable("gone")
+    for _ in range(4):
+        with pytest.raises(StoreUnavailable):
+            transfer.step(None)
+    assert len({tuple(batch) for batch in database.batches}) == 1
+
+    database.is_down = None
+    drain(transfer)
+    assert database.numbers() == list(range(7000))
+
+
+def test_there_may_be_more_after_exactly_a_batch(tmp_path: Path, database: Database, heard: Heard) -> None:
+    directory = locked(tmp_path, {1: settled_frames(range(BATCH_RECORDS)), 2: settled_frames(range(2000, 2003))})
+    transfer = Transfer(directory, database, log=heard)
+
+    assert transfer.step(None) == (BATCH_RECORDS, True)
+    assert transfer.step(None) == (3, False)
+
+
+def test_a_checkpoint_that_stands_is_not_written_again(tmp_path: Path, database: Database, heard: Heard) -> None:
+    directory = locked(tmp_path, {1: settled_frames(range(3))})
+    transfer = Transfer(directory, database, log=heard)
+    transfer.step(None)
+    before = (directory.path / "checkpoint").stat()
+
+    transfer.step(None)
+
+    after = (directory.path / "checkpoint").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_segments_go_when_nothing_in_them_is_needed(tmp_path: Path, database: Database, heard: Heard) -> None:
@@ -156,7 +192,9 @@ def test_an_entry_that_is_no_record_is_set_aside(tmp_path: Path, database: Datab
     assert drain(Transfer(directory, database, log=heard)) == 1
 
     assert database.numbers() == [2]
-    assert quarantined(directory) == [{"reason": "Object missing required field `id`", "payload": '{"version":9}'}]
+    assert quarantined(directory) == [
+        {"request_id": request_id(1), "reason": "Object missing required field `id`", "payload": '{"version":9}'}
+    ]
     assert heard.events[0][1]["request_id"] == request_id(1)
 
 

@@ -20,6 +20,8 @@ from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.segments import Position
 
 CRASHED = "gateway_crashed"
+LOST = "(lost)"
+"""Who asked, when only what was bought can still be read."""
 
 _Decoded = TypeVar("_Decoded")
 
@@ -31,11 +33,15 @@ class Assembly:
     """The requests that are open, in the order they began.
 
     An entry may come twice (the writer writes again what a failed sync may have dropped): attempts count by their id,
-    and an outcome whose request is not open says nothing new.
+    requests by theirs in the database. An outcome alone opens its request too: its intent may be damaged.
     """
 
-    def __init__(self, on_undecodable: OnUndecodable, known: dict[str, UsageRecord] | None = None) -> None:
-        """`known` holds records of settles by their ids: what is in it is taken out of it and need not be decoded."""
+    def __init__(self, writer: str, on_undecodable: OnUndecodable, known: dict[str, UsageRecord] | None = None) -> None:
+        """`writer` is the journal's name, which is the instance's.
+
+        `known` holds records of settles by their ids: what is in it is taken out of it and need not be decoded.
+        """
+        self._writer = writer
         self._open: dict[str, list[tuple[int, Entry]]] = {}
         self._on_undecodable = on_undecodable
         self._known = {} if known is None else known
@@ -52,7 +58,7 @@ class Assembly:
         request = self._open.get(entry.request_id)
         if request is not None:
             request.append((segment, entry))
-        elif entry.kind == "I":
+        else:
             self._open[entry.request_id] = [(segment, entry)]
         return None
 
@@ -69,7 +75,8 @@ class Assembly:
     def abandon(self) -> list[UsageRecord]:
         """Close what is open, because its writer is gone: a record each, `cancelled`, with what is known of its cost.
 
-        An attempt without an outcome counts with the bound its intent stated, `estimated`.
+        An attempt without an outcome counts with the bound its intent stated, `estimated`. Of a request none of whose
+        intents can be read who asked is not known: it counts as LOST's.
         """
         requests = [[entry for _, entry in request] for request in self._open.values()]
         self._open.clear()
@@ -86,9 +93,23 @@ class Assembly:
                 record = record or intent
                 for attempt in intent.attempts:
                     attempts.setdefault(attempt.id, attempt)
+        if record is None and attempts:
+            record = self._of_unknown(request[0].request_id, next(iter(attempts.values())))
         if record is not None:
             _close(record, list(attempts.values()))
         return record
+
+    def _of_unknown(self, request_id: str, first: AttemptRecord) -> UsageRecord:
+        return UsageRecord(
+            id=request_id,
+            at_ms=first.started_ms,
+            instance=self._writer,
+            key_name=LOST,
+            user_id=LOST,
+            service=LOST,
+            task_type=LOST,
+            surface=LOST,
+        )
 
     def _decoded(self, entry: Entry, decode: Callable[[bytes], _Decoded]) -> _Decoded | None:
         try:

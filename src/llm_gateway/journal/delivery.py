@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,14 +26,16 @@ never can be).
 
 
 class Quarantine:
-    """The file of what the database can never store: one JSON object a line, `reason` and `record` or `payload`.
+    """The file of what the database can never store.
 
-    A record can stand in it twice when the gateway crashed right after; its id tells.
+    One JSON object a line: `request_id`, `reason`, and the `record`, or the `payload` that is none. What stands in it
+    already is not written again: after a crash the same record may come once more.
     """
 
     def __init__(self, path: Path, log: Log) -> None:
         self._path = path
         self._log = log
+        self._known: set[bytes] | None = None
 
     def add(self, request_id: str, reason: str, **what: Any) -> None:
         """Keep something durably, and say so.
@@ -40,9 +43,14 @@ class Quarantine:
         Raises:
             StoreUnavailable: it could not be kept.
         """
-        line = msgspec.json.encode({"reason": reason, **what}) + b"\n"
+        line = msgspec.json.encode({"request_id": request_id, "reason": reason, **what})
+        digest = sha256(line).digest()
         try:
-            _append(self._path, line)
+            if self._known is None:
+                self._known = _digests(self._path)
+            if digest not in self._known:
+                _append(self._path, line + b"\n")
+                self._known.add(digest)
         except OSError as error:
             raise StoreUnavailable(f"{self._path} cannot be written ({error.strerror}).") from error
         self._log(
@@ -88,11 +96,21 @@ class Delivery:
                 self._parts.pop()
 
 
+def _digests(path: Path) -> set[bytes]:
+    """Of every line that is there."""
+    if not path.exists():
+        return set()
+    with path.open("rb") as file:
+        return {sha256(line.rstrip(b"\n")).digest() for line in file}
+
+
 def _append(path: Path, line: bytes) -> None:
-    """Add a line durably, whole or not at all."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Add a line durably, whole or not at all; one that a power loss left torn is ended first."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            line = b"\n" + line
         if os.write(fd, line) < len(line):
             os.ftruncate(fd, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -72,8 +72,9 @@ class SegmentReader:
         end = limit.offset if limit is not None and limit.segment == segment else os.fstat(self._fd).st_size
         size = self._chunk_bytes
         while offset < end:
-            chunk = os.pread(self._fd, min(size, end - offset), offset)
-            is_short = len(chunk) < min(size, end - offset)
+            wanted = min(size, end - offset)
+            chunk = os.pread(self._fd, wanted, offset)
+            is_short = len(chunk) < wanted
             cut = len(chunk) if is_short or offset + len(chunk) >= end else chunk.rfind(b"\n") + 1
             if not chunk:
                 break

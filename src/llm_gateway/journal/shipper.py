@@ -1,12 +1,14 @@
 """Moves finished requests from the journal to the database; the counterpart of `writer.py`, in a thread of its own.
 
-The database down, records wait in the journal's files: in memory there is never more than a batch.
+The database down, records wait in the journal's files: in memory there is never more than a batch. After any other
+failure reading begins anew at the checkpoint, which counts nothing twice; the thread does not end before it is told to.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Protocol
 
 from llm_gateway.domain.usage import UsageRecord
@@ -36,11 +38,14 @@ class Shipper:
 
     def __init__(self, journal: Journal, sink: Sink, *, log: Log) -> None:
         self._journal = journal
+        self._sink = sink
         self._log = log
-        self._transfer = Transfer(journal.directory, sink, log=log, known=journal.recent)
+        self._transfer: Transfer | None = None
+        self._has_open_requests = False
         self._wake = threading.Event()
         self._stop_by: float | None = None
         self._backoff = 0.0
+        self._reason = ""
         self._progress = threading.Condition()
         self._shipped = 0
         self._has_ended = self._is_given_up = False
@@ -49,6 +54,11 @@ class Shipper:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether records are moved on, now or once the database answers."""
+        return self._thread.is_alive()
 
     def flush(self, timeout_s: float) -> bool:
         """Whether everything appended to the journal before is in the database, waiting so long. From any thread."""
@@ -68,11 +78,10 @@ class Shipper:
         self._thread.join(timeout_s + GRACE_S)
         if self._thread.is_alive():
             return False
-        self._transfer.close()
         is_shipped = self._shipped == self._journal.appended
         if self._journal.is_closed and not self._is_given_up:
             self._is_given_up = True
-            self._give_up(remove=is_shipped and not self._transfer.open_requests)
+            self._give_up(remove=is_shipped and not self._has_open_requests)
         return is_shipped
 
     def _give_up(self, *, remove: bool) -> None:
@@ -86,16 +95,18 @@ class Shipper:
             directory.close()
 
     def _run(self) -> None:
-        while True:
+        is_done = False
+        while not is_done:
             is_stopping = self._stop_by is not None
             is_shipped = self._ship()
             pause = PAUSE_S if is_shipped else self._backoff
             if self._stop_by is not None:
                 pause = min(pause, self._stop_by - time.monotonic())
-            if (is_stopping and is_shipped) or pause <= 0:
-                break
-            self._wake.wait(pause)
-            self._wake.clear()
+            is_done = (is_stopping and is_shipped) or pause <= 0
+            if not is_done:
+                self._wake.wait(pause)
+                self._wake.clear()
+        self._end_transfer()
         with self._progress:
             self._has_ended = True
             self._progress.notify_all()
@@ -103,25 +114,42 @@ class Shipper:
     def _ship(self) -> bool:
         """Ship what is written by now; False when that did not succeed and is to be tried again."""
         written = self._journal.written
-        limit = Position(written.segment, written.offset)
         try:
-            while self._transfer.step(limit)[1]:
+            transfer = self._transfer = self._transfer or self._begin()
+            while transfer.step(Position(written.segment, written.offset))[1]:
                 pass
+            self._has_open_requests = transfer.open_requests > 0
         except StoreUnavailable as error:
-            self._failed(error.detail)
+            self._failed("warning", error.detail)
             return False
-        except Exception as error:  # edge: whatever it is, the records are safe in the journal and are tried again
-            self._failed(repr(error))
+        except Exception as error:  # edge: whatever it is, the records are safe in the journal and are read again
+            self._end_transfer()
+            self._failed("error", repr(error))
             return False
         if self._backoff:
-            self._log("usage records are stored again")
+            self._tell("usage records are stored again")
         self._backoff = 0.0
+        self._reason = ""
         with self._progress:
             self._shipped = written.entries
             self._progress.notify_all()
         return True
 
-    def _failed(self, reason: str) -> None:
-        if not self._backoff:
-            self._log("usage records wait in the journal", level="warning", reason=reason)
+    def _begin(self) -> Transfer:
+        return Transfer(self._journal.directory, self._sink, log=self._log, known=self._journal.recent)
+
+    def _end_transfer(self) -> None:
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            with suppress(OSError):  # it was only read
+                transfer.close()
+
+    def _failed(self, level: str, reason: str) -> None:
+        if reason != self._reason:
+            self._reason = reason
+            self._tell("usage records wait in the journal", level=level, reason=reason)
         self._backoff = min(2 * self._backoff or BACKOFF_S, LONGEST_BACKOFF_S)
+
+    def _tell(self, event: str, **fields: str) -> None:
+        with suppress(Exception):  # edge: a log that fails must not end the thread
+            self._log(event, **fields)

@@ -22,7 +22,7 @@ class Worker:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Callable[[], int], then: Callable[[int, OSError | None], None]) -> None:
-        """Do `job` in the thread, and call `then(its result, its error)` on the loop."""
+        """Do `job` in the thread, and call `then(its result, its error)` on the loop, whatever happens."""
 
         def run() -> None:
             result, failed = -1, None
@@ -30,6 +30,8 @@ class Worker:
                 result = job()
             except OSError as error:
                 failed = error
+            except Exception as error:  # edge: whoever waits for the job must hear of any end, and the thread lives on
+                failed = OSError(f"a defect: {error!r}")
             self._loop.call_soon_threadsafe(then, result, failed)
 
         self._jobs.put(run)

@@ -29,7 +29,9 @@ class Transfer:
         self._quarantine = Quarantine(directory.path.parent / "quarantine.jsonl", log)
         self._delivery = Delivery(sink, self._quarantine)
         self._undecodable: list[tuple[Entry, str]] = []
-        self._assembly = Assembly(lambda entry, reason: self._undecodable.append((entry, reason)), known)
+        self._assembly = Assembly(
+            directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason)), known
+        )
         self._reader = SegmentReader(directory, self._on_damage)
         self._records: list[UsageRecord] = []
         self._kept = self._reader.position

@@ -23,7 +23,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
-from llm_gateway.journal.frames import Kind, encode_frame
+from llm_gateway.journal.frames import encode_frame
+from llm_gateway.journal.reserve import Aside, Reserve, promise_for
 from llm_gateway.journal.segments import Files, Log, WriterDir, silent
 from llm_gateway.journal.tape import RETRY_S, Tape, Worker
 from llm_gateway.journal.waiters import Crowd, Waiters
@@ -32,11 +33,6 @@ Fsync: TypeAlias = Literal["always", "interval", "off"]
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 RESERVE_BYTES = 256 * 1024
-RESERVE_PER_REQUEST = 8 * 1024
-"""What the outcomes and the settle of a request in flight may still take."""
-
-UNBILLED_BYTES = 8 * 1024 * 1024
-"""How much memory the records that bought nothing may take while there is no space for them."""
 
 CROWD, CROWD_S = 8, 0.001
 """From so many requests in flight on, answers wait this long for others to leave with."""
@@ -87,21 +83,19 @@ class JournalWriter:
         self.recent: dict[str, UsageRecord] = {}
         self.written = Written(1, 0, 0)
         self._fsync = fsync
-        self._reserve_bytes = reserve_bytes
+        self._reserve = Reserve(reserve_bytes)
         self._files = files
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._tape = Tape(directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush)
         self._worker = Worker("journal-sync")
-        self._in_flight: set[str] = set()
         self._waiting: list[bytes] = []
         self._unsynced: list[bytes] = []
         self._retired: list[int] = []
         self._abandoned: list[int] = []
         self._crowd = Crowd(CROWD_S)
         self._waiters = Waiters(patience_s)
-        self._unbilled: list[bytes] = []
-        self._unbilled_bytes = self._unbilled_lost = 0
+        self._aside = Aside()
         self._is_flush_due = self._is_syncing = self._must_rotate = False
         self._is_failing = self._is_blocked = self._has_lost_sync = False
         self._retry: asyncio.TimerHandle | None = None
@@ -122,7 +116,7 @@ class JournalWriter:
         """A new writer with a directory of its own. Needs a running event loop.
 
         `reserve_bytes` of a segment are kept for the requests in flight when there is no space for another segment,
-        more when they are many. `durable` waits `patience_s` seconds at most.
+        more when what they can still write is more. `durable` waits `patience_s` seconds at most.
 
         Raises:
             ConfigurationError: the directory or its first segment cannot be made.
@@ -156,22 +150,24 @@ class JournalWriter:
             JournalUnavailable: it is not, or what follows might find no space: the attempt must not be sent.
         """
         self._check_open()
-        if self._is_short():
+        frame = encode_frame("I", request_id, payload)
+        promise = promise_for(len(frame))
+        if self._is_short(len(frame), promise):
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
-        self._append("I", request_id, payload)
+        self._append(frame)
         self._write()
         if self._waiting:
             self._waiting.pop()
             self.appended -= 1
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
-        self._in_flight.add(request_id)
+        self._reserve.promise(request_id, promise)
         if self._interval is None:
             self._sync_later()
 
     def outcome(self, request_id: str, payload: bytes) -> None:
         """An attempt ended."""
         self._check_open()
-        self._append("O", request_id, payload)
+        self._append(encode_frame("O", request_id, payload))
         self._flush_soon()
 
     def settle(self, request_id: str, payload: bytes) -> None:
@@ -181,12 +177,11 @@ class JournalWriter:
         memory, and is dropped, counted in the log, when there are too many.
         """
         self._check_open()
-        if request_id in self._in_flight:
-            self._in_flight.remove(request_id)
-        elif self._is_short():
-            self._set_aside(encode_frame("S", request_id, payload))
+        frame = encode_frame("S", request_id, payload)
+        if not self._reserve.redeem(request_id) and self._is_short(len(frame)):
+            self._aside.add(frame)
             return
-        self._append("S", request_id, payload)
+        self._append(frame)
         self._flush_soon()
 
     def remember(self, record: UsageRecord) -> None:
@@ -202,7 +197,7 @@ class JournalWriter:
             JournalUnavailable: it is not in time (2 seconds); it stays in memory and is tried again.
         """
         if self._fsync != "always":
-            if len(self._in_flight) >= CROWD:
+            if len(self._reserve) >= CROWD:
                 await self._crowd.gather()
             self._flush()
         if self._durable_entries() < self.appended:
@@ -213,7 +208,7 @@ class JournalWriter:
         if self.is_closed:
             return
         self.is_closed = True
-        self._take_unbilled()
+        self._take_aside()
         self._flush()
         try:
             if self._waiting or self._unsynced:
@@ -238,35 +233,27 @@ class JournalWriter:
         if self.is_closed:
             raise RuntimeError("The usage journal is closed.")
 
-    def _is_short(self) -> bool:
-        """Whether space must be left to the requests in flight."""
+    def _is_short(self, size: int, promise: int = 0) -> bool:
+        """Whether `size` more bytes, and a promise of more, would take what belongs to the requests in flight."""
         if self._is_blocked or (self._has_lost_sync and (self._waiting or self._unsynced)):
             return True
-        needed = max(self._reserve_bytes, RESERVE_PER_REQUEST * len(self._in_flight))
-        return self._tape.has_failed and self._tape.room < needed
+        if not self._tape.has_failed:
+            return False
+        free = self._tape.room - sum(map(len, self._waiting))
+        return free - size < self._reserve.bytes_with(promise)
 
-    def _append(self, kind: Kind, request_id: str, payload: bytes) -> None:
-        frame = encode_frame(kind, request_id, payload)
+    def _append(self, frame: bytes) -> None:
         if len(frame) > self._tape.segment_bytes:
             raise ValueError("A journal entry is larger than a segment.")
         self._waiting.append(frame)
         self.appended += 1
 
-    def _set_aside(self, frame: bytes) -> None:
-        if self._unbilled_bytes + len(frame) > UNBILLED_BYTES:
-            self._unbilled_lost += 1
-            return
-        self._unbilled.append(frame)
-        self._unbilled_bytes += len(frame)
-
-    def _take_unbilled(self) -> None:
-        if self._unbilled_lost:
-            lost, self._unbilled_lost = self._unbilled_lost, 0
+    def _take_aside(self) -> None:
+        frames, lost = self._aside.take()
+        if lost:
             self._log("records of requests that bought nothing were dropped", level="error", count=lost)
-        self._waiting += self._unbilled
-        self.appended += len(self._unbilled)
-        self._unbilled.clear()
-        self._unbilled_bytes = 0
+        self._waiting += frames
+        self.appended += len(frames)
 
     def _flush_soon(self) -> None:
         if not self._is_flush_due:
@@ -277,8 +264,8 @@ class JournalWriter:
         """Write what waits; tell and sync for those who wait for it."""
         self._is_flush_due = False
         self._write()
-        if (self._unbilled or self._unbilled_lost) and not self._is_short():
-            self._take_unbilled()
+        if self._aside and not self._is_short(self._aside.bytes):
+            self._take_aside()
             self._write()
         self._waiters.release(self._durable_entries())
         if not self._is_syncing:

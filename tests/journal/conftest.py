@@ -1,0 +1,62 @@
+"""What the tests of the writer on a bad disk, and those of the shipper, share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.writer import Fsync, JournalWriter
+from tests.journal.disk import Open
+from tests.journal.samples import Database, FailingFiles, Heard
+from tests.journal.shipping import Journal
+
+
+@pytest.fixture
+def files() -> FailingFiles:
+    return FailingFiles()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+async def open_writer(tmp_path: Path, files: FailingFiles, heard: Heard) -> AsyncIterator[Open]:
+    """Opens writers with small segments; nothing fails any more when they are closed, and no file stays open."""
+    writers: list[JournalWriter] = []
+
+    def open_(fsync: Fsync = "always", **options: Any) -> JournalWriter:
+        options = {"segment_bytes": 100_000, "reserve_bytes": 1000} | options
+        writers.append(JournalWriter.open(tmp_path, fsync=fsync, files=files, log=heard, **options))
+        return writers[-1]
+
+    yield open_
+    files.fails.clear()
+    for writer in writers:
+        await writer.sync_and_close()
+        writer.directory.close()
+    assert files.open_fds == set()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal" / "writer")
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+@pytest.fixture
+def shipper(journal: Journal, database: Database, heard: Heard) -> Iterator[Shipper]:
+    shipper = Shipper(journal, database, log=heard)
+    shipper.start()
+    yield shipper
+    database.is_down = None
+    shipper.stop(5)

@@ -1,0 +1,50 @@
+"""A writer and its disk, as the tests of a full or failing one see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_gateway.errors import JournalUnavailable
+from llm_gateway.journal.frames import scan
+from llm_gateway.journal.writer import JournalWriter
+from tests.journal.samples import FailingFiles, intent, request_id, until
+
+Open = Callable[..., JournalWriter]
+ALWAYS = -1
+
+
+def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
+    return [
+        (entry.kind, int(entry.request_id[-12:]))
+        for number in writer.directory.segments()
+        for entry in scan(writer.directory.segment(number).read_bytes()).entries
+    ]
+
+
+def accepts(writer: JournalWriter, number: int) -> bool:
+    refused: JournalUnavailable | None = None
+    try:
+        writer.intent(request_id(number), intent(number))
+    except JournalUnavailable as error:
+        refused = error
+    if refused is not None:
+        assert refused.retry_after_s == 5
+        assert refused.detail == "Usage cannot be recorded (the disk is full or failing), so no call is made."
+    return refused is None
+
+
+async def full_disk(open_writer: Open, files: FailingFiles, reserve: int) -> JournalWriter:
+    """A writer with one segment of 100,000 bytes and no space for another."""
+    open_files_fail = files.create
+
+    def only_first(path: Path, size: int, *, durable: bool) -> int:
+        fd = open_files_fail(path, size, durable=durable)
+        files.fails["create"] = ALWAYS
+        return fd
+
+    files.create = only_first  # type: ignore[method-assign]
+    writer = open_writer(reserve_bytes=reserve)
+    del files.create
+    await until(lambda: writer._tape.has_failed)
+    return writer

@@ -1,0 +1,43 @@
+"""A writer as its shipper sees it, for tests without an event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.journal.segments import WriterDir
+from llm_gateway.journal.writer import Written
+
+
+class Journal:
+    """What a shipper sees of a writer, written by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = WriterDir.make(path)
+        self.recent: dict[str, UsageRecord] = {}
+        self.written = Written(1, 0, 0)
+        self.appended = 0
+        self.is_closed = False
+        self.directory.segment(1).write_bytes(bytes(1_000_000))
+
+    def append(self, content: bytes) -> None:
+        segment, offset, entries = self.written
+        with self.directory.segment(segment).open("r+b") as file:
+            file.seek(offset)
+            file.write(content)
+        self.appended = entries + content.count(b"\n")
+        self.written = Written(segment, offset + len(content), self.appended)
+
+    def rotate(self) -> None:
+        number = self.written.segment + 1
+        self.directory.segment(number).write_bytes(bytes(1_000_000))
+        self.written = self.written._replace(segment=number, offset=0)
+
+
+def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)

@@ -1,0 +1,252 @@
+"""The shipper beside a database, a journal or a log that fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.segments import Position, WriterDir
+from llm_gateway.journal.shipper import Shipper
+from tests.journal.samples import (
+    Database,
+    Heard,
+    open_files,
+    request_id,
+    settled_frames,
+)
+from tests.journal.shipping import Journal, until
+
+
+def test_records_wait_while_the_database_is_down(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
+    database.is_down = StoreUnavailable("The database is locked.")
+    journal.append(settled_frames(range(1000)))
+    assert not shipper.flush(0.5)
+    assert journal.directory.checkpoint() == Position(1, 0)
+    assert len({tuple(batch) for batch in database.batches}) == 1
+    assert len(database.batches) < 8
+
+    database.is_down = None
+
+    assert shipper.flush(5)
+    assert shipper.flush(5)
+    assert database.numbers() == list(range(1000))
+    assert heard.events == [
+        ("usage records wait in the journal", {"level": "warning", "reason": "The database is locked."}),
+        ("usage records are stored again", {}),
+    ]
+
+
+def test_an_ambiguous_commit_is_sent_again(journal: Journal, database: Database, shipper: Shipper) -> None:
+    database.after = [StoreUnavailable("the connection is lost")]
+    journal.append(settled_frames(range(3)))
+
+    assert shipper.flush(5)
+
+    assert len(database.batches) == 2
+    assert database.batches[0] == database.batches[1]
+    assert database.numbers() == [0, 1, 2]
+
+
+def test_whatever_the_sink_raises_the_records_are_tried_again(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
+    database.before = [KeyError("a defect")]
+    journal.append(settled_frames(range(3)))
+
+    assert shipper.flush(5)
+
+    assert database.numbers() == [0, 1, 2]
+    assert heard.events[0][1]["reason"] == "KeyError('a defect')"
+
+
+class Spoilt(dict[str, UsageRecord]):
+    """Fails when it is asked for one record the first time, in the midst of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_spent = False
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        if key == request_id(5) and not self.is_spent:
+            self.is_spent = True
+            raise MemoryError("no space for one more")
+        return super().pop(key, default)
+
+
+def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Database, heard: Heard) -> None:
+    journal.append(settled_frames(range(3)))
+    journal.recent = Spoilt()
+    shipper = Shipper(journal, database, log=heard)
+    shipper.start()
+    assert shipper.flush(5)
+    journal.append(settled_frames(range(3, 10)))
+    descriptors = open_files()
+
+    assert shipper.flush(5)
+
+    assert database.numbers() == list(range(10))
+    assert open_files() == descriptors
+    assert heard.events == [
+        (
+            "usage records wait in the journal",
+            {"level": "error", "reason": "MemoryError('no space for one more')"},
+        ),
+        ("usage records are stored again", {}),
+    ]
+    assert shipper.stop(5)
+
+
+def test_a_journal_that_cannot_be_read_is_read_later(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
+    journal.append(settled_frames(range(3)))
+    assert shipper.flush(5)
+    journal.rotate()
+    journal.directory.segment(2).unlink()
+    journal.directory.segment(2).mkdir()
+    journal.written = journal.written._replace(offset=10)
+    until(lambda: heard.names() == ["usage records wait in the journal"])
+
+    journal.directory.segment(2).rmdir()
+    journal.directory.segment(2).write_bytes(bytes(10_000))
+    journal.written = journal.written._replace(offset=0)
+    journal.append(settled_frames(range(3, 5)))
+
+    assert shipper.flush(5)
+    assert database.numbers() == list(range(5))
+
+
+def test_a_log_that_fails_does_not_end_it(journal: Journal, database: Database) -> None:
+    def no_log(event: str, **fields: object) -> None:
+        raise OSError("the log is full")
+
+    shipper = Shipper(journal, database, log=no_log)
+    before = shipper.is_alive
+    shipper.start()
+    database.before = [KeyError("a defect"), StoreUnavailable("gone")]
+    journal.append(settled_frames(range(3)))
+
+    assert shipper.flush(5)
+
+    during = shipper.is_alive
+    assert database.numbers() == [0, 1, 2]
+    assert shipper.stop(5)
+    assert (before, during, shipper.is_alive) == (False, True, False)
+
+
+def test_every_reason_is_told_once(journal: Journal, database: Database, heard: Heard, shipper: Shipper) -> None:
+    down = [StoreUnavailable("locked"), StoreUnavailable("locked"), KeyError("a defect"), StoreUnavailable("locked")]
+    for _ in range(2):
+        database.before = list(down)
+        journal.append(settled_frames(range(1)))
+        assert shipper.flush(10)
+
+    told = [(fields["level"], fields["reason"]) for _, fields in heard.events if fields]
+    assert told == 2 * [("warning", "locked"), ("error", "KeyError('a defect')"), ("warning", "locked")]
+
+
+def test_a_refused_record_does_not_hold_the_others_up(journal: Journal, database: Database, shipper: Shipper) -> None:
+    database.refused = {request_id(7)}
+    journal.append(settled_frames(range(20)))
+
+    assert shipper.flush(5)
+
+    assert database.numbers() == [n for n in range(20) if n != 7]
+    assert len((journal.directory.path.parent / "quarantine.jsonl").read_bytes().splitlines()) == 1
+
+
+def test_stopping_outlasts_a_defect(journal: Journal, database: Database, shipper: Shipper) -> None:
+    database.before = [KeyError("a defect") for _ in range(3)]
+    journal.append(settled_frames(range(3)))
+
+    assert shipper.stop(10)
+
+    assert database.numbers() == [0, 1, 2]
+
+
+def test_entries_that_were_never_written_keep_the_directory(journal: Journal, shipper: Shipper) -> None:
+    journal.append(settled_frames(range(2)))
+    journal.appended += 1
+    journal.is_closed = True
+
+    assert not shipper.stop(5)
+    assert journal.directory.path.exists()
+
+
+def test_stopping_does_not_wait_longer_than_told_for_the_database(
+    journal: Journal, database: Database, shipper: Shipper
+) -> None:
+    database.is_down = StoreUnavailable("gone")
+    journal.append(settled_frames(range(2)))
+    journal.is_closed = True
+    until(lambda: len(database.batches) > 3)
+
+    began = time.monotonic()
+    assert not shipper.stop(0.3)
+
+    assert 0.25 < time.monotonic() - began < 0.6
+    assert journal.directory.segments() == [1]
+    assert not shipper.flush(5)
+    WriterDir(journal.directory.path).close()
+
+
+def test_a_sink_that_hangs_does_not_hold_the_stop_up(journal: Journal, heard: Heard) -> None:
+    gate = threading.Event()
+
+    def hang(_: list[UsageRecord]) -> None:
+        gate.wait(10)
+
+    shipper = Shipper(journal, hang, log=heard)
+    shipper.start()
+    journal.append(settled_frames(range(2)))
+    time.sleep(0.3)
+    journal.is_closed = True
+
+    assert not shipper.stop(0.0)
+
+    with pytest.raises(BlockingIOError):
+        WriterDir(journal.directory.path)
+    gate.set()
+
+
+def test_a_directory_that_cannot_be_removed_is_left(journal: Journal, heard: Heard, shipper: Shipper) -> None:
+    (journal.directory.path / "folder").mkdir()
+    journal.is_closed = True
+
+    assert shipper.stop(5)
+
+    assert heard.names() == ["the usage journal's directory stays"]
+    WriterDir(journal.directory.path).close()
+
+
+ENDS = """
+import asyncio, sys, time
+from pathlib import Path
+from llm_gateway.journal.segments import silent
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.writer import JournalWriter
+
+async def main():
+    writer = JournalWriter.open(Path(sys.argv[1]), fsync="always", segment_bytes=100_000)
+    Shipper(writer, lambda records: time.sleep(100), log=silent).start()
+    writer.settle("0" * 36, b'{}')
+    await writer.durable()
+
+asyncio.run(main())
+"""
+
+
+def test_no_thread_keeps_a_process_alive_that_ends(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", ENDS, str(tmp_path)], check=False, timeout=30)
+
+    assert run.returncode == 0

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from llm_gateway.journal.segments import Files, WriterDir
+from llm_gateway.journal.tape import RETRY_S, Tape, Worker
+from tests.journal.disk import ALWAYS
+from tests.journal.samples import FailingFiles, Heard, until
+
+SIZE = 1000
+Begin = Callable[..., Tape]
+
+
+class Durability(FailingFiles):
+    """Notes how durable each segment is to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.durable: list[bool] = []
+
+    def create(self, path: Path, size: int, *, durable: bool) -> int:
+        self.durable.append(durable)
+        return super().create(path, size, durable=durable)
+
+
+@pytest.fixture
+def files() -> Durability:
+    return Durability()
+
+
+@pytest.fixture
+def spares() -> list[int]:
+    """How many segments there were each time a spare was made."""
+    return []
+
+
+@pytest.fixture
+async def begin(tmp_path: Path, files: Durability, heard: Heard, spares: list[int]) -> AsyncIterator[Begin]:
+    tapes: list[Tape] = []
+
+    def begin_(*, durable: bool = False) -> Tape:
+        directory = WriterDir.make(tmp_path / "journal" / "writer")
+        tapes.append(
+            Tape(directory, SIZE, files, durable=durable, log=heard, on_spare=lambda: spares.append(len(files.created)))
+        )
+        return tapes[-1]
+
+    yield begin_
+    files.fails.clear()
+    for tape in tapes:
+        await tape.close()
+    assert files.open_fds == set()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_spare_is_made_before_it_is_needed(
+    begin: Begin, files: Durability, spares: list[int], durable: bool
+) -> None:
+    tape = begin(durable=durable)
+    await until(lambda: spares == [2])
+
+    assert files.created == ["000001.seg", "000002.seg"]
+    assert files.durable == [durable, durable]
+    assert (tape.number, tape.offset, tape.room, tape.has_failed) == (1, 0, SIZE, False)
+
+
+async def test_writing_goes_on_in_the_spare(begin: Begin, files: Durability, spares: list[int]) -> None:
+    tape = begin()
+    await until(lambda: spares)
+    tape.write(b"abc")
+    tape.write(b"de")
+    assert (tape.offset, tape.room) == (5, SIZE - 5)
+    first = tape.fd
+
+    assert tape.rotate() == first
+
+    files.close(first)
+    assert tape.fd != first
+    assert (tape.number, tape.offset, tape.room) == (2, 0, SIZE)
+    tape.write(b"f")
+    paths = [path.read_bytes()[:6] for path in sorted(tape._directory.path.glob("*.seg"))]
+    assert paths[:2] == [b"abcde\0", b"f\0\0\0\0\0"]
+    await until(lambda: spares == [2, 3])
+
+
+async def test_without_a_spare_it_cannot_go_on(
+    begin: Begin, files: Durability, heard: Heard, spares: list[int]
+) -> None:
+    tape = begin()
+    with pytest.raises(OSError, match="no space could be set aside"):
+        tape.rotate()
+    assert tape.number == 1
+    await until(lambda: spares)
+    files.fails["create"] = ALWAYS
+    files.close(tape.rotate())
+    await until(lambda: tape.has_failed)
+    with pytest.raises(OSError, match="no space could be set aside"):
+        tape.rotate()
+
+
+async def test_a_spare_is_tried_again_until_there_is_space(
+    begin: Begin, files: Durability, heard: Heard, spares: list[int]
+) -> None:
+    tape = begin()
+    await until(lambda: spares)
+    for _ in range(2):
+        files.fails["create"] = 2
+        files.close(tape.rotate())
+        await until(lambda: tape.has_failed)
+        count = len(spares)
+        await until(lambda: len(spares) > count)  # noqa: B023 - it is waited for here
+        assert files.fails["create"] == 0
+        assert not tape.has_failed
+
+    fields = {"level": "warning", "reason": "[Errno 28] No space left on device"}
+    assert heard.events == 2 * [("no space for the usage journal's next segment", fields)]
+
+
+async def test_closing_leaves_what_was_written_only(
+    tmp_path: Path, files: Durability, heard: Heard, spares: list[int]
+) -> None:
+    directory = WriterDir.make(tmp_path / "journal" / "writer")
+    tape = Tape(directory, SIZE, files, durable=False, log=heard, on_spare=lambda: spares.append(1))
+    await until(lambda: spares)
+    tape.write(b"abc")
+
+    await tape.close()
+
+    assert directory.segments() == [1]
+    assert files.open_fds == set()
+
+
+async def test_nothing_is_tried_after_closing(tmp_path: Path, files: Durability, heard: Heard) -> None:
+    """Whether the failure came before or comes while it is closed."""
+    for number, is_waited_for in enumerate((True, False)):
+        files.fails.clear()
+        directory = WriterDir.make(tmp_path / "journal" / f"writer-{number}")
+        tape = Tape(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.gate.set)
+        if is_waited_for:
+            await until(lambda: tape.has_failed)  # noqa: B023 - it is waited for here
+        await tape.close()
+        made = len(directory.segments())
+        await asyncio.sleep(RETRY_S + 0.1)
+        assert len(directory.segments()) == made == 1
+
+
+class FailsSecond(Files):
+    """No space for a second segment, the first time it is tried."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+
+    def create(self, path: Path, size: int, *, durable: bool) -> int:
+        self._tries += 1
+        if self._tries == 2:
+            raise OSError("no space")
+        return super().create(path, size, durable=durable)
+
+
+async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
+    worker = Worker("a-worker")
+    told: list[tuple[int, str]] = []
+    names: set[str] = set()
+
+    def job(number: int) -> int:
+        names.add(threading.current_thread().name)
+        if number == 1:
+            raise OSError("it failed")
+        if number == 2:
+            raise ValueError("a mistake")
+        return number
+
+    for number in range(4):
+        worker.do(partial(job, number), lambda result, error: told.append((result, str(error or ""))))
+    await worker.stop()
+
+    assert told == [(0, ""), (-1, "it failed"), (-1, "a defect: ValueError('a mistake')"), (3, "")]
+    assert names == {"a-worker"}
+    await until(lambda: "a-worker" not in {thread.name for thread in threading.enumerate()})

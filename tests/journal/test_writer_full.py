@@ -1,0 +1,181 @@
+"""The writer on a disk that is full."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from llm_gateway.journal.reserve import UNBILLED_BYTES, promise_for
+from tests.journal.disk import Open, accepts, full_disk, on_disk
+from tests.journal.samples import FailingFiles, Heard, frame, intent, request_id, settled, until
+
+
+async def test_without_space_intents_are_refused_down_to_the_reserve(
+    open_writer: Open, files: FailingFiles, heard: Heard
+) -> None:
+    writer = await full_disk(open_writer, files, reserve=40_000)
+    size, number = len(frame("I", 1, intent(1))), 0
+    while accepts(writer, number):
+        writer.settle(request_id(number), b"{}")
+        await writer.durable()
+        number += 1
+
+    room = 100_000 - writer.written.offset
+    assert 40_000 <= room < 40_000 + size
+    assert writer.written.entries == writer.appended == 2 * number
+    assert heard.names() == ["no space for the usage journal's next segment"]
+
+
+async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, files: FailingFiles) -> None:
+    writer = await full_disk(open_writer, files, reserve=0)
+    accepted = 0
+    while accepts(writer, accepted):
+        accepted += 1
+
+    size = len(frame("I", 1, intent(1)))
+    promise = promise_for(size)
+    assert accepted == 100_000 // (promise + size) == 4
+    for number in range(accepted):
+        writer.outcome(request_id(number), b"x" * (promise // 2 - 100))
+        writer.settle(request_id(number), b"x" * (promise // 2 - 100))
+        await writer.durable()
+    assert len(on_disk(writer)) == 3 * accepted
+
+
+async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open, files: FailingFiles) -> None:
+    size = len(frame("I", 1, intent(1)))
+    writer = await full_disk(open_writer, files, reserve=0)
+    assert accepts(writer, 1)
+    writer.settle(request_id(1), b"x" * (100_000 - promise_for(size) - 2 * size))
+
+    assert not accepts(writer, 2)
+
+    assert len(writer._waiting) == 1
+    await writer.durable()
+    assert len(on_disk(writer)) == 2
+
+
+async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Open, files: FailingFiles) -> None:
+    writer = await full_disk(open_writer, files, reserve=0)
+    assert accepts(writer, 1)
+    assert accepts(writer, 2)
+    writer.settle(request_id(1), b"x" * 99_000)
+    writer.settle(request_id(2), settled(2))
+    await until(lambda: not accepts(writer, 3))
+    assert on_disk(writer) == [("I", 1), ("I", 2)]
+
+    files.fails.clear()
+    await until(lambda: writer.written.entries == 4)
+
+    assert on_disk(writer) == [("I", 1), ("I", 2), ("S", 1), ("S", 2)]
+
+
+async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, files: FailingFiles) -> None:
+    writer = await full_disk(open_writer, files, reserve=200_000)
+    assert not accepts(writer, 1)
+
+    files.fails.clear()
+    await until(lambda: accepts(writer, 2), timeout_s=2)
+
+    assert on_disk(writer) == [("I", 2)]
+
+
+async def test_records_that_bought_nothing_leave_the_reserve_alone(
+    open_writer: Open, files: FailingFiles, heard: Heard
+) -> None:
+    writer = await full_disk(open_writer, files, reserve=99_000)
+    assert accepts(writer, 1)
+    writer.settle(request_id(2), settled(2))
+    while accepts(writer, 3):
+        pass
+    before = writer.appended
+    many = UNBILLED_BYTES // len(frame("S", 0, settled(0))) + 3
+    for number in range(10, 10 + many):
+        writer.settle(request_id(number), settled(number))
+    writer.settle(request_id(1), settled(1))
+    await asyncio.wait_for(writer.durable(), 1)
+    assert writer.written.entries == before + 1
+    assert writer.appended == before + 1
+
+    files.fails.clear()
+    writer._tape.segment_bytes = 16 * 1024 * 1024
+    await until(lambda: writer.written.entries == before + 1 + many - 3)
+
+    assert ("records of requests that bought nothing were dropped", {"level": "error", "count": 3}) in heard.events
+    assert accepts(writer, 4)
+
+
+async def test_closing_writes_what_waited_for_space(open_writer: Open, files: FailingFiles) -> None:
+    writer = await full_disk(open_writer, files, reserve=200_000)
+    writer.settle(request_id(1), settled(1))
+    await asyncio.sleep(0.01)
+    assert on_disk(writer) == []
+
+    await writer.sync_and_close()
+
+    assert on_disk(writer) == [("S", 1)]
+
+
+LIMITED = """
+import asyncio, json, resource, sys
+from pathlib import Path
+from llm_gateway.errors import JournalUnavailable
+from llm_gateway.journal.writer import JournalWriter
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+async def main():
+    writer = JournalWriter.open(Path(sys.argv[1]), fsync="always", segment_bytes=100_000, reserve_bytes=40_000)
+    limit(50_000)  # no segment can be made from here on, and what is beyond it in this one cannot be written
+    accepted = refused = settled = late = 0
+    await asyncio.sleep(0.2)
+    for number in range(200):
+        name = f"{number:036d}"
+        try:
+            writer.intent(name, b"x" * 2000)
+        except JournalUnavailable:
+            refused += 1
+            continue
+        accepted += 1
+        writer.settle(name, b"{}")
+        try:
+            await writer.durable()
+            settled += 1
+        except JournalUnavailable:
+            late += 1
+    limit(resource.RLIM_INFINITY)
+    began = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(0.05)
+        try:
+            writer.intent("y" * 36, b"x")
+            break
+        except JournalUnavailable:
+            pass
+    recovered_s = asyncio.get_running_loop().time() - began
+    writer.settle("y" * 36, b"{}")
+    await writer.sync_and_close()
+    print(json.dumps([accepted, refused, settled, late, writer.written.entries, recovered_s]))
+
+asyncio.run(main())
+"""
+
+
+def test_a_real_limit_on_files(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=30
+    )
+
+    assert run.stderr == ""
+    accepted, refused, settled_, late, entries, recovered_s = json.loads(run.stdout)
+    assert accepted + refused == 200
+    assert accepted > 10
+    assert refused > 100
+    assert settled_ + late == accepted
+    assert late <= 1
+    assert entries == 2 * accepted + 2
+    assert recovered_s < 5
