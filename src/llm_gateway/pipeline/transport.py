@@ -71,6 +71,10 @@ class Egress:
         """
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
+        try:
+            Url(url)
+        except ValueError as error:
+            raise AddressRefused(f"{host} cannot be called: {error}.") from None
         if not self.strict or host in self._private_hosts:
             return None
         if parts.scheme != "https":
