@@ -150,6 +150,7 @@ def test_half_a_pair_fits_nowhere(port: int, busy: str, name: str) -> None:
 
 
 NOTHING: list[object] = []
+UNPRICED: list[object] = [1, [], {"m": 1}, {"m": {}}, {"m": {"input": -1, "output": 1}}, {"m": {"\0": 1}}]
 ENTRIES: list[dict[str, Any]] = [
     *({name: value} for name in ("name", "display_name") for value in ("", "\0", "a\nb", LONG, None, 1)),
     *({"name": value} for value in ("A", "-a", "a b", "é", "a" * 64, "../a")),
@@ -165,7 +166,7 @@ ENTRIES: list[dict[str, Any]] = [
     *({"priority": value} for value in (2**31, -(2**31) - 1, 1.5, "1", None)),
     *({"timeout_s": value} for value in (0, -1, 3601, "1", None, True)),
     *({"is_enabled": value} for value in (1, "true", None)),
-    *({"prices": value} for value in ({"m": 1}, {"m": {}}, {"m": {"input": -1, "output": 1}}, {"m": {"\0": 1}}, 1)),
+    *({"prices": value} for value in UNPRICED),
     *({"prices": {"m": {"input": value, "output": 1}}} for value in (1e300, "1", None, True)),
     *({name: 1} for name in ("id", "created_at", "unknown", "", "a\0", LONG)),
 ]  # fmt: skip
