@@ -1,0 +1,278 @@
+"""Requests that are wrong as HTTP, over the wire: paths, methods, heads, framing, and what is no HTTP at all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.wire import MINE, Answer, Wire, ask, is_problem, request
+from tests.upstream import UpstreamProcess
+
+GENERATE = "/api/v1/generate"
+PROVIDERS = "/api/v1/providers"
+HEALTH = "/api/v1/health"
+UNKNOWN = "01a2071a-648b-7caa-b3db-aca1d1e5ccc1"
+CALL = b'{"user_id":"u","service":"s","prompt":"p"}'
+HEAD_S = 10.0
+"""How long a head may take."""
+KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def slow(running: GatewayProcess) -> Iterator[tuple[Wire, float]]:
+    """Half a head, sent before all other tests, and when."""
+    with Wire(running.port) as wire:
+        wire.send(request("GET", HEALTH)[:-2] + b"x-slow: ")
+        yield wire, time.monotonic()
+
+
+@pytest.fixture(autouse=True)
+def served(running: GatewayProcess, vendor: UpstreamProcess, slow: object) -> Iterator[None]:
+    """Whatever a test does, the gateway serves on, has records of served calls alone, and stumbles over nothing."""
+    vendor.reset()
+    if not running.call("GET", PROVIDERS).json:
+        running.provider("acme", vendor.base_url)
+    before = running.summary()["total_requests"]
+    yield
+    assert running.call("GET", HEALTH, key=None).json["status"] == "ok"
+    assert running.summary()["total_requests"] == before + vendor.seen().total
+    assert "Traceback" not in running.log
+    assert '"level": "error"' not in running.log
+
+
+@pytest.fixture
+def port(running: GatewayProcess) -> int:
+    return running.port
+
+
+def echo_if_read(answer: Answer) -> str | None:
+    """The caller's id, where it hangs on how the bytes were cut into packets whether it was read."""
+    return MINE if answer.headers["x-request-id"] == MINE else None
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/nothing", "//", "/api/v1/providers/", "/api/v1//providers", "//api/v1/providers", "/api/v1/generate/",
+        "/API/V1/PROVIDERS", "/api/v1/../v1/providers", "/api/v1/health/..%2fproviders", "/api/v1/generate%3Fx",
+        "/api/v1/providers%00", "/api/v1/generate%0d%0ax-a:%20b", "/%", "/%zz", "/%ff", "*", "/" + "a" * 30_000,
+        f"{PROVIDERS}/..", f"{PROVIDERS}/.", f"{PROVIDERS}/0", f"{PROVIDERS}/%00", f"{PROVIDERS}/%C3%A9",
+        f"{PROVIDERS}/%ff", f"{PROVIDERS}/{UNKNOWN}", f"{PROVIDERS}/{UNKNOWN}%00", f"{PROVIDERS}/{{{UNKNOWN}}}",
+        f"{PROVIDERS}/urn:uuid:{UNKNOWN}", f"{PROVIDERS}/{UNKNOWN.replace('-', '')}", f"{PROVIDERS}/{'9' * 5000}",
+        f"{PROVIDERS}/{UNKNOWN}/more", f"{PROVIDERS}/a%2Fb", f"{PROVIDERS}/' OR 1=1 --".replace(" ", "%20"),
+    ],
+)  # fmt: skip
+def test_a_path_that_leads_nowhere(port: int, path: str) -> None:
+    for method in ("GET", "DELETE"):
+        is_problem(ask(port, request(method, path)), 404, "not_found")
+    is_problem(ask(port, request("PATCH", path, b"{}")), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api/v1//providers", PROVIDERS, GENERATE, f"{PROVIDERS}/0", "*", "/%00"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+def test_without_a_key_all_paths_are_alike(port: int, path: str, method: str) -> None:
+    data = request(method, path, b"{" if method == "POST" else None)
+    is_problem(ask(port, data.replace(KEY.encode(), b"another")), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "target", [b"/\xc3\xa9", b"/a b", b"/a\tb", b"/\x00", b"", b"api", b"?", b"http://[/", b"/\x7f"]
+)
+def test_a_target_that_is_none(port: int, target: bytes) -> None:
+    answer = ask(port, request("GET", target))
+    is_problem(answer, 400, "bad_request", echo=echo_if_read(answer))
+
+
+# Methods
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        (GENERATE, "POST"),
+        (PROVIDERS, "GET, POST"),
+        (f"{PROVIDERS}/{UNKNOWN}", "DELETE, GET, PATCH"),
+        (HEALTH, "GET"),
+        ("/api/v1/usage/summary", "GET"),
+        ("/healthz", "GET"),
+    ],
+)
+def test_a_method_that_a_path_does_not_take(port: int, path: str, allowed: str) -> None:
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - set(allowed.split(", ")):
+        answer = ask(port, request(method, path))
+        is_problem(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed
+
+
+def test_head_gets_no_body(port: int) -> None:
+    with Wire(port) as wire:
+        for path, status in ((GENERATE, 405), ("/nothing", 404), (HEALTH, 405)):
+            wire.send(request("HEAD", path))
+            answer = wire.answer(bodyless=True)
+            assert (answer.status, answer.headers["x-request-id"]) == (status, MINE)
+            assert int(answer.headers["content-length"]) > 0
+        wire.send(request("GET", PROVIDERS))
+        assert wire.answer().status == 200
+
+
+@pytest.mark.parametrize("method", ["FOO", "get", "", "G\0T", "GET\t", "X" * 1000])
+def test_a_method_that_is_none(port: int, method: str) -> None:
+    is_problem(ask(port, request(method, HEALTH)), 400, "bad_request", echo=None)
+
+
+def test_connect_connects_nowhere(port: int) -> None:
+    is_problem(ask(port, request("CONNECT", "localhost:1")), 400, "bad_request")
+
+
+# Heads
+
+
+def test_heads_that_are_too_large(port: int) -> None:
+    for junk in ("x-a: " + "a" * 300 * KIB, "\r\n".join(["a: b"] * 10_000), "x-a: " + "a" * 33 * KIB):
+        is_problem(ask(port, request("GET", HEALTH, None, junk)), 431, "headers_too_large")
+    answer = ask(port, request("GET", "/" + "a" * 40_000))
+    is_problem(answer, 431, "headers_too_large", echo=echo_if_read(answer))
+    assert ask(port, request("GET", HEALTH, None, "x-a: " + "a" * 30 * KIB)).status == 200
+    assert ask(port, request("GET", HEALTH, None, "\r\n".join(["a:b"] * 5_000))).status == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"no colon", b"na me: x", b"name : x", b": x", b"x: a\x00b", b"x: a\x01b", b"x: a\rb", b"x: 1\r\n folded",
+        b"host: evil.example", b"n\xc3\xa9: x",
+    ],
+)  # fmt: skip
+def test_a_header_that_is_none(port: int, header: bytes) -> None:
+    is_problem(ask(port, request("GET", HEALTH, None, b"x: 1", header)), 400, "bad_request")
+
+
+def test_hosts(port: int) -> None:
+    for host in ("evil.example", "localhost.evil.example", "localhost:99999999", "", "127.0.0.1@evil", "[::1"):
+        is_problem(ask(port, request("GET", HEALTH, host=host)), 403, "forbidden")
+    for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8200"):
+        assert ask(port, request("GET", HEALTH, host=host)).status == 200
+    without = request("GET", HEALTH).replace(b"host: localhost\r\n", b"")
+    is_problem(ask(port, without), 400, "bad_request")
+
+
+# Framing
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        *(f"content-length: {value}" for value in ("-1", "+42", "0x2a", "42, 42", "42,43", "4 2", "", "1e2", "9" * 30)),
+        "content-length: 42\r\ncontent-length: 43",
+        "content-length: 42\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 42",
+        "content-length: 5\r\ntransfer-encoding: identity",
+        *(f"transfer-encoding: {value}" for value in ("identity", "gzip", "gzip, chunked", "chunked, gzip")),
+        *(f"transfer-encoding: {value}" for value in ("xchunked", "\x0bchunked", "chunk", "chunked;q=1")),
+        "transfer-encoding: chunked\r\ntransfer-encoding: identity",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [b"2a\r\n" + CALL + b"\r\n0\r\n\r\n", CALL, b"0\r\n\r\n"])
+def test_framing_that_could_be_read_in_two_ways(port: int, framing: str, inside: bytes) -> None:
+    """No server behind a proxy may see another request in there than the proxy did: all of it is refused."""
+    with Wire(port) as wire:
+        wire.send(request("POST", GENERATE, None, framing) + inside + request("GET", PROVIDERS))
+        is_problem(wire.answer(), 400, "bad_request")
+        assert wire.is_closed()
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"0x2\r\nhi\r\n", b"2\r\nhello\r\n", b"fffffffffffffffff\r\n"])
+def test_chunks_that_are_none(port: int, chunk: bytes) -> None:
+    with Wire(port) as wire:
+        wire.send(request("POST", GENERATE, None, "transfer-encoding: chunked") + chunk)
+        is_problem(wire.answer(), 400, "bad_request")
+        assert wire.is_closed()
+
+
+def test_a_body_shorter_than_it_said(port: int) -> None:
+    with Wire(port) as wire:
+        wire.send(request("POST", GENERATE, None, f"content-length: {len(CALL) + 1}") + CALL)
+        wire.end()
+        is_problem(wire.answer(), 400, "bad_request")
+        assert wire.is_closed()
+
+
+def test_a_body_longer_than_it_said(port: int) -> None:
+    with Wire(port) as wire:
+        wire.send(request("POST", GENERATE, None, "content-length: 10") + CALL)
+        is_problem(wire.answer(), 422, "validation_error")
+        is_problem(wire.answer(), 400, "bad_request", echo=None)
+        assert wire.is_closed()
+
+
+def test_pipelined_requests_are_answered_in_their_order(port: int) -> None:
+    with Wire(port) as wire:
+        wire.send(
+            request("POST", GENERATE, CALL, "cache-control: no-store")
+            + request("POST", GENERATE, b"{")
+            + request("GET", "/nothing")
+            + request("POST", GENERATE, CALL, "cache-control: no-store")
+            + request("GET", PROVIDERS, None, "no colon")
+        )
+        assert wire.answer().status == 200
+        is_problem(wire.answer(), 422, "validation_error")
+        is_problem(wire.answer(), 404, "not_found")
+        assert wire.answer().status == 200
+        assert wire.answer().status == 400
+        assert wire.is_closed()
+
+
+# Other protocols
+
+
+def test_http_1_0_is_spoken(port: int) -> None:
+    with Wire(port) as wire:
+        wire.send(request("GET", PROVIDERS).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert isinstance(json.loads(answer.body), list)
+        assert wire.is_closed()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 9,
+        bytes.fromhex("16030100c8010000c40303") + b"\0" * 190,
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\0" * 100,
+        b"\xff" * 100,
+        request("GET", HEALTH).replace(b"HTTP/1.1", b"HTTP/1.2"),
+        request("GET", HEALTH).replace(b"HTTP/1.1", b"HTCPCP/1.0"),
+        request("GET", HEALTH).replace(b"\r\n", b"\n"),
+    ],
+)
+def test_what_is_not_http_1(port: int, data: bytes) -> None:
+    with Wire(port) as wire:
+        wire.send(data)
+        answer = wire.answer()
+        is_problem(answer, 400, "bad_request", echo=echo_if_read(answer))
+        assert wire.is_closed()
+
+
+def test_an_upgrade_is_not_taken(port: int) -> None:
+    for protocol in ("websocket", "h2c"):
+        upgrade = ("connection: upgrade", f"upgrade: {protocol}", "http2-settings: AAMAAABkAAQAAP__")
+        assert ask(port, request("GET", PROVIDERS, None, *upgrade)).status == 200
+
+
+# Time
+
+
+def test_a_head_that_does_not_end(slow: tuple[Wire, float]) -> None:
+    wire, started = slow
+    is_problem(wire.answer(), 408, "request_timeout")
+    assert time.monotonic() - started >= HEAD_S
+    assert wire.is_closed()
