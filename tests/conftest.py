@@ -7,7 +7,8 @@ import os
 import pytest
 from hypothesis import settings
 
-FUZZ_FACTOR = 50
+FUZZ_FACTOR = int(os.environ.get("FUZZ_FACTOR") or 20)
+"""So many times the usual examples take some 6 minutes."""
 OWN_SETTINGS = "_hypothesis_internal_use_settings"
 """Where hypothesis keeps what a test's own @settings said; they win over the profile."""
 
@@ -18,7 +19,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run the fault tests at full length (make faults)")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="run the fault tests or the API's fuzzing at full length (make faults, make fuzz)",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -97,11 +97,14 @@ def test_a_target_that_is_none(port: int, target: bytes) -> None:
     ("path", "allowed"),
     [
         (GENERATE, "POST"),
-        (PROVIDERS, "GET, POST"),
-        (f"{PROVIDERS}/{UNKNOWN}", "DELETE, GET, PATCH"),
-        (HEALTH, "GET"),
-        ("/api/v1/usage/summary", "GET"),
-        ("/healthz", "GET"),
+        (PROVIDERS, "GET, HEAD, POST"),
+        (f"{PROVIDERS}/{UNKNOWN}", "DELETE, GET, HEAD, PATCH"),
+        (f"{PROVIDERS}/{UNKNOWN}/test", "POST"),
+        ("/api/v1/overrides", "GET, HEAD, POST"),
+        (f"/api/v1/overrides/{UNKNOWN}", "DELETE"),
+        (HEALTH, "GET, HEAD"),
+        ("/api/v1/usage/summary", "GET, HEAD"),
+        ("/healthz", "GET, HEAD"),
     ],
 )
 def test_a_method_that_a_path_does_not_take(port: int, path: str, allowed: str) -> None:
@@ -113,7 +116,7 @@ def test_a_method_that_a_path_does_not_take(port: int, path: str, allowed: str) 
 
 def test_head_gets_no_body(port: int) -> None:
     with Wire(port) as wire:
-        for path, status in ((GENERATE, 405), ("/nothing", 404), (HEALTH, 405)):
+        for path, status in ((GENERATE, 405), ("/nothing", 404), (HEALTH, 200), (PROVIDERS, 200)):
             wire.send(request("HEAD", path))
             answer = wire.answer(bodyless=True)
             assert (answer.status, answer.headers["x-request-id"]) == (status, MINE)

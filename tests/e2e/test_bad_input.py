@@ -15,6 +15,7 @@ from tests.upstream import UpstreamProcess
 
 GENERATE = "/api/v1/generate"
 PROVIDERS = "/api/v1/providers"
+OVERRIDES = "/api/v1/overrides"
 MIB = 1024 * 1024
 CALL: dict[str, Any] = {"user_id": "u", "service": "s", "prompt": "p"}
 PROVIDER: dict[str, Any] = {
@@ -178,7 +179,7 @@ def test_a_provider_that_does_not_fit(port: int, busy: str, fields: dict[str, An
     changed = invalid(ask(port, request("PATCH", busy, json.dumps(fields).encode())))
     for problem in (created, changed):
         [error] = problem["errors"]
-        assert next(iter(fields))[:10] in [str(part)[:10] for part in error["loc"]]
+        assert next(iter(fields))[:10].replace("\0", "\ufffd") in [str(part)[:10] for part in error["loc"]]
 
 
 @pytest.mark.parametrize("name", [*PROVIDER, "kind", "prices"])
@@ -186,6 +187,39 @@ def test_half_a_pair_fits_in_no_provider(port: int, busy: str, name: str) -> Non
     value = {"models": [HALF_A_PAIR], "prices": {HALF_A_PAIR: {"input": 1, "output": 1}}}.get(name, HALF_A_PAIR)
     invalid(ask(port, request("POST", PROVIDERS, json.dumps({**PROVIDER, name: value}).encode())))
     invalid(ask(port, request("PATCH", busy, json.dumps({name: value}).encode())))
+
+
+OVERRIDE: dict[str, Any] = {"user_id": "u", "provider_name": "acme", "model_name": "ok"}
+CHANGES: list[dict[str, Any]] = [
+    *({name: value} for name in (*OVERRIDE, "service_name") for value in ("", "\0", LONG, 1, True)),
+    *({name: None} for name in OVERRIDE),
+    *({"allow_fallback": value} for value in (0, "false", None)),
+    {"provider_name": "nobody"},
+    {"model_name": "another"},
+    {"unknown": 1},
+]
+
+
+@pytest.mark.parametrize("fields", CHANGES, ids=lambda value: str(value)[:40])
+def test_an_override_that_does_not_fit(port: int, fields: dict[str, Any]) -> None:
+    [error] = invalid(ask(port, request("POST", OVERRIDES, json.dumps({**OVERRIDE, **fields}).encode())))["errors"]
+    assert next(iter(fields)) in error["loc"]
+    assert json.loads(ask(port, request("GET", OVERRIDES)).body) == []
+
+
+@pytest.mark.parametrize("name", [*OVERRIDE, "service_name"])
+def test_half_a_pair_fits_in_no_override(port: int, name: str) -> None:
+    invalid(ask(port, request("POST", OVERRIDES, json.dumps({**OVERRIDE, name: HALF_A_PAIR}).encode())))
+
+
+@pytest.mark.parametrize("body", [body for _, body in NO_OBJECTS], ids=[name for name, _ in NO_OBJECTS])
+def test_no_json_object_is_an_override(port: int, body: bytes) -> None:
+    invalid(ask(port, request("POST", OVERRIDES, body)))
+
+
+def test_a_long_list_of_mistakes_is_cut(port: int) -> None:
+    problem = invalid(ask(port, request("POST", PROVIDERS, json.dumps({**PROVIDER, "models": [1] * 1000}).encode())))
+    assert len(problem["errors"]) == 20
 
 
 # What looks odd but fits
@@ -300,5 +334,40 @@ def test_headers_that_mean_nothing_here_are_passed_over(port: int, header: str) 
 
 @pytest.mark.parametrize("value", ["abc", "1e3", "0", "366", "-1", "", "%00", "1%00", "٣", "9" * 5000, "true", "[1]"])
 def test_a_parameter_that_does_not_fit(port: int, value: str) -> None:
-    problem = invalid(ask(port, request("GET", f"/api/v1/usage/summary?days={quote(value, safe='%')}")))
-    assert problem["errors"][0]["loc"] == ["query", "days"]
+    for path, name in (("usage/summary", "days"), ("usage/by-provider", "days"), ("usage/by-service", "days")):
+        problem = invalid(ask(port, request("GET", f"/api/v1/{path}?{name}={quote(value, safe='%')}")))
+        assert problem["errors"][0]["loc"] == ["query", name]
+    limit = "501" if value == "366" else value
+    problem = invalid(ask(port, request("GET", f"/api/v1/usage/by-customer?limit={quote(limit, safe='%')}")))
+    assert problem["errors"][0]["loc"] == ["query", "limit"]
+
+
+@pytest.mark.parametrize("value", ["", "%00", "a%00b", "x" * 257])
+def test_a_customer_that_nobody_can_be(port: int, value: str) -> None:
+    problem = invalid(ask(port, request("GET", f"{OVERRIDES}?user_id={value}")))
+    assert problem["errors"][0]["loc"] == ["query", "user_id"]
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("/api/v1/usage/summary?day=7", "day"),
+        ("/api/v1/usage/summary?DAYS=7", "DAYS"),
+        ("/api/v1/usage/summary?days=7&days=7", "days"),
+        ("/api/v1/usage/summary?days[]=7", "days[]"),
+        ("/api/v1/usage/by-customer?limit=1&offset=1", "offset"),
+        ("/api/v1/providers?limit=1", "limit"),
+        ("/api/v1/providers?%00", "\ufffd"),
+        ("/api/v1/health/providers?" + "a" * 10_000, "a" * 49 + "\u2026" + "a" * 50),
+        ("/api/v1/overrides?user=u", "user"),
+        ("/api/v1/providers/x?limit=1", "limit"),
+    ],
+)
+def test_a_parameter_that_nobody_reads(port: int, target: str, name: str) -> None:
+    problem = invalid(ask(port, request("GET", target)))
+    assert problem["errors"][0]["loc"] == ["query", name]
+
+
+@pytest.mark.parametrize("target", ["/api/v1/usage/summary?", "/api/v1/health?t=1", "/metrics?a=b", "/healthz?x"])
+def test_parameters_that_do_no_harm(port: int, target: str) -> None:
+    assert ask(port, request("GET", target)).status == 200

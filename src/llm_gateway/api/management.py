@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, cast
 
 import msgspec
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -20,16 +20,24 @@ from llm_gateway import __version__
 from llm_gateway.api.auth import ENTRY, Entry
 from llm_gateway.api.docs import docs_router
 from llm_gateway.api.openapi import describe
+from llm_gateway.api.query import known_parameters
 from llm_gateway.api.responses import PROBLEM, error_headers, problem_of, send_problem
 from llm_gateway.api.surface import ClientGone, defect, read_body
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+MOST_ERRORS = 20
+"""So many mistakes of a body are listed; it can have a thousand."""
 
 
 def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> ASGIApp:
     """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name)
+    app = FastAPI(
+        openapi_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(known_parameters)],
+    )
     routes: list[APIRoute] = []
     document = cache(lambda: msgspec.json.encode(describe(app.routes, __version__)))
     for router in (*routers, docs_router(document)):
@@ -144,9 +152,20 @@ def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[s
 
 
 def _unfit(error: RequestValidationError) -> Invalid:
-    errors = [{"loc": list(found["loc"]), "msg": found["msg"], "type": found["type"]} for found in error.errors()]
+    errors = [
+        {"loc": list(found["loc"]), "msg": found["msg"], "type": found["type"]}
+        for found in error.errors()[:MOST_ERRORS]
+    ]
     first: dict[str, Any] = errors[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    invalid = Invalid(f"{where}: {first['msg']}." if where else f"{first['msg']}.")
+    where = ".".join(str(part) for part in first["loc"][1:])
+    if not where:
+        sentence = "The body must be a JSON object."
+    elif first["type"] == "missing":
+        sentence = f"{where} is required."
+    elif first["type"] == "extra_forbidden":
+        sentence = f"{where} is not a field of this request."
+    else:
+        sentence = f"{where}: {first['msg'].removeprefix('Value error, ')}."
+    invalid = Invalid(sentence)
     invalid.errors = cast(list[dict[str, object]], errors)
     return invalid

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from llm_gateway.api.auth import DATA_PLANE, OPEN_PATHS, opens_with_basic, scope_needed
 from llm_gateway.api.generate import TAGS_PATTERN, GenerateAnswer, GenerateBody
+from llm_gateway.api.query import refuses_parameters
 from llm_gateway.api.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
 
@@ -115,7 +116,7 @@ def _complete(path: str, method: str, operation: Document, by_status: Iterable[i
         operation["security"] = []
         errors.add(403)  # the host
     else:
-        errors |= {401, 403}
+        errors |= {401, 403, 422} if refuses_parameters(path) else {401, 403}
         scopes = dict.fromkeys((scope_needed(method, path), "admin"))
         needs = f"Needs a key with the scope {' or '.join(f'`{scope}`' for scope in scopes)}."
         operation["description"] = "\n\n".join(filter(None, (operation.get("description"), needs)))

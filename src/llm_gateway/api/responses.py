@@ -13,6 +13,9 @@ JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 Headers = list[tuple[bytes, bytes]]
 
+LONGEST_TEXT, LONGEST_NAME = 600, 100
+_UNPRINTABLE = dict.fromkeys((*range(32), 127), "�") | {ord(blank): " " for blank in "\t\n\r"}
+
 
 class FieldError(msgspec.Struct):
     """What is wrong with one field: where it is, a sentence, and what kind of error it is."""
@@ -40,11 +43,26 @@ def problem_of(error: GatewayError, request_id: str) -> Problem:
         type=f"urn:llm-gateway:error:{error.code}",
         title=error.title,
         status=error.status,
-        detail=error.detail,
+        detail=_shown(error.detail, LONGEST_TEXT),
         code=error.code,
         request_id=request_id,
-        errors=msgspec.convert(error.errors, list[FieldError]) if isinstance(error, Invalid) else msgspec.UNSET,
+        errors=_field_errors(error) if isinstance(error, Invalid) else msgspec.UNSET,
     )
+
+
+def _shown(text: str, longest: int) -> str:
+    """A text that may quote what the caller sent: printable, and cut in its middle if it is long."""
+    text = text.translate(_UNPRINTABLE)
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _field_errors(error: Invalid) -> list[FieldError]:
+    errors = msgspec.convert(error.errors, list[FieldError])
+    for one in errors:
+        one.loc = [_shown(part, LONGEST_NAME) if isinstance(part, str) else part for part in one.loc]
+        one.msg = _shown(one.msg, LONGEST_TEXT)
+    return errors
 
 
 def error_headers(error: GatewayError) -> Headers:

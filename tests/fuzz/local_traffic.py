@@ -1,0 +1,45 @@
+"""Hooks of schemathesis: whatever it makes up, the gateway calls nobody but the mock vendor on this machine.
+
+It knows neither what lives behind a name nor which rows exist, so that too is filled in here: providers get the mock's
+address, overrides name the provider that is there, and that one stays as it is. What does not fit stays unfit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import schemathesis
+
+UPSTREAM, PROVIDER_ID, PROVIDER, MODEL = "FUZZ_UPSTREAM", "FUZZ_PROVIDER_ID", "FUZZ_PROVIDER", "FUZZ_MODEL"
+"""Environment variables: the mock's base_url; id, name and model of the provider that stays."""
+NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
+CHANGES = frozenset({"PATCH", "DELETE"})
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+@schemathesis.hook
+def before_call(context: Any, case: schemathesis.Case[Any], kwargs: dict[str, Any]) -> None:
+    """Before every request. The body is a `dict` where it is one that could fit."""
+    del context, kwargs
+    if case.method in CHANGES and str((case.path_parameters or {}).get("provider_id")) == os.environ[PROVIDER_ID]:
+        case.path_parameters["provider_id"] = NOBODY
+    body = case.body
+    if not isinstance(body, dict):
+        return
+    if "/providers" in case.path:
+        _keep_local(body, creates=case.method == "POST")
+    elif "/overrides" in case.path:
+        for field, variable in (("provider_name", PROVIDER), ("model_name", MODEL)):
+            if isinstance(name := body.get(field), str) and _NAME.fullmatch(name):
+                body[field] = os.environ[variable]
+
+
+def _keep_local(body: dict[str, Any], *, creates: bool) -> None:
+    url = body.get("base_url")
+    names_a_vendor = "base_url" not in body and (creates or "name" in body)
+    if names_a_vendor or ("base_url" in body and url is None) or (isinstance(url, str) and _URL.match(url)):
+        body["base_url"] = os.environ[UPSTREAM]

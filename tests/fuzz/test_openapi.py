@@ -1,0 +1,53 @@
+"""The started gateway against its own OpenAPI document: schemathesis makes up requests and checks every answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import GatewayProcess
+from tests.fuzz.local_traffic import MODEL, PROVIDER, PROVIDER_ID, UPSTREAM
+from tests.upstream import UpstreamProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = Path(sys.executable).with_name("schemathesis")
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+HIGHEST_PRIORITY = 2**31 - 1
+
+QUICK = ["--seed=1", "--max-examples=5"]
+LONG = ["--max-examples=300", "--max-time=300", "--continue-on-failure"]
+PATIENCE_S = 900
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the full length was asked for."""
+    return bool(request.config.getoption("--long"))
+
+
+def test_every_answer_is_one_the_document_promises(tmp_path: Path, long: bool) -> None:
+    with UpstreamProcess() as mock, GatewayProcess(tmp_path) as gateway:
+        path = gateway.provider("acme", mock.base_url, "json", priority=HIGHEST_PRIORITY)
+        local = {UPSTREAM: mock.base_url, PROVIDER_ID: path.rpartition("/")[2], PROVIDER: "acme", MODEL: "json"}
+        document = tmp_path / "openapi.json"
+        document.write_bytes(gateway.call("GET", "/openapi.json").body)
+        options = [f"--url=http://127.0.0.1:{gateway.port}", *(LONG if long else QUICK)]
+        ended = subprocess.run(
+            [COMMAND, f"--config-file={CONFIGURATION}", "--no-color", "run", document, *options],
+            cwd=tmp_path,
+            env={**os.environ, **local, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            stdout=None if long else subprocess.PIPE,  # seen while it comes: make fuzz
+            stderr=None if long else subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout
+        assert mock.seen().total > 0, "no call got through: nothing was tried"
+        assert '"level": "error"' not in gateway.log
+        assert "Traceback" not in gateway.log
+        assert gateway.ask().status == 200
