@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway import server
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.settings import Settings
+from llm_gateway.store.repricing import RepriceReport, Wanted
 from llm_gateway.telemetry import configure_logging
 from llm_gateway.wiring import (
     Stores,
@@ -21,6 +22,8 @@ from llm_gateway.wiring import (
     build_configuration,
     build_observer,
     build_pipeline,
+    build_repricing,
+    now_ms,
     open_stores,
     prune_for_ever,
     refresh_for_ever,
@@ -107,6 +110,33 @@ async def replay_once(settings: Settings) -> int:
     app = Application(settings)
     async with app._stack:
         return app._open_stores().replayed
+
+
+def reprice_once(
+    settings: Settings,
+    *,
+    since_ms: int,
+    until_ms: int | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[RepriceReport], None] = lambda _report: None,
+) -> RepriceReport:
+    """Give stored records the prices in force now, or only say what that would change. A gateway may be running.
+
+    Of the requests from `since_ms` to before `until_ms` (milliseconds UTC, None: now) the attempts at `provider` and
+    `model` (None: any); `progress` gets the report so far, batch by batch.
+
+    Raises:
+        ConfigurationError: the database is not at this version; the message says what to do.
+        RecordsRefused: a new cost is absurd; what was repriced before it stays.
+        StoreUnavailable: the database does not answer; a new run does the rest.
+    """
+    wanted = Wanted(
+        since_ms=since_ms, until_ms=now_ms() if until_ms is None else until_ms, provider=provider, model=model
+    )
+    with contextlib.ExitStack() as stack:
+        return build_repricing(settings, stack).run(wanted, dry_run=dry_run, progress=progress)
 
 
 def _do_not_preempt() -> None:

@@ -7,6 +7,7 @@ of each attempt it served, and the requests it answered (or was the last one tri
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import sub
 from typing import TypeAlias
 
 import msgspec
@@ -96,6 +97,11 @@ class Totals(msgspec.Struct, gc=False):
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Totals(*map(sum, zip(mine, others, strict=True)))
 
+    def minus(self, other: Totals) -> Totals:
+        """The difference, as a new object."""
+        mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Totals(*map(sub, mine, others))
+
 
 COUNTERS = Totals.__struct_fields__
 
@@ -106,17 +112,24 @@ def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
     Raises:
         RecordsRefused: a sum is negative or so large that the counters could overflow.
     """
-    sums: dict[Key, Totals] = {}
-    for record in records:
-        hour = record.at_ms // HOUR_MS
-        for key in ((SERVICE, hour, record.service), (CUSTOMER, hour, record.user_id)):
-            totals = sums.get(key) or sums.setdefault(key, Totals())
-            totals.count(record)
-            totals.buy(record.usage, record.cost_nanos)
-        if record.attempts:
-            _add_attempts(sums, hour, record)
+    sums = _sums(records)
     _refuse_overflow(sums)
     return sums
+
+
+def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[Key, Totals]:
+    """What must be added to the hourly sums when records are replaced by others.
+
+    Raises:
+        RecordsRefused: a sum changes by so much that the counters could overflow.
+    """
+    differences = _sums(after)
+    for key, totals in _sums(before).items():
+        differences[key] = differences.get(key, Totals()).minus(totals)
+    for (dimension, _, name), totals in differences.items():
+        if max(map(abs, msgspec.structs.astuple(totals))) > LARGEST_SUM:
+            raise RecordsRefused(f"The figures of {dimension} {name!r} would become too large to be summed.")
+    return differences
 
 
 def daily(hours: Mapping[Key, Totals]) -> dict[Key, Totals]:
@@ -126,6 +139,19 @@ def daily(hours: Mapping[Key, Totals]) -> dict[Key, Totals]:
         key = (dimension, hour // 24, name)
         known = sums.get(key)
         sums[key] = totals if known is None else known.plus(totals)
+    return sums
+
+
+def _sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
+    sums: dict[Key, Totals] = {}
+    for record in records:
+        hour = record.at_ms // HOUR_MS
+        for key in ((SERVICE, hour, record.service), (CUSTOMER, hour, record.user_id)):
+            totals = sums.get(key) or sums.setdefault(key, Totals())
+            totals.count(record)
+            totals.buy(record.usage, record.cost_nanos)
+        if record.attempts:
+            _add_attempts(sums, hour, record)
     return sums
 
 

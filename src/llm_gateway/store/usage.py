@@ -72,14 +72,32 @@ class SentAttempt(msgspec.Struct, frozen=True):
     limit_tokens: int
 
 
+class RollupTable:
+    """The sums in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._is_sqlite = database.is_sqlite
+        self._insert = BulkInsert(
+            usage_rollups, ROLLUP_COLUMNS, adding(usage_rollups, COUNTERS), _placeholder(database)
+        )
+
+    def add(self, connection: Connection, hours: dict[Key, Totals]) -> None:
+        """Add hourly sums to the hours and days."""
+        rows = [*_rollup_rows(HOUR, HOUR_MS, hours), *_rollup_rows(DAY, DAY_MS, daily(hours))]
+        if not self._is_sqlite:
+            rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
+        self._insert.run(connection, rows)
+
+
 class UsageStore:
     """Usage in the database. Periods are the last `days` × 24 hours, to the hour, up to now."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        placeholder, self._known_ids = ("?", _known_in_sqlite) if database.is_sqlite else ("%s", _known_in_postgres)
+        self._known_ids = _known_in_sqlite if database.is_sqlite else _known_in_postgres
+        placeholder = _placeholder(database)
         self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
-        self._rollups = BulkInsert(usage_rollups, ROLLUP_COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
+        self._rollups = RollupTable(database)
 
     def write(self, records: Sequence[UsageRecord]) -> None:
         """Store the records that are not stored yet and add them to the rollups, in one transaction.
@@ -104,7 +122,7 @@ class UsageStore:
         """The attempts sent since then (milliseconds UTC), of requests that were at most so long under way."""
         records = usage_records.c
         query = sa.select(records.attempts).where(
-            records.id >= _first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
+            records.id >= first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
         )
         with self._database.read() as connection:
             texts = connection.execute(query).scalars().all()
@@ -119,7 +137,7 @@ class UsageStore:
     def prune(self, before_ms: int, limit: int) -> int:
         """Delete up to `limit` of the oldest records that came before then; how many were deleted. Rollups stay."""
         ids = usage_records.c.id
-        oldest = sa.select(ids).where(ids < _first_id(before_ms)).order_by(ids).limit(limit)
+        oldest = sa.select(ids).where(ids < first_id(before_ms)).order_by(ids).limit(limit)
         with self._database.write() as connection:
             return connection.execute(sa.delete(usage_records).where(ids.in_(oldest))).rowcount
 
@@ -171,11 +189,7 @@ class UsageStore:
         inserted = self._records.run(connection, [_record_row(record) for record in by_id.values()])
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        hours = hourly(by_id.values())
-        rows = [*_rollup_rows(HOUR, HOUR_MS, hours), *_rollup_rows(DAY, DAY_MS, daily(hours))]
-        if not self._database.is_sqlite:
-            rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
-        self._rollups.run(connection, rows)
+        self._rollups.add(connection, hourly(by_id.values()))
 
 
 _plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))
@@ -213,7 +227,11 @@ def _known_in_postgres(connection: Connection, ids: list[str]) -> list[str]:
     return list(connection.execute(query, {"ids": ids}).scalars())
 
 
-def _first_id(at_ms: int) -> str:
+def _placeholder(database: Database) -> str:
+    return "?" if database.is_sqlite else "%s"
+
+
+def first_id(at_ms: int) -> str:
     """What every UUIDv7 made at that millisecond or later is not less than."""
     digits = f"{max(0, at_ms):012x}"
     return f"{digits[:8]}-{digits[8:]}"
