@@ -25,9 +25,9 @@ from llm_gateway.wiring import (
     build_repricing,
     now_ms,
     open_stores,
-    prune_for_ever,
     refresh_for_ever,
     start_local_model,
+    tidy_for_ever,
 )
 
 
@@ -76,7 +76,7 @@ class Application:
         self._entry = build_api(settings, stores, config, pipeline, ready=lambda: self._serving)
         self._background(config.transport.recheck())
         self._background(refresh_for_ever(config.live, self.log))
-        self._background(prune_for_ever(stores.usage, settings.usage_retention_days, self.log))
+        self._background(tidy_for_ever(stores.usage, settings.usage_retention_days, self.log))
         self._serving = True
 
     def _open_stores(self) -> Stores:

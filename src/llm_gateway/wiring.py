@@ -56,8 +56,10 @@ Observe: TypeAlias = Callable[[UsageRecord], None]
 
 WINDOW_MS = 61_000
 DAY_MS = 86_400_000
-PRUNE_EVERY_S, PRUNE_PAUSE_S = 3600.0, 0.1
+TIDY_EVERY_S, TIDY_PAUSE_S = 3600.0, 0.1
 PRUNE_STEP = 2000
+LATE_MS = 3_600_000
+"""A day is added up when it is over for so long, since records that come later cost a little more."""
 REFRESH_EVERY_S = 300.0
 BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
@@ -240,15 +242,21 @@ def build_api(
     )
 
 
-async def prune_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:
-    """Delete usage records that are past their time, in small steps, every hour."""
+async def tidy_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:
+    """Every hour delete usage records that are past their time and add up days that are over, in small steps."""
     while True:
         try:
-            deleted = await asyncio.to_thread(usage.prune, now_ms() - retention_days * DAY_MS, PRUNE_STEP)
+            is_left = await asyncio.to_thread(_tidy, usage, retention_days)
         except StoreUnavailable:
             log("old usage records stay for now: the database does not answer", level="warning")
-            deleted = 0
-        await asyncio.sleep(PRUNE_PAUSE_S if deleted == PRUNE_STEP else PRUNE_EVERY_S)
+            is_left = False
+        await asyncio.sleep(TIDY_PAUSE_S if is_left else TIDY_EVERY_S)
+
+
+def _tidy(usage: UsageStore, retention_days: int) -> bool:
+    """One step of each; whether there may be more to do."""
+    is_full_step = usage.prune(now_ms() - retention_days * DAY_MS, PRUNE_STEP) == PRUNE_STEP
+    return usage.build_block(now_ms() - LATE_MS) or is_full_step
 
 
 async def refresh_for_ever(live: Live, log: Log) -> None:

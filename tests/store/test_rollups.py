@@ -9,7 +9,7 @@ import pytest
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.store.database import usage_rollups
-from llm_gateway.store.rollups import COUNTERS, LARGEST_SUM, Totals, daily, hourly
+from llm_gateway.store.rollups import COUNTERS, LARGEST_SUM, Totals, coarser, hourly
 
 HOUR_MS = 3_600_000
 
@@ -109,7 +109,7 @@ def test_attempts_without_a_providers_name_on_the_request_count_no_request() -> 
 def test_hours_and_days_begin_at_their_edge() -> None:
     times = (0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1, 24 * HOUR_MS)
     hours = hourly(record(at_ms) for at_ms in times)
-    days = daily(hours)
+    days = coarser(hours, 24)
     assert {hour: totals.requests for (kind, hour, _), totals in hours.items() if kind == "service"} == {
         0: 2,
         1: 1,

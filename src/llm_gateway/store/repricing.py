@@ -29,8 +29,9 @@ from llm_gateway.domain.usage import (
 )
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.rollup_table import RollupTable
 from llm_gateway.store.rollups import HOUR, HOUR_MS, SERVICE, change
-from llm_gateway.store.usage import RollupTable, first_id
+from llm_gateway.store.usage import first_id
 
 BATCH_RECORDS = 500
 PAUSE_S = 0.02
@@ -181,7 +182,7 @@ class Repricing:
         rollups = usage_rollups.c
         query = sa.select(sa.func.coalesce(sa.func.sum(rollups.requests), 0)).where(
             rollups.dimension == SERVICE,
-            rollups.grain == HOUR,
+            rollups.grain == HOUR.name,
             rollups.bucket_ms >= hours.start,
             rollups.bucket_ms < hours.stop,
         )

@@ -6,9 +6,9 @@ of each attempt it served, and the requests it answered (or was the last one tri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import sub
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -22,8 +22,23 @@ SERVICE = "service"
 CUSTOMER = "customer"
 PROVIDER = "provider"
 
-HOUR = "hour"
-DAY = "day"
+
+class Grain(NamedTuple):
+    """How long a bucket is. Buckets are counted from 1970, so those of each grain fill those of every longer one."""
+
+    name: str
+    hours: int
+
+    @property
+    def ms(self) -> int:
+        """The same in milliseconds."""
+        return self.hours * HOUR_MS
+
+
+HOUR = Grain("hour", 1)
+DAY = Grain("day", 24)
+BLOCKS = (Grain("4days", 4 * 24), Grain("16days", 16 * 24))
+"""Only customers have these; each is made of the grain before it."""
 
 LARGEST_SUM = 2**53
 """No batch may add more than this to any counter, so that 64 bits hold a bucket's sum whatever a provider reports."""
@@ -132,14 +147,30 @@ def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[
     return differences
 
 
-def daily(hours: Mapping[Key, Totals]) -> dict[Key, Totals]:
-    """The hourly sums added up by day."""
-    sums: dict[Key, Totals] = {}
-    for (dimension, hour, name), totals in hours.items():
-        key = (dimension, hour // 24, name)
-        known = sums.get(key)
-        sums[key] = totals if known is None else known.plus(totals)
-    return sums
+def coarser(sums: Mapping[Key, Totals], factor: int) -> dict[Key, Totals]:
+    """The sums of buckets added up to those of buckets that are `factor` times as long."""
+    added: dict[Key, Totals] = {}
+    for (dimension, number, name), totals in sums.items():
+        key = (dimension, number // factor, name)
+        known = added.get(key)
+        added[key] = totals if known is None else known.plus(totals)
+    return added
+
+
+def cover(period: tuple[int, int], grains: Sequence[tuple[Grain, int]]) -> list[tuple[Grain, int, int]]:
+    """The period (start, end) as stretches of buckets that are as long as can be: (grain, start, end).
+
+    `grains` are those beyond the hour, shorter ones first, each with where its buckets end. Times are milliseconds, no
+    end is included.
+    """
+    start, end = period
+    if not grains:
+        return [(HOUR, start, end)] if start < end else []
+    *shorter, (grain, until) = grains
+    first, last = -(-start // grain.ms) * grain.ms, min(end, until) // grain.ms * grain.ms
+    if first >= last:
+        return cover(period, shorter)
+    return [*cover((start, first), shorter), (grain, first, last), *cover((last, end), shorter)]
 
 
 def _sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
