@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,16 +14,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway import server
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.settings import Settings
+from llm_gateway.store.repricing import RepriceReport, Wanted
 from llm_gateway.telemetry import LogWriter, configure_logging
 from llm_gateway.wiring import (
     Stores,
     build_api,
     build_configuration,
     build_pipeline,
+    build_repricing,
+    now_ms,
     open_stores,
-    prune_for_ever,
     refresh_for_ever,
     start_local_model,
+    tidy_for_ever,
 )
 
 
@@ -73,7 +76,7 @@ class Application:
         self._entry = build_api(settings, stores, config, pipeline, ready=lambda: self._serving)
         self._background(config.transport.recheck())
         self._background(refresh_for_ever(config.live, self.log))
-        self._background(prune_for_ever(stores.usage, settings.usage_retention_days, self.log))
+        self._background(tidy_for_ever(stores.usage, settings.usage_retention_days, self.log))
         self._serving = True
 
     def _open_stores(self) -> Stores:
@@ -108,6 +111,33 @@ async def replay_once(settings: Settings) -> int:
     with app.log_writer:
         async with app._stack:
             return app._open_stores().replayed
+
+
+def reprice_once(
+    settings: Settings,
+    *,
+    since_ms: int,
+    until_ms: int | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[RepriceReport], None] = lambda _report: None,
+) -> RepriceReport:
+    """Give stored records the prices in force now, or only say what that would change. A gateway may be running.
+
+    Of the requests from `since_ms` to before `until_ms` (milliseconds UTC, None: now) the attempts at `provider` and
+    `model` (None: any); `progress` gets the report so far, batch by batch.
+
+    Raises:
+        ConfigurationError: the database is not at this version; the message says what to do.
+        RecordsRefused: a new cost is absurd; what was repriced before it stays.
+        StoreUnavailable: the database does not answer; a new run does the rest.
+    """
+    wanted = Wanted(
+        since_ms=since_ms, until_ms=now_ms() if until_ms is None else until_ms, provider=provider, model=model
+    )
+    with contextlib.ExitStack() as stack:
+        return build_repricing(settings, stack).run(wanted, dry_run=dry_run, progress=progress)
 
 
 def _do_not_preempt() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -40,13 +41,14 @@ from llm_gateway.pipeline.recording import Recording
 from llm_gateway.pipeline.transport import Egress, Transport
 from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
 from llm_gateway.providers.prepare import Preparer
-from llm_gateway.providers.prices import PriceList
+from llm_gateway.providers.prices import PriceList, attempt_price
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
 from llm_gateway.store.live import Live
 from llm_gateway.store.overrides import OverrideStore
-from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.store.providers import ProviderDraft, ProviderStore, list_providers
+from llm_gateway.store.repricing import Repricing
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
@@ -56,8 +58,10 @@ Observe: TypeAlias = Callable[[UsageRecord], None]
 
 WINDOW_MS = 61_000
 DAY_MS = 86_400_000
-PRUNE_EVERY_S, PRUNE_PAUSE_S = 3600.0, 0.1
+TIDY_EVERY_S, TIDY_PAUSE_S = 3600.0, 0.1
 PRUNE_STEP = 2000
+LATE_MS = 3_600_000
+"""A day is added up when it is over for so long, since records that come later cost a little more."""
 REFRESH_EVERY_S = 300.0
 BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
@@ -171,7 +175,7 @@ def build_configuration(
     transport = Transport(egress, log=log)
     health, limiter = Health(), MemoryLimiter()
     admission = Admission(limiter)
-    admission.refill(stores.usage.recent_attempts(_now_ms() - WINDOW_MS), _now_ms())
+    admission.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS), now_ms())
     live.subscribe(_Forgetter(health, limiter, transport))
     live.reload()
     rules = ProviderRules(vendors, egress, lambda: local.base_url if local else None)
@@ -238,18 +242,24 @@ def build_api(
     )
 
 
-async def prune_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:
-    """Delete usage records that are past their time, in small steps, every hour."""
+async def tidy_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:
+    """Every hour delete usage records that are past their time and add up days that are over, in small steps."""
     while True:
         try:
-            deleted = await asyncio.to_thread(usage.prune, _now_ms() - retention_days * DAY_MS, PRUNE_STEP)
+            is_left = await asyncio.to_thread(_tidy, usage, retention_days)
         except StoreUnavailable:
             log("old usage records stay for now: the database does not answer", level="warning")
-            deleted = 0
+            is_left = False
         except Exception as error:  # edge: whatever it is, it is tried again, and said
-            log("old usage records cannot be deleted", level="error", exc_info=error)
-            deleted = 0
-        await asyncio.sleep(PRUNE_PAUSE_S if deleted == PRUNE_STEP else PRUNE_EVERY_S)
+            log("old usage records cannot be tidied up", level="error", exc_info=error)
+            is_left = False
+        await asyncio.sleep(TIDY_PAUSE_S if is_left else TIDY_EVERY_S)
+
+
+def _tidy(usage: UsageStore, retention_days: int) -> bool:
+    """One step of each; whether there may be more to do."""
+    is_full_step = usage.prune(now_ms() - retention_days * DAY_MS, PRUNE_STEP) == PRUNE_STEP
+    return usage.build_block(now_ms() - LATE_MS) or is_full_step
 
 
 async def refresh_for_ever(live: Live, log: Log) -> None:
@@ -293,5 +303,15 @@ def _gauges(config: Configuration, in_flight: InFlight) -> Iterator[tuple[str, s
         yield "llm_gateway_breaker_open", "1 open, 0.5 half-open, 0 closed", labels, BREAKER_VALUE[state]
 
 
-def _now_ms() -> int:
+def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
+    """What gives stored records the prices of the configured providers; it needs neither their keys nor a gateway."""
+    database = Database.open(settings.url)
+    stack.callback(database.close)
+    if not database.is_current():
+        raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
+    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_vendors()))
+
+
+def now_ms() -> int:
+    """Milliseconds UTC."""
     return time.time_ns() // 1_000_000

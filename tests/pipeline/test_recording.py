@@ -101,6 +101,7 @@ class TestAttempts:
         made = world.recording.intend(world.open(request()), request(), UNPRICED, 118)
 
         assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
+        assert made.usage_estimated is True
 
     def test_a_later_intent_holds_its_own_attempt_alone(self, world: World) -> None:
         record = world.open(request())
@@ -139,13 +140,13 @@ class TestAttempts:
         world.recording.bought(made, reply(upstream_model="m1-2026"))
 
         assert made.usage == Usage(input_tokens=20, output_tokens=30)
-        assert (made.cost_nanos, made.cost_status) == (130_000, "exact")
+        assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "exact", False)
 
     def test_what_was_bought_by_estimate(self, world: World) -> None:
         made = world.recording.intend(world.open(request()), request(), ONE, 118)
         world.recording.bought(made, reply(usage_estimated=True))
 
-        assert (made.cost_nanos, made.cost_status) == (130_000, "estimated")
+        assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "estimated", True)
 
     def test_the_configured_names_price_comes_first(self, world: World) -> None:
         world.reported["one", "m1-2026"] = Price(input=((0, 1),), output=((0, 1),))
@@ -171,6 +172,7 @@ class TestAttempts:
         world.recording.bought_nothing(made)
 
         assert (made.usage, made.cost_nanos, made.cost_status) == (Usage(), 0, "exact")
+        assert made.usage_estimated is False
 
 
 class TestSettle:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.store.database import usage_rollups
-from llm_gateway.store.rollups import COUNTERS, LARGEST_SUM, Totals, daily, hourly
+from llm_gateway.store.rollups import BLOCKS, COUNTERS, DAY, HOUR, LARGEST_SUM, Totals, change, coarser, cover, hourly
 
 HOUR_MS = 3_600_000
 
@@ -109,7 +111,7 @@ def test_attempts_without_a_providers_name_on_the_request_count_no_request() -> 
 def test_hours_and_days_begin_at_their_edge() -> None:
     times = (0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1, 24 * HOUR_MS)
     hours = hourly(record(at_ms) for at_ms in times)
-    days = daily(hours)
+    days = coarser(hours, 24)
     assert {hour: totals.requests for (kind, hour, _), totals in hours.items() if kind == "service"} == {
         0: 2,
         1: 1,
@@ -137,3 +139,41 @@ def test_absurd_figures_are_refused(fields: dict[str, Any]) -> None:
 def test_the_largest_sum_is_taken() -> None:
     sums = hourly([record(cost_nanos=LARGEST_SUM - 1), record(cost_nanos=1)])
     assert sums[("service", 0, "s")].cost_nanos == LARGEST_SUM
+
+
+def test_a_change_is_what_replacing_records_adds() -> None:
+    before = [record(cost_nanos=5, cost_status="unpriced", attempts=[attempt(cost_nanos=5)], provider="p"), record(1)]
+    after = [record(cost_nanos=2, attempts=[attempt(cost_nanos=2)], provider="p"), record(1)]
+    difference = Totals(unpriced_requests=-1, cost_nanos=-3)
+    assert change(before, after) == {
+        ("service", 0, "s"): difference,
+        ("customer", 0, "u"): difference,
+        ("provider", 0, "p"): difference,
+    }
+    assert set(map(Totals.__eq__, change(before, before).values(), [Totals()] * 3)) == {True}
+
+
+def test_a_change_that_is_absurd_is_refused() -> None:
+    for one, other in ((0, LARGEST_SUM + 1), (LARGEST_SUM + 1, 0)):
+        with pytest.raises(RecordsRefused, match="too large"):
+            change([record(cost_nanos=one)], [record(cost_nanos=other)])
+
+
+@given(
+    start=st.integers(0, 2000),
+    length=st.integers(1, 9000),
+    builts=st.lists(st.integers(0, 12_000), min_size=2, max_size=2),
+)
+def test_a_period_is_covered_once_by_buckets_that_are_there(start: int, length: int, builts: list[int]) -> None:
+    end = (start + length + 24) // 24 * 24
+    until = {DAY: end, BLOCKS[0]: max(builts) // 96 * 96, BLOCKS[1]: min(builts) // 384 * 384}
+    stretches = cover((start * HOUR_MS, end * HOUR_MS), [(grain, hours * HOUR_MS) for grain, hours in until.items()])
+    edges = [stretches[0][1], *(stretch[2] for stretch in stretches)]
+    assert edges[0] == start * HOUR_MS
+    assert edges[-1] == end * HOUR_MS
+    assert [stretch[1] for stretch in stretches] == edges[:-1]
+    for grain, first, last in stretches:
+        assert first < last
+        assert first % grain.ms == last % grain.ms == 0
+        assert grain is HOUR or last <= until[grain] * HOUR_MS
+    assert sum((last - first) // grain.ms for grain, first, last in stretches if grain is HOUR) < 24

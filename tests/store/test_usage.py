@@ -1,4 +1,4 @@
-"""Records are counted once whatever happens, and the reports say what the records say."""
+"""Records are counted once whatever happens. The reports are in test_usage_reports.py."""
 
 from __future__ import annotations
 
@@ -8,63 +8,21 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
-from hypothesis import given as for_any
-from hypothesis import strategies as st
 
 from llm_gateway.domain.messages import new_id
-from llm_gateway.domain.usage import FREE, AttemptRecord, Usage, UsageRecord
+from llm_gateway.domain.usage import FREE, AttemptRecord, Usage
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollups import Totals
-from llm_gateway.store.usage import CustomerTotals, NamedTotals, SentAttempt, UsageStore
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
-NOW_MS = 20_000 * DAY_MS + 15 * HOUR_MS + 1234
-
-numbers = count()
-
-
-def id_at(at_ms: int) -> str:
-    text = f"{at_ms:012x}7000{0x8000_0000_0000_0000 + next(numbers):016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def record(at_ms: int = NOW_MS, **fields: Any) -> UsageRecord:
-    plain = {"id": id_at(at_ms), "instance": "i", "key_name": "k", "user_id": "u", "service": "s"}
-    return UsageRecord(at_ms=at_ms, task_type="general", surface="generate", **{**plain, **fields})
-
-
-def attempt(started_ms: int = NOW_MS, provider: str = "p", **fields: Any) -> AttemptRecord:
-    plain = {"id": id_at(started_ms), "provider_id": f"id-{provider}", "kind": "openai", "model": "m"}
-    return AttemptRecord(provider=provider, started_ms=started_ms, **{**plain, **fields})
-
-
-def clear(database: Database) -> None:
-    with database.write() as connection:
-        connection.execute(sa.delete(usage_records))
-        connection.execute(sa.delete(usage_rollups))
-
-
-def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
-    with database.read() as connection:
-        return sorted(tuple(row) for row in connection.execute(sa.select(usage_rollups)))
-
-
-def stored_ids(database: Database) -> list[str]:
-    with database.read() as connection:
-        return sorted(connection.execute(sa.select(usage_records.c.id)).scalars())
+from llm_gateway.store.usage import SentAttempt, UsageStore
+from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_ids
 
 
 @pytest.fixture
@@ -302,144 +260,3 @@ def test_ids_made_by_the_gateway_fit_the_ranges(store: UsageStore) -> None:
 def test_before_1970_there_is_nothing(store: UsageStore) -> None:
     assert store.prune(-5, 10) == 0
     assert store.recent_attempts(5) == []
-
-
-# --- the reports ---
-
-
-def test_reports_of_an_empty_database(store: UsageStore) -> None:
-    assert store.summary(30, NOW_MS) == Totals()
-    assert (store.by_provider(30, NOW_MS), store.by_service(30, NOW_MS), store.by_customer(30, NOW_MS, 5)) == (
-        [],
-        [],
-        [],
-    )
-
-
-def test_rows_are_by_cost_then_count_then_name(store: UsageStore) -> None:
-    store.write([record(user_id=user, cost_nanos=cost) for user, cost in (("d", 1), ("b", 0), ("a", 0), ("c", 0))])
-    store.write([record(user_id="c")])
-    assert [row.name for row in store.by_customer(1, NOW_MS, 10)] == ["d", "c", "a", "b"]
-    assert store.by_customer(1, NOW_MS, 2) == [
-        CustomerTotals("d", requests=1, cost_nanos=1),
-        CustomerTotals("c", requests=2, cost_nanos=0),
-    ]
-
-
-def test_sums_beyond_32_bits(store: UsageStore) -> None:
-    for _ in range(3):
-        store.write([record(cost_nanos=2**53, usage=Usage(input_tokens=2**40))])
-    assert store.summary(1, NOW_MS) == Totals(requests=3, cost_nanos=3 * 2**53, input_tokens=3 * 2**40)
-
-
-@pytest.mark.parametrize("days", [1, 2, 30, 365])
-@pytest.mark.parametrize("now_ms", [NOW_MS, 20_000 * DAY_MS, 20_000 * DAY_MS - 1, 20_000 * DAY_MS + HOUR_MS])
-def test_the_period_begins_at_the_hour(store: UsageStore, days: int, now_ms: int) -> None:
-    start = now_ms - now_ms % HOUR_MS - days * DAY_MS
-    store.write([record(start - 1), record(start), record(now_ms)])
-    assert store.summary(days, now_ms).requests == 2
-
-
-def expected_period(records: Iterable[UsageRecord], days: int, now_ms: int) -> list[UsageRecord]:
-    start = now_ms - now_ms % HOUR_MS - days * DAY_MS
-    return [given for given in records if start <= given.at_ms <= now_ms]
-
-
-def expected_totals(records: Iterable[UsageRecord]) -> Totals:
-    all_of = list(records)
-    successes = [given for given in all_of if given.outcome == "ok"]
-    return Totals(
-        requests=len(all_of),
-        cached_requests=sum(given.outcome == "cached" for given in all_of),
-        error_requests=sum(given.outcome in ("rate_limited", "failed", "no_provider") for given in all_of),
-        ok_requests=len(successes),
-        estimated_requests=sum(given.cost_status == "estimated" for given in all_of),
-        unpriced_requests=sum(given.cost_status == "unpriced" for given in all_of),
-        input_tokens=sum(given.usage.input_tokens for given in all_of),
-        output_tokens=sum(given.usage.output_tokens for given in all_of),
-        cost_nanos=sum(given.cost_nanos for given in all_of),
-        latency_ms=sum(given.latency_ms for given in successes),
-    )
-
-
-def expected_rows(records: list[UsageRecord], name: Callable[[UsageRecord], str]) -> list[NamedTotals]:
-    groups: dict[str, list[UsageRecord]] = defaultdict(list)
-    for given in records:
-        groups[name(given)].append(given)
-    return in_order({key: expected_totals(group) for key, group in groups.items()})
-
-
-def expected_providers(records: list[UsageRecord]) -> list[NamedTotals]:
-    reached = [given for given in records if given.attempts]
-    tried = [one for given in reached for one in given.attempts]
-    totals = {}
-    for name in {given.provider for given in reached if given.provider} | {one.provider for one in tried}:
-        bought = [one for one in tried if one.provider == name]
-        counted = expected_totals(given for given in reached if given.provider == name)
-        counted.input_tokens = sum(one.usage.input_tokens for one in bought)
-        counted.output_tokens = sum(one.usage.output_tokens for one in bought)
-        counted.cost_nanos = sum(one.cost_nanos for one in bought)
-        if counted != Totals():
-            totals[name] = counted
-    return in_order(totals)
-
-
-def in_order(totals: dict[Any, Totals]) -> list[NamedTotals]:
-    rows = [NamedTotals(name, each) for name, each in totals.items()]
-    return sorted(rows, key=lambda row: (-row.totals.cost_nanos, -row.totals.requests, row.name))
-
-
-PROVIDERS = ("openai", "anthropic", "ü")
-usages = st.builds(Usage, input_tokens=st.integers(0, 3), output_tokens=st.integers(0, 2**40))
-edges = st.sampled_from([0, 1, 2, 7]).flatmap(
-    lambda days: st.sampled_from(
-        [
-            NOW_MS - days * DAY_MS,
-            NOW_MS - NOW_MS % HOUR_MS - days * DAY_MS,
-            NOW_MS - NOW_MS % DAY_MS - days * DAY_MS,
-        ]
-    )
-)
-times = st.one_of(
-    st.builds(lambda edge, step: min(NOW_MS, edge + step), edges, st.sampled_from([-HOUR_MS, -1, 0, 1, HOUR_MS])),
-    st.integers(NOW_MS - 9 * DAY_MS, NOW_MS),
-)
-attempts = st.builds(
-    attempt, provider=st.sampled_from(PROVIDERS), usage=usages, cost_nanos=st.integers(0, 5), sent=st.booleans()
-)
-histories = st.lists(
-    st.builds(
-        record,
-        at_ms=times,
-        user_id=st.sampled_from(["a", "b", "c", "\0"]),
-        service=st.sampled_from(["x", "y", ""]),
-        outcome=st.sampled_from(["ok", "cached", "rate_limited", "failed", "cancelled", "no_provider"]),
-        cost_status=st.sampled_from(["exact", "estimated", "unpriced"]),
-        provider=st.sampled_from([None, *PROVIDERS]),
-        usage=usages,
-        cost_nanos=st.integers(0, 10**12),
-        latency_ms=st.integers(0, 1000),
-        attempts=st.lists(attempts, max_size=3),
-    ),
-    max_size=12,
-)
-
-
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@for_any(history=histories, days=st.sampled_from([1, 2, 7, 365]), cuts=st.lists(st.integers(0, 12), max_size=4))
-def test_reports_equal_a_plain_recomputation(
-    shared_database: Database, history: list[UsageRecord], days: int, cuts: list[int]
-) -> None:
-    clear(shared_database)
-    store = UsageStore(shared_database)
-    for cut in cuts:
-        store.write(history[max(0, cut - 5) : cut])
-    store.write(history)
-    period = expected_period(history, days, NOW_MS)
-    assert store.summary(days, NOW_MS) == expected_totals(period)
-    assert store.by_service(days, NOW_MS) == expected_rows(period, lambda given: given.service)
-    customers = expected_rows(period, lambda given: given.user_id)[:3]
-    assert store.by_customer(days, NOW_MS, 3) == [
-        CustomerTotals(row.name, row.totals.requests, row.totals.cost_nanos) for row in customers
-    ]
-    assert store.by_provider(days, NOW_MS) == expected_providers(period)

@@ -6,6 +6,7 @@ price of the public lists is exact and a cost is rounded once, at the end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -134,7 +135,8 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """One upstream call, as it is recorded. Times in milliseconds, money in nano-dollars.
 
     `sent` is False only when the call was provably never sent. `limit_tokens` is what the call counts against its
-    provider's token limit once settled. `price` is the price the cost was computed with.
+    provider's token limit once settled. `price` is the price the cost was computed with. `usage_estimated` says that
+    `usage` is our own count or the most it can have been, whether or not there was a price for it.
     """
 
     id: str
@@ -152,6 +154,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     error: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()
+    usage_estimated: bool = False
     price: Price | None = None
     cost_nanos: int = 0
     cost_status: CostStatus = "exact"
@@ -196,6 +199,14 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     latency_ms: int = 0
     first_token_ms: int | None = None
     attempts: list[AttemptRecord] = []
+
+
+def worst_status(statuses: Iterable[CostStatus]) -> CostStatus:
+    """What a sum of costs is: unpriced if a part of it is, else estimated if a part of it is; exact when empty."""
+    return max(statuses, key=_SURENESS.index, default="exact")
+
+
+_SURENESS: tuple[CostStatus, ...] = ("exact", "estimated", "unpriced")
 
 
 def encode_record(record: Any) -> bytes:

@@ -125,6 +125,7 @@ class Recording:
     def bought_nothing(attempt: AttemptRecord) -> None:
         """Set that an attempt cost nothing: it was never sent, or the provider refused it."""
         attempt.usage = Usage()
+        attempt.usage_estimated = False
         attempt.cost_nanos = 0
         attempt.cost_status = "exact"
 
@@ -213,6 +214,7 @@ class Recording:
 
 
 def _price(attempt: AttemptRecord, status: CostStatus) -> None:
+    attempt.usage_estimated = status == "estimated"
     if attempt.price is None:
         attempt.cost_nanos, attempt.cost_status = 0, "unpriced"
     else:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
-from llm_gateway.domain.usage import FREE, Price
+from llm_gateway.domain.usage import Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.base import Adapter, Vendor
-from llm_gateway.providers.prices import PriceList, from_operator
+from llm_gateway.providers.prices import PriceList, own_price
 
 
 class Preparer:
@@ -76,8 +76,4 @@ class Preparer:
         return vendor is None or vendor.has_json_mode
 
     def _price(self, provider: Provider, model: str) -> Price | None:
-        if provider.prices and model in provider.prices:
-            return from_operator(provider.prices[model])
-        if provider.kind == "local":
-            return FREE
-        return self.price_by_reported_name(provider.name, model)
+        return own_price(provider, model) or self.price_by_reported_name(provider.name, model)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from llm_gateway.domain.usage import NANOS_PER_USD, Price, Tier
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.usage import FREE, NANOS_PER_USD, AttemptRecord, Price, Tier
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
@@ -58,6 +59,28 @@ GENAI_KEYS = {
 }
 UNCOUNTED_CHARGES = ("requests_kcount", "output_citation_mtok")
 """What every call of such a model is billed beside the tokens a `Usage` counts: its price would be too low."""
+
+
+def own_price(provider: Provider, model: str) -> Price | None:
+    """The price of a provider's model that no public list has a say in: the operator's, or that of our own machine."""
+    if provider.prices and model in provider.prices:
+        return from_operator(provider.prices[model])
+    return FREE if provider.kind == "local" else None
+
+
+def attempt_price(
+    prices: PriceList, vendors: Container[str], provider: Provider, attempt: AttemptRecord
+) -> Price | None:
+    """The price in force now for an attempt made at that provider, list prices of the time when it was made.
+
+    As when it is recorded: by the configured model, else by the name the provider reported. `vendors` are the names
+    of the presets.
+    """
+    vendor = provider.name if provider.name in vendors else None
+    price = own_price(provider, attempt.model) or prices.find_at(vendor, attempt.model, attempt.started_ms)
+    if price is None and attempt.upstream_model is not None:
+        price = prices.find_at(vendor, attempt.upstream_model, attempt.started_ms)
+    return price
 
 
 def from_operator(prices: Mapping[str, float]) -> Price:
@@ -112,8 +135,21 @@ class PriceList:
         A vendor of the presets is looked up by its own list alone; of another one only the model's name is known. A
         price that depends on the time is the one of now, at most a minute old.
         """
+        entry = self._entry(vendor, model)
+        if entry.model is not None and not 0 <= self._clock() - entry.resolved_at < CONDITIONAL_TTL_S:
+            self._resolve(entry, entry.model)
+        return entry.price
+
+    def find_at(self, vendor: str | None, model: str, at_ms: int) -> Price | None:
+        """The same for a call at that time (milliseconds UTC), by the list as it is known now."""
+        entry = self._entry(vendor, model)
+        if entry.model is None:
+            return entry.price
+        return _from_genai(entry.model.get_prices(datetime.fromtimestamp(at_ms / 1000, UTC)))
+
+    def _entry(self, vendor: str | None, model: str) -> _Entry:
         if vendor in SELF_HOSTED or len(model) > MAX_MODEL_NAME:
-            return None
+            return _Entry(None)
         provider_id = GENAI_PROVIDERS.get(vendor or "")
         key = (provider_id, model)
         entry = self._entries.get(key)
@@ -121,9 +157,7 @@ class PriceList:
             entry = self._entries[key] = self._look_up(provider_id, model)
             if len(self._entries) > self._max_names:
                 self._entries.popitem(last=False)
-        elif entry.model is not None and not 0 <= self._clock() - entry.resolved_at < CONDITIONAL_TTL_S:
-            self._resolve(entry, entry.model)
-        return entry.price
+        return entry
 
     def _look_up(self, provider_id: str | None, model: str) -> _Entry:
         from genai_prices.data_snapshot import DataSnapshot, get_snapshot  # noqa: PLC0415 -- 20 MB, and only here

@@ -192,6 +192,15 @@ class Database:
         except (StoreUnavailable, DBAPIError):
             return False
 
+    def is_current(self) -> bool:
+        """Whether its tables are those of this version of the code.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        with self.read() as connection:
+            return migrations.version(connection) == migrations.HEAD
+
     def migrate(self) -> None:
         """Bring the tables to this version of the code; processes that start at once take turns.
 
@@ -200,9 +209,8 @@ class Database:
             StoreUnavailable: the database does not answer.
         """
         with explained(self._place):
-            with self.read() as connection:
-                if migrations.version(connection) == migrations.HEAD:
-                    return
+            if self.is_current():
+                return
             with self.write() as connection:
                 if not self.is_sqlite:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))

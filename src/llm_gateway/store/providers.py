@@ -53,7 +53,7 @@ class ProviderStore:
 
     def list(self) -> Providers:
         """All providers, highest priority first, then by name."""
-        return [provider for provider, _ in self.load()]
+        return list_providers(self._database)
 
     def load(self) -> SealedProviders:
         """The same as `list`, each with its sealed key for `unseal`."""
@@ -143,6 +143,13 @@ class ProviderStore:
                 sealed = self._box.seal(self._box.open(row.api_key, row.id), row.id)
                 connection.execute(sa.update(providers).where(providers.c.id == row.id).values(api_key=sealed))
         return len(stale)
+
+
+def list_providers(database: Database) -> Providers:
+    """The same as `ProviderStore.list`, for one who has no encryption key."""
+    query = sa.select(*PUBLIC_COLUMNS).order_by(providers.c.priority.desc(), providers.c.name)
+    with database.read() as connection:
+        return [_provider(row) for row in connection.execute(query)]
 
 
 def _get(connection: Connection, provider_id: str, *, lock: bool = False) -> Provider:

@@ -6,8 +6,9 @@ of each attempt it served, and the requests it answered (or was the last one tri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from operator import sub
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -21,8 +22,23 @@ SERVICE = "service"
 CUSTOMER = "customer"
 PROVIDER = "provider"
 
-HOUR = "hour"
-DAY = "day"
+
+class Grain(NamedTuple):
+    """How long a bucket is. Buckets are counted from 1970, so those of each grain fill those of every longer one."""
+
+    name: str
+    hours: int
+
+    @property
+    def ms(self) -> int:
+        """The same in milliseconds."""
+        return self.hours * HOUR_MS
+
+
+HOUR = Grain("hour", 1)
+DAY = Grain("day", 24)
+BLOCKS = (Grain("4days", 4 * 24), Grain("16days", 16 * 24))
+"""Only customers have these; each is made of the grain before it."""
 
 LARGEST_SUM = 2**53
 """No batch may add more than this to any counter, so that 64 bits hold a bucket's sum whatever a provider reports."""
@@ -96,6 +112,11 @@ class Totals(msgspec.Struct, gc=False):
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Totals(*map(sum, zip(mine, others, strict=True)))
 
+    def minus(self, other: Totals) -> Totals:
+        """The difference, as a new object."""
+        mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Totals(*map(sub, mine, others))
+
 
 COUNTERS = Totals.__struct_fields__
 
@@ -106,6 +127,53 @@ def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
     Raises:
         RecordsRefused: a sum is negative or so large that the counters could overflow.
     """
+    sums = _sums(records)
+    _refuse_overflow(sums)
+    return sums
+
+
+def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[Key, Totals]:
+    """What must be added to the hourly sums when records are replaced by others.
+
+    Raises:
+        RecordsRefused: a sum changes by so much that the counters could overflow.
+    """
+    differences = _sums(after)
+    for key, totals in _sums(before).items():
+        differences[key] = differences.get(key, Totals()).minus(totals)
+    for (dimension, _, name), totals in differences.items():
+        if max(map(abs, msgspec.structs.astuple(totals))) > LARGEST_SUM:
+            raise RecordsRefused(f"The figures of {dimension} {name!r} would become too large to be summed.")
+    return differences
+
+
+def coarser(sums: Mapping[Key, Totals], factor: int) -> dict[Key, Totals]:
+    """The sums of buckets added up to those of buckets that are `factor` times as long."""
+    added: dict[Key, Totals] = {}
+    for (dimension, number, name), totals in sums.items():
+        key = (dimension, number // factor, name)
+        known = added.get(key)
+        added[key] = totals if known is None else known.plus(totals)
+    return added
+
+
+def cover(period: tuple[int, int], grains: Sequence[tuple[Grain, int]]) -> list[tuple[Grain, int, int]]:
+    """The period (start, end) as stretches of buckets that are as long as can be: (grain, start, end).
+
+    `grains` are those beyond the hour, shorter ones first, each with where its buckets end. Times are milliseconds, no
+    end is included.
+    """
+    start, end = period
+    if not grains:
+        return [(HOUR, start, end)] if start < end else []
+    *shorter, (grain, until) = grains
+    first, last = -(-start // grain.ms) * grain.ms, min(end, until) // grain.ms * grain.ms
+    if first >= last:
+        return cover(period, shorter)
+    return [*cover((start, first), shorter), (grain, first, last), *cover((last, end), shorter)]
+
+
+def _sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
     sums: dict[Key, Totals] = {}
     for record in records:
         hour = record.at_ms // HOUR_MS
@@ -115,17 +183,6 @@ def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
             totals.buy(record.usage, record.cost_nanos)
         if record.attempts:
             _add_attempts(sums, hour, record)
-    _refuse_overflow(sums)
-    return sums
-
-
-def daily(hours: Mapping[Key, Totals]) -> dict[Key, Totals]:
-    """The hourly sums added up by day."""
-    sums: dict[Key, Totals] = {}
-    for (dimension, hour, name), totals in hours.items():
-        key = (dimension, hour // 24, name)
-        known = sums.get(key)
-        sums[key] = totals if known is None else known.plus(totals)
     return sums
 
 

@@ -6,35 +6,22 @@ often it is sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, func
+from sqlalchemy import func
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, IntegrityError
-from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.bulk import BulkInsert, adding
-from llm_gateway.store.database import Database, usage_records, usage_rollups
-from llm_gateway.store.rollups import (
-    COUNTERS,
-    CUSTOMER,
-    DAY,
-    DAY_MS,
-    HOUR,
-    HOUR_MS,
-    PROVIDER,
-    SERVICE,
-    Key,
-    Totals,
-    daily,
-    hourly,
-)
+from llm_gateway.store.bulk import BulkInsert
+from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.rollup_table import RollupTable, summed
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
 
 LONGEST_REQUEST_MS = 600_000
 """How long before an attempt its request may have come."""
@@ -46,7 +33,6 @@ PLAIN_FIELDS = tuple(
     if name not in {"organization", "project", "usage", "tags", "attempts"}
 )
 RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "tags", "attempts", "last_attempt_ms")
-ROLLUP_COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
 
 
 class NamedTotals(msgspec.Struct, frozen=True):
@@ -73,13 +59,18 @@ class SentAttempt(msgspec.Struct, frozen=True):
 
 
 class UsageStore:
-    """Usage in the database. Periods are the last `days` × 24 hours, to the hour, up to now."""
+    """Usage in the database.
+
+    Periods are the last `days` × 24 hours, to the hour, and what is left of the present day (UTC): who writes may have
+    a clock that is a little ahead of the reader's.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        placeholder, self._known_ids = ("?", _known_in_sqlite) if database.is_sqlite else ("%s", _known_in_postgres)
+        self._known_ids = _known_in_sqlite if database.is_sqlite else _known_in_postgres
+        placeholder = "?" if database.is_sqlite else "%s"
         self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
-        self._rollups = BulkInsert(usage_rollups, ROLLUP_COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
+        self._rollups = RollupTable(database)
 
     def write(self, records: Sequence[UsageRecord]) -> None:
         """Store the records that are not stored yet and add them to the rollups, in one transaction.
@@ -104,7 +95,7 @@ class UsageStore:
         """The attempts sent since then (milliseconds UTC), of requests that were at most so long under way."""
         records = usage_records.c
         query = sa.select(records.attempts).where(
-            records.id >= _first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
+            records.id >= first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
         )
         with self._database.read() as connection:
             texts = connection.execute(query).scalars().all()
@@ -119,9 +110,14 @@ class UsageStore:
     def prune(self, before_ms: int, limit: int) -> int:
         """Delete up to `limit` of the oldest records that came before then; how many were deleted. Rollups stay."""
         ids = usage_records.c.id
-        oldest = sa.select(ids).where(ids < _first_id(before_ms)).order_by(ids).limit(limit)
+        oldest = sa.select(ids).where(ids < first_id(before_ms)).order_by(ids).limit(limit)
         with self._database.write() as connection:
             return connection.execute(sa.delete(usage_records).where(ids.in_(oldest))).rowcount
+
+    def build_block(self, until_ms: int) -> bool:
+        """Add up the oldest stretch of days that is over by then, for faster reports; False when all are."""
+        with self._database.write() as connection:
+            return self._rollups.build_block(connection, until_ms)
 
     def has_records(self) -> bool:
         """Whether any record is stored."""
@@ -130,9 +126,9 @@ class UsageStore:
 
     def summary(self, days: int, now_ms: int) -> Totals:
         """Everything in the period."""
-        period = _period(SERVICE, days, now_ms, COUNTERS)
         with self._database.read() as connection:
-            return Totals(*tuple(connection.execute(sa.select(*_sums(period.c, COUNTERS))).one()))
+            sums = self._rollups.sums(connection, SERVICE, _period(days, now_ms), COUNTERS)
+            return Totals(*tuple(connection.execute(sa.select(*summed(sums.c, COUNTERS))).one()))
 
     def by_provider(self, days: int, now_ms: int) -> list[NamedTotals]:
         """What was bought from each provider and which requests it answered; highest cost, then count, first."""
@@ -155,14 +151,14 @@ class UsageStore:
         counters: tuple[str, ...] = COUNTERS,
         limit: int | None = None,
     ) -> list[tuple[Any, ...]]:
-        period = _period(dimension, days, now_ms, counters)
-        query = (
-            sa.select(period.c.name, *_sums(period.c, counters))
-            .group_by(period.c.name)
-            .order_by(sa.desc("cost_nanos"), sa.desc("requests"), period.c.name)
-            .limit(limit)
-        )
         with self._database.read() as connection:
+            sums = self._rollups.sums(connection, dimension, _period(days, now_ms), counters)
+            query = (
+                sa.select(sums.c.name, *summed(sums.c, counters))
+                .group_by(sums.c.name)
+                .order_by(sa.desc("cost_nanos"), sa.desc("requests"), sums.c.name)
+                .limit(limit)
+            )
             return [tuple(row) for row in connection.execute(query)]
 
     def _write(self, connection: Connection, by_id: dict[str, UsageRecord]) -> None:
@@ -171,11 +167,7 @@ class UsageStore:
         inserted = self._records.run(connection, [_record_row(record) for record in by_id.values()])
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        hours = hourly(by_id.values())
-        rows = [*_rollup_rows(HOUR, HOUR_MS, hours), *_rollup_rows(DAY, DAY_MS, daily(hours))]
-        if not self._database.is_sqlite:
-            rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
-        self._rollups.run(connection, rows)
+        self._rollups.add(connection, hourly(by_id.values()))
 
 
 _plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))
@@ -188,14 +180,6 @@ def _record_row(record: UsageRecord) -> tuple[Any, ...]:
         return (*_plain_values(record), tags, None, None)
     attempts = _encoder.encode(record.attempts).decode()
     return (*_plain_values(record), tags, attempts, max(attempt.started_ms for attempt in record.attempts))
-
-
-def _rollup_rows(grain: str, length_ms: int, sums: dict[Key, Totals]) -> Iterable[tuple[Any, ...]]:
-    as_tuple = msgspec.structs.astuple
-    return [
-        (dimension, grain, number * length_ms, name, *as_tuple(totals))
-        for (dimension, number, name), totals in sums.items()
-    ]
 
 
 def _known_in_sqlite(connection: Connection, ids: list[str]) -> list[str]:
@@ -213,27 +197,15 @@ def _known_in_postgres(connection: Connection, ids: list[str]) -> list[str]:
     return list(connection.execute(query, {"ids": ids}).scalars())
 
 
-def _first_id(at_ms: int) -> str:
+def first_id(at_ms: int) -> str:
     """What every UUIDv7 made at that millisecond or later is not less than."""
     digits = f"{max(0, at_ms):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
-def _period(dimension: str, days: int, now_ms: int, counters: tuple[str, ...]) -> sa.Subquery:
-    """Sums by name of the hours up to the period's first midnight, and of the days from there."""
-    start = now_ms // HOUR_MS * HOUR_MS - days * DAY_MS
-    midnight = -(-start // DAY_MS) * DAY_MS
-    rollups = usage_rollups.c
-    hours = sa.and_(rollups.grain == HOUR, rollups.bucket_ms >= start, rollups.bucket_ms < midnight)
-    whole_days = sa.and_(rollups.grain == DAY, rollups.bucket_ms >= midnight, rollups.bucket_ms <= now_ms)
-    sums = sa.select(rollups.name, *_sums(rollups, counters)).where(rollups.dimension == dimension)
-    parts = [sums.where(part).group_by(rollups.name) for part in (hours, whole_days)]
-    return sa.union_all(*parts).subquery()
-
-
-def _sums(columns: ReadOnlyColumnCollection[str, Any], counters: tuple[str, ...]) -> list[sa.Label[int]]:
-    # Postgres sums integers to decimals.
-    return [sa.cast(func.coalesce(func.sum(columns[name]), 0), BigInteger).label(name) for name in counters]
+def _period(days: int, now_ms: int) -> tuple[int, int]:
+    """From when to before when, in milliseconds UTC."""
+    return now_ms // HOUR_MS * HOUR_MS - days * DAY_MS, (now_ms // DAY_MS + 1) * DAY_MS
 
 
 def _named(row: tuple[Any, ...]) -> NamedTotals:

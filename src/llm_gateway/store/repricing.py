@@ -1,0 +1,315 @@
+"""Stored records at the prices in force now: for a price that was wrong or missing when they were made.
+
+The counterpart to `usage.py`, which never changes a record. Each batch of records and its rollups change together in
+one transaction, and a record that has its price already does not change again: a run can be stopped anywhere and begun
+anew, beside a gateway that goes on writing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import DataError
+
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.usage import (
+    AttemptRecord,
+    CostStatus,
+    Price,
+    Usage,
+    UsageRecord,
+    cost,
+    encode_record,
+    worst_status,
+)
+from llm_gateway.errors import RecordsRefused
+from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.rollup_table import RollupTable
+from llm_gateway.store.rollups import HOUR, HOUR_MS, SERVICE, change
+from llm_gateway.store.usage import first_id
+
+BATCH_RECORDS = 500
+PAUSE_S = 0.02
+"""After each batch that was written: whoever else waits for the database's one writer's lock gets it."""
+
+CLOCK_SLACK_MS = 60_000
+"""A record's id is made at the moment it came, give or take this."""
+
+NOTHING = Usage()
+COLUMNS = tuple(
+    usage_records.c[name]
+    for name in ("id", "at_ms", "user_id", "service", "provider", "cost_nanos", "cost_status", "attempts")
+)
+
+PriceOf: TypeAlias = Callable[[Provider, AttemptRecord], Price | None]
+
+
+class ModelDifference(msgspec.Struct, kw_only=True):
+    """What repricing did to the attempts at one provider's model, money in nano-dollars.
+
+    `unknown` attempts have no known price, `gone` ones a provider that is no longer configured: both keep the price
+    they have, and their cost stands in both sums.
+    """
+
+    provider: str
+    model: str
+    attempts: int = 0
+    changed: int = 0
+    unknown: int = 0
+    gone: int = 0
+    cost_before_nanos: int = 0
+    cost_after_nanos: int = 0
+
+
+class RepriceReport(msgspec.Struct, kw_only=True):
+    """What a run found and changed, or would change. Money in nano-dollars.
+
+    `records` is how many of the period were looked at, `changed` how many of those changed. The other figures count
+    the attempts that the run was asked for. `pruned` is how many requests of the period (to the hour) are in the
+    reports but no longer in the records: they keep their cost.
+    """
+
+    dry_run: bool
+    records: int = 0
+    changed: int = 0
+    pruned: int = 0
+    at_ms: int = 0
+    """When the last record that was looked at came, milliseconds UTC."""
+    models: list[ModelDifference] = []
+
+    @property
+    def cost_before_nanos(self) -> int:
+        """What the attempts cost before."""
+        return sum(each.cost_before_nanos for each in self.models)
+
+    @property
+    def cost_after_nanos(self) -> int:
+        """What the attempts cost now."""
+        return sum(each.cost_after_nanos for each in self.models)
+
+    @property
+    def unknown(self) -> int:
+        """Attempts whose price nobody knows."""
+        return sum(each.unknown for each in self.models)
+
+    @property
+    def gone(self) -> int:
+        """Attempts at providers that are no longer configured."""
+        return sum(each.gone for each in self.models)
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which attempts to reprice: of requests that came from `since_ms` to before `until_ms` (milliseconds UTC).
+
+    `provider` is a name, as recorded or as configured now; `model` the configured or the reported name. None is any.
+    """
+
+    since_ms: int
+    until_ms: int
+    provider: str | None = None
+    model: str | None = None
+
+
+class Repricing:
+    """One run over the stored records.
+
+    `price_of(provider, attempt)` is the price an attempt at that configured provider should have, None when nobody
+    knows one; such an attempt keeps the price it has. `sleep` takes seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        providers: Iterable[Provider],
+        price_of: PriceOf,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._database = database
+        self._providers = {provider.id: provider for provider in providers}
+        self._price_of = price_of
+        self._sleep = sleep
+        self._rollups = RollupTable(database)
+
+    def run(self, wanted: Wanted, *, dry_run: bool, progress: Callable[[RepriceReport], None]) -> RepriceReport:
+        """Reprice what is wanted, or only say what that would do; `progress` gets the report so far, batch by batch.
+
+        What a hit has saved stays as it was: it tells what was spared at the time.
+
+        Raises:
+            RecordsRefused: a new cost is too large to be summed; its batch and those after it are as they were.
+            StoreUnavailable: the database does not answer; what was done is done, and a new run does the rest.
+        """
+        report = RepriceReport(dry_run=dry_run)
+        models: dict[tuple[str, str], ModelDifference] = {}
+        whole_hours = range(-(-wanted.since_ms // HOUR_MS) * HOUR_MS, wanted.until_ms // HOUR_MS * HOUR_MS)
+        requests = self._requests(whole_hours)
+        last_id = first_id(wanted.since_ms - CLOCK_SLACK_MS)
+        while rows := self._read(wanted, last_id):
+            last_id = rows[-1].id
+            repriced = [self._repriced(row, wanted) for row in rows if row.attempts is not None]
+            if not dry_run and any(each.is_changed for each in repriced):
+                repriced = self._rewrite([each.before.id for each in repriced], wanted)
+                self._sleep(PAUSE_S)
+            requests -= sum(row.at_ms in whole_hours for row in rows)
+            report.records += len(rows)
+            report.changed += sum(each.is_changed for each in repriced)
+            report.at_ms = rows[-1].at_ms
+            _count(models, chain.from_iterable(each.attempts for each in repriced))
+            report.models = [models[key] for key in sorted(models)]
+            progress(report)
+        report.pruned = max(0, requests)
+        return report
+
+    def _read(self, wanted: Wanted, last_id: str) -> Sequence[sa.Row[Any]]:
+        records = usage_records.c
+        query = (
+            sa.select(*COLUMNS)
+            .where(records.id > last_id, records.id < first_id(wanted.until_ms + CLOCK_SLACK_MS))
+            .where(records.at_ms >= wanted.since_ms, records.at_ms < wanted.until_ms)
+            .order_by(records.id)
+            .limit(BATCH_RECORDS)
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).all()
+
+    def _requests(self, hours: range) -> int:
+        rollups = usage_rollups.c
+        query = sa.select(sa.func.coalesce(sa.func.sum(rollups.requests), 0)).where(
+            rollups.dimension == SERVICE,
+            rollups.grain == HOUR.name,
+            rollups.bucket_ms >= hours.start,
+            rollups.bucket_ms < hours.stop,
+        )
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def _rewrite(self, ids: Sequence[str], wanted: Wanted) -> list[_Repriced]:
+        """Store the records at their new prices. They are read again: someone may have changed or deleted some."""
+        records = usage_records.c
+        query = sa.select(*COLUMNS).where(records.id.in_(ids)).order_by(records.id).with_for_update()
+        update = (
+            sa.update(usage_records)
+            .where(records.id == sa.bindparam("row_id"))
+            .values({name: sa.bindparam(f"new_{name}") for name in ("cost_nanos", "cost_status", "attempts")})
+        )
+        try:
+            with self._database.write() as connection:
+                repriced = [self._repriced(row, wanted) for row in connection.execute(query).all()]
+                if changed := [each for each in repriced if each.is_changed]:
+                    connection.execute(update, [each.values() for each in changed])
+                    difference = change([each.before for each in changed], [each.after for each in changed])
+                    self._rollups.add(connection, difference)
+                return repriced
+        except (DataError, OverflowError) as error:
+            raise RecordsRefused(f"The database refuses a new cost: {error}.") from error
+
+    def _repriced(self, row: sa.Row[Any], wanted: Wanted) -> _Repriced:
+        before = UsageRecord(
+            id=row.id,
+            at_ms=row.at_ms,
+            instance="",
+            key_name="",
+            user_id=row.user_id,
+            service=row.service,
+            task_type="",
+            surface="",
+            provider=row.provider,
+            cost_nanos=row.cost_nanos,
+            cost_status=row.cost_status,
+            attempts=_decoder.decode(row.attempts),
+        )
+        attempts = [self._reprice(attempt, wanted) for attempt in before.attempts]
+        after = before
+        if any(each.is_changed for each in attempts):
+            sums = {"cost_nanos": sum(each.after.cost_nanos for each in attempts)}
+            status = worst_status(each.after.cost_status for each in attempts)
+            now = [each.after for each in attempts]
+            after = msgspec.structs.replace(before, **sums, cost_status=status, attempts=now)
+        return _Repriced(before, after, [each for each in attempts if each.fate != "unwanted"])
+
+    def _reprice(self, attempt: AttemptRecord, wanted: Wanted) -> _Attempt:
+        provider = self._providers.get(attempt.provider_id)
+        if not _is_wanted(attempt, provider, wanted):
+            return _Attempt(attempt, attempt, "unwanted")
+        if provider is None:
+            return _Attempt(attempt, attempt, "gone")
+        price = self._price_of(provider, attempt)
+        if price is None:
+            return _Attempt(attempt, attempt, "unknown")
+        return _Attempt(attempt, at_price(attempt, price), "priced")
+
+
+class _Attempt(NamedTuple):
+    """An attempt and what becomes of it: the same object where nothing changes."""
+
+    before: AttemptRecord
+    after: AttemptRecord
+    fate: Literal["unwanted", "gone", "unknown", "priced"]
+
+    @property
+    def is_changed(self) -> bool:
+        return self.after is not self.before
+
+
+class _Repriced(NamedTuple):
+    """A record and what becomes of it, the same object where nothing changes; `attempts` are those asked for."""
+
+    before: UsageRecord
+    after: UsageRecord
+    attempts: list[_Attempt]
+
+    @property
+    def is_changed(self) -> bool:
+        return self.after is not self.before
+
+    def values(self) -> dict[str, object]:
+        """The changed columns."""
+        after = self.after
+        return {
+            "row_id": after.id,
+            "new_cost_nanos": after.cost_nanos,
+            "new_cost_status": after.cost_status,
+            "new_attempts": encode_record(after.attempts).decode(),
+        }
+
+
+def at_price(attempt: AttemptRecord, price: Price) -> AttemptRecord:
+    """The attempt with what it costs at `price`, estimated where its counts are; the same object if it stays so."""
+    nanos = cost(price, attempt.usage)
+    is_estimated = attempt.usage_estimated or attempt.cost_status == "estimated"
+    status: CostStatus = "estimated" if is_estimated else "exact"
+    if (attempt.price, attempt.cost_nanos, attempt.cost_status) == (price, nanos, status):
+        return attempt
+    return msgspec.structs.replace(attempt, price=price, cost_nanos=nanos, cost_status=status)
+
+
+def _is_wanted(attempt: AttemptRecord, provider: Provider | None, wanted: Wanted) -> bool:
+    """Whether the attempt bought something that is asked for: one that bought nothing costs nothing at any price."""
+    if attempt.usage == NOTHING and attempt.cost_status != "unpriced":
+        return False
+    names = (attempt.provider, None if provider is None else provider.name)
+    models = (attempt.model, attempt.upstream_model)
+    return (wanted.provider is None or wanted.provider in names) and (wanted.model is None or wanted.model in models)
+
+
+def _count(models: dict[tuple[str, str], ModelDifference], attempts: Iterable[_Attempt]) -> None:
+    for before, after, fate in attempts:
+        key = (before.provider, before.model)
+        counted = models.get(key)
+        if counted is None:
+            counted = models[key] = ModelDifference(provider=before.provider, model=before.model)
+        counted.attempts += 1
+        counted.changed += after is not before
+        counted.unknown += fate == "unknown"
+        counted.gone += fate == "gone"
+        counted.cost_before_nanos += before.cost_nanos
+        counted.cost_after_nanos += after.cost_nanos
+
+
+_decoder = msgspec.json.Decoder(list[AttemptRecord])

@@ -1,0 +1,226 @@
+"""Records to store, and what the reports must then say: a plain recomputation from the records."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import reduce
+from itertools import count
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import strategies as st
+
+from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
+from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.rollups import Totals
+from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+NOW_MS = 20_000 * DAY_MS + 15 * HOUR_MS + 1234
+
+numbers = count()
+
+
+def id_at(at_ms: int) -> str:
+    text = f"{at_ms:012x}7000{0x8000_0000_0000_0000 + next(numbers):016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def record(at_ms: int = NOW_MS, **fields: Any) -> UsageRecord:
+    plain = {"id": id_at(at_ms), "instance": "i", "key_name": "k", "user_id": "u", "service": "s"}
+    return UsageRecord(at_ms=at_ms, task_type="general", surface="generate", **{**plain, **fields})
+
+
+def attempt(started_ms: int = NOW_MS, provider: str = "p", **fields: Any) -> AttemptRecord:
+    plain = {"id": id_at(started_ms), "provider_id": f"id-{provider}", "kind": "openai", "model": "m"}
+    return AttemptRecord(provider=provider, started_ms=started_ms, **{**plain, **fields})
+
+
+def clear(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(sa.delete(usage_records))
+        connection.execute(sa.delete(usage_rollups))
+
+
+def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
+    with database.read() as connection:
+        return sorted(tuple(row) for row in connection.execute(sa.select(usage_rollups)))
+
+
+def record_rows(database: Database) -> list[tuple[Any, ...]]:
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(sa.select(usage_records).order_by(usage_records.c.id))]
+
+
+def stored_ids(database: Database) -> list[str]:
+    with database.read() as connection:
+        return sorted(connection.execute(sa.select(usage_records.c.id)).scalars())
+
+
+def expected_period(records: Iterable[UsageRecord], days: int, now_ms: int) -> list[UsageRecord]:
+    start = now_ms - now_ms % HOUR_MS - days * DAY_MS
+    midnight = now_ms - now_ms % DAY_MS + DAY_MS
+    return [given for given in records if start <= given.at_ms < midnight]
+
+
+def expected_totals(records: Iterable[UsageRecord]) -> Totals:
+    all_of = list(records)
+    successes = [given for given in all_of if given.outcome == "ok"]
+    return Totals(
+        requests=len(all_of),
+        cached_requests=sum(given.outcome == "cached" for given in all_of),
+        error_requests=sum(given.outcome in ("rate_limited", "failed", "no_provider") for given in all_of),
+        ok_requests=len(successes),
+        estimated_requests=sum(given.cost_status == "estimated" for given in all_of),
+        unpriced_requests=sum(given.cost_status == "unpriced" for given in all_of),
+        input_tokens=sum(given.usage.input_tokens for given in all_of),
+        output_tokens=sum(given.usage.output_tokens for given in all_of),
+        cost_nanos=sum(given.cost_nanos for given in all_of),
+        latency_ms=sum(given.latency_ms for given in successes),
+    )
+
+
+def expected_rows(records: list[UsageRecord], name: Callable[[UsageRecord], str]) -> list[NamedTotals]:
+    groups: dict[str, list[UsageRecord]] = defaultdict(list)
+    for given in records:
+        groups[name(given)].append(given)
+    return in_order({key: expected_totals(group) for key, group in groups.items()})
+
+
+def expected_providers(records: list[UsageRecord]) -> list[NamedTotals]:
+    reached = [given for given in records if given.attempts]
+    tried = [one for given in reached for one in given.attempts]
+    totals = {}
+    for name in {given.provider for given in reached if given.provider} | {one.provider for one in tried}:
+        bought = [one for one in tried if one.provider == name]
+        counted = expected_totals(given for given in reached if given.provider == name)
+        counted.input_tokens = sum(one.usage.input_tokens for one in bought)
+        counted.output_tokens = sum(one.usage.output_tokens for one in bought)
+        counted.cost_nanos = sum(one.cost_nanos for one in bought)
+        if counted != Totals():
+            totals[name] = counted
+    return in_order(totals)
+
+
+def in_order(totals: dict[Any, Totals]) -> list[NamedTotals]:
+    rows = [NamedTotals(name, each) for name, each in totals.items()]
+    return sorted(rows, key=lambda row: (-row.totals.cost_nanos, -row.totals.requests, row.name))
+
+
+def check_reports(store: UsageStore, history: list[UsageRecord], days: int, now_ms: int = NOW_MS) -> None:
+    """Every report says what the records say."""
+    period = expected_period(history, days, now_ms)
+    assert store.summary(days, now_ms) == expected_totals(period)
+    assert store.by_service(days, now_ms) == expected_rows(period, lambda given: given.service)
+    assert store.by_provider(days, now_ms) == expected_providers(period)
+    customers = [
+        CustomerTotals(row.name, row.totals.requests, row.totals.cost_nanos)
+        for row in expected_rows(period, lambda given: given.user_id)
+    ]
+    assert store.by_customer(days, now_ms, 500) == customers
+    assert store.by_customer(days, now_ms, 2) == customers[:2]
+
+
+def check_sums(store: UsageStore, days: int, now_ms: int = NOW_MS) -> None:
+    """The reports add up to each other; by provider only where records were made as the gateway makes them."""
+    whole = store.summary(days, now_ms)
+    services, providers = store.by_service(days, now_ms), store.by_provider(days, now_ms)
+    assert reduce(Totals.plus, (row.totals for row in services), Totals()) == whole
+    customers = store.by_customer(days, now_ms, 500)
+    assert (sum(row.requests for row in customers), sum(row.cost_nanos for row in customers)) == (
+        whole.requests,
+        whole.cost_nanos,
+    )
+    bought = reduce(Totals.plus, (row.totals for row in providers), Totals())
+    assert (bought.cost_nanos, bought.total_tokens) == (whole.cost_nanos, whole.total_tokens)
+    assert bought.requests <= whole.requests
+
+
+PROVIDERS = ("openai", "anthropic", "ü")
+OUTCOMES = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider")
+CHEAP = Price(input=((0, 1),), output=((0, 150_000),))
+DEAR = Price(input=((0, 10**9), (200_000, 10**12)), output=((0, 10**15),), reasoning=((0, 3 * 10**9),))
+
+edges = st.sampled_from([0, 1, 2, 7, 30, 90, 365]).flatmap(
+    lambda days: st.sampled_from(
+        [
+            NOW_MS - days * DAY_MS,
+            NOW_MS - NOW_MS % HOUR_MS - days * DAY_MS,
+            NOW_MS - NOW_MS % DAY_MS - days * DAY_MS,
+            NOW_MS - NOW_MS % (16 * DAY_MS) - days * DAY_MS,
+        ]
+    )
+)
+ahead = st.sampled_from([NOW_MS - NOW_MS % DAY_MS + DAY_MS + step for step in (-1, 0, 1, 40 * DAY_MS)])
+times = st.one_of(
+    st.builds(int.__add__, edges, st.sampled_from([-HOUR_MS, -1, 0, 1, HOUR_MS])),
+    st.integers(NOW_MS - 9 * DAY_MS, NOW_MS + HOUR_MS),
+    st.integers(NOW_MS - 400 * DAY_MS, NOW_MS),
+    ahead,
+)
+token_counts = st.one_of(st.integers(0, 3), st.integers(0, 300_000))
+usages = st.builds(Usage, input_tokens=token_counts, output_tokens=token_counts, reasoning_tokens=st.integers(0, 2))
+names = {"user_id": st.sampled_from(["a", "b", "c", "\0"]), "service": st.sampled_from(["x", "y", ""])}
+
+some_price = st.sampled_from([None, FREE, CHEAP, DEAR])
+
+any_attempts = st.builds(
+    attempt, provider=st.sampled_from(PROVIDERS), usage=usages, cost_nanos=st.integers(0, 5), sent=st.booleans()
+)
+any_records = st.builds(
+    record,
+    at_ms=times,
+    **names,
+    outcome=st.sampled_from(OUTCOMES),
+    cost_status=st.sampled_from(["exact", "estimated", "unpriced"]),
+    provider=st.sampled_from([None, *PROVIDERS]),
+    usage=st.builds(Usage, input_tokens=st.integers(0, 3), output_tokens=st.integers(0, 2**40)),
+    cost_nanos=st.integers(0, 10**12),
+    latency_ms=st.integers(0, 1000),
+    attempts=st.lists(any_attempts, max_size=3),
+)
+"""Whatever fits the type, also what no gateway would write."""
+
+
+@st.composite
+def made_attempts(draw: st.DrawFn, at_ms: int, prices: st.SearchStrategy[Price | None]) -> AttemptRecord:
+    """One that bought what it says, or nothing, at a price that was known or not."""
+    price = draw(prices)
+    made = attempt(at_ms + draw(st.integers(0, 5000)), draw(st.sampled_from(PROVIDERS)), price=price)
+    made.model = draw(st.sampled_from(["m", "n"]))
+    if draw(st.integers(0, 3)):
+        made.usage = draw(usages)
+        made.usage_estimated = draw(st.booleans())
+        made.cost_nanos = 0 if price is None else cost(price, made.usage)
+        made.cost_status = "estimated" if made.usage_estimated else "exact"
+        if price is None:
+            made.cost_status = "unpriced"
+    return made
+
+
+@st.composite
+def made_records(draw: st.DrawFn, prices: st.SearchStrategy[Price | None] = some_price) -> UsageRecord:
+    """One as the gateway makes it: its figures are the sums over its attempts, and its end fits them."""
+    at_ms = draw(times)
+    outcome = draw(st.sampled_from(OUTCOMES))
+    least, most = {"ok": (1, 3), "failed": (1, 3), "cached": (0, 0), "no_provider": (0, 0)}.get(outcome, (0, 2))
+    attempts = draw(st.lists(made_attempts(at_ms, prices), min_size=least, max_size=most))
+    made = record(at_ms, outcome=outcome, attempts=attempts, latency_ms=draw(st.integers(0, 120_000)))
+    made.user_id, made.service = draw(names["user_id"]), draw(names["service"])
+    close(made)
+    if outcome == "cached":
+        made.provider, made.cache, made.saved_cost_nanos = draw(st.sampled_from(PROVIDERS)), "hit", 7
+    return made
+
+
+def close(made: UsageRecord) -> None:
+    """Set what follows from the attempts, as the gateway does."""
+    made.usage, made.cost_nanos, made.cost_status = Usage(), 0, "exact"
+    statuses = [one.cost_status for one in made.attempts]
+    made.cost_status = next((status for status in ("unpriced", "estimated") if status in statuses), "exact")
+    for one in made.attempts:
+        made.usage = add_usage(made.usage, one.usage)
+        made.cost_nanos += one.cost_nanos
+        made.provider, made.model = one.provider, one.model

@@ -1,0 +1,120 @@
+"""Customers' days added up to blocks: when, that nothing is missing in them, and that the reports read them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from llm_gateway.store.database import Database, usage_rollups
+from llm_gateway.store.rollups import COUNTERS
+from llm_gateway.store.usage import CustomerTotals, UsageStore
+from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
+
+BLOCK_MS = 4 * DAY_MS
+START_MS = 20_000 * DAY_MS
+"""Where a block of 16 days begins."""
+
+
+@pytest.fixture
+def store(database: Database) -> UsageStore:
+    return UsageStore(database)
+
+
+def rows_of(database: Database, grain: str) -> dict[tuple[int, str], tuple[Any, ...]]:
+    """(bucket, counted in days from START_MS, name) → counters."""
+    return {
+        ((row[2] - START_MS) // DAY_MS, row[3]): row[4:]
+        for row in rollup_rows(database)
+        if row[:2] == ("customer", grain)
+    }
+
+
+def build_all(store: UsageStore, until_ms: int) -> int:
+    built = 0
+    while store.build_block(until_ms):
+        built += 1
+    return built
+
+
+def test_a_start_of_sixteen_days_is_one_of_all_grains() -> None:
+    assert START_MS % (16 * DAY_MS) == 0
+
+
+def test_there_is_nothing_to_build_at_first(store: UsageStore) -> None:
+    assert store.build_block(START_MS) is False
+
+
+@pytest.mark.parametrize(("until_ms", "built"), [(START_MS + BLOCK_MS - 1, 0), (START_MS + BLOCK_MS, 1)])
+def test_a_block_is_built_once_it_is_over(store: UsageStore, database: Database, until_ms: int, built: int) -> None:
+    store.write([record(START_MS + day * DAY_MS, user_id=f"u{day % 2}", cost_nanos=10**day) for day in range(5)])
+    assert build_all(store, until_ms) == built
+    assert {key: row[COUNTERS.index("cost_nanos")] for key, row in rows_of(database, "4days").items()} == (
+        {(0, "u0"): 101, (0, "u1"): 1010} if built else {}
+    )
+
+
+def test_every_counter_is_added_up(store: UsageStore, database: Database) -> None:
+    store.write([record(START_MS), record(START_MS + DAY_MS)])
+    with database.write() as connection:
+        connection.execute(
+            sa.update(usage_rollups).values({name: 10**place for place, name in enumerate(COUNTERS, start=1)})
+        )
+    assert store.build_block(START_MS + BLOCK_MS) is True
+    assert rows_of(database, "4days") == {(0, "u"): tuple(2 * 10**place for place in range(1, len(COUNTERS) + 1))}
+
+
+def test_blocks_are_made_of_the_grain_before_and_of_customers_only(store: UsageStore, database: Database) -> None:
+    days = [*range(14), 30]
+    store.write([record(START_MS + day * DAY_MS, provider="p", attempts=[attempt()]) for day in days])
+    assert build_all(store, START_MS + 33 * DAY_MS) == 7
+    requests = {key: row[0] for key, row in rows_of(database, "4days").items()}
+    assert requests == {(0, "u"): 4, (4, "u"): 4, (8, "u"): 4, (12, "u"): 2, (28, "u"): 1}
+    assert {key: row[0] for key, row in rows_of(database, "16days").items()} == {(0, "u"): 14, (16, "u"): 1}
+    assert {row[0] for row in rollup_rows(database) if row[1] not in ("hour", "day")} == {"customer"}
+    assert store.by_customer(90, START_MS + 33 * DAY_MS, 5) == [CustomerTotals("u", requests=15, cost_nanos=0)]
+
+
+def test_an_empty_stretch_is_passed_over(store: UsageStore, database: Database) -> None:
+    store.write([record(START_MS), record(START_MS + 100 * DAY_MS)])
+    assert build_all(store, START_MS + 200 * DAY_MS) == 3
+    assert sorted(rows_of(database, "4days")) == [(0, "u"), (100, "u")]
+    assert sorted(rows_of(database, "16days")) == [(0, "u")]
+
+
+@pytest.mark.parametrize("day", [-3, 0, 5, 7, 15])
+def test_what_comes_late_is_in_its_block_too(store: UsageStore, database: Database, day: int) -> None:
+    store.write([record(START_MS), record(START_MS + 15 * DAY_MS)])
+    build_all(store, START_MS + 16 * DAY_MS)
+    late = [record(START_MS + day * DAY_MS, cost_nanos=7), record(START_MS + 16 * DAY_MS, cost_nanos=1)]
+    store.write(late)
+    store.write(late)
+    cost = COUNTERS.index("cost_nanos")
+    for grain, days in (("day", 1), ("4days", 4), ("16days", 16)):
+        costs = {key: row[cost] for key, row in rows_of(database, grain).items() if row[cost]}
+        expected = {(day // days * days, "u"): 7}
+        assert costs == ({**expected, (16, "u"): 1} if grain == "day" else expected)
+    assert store.by_customer(90, START_MS + 17 * DAY_MS, 5) == [CustomerTotals("u", requests=4, cost_nanos=8)]
+
+
+def test_the_report_reads_blocks_where_there_are_some(store: UsageStore, database: Database) -> None:
+    now_ms = START_MS + 40 * DAY_MS + 3 * HOUR_MS
+    store.write([record(START_MS + day * DAY_MS + HOUR_MS) for day in range(-2, 40)])
+    build_all(store, now_ms)
+    statements: list[str] = []
+    with database.read() as connection:
+        sa.event.listen(
+            connection.engine,
+            "before_cursor_execute",
+            lambda _connection, _cursor, text, parameters, *_: statements.append(f"{text} {parameters}"),
+        )
+    assert store.by_customer(41, now_ms, 5) == [CustomerTotals("u", requests=41 - 1, cost_nanos=0)]
+    stretches = re.findall(r"'customer', '(\w+)', (\d+), (\d+)", statements[-1])
+    assert [(grain, (int(a) - START_MS) / DAY_MS, (int(b) - START_MS) / DAY_MS) for grain, a, b in stretches] == [
+        ("hour", -1 + 3 / 24, 0),
+        ("16days", 0, 32),
+        ("4days", 32, 40),
+        ("day", 40, 41),
+    ]
