@@ -1,4 +1,7 @@
-"""What the fault tests share: a vendor that keeps its bills on disk, and a table of what was done at the end."""
+"""What the fault tests share: a vendor that keeps its bills on disk, and a table of what was done at the end.
+
+`--write` puts that table into docs/FAULTS.md, if every test of the folder was run at full length.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scene import Scene
+from tests.faults.table import Case, about_this_run, as_markdown, as_text, rows
 from tests.upstream import UpstreamProcess
 
 HERE = Path(__file__).parent
+DOCUMENT = Path("docs/FAULTS.md")
 Note = Callable[[str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write", action="store_true", help="write docs/FAULTS.md from this run (with --long, all of it)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(what, how): the row of the table that a fault test stands for")
 
 
 @pytest.fixture
@@ -29,6 +42,14 @@ def seed() -> int:
     print(f"seed: {number}")  # noqa: T201 - pytest shows it with a failure
     random.seed(number)
     return number
+
+
+@pytest.fixture(autouse=True)
+def row(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """Every test here says which fault it stands for."""
+    mark = request.node.get_closest_marker("fault")
+    assert mark is not None, "mark the test with pytest.mark.fault(what, how)"
+    record_property("fault", mark.args)
 
 
 @pytest.fixture
@@ -49,15 +70,41 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """The table of `make faults`: each fault, its outcome, how long it took, what was seen."""
     if not config.getoption("--long") and len(config.args) != 1:
         return
-    rows = []
-    for outcome in ("passed", "failed", "error", "skipped"):
-        for report in terminalreporter.stats.get(outcome, ()):
-            if Path(config.rootpath, report.nodeid.partition("::")[0]).parent == HERE:
-                said = "; ".join(str(text) for name, text in report.user_properties if name == "note")
-                rows.append((report.nodeid.rpartition("::")[2].removeprefix("test_"), outcome, report.duration, said))
-    if not rows:
+    cases, files = _cases(terminalreporter, config)
+    if not cases:
         return
-    width = max(len(row[0]) for row in rows)
+    table = rows(cases)
     terminalreporter.section("faults")
-    for name, outcome, seconds, said in sorted(rows):
-        terminalreporter.write_line(f"{name:<{width}}  {outcome:<7} {seconds:7.1f} s  {said}")
+    for line in as_text(table):
+        terminalreporter.write_line(line)
+    if not config.getoption("--write", default=False):
+        return
+    is_whole = files == set(HERE.glob("test_*.py")) and not terminalreporter.stats.get("deselected")
+    if not is_whole or not config.getoption("--long"):
+        terminalreporter.write_line(f"{DOCUMENT} is not written: this was not every fault test at full length (--long)")
+        return
+    factory = config._tmp_path_factory  # type: ignore[attr-defined]  # where pytest keeps it for its fixtures
+    text = as_markdown(table, about_this_run(config.rootpath, factory.getbasetemp()))
+    (config.rootpath / DOCUMENT).write_text(text)
+    terminalreporter.write_line(f"{DOCUMENT} is written")
+
+
+def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> tuple[list[Case], set[Path]]:
+    """What this folder's tests said, in the order they ran, and which of its files they are in."""
+    ends = ("passed", "failed", "error", "skipped")
+    cases, files = {}, set()
+    for report, outcome in [(report, end) for end in ends for report in _stats(terminalreporter, end)]:
+        file = Path(config.rootpath, report.nodeid.partition("::")[0])
+        properties = dict(report.user_properties)
+        if file.parent == HERE and "fault" in properties:
+            files.add(file)
+            said = [str(text) for name, text in report.user_properties if name == "note"]
+            if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                said.append(str(report.longrepr[2]))
+            name = report.nodeid.rpartition("::")[2]
+            cases[report.nodeid] = (report.start, Case(*properties["fault"], name, outcome, report.duration, said))
+    return [case for _, case in sorted(cases.values(), key=lambda pair: pair[0])], files
+
+
+def _stats(terminalreporter: pytest.TerminalReporter, outcome: str) -> list[pytest.TestReport]:
+    return [report for report in terminalreporter.stats.get(outcome, ()) if isinstance(report, pytest.TestReport)]

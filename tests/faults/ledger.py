@@ -86,10 +86,10 @@ class Ledger:
     def check_bills(self, bills: Iterable[Bill], sent: Counter[str] | None = None) -> None:
         """Every call the vendor saw is in a record: by its id, or else as an attempt whose answer was not recorded.
 
-        Per customer: billed ≤ attempts recorded as sent, and records ≤ requests sent (`sent`).
+        Per customer and model: billed ≤ attempts recorded as sent. Per customer: records ≤ requests sent (`sent`).
         """
         bills_by_id = {bill.id: bill for bill in bills}
-        billed = Counter(_customer(bill) for bill in bills_by_id.values())
+        billed = Counter((_customer(bill), bill.model) for bill in bills_by_id.values())
         known = [(row, a) for row in self.rows for a in row.attempts if a.upstream_request_id is not None]
         names = [attempt.upstream_request_id for _, attempt in known]
         assert len(set(names)) == len(names), "a call is in two attempts"
@@ -101,9 +101,9 @@ class Ledger:
             assert attempt.cost_nanos == exact_cost(*tokens), (bill, row)
         attempts = Counter(dict.fromkeys(billed, 0))
         for row in self.rows:
-            attempts[row.user_id] += len(row.sent)
+            attempts.update((row.user_id, attempt.model) for attempt in row.sent)
         lost = {name: (count, attempts[name]) for name, count in billed.items() if count > attempts[name]}
-        assert not lost, f"customer: (billed, attempts in records): {lost}"
+        assert not lost, f"(customer, model): (billed, attempts in records): {lost}"
         if sent is not None:
             records = Counter(row.user_id for row in self.rows)
             invented = {name: (count, sent[name]) for name, count in records.items() if count > sent[name]}

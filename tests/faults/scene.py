@@ -44,13 +44,16 @@ class Scene:
             for n, model in enumerate(models)
         ]
 
-    def books(self, gateway: GatewayProcess) -> Ledger:
-        """The books once everything that was answered is in them; their sums are checked already."""
+    def books(self, gateway: GatewayProcess, data: Path | None = None) -> Ledger:
+        """The books once everything that was answered is in them; their sums are checked already.
+
+        `data` is where the gateway's data is, if not in the usual place.
+        """
         deadline = time.monotonic() + PATIENCE_S
         while (response := gateway.call("GET", "/api/v1/usage/summary")).status != 200:
             assert time.monotonic() < deadline, response.body
             time.sleep(0.1)
-        ledger = Ledger(self.data)
+        ledger = Ledger(data or self.data)
         ledger.check_sums()
         assert response.json["total_requests"] == len(ledger.rows)
         return ledger

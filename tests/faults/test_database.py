@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tests.e2e.process import GatewayProcess
-from tests.faults.client import Client, Load, http_request
+from tests.faults.client import Answer, Client, Load, http_request
 from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
@@ -18,6 +18,8 @@ LOCKED_QUICK_S, LOCKED_LONG_S = 6.0, 60.0
 """Longer than the database waits for a lock."""
 MOVED_QUICK_S, MOVED_LONG_S = 2.0, 60.0
 HEALTH_S = 3.0
+BOUND_S = 0.25
+"""How much slower the slowest of a hundred may be meanwhile."""
 
 
 @contextmanager
@@ -36,6 +38,11 @@ def moved(scene: Scene) -> Iterator[None]:
     elsewhere.rename(file)
 
 
+def p99_s(answers: list[Answer]) -> float:
+    times = sorted(answer.seconds for answer in answers)
+    return times[int(len(times) * 0.99)]
+
+
 async def health(gateway: GatewayProcess) -> str:
     """What it says of its database; that it answers in time is checked."""
     client = Client(gateway.port)
@@ -48,6 +55,9 @@ async def health(gateway: GatewayProcess) -> str:
     return database
 
 
+@pytest.mark.fault(
+    "database locked, or gone", "another process holds a write lock; the file is moved away and back; load meanwhile"
+)
 @pytest.mark.parametrize("how", [locked, moved], ids=["locked", "moved"])
 async def test_database_out(scene: Scene, note: Note, long: bool, how: object) -> None:
     is_locked = how is locked
@@ -56,18 +66,25 @@ async def test_database_out(scene: Scene, note: Note, long: bool, how: object) -
         scene.providers(gateway, "slow-5", "slow-20")
         load = Load()
         load.start(gateway.port)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1)
+        before = len(load.answers)
         with locked(scene) if is_locked else moved(scene):
             await asyncio.sleep(seconds / 2)
             assert gateway.process.poll() is None, f"it ended with {gateway.process.returncode}:\n{gateway.log[-2000:]}"
             said = await health(gateway)
             await asyncio.sleep(seconds / 2)
+            during = load.answers[before:]
         load.stop()
         await load.done()
         assert said == ("ok" if is_locked else "unavailable")  # a locked database can be read
         assert load.statuses.keys() == {200}, load.statuses
         assert not load.broken
+        slower = p99_s(during) - p99_s(load.answers[:before])
+        assert slower < BOUND_S
         ledger = await asyncio.to_thread(scene.check, gateway, load)
         assert ledger.count("ok") == len(load.answers)
         assert await health(gateway) == "ok"
-    note(f"out for {seconds:.0f} s, {len(load.answers)} requests: 0 failed, all recorded")
+    note(
+        f"out for {seconds:.0f} s, {len(load.answers)} requests: 0 failed, all recorded; p99 "
+        f"{p99_s(load.answers[:before]) * 1000:.0f} ms before, {p99_s(during) * 1000:.0f} ms meanwhile"
+    )

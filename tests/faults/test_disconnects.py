@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
+
+import msgspec
+import pytest
 
 from tests.e2e.process import GatewayProcess
 from tests.faults.client import BROKEN, PATH, Client, generate_body, http_request
 from tests.faults.conftest import Note
+from tests.faults.ledger import Ledger
 from tests.faults.scene import Scene
 
 QUICK, LONG = 200, 1_000
 AT_ONCE = 25
 SETTLED_S = 20.0
 FEW = 10
+MAX_TOKENS = 100
+WINDOW_S = 60.0
 
 
 class Wave:
@@ -76,14 +83,38 @@ async def none_in_flight(gateway: GatewayProcess) -> None:
             await asyncio.sleep(0.05)
 
 
+def threads(gateway: GatewayProcess) -> int:
+    return len(list(Path(f"/proc/{gateway.process.pid}/task").iterdir()))
+
+
+async def check_reservations(gateway: GatewayProcess, provider: str, ledger: Ledger) -> int:
+    """The limiter holds what the records say was used, to the token: one more request fits exactly. Returns it."""
+    used = sum(attempt.limit_tokens for row in ledger.rows for attempt in row.sent)
+    marker = "wave.last"
+    prompt: str = msgspec.json.decode(generate_body(marker, "wave"))["prompt"]
+    needed = len(prompt) // 4 + 8 + MAX_TOKENS
+    client = Client(gateway.port)
+    for limit, expected in ((used + needed - 1, 429), (used + needed, 200)):
+        response = await asyncio.to_thread(gateway.call, "PATCH", provider, {"rate_limit_tpm": limit})
+        assert response.status == 200
+        answer = await client.generate(marker, "wave")
+        assert answer.status == expected, (limit, answer)
+    client.close()
+    return used
+
+
+@pytest.mark.fault(
+    "clients disconnect at random points", "sockets closed or reset in the request, or while it is served"
+)
 async def test_disconnects(scene: Scene, note: Note, long: bool) -> None:
+    began = time.monotonic()
     with scene.gateway() as gateway:
-        scene.providers(gateway, "slow-100")
+        (provider,) = scene.providers(gateway, "slow-100")
         warm = Wave(gateway, "warm")
         await warm.run(AT_ONCE * 2)
         await none_in_flight(gateway)
         await asyncio.sleep(0.3)
-        before = descriptors(scene, gateway)
+        before, threads_before = descriptors(scene, gateway), threads(gateway)
         wave = Wave(gateway, "wave")
         await wave.run(LONG if long else QUICK)
         await asyncio.sleep(0.3)
@@ -99,10 +130,14 @@ async def test_disconnects(scene: Scene, note: Note, long: bool) -> None:
         known, possible = len(warm.complete | wave.complete), len(warm.reset | wave.reset)
         assert known <= len(ledger.rows) <= known + possible
         assert len(ledger.rows) >= len(billed)
-        after = descriptors(scene, gateway)
+        after, threads_after = descriptors(scene, gateway), threads(gateway)
         assert after <= before + FEW
+        assert threads_after <= threads_before + FEW
         assert scene.mock.seen().connections <= 4 * AT_ONCE  # as many as there were calls at once, not in all
+        used = await check_reservations(gateway, provider, ledger)
+        assert time.monotonic() - began < WINDOW_S, "too slow a machine: the first calls left the limit's window"
     note(
         f"{len(wave.cut)} left before, {len(wave.complete | wave.reset)} after the whole request was sent: "
-        f"{len(ledger.rows)} records for {len(billed)} calls; open files {before} before, {after} after"
+        f"{len(ledger.rows)} records for {len(billed)} calls; open files {before} before, {after} after, threads "
+        f"{threads_before} and {threads_after}; {used} tokens reserved, as recorded; 0 in flight"
     )

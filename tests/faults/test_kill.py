@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from tests.e2e.process import GatewayProcess
 from tests.faults.client import Load
 from tests.faults.conftest import Note
@@ -16,20 +18,25 @@ LONGEST_LIFE_S = 1.0
 LONGEST_START_S = 1.5
 
 
+@pytest.mark.fault(
+    "kill -9 at random moments under load", "SIGKILL, the next start on the same data; each round another fsync policy"
+)
 async def test_kill_under_load(scene: Scene, note: Note, long: bool) -> None:
-    """Each round another fsync policy; before every third one is killed while it starts and replays."""
-    gateways = [scene.gateway(journal_fsync=policy) for policy in ("always", "interval")]
+    """Each round another fsync policy; before every fourth one is killed while it starts and replays."""
+    gateways = [scene.gateway(journal_fsync=policy) for policy in ("always", "interval", "off")]
     load = Load(clients=CLIENTS)
     rounds = LONG_ROUNDS if long else QUICK_ROUNDS
+    starts_killed = 0
     with gateways[0] as gateway:
         scene.providers(gateway, "slow-5", "slow-30", "slow-10+flaky-9+status-500")
         gateway.kill()
     for number in range(rounds):
-        gateway = gateways[number % 2]
-        if number % 3 == 2:
+        gateway = gateways[number % 3]
+        if number % 4 == 3:
             gateway.launch()
             await asyncio.sleep(random.uniform(0, LONGEST_START_S))
             gateway.kill()
+            starts_killed += 1
         with gateway:
             load.start(gateway.port)
             await asyncio.sleep(random.uniform(0.05, LONGEST_LIFE_S))
@@ -40,11 +47,14 @@ async def test_kill_under_load(scene: Scene, note: Note, long: bool) -> None:
     assert load.statuses.keys() <= {200}, load.statuses
     assert load.statuses[200] > 10 * rounds
     note(
-        f"{rounds} kills, {sum(load.sent.values())} requests, {len(scene.bills)} calls billed, "
-        f"{load.statuses[200]} answers read, {ledger.count('cancelled')} cut off: 0 lost, 0 twice"
+        f"{rounds} kills under load and {starts_killed} in a start, {sum(load.sent.values())} requests, "
+        f"{len(scene.bills)} calls billed, {load.statuses[200]} answers read, {len(ledger.rows)} records "
+        f"({ledger.count('cancelled')} cut off): 0 calls and 0 answers without a record, 0 counted twice, "
+        "rollups = records"
     )
 
 
+@pytest.mark.fault("kill -9 in the very first start", "SIGKILL at random moments, then a start on what it left")
 async def test_kill_in_the_first_start(scene: Scene, note: Note, long: bool) -> None:
     """A gateway that died while it made its database, key or journal can be started again."""
     kills = 40 if long else 3
@@ -58,4 +68,4 @@ async def test_kill_in_the_first_start(scene: Scene, note: Note, long: bool) -> 
                 scene.providers(gateway, "ok")
                 assert gateway.ask().status == 200
                 assert gateway.summary()["total_requests"] == 1
-    note(f"{kills} kills")
+    note(f"{kills} kills: every start after one came up and served")

@@ -6,14 +6,15 @@ import asyncio
 import random
 import time
 
+import pytest
+
 from tests.faults.client import Load
 from tests.faults.conftest import Note
 from tests.faults.scene import Scene, windows
 
-LIMIT = 40
+LIMIT = 300
 QUICK_S, LONG_S = 2.0, 130.0
 CLIENTS = 20
-PAUSE_S = 0.05
 
 
 async def load_for(load: Load, port: int, seconds: float) -> None:
@@ -21,6 +22,10 @@ async def load_for(load: Load, port: int, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@pytest.mark.fault(
+    "far more than a provider's limit",
+    "clients that ask without a pause; SIGKILL and a start in between; at the mock: every 60 seconds there are",
+)
 async def test_limit_race(scene: Scene, note: Note, long: bool) -> None:
     """In the long run kills fall everywhere in the window; in the short one only its first seconds are seen."""
     load = Load(clients=CLIENTS)
@@ -49,8 +54,9 @@ async def test_limit_race(scene: Scene, note: Note, long: bool) -> None:
     # Calls whose intent was recorded and that were killed before they were sent count, too: one a client and kill.
     possible = LIMIT * (1 + int(seconds / 62))
     assert len(scene.bills) + ledger.count("cancelled") >= 0.97 * possible
-    assert load.statuses[429] > len(scene.bills)
+    assert sum(load.sent.values()) >= 5 * possible
     note(
         f"{kills} kills, {sum(load.sent.values())} requests in {seconds:.0f} s at a limit of {LIMIT}: "
-        f"at most {most} in any 60 s, {len(scene.bills)} of {possible} possible calls made"
+        f"at most {most} in any 60 s, {len(scene.bills)} of {possible} possible calls made "
+        f"and {ledger.count('cancelled')} cut off by the kills"
     )

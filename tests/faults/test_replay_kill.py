@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, cost, encode_record
@@ -112,6 +113,7 @@ def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
         killed += 1
 
 
+@pytest.mark.fault("kill -9 during the replay", "SIGKILL at random moments of it until one comes through")
 async def test_kill_during_replay(tmp_path: Path, note: Note, long: bool) -> None:
     count = 50_000 if long else 5_000
     settled, cut_off = await write_journal(tmp_path / "data", count)

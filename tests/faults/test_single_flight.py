@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from tests.e2e.process import GatewayProcess
 from tests.faults.client import Answer, Client
 from tests.faults.conftest import Note
 from tests.faults.scene import Scene
@@ -11,24 +14,31 @@ from tests.faults.scene import Scene
 CLIENTS = 200
 
 
-async def test_single_flight(scene: Scene, note: Note) -> None:
+@pytest.mark.fault("200 identical requests at once, two equal providers", "a connection each, one cache key")
+async def test_single_flight(scene: Scene, note: Note, long: bool) -> None:
+    rounds = 10 if long else 1
     with scene.gateway() as gateway:
-        scene.providers(gateway, "slow-700", "slow-700")
-        clients = [Client(gateway.port) for _ in range(CLIENTS)]
-        for client in clients:
-            await client.connect()
+        scene.providers(gateway, "slow-700", "slow-700", rate_limit_rpm=1_000)
+        for number in range(rounds):
+            answers = await all_at_once(gateway, f"one.same{number}")
+            assert {answer.status for answer in answers} == {200}
+            assert len(scene.bills) == number + 1
+            assert len({answer.json["content"] for answer in answers}) == 1
+            assert sum(not answer.json["cached"] for answer in answers) == 1
+            assert sum(answer.json["cost_usd"] > 0 for answer in answers) == 1
+        ledger = await asyncio.to_thread(scene.check, gateway)
+        assert (ledger.count("ok"), ledger.count("cached")) == (rounds, rounds * (CLIENTS - 1))
+    note(f"{rounds} times {CLIENTS} requests: {len(scene.bills)} upstream calls")
 
-        async def ask(client: Client) -> Answer:
-            answer = await client.generate("one.same", "one")
-            client.close()
-            return answer
 
-        answers = await asyncio.gather(*(ask(client) for client in clients))
-        assert {answer.status for answer in answers} == {200}
-        assert len(scene.bills) == 1
-        assert len({answer.json["content"] for answer in answers}) == 1
-        assert sum(not answer.json["cached"] for answer in answers) == 1
-        assert sum(answer.json["cost_usd"] > 0 for answer in answers) == 1
-        ledger = await asyncio.to_thread(scene.books, gateway)
-        assert (ledger.count("ok"), ledger.count("cached")) == (1, CLIENTS - 1)
-    note(f"{CLIENTS} requests, {len(scene.bills)} upstream call")
+async def all_at_once(gateway: GatewayProcess, marker: str) -> list[Answer]:
+    clients = [Client(gateway.port) for _ in range(CLIENTS)]
+    for client in clients:
+        await client.connect()
+
+    async def ask(client: Client) -> Answer:
+        answer = await client.generate(marker, "one")
+        client.close()
+        return answer
+
+    return await asyncio.gather(*(ask(client) for client in clients))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from tests.e2e.process import GatewayProcess
 from tests.faults.client import Client, Load
 from tests.faults.conftest import Note
@@ -28,6 +30,7 @@ async def p99(gateway: GatewayProcess, seconds: float, name: str) -> float:
     return times[int(len(times) * 0.99)]
 
 
+@pytest.mark.fault("slowloris", "connections that send half a head and then nothing, beside clients that ask")
 async def test_slowloris(scene: Scene, note: Note, long: bool) -> None:
     count, seconds = (LONG, MEASURE_LONG_S) if long else (QUICK, MEASURE_QUICK_S)
     with scene.gateway(log_level="warning") as gateway:
@@ -48,4 +51,5 @@ async def test_slowloris(scene: Scene, note: Note, long: bool) -> None:
         for client in half_open:
             client.close()
         await asyncio.sleep(0.2)  # so that they are closed before the gateway is told to stop
-    note(f"{count} half-open: p99 of others {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside; {lasted:.0f} s")
+    told = f", each told 408 within {lasted:.0f} s" if long else ""
+    note(f"{count} half-open{told}: p99 of others {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside")

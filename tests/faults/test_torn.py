@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.frames import Entry, scan
 from llm_gateway.journal.replay import replay
@@ -22,12 +24,13 @@ from tests.faults.scene import Scene
 LOAD_S = 0.5
 IN_PROCESS_QUICK, IN_PROCESS_LONG = 150, 3_000
 STARTS_QUICK, STARTS_LONG = 2, 30
+PIECE_ENTRIES = 12
 
 
 async def killed_journal(scene: Scene) -> Path:
     """The segment a killed gateway leaves whose database did not answer, so that every entry is still to be shipped."""
     with scene.gateway() as gateway:
-        scene.providers(gateway, "ok", "slow-40")
+        scene.providers(gateway, "ok", "slow-40", "slow-20+flaky-2+status-500")
         with closing(sqlite3.connect(scene.data / "gateway.db", isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
             load = Load()
@@ -72,40 +75,66 @@ def copy_of(journal: Path, to: Path) -> Path:
     return place
 
 
+def replayed(directory: Path, content: bytes) -> tuple[list[UsageRecord], list[str]]:
+    """The records a replay makes of a segment with such a content, and the events it logs."""
+    there = directory / "journal" / "writer"
+    there.mkdir(parents=True)
+    (there / "000001.seg").write_bytes(content)
+    records: list[UsageRecord] = []
+    said: list[str] = []
+
+    def log(event: str, **_: Any) -> None:
+        said.append(event)
+
+    replay(directory, records.extend, log=log)
+    shutil.rmtree(directory)
+    return records, said
+
+
+def check(entries: list[Entry], spoilt: range, records: list[UsageRecord], said: list[str]) -> None:
+    """Every request with a good entry has a record, every good settle is one, and damage is told."""
+    there_are, settled = good_ones(entries, spoilt)
+    assert settled <= {record.id for record in records if record.outcome != "cancelled"}, spoilt
+    assert there_are == {record.id for record in records}, spoilt
+    between = any(entry.end == spoilt.start for entry in entries) or not spoilt.start
+    assert between or "the usage journal is damaged" in said, spoilt
+
+
+@pytest.mark.fault("torn or damaged journal, replayed", "a bit flipped, bytes blotted out, cut off, at random places")
 async def test_damage_at_many_places(scene: Scene, note: Note, long: bool) -> None:
     """By the replay itself, in this process."""
     segment = await killed_journal(scene)
-    found = scan(segment.read_bytes())
+    content = segment.read_bytes()
+    found = scan(content)
     assert len(found.entries) > 100
+    assert {entry.kind for entry in found.entries} == {"I", "O", "S"}
     assert not found.damage
     rounds = IN_PROCESS_LONG if long else IN_PROCESS_QUICK
-    for number in range(rounds):
-        there = scene.directory / f"copy-{number}" / "journal" / segment.parent.name
-        there.mkdir(parents=True)
-        copy = there / segment.name
-        copy.write_bytes(segment.read_bytes()[: found.entries[-1].end])
-        spoilt = damage(copy, found.entries[-1].end)
-        records: list[UsageRecord] = []
-        said: list[str] = []
-
-        def log(event: str, said: list[str] = said, **_: Any) -> None:
-            said.append(event)
-
-        def sink(batch: list[UsageRecord], records: list[UsageRecord] = records) -> None:
-            records.extend(batch)
-
-        replay(there.parents[1], sink, log=log)
-        there_are, settled = good_ones(found.entries, spoilt)
-        with_intent = {record.id for record in records}
-        assert settled <= {record.id for record in records if record.outcome != "cancelled"}
-        assert there_are - settled <= with_intent, spoilt
-        assert with_intent <= there_are
-        cut_between_entries = any(entry.end == spoilt.start for entry in found.entries) or not spoilt.start
-        assert cut_between_entries or "the usage journal is damaged" in said, spoilt
-        shutil.rmtree(there.parents[1])
-    note(f"{len(found.entries)} entries, damaged at {rounds} places: no good one lost")
+    for _ in range(rounds):
+        segment.write_bytes(content[: found.entries[-1].end])
+        spoilt = damage(segment, found.entries[-1].end)
+        check(found.entries, spoilt, *replayed(scene.directory / "copy", segment.read_bytes()))
+    note(f"{len(found.entries)} entries, damaged {rounds} times: no good one lost, each damage told")
 
 
+@pytest.mark.fault("torn or damaged journal, at every offset", "a bit flipped, and cut off, at each byte of a journal")
+async def test_damage_at_every_offset(scene: Scene, note: Note, long: bool) -> None:
+    content = (await killed_journal(scene)).read_bytes()
+    entries = scan(content).entries
+    first = next(n for n, entry in enumerate(entries) if entry.kind == "O")
+    piece = content[entries[first].start : entries[first + PIECE_ENTRIES - 1].end]
+    entries = scan(piece).entries
+    assert len(entries) == PIECE_ENTRIES
+    offsets = range(0, len(piece), 1 if long else 61)
+    for at in offsets:
+        flipped = bytearray(piece)
+        flipped[at] ^= 1 << random.randrange(8)
+        check(entries, range(at, at + 1), *replayed(scene.directory / "flipped", bytes(flipped)))
+        check(entries, range(at, len(piece)), *replayed(scene.directory / "cut", piece[:at]))
+    note(f"{len(entries)} entries of {len(piece)} bytes, {len(offsets)} offsets, twice each: no good entry lost")
+
+
+@pytest.mark.fault("torn or damaged journal, a start on it", "a killed gateway's journal, damaged at random places")
 async def test_start_on_a_damaged_journal(scene: Scene, note: Note, long: bool) -> None:
     """By a started gateway, with its database."""
     segment = await killed_journal(scene)

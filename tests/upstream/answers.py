@@ -106,6 +106,13 @@ def refusal(status: int, retry_after: str | None) -> bytes:
     return answer(status, {"error": error}, headers)
 
 
+def leak(key: str) -> bytes:
+    """A refused key, quoted as some vendors do."""
+    message = f"Incorrect API key provided: {key}. Bearer {key} was refused."
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+    return answer(401, {"error": error})
+
+
 def model_list(names: Iterable[str]) -> bytes:
     """The body of GET /v1/models."""
     data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "mock"} for name in names]

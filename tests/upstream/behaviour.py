@@ -32,10 +32,12 @@ FAULTS = frozenset(
     {
         "stall",  # the call is read and never answered
         "stall-body",  # headers are sent, then nothing
+        "drip",  # headers are sent, then the body, a byte every 50 ms
         "half",  # half of the body is sent, then the connection ends
         "reset",  # the connection is reset once the call was read
         "close",  # the connection ends once the call was read
         "garbage",  # what comes is not HTTP
+        "leak",  # a 401 that quotes the key
     }
 )
 """Answers that break off or never come."""

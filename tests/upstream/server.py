@@ -24,6 +24,7 @@ from tests.upstream.connection import Connection
 
 MODELS = ("ok", "gpt-4o-mini", "gpt-4o")
 KEPT_CALLS = 100_000
+DRIP_S = 0.05
 
 _MARKER = re.compile(r"marker:([\w.-]+)")
 
@@ -257,6 +258,11 @@ def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
     if kind == "stall-body":
         connection.transport.write(answer[: answers.head_length(answer)])
         return
+    if kind == "drip":
+        head = answers.head_length(answer)
+        connection.transport.write(answer[:head])
+        _drip(connection, answer[head:])
+        return
     connection.waits = False
     if kind == "half":
         head = answers.head_length(answer)
@@ -267,10 +273,23 @@ def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
         connection.transport.close()
     elif kind == "garbage":
         connection.send_and_close(b"220 mock ESMTP ready\r\n")
+    elif kind == "leak":
+        connection.send(answers.leak(connection.key))
     elif kind == "status":
         connection.send(answers.refusal(behaviour.status, behaviour.retry_after))
     else:
         connection.send(answer)
+
+
+def _drip(connection: Connection, rest: bytes) -> None:
+    """Send a byte now, and the others one by one."""
+    if connection.transport.is_closing():
+        return
+    connection.transport.write(rest[:1])
+    if len(rest) > 1:
+        asyncio.get_running_loop().call_later(DRIP_S, _drip, connection, rest[1:])
+    else:
+        connection.waits = False
 
 
 def _prompt(messages: list[_Message]) -> str:

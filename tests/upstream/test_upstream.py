@@ -154,6 +154,23 @@ async def test_stalls_are_in_flight_until_the_caller_goes(mock: MockUpstream, mo
     assert mock.in_flight == 0
 
 
+async def test_a_drip_is_in_flight_until_its_last_byte(mock: MockUpstream) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", mock.port)
+    body = json.dumps({"model": "drip", "messages": []}).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    await reader.readuntil(b"\r\n\r\n")
+    assert await reader.readexactly(3) == b'{"i'
+    assert mock.in_flight == 1
+    writer.close()
+    await until(lambda: not mock.connections)
+
+
+async def test_a_leak_quotes_the_key(mock: MockUpstream) -> None:
+    answer = await call(mock.port, "leak", key="sk-secret")
+    assert status(answer) == 401
+    assert b"Incorrect API key provided: sk-secret." in answer
+
+
 async def test_slow_and_joined(mock: MockUpstream) -> None:
     start = monotonic()
     assert status(await call(mock.port, "slow-50+status-503")) == 503
