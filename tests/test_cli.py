@@ -177,9 +177,7 @@ def test_migrate_makes_the_tables_and_can_be_run_again(
     assert Path("data/gateway.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_damaged_database_ends_with_78(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_database_ends_with_78(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data").mkdir()
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
     for arguments in (["migrate"], ["usage", "replay"]):

@@ -50,7 +50,7 @@ from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
-from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage import LONGEST_REQUEST_MS, UsageStore
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 Log: TypeAlias = Callable[..., None]
@@ -175,7 +175,8 @@ def build_configuration(
     transport = Transport(egress, log=log)
     health, limiter = Health(), MemoryLimiter()
     admission = Admission(limiter)
-    admission.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS), now_ms())
+    longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
+    admission.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
     live.subscribe(_Forgetter(health, limiter, transport))
     live.reload()
     rules = ProviderRules(vendors, egress, lambda: local.base_url if local else None)

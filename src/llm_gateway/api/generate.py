@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from llm_gateway.api.auth import Entry
+from llm_gateway.api.sentences import invalid
 from llm_gateway.api.surface import InFlight, Surface
 from llm_gateway.domain.messages import Request, Tags
 from llm_gateway.domain.usage import NANOS_PER_USD
@@ -24,8 +25,6 @@ TAGS_PATTERN = rf"^{_TAG}(,{_TAG}){{0,{MAX_TAGS - 1}}}$"
 """x-tags as described: what is taken beside it are blanks around a part, and values in UTF-8."""
 _TAG_KEY = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}")
 _TAG_VALUE = re.compile(rf"[^,=\x00-\x1f\x7f]{{0,{MAX_TAG_CHARACTERS}}}")
-_FIELD = re.compile(r"(missing required|contains unknown) field `(.*)`", re.DOTALL)
-_WHERE = re.compile(r"(.*?) - at `(key in )?\$\.?(.*)`$", re.DOTALL)
 
 
 class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -162,24 +161,6 @@ def _decoded_otherwise(body: bytes) -> GenerateBody:
             fields["max_tokens"] = int(count)
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
-
-
-def _invalid(message: str) -> Invalid:
-    """A field that does not fit, with its place, from msgspec's sentence ("… - at `$.max_tokens`")."""
-    found = _WHERE.fullmatch(message)
-    text, path = (found[1], found[3]) if found else (message, "")
-    loc: list[str | int] = ["body", *(part for part in path.split(".") if part)]
-    if found_field := _FIELD.search(text):
-        loc.append(found_field[2])
-        missing = found_field[1] == "missing required"
-        where = ".".join(str(part) for part in loc[1:])
-        return Invalid(
-            f"{where} is required." if missing else f"{where} is not a field of this request.",
-            loc=tuple(loc),
-            kind="missing" if missing else "extra_forbidden",
-        )
-    where = ".".join(str(part) for part in loc[1:]) or "The body"
-    return Invalid(f"{where}: {text[:1].lower()}{text[1:]}.", loc=tuple(loc))
