@@ -44,10 +44,7 @@ def test_a_quick_bench_of_the_reports_fills_its_table_and_they_add_up(tmp_path: 
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
         assert said in done.stderr
-        cells = [
-            [cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"
-        ]
-        budget, timings = (cells[start:end] for start, end in _tables(cells))
+        budget, timings = _tables(done.stdout)
         assert [row[0] for row in budget] == [
             f"{report}, 90 days, p99" for report in ("summary", "by-provider", "by-service", "by-customer")
         ]
