@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import reports
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
-from benchmarks.report import markdown
+from benchmarks.report import markdown, with_section
 from benchmarks.scenarios import Bench, Generator, Options, Surroundings
 from benchmarks.targets import TargetFailed
 from benchmarks.wrk import HOW_TO_GET_IT, find_wrk
@@ -28,11 +29,11 @@ Measures the gateway of this tree in front of a mock vendor that answers at once
 and prints the budget: what each figure must be, what we aim for, what was measured. Takes about two minutes. The
 gateway has one core, load and mock another; CPU is user and system time of all the gateway's processes, until
 everything is in the database, divided by the requests answered. Fails if an answer is not a 200 or the accounting does
-not add up, never on a figure.
+not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead.
 """
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=ABOUT)
     add = parser.add_argument
     add("--quick", action="store_true", help="some seconds, to see that it works; the figures say little")
@@ -78,7 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform != "linux":
         _say("The bench reads CPU time from /proc and pins processes to cores: it needs Linux.")
         return 1
-    given = _parse(arguments)
+    said = sys.argv[1:] if arguments is None else arguments
+    if said[:1] == ["reports"]:
+        return reports.main(said[1:])
+    given = _parse(said)
     options, generator = _options(given), _generator(given.load)
     cores = Cores()
     cores.leave_measured()
@@ -93,14 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(str(failed))
             return 1
     table = rows(found)
-    command = " ".join(["python -m benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
+    command = " ".join(["python -m benchmarks", *said])
     text = markdown(found, table, [*known, f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"])
     if given.json:
         print(msgspec.json.encode({"budget": table, "found": found, "machine": known}).decode())
     else:
         print(text)
     if given.write:
-        RESULTS.write_text(f"# What a request costs\n\n{text}", encoding="utf-8")
+        kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+        RESULTS.write_text(with_section(kept, "What a request costs", text), encoding="utf-8")
     wrong = found.failures or [books.wrong for books in found.books if books.wrong]
     return 1 if wrong else 0
 

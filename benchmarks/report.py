@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from benchmarks.budget import Row
@@ -14,12 +15,12 @@ CROWDED = 0.1
 def markdown(found: Findings, rows: Sequence[Row], facts: Iterable[str]) -> str:
     """The budget table, the scenarios behind it, the accounting, and what they were measured on."""
     parts = [
-        _table(("figure", "must", "aim", "measured", "min to max", "verdict"), map(_budget_row, rows)),
-        _table(
+        budget_table(rows),
+        table(
             ("scenario", "requests/s", "p50 ms", "p99 ms", "of its core", "others", "CPU µs/request"),
             map(_speed_row, found.speeds.values()),
         ),
-        _table(
+        table(
             ("accounting", "requests sent", "recorded", "cache hits", "calls at the mock", "adds up"),
             map(_books_row, found.books),
         ),
@@ -32,6 +33,21 @@ def markdown(found: Findings, rows: Sequence[Row], facts: Iterable[str]) -> str:
     if found.failures:
         parts.append("**Failed answers**\n\n" + "\n".join(f"- {failure}" for failure in found.failures))
     return "\n\n".join(parts) + "\n"
+
+
+def budget_table(rows: Sequence[Row]) -> str:
+    """What each figure must be, what we aim for, and what was measured."""
+    return table(("figure", "must", "aim", "measured", "min to max", "verdict"), map(_budget_row, rows))
+
+
+def with_section(text: str, title: str, body: str) -> str:
+    """The Markdown text with `body` as its section of that title, in its old place or at the end."""
+    sections = [section for section in re.split(r"(?m)^(?=# )", text) if section.strip()]
+    new = f"# {title}\n\n{body.strip()}\n"
+    titles = [section.partition("\n")[0] for section in sections]
+    place = titles.index(f"# {title}") if f"# {title}" in titles else len(sections)
+    sections[place : place + 1] = [new]
+    return "\n".join(section.strip() + "\n" for section in sections)
 
 
 def _budget_row(row: Row) -> list[str]:
@@ -59,7 +75,7 @@ def _books_row(books: Books) -> list[str]:
     return [books.name, *(f"{number:,}" for number in numbers), books.wrong or "OK"]
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up as plain text."""
     cells = [list(head), *map(list, lines)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import with_section
+
 REPOSITORY = Path(__file__).parents[1]
 ROWS = [
     "POST /generate to the mock, fsync interval",
@@ -29,15 +31,42 @@ def test_a_quick_bench_fills_its_table_and_the_accounting_adds_up() -> None:
         [sys.executable, "-m", "benchmarks", "--quick"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"]
-    budget, scenarios, accounting = (cells[start:end] for start, end in _tables(cells))
+    budget, scenarios, accounting = _tables(done.stdout)
     assert [row[0] for row in budget] == ROWS
     assert all(row[3] for row in budget), "a figure is missing"
     assert len(scenarios) == 4
     assert [row[-1] for row in accounting] == ["OK"] * 4
 
 
-def _tables(cells: list[list[str]]) -> list[tuple[int, int]]:
-    """Where the lines of each table begin and end: a head and a rule stand before them."""
+def test_a_quick_bench_of_the_reports_fills_its_table_and_they_add_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "reports", "--quick", "--folder", str(tmp_path)]
+    for said in ("20,000 of 20,000", "are taken as they are"):
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert said in done.stderr
+        budget, timings = _tables(done.stdout)
+        assert [row[0] for row in budget] == [
+            f"{report}, 90 days, p99" for report in ("summary", "by-provider", "by-service", "by-customer")
+        ]
+        assert all(row[3] for row in budget), "a figure is missing"
+        assert [row[1:3] for row in timings] == [[days, "3"] for days in ("90", "30", "1") for _ in budget]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "# B\n\nnew\n"),
+        ("# A\n\none\n", "# A\n\none\n\n# B\n\nnew\n"),
+        ("# A\n\none\n\n# B\n\nold\n\n## of B\n\n# C\n\nx\n", "# A\n\none\n\n# B\n\nnew\n\n# C\n\nx\n"),
+    ],
+)
+def test_a_run_replaces_its_own_section_of_the_results(text: str, expected: str) -> None:
+    assert with_section(text, "B", "new\n") == expected
+
+
+def _tables(text: str) -> list[list[list[str]]]:
+    """The cells of each table's lines: a head and a rule stand before them."""
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
     rules = [number for number, row in enumerate(cells) if set("".join(row)) == {"-"}]
-    return [(rule + 1, after - 1) for rule, after in zip(rules, [*rules[1:], len(cells) + 1], strict=True)]
+    ends = [rule - 1 for rule in rules[1:]] + [len(cells)]
+    return [cells[rule + 1 : end] for rule, end in zip(rules, ends, strict=True)]

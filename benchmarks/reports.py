@@ -1,0 +1,240 @@
+"""How long the usage reports take over millions of requests, while more are written."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+
+import msgspec
+
+from benchmarks.budget import Row
+from benchmarks.findings import Figure
+from benchmarks.history import History, Shape
+from benchmarks.machine import facts
+from benchmarks.report import budget_table, table, with_section
+from llm_gateway.store.database import Database
+from llm_gateway.store.rollups import Totals
+from llm_gateway.store.usage import UsageStore
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+TITLE = "What a report costs"
+BYTES_A_RECORD = 1000
+BATCH_S = 0.1
+BUDGET_DAYS = 90
+
+END_MS = int(datetime(2026, 6, 1, 1, 30, tzinfo=UTC).timestamp() * 1000)
+"""When the history ends. At half past one a period begins with 23 single hours: no other time has more rows to sum."""
+
+ABOUT = """
+Writes a long history of usage records (10 million take some five minutes and 8 GB), then times every report over it
+while records are being written, and prints the budget: what each p99 must be, what we aim for, what was measured.
+Fails if the reports do not add up, never on a figure.
+"""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """One report over so many days, in milliseconds."""
+
+    report: str
+    days: int
+    took_ms: list[float]
+
+    def at(self, part: float) -> float:
+        """What that part of the runs did not take longer than."""
+        return sorted(self.took_ms)[math.ceil(part * len(self.took_ms)) - 1]
+
+
+class Writer(threading.Thread):
+    """Writes so many records a second, as they would come after the history's end, until it is told to stop."""
+
+    def __init__(self, store: UsageStore, history: History, rate: int) -> None:
+        super().__init__(name="writer")
+        self._store = store
+        self._history = history
+        self._rate = rate
+        self._ending = threading.Event()
+        self._began = perf_counter()
+        self.written = 0
+        self.took_ms: list[float] = []
+
+    def now_ms(self) -> int:
+        """The time there, milliseconds UTC."""
+        return self._history.end_ms + round((perf_counter() - self._began) * 1000)
+
+    def run(self) -> None:
+        """Write; a batch every so often, as the shipper does."""
+        while not self._ending.wait(BATCH_S):
+            due = round((perf_counter() - self._began) * self._rate) - self.written
+            batch = self._history.made_at([self.now_ms()] * due)
+            began = perf_counter()
+            self._store.write(batch)
+            self.took_ms.append((perf_counter() - began) * 1000)
+            self.written += due
+
+    def stop(self) -> None:
+        """End after the batch that is being written."""
+        self._ending.set()
+        self.join()
+
+
+def measure(store: UsageStore, now_ms: Callable[[], int], runs: int) -> list[Timing]:
+    """Time every report, one after the other, so many times."""
+    reports: dict[str, Callable[[int, int], object]] = {
+        "summary": store.summary,
+        "by-provider": store.by_provider,
+        "by-service": store.by_service,
+        "by-customer": lambda days, now: store.by_customer(days, now, 50),
+    }
+    timings = [Timing(name, days, []) for days in (BUDGET_DAYS, 30, 1) for name in reports]
+    for _ in range(runs):
+        for timing in timings:
+            began = perf_counter()
+            reports[timing.report](timing.days, now_ms())
+            timing.took_ms.append((perf_counter() - began) * 1000)
+            sleep(0.002)  # between two reports someone else may have the interpreter
+    return timings
+
+
+def wrong(store: UsageStore, now_ms: int, requests: int) -> list[str]:
+    """What does not add up; nothing if all does."""
+    whole = store.summary(365, now_ms)
+    customers = store.by_customer(365, now_ms, 10**9)
+    found = {
+        "requests of all": (whole.requests, requests),
+        "requests by service": (sum(row.totals.requests for row in store.by_service(365, now_ms)), requests),
+        "requests by customer": (sum(row.requests for row in customers), requests),
+        "cost by customer": (sum(row.cost_nanos for row in customers), whole.cost_nanos),
+        "cost by service": (_cost(row.totals for row in store.by_service(365, now_ms)), whole.cost_nanos),
+        "cost by provider": (_cost(row.totals for row in store.by_provider(365, now_ms)), whole.cost_nanos),
+    }
+    return [f"{what}: {is_:,}, not {should:,}" for what, (is_, should) in found.items() if is_ != should]
+
+
+def budget(timings: Sequence[Timing]) -> list[Row]:
+    """The table of one run."""
+    rows = []
+    for timing in timings:
+        if timing.days == BUDGET_DAYS:
+            must, aim = (500, 100) if timing.report == "by-customer" else (100, 20)
+            p99 = timing.at(0.99)
+            rows.append(Row(f"{timing.report}, {timing.days} days, p99", "ms", must, aim, Figure(p99, p99, p99), 1))
+    return rows
+
+
+def markdown(timings: Sequence[Timing], writer: Writer, facts_: Sequence[str]) -> str:
+    """The budget table, the timings behind it, and what they were measured on."""
+    lines = [
+        [each.report, str(each.days), str(len(each.took_ms)), *(f"{each.at(part):.1f}" for part in (0.5, 0.99, 1))]
+        for each in timings
+    ]
+    slowest = f"batches of records took {median(writer.took_ms):.1f} ms (median) to {max(writer.took_ms):.1f} ms"
+    return "\n\n".join(
+        [
+            budget_table(budget(timings)),
+            table(("report", "days", "runs", "p50 ms", "p99 ms", "slowest ms"), lines),
+            "\n".join(f"- {fact}" for fact in [*facts_, slowest]) + "\n",
+        ]
+    )
+
+
+def _cost(totals: Iterable[Totals]) -> int:
+    return sum(each.cost_nanos for each in totals)
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """What a database that was kept holds, and how long it took to write."""
+
+    shape: Shape
+    seconds: float
+
+
+def _prepared(folder: Path, shape: Shape, say: Callable[[str], None]) -> tuple[UsageStore, float]:
+    """The history in a database of the folder, from an earlier run if it is there; and how long it took to write."""
+    note, file = folder / "reports.json", folder / "reports.db"
+    if note.exists():
+        kept = msgspec.json.decode(note.read_bytes(), type=_Kept)
+        if kept.shape == shape:
+            say(f"The records in {file} are taken as they are.")
+            return UsageStore(Database.open(f"sqlite:///{file}")), kept.seconds
+    if shutil.disk_usage(folder).free < shape.records * BYTES_A_RECORD:
+        raise OSError(f"{folder} needs {shape.records * BYTES_A_RECORD / 1e9:.0f} GB of space: name another --folder")
+    for old in folder.glob("reports.*"):
+        old.unlink()
+    say(f"Writing {shape} …")
+    database = Database.open(f"sqlite:///{file}")
+    database.migrate()
+    store = UsageStore(database)
+    seconds = History(shape, END_MS).write(store, say)
+    note.write_bytes(msgspec.json.encode(_Kept(shape, seconds)))
+    return store, seconds
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks reports", description=ABOUT)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="20,000 records, to see that it works; the figures say little")
+    add("--records", type=int, default=Shape().records, help="length of the history (default: %(default)s)")
+    add("--runs", type=int, default=300, help="how often every report is timed (default: %(default)s)")
+    add("--rate", type=int, default=500, help="records a second written meanwhile (default: %(default)s)")
+    add("--folder", type=Path, help="keep the database here, and take it from here the next time")
+    add("--write", action="store_true", help=f"also write the tables to benchmarks/{RESULTS.name}")
+    return parser.parse_args(arguments)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; the exit code."""
+    given = _parse(arguments)
+    shape, runs = Shape(records=given.records), given.runs
+    if given.quick:
+        shape, runs = Shape(records=20_000, customers=500), 3
+    kept: AbstractContextManager[str] = nullcontext(str(given.folder))
+    with kept if given.folder else tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            store, seconds = _prepared(folder, shape, _say)
+        except OSError as error:
+            _say(f"{error}.")
+            return 1
+        before = store.summary(365, END_MS).requests
+        writer = Writer(store, History(shape, END_MS), given.rate)
+        _say(f"Timing the reports while {given.rate} records a second are written …")
+        writer.start()
+        try:
+            timings = measure(store, writer.now_ms, runs)
+        finally:
+            writer.stop()
+        text = markdown(
+            timings, writer, [*_facts(folder, shape, seconds), f"{given.rate} records a second were written"]
+        )
+        failures = wrong(store, writer.now_ms(), before + writer.written)
+    print(text)
+    for failure in failures:
+        _say(f"The reports do not add up: {failure}")
+    if given.write:
+        RESULTS.write_text(with_section(RESULTS.read_text(encoding="utf-8"), TITLE, text), encoding="utf-8")
+    return 1 if failures else 0
+
+
+def _facts(folder: Path, shape: Shape, seconds: float) -> list[str]:
+    size = sum(file.stat().st_size for file in folder.glob("reports.db*"))
+    return [
+        str(shape),
+        f"written in {seconds:.0f} s ({seconds / shape.records * 1e6:.0f} µs a record), {size / 1e9:.1f} GB",
+        *facts(folder),
+        f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`",
+    ]
