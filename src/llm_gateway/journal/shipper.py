@@ -120,7 +120,9 @@ class Shipper:
                 pass
             self._has_open_requests = transfer.open_requests > 0
         except StoreUnavailable as error:
-            cause = getattr(error.__cause__, "orig", None)  # what the driver said; SQLAlchemy's adds the whole statement
+            cause = getattr(
+                error.__cause__, "orig", None
+            )  # what the driver said; SQLAlchemy's adds the whole statement
             self._failed("warning", error.detail if cause is None else f"{error.detail} ({cause})")
             return False
         except Exception as error:  # edge: whatever it is, the records are safe in the journal and are read again
