@@ -79,7 +79,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if not config.getoption("--write", default=False):
         return
-    is_whole = files == set(HERE.glob("test_*.py")) and not terminalreporter.stats.get("deselected")
+    is_whole = files == {*HERE.glob("test_*.py")} - {HERE / "test_table.py"} and not terminalreporter.stats.get(
+        "deselected"
+    )
     if not is_whole or not config.getoption("--long"):
         terminalreporter.write_line(f"{DOCUMENT} is not written: this was not every fault test at full length (--long)")
         return
@@ -95,14 +97,15 @@ def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> 
     cases, files = {}, set()
     for report, outcome in [(report, end) for end in ends for report in _stats(terminalreporter, end)]:
         file = Path(config.rootpath, report.nodeid.partition("::")[0])
-        properties = dict(report.user_properties)
-        if file.parent == HERE and "fault" in properties:
+        fault = next((value for name, value in report.user_properties if name == "fault"), None)
+        if file.parent == HERE and isinstance(fault, tuple):
+            what, how = fault
             files.add(file)
             said = [str(text) for name, text in report.user_properties if name == "note"]
             if outcome == "skipped" and isinstance(report.longrepr, tuple):
                 said.append(str(report.longrepr[2]))
             name = report.nodeid.rpartition("::")[2]
-            cases[report.nodeid] = (report.start, Case(*properties["fault"], name, outcome, report.duration, said))
+            cases[report.nodeid] = (report.start, Case(what, how, name, outcome, report.duration, said))
     return [case for _, case in sorted(cases.values(), key=lambda pair: pair[0])], files
 
 

@@ -62,8 +62,8 @@ async def until_one_alone_is_refused(gateway: GatewayProcess, load: Load) -> Non
         answer = await ask_once(gateway, "single.alone")
         load.answers.append(answer)
         if answer.status != 200:
-            break
-    assert (answer.status, answer.code) == (503, "journal_unavailable")
+            return
+    raise AssertionError("it goes on serving")
 
 
 async def seconds_until_served(gateway: GatewayProcess) -> float:
@@ -126,7 +126,7 @@ async def test_full_file_system(scene: Scene, small_disk: Path, note: Note, long
     load = Load(clients=CLIENTS)
     load.fields = lambda: {"service": LARGE, "task_type": LARGE}
     data, filler = small_disk / "data", small_disk / "filler"
-    slowest = 0.0
+    slowest, bills = 0.0, Counter[str | None]()
     with scene.gateway(cache_ttl_seconds=0, data_dir=data) as gateway:
         scene.providers(gateway, "slow-40")
         for _ in range(times):

@@ -253,15 +253,8 @@ def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
     if connection.transport.is_closing():
         return
     kind = behaviour.kind
-    if kind == "stall":
-        return
-    if kind == "stall-body":
-        connection.transport.write(answer[: answers.head_length(answer)])
-        return
-    if kind == "drip":
-        head = answers.head_length(answer)
-        connection.transport.write(answer[:head])
-        _drip(connection, answer[head:])
+    if kind in ("stall", "stall-body", "drip"):
+        _hold_back(connection, kind, answer)
         return
     connection.waits = False
     if kind == "half":
@@ -279,6 +272,14 @@ def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
         connection.send(answers.refusal(behaviour.status, behaviour.retry_after))
     else:
         connection.send(answer)
+
+
+def _hold_back(connection: Connection, kind: str, answer: bytes) -> None:
+    """Keep the caller waiting: for everything, for the body, or for each of its bytes."""
+    head = 0 if kind == "stall" else answers.head_length(answer)
+    connection.transport.write(answer[:head])
+    if kind == "drip":
+        _drip(connection, answer[head:])
 
 
 def _drip(connection: Connection, rest: bytes) -> None:

@@ -50,7 +50,6 @@ class Quarantine:
                 self._known = _digests(self._path)
             if digest not in self._known:
                 _append(self._path, line + b"\n")
-                self._known.add(digest)
         except OSError as error:
             raise StoreUnavailable(f"{self._path} cannot be written ({error.strerror}).") from error
         self._log(
