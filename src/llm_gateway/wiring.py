@@ -16,6 +16,7 @@ from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
 from llm_gateway.api.generate import Generate
 from llm_gateway.api.health import health_router
 from llm_gateway.api.management import build_management
+from llm_gateway.api.overrides import overrides_router
 from llm_gateway.api.planes import Planes
 from llm_gateway.api.providers import ProviderRules, providers_router
 from llm_gateway.api.surface import InFlight
@@ -233,7 +234,9 @@ def build_api(
         metrics=lambda: (pipeline.metrics.render(), METRICS_CONTENT_TYPE),
     )
     providers = providers_router(stores.providers, live, config.rules)
-    management = build_management((health, providers, usage_router(stores.usage, pipeline.shipper.flush)), log)
+    overrides = overrides_router(stores.overrides, live)
+    usage = usage_router(stores.usage, pipeline.shipper.flush)
+    management = build_management((health, providers, overrides, usage), log)
     generate = Generate(pipeline.gateway, pipeline.in_flight, timeout_s=settings.request_timeout_seconds, log=log)
     return Gate(
         Planes({DATA_PLANE: generate}, management), Keyring(settings.callers()), local_only=settings.env == "dev"

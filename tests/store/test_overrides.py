@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import Override
-from llm_gateway.errors import Conflict, NotFound
+from llm_gateway.errors import Conflict, Invalid, NotFound
 from llm_gateway.store.database import Database
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
+from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.store.secrets import SecretBox
 
 
 @pytest.fixture
-def store(database: Database) -> OverrideStore:
+def store(database: Database, box: SecretBox) -> OverrideStore:
+    for name in ("openai", "groq"):
+        ProviderStore(database, box).create(
+            ProviderDraft(name=name, display_name=name, api_key="k", kind="openai", models=("gpt-4o", "gpt-4o-mini"))
+        )
     return OverrideStore(database)
 
 
@@ -50,7 +56,7 @@ def test_list_is_by_user_and_service_and_can_be_one_users(store: OverrideStore) 
 def test_one_for_a_user_and_service(store: OverrideStore) -> None:
     store.create(draft(service_name="chat"))
     with pytest.raises(Conflict, match="an override for the service 'chat' already"):
-        store.create(draft(service_name="chat", model_name="other"))
+        store.create(draft(service_name="chat", model_name="gpt-4o-mini"))
     store.create(draft("v", "chat"))
 
 
@@ -61,6 +67,20 @@ def test_one_for_a_user_and_all_services(store: OverrideStore, service: str | No
     with pytest.raises(Conflict, match="an override for all services already"):
         store.create(draft(service_name=service))
     assert store.list() == [made]
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc"),
+    [({"provider_name": "mistral"}, "provider_name"), ({"model_name": "gpt-4"}, "model_name")],
+)
+def test_an_override_names_a_provider_and_one_of_its_models(
+    store: OverrideStore, fields: dict[str, str], loc: str
+) -> None:
+    with pytest.raises(Invalid) as raised:
+        store.create(draft(**fields))
+    assert raised.value.errors[0]["loc"] == ["body", loc]
+    assert store.list() == []
+    store.create(draft(provider_name="groq", model_name="gpt-4o-mini"))
 
 
 def test_delete(store: OverrideStore) -> None:

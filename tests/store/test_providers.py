@@ -149,7 +149,7 @@ def test_renaming_takes_the_overrides_along(store: ProviderStore, database: Data
     store.create(draft("groq"))
     overrides = OverrideStore(database)
     for user, provider in (("a", "openai"), ("b", "groq"), ("c", "openai")):
-        overrides.create(OverrideDraft(user_id=user, provider_name=provider, model_name="m"))
+        overrides.create(OverrideDraft(user_id=user, provider_name=provider, model_name="gpt-4o"))
     with pytest.raises(Conflict):
         store.update(made.id, {"name": "groq"})
     store.update(made.id, {"name": "azure"})

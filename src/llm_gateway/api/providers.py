@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
+from llm_gateway.api.fields import STRICT, Text, Timestamp, Whole, iso
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.pipeline.transport import AddressRefused, Egress
@@ -30,25 +31,23 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="unique short id")]
-Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Model = Text
 Key = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_sendable)]
 Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
-Limit = Annotated[int, Field(ge=1, le=2**53)]
-Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
+Limit = Annotated[Whole, Field(ge=1, le=2**53)]
+Priority = Annotated[Whole, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
 Timeout = Annotated[float, Field(gt=0, le=3600, description="seconds for one attempt")]
 Prices = dict[str, dict[str, float]]
 Kind = Literal["openai", "local"]
 
 # What every parser reads as the same host: the one that is checked is the one that is called.
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
-_STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class ProviderCreate(BaseModel):
     """What a new provider needs."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Name
     display_name: Text
@@ -67,7 +66,7 @@ class ProviderCreate(BaseModel):
 class ProviderPatch(BaseModel):
     """What may change; what is not sent stays. Only `base_url`, `kind` and `prices` may be null."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Name = Field(default="")
     display_name: Text = Field(default="")
@@ -95,16 +94,11 @@ class ProviderOut(BaseModel):
     rate_limit_rpm: int
     rate_limit_tpm: int
     priority: int
-    created_at: str
-    updated_at: str
+    created_at: Timestamp
+    updated_at: Timestamp
     kind: str
     prices: Prices | None
     timeout_s: float
-
-
-def iso(milliseconds: int) -> str:
-    """Milliseconds UTC as ISO 8601 with `Z`."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _shown(provider: Provider) -> ProviderOut:
@@ -257,7 +251,7 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> 
         live.reload()
         return _shown(after)
 
-    @router.delete("/{provider_id}", status_code=204)
+    @router.delete("/{provider_id}", status_code=204, response_class=Response)
     def delete_provider(provider_id: str) -> None:
         store.delete(provider_id)
         live.reload()

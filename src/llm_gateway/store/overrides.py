@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.messages import new_id
-from llm_gateway.errors import Conflict
-from llm_gateway.store.database import Database, overrides
+from llm_gateway.errors import Conflict, Invalid
+from llm_gateway.store.database import Database, overrides, providers
 from llm_gateway.store.identifiers import missing, stored_id
 
 Overrides: TypeAlias = list[Override]
@@ -47,6 +47,7 @@ class OverrideStore:
         """Store a new override.
 
         Raises:
+            Invalid: there is no such provider, or it does not list the model.
             Conflict: the user has one for this service already.
         """
         now_ms = time.time_ns() // 1_000_000
@@ -63,6 +64,7 @@ class OverrideStore:
         values = {**msgspec.structs.asdict(override), "service_name": draft.service_name or ""}
         try:
             with self._database.write() as connection:
+                _require_model(connection, draft)
                 connection.execute(sa.insert(overrides).values(values))
         except IntegrityError:
             where = f"the service {draft.service_name!r}" if draft.service_name else "all services"
@@ -79,6 +81,23 @@ class OverrideStore:
         with self._database.write() as connection:
             if connection.execute(sa.delete(overrides).where(overrides.c.id == found)).rowcount == 0:
                 raise missing("override")
+
+
+def _require_model(connection: Connection, draft: OverrideDraft) -> None:
+    # Locked, so that a provider that is renamed meanwhile takes this override along.
+    query = sa.select(providers.c.models).where(providers.c.name == draft.provider_name).with_for_update(read=True)
+    models = connection.execute(query).scalar_one_or_none()
+    if models is None:
+        raise Invalid(
+            f"There is no provider named {draft.provider_name!r}: create it first, or name another.",
+            loc=("body", "provider_name"),
+        )
+    if draft.model_name not in msgspec.json.decode(models, type=tuple[str, ...]):
+        raise Invalid(
+            f"The provider {draft.provider_name!r} does not list the model {draft.model_name!r}: "
+            "name one of its models, or add this one to them.",
+            loc=("body", "model_name"),
+        )
 
 
 def _override(row: Row[Any]) -> Override:
