@@ -144,12 +144,9 @@ class Database:
         Raises:
             ConfigurationError: the URL is none of `sqlite:///path` and `postgresql://…`, or the file cannot be made.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError:
-            raise _unfit_url() from None
-        if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:":
-            return cls(*_open_sqlite(Path(parsed.database), busy_timeout_s), read_limit_s)
+        parsed = _parsed(url)
+        if _is_sqlite_file(parsed):
+            return cls(*_open_sqlite(Path(str(parsed.database)), busy_timeout_s), read_limit_s)
         if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
             return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s)
         raise _unfit_url()
@@ -222,6 +219,27 @@ class Database:
         timeout_ms = str(max(1, round(limit_s * 1000)))
         connection.execute(sa.select(sa.func.set_config("statement_timeout", timeout_ms, sa.true())))
         return nullcontext()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file behind a database URL, None if it is none of SQLite's. Looks at nothing but the text.
+
+    Raises:
+        ConfigurationError: the text is no URL.
+    """
+    parsed = _parsed(url)
+    return Path(str(parsed.database)) if _is_sqlite_file(parsed) else None
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError:
+        raise _unfit_url() from None
+
+
+def _is_sqlite_file(url: URL) -> bool:
+    return url.drivername == "sqlite" and url.database not in (None, "", ":memory:")
 
 
 def _unfit_url() -> ConfigurationError:

@@ -1,0 +1,110 @@
+"""The tree of commands, and how what they raise becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from llm_gateway import __version__
+from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, Ended
+from llm_gateway.cli.keys import keys_app
+from llm_gateway.cli.overrides import overrides_app
+from llm_gateway.cli.providers import providers_app
+from llm_gateway.cli.usage import usage_app
+from llm_gateway.errors import ConfigurationError, GatewayError, RecordsRefused
+
+ABOUT = """One API in front of every LLM vendor.
+
+`providers`, `overrides` and `usage` talk to a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL
+says otherwise, with the service key in GATEWAY_KEY. The others work with the gateway's own settings and database.
+
+Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
+130 Ctrl-C.
+
+```sh
+llm-gateway serve
+llm-gateway providers add openai --model gpt-4o-mini
+llm-gateway usage --by customer
+```
+"""
+
+LOCAL_COMMANDS = (
+    ("serve", "llm_gateway.cli.serve:serve", "Start the gateway."),
+    ("check", "llm_gateway.cli.check:check", "Say whether serve could start, and if not, what to do."),
+    ("migrate", "llm_gateway.cli.database:migrate", "Bring the database's tables to this version."),
+    ("rekey", "llm_gateway.cli.database:rekey", "Encrypt every stored provider key anew with the first key."),
+    ("reprice", "llm_gateway.cli.reprice:reprice", "Give stored usage the prices in force now."),
+)
+"""Those whose files need half of the gateway, which is loaded only when they are called."""
+
+Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry a command out. Returns the exit code; what went wrong is one line on standard error."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
+    cli = build_cli()
+    try:
+        cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _refused(f"{str(error).strip()} See: {_help_of(cli, error)}", USAGE)
+    except Ended as ended:
+        return _refused(str(ended), ended.code)
+    except ConfigurationError as error:
+        return _refused(str(error), SETTINGS)
+    except GatewayError as error:
+        return _refused(error.detail, FAILED)
+    except RecordsRefused as error:
+        return _refused(str(error), FAILED)
+    except BrokenPipeError:
+        # Python would try to flush again at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return 0
+
+
+def build_cli() -> App:
+    """The commands; help in boxes is for terminals."""
+    cli = App(
+        name="llm-gateway",
+        version=__version__,
+        help=ABOUT,
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+    own, remote = Group("Start and maintain", sort_key=2), Group("Manage a running gateway", sort_key=1)
+    for name, place, summary in LOCAL_COMMANDS:
+        cli.command(place, name=name, help=summary, group=own)
+    for app, group in ((providers_app(), remote), (overrides_app(), remote), (usage_app(), remote), (keys_app(), own)):
+        app.group = group
+        cli.command(app)
+
+    @cli.command(group=own)
+    def completion(shell: Shell = "bash", /) -> None:
+        """Print what makes a shell complete these commands.
+
+        ```sh
+        llm-gateway completion bash > ~/.local/share/bash-completion/completions/llm-gateway
+        llm-gateway completion zsh > ~/.zfunc/_llm-gateway
+        ```
+        """
+        print(cli.generate_completion(shell=shell))
+
+    return cli
+
+
+def _help_of(cli: App, error: CycloptsError) -> str:
+    return " ".join((cli.name[0], *(error.command_chain or ()), "--help"))
+
+
+def _refused(sentence: str, code: int) -> int:
+    if sentence:
+        sys.stdout.flush()
+        print(f"llm-gateway: {sentence}", file=sys.stderr)
+    return code
