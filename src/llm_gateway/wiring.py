@@ -18,6 +18,7 @@ from llm_gateway.api.health import health_router
 from llm_gateway.api.management import build_management
 from llm_gateway.api.overrides import overrides_router
 from llm_gateway.api.planes import Planes
+from llm_gateway.api.probe import Probe
 from llm_gateway.api.providers import ProviderRules, providers_router
 from llm_gateway.api.surface import InFlight
 from llm_gateway.api.usage import usage_router
@@ -75,7 +76,7 @@ class Stores(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """What follows from the configured providers."""
+    """What follows from the configured providers. `unusable` says of those without a target why, by name."""
 
     live: Live
     adapters: dict[str, Adapter]
@@ -86,6 +87,7 @@ class Configuration(NamedTuple):
     rules: ProviderRules
     redact: Redactor
     log: Log
+    unusable: dict[str, str]
 
 
 class Pipeline(NamedTuple):
@@ -160,10 +162,13 @@ def build_configuration(
         learn=redact.learn,
     )
 
-    def unusable(name: str, reason: str) -> None:
+    unusable: dict[str, str] = {}
+
+    def cannot_be_used(name: str, reason: str) -> None:
+        unusable[name] = reason
         log("provider cannot be used", level="error", provider=name, reason=reason)
 
-    live = Live(stores.providers, stores.overrides, preparer, unusable)
+    live = Live(stores.providers, stores.overrides, preparer, cannot_be_used)
     egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
     transport = Transport(egress, log=log)
     health, limiter = Health(), MemoryLimiter()
@@ -172,7 +177,7 @@ def build_configuration(
     live.subscribe(_Forgetter(health, limiter, transport))
     live.reload()
     rules = ProviderRules(vendors, egress, lambda: local.base_url if local else None)
-    return Configuration(live, adapters, preparer, transport, health, admission, rules, redact, log)
+    return Configuration(live, adapters, preparer, transport, health, admission, rules, redact, log, unusable)
 
 
 def build_observer(settings: Settings, *, console: bool, redact: Redactor, stack: AsyncExitStack) -> Observe | None:
@@ -233,7 +238,8 @@ def build_api(
         snapshot=lambda: live.snapshot,
         metrics=lambda: (pipeline.metrics.render(), METRICS_CONTENT_TYPE),
     )
-    providers = providers_router(stores.providers, live, config.rules)
+    probe = Probe(config.transport.list_models, config.adapters, config.redact, config.unusable)
+    providers = providers_router(stores.providers, live, config.rules, probe)
     overrides = overrides_router(stores.overrides, live)
     usage = usage_router(stores.usage, pipeline.shipper.flush)
     management = build_management((health, providers, overrides, usage), log)

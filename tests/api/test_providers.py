@@ -249,10 +249,10 @@ async def test_a_preset_that_is_renamed_needs_an_address(client: Client) -> None
 async def test_wrong_methods_say_which_are_right(client: Client) -> None:
     response = await client.call("DELETE", PATH)
     assert_problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "GET, POST"
+    assert response.headers["allow"] == "GET, HEAD, POST"
     response = await client.call("PUT", f"{PATH}/{uuid4()}", LEAST)
     assert_problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "DELETE, GET, PATCH"
+    assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH"
     assert_problem(await client.call("GET", PATH + "/"), 404, "not_found")
     response = await client.call("POST", "/openapi.json")
     assert response.headers["allow"] == "GET, HEAD"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import secrets
@@ -16,6 +17,9 @@ from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 
 OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
 DATA_PLANE = "/api/v1/generate"
+DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
+BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
+"""What makes a browser ask for the key (RFC 7617)."""
 ENTRY = "llm_gateway.entry"
 """The key under which the gate leaves its `Entry` in the ASGI scope."""
 
@@ -86,7 +90,8 @@ class Gate:
         try:
             caller = self._admit(scope, headers)
         except GatewayError as error:
-            await send_problem(send, error, request_id, echo)
+            asking = isinstance(error, Unauthorized) and opens_with_basic(scope["method"], scope["path"])
+            await send_problem(send, error, request_id, echo, [(b"www-authenticate", BASIC)] if asking else [])
             return
         scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers)
         await self._app(scope, receive, send)
@@ -96,18 +101,27 @@ class Gate:
             raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
         if scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
             return NOBODY
-        key = _presented_key(scope["headers"])
+        key = _presented_key(scope["headers"], basic=opens_with_basic(scope["method"], scope["path"]))
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
             raise Unauthorized("Send a valid key in the X-Service-Key header.")
         if "admin" not in caller.scopes:
-            needed = _scope_needed(scope["method"], scope["path"])
+            needed = scope_needed(scope["method"], scope["path"])
             if needed not in caller.scopes:
                 raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
         return caller
 
 
-def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def opens_with_basic(method: str, path: str) -> bool:
+    """Whether the key may come as the password of Basic credentials: only where a person reads in a browser.
+
+    A browser attaches them by itself, to requests that other sites make too, so nothing that changes or costs anything
+    takes them.
+    """
+    return method in ("GET", "HEAD") and (path in (DOCS_PATH, DOCUMENT_PATH) or path.startswith(DOCS_PATH + "/"))
+
+
+def _presented_key(headers: Iterable[tuple[bytes, bytes]], *, basic: bool) -> bytes | None:
     key: bytes | None = None
     for name, value in headers:
         if name not in _CREDENTIALS:
@@ -115,7 +129,9 @@ def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         if name == b"authorization":
             scheme, _, presented = value.partition(b" ")
             presented = presented.strip()
-            if scheme.lower() != b"bearer":
+            if basic and scheme.lower() == b"basic":
+                presented = _password(presented)
+            elif scheme.lower() != b"bearer":
                 continue
         else:
             presented = value.strip()
@@ -127,7 +143,15 @@ def _presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return key
 
 
-def _scope_needed(method: str, path: str) -> str:
+def _password(credentials: bytes) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+def scope_needed(method: str, path: str) -> str:
+    """What a key must be allowed to do for this request."""
     if path == DATA_PLANE or path.startswith("/v1/"):
         return "call"
     return "read" if method in ("GET", "HEAD") else "admin"

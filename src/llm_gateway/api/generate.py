@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,9 +17,13 @@ from llm_gateway.errors import BadRequest, Invalid
 from llm_gateway.gateway import Gateway
 
 MAX_TAGS, MAX_TAG_CHARACTERS = 10, 64
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+# The pattern is checked apart from decoding, which is faster; here it is for the API's description.
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": r"^[^\x00]*$"})]
+_TAG = rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}=[ -+\--<>-~]{{0,{MAX_TAG_CHARACTERS}}}"
+TAGS_PATTERN = rf"^{_TAG}(,{_TAG}){{0,{MAX_TAGS - 1}}}$"
+"""x-tags as described: what is taken beside it are blanks around a part, and values in UTF-8."""
 _TAG_KEY = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}")
-_TAG_VALUE = re.compile(rf"[^,=\x00-\x1f]{{0,{MAX_TAG_CHARACTERS}}}")
+_TAG_VALUE = re.compile(rf"[^,=\x00-\x1f\x7f]{{0,{MAX_TAG_CHARACTERS}}}")
 _FIELD = re.compile(r"(missing required|contains unknown) field `(.*)`", re.DOTALL)
 _WHERE = re.compile(r"(.*?) - at `(key in )?\$\.?(.*)`$", re.DOTALL)
 
@@ -85,10 +89,8 @@ class Generate(Surface):
     def _decoded(self, body: bytes) -> GenerateBody:
         try:
             decoded = self._decode(body)
-        except msgspec.ValidationError as error:
-            raise _invalid(str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            decoded = _decoded_otherwise(body)
         for name, label in (
             ("user_id", decoded.user_id),
             ("service", decoded.service),
@@ -133,15 +135,36 @@ def _seconds(value: bytes) -> float:
 
 
 def _tags(value: bytes) -> Tags:
+    try:
+        entries = value.decode().split(",")
+    except UnicodeDecodeError:
+        raise BadRequest("x-tags is not UTF-8: encode it so.") from None
     tags: Tags = {}
-    for entry in value.decode("latin-1").split(","):
-        key, is_pair, tag = (part.strip() for part in entry.partition("="))
+    for entry in entries:
+        key, is_pair, tag = (part.strip(" \t") for part in entry.partition("="))
         if not is_pair or not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(tag):
             raise BadRequest(f"x-tags takes key=value,… with at most {MAX_TAG_CHARACTERS} characters each.")
         tags[key] = tag
-    if len(tags) > MAX_TAGS:
+    if len(entries) > MAX_TAGS:
         raise BadRequest(f"x-tags takes at most {MAX_TAGS} tags.")
     return tags
+
+
+def _decoded_otherwise(body: bytes) -> GenerateBody:
+    """The body once more: perhaps its max_tokens is spelled 1000.0, as some languages write every number.
+
+    Raises:
+        Invalid: that was not it, or not all.
+    """
+    try:
+        fields: Any = msgspec.json.decode(body)
+        if isinstance(fields, dict) and isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
+            fields["max_tokens"] = int(count)
+        return msgspec.convert(fields, GenerateBody)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
 
 
 def _invalid(message: str) -> Invalid:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 
 from llm_gateway.domain.catalog import Snapshot
@@ -15,11 +16,11 @@ SERVICE = "llm-gateway"
 
 
 class Health(BaseModel):
-    """`status` is `ok` or `degraded`; `database` is `ok` or `unavailable`."""
+    """Degraded: without its database the gateway goes on serving."""
 
-    status: str
+    status: Literal["ok", "degraded"]
     service: str
-    database: str
+    database: Literal["ok", "unavailable"]
 
 
 class ProviderHealth(BaseModel):
@@ -35,6 +36,18 @@ class ProvidersHealth(BaseModel):
     """All configured providers, by priority."""
 
     providers: list[ProviderHealth]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """It takes requests."""
+
+    status: Literal["ready"] = "ready"
 
 
 def health_router(
@@ -55,7 +68,7 @@ def health_router(
         )
 
     @router.get("/api/v1/health/providers", tags=["health"])
-    def providers() -> ProvidersHealth:
+    def health_providers() -> ProvidersHealth:
         configured = sorted(snapshot().providers.values(), key=lambda p: (-p.priority, p.name))
         return ProvidersHealth(
             providers=[
@@ -66,18 +79,20 @@ def health_router(
             ]
         )
 
-    @router.get("/healthz", include_in_schema=False)
-    async def alive() -> dict[str, str]:
-        return {"status": "ok"}
+    @router.get("/healthz", tags=["health"])
+    async def liveness() -> Alive:
+        return Alive()
 
-    @router.get("/readyz", include_in_schema=False)
-    async def is_ready() -> dict[str, str]:
+    @router.get("/readyz", tags=["health"])
+    async def readiness() -> Ready:
+        """503 while the gateway is starting or stopping."""
         if not ready():
             raise Overloaded("The gateway is starting or stopping: ask another one.")
-        return {"status": "ready"}
+        return Ready()
 
-    @router.get("/metrics", include_in_schema=False)
-    def prometheus() -> Response:
+    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    def prometheus_metrics() -> Response:
+        """In Prometheus' text format."""
         body, content_type = metrics()
         return Response(body, media_type=content_type)
 

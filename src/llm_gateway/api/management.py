@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -17,16 +18,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_gateway import __version__
 from llm_gateway.api.auth import ENTRY, Entry
+from llm_gateway.api.docs import docs_router
+from llm_gateway.api.openapi import describe
 from llm_gateway.api.responses import PROBLEM, error_headers, problem_of, send_problem
 from llm_gateway.api.surface import ClientGone, defect, read_body
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
 
 def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> ASGIApp:
     """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
-    app = FastAPI(title="LLM Gateway", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(openapi_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name)
     routes: list[APIRoute] = []
-    for router in routers:
+    document = cache(lambda: msgspec.json.encode(describe(app.routes, __version__)))
+    for router in (*routers, docs_router(document)):
         app.include_router(router)
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))
 
@@ -59,7 +65,10 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> 
 
 
 class Bounded:
-    """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON."""
+    """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON.
+
+    HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
+    """
 
     def __init__(self, app: ASGIApp, log: Callable[..., None]) -> None:
         self._app = app
@@ -68,7 +77,7 @@ class Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
         entry: Entry = scope[ENTRY]
-        started = False
+        method, started = scope["method"], False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
@@ -78,17 +87,12 @@ class Bounded:
             await send(message)
 
         try:
-            body = _normalised(await read_body(receive))
-            scope["headers"] = [
-                *(
-                    (name, value)
-                    for name, value in scope["headers"]
-                    if name not in (b"content-type", b"content-length")
-                ),
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-            ]
-            await self._app(scope, _replay(body, receive), send_with_id)
+            body = await read_body(receive)
+            body = _normalised(body) if method in WITH_BODY else b""
+            headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
+            headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            inner = {**scope, "method": "GET" if method == "HEAD" else method, "headers": headers}
+            await self._app(inner, _replay(body, receive), send_with_id)
         except GatewayError as error:
             await send_problem(send, error, entry.request_id, entry.echo)
         except ClientGone:
@@ -134,6 +138,8 @@ def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[s
     """What the path takes: all its routes together, of which the router's own error names only the first one's."""
     named = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
     named.update(method for route in routes if route.path_regex.fullmatch(path) for method in route.methods or ())
+    if "GET" in named:
+        named.add("HEAD")
     return tuple(sorted(named - {""}))
 
 

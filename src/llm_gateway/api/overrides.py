@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from llm_gateway.api.fields import STRICT, Label, Text, Timestamp, iso
+from llm_gateway.api.openapi import problems
 from llm_gateway.domain.catalog import Override
 from llm_gateway.store.live import Live
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
@@ -60,17 +61,17 @@ def overrides_router(store: OverrideStore, live: Live) -> APIRouter:
     """CRUD of overrides. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/overrides", tags=["overrides"])
 
-    @router.get("")
+    @router.get("", responses=problems(422))
     def list_overrides(user_id: UserId = None) -> list[OverrideOut]:
         return [_shown(override) for override in store.list(user_id)]
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, responses=problems(409, 422))
     def create_override(body: OverrideCreate) -> OverrideOut:
         created = store.create(OverrideDraft(**body.model_dump()))
         live.reload()
         return _shown(created)
 
-    @router.delete("/{override_id}", status_code=204, response_class=Response)
+    @router.delete("/{override_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_override(override_id: str) -> None:
         store.delete(override_id)
         live.reload()

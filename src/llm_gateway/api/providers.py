@@ -8,15 +8,21 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema
 
+from llm_gateway.api import base_url as base_urls
 from llm_gateway.api.fields import STRICT, Text, Timestamp, Whole, iso
+from llm_gateway.api.openapi import problems
+from llm_gateway.api.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.pipeline.transport import AddressRefused, Egress
 from llm_gateway.providers.base import KINDS, Vendor
-from llm_gateway.providers.prices import from_operator
+from llm_gateway.providers.prices import KINDS as PRICE_KINDS
+from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
+from llm_gateway.store.identifiers import missing
 from llm_gateway.store.live import Live
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
@@ -32,16 +38,41 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="unique short id")]
 Model = Text
-Key = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_sendable)]
+Key = Annotated[
+    SecretStr,
+    Field(min_length=1, max_length=4096, json_schema_extra={"pattern": f"^{_SENDABLE.pattern}$"}),
+    AfterValidator(_sendable),
+]
+BaseUrl = Annotated[
+    str,
+    Field(
+        json_schema_extra={"pattern": base_urls.PATTERN, "maxLength": base_urls.MAX_CHARACTERS},
+        description="As the vendor's own SDK spells it. Needed unless the name is a preset's.",
+    ),
+]
 Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
 Limit = Annotated[Whole, Field(ge=1, le=2**53)]
 Priority = Annotated[Whole, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
-Timeout = Annotated[float, Field(gt=0, le=3600, description="seconds for one attempt")]
-Prices = dict[str, dict[str, float]]
+Timeout = Annotated[float, Field(ge=0.001, le=3600, description="seconds for one attempt")]
+Prices = Annotated[
+    dict[str, dict[str, float]],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "By model, then by kind of token: USD per million tokens.",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    kind: {"type": "number", "minimum": 0, "maximum": MAX_USD_PER_MILLION} for kind in PRICE_KINDS
+                },
+                "required": ["input", "output"],
+                "additionalProperties": False,
+            },
+            "examples": [{"gpt-4o-mini": {"input": 0.15, "output": 0.6}}],
+        }
+    ),
+]
 Kind = Literal["openai", "local"]
-
-# What every parser reads as the same host: the one that is checked is the one that is called.
-_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 
 class ProviderCreate(BaseModel):
@@ -53,7 +84,7 @@ class ProviderCreate(BaseModel):
     display_name: Text
     api_key: Key
     models: Models
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     is_enabled: bool = True
     rate_limit_rpm: Limit = 60
     rate_limit_tpm: Limit = 100_000
@@ -63,16 +94,22 @@ class ProviderCreate(BaseModel):
     timeout_s: Timeout = 60.0
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """What is not sent has no default: it stays as it is."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
 class ProviderPatch(BaseModel):
     """What may change; what is not sent stays. Only `base_url`, `kind` and `prices` may be null."""
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
 
     name: Name = Field(default="")
     display_name: Text = Field(default="")
     api_key: Key = Field(default=SecretStr(""))
     models: Models = Field(default=[])
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     is_enabled: bool = True
     rate_limit_rpm: Limit = 60
     rate_limit_tpm: Limit = 100_000
@@ -118,6 +155,13 @@ def _shown(provider: Provider) -> ProviderOut:
         prices=provider.prices,
         timeout_s=provider.timeout_s,
     )
+
+
+class ProviderTest(BaseModel):
+    """Whether the provider answered; if not, `error` says what to do."""
+
+    success: bool
+    error: str | None
 
 
 class ProviderRules:
@@ -170,7 +214,7 @@ class ProviderRules:
             self._check_url(vendor.base_url)
 
     def _check_url(self, base_url: str) -> None:
-        problem = _url_problem(base_url)
+        problem = base_urls.problem_of(base_url)
         if problem is None:
             try:
                 self._egress.check(base_url)
@@ -195,32 +239,15 @@ class ProviderRules:
         return parts.scheme, parts.hostname, parts.port
 
 
-def _url_problem(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return "it is no URL."
-    if parts.scheme not in ("http", "https") or not parts.hostname or len(url) > 2000:
-        return "it must be an absolute http or https URL."
-    if "?" in url or "#" in url or "@" in parts.netloc:
-        return "it must have no query, fragment or credentials."
-    if not url.isascii() or any(ord(character) <= 32 or ord(character) == 127 for character in url):
-        return "it must be ASCII without blanks or control characters; an international name starts with xn--."
-    if not _HOST.fullmatch(parts.netloc):
-        return "its host is not a name or an address."
-    return None
-
-
-def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> APIRouter:
-    """CRUD of providers. A change is in force for the next request when its answer is sent."""
+def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, probe: Probe) -> APIRouter:
+    """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
 
     @router.get("")
     def list_providers() -> list[ProviderOut]:
         return [_shown(provider) for provider in store.list()]
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, responses=problems(409, 422))
     def create_provider(body: ProviderCreate) -> ProviderOut:
         fields = _plain(body.model_dump())
         fields["kind"] = rules.kind_of(body.name, body.kind)
@@ -229,11 +256,11 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> 
         live.reload()
         return _shown(created)
 
-    @router.get("/{provider_id}")
+    @router.get("/{provider_id}", responses=problems(404))
     def get_provider(provider_id: str) -> ProviderOut:
         return _shown(store.get(provider_id))
 
-    @router.patch("/{provider_id}")
+    @router.patch("/{provider_id}", responses=problems(404, 409, 422))
     def patch_provider(provider_id: str, body: ProviderPatch) -> ProviderOut:
         before = store.get(provider_id)
         changes = _plain(body.model_dump(exclude_unset=True))
@@ -251,12 +278,28 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules) -> 
         live.reload()
         return _shown(after)
 
-    @router.delete("/{provider_id}", status_code=204, response_class=Response)
+    @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_provider(provider_id: str) -> None:
         store.delete(provider_id)
         live.reload()
 
+    @router.post("/{provider_id}/test", responses=problems(404, 422))
+    async def test_provider(provider_id: str) -> ProviderTest:
+        error = await probe(await run_in_threadpool(_in_force, store, live, provider_id))
+        return ProviderTest(success=error is None, error=error)
+
     return router
+
+
+def _in_force(store: ProviderStore, live: Live, provider_id: str) -> Provider:
+    """The provider as it is called; what another process changed is read first."""
+    stored = store.get(provider_id)
+    known = live.snapshot.providers.get(stored.name)
+    if known is None or known.updated_at_ms != stored.updated_at_ms:
+        known = live.reload().providers.get(stored.name)
+    if known is None:
+        raise missing("provider")
+    return known
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
 from starlette.types import Send
@@ -15,8 +14,16 @@ PROBLEM = b"application/problem+json"
 Headers = list[tuple[bytes, bytes]]
 
 
-class Problem(msgspec.Struct, omit_defaults=True):
-    """The body of every error."""
+class FieldError(msgspec.Struct):
+    """What is wrong with one field: where it is, a sentence, and what kind of error it is."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(msgspec.Struct):
+    """The body of every error. `detail` says what to do; `errors` come with 422 only."""
 
     type: str
     title: str
@@ -24,7 +31,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     detail: str
     code: str
     request_id: str
-    errors: list[dict[str, Any]] | None = None
+    errors: list[FieldError] | msgspec.UnsetType = msgspec.UNSET
 
 
 def problem_of(error: GatewayError, request_id: str) -> Problem:
@@ -36,7 +43,7 @@ def problem_of(error: GatewayError, request_id: str) -> Problem:
         detail=error.detail,
         code=error.code,
         request_id=request_id,
-        errors=error.errors if isinstance(error, Invalid) else None,
+        errors=msgspec.convert(error.errors, list[FieldError]) if isinstance(error, Invalid) else msgspec.UNSET,
     )
 
 
@@ -61,10 +68,12 @@ async def send_body(send: Send, status: int, body: bytes, content_type: bytes, h
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_problem(send: Send, error: GatewayError, request_id: str, echo: bytes) -> None:
+async def send_problem(
+    send: Send, error: GatewayError, request_id: str, echo: bytes, more_headers: Headers | None = None
+) -> None:
     """One error. `echo` is the value of x-request-id: the caller's own, else ours."""
     body = msgspec.json.encode(problem_of(error, request_id))
-    headers = error_headers(error)
+    headers = [*(more_headers or ()), *error_headers(error)]
     headers.append((b"x-request-id", echo))
     if error.status == 413:
         headers.append((b"connection", b"close"))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator
 
+from llm_gateway.api.openapi import problems
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.rollups import Totals
@@ -94,20 +95,20 @@ def usage_router(store: UsageStore, flush: Callable[[float], bool]) -> APIRouter
             raise StoreUnavailable("The usage database is behind: try again.", retry_after_s=5)
         return time.time_ns() // 1_000_000
 
-    @router.get("/summary")
-    def summary(days: Days = 30) -> UsageSummary:
+    @router.get("/summary", responses=problems(422))
+    def usage_summary(days: Days = 30) -> UsageSummary:
         return _summary(days, store.summary(days, up_to_date()))
 
-    @router.get("/by-provider")
-    def by_provider(days: Days = 30) -> list[ProviderUsage]:
+    @router.get("/by-provider", responses=problems(422))
+    def usage_by_provider(days: Days = 30) -> list[ProviderUsage]:
         return [_of_provider(row.name, row.totals) for row in store.by_provider(days, up_to_date())]
 
-    @router.get("/by-service")
-    def by_service(days: Days = 30) -> list[ServiceUsage]:
+    @router.get("/by-service", responses=problems(422))
+    def usage_by_service(days: Days = 30) -> list[ServiceUsage]:
         return [_of_service(row.name, row.totals) for row in store.by_service(days, up_to_date())]
 
-    @router.get("/by-customer")
-    def by_customer(days: Days = 30, limit: Limit = 50) -> list[CustomerUsage]:
+    @router.get("/by-customer", responses=problems(422))
+    def usage_by_customer(days: Days = 30, limit: Limit = 50) -> list[CustomerUsage]:
         return [
             CustomerUsage(user_id=row.name, request_count=row.requests, total_cost_usd=row.cost_nanos / NANOS_PER_USD)
             for row in store.by_customer(days, up_to_date(), limit)

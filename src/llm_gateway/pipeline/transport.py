@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
-from time import time
+from time import monotonic, time
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -71,6 +71,10 @@ class Egress:
         """
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
+        try:
+            Url(url)
+        except ValueError as error:
+            raise AddressRefused(f"{host} cannot be called: {error}.") from None
         if not self.strict or host in self._private_hosts:
             return None
         if parts.scheme != "https":
@@ -164,6 +168,34 @@ class Transport:
             builder = builder.resolve(parts.hostname or "", pinned, parts.port or 443)
         self._pools[provider.id] = pool = _Pool(provider, url, pinned, builder.build())
         return pool
+
+    async def list_models(self, provider: Provider, timeout_s: float) -> Exchange:
+        """GET the provider's model list, all within `timeout_s` seconds. Never raises for what upstream does.
+
+        On a connection of its own, which ends with it: it tells whether one can be made now.
+        """
+        target = provider.target
+        if target is None:
+            return Exchange(fault="not_sent", message="The provider is not ready yet")
+        once = Transport(self._egress, log=self._log, max_body_bytes=self._max_body_bytes)
+        deadline = monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                client = (await once._build(provider, target.models_url)).client
+            # The client's own timeout: a call that is cancelled instead keeps its connection.
+            left = timedelta(seconds=max(0.001, deadline - monotonic()))
+            async with client.get(Url(target.models_url)).timeout(left).build_streamed() as response:
+                return await _read(response, self._max_body_bytes)
+        except AddressRefused as error:
+            return Exchange(fault="not_sent", message=str(error))
+        except ValueError:  # its message would quote the key
+            return Exchange(fault="not_sent", message="The provider's key cannot be sent in a header")
+        except DetailedPyreqwestError as error:
+            return _fault(error)
+        except TimeoutError:
+            return Exchange(fault="timeout", message="No complete answer in time")
+        finally:
+            await once.close()
 
     def keep_only(self, snapshot: Snapshot) -> None:
         """Forget the pools of providers that are gone."""

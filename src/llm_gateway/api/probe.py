@@ -1,0 +1,89 @@
+"""Whether a provider can be reached: asked for its model list, which costs nothing.
+
+If not, a sentence says what to do. Nothing of it counts: no usage record, no rate limit, no breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.plan import Exchange
+from llm_gateway.providers.base import Adapter
+
+TIMEOUT_S = 9.5
+"""The whole answer must be there after 10 s."""
+SAID_CHARACTERS = 200
+ERROR_CHARACTERS = 500
+
+ListModels: TypeAlias = Callable[[Provider, float], Awaitable[Exchange]]
+
+
+class Probe:
+    """Asks providers, enabled or not.
+
+    `list_models(provider, timeout in seconds)` does the asking; `adapters` are keyed by kind; `redact` cleans what is
+    said; `unusable` tells by name why a provider has no target.
+    """
+
+    def __init__(
+        self,
+        list_models: ListModels,
+        adapters: Mapping[str, Adapter],
+        redact: Callable[[str], str],
+        unusable: Mapping[str, str],
+    ) -> None:
+        self._list_models = list_models
+        self._adapters = adapters
+        self._redact = redact
+        self._unusable = unusable
+
+    async def __call__(self, provider: Provider) -> str | None:
+        """None if the provider answered with its models, else what is wrong and what to do about it."""
+        if provider.target is None:
+            reason = self._unusable.get(provider.name, "Set its api_key again.")
+            error: str | None = f"The gateway cannot use this provider. {reason}"
+        else:
+            exchange = await self._list_models(provider, TIMEOUT_S)
+            error = self._fault(exchange) if exchange.fault else self._answer(provider, exchange)
+        return error and self._redact(error)[:ERROR_CHARACTERS]
+
+    def _fault(self, exchange: Exchange) -> str:
+        if exchange.fault == "timeout":
+            return "No answer within 10 s: check base_url, or try again."
+        return f"{exchange.message.rstrip('.')}. Check base_url and the network in between."
+
+    def _answer(self, provider: Provider, exchange: Exchange) -> str | None:
+        status = exchange.status
+        if 200 <= status < 300:
+            if _lists_models(exchange.body):
+                return None
+            return f"The provider answered {status}, but with no list of models: check base_url."
+        if status in (401, 403):
+            advice = f"The provider refused the key ({status}): set a valid api_key."
+        elif status in (404, 405):
+            advice = f"The provider has no model list at that address ({status}): check base_url."
+        elif status == 429:
+            advice = "The provider is limiting requests (429): check the account's quota, or try again later."
+        elif 300 <= status < 400:
+            advice = f"The provider redirects ({status}), which is not followed: set base_url to where it leads."
+        elif status >= 500:
+            advice = f"The provider failed ({status}): try again later."
+        else:
+            advice = f"The provider refused to list its models ({status}): check base_url and api_key."
+        # Redacted before it is cut: the cut must not leave half a key, which looks like none.
+        said = self._redact(self._adapters[provider.kind].decode_error(exchange.body))[:SAID_CHARACTERS]
+        return f"{advice} It said: {said}" if said else advice
+
+
+def _lists_models(body: bytes) -> bool:
+    try:
+        document: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if isinstance(document, dict):
+        document = document.get("data", document.get("models"))
+    return isinstance(document, list)
