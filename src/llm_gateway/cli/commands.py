@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -46,26 +47,55 @@ Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
 def run(arguments: Sequence[str]) -> int:
     """Carry a command out. Returns the exit code; what went wrong is one line on standard error."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
+    _open_streams()
+    try:
+        code, sentence = _carry_out(arguments)
+        sys.stdout.flush()
+        if sentence:
+            print(f"llm-gateway: {sentence}", file=sys.stderr)
+    except BrokenPipeError:
+        _drop_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        _drop_output()
+        print(f"llm-gateway: {error.strerror or error}.", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
+    """The exit code and the sentence that explains it."""
     cli = build_cli()
     try:
         cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
-        sys.stdout.flush()
     except CycloptsError as error:
-        return _refused(f"{str(error).strip()} See: {_help_of(cli, error)}", USAGE)
+        return USAGE, f"{str(error).strip()} See: {_help_of(cli, error)}"
     except Ended as ended:
-        return _refused(str(ended), ended.code)
+        return ended.code, str(ended)
     except ConfigurationError as error:
-        return _refused(str(error), SETTINGS)
+        return SETTINGS, str(error)
     except GatewayError as error:
-        return _refused(error.detail, FAILED)
+        return FAILED, error.detail
     except RecordsRefused as error:
-        return _refused(str(error), FAILED)
-    except BrokenPipeError:
-        # Python would try to flush again at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    return 0
+        return FAILED, str(error)
+    except EOFError:
+        return FAILED, "Nothing was entered."
+    return 0, ""
+
+
+def _open_streams() -> None:
+    """Let every stream be one: a caller may have closed it, and its encoding may lack characters."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process's life
+        elif isinstance(stream := getattr(sys, name), TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what cannot be written nowhere; Python would try again at exit, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def build_cli() -> App:
@@ -101,10 +131,3 @@ def build_cli() -> App:
 
 def _help_of(cli: App, error: CycloptsError) -> str:
     return " ".join((cli.name[0], *(error.command_chain or ()), "--help"))
-
-
-def _refused(sentence: str, code: int) -> int:
-    if sentence:
-        sys.stdout.flush()
-        print(f"llm-gateway: {sentence}", file=sys.stderr)
-    return code

@@ -32,14 +32,14 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 
 
 class Column(NamedTuple):
-    """A field of the rows: its title on a terminal and what it is.
+    """A field of the rows: its title on a terminal and what it is, or how it is shown there.
 
     `missing` is what a null means to a reader; `on_terminal` False keeps a column for programs.
     """
 
     field: str
     title: str
-    kind: Kind = "text"
+    kind: Kind | Callable[[Any], str] = "text"
     missing: str = ""
     on_terminal: bool = True
 
@@ -135,7 +135,12 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) ->
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_footer=total is not None)
+    table = Table(
+        box=box.SIMPLE_HEAD if total is None else box.SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        show_footer=total is not None,
+    )
     lines = [*rows, total] if total is not None else list(rows)
     cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
     for column, texts in zip(columns, cells, strict=True):
@@ -152,7 +157,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) ->
 
 def _shown(values: Sequence[Any], column: Column, *, whole: bool = False) -> list[str]:
     """The cells of a column for a person; `whole` shortens no lists."""
-    show = _of_kind(column.kind, whole=whole)
+    show = column.kind if callable(column.kind) else _of_kind(column.kind, whole=whole)
     texts = [column.missing if value is None else printable(show(value)) for value in values]
     return _in_line(texts) if column.kind == "money" else texts
 

@@ -29,6 +29,14 @@ Models = Annotated[list[str], Parameter(alias="-m", help="a model it serves; rep
 NewModels = Annotated[list[str] | None, Parameter(alias="-m", help="the models it serves from now on; repeat it")]
 Limit = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
+
+def _priced(prices: dict[str, dict[str, float]]) -> str:
+    """Prices for a person."""
+    return "; ".join(
+        f"{model}: " + ", ".join(f"{kind} {usd:g}" for kind, usd in kinds.items()) for model, kinds in prices.items()
+    )
+
+
 COLUMNS = (
     Column("name", "Name"),
     Column("kind", "Kind"),
@@ -51,7 +59,7 @@ FIELDS = (
     Column("rate_limit_rpm", "Requests/min", "count"),
     Column("rate_limit_tpm", "Tokens/min", "count"),
     Column("timeout_s", "Timeout (s)", "count"),
-    Column("prices", "Prices", missing="the public list's"),
+    Column("prices", "USD per 1M", _priced, missing="the public list's"),
     Column("created_at", "Created"),
     Column("updated_at", "Changed"),
 )

@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 from llm_gateway.cli.client import HERE, Address, connect
 from llm_gateway.cli.exits import USAGE, Ended
-from llm_gateway.cli.output import Column, Json, is_terminal, note, print_fields, print_json, print_rows
+from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
 
 Days = Annotated[int, Parameter(validator=Number(gte=1, lte=365), help="the last so many times 24 hours")]
 By: TypeAlias = Literal["provider", "service", "customer"]
@@ -87,7 +87,7 @@ def report(
         print_json(rows)
         return
     print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"Nothing was asked for in {days} days.")
-    if by == "customer" and len(rows) == (limit or DEFAULT_LIMIT) and is_terminal():
+    if by == "customer" and len(rows) == (limit or DEFAULT_LIMIT):
         note(f"These are the first {len(rows)}; there may be more: --limit, up to 500.")
 
 
