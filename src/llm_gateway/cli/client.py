@@ -43,7 +43,9 @@ class Address:
             "On this machine the development key is the default",
         ),
     ] = field(default=None, repr=False)
-    key_file: Annotated[str | None, Parameter(help="a file with the service key; - is standard input")] = None
+    key_file: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="a file with the service key; - is standard input")
+    ] = None
 
     @property
     def key_is_on_stdin(self) -> bool:

@@ -40,7 +40,7 @@ LOCAL_COMMANDS = (
     ("rekey", "llm_gateway.cli.database:rekey", "Encrypt every stored provider key anew with the first key."),
     ("reprice", "llm_gateway.cli.reprice:reprice", "Give stored usage the prices in force now."),
 )
-"""Those whose files need half of the gateway, which is loaded only when they are called."""
+"""Those whose files need half of the gateway: loaded when they are called, introduced by these words until then."""
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
     """The exit code and the sentence that explains it."""
-    cli = build_cli()
+    cli = build_cli(arguments)
     try:
         cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -98,8 +98,8 @@ def _drop_output() -> None:
     os.dup2(nowhere, sys.stdout.fileno())
 
 
-def build_cli() -> App:
-    """The commands; help in boxes is for terminals."""
+def build_cli(arguments: Sequence[str] = ()) -> App:
+    """The commands, for these arguments; help in boxes is for terminals."""
     cli = App(
         name="llm-gateway",
         version=__version__,
@@ -110,8 +110,9 @@ def build_cli() -> App:
     )
     own, remote = Group("Start and maintain", sort_key=2), Group("Manage a running gateway", sort_key=1)
     for name, place, summary in LOCAL_COMMANDS:
-        cli.command(place, name=name, help=summary, group=own)
-    for app, group in ((providers_app(), remote), (overrides_app(), remote), (usage_app(), remote), (keys_app(), own)):
+        cli.command(place, name=name, help=None if name in arguments else summary, group=own)
+    nouns = (providers_app(), remote), (overrides_app(), remote), (usage_app(arguments), remote), (keys_app(), own)
+    for app, group in nouns:
         app.group = group
         cli.command(app)
 

@@ -36,10 +36,10 @@ def migrate(*, json: Json = False) -> None:
 
 
 def rekey(*, json: Json = False) -> None:
-    """Encrypt every stored provider key anew with the first key of LLM_GATEWAY_ENCRYPTION_KEYS.
+    """Encrypt every stored provider key anew with the first key.
 
-    A gateway may be running on the database, if it was started with that key. To change keys: put the new one first,
-    keep the old one behind it, restart the gateway, run this, then take the old one away.
+    To change keys: put the new one first in LLM_GATEWAY_ENCRYPTION_KEYS, keep the old one behind it, restart the
+    gateway, run this, then take the old one away. The gateway goes on running, if it was started with the new key.
 
     ```sh
     llm-gateway rekey

@@ -43,9 +43,10 @@ def reprice(
     dry_run: Annotated[Flag, Parameter(help="say what would change, and change nothing")] = False,
     json: Json = False,
 ) -> None:
-    """Give stored usage the prices in force now, where a price was wrong or missing when it was recorded.
+    """Give stored usage the prices in force now.
 
-    It works on the settings' database, in small steps; a gateway may be running. It can be stopped and begun again.
+    This is for prices that were wrong or missing when it was recorded. It works on the settings' database, in small
+    steps; a gateway may be running. It can be stopped and begun again.
 
     ```sh
     llm-gateway reprice --since 2026-11-01 --dry-run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
@@ -14,6 +15,7 @@ from llm_gateway.cli.output import Column, Json, note, print_fields, print_json,
 Days = Annotated[int, Parameter(validator=Number(gte=1, lte=365), help="the last so many times 24 hours")]
 By: TypeAlias = Literal["provider", "service", "customer"]
 DEFAULT_LIMIT = 50
+REPLAY = "Move what gateways that are gone left in the usage journal to the database."
 
 REQUESTS = Column("request_count", "Requests", "count")
 TOKENS = Column("total_tokens", "Tokens", "count")
@@ -43,15 +45,15 @@ SUMMARY = (
 )
 
 
-def usage_app() -> App:
-    """The commands of this noun."""
+def usage_app(arguments: Sequence[str] = ()) -> App:
+    """The commands of this noun. `replay` needs half of the gateway, and is loaded only when it is called."""
     app = App(name="usage")
     app.default(report)
     app.command(summary)
     app.command(
         "llm_gateway.cli.replay:replay",
         name="replay",
-        help="Move what gateways that are gone left in the usage journal to the database.",
+        help=None if "replay" in arguments else REPLAY,
     )
     return app
 
