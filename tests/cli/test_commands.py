@@ -37,8 +37,8 @@ COMMANDS = dict(leaves(build_cli()))
 def examples(text: str) -> list[list[str]]:
     """The commands in a text's shell blocks, without what the shell itself takes."""
     lines = [line.partition(" > ")[0] for block in EXAMPLE.findall(text) for line in block.splitlines()]
-    found = [re.search(r"(?:^|\| |\$ |\" )llm-gateway ?(.*)", line.strip()) for line in lines]
-    return [shlex.split(match[1]) for match in found if match]
+    found = [re.search(r"(?:^|\| |\$ |\" )llm-gateway(?: (.+))?$", line.strip()) for line in lines]
+    return [shlex.split((match[1] or "").partition(" | ")[0]) for match in found if match]
 
 
 def test_every_command_is_there() -> None:
@@ -166,7 +166,8 @@ def test_completion_of_bash_knows_commands_and_choices() -> None:
     script = execute("completion", "bash").out
     ask = """
     f=$(complete -p llm-gateway | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
-    for line in "llm-gateway pro" "llm-gateway providers add --mo" "llm-gateway usage --by " "llm-gateway serve --po"; do
+    for line in "llm-gateway pro" "llm-gateway providers add --mo" "llm-gateway usage --by " "llm-gateway serve --po"
+    do
         IFS=' ' read -ra COMP_WORDS <<<"$line"
         [[ $line == *" " ]] && COMP_WORDS+=("")
         COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()

@@ -9,7 +9,7 @@ import json as json_text
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from cyclopts import Parameter
@@ -23,7 +23,7 @@ Row: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["text", "count", "money", "share", "flag", "list"]
 
 NANO_DIGITS = 9
-SIGNIFICANT_DIGITS = 3
+SIGNIFICANT_DIGITS = 4
 MONEY_DIGITS = 2
 LIST_LENGTH = 3
 
@@ -109,12 +109,13 @@ def printable(text: str) -> str:
 
 
 def dollars(amount: float | Decimal) -> str:
-    """Money for a person: cents, or as many digits as show the first three that are not 0, down to the nano-dollar."""
+    """Money for a person: cents, or as many digits as show the first four that are not 0, down to the nano-dollar."""
     exact = Decimal(str(amount))
     digits = MONEY_DIGITS
     if exact:
         digits = min(NANO_DIGITS, max(MONEY_DIGITS, SIGNIFICANT_DIGITS - 1 - exact.adjusted()))
-    whole, _, rest = f"{abs(exact):,.{digits}f}".partition(".")
+    rounded = abs(exact).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    whole, _, rest = f"{rounded:,f}".partition(".")
     return f"{'-' if exact < 0 else ''}${whole}.{rest[:MONEY_DIGITS]}{rest[MONEY_DIGITS:].rstrip('0')}"
 
 
@@ -149,6 +150,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) ->
             Text(texts.pop(), "bold") if total is not None else "",
             justify="right" if column.kind in ("count", "share") else "left",
             overflow="fold",
+            no_wrap=column.kind in ("count", "money", "share"),
         )
     for line in zip(*cells, strict=True):
         table.add_row(*map(Text, line))
