@@ -146,12 +146,9 @@ class Database:
         Raises:
             ConfigurationError: the URL is none of `sqlite:///path` and `postgresql://…`, or the file cannot be made.
         """
-        try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError):  # ValueError: the port is no number
-            raise _unfit_url() from None
-        if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:" and not parsed.query:
-            path = Path(parsed.database).absolute()
+        parsed = _parsed(url)
+        if _is_sqlite_file(parsed):
+            path = Path(str(parsed.database)).absolute()
             return cls(*_open_sqlite(path, busy_timeout_s), read_limit_s, f"The database file {path}")
         if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
             place = f"Postgres on {parsed.host or 'this machine'}"
@@ -227,6 +224,27 @@ class Database:
         timeout_ms = str(max(1, round(limit_s * 1000)))
         connection.execute(sa.select(sa.func.set_config("statement_timeout", timeout_ms, sa.true())))
         return nullcontext()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file behind a database URL, None if it is none of SQLite's. Looks at nothing but the text.
+
+    Raises:
+        ConfigurationError: the text is no URL.
+    """
+    parsed = _parsed(url)
+    return Path(str(parsed.database)) if _is_sqlite_file(parsed) else None
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
+        raise _unfit_url() from None
+
+
+def _is_sqlite_file(url: URL) -> bool:
+    return url.drivername == "sqlite" and url.database not in (None, "", ":memory:") and not url.query
 
 
 def _unfit_url() -> ConfigurationError:

@@ -37,17 +37,26 @@ def upgrade(connection: Connection) -> None:
     current = version(connection)
     if current == HEAD:
         return
+    refuse_newer(current)
     from alembic import command  # noqa: PLC0415 - most starts do not need it
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
-    config = configuration(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    command.upgrade(configuration(connection), HEAD)
+
+
+def refuse_newer(current: str | None) -> None:
+    """Whether `upgrade` could begin at that version.
+
+    Raises:
+        ConfigurationError: this code does not know it.
+    """
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - most starts do not need it
+
+    known = {script.revision for script in ScriptDirectory(str(Path(__file__).parent)).walk_revisions()}
     if current is not None and current not in known:
         raise ConfigurationError(
             f"The database is at version {current!r}, which a newer llm-gateway made: install that version again, or "
             "set LLM_GATEWAY_DATABASE_URL to another database."
         )
-    command.upgrade(config, HEAD)
 
 
 def configuration(connection: Connection) -> Config:

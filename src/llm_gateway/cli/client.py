@@ -1,0 +1,223 @@
+"""The running gateway's HTTP API, as the management commands use it; every failure is one sentence and an exit code."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlencode, urlsplit
+
+from cyclopts import Group, Parameter
+
+from llm_gateway.cli.exits import FAILED, INTERRUPTED, UNREACHABLE, USAGE, Ended
+
+Answer: TypeAlias = tuple[int, bytes]
+"""Status and body."""
+
+URL_VARIABLE, KEY_VARIABLE = "GATEWAY_URL", "GATEWAY_KEY"
+"""Outside of the settings' prefix: every `LLM_GATEWAY_*` name is a setting of the gateway, or refused."""
+
+DEFAULT_URL = "http://localhost:8200"
+DEVELOPMENT_KEY = "dev-gateway-key"
+CONNECT_TIMEOUT_S = 3.0
+TIMEOUT_S = 30.0
+
+
+@Parameter(name="*", group=Group("Gateway", sort_key=9))
+@dataclass(frozen=True)
+class Address:
+    """Where the gateway is, and the service key to show there."""
+
+    url: Annotated[str, Parameter(env_var=URL_VARIABLE, help="where the gateway listens")] = DEFAULT_URL
+    key: Annotated[
+        str | None,
+        Parameter(
+            env_var=KEY_VARIABLE,
+            help="a service key; the variable is better, since flags can be read in the list of processes. "
+            "On this machine the development key is the default",
+        ),
+    ] = field(default=None, repr=False)
+    key_file: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="a file with the service key; - is standard input")
+    ] = None
+
+    @property
+    def key_is_on_stdin(self) -> bool:
+        """Whether standard input is taken."""
+        return self.key_file == "-"
+
+
+HERE = Address()
+
+
+class Client:
+    """Calls to one gateway. `base_url` has no path of ours and no slash at its end."""
+
+    def __init__(self, base_url: str, key: str) -> None:
+        self.base_url = base_url
+        self._key = key
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The decoded answer to GET; query values that are None are left out."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", f"{path}?{urlencode(given)}" if given else path)
+
+    def post(self, path: str, body: object = None) -> Any:
+        """The decoded answer to POST."""
+        return self._call("POST", path, body)
+
+    def patch(self, path: str, body: object) -> Any:
+        """The decoded answer to PATCH."""
+        return self._call("PATCH", path, body)
+
+    def delete(self, path: str) -> None:
+        """DELETE."""
+        self._call("DELETE", path)
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        """One request to `path` below /api/v1. None for an answer without a body.
+
+        Raises:
+            Ended: the gateway cannot be reached, refused, or is none.
+        """
+        status, text = self._send(method, f"{self.base_url}/api/v1{path}", body)
+        if status == 204:
+            return None
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if 200 <= status < 300 and answer is not None:
+            return answer
+        if isinstance(answer, dict) and isinstance(answer.get("detail"), str):
+            raise Ended(self._advice(status, answer["detail"]), FAILED)
+        raise Ended(
+            f"What answers at {self.base_url} is not an LLM Gateway (status {status}): check --url or {URL_VARIABLE}.",
+            UNREACHABLE,
+        )
+
+    def _advice(self, status: int, detail: str) -> str:
+        if status == 401 and self._key == DEVELOPMENT_KEY:
+            return f"The gateway does not take the development key: set {KEY_VARIABLE} to one of its service keys."
+        if status == 401:
+            return f"The gateway does not know this key: set {KEY_VARIABLE} to one of its service keys."
+        if status == 403 and "scope" in detail:
+            return f"{detail} Set {KEY_VARIABLE} to a key that has it."
+        return detail
+
+    def _send(self, method: str, url: str, body: object) -> Answer:
+        from datetime import timedelta  # noqa: PLC0415 - 20 ms that help and local commands need not wait
+
+        from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415 - as above
+        from pyreqwest.exceptions import DetailedPyreqwestError  # noqa: PLC0415 - as above
+
+        builder = (
+            SyncClientBuilder()
+            .user_agent("llm-gateway-cli")
+            .connect_timeout(timedelta(seconds=CONNECT_TIMEOUT_S))
+            .timeout(timedelta(seconds=TIMEOUT_S))
+            .follow_redirects(False)  # they could take the key elsewhere
+        )
+        if is_loopback(url):
+            builder = builder.no_proxy()
+
+        def send() -> Answer:
+            with builder.build() as client:
+                request = client.request(method, url).header("x-service-key", self._key, is_sensitive=True)
+                if body is not None:
+                    request = request.header("content-type", "application/json").body_text(json.dumps(body))
+                response = request.build().send()
+                return response.status, bytes(response.bytes())
+
+        try:
+            return _interruptibly(send)
+        except DetailedPyreqwestError as error:
+            causes = [cause["message"] for cause in error.details["causes"] or ()]
+            raise self._unreachable(method, causes, is_timeout=isinstance(error, TimeoutError)) from None
+
+    def _unreachable(self, method: str, causes: list[str], *, is_timeout: bool) -> Ended:
+        reason = causes[-1] if causes else "no reason given"
+        if "client error (Connect)" in causes:
+            return Ended(
+                f"No gateway answers at {self.base_url} ({reason}): start one with `llm-gateway serve`, or say "
+                f"where it is with --url or {URL_VARIABLE}.",
+                UNREACHABLE,
+            )
+        what = f"gave no answer within {TIMEOUT_S:.0f} s" if is_timeout else f"broke the connection ({reason})"
+        then = "try again." if method == "GET" else "look whether it was done before you try again."
+        return Ended(f"The gateway at {self.base_url} {what}: {then}", UNREACHABLE)
+
+
+def connect(address: Address) -> Client:
+    """The client for an address; nothing is sent yet.
+
+    Raises:
+        Ended: the URL is none, the key is missing or cannot be sent.
+    """
+    base_url = _base_url(address.url or DEFAULT_URL)
+    key = _key_in(address.key_file) if address.key_file else (address.key or "").strip()
+    if not key and is_loopback(base_url):
+        key = DEVELOPMENT_KEY
+    if not key:
+        raise Ended(f"Set {KEY_VARIABLE} to a service key of the gateway at {base_url}.", USAGE)
+    if not (key.isascii() and key.isprintable()):
+        raise Ended(f"The service key is not one line of printable ASCII: set {KEY_VARIABLE} anew.", USAGE)
+    return Client(base_url, key)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _interruptibly(send: Callable[[], Answer]) -> Answer:
+    """Call `send`, which does not hear Ctrl-C itself, in a thread of its own, and end at once on Ctrl-C."""
+    done: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(send())
+        except BaseException as error:  # edge: it is raised again in the thread that waits
+            done.set_exception(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # the interpreter's own end is not safe while the client's thread runs
+    return done.result()
+
+
+def _base_url(url: str) -> str:
+    unfit = Ended(f"The gateway's URL is http(s)://host[:port]: set --url or {URL_VARIABLE}.", USAGE)
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port
+    except ValueError:
+        raise unfit from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise unfit
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/api/v1')}"
+
+
+def _key_in(place: str) -> str:
+    try:
+        if place == "-":
+            return sys.stdin.readline().strip()
+        with open(place, encoding="utf-8") as file:  # noqa: PTH123 - a path as it was typed
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Ended(f"The service key cannot be read from {place}: {error}.", USAGE) from None

@@ -1,0 +1,134 @@
+"""The tree of commands, and how what they raise becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from llm_gateway import __version__
+from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, Ended
+from llm_gateway.cli.keys import keys_app
+from llm_gateway.cli.overrides import overrides_app
+from llm_gateway.cli.providers import providers_app
+from llm_gateway.cli.usage import usage_app
+from llm_gateway.errors import ConfigurationError, GatewayError, RecordsRefused
+
+ABOUT = """One API in front of every LLM vendor.
+
+`providers`, `overrides` and `usage` talk to a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL
+says otherwise, with the service key in GATEWAY_KEY. The others work with the gateway's own settings and database.
+
+Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
+130 Ctrl-C.
+
+```sh
+llm-gateway serve
+llm-gateway providers add openai --model gpt-4o-mini
+llm-gateway usage --by customer
+```
+"""
+
+LOCAL_COMMANDS = (
+    ("serve", "llm_gateway.cli.serve:serve", "Start the gateway."),
+    ("check", "llm_gateway.cli.check:check", "Say whether serve could start, and if not, what to do."),
+    ("migrate", "llm_gateway.cli.database:migrate", "Bring the database's tables to this version."),
+    ("rekey", "llm_gateway.cli.database:rekey", "Encrypt every stored provider key anew with the first key."),
+    ("reprice", "llm_gateway.cli.reprice:reprice", "Give stored usage the prices in force now."),
+)
+"""Those whose files need half of the gateway: loaded when they are called, introduced by these words until then."""
+
+Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry a command out. Returns the exit code; what went wrong is one line on standard error."""
+    _open_streams()
+    try:
+        code, sentence = _carry_out(arguments)
+        sys.stdout.flush()
+        if sentence:
+            print(f"llm-gateway: {sentence}", file=sys.stderr)
+    except BrokenPipeError:
+        _drop_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        _drop_output()
+        print(f"llm-gateway: {error.strerror or error}.", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
+    """The exit code and the sentence that explains it."""
+    cli = build_cli(arguments)
+    try:
+        cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return USAGE, f"{str(error).strip()} See: {_help_of(cli, error)}"
+    except Ended as ended:
+        return ended.code, str(ended)
+    except ConfigurationError as error:
+        return SETTINGS, str(error)
+    except GatewayError as error:
+        return FAILED, error.detail
+    except RecordsRefused as error:
+        return FAILED, str(error)
+    except EOFError:
+        return FAILED, "Nothing was entered."
+    return 0, ""
+
+
+def _open_streams() -> None:
+    """Let every stream be one: a caller may have closed it, and its encoding may lack characters."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process's life
+        elif isinstance(stream := getattr(sys, name), TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what cannot be written nowhere; Python would try again at exit, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+def build_cli(arguments: Sequence[str] = ()) -> App:
+    """The commands, for these arguments; help in boxes is for terminals."""
+    cli = App(
+        name="llm-gateway",
+        version=__version__,
+        help=ABOUT,
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+    own, remote = Group("Start and maintain", sort_key=2), Group("Manage a running gateway", sort_key=1)
+    for name, place, summary in LOCAL_COMMANDS:
+        cli.command(place, name=name, help=None if name in arguments else summary, group=own)
+    nouns = (providers_app(), remote), (overrides_app(), remote), (usage_app(arguments), remote), (keys_app(), own)
+    for app, group in nouns:
+        app.group = group
+        cli.command(app)
+
+    @cli.command(group=own)
+    def completion(shell: Shell = "bash", /) -> None:
+        """Print what makes a shell complete these commands.
+
+        ```sh
+        llm-gateway completion bash > ~/.local/share/bash-completion/completions/llm-gateway
+        llm-gateway completion zsh > ~/.zfunc/_llm-gateway
+        ```
+        """
+        print(cli.generate_completion(shell=shell))
+
+    return cli
+
+
+def _help_of(cli: App, error: CycloptsError) -> str:
+    return " ".join((cli.name[0], *(error.command_chain or ()), "--help"))

@@ -1,0 +1,93 @@
+"""`migrate` and `rekey`: the database of the settings, gateway or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llm_gateway.cli.output import Json, note, print_json
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.settings import Settings, load_settings
+from llm_gateway.store.database import Database, sqlite_file
+from llm_gateway.store.migrations import HEAD
+from llm_gateway.store.providers import ProviderStore
+from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
+
+KEY_FILE = "encryption.key"
+
+
+def migrate(*, json: Json = False) -> None:
+    """Bring the database's tables to this version. `serve` does it too.
+
+    ```sh
+    llm-gateway migrate
+    ```
+    """
+    database = Database.open(load_settings().url)
+    try:
+        database.migrate()
+    finally:
+        database.close()
+    if json:
+        print_json({"version": HEAD})
+    else:
+        print("The database is up to date.")
+
+
+def rekey(*, json: Json = False) -> None:
+    """Encrypt every stored provider key anew with the first key.
+
+    To change keys: put the new one first in LLM_GATEWAY_ENCRYPTION_KEYS, keep the old one behind it, restart the
+    gateway, run this, then take the old one away. The gateway goes on running, if it was started with the new key.
+
+    ```sh
+    llm-gateway rekey
+    LLM_GATEWAY_ENCRYPTION_KEYS="$NEW,$OLD" llm-gateway rekey
+    ```
+    """
+    settings = load_settings()
+    keys = encryption_keys(settings)
+    if keys is None:
+        raise ConfigurationError("There is no encryption key: set LLM_GATEWAY_ENCRYPTION_KEYS, the new key first.")
+    with current_database(settings) as database:
+        count = ProviderStore(database, SecretBox(keys)).rekey()
+    if json:
+        print_json({"rekeyed": count})
+    elif count:
+        print(f"{count} provider keys were encrypted anew with the first encryption key.")
+        note("A gateway that was started without this key cannot use them: restart it with the same keys.")
+    else:
+        print("Every provider key is encrypted with the first encryption key already.")
+
+
+@contextmanager
+def current_database(settings: Settings) -> Iterator[Database]:
+    """The settings' database, which must be there and at this version. Makes nothing.
+
+    Raises:
+        ConfigurationError: it is not; the message says what to do.
+        StoreUnavailable: it does not answer.
+    """
+    file = sqlite_file(settings.url)
+    if file is not None and not file.exists():
+        raise ConfigurationError(f"There is no database at {file}: check LLM_GATEWAY_DATA_DIR, or start the gateway.")
+    database = Database.open(settings.url)
+    try:
+        if not database.is_current():
+            raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
+        yield database
+    finally:
+        database.close()
+
+
+def encryption_keys(settings: Settings) -> list[bytes] | None:
+    """The keys that `serve` would use, None where it would make one.
+
+    Raises:
+        ConfigurationError: they do not fit.
+    """
+    if settings.encryption_keys:
+        return parse_keys(settings.encryption_keys)
+    path: Path = settings.data_dir / KEY_FILE
+    return load_or_create_key_file(path) if path.exists() else None

@@ -1,0 +1,185 @@
+"""What commands print: a table on a terminal, tab-separated text to anything else, JSON where it is asked for.
+
+Names that customers chose are printed too, so nothing that a terminal would obey leaves here as it is.
+"""
+
+from __future__ import annotations
+
+import json as json_text
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Flag: TypeAlias = Annotated[bool, Parameter(show_default=False)]
+Json: TypeAlias = Annotated[Flag, Parameter(help="print JSON, the API's own")]
+Row: TypeAlias = Mapping[str, Any]
+Kind: TypeAlias = Literal["text", "count", "money", "share", "flag", "list"]
+
+NANO_DIGITS = 9
+SIGNIFICANT_DIGITS = 4
+MONEY_DIGITS = 2
+LIST_LENGTH = 3
+
+# C0 and C1 controls, the separators that end lines, and what turns the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Column(NamedTuple):
+    """A field of the rows: its title on a terminal and what it is, or how it is shown there.
+
+    `missing` is what a null means to a reader; `on_terminal` False keeps a column for programs.
+    """
+
+    field: str
+    title: str
+    kind: Kind | Callable[[Any], str] = "text"
+    missing: str = ""
+    on_terminal: bool = True
+
+
+def is_terminal() -> bool:
+    """Whether a person sees standard output."""
+    return sys.stdout.isatty()
+
+
+def note(sentence: str) -> None:
+    """A remark for a person: on standard error, and only if it is a terminal."""
+    if sys.stderr.isatty():
+        print(sentence, file=sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """`value` as indented JSON."""
+    lines = json_text.dumps(value, indent=2, ensure_ascii=False).split("\n")
+    print("\n".join(map(printable, lines)))
+
+
+def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, total: Row | None = None, empty: str = "") -> None:
+    """A table. `total` is its last line, for a person only; `empty` is said to one when there are no rows."""
+    if not is_terminal():
+        print("\t".join(column.field for column in columns))
+        for row in rows:
+            print("\t".join(plain(row[column.field]) for column in columns))
+    elif not rows:
+        print(empty)
+    else:
+        _draw(_table(rows, [column for column in columns if column.on_terminal], total))
+
+
+def print_fields(row: Row, columns: Sequence[Column]) -> None:
+    """One thing, a line per field."""
+    if not is_terminal():
+        for column in columns:
+            print(f"{column.field}\t{plain(row[column.field])}")
+        return
+    from rich.table import Table  # noqa: PLC0415 - 50 ms that only a terminal needs
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for column in columns:
+        table.add_row(column.title, Text(_shown([row[column.field]], column, whole=True)[0]))
+    _draw(table)
+
+
+def plain(value: Any) -> str:
+    """A value for programs: whole, in one field of one line."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return format(Decimal(str(value)), "f")
+    if isinstance(value, list):
+        return printable(",".join(map(str, value)))
+    return printable(json_text.dumps(value) if isinstance(value, dict) else str(value))
+
+
+def printable(text: str) -> str:
+    """`text` with what would move a cursor, end a line or a field written as an escape."""
+    return _CONTROL.sub(_escaped, text)
+
+
+def dollars(amount: float | Decimal) -> str:
+    """Money for a person: cents, or as many digits as show the first four that are not 0, down to the nano-dollar."""
+    exact = Decimal(str(amount))
+    digits = MONEY_DIGITS
+    if exact:
+        digits = min(NANO_DIGITS, max(MONEY_DIGITS, SIGNIFICANT_DIGITS - 1 - exact.adjusted()))
+    rounded = abs(exact).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    whole, _, rest = f"{rounded:,f}".partition(".")
+    return f"{'-' if exact < 0 else ''}${whole}.{rest[:MONEY_DIGITS]}{rest[MONEY_DIGITS:].rstrip('0')}"
+
+
+def _in_line(texts: Sequence[str]) -> list[str]:
+    """The same amounts, padded so that their points stand below each other."""
+    digits = [len(text.partition(".")[2]) for text in texts]
+    padded = [text + " " * (max(digits) - own) if text else "" for text, own in zip(texts, digits, strict=True)]
+    width = max(map(len, padded), default=0)
+    return [text.rjust(width) for text in padded]
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> Table:
+    from rich import box  # noqa: PLC0415 - 50 ms that only a terminal needs
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(
+        box=box.SIMPLE_HEAD if total is None else box.SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        show_footer=total is not None,
+    )
+    lines = [*rows, total] if total is not None else list(rows)
+    cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
+    for column, texts in zip(columns, cells, strict=True):
+        table.add_column(
+            column.title.rjust(len(texts[0])) if column.kind == "money" else column.title,
+            Text(texts.pop(), "bold") if total is not None else "",
+            justify="right" if column.kind in ("count", "share") else "left",
+            overflow="fold",
+            no_wrap=column.kind in ("count", "money", "share"),
+        )
+    for line in zip(*cells, strict=True):
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _shown(values: Sequence[Any], column: Column, *, whole: bool = False) -> list[str]:
+    """The cells of a column for a person; `whole` shortens no lists."""
+    show = column.kind if callable(column.kind) else _of_kind(column.kind, whole=whole)
+    texts = [column.missing if value is None else printable(show(value)) for value in values]
+    return _in_line(texts) if column.kind == "money" else texts
+
+
+def _of_kind(kind: Kind, *, whole: bool) -> Callable[[Any], str]:
+    def listed(values: list[str]) -> str:
+        more = 0 if whole else len(values) - LIST_LENGTH
+        return ", ".join([*values[:LIST_LENGTH], f"{more} more"]) if more > 0 else ", ".join(values)
+
+    shows: dict[Kind, Callable[[Any], str]] = {
+        "count": lambda value: f"{value:,.0f}",
+        "money": dollars,
+        "share": lambda value: f"{value:.1%}",
+        "flag": lambda value: "yes" if value else "no",
+        "list": listed,
+    }
+    return shows.get(kind, lambda value: value if isinstance(value, str) else plain(value))
+
+
+def _draw(table: Table) -> None:
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that only a terminal needs
+
+    Console(highlight=False, markup=False, emoji=False).print(table)

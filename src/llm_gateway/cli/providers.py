@@ -1,0 +1,333 @@
+"""`providers`: the upstream accounts the gateway has."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from llm_gateway.cli.client import HERE, Address, Client, connect
+from llm_gateway.cli.exits import FAILED, USAGE, Ended
+from llm_gateway.cli.output import (
+    Column,
+    Flag,
+    Json,
+    is_terminal,
+    note,
+    print_fields,
+    print_json,
+    print_rows,
+    printable,
+)
+from llm_gateway.cli.vendor_key import NO_KEY, UNSAID, VendorKey
+
+Name = Annotated[str, Parameter(help="the provider's name or id")]
+Models = Annotated[list[str], Parameter(alias="-m", help="a model it serves; repeat it, the first is the default")]
+NewModels = Annotated[list[str] | None, Parameter(alias="-m", help="the models it serves from now on; repeat it")]
+Limit = Annotated[int | None, Parameter(validator=Number(gte=1))]
+
+
+def _priced(prices: dict[str, dict[str, float]]) -> str:
+    """Prices for a person."""
+    return "; ".join(
+        f"{model}: " + ", ".join(f"{kind} {usd:g}" for kind, usd in kinds.items()) for model, kinds in prices.items()
+    )
+
+
+COLUMNS = (
+    Column("name", "Name"),
+    Column("kind", "Kind"),
+    Column("models", "Models", "list"),
+    Column("is_enabled", "Enabled", "flag"),
+    Column("priority", "Priority", "count"),
+    Column("rate_limit_rpm", "Requests/min", "count"),
+    Column("rate_limit_tpm", "Tokens/min", "count"),
+    Column("id", "Id", on_terminal=False),
+)
+FIELDS = (
+    Column("name", "Name"),
+    Column("display_name", "Display name"),
+    Column("id", "Id"),
+    Column("kind", "Kind"),
+    Column("base_url", "Base URL", missing="the vendor's own"),
+    Column("models", "Models", "list"),
+    Column("is_enabled", "Enabled", "flag"),
+    Column("priority", "Priority", "count"),
+    Column("rate_limit_rpm", "Requests/min", "count"),
+    Column("rate_limit_tpm", "Tokens/min", "count"),
+    Column("timeout_s", "Timeout (s)", "count"),
+    Column("prices", "USD per 1M", _priced, missing="the public list's"),
+    Column("created_at", "Created"),
+    Column("updated_at", "Changed"),
+)
+TESTED = (Column("name", "Name"), Column("success", "Answers", "flag"), Column("error", "What to do"))
+EMPTY = "No providers yet. Add one: llm-gateway providers add openai --model gpt-4o-mini"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Traits:
+    """The fields of a provider that adding and updating share; None was not said."""
+
+    display_name: Annotated[str | None, Parameter(help="a name for people")] = None
+    base_url: Annotated[
+        str | None, Parameter(help="its address, as its own SDK spells it; known vendors bring theirs")
+    ] = None
+    kind: Annotated[str | None, Parameter(help="the dialect it speaks, unless its name says so")] = None
+    priority: Annotated[int | None, Parameter(help="higher is preferred", allow_leading_hyphen=True)] = None
+    rpm: Annotated[Limit, Parameter(help="requests in any minute")] = None
+    tpm: Annotated[Limit, Parameter(help="tokens in any minute")] = None
+    timeout: Annotated[float | None, Parameter(help="seconds for one attempt")] = None
+    price: Annotated[
+        list[str] | None,
+        Parameter(metavar="MODEL=IN,OUT", help="what a model costs, in USD per million input and output tokens"),
+    ] = None
+
+    def fields(self) -> dict[str, Any]:
+        """What was said, as the API spells it. An empty base URL means the vendor's own."""
+        said = {
+            "display_name": self.display_name,
+            "kind": self.kind,
+            "priority": self.priority,
+            "rate_limit_rpm": self.rpm,
+            "rate_limit_tpm": self.tpm,
+            "timeout_s": self.timeout,
+        }
+        fields = {name: value for name, value in said.items() if value is not None}
+        return fields if self.base_url is None else fields | {"base_url": self.base_url or None}
+
+    def prices(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
+        """`before` with the prices that were said, as a field of the API; nothing if none were.
+
+        Raises:
+            Ended: one is not MODEL=IN,OUT.
+        """
+        said = dict(_price(text) for text in self.price or ())
+        return {"prices": (before or {}) | said} if said else {}
+
+
+DEFAULTS = Traits()
+
+
+def providers_app() -> App:
+    """The commands of this noun."""
+    app = App(name="providers", help="The upstream accounts: list, add, test, change.")
+    app.command(list_providers, name="list")
+    app.command(ask, name="test")
+    for command in (show, add, update, enable, disable, remove):
+        app.command(command)
+    return app
+
+
+def list_providers(*, json: Json = False, gateway: Address = HERE) -> None:
+    """List the configured providers, the preferred ones first.
+
+    ```sh
+    llm-gateway providers list
+    llm-gateway providers list --json
+    ```
+    """
+    providers = connect(gateway).get("/providers")
+    if json:
+        print_json(providers)
+    else:
+        print_rows(providers, COLUMNS, empty=EMPTY)
+
+
+def show(name: Name, /, *, json: Json = False, gateway: Address = HERE) -> None:
+    """Show everything about one provider but its key.
+
+    ```sh
+    llm-gateway providers show openai
+    ```
+    """
+    provider = find(connect(gateway), name)
+    if json:
+        print_json(provider)
+    else:
+        print_fields(provider, FIELDS)
+
+
+def add(
+    name: Annotated[str, Parameter(help="a short unique name; that of a known vendor brings its address")],
+    /,
+    *,
+    model: Models,
+    traits: Traits = DEFAULTS,
+    disabled: Annotated[Flag, Parameter(help="keep it out of use for now")] = False,
+    key: VendorKey = UNSAID,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """Add a provider. It is used from the next request on.
+
+    The vendor's API key is asked for on a terminal, and read from standard input elsewhere. It is stored encrypted and
+    never shown again.
+
+    ```sh
+    llm-gateway providers add openai --model gpt-4o-mini
+    llm-gateway providers add groq -m llama-3.3-70b-versatile --priority 20 --api-key-env GROQ_API_KEY
+    llm-gateway providers add box --base-url http://10.0.0.7:8000/v1 -m qwen3 --price qwen3=0,0 --no-api-key
+    ```
+    """
+    client = connect(gateway)
+    body = {"name": name, "display_name": name, "models": model, "is_enabled": not disabled}
+    body |= traits.fields() | traits.prices()
+    needs_none = traits.kind == "local" or (traits.kind is None and name == "local")
+    body["api_key"] = NO_KEY if needs_none and not key.is_given else key.read(name, gateway)
+    added = client.post("/providers", body)
+    if json:
+        print_json(added)
+        return
+    print(printable(f"Added {added['name']}: {', '.join(added['models'])}, priority {added['priority']}."))
+    note(f"See whether it answers: llm-gateway providers test {added['name']}")
+
+
+def update(
+    name: Name,
+    /,
+    *,
+    new_name: Annotated[str | None, Parameter(help="rename it, and its overrides along")] = None,
+    model: NewModels = None,
+    traits: Traits = DEFAULTS,
+    key: VendorKey = UNSAID,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """Change a provider. What is not named stays as it is, its key too.
+
+    ```sh
+    llm-gateway providers update openai --priority 5
+    llm-gateway providers update openai -m gpt-4o -m gpt-4o-mini --rpm 500
+    llm-gateway providers update openai --api-key-prompt
+    llm-gateway providers update openai --base-url ''
+    ```
+    """
+    client = connect(gateway)
+    before = find(client, name)
+    changes = traits.fields() | traits.prices(before["prices"])
+    if new_name is not None:
+        changes["name"] = new_name
+    if model is not None:
+        changes["models"] = model
+    if key.is_given:
+        changes["api_key"] = key.read(before["name"], gateway)
+    if not changes:
+        raise Ended("Nothing to change was named: see llm-gateway providers update --help.", USAGE)
+    _changed(client, before, changes, "Updated", json=json)
+
+
+def enable(name: Name, /, *, json: Json = False, gateway: Address = HERE) -> None:
+    """Use a provider again.
+
+    ```sh
+    llm-gateway providers enable openai
+    ```
+    """
+    client = connect(gateway)
+    _changed(client, find(client, name), {"is_enabled": True}, "Enabled", json=json)
+
+
+def disable(name: Name, /, *, json: Json = False, gateway: Address = HERE) -> None:
+    """Stop using a provider, and keep it.
+
+    ```sh
+    llm-gateway providers disable openai
+    ```
+    """
+    client = connect(gateway)
+    _changed(client, find(client, name), {"is_enabled": False}, "Disabled", json=json)
+
+
+def ask(
+    name: Annotated[str | None, Parameter(help="the provider's name or id; without it all are tested")] = None,
+    /,
+    *,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """Ask a provider for its list of models, which costs nothing. Ends with 1 if it does not answer.
+
+    ```sh
+    llm-gateway providers test openai
+    llm-gateway providers test --json
+    ```
+    """
+    client = connect(gateway)
+    providers = client.get("/providers") if name is None else [find(client, name)]
+    results = [_test(client, provider) for provider in providers]
+    if json:
+        print_json(results if name is None else {field: results[0][field] for field in ("success", "error")})
+    else:
+        print_rows(results, TESTED, empty=EMPTY)
+    if not all(result["success"] for result in results):
+        raise Ended("", FAILED)
+
+
+def remove(
+    name: Name,
+    /,
+    *,
+    yes: Annotated[Flag, Parameter(alias="-y", help="do not ask")] = False,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """Remove a provider and its key. On a terminal it asks first. Its usage stays in the reports.
+
+    ```sh
+    llm-gateway providers remove openai
+    llm-gateway providers remove openai --yes
+    ```
+    """
+    client = connect(gateway)
+    provider = find(client, name)
+    if not yes and is_terminal() and sys.stdin.isatty():
+        answer = input(f"Remove {provider['name']} and its API key? It cannot be undone. [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            raise Ended(f"{provider['name']} was left as it is.", FAILED)
+    client.delete(f"/providers/{provider['id']}")
+    if json:
+        print_json(provider)
+    else:
+        print(f"Removed {provider['name']}.")
+
+
+def find(client: Client, name: str) -> dict[str, Any]:
+    """The provider of that name, else of that id.
+
+    Raises:
+        Ended: there is none; the sentence lists those there are.
+    """
+    providers: list[dict[str, Any]] = client.get("/providers")
+    for field in ("name", "id"):
+        for provider in providers:
+            if provider[field] == name:
+                return provider
+    there_are = f"there are {', '.join(each['name'] for each in providers)}" if providers else "none is configured"
+    raise Ended(f"There is no provider {name!r}: {there_are}.")
+
+
+def _changed(client: Client, before: dict[str, Any], changes: dict[str, Any], done: str, *, json: bool) -> None:
+    after = client.patch(f"/providers/{before['id']}", changes)
+    if json:
+        print_json(after)
+    else:
+        print(f"{done} {after['name']}.")
+
+
+def _test(client: Client, provider: dict[str, Any]) -> dict[str, Any]:
+    return {"name": provider["name"], **client.post(f"/providers/{provider['id']}/test")}
+
+
+def _price(text: str) -> tuple[str, dict[str, float]]:
+    model, _, amounts = text.rpartition("=")
+    try:
+        to_read, to_write = (float(amount) for amount in amounts.split(","))
+    except ValueError:
+        to_read = to_write = -1.0
+    if not model or not (to_read >= 0 and to_write >= 0):
+        raise Ended("--price takes MODEL=IN,OUT in USD per million tokens, such as gpt-4o-mini=0.15,0.60.", USAGE)
+    return model, {"input": to_read, "output": to_write}

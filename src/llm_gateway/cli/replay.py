@@ -1,0 +1,25 @@
+"""`usage replay`: what crashed gateways left in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llm_gateway.app import replay_once
+from llm_gateway.cli.output import Json, print_json
+from llm_gateway.settings import load_settings
+
+
+def replay(*, json: Json = False) -> None:
+    """Move what gateways that are gone left in the usage journal to the database.
+
+    `serve` does it too when it starts. It works on the data directory of the settings, where no gateway may be running.
+
+    ```sh
+    llm-gateway usage replay
+    ```
+    """
+    records = asyncio.run(replay_once(load_settings()))
+    if json:
+        print_json({"records": records})
+    else:
+        print(f"{records} usage records were moved to the database.")

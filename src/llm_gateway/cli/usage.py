@@ -1,0 +1,122 @@
+"""`usage`: what was asked for and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from llm_gateway.cli.client import HERE, Address, connect
+from llm_gateway.cli.exits import USAGE, Ended
+from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
+
+Days = Annotated[int, Parameter(validator=Number(gte=1, lte=365), help="the last so many times 24 hours")]
+By: TypeAlias = Literal["provider", "service", "customer"]
+DEFAULT_LIMIT = 50
+REPLAY = "Move what gateways that are gone left in the usage journal to the database."
+
+REQUESTS = Column("request_count", "Requests", "count")
+TOKENS = Column("total_tokens", "Tokens", "count")
+COST = Column("total_cost_usd", "Cost", "money")
+COLUMNS: dict[By, tuple[Column, ...]] = {
+    "provider": (
+        Column("provider_name", "Provider"),
+        REQUESTS,
+        TOKENS,
+        Column("avg_latency_ms", "Latency (ms)", "count"),
+        COST,
+    ),
+    "service": (Column("service_name", "Service"), REQUESTS, TOKENS, COST),
+    "customer": (Column("user_id", "Customer"), REQUESTS, COST),
+}
+SUMMARY = (
+    Column("period_days", "Days", "count"),
+    Column("total_requests", "Requests", "count"),
+    Column("total_cost_usd", "Cost", "money"),
+    Column("total_tokens", "Tokens", "count"),
+    Column("cached_requests", "Cached", "count"),
+    Column("cache_hit_rate", "Hit rate", "share"),
+    Column("error_requests", "Errors", "count"),
+    Column("exact", "Cost exact", "count"),
+    Column("estimated", "Cost estimated", "count"),
+    Column("unpriced", "No price", "count"),
+)
+
+
+def usage_app(arguments: Sequence[str] = ()) -> App:
+    """The commands of this noun. `replay` needs half of the gateway, and is loaded only when it is called."""
+    app = App(name="usage")
+    app.default(report)
+    app.command(summary)
+    app.command(
+        "llm_gateway.cli.replay:replay",
+        name="replay",
+        help=None if "replay" in arguments else REPLAY,
+    )
+    return app
+
+
+def report(
+    *,
+    by: Annotated[By | None, Parameter(help="a line for each of them, the most expensive first")] = None,
+    days: Days = 30,
+    limit: Annotated[
+        int | None,
+        Parameter(
+            validator=Number(gte=1, lte=500), help=f"with --by customer: so many lines [default: {DEFAULT_LIMIT}]"
+        ),
+    ] = None,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """Report what was asked for and what it cost: a summary, or a line for each provider, service or customer.
+
+    ```sh
+    llm-gateway usage
+    llm-gateway usage --by customer --days 7 --limit 10
+    llm-gateway usage --by provider --json
+    ```
+    """
+    if limit is not None and by != "customer":
+        raise Ended("--limit goes with --by customer; the other reports are whole.", USAGE)
+    if by is None:
+        summary(days=days, json=json, gateway=gateway)
+        return
+    rows = connect(gateway).get(f"/usage/by-{by}", days=days, limit=limit)
+    if json:
+        print_json(rows)
+        return
+    print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"Nothing was asked for in {days} days.")
+    if by == "customer" and len(rows) == (limit or DEFAULT_LIMIT):
+        note(f"These are the first {len(rows)}; there may be more: --limit, up to 500.")
+
+
+def summary(*, days: Days = 30, json: Json = False, gateway: Address = HERE) -> None:
+    """Sum usage up.
+
+    ```sh
+    llm-gateway usage summary --days 7
+    ```
+    """
+    totals = connect(gateway).get("/usage/summary", days=days)
+    if json:
+        print_json(totals)
+        return
+    counts = totals.pop("cost_status_counts")
+    print_fields(totals | counts, SUMMARY)
+    if counts["unpriced"]:
+        note(
+            "Requests without a price cost 0 here: give their models a price with `llm-gateway providers update NAME "
+            "--price MODEL=IN,OUT`, then `llm-gateway reprice`."
+        )
+
+
+def _total(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dict[str, Any]:
+    """The sums, except of what cannot be summed; the money as whole nano-dollars, so that it is exact."""
+    summed = {"request_count": 0, "total_tokens": 0}
+    for name in summed:
+        summed[name] = sum(row.get(name, 0) for row in rows)
+    nanos = sum(round(row["total_cost_usd"] * 1e9) for row in rows)
+    return {columns[0].field: "Total", **summed, "total_cost_usd": nanos / 1e9}

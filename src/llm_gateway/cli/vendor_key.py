@@ -1,0 +1,76 @@
+"""Where a vendor's API key comes from: a hidden prompt, standard input or a variable. Never the command line itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from getpass import getpass
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from llm_gateway.cli.client import Address
+from llm_gateway.cli.exits import USAGE, Ended
+from llm_gateway.cli.output import Flag
+
+NO_KEY = "unused"
+"""What is stored for a server that asks for none; the API wants one."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@Parameter(name="*", group=Group("The vendor's API key", sort_key=8))
+@dataclass(frozen=True)
+class VendorKey:
+    """How the vendor's API key is given."""
+
+    api_key_stdin: Annotated[Flag, Parameter(help="read the vendor's key from standard input")] = False
+    api_key_env: Annotated[
+        str | None, Parameter(metavar="VARIABLE", help="read it from the environment variable of this name")
+    ] = None
+    api_key_prompt: Annotated[Flag, Parameter(help="ask for it on the terminal, hidden")] = False
+    no_api_key: Annotated[Flag, Parameter(help="the server asks for none (Ollama, vLLM, …)")] = False
+
+    @property
+    def is_given(self) -> bool:
+        """Whether one of the ways was chosen."""
+        return self.api_key_stdin or self.api_key_env is not None or self.api_key_prompt or self.no_api_key
+
+    def read(self, provider: str, address: Address) -> str:
+        """The key; without a choice it is asked for on a terminal and read from standard input elsewhere.
+
+        Raises:
+            Ended: there is none where it should be, or standard input is taken by the service key.
+        """
+        ways = (self.api_key_stdin, self.api_key_env is not None, self.api_key_prompt, self.no_api_key)
+        if sum(ways) > 1:
+            raise Ended("Choose one of --api-key-stdin, --api-key-env, --api-key-prompt and --no-api-key.", USAGE)
+        if self.no_api_key:
+            return NO_KEY
+        if self.api_key_env is not None:
+            return _from_environment(self.api_key_env)
+        if self.api_key_prompt or (not self.api_key_stdin and sys.stdin.isatty()):
+            key = getpass(f"API key of {provider} (it is not shown): ").strip()
+        elif address.key_is_on_stdin:
+            raise Ended("Standard input holds the service key: give the vendor's with --api-key-env.", USAGE)
+        else:
+            key = sys.stdin.read().strip()
+        if not key:
+            raise Ended(
+                "No API key was given: pipe it in, name a variable with --api-key-env, or say --no-api-key.", USAGE
+            )
+        return key
+
+
+UNSAID = VendorKey()
+
+
+def _from_environment(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise Ended("--api-key-env takes the name of a variable, not the key itself.", USAGE)
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise Ended(f"The variable {name} is not set: export it, or choose another one with --api-key-env.", USAGE)
+    return key

@@ -1,0 +1,119 @@
+"""The command line as a test calls it: in this process, as a process with pipes, or on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from llm_gateway.cli.commands import run
+from tests.e2e.process import GatewayProcess, until
+from tests.upstream import UpstreamProcess
+
+COMMAND = Path(sys.executable).with_name("llm-gateway")
+PATIENCE_S = 60.0
+CTRL_C = b"\x03"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Ran(NamedTuple):
+    """How a command ended and what it wrote; a terminal shows both streams as one."""
+
+    code: int
+    out: str
+    err: str = ""
+
+    @property
+    def json(self) -> Any:
+        assert (self.code, self.err) == (0, "")
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Its lines and their fields."""
+        assert (self.code, self.err) == (0, "")
+        return [line.split("\t") for line in self.out.splitlines()]
+
+    @property
+    def sentence(self) -> str:
+        """The one line of what went wrong."""
+        assert self.out == ""
+        [line] = self.err.splitlines()
+        assert line.startswith("llm-gateway: ")
+        return line.removeprefix("llm-gateway: ")
+
+
+class SetUp(NamedTuple):
+    """A running gateway and the mock vendor that providers may be at."""
+
+    gateway: GatewayProcess
+    vendor: UpstreamProcess
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ran:
+    """In this process; output goes to a pipe, as it were, and nothing is on standard input."""
+    capsys.readouterr()
+    code = run(arguments)
+    return Ran(code, *capsys.readouterr())
+
+
+def execute(*arguments: str, stdin: str | bytes = "", **environment: str) -> Ran:
+    """As a process between pipes."""
+    ended = subprocess.run(
+        [COMMAND, *arguments],
+        env={**os.environ, **environment},
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+def on_terminal(*arguments: str, typed: str = "", columns: int = 120, **environment: str) -> Ran:
+    """As a process on a terminal of its own, where `typed` is typed; colours are taken out of what it shows."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    # Who leads a session and opens a terminal has it as its own: that is where hidden prompts go.
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f'exec "$0" "$@" <>{os.ttyname(theirs)} >&0 2>&0', COMMAND, *arguments],
+        env={**os.environ, "TERM": "xterm", **environment},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    until(lambda: bool(select.select([ours], [], [], 0.01)[0]) or process.poll() is not None)
+    os.close(theirs)
+    try:
+        shown = _converse(ours, typed.encode())
+        return Ran(process.wait(PATIENCE_S), _ESCAPES.sub("", shown).replace("\r\n", "\n"))
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+
+
+def _converse(terminal: int, typed: bytes) -> str:
+    """Type, and read until the other end is closed. Ctrl-C is typed until it is heard: just before a read it is not."""
+    shown, deadline = b"", time.monotonic() + PATIENCE_S
+    os.write(terminal, typed)
+    with contextlib.suppress(OSError):  # Linux: EIO once nobody has the other end
+        while time.monotonic() < deadline:
+            if not select.select([terminal], [], [], 0.5)[0]:
+                os.write(terminal, typed if typed == CTRL_C else b"")
+                continue
+            read = os.read(terminal, 65536)
+            if not read:
+                break
+            shown += read
+    return shown.decode()

@@ -1,0 +1,49 @@
+"""What the tests of the command line share: an empty directory, one gateway, one mock vendor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from tests.cli.command import SetUp
+from tests.e2e.process import GatewayProcess
+from tests.upstream import UpstreamProcess
+
+READER_KEY = "key-of-the-reader"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in [name for name in os.environ if name.upper().startswith(("LLM_GATEWAY_", "GATEWAY_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def vendor() -> Iterator[UpstreamProcess]:
+    with UpstreamProcess() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    keys = f"dev:dev-gateway-key,reader:{READER_KEY}:read"
+    with GatewayProcess(tmp_path_factory.mktemp("gateway"), service_keys=keys) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def set_up(running: GatewayProcess, vendor: UpstreamProcess, monkeypatch: pytest.MonkeyPatch) -> SetUp:
+    """A gateway without providers and overrides, which the command line finds by itself."""
+    for noun in ("providers", "overrides"):
+        for each in running.call("GET", f"/api/v1/{noun}").json:
+            assert running.call("DELETE", f"/api/v1/{noun}/{each['id']}").status == 204
+    monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{running.port}")
+    vendor.reset()
+    return SetUp(running, vendor)

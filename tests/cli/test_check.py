@@ -1,0 +1,147 @@
+"""`check`: each thing that can stand in the way of `serve`, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from llm_gateway.store.data_dir import DataDir
+from tests.cli.command import Ran, SetUp, call, execute, on_terminal
+from tests.e2e.process import GatewayProcess, free_port
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def a_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_PORT", str(free_port()))
+
+
+def found(ran: Ran) -> dict[str, tuple[str, str]]:
+    assert ran.err == ""
+    return {what: (mark, says) for what, mark, says in (line.split("\t") for line in ran.out.splitlines())}
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_fresh_directory(capsys: Capsys) -> None:
+    ran = call(capsys, "check")
+    assert ran.code == 0
+    says = found(ran)
+    assert list(says) == ["settings", "data directory", "database", "encryption keys", "port", "local model"]
+    assert {mark for mark, _ in says.values()} == {"ok"}
+    assert says["settings"][1].startswith("dev, 127.0.0.1 port ")
+    assert list(Path().iterdir()) == [], "it makes nothing"
+    assert call(capsys, "check", "--json").json[0]["what"] == "settings"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "x"), ("TYPO", "1"), ("HOST", "0.0.0.0"), ("SERVICE_KEYS", "secret-but-short")]
+)
+def test_settings_that_do_not_fit_end_with_78(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capsys, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"LLM_GATEWAY_{name}", value)
+    ran = call(capsys, "check")
+    assert ran.code == 78
+    [(mark, says)] = found(ran).values()
+    assert mark == "failed"
+    assert f"LLM_GATEWAY_{name}" in says or name == "HOST"
+    assert "secret-but-short" not in ran.out
+
+
+def test_encryption_keys_that_are_none(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", "secret-but-short")
+    ran = call(capsys, "check")
+    assert (ran.code, found(ran)["encryption keys"][0]) == (1, "failed")
+    assert "secret-but-short" not in ran.out
+
+
+def test_stored_keys_must_open(tmp_path: Path, set_up: SetUp, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        gateway.provider("acme", set_up.vendor.base_url)
+    before = files(tmp_path)
+    assert found(call(capsys, "check"))["encryption keys"] == ("ok", "all 1 stored provider keys open")
+    own = Path("data/encryption.key").read_text().strip()
+    new = secrets.token_hex(32)
+    monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", f"{new},{own}")
+    assert found(call(capsys, "check"))["encryption keys"][1].endswith("run llm-gateway rekey")
+    monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", new)
+    ran = call(capsys, "check")
+    assert ran.code == 1
+    mark, says = found(ran)["encryption keys"]
+    assert mark == "failed"
+    assert "Provider acme" in says
+    assert "LLM_GATEWAY_ENCRYPTION_KEYS" in says
+    monkeypatch.delenv("LLM_GATEWAY_ENCRYPTION_KEYS")
+    Path("data/encryption.key").unlink()
+    mark, says = found(call(capsys, "check"))["encryption keys"]
+    assert (mark, "encryption.key is gone" in says) == ("failed", True)
+    Path("data/encryption.key").write_text(own + "\n")
+    assert files(tmp_path) == before, "looking changed nothing"
+
+
+def test_a_running_gateway_stands_in_the_way(set_up: SetUp) -> None:
+    there = {
+        "LLM_GATEWAY_DATA_DIR": str(set_up.gateway.directory / "data"),
+        "LLM_GATEWAY_PORT": str(set_up.gateway.port),
+    }
+    ran = execute("check", **there)
+    assert ran.code == 1
+    says = found(ran)
+    assert [what for what, (mark, _) in says.items() if mark == "failed"] == ["data directory", "port"]
+    assert "LLM_GATEWAY_PORT" in says["port"][1]
+    assert set_up.gateway.call("GET", "/readyz").status == 200
+
+
+def test_looking_at_the_lock_does_not_keep_it(capsys: Capsys) -> None:
+    DataDir(Path("data")).close()
+    assert call(capsys, "check").code == 0
+    DataDir(Path("data")).close()
+
+
+def test_a_directory_that_is_a_file(capsys: Capsys) -> None:
+    Path("data").touch()
+    ran = call(capsys, "check")
+    assert (ran.code, found(ran)["data directory"][0]) == (1, "failed")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written(capsys: Capsys) -> None:
+    Path("data").mkdir(mode=0o500)
+    assert found(call(capsys, "check"))["data directory"][0] == "failed"
+
+
+def test_a_database_that_is_none_or_newer(capsys: Capsys) -> None:
+    Path("data").mkdir()
+    file = Path("data/gateway.db")
+    file.write_bytes(b"this is no database" * 1000)
+    assert found(call(capsys, "check"))["database"][0] == "failed"
+    file.unlink()
+    assert call(capsys, "migrate").code == 0
+    assert found(call(capsys, "check"))["database"][1].endswith("is at version 0001")
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    ran = call(capsys, "check")
+    assert (ran.code, found(ran)["database"][0]) == (1, "failed")
+    assert "newer llm-gateway" in ran.out
+
+
+def test_the_model_can_be_required_or_not_wanted(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_LOCAL_MODEL", "false")
+    assert found(call(capsys, "check"))["local model"] == ("ok", "not wanted")
+    monkeypatch.setenv("LLM_GATEWAY_LOCAL_MODEL", "true")
+    assert found(call(capsys, "check"))["local model"] == ("ok", "installed")
+
+
+def test_on_a_terminal() -> None:
+    shown = on_terminal("check")
+    assert shown.code == 0
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["ok"] * 6

@@ -1,0 +1,186 @@
+"""The tree of commands: help with examples that parse, exit codes, and streams that are gone."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from llm_gateway.cli.commands import LOCAL_COMMANDS, build_cli
+from llm_gateway.cli.usage import REPLAY
+from tests.cli.command import COMMAND, SetUp, call, execute, on_terminal
+
+EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "CLI.md"
+HEAVY = ("pydantic", "sqlalchemy", "fastapi", "uvicorn", "pyreqwest", "alembic")
+
+
+def leaves(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
+    """Every command that does something."""
+    for name, command in app.resolved_commands().items():
+        if name.startswith("-"):
+            continue
+        if command.default_command is not None:
+            yield (*path, name), command
+        yield from leaves(command, (*path, name))
+
+
+COMMANDS = dict(leaves(build_cli()))
+
+
+def examples(text: str) -> list[list[str]]:
+    """The commands in a text's shell blocks, without what the shell itself takes."""
+    lines = [line.partition(" > ")[0] for block in EXAMPLE.findall(text) for line in block.splitlines()]
+    found = [re.search(r"(?:^|\| |\$ |\" )llm-gateway(?: (.+))?$", line.strip()) for line in lines]
+    return [shlex.split((match[1] or "").partition(" | ")[0]) for match in found if match]
+
+
+def test_every_command_is_there() -> None:
+    assert {" ".join(path) for path in COMMANDS} == {
+        "serve", "check", "migrate", "rekey", "reprice", "completion", "keys new",
+        "providers list", "providers show", "providers add", "providers update", "providers test",
+        "providers enable", "providers disable", "providers remove",
+        "overrides list", "overrides add", "overrides remove",
+        "usage", "usage summary", "usage replay",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_each_has_help_with_an_example_that_parses(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    command = COMMANDS[path].default_command
+    assert command is not None
+    cli = build_cli()
+    own = examples(command.__doc__ or "")
+    assert own
+    for example in own:
+        assert tuple(example[: len(path)]) == path
+        parsed, _, _ = cli.parse_args(example, exit_on_error=False, print_error=False)
+        assert getattr(parsed, "__name__", None) == command.__name__
+    shown = call(capsys, *path, "--help")
+    assert shown.code == 0
+    assert f"llm-gateway {' '.join(path)}" in shown.out.replace("Usage: llm-gateway", "", 1)
+
+
+def test_the_examples_of_the_documentation_parse() -> None:
+    cli = build_cli()
+    found = examples(DOCUMENT.read_text(encoding="utf-8"))
+    for example in found:
+        cli.parse_args(example, exit_on_error=False, print_error=False)
+    shown = {path for path in COMMANDS for example in found if tuple(example[: len(path)]) == path}
+    assert shown == set(COMMANDS), "each command is shown"
+
+
+REPLAYING = ("usage replay", "llm_gateway.cli.replay:replay", REPLAY)
+
+
+@pytest.mark.parametrize(("name", "place", "summary"), [*LOCAL_COMMANDS, REPLAYING])
+def test_what_is_loaded_late_is_introduced_by_its_own_words(name: str, place: str, summary: str) -> None:
+    command = COMMANDS[tuple(name.split())].default_command
+    assert command is not None
+    assert (command.__doc__ or "").startswith(summary)
+    assert place == f"{command.__module__}:{command.__name__}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom llm_gateway.cli.commands import run\nrun(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["providers", "add", "--help"], ["keys", "new"]):
+        ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert not set(HEAVY) & set(ended.stdout.split())
+
+
+def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
+    shown = on_terminal("--help")
+    assert shown.code == 0
+    assert "╭─ Manage a running gateway" in shown.out
+    assert "╭" not in execute("--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--nonsense", "1"], "Unknown option: --nonsense. See: llm-gateway serve --help"),
+        (["serve", "8300"], "8300"),
+        (["serve", "--port"], "--port"),
+        (["nonsense"], 'Unknown command "nonsense".'),
+        (["providers", "lst"], 'Did you mean "list"?'),
+        (["providers", "add", "x"], "--model requires an argument. See: llm-gateway providers add --help"),
+        (["providers", "add", "x", "-m", "y", "--api-key", "sk-1"], "Unknown option: --api-key"),
+        (["providers", "add", "x", "-m", "y", "--rpm", "0"], "--rpm"),
+        (["usage", "--days", "366"], "--days"),
+        (["usage", "--by", "month"], "--by"),
+        (["reprice"], "--since"),
+        (["reprice", "--since", "yesterday"], "--since"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    ended = call(capsys, *arguments)
+    assert ended.code == 2
+    assert said in ended.sentence
+    assert "sk-1" not in ended.err
+
+
+def test_a_noun_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = call(capsys, "providers")
+    assert ended.code == 0
+    assert "enable: Use a provider again." in ended.out
+
+
+def test_a_reader_that_went_away_is_no_error(set_up: SetUp) -> None:
+    process = subprocess.Popen([COMMAND, "providers", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_full_disk_is_said(set_up: SetUp) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [COMMAND, "providers", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "llm-gateway: No space left on device.\n")
+
+
+def test_closed_streams_and_a_narrow_encoding(set_up: SetUp) -> None:
+    for closing, code in (("<&-", 2), (">&-", 2), ("2>&-", 2)):
+        command = f'"$0" providers add x -m y {closing} </dev/null'
+        ended = subprocess.run(["/bin/sh", "-c", command, COMMAND], capture_output=True, text=True, check=False)
+        assert ended.returncode == code
+        assert "Traceback" not in ended.stdout + ended.stderr
+    set_up.gateway.provider("acme", set_up.vendor.base_url, display_name="Ämter")
+    shown = execute("providers", "show", "acme", PYTHONIOENCODING="ascii")
+    assert "display_name\t\\xc4mter\n" in shown.out
+
+
+def test_completion_of_bash_knows_commands_and_choices() -> None:
+    script = execute("completion", "bash").out
+    ask = """
+    f=$(complete -p llm-gateway | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+    for line in "llm-gateway pro" "llm-gateway providers add --mo" "llm-gateway usage --by " "llm-gateway serve --po"
+    do
+        IFS=' ' read -ra COMP_WORDS <<<"$line"
+        [[ $line == *" " ]] && COMP_WORDS+=("")
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()
+        $f
+        echo "${COMPREPLY[@]}"
+    done
+    """
+    ended = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["providers", "--model", "provider service customer", "--port"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_of_other_shells_names_every_command(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    script = call(capsys, "completion", shell).out
+    for path in COMMANDS:
+        assert path[-1] in script

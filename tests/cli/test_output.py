@@ -1,0 +1,90 @@
+"""What is printed: money, tables, tab-separated lines, JSON; nothing a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.cli.output import Column, dollars, plain, print_fields, print_json, print_rows, printable
+
+COLUMNS = (Column("name", "Name"), Column("cost", "Cost", "money"), Column("on", "On", "flag", on_terminal=False))
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0, "$0.00"),
+        (0.000000001, "$0.000000001"),
+        (1.5e-07, "$0.00000015"),
+        (0.0000255, "$0.0000255"),
+        (0.05, "$0.05"),
+        (0.1234567, "$0.1235"),
+        (0.00001125, "$0.00001125"),
+        (0.015, "$0.015"),
+        (2.345, "$2.345"),
+        (99.995, "$100.00"),
+        (0.999999, "$1.00"),
+        (12.3456, "$12.35"),
+        (1234567.891, "$1,234,567.89"),
+        (-0.000002, "-$0.000002"),
+        (Decimal(-3), "-$3.00"),
+    ],
+)
+def test_money_for_people(amount: float, shown: str) -> None:
+    assert dollars(amount) == shown
+
+
+@given(st.integers(-(10**18), 10**18))
+def test_money_is_never_shown_as_nothing_and_is_off_by_less_than_a_percent(nanos: int) -> None:
+    exact = Decimal(nanos) / 10**9
+    shown = Decimal(dollars(exact).replace("$", "").replace(",", ""))
+    assert (shown == 0) == (exact == 0)
+    assert abs(shown - exact) <= abs(exact) / 100
+
+
+@given(st.integers(0, 10**15))
+def test_money_for_programs_is_exact(nanos: int) -> None:
+    text = plain(nanos / 10**9)
+    assert "e" not in text.lower()
+    assert round(Decimal(text) * 10**9) == nanos
+
+
+def test_values_for_programs() -> None:
+    values = [None, True, False, 3, 1e-09, ["a", "b"], {"a": 1}, "tab\tand\nline"]
+    assert list(map(plain, values)) == [
+        "", "true", "false", "3", "0.000000001", "a,b", '{"a": 1}', "tab\\u0009and\\u000aline",
+    ]  # fmt: skip
+
+
+@given(st.text())
+def test_nothing_that_a_terminal_obeys_is_printable(text: str) -> None:
+    shown = printable(text)
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in shown)
+    assert not set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029") & set(shown)
+    shown.encode()
+
+
+def test_tab_separated_lines_have_a_header_and_no_total(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": "a\x1b[31m", "cost": 1e-9, "on": True}]
+    print_rows(rows, COLUMNS, total={"name": "Total", "cost": 1e-9}, empty="Nothing.")
+    assert capsys.readouterr().out == "name\tcost\ton\na\\u001b[31m\t0.000000001\ttrue\n"
+    print_rows([], COLUMNS, empty="Nothing.")
+    assert capsys.readouterr().out == "name\tcost\ton\n"
+
+
+def test_fields_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields({"name": "a", "cost": 0.5, "on": None}, COLUMNS)
+    assert capsys.readouterr().out == "name\ta\ncost\t0.5\non\t\n"
+
+
+def test_json_is_the_value_and_safe_to_look_at(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"name": "é\u009b31m\u202e\x1b", "cost": 1e-09}
+    print_json(value)
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == value
+    assert "é" in shown
+    assert not {"\u009b", "\u202e", "\x1b"} & set(shown)

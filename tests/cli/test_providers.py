@@ -1,0 +1,177 @@
+"""`providers`, against a running gateway."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.command import SetUp, call, execute, on_terminal
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def add_acme(capsys: Capsys, set_up: SetUp, *flags: str) -> dict[str, object]:
+    base_url = set_up.vendor.base_url
+    added = call(
+        capsys, "providers", "add", "acme", "-m", "ok", "--base-url", base_url, "--no-api-key", "--json", *flags
+    )
+    found: dict[str, object] = added.json
+    return found
+
+
+def test_one_is_added_with_every_flag(set_up: SetUp, capsys: Capsys) -> None:
+    flags = "--display-name Acme --kind openai --priority -3 --rpm 70 --tpm 8000 --timeout 2.5 --disabled -m status-500"
+    added = add_acme(capsys, set_up, *flags.split(), "--price", "ok=0.15,0.6", "--price", "status-500=1,2")
+    assert added == {
+        "id": added["id"], "name": "acme", "display_name": "Acme", "base_url": set_up.vendor.base_url,
+        "models": ["ok", "status-500"], "is_enabled": False, "rate_limit_rpm": 70, "rate_limit_tpm": 8000,
+        "priority": -3, "created_at": added["created_at"], "updated_at": added["updated_at"], "kind": "openai",
+        "prices": {"ok": {"input": 0.15, "output": 0.6}, "status-500": {"input": 1, "output": 2}}, "timeout_s": 2.5,
+    }  # fmt: skip
+    assert set_up.gateway.call("GET", "/api/v1/providers").json == [added]
+
+
+def test_the_api_has_the_defaults(set_up: SetUp, capsys: Capsys) -> None:
+    given = {
+        "name": "acme",
+        "display_name": "acme",
+        "api_key": "k",
+        "models": ["ok"],
+        "base_url": set_up.vendor.base_url,
+    }
+    named = {**given, "name": "other"}
+    by_hand = set_up.gateway.call("POST", "/api/v1/providers", named).json
+    added = add_acme(capsys, set_up)
+    own = {"id", "name", "display_name", "created_at", "updated_at"}
+    assert {k: v for k, v in added.items() if k not in own} == {k: v for k, v in by_hand.items() if k not in own}
+
+
+def test_list_show_and_name_or_id(set_up: SetUp, capsys: Capsys) -> None:
+    acme = add_acme(capsys, set_up)
+    header, row = call(capsys, "providers", "list").rows
+    assert dict(zip(header, row, strict=True)) == {
+        "name": "acme", "kind": "openai", "models": "ok", "is_enabled": "true", "priority": "10",
+        "rate_limit_rpm": "60", "rate_limit_tpm": "100000", "id": acme["id"],
+    }  # fmt: skip
+    assert call(capsys, "providers", "list", "--json").json == [acme]
+    by_name = call(capsys, "providers", "show", "acme")
+    assert by_name == call(capsys, "providers", "show", str(acme["id"]))
+    assert dict(by_name.rows)["base_url"] == set_up.vendor.base_url
+    assert call(capsys, "providers", "show", "acme", "--json").json == acme
+    ended = call(capsys, "providers", "show", "acne")
+    assert (ended.code, ended.sentence) == (1, "There is no provider 'acne': there are acme.")
+
+
+def test_update_changes_what_is_named_and_nothing_else(set_up: SetUp, capsys: Capsys) -> None:
+    acme = add_acme(capsys, set_up, "--price", "ok=1,2")
+    flags = "--new-name zenith --priority 5 --price other=3,4 -m other -m ok"
+    after = call(capsys, "providers", "update", "acme", *flags.split(), "--json").json
+    prices = {"ok": {"input": 1, "output": 2}, "other": {"input": 3, "output": 4}}
+    changed = {"name": "zenith", "priority": 5, "models": ["other", "ok"], "prices": prices}
+    assert after == {**acme, **changed, "updated_at": after["updated_at"]}
+    assert call(capsys, "providers", "update", "zenith", "--rpm", "7").out == "Updated zenith.\n"
+    ended = call(capsys, "providers", "update", "zenith")
+    assert (ended.code, "--help" in ended.sentence) == (2, True)
+
+
+def test_an_empty_base_url_is_the_vendors_own(set_up: SetUp, capsys: Capsys) -> None:
+    flags = ["-m", "x", "--base-url", set_up.vendor.base_url, "--no-api-key", "--json"]
+    assert call(capsys, "providers", "add", "groq", *flags).json["base_url"] == set_up.vendor.base_url
+    assert call(capsys, "providers", "update", "groq", "--base-url", "", "--json").json["base_url"] is None
+
+
+def test_disable_and_enable(set_up: SetUp, capsys: Capsys) -> None:
+    add_acme(capsys, set_up)
+    assert call(capsys, "providers", "disable", "acme").out == "Disabled acme.\n"
+    assert set_up.gateway.ask().json["code"] == "no_provider"
+    assert call(capsys, "providers", "enable", "acme", "--json").json["is_enabled"] is True
+    assert set_up.gateway.ask().status == 200
+
+
+def test_a_test_ends_with_whether_it_answers(set_up: SetUp, capsys: Capsys) -> None:
+    add_acme(capsys, set_up)
+    assert call(capsys, "providers", "test", "acme").rows == [["name", "success", "error"], ["acme", "true", ""]]
+    assert call(capsys, "providers", "test", "acme", "--json").json == {"success": True, "error": None}
+    assert (
+        call(capsys, "providers", "add", "gone", "-m", "x", "--base-url", "http://127.0.0.1:9/v1", "--no-api-key").code
+        == 0
+    )
+    one = call(capsys, "providers", "test", "gone")
+    assert (one.code, one.err) == (1, "")
+    assert "gone\tfalse\tNo connection" in one.out
+    every = call(capsys, "providers", "test", "--json")
+    assert every.code == 1
+    assert '"success": true' in every.out
+    assert '"success": false' in every.out
+
+
+def test_remove(set_up: SetUp, capsys: Capsys) -> None:
+    acme = add_acme(capsys, set_up)
+    assert call(capsys, "providers", "remove", "acme", "--json").json == acme
+    assert call(capsys, "providers", "list", "--json").json == []
+    ended = call(capsys, "providers", "remove", "acme")
+    assert (ended.code, ended.sentence) == (1, "There is no provider 'acme': none is configured.")
+
+
+def test_what_the_gateway_refuses_is_its_own_sentence(set_up: SetUp, capsys: Capsys) -> None:
+    add_acme(capsys, set_up)
+    for flags, said in (
+        (["add", "acme", "-m", "x", "--base-url", set_up.vendor.base_url], "exists already"),
+        (["add", "unheard", "-m", "x"], "base_url is needed"),
+        (["add", "Bad Name", "-m", "x"], "name"),
+    ):
+        ended = call(capsys, "providers", *flags, "--no-api-key")
+        assert ended.code == 1
+        assert said in ended.sentence
+
+
+@pytest.mark.parametrize("price", ["ok", "ok=1", "ok=1,2,3", "=1,2", "ok=a,b", "ok=-1,2", "ok=nan,1"])
+def test_a_price_that_is_none_ends_with_2(set_up: SetUp, capsys: Capsys, price: str) -> None:
+    ended = call(capsys, "providers", "add", "acme", "-m", "ok", "--no-api-key", "--price", price)
+    assert (ended.code, "MODEL=IN,OUT" in ended.sentence) == (2, True)
+
+
+def test_a_model_may_have_any_name(set_up: SetUp, capsys: Capsys) -> None:
+    added = add_acme(capsys, set_up, "-m", "meta/llama:free=1", "--price", "meta/llama:free=1=0.5,1")
+    assert added["prices"] == {"meta/llama:free=1": {"input": 0.5, "output": 1}}
+
+
+def test_on_a_terminal(set_up: SetUp) -> None:
+    empty = on_terminal("providers", "list")
+    assert empty.out.strip() == "No providers yet. Add one: llm-gateway providers add openai --model gpt-4o-mini"
+    models = ["-m", "ok", "-m", "b", "-m", "c", "-m", "d"]
+    flags = [
+        *models,
+        "--base-url",
+        set_up.vendor.base_url,
+        "--tpm",
+        "1000000",
+        "--no-api-key",
+        "--price",
+        "ok=0.15,0.6",
+    ]
+    added = on_terminal("providers", "add", "acme", *flags)
+    assert "Added acme: ok, b, c, d, priority 10.\n" in added.out
+    assert "llm-gateway providers test acme" in added.out
+    shown = on_terminal("providers", "list")
+    assert "Tokens/min" in shown.out
+    assert "ok, b, c, 1 more" in shown.out
+    assert "1,000,000" in shown.out
+    assert "\t" not in shown.out
+    details = on_terminal("providers", "show", "acme").out
+    assert "ok, b, c, d" in details
+    assert "ok: input 0.15, output 0.6" in details
+
+
+def test_removing_on_a_terminal_asks(set_up: SetUp, capsys: Capsys) -> None:
+    add_acme(capsys, set_up)
+    for typed in ("n\n", "\n", "\x04"):
+        kept = on_terminal("providers", "remove", "acme", typed=typed)
+        assert kept.code == 1
+        assert "cannot be undone" in kept.out
+        assert "Traceback" not in kept.out
+    assert on_terminal("providers", "remove", "acme", typed="\x03").code == 130
+    assert len(call(capsys, "providers", "list", "--json").json) == 1
+    assert on_terminal("providers", "remove", "acme", typed="y\n").code == 0
+    add_acme(capsys, set_up)
+    assert on_terminal("providers", "remove", "acme", "--yes").out == "Removed acme.\n"
+    assert execute("providers", "list", "--json").json == []

@@ -1,0 +1,127 @@
+"""`serve`: flags become settings, the process becomes the server, and nothing of the command line stays with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway import __version__, cli
+from llm_gateway.settings import Settings
+from tests.cli.command import execute
+from tests.e2e.process import free_port
+
+STEADY = """
+import asyncio, sys
+from llm_gateway.app import Application
+from llm_gateway.settings import load_settings
+
+async def start_and_stop():
+    waiting = ["lifespan.shutdown", "lifespan.startup"]
+    async def receive(): return {"type": waiting.pop()}
+    async def send(message): pass
+    await Application(load_settings())({"type": "lifespan"}, receive, send)
+
+asyncio.run(start_and_stop())
+print(*(name for name in ("llm_gateway", "fastapi", "cyclopts", "alembic", "mako") if name in sys.modules))
+"""
+
+
+class Became(BaseException):
+    """The process became another one."""
+
+    def __init__(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self.program = program
+        self.arguments = arguments
+        self.environment = environment
+
+
+@pytest.fixture(autouse=True)
+def become(monkeypatch: pytest.MonkeyPatch) -> None:
+    def execve(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        raise Became(program, arguments, environment)
+
+    monkeypatch.setattr(os, "execve", execve)
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """The exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["llm-gateway", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+def becomes(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, str]:
+    """The settings in the environment of the server the command becomes."""
+    monkeypatch.setattr(sys, "argv", ["llm-gateway", *arguments])
+    with pytest.raises(Became) as became:
+        cli.main()
+    assert became.value.program == sys.executable
+    assert became.value.arguments == [sys.executable, "-P", "-m", "llm_gateway"]
+    environment = became.value.environment
+    assert environment["PATH"] == os.environ["PATH"]
+    return {name: value for name, value in environment.items() if name.startswith("LLM_GATEWAY_")}
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_every_setting_is_a_flag_of_serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert ends(monkeypatch, "serve", "--help") == 0
+    output = capsys.readouterr().out
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in output
+
+
+def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_PORT", "1")
+    monkeypatch.setenv("LLM_GATEWAY_LOG_LEVEL", "debug")
+    assert becomes(monkeypatch, "serve") == {"LLM_GATEWAY_PORT": "1", "LLM_GATEWAY_LOG_LEVEL": "debug"}
+    assert becomes(monkeypatch, "serve", "--port", "8300", "--data-dir=/srv/x", "--service-keys", "a:b:call,c:d") == {
+        "LLM_GATEWAY_PORT": "8300",
+        "LLM_GATEWAY_LOG_LEVEL": "debug",
+        "LLM_GATEWAY_DATA_DIR": "/srv/x",
+        "LLM_GATEWAY_SERVICE_KEYS": "a:b:call,c:d",
+    }
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_each_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    assert becomes(monkeypatch, "serve", flag, "x y") == {f"LLM_GATEWAY_{name.upper()}": "x y"}
+
+
+def test_serve_on_a_database_that_does_not_answer_ends_with_1() -> None:
+    Path("data").mkdir()
+    Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
+    ended = execute("serve", LLM_GATEWAY_PORT="0", LLM_GATEWAY_LOG_LEVEL="error")
+    assert (ended.code, ended.out) == (78, ""), "port 0 is no setting"
+    ended = execute("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_PORT=str(free_port()))
+    assert ended.code == 1
+    assert ended.err.startswith("llm-gateway: ")
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_a_file_beside_it_does_not_stand_in_for_a_module() -> None:
+    Path("msgspec.py").write_text("raise SystemExit('the wrong module')")
+    ended = execute("serve", LLM_GATEWAY_PORT="x")
+    assert ended.code == 78
+    assert "LLM_GATEWAY_PORT" in ended.err
+
+
+def test_serving_takes_nothing_of_the_command_line_and_of_migrations() -> None:
+    environment = {**os.environ, "LLM_GATEWAY_LOCAL_MODEL": "false", "LLM_GATEWAY_LOG_LEVEL": "error"}
+    command = [sys.executable, "-c", STEADY]
+    loaded = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+        for _ in range(2)
+    ]
+    assert loaded == [["llm_gateway", "fastapi", "alembic", "mako"], ["llm_gateway", "fastapi"]]

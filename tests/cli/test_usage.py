@@ -1,0 +1,95 @@
+"""The reports, against a gateway that has something to report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import call, on_terminal
+from tests.e2e.process import GatewayProcess
+from tests.upstream import UpstreamProcess
+
+Capsys = pytest.CaptureFixture[str]
+CHEAP = {"ok": {"input": 0.001, "output": 0}}
+"""A nano-dollar a token."""
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory, vendor: UpstreamProcess) -> Iterator[GatewayProcess]:
+    """A gateway whose two customers asked three times; one of them at a model without a price."""
+    directory: Path = tmp_path_factory.mktemp("used")
+    with GatewayProcess(directory) as gateway:
+        gateway.provider("acme", vendor.base_url, prices=CHEAP)
+        for customer, service in (("alice", "shop"), ("alice", "desk"), ("bob", "shop")):
+            assert gateway.ask(user_id=customer, service=service).status == 200
+        yield gateway
+
+
+@pytest.fixture(autouse=True)
+def here(used: GatewayProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{used.port}")
+
+
+def api(used: GatewayProcess, path: str) -> Any:
+    return used.call("GET", f"/api/v1/usage/{path}").json
+
+
+def test_json_is_the_apis_own(used: GatewayProcess, capsys: Capsys) -> None:
+    assert call(capsys, "usage", "--json").json == api(used, "summary")
+    assert call(capsys, "usage", "summary", "--days", "7", "--json").json == api(used, "summary?days=7")
+    for by in ("provider", "service", "customer"):
+        assert call(capsys, "usage", "--by", by, "--json").json == api(used, f"by-{by}")
+    assert len(call(capsys, "usage", "--by", "customer", "--limit", "1", "--json").json) == 1
+
+
+def test_plain_reports_are_exact(used: GatewayProcess, capsys: Capsys) -> None:
+    header, *rows = call(capsys, "usage", "--by", "customer").rows
+    assert header == ["user_id", "request_count", "total_cost_usd"]
+    assert [row[:2] for row in rows] == [["alice", "2"], ["bob", "1"]]
+    assert [Decimal(row[2]) for row in rows] == [
+        Decimal(str(each["total_cost_usd"])) for each in api(used, "by-customer")
+    ]
+    assert "e" not in "".join(row[2] for row in rows)
+    header, row = call(capsys, "usage", "--by", "provider").rows
+    assert header == ["provider_name", "request_count", "total_tokens", "avg_latency_ms", "total_cost_usd"]
+    assert row[:2] == ["acme", "3"]
+    header, *rows = call(capsys, "usage", "--by", "service").rows
+    assert sorted(row[0] for row in rows) == ["desk", "shop"]
+    summary = dict(call(capsys, "usage").rows)
+    assert (summary["total_requests"], summary["exact"], summary["cache_hit_rate"]) == ("3", "3", "0.0")
+
+
+def test_a_terminal_shows_nano_dollars_and_a_total(used: GatewayProcess) -> None:
+    shown = on_terminal("usage", "--by", "customer").out
+    nanos = round(api(used, "summary")["total_cost_usd"] * 1e9)
+    assert 0 < nanos < 1000
+    lines = shown.splitlines()
+    assert lines[0].split() == ["Customer", "Requests", "Cost"]
+    assert lines[-1].split() == ["Total", "3", f"$0.{nanos:09}".rstrip("0")]
+    points = {line.index("$0.") for line in lines if "$" in line}
+    assert len(points) == 1, "amounts stand below each other"
+    assert f"$0.{nanos:09}".rstrip("0") in on_terminal("usage").out
+
+
+def test_the_rest_of_the_customers_is_hinted_at(used: GatewayProcess) -> None:
+    assert "there may be more" in on_terminal("usage", "--by", "customer", "--limit", "1").out
+    assert "there may be more" not in on_terminal("usage", "--by", "customer", "--limit", "3").out
+
+
+def test_a_limit_is_for_customers_only(capsys: Capsys) -> None:
+    ended = call(capsys, "usage", "--by", "service", "--limit", "3")
+    assert (ended.code, "--by customer" in ended.sentence) == (2, True)
+
+
+def test_nothing_used_and_no_price(tmp_path: Path, vendor: UpstreamProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{gateway.port}")
+        assert on_terminal("usage", "--by", "service").out == "Nothing was asked for in 30 days.\n"
+        assert "$0.00" in on_terminal("usage").out
+        gateway.provider("acme", vendor.base_url, prices=None)
+        assert gateway.ask().json["cost_status"] == "unpriced"
+        assert "llm-gateway reprice" in on_terminal("usage").out
