@@ -40,8 +40,8 @@ lint: $(EVERYTHING) ## Check style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx
-	@$(BIN)/python -m benchmarks
+bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (BENCH=reports: the usage reports)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 fuzz: $(EVERYTHING) ## Run the property tests with 50 times their examples
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis
