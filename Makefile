@@ -40,8 +40,8 @@ lint: $(EVERYTHING) ## Check style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx
-	@$(BIN)/python -m benchmarks
+bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (BENCH=reports: the usage reports)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 fuzz: $(EVERYTHING) ## Fuzz for some 15 minutes: the property tests with 20 times their examples, then the whole API
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis -v --durations=5 -o faulthandler_timeout=900

@@ -6,6 +6,7 @@ as it takes a third of a second and 20 MB.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
@@ -59,6 +60,10 @@ GENAI_KEYS = {
 }
 UNCOUNTED_CHARGES = ("requests_kcount", "output_citation_mtok")
 """What every call of such a model is billed beside the tokens a `Usage` counts: its price would be too low."""
+
+SEARCHING = re.compile(r"search-preview|search-api|deep-research|\bsonar\b", re.IGNORECASE)
+"""Models that search the web on every call and are billed for it by the search or request, though the list has often
+only their price per token (OpenAI: "Web search" at openai.com/api/pricing; docs.perplexity.ai, "Pricing")."""
 
 
 def own_price(provider: Provider, model: str) -> Price | None:
@@ -148,7 +153,7 @@ class PriceList:
         return _from_genai(entry.model.get_prices(datetime.fromtimestamp(at_ms / 1000, UTC)))
 
     def _entry(self, vendor: str | None, model: str) -> _Entry:
-        if vendor in SELF_HOSTED or len(model) > MAX_MODEL_NAME:
+        if vendor in SELF_HOSTED or len(model) > MAX_MODEL_NAME or SEARCHING.search(model):
             return _Entry(None)
         provider_id = GENAI_PROVIDERS.get(vendor or "")
         key = (provider_id, model)
