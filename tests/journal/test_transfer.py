@@ -93,6 +93,8 @@ def test_while_the_database_is_down_no_more_than_a_batch_is_read(
     assert len({tuple(batch) for batch in database.batches}) == 1
 
     database.is_down = None
+    transfer.step(None)
+    assert len(database.stored) < 3 * BATCH_RECORDS
     drain(transfer)
     assert database.numbers() == list(range(7000))
 

@@ -87,7 +87,6 @@ class Tape:
         self.fd = files.create(directory.segment(1), segment_bytes, durable=durable)
         self._spare: int | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._is_closed = False
         self._worker = Worker("journal-allocate")
         self._make_spare()
 
@@ -126,7 +125,6 @@ class Tape:
 
     async def close(self) -> None:
         """Close all files, and delete the spare."""
-        self._is_closed = True
         if self._retry is not None:
             self._retry.cancel()
         await self._worker.stop()
@@ -149,5 +147,4 @@ class Tape:
         if not self.has_failed:
             self._log("no space for the usage journal's next segment", level="warning", reason=str(failed))
         self.has_failed = True
-        if not self._is_closed:
-            self._retry = self._loop.call_later(RETRY_S, self._make_spare)
+        self._retry = self._loop.call_later(RETRY_S, self._make_spare)  # after closing there is no thread to do it
