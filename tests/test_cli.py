@@ -177,26 +177,26 @@ def test_migrate_makes_the_tables_and_can_be_run_again(
     assert Path("data/gateway.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_database_that_does_not_answer_ends_with_1(
+def test_a_database_that_is_none_ends_with_78(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("data").mkdir()
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
     for arguments in (["migrate"], ["usage", "replay"]):
-        assert ends(monkeypatch, *arguments) == 1
+        assert ends(monkeypatch, *arguments) == 78
         error = capsys.readouterr().err
         assert error.startswith("llm-gateway: ")
         assert len(error.splitlines()) == 1
 
 
-def test_serve_on_a_database_that_does_not_answer_ends_with_1() -> None:
+def test_serve_on_a_database_that_is_none_ends_with_78() -> None:
     Path("data").mkdir()
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
     ended = run("serve", LLM_GATEWAY_PORT="0", LLM_GATEWAY_LOG_LEVEL="error")
     assert (ended.returncode, ended.stdout) == (78, ""), "port 0 is no setting"
     ended = run("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_PORT=str(free_port()))
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("llm-gateway: ")
+    assert ended.returncode == 78
+    assert ended.stderr.startswith("llm-gateway: The database file ")
     assert len(ended.stderr.splitlines()) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -62,11 +63,15 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
         "/api/v1/providers",
         "/api/v1/usage/summary",
         "/openapi.json",
+        "/docs",
+        "/docs/start.js",
+        "/api/v1/overrides",
+        "/api/v1/usage/by-customer",
         "/metrics",
         "/healthz",
         "/readyz",
     }
-    unknown = {(method, path) for method in METHODS for path in ("/", "/docs", "/redoc", "/nothing", "/api/v1", "*")}
+    unknown = {(method, path) for method in METHODS for path in ("/", "/docs/", "/redoc", "/nothing", "/api/v1", "*")}
     wrong = {(method, path) for method in METHODS for _, path in found}
     for method, path in sorted(found | unknown | wrong):
         response = await client.call(method, path)
@@ -148,6 +153,57 @@ async def test_two_different_keys_are_refused(gate: Client, headers: list[tuple[
     assert_problem(response, 400, "bad_request")
     for _, value in headers:
         assert len(value) < 4 or value.removeprefix("Bearer ") not in response.body.decode()
+
+
+def basic(password: str, name: str = "me") -> dict[str, str]:
+    return {"authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+DOCS = ("/docs", "/docs/", "/docs/start.js", "/openapi.json")
+
+
+async def test_a_browser_may_read_the_docs_with_the_key_as_basic_password(gate: Client) -> None:
+    for path in DOCS:
+        for headers in (basic("key-of-all"), basic("key-of-all", ""), basic("key-of-all", "ü")):
+            for method in ("GET", "HEAD"):
+                assert (await gate.call(method, path, headers=headers)).body == b"all"
+        both = {**basic("key-of-all"), "x-service-key": "key-of-all"}
+        assert (await gate.call("GET", path, headers=both)).body == b"all"
+        other = {**basic("key-of-all"), "x-service-key": "key-of-caller"}
+        assert_problem(await gate.call("GET", path, headers=other), 400, "bad_request")
+        assert_problem(await gate.call("GET", path, headers=basic("key-of-caller")), 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    "value", ["Basic", "Basic ", "Basic key-of-all", "Basic !!!", "Basic \u00fc", "Digest x", "Basic bWU6d3Jvbmc="]
+)
+async def test_without_the_key_a_browser_is_told_to_ask_for_it(gate: Client, value: str) -> None:
+    for path in DOCS:
+        response = await gate.call("GET", path, headers={"authorization": value})
+        assert_problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == 'Basic realm="LLM Gateway", charset="UTF-8", Bearer'
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/docs"),
+        ("DELETE", "/docs/x"),
+        ("POST", "/openapi.json"),
+        ("GET", "/docsx"),
+        ("GET", "/openapi.json/"),
+        ("GET", "/api/v1/providers"),
+        ("POST", "/api/v1/providers"),
+        ("POST", "/api/v1/generate"),
+        ("GET", "/metrics"),
+        ("GET", "/"),
+    ],
+)
+async def test_basic_opens_nothing_else(gate: Client, method: str, path: str) -> None:
+    """A browser attaches it by itself, to requests that other sites make too."""
+    response = await gate.call(method, path, headers=basic("key-of-all"))
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,21 @@ async def test_unknown_paths_and_methods(world: World) -> None:
     assert response.headers["allow"] == "GET, HEAD"
 
 
+async def test_head_is_answered_as_get(world: World) -> None:
+    head, get = [await world.client.call(method, "/nan") for method in ("HEAD", "GET")]
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+    assert head.status == get.status == 200
+    assert_problem(await world.client.call("HEAD", "/body"), 405, "method_not_allowed")
+    assert_problem(await world.client.call("HEAD", "/nothing"), 404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD"])
+async def test_what_takes_no_body_does_not_read_one(world: World, method: str) -> None:
+    response = await world.client.call(method, "/nan" if method != "DELETE" else "/nothing", b"{no json")
+    assert response.status == (404 if method == "DELETE" else 200)
+
+
 async def test_the_description_of_the_api(world: World) -> None:
     response = await world.client.call("GET", "/openapi.json")
     assert response.headers["content-type"] == "application/json"

@@ -37,9 +37,10 @@ PAGE = f"""\
 </body>
 </html>
 """
+# The origin has no credentials, which the page's own address may have: a browser refuses to fetch with them.
 START = f"""\
 SwaggerUIBundle({{
-  url: "{DOCUMENT_PATH}",
+  url: location.origin + "{DOCUMENT_PATH}",
   dom_id: "#api",
   deepLinking: true,
   tryItOutEnabled: true,
@@ -47,9 +48,9 @@ SwaggerUIBundle({{
 }});
 """
 PAGE_HEADERS = {
-    # Swagger UI sets styles on its elements and draws icons from data: URLs; nothing else is let in.
+    # Swagger UI draws its icons from data: URLs; nothing else is let in.
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
@@ -58,8 +59,8 @@ PAGE_HEADERS = {
 }
 
 
-def docs_router(document: Callable[[], bytes]) -> APIRouter:
-    """`document` is the OpenAPI document as JSON."""
+def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) -> APIRouter:
+    """`document` is the OpenAPI document as JSON; `package` ships Swagger UI's files."""
     router = APIRouter(tags=["documentation"])
 
     @router.get(DOCUMENT_PATH, response_model=dict[str, Any])
@@ -80,14 +81,14 @@ def docs_router(document: Callable[[], bytes]) -> APIRouter:
     def asset(name: str) -> Response:
         if name not in ASSETS:
             raise NotFound(f"There is nothing at {DOCS_PATH}/{name}.")
-        return FileResponse(_assets() / name, media_type=MEDIA_TYPES[Path(name).suffix], headers=PAGE_HEADERS)
+        return FileResponse(_assets(package) / name, media_type=MEDIA_TYPES[Path(name).suffix], headers=PAGE_HEADERS)
 
     return router
 
 
-def _assets() -> Path:
+def _assets(package: str) -> Path:
     """Where the package keeps its files. It is found, not imported."""
-    package = importlib.util.find_spec(ASSETS_PACKAGE)
-    for place in (package.submodule_search_locations if package else None) or ():
+    found = importlib.util.find_spec(package)
+    for place in (found.submodule_search_locations if found else None) or ():
         return Path(place) / "static"
-    raise NotFound(f"The page needs the package {ASSETS_PACKAGE}: install it. The document is at {DOCUMENT_PATH}.")
+    raise NotFound(f"The page needs the package {package}: install it. The document is at {DOCUMENT_PATH}.")

@@ -16,12 +16,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)
+"""For an integer; stands after its limits, which the JSON Schema takes from the type before it."""
 Label = Annotated[
     str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$", description="1 to 256 characters, none of them NUL")
 ]
 """A customer's or service's name, as POST /generate takes it."""
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="UTC, ISO 8601 with Z")]
 
 

@@ -19,7 +19,7 @@ from llm_gateway.gateway import Gateway
 MAX_TAGS, MAX_TAG_CHARACTERS = 10, 64
 # The pattern is checked apart from decoding, which is faster; here it is for the API's description.
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": r"^[^\x00]*$"})]
-_TAG = rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}=[ -+\--<>-~]{{0,{MAX_TAG_CHARACTERS}}}"
+_TAG = rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}=[ -+.-<>-~-]{{0,{MAX_TAG_CHARACTERS}}}"
 TAGS_PATTERN = rf"^{_TAG}(,{_TAG}){{0,{MAX_TAGS - 1}}}$"
 """x-tags as described: what is taken beside it are blanks around a part, and values in UTF-8."""
 _TAG_KEY = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}")

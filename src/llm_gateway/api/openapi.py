@@ -109,20 +109,25 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
 def _complete(path: str, method: str, operation: Document, by_status: Iterable[int]) -> None:
     """Add to an operation what the gate and the server answer, and who may call it."""
     responses = operation["responses"]
+    if "content" in responses.get("422", {}):  # FastAPI's guess; a route that means it declares it without content
+        del responses["422"]
     errors = {*ANYWHERE, *(int(status) for status in responses if status >= "400")}
     if path in OPEN_PATHS:
         operation["security"] = []
         errors.add(403)  # the host
     else:
         errors |= {401, 403, 422} if refuses_parameters(path) else {401, 403}
-        needs = f"Needs a key with the scope `{scope_needed(method, path)}` or `admin`."
+        scopes = dict.fromkeys((scope_needed(method, path), "admin"))
+        needs = f"Needs a key with the scope {' or '.join(f'`{scope}`' for scope in scopes)}."
         operation["description"] = "\n\n".join(filter(None, (operation.get("description"), needs)))
         if opens_with_basic(method, path):
             operation["security"] = [*KEYS, {"Browser": []}]
-    for response in responses.values():
-        response["headers"] = _headers("x-request-id")
-    for status in errors:
-        responses[str(status)] = {"$ref": f"#/components/responses/{_response_name(status)}"}
+    for status, response in responses.items():
+        if status < "400":
+            response["headers"] = _headers("x-request-id")
+            response["description"] = response["description"].replace("Successful Response", "Done.")
+    for error in errors:
+        responses[str(error)] = {"$ref": f"#/components/responses/{_response_name(error)}"}
     operation["responses"] = dict(sorted(responses.items()))
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
-from llm_gateway.api.fields import STRICT, Label, Text, Timestamp, iso
+from llm_gateway.api.fields import STRICT, Id, Label, Text, Timestamp, iso
 from llm_gateway.api.openapi import problems
 from llm_gateway.domain.catalog import Override
 from llm_gateway.store.live import Live
@@ -17,10 +18,13 @@ from llm_gateway.store.overrides import OverrideDraft, OverrideStore
 UserId = Annotated[Label | None, Query(description="only this customer's")]
 
 
+EXAMPLE: JsonDict = {"user_id": "customer-1", "service_name": "chat", "provider_name": "openai", "model_name": "gpt-4o"}
+
+
 class OverrideCreate(BaseModel):
     """What a new override needs. The provider must exist and list the model."""
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
 
     user_id: Label
     service_name: Annotated[Label | None, Field(description="null: all services")] = None
@@ -34,7 +38,7 @@ class OverrideCreate(BaseModel):
 class OverrideOut(BaseModel):
     """An override as it is shown."""
 
-    id: str
+    id: Id
     user_id: str
     service_name: str | None
     provider_name: str

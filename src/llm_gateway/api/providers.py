@@ -11,9 +11,10 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic.config import JsonDict
 
 from llm_gateway.api import base_url as base_urls
-from llm_gateway.api.fields import STRICT, Text, Timestamp, Whole, iso
+from llm_gateway.api.fields import STRICT, WHOLE, Id, Text, Timestamp, iso
 from llm_gateway.api.openapi import problems
 from llm_gateway.api.probe import Probe
 from llm_gateway.domain.catalog import Provider
@@ -51,8 +52,8 @@ BaseUrl = Annotated[
     ),
 ]
 Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
-Limit = Annotated[Whole, Field(ge=1, le=2**53)]
-Priority = Annotated[Whole, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred")]
+Limit = Annotated[int, Field(ge=1, le=2**53), WHOLE]
+Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred"), WHOLE]
 Timeout = Annotated[float, Field(ge=0.001, le=3600, description="seconds for one attempt")]
 Prices = Annotated[
     dict[str, dict[str, float]],
@@ -75,10 +76,19 @@ Prices = Annotated[
 Kind = Literal["openai", "local"]
 
 
+EXAMPLE: JsonDict = {
+    "name": "openai",
+    "display_name": "OpenAI",
+    "api_key": "your-key",
+    "models": ["gpt-4o-mini", "gpt-4o"],
+    "rate_limit_rpm": 500,
+}
+
+
 class ProviderCreate(BaseModel):
     """What a new provider needs."""
 
-    model_config = STRICT
+    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
 
     name: Name
     display_name: Text
@@ -122,7 +132,7 @@ class ProviderPatch(BaseModel):
 class ProviderOut(BaseModel):
     """A provider as it is shown: everything but the key."""
 
-    id: str
+    id: Id
     name: str
     display_name: str
     base_url: str | None

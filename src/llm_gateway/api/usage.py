@@ -28,9 +28,9 @@ def _digits(value: Any) -> Any:
 
 
 Days = Annotated[
-    int, BeforeValidator(_digits), Query(ge=1, le=365, description="the last so many times 24 hours, to the hour")
+    int, Query(ge=1, le=365, description="the last so many times 24 hours, to the hour"), BeforeValidator(_digits)
 ]
-Limit = Annotated[int, BeforeValidator(_digits), Query(ge=1, le=500, description="so many rows at most")]
+Limit = Annotated[int, Query(ge=1, le=500, description="so many rows at most"), BeforeValidator(_digits)]
 
 
 class CostStatusCounts(BaseModel):
