@@ -14,7 +14,7 @@ from llm_gateway.api.openapi import BY_THE_SERVER
 from llm_gateway.app import Application
 from llm_gateway.domain.messages import new_id
 from llm_gateway.server.hub import REFUSALS
-from tests.api.driver import Client, Response
+from tests.api.driver import Client, Response, assert_problem
 from tests.api.straight_line import LEAST as ASKED
 from tests.api.test_auth import routes
 from tests.api.test_overrides import LEAST as OVERRIDE
@@ -116,6 +116,29 @@ def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
     for status, (code, _, _) in REFUSALS.items():
         [content] = document["components"]["responses"][f"Problem{status}"]["content"].values()
         assert code in content["examples"]
+
+
+async def test_a_trailing_slash_is_another_path(document: Any, client: Client) -> None:
+    for _, path in operations(document):
+        place = re.sub(r"\{.*?\}", new_id(), path)
+        for method in ("GET", "POST", "DELETE"):
+            assert_problem(await client.call(method, f"{place}/"), 404, "not_found")
+
+
+async def test_another_method_is_405_with_those_there_are(document: Any, client: Client) -> None:
+    for path, item in document["paths"].items():
+        place = re.sub(r"\{.*?\}", new_id(), path)
+        there = {method.upper() for method in item} | ({"HEAD"} if "get" in item else set())
+        for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - there):
+            response = await client.call(method, place)
+            assert_problem(response, 405, "method_not_allowed")
+            assert response.headers["allow"] == ", ".join(sorted(there))
+
+
+async def test_head_is_there_wherever_get_is(document: Any, client: Client) -> None:
+    for path, item in document["paths"].items():
+        if "get" in item and "{" not in path:
+            assert (await client.call("HEAD", path)).status == 200
 
 
 def test_who_may_call(document: Any) -> None:

@@ -18,7 +18,7 @@ from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file
 from tests.api.conftest import Start
 from tests.api.driver import Client, assert_problem
-from tests.api.test_providers import CANARY, PATH, created
+from tests.api.test_providers import CANARY, PATH, PRODUCTION, created
 from tests.pipeline.fakes import KEY, provider
 from tests.upstream import MockUpstream
 
@@ -112,6 +112,14 @@ async def test_a_key_that_does_not_open_is_said(start: Start, data_dir: Path, mo
         assert error.startswith("The gateway cannot use this provider. ")
         assert "LLM_GATEWAY_ENCRYPTION_KEYS" in error
     assert mock.listed == 0
+
+
+async def test_in_production_it_goes_only_where_calls_may_go(start: Start) -> None:
+    async with start(**PRODUCTION) as app:
+        made = await created(Client(app, "k" * 32), base_url="https://10.1.2.3/v1")
+    async with start(**{**PRODUCTION, "allowed_private_hosts": ""}) as app:
+        error = await probed(Client(app, "k" * 32), made["id"])
+        assert "LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS" in error
 
 
 async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path, mock: MockUpstream) -> None:

@@ -17,6 +17,8 @@ def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: Upstr
     with GatewayProcess(tmp_path, local_model="auto") as gateway:
         [provider] = gateway.call("GET", "/api/v1/providers").json
         assert (provider["name"], provider["kind"], provider["priority"]) == ("local", "local", 0)
+        tested = gateway.call("POST", f"/api/v1/providers/{provider['id']}/test")
+        assert tested.json == {"success": True, "error": None}
         first = gateway.ask(QUESTION, no_store=False, **SURE)
         assert first.status == 200, first.body
         answer = first.json

@@ -101,7 +101,7 @@ class Gate:
             raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
         if scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
             return NOBODY
-        key = _presented_key(scope["headers"], basic=opens_with_basic(scope["method"], scope["path"]))
+        key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
             raise Unauthorized("Send a valid key in the X-Service-Key header.")
@@ -121,18 +121,18 @@ def opens_with_basic(method: str, path: str) -> bool:
     return method in ("GET", "HEAD") and (path in (DOCS_PATH, DOCUMENT_PATH) or path.startswith(DOCS_PATH + "/"))
 
 
-def _presented_key(headers: Iterable[tuple[bytes, bytes]], *, basic: bool) -> bytes | None:
+def _presented_key(scope: Scope) -> bytes | None:
     key: bytes | None = None
-    for name, value in headers:
+    for name, value in scope["headers"]:
         if name not in _CREDENTIALS:
             continue
         if name == b"authorization":
             scheme, _, presented = value.partition(b" ")
             presented = presented.strip()
-            if basic and scheme.lower() == b"basic":
+            if scheme.lower() != b"bearer":
+                if scheme.lower() != b"basic" or not opens_with_basic(scope["method"], scope["path"]):
+                    continue
                 presented = _password(presented)
-            elif scheme.lower() != b"bearer":
-                continue
         else:
             presented = value.strip()
         if not presented:

@@ -143,10 +143,10 @@ def _tags(value: bytes) -> Tags:
     for entry in entries:
         key, is_pair, tag = (part.strip(" \t") for part in entry.partition("="))
         if not is_pair or not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(tag):
-            raise BadRequest(f"x-tags takes key=value,… with at most {MAX_TAG_CHARACTERS} characters each.")
+            raise BadRequest(f"x-tags takes key=value,… of up to {MAX_TAG_CHARACTERS} characters each.")
         tags[key] = tag
     if len(entries) > MAX_TAGS:
-        raise BadRequest(f"x-tags takes at most {MAX_TAGS} tags.")
+        raise BadRequest(f"x-tags takes up to {MAX_TAGS} tags.")
     return tags
 
 
