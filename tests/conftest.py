@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
-FUZZ_FACTOR = int(os.environ.get("FUZZ_FACTOR") or 20)
-"""So many times the usual examples take some 6 minutes."""
-OWN_SETTINGS = "_hypothesis_internal_use_settings"
-"""Where hypothesis keeps what a test's own @settings said; they win over the profile."""
+FUZZING = "fuzz"
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 20)
+"""How often `make fuzz` runs a property test with its usual examples, others each time.
+
+One run with so many examples would take several times as long: hypothesis makes ever larger ones.
+"""
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("fuzz", deadline=None, max_examples=100 * FUZZ_FACTOR)
+settings.register_profile(FUZZING, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 
@@ -26,9 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if settings.get_current_profile_name() != "fuzz":
-        return
-    for test in {item.function for item in items if isinstance(item, pytest.Function)}:
-        if own := getattr(test, OWN_SETTINGS, None):
-            setattr(test, OWN_SETTINGS, settings(own, max_examples=own.max_examples * FUZZ_FACTOR))
+@pytest.fixture
+def fuzz_round(request: pytest.FixtureRequest) -> int:
+    """Which of the rounds it is."""
+    number: int = request.param
+    return number
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if settings.get_current_profile_name() == FUZZING and is_hypothesis_test(metafunc.function):
+        metafunc.fixturenames.append("fuzz_round")
+        metafunc.parametrize("fuzz_round", range(1, ROUNDS + 1), indirect=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import GatewayProcess
-from tests.fuzz.local_traffic import MODEL, PROVIDER, PROVIDER_ID, UPSTREAM
+from tests.fuzz.hooks import MODEL, PROVIDER, PROVIDER_ID, UPSTREAM
 from tests.upstream import UpstreamProcess
 
 ROOT = Path(__file__).resolve().parents[2]
