@@ -99,14 +99,14 @@ def test_each_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert becomes(monkeypatch, "serve", flag, "x y") == {f"LLM_GATEWAY_{name.upper()}": "x y"}
 
 
-def test_serve_on_a_database_that_does_not_answer_ends_with_1() -> None:
+def test_serve_on_a_damaged_database_ends_with_78() -> None:
     Path("data").mkdir()
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
     ended = execute("serve", LLM_GATEWAY_PORT="0", LLM_GATEWAY_LOG_LEVEL="error")
     assert (ended.code, ended.out) == (78, ""), "port 0 is no setting"
     ended = execute("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_PORT=str(free_port()))
-    assert ended.code == 1
-    assert ended.err.startswith("llm-gateway: ")
+    assert ended.code == 78
+    assert ended.err.startswith("llm-gateway: The database file ")
     assert len(ended.err.splitlines()) == 1
 
 

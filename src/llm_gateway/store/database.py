@@ -193,9 +193,10 @@ class Database:
         """Whether its tables are those of this version of the code.
 
         Raises:
+            ConfigurationError: it can never be used as it is.
             StoreUnavailable: the database does not answer.
         """
-        with self.read() as connection:
+        with explained(self._place), self.read() as connection:
             return migrations.version(connection) == migrations.HEAD
 
     def migrate(self) -> None:
@@ -205,13 +206,12 @@ class Database:
             ConfigurationError: the database was made by a newer version or by something else, or cannot be used.
             StoreUnavailable: the database does not answer.
         """
-        with explained(self._place):
-            if self.is_current():
-                return
-            with self.write() as connection:
-                if not self.is_sqlite:
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-                migrations.upgrade(connection)
+        if self.is_current():
+            return
+        with explained(self._place), self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            migrations.upgrade(connection)
 
     def close(self) -> None:
         """Close all connections."""
