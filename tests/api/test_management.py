@@ -8,13 +8,22 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response as Raw
+from pydantic import BaseModel
 
 from llm_gateway.api.auth import Gate, Keyring
+from llm_gateway.api.fields import STRICT
 from llm_gateway.api.management import build_management
 from llm_gateway.errors import StoreUnavailable
 from tests.api.driver import DEV_KEY, Client, assert_problem, exchange
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
+
+
+class Thing(BaseModel):
+    model_config = STRICT
+
+    name: str
+    sizes: list[int]
 
 
 def routes() -> APIRouter:
@@ -39,6 +48,10 @@ def routes() -> APIRouter:
     @router.get("/nan")
     def nan() -> float:
         return math.nan
+
+    @router.post("/thing")
+    def thing(body: Thing) -> str:
+        return body.name
 
     @router.post("/body")
     async def body(request: Request) -> dict[str, Any]:
@@ -120,6 +133,32 @@ async def test_a_body_is_parsed_once_and_handed_on_anew(world: World, sent: byte
     headers = [("host", "localhost"), ("x-service-key", DEV_KEY), ("content-length", "999")]
     response = await exchange(world.client.app, "POST", "/body", headers, messages)
     assert response.json == {"body": seen.decode(), "gone": True}
+
+
+async def test_a_body_of_more_fields_than_any_request_has_is_not_looked_at(world: World) -> None:
+    some = {f"f{number}": number for number in range(100)}
+    assert (await world.client.call("POST", "/body", some)).status == 200
+    problem = assert_problem(await world.client.call("POST", "/body", {**some, "one": "more"}), 422, "validation_error")
+    assert problem["detail"] == "The body has 101 fields, more than any request: send those of this one."
+
+
+async def test_the_mistakes_of_a_body_are_named(world: World) -> None:
+    for sent, sentence in (
+        (b"", "The body must be a JSON object."),
+        ([1], "The body must be a JSON object."),
+        ({}, "name is required."),
+        ({"name": "n", "sizes": [1], "x": 1}, "x is not a field of this request."),
+        ({"name": "n", "sizes": [1, "2"]}, "sizes.1: Input should be a valid integer."),
+    ):
+        assert (
+            assert_problem(await world.client.call("POST", "/thing", sent), 422, "validation_error")["detail"]
+            == sentence
+        )
+
+
+async def test_no_more_than_20_mistakes_are_listed(world: World) -> None:
+    response = await world.client.call("POST", "/thing", {"name": "n", "sizes": ["1"] * 1000})
+    assert len(assert_problem(response, 422, "validation_error")["errors"]) == 20
 
 
 async def test_nobody_is_answered_when_the_client_went_away(world: World) -> None:

@@ -113,6 +113,7 @@ UNFIT = [
     ("priority", 0.5), ("priority", None), ("priority", 2**40), ("kind", "nonsense"), ("kind", "OPENAI"), ("kind", 1),
     ("timeout_s", 0), ("timeout_s", -1), ("timeout_s", 1e9), ("timeout_s", None), ("timeout_s", "60"),
     ("prices", {"m": {"input": -1, "output": 1}}), ("prices", {"m": {"nonsense": 1}}), ("prices", {"m": 1}),
+    ("prices", {f"m{n}": {"input": 1, "output": 1} for n in range(1001)}),
     ("prices", []), ("colour", "red"), ("id", str(uuid4())),
 ]  # fmt: skip
 

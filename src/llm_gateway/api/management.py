@@ -28,6 +28,8 @@ from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 MOST_ERRORS = 20
 """So many mistakes of a body are listed; it can have a thousand."""
+MOST_FIELDS = 100
+"""More than any request has. To say of each of 300,000 that it is unknown would keep all others waiting."""
 
 
 def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> ASGIApp:
@@ -115,7 +117,10 @@ def _normalised(body: bytes) -> bytes:
     if not body:
         return body
     try:
-        return msgspec.json.encode(msgspec.json.decode(body))
+        decoded = msgspec.json.decode(body)
+        if isinstance(decoded, dict) and len(decoded) > MOST_FIELDS:
+            raise Invalid(f"The body has {len(decoded)} fields, more than any request: send those of this one.")
+        return msgspec.json.encode(decoded)
     except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
         raise Invalid(f"The body is no JSON: {error}.", kind="json_invalid") from None
     except RecursionError:

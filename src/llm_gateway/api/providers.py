@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 from pydantic.config import JsonDict
 
 from llm_gateway.api import base_url as base_urls
@@ -55,12 +55,24 @@ Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description
 Limit = Annotated[int, Field(ge=1, le=2**53), WHOLE]
 Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred"), WHOLE]
 Timeout = Annotated[float, Field(ge=0.001, le=3600, description="seconds for one attempt")]
+MOST_PRICES = 1000
+
+
+def _few(prices: Any) -> Any:
+    """Told before each of them is looked at."""
+    if isinstance(prices, dict) and len(prices) > MOST_PRICES:
+        raise ValueError(f"at most {MOST_PRICES} models have prices")
+    return prices
+
+
 Prices = Annotated[
     dict[str, dict[str, float]],
+    BeforeValidator(_few),
     WithJsonSchema(
         {
             "type": "object",
             "description": "By model, then by kind of token: USD per million tokens.",
+            "maxProperties": MOST_PRICES,
             "additionalProperties": {
                 "type": "object",
                 "properties": {
