@@ -71,7 +71,7 @@ def test_settings_cannot_be_changed_and_do_not_show_keys(given: pytest.MonkeyPat
 
 
 def test_keys_have_names_and_scopes(given: pytest.MonkeyPatch) -> None:
-    given.setenv("LLM_GATEWAY_SERVICE_KEYS", "shop:one:call, ops : two : read+admin ,all:three,,last:four:")
+    given.setenv("LLM_GATEWAY_SERVICE_KEYS", "shop:one:call, ops : two : read+admin ,all:three,,last:four")
     assert load_settings().callers() == [
         ("shop", "one", frozenset({"call"})),
         ("ops", "two", frozenset({"read", "admin"})),
@@ -145,6 +145,8 @@ REFUSED = [
     ({"SERVICE_KEYS": ":key"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
     ({"SERVICE_KEYS": "name:"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
     ({"SERVICE_KEYS": "name: :call"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
+    ({"SERVICE_KEYS": "name:key:"}, r"scopes call, read and admin"),
+    ({"SERVICE_KEYS": "name:key:+"}, r"scopes call, read and admin"),
     ({"SERVICE_KEYS": "name:key:write"}, r"scopes call, read and admin"),
     ({"SERVICE_KEYS": "name:key:call:more"}, r"scopes call, read and admin"),
     ({"SERVICE_KEYS": "a:key,b:key"}, r"LLM_GATEWAY_SERVICE_KEYS names a key or a name twice"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -151,6 +152,13 @@ def _do_not_preempt() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+def _raise_file_limit() -> None:
+    """Take as many open files as this process may have: a connection is one, and shells start it with few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # the system's own maximum may be lower
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def run(settings: Settings) -> int:
     """Serve until told to stop. Returns the exit code.
 
@@ -159,6 +167,7 @@ def run(settings: Settings) -> int:
         StoreUnavailable: the database does not answer.
     """
     _do_not_preempt()
+    _raise_file_limit()
     app = Application(settings)
     if settings.env == "dev" and settings.service_keys is None:
         app.log("dev mode: anyone on this machine may call with the public development key", level="warning")

@@ -152,8 +152,11 @@ def _names_in_file() -> list[str]:
 
 
 def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:
-    name, key, scopes_text = (part.strip() for part in (*entry.split(":", 2), "", "")[:3])
-    scopes = frozenset(s for s in scopes_text.split("+") if s) or SCOPES
+    name, _, rest = entry.partition(":")
+    key, says_scopes, listed = rest.partition(":")
+    name, key = name.strip(), key.strip()
+    # An empty list of scopes is a slip, not a wish for all of them.
+    scopes = frozenset(scope.strip() for scope in listed.split("+")) if says_scopes else SCOPES
     if not name or not key or not scopes <= SCOPES:
         raise ConfigurationError(
             f"{PREFIX}SERVICE_KEYS takes name:key or name:key:scope+scope entries with the scopes call, read and admin."

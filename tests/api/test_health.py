@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llm_gateway.api.health import SharedCheck
 from llm_gateway.app import Application
 from tests.api.driver import Client, assert_problem, until
 from tests.api.test_providers import created
@@ -38,7 +39,8 @@ async def test_without_its_database_it_is_degraded_and_serves(
     asked = await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "p"})
     assert asked.status == 200
     (data_dir / "moved.db").rename(data_dir / "gateway.db")
-    assert (await nobody.call("GET", "/api/v1/health")).json["status"] == "ok"
+    while (await nobody.call("GET", "/api/v1/health")).json["status"] != "ok":  # noqa: ASYNC110 - it looks once a second
+        await asyncio.sleep(0.1)
     assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 1
 
 
@@ -113,3 +115,19 @@ async def test_probes_are_answered_while_requests_wait(client: Client, nobody: C
     assert (await nobody.call("GET", "/healthz")).status == 200
     assert b"llm_gateway_requests_in_flight 1.0" in (await client.call("GET", "/metrics")).body
     assert_problem(await waiting, 504, "deadline_exceeded")
+
+
+async def test_one_check_serves_all_who_ask_within_a_second() -> None:
+    now, asked = [0.0], []
+
+    def check() -> bool:
+        asked.append(now[0])
+        return len(asked) < 2
+
+    shared = SharedCheck(check, clock=lambda: now[0])
+    assert await asyncio.gather(*[shared() for _ in range(5)]) == [True] * 5
+    now[0] = 1.0
+    assert await shared()
+    now[0] = 1.1
+    assert not await shared()
+    assert asked == [0.0, 1.1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -196,3 +197,30 @@ async def test_the_description_of_the_api(world: World) -> None:
     assert response.headers["content-type"] == "application/json"
     assert response.json["info"]["title"] == "LLM Gateway"
     assert "/store" in response.json["paths"]
+
+
+def ignore(_event: str, **_fields: Any) -> None:
+    """Log nothing."""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_a_body_that_belongs_to_no_method_is_not_waited_for(method: str) -> None:
+    read = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(True)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"x-service-key", DEV_KEY.encode()), (b"content-length", b"4000000")]
+    scope = {"type": "http", "method": method, "path": "/nothing", "raw_path": b"/nothing", "query_string": b"",
+             "root_path": "", "headers": headers, "client": None, "server": None, "http_version": "1.1"}  # fmt: skip
+    async with asyncio.timeout(5):
+        await Gate(build_management([routes()], ignore), Keyring(KEYS), local_only=True)(scope, receive, send)
+    assert sent[0]["status"] == 404
+    assert not read

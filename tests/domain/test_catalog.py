@@ -46,7 +46,7 @@ def test_a_candidate_has_its_price_and_its_part_of_the_cache_key() -> None:
 
     assert Candidate.of(provider("a", price_by_model=by_model), "m1").price == PRICE
     unpriced = Candidate.of(provider("a", price_by_model=by_model), "m2")
-    assert (unpriced.price, unpriced.cache_part) == (None, b"id-a\0m2")
+    assert (unpriced.price, unpriced.cache_part) == (None, b"id-a\0openai\0None\0m2")
 
 
 def test_a_target_does_not_show_its_key() -> None:

@@ -128,6 +128,7 @@ def refusal(status: int, message: str = "no", retry_after_s: float | None = None
 
 
 NOT_SENT = Exchange(fault="not_sent", message="No connection: refused")
+OUT_OF_FILES = Exchange(fault="not_sent", message="No connection: too many open files", is_ours=True)
 TIMEOUT = Exchange(fault="timeout", message="No complete answer in time")
 BROKEN = Exchange(fault="broken", message="The connection broke: reset")
 

@@ -152,7 +152,7 @@ class Pinned(Egress):
         self.rang = asyncio.Event()
         self.loop = asyncio.get_running_loop()
 
-    def check(self, url: str) -> str | None:
+    def check(self, url: str, pinned: str | None = None) -> str | None:
         if url == BELL:
             self.rounds -= 1
             if self.rounds < 0:
@@ -278,8 +278,8 @@ class Meddling(Pinned):
 
     meddle: Coroutine[Any, Any, object]
 
-    def check(self, url: str) -> str | None:
-        address = super().check(url)
+    def check(self, url: str, pinned: str | None = None) -> str | None:
+        address = super().check(url, pinned)
         if url == ONE and self.checks == 2:
             asyncio.run_coroutine_threadsafe(self.meddle, self.loop).result(5)
         return address

@@ -52,7 +52,7 @@ async def test_the_first_candidate_serves(world: World) -> None:
 
     assert world.upstream.calls == [("a", "m1", 60.0)]
     assert (served.provider, served.model, served.cost_nanos) == ("a", "m1", 130_000)
-    assert served.cache_part == b"id-a\0m1"
+    assert served.cache_part == b"id-a\0openai\0None\0m1"
     assert served.reply.content == "hello"
     assert served.reply.upstream_model == "m1-2026"
 

@@ -15,6 +15,7 @@ from tests.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
     NOW,
+    OUT_OF_FILES,
     TIMEOUT,
     Step,
     World,
@@ -156,7 +157,7 @@ class TestBreaker:
 
         assert breaker.state == state
 
-    @pytest.mark.parametrize("step", [refusal(404), refusal(408), refusal(429)], ids=repr)
+    @pytest.mark.parametrize("step", [refusal(404), refusal(408), refusal(429), OUT_OF_FILES], ids=repr)
     async def test_half_open_lets_another_try_after_a_call_that_told_nothing(self, world: World, step: Step) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30

@@ -59,7 +59,7 @@ def test_an_overridden_candidate_has_its_models_price() -> None:
 
     first = route(request(), configuration).candidates[0]
 
-    assert (first.price, first.cache_part) == (C.price_by_model["m2"], b"id-c\0m2")
+    assert (first.price, first.cache_part) == (C.price_by_model["m2"], b"id-c\0openai\0None\0m2")
 
 
 def test_an_override_for_the_service_wins_over_one_for_all() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -363,3 +366,33 @@ class TestPools:
         await transport.close()
 
         assert (await transport.post(upstream.provider(), CALL, 5)).status == 200
+
+    @pytest.mark.parametrize("has_client", [True, False])
+    async def test_no_more_files_is_no_fault_of_the_provider(
+        self, transport: Transport, upstream: Upstream, has_client: bool
+    ) -> None:
+        if has_client:
+            usual, upstream.behaviour = upstream.behaviour, answering("200 OK", "connection: close\r\n")
+            assert (await transport.post(upstream.provider(), CALL, 5)).status == 200
+            upstream.behaviour = usual
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - its own descriptor counts
+        taken = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            exchange = await transport.post(upstream.provider(), CALL, 5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+
+        assert (exchange.fault, exchange.is_ours) == ("not_sent", True), exchange.message
+        assert (await transport.post(upstream.provider(), CALL, 5)).status == 200, "and it is over with that"
+
+    async def test_a_retry_after_that_is_no_text(self, transport: Transport, upstream: Upstream) -> None:
+        upstream.behaviour = saying(b"HTTP/1.1 503 Busy\r\nretry-after: \xe9\r\ncontent-length: 0\r\n\r\n")
+
+        assert await transport.post(upstream.provider(), CALL, 5) == Exchange(503)

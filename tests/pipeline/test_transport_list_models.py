@@ -131,7 +131,7 @@ class Pinned(Egress):
         super().__init__(strict=True)
         self.answer = answer
 
-    def check(self, url: str) -> str | None:
+    def check(self, url: str, pinned: str | None = None) -> str | None:
         if self.answer is None:
             raise AddressRefused("Not there.")
         return self.answer

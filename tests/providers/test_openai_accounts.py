@@ -48,8 +48,14 @@ class TestUsage:
 
         assert openai.decode(body).usage_estimated
 
-    def test_counts_of_nothing_are_counts(self) -> None:
-        assert counted(prompt_tokens=0, completion_tokens=0) == (Usage(), False)
+    @pytest.mark.parametrize("counts", [(0, 0), (0, 5), (5, 0)])
+    def test_counts_of_nothing_for_something_are_none(self, counts: tuple[int, int]) -> None:
+        usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1]}
+        reply = openai.decode(completion({"content": "x" * 41}, usage=usage))
+
+        assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
+
+    def test_the_largest_counts(self) -> None:
         large = counted(prompt_tokens=1_000_000_000, completion_tokens=1_000_000_000)
         assert large == (Usage(input_tokens=1_000_000_000, output_tokens=1_000_000_000), False)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,6 +16,7 @@ from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import Overloaded
 
 SERVICE = "llm-gateway"
+CHECK_TTL_S = 1.0
 
 
 class Health(BaseModel):
@@ -50,6 +54,28 @@ class Ready(BaseModel):
     status: Literal["ready"] = "ready"
 
 
+class SharedCheck:
+    """One check at a time, not in the threads that answer requests; its result is good for a second.
+
+    Reports that wait for a slow database take the common threads; whoever asks for health must not queue behind them.
+    """
+
+    def __init__(self, check: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._check = check
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._checked_at = -math.inf
+        self._result = False
+
+    async def __call__(self) -> bool:
+        """The result of a check that is at most a second old."""
+        async with self._turn:
+            if self._clock() - self._checked_at > CHECK_TTL_S:
+                self._result = await asyncio.to_thread(self._check)
+                self._checked_at = self._clock()
+            return self._result
+
+
 def health_router(
     *,
     database_ok: Callable[[], bool],
@@ -60,15 +86,17 @@ def health_router(
     """The health endpoints. Degraded is still 200: without its database the gateway goes on serving."""
     router = APIRouter()
 
+    check = SharedCheck(database_ok)
+
     @router.get("/api/v1/health", tags=["health"])
-    def health() -> Health:
-        database = database_ok()
+    async def health() -> Health:
+        database = await check()
         return Health(
             status="ok" if database else "degraded", service=SERVICE, database="ok" if database else "unavailable"
         )
 
     @router.get("/api/v1/health/providers", tags=["health"])
-    def health_providers() -> ProvidersHealth:
+    async def health_providers() -> ProvidersHealth:
         configured = sorted(snapshot().providers.values(), key=lambda p: (-p.priority, p.name))
         return ProvidersHealth(
             providers=[

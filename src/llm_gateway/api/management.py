@@ -77,6 +77,8 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> 
 class Bounded:
     """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON.
 
+    Of a method that has none nothing is read, so that nobody can make the gateway hold it; the server drops it.
+
     HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
     """
 
@@ -97,8 +99,7 @@ class Bounded:
             await send(message)
 
         try:
-            body = await read_body(receive)
-            body = _normalised(body) if method in WITH_BODY else b""
+            body = _normalised(await read_body(receive)) if method in WITH_BODY else b""
             headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
             headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
             inner = {**scope, "method": "GET" if method == "HEAD" else method, "headers": headers}

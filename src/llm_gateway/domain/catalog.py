@@ -73,7 +73,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, provider: Provider, model: str) -> Candidate:
         """The candidate with what is derived from its provider."""
-        cache_part = f"{provider.id}\0{model}".encode()
+        cache_part = f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode()
         return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
 
 

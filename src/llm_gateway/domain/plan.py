@@ -43,7 +43,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 class Exchange(msgspec.Struct, frozen=True, gc=False):
     """What came back from one upstream call: a response (`status`, `body`), or a `fault` and its `message`.
 
-    `retry_after_s` is the response's Retry-After in seconds.
+    `retry_after_s` is the response's Retry-After in seconds. `is_ours`: the fault is this machine's (no more files),
+    and says nothing about the provider.
     """
 
     status: int = 0
@@ -51,6 +52,7 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     retry_after_s: float | None = None
     fault: Fault | None = None
     message: str = ""
+    is_ours: bool = False
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):

@@ -241,7 +241,7 @@ class Health:
         remaining = rest[0] - self._clock()
         if remaining > 0:
             return remaining, rest[1]
-        del self._rests[provider_id]
+        self._rests.pop(provider_id, None)  # another thread may forget the provider meanwhile
         return None
 
     def begin(self, provider_id: str) -> None:
@@ -257,8 +257,8 @@ class Health:
         count = self._in_flight.get(provider_id, 0)
         if count > 1:
             self._in_flight[provider_id] = count - 1
-        elif count:
-            del self._in_flight[provider_id]
+        else:
+            self._in_flight.pop(provider_id, None)
 
     def in_flight(self, provider_id: str) -> int:
         """How many calls to the provider have begun and not ended."""

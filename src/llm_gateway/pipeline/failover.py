@@ -324,14 +324,14 @@ class Failover:
         self._recording.outcome(course.record, this.attempt)
 
     def _faulted(self, this: _Try, exchange: Exchange) -> _Failure:
-        """No response: a breaker's failure, unless the time it had was shorter than the provider's own timeout."""
+        """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
         if exchange.fault == "not_sent":
             this.attempt.sent = False
             self._recording.bought_nothing(this.attempt)
             this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        if exchange.fault == "timeout" and not this.full_timeout:
+        if exchange.is_ours or (exchange.fault == "timeout" and not this.full_timeout):
             this.breaker.release(this.permit)
         else:
             this.breaker.fail(this.permit)
@@ -380,6 +380,9 @@ class Failover:
             usage = msgspec.structs.replace(reply.usage, input_tokens=request.estimated_input_tokens())
             reply = msgspec.structs.replace(reply, usage=usage)
         attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
+        names = f"{reply.upstream_model} {reply.upstream_request_id}"
+        if self._redact(names) != names:
+            attempt.upstream_model = attempt.upstream_request_id = None
         attempt.finish_reason = reply.finish_reason
         self._recording.bought(attempt, reply)
         used = reply.usage.input_tokens + reply.usage.output_tokens

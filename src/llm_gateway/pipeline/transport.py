@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
+import re
 import socket
 from collections.abc import Callable
 from datetime import UTC, timedelta
@@ -18,7 +20,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import DetailedPyreqwestError, RequestTimeoutError
+from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, RequestTimeoutError
 from pyreqwest.http import Url
 from pyreqwest.response import Response
 
@@ -30,6 +32,8 @@ CONNECT_TIMEOUT = timedelta(seconds=3)
 IDLE_TIMEOUT = timedelta(seconds=50)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 RECHECK_SECONDS = 60.0
+CAUSE_CHARACTERS = 300
+OUT_OF_FILES = re.compile(rf"\(os error ({errno.EMFILE}|{errno.ENFILE})\)")
 
 
 class AddressRefused(Exception):
@@ -63,8 +67,10 @@ class Egress:
         self._private_hosts = private_hosts
         self._resolve = resolve
 
-    def check(self, url: str) -> str | None:
+    def check(self, url: str, pinned: str | None = None) -> str | None:
         """The address the connection must be pinned to; None when it need not be. Resolves names: blocks.
+
+        It stays `pinned` as long as that is one of the host's addresses: a host may show others at every look.
 
         Raises:
             AddressRefused: the URL may not be called, or its host does not resolve.
@@ -89,6 +95,8 @@ class Egress:
                     f"{host} is at {address}, which is not a public address: "
                     "name the host in LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS if it is meant."
                 )
+        if pinned in addresses:
+            return pinned
         # One family is the reachable one, and the resolver puts it first; within it the order may change at every call.
         return min(address for address in addresses if (":" in address) == (":" in addresses[0]))
 
@@ -128,6 +136,9 @@ class Transport:
         self._max_body_bytes = max_body_bytes
         self._recheck_s = recheck_s
         self._pools: dict[str, _Pool] = {}
+        self._building: dict[tuple[str, int], asyncio.Task[_Pool]] = {}
+        # The first client starts the threads that all share, and should that fail no later one tries again.
+        self._first = ClientBuilder().build()
 
     async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
         """POST `call` to the provider, all within `timeout_s` seconds. Never raises for what upstream does."""
@@ -136,12 +147,18 @@ class Transport:
             return Exchange(fault="not_sent", message="The provider is not ready yet")
         pool = self._pools.get(provider.id)
         if pool is None or pool.version != provider.updated_at_ms:
+            started = monotonic()
             try:
-                pool = await self._build(provider, target.root)
+                pool = await self._build_once(provider, target.root, timeout_s)
+            except TimeoutError:
+                return Exchange(fault="not_sent", message="The provider's host was not resolved in time", is_ours=True)
             except AddressRefused as error:
                 return Exchange(fault="not_sent", message=str(error))
+            except (BuilderError, RuntimeError):  # no more files or threads
+                return Exchange(fault="not_sent", message="No client can be made: free files or threads", is_ours=True)
             except ValueError:  # its message would quote the key
                 return Exchange(fault="not_sent", message="The provider's key cannot be sent in a header")
+            timeout_s = max(0.001, timeout_s - (monotonic() - started))
         timeout = pool.timeout if timeout_s == pool.timeout_s else timedelta(seconds=timeout_s)
         url = pool.url_by_path.get(call.path)
         if url is None:
@@ -153,7 +170,26 @@ class Transport:
         except DetailedPyreqwestError as error:
             return _fault(error)
 
+    async def _build_once(self, provider: Provider, root: str, timeout_s: float) -> _Pool:
+        """The provider's new pool, built once for all who wait for it; each of them waits so many seconds."""
+        key = (provider.id, provider.updated_at_ms)
+        building = self._building.get(key)
+        if building is None:
+            building = self._building[key] = asyncio.create_task(self._build(provider, root))
+            building.add_done_callback(lambda task: self._built(key, task))
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.shield(building)
+
     async def _build(self, provider: Provider, root: str) -> _Pool:
+        pool = self._pools[provider.id] = await self._pool(provider, root)
+        return pool
+
+    def _built(self, key: tuple[str, int], task: asyncio.Task[_Pool]) -> None:
+        del self._building[key]
+        if not task.cancelled():
+            task.exception()  # those who waited have it; perhaps none of them waited so long
+
+    async def _pool(self, provider: Provider, root: str) -> _Pool:
         pinned = None
         if self._egress.strict and not (provider.kind == "local" and provider.base_url is None):
             pinned = await asyncio.to_thread(self._egress.check, root)
@@ -170,8 +206,7 @@ class Transport:
         if pinned is not None:
             parts = urlsplit(root)
             builder = builder.resolve(parts.hostname or "", pinned, parts.port or 443)
-        self._pools[provider.id] = pool = _Pool(provider, root, pinned, builder.build())
-        return pool
+        return _Pool(provider, root, pinned, builder.build())
 
     async def list_models(self, provider: Provider, timeout_s: float) -> Exchange:
         """GET the provider's model list, all within `timeout_s` seconds. Never raises for what upstream does.
@@ -181,11 +216,11 @@ class Transport:
         target = provider.target
         if target is None:
             return Exchange(fault="not_sent", message="The provider is not ready yet")
-        once = Transport(self._egress, log=self._log, max_body_bytes=self._max_body_bytes)
+        client: Client | None = None
         deadline = monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                client = (await once._build(provider, target.models_url)).client
+                client = (await self._pool(provider, target.models_url)).client
             # The client's own timeout: a call that is cancelled instead keeps its connection.
             left = timedelta(seconds=max(0.001, deadline - monotonic()))
             async with client.get(Url(target.models_url)).timeout(left).build_streamed() as response:
@@ -199,13 +234,14 @@ class Transport:
         except TimeoutError:
             return Exchange(fault="timeout", message="No complete answer in time")
         finally:
-            await once.close()
+            if client is not None:
+                await client.close()
 
     def keep_only(self, snapshot: Snapshot) -> None:
         """Forget the pools of providers that are gone."""
         alive = {provider.id for provider in snapshot.providers.values()}
-        for provider_id in [p for p in self._pools if p not in alive]:
-            del self._pools[provider_id]
+        for provider_id in [p for p in list(self._pools) if p not in alive]:
+            self._pools.pop(provider_id, None)
 
     async def recheck(self) -> None:
         """Check every pinned address again, for ever: a name that moved to a forbidden address loses its pool."""
@@ -215,17 +251,23 @@ class Transport:
                 if pool.pinned is None:
                     continue
                 try:
-                    pinned = await asyncio.to_thread(self._egress.check, pool.root)
+                    pinned = await asyncio.to_thread(self._egress.check, pool.root, pool.pinned)
                 except AddressUnknown:
                     continue
                 except AddressRefused as error:
                     self._log("upstream address refused", level="error", url=pool.root, reason=str(error))
                     pinned = None
+                except Exception as error:  # edge: whatever it is, the next check comes
+                    self._log("upstream address not checked", level="error", url=pool.root, exc_info=error)
+                    continue
                 if pinned != pool.pinned and self._pools.get(provider_id) is pool:
                     del self._pools[provider_id]
 
     async def close(self) -> None:
         """Close every pool."""
+        for building in list(self._building.values()):
+            building.cancel()
+        await self._first.close()
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.client.close()
@@ -233,7 +275,7 @@ class Transport:
 
 async def _read(response: Response, max_bytes: int) -> Exchange:
     status = response.status
-    retry_after = None if status == 200 else _retry_after(response.get_header("retry-after"))
+    retry_after = None if status == 200 else _said_retry_after(response)
     reader = response.body_reader
     first = await reader.read_chunk()
     if first is None:
@@ -253,12 +295,21 @@ async def _read(response: Response, max_bytes: int) -> Exchange:
 
 def _fault(error: DetailedPyreqwestError) -> Exchange:
     causes = [cause["message"] for cause in error.details["causes"] or ()]
-    root = causes[-1] if causes else error.message
+    root = (causes[-1] if causes else error.message)[:CAUSE_CHARACTERS]
     if "client error (Connect)" in causes:
-        return Exchange(fault="not_sent", message=f"No connection: {root}")
+        return Exchange(
+            fault="not_sent", message=f"No connection: {root}", is_ours=OUT_OF_FILES.search(root) is not None
+        )
     if isinstance(error, RequestTimeoutError):
         return Exchange(fault="timeout", message="No complete answer in time")
     return Exchange(fault="broken", message=f"The connection broke: {root}")
+
+
+def _said_retry_after(response: Response) -> float | None:
+    try:
+        return _retry_after(response.get_header("retry-after"))
+    except ValueError:  # it is no ASCII
+        return None
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -200,7 +200,9 @@ def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
     if written is None:
         written = (created.ephemeral_5m_input_tokens or 0) + long
     asked, answered = reported.input_tokens, reported.output_tokens
-    if not (credible(asked, read, written) and credible(answered)):
+    if not (
+        asked + read + written and (answered or not content) and credible(asked, read, written) and credible(answered)
+    ):
         return guessed(content), True
     thought = (reported.output_tokens_details or _NO_DETAILS).thinking_tokens
     return Usage(

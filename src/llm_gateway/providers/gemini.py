@@ -167,7 +167,7 @@ def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
             return guessed(content), True
         said = 0
     asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
-    if not (credible(asked, used_tools) and credible(said, thought)):
+    if not (asked and credible(asked, used_tools) and credible(said, thought)):
         return guessed(content), True
     return Usage(
         input_tokens=asked + used_tools,

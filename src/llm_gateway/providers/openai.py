@@ -182,7 +182,7 @@ def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
     answered = reported.completion_tokens if reported is not None else None
     if reported is None or asked is None or answered is None:
         return guessed(content), True
-    if not (0 <= asked <= MAX_COUNT and 0 <= answered <= MAX_COUNT):
+    if not (0 < asked <= MAX_COUNT and bool(content) <= answered <= MAX_COUNT):
         return guessed(content), True
     into = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
     out = reported.completion_tokens_details or _NO_COMPLETION_DETAILS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -247,9 +248,16 @@ def serve(
         Exception: whatever the application raised when it was started or stopped.
     """
     sock = bind(host, port)
-    server = Server(app, accept_s=accept_s, drain_s=drain_s, on_stopping=on_stopping, log=log)
+    limits = Limits(connections=_most_connections())
+    server = Server(app, accept_s=accept_s, drain_s=drain_s, on_stopping=on_stopping, log=log, limits=limits)
     with contextlib.closing(sock), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(server, sock, log))
+
+
+def _most_connections() -> int:
+    """What the limit of open files leaves to clients: a third of it is for upstream connections and files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, files * 2 // 3) if files != resource.RLIM_INFINITY else Limits().connections
 
 
 async def _serve(server: Server, sock: socket.socket, log: Log) -> int:

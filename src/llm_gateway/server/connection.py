@@ -52,6 +52,11 @@ class Connection(HttpToolsProtocol):
         """Asyncio's."""
         super().connection_made(transport)  # type: ignore[arg-type]  # a stream's
         self.deadline = self.loop.time() + self.limits.head_s
+        if len(self.connections) > self.limits.connections:
+            self.hub.turned_away += 1
+            self.phase = PARTING
+            transport.write(self.hub.refusal(503, ()))  # type: ignore[attr-defined]  # a stream's
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's."""

@@ -44,6 +44,7 @@ class Limits:
     head_bytes: int = 32 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
     pipelined: int = 32  # requests waiting behind the one being answered
+    connections: int = 10_000  # at once; more are told to come again
 
 
 class Refused(Exception):
@@ -87,6 +88,7 @@ class Hub(ServerState):
         self.stopping = False
         self.asgi = {"version": "3.0", "spec_version": "2.3"}
         self.outbox = Outbox()
+        self.turned_away = 0
         self.date = b""
         self.tell_time()
 
@@ -96,6 +98,9 @@ class Hub(ServerState):
 
     def sweep(self, now: float) -> None:
         """Close what is overdue at `now` (seconds on the loop's clock): one timer instead of several a request."""
+        if self.turned_away:
+            count, self.turned_away = self.turned_away, 0
+            self.log("connections turned away", level="warning", count=count, limit=self.limits.connections)
         connections: set[Any] = self.connections
         for connection in [c for c in connections if c.deadline <= now or c.stalled <= now]:
             connection.expire(now)
