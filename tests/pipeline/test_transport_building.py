@@ -1,4 +1,4 @@
-"""How a provider's client is made: once for all who wait, within the attempt's own time, for an address that may move."""
+"""How a provider's client is made: once for all who wait, in the attempt's own time, for an address that may move."""
 
 from __future__ import annotations
 
