@@ -43,7 +43,7 @@ lint: $(EVERYTHING) ## Check style, types and the import floors
 bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (BENCH=reports: the usage reports)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-fuzz: $(EVERYTHING) ## Fuzz for some 12 minutes: the property tests 20 times over, then the whole API
+fuzz: $(EVERYTHING) ## Fuzz for some 14 minutes: the property tests 30 times over, then the whole API
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis -v -o faulthandler_timeout=900
 	@$(BIN)/python -m pytest tests/fuzz --long -s -o faulthandler_timeout=900
 

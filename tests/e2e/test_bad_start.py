@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -45,15 +44,10 @@ def as_usual_user() -> tuple[str, ...]:
     return POWERLESS
 
 
-def refused(directory: Path, *before: str, file_bytes: int | None = None, **settings: object) -> Refusal:
-    """Start it in `directory`, where it must end by itself with one sentence."""
+def refused(directory: Path, *before: str | Path, **settings: object) -> Refusal:
+    """Start it in `directory`, with `before` before the command; it must end by itself with one sentence."""
     values = {"local_model": "false", "port": free_port(), **settings}
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
-
-    def limit_files() -> None:
-        if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
     ended = subprocess.run(
         [*before, COMMAND, "serve"],
         env=kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()},
@@ -62,7 +56,6 @@ def refused(directory: Path, *before: str, file_bytes: int | None = None, **sett
         text=True,
         timeout=60,
         check=False,
-        preexec_fn=limit_files,
     )
     assert ended.stderr.startswith("llm-gateway: "), ended.stderr
     [sentence] = ended.stderr.splitlines()
@@ -128,10 +121,10 @@ def test_a_data_directory_that_may_not_be_written(tmp_path: Path, place: str) ->
     assert list((tmp_path / "locked").iterdir()) == []
 
 
-@pytest.mark.parametrize("file_bytes", [0, 20_000, 1_000_000])
-def test_no_space_for_files(tmp_path: Path, file_bytes: int) -> None:
-    """The first write of the database fails, then a later one, then the journal's."""
-    refusal = refused(tmp_path, file_bytes=file_bytes)
+@pytest.mark.parametrize("blocks", [0, 39, 2000])
+def test_no_space_for_files(tmp_path: Path, blocks: int) -> None:
+    """The first write of the database fails, then a later one, then the journal's. A block is 512 bytes."""
+    refusal = refused(tmp_path, "sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh")
     assert refusal.code == 78
     assert "cannot be written (" in refusal.sentence
     assert "): free space, or set LLM_GATEWAY_DATA" in refusal.sentence
