@@ -33,7 +33,7 @@ BATCH_S = 0.1
 BUDGET_DAYS = 90
 
 END_MS = int(datetime(2026, 6, 1, 12, 30, tzinfo=UTC).timestamp() * 1000)
-"""When the history ends. At half past twelve a period begins with 12 single hours: no other time has more rows to sum."""
+"""When the history ends. At half past twelve a period begins with 12 single hours: at no other time with more."""
 
 ABOUT = """
 Writes a long history of usage records (10 million take five to ten minutes and 8 GB), then times every report over it
