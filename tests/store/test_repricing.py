@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, cost
-from llm_gateway.errors import RecordsRefused
+from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.repricing import (
     BATCH_RECORDS,
@@ -353,3 +355,33 @@ def test_stopped_between_batches_and_begun_anew(store: UsageStore, database: Dat
     report = Run(database, {"p": DEAR})()
     assert (report.records, report.changed) == (count, count - changed)
     check_reports(store, with_price(history, {"p": DEAR}), 1)
+
+
+def test_beside_others_who_write(store: UsageStore, database: Database) -> None:
+    history = [made(bought(), user_id=f"u{n % 7}", at_ms=NOW_MS - n * HOUR_MS) for n in range(2000)]
+    batches = [history[start::20] for start in range(20)]
+    store.write(batches.pop())
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        store.write(batches[-1])
+        batches.pop()
+
+    def work(step: Callable[[], object]) -> None:
+        try:
+            while batches:
+                with suppress(StoreUnavailable):  # another one has the lock: whoever writes tries again
+                    step()
+        except BaseException as error:
+            failures.append(error)
+
+    steps = [write, lambda: store.build_block(NOW_MS - 2 * DAY_MS), Run(database, {"p": NOW})]
+    threads = [threading.Thread(target=work, args=[step]) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    Run(database, {"p": NOW})()
+    for days in (1, 30, 90):
+        check_reports(store, with_price(history, {"p": NOW}), days)

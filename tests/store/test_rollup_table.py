@@ -13,9 +13,9 @@ from llm_gateway.store.rollups import COUNTERS
 from llm_gateway.store.usage import CustomerTotals, UsageStore
 from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
 
-BLOCK_MS = 4 * DAY_MS
-START_MS = 20_000 * DAY_MS
-"""Where a block of 16 days begins."""
+BLOCK_MS = 2 * DAY_MS
+START_MS = 20_000 // 32 * 32 * DAY_MS
+"""Where a block of 32 days begins."""
 
 
 @pytest.fixture
@@ -39,20 +39,17 @@ def build_all(store: UsageStore, until_ms: int) -> int:
     return built
 
 
-def test_a_start_of_sixteen_days_is_one_of_all_grains() -> None:
-    assert START_MS % (16 * DAY_MS) == 0
-
-
 def test_there_is_nothing_to_build_at_first(store: UsageStore) -> None:
     assert store.build_block(START_MS) is False
 
 
 @pytest.mark.parametrize(("until_ms", "built"), [(START_MS + BLOCK_MS - 1, 0), (START_MS + BLOCK_MS, 1)])
 def test_a_block_is_built_once_it_is_over(store: UsageStore, database: Database, until_ms: int, built: int) -> None:
-    store.write([record(START_MS + day * DAY_MS, user_id=f"u{day % 2}", cost_nanos=10**day) for day in range(5)])
+    store.write([record(START_MS + day * DAY_MS, user_id=f"u{day % 2}", cost_nanos=10**day) for day in range(3)])
+    store.write([record(START_MS + DAY_MS, user_id="u0", cost_nanos=5)])
     assert build_all(store, until_ms) == built
-    assert {key: row[COUNTERS.index("cost_nanos")] for key, row in rows_of(database, "4days").items()} == (
-        {(0, "u0"): 101, (0, "u1"): 1010} if built else {}
+    assert {key: row[COUNTERS.index("cost_nanos")] for key, row in rows_of(database, "2days").items()} == (
+        {(0, "u0"): 6, (0, "u1"): 10} if built else {}
     )
 
 
@@ -63,25 +60,28 @@ def test_every_counter_is_added_up(store: UsageStore, database: Database) -> Non
             sa.update(usage_rollups).values({name: 10**place for place, name in enumerate(COUNTERS, start=1)})
         )
     assert store.build_block(START_MS + BLOCK_MS) is True
-    assert rows_of(database, "4days") == {(0, "u"): tuple(2 * 10**place for place in range(1, len(COUNTERS) + 1))}
+    assert rows_of(database, "2days") == {(0, "u"): tuple(2 * 10**place for place in range(1, len(COUNTERS) + 1))}
 
 
 def test_blocks_are_made_of_the_grain_before_and_of_customers_only(store: UsageStore, database: Database) -> None:
-    days = [*range(14), 30]
+    days = [*range(7), 9]
     store.write([record(START_MS + day * DAY_MS, provider="p", attempts=[attempt()]) for day in days])
-    assert build_all(store, START_MS + 33 * DAY_MS) == 7
-    requests = {key: row[0] for key, row in rows_of(database, "4days").items()}
-    assert requests == {(0, "u"): 4, (4, "u"): 4, (8, "u"): 4, (12, "u"): 2, (28, "u"): 1}
-    assert {key: row[0] for key, row in rows_of(database, "16days").items()} == {(0, "u"): 14, (16, "u"): 1}
+    assert build_all(store, START_MS + 11 * DAY_MS) == 8
+    requests = {
+        grain: {day: row[0] for (day, _), row in rows_of(database, grain).items()}
+        for grain in ("2days", "4days", "8days", "16days")
+    }
+    assert requests == {"2days": {0: 2, 2: 2, 4: 2, 6: 1, 8: 1}, "4days": {0: 4, 4: 3}, "8days": {0: 7}, "16days": {}}
     assert {row[0] for row in rollup_rows(database) if row[1] not in ("hour", "day")} == {"customer"}
-    assert store.by_customer(90, START_MS + 33 * DAY_MS, 5) == [CustomerTotals("u", requests=15, cost_nanos=0)]
+    assert store.by_customer(90, START_MS + 33 * DAY_MS, 5) == [CustomerTotals("u", requests=8, cost_nanos=0)]
 
 
 def test_an_empty_stretch_is_passed_over(store: UsageStore, database: Database) -> None:
-    store.write([record(START_MS), record(START_MS + 100 * DAY_MS)])
-    assert build_all(store, START_MS + 200 * DAY_MS) == 3
-    assert sorted(rows_of(database, "4days")) == [(0, "u"), (100, "u")]
-    assert sorted(rows_of(database, "16days")) == [(0, "u")]
+    store.write([record(START_MS), record(START_MS + 98 * DAY_MS)])
+    build_all(store, START_MS + 200 * DAY_MS)
+    found = {days: [day for day, _ in sorted(rows_of(database, f"{days}days"))] for days in (2, 4, 8, 16, 32)}
+    # Longer ones wait until there is something after them.
+    assert found == {2: [0, 98], 4: [0, 96], 8: [0], 16: [], 32: []}
 
 
 @pytest.mark.parametrize("day", [-3, 0, 5, 7, 15])
@@ -92,7 +92,7 @@ def test_what_comes_late_is_in_its_block_too(store: UsageStore, database: Databa
     store.write(late)
     store.write(late)
     cost = COUNTERS.index("cost_nanos")
-    for grain, days in (("day", 1), ("4days", 4), ("16days", 16)):
+    for grain, days in (("day", 1), ("2days", 2), ("4days", 4), ("8days", 8), ("16days", 16)):
         costs = {key: row[cost] for key, row in rows_of(database, grain).items() if row[cost]}
         expected = {(day // days * days, "u"): 7}
         assert costs == ({**expected, (16, "u"): 1} if grain == "day" else expected)
@@ -100,21 +100,26 @@ def test_what_comes_late_is_in_its_block_too(store: UsageStore, database: Databa
 
 
 def test_the_report_reads_blocks_where_there_are_some(store: UsageStore, database: Database) -> None:
-    now_ms = START_MS + 40 * DAY_MS + 3 * HOUR_MS
-    store.write([record(START_MS + day * DAY_MS + HOUR_MS) for day in range(-2, 40)])
+    now_ms = START_MS + 43 * DAY_MS + 14 * HOUR_MS
+    store.write([record(START_MS + day * DAY_MS + 13 * HOUR_MS) for day in range(-2, 44)])
     build_all(store, now_ms)
-    statements: list[str] = []
+    statements: list[tuple[str, str]] = []
     with database.read() as connection:
         sa.event.listen(
             connection.engine,
             "before_cursor_execute",
-            lambda _connection, _cursor, text, parameters, *_: statements.append(f"{text} {parameters}"),
+            lambda _connection, _cursor, text, parameters, *_: statements.append((text, str(parameters))),
         )
-    assert store.by_customer(41, now_ms, 5) == [CustomerTotals("u", requests=41 - 1, cost_nanos=0)]
-    stretches = re.findall(r"'customer', '(\w+)', (\d+), (\d+)", statements[-1])
-    assert [(grain, (int(a) - START_MS) / DAY_MS, (int(b) - START_MS) / DAY_MS) for grain, a, b in stretches] == [
-        ("hour", -1 + 3 / 24, 0),
-        ("16days", 0, 32),
-        ("4days", 32, 40),
-        ("day", 40, 41),
+    assert store.by_customer(44, now_ms, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
+    assert store.by_customer(43, now_ms - 3 * HOUR_MS, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
+    read = [
+        [
+            (grain, (int(start) - START_MS) // HOUR_MS, (int(end) - START_MS) // HOUR_MS)
+            for grain, start, end in re.findall(r"'customer', '(\w+)', (\d+), (\d+)", parameters)
+        ]
+        for text, parameters in statements
+        if "GROUP BY" in text
     ]
+    rest = [("32days", 0, 32 * 24), ("8days", 32 * 24, 40 * 24), ("2days", 40 * 24, 42 * 24), ("day", 42 * 24, 44 * 24)]
+    assert read[0] == [("hour", 14 - 24, 0), *rest]
+    assert read[1][:4] == [("day", 0, 24), ("hour", 0, 11), ("day", 24, 48), ("2days", 48, 96)]

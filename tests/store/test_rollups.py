@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -162,18 +163,32 @@ def test_a_change_that_is_absurd_is_refused() -> None:
 @given(
     start=st.integers(0, 2000),
     length=st.integers(1, 9000),
-    builts=st.lists(st.integers(0, 12_000), min_size=2, max_size=2),
+    builts=st.lists(st.integers(0, 12_000), min_size=len(BLOCKS), max_size=len(BLOCKS)),
 )
-def test_a_period_is_covered_once_by_buckets_that_are_there(start: int, length: int, builts: list[int]) -> None:
+def test_a_period_is_covered_once_by_few_buckets_that_are_there(start: int, length: int, builts: list[int]) -> None:
     end = (start + length + 24) // 24 * 24
-    until = {DAY: end, BLOCKS[0]: max(builts) // 96 * 96, BLOCKS[1]: min(builts) // 384 * 384}
-    stretches = cover((start * HOUR_MS, end * HOUR_MS), [(grain, hours * HOUR_MS) for grain, hours in until.items()])
-    edges = [stretches[0][1], *(stretch[2] for stretch in stretches)]
-    assert edges[0] == start * HOUR_MS
-    assert edges[-1] == end * HOUR_MS
-    assert [stretch[1] for stretch in stretches] == edges[:-1]
-    for grain, first, last in stretches:
+    until = {DAY: end} | {
+        block: built // block.hours * block.hours
+        for block, built in zip(BLOCKS, sorted(builts, reverse=True), strict=True)
+    }
+    stretches = cover(start * HOUR_MS, end * HOUR_MS, [(grain, hours * HOUR_MS) for grain, hours in until.items()])
+    covered = Counter[int]()
+    for grain, first, last, sign in stretches:
         assert first < last
         assert first % grain.ms == last % grain.ms == 0
         assert grain is HOUR or last <= until[grain] * HOUR_MS
-    assert sum((last - first) // grain.ms for grain, first, last in stretches if grain is HOUR) < 24
+        assert sign == 1 or grain is HOUR
+        for hour in range(first // HOUR_MS, last // HOUR_MS):
+            covered[hour] += sign
+    assert +covered == Counter(range(start, end))
+    assert min(covered.values()) >= 0
+    assert sum((last - first) // grain.ms for grain, first, last, _ in stretches if grain is HOUR) <= 12
+
+
+@pytest.mark.parametrize(
+    ("hour", "hours", "sign"), [(0, 0, 0), (1, 1, -1), (11, 11, -1), (12, 12, 1), (13, 11, 1), (23, 1, 1)]
+)
+def test_the_first_day_is_covered_from_its_nearer_end(hour: int, hours: int, sign: int) -> None:
+    stretches = cover(hour * HOUR_MS, 48 * HOUR_MS, [(DAY, 48 * HOUR_MS)])
+    found = [((end - start) // HOUR_MS, sign) for grain, start, end, sign in stretches if grain is HOUR]
+    assert found == ([(hours, sign)] if hours else [])

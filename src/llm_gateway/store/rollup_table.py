@@ -1,13 +1,13 @@
 """The sums in the database: adding to them, adding them up to longer grains, and reading a period.
 
 Every batch of records adds to hours and days. Of customers there are thousands a day, so that a report would read a
-million rows: their days are added up to blocks of 4 and those to blocks of 16 days, once a block is over. A block that
-is there gets what comes late in the same transaction as its day does.
+million rows: their days are added up to blocks of 2 days, those to blocks of 4 and so on, once a block is over. A block
+that is there gets what comes late in the same transaction as its day does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from llm_gateway.store.rollups import (
     HOUR,
     Grain,
     Key,
+    Stretch,
     Totals,
     coarser,
     cover,
@@ -48,16 +49,8 @@ class RollupTable:
         self._add(connection, {HOUR: hours, DAY: days})
         # Looked at only now: on Postgres the rows above keep a builder waiting, so that it cannot have missed them.
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
-        late: dict[Grain, Mapping[Key, Totals]] = {}
-        for block in BLOCKS:
-            built_until_ms = _built_until_ms(connection, block)
-            if not days or oldest_ms >= built_until_ms:
-                break
-            of_customers = {
-                key: totals for key, totals in days.items() if key[0] == CUSTOMER and key[1] * DAY.ms < built_until_ms
-            }
-            late[block] = coarser(of_customers, block.hours // DAY.hours)
-        self._add(connection, late)
+        if days and oldest_ms < _built_until_ms(connection, BLOCKS[:1])[0]:
+            self._add(connection, _late(days, _built_until_ms(connection, BLOCKS)))
 
     def _add(self, connection: Connection, sums: Mapping[Grain, Mapping[Key, Totals]]) -> None:
         rows: list[tuple[Any, ...]] = []
@@ -72,35 +65,51 @@ class RollupTable:
         if not self._is_sqlite:
             connection.execute(sa.text(f"LOCK TABLE {usage_rollups.name} IN SHARE ROW EXCLUSIVE MODE"))
         part, part_until_ms = DAY, until_ms
-        for block in BLOCKS:
-            built_until_ms = _built_until_ms(connection, block)
-            start = _first_bucket(connection, part, built_until_ms)
-            if start is not None:
-                start = start // block.ms * block.ms
-                if start + block.ms <= part_until_ms:
-                    connection.execute(_build(part, block, start))
-                    return True
+        for block, built_until_ms in zip(BLOCKS, _built_until_ms(connection, BLOCKS), strict=True):
+            first = _first_bucket(connection, part, built_until_ms)
+            if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
+                connection.execute(_build(part, block, start))
+                return True
             part, part_until_ms = block, built_until_ms
         return False
 
     def sums(
         self, connection: Connection, dimension: str, period: tuple[int, int], counters: tuple[str, ...]
     ) -> sa.Subquery:
-        """Rows of (name, counters) that, summed by name, are the totals of the period.
+        """Rows of (name, counters) that, summed by name, are the totals of the period; some names' sums are all 0.
 
-        It lasts from its first hour to before its last midnight, both in milliseconds UTC.
+        The period lasts from an hour to before a midnight, both in milliseconds UTC.
         """
-        grains = [(DAY, period[1])]
+        start_ms, end_ms = period
+        grains = [(DAY, end_ms)]
         if dimension == CUSTOMER:
-            grains += [(block, _built_until_ms(connection, block)) for block in BLOCKS]
-        rollups = usage_rollups.c
-        columns = [rollups.name, *(rollups[counter] for counter in counters)]
-        of_dimension = sa.select(*columns).where(rollups.dimension == dimension)
-        parts = [
-            of_dimension.where(rollups.grain == grain.name, rollups.bucket_ms >= start, rollups.bucket_ms < end)
-            for grain, start, end in cover(period, grains)
-        ]
-        return sa.union_all(*parts).subquery()
+            grains += zip(BLOCKS, _built_until_ms(connection, BLOCKS), strict=True)
+        return sa.union_all(
+            *(_select(dimension, stretch, counters) for stretch in cover(start_ms, end_ms, grains))
+        ).subquery()
+
+
+def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...]) -> sa.Select[Any]:
+    rollups = usage_rollups.c
+    figures = [
+        rollups[name] if stretch.sign > 0 else sa.type_coerce(-rollups[name], BigInteger).label(name)
+        for name in counters
+    ]
+    return sa.select(rollups.name, *figures).where(
+        rollups.dimension == dimension,
+        rollups.grain == stretch.grain.name,
+        rollups.bucket_ms >= stretch.start_ms,
+        rollups.bucket_ms < stretch.end_ms,
+    )
+
+
+def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:
+    """What of these days belongs to blocks that were built already."""
+    late: dict[Grain, Mapping[Key, Totals]] = {}
+    for block, until_ms in zip(BLOCKS, built_until_ms, strict=True):
+        of_built = {key: totals for key, totals in days.items() if key[0] == CUSTOMER and key[1] * DAY.ms < until_ms}
+        late[block] = coarser(of_built, block.hours // DAY.hours)
+    return late
 
 
 def _rows(grain: str, length_ms: int, sums: Mapping[Key, Totals]) -> list[tuple[Any, ...]]:
@@ -133,12 +142,17 @@ def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
     return sa.insert(usage_rollups).from_select(COLUMNS, sums)
 
 
-def _built_until_ms(connection: Connection, block: Grain) -> int:
-    """Where the blocks end that are built; before that every block is there that would not be empty."""
+def _built_until_ms(connection: Connection, blocks: Sequence[Grain]) -> list[int]:
+    """Where the blocks of each grain end that are built; before that every block is there that would not be empty."""
     rollups = usage_rollups.c
-    query = sa.select(func.max(rollups.bucket_ms)).where(rollups.dimension == CUSTOMER, rollups.grain == block.name)
-    newest: int | None = connection.execute(query).scalar()
-    return 0 if newest is None else newest + block.ms
+    newest = [
+        sa.select(func.max(rollups.bucket_ms))
+        .where(rollups.dimension == CUSTOMER, rollups.grain == block.name)
+        .scalar_subquery()
+        for block in blocks
+    ]
+    found = connection.execute(sa.select(*newest)).one()
+    return [0 if start is None else start + block.ms for block, start in zip(blocks, found, strict=True)]
 
 
 def _first_bucket(connection: Connection, grain: Grain, from_ms: int) -> int | None:

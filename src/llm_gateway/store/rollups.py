@@ -37,8 +37,18 @@ class Grain(NamedTuple):
 
 HOUR = Grain("hour", 1)
 DAY = Grain("day", 24)
-BLOCKS = (Grain("4days", 4 * 24), Grain("16days", 16 * 24))
-"""Only customers have these; each is made of the grain before it."""
+BLOCKS = tuple(Grain(f"{days}days", days * 24) for days in (2, 4, 8, 16, 32))
+"""Only customers have these; each is made of two of the grain before it."""
+
+
+class Stretch(NamedTuple):
+    """Buckets in a row from `start_ms` to before `end_ms`, whose sums are to be added (`sign` 1) or subtracted (-1)."""
+
+    grain: Grain
+    start_ms: int
+    end_ms: int
+    sign: int = 1
+
 
 LARGEST_SUM = 2**53
 """No batch may add more than this to any counter, so that 64 bits hold a bucket's sum whatever a provider reports."""
@@ -157,20 +167,29 @@ def coarser(sums: Mapping[Key, Totals], factor: int) -> dict[Key, Totals]:
     return added
 
 
-def cover(period: tuple[int, int], grains: Sequence[tuple[Grain, int]]) -> list[tuple[Grain, int, int]]:
-    """The period (start, end) as stretches of buckets that are as long as can be: (grain, start, end).
+def cover(start_ms: int, end_ms: int, grains: Sequence[tuple[Grain, int]]) -> list[Stretch]:
+    """Stretches of buckets that together are the time from an hour to before a midnight, few buckets in all.
 
-    `grains` are those beyond the hour, shorter ones first, each with where its buckets end. Times are milliseconds, no
-    end is included.
+    `grains` are those beyond the hour, the day first, each with where its buckets end (milliseconds).
     """
-    start, end = period
+    if start_ms >= end_ms:
+        return []
     if not grains:
-        return [(HOUR, start, end)] if start < end else []
-    *shorter, (grain, until) = grains
-    first, last = -(-start // grain.ms) * grain.ms, min(end, until) // grain.ms * grain.ms
+        return _hours_to_midnight(start_ms, end_ms)
+    *shorter, (grain, until_ms) = grains
+    first = -(-start_ms // grain.ms) * grain.ms
+    last = min(end_ms, until_ms) // grain.ms * grain.ms
     if first >= last:
-        return cover(period, shorter)
-    return [*cover((start, first), shorter), (grain, first, last), *cover((last, end), shorter)]
+        return cover(start_ms, end_ms, shorter)
+    return [*cover(start_ms, first, shorter), Stretch(grain, first, last), *cover(last, end_ms, shorter)]
+
+
+def _hours_to_midnight(start_ms: int, midnight_ms: int) -> list[Stretch]:
+    """The hours, or the day without the hours before: whichever is fewer."""
+    morning_ms = midnight_ms - DAY.ms
+    if midnight_ms - start_ms <= start_ms - morning_ms:
+        return [Stretch(HOUR, start_ms, midnight_ms)]
+    return [Stretch(DAY, morning_ms, midnight_ms), Stretch(HOUR, morning_ms, start_ms, -1)]
 
 
 def _sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:

@@ -156,6 +156,7 @@ class UsageStore:
             query = (
                 sa.select(sums.c.name, *summed(sums.c, counters))
                 .group_by(sums.c.name)
+                .having(sa.or_(*(func.sum(sums.c[counter]) != 0 for counter in counters)))
                 .order_by(sa.desc("cost_nanos"), sa.desc("requests"), sums.c.name)
                 .limit(limit)
             )
