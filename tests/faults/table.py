@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -124,6 +125,9 @@ def _file_system(directory: Path) -> str:
 
 
 def _commit(root: Path) -> str:
+    if shutil.which("git") is None:
+        return "unknown"
+
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
         return run.stdout.strip()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.journal.frames import HEAD_BYTES, scan
+from llm_gateway.journal.frames import HEAD_BYTES, Kind, scan
 from llm_gateway.journal.segments import Position, WriterDir
-from llm_gateway.journal.writer import CROWD, INTERVAL_S, MOST_REMEMBERED, Fsync, JournalWriter, Written
+from llm_gateway.journal.writer import CROWD, MOST_REMEMBERED, Fsync, JournalWriter, Written
 from tests.journal.samples import FailingFiles, frame, intent, record, request_id, settled, until
 
 Open = Callable[..., JournalWriter]
@@ -88,6 +88,15 @@ async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, file
     assert writer.written == Written(1, len(files.writes[0]), 3)
 
 
+@pytest.mark.parametrize("kind", ["O", "S"])
+async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: FailingFiles, kind: Kind) -> None:
+    writer = open_writer()
+    (writer.outcome if kind == "O" else writer.settle)(request_id(1), b"{}")
+    await asyncio.sleep(0)
+
+    assert files.writes == [frame(kind, 1, b"{}")]
+
+
 async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer()
 
@@ -161,6 +170,17 @@ async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, file
     assert files.syncs == 1
 
 
+@pytest.mark.parametrize("fsync", POLICIES)
+async def test_nobody_waits_for_a_turn_of_the_loop_without_need(open_writer: Open, fsync: Fsync) -> None:
+    writer = open_writer(fsync)
+    writer.settle(request_id(1), settled(1))
+    if fsync == "always":
+        await writer.durable()
+
+    with pytest.raises(StopIteration):  # it returns without having been suspended
+        writer.durable().send(None)
+
+
 async def test_a_waiter_that_is_cancelled_takes_none_with_it(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer("always")
     files.gate.clear()
@@ -183,7 +203,19 @@ async def test_what_nobody_waits_for_is_synced_in_time(
     writer.settle(request_id(2), settled(2))
     assert files.syncs == 0
 
-    await asyncio.sleep(4 * INTERVAL_S)
+    await asyncio.sleep(0.3)
+
+    assert files.syncs == syncs
+
+
+@pytest.mark.parametrize(("fsync", "syncs"), [("always", 1), ("interval", 1), ("off", 0)])
+async def test_an_intent_alone_is_synced_in_time(
+    open_writer: Open, files: FailingFiles, fsync: Fsync, syncs: int
+) -> None:
+    writer = open_writer(fsync)
+    writer.intent(request_id(1), intent(1))
+
+    await asyncio.sleep(0.3)
 
     assert files.syncs == syncs
 
@@ -315,6 +347,29 @@ async def test_many_in_flight_leave_together(open_writer: Open, fsync: Fsync) ->
         writer.settle(request_id(number), settled(number))
     await asyncio.wait_for(asyncio.create_task(end(5)), timeout=1)
     assert writer.written.entries == CROWD + 2 + 6
+
+
+@pytest.mark.parametrize(("in_flight", "is_alone"), [(7, True), (8, False)])
+async def test_from_8_in_flight_on_answers_leave_together(open_writer: Open, in_flight: int, is_alone: bool) -> None:
+    writer = open_writer("off")
+    for number in range(in_flight + 1):
+        writer.intent(request_id(number), intent(number))
+    writer.settle(request_id(0), settled(0))
+
+    leaving = asyncio.create_task(writer.durable())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert leaving.done() == is_alone
+    await leaving
+
+
+async def test_256_kib_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    writer = JournalWriter.open(tmp_path, fsync="off")
+    await writer.sync_and_close()
+    writer.directory.close()
+
+    assert writer._reserve.bytes_with(0) == 256 * 1024
 
 
 async def test_segments_are_16_mib_unless_told_otherwise(tmp_path: Path) -> None:

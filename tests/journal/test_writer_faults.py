@@ -75,6 +75,26 @@ async def test_who_waits_too_long_is_told_and_the_entry_stays(
     assert heard.names() == ["the usage journal cannot be written", "the usage journal is written again"]
 
 
+@pytest.mark.parametrize("fsync", ["always", "interval", "off"])
+async def test_who_waits_is_told_once_writing_works_again(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+    writer = open_writer(fsync)
+    files.fails["write"] = 1
+    writer.settle(request_id(1), settled(1))
+
+    await asyncio.wait_for(writer.durable(), 1.5)
+
+    assert on_disk(writer) == [("S", 1)]
+
+
+async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+    files.fails["write"] = ALWAYS
+    writer.settle(request_id(1), settled(1))
+
+    with pytest.raises(JournalUnavailable):
+        await asyncio.wait_for(writer.durable(), 5)
+
+
 async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer("off")
     files.most_at_once = 100
@@ -109,7 +129,10 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     files.fails["sync"] = 1
     writer.outcome(request_id(1), b"{}")
     writer.settle(request_id(1), settled(1))
-    await writer.durable()
+    waiter = asyncio.ensure_future(writer.durable())
+    await until(lambda: "the usage journal cannot be synced" in heard.names())
+    assert writer.written.entries == 1  # what may be lost is not written
+    await waiter
     await until(lambda: files.syncs == 3)
 
     second = scan(writer.directory.segment(2).read_bytes()).entries

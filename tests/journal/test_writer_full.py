@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llm_gateway.journal.reserve import UNBILLED_BYTES, promise_for
 from tests.journal.disk import Open, accepts, full_disk, on_disk
 from tests.journal.samples import FailingFiles, Heard, frame, intent, request_id, settled, until
@@ -27,6 +29,14 @@ async def test_without_space_intents_are_refused_down_to_the_reserve(
     assert 40_000 <= room < 40_000 + size
     assert writer.written.entries == writer.appended == 2 * number
     assert heard.names() == ["no space for the usage journal's next segment"]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_the_reserve_is_kept_to_the_byte(open_writer: Open, files: FailingFiles, more: int) -> None:
+    size = len(frame("I", 1, intent(1)))
+    writer = await full_disk(open_writer, files, reserve=100_000 - size + more)
+
+    assert accepts(writer, 1) == (more == 0)
 
 
 async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, files: FailingFiles) -> None:
