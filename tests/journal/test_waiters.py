@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from llm_gateway.errors import JournalUnavailable
-from llm_gateway.journal.waiters import Crowd, Waiters
+from llm_gateway.journal.waiters import Waiters
 
 PATIENCE_S = 0.05
 
@@ -62,23 +62,3 @@ async def test_after_closing_nobody_is_told_anything() -> None:
 
     assert not first.done()
     Waiters(PATIENCE_S).close()
-
-
-async def test_those_who_come_within_a_moment_go_on_together() -> None:
-    crowd = Crowd(0.1)
-    order: list[int] = []
-
-    async def come(number: int) -> None:
-        await crowd.gather()
-        order.append(number)
-
-    first = asyncio.create_task(come(1))
-    await asyncio.sleep(0.05)
-    second, gone = asyncio.create_task(come(2)), asyncio.create_task(come(3))
-    await asyncio.sleep(0)
-    gone.cancel()
-    await asyncio.wait_for(asyncio.gather(first, second), 5)
-    assert order == [1, 2]
-
-    await asyncio.wait_for(come(4), 5)
-    assert order == [1, 2, 4]

@@ -11,7 +11,7 @@ import pytest
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.frames import HEAD_BYTES, Kind, scan
 from llm_gateway.journal.segments import Position, WriterDir
-from llm_gateway.journal.writer import CROWD, MOST_REMEMBERED, Fsync, JournalWriter, Written
+from llm_gateway.journal.writer import MOST_REMEMBERED, Fsync, JournalWriter, Written
 from tests.journal.samples import FailingFiles, frame, intent, record, request_id, settled, until
 
 Open = Callable[..., JournalWriter]
@@ -322,46 +322,6 @@ async def test_the_journal_is_for_its_owner_only(open_writer: Open) -> None:
 
     assert directory.path.parent.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in directory.path.iterdir()} == {0o600}
-
-
-@pytest.mark.parametrize("fsync", ["interval", "off"])
-async def test_many_in_flight_leave_together(open_writer: Open, fsync: Fsync) -> None:
-    writer = open_writer(fsync)
-    for number in range(CROWD + 2):
-        writer.intent(request_id(number), intent(number))
-
-    async def end(number: int) -> None:
-        writer.settle(request_id(number), settled(number))
-        await writer.durable()
-
-    first, second = asyncio.create_task(end(0)), asyncio.create_task(end(1))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert (first.done(), second.done()) == (False, False)
-
-    await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.sleep(0)
-    assert (first.done(), second.done()) == (True, True)
-
-    for number in range(2, 5):
-        writer.settle(request_id(number), settled(number))
-    await asyncio.wait_for(asyncio.create_task(end(5)), timeout=1)
-    assert writer.written.entries == CROWD + 2 + 6
-
-
-@pytest.mark.parametrize(("in_flight", "is_alone"), [(7, True), (8, False)])
-async def test_from_8_in_flight_on_answers_leave_together(open_writer: Open, in_flight: int, is_alone: bool) -> None:
-    writer = open_writer("off")
-    for number in range(in_flight + 1):
-        writer.intent(request_id(number), intent(number))
-    writer.settle(request_id(0), settled(0))
-
-    leaving = asyncio.create_task(writer.durable())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-
-    assert leaving.done() == is_alone
-    await leaving
 
 
 async def test_256_kib_are_kept_unless_told_otherwise(tmp_path: Path) -> None:

@@ -19,33 +19,6 @@ class _Waiter(NamedTuple):
     future: asyncio.Future[None]
 
 
-class Crowd:
-    """Lets those who come within a moment go on together.
-
-    Answers that leave together bring their connections' next requests together, and those the upstream answers: each
-    thread then wakes up once for many. A sync that is waited for does the same by itself.
-    """
-
-    def __init__(self, pause_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pause_s = pause_s
-        self._here: list[asyncio.Future[None]] = []
-
-    async def gather(self) -> None:
-        """Return with the others."""
-        future = self._loop.create_future()
-        if not self._here:
-            self._loop.call_later(self._pause_s, self._go_on)
-        self._here.append(future)
-        await future
-
-    def _go_on(self) -> None:
-        here, self._here = self._here, []
-        for future in here:
-            if not future.done():
-                future.set_result(None)
-
-
 class Waiters:
     """Those who wait, in the order they came: a later one never wants less, nor sooner."""
 

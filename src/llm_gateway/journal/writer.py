@@ -27,15 +27,12 @@ from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.reserve import Aside, Reserve, promise_for
 from llm_gateway.journal.segments import Files, Log, WriterDir, silent
 from llm_gateway.journal.tape import RETRY_S, Tape, Worker
-from llm_gateway.journal.waiters import Crowd, Waiters
+from llm_gateway.journal.waiters import Waiters
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 RESERVE_BYTES = 256 * 1024
-
-CROWD, CROWD_S = 8, 0.001
-"""From so many requests in flight on, answers wait this long for others to leave with."""
 
 MOST_REMEMBERED = 5_000
 """Records that wait for the shipper as objects too; beyond them it reads what is in the files."""
@@ -93,7 +90,6 @@ class JournalWriter:
         self._unsynced: list[bytes] = []
         self._retired: list[int] = []
         self._abandoned: list[int] = []
-        self._crowd = Crowd(CROWD_S)
         self._waiters = Waiters(patience_s)
         self._aside = Aside()
         self._is_flush_due = self._is_syncing = self._must_rotate = False
@@ -197,8 +193,6 @@ class JournalWriter:
             JournalUnavailable: it is not in time (2 seconds); it stays in memory and is tried again.
         """
         if self._fsync != "always":
-            if len(self._reserve) >= CROWD:
-                await self._crowd.gather()
             self._flush()
         if self._durable_entries() < self.appended:
             await self._wait()
