@@ -50,12 +50,12 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Makes records, always the same ones: of the `days` before `end_ms`, and what comes after."""
+    """Makes records of the `days` before `end_ms`, and of what comes after; the same ones from the same `seed`."""
 
-    def __init__(self, shape: Shape, end_ms: int) -> None:
+    def __init__(self, shape: Shape, end_ms: int, seed: int = 7) -> None:
         self.shape = shape
         self.end_ms = end_ms
-        self._random = random.Random(7)
+        self._random = random.Random(seed)
         self._customers = [f"customer-{number:05d}" for number in range(shape.customers)]
         self._services = [f"service-{number:02d}" for number in range(shape.services)]
         outcomes = self._random.choices(list(OUTCOMES), list(OUTCOMES.values()), k=SAMPLES)

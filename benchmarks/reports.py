@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter, sleep, time_ns
 
 import msgspec
 
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
             _say(f"{error}.")
             return 1
         before = store.summary(365, END_MS).requests
-        writer = Writer(store, History(shape, END_MS), given.rate)
+        writer = Writer(store, History(shape, END_MS, seed=time_ns()), given.rate)
         _say(f"Timing the reports while {given.rate} records a second are written …")
         writer.start()
         try:
@@ -237,5 +238,6 @@ def _facts(folder: Path, shape: Shape, seconds: float) -> list[str]:
         str(shape),
         f"written in {seconds:.0f} s ({seconds / shape.records * 1e6:.0f} µs a record), {size / 1e9:.1f} GB",
         *facts(folder),
+        f"load average over these minutes {os.getloadavg()[1]:.1f}, of which this run is about 1",
         f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`",
     ]
