@@ -273,7 +273,11 @@ class Failover:
             return None
         this = _Try(candidate, breaker, permit, decision.reservation)
         exchange = await self._send(course, this, remaining)
-        return self._conclude(course, this, exchange)
+        try:
+            return self._conclude(course, this, exchange)
+        except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
+            breaker.release(permit)
+            raise
 
     async def _send(self, course: _Course, this: _Try, remaining: float) -> Exchange:
         provider, health = this.candidate.provider, self._health

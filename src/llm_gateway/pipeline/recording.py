@@ -23,13 +23,12 @@ from llm_gateway.domain.usage import (
     add_usage,
     cost,
     encode_record,
+    worst_status,
 )
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 
 CLIENT_CLOSED = 499
 """The status recorded for a request that was cancelled before it was answered."""
-
-_WORST: dict[CostStatus, int] = {"exact": 0, "estimated": 1, "unpriced": 2}
 
 
 class UsageJournal(Protocol):
@@ -206,8 +205,7 @@ class Recording:
             for attempt in attempts:
                 record.usage = add_usage(record.usage, attempt.usage)
                 record.cost_nanos += attempt.cost_nanos
-                if _WORST[attempt.cost_status] > _WORST[record.cost_status]:
-                    record.cost_status = attempt.cost_status
+            record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
         record.latency_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
         self._journal.settle(record.id, encode_record(record))
         self._observe(record)
