@@ -34,7 +34,7 @@ CLIENT_CLOSED = 499
 class UsageJournal(Protocol):
     """What recording needs of the journal."""
 
-    def intent(self, request_id: str, payload: bytes) -> None: ...
+    async def intent(self, request_id: str, payload: bytes) -> None: ...
     def outcome(self, request_id: str, payload: bytes) -> None: ...
     def settle(self, request_id: str, payload: bytes) -> None: ...
     async def durable(self) -> None: ...
@@ -75,7 +75,7 @@ class Recording:
             tags=request.tags,
         )
 
-    def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
+    async def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
         """Journal that an attempt is about to be sent, with the most it can cost as its bound.
 
         Raises:
@@ -97,10 +97,9 @@ class Recording:
         )
         _price(attempt, "estimated")
         earlier, record.attempts = record.attempts, [attempt]
-        try:
-            self._journal.intent(record.id, encode_record(record))
-        finally:
-            record.attempts = earlier
+        payload = encode_record(record)
+        record.attempts = earlier
+        await self._journal.intent(record.id, payload)
         record.attempts.append(attempt)
         return attempt
 
@@ -201,7 +200,7 @@ class Recording:
         if len(attempts) == 1:
             only = attempts[0]
             record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
-        else:
+        elif attempts:
             for attempt in attempts:
                 record.usage = add_usage(record.usage, attempt.usage)
                 record.cost_nanos += attempt.cost_nanos
