@@ -38,7 +38,7 @@ from llm_gateway.pipeline.caching import Caching
 from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover
 from llm_gateway.pipeline.recording import Recording
-from llm_gateway.pipeline.transport import Egress, Transport
+from llm_gateway.pipeline.transport import Transport
 from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
 from llm_gateway.providers.prepare import Preparer
 from llm_gateway.providers.prices import PriceList, attempt_price
@@ -52,6 +52,7 @@ from llm_gateway.store.repricing import Repricing
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import LONGEST_REQUEST_MS, UsageStore
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
+from llm_gateway.upstream.egress import Egress
 
 Log: TypeAlias = Callable[..., None]
 Observe: TypeAlias = Callable[[UsageRecord], None]

@@ -10,8 +10,8 @@ import pytest
 from llm_gateway.api.providers import ProviderRules
 from llm_gateway.domain.messages import new_id
 from llm_gateway.errors import Invalid
-from llm_gateway.pipeline.transport import Egress
 from llm_gateway.providers.base import load_vendors
+from llm_gateway.upstream.egress import Egress
 from tests.api.conftest import Start
 from tests.api.driver import Client, Response, assert_problem
 from tests.api.test_providers import CANARY, LEAST, PATH, PRODUCTION, created

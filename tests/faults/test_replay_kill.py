@@ -65,7 +65,7 @@ async def write_journal(data_dir: Path, count: int) -> tuple[list[UsageRecord], 
     for number in range(count):
         record = made_up_record(number)
         intent = msgspec.structs.replace(record, usage=Usage(), cost_nanos=0)  # those of the attempt are its bound
-        journal.intent(record.id, encode_record(intent))
+        await journal.intent(record.id, encode_record(intent))
         if number % CUT_OFF_EVERY:
             journal.settle(record.id, encode_record(record))
             settled.append(record)

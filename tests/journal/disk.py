@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from llm_gateway.errors import JournalUnavailable
@@ -22,16 +23,27 @@ def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
     ]
 
 
-def accepts(writer: JournalWriter, number: int) -> bool:
+async def accepts(writer: JournalWriter, number: int) -> bool:
     refused: JournalUnavailable | None = None
     try:
-        writer.intent(request_id(number), intent(number))
+        await writer.intent(request_id(number), intent(number))
     except JournalUnavailable as error:
         refused = error
     if refused is not None:
         assert refused.retry_after_s == 5
         assert refused.detail == "Usage cannot be recorded (the disk is full or failing), so no call is made."
     return refused is None
+
+
+async def refuses(writer: JournalWriter, number: int) -> bool:
+    return not await accepts(writer, number)
+
+
+async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 5.0) -> None:
+    """Return when it holds."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():  # noqa: ASYNC110 - what is waited for happens in threads and files
+            await asyncio.sleep(0.002)
 
 
 async def full_disk(open_writer: Open, files: FailingFiles, reserve: int) -> JournalWriter:

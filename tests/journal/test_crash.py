@@ -25,7 +25,7 @@ from tests.journal.samples import intent, request_id, settled
 async def one(writer, start):
     number = start
     while True:
-        writer.intent(request_id(number), intent(number))
+        await writer.intent(request_id(number), intent(number))
         os.write(1, b"sent %d\\n" % number)
         await asyncio.sleep(0)
         writer.settle(request_id(number), settled(number))

@@ -155,7 +155,7 @@ async def test_a_writer_and_its_shipper(tmp_path: Path, database: Database, hear
     shipper.start()
 
     async def one(number: int) -> None:
-        writer.intent(request_id(number), intent(number))
+        await writer.intent(request_id(number), intent(number))
         await asyncio.sleep(0)
         writer.settle(request_id(number), settled(number))
         await writer.durable()

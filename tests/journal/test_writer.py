@@ -64,10 +64,10 @@ async def test_a_writer_has_a_locked_directory_of_its_own(open_writer: Open, tmp
         WriterDir(first.directory.path)
 
 
-async def test_an_intent_is_in_the_kernel_at_once(open_writer: Open) -> None:
+async def test_an_intent_is_in_the_kernel_when_it_returns(open_writer: Open) -> None:
     writer = open_writer()
 
-    writer.intent(request_id(1), intent(1))
+    await writer.intent(request_id(1), intent(1))
 
     assert on_disk(writer) == [("I", 1)]
     assert writer.written == Written(1, HEAD_BYTES + len(intent(1)) + 1, 1)
@@ -88,6 +88,14 @@ async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, file
     assert writer.written == Written(1, len(files.writes[0]), 3)
 
 
+async def test_intents_of_a_turn_go_out_in_one_write_and_go_on_together(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer()
+
+    await asyncio.gather(*(writer.intent(request_id(number), intent(number)) for number in range(3)))
+
+    assert files.writes == [b"".join(frame("I", number, intent(number)) for number in range(3))]
+
+
 @pytest.mark.parametrize("kind", ["O", "S"])
 async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: FailingFiles, kind: Kind) -> None:
     writer = open_writer()
@@ -101,7 +109,7 @@ async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, fil
     writer = open_writer()
 
     writer.settle(request_id(1), settled(1))
-    writer.intent(request_id(2), intent(2))
+    await writer.intent(request_id(2), intent(2))
     await asyncio.sleep(0.01)
 
     assert files.writes == [frame("S", 1, settled(1)) + frame("I", 2, intent(2))]
@@ -171,11 +179,10 @@ async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, file
 
 
 @pytest.mark.parametrize("fsync", POLICIES)
-async def test_nobody_waits_for_a_turn_of_the_loop_without_need(open_writer: Open, fsync: Fsync) -> None:
+async def test_nobody_waits_for_what_is_durable_already(open_writer: Open, fsync: Fsync) -> None:
     writer = open_writer(fsync)
     writer.settle(request_id(1), settled(1))
-    if fsync == "always":
-        await writer.durable()
+    await writer.durable()
 
     with pytest.raises(StopIteration):  # it returns without having been suspended
         writer.durable().send(None)
@@ -199,7 +206,7 @@ async def test_what_nobody_waits_for_is_synced_in_time(
     open_writer: Open, files: FailingFiles, fsync: Fsync, syncs: int
 ) -> None:
     writer = open_writer(fsync)
-    writer.intent(request_id(1), intent(1))
+    await writer.intent(request_id(1), intent(1))
     writer.settle(request_id(2), settled(2))
     assert files.syncs == 0
 
@@ -213,7 +220,7 @@ async def test_an_intent_alone_is_synced_in_time(
     open_writer: Open, files: FailingFiles, fsync: Fsync, syncs: int
 ) -> None:
     writer = open_writer(fsync)
-    writer.intent(request_id(1), intent(1))
+    await writer.intent(request_id(1), intent(1))
 
     await asyncio.sleep(0.3)
 
@@ -279,7 +286,9 @@ async def test_nothing_is_written_after_closing(open_writer: Open) -> None:
     writer = open_writer()
     await writer.sync_and_close()
 
-    for append in (writer.intent, writer.outcome, writer.settle):
+    with pytest.raises(RuntimeError, match="closed"):
+        await writer.intent(request_id(1), b"{}")
+    for append in (writer.outcome, writer.settle):
         with pytest.raises(RuntimeError, match="closed"):
             append(request_id(1), b"{}")
 

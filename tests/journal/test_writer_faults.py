@@ -9,8 +9,8 @@ import pytest
 from llm_gateway.errors import JournalUnavailable
 from llm_gateway.journal.frames import scan
 from llm_gateway.journal.writer import Fsync, Written
-from tests.journal.disk import ALWAYS, Open, accepts, on_disk
-from tests.journal.samples import FailingFiles, Heard, request_id, settled, until
+from tests.journal.disk import ALWAYS, Open, accepts, on_disk, until_async
+from tests.journal.samples import FailingFiles, Heard, intent, request_id, settled, until
 
 
 async def test_a_write_that_fails_refuses_the_intent_and_forgets_it(
@@ -19,10 +19,10 @@ async def test_a_write_that_fails_refuses_the_intent_and_forgets_it(
     writer = open_writer("off")
     files.fails["write"] = 1
 
-    assert not accepts(writer, 1)
-    assert not accepts(writer, 2)
+    assert not await accepts(writer, 1)
+    assert not await accepts(writer, 2)
     assert writer.appended == 0
-    await until(lambda: accepts(writer, 3), timeout_s=2)
+    await until_async(lambda: accepts(writer, 3), timeout_s=2)
 
     assert on_disk(writer) == [("I", 3)]
     assert heard.events == [
@@ -36,7 +36,7 @@ async def test_entries_wait_in_memory_and_are_written_in_order(
     open_writer: Open, files: FailingFiles, fsync: Fsync
 ) -> None:
     writer = open_writer(fsync)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     files.fails["write"] = ALWAYS
     writer.outcome(request_id(1), b"{}")
     await asyncio.sleep(0.01)
@@ -54,7 +54,7 @@ async def test_who_waits_too_long_is_told_and_the_entry_stays(
     open_writer: Open, files: FailingFiles, heard: Heard
 ) -> None:
     writer = open_writer("always", patience_s=0.7)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     files.fails["write"] = ALWAYS
     writer.settle(request_id(1), settled(1))
     began = asyncio.get_running_loop().time()
@@ -66,7 +66,7 @@ async def test_who_waits_too_long_is_told_and_the_entry_stays(
     assert 0.65 < asyncio.get_running_loop().time() - began < 0.85
     assert not second.done()
     second.cancel()
-    assert not accepts(writer, 2)
+    assert not await accepts(writer, 2)
 
     files.fails.clear()
     await until(lambda: writer.written.entries == 2)
@@ -98,24 +98,53 @@ async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(open_writ
 async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer("off")
     files.most_at_once = 100
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     writer.settle(request_id(1), settled(1))
     await writer.durable()
 
     assert on_disk(writer) == [("I", 1), ("S", 1)]
 
 
+async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("off")
+    files.fails["write"] = 1
+
+    refused = asyncio.create_task(accepts(writer, 1))
+    await asyncio.sleep(0)
+    writer.settle(request_id(2), settled(2))
+    waits = asyncio.create_task(writer.durable())
+
+    assert not await refused
+    assert not waits.done()
+    await asyncio.wait_for(waits, 1)
+    assert on_disk(writer) == [("S", 2)]
+    assert (writer.appended, len(writer._reserve)) == (1, 0)
+
+
+async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("off")
+    files.fails["write"] = 1
+    gone = asyncio.create_task(writer.intent(request_id(1), intent(1)))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    await until_async(lambda: accepts(writer, 2), timeout_s=2)
+
+    assert gone.cancelled()
+    assert on_disk(writer) == [("I", 2)]
+
+
 async def test_a_write_of_nothing_is_a_failure(open_writer: Open, files: FailingFiles, heard: Heard) -> None:
     writer = open_writer("off")
     files.most_at_once = 0
 
-    assert not accepts(writer, 1)
+    assert not await accepts(writer, 1)
     assert heard.events == [
         ("the usage journal cannot be written", {"level": "error", "reason": "nothing was written"})
     ]
 
     files.most_at_once = None
-    await until(lambda: accepts(writer, 2), timeout_s=2)
+    await until_async(lambda: accepts(writer, 2), timeout_s=2)
     assert on_disk(writer) == [("I", 2)]
 
 
@@ -124,7 +153,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     open_writer: Open, files: FailingFiles, heard: Heard, fsync: Fsync
 ) -> None:
     writer = open_writer(fsync)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     await until(lambda: files.syncs == 1 and not writer._unsynced)
     files.fails["sync"] = 1
     writer.outcome(request_id(1), b"{}")
@@ -138,7 +167,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     second = scan(writer.directory.segment(2).read_bytes()).entries
     assert [entry.kind for entry in second] == ["O", "S"]
     assert writer.written == Written(2, second[-1].end, 3)
-    await until(lambda: accepts(writer, 2))
+    await until_async(lambda: accepts(writer, 2))
     assert heard.events == [
         ("the usage journal cannot be synced", {"level": "error", "reason": "[Errno 5] Input/output error"}),
         ("the usage journal is written again", {}),
@@ -147,17 +176,17 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
 
 async def test_while_syncs_fail_nothing_new_begins(open_writer: Open, files: FailingFiles, heard: Heard) -> None:
     writer = open_writer("always", patience_s=0.7)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     files.fails["sync"] = ALWAYS
     writer.settle(request_id(1), settled(1))
     with pytest.raises(JournalUnavailable, match="could not be made durable"):
         await writer.durable()
     for _ in range(30):
-        assert not accepts(writer, 2)
+        assert not await accepts(writer, 2)
         await asyncio.sleep(0.02)
 
     files.fails.clear()
-    await until(lambda: accepts(writer, 3), timeout_s=2)
+    await until_async(lambda: accepts(writer, 3), timeout_s=2)
 
     assert set(on_disk(writer)) == {("I", 1), ("S", 1), ("I", 3)}
     assert writer.written.entries == writer.appended == 3
@@ -173,14 +202,14 @@ async def test_a_failed_sync_of_nothing_does_not_stop_the_writer_for_ever(
     writer._sync_later()
 
     await until(lambda: files.syncs == 1)
-    await until(lambda: accepts(writer, 1), timeout_s=2)
+    await until_async(lambda: accepts(writer, 1), timeout_s=2)
 
 
 async def test_closing_a_journal_that_cannot_be_written_says_what_is_lost(
     open_writer: Open, files: FailingFiles, heard: Heard
 ) -> None:
     writer = open_writer("always", patience_s=0.1)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     files.fails["write"] = ALWAYS
     writer.settle(request_id(1), settled(1))
 

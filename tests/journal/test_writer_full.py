@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.journal.reserve import UNBILLED_BYTES, promise_for
-from tests.journal.disk import Open, accepts, full_disk, on_disk
+from tests.journal.disk import Open, accepts, full_disk, on_disk, refuses, until_async
 from tests.journal.samples import FailingFiles, Heard, frame, intent, request_id, settled, until
 
 
@@ -20,7 +20,7 @@ async def test_without_space_intents_are_refused_down_to_the_reserve(
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=40_000)
     size, number = len(frame("I", 1, intent(1))), 0
-    while accepts(writer, number):
+    while await accepts(writer, number):
         writer.settle(request_id(number), b"{}")
         await writer.durable()
         number += 1
@@ -36,13 +36,13 @@ async def test_the_reserve_is_kept_to_the_byte(open_writer: Open, files: Failing
     size = len(frame("I", 1, intent(1)))
     writer = await full_disk(open_writer, files, reserve=100_000 - size + more)
 
-    assert accepts(writer, 1) == (more == 0)
+    assert await accepts(writer, 1) == (more == 0)
 
 
 async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, files: FailingFiles) -> None:
     writer = await full_disk(open_writer, files, reserve=0)
     accepted = 0
-    while accepts(writer, accepted):
+    while await accepts(writer, accepted):
         accepted += 1
 
     size = len(frame("I", 1, intent(1)))
@@ -58,10 +58,10 @@ async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, fil
 async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open, files: FailingFiles) -> None:
     size = len(frame("I", 1, intent(1)))
     writer = await full_disk(open_writer, files, reserve=0)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     writer.settle(request_id(1), b"x" * (100_000 - promise_for(size) - 2 * size))
 
-    assert not accepts(writer, 2)
+    assert not await accepts(writer, 2)
 
     assert len(writer._waiting) == 1
     await writer.durable()
@@ -70,11 +70,11 @@ async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open
 
 async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Open, files: FailingFiles) -> None:
     writer = await full_disk(open_writer, files, reserve=0)
-    assert accepts(writer, 1)
-    assert accepts(writer, 2)
+    assert await accepts(writer, 1)
+    assert await accepts(writer, 2)
     writer.settle(request_id(1), b"x" * 99_000)
     writer.settle(request_id(2), settled(2))
-    await until(lambda: not accepts(writer, 3))
+    await until_async(lambda: refuses(writer, 3))
     assert on_disk(writer) == [("I", 1), ("I", 2)]
 
     files.fails.clear()
@@ -85,10 +85,10 @@ async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Op
 
 async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, files: FailingFiles) -> None:
     writer = await full_disk(open_writer, files, reserve=200_000)
-    assert not accepts(writer, 1)
+    assert not await accepts(writer, 1)
 
     files.fails.clear()
-    await until(lambda: accepts(writer, 2), timeout_s=2)
+    await until_async(lambda: accepts(writer, 2), timeout_s=2)
 
     assert on_disk(writer) == [("I", 2)]
 
@@ -97,9 +97,9 @@ async def test_records_that_bought_nothing_leave_the_reserve_alone(
     open_writer: Open, files: FailingFiles, heard: Heard
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=99_000)
-    assert accepts(writer, 1)
+    assert await accepts(writer, 1)
     writer.settle(request_id(2), settled(2))
-    while accepts(writer, 3):
+    while await accepts(writer, 3):
         pass
     before = writer.appended
     many = UNBILLED_BYTES // len(frame("S", 0, settled(0))) + 3
@@ -115,7 +115,7 @@ async def test_records_that_bought_nothing_leave_the_reserve_alone(
     await until(lambda: writer.written.entries == before + 1 + many - 3)
 
     assert ("records of requests that bought nothing were dropped", {"level": "error", "count": 3}) in heard.events
-    assert accepts(writer, 4)
+    assert await accepts(writer, 4)
 
 
 async def test_closing_writes_what_waited_for_space(open_writer: Open, files: FailingFiles) -> None:
@@ -146,7 +146,7 @@ async def main():
     for number in range(200):
         name = f"{number:036d}"
         try:
-            writer.intent(name, b"x" * 2000)
+            await writer.intent(name, b"x" * 2000)
         except JournalUnavailable:
             refused += 1
             continue
@@ -162,7 +162,7 @@ async def main():
     while True:
         await asyncio.sleep(0.05)
         try:
-            writer.intent("y" * 36, b"x")
+            await writer.intent("y" * 36, b"x")
             break
         except JournalUnavailable:
             pass

@@ -164,7 +164,7 @@ class JournalSpy:
         self.synced = 0
         self.fails: dict[str, BaseException] = {}
 
-    def intent(self, request_id: str, payload: bytes) -> None:
+    async def intent(self, request_id: str, payload: bytes) -> None:
         self._write("intent", request_id, payload)
 
     def outcome(self, request_id: str, payload: bytes) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.plan import Call
-from llm_gateway.pipeline.transport import AddressRefused, Egress, Transport, resolve
+from llm_gateway.pipeline.transport import Transport
+from llm_gateway.upstream.egress import AddressRefused, Egress, resolve
 from tests.pipeline.fakes import provider
 
 

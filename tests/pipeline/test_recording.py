@@ -81,10 +81,10 @@ async def test_a_record_says_who_asked_what(world: World) -> None:
 
 
 class TestAttempts:
-    def test_an_intent_has_the_most_the_attempt_can_cost(self, world: World) -> None:
+    async def test_an_intent_has_the_most_the_attempt_can_cost(self, world: World) -> None:
         record = world.open(request())
         before = time.time_ns() // 1_000_000
-        made = world.recording.intend(record, request(), ONE, 118)
+        made = await world.recording.intend(record, request(), ONE, 118)
 
         assert record.attempts == [made]
         assert (made.provider_id, made.provider, made.kind, made.model) == ("id-one", "one", "openai", "m1")
@@ -97,27 +97,27 @@ class TestAttempts:
         assert (kind, request_id) == ("intent", "request")
         assert world.journal.records("intent") == [record]
 
-    def test_an_intent_without_a_price_says_so(self, world: World) -> None:
-        made = world.recording.intend(world.open(request()), request(), UNPRICED, 118)
+    async def test_an_intent_without_a_price_says_so(self, world: World) -> None:
+        made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
 
         assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
         assert made.usage_estimated is True
 
-    def test_a_later_intent_holds_its_own_attempt_alone(self, world: World) -> None:
+    async def test_a_later_intent_holds_its_own_attempt_alone(self, world: World) -> None:
         record = world.open(request())
-        first = world.recording.intend(record, request(), ONE, 1)
-        second = world.recording.intend(record, request(), ONE, 2)
+        first = await world.recording.intend(record, request(), ONE, 1)
+        second = await world.recording.intend(record, request(), ONE, 2)
 
         assert record.attempts == [first, second]
         assert first.id != second.id
         assert [intended.attempts for intended in world.journal.records("intent")] == [[first], [second]]
 
-    def test_an_intent_that_cannot_be_written_is_no_attempt(self, world: World) -> None:
+    async def test_an_intent_that_cannot_be_written_is_no_attempt(self, world: World) -> None:
         record = world.open(request())
-        first = world.recording.intend(record, request(), ONE, 1)
+        first = await world.recording.intend(record, request(), ONE, 1)
         world.journal.fails["intent"] = JournalUnavailable("disk full")
         with pytest.raises(JournalUnavailable):
-            world.recording.intend(record, request(), ONE, 2)
+            await world.recording.intend(record, request(), ONE, 2)
 
         assert record.attempts == [first]
 
@@ -135,31 +135,31 @@ class TestAttempts:
         assert world.journal.outcomes() == [made]
         assert world.journal.entries[0][1] == "request"
 
-    def test_what_was_bought(self, world: World) -> None:
-        made = world.recording.intend(world.open(request()), request(), ONE, 118)
+    async def test_what_was_bought(self, world: World) -> None:
+        made = await world.recording.intend(world.open(request()), request(), ONE, 118)
         world.recording.bought(made, reply(upstream_model="m1-2026"))
 
         assert made.usage == Usage(input_tokens=20, output_tokens=30)
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "exact", False)
 
-    def test_what_was_bought_by_estimate(self, world: World) -> None:
-        made = world.recording.intend(world.open(request()), request(), ONE, 118)
+    async def test_what_was_bought_by_estimate(self, world: World) -> None:
+        made = await world.recording.intend(world.open(request()), request(), ONE, 118)
         world.recording.bought(made, reply(usage_estimated=True))
 
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "estimated", True)
 
-    def test_the_configured_names_price_comes_first(self, world: World) -> None:
+    async def test_the_configured_names_price_comes_first(self, world: World) -> None:
         world.reported["one", "m1-2026"] = Price(input=((0, 1),), output=((0, 1),))
-        made = world.recording.intend(world.open(request()), request(), ONE, 118)
+        made = await world.recording.intend(world.open(request()), request(), ONE, 118)
         world.recording.bought(made, reply(upstream_model="m1-2026"))
 
         assert made.price == PRICE
 
     @pytest.mark.parametrize("reported", [None, "m1-2026"])
-    def test_then_the_reported_names(self, world: World, reported: str | None) -> None:
+    async def test_then_the_reported_names(self, world: World, reported: str | None) -> None:
         cheap = Price(input=((0, 1_000_000),), output=((0, 0),))
         world.reported["one", "m1-2026"] = cheap
-        made = world.recording.intend(world.open(request()), request(), UNPRICED, 118)
+        made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
         world.recording.bought(made, reply(upstream_model=reported))
 
         if reported is None:
@@ -167,8 +167,8 @@ class TestAttempts:
         else:
             assert (made.price, made.cost_nanos, made.cost_status) == (cheap, 20, "exact")
 
-    def test_what_was_not_bought(self, world: World) -> None:
-        made = world.recording.intend(world.open(request()), request(), UNPRICED, 118)
+    async def test_what_was_not_bought(self, world: World) -> None:
+        made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
         world.recording.bought_nothing(made)
 
         assert (made.usage, made.cost_nanos, made.cost_status) == (Usage(), 0, "exact")
@@ -347,9 +347,9 @@ class TestCancel:
         assert (record.provider, record.cost_nanos) == (None, 0)
         assert world.journal.records() == world.observed == [record]
 
-    def test_in_mid_attempt(self, world: World) -> None:
+    async def test_in_mid_attempt(self, world: World) -> None:
         record = world.open(request())
-        world.recording.intend(record, request(), ONE, 118)
+        await world.recording.intend(record, request(), ONE, 118)
         world.recording.cancel(record)
 
         assert (record.provider, record.model) == ("one", "m1")

@@ -17,7 +17,8 @@ import pytest
 
 from llm_gateway.domain.catalog import Provider, Target, build_snapshot
 from llm_gateway.domain.plan import Call, Exchange
-from llm_gateway.pipeline.transport import MAX_BODY_BYTES, Egress, Transport
+from llm_gateway.pipeline.transport import MAX_BODY_BYTES, Transport
+from llm_gateway.upstream.egress import Egress
 from tests.pipeline.fakes import provider
 
 CALL = Call("/chat", b"{}")
@@ -375,6 +376,7 @@ class TestPools:
             usual, upstream.behaviour = upstream.behaviour, answering("200 OK", "connection: close\r\n")
             assert (await transport.post(upstream.provider(), CALL, 5)).status == 200
             upstream.behaviour = usual
+            await asyncio.sleep(0.05)  # both ends of that connection give their file back
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - its own descriptor counts
         taken = []

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llm_gateway.pipeline.transport import Egress, Transport
+from llm_gateway.pipeline.transport import Transport
+from llm_gateway.upstream.egress import Egress
 from tests.pipeline.test_transport import CALL, Upstream
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.plan import Exchange
-from llm_gateway.pipeline.transport import AddressRefused, Egress, Transport
+from llm_gateway.pipeline.transport import Transport
+from llm_gateway.upstream.egress import AddressRefused, Egress
 from tests.pipeline.fakes import provider
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"

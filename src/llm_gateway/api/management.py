@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_gateway import __version__
@@ -71,19 +72,21 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> 
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(Exception, on_defect)
-    return Bounded(app, log)
+    return Bounded(app, routes, log)
 
 
 class Bounded:
     """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON.
 
-    Of a method that has none nothing is read, so that nobody can make the gateway hold it; the server drops it.
+    Of a method that has none nothing is read, so that nobody can make the gateway hold it; the server drops it. Where
+    there is no such route, that is said whatever the body is.
 
     HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
     """
 
-    def __init__(self, app: ASGIApp, log: Callable[..., None]) -> None:
+    def __init__(self, app: ASGIApp, routes: list[APIRoute], log: Callable[..., None]) -> None:
         self._app = app
+        self._routes = routes
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +102,7 @@ class Bounded:
             await send(message)
 
         try:
-            body = _normalised(await read_body(receive)) if method in WITH_BODY else b""
+            body = await self._body(scope, receive) if method in WITH_BODY else b""
             headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
             headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
             inner = {**scope, "method": "GET" if method == "HEAD" else method, "headers": headers}
@@ -112,6 +115,12 @@ class Bounded:
             self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
             if not started:
                 await send_problem(send, defect(entry), entry.request_id, entry.echo)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        body = await read_body(receive)
+        if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
+            return _normalised(body)
+        return b""
 
 
 def _normalised(body: bytes) -> bytes:

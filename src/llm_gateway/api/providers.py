@@ -19,13 +19,13 @@ from llm_gateway.api.openapi import problems
 from llm_gateway.api.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
-from llm_gateway.pipeline.transport import AddressRefused, Egress
 from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prices import KINDS as PRICE_KINDS
 from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
 from llm_gateway.store.identifiers import missing
 from llm_gateway.store.live import Live
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.upstream.egress import AddressRefused, Egress
 
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 

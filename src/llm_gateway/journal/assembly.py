@@ -9,12 +9,12 @@ import msgspec
 
 from llm_gateway.domain.usage import (
     AttemptRecord,
-    CostStatus,
     Usage,
     UsageRecord,
     add_usage,
     decode_attempt,
     decode_record,
+    worst_status,
 )
 from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.segments import Position
@@ -128,8 +128,4 @@ def _close(record: UsageRecord, attempts: list[AttemptRecord]) -> None:
         record.provider, record.model = attempt.provider, attempt.model
         record.usage = add_usage(record.usage, attempt.usage)
         record.cost_nanos += attempt.cost_nanos
-    statuses = {attempt.cost_status for attempt in attempts}
-    record.cost_status = next((status for status in _WORST_FIRST if status in statuses), "exact")
-
-
-_WORST_FIRST: tuple[CostStatus, ...] = ("unpriced", "estimated")
+    record.cost_status = worst_status(attempt.cost_status for attempt in attempts)

@@ -13,7 +13,7 @@ import msgspec
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.journal.segments import Log
+from llm_gateway.journal.segments import Log, sync_directory
 
 BATCH_RECORDS = 2000
 
@@ -114,5 +114,7 @@ def _append(path: Path, line: bytes) -> None:
             os.ftruncate(fd, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(fd)
+        if not size:
+            sync_directory(path.parent)
     finally:
         os.close(fd)

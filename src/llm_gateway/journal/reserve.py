@@ -52,6 +52,13 @@ class Reserve:
         self._promised[request_id] = self._promised.get(request_id, 0) + size
         self._sum += size
 
+    def withdraw(self, request_id: str, size: int) -> None:
+        """The attempt is not sent after all."""
+        left = self._promised.pop(request_id, 0) - size
+        if left > 0:
+            self._promised[request_id] = left
+        self._sum -= size
+
     def redeem(self, request_id: str) -> bool:
         """The request writes its last entry. Whether it was in flight."""
         size = self._promised.pop(request_id, 0)

@@ -62,10 +62,10 @@ class WriterDir:
             OSError: it cannot be made.
         """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(path.parent.parent)
+        sync_directory(path.parent.parent)
         path.mkdir(mode=0o700)
         directory = cls(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return directory
 
     def segment(self, number: int) -> Path:
@@ -129,7 +129,7 @@ class Files:
             if durable:
                 _fill(fd, size)
                 os.fsync(fd)
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -159,7 +159,12 @@ def _fill(fd: int, size: int) -> None:
         at += os.pwrite(fd, ZEROS[: size - at], at)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make durable which files are in it.
+
+    Raises:
+        OSError: it cannot.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

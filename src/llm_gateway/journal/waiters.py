@@ -39,6 +39,13 @@ class Waiters:
             self._watchdog = self._loop.call_later(self._patience_s, self._lose_patience)
         return future
 
+    def lower(self, number: int) -> None:
+        """The entry of that number (from 1) was taken back: all after it come one earlier."""
+        self._waiting = deque(
+            waiter._replace(entries=waiter.entries - 1) if waiter.entries >= number else waiter
+            for waiter in self._waiting
+        )
+
     def release(self, entries: int) -> None:
         """So many entries are durable now."""
         while self._waiting and self._waiting[0].entries <= entries:

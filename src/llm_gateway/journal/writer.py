@@ -91,6 +91,7 @@ class JournalWriter:
         self._retired: list[int] = []
         self._abandoned: list[int] = []
         self._waiters = Waiters(patience_s)
+        self._turn: list[asyncio.Future[None]] = []
         self._aside = Aside()
         self._is_flush_due = self._is_syncing = self._must_rotate = False
         self._is_failing = self._is_blocked = self._has_lost_sync = False
@@ -139,8 +140,8 @@ class JournalWriter:
                 "LLM_GATEWAY_DATA_DIR to a writable directory."
             ) from None
 
-    def intent(self, request_id: str, payload: bytes) -> None:
-        """An attempt is about to be sent; in the kernel when this returns.
+    async def intent(self, request_id: str, payload: bytes) -> None:
+        """An attempt is about to be sent; in the kernel when this returns, with all that came in its turn of the loop.
 
         Raises:
             JournalUnavailable: it is not, or what follows might find no space: the attempt must not be sent.
@@ -151,14 +152,19 @@ class JournalWriter:
         if self._is_short(len(frame), promise):
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
         self._append(frame)
-        self._write()
-        if self._waiting:
-            self._waiting.pop()
-            self.appended -= 1
-            raise JournalUnavailable(NO_CALL, retry_after_s=5)
         self._reserve.promise(request_id, promise)
-        if self._interval is None:
-            self._sync_later()
+        turn_end = self._loop.create_future()
+        self._turn.append(turn_end)
+        self._flush_soon()
+        try:
+            await turn_end
+        finally:
+            is_written = frame not in self._waiting
+            if not is_written:
+                self._forget(frame)
+                self._reserve.withdraw(request_id, promise)
+        if not is_written:
+            raise JournalUnavailable(NO_CALL, retry_after_s=5)
 
     def outcome(self, request_id: str, payload: bytes) -> None:
         """An attempt ended."""
@@ -192,8 +198,6 @@ class JournalWriter:
         Raises:
             JournalUnavailable: it is not in time (2 seconds); it stays in memory and is tried again.
         """
-        if self._fsync != "always":
-            self._flush()
         if self._durable_entries() < self.appended:
             await self._wait()
 
@@ -242,6 +246,13 @@ class JournalWriter:
         self._waiting.append(frame)
         self.appended += 1
 
+    def _forget(self, frame: bytes) -> None:
+        """Take back an entry that is not written yet."""
+        index = self._waiting.index(frame)
+        self._waiters.lower(self.appended - len(self._waiting) + index + 1)
+        del self._waiting[index]
+        self.appended -= 1
+
     def _take_aside(self) -> None:
         frames, lost = self._aside.take()
         if lost:
@@ -258,6 +269,10 @@ class JournalWriter:
         """Write what waits; tell and sync for those who wait for it."""
         self._is_flush_due = False
         self._write()
+        turn, self._turn = self._turn, []
+        for turn_end in turn:
+            if not turn_end.done():
+                turn_end.set_result(None)
         if self._aside and not self._is_short(self._aside.bytes):
             self._take_aside()
             self._write()

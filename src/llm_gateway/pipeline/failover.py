@@ -82,7 +82,9 @@ class Transport(Protocol):
 class Recording(Protocol):
     """The journal's intents and outcomes."""
 
-    def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord: ...
+    async def intend(
+        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int
+    ) -> AttemptRecord: ...
     def outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None: ...
     def bought(self, attempt: AttemptRecord, reply: Reply) -> None: ...
     def bought_nothing(self, attempt: AttemptRecord) -> None: ...
@@ -273,7 +275,11 @@ class Failover:
             return None
         this = _Try(candidate, breaker, permit, decision.reservation)
         exchange = await self._send(course, this, remaining)
-        return self._conclude(course, this, exchange)
+        try:
+            return self._conclude(course, this, exchange)
+        except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
+            breaker.release(permit)
+            raise
 
     async def _send(self, course: _Course, this: _Try, remaining: float) -> Exchange:
         provider, health = this.candidate.provider, self._health
@@ -281,7 +287,7 @@ class Failover:
             call = self._adapters[provider.kind].encode(
                 course.request, this.candidate.model, has_json_mode=provider.has_json_mode
             )
-            this.attempt = self._recording.intend(
+            this.attempt = await self._recording.intend(
                 course.record, course.request, this.candidate, this.reservation.tokens
             )
         except BaseException:  # edge: whatever went wrong, nothing was sent, so nothing stays reserved

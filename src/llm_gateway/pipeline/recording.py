@@ -23,19 +23,18 @@ from llm_gateway.domain.usage import (
     add_usage,
     cost,
     encode_record,
+    worst_status,
 )
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 
 CLIENT_CLOSED = 499
 """The status recorded for a request that was cancelled before it was answered."""
 
-_WORST: dict[CostStatus, int] = {"exact": 0, "estimated": 1, "unpriced": 2}
-
 
 class UsageJournal(Protocol):
     """What recording needs of the journal."""
 
-    def intent(self, request_id: str, payload: bytes) -> None: ...
+    async def intent(self, request_id: str, payload: bytes) -> None: ...
     def outcome(self, request_id: str, payload: bytes) -> None: ...
     def settle(self, request_id: str, payload: bytes) -> None: ...
     async def durable(self) -> None: ...
@@ -76,7 +75,7 @@ class Recording:
             tags=request.tags,
         )
 
-    def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
+    async def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
         """Journal that an attempt is about to be sent, with the most it can cost as its bound.
 
         Raises:
@@ -98,10 +97,9 @@ class Recording:
         )
         _price(attempt, "estimated")
         earlier, record.attempts = record.attempts, [attempt]
-        try:
-            self._journal.intent(record.id, encode_record(record))
-        finally:
-            record.attempts = earlier
+        payload = encode_record(record)
+        record.attempts = earlier
+        await self._journal.intent(record.id, payload)
         record.attempts.append(attempt)
         return attempt
 
@@ -202,12 +200,11 @@ class Recording:
         if len(attempts) == 1:
             only = attempts[0]
             record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
-        else:
+        elif attempts:
             for attempt in attempts:
                 record.usage = add_usage(record.usage, attempt.usage)
                 record.cost_nanos += attempt.cost_nanos
-                if _WORST[attempt.cost_status] > _WORST[record.cost_status]:
-                    record.cost_status = attempt.cost_status
+            record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
         record.latency_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
         self._journal.settle(record.id, encode_record(record))
         self._observe(record)

@@ -119,11 +119,6 @@ class UsageStore:
         with self._database.write() as connection:
             return self._rollups.build_block(connection, until_ms)
 
-    def has_records(self) -> bool:
-        """Whether any record is stored."""
-        with self._database.read() as connection:
-            return connection.execute(sa.select(usage_records.c.id).limit(1)).scalar() is not None
-
     def summary(self, days: int, now_ms: int) -> Totals:
         """Everything in the period."""
         with self._database.read() as connection:

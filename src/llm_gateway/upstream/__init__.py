@@ -1,0 +1,1 @@
+"""The upstream HTTP client: connections to providers, kept and used again."""

@@ -1,0 +1,188 @@
+"""One HTTP/1.1 connection to a provider (RFC 9112): a request at a time, and its response.
+
+The counterpart of `server/connection.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import httptools
+
+MAX_HEAD_BYTES = 256 * 1024
+ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
+
+
+class Broken(Exception):
+    """There is no whole response, though the request was sent; the message is a sentence without its full stop."""
+
+
+class Response(NamedTuple):
+    """A whole response; its headers as they came."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, named in lower case."""
+        return _header(self.headers, name)
+
+
+class Connection(asyncio.Protocol):
+    """A connection that takes a request when the one before is answered.
+
+    It never raises for what the other side does: `exchange` does, to whoever waits for the response.
+    """
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._loop = asyncio.get_running_loop()
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[Response] | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._has_head = False
+        self.is_reusable = False
+        self.idle_since = 0.0
+
+    async def exchange(self, request: bytes, timeout_s: float) -> Response:
+        """Send a whole request, and return its whole response. Whoever is cancelled here takes the connection along.
+
+        Raises:
+            TimeoutError: the response was not whole after so many seconds.
+            Broken: it never will be.
+        """
+        waiter: asyncio.Future[Response] = self._loop.create_future()
+        self._waiter = waiter
+        if self._transport is None or self._transport.is_closing():
+            raise Broken("The connection broke: it was closed")
+        self.is_reusable = False
+        self._size = 0
+        self._has_head = False
+        timer = self._loop.call_later(timeout_s, self._expire)
+        self._transport.write(request)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+            if not self.is_reusable:
+                self.close()
+
+    def close(self) -> None:
+        """Close it at once, whatever is under way."""
+        self.is_reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _expire(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
+
+    def _fail(self, message: str) -> None:
+        self.is_reusable = False
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(Broken(message))
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio's."""
+        self._transport = transport  # type: ignore[assignment]  # a stream's
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio's."""
+        self._end(f"The connection broke: {exc}" if exc else "The connection broke: it was closed too early")
+        self._parser = None  # breaks the circle
+        self._transport = None
+
+    def eof_received(self) -> None:
+        """Asyncio's. The transport closes after this."""
+        self._end("The connection broke: it was closed too early")
+
+    def _end(self, complaint: str) -> None:
+        """Nothing more will come: the end of a body whose length nobody said (RFC 9112, section 6.3), or too early."""
+        waits = self._waiter is not None and not self._waiter.done()
+        if waits and self._has_head and not (self._header(LENGTH) or self._header(CODING)):
+            self._complete(is_reusable=False)
+        else:
+            self._fail(complaint)
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio's."""
+        if self._waiter is None or self._waiter.done() or self._parser is None:
+            self.close()  # nothing was asked, or it is answered
+            return
+        if not self._has_head:
+            self._size += len(data)
+            if self._size > MAX_HEAD_BYTES:
+                self._fail(f"The connection broke: the answer's head is larger than {MAX_HEAD_BYTES} bytes")
+                return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("The connection broke: it was switched to another protocol")
+        except httptools.HttpParserError as error:
+            self._fail(f"The connection broke: {error}")
+
+    def on_message_begin(self) -> None:
+        """The parser's."""
+        if self._waiter is None or self._waiter.done():
+            self.close()  # an answer too many
+        self._headers = []
+        self._pieces = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser's."""
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The parser's."""
+        self._has_head = True
+        self._size = 0
+        encoding = self._header(ENCODING)
+        if encoding is not None and encoding.lower() != b"identity":
+            self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which was not asked for")
+
+    def on_body(self, body: bytes) -> None:
+        """The parser's."""
+        self._size += len(body)
+        if self._size > self._max_body_bytes:
+            self._fail(f"The answer is larger than {self._max_body_bytes} bytes")
+        else:
+            self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """The parser's. What is only on the way to a response (1xx) is passed over (RFC 9110, section 15.2)."""
+        parser = self._parser
+        if parser is None:
+            return
+        if parser.get_status_code() >= 200:
+            self._complete(is_reusable=parser.should_keep_alive())
+        self._has_head = False
+
+    def _complete(self, *, is_reusable: bool) -> None:
+        waiter, transport, parser, pieces = self._waiter, self._transport, self._parser, self._pieces
+        if waiter is None or waiter.done() or transport is None or parser is None:
+            self.close()
+            return
+        # Whoever answers before it has read all of the request may not read the rest of it.
+        self.is_reusable = is_reusable and not transport.get_write_buffer_size()
+        self.idle_since = self._loop.time()
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        waiter.set_result(Response(parser.get_status_code(), self._headers, body))
+
+    def _header(self, name: bytes) -> bytes | None:
+        return _header(self._headers, name)
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    size = len(name)
+    for given, value in headers:
+        if len(given) == size and given.lower() == name:
+            return value
+    return None

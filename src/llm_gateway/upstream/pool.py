@@ -1,0 +1,195 @@
+"""Connections to one provider, kept while they are idle: one is made when none is free."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import socket
+import ssl
+from urllib.parse import quote, urlsplit
+
+from aiohappyeyeballs import start_connection
+
+from llm_gateway.upstream.connection import Connection, Response
+
+CONNECT_S = 3.0
+IDLE_S = 50.0
+NEXT_ADDRESS_S = 0.25
+"""How long one of a host's addresses has before the next is tried beside it (RFC 8305)."""
+KEEPALIVE_S = 30
+"""An answer may be minutes away: what stands between must not take the connection for dead."""
+OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+UNRESERVED = "/%:@!$&'()*+,;=-._~"
+_FIELD = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+class NotSent(Exception):
+    """There is no connection, so nothing was sent. `is_ours`: by this machine's fault, or for want of time."""
+
+    def __init__(self, message: str, *, is_ours: bool = False) -> None:
+        super().__init__(message)
+        self.is_ours = is_ours
+
+
+class Unsendable(Exception):
+    """A header holds what cannot be sent in one. The message does not quote it, for it may be a key."""
+
+
+def tls() -> ssl.SSLContext:
+    """What https connections are made with: the system's certificates, or those SSL_CERT_FILE names. Reads files."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Pool:
+    """The connections of one provider.
+
+    Args:
+        root: the absolute URL that paths are appended to.
+        headers: what every request carries.
+        tls: for https.
+        pinned: the address to connect to, whatever the host's name resolves to.
+        max_body_bytes: of an answer.
+
+    Raises:
+        Unsendable: one of the headers is.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        headers: dict[str, str],
+        *,
+        tls: ssl.SSLContext | None,
+        pinned: str | None,
+        max_body_bytes: int,
+    ) -> None:
+        parts = urlsplit(root)
+        self.root = root
+        self.pinned = pinned
+        self._loop = asyncio.get_running_loop()
+        self._host = parts.hostname or ""
+        self._tls = tls if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._base = quote(parts.path, safe=UNRESERVED) + (f"?{parts.query}" if parts.query else "")
+        self._max_body_bytes = max_body_bytes
+        fields = {"host": parts.netloc, "user-agent": "llm-gateway", **headers}
+        if not all(_FIELD.fullmatch(value) for value in fields.values()):
+            raise Unsendable("The provider's key cannot be sent in a header")
+        self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
+        self._heads: dict[str, bytes] = {}
+        self._idle: list[Connection] = []
+        self._is_closed = False
+
+    async def post(self, path: str, body: bytes, timeout_s: float) -> Response:
+        """The response to a POST, whole within so many seconds.
+
+        Raises:
+            NotSent: no connection can be made.
+            TimeoutError: the response was not whole in time.
+            Broken: it never will be.
+        """
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head("POST", path)
+        return await self._exchange(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), timeout_s)
+
+    async def get(self, timeout_s: float) -> Response:
+        """The response to a GET of the root; raises as `post` does."""
+        return await self._exchange(self._head("GET", "") + b"\r\n", timeout_s)
+
+    def _head(self, method: str, path: str) -> bytes:
+        return f"{method} {self._base}{path} HTTP/1.1\r\n".encode("ascii") + self._fields
+
+    async def _exchange(self, request: bytes, timeout_s: float) -> Response:
+        connection = self._free()
+        if connection is None:
+            started = self._loop.time()
+            connection = await self._connect(timeout_s)
+            timeout_s -= self._loop.time() - started
+        try:
+            return await connection.exchange(request, timeout_s)
+        finally:
+            if connection.is_reusable:
+                self._keep(connection)
+
+    def _free(self) -> Connection | None:
+        """The connection that was used last, so that those that are not needed grow old."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_reusable:
+                if self._loop.time() - connection.idle_since <= IDLE_S:
+                    return connection
+                connection.close()
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        if self._is_closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    async def _connect(self, timeout_s: float) -> Connection:
+        sock: socket.socket | None = None
+        try:
+            async with asyncio.timeout(min(CONNECT_S, timeout_s)):
+                sock = await self._socket()
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self._max_body_bytes),
+                    sock=sock,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+        except TimeoutError:
+            message = "No connection: not within the time for it"
+            raise NotSent(message, is_ours=timeout_s < CONNECT_S) from None
+        except (OSError, RuntimeError) as error:  # uvloop raises both
+            raise NotSent(
+                f"No connection: {_said(error)}", is_ours=getattr(error, "errno", None) in OUT_OF_FILES
+            ) from None
+        else:
+            sock = None
+            return connection
+        finally:
+            if sock is not None:
+                sock.close()
+
+    async def _socket(self) -> socket.socket:
+        addresses = await self._loop.getaddrinfo(self.pinned or self._host, self._port, type=socket.SOCK_STREAM)
+        sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with contextlib.suppress(AttributeError):  # not every system lets the time be set
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+        return sock
+
+    def expire(self) -> None:
+        """Close what has been idle for long, or was closed by the other side."""
+        oldest = self._loop.time() - IDLE_S
+        for connection in self._idle:
+            if connection.idle_since < oldest:
+                connection.close()
+        self._idle = [connection for connection in self._idle if connection.is_reusable]
+
+    def close(self) -> None:
+        """Close what is idle now, and what is busy once it is answered."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def close_soon(self) -> None:
+        """`close`, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+            self._loop.call_soon_threadsafe(self.close)
+
+
+def _said(error: Exception) -> str:
+    """What the operating system, the resolver or TLS says."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError | socket.gaierror) and error.errno:
+        return os.strerror(error.errno)
+    return str(getattr(error, "strerror", None) or error)
