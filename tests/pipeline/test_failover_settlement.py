@@ -270,3 +270,40 @@ class TestCutShort:
             await asyncio.wait_for(run, 0.01)
 
         assert breaker.admit() is not None
+
+
+async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = almost_open(world)
+    write = world.journal.intent
+
+    async def a_turn_of_the_loop(request_id: str, payload: bytes) -> None:
+        await write(request_id, payload)
+        if breaker.state == "closed":
+            breaker.fail(breaker.admit() or 0)
+
+    monkeypatch.setattr(world.journal, "intent", a_turn_of_the_loop)
+    world.script(a=[answer()], b=[answer()])
+    record = world.open(request())
+
+    await world.failover.run(request(), plan([A], [B]), record)
+
+    spared, _ = record.attempts
+    assert world.upstream.called == ["b"]
+    assert (spared.sent, spared.cost_nanos, spared.limit_tokens) == (False, 0, 0)
+    assert spared.error == "Provider a: It failed meanwhile and is being spared"
+
+
+async def test_a_defect_in_reading_an_answer_gives_the_permit_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = almost_open(world, failures=5)
+    world.clock.now += 60
+    monkeypatch.setattr("llm_gateway.providers.openai.decode", lambda _: 1 / 0)
+    world.script(a=[answer()])
+
+    with pytest.raises(ZeroDivisionError):
+        await world.failover.run(request(), plan([A]), world.open(request()))
+
+    assert breaker.admit() is not None, "half-open gives the next one a try"

@@ -127,6 +127,10 @@ class CircuitBreaker:
         self._permit += 1
         return self._permit
 
+    def holds(self, permit: int) -> bool:
+        """Whether the state that gave the permit is still the present one."""
+        return permit == self._permit
+
     def succeed(self, permit: int) -> None:
         """The call was answered. Half-open closes, and everything before is forgotten, the cooldown's length too."""
         if permit != self._permit:

@@ -15,16 +15,12 @@ from typing import Literal, NamedTuple, Protocol, Self, TypeAlias
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
+from llm_gateway.domain.course import Course, Failure
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange, Plan, Served
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
-    GatewayError,
-    ProviderFailed,
-    ProvidersUnavailable,
-    RateLimited,
-    RequestExceedsLimit,
 )
 from llm_gateway.limiter.base import Decision, Reservation
 from llm_gateway.providers.base import Adapter, MalformedReply
@@ -46,6 +42,7 @@ class Breaker(Protocol):
     """The breaker of one (provider, model)."""
 
     def admit(self) -> int | None: ...
+    def holds(self, permit: int) -> bool: ...
     def succeed(self, permit: int) -> None: ...
     def fail(self, permit: int) -> None: ...
     def release(self, permit: int) -> None: ...
@@ -98,17 +95,6 @@ class Pace(NamedTuple):
     uniform: Callable[[float, float], float] = random.uniform
 
 
-class _Failure(msgspec.Struct, frozen=True):
-    """How an attempt failed, as far as the next decision needs it."""
-
-    message: str
-    sent: bool = True
-    final: bool = False
-    limited: bool = False
-    retry_on_same: bool = True
-    retry_after_s: float = 0.0
-
-
 class _Try:
     """One attempt under way: what it holds until it is concluded."""
 
@@ -122,50 +108,6 @@ class _Try:
         self.attempt: AttemptRecord
         self.full_timeout = True
         self.started = 0.0
-
-
-class _Course:
-    """One request on its way through the plan: what was tried, what was passed over and why."""
-
-    __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent")
-
-    def __init__(self, request: Request, record: UsageRecord) -> None:
-        self.request = request
-        self.record = record
-        self.sent = 0
-        self.failure: _Failure | None = None
-        self.limited_for: float | None = None
-        self.out_for: float | None = None
-
-    def passed_over(self, seconds: float, *, limited: bool) -> None:
-        """A candidate was at its limit, or out (open breaker, refused key), for at least `seconds` more."""
-        if limited:
-            self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
-        else:
-            self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
-
-    def failed(self, failure: _Failure) -> None:
-        """An attempt failed. One failure that is no 429 decides that the request did not end at a limit."""
-        self.sent += failure.sent
-        if self.failure is not None and not self.failure.limited:
-            failure = msgspec.structs.replace(failure, limited=False)
-        self.failure = failure
-
-    def error(self) -> GatewayError:
-        """What the caller is told once nothing is left to try."""
-        waits = [s for s in (self.limited_for, self.out_for) if s is not None]
-        if self.failure is not None and not self.failure.limited:
-            return ProviderFailed(self.failure.message, retryable=not self.failure.final)
-        if self.limited_for is not None:
-            return RateLimited("Every provider that could serve this is at its rate limit.", retry_after_s=min(waits))
-        if self.out_for is not None:
-            return ProvidersUnavailable(
-                "Every provider that could serve this failed lately and is being spared.", retry_after_s=self.out_for
-            )
-        return RequestExceedsLimit(
-            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
-            "lower max_tokens, or raise rate_limit_tpm."
-        )
 
 
 class Failover:
@@ -202,7 +144,7 @@ class Failover:
         Raises:
             GatewayError: 429, 502, 503 or 504, once nothing is left to try or the deadline passed.
         """
-        course = _Course(request, record)
+        course = Course(request, record)
         for tier in plan.tiers:
             waiting = list(tier)
             while waiting:
@@ -227,7 +169,7 @@ class Failover:
     def _busyness(self, candidate: Candidate) -> int:
         return self._health.in_flight(candidate.provider.id)
 
-    async def _worth_a_retry(self, course: _Course, candidate: Candidate) -> bool:
+    async def _worth_a_retry(self, course: Course, candidate: Candidate) -> bool:
         """Whether the lone candidate is tried once more; pauses before saying yes."""
         if course.failure is None or not course.failure.retry_on_same:
             return False
@@ -240,17 +182,17 @@ class Failover:
         await self._pace.sleep(pause)
         return True
 
-    def _remaining(self, course: _Course) -> float:
+    def _remaining(self, course: Course) -> float:
         return course.request.deadline - self._pace.clock()
 
-    def _check_deadline(self, course: _Course) -> float:
+    def _check_deadline(self, course: Course) -> float:
         remaining = self._remaining(course)
         if remaining <= DEADLINE_SLACK_S:
             said = f" The last attempt: {course.failure.message}" if course.failure is not None else ""
             raise DeadlineExceeded(f"No provider answered within the request's deadline.{said}")
         return remaining
 
-    async def _try(self, course: _Course, candidate: Candidate) -> Served | None:
+    async def _try(self, course: Course, candidate: Candidate) -> Served | None:
         """One candidate: passed over, failed (None, noted in `course`), or served."""
         remaining = self._check_deadline(course)
         provider, health = candidate.provider, self._health
@@ -281,7 +223,7 @@ class Failover:
             breaker.release(permit)
             raise
 
-    async def _send(self, course: _Course, this: _Try, remaining: float) -> Exchange:
+    async def _send(self, course: Course, this: _Try, remaining: float) -> Exchange:
         provider, health = this.candidate.provider, self._health
         try:
             call = self._adapters[provider.kind].encode(
@@ -294,6 +236,8 @@ class Failover:
             self._admission.never_sent(this.reservation)
             this.breaker.release(this.permit)
             raise
+        if not this.breaker.holds(this.permit):
+            return Exchange(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
         this.full_timeout = provider.timeout_s <= remaining
         this.started = self._pace.clock()
         health.begin(provider.id)
@@ -306,7 +250,7 @@ class Failover:
         finally:
             health.end(provider.id)
 
-    def _conclude(self, course: _Course, this: _Try, exchange: Exchange) -> Served | None:
+    def _conclude(self, course: Course, this: _Try, exchange: Exchange) -> Served | None:
         this.attempt.status = exchange.status or None
         if exchange.fault is not None:
             failure = self._faulted(this, exchange)
@@ -324,12 +268,12 @@ class Failover:
         course.failed(failure)
         return None
 
-    def _end(self, course: _Course, this: _Try, error: str | None = None) -> None:
+    def _end(self, course: Course, this: _Try, error: str | None = None) -> None:
         this.attempt.error = error
         this.attempt.latency_ms = int((self._pace.clock() - this.started) * 1000)
         self._recording.outcome(course.record, this.attempt)
 
-    def _faulted(self, this: _Try, exchange: Exchange) -> _Failure:
+    def _faulted(self, this: _Try, exchange: Exchange) -> Failure:
         """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
         if exchange.fault == "not_sent":
             this.attempt.sent = False
@@ -341,9 +285,9 @@ class Failover:
             this.breaker.release(this.permit)
         else:
             this.breaker.fail(this.permit)
-        return _Failure(exchange.message, sent=this.attempt.sent)
+        return Failure(exchange.message, sent=this.attempt.sent)
 
-    def _refused(self, course: _Course, this: _Try, exchange: Exchange) -> _Failure:
+    def _refused(self, course: Course, this: _Try, exchange: Exchange) -> Failure:
         """A status that is no success: bought nothing; what follows depends on whose fault it is."""
         provider, said_status = this.candidate.provider, exchange.status
         adapter = self._adapters[provider.kind]
@@ -364,7 +308,7 @@ class Failover:
             self._log("provider refused its key", level="error", provider=provider.name, status=said_status)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
         said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
-        return _Failure(
+        return Failure(
             f"answered {said_status}: {said}" if said else f"answered {said_status}",
             final=status in CALLERS_FAULT,
             limited=status == 429,
@@ -372,7 +316,7 @@ class Failover:
             retry_after_s=exchange.retry_after_s or 0.0,
         )
 
-    def _answered(self, request: Request, this: _Try, exchange: Exchange) -> Served | _Failure:
+    def _answered(self, request: Request, this: _Try, exchange: Exchange) -> Served | Failure:
         """A success status: served, unless its content is not what the dialect or JSON mode promises."""
         provider, attempt = this.candidate.provider, this.attempt
         try:
@@ -380,7 +324,7 @@ class Failover:
         except MalformedReply as error:
             this.breaker.fail(this.permit)
             attempt.limit_tokens = self._admission.unknown(this.reservation)
-            return _Failure(str(error))
+            return Failure(str(error))
         this.breaker.succeed(this.permit)
         if reply.usage_estimated:
             usage = msgspec.structs.replace(reply.usage, input_tokens=request.estimated_input_tokens())
@@ -396,7 +340,7 @@ class Failover:
         if request.json_mode and reply.finish_reason != "length":
             content = json_text(reply.content)
             if content is None:
-                return _Failure("JSON was asked for and the content is none")
+                return Failure("JSON was asked for and the content is none")
             if content != reply.content:
                 reply = msgspec.structs.replace(reply, content=content)
         return Served(reply, provider.name, this.candidate.model, attempt.cost_nanos, this.candidate.cache_part)

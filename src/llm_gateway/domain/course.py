@@ -1,0 +1,64 @@
+"""One request on its way through the plan: what was tried, what was passed over, and what the caller is told of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.domain.messages import Request
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import GatewayError, ProviderFailed, ProvidersUnavailable, RateLimited, RequestExceedsLimit
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """How an attempt failed, as far as the next decision needs it."""
+
+    message: str
+    sent: bool = True
+    final: bool = False
+    limited: bool = False
+    retry_on_same: bool = True
+    retry_after_s: float = 0.0
+
+
+class Course:
+    """One request on its way through the plan: what was tried, what was passed over and why."""
+
+    __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent")
+
+    def __init__(self, request: Request, record: UsageRecord) -> None:
+        self.request = request
+        self.record = record
+        self.sent = 0
+        self.failure: Failure | None = None
+        self.limited_for: float | None = None
+        self.out_for: float | None = None
+
+    def passed_over(self, seconds: float, *, limited: bool) -> None:
+        """A candidate was at its limit, or out (open breaker, refused key), for at least `seconds` more."""
+        if limited:
+            self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
+        else:
+            self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
+
+    def failed(self, failure: Failure) -> None:
+        """An attempt failed. One failure that is no 429 decides that the request did not end at a limit."""
+        self.sent += failure.sent
+        if self.failure is not None and not self.failure.limited:
+            failure = msgspec.structs.replace(failure, limited=False)
+        self.failure = failure
+
+    def error(self) -> GatewayError:
+        """What the caller is told once nothing is left to try."""
+        waits = [s for s in (self.limited_for, self.out_for) if s is not None]
+        if self.failure is not None and not self.failure.limited:
+            return ProviderFailed(self.failure.message, retryable=not self.failure.final)
+        if self.limited_for is not None:
+            return RateLimited("Every provider that could serve this is at its rate limit.", retry_after_s=min(waits))
+        if self.out_for is not None:
+            return ProvidersUnavailable(
+                "Every provider that could serve this failed lately and is being spared.", retry_after_s=self.out_for
+            )
+        return RequestExceedsLimit(
+            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
+            "lower max_tokens, or raise rate_limit_tpm."
+        )
