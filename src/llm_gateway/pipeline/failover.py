@@ -23,7 +23,8 @@ from llm_gateway.errors import (
     DeadlineExceeded,
 )
 from llm_gateway.limiter.base import Decision, Reservation
-from llm_gateway.providers.base import Adapter, MalformedReply
+from llm_gateway.protocols.base import Malformed
+from llm_gateway.providers.base import Adapter
 from llm_gateway.providers.decoding import json_text
 
 RestReason: TypeAlias = Literal["rate_limited", "refused"]
@@ -321,7 +322,7 @@ class Failover:
         provider, attempt = this.candidate.provider, this.attempt
         try:
             reply = self._adapters[provider.kind].decode(exchange.body)
-        except MalformedReply as error:
+        except Malformed as error:
             this.breaker.fail(this.permit)
             attempt.limit_tokens = self._admission.unknown(this.reservation)
             return Failure(str(error))

@@ -14,8 +14,9 @@ from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.domain.usage import Usage
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import PARSE_ERRORS, credible, cut, error_text, guessed, parse, within
+from llm_gateway.protocols.base import PARSE_ERRORS, Malformed, parse
+from llm_gateway.protocols.counts import credible, cut, guessed, within
+from llm_gateway.providers.decoding import error_text
 
 API_VERSION = "2023-06-01"
 """The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
@@ -149,7 +150,7 @@ def decode(body: bytes) -> Reply:
     """The reply in a 2xx body: its text, or the JSON that was the input of our tool.
 
     Raises:
-        MalformedReply: the body is no complete answer.
+        Malformed: the body is no complete answer.
     """
     message = parse(_decoder, body, "message")
     finish_reason = FINISH_REASONS.get(message.stop_reason or "", "stop")
@@ -175,14 +176,14 @@ def _json(blocks: list[_Block]) -> str | None:
             try:
                 return given.decode()
             except PARSE_ERRORS as error:
-                raise MalformedReply(f"The answer's JSON is no text: {error}") from None
+                raise Malformed(f"The answer's JSON is no text: {error}") from None
     return None
 
 
 def _text(blocks: list[_Block], finish_reason: str) -> str:
     texts = [block.text for block in blocks if block.type == "text" and block.text is not None]
     if not texts and finish_reason not in ("length", "content_filter"):
-        raise MalformedReply("The answer has no content")
+        raise Malformed("The answer has no content")
     return "".join(texts)
 
 

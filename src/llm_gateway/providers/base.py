@@ -18,10 +18,6 @@ from llm_gateway.domain.plan import Call, Exchange
 KINDS = ("openai", "anthropic", "gemini", "local")
 
 
-class MalformedReply(Exception):
-    """The provider answered 2xx with something that is no answer of its dialect. The message says what is wrong."""
-
-
 class Adapter(Protocol):
     """One dialect, as a module of pure functions."""
 
@@ -37,7 +33,7 @@ class Adapter(Protocol):
         """The reply in a 2xx body. Its `finish_reason` is stop, length, content_filter or tool_calls.
 
         Raises:
-            MalformedReply: the body is no complete answer.
+            Malformed: the body is no complete answer.
         """
         ...
 

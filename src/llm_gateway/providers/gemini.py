@@ -15,8 +15,9 @@ from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.domain.usage import Usage
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import credible, cut, error_of, error_text, guessed, parse, within
+from llm_gateway.protocols.base import Malformed, parse
+from llm_gateway.protocols.counts import credible, cut, guessed, within
+from llm_gateway.providers.decoding import error_of, error_text
 
 MAX_TEMPERATURE = 2.0
 
@@ -120,7 +121,7 @@ def decode(body: bytes) -> Reply:
     """The reply in a 2xx body. A prompt or an answer that was blocked is one: empty, or cut where it was stopped.
 
     Raises:
-        MalformedReply: the body is no complete answer.
+        Malformed: the body is no complete answer.
     """
     answer = parse(_decoder, body, "generated content")
     if answer.candidates:
@@ -128,7 +129,7 @@ def decode(body: bytes) -> Reply:
     elif answer.prompt_feedback is not None and answer.prompt_feedback.block_reason:
         content, finish_reason = "", "content_filter"
     else:
-        raise MalformedReply("The answer has no candidates")
+        raise Malformed("The answer has no candidates")
     usage, estimated = _usage(answer.usage_metadata, content)
     return Reply(
         content=content,
@@ -144,12 +145,12 @@ def _content(candidate: _Candidate) -> tuple[str, str]:
     """The text without thoughts, and the canonical finish reason."""
     said = candidate.finish_reason or "STOP"
     if said in FAILED:
-        raise MalformedReply(f"The answer was broken off ({cut(said)})")
+        raise Malformed(f"The answer was broken off ({cut(said)})")
     finish_reason = "stop" if said in STOPPED else "length" if said in CUT_OFF else "content_filter"
     parts = (candidate.content.parts if candidate.content is not None else None) or []
     texts = [part.text for part in parts if part.text is not None and not part.thought]
     if not texts and finish_reason == "stop":
-        raise MalformedReply("The answer has no content")
+        raise Malformed("The answer has no content")
     return "".join(texts), finish_reason
 
 

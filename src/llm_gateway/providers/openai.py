@@ -13,8 +13,9 @@ from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.domain.usage import Usage
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import MAX_COUNT, credible, cut, error_of, error_text, guessed, parse, within
+from llm_gateway.protocols.base import Malformed, parse
+from llm_gateway.protocols.counts import MAX_COUNT, credible, cut, guessed, within
+from llm_gateway.providers.decoding import error_of, error_text
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""
@@ -140,15 +141,15 @@ def decode(body: bytes) -> Reply:
     """The reply in a 2xx body.
 
     Raises:
-        MalformedReply: the body is no complete answer.
+        Malformed: the body is no complete answer.
     """
     completion = parse(_decoder, body, "chat completion")
     if not completion.choices:
-        raise MalformedReply("The answer has no choices")
+        raise Malformed("The answer has no choices")
     choice = completion.choices[0]
     said = choice.finish_reason or "stop"
     if said in BROKEN_OFF:
-        raise MalformedReply(f"The answer was broken off ({said})")
+        raise Malformed(f"The answer was broken off ({said})")
     finish_reason = FINISH_REASONS.get(said, "stop")
     usage, estimated = _usage(completion.usage, content := _content(choice.message, finish_reason))
     return Reply(
@@ -172,7 +173,7 @@ def _content(message: _ReplyMessage, finish_reason: str) -> str:
     if content is None and finish_reason in ("length", "content_filter"):
         content = ""  # a reasoning model that was cut off before it said anything, or all of it was filtered
     if content is None:
-        raise MalformedReply("The answer has no content")
+        raise Malformed("The answer has no content")
     return content
 
 
