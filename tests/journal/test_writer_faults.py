@@ -17,6 +17,7 @@ async def test_a_write_that_fails_refuses_the_intent_and_forgets_it(
     open_writer: Open, files: FailingFiles, heard: Heard
 ) -> None:
     writer = open_writer("off")
+    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
     files.fails["write"] = 1
 
     assert not await accepts(writer, 1)
@@ -107,6 +108,7 @@ async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: Fa
 
 async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer("off")
+    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
     files.fails["write"] = 1
 
     refused = asyncio.create_task(accepts(writer, 1))
@@ -123,6 +125,7 @@ async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: O
 
 async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer("off")
+    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
     files.fails["write"] = 1
     gone = asyncio.create_task(writer.intent(request_id(1), intent(1)))
     await asyncio.sleep(0)
