@@ -13,7 +13,8 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.upstream.connection import Connection, Response
+from llm_gateway.upstream.connection import Connection
+from llm_gateway.upstream.response import Response, ResponseStream
 
 CONNECT_S = 3.0
 IDLE_S = 50.0
@@ -93,14 +94,38 @@ class Pool:
             TimeoutError: the response was not whole in time.
             Broken: it never will be.
         """
-        head = self._heads.get(path)
-        if head is None:
-            head = self._heads[path] = self._head("POST", path)
-        return await self._exchange(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), timeout_s)
+        return await self._exchange(self._request(path, body), timeout_s)
 
     async def get(self, timeout_s: float) -> Response:
         """The response to a GET of the root; raises as `post` does."""
         return await self._exchange(self._head("GET", "") + b"\r\n", timeout_s)
+
+    async def open(self, path: str, body: bytes, timeout_s: float) -> ResponseStream:
+        """The response to a POST as it comes, its head within so many seconds; raises as `post` does.
+
+        Whoever has it reads it to its end, or closes it; then `release` takes its connection back.
+        """
+        deadline = self._loop.time() + timeout_s
+        connection = self._free() or await self._connect(timeout_s)
+        try:
+            stream = connection.open(self._request(path, body))
+            await stream.head(deadline - self._loop.time())
+        except BaseException:  # edge: there is nobody who could close it
+            connection.close()
+            raise
+        return stream
+
+    def release(self, stream: ResponseStream) -> None:
+        """The stream is not read any more: keep its connection if it is over, close it if it is not."""
+        stream.close()
+        if stream.connection.is_reusable:
+            self._keep(stream.connection)
+
+    def _request(self, path: str, body: bytes) -> bytes:
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head("POST", path)
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
     def _head(self, method: str, path: str) -> bytes:
         return f"{method} {self._base}{path} HTTP/1.1\r\n".encode("ascii") + self._fields
