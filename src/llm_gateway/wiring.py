@@ -34,6 +34,7 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.local_model import LocalModel, find_model
 from llm_gateway.pipeline.admission import Admission
+from llm_gateway.pipeline.attempt import Attempts
 from llm_gateway.pipeline.caching import Caching
 from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover
@@ -208,7 +209,7 @@ async def build_pipeline(
         price_by_reported_name=config.preparer.price_by_reported_name,
         observe=observe,
     )
-    failover = Failover(
+    attempts = Attempts(
         health=config.health,
         admission=config.admission,
         transport=config.transport,
@@ -217,6 +218,7 @@ async def build_pipeline(
         redact=config.redact,
         log=config.log,
     )
+    failover = Failover(health=config.health, admission=config.admission, attempts=attempts, adapters=config.adapters)
     cache = MemoryCache(settings.cache_max_bytes)
     caching = Caching(cache, ttl_s=settings.cache_ttl_seconds, shared=settings.cache_scope == "global")
     return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, shipper)

@@ -9,14 +9,15 @@ from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
 from llm_gateway.api.generate import Generate
 from llm_gateway.api.planes import Planes
 from llm_gateway.api.surface import InFlight
-from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.domain.messages import Answer, Reply, Request
+from llm_gateway.domain.usage import Usage
 from llm_gateway.gateway import Gateway
 from tests.api.driver import DEV_KEY, Client, Response
 
 PATH = "/api/v1/generate"
 LEAST = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
 ANSWER = Answer(
-    content="Hi", provider="p", model="m", input_tokens=3, output_tokens=4, finish_reason="stop",
+    reply=Reply(content="Hi", usage=Usage(input_tokens=3, output_tokens=4)), provider="p", model="m",
     cost_nanos=1_500, cost_status="exact",
 )  # fmt: skip
 

@@ -42,10 +42,10 @@ def test_other_modules_are_no_kinds(kind: str) -> None:
 def test_presets() -> None:
     vendors = load_vendors()
 
-    assert vendors["openai"] == Vendor("openai", "https://api.openai.com/v1")
+    assert vendors["openai"] == Vendor("openai", "https://api.openai.com/v1", has_responses=True)
     assert vendors["anthropic"] == Vendor("anthropic", "https://api.anthropic.com")
     assert vendors["gemini"] == Vendor("gemini", "https://generativelanguage.googleapis.com")
-    assert vendors["local"] == Vendor("local", None)
+    assert vendors["local"] == Vendor("local", None, has_responses=True)
     assert vendors["lmstudio"] == Vendor("openai", "http://localhost:1234/v1", has_json_mode=False)
     assert {
         *("groq", "mistral", "deepseek", "together", "fireworks", "openrouter", "xai", "cerebras", "perplexity"),

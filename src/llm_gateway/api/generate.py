@@ -70,17 +70,18 @@ class Generate(Surface):
         started = time.monotonic()
         request = self._request(entry, self._decoded(body), started)
         answer = await self._gateway.generate(request)
+        reply = answer.reply
         return self._encode(
             GenerateAnswer(
-                content=answer.content,
+                content=reply.content,
                 provider=answer.provider,
                 model=answer.model,
-                input_tokens=answer.input_tokens,
-                output_tokens=answer.output_tokens,
+                input_tokens=reply.usage.input_tokens,
+                output_tokens=reply.usage.output_tokens,
                 cost_usd=answer.cost_nanos / NANOS_PER_USD,
                 cached=answer.cached,
                 latency_ms=int((time.monotonic() - started) * 1000),
-                finish_reason=answer.finish_reason,
+                finish_reason=reply.finish_reason,
                 cost_status=answer.cost_status,
             )
         )

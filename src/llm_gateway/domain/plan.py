@@ -35,10 +35,14 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One upstream call as an adapter writes it: `path` is appended to the target's root (percent-encoded already).
 
     A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
+    `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `dropped` names
+    the hints that the provider cannot be told.
     """
 
     path: str
     body: bytes
+    is_native: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 class Exchange(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +61,7 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamCut(Exception):
-    """A stream ended before it was whole: nothing came for too long, or the connection broke. The message says which."""
+    """A stream ended before it was whole: nothing came for too long, or the connection broke, as the message says."""
 
     def __init__(self, fault: Literal["timeout", "broken"], message: str) -> None:
         super().__init__(message)
