@@ -12,15 +12,16 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
-from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
-from llm_gateway.api.generate import Generate
+from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.health import health_router
 from llm_gateway.api.management import build_management
 from llm_gateway.api.overrides import overrides_router
 from llm_gateway.api.planes import Planes
 from llm_gateway.api.probe import Probe
 from llm_gateway.api.providers import ProviderRules, providers_router
+from llm_gateway.api.streaming import Drains
 from llm_gateway.api.surface import InFlight
+from llm_gateway.api.surfaces import build_surfaces
 from llm_gateway.api.usage import usage_router
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Snapshot
@@ -240,10 +241,15 @@ def build_api(
     overrides = overrides_router(stores.overrides, live)
     usage = usage_router(stores.usage, pipeline.shipper.flush)
     management = build_management((health, providers, overrides, usage), log)
-    generate = Generate(pipeline.gateway, pipeline.in_flight, timeout_s=settings.request_timeout_seconds, log=log)
-    return Gate(
-        Planes({DATA_PLANE: generate}, management), Keyring(settings.callers()), local_only=settings.env == "dev"
+    surfaces, below = build_surfaces(
+        pipeline.gateway,
+        pipeline.in_flight,
+        Drains(settings.on_disconnect),
+        lambda: live.snapshot,
+        timeout_s=settings.request_timeout_seconds,
+        log=log,
     )
+    return Gate(Planes(surfaces, below, management), Keyring(settings.callers()), local_only=settings.env == "dev")
 
 
 async def tidy_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:

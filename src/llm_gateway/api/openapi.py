@@ -13,7 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from llm_gateway.api.auth import DATA_PLANE, OPEN_PATHS, opens_with_basic, scope_needed
-from llm_gateway.api.generate import TAGS_PATTERN, GenerateAnswer, GenerateBody
+from llm_gateway.api.generate import GenerateAnswer, GenerateBody
+from llm_gateway.api.headers import TAGS_PATTERN
 from llm_gateway.api.query import refuses_parameters
 from llm_gateway.api.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError

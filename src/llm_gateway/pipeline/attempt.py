@@ -144,7 +144,7 @@ class Attempts:
         try:
             came = await self._send(this, call)
             if isinstance(came, Exchange):
-                return self._conclude(this, came)
+                return self._conclude(this, came, call)
             committed = await self._commit(this, call, came)
             return committed
         except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
@@ -179,12 +179,12 @@ class Attempts:
 
     # A whole answer
 
-    def _conclude(self, this: _Try, exchange: Exchange) -> Served | None:
+    def _conclude(self, this: _Try, exchange: Exchange, call: Call) -> Served | None:
         this.attempt.status = exchange.status or None
         if exchange.fault is not None:
             failure = self._faulted(this, exchange)
         elif 200 <= exchange.status < 300:
-            answered = self._answered(this, exchange)
+            answered = self._answered(this, exchange, call)
             if isinstance(answered, Served):
                 self._end(this)
                 return answered
@@ -249,7 +249,7 @@ class Attempts:
             status=status,
         )
 
-    def _answered(self, this: _Try, exchange: Exchange) -> Served | Failure:
+    def _answered(self, this: _Try, exchange: Exchange, call: Call) -> Served | Failure:
         """A success status: served, unless its content is not what the dialect or JSON mode promises."""
         request, provider = this.course.request, this.candidate.provider
         adapter = self._adapters[provider.kind]
@@ -257,7 +257,7 @@ class Attempts:
             if request.ask is None:
                 reply = adapter.decode(exchange.body)
             else:
-                reply = decode_ask(request.ask, adapter, provider, exchange.body)
+                reply = decode_ask(request.ask, adapter, provider, exchange.body, call.dropped)
         except Malformed as error:
             this.breaker.fail(this.permit)
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)

@@ -5,7 +5,7 @@ There is no going back to another provider. What ends too early ends with an err
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from llm_gateway.domain.messages import Answer
 from llm_gateway.domain.plan import Served, StreamCut
@@ -45,7 +45,7 @@ class Relay:
         self._is_abandoned = True
         self._committed.incoming.close()
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What comes, all that has come at a time; the last piece when everything is durable.
 
         Raises:

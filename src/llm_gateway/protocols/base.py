@@ -3,7 +3,7 @@
 A protocol is a package of pure functions, one file for each thing that goes over the line:
 
     request.py   read_request(document) -> Read                      what a client asks for (surfaces)
-                 write_request(conversation, model, *, stream) -> Written   what a provider is asked (dialects)
+    writing.py   write_request(conversation, model, *, stream) -> Written   what a provider is asked (dialects)
     reply.py     read_reply(body) -> Completion                      what a provider answered (dialects)
                  write_reply(completion, head) -> bytes              what a client is answered (surfaces)
     stream.py    StreamReader()                                      a provider's events to chunks (dialects)

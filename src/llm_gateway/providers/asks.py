@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.conversation import Completion, Refusal, Text
 from llm_gateway.domain.messages import Ask, Reply
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols.base import StreamReader, Unsupported
@@ -37,8 +37,8 @@ def encode_ask(ask: Ask, adapter: Adapter, provider: Provider, model: str, *, st
     return Call(wire.path(model, stream), body, dropped=(*ask.dropped, *written.dropped))
 
 
-def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes) -> Reply:
-    """The reply in a 2xx body.
+def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
+    """The reply in a 2xx body to a call that had to leave `dropped` out.
 
     Raises:
         Malformed: the body is no complete answer.
@@ -46,13 +46,14 @@ def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes) -> R
     native = _native(ask, adapter, provider)
     wire = native or next(iter(adapter.wires.values()))
     completion = wire.read_reply(body)
-    return reply_of(completion, b"" if native is None else body)
+    return reply_of(completion, b"" if native is None else body, dropped)
 
 
-def reply_of(completion: Completion, body: bytes = b"") -> Reply:
+def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...] = ()) -> Reply:
     """A completion as a reply; with a `body` that the client gets as it is, the completion need not be kept."""
+    parts = completion.choices[0].parts if completion.choices and not body else []
     return Reply(
-        content="",
+        content="".join([part.text for part in parts if isinstance(part, Text | Refusal)]),
         usage=completion.usage,
         finish_reason=completion.choices[0].finish_reason if completion.choices else "stop",
         upstream_model=cut(completion.model),
@@ -60,6 +61,7 @@ def reply_of(completion: Completion, body: bytes = b"") -> Reply:
         usage_estimated=completion.usage_estimated,
         completion=None if body else completion,
         body=body,
+        dropped=dropped,
     )
 
 
@@ -83,4 +85,6 @@ def _passed_on(ask: Ask, model: str, *, stream: bool) -> dict[str, Any]:
     if stream and ask.protocol == "openai_chat":
         options = document.get("stream_options")
         document["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    elif ask.protocol == "openai_responses":
+        document["store"] = False  # the vendor's own default is to keep it
     return document
