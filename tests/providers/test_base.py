@@ -45,7 +45,7 @@ def test_presets() -> None:
     assert vendors["openai"] == Vendor("openai", "https://api.openai.com/v1", has_responses=True)
     assert vendors["anthropic"] == Vendor("anthropic", "https://api.anthropic.com")
     assert vendors["gemini"] == Vendor("gemini", "https://generativelanguage.googleapis.com")
-    assert vendors["local"] == Vendor("local", None, has_responses=True)
+    assert vendors["local"] == Vendor("local", None)
     assert vendors["lmstudio"] == Vendor("openai", "http://localhost:1234/v1", has_json_mode=False)
     assert {
         *("groq", "mistral", "deepseek", "together", "fireworks", "openrouter", "xai", "cerebras", "perplexity"),

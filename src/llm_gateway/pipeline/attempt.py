@@ -34,7 +34,9 @@ BETWEEN_EVENTS_S = 120.0
 CALLERS_FAULT = frozenset({400, 413, 422})
 KEY_REFUSED = frozenset({401, 402, 403})
 """The key, or the account behind it."""
-NO_RETRY_ON_SAME = KEY_REFUSED | {404, 429}
+NOT_IMPLEMENTED = 501
+"""It cannot do this (embeddings, say), which tells nothing about all else."""
+NO_RETRY_ON_SAME = KEY_REFUSED | {404, 429, NOT_IMPLEMENTED}
 
 
 class Breaker(Protocol):
@@ -227,7 +229,7 @@ class Attempts:
         status = exchange.status
         self._recording.bought_nothing(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
-        if status >= 500 or status < 400:
+        if (status >= 500 and status != NOT_IMPLEMENTED) or status < 400:
             this.breaker.fail(this.permit)
         else:
             this.breaker.release(this.permit)

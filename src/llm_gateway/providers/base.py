@@ -28,8 +28,10 @@ class Adapter(Protocol):
         """Where this provider's calls go and the headers they carry."""
         ...
 
-    wires: Mapping[str, Wire]
-    """The protocols it speaks, by name; the first is what other protocols are translated into."""
+    @property
+    def wires(self) -> Mapping[str, Wire]:
+        """The protocols it speaks, by name; the first is what other protocols are translated into."""
+        ...
 
     def encode(self, request: Request, model: str, *, has_json_mode: bool = True) -> Call:
         """The call that asks `model` for an answer. Without the vendor's own JSON mode the prompt must do."""

@@ -46,7 +46,7 @@ def read_reply(body: bytes) -> Completion:
     """
     found = parse(_decoder, body, "list of embeddings")
     counted = found.usage.prompt_tokens if found.usage is not None else None
-    if counted is None or not credible(counted):
+    if not counted or not credible(counted):
         return Completion(choices=[], model=found.model, usage_estimated=True)
     return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
 
