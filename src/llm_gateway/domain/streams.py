@@ -40,7 +40,9 @@ class Committed:
     it is not (`is_ours`: nobody wanted the rest), which returns the message as it may be shown.
     """
 
-    __slots__ = ("assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader", "served")
+    __slots__ = (
+        "_error", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader", "served",
+    )  # fmt: skip
 
     served: Callable[[], Served]
     cut: Cut
@@ -52,6 +54,7 @@ class Committed:
         self.dropped = dropped
         self.assembly = Assembly()
         self.held: list[Piece] = []
+        self._error: Exception | None = None
         self.provider = ""
         self.model = ""
 
@@ -61,11 +64,20 @@ class Committed:
         Raises:
             StreamCut: nothing came for so many seconds, or nothing ever will.
             Malformed, UpstreamError: (protocols/base.py) what came is no reply, or says that the provider failed.
+                What came with it before is returned first.
         """
+        if self._error is not None:
+            raise self._error
         feed, add = self.reader.feed, self.assembly.add
-        pieces = []
+        pieces: list[Piece] = []
         for event in await self.incoming.next(timeout_s):
-            chunks = feed(event)
+            try:
+                chunks = feed(event)
+            except Exception as error:  # edge: it is raised when its turn comes
+                if not pieces:
+                    raise
+                self._error = error
+                break
             for chunk in chunks:
                 add(chunk)
             pieces.append(Piece(event.raw, chunks))
