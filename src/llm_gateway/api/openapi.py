@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from llm_gateway.api.auth import DATA_PLANE, OPEN_PATHS, opens_with_basic, scope_needed
 from llm_gateway.api.generate import GenerateAnswer, GenerateBody
 from llm_gateway.api.headers import TAGS_PATTERN
+from llm_gateway.api.openapi_surfaces import SCHEMAS, surface_paths
 from llm_gateway.api.query import refuses_parameters
 from llm_gateway.api.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
@@ -30,6 +31,7 @@ Every response carries `x-request-id`: yours if you sent one, else the gateway's
 """
 TAGS = [
     {"name": "generation", "description": "Ask a model."},
+    {"name": "surfaces", "description": "The same gateway for the SDKs of OpenAI and Anthropic."},
     {"name": "providers", "description": "The upstream accounts that calls go to."},
     {"name": "overrides", "description": "Where one customer's calls go first."},
     {"name": "usage", "description": "What was asked and bought, up to the last answer given."},
@@ -104,6 +106,8 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation, by_status)
+    document["paths"] |= surface_paths()
+    schemas.update(SCHEMAS)
     return document
 
 

@@ -41,7 +41,8 @@ class Committed:
     """
 
     __slots__ = (
-        "_error", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader", "served",
+        "_error", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader",
+        "served",
     )  # fmt: skip
 
     served: Callable[[], Served]

@@ -118,8 +118,9 @@ class Pool:
     def release(self, stream: ResponseStream) -> None:
         """The stream is not read any more: keep its connection if it is over, close it if it is not."""
         stream.close()
-        if stream.connection.is_reusable:
-            self._keep(stream.connection)
+        connection = stream.connection
+        if isinstance(connection, Connection) and connection.is_reusable:
+            self._keep(connection)
 
     def _request(self, path: str, body: bytes) -> bytes:
         head = self._heads.get(path)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from llm_gateway.upstream.connection import Connection
+from typing import Any, NamedTuple, Protocol
 
 HIGH_WATER_BYTES = 256 * 1024
 """So much of a response is held for whoever reads it too slowly."""
@@ -28,13 +25,21 @@ class Response(NamedTuple):
         return header(self.headers, name)
 
 
+class Owner(Protocol):
+    """The connection that a response comes over."""
+
+    is_reusable: bool
+
+    def close(self) -> None: ...
+
+
 class ResponseStream:
     """A response as it comes. What is not read yet is held, up to a mark from which on no more is taken.
 
     `status` and `headers` are there once `head` has returned.
     """
 
-    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def __init__(self, connection: Owner, transport: asyncio.Transport) -> None:
         self.connection = connection
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
