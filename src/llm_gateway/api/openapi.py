@@ -72,6 +72,37 @@ HEADERS: dict[str, Document] = {
 }
 
 
+MESSAGE: Document = {
+    "type": "object",
+    "required": ["role", "content"],
+    "additionalProperties": False,
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["type", "text"],
+                        "additionalProperties": False,
+                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                    },
+                },
+            ]
+        },
+    },
+}
+"""A message of chat completions in its simplest forms; what else that protocol knows is taken, too."""
+ASKS: Document = {
+    "anyOf": [
+        {"required": ["prompt"]},
+        {"required": ["messages"], "properties": {"messages": {"type": "array", "items": MESSAGE}}},
+    ]
+}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`: these errors beside those that any request may be answered."""
     return {status: {} for status in statuses}
@@ -95,6 +126,7 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
         (GenerateBody, GenerateAnswer, Problem), ref_template="#/components/schemas/{name}"
     )
     schemas.update(of_structs)
+    schemas["GenerateBody"] |= ASKS
     document["paths"] = {DATA_PLANE: {"post": _generate()}, **document["paths"]}
     document["security"] = KEYS
     by_status = _codes()
