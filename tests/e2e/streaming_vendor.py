@@ -55,6 +55,7 @@ class StreamingVendor:
     def __init__(self) -> None:
         self.steps: Sequence[Step] = ()
         self.calls: list[dict[str, Any]] = []
+        self.headers: dict[str, str] = {}
         self.gone = threading.Semaphore(0)
         self.gone_at: list[float] = []
         self.ended = 0
@@ -82,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         vendor = self.vendor
+        vendor.headers = {name.lower(): value for name, value in self.headers.items()}
         vendor.calls.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         try:
             self.send_response(200)

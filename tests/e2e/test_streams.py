@@ -244,10 +244,11 @@ def test_nothing_leaks_when_clients_leave(alone: GatewayProcess, streamer: Strea
         time.sleep(chance.uniform(0, 0.02))
         client.leave()
 
-    until(lambda: len(records(alone)) == len(streamer.calls))
-    assert rounds - 5 <= len(streamer.calls) <= rounds, "a request that never came whole is none"
-    metrics = alone.call("GET", "/metrics").body.decode()
-    assert "llm_gateway_requests_in_flight 0.0" in metrics or "llm_gateway_requests_in_flight 0\n" in metrics
+    until(lambda: "llm_gateway_requests_in_flight 0.0" in alone.call("GET", "/metrics").body.decode())
+    seen, calls = records(alone), len(streamer.calls)
+    # Who aborts at once may be recorded before anyone was called.
+    assert calls == len(seen) if alone.policy == "drain" else calls <= len(seen) <= rounds  # type: ignore[attr-defined]
+    assert len(seen) >= rounds - 5, "a request that never came whole is none"
     until(lambda: files(alone) <= before + 12)
 
 
@@ -285,3 +286,32 @@ def test_a_slow_answer_is_kept_awake(gateway: GatewayProcess, streamer: Streamin
 
     assert (answer.status, first) == (200, b": keep-alive\n")
     assert text(body) == "one two three "
+
+
+def test_a_client_that_goes_away_before_the_first_word(alone: GatewayProcess, streamer: StreamingVendor) -> None:
+    is_drained = alone.policy == "drain"  # type: ignore[attr-defined]
+    configure(alone, streamer, BEGIN, Pause(1.5), *WORDS, finish(), usage(11, 7), DONE)
+    client = Client(alone)
+    until(lambda: len(streamer.calls) == 1)
+    time.sleep(0.1)
+    left = time.monotonic()
+    client.leave()
+
+    if is_drained:
+        until(lambda: streamer.ended == 1)
+    else:
+        assert streamer.gone.acquire(timeout=5)
+        assert streamer.gone_at[0] - left < 1
+    until(lambda: len(records(alone)) == 1)
+    [record] = records(alone)
+    assert record["outcome"] == ("ok" if is_drained else "cancelled")
+    assert record["cost_status"] == ("exact" if is_drained else "estimated")
+
+
+def test_headers_of_a_protocols_own_reach_who_speaks_it(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    configure(gateway, streamer, BEGIN, *WORDS, finish(), DONE)
+
+    gateway.call("POST", "/v1/chat/completions", ASKED, openai_beta="x=1", cache_control="no-store", x_other="2")
+
+    assert streamer.headers["openai-beta"] == "x=1"
+    assert "x-other" not in streamer.headers

@@ -31,6 +31,8 @@ ANONYMOUS = "anonymous"
 GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
 """How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
+OWN_FIELDS = (b"anthropic-beta", b"openai-beta")
+"""https://platform.claude.com/docs/en/api/beta-headers"""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
 
 _decode = msgspec.json.Decoder().decode
@@ -113,7 +115,7 @@ class Asking(Surface):
             tags=said.tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
-            ask=Ask(self._protocol.name, document, self._read),
+            ask=Ask(self._protocol.name, document, self._read, _own_fields(headers)),
             input_weight=weigh(document),
             stream=document.get("stream") is True and self._protocol.stream_writer is not None,
             requested_model=asked_model(document),
@@ -178,6 +180,11 @@ def _who(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
     if dropped:
         headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
     return headers
+
+
+def _own_fields(headers: dict[bytes, bytes]) -> bytes:
+    """The header lines that only a provider of the client's protocol understands."""
+    return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in OWN_FIELDS if name in headers])
 
 
 def _is_count(chunks: list[Chunk]) -> bool:

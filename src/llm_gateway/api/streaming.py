@@ -75,6 +75,7 @@ class StreamedResponse:
         self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.TimerHandle | None = None
+        self._relaying: Relay | None = None
         self._beat: asyncio.TimerHandle
         self._beating: asyncio.Task[None]
 
@@ -84,6 +85,8 @@ class StreamedResponse:
         Raises:
             GatewayError: it failed before anything was sent.
         """
+        watch = asyncio.ensure_future(_until_gone(self._receive))
+        watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone(opening))
         try:
             came = await self._opened(opening)
             headers = self._writer.opened(came)
@@ -96,9 +99,16 @@ class StreamedResponse:
                 raise
             await self._write(self._writer.error(error), [])
         except asyncio.CancelledError:
+            if self._is_gone:
+                return  # opening was given up, since nobody waits for it
             if not self._has_begun:
                 raise
             await self._write(self._writer.error(Overloaded("The gateway is stopping.")), [])
+        finally:
+            watch.cancel()
+            if self._patience is not None:
+                self._patience.cancel()
+                self._drains.count -= 1
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _opened(self, opening: asyncio.Task[Relay | Answer]) -> Relay | Answer:
@@ -109,12 +119,15 @@ class StreamedResponse:
         except asyncio.CancelledError:
             opening.cancel()
             await asyncio.wait({opening})
+            if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
+                opening.result().drop()  # type: ignore[union-attr]  # it is one
             raise
         return opening.result()
 
     async def _relay(self, relay: Relay, headers: Headers) -> None:
-        watch = asyncio.ensure_future(_until_gone(self._receive))
-        watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone(relay))
+        self._relaying = relay
+        if self._is_gone and self._patience is None:
+            relay.abandon()
         self._beat = self._loop.call_later(HEARTBEAT_S, self._keep_alive)
         try:
             async with aclosing(relay.pieces()) as batches:
@@ -127,20 +140,22 @@ class StreamedResponse:
                 await self._write(end, headers)
         finally:
             self._beat.cancel()
-            watch.cancel()
-            if self._patience is not None:
-                self._patience.cancel()
-                self._drains.count -= 1
 
-    def _client_is_gone(self, relay: Relay) -> None:
+    def _client_is_gone(self, opening: asyncio.Task[Relay | Answer]) -> None:
         """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
         self._is_gone = True
         drains = self._drains
         if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
-            relay.abandon()
+            self._give_up(opening)
         else:
             drains.count += 1
-            self._patience = self._loop.call_later(DRAIN_S, relay.abandon)
+            self._patience = self._loop.call_later(DRAIN_S, self._give_up, opening)
+
+    def _give_up(self, opening: asyncio.Task[Relay | Answer]) -> None:
+        if self._relaying is not None:
+            self._relaying.abandon()
+        else:
+            opening.cancel()
 
     def _keep_alive(self) -> None:
         """Say something when nothing was said for long: what stands between closes what looks dead."""

@@ -33,19 +33,21 @@ class Ask:
 
     The conversation is read when a provider that speaks another protocol needs it, so that what only one protocol
     knows passes through to a provider of the same. `protocol` is the name of a package of `protocols/`, or of one
-    that only passes through (`openai_embeddings`).
+    that only passes through (`openai_embeddings`). `fields` are header lines that only those who speak it understand.
     """
 
-    __slots__ = ("_conversation", "_read", "document", "dropped", "protocol")
+    __slots__ = ("_conversation", "_read", "document", "dropped", "fields", "protocol")
 
     def __init__(
         self,
         protocol: str,
         document: dict[str, Any],
         read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]],
+        fields: bytes = b"",
     ) -> None:
         self.protocol = protocol
         self.document = document
+        self.fields = fields
         self.dropped: tuple[str, ...] = ()
         self._read = read
         self._conversation: Conversation | None = None

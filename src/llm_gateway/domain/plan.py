@@ -35,13 +35,14 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One upstream call as an adapter writes it: `path` is appended to the target's root (percent-encoded already).
 
     A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
-    `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `dropped` names
-    the hints that the provider cannot be told.
+    `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `fields` are
+    header lines of this call, each with its line end. `dropped` names the hints that the provider cannot be told.
     """
 
     path: str
     body: bytes
     is_native: bool = False
+    fields: bytes = b""
     dropped: tuple[str, ...] = ()
 
 

@@ -128,7 +128,7 @@ class Caching:
         who = None if self._shared else request.user_id
         if request.ask is not None:
             document = {name: value for name, value in request.ask.document.items() if name not in NO_PART_OF_ASKING}
-            return sha256(_encoder.encode((who, request.ask.protocol, document)))
+            return sha256(_encoder.encode((who, request.ask.protocol, request.ask.fields, document)))
         return sha256(
             _encoder.encode(
                 (who, request.prompt, request.system, request.max_tokens, request.temperature, request.json_mode)

@@ -45,6 +45,12 @@ class Relay:
         self._is_abandoned = True
         self._committed.incoming.close()
 
+    def drop(self) -> None:
+        """Nobody will ever iterate: what came was bought."""
+        self._committed.incoming.close()
+        self._committed.cut("cancelled", is_ours=True)
+        self._gone()
+
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What comes, all that has come at a time; the last piece when everything is durable.
 
@@ -67,9 +73,7 @@ class Relay:
             await self._cut(str(error))
             return
         except BaseException:  # edge: closed or cancelled in mid-stream; what came was bought
-            committed.incoming.close()
-            committed.cut("cancelled", is_ours=True)
-            self._gone()
+            self.drop()
             raise
         try:
             self.answer = await self._settled(committed.served())

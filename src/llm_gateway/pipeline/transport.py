@@ -58,7 +58,7 @@ class Transport:
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            return _exchange(await pool.post(call.path, call.body, timeout_s - (monotonic() - started)))
+            return _exchange(await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.fields))
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
 
@@ -71,7 +71,7 @@ class Transport:
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started))
+            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.fields)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
                 return _Events(pool, stream)

@@ -26,7 +26,8 @@ def encode_ask(ask: Ask, adapter: Adapter, provider: Provider, model: str, *, st
     """
     native = _native(ask, adapter, provider)
     if native is not None:
-        return Call(native.path(model, stream), _encode(_passed_on(ask, model, stream=stream)), is_native=True)
+        body = _encode(_passed_on(ask, model, stream=stream))
+        return Call(native.path(model, stream), body, is_native=True, fields=ask.fields)
     wire = next(iter(adapter.wires.values()))
     if wire.write is None or ask.protocol == "openai_embeddings":
         raise Unsupported("model", f"{provider.name} has no embeddings")

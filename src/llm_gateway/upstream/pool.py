@@ -86,21 +86,21 @@ class Pool:
         self._idle: list[Connection] = []
         self._is_closed = False
 
-    async def post(self, path: str, body: bytes, timeout_s: float) -> Response:
-        """The response to a POST, whole within so many seconds.
+    async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
+        """The response to a POST, whole within so many seconds. `fields` are more header lines.
 
         Raises:
             NotSent: no connection can be made.
             TimeoutError: the response was not whole in time.
             Broken: it never will be.
         """
-        return await self._exchange(self._request(path, body), timeout_s)
+        return await self._exchange(self._request(path, body, fields), timeout_s)
 
     async def get(self, timeout_s: float) -> Response:
         """The response to a GET of the root; raises as `post` does."""
         return await self._exchange(self._head("GET", "") + b"\r\n", timeout_s)
 
-    async def open(self, path: str, body: bytes, timeout_s: float) -> ResponseStream:
+    async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
         """The response to a POST as it comes, its head within so many seconds; raises as `post` does.
 
         Whoever has it reads it to its end, or closes it; then `release` takes its connection back.
@@ -108,7 +108,7 @@ class Pool:
         deadline = self._loop.time() + timeout_s
         connection = self._free() or await self._connect(timeout_s)
         try:
-            stream = connection.open(self._request(path, body))
+            stream = connection.open(self._request(path, body, fields))
             await stream.head(deadline - self._loop.time())
         except BaseException:  # edge: there is nobody who could close it
             connection.close()
@@ -122,11 +122,11 @@ class Pool:
         if isinstance(connection, Connection) and connection.is_reusable:
             self._keep(connection)
 
-    def _request(self, path: str, body: bytes) -> bytes:
+    def _request(self, path: str, body: bytes, fields: bytes) -> bytes:
         head = self._heads.get(path)
         if head is None:
             head = self._heads[path] = self._head("POST", path)
-        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, fields, len(body), body)
 
     def _head(self, method: str, path: str) -> bytes:
         return f"{method} {self._base}{path} HTTP/1.1\r\n".encode("ascii") + self._fields
