@@ -207,13 +207,14 @@ class _Events:
 
     async def next(self, timeout_s: float) -> list[Event]:
         """As in `Incoming`."""
-        deadline = monotonic() + timeout_s
+        deadline = 0.0
         try:
             while True:
                 data = await self._stream.read(timeout_s)
                 events = self._splitter.feed(data) if data else self._splitter.end()
                 if events or not data:
                     return events
+                deadline = deadline or monotonic() + timeout_s
                 timeout_s = deadline - monotonic()
         except TimeoutError:
             raise StreamCut("timeout", "Nothing came for too long") from None

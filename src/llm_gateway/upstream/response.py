@@ -51,6 +51,8 @@ class ResponseStream:
         self._is_over = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     async def head(self, timeout_s: float) -> None:
         """Return when the head of the response is here.
@@ -85,6 +87,9 @@ class ResponseStream:
 
     def close(self) -> None:
         """Nobody wants the rest: the connection is closed with it, unless the response is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._pieces, self._held = [], 0
         self._go_on()
         if not self._is_over:
@@ -122,6 +127,21 @@ class ResponseStream:
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def _set_timer(self) -> None:
+        """One timer for many waits: it looks when it fires whether the last of them has come to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._check_time)
+
+    def _check_time(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            expire(self._waiter)
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -132,16 +152,18 @@ class ResponseStream:
 
     async def _news(self, timeout_s: float) -> None:
         self._check()
-        waiter: asyncio.Future[None] = self._loop.create_future()
+        loop = self._loop
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiter = waiter
-        timer = self._loop.call_later(timeout_s, expire, waiter)
+        self._deadline = loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
         try:
             await waiter
         except BaseException:  # edge: nobody reads on
             self.close()
             raise
         finally:
-            timer.cancel()
             self._waiter = None
         if not self._pieces:
             self._check()

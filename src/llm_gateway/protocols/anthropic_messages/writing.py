@@ -37,11 +37,6 @@ EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
 ANSWER_TOKENS = 4096
 """What is left for the answer beside the thoughts, where max_tokens must be raised."""
 HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
-INEXPRESSIBLE = (
-    ("n", "Anthropic's protocol gives one answer"),
-    ("logprobs", "Anthropic's protocol has none"),
-    ("logit_bias", "Anthropic's protocol has none"),
-)
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
@@ -50,8 +45,13 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     Raises:
         Unsupported: it holds what cannot be said so.
     """
-    for field, why in INEXPRESSIBLE:
-        if getattr(conversation, field) not in (None, False, 1):
+    for field, is_asked, why in (
+        ("n", conversation.n > 1, "Anthropic's protocol gives one answer"),
+        ("logprobs", conversation.logprobs, "Anthropic's protocol has none"),
+        ("logit_bias", conversation.logit_bias is not None, "Anthropic's protocol has none"),
+        ("stop", not all(map(str.strip, conversation.stop)), "Anthropic's protocol takes no stop sequence of blanks"),
+    ):
+        if is_asked:
             raise Unsupported(field, why)
     dropped = [name for name in HINTS if getattr(conversation, name) is not None]
     system, turns = _split(conversation.turns)
@@ -71,8 +71,6 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
             document["temperature"] = min(conversation.temperature, MAX_TEMPERATURE)
         else:
             dropped.append("temperature")
-    if any(not sequence.strip() for sequence in conversation.stop):
-        raise Unsupported("stop", "Anthropic's protocol takes no stop sequence of blanks")
     if conversation.service_tier in ("auto", "standard_only"):
         document["service_tier"] = conversation.service_tier
     elif conversation.service_tier is not None:
