@@ -40,7 +40,7 @@ lint: $(EVERYTHING) ## Check style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (BENCH=reports: the usage reports)
+bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (BENCH=reports: the usage reports; BENCH=streams)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 fuzz: $(EVERYTHING) ## Fuzz for some 14 minutes: the property tests 30 times over, then the whole API

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import reports
+from benchmarks import reports, streams
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -29,7 +29,8 @@ Measures the gateway of this tree in front of a mock vendor that answers at once
 and prints the budget: what each figure must be, what we aim for, what was measured. Takes about two minutes. The
 gateway has one core, load and mock another; CPU is user and system time of all the gateway's processes, until
 everything is in the database, divided by the requests answered. Fails if an answer is not a 200 or the accounting does
-not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead.
+not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
+benchmarks streams` what a streamed chunk costs.
 """
 
 
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     said = sys.argv[1:] if arguments is None else arguments
     if said[:1] == ["reports"]:
         return reports.main(said[1:])
+    if said[:1] == ["streams"]:
+        return streams.main(said[1:])
     given = _parse(said)
     options, generator = _options(given), _generator(given.load)
     cores = Cores()

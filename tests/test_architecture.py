@@ -240,6 +240,8 @@ SOUND_HOUSE = {
     "pipeline/__init__.py": "",
     "pipeline/transport.py": "import llm_gateway.providers.prices, llm_gateway.upstream",
     "upstream/__init__.py": "import aiohappyeyeballs, httptools",
+    "protocols/__init__.py": "import llm_gateway.domain",
+    "sse.py": "",
     "pipeline/routing.py": "import llm_gateway.domain",
     "providers/__init__.py": "",
     "providers/prices.py": "import genai_prices, llm_gateway.domain",

@@ -64,14 +64,14 @@ async def test_a_request_is_answered_recorded_and_kept() -> None:
 
     first, second = await house.ask(id="1"), await house.ask(id="2")
 
-    assert (first.content, first.provider, first.model, first.cost_nanos, first.cached) == (
+    assert (first.reply.content, first.provider, first.model, first.cost_nanos, first.cached) == (
         "hello",
         "a",
         "m1",
         130_000,
         False,
     )
-    assert (second.content, second.provider, second.cost_nanos, second.cached) == ("hello", "a", 0, True)
+    assert (second.reply.content, second.provider, second.cost_nanos, second.cached) == ("hello", "a", 0, True)
     assert house.journal.kinds == ["intent", "settle", "settle"]
     miss, hit = house.journal.records()
     assert (miss.id, miss.outcome, miss.cache, miss.override_id, len(miss.attempts)) == ("1", "ok", "miss", None, 1)
@@ -87,7 +87,7 @@ async def test_the_override_is_in_the_record() -> None:
 
 async def test_a_bypass_is_in_the_record() -> None:
     house = House([A]).script(a=[answer("1"), answer("2")])
-    contents = [(await house.ask(use_cache=False)).content for _ in range(2)]
+    contents = [(await house.ask(use_cache=False)).reply.content for _ in range(2)]
 
     assert contents == ["1", "2"]
     assert [record.cache for record in house.journal.records()] == ["bypass", "bypass"]
@@ -170,7 +170,7 @@ async def test_what_could_not_be_made_durable_is_not_kept() -> None:
         await house.ask()
     house.journal.fails.clear()
 
-    assert ((await house.ask()).content, (await house.ask()).cached) == ("2", True)
+    assert ((await house.ask()).reply.content, (await house.ask()).cached) == ("2", True)
 
 
 async def test_cancelled_while_it_is_made_durable_it_is_recorded_once() -> None:

@@ -2,9 +2,12 @@
 
 GatewayError
 ├─ BadRequest                400  bad_request                 two different keys, a header that cannot be read
+├─ NotSupported              400  not_supported               no provider can be asked for this field
+├─ ProviderRefused           4xx  provider_refused            on /v1: the provider's own 400, 413 or 422
 ├─ Unauthorized              401  unauthorized                key missing or wrong
 ├─ Forbidden                 403  forbidden                   key lacks the scope, host not allowed
 ├─ NotFound                  404  not_found                   unknown id or path
+├─ UnknownModel              404  model_not_found             no enabled provider lists it
 ├─ MethodNotAllowed          405  method_not_allowed
 ├─ Conflict                  409  conflict                    name exists
 ├─ PayloadTooLarge           413  payload_too_large           body over 4 MiB
@@ -35,7 +38,7 @@ class GatewayError(Exception):
     and `retry-after-ms`. `retryable` becomes `x-should-retry`.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
     retryable: bool = False
@@ -51,6 +54,16 @@ class BadRequest(GatewayError):
     """The request contradicts itself or a header of it cannot be read."""
 
     status, code, title = 400, "bad_request", "Bad request"
+
+
+class NotSupported(GatewayError):
+    """No provider that could serve this can be asked for one of its fields."""
+
+    status, code, title = 400, "not_supported", "Not supported"
+
+    def __init__(self, detail: str, *, field: str) -> None:
+        super().__init__(detail)
+        self.field = field
 
 
 class Unauthorized(GatewayError):
@@ -127,6 +140,22 @@ class ProviderFailed(GatewayError):
     def __init__(self, detail: str, *, retryable: bool = True) -> None:
         super().__init__(detail)
         self.retryable = retryable
+
+
+class ProviderRefused(GatewayError):
+    """The provider found fault with what a client of its protocol asked; `status` is the provider's."""
+
+    status, code, title = 400, "provider_refused", "Provider refused"
+
+    def __init__(self, detail: str, *, status: int) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class UnknownModel(GatewayError):
+    """No enabled provider lists the model asked for."""
+
+    status, code, title = 404, "model_not_found", "Model not found"
 
 
 class NoProvider(GatewayError):

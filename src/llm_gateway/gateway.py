@@ -2,29 +2,34 @@
 
     1 plan      what to try, in what order                       pipeline/routing.py (pure)
     2 look      known already, or in flight already               pipeline/caching.py
-    3 try       per attempt: breaker → admit → intent → encode → send → decode → outcome
-                                                                  pipeline/failover.py
+    3 try       per attempt: breaker → admit → intent → send → decode → outcome
+                                                                  pipeline/failover.py, pipeline/attempt.py
     4 settle    the usage record, durable before the answer       pipeline/recording.py
     5 keep      for the next who asks the same                    pipeline/caching.py
 
-The gate stands before it (`api/auth.py`), a surface decodes before and encodes after it (`api/generate.py`). The
-database is never on it.
+A stream is the same line: it is handed out at its commit point, in the middle of step 3 (pipeline/relay.py). The gate
+stands before the line (`api/auth.py`), a surface decodes before and encodes after it. The database is never on it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.plan import Plan, Served
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.pipeline.caching import Caching, Lookup
 from llm_gateway.pipeline.failover import Failover
 from llm_gateway.pipeline.recording import Recording
+from llm_gateway.pipeline.relay import Relay
 from llm_gateway.pipeline.routing import route
+
+T = TypeVar("T")
 
 
 class Configuration(Protocol):
@@ -49,6 +54,19 @@ class Gateway:
         Raises:
             GatewayError: what the caller is told; recorded too.
         """
+        return await self._line(request, self._serve)
+
+    async def stream(self, request: Request) -> Relay | Answer:
+        """The answer as it comes, from its commit point on; whole, if it was kept or comes so.
+
+        Raises:
+            GatewayError: what the caller is told; recorded too.
+        """
+        return await self._line(request, self._open)
+
+    async def _line(
+        self, request: Request, serve: Callable[[Request, Plan, Lookup, UsageRecord], Awaitable[T]]
+    ) -> T | Answer:
         record = self._recording.open(request)
         try:
             plan = route(request, self._live.snapshot)
@@ -57,7 +75,7 @@ class Gateway:
             record.cache = lookup.status
             if lookup.served is not None:
                 return self._recording.hit(record, lookup.served)
-            return await self._serve(request, plan, lookup, record)
+            return await serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recording.refuse(record, error)
             raise
@@ -76,5 +94,24 @@ class Gateway:
         except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
+        await self._caching.keep(lookup, served)
+        return answer
+
+    async def _open(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Relay | Answer:
+        """Step 3 to the commit point; steps 4 and 5 are the relay's, at its end."""
+        settled = partial(self._settle, lookup, record)
+        opened = await self._failover.open(request, plan, record)
+        if isinstance(opened, Served):
+            return await settled(opened)
+        self._recording.began(record)
+        return Relay(
+            opened,
+            settled=settled,
+            failed=partial(self._recording.refuse, record),
+            gone=partial(self._recording.cancel, record),
+        )
+
+    async def _settle(self, lookup: Lookup, record: UsageRecord, served: Served) -> Answer:
+        answer = await self._recording.settle(record, served)
         await self._caching.keep(lookup, served)
         return answer

@@ -12,15 +12,16 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
-from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
-from llm_gateway.api.generate import Generate
+from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.health import health_router
 from llm_gateway.api.management import build_management
 from llm_gateway.api.overrides import overrides_router
 from llm_gateway.api.planes import Planes
 from llm_gateway.api.probe import Probe
 from llm_gateway.api.providers import ProviderRules, providers_router
+from llm_gateway.api.streaming import Drains
 from llm_gateway.api.surface import InFlight
+from llm_gateway.api.surfaces import build_surfaces
 from llm_gateway.api.usage import usage_router
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Snapshot
@@ -34,6 +35,7 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.local_model import LocalModel, find_model
 from llm_gateway.pipeline.admission import Admission
+from llm_gateway.pipeline.attempt import Attempts
 from llm_gateway.pipeline.caching import Caching
 from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover
@@ -208,7 +210,7 @@ async def build_pipeline(
         price_by_reported_name=config.preparer.price_by_reported_name,
         observe=observe,
     )
-    failover = Failover(
+    attempts = Attempts(
         health=config.health,
         admission=config.admission,
         transport=config.transport,
@@ -217,6 +219,7 @@ async def build_pipeline(
         redact=config.redact,
         log=config.log,
     )
+    failover = Failover(health=config.health, admission=config.admission, attempts=attempts, adapters=config.adapters)
     cache = MemoryCache(settings.cache_max_bytes)
     caching = Caching(cache, ttl_s=settings.cache_ttl_seconds, shared=settings.cache_scope == "global")
     return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, shipper)
@@ -238,10 +241,15 @@ def build_api(
     overrides = overrides_router(stores.overrides, live)
     usage = usage_router(stores.usage, pipeline.shipper.flush)
     management = build_management((health, providers, overrides, usage), log)
-    generate = Generate(pipeline.gateway, pipeline.in_flight, timeout_s=settings.request_timeout_seconds, log=log)
-    return Gate(
-        Planes({DATA_PLANE: generate}, management), Keyring(settings.callers()), local_only=settings.env == "dev"
+    surfaces, below = build_surfaces(
+        pipeline.gateway,
+        pipeline.in_flight,
+        Drains(settings.on_disconnect),
+        lambda: live.snapshot,
+        timeout_s=settings.request_timeout_seconds,
+        log=log,
     )
+    return Gate(Planes(surfaces, below, management), Keyring(settings.callers()), local_only=settings.env == "dev")
 
 
 async def tidy_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:

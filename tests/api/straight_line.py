@@ -8,15 +8,17 @@ from typing import Any, cast
 from llm_gateway.api.auth import DATA_PLANE, Gate, Keyring
 from llm_gateway.api.generate import Generate
 from llm_gateway.api.planes import Planes
+from llm_gateway.api.streaming import Drains
 from llm_gateway.api.surface import InFlight
-from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.domain.messages import Answer, Reply, Request
+from llm_gateway.domain.usage import Usage
 from llm_gateway.gateway import Gateway
 from tests.api.driver import DEV_KEY, Client, Response
 
 PATH = "/api/v1/generate"
 LEAST = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
 ANSWER = Answer(
-    content="Hi", provider="p", model="m", input_tokens=3, output_tokens=4, finish_reason="stop",
+    reply=Reply(content="Hi", usage=Usage(input_tokens=3, output_tokens=4)), provider="p", model="m",
     cost_nanos=1_500, cost_status="exact",
 )  # fmt: skip
 
@@ -45,8 +47,9 @@ class World:
         self.line = StraightLine()
         self.in_flight = InFlight(2)
         self.logged: list[dict[str, Any]] = []
-        generate = Generate(cast(Gateway, self.line), self.in_flight, timeout_s=120, log=self._log)
-        surfaces = Planes({DATA_PLANE: generate}, generate)
+        drains = Drains("drain")
+        generate = Generate(cast(Gateway, self.line), self.in_flight, drains, timeout_s=120, log=self._log)
+        surfaces = Planes({DATA_PLANE: generate}, {}, generate)
         keys = [("dev", DEV_KEY, frozenset({"call"}))]
         self.client = Client(Gate(surfaces, Keyring(keys), local_only=True))
 

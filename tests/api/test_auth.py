@@ -43,7 +43,9 @@ def routes(app: Application) -> Iterator[tuple[str, str]]:
     """Every registered path with each of its methods."""
     planes: Any = app._entry._app  # type: ignore[attr-defined]
     for path in planes._surfaces:
-        yield "POST", path
+        yield "GET" if path == "/v1/models" else "POST", path
+    for start in planes._below:
+        yield "GET", start + "ID"
     waiting = list(planes._management._app.routes)
     for route in waiting:
         if hasattr(route, "original_router"):
@@ -77,6 +79,8 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
         response = await client.call(method, path)
         if method in ("GET", "HEAD") and path in OPEN_PATHS:
             assert response.status in (200, 405)
+        elif path.startswith("/v1/"):
+            assert (response.status, set(response.json) & {"error"}) == (401, {"error"})
         else:
             problem = assert_problem(response, 401, "unauthorized")
             assert path == "/" or path not in problem["detail"]

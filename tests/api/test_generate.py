@@ -138,7 +138,7 @@ async def test_a_missing_field(world: World, field: str) -> None:
     assert problem["errors"] == [expected]
 
 
-@pytest.mark.parametrize("field", ["model", "User_ID", "", "stream", "a.b", "`$.x`", "ünïcode"])
+@pytest.mark.parametrize("field", ["models", "User_ID", "", "streams", "a.b", "`$.x`", "ünïcode"])
 async def test_an_unknown_field(world: World, field: str) -> None:
     problem = assert_problem(await world.post({**LEAST, field: 1}), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["body", field]

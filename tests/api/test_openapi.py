@@ -56,8 +56,14 @@ async def document(client: Client) -> Any:
     return (await client.call("GET", "/openapi.json")).json
 
 
-def operations(document: Any) -> dict[tuple[str, str], Any]:
-    return {(method, path): found for path, item in document["paths"].items() for method, found in item.items()}
+def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
+    """Those whose errors are problem documents; or those at paths that start so."""
+    return {
+        (method, path): found
+        for path, item in document["paths"].items()
+        if path.startswith(start) and path.startswith("/v1/") == start.startswith("/v1/")
+        for method, found in item.items()
+    }
 
 
 def resolved(document: Any, part: Any) -> Any:
@@ -76,7 +82,8 @@ def valid(document: Any, schema: Any, value: object) -> bool:
 
 
 def test_it_describes_every_route(document: Any, app: Application) -> None:
-    described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in operations(document)}
+    named = {**operations(document), **operations(document, "/v1/")}
+    described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
     registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(app)}
     assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}
     assert described - registered == set()
@@ -118,6 +125,18 @@ def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
         assert code in content["examples"]
 
 
+def test_the_surfaces_are_described(document: Any) -> None:
+    found = operations(document, "/v1/")
+    assert {path for _, path in found} == {
+        "/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
+        "/v1/models", "/v1/models/{model}",
+    }  # fmt: skip
+    for (_, path), operation in found.items():
+        assert {"200", "400", "401", "403", "404", "408", "413", "431", "500", "503"} <= set(operation["responses"])
+        schema = operation["responses"]["401"]["content"]["application/json"]["schema"]
+        assert schema["$ref"].endswith("AnthropicError" if "/messages" in path else "OpenAIError")
+
+
 async def test_a_trailing_slash_is_another_path(document: Any, client: Client) -> None:
     for _, path in operations(document):
         place = re.sub(r"\{.*?\}", new_id(), path)
@@ -131,7 +150,10 @@ async def test_another_method_is_405_with_those_there_are(document: Any, client:
         there = {method.upper() for method in item} | ({"HEAD"} if "get" in item else set())
         for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - there):
             response = await client.call(method, place)
-            assert_problem(response, 405, "method_not_allowed")
+            if path.startswith("/v1/"):
+                assert (response.status, response.json["error"]["code"]) == (405, "method_not_allowed")
+            else:
+                assert_problem(response, 405, "method_not_allowed")
             assert response.headers["allow"] == ", ".join(sorted(there))
 
 
@@ -212,7 +234,7 @@ def test_the_schema_refuses_what_the_code_refuses(
         ("max_tokens", 0, False), ("max_tokens", 8001, False), ("max_tokens", 8000.0, True), ("max_tokens", 1.5, False),
         ("max_tokens", True, False), ("max_tokens", "1", False), ("temperature", 2, True), ("temperature", 2.1, False),
         ("json_mode", 1, False), ("system", "", True), ("system", None, False), ("prompt", "\x00", True),
-        ("prompt", "", False), ("stream", True, False),
+        ("prompt", "", False), ("stream", True, True), ("streams", True, False),
     ],
 )  # fmt: skip
 async def test_the_schema_of_generate_takes_what_the_code_takes(

@@ -121,7 +121,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     *(({"max_tokens": value}, "max_tokens") for value in (0, -1, 8001, 1.5, "1", True, None, 10**30)),
     *(({"temperature": value}, "temperature") for value in (-0.1, 2.0001, "0.5", True, None, 10**400)),
     *(({"json_mode": value}, "json_mode") for value in (1, 0, "true", None)),
-    ({"stream": False}, "stream"),
+    ({"streams": False}, "streams"),
     ({"Prompt": "p"}, "Prompt"),
     ({"": 1}, ""),
     ({"a\nb\0": 1}, "a"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,20 @@ def test_the_examples_are_true(tmp_path: Path, name: str) -> None:
             assert differences(said, response.json) == [], where
             expected = said.get("status") if isinstance(said, dict) and "code" in said else None
             assert response.status == expected if expected else response.status < 300, where
+
+
+@pytest.mark.parametrize("name", ["docs/OPENAI.md", "docs/ANTHROPIC.md"])
+def test_the_programs_run(tmp_path: Path, name: str) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / name).read_text(), re.DOTALL)
+    assert programs, "no programs"
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+        for program in programs:
+            mine = program.replace("http://localhost:8200", f"http://localhost:{gateway.port}")
+            assert mine != program
+            ran = subprocess.run([sys.executable, "-c", mine], capture_output=True, text=True, timeout=120, check=False)
+            assert ran.returncode == 0, f"{program}\n{ran.stderr}"
+            assert ran.stdout.strip() or "print" not in program
+        assert gateway.summary()["total_requests"] >= len(programs) - 1
 
 
 def test_a_command_is_read_as_a_shell_would() -> None:

@@ -60,6 +60,6 @@ def test_a_killed_writer_leaves_a_record_of_everything(tmp_path: Path, fsync: st
     ok = {int(key[-12:]) for key, record in database.stored.items() if record.outcome == "ok"}
     assert settled <= ok
     assert sent <= set(database.numbers())
-    assert len(set(database.numbers()) - sent) <= 1  # killed between the intent and the word of it
+    assert len(set(database.numbers()) - sent) <= 8  # those of one turn, killed between their intents and the word
     assert report.records == len(database.stored)
     assert report.abandoned == len(database.stored) - len(ok)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -10,12 +11,13 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Plan, Served
+from llm_gateway.domain.plan import Call, Exchange, Incoming, Plan, Served
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.pipeline.admission import Admission
+from llm_gateway.pipeline.attempt import Attempts
 from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover, Pace
 from llm_gateway.pipeline.recording import Recording
@@ -148,6 +150,12 @@ class Upstream:
     async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
         self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
         self.bodies.append(call.body)
+        return await self._play(provider, timeout_s)
+
+    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+        raise NotImplementedError
+
+    async def _play(self, provider: Provider, timeout_s: float) -> Exchange:
         step = self.scripts[provider.name].pop(0)
         if isinstance(step, Exchange):
             return step
@@ -235,19 +243,21 @@ class World:
         self.failover = self.with_admission(self.admission)
 
     def with_admission(self, admission: Any) -> Failover:
-        return self.unpaced(admission).paced(Pace(self.clock, self._sleep, self._uniform))
+        return self.unpaced(admission, self.clock).paced(Pace(self.clock, self._sleep, self._uniform))
 
-    def unpaced(self, admission: Any = None) -> Failover:
+    def unpaced(self, admission: Any = None, clock: Callable[[], float] = time.monotonic) -> Failover:
         """One that keeps the real time."""
-        return Failover(
+        adapters = {kind: load(kind) for kind in KINDS}
+        attempts = Attempts(
             health=self.health,
             admission=admission or self.admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters={kind: load(kind) for kind in KINDS},
+            adapters=adapters,
             redact=Redactor([KEY]),
             log=self._log,
-        )
+        ).by(clock)
+        return Failover(health=self.health, admission=admission or self.admission, attempts=attempts, adapters=adapters)
 
     def script(self, **steps: Sequence[Step]) -> World:
         self.upstream.scripts.update({name: list(script) for name, script in steps.items()})

@@ -256,7 +256,7 @@ class TestCutShort:
             await world.failover.run(request(prompt="\ud800"), plan([A], [B]), record)
 
         assert (world.upstream.calls, world.journal.entries) == ([], [])
-        assert world.limiter.settled == [("id-a", 0, False)]
+        assert world.limiter.settled == []
 
     async def test_a_limiter_that_does_not_answer_keeps_no_permit(self, world: World) -> None:
         class Deaf:

@@ -235,7 +235,7 @@ class TestWaiters:
 
 
 async def test_abandon_and_keep_without_a_flight_do_nothing(caching: Caching) -> None:
-    lookup = Lookup(None, "bypass")
+    lookup = Lookup(None, "bypass", keeps=True)
 
     caching.abandon(lookup, GatewayError("x"))
     await caching.keep(lookup, served())

@@ -183,12 +183,9 @@ class TestSettle:
         answer = await world.recording.settle(record, served("hello", ONE))
 
         assert answer == Answer(
-            content="hello",
+            reply=served("hello", ONE).reply,
             provider="one",
             model="m1",
-            input_tokens=20,
-            output_tokens=30,
-            finish_reason="stop",
             cost_nanos=130_000,
             cost_status="exact",
             cached=False,
@@ -215,7 +212,7 @@ class TestSettle:
 
         answer = await world.recording.settle(record, served("hello", ONE))
 
-        assert (answer.input_tokens, answer.output_tokens) == (20, 30)
+        assert (answer.reply.usage.input_tokens, answer.reply.usage.output_tokens) == (20, 30)
         assert (answer.cost_nanos, answer.cost_status) == (130_011, "estimated")
         assert record.usage == Usage(input_tokens=25, output_tokens=37, reasoning_tokens=1)
 
@@ -266,12 +263,9 @@ class TestHit:
         answer = world.recording.hit(record, served("hello", ONE, cost_nanos=99))
 
         assert answer == Answer(
-            content="hello",
+            reply=served("hello", ONE).reply,
             provider="one",
             model="m1",
-            input_tokens=20,
-            output_tokens=30,
-            finish_reason="stop",
             cost_nanos=0,
             cost_status="exact",
             cached=True,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import anthropic
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import MAX_COUNT
 from tests.pipeline.fakes import provider, request
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL
 
@@ -231,24 +231,24 @@ class TestDecode:
         ],
     )
     def test_malformed(self, body: bytes, said: str) -> None:
-        with pytest.raises(MalformedReply) as raised:
+        with pytest.raises(Malformed) as raised:
             anthropic.decode(body)
 
         assert str(raised.value).startswith(said)
 
     def test_a_tool_without_input_is_no_json(self) -> None:
-        with suppress(MalformedReply):
+        with suppress(Malformed):
             assert anthropic.decode(message({"type": "tool_use", "name": "json_answer"})).content == ""
 
     @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | BLOCKS.map(lambda blocks: message(*blocks)))
     def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
-        with suppress(MalformedReply):
+        with suppress(Malformed):
             assert isinstance(anthropic.decode(body), Reply)
 
     @given(st.binary(max_size=20))
     def test_a_tools_input_of_any_bytes(self, given: bytes) -> None:
         body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', given)
-        with suppress(MalformedReply):
+        with suppress(Malformed):
             assert isinstance(anthropic.decode(body).content, str)
 
 

@@ -42,7 +42,7 @@ def test_other_modules_are_no_kinds(kind: str) -> None:
 def test_presets() -> None:
     vendors = load_vendors()
 
-    assert vendors["openai"] == Vendor("openai", "https://api.openai.com/v1")
+    assert vendors["openai"] == Vendor("openai", "https://api.openai.com/v1", has_responses=True)
     assert vendors["anthropic"] == Vendor("anthropic", "https://api.anthropic.com")
     assert vendors["gemini"] == Vendor("gemini", "https://generativelanguage.googleapis.com")
     assert vendors["local"] == Vendor("local", None)

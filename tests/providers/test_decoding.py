@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.providers.decoding import MAX_COUNT, credible, error_of, json_text, within
+from llm_gateway.protocols.counts import MAX_COUNT, credible, within
+from llm_gateway.providers.decoding import error_of, json_text
 
 
 @pytest.mark.parametrize(

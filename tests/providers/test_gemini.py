@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import gemini
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import MAX_COUNT
 from tests.pipeline.fakes import provider, request
 from tests.providers.documents import GEMINI, GEMINI_BLOCKED
 
@@ -189,14 +189,14 @@ class TestDecode:
         ],
     )
     def test_malformed(self, body: bytes, message: str) -> None:
-        with pytest.raises(MalformedReply) as raised:
+        with pytest.raises(Malformed) as raised:
             gemini.decode(body)
 
         assert str(raised.value).startswith(message)
 
     @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | PIECES.map(generated))
     def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
-        with suppress(MalformedReply):
+        with suppress(Malformed):
             assert isinstance(gemini.decode(body), Reply)
 
 

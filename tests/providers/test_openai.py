@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Malformed
 from llm_gateway.providers import local, openai
-from llm_gateway.providers.base import MalformedReply
 from tests.pipeline.fakes import provider, request
 from tests.providers.documents import OPENAI, completion
 
@@ -176,7 +176,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
     def test_an_answer_the_vendor_broke_off(self, reason: str) -> None:
-        with pytest.raises(MalformedReply, match=f"^The answer was broken off \\({reason}\\)$"):
+        with pytest.raises(Malformed, match=f"^The answer was broken off \\({reason}\\)$"):
             openai.decode(completion(finish_reason=reason))
 
     @pytest.mark.parametrize("reason", ["length", "content_filter"])
@@ -189,7 +189,7 @@ class TestDecode:
         parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Yes, "}]
 
         assert openai.decode(completion({"content": [*parts, {"text": "sir"}]})).content == "Yes, sir"
-        with pytest.raises(MalformedReply, match=r"^The answer has no content$"):
+        with pytest.raises(Malformed, match=r"^The answer has no content$"):
             openai.decode(completion({"content": parts[:1]}))
 
     @pytest.mark.parametrize("reason", [None, ""])
@@ -230,14 +230,14 @@ class TestDecode:
         ],
     )
     def test_malformed(self, body: bytes, message: str) -> None:
-        with pytest.raises(MalformedReply) as raised:
+        with pytest.raises(Malformed) as raised:
             openai.decode(body)
 
         assert str(raised.value).startswith(message)
 
     @given(st.binary(max_size=200) | DOCUMENTS.map(msgspec.json.encode))
     def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
-        with suppress(MalformedReply):
+        with suppress(Malformed):
             assert isinstance(openai.decode(body), Reply)
 
 

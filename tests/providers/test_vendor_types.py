@@ -178,7 +178,7 @@ class TestTypes:
         assert usage.input_tokens + usage.output_tokens == counted
 
     def test_every_reason_gemini_knows_has_a_meaning(self) -> None:
-        from llm_gateway.providers.gemini import CUT_OFF, FAILED, STOPPED
+        from llm_gateway.protocols.gemini.reply import CUT_OFF, FAILED, STOPPED
 
         known = {reason.value for reason in genai_types.FinishReason}
         assert known > (STOPPED | CUT_OFF | FAILED)
@@ -191,7 +191,7 @@ class TestTypes:
     def test_every_reason_anthropic_knows_has_a_meaning(self) -> None:
         from anthropic.types import StopReason
 
-        from llm_gateway.providers.anthropic import FINISH_REASONS
+        from llm_gateway.protocols.anthropic_messages.reply import FINISH_REASONS
 
         known = set(StopReason.__args__)  # type: ignore[attr-defined] # it is a Literal
         assert known - FINISH_REASONS.keys() == {"end_turn", "stop_sequence", "pause_turn"}
@@ -200,7 +200,7 @@ class TestTypes:
     def test_every_current_claude_is_one_that_we_know(self) -> None:
         from anthropic.types import Model
 
-        from llm_gateway.providers.anthropic import TAKES_ALL
+        from llm_gateway.protocols.anthropic_messages.models import TAKES_ALL
 
         named = [name for names in Model.__args__ for name in getattr(names, "__args__", ())]  # type: ignore[attr-defined]
         older = {name for name in named if TAKES_ALL.match(name)}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llm_gateway.api.responses import send_problem
+from llm_gateway.api.shapes import send_error
 from llm_gateway.domain.messages import new_id
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 
@@ -91,7 +91,9 @@ class Gate:
             caller = self._admit(scope, headers)
         except GatewayError as error:
             asking = isinstance(error, Unauthorized) and opens_with_basic(scope["method"], scope["path"])
-            await send_problem(send, error, request_id, echo, [(b"www-authenticate", BASIC)] if asking else [])
+            await send_error(
+                send, scope["path"], error, request_id, echo, [(b"www-authenticate", BASIC)] if asking else []
+            )
             return
         scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers)
         await self._app(scope, receive, send)

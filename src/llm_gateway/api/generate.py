@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
+from starlette.types import Receive, Send
 
 from llm_gateway.api.auth import Entry
+from llm_gateway.api.headers import caching, deadline, tags
+from llm_gateway.api.responses import JSON, Headers, problem_of, send_body
 from llm_gateway.api.sentences import invalid
+from llm_gateway.api.streaming import Drains, StreamedResponse
 from llm_gateway.api.surface import InFlight, Surface
-from llm_gateway.domain.messages import Request, Tags
+from llm_gateway.domain.conversation import Conversation, Format, RefusalDelta, Text, TextDelta, Turn
+from llm_gateway.domain.messages import Answer, Ask, Request
+from llm_gateway.domain.streams import Piece
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.errors import BadRequest, Invalid
+from llm_gateway.domain.weight import weigh
+from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gateway import Gateway
+from llm_gateway.pipeline.relay import Relay
+from llm_gateway.pipeline.routing import AUTO
+from llm_gateway.protocols.openai_chat import read_request
+from llm_gateway.sse import encode_event
 
-MAX_TAGS, MAX_TAG_CHARACTERS = 10, 64
 # The pattern is checked apart from decoding, which is faster; here it is for the API's description.
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": r"^[^\x00]*$"})]
-_TAG = rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}=[ -+.-<>-~-]{{0,{MAX_TAG_CHARACTERS}}}"
-TAGS_PATTERN = rf"^{_TAG}(,{_TAG}){{0,{MAX_TAGS - 1}}}$"
-"""x-tags as described: what is taken beside it are blanks around a part, and values in UTF-8."""
-_TAG_KEY = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}")
-_TAG_VALUE = re.compile(rf"[^,=\x00-\x1f\x7f]{{0,{MAX_TAG_CHARACTERS}}}")
 
 
 class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The request fields of the reference, with their ranges."""
+    """The request fields of the reference, with their ranges, then three more.
+
+    `messages` are those of OpenAI's chat completions; `prompt`, which is required without them, is the last of them.
+    """
 
     user_id: Label
     service: Label
-    prompt: Annotated[str, msgspec.Meta(min_length=1)]
+    prompt: Annotated[str, msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
     task_type: Label = "general"
     system: str = ""
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8000)] = 1000
     temperature: Annotated[float, msgspec.Meta(ge=0.0, le=2.0)] = 0.7
     json_mode: bool = False
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=512)] | None = None
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)] | None = None
+    stream: bool = False
 
 
 class GenerateAnswer(msgspec.Struct, gc=False):
@@ -58,29 +69,48 @@ class GenerateAnswer(msgspec.Struct, gc=False):
 class Generate(Surface):
     """The endpoint. `timeout_s` is the longest deadline a request may have."""
 
-    def __init__(self, gateway: Gateway, in_flight: InFlight, *, timeout_s: float, log: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        in_flight: InFlight,
+        drains: Drains,
+        *,
+        timeout_s: float,
+        log: Callable[..., None],
+    ) -> None:
         super().__init__(in_flight, log)
         self._gateway = gateway
+        self._drains = drains
         self._timeout_s = timeout_s
         self._decode = msgspec.json.Decoder(GenerateBody).decode
         self._encode = msgspec.json.Encoder().encode
 
-    async def answer(self, entry: Entry, body: bytes) -> bytes:
+    async def serve(self, entry: Entry, body: bytes, receive: Receive, send: Send) -> None:
         """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
         started = time.monotonic()
         request = self._request(entry, self._decoded(body), started)
+        ids = [(b"x-request-id", entry.echo)]
+        if request.stream:
+            writer = EventWriter(lambda answer: self._encoded(answer, started), request.id)
+            response = StreamedResponse(writer, receive, send, self._drains, ids)
+            await response.run(asyncio.ensure_future(self._gateway.stream(request)))
+            return
         answer = await self._gateway.generate(request)
+        await send_body(send, 200, self._encoded(answer, started), JSON, ids)
+
+    def _encoded(self, answer: Answer, started: float) -> bytes:
+        reply = answer.reply
         return self._encode(
             GenerateAnswer(
-                content=answer.content,
+                content=reply.content,
                 provider=answer.provider,
                 model=answer.model,
-                input_tokens=answer.input_tokens,
-                output_tokens=answer.output_tokens,
+                input_tokens=reply.usage.input_tokens,
+                output_tokens=reply.usage.output_tokens,
                 cost_usd=answer.cost_nanos / NANOS_PER_USD,
                 cached=answer.cached,
                 latency_ms=int((time.monotonic() - started) * 1000),
-                finish_reason=answer.finish_reason,
+                finish_reason=reply.finish_reason,
                 cost_status=answer.cost_status,
             )
         )
@@ -97,56 +127,100 @@ class Generate(Surface):
         ):
             if "\0" in label:
                 raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
+        if decoded.prompt is msgspec.UNSET and decoded.messages is None:
+            raise Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
         return decoded
 
     def _request(self, entry: Entry, body: GenerateBody, started: float) -> Request:
         headers = entry.headers
-        timeout = headers.get(b"x-request-timeout-ms")
-        tags = headers.get(b"x-tags")
-        cache_control = headers.get(b"cache-control", b"").lower()
-        keep = b"no-store" not in cache_control
+        use_cache, keep_in_cache = caching(headers)
+        ask = ask_of(body) if body.stream or body.messages is not None else None
+        prompt = "" if body.prompt is msgspec.UNSET else body.prompt
         return Request(
             id=entry.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
-            deadline=started + (self._timeout_s if timeout is None else min(self._timeout_s, _seconds(timeout))),
+            deadline=deadline(headers, started, self._timeout_s),
             key_name=entry.caller.name,
             surface="generate",
             user_id=body.user_id,
             service=body.service,
-            prompt=body.prompt,
+            prompt=prompt,
             task_type=body.task_type,
             system=body.system,
             max_tokens=body.max_tokens,
             temperature=body.temperature,
             json_mode=body.json_mode,
             client_request_id=entry.client_request_id,
-            tags={} if tags is None else _tags(tags),
-            use_cache=b"no-cache" not in cache_control and keep,
-            keep_in_cache=keep,
+            tags=tags(headers),
+            use_cache=use_cache,
+            keep_in_cache=keep_in_cache,
+            ask=ask,
+            input_weight=0 if body.messages is None else weigh({"messages": body.messages}),
+            stream=body.stream,
+            requested_model=body.model,
         )
 
 
-def _seconds(value: bytes) -> float:
-    if not value.isdigit() or not value.strip(b"0"):
-        raise BadRequest("x-request-timeout-ms takes whole milliseconds, 1 or more.")
-    return float(value) / 1000  # not int(), which refuses what has more than 4300 digits
+def ask_of(body: GenerateBody) -> Ask:
+    """What a body asks for that is more than a prompt: a conversation, or an answer in a stream."""
+    document: dict[str, Any] = {
+        "system": body.system,
+        "messages": body.messages,
+        "prompt": None if body.prompt is msgspec.UNSET else body.prompt,
+        "max_tokens": body.max_tokens,
+        "temperature": body.temperature,
+        "json_mode": body.json_mode,
+    }
+    return Ask("generate", document, _read)
 
 
-def _tags(value: bytes) -> Tags:
-    try:
-        entries = value.decode().split(",")
-    except UnicodeDecodeError:
-        raise BadRequest("x-tags is not UTF-8: encode it so.") from None
-    tags: Tags = {}
-    for entry in entries:
-        key, is_pair, tag = (part.strip(" \t") for part in entry.partition("="))
-        if not is_pair or not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(tag):
-            raise BadRequest(f"x-tags takes key=value,… of up to {MAX_TAG_CHARACTERS} characters each.")
-        tags[key] = tag
-    if len(entries) > MAX_TAGS:
-        raise BadRequest(f"x-tags takes up to {MAX_TAGS} tags.")
-    return tags
+def _read(document: dict[str, Any]) -> tuple[Conversation, tuple[str, ...]]:
+    messages = document["messages"] or []
+    turns = read_request({"model": AUTO, "messages": messages}).conversation.turns if messages else []
+    if document["system"]:
+        turns = [Turn(role="system", parts=[Text(text=document["system"])]), *turns]
+    if document["prompt"] is not None:
+        turns = [*turns, Turn(role="user", parts=[Text(text=document["prompt"])])]
+    return Conversation(
+        turns=turns,
+        max_tokens=document["max_tokens"],
+        temperature=document["temperature"],
+        format=Format() if document["json_mode"] else None,
+    ), ()
+
+
+class EventWriter:
+    """A streamed answer: `delta` events with text, and a last one, `result`, with the fields of a whole answer."""
+
+    def __init__(self, encode: Callable[[Answer], bytes], request_id: str) -> None:
+        self._encode = encode
+        self._request_id = request_id
+
+    def opened(self, came: Relay | Answer) -> Headers:
+        """As in `Writer`."""
+        return []
+
+    def pieces(self, pieces: list[Piece]) -> bytes:
+        """As in `Writer`."""
+        texts = [c.text for piece in pieces for c in piece.chunks if isinstance(c, TextDelta | RefusalDelta)]
+        return b"".join([_delta(text) for text in texts if text])
+
+    def kept(self, answer: Answer) -> bytes:
+        """As in `Writer`."""
+        return _delta(answer.reply.content) + self.end(answer)
+
+    def end(self, answer: Answer) -> bytes:
+        """As in `Writer`."""
+        return encode_event(self._encode(answer), b"result")
+
+    def error(self, error: GatewayError) -> bytes:
+        """As in `Writer`."""
+        return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")
+
+
+def _delta(text: str) -> bytes:
+    return encode_event(msgspec.json.encode({"text": text}), b"delta")
 
 
 def _decoded_otherwise(body: bytes) -> GenerateBody:

@@ -13,7 +13,9 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from llm_gateway.api.auth import DATA_PLANE, OPEN_PATHS, opens_with_basic, scope_needed
-from llm_gateway.api.generate import TAGS_PATTERN, GenerateAnswer, GenerateBody
+from llm_gateway.api.generate import GenerateAnswer, GenerateBody
+from llm_gateway.api.headers import TAGS_PATTERN
+from llm_gateway.api.openapi_surfaces import SCHEMAS, surface_paths
 from llm_gateway.api.query import refuses_parameters
 from llm_gateway.api.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
@@ -29,6 +31,7 @@ Every response carries `x-request-id`: yours if you sent one, else the gateway's
 """
 TAGS = [
     {"name": "generation", "description": "Ask a model."},
+    {"name": "surfaces", "description": "The same gateway for the SDKs of OpenAI and Anthropic."},
     {"name": "providers", "description": "The upstream accounts that calls go to."},
     {"name": "overrides", "description": "Where one customer's calls go first."},
     {"name": "usage", "description": "What was asked and bought, up to the last answer given."},
@@ -69,6 +72,37 @@ HEADERS: dict[str, Document] = {
 }
 
 
+MESSAGE: Document = {
+    "type": "object",
+    "required": ["role", "content"],
+    "additionalProperties": False,
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["type", "text"],
+                        "additionalProperties": False,
+                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                    },
+                },
+            ]
+        },
+    },
+}
+"""A message of chat completions in its simplest forms; what else that protocol knows is taken, too."""
+ASKS: Document = {
+    "anyOf": [
+        {"required": ["prompt"]},
+        {"required": ["messages"], "properties": {"messages": {"type": "array", "items": MESSAGE}}},
+    ]
+}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`: these errors beside those that any request may be answered."""
     return {status: {} for status in statuses}
@@ -92,6 +126,7 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
         (GenerateBody, GenerateAnswer, Problem), ref_template="#/components/schemas/{name}"
     )
     schemas.update(of_structs)
+    schemas["GenerateBody"] |= ASKS
     document["paths"] = {DATA_PLANE: {"post": _generate()}, **document["paths"]}
     document["security"] = KEYS
     by_status = _codes()
@@ -103,6 +138,8 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation, by_status)
+    document["paths"] |= surface_paths()
+    schemas.update(SCHEMAS)
     return document
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.api.auth import ENTRY, Entry
-from llm_gateway.api.responses import JSON, send_body, send_problem
+from llm_gateway.api.shapes import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, PayloadTooLarge
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -85,11 +85,11 @@ class Surface(ABC):
         self._log = log
 
     @abstractmethod
-    async def answer(self, entry: Entry, body: bytes) -> bytes:
-        """The body of the 200 response.
+    async def serve(self, entry: Entry, body: bytes, receive: Receive, send: Send) -> None:
+        """Answer with a 200.
 
         Raises:
-            GatewayError: what the caller is told instead.
+            GatewayError: what the caller is told instead; nothing has been sent then.
         """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,17 +103,16 @@ class Surface(ABC):
                 raise Overloaded("The gateway is serving as many requests as it may: try again.", retry_after_s=1)
             in_flight.count += 1
             try:
-                answer = await self.answer(entry, await read_body(receive))
+                await self.serve(entry, await read_body(receive), receive, send)
             finally:
                 in_flight.count -= 1
         except GatewayError as error:
-            await send_problem(send, error, entry.request_id, entry.echo)
+            await send_error(send, scope["path"], error, entry.request_id, entry.echo)
         except ClientGone:
             return
         except asyncio.CancelledError:
-            await send_problem(send, Overloaded("The gateway is stopping."), entry.request_id, entry.echo)
+            stopping = Overloaded("The gateway is stopping.")
+            await send_error(send, scope["path"], stopping, entry.request_id, entry.echo)
         except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
             self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
-            await send_problem(send, defect(entry), entry.request_id, entry.echo)
-        else:
-            await send_body(send, 200, answer, JSON, [(b"x-request-id", entry.echo)])
+            await send_error(send, scope["path"], defect(entry), entry.request_id, entry.echo)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import msgspec
 
 from llm_gateway.domain.usage import Price
@@ -26,8 +28,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A configured upstream account.
 
     Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
-    per million tokens). `target`, `has_json_mode` and `price_by_model` are derived when the snapshot is built; a model
-    that is missing from `price_by_model` has no known price. The key itself is only inside `target.headers`.
+    per million tokens). `target`, `has_json_mode`, `has_responses` and `price_by_model` are derived when the snapshot
+    is built; a model that is missing from `price_by_model` has no known price. The key itself is only inside
+    `target.headers`.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, dict[str, float]] | None = None
     target: Target | None = None
     has_json_mode: bool = True
+    has_responses: bool = False
     price_by_model: dict[str, Price] = {}
 
 
@@ -77,26 +81,47 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
 
 
+Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole configuration at one moment, swapped as one object.
 
     `tiers` are the enabled providers with their default models, by priority, highest first, by name within a tier;
-    `providers` is keyed by name, `overrides` by (user_id, service_name or None).
+    `providers` is keyed by name, `overrides` by (user_id, service_name or None). `tiers_by_model` are the enabled
+    providers that list a model, by its name, and each alone by `provider/model`; those names are `pinned_models`.
     """
 
     providers: dict[str, Provider]
-    tiers: tuple[tuple[Candidate, ...], ...]
+    tiers: Tiers
     overrides: dict[tuple[str, str | None], Override]
+    tiers_by_model: dict[str, Tiers] = {}
+    pinned_models: frozenset[str] = frozenset()
 
 
 def build_snapshot(providers: list[Provider], overrides: list[Override]) -> Snapshot:
     """Index what the store holds."""
     enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
-    by_priority: dict[int, list[Candidate]] = {}
+    by_model: dict[str, list[Candidate]] = {}
+    pinned: dict[str, Tiers] = {}
     for provider in enabled:
-        by_priority.setdefault(provider.priority, []).append(Candidate.of(provider, provider.models[0]))
+        for model in provider.models:
+            candidate = Candidate.of(provider, model)
+            by_model.setdefault(model, []).append(candidate)
+            pinned[f"{provider.name}/{model}"] = ((candidate,),)
+    by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
     return Snapshot(
         providers={p.name: p for p in providers},
-        tiers=tuple(tuple(tier) for tier in by_priority.values()),
+        tiers=_tiers([Candidate.of(provider, provider.models[0]) for provider in enabled]),
         overrides={(o.user_id, o.service_name): o for o in overrides},
+        tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
+        pinned_models=frozenset(pinned.keys() - by_name.keys()),
     )
+
+
+def _tiers(candidates: list[Candidate]) -> Tiers:
+    """Candidates in the order of their priority, those of one priority together."""
+    by_priority: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        by_priority.setdefault(candidate.provider.priority, []).append(candidate)
+    return tuple(tuple(tier) for tier in by_priority.values())

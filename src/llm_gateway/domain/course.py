@@ -6,7 +6,15 @@ import msgspec
 
 from llm_gateway.domain.messages import Request
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import GatewayError, ProviderFailed, ProvidersUnavailable, RateLimited, RequestExceedsLimit
+from llm_gateway.errors import (
+    GatewayError,
+    NotSupported,
+    ProviderFailed,
+    ProviderRefused,
+    ProvidersUnavailable,
+    RateLimited,
+    RequestExceedsLimit,
+)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -18,12 +26,13 @@ class Failure(msgspec.Struct, frozen=True):
     limited: bool = False
     retry_on_same: bool = True
     retry_after_s: float = 0.0
+    status: int = 0
 
 
 class Course:
     """One request on its way through the plan: what was tried, what was passed over and why."""
 
-    __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent")
+    __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent", "unsupported")
 
     def __init__(self, request: Request, record: UsageRecord) -> None:
         self.request = request
@@ -32,6 +41,7 @@ class Course:
         self.failure: Failure | None = None
         self.limited_for: float | None = None
         self.out_for: float | None = None
+        self.unsupported: NotSupported | None = None
 
     def passed_over(self, seconds: float, *, limited: bool) -> None:
         """A candidate was at its limit, or out (open breaker, refused key), for at least `seconds` more."""
@@ -39,6 +49,11 @@ class Course:
             self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
         else:
             self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
+
+    def cannot(self, provider: str, field: str, why: str) -> None:
+        """A candidate's protocol cannot express a field of what is asked."""
+        if self.unsupported is None:
+            self.unsupported = NotSupported(f"{provider} cannot be asked for this: {field}: {why}.", field=field)
 
     def failed(self, failure: Failure) -> None:
         """An attempt failed. One failure that is no 429 decides that the request did not end at a limit."""
@@ -51,6 +66,8 @@ class Course:
         """What the caller is told once nothing is left to try."""
         waits = [s for s in (self.limited_for, self.out_for) if s is not None]
         if self.failure is not None and not self.failure.limited:
+            if self.failure.final and self.request.ask is not None:
+                return ProviderRefused(self.failure.message, status=self.failure.status)
             return ProviderFailed(self.failure.message, retryable=not self.failure.final)
         if self.limited_for is not None:
             return RateLimited("Every provider that could serve this is at its rate limit.", retry_after_s=min(waits))
@@ -58,6 +75,8 @@ class Course:
             return ProvidersUnavailable(
                 "Every provider that could serve this failed lately and is being spared.", retry_after_s=self.out_for
             )
+        if self.unsupported is not None:
+            return self.unsupported
         return RequestExceedsLimit(
             "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
             "lower max_tokens, or raise rate_limit_tpm."

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.conversation import Completion, Conversation
 from llm_gateway.domain.usage import Usage
 
 Tags: TypeAlias = dict[str, str]
@@ -26,11 +28,48 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+class Ask:
+    """What a client of a chat protocol asks for: its own document, and the conversation in it.
+
+    The conversation is read when a provider that speaks another protocol needs it, so that what only one protocol
+    knows passes through to a provider of the same. `protocol` is the name of a package of `protocols/`, or of one
+    that only passes through (`openai_embeddings`). `fields` are header lines that only those who speak it understand.
+    """
+
+    __slots__ = ("_conversation", "_read", "document", "dropped", "fields", "protocol")
+
+    def __init__(
+        self,
+        protocol: str,
+        document: dict[str, Any],
+        read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]],
+        fields: bytes = b"",
+    ) -> None:
+        self.protocol = protocol
+        self.document = document
+        self.fields = fields
+        self.dropped: tuple[str, ...] = ()
+        self._read = read
+        self._conversation: Conversation | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation; what it has no place for is in `dropped` from then on.
+
+        Raises:
+            Unreadable, Unsupported: (protocols/base.py) the document is none, or holds what no other protocol knows.
+        """
+        if self._conversation is None:
+            self._conversation, self.dropped = self._read(self.document)
+        return self._conversation
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One call as a caller made it.
 
     `id` is ours (UUIDv7); `at_ms` is wall-clock milliseconds UTC for the record; `started` and `deadline` are seconds
-    of `time.monotonic()`.
+    of `time.monotonic()`. It asks with a prompt and a system text, or with an `ask`, whose texts weigh `input_weight`
+    ASCII characters. `requested_model` is as the client spelled it; None: what the routing gives.
     """
 
     id: str
@@ -51,19 +90,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tags: Tags = {}
     use_cache: bool = True
     keep_in_cache: bool = True
+    ask: Ask | None = None
+    input_weight: int = 0
+    stream: bool = False
+    requested_model: str | None = None
 
     def estimated_input_tokens(self) -> int:
         """Tokens the prompt will take: four ASCII characters or three UTF-8 bytes each, plus the messages' framing."""
-        return (_weight(self.prompt) + _weight(self.system)) // 4 + 8
+        return (weight(self.prompt) + weight(self.system) + self.input_weight) // 4 + 8
 
 
-def _weight(text: str) -> int:
+def weight(text: str) -> int:
     """How many ASCII characters would take as many tokens."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) * 4 // 3
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a provider answered. `upstream_model` is the name it reported, `usage_estimated` that it counted nothing."""
+    """What a provider answered. `upstream_model` is the name it reported, `usage_estimated` that it counted nothing.
+
+    An ask is answered with a `body`, the provider's own document in the client's protocol, or with a `completion`.
+    `dropped` names the hints that the provider could not be told.
+    """
 
     content: str
     usage: Usage
@@ -71,17 +118,17 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     upstream_model: str | None = None
     upstream_request_id: str | None = None
     usage_estimated: bool = False
+    completion: Completion | None = None
+    body: bytes = b""
+    dropped: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the caller gets: the reply, who gave it, and what it cost (integer nano-dollars)."""
 
-    content: str
+    reply: Reply
     provider: str
     model: str
-    input_tokens: int
-    output_tokens: int
-    finish_reason: str
     cost_nanos: int
     cost_status: str
     cached: bool = False

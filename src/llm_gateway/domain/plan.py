@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Reply
+from llm_gateway.sse import Event
 
 Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
 """Why there is no response: provably never sent; too late; or cut after sending, so possibly billed."""
@@ -34,10 +35,15 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """One upstream call as an adapter writes it: `path` is appended to the target's root (percent-encoded already).
 
     A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
+    `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `fields` are
+    header lines of this call, each with its line end. `dropped` names the hints that the provider cannot be told.
     """
 
     path: str
     body: bytes
+    is_native: bool = False
+    fields: bytes = b""
+    dropped: tuple[str, ...] = ()
 
 
 class Exchange(msgspec.Struct, frozen=True, gc=False):
@@ -53,6 +59,31 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     fault: Fault | None = None
     message: str = ""
     is_ours: bool = False
+
+
+class StreamCut(Exception):
+    """A stream ended before it was whole: nothing came for too long, or the connection broke, as the message says."""
+
+    def __init__(self, fault: Literal["timeout", "broken"], message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+
+
+class Incoming(Protocol):
+    """A stream of events on its way from a provider. Whoever has it reads it to its end, and closes it."""
+
+    async def next(self, timeout_s: float) -> list[Event]:
+        """The next events, all that have come; none when it is over.
+
+        Raises:
+            StreamCut: no event came for so many seconds, or none ever will.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+        ...
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Served)
 
+NO_PART_OF_ASKING = frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"})
+"""What an answer does not depend on, or what its key has anyhow."""
+
 FlightResult: TypeAlias = Served | GatewayError
 
 
@@ -39,12 +42,16 @@ class Flight:
 
 
 class Lookup:
-    """What looking brought: `served` (a hit), or nothing, and then whether others wait for this request (`flight`)."""
+    """What looking brought: `served` (a hit), or nothing, and then whether others wait for this request (`flight`).
 
-    __slots__ = ("base", "flight", "served", "status")
+    `keeps`: its answer is kept.
+    """
 
-    def __init__(self, base: _Hash | None, status: CacheStatus) -> None:
+    __slots__ = ("base", "flight", "keeps", "served", "status")
+
+    def __init__(self, base: _Hash | None, status: CacheStatus, *, keeps: bool) -> None:
         self.base = base
+        self.keeps = keeps
         self.status: CacheStatus = status
         self.served: Served | None = None
         self.flight: Flight | None = None
@@ -70,19 +77,20 @@ class Caching:
                 deadline passed while waiting.
         """
         if self._ttl_s <= 0 or not (request.use_cache or request.keep_in_cache):
-            return Lookup(None, "bypass")
-        base = self._base(request)
+            return Lookup(None, "bypass", keeps=False)
+        base, keeps = self._base(request), request.keep_in_cache
         if not request.use_cache:
-            return Lookup(base, "bypass")
-        lookup = Lookup(base, "miss")
+            return Lookup(base, "bypass", keeps=keeps)
+        lookup = Lookup(base, "miss", keeps=keeps)
         keys = [_key(base, candidate.cache_part) for candidate in plan.candidates]
         flight_key = keys[0] if len(keys) == 1 else b"".join(keys)
         waited = False
         while True:
-            for key in keys:
-                kept = await self._cache.get(key)
-                if kept is not None:
-                    return self._hit(lookup, _decoder.decode(kept))
+            served = await self._kept(keys)
+            if served is not None:
+                return self._hit(lookup, served)
+            if request.stream:  # who waits for another's whole answer has no stream
+                return lookup
             flight = self._flights.get(flight_key)
             if flight is None:
                 if request.keep_in_cache:
@@ -94,6 +102,13 @@ class Caching:
             if waited and not isinstance(landed, DeadlineExceeded):
                 raise landed
             waited = True
+
+    async def _kept(self, keys: list[bytes]) -> Served | None:
+        for key in keys:
+            kept = await self._cache.get(key)
+            if kept is not None:
+                return _decoder.decode(kept)
+        return None
 
     async def _wait(self, flight: Flight, request: Request) -> FlightResult:
         if flight.landed is None:
@@ -111,6 +126,9 @@ class Caching:
 
     def _base(self, request: Request) -> _Hash:
         who = None if self._shared else request.user_id
+        if request.ask is not None:
+            document = {name: value for name, value in request.ask.document.items() if name not in NO_PART_OF_ASKING}
+            return sha256(_encoder.encode((who, request.ask.protocol, request.ask.fields, document)))
         return sha256(
             _encoder.encode(
                 (who, request.prompt, request.system, request.max_tokens, request.temperature, request.json_mode)
@@ -120,7 +138,7 @@ class Caching:
     async def keep(self, lookup: Lookup, served: Served) -> None:
         """Keep a complete success under the candidate that gave it, and hand it to those who wait."""
         try:
-            if lookup.base is not None and (lookup.flight is not None or lookup.status == "bypass"):
+            if lookup.base is not None and lookup.keeps:
                 await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
         finally:
             if lookup.flight is not None:

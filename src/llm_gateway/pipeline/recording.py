@@ -73,6 +73,8 @@ class Recording:
             surface=request.surface,
             client_request_id=request.client_request_id,
             tags=request.tags,
+            stream=request.stream,
+            requested_model=request.requested_model,
         )
 
     async def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
@@ -127,6 +129,11 @@ class Recording:
         attempt.cost_nanos = 0
         attempt.cost_status = "exact"
 
+    @staticmethod
+    def began(record: UsageRecord) -> None:
+        """The first of a stream's content is here."""
+        record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
+
     async def settle(self, record: UsageRecord, served: Served) -> Answer:
         """The record is `ok`, and durable when this returns."""
         record.status = 200
@@ -134,14 +141,10 @@ class Recording:
         record.provider, record.model = served.provider, served.model
         self._close(record)
         await self._journal.durable()
-        reply = served.reply
         return Answer(
-            content=reply.content,
+            reply=served.reply,
             provider=served.provider,
             model=served.model,
-            input_tokens=reply.usage.input_tokens,
-            output_tokens=reply.usage.output_tokens,
-            finish_reason=reply.finish_reason,
             cost_nanos=record.cost_nanos,
             cost_status=record.cost_status,
         )
@@ -157,12 +160,9 @@ class Recording:
         record.saved_cost_nanos = served.cost_nanos
         self._close(record)
         return Answer(
-            content=reply.content,
+            reply=reply,
             provider=served.provider,
             model=served.model,
-            input_tokens=reply.usage.input_tokens,
-            output_tokens=reply.usage.output_tokens,
-            finish_reason=reply.finish_reason,
             cost_nanos=0,
             cost_status="exact",
             cached=True,

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
 from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Plan
-from llm_gateway.errors import NoProvider
+from llm_gateway.errors import NoProvider, UnknownModel
+
+AUTO = "auto"
+MOST_NAMED, MOST_CHARACTERS = 20, 100
 
 
 def route(request: Request, snapshot: Snapshot) -> Plan:
     """The customer's override first (for this service, else for all services), then every enabled provider in tiers.
 
+    Who asks for a model gets the enabled providers that list it, in tiers; `provider/model` is that one and nothing
+    else, overrides included.
+
     Raises:
         NoProvider: nothing is enabled, or the override is pinned and its provider or model is gone.
+        UnknownModel: no enabled provider lists it.
     """
+    tiers = snapshot.tiers
+    if request.requested_model is not None and request.requested_model != AUTO:
+        named = snapshot.tiers_by_model.get(request.requested_model)
+        if named is None:
+            raise UnknownModel(_unknown(request.requested_model, snapshot))
+        if request.requested_model in snapshot.pinned_models:
+            return Plan(named)
+        tiers = named
     if snapshot.overrides:
         for service in (request.service, None):
             override = snapshot.overrides.get((request.user_id, service))
@@ -21,18 +36,18 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
                 continue
             provider = _awake(override, snapshot)
             if provider is not None:
-                return _overridden(override, provider, snapshot)
+                return _overridden(override, provider, tiers)
             if not override.allow_fallback:
                 raise NoProvider(
                     f"This customer is pinned to {override.provider_name}/{override.model_name}, which is disabled or "
                     "no longer configured: enable it, or delete the override."
                 )
-    if not snapshot.tiers:
+    if not tiers:
         raise NoProvider(
             "No provider is enabled that can be used: create one with POST /api/v1/providers or enable one; if one is "
             "enabled, the gateway's log says what is wrong with it."
         )
-    return Plan(snapshot.tiers)
+    return Plan(tiers)
 
 
 def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
@@ -42,9 +57,15 @@ def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
     return provider
 
 
-def _overridden(override: Override, provider: Provider, snapshot: Snapshot) -> Plan:
+def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
     first = (Candidate.of(provider, override.model_name),)
     if not override.allow_fallback:
         return Plan((first,), override.id)
-    others = (tuple(c for c in tier if c.provider is not provider) for tier in snapshot.tiers)
+    others = (tuple(c for c in tier if c.provider is not provider) for tier in tiers)
     return Plan((first, *(tier for tier in others if tier)), override.id)
+
+
+def _unknown(model: str, snapshot: Snapshot) -> str:
+    names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
+    listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + (" and more: GET /v1/models" if len(names) > MOST_NAMED else "")
+    return f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}. There are: {listed}; or provider/model."

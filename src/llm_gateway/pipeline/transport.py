@@ -6,20 +6,24 @@ import asyncio
 import contextlib
 import math
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.plan import Call, Exchange
-from llm_gateway.upstream.connection import Broken, Response
+from llm_gateway.domain.plan import Call, Exchange, Incoming, StreamCut
+from llm_gateway.sse import Event, Splitter, TooLarge
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
 from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, tls
+from llm_gateway.upstream.response import Broken, Response, ResponseStream
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+MAX_WAIT_S = 3600.0
 RECHECK_SECONDS = 60.0
+EVENT_STREAM = b"text/event-stream"
 CAUSE_CHARACTERS = 300
 
 
@@ -51,20 +55,47 @@ class Transport:
 
     async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
         """POST `call` to the provider, all within `timeout_s` seconds. Never raises for what upstream does."""
-        target = provider.target
-        if target is None:
-            return NOT_READY
+        started = monotonic()
         try:
-            pooled = self._pools.get(provider.id)
-            if pooled is not None and pooled.version == provider.updated_at_ms:
-                pool = pooled.pool
-            else:
-                started = monotonic()
-                pool = await self._build_once(provider, target.root, timeout_s)
-                timeout_s -= monotonic() - started
-            return _exchange(await pool.post(call.path, call.body, timeout_s))
+            pool = await self._pool_of(provider, timeout_s)
+            return _exchange(await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.fields))
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
+
+    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+        """POST `call`; its events as they come, or a whole exchange where there is no stream of events.
+
+        The head of the response must be here within `timeout_s` seconds, the whole of what is no stream, too. Never
+        raises for what upstream does.
+        """
+        started = monotonic()
+        try:
+            pool = await self._pool_of(provider, timeout_s)
+            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.fields)
+            content_type = stream.header(b"content-type") or b""
+            if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
+                return _Events(pool, stream)
+            return await self._rest(pool, stream, timeout_s - (monotonic() - started))
+        except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
+            return _fault(error)
+
+    @staticmethod
+    async def _rest(pool: Pool, stream: ResponseStream, timeout_s: float) -> Exchange:
+        """A response that is no stream, whole."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = b"".join([piece async for piece in _pieces(stream)])
+        finally:
+            pool.release(stream)
+        return _exchange(Response(stream.status, stream.headers, body))
+
+    async def _pool_of(self, provider: Provider, timeout_s: float) -> Pool:
+        pooled = self._pools.get(provider.id)
+        if pooled is not None and pooled.version == provider.updated_at_ms:
+            return pooled.pool
+        if provider.target is None:
+            raise NotSent("The provider is not ready yet")
+        return await self._build_once(provider, provider.target.root, timeout_s)
 
     async def _build_once(self, provider: Provider, root: str, timeout_s: float) -> Pool:
         """The provider's new pool, built once for all who wait for it; each of them waits so many seconds."""
@@ -112,13 +143,12 @@ class Transport:
 
         On a connection of its own, which ends with it: it tells whether one can be made now.
         """
-        target = provider.target
-        if target is None:
-            return NOT_READY
         pool: Pool | None = None
         try:
+            if provider.target is None:
+                raise NotSent("The provider is not ready yet")
             async with asyncio.timeout(timeout_s):
-                pool = await self._pool(provider, target.models_url)
+                pool = await self._pool(provider, provider.target.models_url)
                 return _exchange(await pool.get(timeout_s))
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
@@ -167,7 +197,38 @@ class Transport:
         await asyncio.sleep(0)  # closed connections are gone by the next turn of the loop
 
 
-NOT_READY = Exchange(fault="not_sent", message="The provider is not ready yet")
+class _Events:
+    """A response of server-sent events."""
+
+    def __init__(self, pool: Pool, stream: ResponseStream) -> None:
+        self._pool = pool
+        self._stream = stream
+        self._splitter = Splitter(MAX_EVENT_BYTES)
+
+    async def next(self, timeout_s: float) -> list[Event]:
+        """As in `Incoming`."""
+        deadline = 0.0
+        try:
+            while True:
+                data = await self._stream.read(timeout_s)
+                events = self._splitter.feed(data) if data else self._splitter.end()
+                if events or not data:
+                    return events
+                deadline = deadline or monotonic() + timeout_s
+                timeout_s = deadline - monotonic()
+        except TimeoutError:
+            raise StreamCut("timeout", "Nothing came for too long") from None
+        except (Broken, TooLarge) as error:
+            raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
+
+    def close(self) -> None:
+        """As in `Incoming`."""
+        self._pool.release(self._stream)
+
+
+async def _pieces(stream: ResponseStream) -> AsyncIterator[bytes]:
+    while piece := await stream.read(MAX_WAIT_S):
+        yield piece
 
 
 def _exchange(response: Response) -> Exchange:

@@ -6,41 +6,23 @@ the pages "What's new in Claude …" of single models.
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
-from llm_gateway.domain.usage import Usage
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import PARSE_ERRORS, credible, cut, error_text, guessed, parse, within
+from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
+from llm_gateway.protocols.anthropic_messages.models import MAX_TEMPERATURE, takes_all
+from llm_gateway.protocols.anthropic_messages.reply import FINISH_REASONS
+from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
+from llm_gateway.protocols.anthropic_messages.writing import JSON_INSTRUCTION, JSON_TOOL
+from llm_gateway.protocols.base import PARSE_ERRORS, Malformed, parse
+from llm_gateway.protocols.counts import cut, guessed
+from llm_gateway.providers.base import Wire
+from llm_gateway.providers.decoding import error_text
 
 API_VERSION = "2023-06-01"
 """The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
-MAX_TEMPERATURE = 1.0
-
-TAKES_ALL = re.compile(
-    r".*claude-(?:instant|v?[123](?!\d)|4-(?:opus|sonnet)"
-    r"|(?:opus|sonnet|haiku)-4(?:[-.][0-6](?!\d)|(?![-.]\d{1,2}(?!\d))))"
-)
-"""Claude up to 4.6. Later ones refuse any temperature, many of them a forced tool too (Fable and Mythos 5.1, Opus 5.5,
-Sonnet 5.5): https://platform.claude.com/docs/en/models/opus-5-5/whats-new-opus-5-5#forced-tool-use-is-not-supported,
-https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide. Others that speak this dialect take all, too.
-"""
-
-JSON_TOOL = "json_answer"
-JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
-
-FINISH_REASONS = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-    "tool_use": "tool_calls",
-}
-"""The others (end_turn, stop_sequence, pause_turn) stop."""
-
 OUT_OF_MONEY = "Your credit balance is too low"
 
 
@@ -85,35 +67,21 @@ class _Block(msgspec.Struct, gc=False):
     input: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _CacheCreation(msgspec.Struct, gc=False):
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct, gc=False):
-    thinking_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_creation: _CacheCreation | None = None
-    output_tokens_details: _OutputDetails | None = None
-
-
 class _Reply(msgspec.Struct, gc=False):
     content: list[_Block]
     id: str | None = None
     model: str | None = None
     stop_reason: str | None = None
-    usage: _Usage | None = None
+    usage: ReportedUsage | None = None
 
 
-_NOTHING_CREATED, _NO_DETAILS = _CacheCreation(), _OutputDetails()
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Reply)
+
+
+wires = {
+    "anthropic_messages": Wire(lambda _model, _stream: "/v1/messages", read_reply, StreamReader, write_request),
+}
 
 
 def target(provider: Provider, api_key: str, base_url: str) -> Target:
@@ -135,13 +103,13 @@ def encode(request: Request, model: str, *, has_json_mode: bool = True) -> Call:
     the input of a tool, whose schema is open: forced where a model allows it, else by words, which is the substitute
     that Anthropic names.
     """
-    takes_all = "claude" not in model or TAKES_ALL.match(model) is not None
+    is_forced = takes_all(model)
     body = _Body(model, request.max_tokens, [_Message("user", request.prompt)], request.system)
-    if takes_all:
+    if is_forced:
         body.temperature = min(request.temperature, MAX_TEMPERATURE)
     if request.json_mode:
         body.system = f"{request.system}\n{JSON_INSTRUCTION}" if request.system else JSON_INSTRUCTION
-        body.tools, body.tool_choice = _JSON_TOOLS, _FORCED if takes_all else _UNFORCED
+        body.tools, body.tool_choice = _JSON_TOOLS, _FORCED if is_forced else _UNFORCED
     return Call("/v1/messages", _encoder.encode(body))
 
 
@@ -149,23 +117,23 @@ def decode(body: bytes) -> Reply:
     """The reply in a 2xx body: its text, or the JSON that was the input of our tool.
 
     Raises:
-        MalformedReply: the body is no complete answer.
+        Malformed: the body is no complete answer.
     """
     message = parse(_decoder, body, "message")
-    finish_reason = FINISH_REASONS.get(message.stop_reason or "", "stop")
+    finish_reason: str = FINISH_REASONS.get(message.stop_reason or "", "stop")
     content = _json(message.content)
     if content is None:
         content = _text(message.content, finish_reason)
     elif finish_reason == "tool_calls":
         finish_reason = "stop"  # the tool was ours
-    usage, estimated = _usage(message.usage, content)
+    usage = read_usage(message.usage, has_content=bool(content))
     return Reply(
         content=content,
-        usage=usage,
+        usage=usage or guessed(content),
         finish_reason=finish_reason,
         upstream_model=cut(message.model),
         upstream_request_id=cut(message.id),
-        usage_estimated=estimated,
+        usage_estimated=usage is None,
     )
 
 
@@ -175,44 +143,15 @@ def _json(blocks: list[_Block]) -> str | None:
             try:
                 return given.decode()
             except PARSE_ERRORS as error:
-                raise MalformedReply(f"The answer's JSON is no text: {error}") from None
+                raise Malformed(f"The answer's JSON is no text: {error}") from None
     return None
 
 
 def _text(blocks: list[_Block], finish_reason: str) -> str:
     texts = [block.text for block in blocks if block.type == "text" and block.text is not None]
     if not texts and finish_reason not in ("length", "content_filter"):
-        raise MalformedReply("The answer has no content")
+        raise Malformed("The answer has no content")
     return "".join(texts)
-
-
-def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
-    """The canonical counts, and whether the provider left them out.
-
-    `input_tokens` counts neither what was read from the cache nor what was written to it: the total is the sum of all
-    three. `output_tokens` counts thinking, too.
-    """
-    if reported is None or reported.input_tokens is None or reported.output_tokens is None:
-        return guessed(content), True
-    created = reported.cache_creation or _NOTHING_CREATED
-    long = created.ephemeral_1h_input_tokens or 0
-    read, written = reported.cache_read_input_tokens or 0, reported.cache_creation_input_tokens
-    if written is None:
-        written = (created.ephemeral_5m_input_tokens or 0) + long
-    asked, answered = reported.input_tokens, reported.output_tokens
-    if not (
-        asked + read + written and (answered or not content) and credible(asked, read, written) and credible(answered)
-    ):
-        return guessed(content), True
-    thought = (reported.output_tokens_details or _NO_DETAILS).thinking_tokens
-    return Usage(
-        input_tokens=asked + read + written,
-        output_tokens=answered,
-        cache_read_tokens=read,
-        cache_write_tokens=written,
-        cache_write_1h_tokens=within(written, long),
-        reasoning_tokens=within(answered, thought),
-    ), False
 
 
 def decode_error(body: bytes) -> str:

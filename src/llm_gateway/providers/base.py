@@ -6,20 +6,19 @@ Adapters are pure: they build bytes and read bytes; `pipeline/transport.py` carr
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Mapping
 from importlib import import_module, resources
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.protocols.base import StreamReader, Written
 
 KINDS = ("openai", "anthropic", "gemini", "local")
-
-
-class MalformedReply(Exception):
-    """The provider answered 2xx with something that is no answer of its dialect. The message says what is wrong."""
 
 
 class Adapter(Protocol):
@@ -27,6 +26,11 @@ class Adapter(Protocol):
 
     def target(self, provider: Provider, api_key: str, base_url: str) -> Target:
         """Where this provider's calls go and the headers they carry."""
+        ...
+
+    @property
+    def wires(self) -> Mapping[str, Wire]:
+        """The protocols it speaks, by name; the first is what other protocols are translated into."""
         ...
 
     def encode(self, request: Request, model: str, *, has_json_mode: bool = True) -> Call:
@@ -37,7 +41,7 @@ class Adapter(Protocol):
         """The reply in a 2xx body. Its `finish_reason` is stop, length, content_filter or tool_calls.
 
         Raises:
-            MalformedReply: the body is no complete answer.
+            Malformed: the body is no complete answer.
         """
         ...
 
@@ -53,12 +57,26 @@ class Adapter(Protocol):
         ...
 
 
+class Wire(NamedTuple):
+    """One protocol that a dialect speaks: where its calls go, and how they are written and read (protocols/base.py).
+
+    `path(model, stream)` is appended to the target's root. `write` None: nothing is translated into it, it only passes
+    through.
+    """
+
+    path: Callable[[str, bool], str]
+    read_reply: Callable[[bytes], Completion]
+    reader: Callable[[], StreamReader] | None = None
+    write: Callable[..., Written] | None = None
+
+
 class Vendor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A preset: what a provider of this name speaks, and where; and what it lacks of that dialect."""
 
     kind: str
     base_url: str | None = None
     has_json_mode: bool = True
+    has_responses: bool = False
 
 
 def load(kind: str) -> Adapter:

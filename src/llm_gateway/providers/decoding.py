@@ -1,57 +1,17 @@
-"""What all dialects read alike: names cut, counts believed or not, errors in words, JSON found in prose. Pure."""
+"""What all dialects read alike: errors in words, JSON found in prose. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from llm_gateway.domain.usage import Usage
-from llm_gateway.providers.base import MalformedReply
-
-T = TypeVar("T")
+from llm_gateway.protocols.base import PARSE_ERRORS
 
 ERROR_TEXT_CHARACTERS = 2000
 """More than is shown, so that secrets are found whole before the rest is cut."""
-MAX_COUNT = 10**9
-"""Tokens; no call has more, so a larger count is none."""
-NAME_CHARACTERS = 256
-"""What is kept of a model's name or an id: a record must not grow with what a provider makes up."""
 
-PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 FENCE = "```"
-
-
-def parse(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
-    """The document in a 2xx body.
-
-    Raises:
-        MalformedReply: the body is not `what` (in words: "chat completion").
-    """
-    try:
-        return decoder.decode(body)
-    except PARSE_ERRORS as error:
-        raise MalformedReply(f"The answer is no {what}: {error}") from None
-
-
-def cut(name: str | None) -> str | None:
-    """A name as it is kept."""
-    return name if name is None else name[:NAME_CHARACTERS]
-
-
-def credible(*counts: int) -> bool:
-    """Whether all of them, and their sum, can be counts of one call."""
-    return min(counts) >= 0 and sum(counts) <= MAX_COUNT
-
-
-def within(total: int, part: int | None) -> int:
-    """A part of a total, as far as it can be one."""
-    return min(max(part or 0, 0), total)
-
-
-def guessed(content: str) -> Usage:
-    """What an answer took whose provider counted nothing: only the output can be guessed from it."""
-    return Usage(output_tokens=len(content) // 4 + 1)
 
 
 def error_of(body: bytes) -> dict[str, Any]:

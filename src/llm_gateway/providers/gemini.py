@@ -14,20 +14,14 @@ import msgspec
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
-from llm_gateway.domain.usage import Usage
-from llm_gateway.providers.base import MalformedReply
-from llm_gateway.providers.decoding import credible, cut, error_of, error_text, guessed, parse, within
-
-MAX_TEMPERATURE = 2.0
-
-STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
-CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
-FAILED = frozenset(
-    {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
-    | {"MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "IMAGE_OTHER"}
-)
-"""The model failed; asked again or elsewhere it may not. What is in none of these sets is a filter of some kind:
-SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
+from llm_gateway.protocols.base import Malformed, parse
+from llm_gateway.protocols.counts import cut, guessed
+from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
+from llm_gateway.protocols.gemini.reply import finish_reason
+from llm_gateway.protocols.gemini.usage import ReportedUsage, read_usage
+from llm_gateway.protocols.gemini.writing import MAX_TEMPERATURE
+from llm_gateway.providers.base import Wire
+from llm_gateway.providers.decoding import error_of, error_text
 
 
 class _Part(msgspec.Struct, gc=False, omit_defaults=True):
@@ -57,21 +51,6 @@ class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     finish_reason: str | None = None
 
 
-class _ModalityCount(msgspec.Struct, gc=False, rename="camel"):
-    modality: str | None = None
-    token_count: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False, rename="camel"):
-    prompt_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    tool_use_prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-    prompt_tokens_details: list[_ModalityCount] | None = None
-    candidates_tokens_details: list[_ModalityCount] | None = None
-
-
 class _Feedback(msgspec.Struct, gc=False, rename="camel"):
     block_reason: str | None = None
 
@@ -79,7 +58,7 @@ class _Feedback(msgspec.Struct, gc=False, rename="camel"):
 class _Reply(msgspec.Struct, gc=False, rename="camel"):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _Usage | None = None
+    usage_metadata: ReportedUsage | None = None
     model_version: str | None = None
     response_id: str | None = None
 
@@ -103,6 +82,13 @@ def path_of(model: str) -> str:
     return f"/v1beta/models/{quote(model, safe='')}"
 
 
+def _call_path(model: str, stream: bool) -> str:
+    return f"{path_of(model)}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
+
+
+wires = {"gemini": Wire(_call_path, read_reply, StreamReader, write_request)}
+
+
 def encode(request: Request, model: str, *, has_json_mode: bool = True) -> Call:
     """The call that asks `model` for an answer. Its thoughts count against `max_tokens`."""
     body = _Body(
@@ -113,74 +99,41 @@ def encode(request: Request, model: str, *, has_json_mode: bool = True) -> Call:
         body.system_instruction = _Content([_Part(request.system)])
     if request.json_mode:
         body.generation_config.response_mime_type = "application/json"
-    return Call(f"{path_of(model)}:generateContent", _encoder.encode(body))
+    return Call(_call_path(model, False), _encoder.encode(body))
 
 
 def decode(body: bytes) -> Reply:
     """The reply in a 2xx body. A prompt or an answer that was blocked is one: empty, or cut where it was stopped.
 
     Raises:
-        MalformedReply: the body is no complete answer.
+        Malformed: the body is no complete answer.
     """
     answer = parse(_decoder, body, "generated content")
     if answer.candidates:
-        content, finish_reason = _content(answer.candidates[0])
+        content, reason = _content(answer.candidates[0])
     elif answer.prompt_feedback is not None and answer.prompt_feedback.block_reason:
-        content, finish_reason = "", "content_filter"
+        content, reason = "", "content_filter"
     else:
-        raise MalformedReply("The answer has no candidates")
-    usage, estimated = _usage(answer.usage_metadata, content)
+        raise Malformed("The answer has no candidates")
+    usage = read_usage(answer.usage_metadata, has_content=bool(content))
     return Reply(
         content=content,
-        usage=usage,
-        finish_reason=finish_reason,
+        usage=usage or guessed(content),
+        finish_reason=reason,
         upstream_model=cut(answer.model_version),
         upstream_request_id=cut(answer.response_id),
-        usage_estimated=estimated,
+        usage_estimated=usage is None,
     )
 
 
 def _content(candidate: _Candidate) -> tuple[str, str]:
     """The text without thoughts, and the canonical finish reason."""
-    said = candidate.finish_reason or "STOP"
-    if said in FAILED:
-        raise MalformedReply(f"The answer was broken off ({cut(said)})")
-    finish_reason = "stop" if said in STOPPED else "length" if said in CUT_OFF else "content_filter"
+    reason = finish_reason(candidate.finish_reason or "STOP")
     parts = (candidate.content.parts if candidate.content is not None else None) or []
     texts = [part.text for part in parts if part.text is not None and not part.thought]
-    if not texts and finish_reason == "stop":
-        raise MalformedReply("The answer has no content")
-    return "".join(texts), finish_reason
-
-
-def _usage(reported: _Usage | None, content: str) -> tuple[Usage, bool]:
-    """The canonical counts, and whether the provider left them out.
-
-    `promptTokenCount` has the cached tokens in it, `candidatesTokenCount` not the thoughts. Google's JSON leaves out
-    what is zero, so a count that is missing where there is text was not made.
-    """
-    if reported is None or reported.prompt_token_count is None:
-        return guessed(content), True
-    said, thought = reported.candidates_token_count, reported.thoughts_token_count or 0
-    if said is None:
-        if content:
-            return guessed(content), True
-        said = 0
-    asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
-    if not (asked and credible(asked, used_tools) and credible(said, thought)):
-        return guessed(content), True
-    return Usage(
-        input_tokens=asked + used_tools,
-        output_tokens=said + thought,
-        cache_read_tokens=within(asked, reported.cached_content_token_count),
-        reasoning_tokens=thought,
-        audio_input_tokens=within(asked, _audio(reported.prompt_tokens_details)),
-        audio_output_tokens=within(said, _audio(reported.candidates_tokens_details)),
-    ), False
-
-
-def _audio(details: list[_ModalityCount] | None) -> int:
-    return sum(part.token_count or 0 for part in details or () if part.modality == "AUDIO")
+    if not texts and reason == "stop":
+        raise Malformed("The answer has no content")
+    return "".join(texts), reason
 
 
 def decode_error(body: bytes) -> str:

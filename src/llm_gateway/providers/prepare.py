@@ -14,7 +14,7 @@ from llm_gateway.providers.prices import PriceList, own_price
 
 
 class Preparer:
-    """Adds `target`, `has_json_mode` and `price_by_model` to a provider.
+    """Adds `target`, `has_json_mode`, `has_responses` and `price_by_model` to a provider.
 
     `local_endpoint` gives (base URL, key) of the embedded model's server, None when it does not run. `learn` hears
     every key, so that none is ever shown.
@@ -42,11 +42,13 @@ class Preparer:
             ConfigurationError: there is no adapter for its kind, or no URL to call.
         """
         self._learn([api_key])
+        vendor = self._vendors.get(provider.name, Vendor(provider.kind))
         prices = {model: self._price(provider, model) for model in provider.models}
         return msgspec.structs.replace(
             provider,
             target=self._target(provider, api_key),
-            has_json_mode=self._has_json_mode(provider),
+            has_json_mode=vendor.has_json_mode,
+            has_responses=vendor.has_responses,
             price_by_model={model: price for model, price in prices.items() if price is not None},
         )
 
@@ -70,10 +72,6 @@ class Preparer:
         if base_url is None:
             raise ConfigurationError("It has no base_url, and its name is no vendor's.")
         return adapter.target(provider, api_key, base_url)
-
-    def _has_json_mode(self, provider: Provider) -> bool:
-        vendor = self._vendors.get(provider.name)
-        return vendor is None or vendor.has_json_mode
 
     def _price(self, provider: Provider, model: str) -> Price | None:
         return own_price(provider, model) or self.price_by_reported_name(provider.name, model)

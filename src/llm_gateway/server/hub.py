@@ -37,7 +37,7 @@ class Limits:
     head_s: float = 10.0
     body_s: float = 30.0
     keep_alive_s: float = 75.0
-    stalled_s: float = 60.0  # it reads nothing of its answer
+    stalled_s: float = 30.0  # it reads nothing of its answer
     linger_s: float = 2.0  # it goes on sending after a refusal
     sweep_s: float = 1.0
     connect_s: float = 0.1  # its handshake was under way when the server stopped accepting

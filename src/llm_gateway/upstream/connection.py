@@ -6,28 +6,13 @@ The counterpart of `server/connection.py`.
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
 import httptools
 
+from llm_gateway.upstream.response import Broken, Response, ResponseStream, expire, header
+
 MAX_HEAD_BYTES = 256 * 1024
 ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
-
-
-class Broken(Exception):
-    """There is no whole response, though the request was sent; the message is a sentence without its full stop."""
-
-
-class Response(NamedTuple):
-    """A whole response; its headers as they came."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, named in lower case."""
-        return _header(self.headers, name)
 
 
 class Connection(asyncio.Protocol):
@@ -38,6 +23,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
+        self._stream: ResponseStream | None = None
         self._loop = asyncio.get_running_loop()
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -63,7 +49,7 @@ class Connection(asyncio.Protocol):
         self.is_reusable = False
         self._size = 0
         self._has_head = False
-        timer = self._loop.call_later(timeout_s, self._expire)
+        timer = self._loop.call_later(timeout_s, expire, waiter)
         self._transport.write(request)
         try:
             return await waiter
@@ -73,20 +59,33 @@ class Connection(asyncio.Protocol):
             if not self.is_reusable:
                 self.close()
 
+    def open(self, request: bytes) -> ResponseStream:
+        """Send a whole request, and return its response as it comes, to be read to its end or closed.
+
+        Raises:
+            Broken: the connection is gone.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise Broken("The connection broke: it was closed")
+        self.is_reusable = False
+        self._size = 0
+        self._has_head = False
+        self._stream = ResponseStream(self, self._transport)
+        self._transport.write(request)
+        return self._stream
+
     def close(self) -> None:
         """Close it at once, whatever is under way."""
         self.is_reusable = False
         if self._transport is not None:
             self._transport.abort()
 
-    def _expire(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TimeoutError())
-
     def _fail(self, message: str) -> None:
         self.is_reusable = False
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(Broken(message))
+        if self._stream is not None:
+            self._stream.fail(Broken(message))
         if self._transport is not None:
             self._transport.abort()
 
@@ -106,15 +105,14 @@ class Connection(asyncio.Protocol):
 
     def _end(self, complaint: str) -> None:
         """Nothing more will come: the end of a body whose length nobody said (RFC 9112, section 6.3), or too early."""
-        waits = self._waiter is not None and not self._waiter.done()
-        if waits and self._has_head and not (self._header(LENGTH) or self._header(CODING)):
+        if self._is_asked() and self._has_head and not (header(self._headers, LENGTH) or header(self._headers, CODING)):
             self._complete(is_reusable=False)
         else:
             self._fail(complaint)
 
     def data_received(self, data: bytes) -> None:
         """Asyncio's."""
-        if self._waiter is None or self._waiter.done() or self._parser is None:
+        if self._parser is None or not self._is_asked():
             self.close()  # nothing was asked, or it is answered
             return
         if not self._has_head:
@@ -131,7 +129,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """The parser's."""
-        if self._waiter is None or self._waiter.done():
+        if not self._is_asked():
             self.close()  # an answer too many
         self._headers = []
         self._pieces = []
@@ -144,15 +142,19 @@ class Connection(asyncio.Protocol):
         """The parser's."""
         self._has_head = True
         self._size = 0
-        encoding = self._header(ENCODING)
+        encoding = header(self._headers, ENCODING)
         if encoding is not None and encoding.lower() != b"identity":
             self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which was not asked for")
+        elif self._stream is not None and self._parser is not None and self._parser.get_status_code() >= 200:
+            self._stream.begin(self._parser.get_status_code(), self._headers)
 
     def on_body(self, body: bytes) -> None:
         """The parser's."""
         self._size += len(body)
         if self._size > self._max_body_bytes:
             self._fail(f"The answer is larger than {self._max_body_bytes} bytes")
+        elif self._stream is not None:
+            self._stream.take(body)
         else:
             self._pieces.append(body)
 
@@ -165,24 +167,22 @@ class Connection(asyncio.Protocol):
             self._complete(is_reusable=parser.should_keep_alive())
         self._has_head = False
 
+    def _is_asked(self) -> bool:
+        """Whether a request waits for its response, or for more of it."""
+        return self._stream is not None or (self._waiter is not None and not self._waiter.done())
+
     def _complete(self, *, is_reusable: bool) -> None:
-        waiter, transport, parser, pieces = self._waiter, self._transport, self._parser, self._pieces
-        if waiter is None or waiter.done() or transport is None or parser is None:
+        transport, parser = self._transport, self._parser
+        if transport is None or parser is None or not self._is_asked():
             self.close()
             return
         # Whoever answers before it has read all of the request may not read the rest of it.
         self.is_reusable = is_reusable and not transport.get_write_buffer_size()
         self.idle_since = self._loop.time()
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        waiter.set_result(Response(parser.get_status_code(), self._headers, body))
-
-    def _header(self, name: bytes) -> bytes | None:
-        return _header(self._headers, name)
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    size = len(name)
-    for given, value in headers:
-        if len(given) == size and given.lower() == name:
-            return value
-    return None
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.end()
+        elif self._waiter is not None:
+            pieces = self._pieces
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._waiter.set_result(Response(parser.get_status_code(), self._headers, body))

@@ -13,7 +13,8 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.upstream.connection import Connection, Response
+from llm_gateway.upstream.connection import Connection
+from llm_gateway.upstream.response import Response, ResponseStream
 
 CONNECT_S = 3.0
 IDLE_S = 50.0
@@ -85,22 +86,47 @@ class Pool:
         self._idle: list[Connection] = []
         self._is_closed = False
 
-    async def post(self, path: str, body: bytes, timeout_s: float) -> Response:
-        """The response to a POST, whole within so many seconds.
+    async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
+        """The response to a POST, whole within so many seconds. `fields` are more header lines.
 
         Raises:
             NotSent: no connection can be made.
             TimeoutError: the response was not whole in time.
             Broken: it never will be.
         """
-        head = self._heads.get(path)
-        if head is None:
-            head = self._heads[path] = self._head("POST", path)
-        return await self._exchange(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), timeout_s)
+        return await self._exchange(self._request(path, body, fields), timeout_s)
 
     async def get(self, timeout_s: float) -> Response:
         """The response to a GET of the root; raises as `post` does."""
         return await self._exchange(self._head("GET", "") + b"\r\n", timeout_s)
+
+    async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
+        """The response to a POST as it comes, its head within so many seconds; raises as `post` does.
+
+        Whoever has it reads it to its end, or closes it; then `release` takes its connection back.
+        """
+        deadline = self._loop.time() + timeout_s
+        connection = self._free() or await self._connect(timeout_s)
+        try:
+            stream = connection.open(self._request(path, body, fields))
+            await stream.head(deadline - self._loop.time())
+        except BaseException:  # edge: there is nobody who could close it
+            connection.close()
+            raise
+        return stream
+
+    def release(self, stream: ResponseStream) -> None:
+        """The stream is not read any more: keep its connection if it is over, close it if it is not."""
+        stream.close()
+        connection = stream.connection
+        if isinstance(connection, Connection) and connection.is_reusable:
+            self._keep(connection)
+
+    def _request(self, path: str, body: bytes, fields: bytes) -> bytes:
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head("POST", path)
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, fields, len(body), body)
 
     def _head(self, method: str, path: str) -> bytes:
         return f"{method} {self._base}{path} HTTP/1.1\r\n".encode("ascii") + self._fields

@@ -1,0 +1,179 @@
+"""A reply as server-sent events: sent as it comes, kept awake while it does not, read to its end if nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Literal, Protocol, TypeAlias
+
+from starlette.types import Receive, Send
+
+from llm_gateway.api.responses import Headers
+from llm_gateway.domain.messages import Answer
+from llm_gateway.domain.streams import Piece
+from llm_gateway.errors import GatewayError, Overloaded
+from llm_gateway.pipeline.relay import Relay
+from llm_gateway.sse import COMMENT
+
+HEARTBEAT_S = 15.0
+DRAIN_S = 30.0
+MOST_DRAINED = 64
+HEAD: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+OnDisconnect: TypeAlias = Literal["drain", "abort"]
+
+
+class Writer(Protocol):
+    """What puts a reply on the line, for one surface."""
+
+    def opened(self, came: Relay | Answer) -> Headers:
+        """The reply is there. The headers that tell about it."""
+        ...
+
+    def kept(self, answer: Answer) -> bytes:
+        """A reply that is whole already, with its end."""
+        ...
+
+    def pieces(self, pieces: list[Piece]) -> bytes:
+        """What comes, on the line."""
+        ...
+
+    def end(self, answer: Answer) -> bytes:
+        """What ends a complete reply."""
+        ...
+
+    def error(self, error: GatewayError) -> bytes:
+        """What ends a reply that failed in its middle."""
+        ...
+
+
+class Drains:
+    """How many streams are read to their end though nobody listens, over all surfaces."""
+
+    __slots__ = ("count", "on_disconnect")
+
+    def __init__(self, on_disconnect: OnDisconnect) -> None:
+        self.on_disconnect = on_disconnect
+        self.count = 0
+
+
+class StreamedResponse:
+    """One response of events."""
+
+    def __init__(self, writer: Writer, receive: Receive, send: Send, drains: Drains, headers: Headers) -> None:
+        self._writer = writer
+        self._receive = receive
+        self._send = send
+        self._drains = drains
+        self._headers = headers
+        self._has_begun = False
+        self._is_gone = False
+        self._sent_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._patience: asyncio.TimerHandle | None = None
+        self._relaying: Relay | None = None
+        self._beat: asyncio.TimerHandle
+        self._beating: asyncio.Task[None]
+
+    async def run(self, opening: asyncio.Task[Relay | Answer]) -> None:
+        """Send the reply that is being opened.
+
+        Raises:
+            GatewayError: it failed before anything was sent.
+        """
+        watch = asyncio.ensure_future(_until_gone(self._receive))
+        watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone(opening))
+        try:
+            came = await self._opened(opening)
+            headers = self._writer.opened(came)
+            if isinstance(came, Answer):
+                await self._write(self._writer.kept(came), headers)
+            else:
+                await self._relay(came, headers)
+        except GatewayError as error:
+            if not self._has_begun:
+                raise
+            await self._write(self._writer.error(error), [])
+        except asyncio.CancelledError:
+            if self._is_gone:
+                return  # opening was given up, since nobody waits for it
+            if not self._has_begun:
+                raise
+            await self._write(self._writer.error(Overloaded("The gateway is stopping.")), [])
+        finally:
+            watch.cancel()
+            if self._patience is not None:
+                self._patience.cancel()
+                self._drains.count -= 1
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _opened(self, opening: asyncio.Task[Relay | Answer]) -> Relay | Answer:
+        """Wait for the reply to begin; the first heartbeat sends the 200, what fails after it is told in the stream."""
+        try:
+            while not (await asyncio.wait({opening}, timeout=HEARTBEAT_S))[0]:
+                await self._write(COMMENT, [])
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.wait({opening})
+            if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
+                opening.result().drop()  # type: ignore[union-attr]  # it is one
+            raise
+        return opening.result()
+
+    async def _relay(self, relay: Relay, headers: Headers) -> None:
+        self._relaying = relay
+        if self._is_gone and self._patience is None:
+            relay.abandon()
+        self._beat = self._loop.call_later(HEARTBEAT_S, self._keep_alive)
+        try:
+            async with aclosing(relay.pieces()) as batches:
+                async for pieces in batches:
+                    data = self._writer.pieces(pieces)
+                    if data and not self._is_gone:
+                        await self._write(data, headers)
+            end = b"" if relay.answer is None else self._writer.end(relay.answer)
+            if end and not self._is_gone:
+                await self._write(end, headers)
+        finally:
+            self._beat.cancel()
+
+    def _client_is_gone(self, opening: asyncio.Task[Relay | Answer]) -> None:
+        """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
+        self._is_gone = True
+        drains = self._drains
+        if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
+            self._give_up(opening)
+        else:
+            drains.count += 1
+            self._patience = self._loop.call_later(DRAIN_S, self._give_up, opening)
+
+    def _give_up(self, opening: asyncio.Task[Relay | Answer]) -> None:
+        if self._relaying is not None:
+            self._relaying.abandon()
+        else:
+            opening.cancel()
+
+    def _keep_alive(self) -> None:
+        """Say something when nothing was said for long: what stands between closes what looks dead."""
+        quiet_s = self._loop.time() - self._sent_at
+        if quiet_s >= HEARTBEAT_S and self._has_begun and not self._is_gone:
+            self._beating = self._loop.create_task(self._write(COMMENT, []))
+            quiet_s = 0.0
+        self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)
+
+    async def _write(self, data: bytes, headers: Headers) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            start = [*HEAD, *headers, *self._headers]
+            await self._send({"type": "http.response.start", "status": 200, "headers": start})
+        self._sent_at = self._loop.time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

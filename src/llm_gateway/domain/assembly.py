@@ -1,0 +1,174 @@
+"""A whole reply from its pieces, and pieces from a whole reply. Each is the counterpart of the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Choice,
+    Chunk,
+    Completion,
+    Counted,
+    Finish,
+    Part,
+    Refusal,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+
+
+class _Open:
+    """A choice under way: its parts, the last of them open as a list of pieces of its text."""
+
+    __slots__ = ("calls", "finish", "logprobs", "parts", "pieces")
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.pieces: list[list[str]] = []
+        self.calls: dict[int, int] = {}
+        self.finish = Finish()
+        self.logprobs: dict[str, list[Any]] = {}
+
+    def append(self, part: Part, text: str) -> None:
+        self.parts.append(part)
+        self.pieces.append([text])
+
+    def last(self, kind: type[Part]) -> bool:
+        return bool(self.parts) and isinstance(self.parts[-1], kind)
+
+
+class Assembly:
+    """Collects a reply's chunks."""
+
+    def __init__(self) -> None:
+        self.begin = Begin()
+        self.usage: Usage | None = None
+        self.characters = 0
+        self._choices: dict[int, _Open] = {}
+        self._finished: set[int] = set()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice that began is complete, and one did."""
+        return bool(self._finished) and self._finished == set(self._choices)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk."""
+        if isinstance(chunk, Begin):
+            self.begin = chunk
+            return
+        if isinstance(chunk, Counted):
+            self.usage = chunk.usage
+            return
+        choice = self._choices.get(chunk.choice)
+        if choice is None:
+            choice = self._choices[chunk.choice] = _Open()
+        if isinstance(chunk, TextDelta):
+            self._text(choice, chunk)
+        elif isinstance(chunk, ToolDelta):
+            self.characters += len(chunk.arguments)
+            choice.pieces[choice.calls[chunk.call]].append(chunk.arguments)
+        elif isinstance(chunk, ToolBegin):
+            choice.calls[chunk.call] = len(choice.parts)
+            choice.append(ToolCall(id=chunk.id, name=chunk.name, arguments="", signature=chunk.signature), "")
+        elif isinstance(chunk, ThinkingDelta):
+            self._thinking(choice, chunk)
+        elif isinstance(chunk, RefusalDelta):
+            self.characters += len(chunk.text)
+            if choice.last(Refusal):
+                choice.pieces[-1].append(chunk.text)
+            else:
+                choice.append(Refusal(text=""), chunk.text)
+        else:
+            choice.finish = chunk
+            self._finished.add(chunk.choice)
+
+    def _text(self, choice: _Open, chunk: TextDelta) -> None:
+        self.characters += len(chunk.text)
+        if choice.last(Text):
+            choice.pieces[-1].append(chunk.text)
+        else:
+            choice.append(Text(text=""), chunk.text)
+        if chunk.logprobs is not None:
+            for name, values in chunk.logprobs.items():
+                if isinstance(values, list):
+                    choice.logprobs.setdefault(name, []).extend(values)
+
+    def _thinking(self, choice: _Open, chunk: ThinkingDelta) -> None:
+        self.characters += len(chunk.text)
+        last = choice.parts[-1] if choice.parts else None
+        if not isinstance(last, Thinking) or last.signature is not None or last.redacted is not None:
+            last = Thinking()
+            choice.append(last, "")
+        choice.pieces[-1].append(chunk.text)
+        last.signature, last.redacted = chunk.signature, chunk.redacted
+
+    def completion(self) -> Completion:
+        """What has come so far, as a whole reply. Without a count of the provider's, the output is guessed."""
+        usage = self.usage
+        return Completion(
+            choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
+            usage=Usage(output_tokens=self.characters // 4 + 1) if usage is None else usage,
+            usage_estimated=usage is None,
+            id=self.begin.id,
+            model=self.begin.model,
+            created_s=self.begin.created_s,
+        )
+
+
+def _closed(choice: _Open) -> Choice:
+    parts: list[Part] = []
+    for part, pieces in zip(choice.parts, choice.pieces, strict=True):
+        text = "".join(pieces)
+        if isinstance(part, ToolCall):
+            part = ToolCall(id=part.id, name=part.name, arguments=text, signature=part.signature)  # noqa: PLW2901
+        elif isinstance(part, Thinking):
+            part = Thinking(text=text, signature=part.signature, redacted=part.redacted)  # noqa: PLW2901
+        elif isinstance(part, Refusal):
+            part = Refusal(text=text)  # noqa: PLW2901
+        else:
+            part = Text(text=text)  # noqa: PLW2901
+        parts.append(part)
+    return Choice(
+        parts=parts,
+        finish_reason=choice.finish.reason,
+        stop_sequence=choice.finish.stop_sequence,
+        logprobs=dict(choice.logprobs) or None,
+    )
+
+
+def chunks_of(completion: Completion) -> list[Chunk]:
+    """A whole reply in pieces, one for each part: how a kept answer is streamed."""
+    chunks: list[Chunk] = [Begin(id=completion.id, model=completion.model, created_s=completion.created_s)]
+    for index, choice in enumerate(completion.choices):
+        chunks += _pieces(choice, index)
+    chunks.append(Counted(usage=completion.usage))
+    return chunks
+
+
+def _pieces(choice: Choice, index: int) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    calls = 0
+    logprobs = choice.logprobs
+    for part in choice.parts:
+        if isinstance(part, Text):
+            chunks.append(TextDelta(text=part.text, choice=index, logprobs=logprobs))
+            logprobs = None
+        elif isinstance(part, Refusal):
+            chunks.append(RefusalDelta(text=part.text, choice=index))
+        elif isinstance(part, Thinking):
+            chunks.append(ThinkingDelta(text=part.text, signature=part.signature, redacted=part.redacted, choice=index))
+        elif isinstance(part, ToolCall):
+            chunks.append(ToolBegin(call=calls, id=part.id, name=part.name, signature=part.signature, choice=index))
+            chunks.append(ToolDelta(call=calls, arguments=part.arguments, choice=index))
+            calls += 1
+    chunks.append(Finish(reason=choice.finish_reason, stop_sequence=choice.stop_sequence, choice=index))
+    return chunks

@@ -1,0 +1,85 @@
+"""A reply on its way: from the first chunk of its content on it is the client's, and no other provider's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from llm_gateway.domain.assembly import Assembly
+from llm_gateway.domain.conversation import Chunk
+from llm_gateway.domain.plan import Incoming, Served
+from llm_gateway.sse import Event
+
+
+class Piece(NamedTuple):
+    """An event of the provider's: as it stood on the line, and what it says. A kept reply's pieces have no bytes."""
+
+    raw: bytes
+    chunks: list[Chunk]
+
+
+class Reader(Protocol):
+    """What reads a provider's events (protocols/base.py: StreamReader)."""
+
+    is_done: bool
+
+    def feed(self, event: Event) -> list[Chunk]: ...
+
+
+class Cut(Protocol):
+    """Ends a stream in its middle."""
+
+    def __call__(self, message: str, *, is_ours: bool) -> str: ...
+
+
+class Committed:
+    """A stream that has begun to answer: what has come so far (`held`), and where the rest comes from.
+
+    `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembly` collects what
+    was read. Whoever reads it on ends it with one of two: `served()` when it is complete, `cut(message, is_ours)` when
+    it is not (`is_ours`: nobody wanted the rest), which returns the message as it may be shown.
+    """
+
+    __slots__ = (
+        "_error", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader",
+        "served",
+    )  # fmt: skip
+
+    served: Callable[[], Served]
+    cut: Cut
+
+    def __init__(self, incoming: Incoming, reader: Reader, *, is_native: bool, dropped: tuple[str, ...]) -> None:
+        self.incoming = incoming
+        self.reader = reader
+        self.is_native = is_native
+        self.dropped = dropped
+        self.assembly = Assembly()
+        self.held: list[Piece] = []
+        self._error: Exception | None = None
+        self.provider = ""
+        self.model = ""
+
+    async def next(self, timeout_s: float) -> list[Piece]:
+        """What comes next, all that has come; nothing when the provider's stream is over.
+
+        Raises:
+            StreamCut: nothing came for so many seconds, or nothing ever will.
+            Malformed, UpstreamError: (protocols/base.py) what came is no reply, or says that the provider failed.
+                What came with it before is returned first.
+        """
+        if self._error is not None:
+            raise self._error
+        feed, add = self.reader.feed, self.assembly.add
+        pieces: list[Piece] = []
+        for event in await self.incoming.next(timeout_s):
+            try:
+                chunks = feed(event)
+            except Exception as error:  # edge: it is raised when its turn comes
+                if not pieces:
+                    raise
+                self._error = error
+                break
+            for chunk in chunks:
+                add(chunk)
+            pieces.append(Piece(event.raw, chunks))
+        return pieces

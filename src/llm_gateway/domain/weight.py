@@ -1,0 +1,35 @@
+"""How many tokens a document of a chat protocol will take, roughly, before any provider has counted them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.domain.messages import weight
+
+PICTURE_WEIGHT = 4 * 1500
+"""Of a picture or file that is inlined or linked: about what a page or a large picture takes."""
+INLINE_CHARACTERS = 2000
+INPUTS = ("messages", "input", "system", "instructions", "tools", "prompt", "response_format", "text", "contents")
+
+
+def weigh(document: dict[str, Any]) -> int:
+    """The ASCII characters that would take as many tokens as what the document asks with."""
+    waiting: list[Any] = [document[name] for name in INPUTS if name in document]
+    total = 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            total += _weight_of(value)
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            total += sum(map(len, value))
+            waiting += value.values()
+    return total
+
+
+def _weight_of(text: str) -> int:
+    """Base64 has no blanks: a long text without any near its beginning is taken for a picture or a file."""
+    if len(text) > INLINE_CHARACTERS and " " not in text[:INLINE_CHARACTERS] and "\n" not in text[:INLINE_CHARACTERS]:
+        return PICTURE_WEIGHT
+    return weight(text)

@@ -1,0 +1,32 @@
+"""Errors as Anthropic's SDKs read them: https://platform.claude.com/docs/en/api/errors."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.errors import GatewayError, Overloaded
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def write_error(error: GatewayError, request_id: str) -> bytes:
+    """The error's document; `code` is ours."""
+    return msgspec.json.encode(error_document(error.detail, error.code, error.status) | {"request_id": request_id})
+
+
+def error_document(message: str, code: str, status: int) -> dict[str, object]:
+    """What an error event holds, too."""
+    kind = "overloaded_error" if code == Overloaded.code else TYPES.get(status, "api_error")
+    if 400 <= status < 500 and status not in TYPES:
+        kind = "invalid_request_error"
+    return {"type": "error", "error": {"type": kind, "message": message, "code": code}}

@@ -1,0 +1,160 @@
+"""A provider's stream of the Messages API: https://platform.claude.com/docs/en/build-with-claude/streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Counted,
+    Finish,
+    FinishReason,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.protocols.anthropic_messages.reply import FINISH_REASONS
+from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
+from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
+from llm_gateway.protocols.base import UpstreamError, parse
+from llm_gateway.sse import Event
+
+
+class _Message(msgspec.Struct, gc=False):
+    id: str | None = None
+    model: str | None = None
+    usage: ReportedUsage | None = None
+
+
+class _Block(msgspec.Struct, gc=False):
+    type: str
+    id: str | None = None
+    name: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    data: str | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    type: str | None = None
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str
+    index: int = 0
+    delta: _Delta | None = None
+    message: _Message | None = None
+    content_block: _Block | None = None
+    usage: ReportedUsage | None = None
+    error: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_decoder = msgspec.json.Decoder(_Event)
+
+
+class StreamReader:
+    """Reads events. The call of our own JSON tool is the answer's text."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._usage = ReportedUsage()
+        self._calls: dict[int, int] = {}
+        self._json_block = -1
+        self._has_content = False
+
+    def feed(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        try:
+            found = _decode(event.data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            found = parse(_decoder, event.data, "message's event")
+        kind = found.type
+        if kind == "content_block_delta":
+            return [] if found.delta is None else self._delta(found.index, found.delta)
+        if kind == "content_block_start":
+            return [] if found.content_block is None else self._block(found.index, found.content_block)
+        if kind == "message_start":
+            return self._start(found.message or _Message())
+        if kind == "message_delta":
+            return self._end(found)
+        if kind == "message_stop":
+            self.is_done = True
+        elif kind == "error":
+            error = found.error or {}
+            raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
+        return []
+
+    def _start(self, message: _Message) -> list[Chunk]:
+        if message.usage is not None:
+            self._usage = message.usage
+        return [Begin(id=message.id, model=message.model)]
+
+    def _block(self, index: int, block: _Block) -> list[Chunk]:
+        if block.type == "tool_use":
+            self._has_content = True
+            if block.name == JSON_TOOL:
+                self._json_block = index
+                return []
+            call = self._calls[index] = len(self._calls)
+            return [ToolBegin(call=call, id=block.id or f"toolu_{call}", name=block.name or "")]
+        if block.type == "redacted_thinking":
+            return [ThinkingDelta(redacted=block.data or "")]
+        if block.type == "thinking" and block.thinking:
+            return [ThinkingDelta(text=block.thinking)]
+        if block.type == "text" and block.text:
+            self._has_content = True
+            return [TextDelta(text=block.text)]
+        return []
+
+    def _delta(self, index: int, delta: _Delta) -> list[Chunk]:
+        if delta.text:
+            self._has_content = True
+            return [TextDelta(text=delta.text)]
+        if delta.partial_json:
+            if index == self._json_block:
+                return [TextDelta(text=delta.partial_json)]
+            call = self._calls.get(index)
+            if call is None:
+                return []  # a tool that the vendor runs itself
+            return [ToolDelta(call=call, arguments=delta.partial_json)]
+        if delta.thinking:
+            return [ThinkingDelta(text=delta.thinking)]
+        if delta.signature:
+            return [ThinkingDelta(signature=delta.signature)]
+        return []
+
+    def _end(self, found: _Event) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        delta = found.delta
+        if delta is not None and delta.stop_reason is not None:
+            reason: FinishReason = FINISH_REASONS.get(delta.stop_reason, "stop")
+            if reason == "tool_calls" and self._json_block >= 0 and not self._calls:
+                reason = "stop"
+            chunks.append(Finish(reason=reason, stop_sequence=delta.stop_sequence))
+        if found.usage is not None:
+            self._usage = _later(self._usage, found.usage)
+            usage = read_usage(self._usage, has_content=self._has_content)
+            if usage is not None:
+                chunks.append(Counted(usage=usage))
+        return chunks
+
+
+def _later(before: ReportedUsage, now: ReportedUsage) -> ReportedUsage:
+    """The counts of now, which are cumulative, and those of before that now does not repeat."""
+    return ReportedUsage(
+        **{
+            name: getattr(before, name) if getattr(now, name) is None else getattr(now, name)
+            for name in ReportedUsage.__struct_fields__
+        }
+    )

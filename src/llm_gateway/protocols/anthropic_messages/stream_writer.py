@@ -1,0 +1,120 @@
+"""A client's stream of the Messages API: https://platform.claude.com/docs/en/build-with-claude/streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Counted,
+    Finish,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.anthropic_messages.errors import error_document
+from llm_gateway.protocols.anthropic_messages.reply import message_document, stop_of
+from llm_gateway.protocols.anthropic_messages.usage import write_usage
+from llm_gateway.protocols.base import Head
+from llm_gateway.sse import encode_event
+
+
+class StreamWriter:
+    """Writes events, blocks one after the other: the first of the choices. The stop reason waits for the end."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._model = head.model
+        self._has_begun = False
+        self._index = -1
+        self._open = ""
+        self._call = -1
+        self._usage = Usage()
+        self._finish = Finish()
+
+    def write(self, chunk: Chunk) -> bytes:
+        """As in `StreamWriter`."""
+        if isinstance(chunk, TextDelta | RefusalDelta):
+            if chunk.choice or not chunk.text:
+                return b""
+            opening = self._block("text", {"type": "text", "text": ""})
+            return opening + self._delta({"type": "text_delta", "text": chunk.text})
+        if isinstance(chunk, Begin):
+            self._model = chunk.model or self._model
+        elif isinstance(chunk, Counted):
+            self._usage = chunk.usage
+        elif isinstance(chunk, Finish):
+            if not chunk.choice:
+                self._finish = chunk
+        elif not chunk.choice:
+            return self._thinking(chunk) if isinstance(chunk, ThinkingDelta) else self._tool(chunk)
+        return b""
+
+    def end(self) -> bytes:
+        """As in `StreamWriter`."""
+        reason, sequence = stop_of(self._finish.reason, self._finish.stop_sequence)
+        delta = {
+            "type": "message_delta",
+            "delta": {"stop_reason": reason, "stop_sequence": sequence},
+            "usage": write_usage(self._usage),
+        }
+        return self._begin() + self._close() + _event(delta) + _event({"type": "message_stop"})
+
+    def error(self, message: str, code: str) -> bytes:
+        """As in `StreamWriter`."""
+        return _event(error_document(message, code, 500))
+
+    def _begin(self) -> bytes:
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        message = message_document(self._head, self._model, self._usage)
+        return _event({"type": "message_start", "message": message})
+
+    def _block(self, kind: str, block: dict[str, Any]) -> bytes:
+        """Begin a block unless one of this kind is open."""
+        if self._open == kind:
+            return b""
+        opening = self._begin() + self._close()
+        self._index += 1
+        self._open = kind
+        return opening + _event({"type": "content_block_start", "index": self._index, "content_block": block})
+
+    def _close(self) -> bytes:
+        if not self._open:
+            return b""
+        self._open = ""
+        return _event({"type": "content_block_stop", "index": self._index})
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event({"type": "content_block_delta", "index": self._index, "delta": delta})
+
+    def _thinking(self, chunk: ThinkingDelta) -> bytes:
+        if chunk.redacted is not None:
+            block = {"type": "redacted_thinking", "data": chunk.redacted}
+            return self._close() + self._block("redacted", block) + self._close()
+        written = self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+        if chunk.text:
+            written += self._delta({"type": "thinking_delta", "thinking": chunk.text})
+        if chunk.signature is not None:
+            written += self._delta({"type": "signature_delta", "signature": chunk.signature}) + self._close()
+        return written
+
+    def _tool(self, chunk: ToolBegin | ToolDelta) -> bytes:
+        if isinstance(chunk, ToolBegin):
+            self._call = chunk.call
+            block = {"type": "tool_use", "id": chunk.id, "name": chunk.name, "input": {}}
+            return self._close() + self._block(f"tool {chunk.call}", block)
+        if chunk.call != self._call or not chunk.arguments:
+            return b""
+        return self._delta({"type": "input_json_delta", "partial_json": chunk.arguments})
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return encode_event(msgspec.json.encode(document), document["type"].encode())

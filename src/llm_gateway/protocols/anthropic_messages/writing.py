@@ -1,0 +1,257 @@
+"""A conversation as a request of the Messages API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    CacheTtl,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.anthropic_messages.models import MAX_TEMPERATURE, default_max_tokens, takes_all
+from llm_gateway.protocols.base import Unsupported, Written
+
+Document = dict[str, Any]
+
+JSON_TOOL = "json_answer"
+JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
+BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
+"""Tokens of thought for the words of others."""
+LEAST_BUDGET = 1024
+EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
+ANSWER_TOKENS = 4096
+"""What is left for the answer beside the thoughts, where max_tokens must be raised."""
+HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
+
+
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
+    """The request's document.
+
+    Raises:
+        Unsupported: it holds what cannot be said so.
+    """
+    for field, is_asked, why in (
+        ("n", conversation.n > 1, "Anthropic's protocol gives one answer"),
+        ("logprobs", conversation.logprobs, "Anthropic's protocol has none"),
+        ("logit_bias", conversation.logit_bias is not None, "Anthropic's protocol has none"),
+        ("stop", not all(map(str.strip, conversation.stop)), "Anthropic's protocol takes no stop sequence of blanks"),
+    ):
+        if is_asked:
+            raise Unsupported(field, why)
+    dropped = [name for name in HINTS if getattr(conversation, name) is not None]
+    system, turns = _split(conversation.turns)
+    document: Document = {
+        "model": model,
+        "max_tokens": conversation.max_tokens or default_max_tokens(model),
+        "messages": _messages(turns),
+        "system": _system(system),
+        "top_p": conversation.top_p,
+        "top_k": conversation.top_k,
+        "stop_sequences": conversation.stop or None,
+        "metadata": {"user_id": conversation.user} if conversation.user else None,
+        "stream": True if stream else None,
+    }
+    if conversation.temperature is not None:
+        if takes_all(model):
+            document["temperature"] = min(conversation.temperature, MAX_TEMPERATURE)
+        else:
+            dropped.append("temperature")
+    if conversation.service_tier in ("auto", "standard_only"):
+        document["service_tier"] = conversation.service_tier
+    elif conversation.service_tier is not None:
+        dropped.append("service_tier")
+    _tools(conversation, document)
+    _think(conversation.reasoning, model, document)
+    if conversation.format is not None:
+        _answer_in(conversation.format, model, document)
+    return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
+
+
+def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
+    """What is said to the system at the beginning, and the rest; later it becomes part of what the user says."""
+    for index, turn in enumerate(turns):
+        if turn.role not in ("system", "developer"):
+            return [part for before in turns[:index] for part in before.parts], turns[index:]
+    raise Unsupported("messages", "Anthropic's protocol needs a message of the user's")
+
+
+def _system(parts: list[Part]) -> str | list[Document] | None:
+    texts = [part for part in parts if isinstance(part, Text) and part.text]
+    if len(texts) == 1 and texts[0].cache is None:
+        return texts[0].text
+    return [_block(part) for part in texts] or None
+
+
+def _messages(turns: list[Turn]) -> list[Document]:
+    messages: list[Document] = []
+    for turn in turns:
+        role = "assistant" if turn.role == "assistant" else "user"
+        blocks = [_block(part) for part in turn.parts if _is_said(part)]
+        if not blocks:
+            continue
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += blocks
+        else:
+            messages.append({"role": role, "content": blocks})
+    for message in messages:
+        blocks = message["content"]
+        if len(blocks) == 1 and set(blocks[0]) == {"type", "text"}:
+            message["content"] = blocks[0]["text"]
+    return messages
+
+
+def _is_said(part: Part) -> bool:
+    """Empty texts are refused; thoughts go back to their maker only, who knows them by their signature."""
+    if isinstance(part, Text | Refusal):
+        return bool(part.text)
+    return not isinstance(part, Thinking) or part.signature is not None or part.redacted is not None
+
+
+def _block(part: Part) -> Document:
+    if isinstance(part, Text):
+        return _marked({"type": "text", "text": part.text}, part.cache)
+    if isinstance(part, Refusal):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ToolCall):
+        use = {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part)}
+        return _marked(use, part.cache)
+    if isinstance(part, ToolResult):
+        return _result(part)
+    if isinstance(part, Thinking):
+        if part.redacted is not None:
+            return {"type": "redacted_thinking", "data": part.redacted}
+        return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+    if isinstance(part, Image):
+        return _marked({"type": "image", "source": _source(part, "image")}, part.cache)
+    if isinstance(part, File):
+        return _file(part)
+    raise Unsupported("audio", "Anthropic's protocol takes no sound")
+
+
+def _input(call: ToolCall) -> Document:
+    try:
+        given = msgspec.json.decode(call.arguments or "{}")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Unsupported("tool_calls", "Anthropic's protocol takes calls whose arguments are a JSON object")
+    return given
+
+
+def _result(result: ToolResult) -> Document:
+    block: Document = {"type": "tool_result", "tool_use_id": result.call_id}
+    content = [_block(part) for part in result.content if _is_said(part)]
+    if len(content) == 1 and set(content[0]) == {"type", "text"}:
+        block["content"] = content[0]["text"]
+    elif content:
+        block["content"] = content
+    if result.is_error:
+        block["is_error"] = True
+    return _marked(block, result.cache)
+
+
+def _file(part: File) -> Document:
+    media_type = part.media_type or "application/pdf"
+    if part.data is not None and media_type.startswith("text/"):
+        raise Unsupported("file", "Anthropic's protocol takes text files as text")
+    source = _source(File(media_type=media_type, data=part.data, url=part.url, file_id=part.file_id), "file")
+    block: Document = {"type": "document", "source": source}
+    if part.name:
+        block["title"] = part.name
+    return _marked(block, part.cache)
+
+
+def _source(part: Image | File, field: str) -> Document:
+    if part.data is not None:
+        return {"type": "base64", "media_type": part.media_type, "data": part.data}
+    if part.url is not None:
+        return {"type": "url", "url": part.url}
+    raise Unsupported(field, "what is stored at another vendor cannot be passed on")
+
+
+def _marked(block: Document, cache: CacheTtl | None) -> Document:
+    if cache is None:
+        return block
+    return {**block, "cache_control": {"type": "ephemeral"} | ({"ttl": "1h"} if cache == "1h" else {})}
+
+
+def _tools(conversation: Conversation, document: Document) -> None:
+    if not conversation.tools:
+        return
+    document["tools"] = [_tool(tool) for tool in conversation.tools]
+    if conversation.tool_choice is not None:
+        document["tool_choice"] = _tool_choice(conversation.tool_choice)
+
+
+def _tool(tool: Tool) -> Document:
+    schema = {"type": "object", **(tool.parameters or {"properties": {}})}
+    document: Document = {"name": tool.name, "input_schema": schema}
+    if tool.description:
+        document["description"] = tool.description
+    if tool.strict is not None:
+        document["strict"] = tool.strict
+    return _marked(document, tool.cache)
+
+
+def _tool_choice(choice: ToolChoice) -> Document:
+    if choice.mode == "none":
+        return {"type": "none"}
+    kind: Document = {"type": "auto" if choice.mode == "auto" else "any"}
+    if choice.name is not None:
+        kind = {"type": "tool", "name": choice.name}
+    if choice.parallel is not None:
+        kind["disable_parallel_tool_use"] = not choice.parallel
+    return kind
+
+
+def _think(reasoning: Reasoning | None, model: str, document: Document) -> None:
+    if reasoning is None:
+        return
+    if reasoning.effort == "none":
+        document["thinking"] = {"type": "disabled"}
+        return
+    if not takes_all(model):
+        document["thinking"] = {"type": "adaptive"}
+        if reasoning.effort in EFFORTS:
+            document["output_config"] = {"effort": reasoning.effort}
+        return
+    budget = max(LEAST_BUDGET, reasoning.budget_tokens or BUDGETS.get(reasoning.effort or "medium", 8192))
+    document["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if document["max_tokens"] <= budget:
+        document["max_tokens"] = budget + max(document["max_tokens"], ANSWER_TOKENS)
+    for refused in ("temperature", "top_k"):  # https://platform.claude.com/docs/en/build-with-claude/extended-thinking
+        document.pop(refused, None)
+
+
+def _answer_in(wanted: Format, model: str, document: Document) -> None:
+    """The JSON is the input of a tool, forced where a model allows it, else asked for in words.
+
+    There is no JSON mode without a schema; structured outputs need a closed one, which clients' seldom are.
+    """
+    if document.get("tools"):
+        raise Unsupported("response_format", "Anthropic's protocol gives JSON as a tool's input, so not beside tools")
+    schema = {"type": "object", **(wanted.schema or {})}
+    description = wanted.description or "Takes the whole answer, as one JSON object."
+    document["tools"] = [{"name": JSON_TOOL, "description": description, "input_schema": schema}]
+    system = document.get("system")
+    if system is None or isinstance(system, str):
+        document["system"] = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
+    else:
+        document["system"] = [*system, {"type": "text", "text": JSON_INSTRUCTION}]
+    is_forced = takes_all(model) and "thinking" not in document
+    document["tool_choice"] = {"type": "tool", "name": JSON_TOOL} if is_forced else {"type": "auto"}

@@ -1,0 +1,133 @@
+"""What the protocols share: the contract of reading and writing, and how they say what cannot be read or expressed.
+
+A protocol is a package of pure functions, one file for each thing that goes over the line:
+
+    request.py   read_request(document) -> Read                      what a client asks for (surfaces)
+    writing.py   write_request(conversation, model, *, stream) -> Written   what a provider is asked (dialects)
+    reply.py     read_reply(body) -> Completion                      what a provider answered (dialects)
+                 write_reply(completion, head) -> bytes              what a client is answered (surfaces)
+    stream.py    StreamReader()                                      a provider's events to chunks (dialects)
+                 StreamWriter(head)                                  chunks to a client's events (surfaces)
+    errors.py    write_error(error, request_id) -> bytes             an error in a client's shape (surfaces)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from llm_gateway.domain.conversation import Chunk, Conversation
+from llm_gateway.sse import Event
+
+T = TypeVar("T")
+PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+class Unreadable(Exception):
+    """A client's document is not what its protocol says. `field` is where (`messages[2].content`), the message what."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+class Unsupported(Exception):
+    """A provider's protocol cannot express what a conversation asks for, and leaving it out would change the answer.
+
+    `field` is a field of `Conversation`, or a part of it in words of the canonical form (`n`, `logit_bias`, `audio`);
+    a surface puts its own name for it in its place.
+    """
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"{field}: {why}")
+        self.field = field
+        self.why = why
+
+
+class Malformed(Exception):
+    """A provider's reply or event is none of its protocol. The message says what is wrong."""
+
+
+class UpstreamError(Exception):
+    """A provider said in its stream that it failed. `type` is its own word for it."""
+
+    def __init__(self, message: str, type: str = "") -> None:  # noqa: A002 - the vendors' own name
+        super().__init__(message)
+        self.message = message
+        self.type = type
+
+
+class Read(msgspec.Struct, frozen=True):
+    """A client's request: the conversation, and which fields of the document were hints that it has no place for."""
+
+    conversation: Conversation
+    dropped: tuple[str, ...] = ()
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reply to a client is put under.
+
+    `request_id` is ours (a UUID), from which a protocol makes its own ids (`chatcmpl-…`); `model` is the name shown to
+    the client, `created_s` seconds since 1970, and `document` the client's request, of which a reply repeats parts.
+    """
+
+    request_id: str
+    model: str
+    created_s: int
+    document: dict[str, Any]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A request for a provider: the document, and which hints (fields of `Conversation`) it could not carry."""
+
+    document: dict[str, Any]
+    dropped: tuple[str, ...] = ()
+
+
+class StreamReader(Protocol):
+    """Reads a provider's stream. One for each stream."""
+
+    is_done: bool
+    """The protocol's own end has been seen: a stream that ends without it was cut."""
+
+    def feed(self, event: Event) -> list[Chunk]:
+        """What the event says.
+
+        Raises:
+            Malformed: it is no event of this protocol.
+            UpstreamError: the provider failed.
+        """
+        ...
+
+
+class StreamWriter(Protocol):
+    """Writes a client's stream. One for each stream."""
+
+    def write(self, chunk: Chunk) -> bytes:
+        """The events that tell of the chunk, in one piece; empty where the protocol has none for it."""
+        ...
+
+    def end(self) -> bytes:
+        """What ends a complete stream."""
+        ...
+
+    def error(self, message: str, code: str) -> bytes:
+        """What ends a stream that failed in its middle: an explicit error, never the end of a complete one.
+
+        `code` is the gateway's own (`errors.py`).
+        """
+        ...
+
+
+def parse(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    """The document in a provider's body.
+
+    Raises:
+        Malformed: the body is not `what` (in words: "chat completion").
+    """
+    try:
+        return decoder.decode(body)
+    except PARSE_ERRORS as error:
+        raise Malformed(f"The answer is no {what}: {error}") from None

@@ -1,0 +1,181 @@
+"""Replies of generateContent, whole and in a stream: every event of a stream is a reply of the same shape.
+
+Finish reasons: https://ai.google.dev/api/generate-content#FinishReason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.assembly import Assembly
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Completion,
+    Counted,
+    Finish,
+    FinishReason,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.protocols.base import Malformed, UpstreamError, parse
+from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.gemini.usage import ReportedUsage, read_usage
+from llm_gateway.sse import Event
+
+STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
+CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
+FAILED = frozenset(
+    {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
+    | {"MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "IMAGE_OTHER"}
+)
+"""The model failed; asked again or elsewhere it may not. What is in none of these sets is a filter of some kind:
+SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
+
+
+class _FunctionCall(msgspec.Struct, gc=False):
+    name: str
+    id: str | None = None
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Part(msgspec.Struct, gc=False, rename="camel"):
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+    function_call: _FunctionCall | None = None
+
+
+class _Content(msgspec.Struct, gc=False):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, gc=False, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+    index: int = 0
+
+
+class _Feedback(msgspec.Struct, gc=False, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Reply(msgspec.Struct, gc=False, rename="camel"):
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: ReportedUsage | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+    error: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Reply)
+
+
+def finish_reason(said: str) -> FinishReason:
+    """The canonical word.
+
+    Raises:
+        Malformed: the model failed.
+    """
+    if said in FAILED:
+        raise Malformed(f"The answer was broken off ({cut(said)})")
+    return "stop" if said in STOPPED else "length" if said in CUT_OFF else "content_filter"
+
+
+class StreamReader:
+    """Reads events. A stream has no end of its own: it is done when every candidate is."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._has_begun = False
+        self._has_content = False
+        self._calls: dict[int, int] = {}
+        self._id = ""
+
+    def feed(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        return self.take(parse(_decoder, event.data, "generated content"))
+
+    def take(self, found: _Reply) -> list[Chunk]:
+        """What a reply says."""
+        if found.error is not None:
+            raise UpstreamError(
+                str(found.error.get("message") or "The provider failed"), str(found.error.get("status") or "")
+            )
+        chunks: list[Chunk] = []
+        if not self._has_begun:
+            self._has_begun = True
+            self._id = cut(found.response_id) or ""
+            chunks.append(Begin(id=found.response_id, model=found.model_version))
+        for candidate in found.candidates or ():
+            self._candidate(candidate, chunks)
+        if not found.candidates and found.prompt_feedback is not None and found.prompt_feedback.block_reason:
+            self.is_done = True
+            chunks.append(Finish(reason="content_filter"))
+        usage = read_usage(found.usage_metadata, has_content=self._has_content)
+        if usage is not None:
+            chunks.append(Counted(usage=usage))
+        return chunks
+
+    def _candidate(self, candidate: _Candidate, chunks: list[Chunk]) -> None:
+        choice = candidate.index
+        for part in (candidate.content.parts if candidate.content is not None else None) or ():
+            self._part(part, choice, chunks)
+        if candidate.finish_reason is not None:
+            reason = finish_reason(candidate.finish_reason)
+            if reason == "stop" and choice in self._calls:
+                reason = "tool_calls"
+            chunks.append(Finish(reason=reason, choice=choice))
+
+    def _part(self, part: _Part, choice: int, chunks: list[Chunk]) -> None:
+        if part.function_call is not None:
+            self._has_content = True
+            number = self._calls.get(choice, 0)
+            self._calls[choice] = number + 1
+            call = part.function_call
+            made_up = f"call_{self._id}_{choice}_{number}"
+            chunks.append(
+                ToolBegin(
+                    call=number, id=call.id or made_up, name=call.name, signature=part.thought_signature, choice=choice
+                )
+            )
+            chunks.append(ToolDelta(call=number, arguments=_text_of(call.args), choice=choice))
+        elif part.thought:
+            chunks.append(ThinkingDelta(text=part.text or "", choice=choice))
+        elif part.text:
+            self._has_content = True
+            chunks.append(TextDelta(text=part.text, choice=choice))
+
+
+def _text_of(raw: msgspec.Raw) -> str:
+    try:
+        return bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"A function's arguments are no text: {error}") from None
+
+
+def read_reply(body: bytes) -> Completion:
+    """The reply in a provider's body. What was blocked is one, too: empty, or cut where it was stopped.
+
+    Raises:
+        Malformed: it holds no complete one.
+    """
+    found = parse(_decoder, body, "generated content")
+    blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason
+    if not found.candidates and not blocked:
+        raise Malformed("The answer has no candidates")
+    for candidate in found.candidates or ():
+        if candidate.finish_reason is None:
+            candidate.finish_reason = "STOP"
+    assembly = Assembly()
+    for chunk in StreamReader().take(found):
+        assembly.add(chunk)
+    completion = assembly.completion()
+    if all(not choice.parts and choice.finish_reason == "stop" for choice in completion.choices):
+        raise Malformed("The answer has no content")
+    return completion

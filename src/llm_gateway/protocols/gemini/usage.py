@@ -1,0 +1,57 @@
+"""Tokens as Gemini counts them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.counts import credible, within
+
+
+class ModalityCount(msgspec.Struct, gc=False, rename="camel"):
+    """Tokens of one modality."""
+
+    modality: str | None = None
+    token_count: int | None = None
+
+
+class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
+    """A `usageMetadata` object."""
+
+    prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    prompt_tokens_details: list[ModalityCount] | None = None
+    candidates_tokens_details: list[ModalityCount] | None = None
+
+
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+    """The canonical counts; None where the provider left them out, or what it says cannot be.
+
+    `promptTokenCount` has the cached tokens in it, `candidatesTokenCount` not the thoughts. Google's JSON leaves out
+    what is zero, so a count that is missing where there is text was not made.
+    """
+    if reported is None or reported.prompt_token_count is None:
+        return None
+    said, thought = reported.candidates_token_count, reported.thoughts_token_count or 0
+    if said is None:
+        if has_content:
+            return None
+        said = 0
+    asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
+    if not (asked and credible(asked, used_tools) and credible(said, thought)):
+        return None
+    return Usage(
+        input_tokens=asked + used_tools,
+        output_tokens=said + thought,
+        cache_read_tokens=within(asked, reported.cached_content_token_count),
+        reasoning_tokens=thought,
+        audio_input_tokens=within(asked, _audio(reported.prompt_tokens_details)),
+        audio_output_tokens=within(said, _audio(reported.candidates_tokens_details)),
+    )
+
+
+def _audio(details: list[ModalityCount] | None) -> int:
+    return sum(part.token_count or 0 for part in details or () if part.modality == "AUDIO")

@@ -1,0 +1,46 @@
+"""Errors as OpenAI's SDKs read them: https://platform.openai.com/docs/guides/error-codes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.errors import GatewayError, Invalid, NotSupported
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+def write_error(error: GatewayError, request_id: str) -> bytes:
+    """The error's document; `code` is ours, `param` the field at fault."""
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": error.detail,
+                "type": TYPES.get(error.status, "server_error"),
+                "param": param_of(error),
+                "code": error.code,
+                "request_id": request_id,
+            }
+        }
+    )
+
+
+def param_of(error: GatewayError) -> str | None:
+    """The field at fault, if one is."""
+    if isinstance(error, NotSupported):
+        return error.field
+    if isinstance(error, Invalid):
+        loc = error.errors[0]["loc"]
+        parts = [str(part) for part in loc[1:]] if isinstance(loc, list) else []
+        return ".".join(parts) or None
+    return None

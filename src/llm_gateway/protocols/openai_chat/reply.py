@@ -1,0 +1,196 @@
+"""Whole replies of chat completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Choice,
+    Completion,
+    FinishReason,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Head, Malformed, parse
+from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "model_length": "length",  # Mistral: the context is full
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+"""Every other word is a way to say stop (Together's `eos`)."""
+BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
+"""OpenRouter and Mistral, DeepSeek: the vendor failed in mid-answer."""
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str
+    arguments: str | msgspec.Raw | None = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    function: _Function | None = None
+    id: str | None = None
+    extra_content: dict[str, Any] | None = None
+
+
+class _ContentPart(msgspec.Struct, gc=False):
+    text: str | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | list[_ContentPart] | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+    index: int = 0
+
+
+class _Completion(msgspec.Struct, gc=False):
+    choices: list[_Choice]
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: ReportedUsage | None = None
+
+
+_decoder = msgspec.json.Decoder(_Completion)
+
+
+def read_reply(body: bytes) -> Completion:
+    """The completion in a provider's body.
+
+    Raises:
+        Malformed: it holds no complete one.
+    """
+    found = parse(_decoder, body, "chat completion")
+    if not found.choices:
+        raise Malformed("The answer has no choices")
+    choices = [_read_choice(choice) for choice in found.choices]
+    usage = read_usage(found.usage, has_content=any(choice.parts for choice in choices))
+    return Completion(
+        choices=choices,
+        usage=Usage(output_tokens=_length(choices) // 4 + 1) if usage is None else usage,
+        usage_estimated=usage is None,
+        id=found.id,
+        model=found.model,
+        created_s=None if found.created is None else int(found.created),
+    )
+
+
+def finish_reason(said: str | None) -> FinishReason:
+    """The canonical word.
+
+    Raises:
+        Malformed: the vendor says that it failed.
+    """
+    if said in BROKEN_OFF:
+        raise Malformed(f"The answer was broken off ({said})")
+    return FINISH_REASONS.get(said or "stop", "stop")
+
+
+def _read_choice(choice: _Choice) -> Choice:
+    message, parts = choice.message, list[Part]()
+    thought = message.reasoning_content or message.reasoning
+    if thought:
+        parts.append(Thinking(text=thought))
+    content = message.content
+    if isinstance(content, list):  # Mistral's reasoning models: parts without text are thoughts
+        content = "".join([part.text for part in content if part.text is not None])
+    if content:
+        parts.append(Text(text=content))
+    if message.refusal:
+        parts.append(Refusal(text=message.refusal))
+    for number, call in enumerate(message.tool_calls or ()):
+        parts.append(_read_call(call, number))
+    reason = finish_reason(choice.finish_reason)
+    if not parts and content is None and reason not in ("length", "content_filter"):
+        raise Malformed("The answer has no content")
+    return Choice(parts=parts, finish_reason=reason, logprobs=choice.logprobs)
+
+
+def _read_call(call: _Call, number: int) -> ToolCall:
+    if call.function is None:
+        raise Malformed("The answer calls what is no function")
+    arguments = call.function.arguments
+    if isinstance(arguments, msgspec.Raw):  # some vendors send the object itself
+        arguments = bytes(arguments).decode("utf-8", "replace")
+    google = (call.extra_content or {}).get("google")
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return ToolCall(
+        id=call.id or f"call_{number}",
+        name=call.function.name,
+        arguments=arguments or "",
+        signature=signature if isinstance(signature, str) else None,
+    )
+
+
+def _length(choices: list[Choice]) -> int:
+    """Characters, to guess tokens from."""
+    total = 0
+    for choice in choices:
+        for part in choice.parts:
+            if isinstance(part, ToolCall):
+                total += len(part.arguments)
+            elif isinstance(part, Text | Refusal | Thinking):
+                total += len(part.text)
+    return total
+
+
+def write_reply(completion: Completion, head: Head) -> bytes:
+    """The document of a completion."""
+    return msgspec.json.encode(
+        {
+            "id": f"chatcmpl-{head.request_id}",
+            "object": "chat.completion",
+            "created": head.created_s,
+            "model": completion.model or head.model,
+            "choices": [_write_choice(choice, index) for index, choice in enumerate(completion.choices)],
+            "usage": write_usage(completion.usage),
+        }
+    )
+
+
+def _write_choice(choice: Choice, index: int) -> dict[str, Any]:
+    texts = [part.text for part in choice.parts if isinstance(part, Text)]
+    refusals = [part.text for part in choice.parts if isinstance(part, Refusal)]
+    thoughts = [part.text for part in choice.parts if isinstance(part, Thinking) and part.text]
+    calls = [write_call(part) for part in choice.parts if isinstance(part, ToolCall)]
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(texts) if texts or not (calls or refusals) else None,
+        "refusal": "".join(refusals) or None,
+    }
+    if thoughts:
+        message["reasoning_content"] = "".join(thoughts)
+    if calls:
+        message["tool_calls"] = calls
+    return {"index": index, "message": message, "finish_reason": choice.finish_reason, "logprobs": choice.logprobs}
+
+
+def write_call(call: ToolCall) -> dict[str, Any]:
+    """A tool call; Gemini's signature travels as its own OpenAI-compatible API has it."""
+    document: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+    if call.signature is not None:  # https://ai.google.dev/gemini-api/docs/thought-signatures
+        document["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return document

@@ -1,0 +1,223 @@
+"""Streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Counted,
+    Finish,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Head, Malformed, UpstreamError, parse
+from llm_gateway.protocols.openai_chat.reply import finish_reason
+from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
+from llm_gateway.sse import Event, encode_event
+
+DONE = b"[DONE]"
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+    extra_content: dict[str, Any] | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+    index: int = 0
+    logprobs: dict[str, Any] | None = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] = []
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: ReportedUsage | None = None
+    error: dict[str, Any] | str | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+class StreamReader:
+    """Reads chunks. A call that comes without an index is known by its id, else it is the last one's."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._has_begun = False
+        self._calls: dict[tuple[int, int | str], int] = {}
+        self._count: dict[int, int] = {}
+        self._has_content = False
+
+    def feed(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        data = event.data
+        if data == DONE:
+            self.is_done = True
+            return []
+        try:
+            found = _decode(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            found = parse(_decoder, data, "chat completion chunk")
+        if found.error is not None or event.name == b"error":
+            raise _failed(found.error)
+        chunks: list[Chunk] = []
+        if not self._has_begun:
+            self._has_begun = True
+            created = None if found.created is None else int(found.created)
+            chunks.append(Begin(id=found.id, model=found.model, created_s=created))
+        for choice in found.choices:
+            if choice.delta is not None:
+                self._delta(choice, choice.delta, chunks)
+            if choice.finish_reason is not None:
+                chunks.append(Finish(reason=finish_reason(choice.finish_reason), choice=choice.index))
+        if found.usage is not None:
+            usage = read_usage(found.usage, has_content=self._has_content)
+            if usage is not None:
+                chunks.append(Counted(usage=usage))
+        return chunks
+
+    def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
+        if delta.content:
+            self._has_content = True
+            chunks.append(TextDelta(text=delta.content, choice=choice.index, logprobs=choice.logprobs))
+        if delta.tool_calls or delta.refusal or delta.reasoning_content or delta.reasoning:
+            self._other(delta, choice.index, chunks)
+
+    def _other(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
+        self._has_content = True
+        thought = delta.reasoning_content or delta.reasoning
+        if thought:
+            chunks.append(ThinkingDelta(text=thought, choice=choice))
+        if delta.refusal:
+            chunks.append(RefusalDelta(text=delta.refusal, choice=choice))
+        for call in delta.tool_calls or ():
+            self._call(call, choice, chunks)
+
+    def _call(self, call: _Call, choice: int, chunks: list[Chunk]) -> None:
+        key: int | str | None = call.index if call.index is not None else call.id
+        number = self._calls.get((choice, key)) if key is not None else self._count.get(choice, 0) - 1
+        name = call.function.name if call.function is not None else None
+        if number is None or number < 0:
+            if not name:
+                raise Malformed("A tool call begins without a name")
+            number = self._count.get(choice, 0)
+            self._count[choice] = number + 1
+            self._calls[choice, number if key is None else key] = number
+            google = (call.extra_content or {}).get("google")
+            signature = google.get("thought_signature") if isinstance(google, dict) else None
+            chunks.append(
+                ToolBegin(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
+            )
+        if call.function is not None and call.function.arguments:
+            chunks.append(ToolDelta(call=number, arguments=call.function.arguments, choice=choice))
+
+
+def _failed(error: dict[str, Any] | str | None) -> UpstreamError:
+    if not isinstance(error, dict):
+        return UpstreamError(f"The provider failed: {error}" if error else "The provider failed")
+    return UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
+
+
+class StreamWriter:
+    """Writes chunks. Usage is told if the client asked for it, in a last chunk of its own."""
+
+    def __init__(self, head: Head) -> None:
+        options = head.document.get("stream_options")
+        self._tells_usage = isinstance(options, dict) and options.get("include_usage") is True
+        self._common = {
+            "id": f"chatcmpl-{head.request_id}",
+            "object": "chat.completion.chunk",
+            "created": head.created_s,
+            "model": head.model,
+        }
+        self._begun: set[int] = set()
+        self._usage: Usage | None = None
+
+    def write(self, chunk: Chunk) -> bytes:
+        """As in `StreamWriter`."""
+        if isinstance(chunk, TextDelta):
+            return self._delta(chunk.choice, {"content": chunk.text}, logprobs=chunk.logprobs)
+        if isinstance(chunk, Counted):
+            self._usage = chunk.usage
+            return b""
+        if isinstance(chunk, Begin):
+            if chunk.model is not None:
+                self._common["model"] = chunk.model
+            return b""
+        if isinstance(chunk, Finish):
+            return self._delta(chunk.choice, {}, finish=chunk.reason)
+        if isinstance(chunk, RefusalDelta):
+            return self._delta(chunk.choice, {"refusal": chunk.text})
+        if isinstance(chunk, ThinkingDelta):
+            return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
+        return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
+
+    def end(self) -> bytes:
+        """As in `StreamWriter`."""
+        usage = b""
+        if self._tells_usage:
+            counted = write_usage(self._usage or Usage())
+            usage = encode_event(msgspec.json.encode({**self._common, "choices": [], "usage": counted}))
+        return usage + encode_event(DONE)
+
+    def error(self, message: str, code: str) -> bytes:
+        """As in `StreamWriter`."""
+        error = {"message": message, "type": "server_error", "param": None, "code": code}
+        return encode_event(msgspec.json.encode({"error": error}))
+
+    def _delta(
+        self, choice: int, delta: dict[str, Any], *, finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        if choice not in self._begun:
+            self._begun.add(choice)
+            delta = {"role": "assistant", "content": "", **delta}
+        return encode_event(
+            msgspec.json.encode(
+                {
+                    **self._common,
+                    "choices": [{"index": choice, "delta": delta, "finish_reason": finish, "logprobs": logprobs}],
+                }
+            )
+        )
+
+
+def _call(chunk: ToolBegin | ToolDelta) -> dict[str, Any]:
+    if isinstance(chunk, ToolDelta):
+        return {"index": chunk.call, "function": {"arguments": chunk.arguments}}
+    call: dict[str, Any] = {
+        "index": chunk.call,
+        "id": chunk.id,
+        "type": "function",
+        "function": {"name": chunk.name, "arguments": ""},
+    }
+    if chunk.signature is not None:
+        call["extra_content"] = {"google": {"thought_signature": chunk.signature}}
+    return call

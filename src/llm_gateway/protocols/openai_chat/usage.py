@@ -1,0 +1,85 @@
+"""Tokens as this dialect counts them. Where vendors differ the rule names them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.counts import MAX_COUNT, credible, within
+
+
+class PromptDetails(msgspec.Struct, gc=False):
+    """Kinds among the prompt's tokens."""
+
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class CompletionDetails(msgspec.Struct, gc=False):
+    """Kinds among the completion's tokens."""
+
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class ReportedUsage(msgspec.Struct, gc=False):
+    """A `usage` object."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+_NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = PromptDetails(), CompletionDetails()
+
+
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+    """The canonical counts; None where the provider left them out, or what it says cannot be."""
+    if reported is None or reported.prompt_tokens is None or reported.completion_tokens is None:
+        return None
+    asked, answered = reported.prompt_tokens, reported.completion_tokens
+    if not (0 < asked <= MAX_COUNT and has_content <= answered <= MAX_COUNT):
+        return None
+    into = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
+    out = reported.completion_tokens_details or _NO_COMPLETION_DETAILS
+    if not (
+        into.cached_tokens or into.cache_write_tokens or into.audio_tokens or out.reasoning_tokens or out.audio_tokens
+    ):
+        return Usage(input_tokens=asked, output_tokens=answered)
+    # xAI counts reasoning beside completion_tokens, which only its total tells:
+    # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
+    thought = out.reasoning_tokens
+    if thought and credible(answered, thought) and reported.total_tokens == asked + answered + thought:
+        answered += thought
+    return Usage(
+        input_tokens=asked,
+        output_tokens=answered,
+        cache_read_tokens=within(asked, into.cached_tokens),
+        cache_write_tokens=within(asked, into.cache_write_tokens),
+        audio_input_tokens=within(asked, into.audio_tokens),
+        reasoning_tokens=within(answered, out.reasoning_tokens),
+        audio_output_tokens=within(answered, out.audio_tokens),
+    )
+
+
+def write_usage(usage: Usage) -> dict[str, object]:
+    """A `usage` object."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "audio_tokens": usage.audio_input_tokens,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": usage.audio_output_tokens,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }

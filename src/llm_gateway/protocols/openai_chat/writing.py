@@ -1,0 +1,193 @@
+"""A conversation as a request of chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_gateway.domain.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.base import Unsupported, Written
+from llm_gateway.protocols.openai_chat.models import reasons, takes_temperature
+
+JSON_INSTRUCTION = "Answer with a single JSON object."
+"""OpenAI refuses `json_object` when no message says JSON."""
+EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
+"""Tokens of thought below which a word stands for them; `high` above all."""
+
+Document = dict[str, Any]
+
+
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
+    """The request's document.
+
+    Raises:
+        Unsupported: it holds what cannot be said so.
+    """
+    dropped: list[str] = []
+    document: Document = {"model": model, "messages": _messages(conversation, dropped)}
+    document["max_completion_tokens" if reasons(model) else "max_tokens"] = conversation.max_tokens
+    document["temperature"] = conversation.temperature if takes_temperature(model) else None
+    if conversation.temperature is not None and not takes_temperature(model):
+        dropped.append("temperature")
+    if conversation.tools:
+        document["tools"] = [_tool(tool) for tool in conversation.tools]
+    if conversation.tool_choice is not None and conversation.tools:
+        document["tool_choice"] = _tool_choice(conversation.tool_choice)
+        document["parallel_tool_calls"] = conversation.tool_choice.parallel
+    if conversation.format is not None:
+        document["response_format"] = _format(conversation.format, has_json_mode=has_json_mode)
+    document |= {
+        "top_p": conversation.top_p,
+        "stop": conversation.stop or None,
+        "n": conversation.n if conversation.n > 1 else None,
+        "seed": conversation.seed,
+        "presence_penalty": conversation.presence_penalty,
+        "frequency_penalty": conversation.frequency_penalty,
+        "logit_bias": conversation.logit_bias,
+        "logprobs": conversation.logprobs or None,
+        "top_logprobs": conversation.top_logprobs if conversation.logprobs else None,
+        "verbosity": conversation.verbosity,
+        "user": conversation.user,
+        "service_tier": conversation.service_tier,
+    }
+    document["reasoning_effort"] = _effort(conversation.reasoning, model, dropped)
+    dropped += [name for name in ("top_k", "metadata") if getattr(conversation, name) is not None]
+    if len(conversation.stop) > 4:
+        raise Unsupported("stop", "OpenAI's protocol takes four stop sequences at most")
+    if stream:
+        document |= {"stream": True, "stream_options": {"include_usage": True}}
+    return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
+
+
+def _effort(reasoning: Reasoning | None, model: str, dropped: list[str]) -> str | None:
+    if reasoning is None:
+        return None
+    if not reasons(model):
+        dropped.append("reasoning")
+        return None
+    if reasoning.effort is not None or reasoning.budget_tokens is None:
+        return reasoning.effort
+    budget = reasoning.budget_tokens
+    return next((word for limit, word in EFFORTS if budget < limit), "high")
+
+
+def _messages(conversation: Conversation, dropped: list[str]) -> list[Document]:
+    messages: list[Document] = []
+    for turn in conversation.turns:
+        if turn.role == "tool":
+            messages += [_tool_message(part) for part in turn.parts if isinstance(part, ToolResult)]
+        elif turn.role == "assistant":
+            messages.append(_assistant(turn))
+        else:
+            messages.append(_named({"role": turn.role, "content": _content(turn.parts)}, turn))
+    if any(getattr(part, "cache", None) for turn in conversation.turns for part in turn.parts):
+        dropped.append("cache_control")
+    wants_json = conversation.format is not None and conversation.format.schema is None
+    if wants_json and not any("json" in str(message.get("content")).lower() for message in messages):
+        messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
+    return messages
+
+
+def _named(message: Document, turn: Turn) -> Document:
+    return message if turn.name is None else {**message, "name": turn.name}
+
+
+def _assistant(turn: Turn) -> Document:
+    content = [part for part in turn.parts if not isinstance(part, ToolCall | Thinking | Refusal)]
+    message: Document = {"role": "assistant", "content": _content(content) if content else None}
+    calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
+    if calls:
+        message["tool_calls"] = calls
+    refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    if message["content"] is None and not calls and not refusals:
+        message["content"] = ""
+    return _named(message, turn)
+
+
+def _call(part: ToolCall) -> Document:
+    call: Document = {
+        "id": part.id,
+        "type": "function",
+        "function": {"name": part.name, "arguments": part.arguments},
+    }
+    if part.signature is not None:  # https://ai.google.dev/gemini-api/docs/thought-signatures
+        call["extra_content"] = {"google": {"thought_signature": part.signature}}
+    return call
+
+
+def _tool_message(result: ToolResult) -> Document:
+    texts = [part.text for part in result.content if isinstance(part, Text)]
+    if len(texts) < len(result.content):
+        raise Unsupported("tool_result", "OpenAI's protocol takes only text as the result of a tool")
+    content = "\n".join(texts)
+    return {"role": "tool", "tool_call_id": result.call_id, "content": content}
+
+
+def _content(parts: Sequence[Part]) -> str | list[Document]:
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return [_part(part) for part in parts]
+
+
+def _part(part: Part) -> Document:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Image):
+        if part.file_id is not None:
+            raise Unsupported("image", "a picture stored at another vendor cannot be passed on")
+        picture: Document = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
+        return {"type": "image_url", "image_url": picture | ({"detail": part.detail} if part.detail else {})}
+    if isinstance(part, File):
+        if part.data is None:
+            raise Unsupported("file", "OpenAI's chat protocol takes files with their content only")
+        data = f"data:{part.media_type or 'application/pdf'};base64,{part.data}"
+        return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}
+    if isinstance(part, Audio):
+        return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+    raise Unsupported(str(type(part).__name__).lower(), "it does not belong there")
+
+
+def _tool(tool: Tool) -> Document:
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }
+    return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
+
+
+def _tool_choice(choice: ToolChoice) -> str | Document:
+    if choice.name is not None:
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.mode
+
+
+def _format(wanted: Format, *, has_json_mode: bool) -> Document | None:
+    if wanted.schema is None:
+        return {"type": "json_object"} if has_json_mode else None
+    schema = {
+        "name": wanted.name or "answer",
+        "schema": wanted.schema,
+        "description": wanted.description,
+        "strict": wanted.strict,
+    }
+    return {"type": "json_schema", "json_schema": {key: value for key, value in schema.items() if value is not None}}

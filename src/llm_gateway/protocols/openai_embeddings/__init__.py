@@ -1,0 +1,60 @@
+"""OpenAI's embeddings: https://platform.openai.com/docs/api-reference/embeddings. It only passes through.
+
+There is no conversation in it, so a provider that does not speak it cannot be asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Head, Read, Unsupported, parse
+from llm_gateway.protocols.counts import credible
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _Embeddings(msgspec.Struct, gc=False):
+    data: list[msgspec.Raw]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+_decoder = msgspec.json.Decoder(_Embeddings)
+
+
+def read_request(document: dict[str, Any]) -> Read:
+    """There is no conversation in it.
+
+    Raises:
+        Unsupported: always.
+    """
+    raise Unsupported("model", "only a provider that speaks OpenAI's protocol has embeddings")
+
+
+def read_reply(body: bytes) -> Completion:
+    """What a provider's embeddings took; themselves they stay in the body.
+
+    Raises:
+        Malformed: the body holds none.
+    """
+    found = parse(_decoder, body, "list of embeddings")
+    counted = found.usage.prompt_tokens if found.usage is not None else None
+    if not counted or not credible(counted):
+        return Completion(choices=[], model=found.model, usage_estimated=True)
+    return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
+
+
+def write_reply(completion: Completion, head: Head) -> bytes:
+    """There is nothing to write: embeddings pass through.
+
+    Raises:
+        Unsupported: always.
+    """
+    raise Unsupported("model", "only a provider that speaks OpenAI's protocol has embeddings")

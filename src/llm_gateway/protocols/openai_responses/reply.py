@@ -1,0 +1,255 @@
+"""Whole replies of the Responses API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Choice,
+    Completion,
+    FinishReason,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Head, Malformed, parse
+from llm_gateway.protocols.counts import MAX_COUNT, within
+
+
+class _InputDetails(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class ReportedUsage(msgspec.Struct, gc=False):
+    """A `usage` object."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _InputDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str
+    content: list[_Part] | None = None
+    summary: list[_Part] | None = None
+    encrypted_content: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Incomplete(msgspec.Struct, gc=False):
+    reason: str | None = None
+
+
+class FoundResponse(msgspec.Struct, gc=False):
+    """A `response` object, as far as it is read."""
+
+    output: list[_Item] = []
+    id: str | None = None
+    model: str | None = None
+    created_at: float | None = None
+    status: str | None = None
+    incomplete_details: _Incomplete | None = None
+    usage: ReportedUsage | None = None
+    error: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(FoundResponse)
+
+
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+    """The canonical counts; None where the provider left them out, or what it says cannot be."""
+    if reported is None or reported.input_tokens is None or reported.output_tokens is None:
+        return None
+    asked, answered = reported.input_tokens, reported.output_tokens
+    if not (0 < asked <= MAX_COUNT and has_content <= answered <= MAX_COUNT):
+        return None
+    into = reported.input_tokens_details or _InputDetails()
+    out = reported.output_tokens_details or _OutputDetails()
+    return Usage(
+        input_tokens=asked,
+        output_tokens=answered,
+        cache_read_tokens=within(asked, into.cached_tokens),
+        cache_write_tokens=within(asked, into.cache_write_tokens),
+        reasoning_tokens=within(answered, out.reasoning_tokens),
+    )
+
+
+def read_reply(body: bytes) -> Completion:
+    """The response in a provider's body.
+
+    Raises:
+        Malformed: it holds no complete one.
+    """
+    found = parse(_decoder, body, "response")
+    if found.status == "failed" or (found.error is not None and not found.output):
+        raise Malformed(f"The answer was broken off ({(found.error or {}).get('message')})")
+    parts = [part for item in found.output for part in _parts(item)]
+    if not parts and found.status != "incomplete":
+        raise Malformed("The answer has no content")
+    usage = read_usage(found.usage, has_content=bool(parts))
+    return Completion(
+        choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
+        usage=Usage(output_tokens=sum(map(_length, parts)) // 4 + 1) if usage is None else usage,
+        usage_estimated=usage is None,
+        id=found.id,
+        model=found.model,
+        created_s=None if found.created_at is None else int(found.created_at),
+    )
+
+
+def reason_of(found: FoundResponse, parts: list[Part]) -> FinishReason:
+    """Why a response ended."""
+    if found.incomplete_details is not None and found.incomplete_details.reason == "content_filter":
+        return "content_filter"
+    if found.status == "incomplete":
+        return "length"
+    return "tool_calls" if any(isinstance(part, ToolCall) for part in parts) else "stop"
+
+
+def _parts(item: _Item) -> list[Part]:
+    """What the vendor's own tools did is passed over: their results are in the text."""
+    if item.type == "message":
+        return [
+            Refusal(text=part.refusal) if part.refusal is not None else Text(text=part.text or "")
+            for part in item.content or ()
+        ]
+    if item.type == "function_call":
+        return [ToolCall(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")]
+    if item.type == "reasoning":
+        thoughts = "\n".join(part.text or "" for part in item.summary or ())
+        return [Thinking(text=thoughts, redacted=item.encrypted_content)]
+    return []
+
+
+def _length(part: Part) -> int:
+    if isinstance(part, ToolCall):
+        return len(part.arguments)
+    return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
+
+
+def write_reply(completion: Completion, head: Head) -> bytes:
+    """The document of a response: the first of the choices."""
+    choice = completion.choices[0] if completion.choices else Choice(parts=[])
+    output = [item_of(part, head.request_id, index) for index, part in enumerate(grouped(choice.parts))]
+    return msgspec.json.encode(
+        response_document(head, completion.model or head.model, output, choice.finish_reason, completion.usage)
+    )
+
+
+def grouped(parts: list[Part]) -> list[list[Part]]:
+    """Texts and refusals that follow each other are one message; all else is an item of its own."""
+    groups: list[list[Part]] = []
+    for part in parts:
+        is_said = isinstance(part, Text | Refusal)
+        if is_said and groups and isinstance(groups[-1][-1], Text | Refusal):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
+    """An output item."""
+    part = parts[0]
+    if isinstance(part, ToolCall):
+        return call_item(part, request_id, index)
+    if isinstance(part, Thinking):
+        summary = [{"type": "summary_text", "text": part.text}] if part.text else []
+        item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
+        return item if part.redacted is None else {**item, "encrypted_content": part.redacted}
+    content = [content_of(one) for one in parts]
+    return {
+        "type": "message",
+        "id": f"msg_{request_id}_{index}",
+        "status": "completed",
+        "role": "assistant",
+        "content": content,
+    }
+
+
+def call_item(call: ToolCall, request_id: str, index: int, status: str = "completed") -> dict[str, Any]:
+    """A function call as an output item."""
+    return {
+        "type": "function_call",
+        "id": f"fc_{request_id}_{index}",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments,
+        "status": status,
+    }
+
+
+def content_of(part: Part) -> dict[str, Any]:
+    """A part of a message."""
+    if isinstance(part, Refusal):
+        return {"type": "refusal", "refusal": part.text}
+    text = part.text if isinstance(part, Text) else ""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def response_document(
+    head: Head, model: str, output: list[dict[str, Any]], reason: FinishReason | None, usage: Usage | None
+) -> dict[str, Any]:
+    """A `response` object: the reply and, as the vendor does, what was asked. `reason` None: it is under way."""
+    asked = head.document
+    incomplete = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason or "")
+    status = "in_progress" if reason is None else "incomplete" if incomplete else "completed"
+    return {
+        "id": f"resp_{head.request_id}",
+        "object": "response",
+        "created_at": head.created_s,
+        "status": status,
+        "background": False,
+        "error": None,
+        "incomplete_details": {"reason": incomplete} if incomplete else None,
+        "instructions": asked.get("instructions"),
+        "max_output_tokens": asked.get("max_output_tokens"),
+        "model": model,
+        "output": output,
+        "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+        "previous_response_id": None,
+        "reasoning": asked.get("reasoning") or {"effort": None, "summary": None},
+        "store": False,
+        "temperature": asked.get("temperature"),
+        "text": asked.get("text") or {"format": {"type": "text"}},
+        "tool_choice": asked.get("tool_choice") or "auto",
+        "tools": asked.get("tools") or [],
+        "top_p": asked.get("top_p"),
+        "truncation": "disabled",
+        "usage": None if usage is None else write_usage(usage),
+        "user": asked.get("user"),
+        "metadata": asked.get("metadata") or {},
+    }
+
+
+def write_usage(usage: Usage) -> dict[str, Any]:
+    """A `usage` object."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }

@@ -1,0 +1,112 @@
+"""A provider's stream of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Counted,
+    Finish,
+    Part,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.protocols.base import UpstreamError, parse
+from llm_gateway.protocols.openai_responses.reply import FoundResponse, read_usage, reason_of
+from llm_gateway.sse import Event
+
+ENDS = frozenset({"response.completed", "response.incomplete"})
+FAILURES = frozenset({"error", "response.failed"})
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str
+    call_id: str | None = None
+    name: str | None = None
+    encrypted_content: str | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: str
+    delta: str | dict[str, Any] | None = None
+    output_index: int = 0
+    item: _Item | None = None
+    response: FoundResponse | None = None
+    message: str | None = None
+    code: str | None = None
+    error: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+class StreamReader:
+    """Reads events."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._calls: dict[int, int] = {}
+        self._has_content = False
+
+    def feed(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        if event.data == b"[DONE]":
+            self.is_done = True
+            return []
+        found = parse(_decoder, event.data, "response's event")
+        kind = found.type
+        if isinstance(found.delta, str):
+            return self._delta(kind, found.output_index, found.delta)
+        if kind == "response.created":
+            response = found.response or FoundResponse()
+            created = None if response.created_at is None else int(response.created_at)
+            return [Begin(id=response.id, model=response.model, created_s=created)]
+        if kind == "response.output_item.added":
+            return self._added(found)
+        if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
+            return [ThinkingDelta(redacted=found.item.encrypted_content)]
+        if kind in ENDS:
+            return self._end(found.response or FoundResponse())
+        if kind in FAILURES:
+            raise _failed(found)
+        return []
+
+    def _delta(self, kind: str, index: int, delta: str) -> list[Chunk]:
+        self._has_content = True
+        if kind == "response.output_text.delta":
+            return [TextDelta(text=delta)]
+        if kind == "response.function_call_arguments.delta" and index in self._calls:
+            return [ToolDelta(call=self._calls[index], arguments=delta)]
+        if kind == "response.refusal.delta":
+            return [RefusalDelta(text=delta)]
+        if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+            return [ThinkingDelta(text=delta)]
+        return []
+
+    def _added(self, found: _Event) -> list[Chunk]:
+        item = found.item
+        if item is None or item.type != "function_call":
+            return []
+        call = self._calls[found.output_index] = len(self._calls)
+        return [ToolBegin(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
+
+    def _end(self, response: FoundResponse) -> list[Chunk]:
+        self.is_done = True
+        calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
+        chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
+        usage = read_usage(response.usage, has_content=self._has_content)
+        return chunks if usage is None else [*chunks, Counted(usage=usage)]
+
+
+def _failed(found: _Event) -> UpstreamError:
+    error = found.error or (found.response.error if found.response is not None else None) or {}
+    message = found.message or error.get("message") or "The provider failed"
+    return UpstreamError(str(message), str(found.code or error.get("code") or ""))

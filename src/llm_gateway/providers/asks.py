@@ -1,0 +1,91 @@
+"""Asks on their way to a provider: passed through where it speaks the client's protocol, else translated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.conversation import Completion, Refusal, Text
+from llm_gateway.domain.messages import Ask, Reply
+from llm_gateway.domain.plan import Call
+from llm_gateway.protocols.base import StreamReader, Unsupported
+from llm_gateway.protocols.counts import cut
+from llm_gateway.providers.base import Adapter, Wire
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_ask(ask: Ask, adapter: Adapter, provider: Provider, model: str, *, stream: bool) -> Call:
+    """The call that asks `model` for the answer.
+
+    Raises:
+        Unreadable: the client's document is none of its protocol.
+        Unsupported: what it asks for cannot be expressed in the provider's.
+    """
+    native = _native(ask, adapter, provider)
+    if native is not None:
+        body = _encode(_passed_on(ask, model, stream=stream))
+        return Call(native.path(model, stream), body, is_native=True, fields=ask.fields)
+    wire = next(iter(adapter.wires.values()))
+    if wire.write is None or ask.protocol == "openai_embeddings":
+        raise Unsupported("model", f"{provider.name} has no embeddings")
+    conversation = ask.conversation
+    options = {} if provider.has_json_mode else {"has_json_mode": False}
+    written = wire.write(conversation, model, stream=stream, **options)
+    body = _encode(written.document)
+    return Call(wire.path(model, stream), body, dropped=(*ask.dropped, *written.dropped))
+
+
+def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
+    """The reply in a 2xx body to a call that had to leave `dropped` out.
+
+    Raises:
+        Malformed: the body is no complete answer.
+    """
+    native = _native(ask, adapter, provider)
+    wire = native or next(iter(adapter.wires.values()))
+    completion = wire.read_reply(body)
+    return reply_of(completion, b"" if native is None else body, dropped)
+
+
+def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...] = ()) -> Reply:
+    """A completion as a reply; with a `body` that the client gets as it is, the completion need not be kept."""
+    parts = completion.choices[0].parts if completion.choices and not body else []
+    return Reply(
+        content="".join([part.text for part in parts if isinstance(part, Text | Refusal)]),
+        usage=completion.usage,
+        finish_reason=completion.choices[0].finish_reason if completion.choices else "stop",
+        upstream_model=cut(completion.model),
+        upstream_request_id=cut(completion.id),
+        usage_estimated=completion.usage_estimated,
+        completion=None if body else completion,
+        body=body,
+        dropped=dropped,
+    )
+
+
+def reader_for(ask: Ask, adapter: Adapter, provider: Provider) -> StreamReader:
+    """What reads the provider's stream."""
+    wire = _native(ask, adapter, provider) or next(iter(adapter.wires.values()))
+    if wire.reader is None:
+        raise Unsupported("stream", "this is not answered in a stream")
+    return wire.reader()
+
+
+def _native(ask: Ask, adapter: Adapter, provider: Provider) -> Wire | None:
+    if ask.protocol == "openai_responses" and not provider.has_responses:
+        return None
+    return adapter.wires.get(ask.protocol)
+
+
+def _passed_on(ask: Ask, model: str, *, stream: bool) -> dict[str, Any]:
+    """The client's document with the model's own name, and the request for usage that accounting needs."""
+    document = {**ask.document, "model": model}
+    if stream and ask.protocol == "openai_chat":
+        options = document.get("stream_options")
+        document["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    elif ask.protocol == "openai_responses":
+        document["store"] = False  # the vendor's own default is to keep it
+    return document

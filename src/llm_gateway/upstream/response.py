@@ -1,0 +1,184 @@
+"""What comes back from a provider: a whole response, or one as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple, Protocol
+
+HIGH_WATER_BYTES = 256 * 1024
+"""So much of a response is held for whoever reads it too slowly."""
+
+
+class Broken(Exception):
+    """There is no whole response, though the request was sent; the message is a sentence without its full stop."""
+
+
+class Response(NamedTuple):
+    """A whole response; its headers as they came."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, named in lower case."""
+        return header(self.headers, name)
+
+
+class Owner(Protocol):
+    """The connection that a response comes over."""
+
+    is_reusable: bool
+
+    def close(self) -> None: ...
+
+
+class ResponseStream:
+    """A response as it comes. What is not read yet is held, up to a mark from which on no more is taken.
+
+    `status` and `headers` are there once `head` has returned.
+    """
+
+    def __init__(self, connection: Owner, transport: asyncio.Transport) -> None:
+        self.connection = connection
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._is_paused = False
+        self._is_over = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def head(self, timeout_s: float) -> None:
+        """Return when the head of the response is here.
+
+        Raises:
+            TimeoutError: not within so many seconds.
+            Broken: it never will be.
+        """
+        if not self.status:
+            await self._news(timeout_s)
+
+    async def read(self, timeout_s: float) -> bytes:
+        """All that has come since the last time, at least a byte of it; nothing when the response is over.
+
+        Raises:
+            TimeoutError: nothing came for so many seconds.
+            Broken: the rest never will.
+        """
+        if not (self._pieces or self._is_over):
+            await self._news(timeout_s)
+        pieces = self._pieces
+        if not pieces:
+            self._check()
+            return b""
+        self._pieces, self._held = [], 0
+        self._go_on()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, named in lower case."""
+        return header(self.headers, name)
+
+    def close(self) -> None:
+        """Nobody wants the rest: the connection is closed with it, unless the response is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._pieces, self._held = [], 0
+        self._go_on()
+        if not self._is_over:
+            self.fail(Broken("The connection broke: it was closed on this side"))
+            self.connection.close()
+
+    def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The connection's: the head has come."""
+        self.status, self.headers = status, headers
+        self._wake()
+
+    def take(self, body: bytes) -> None:
+        """The connection's: more of the body has come."""
+        self._pieces.append(body)
+        self._held += len(body)
+        if self._held > HIGH_WATER_BYTES and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def end(self) -> None:
+        """The connection's: the response is whole."""
+        self._is_over = True
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The connection's: the rest never comes."""
+        if not self._is_over:
+            self._is_over, self._error = True, error
+            self._wake()
+
+    def _go_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _set_timer(self) -> None:
+        """One timer for many waits: it looks when it fires whether the last of them has come to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._check_time)
+
+    def _check_time(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            expire(self._waiter)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    async def _news(self, timeout_s: float) -> None:
+        self._check()
+        loop = self._loop
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiter = waiter
+        self._deadline = loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
+        try:
+            await waiter
+        except BaseException:  # edge: nobody reads on
+            self.close()
+            raise
+        finally:
+            self._waiter = None
+        if not self._pieces:
+            self._check()
+
+
+def expire(waiter: asyncio.Future[Any]) -> None:
+    """Tell whoever waits that it took too long."""
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
+
+
+def header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The first value of a header, named in lower case."""
+    size = len(name)
+    for given, value in headers:
+        if len(given) == size and given.lower() == name:
+            return value
+    return None

@@ -1,0 +1,333 @@
+"""Requests with everything in them, read and written by every protocol; and what cannot be read, or not be said."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Reasoning,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
+from llm_gateway.protocols.base import Unsupported
+
+PICTURE = "data:image/png;base64,aGVsbG8="
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+CHAT: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "developer", "content": "Be brief"},
+        {
+            "role": "user",
+            "name": "ann",
+            "content": [
+                {"type": "text", "text": "What is this?", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+                {"type": "image_url", "image_url": {"url": PICTURE, "detail": "low"}},
+                {"type": "image_url", "image_url": "https://example.org/a.png"},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,aGVsbG8="}},
+                {"type": "input_audio", "input_audio": {"data": "aGVsbG8=", "format": "wav"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Hm",
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city": "Paris"}'},
+                    "extra_content": {"google": {"thought_signature": "sig"}},
+                },
+                {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "wet"}]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No"}], "refusal": None},
+        {"role": "user", "content": "And?"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}],
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "parallel_tool_calls": False,
+    "max_completion_tokens": 50.0,
+    "temperature": 1.5,
+    "top_p": 0.5,
+    "stop": "END",
+    "n": 2,
+    "seed": 7,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"50256": -100},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "user": "u",
+    "metadata": {"a": "b"},
+    "service_tier": "auto",
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "store": False,
+    "prompt_cache_key": "k",
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "audio": None,
+}
+MESSAGES: dict[str, Any] = {
+    "model": "claude-haiku-4-5",
+    "max_tokens": 3000,
+    "system": [{"type": "text", "text": "Be brief", "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What?", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}},
+                {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+                {
+                    "type": "document",
+                    "source": {"type": "base64", "media_type": "application/pdf", "data": "aGVsbG8="},
+                    "title": "a.pdf",
+                },
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm", "signature": "sig"},
+                {"type": "redacted_thinking", "data": "sealed"},
+                {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Paris"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "down", "is_error": True},
+                {"type": "text", "text": "And?"},
+            ],
+        },
+    ],
+    "tools": [{"name": "weather", "description": "d", "input_schema": SCHEMA, "strict": True}],
+    "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+    "top_p": 0.5,
+    "stop_sequences": ["END"],
+    "metadata": {"user_id": "u"},
+    "service_tier": "auto",
+    "thinking": {"type": "enabled", "budget_tokens": 2000},
+}
+RESPONSES: dict[str, Any] = {
+    "model": "m",
+    "instructions": "Be brief",
+    "input": [
+        {"role": "user", "content": "Hello"},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "What?"},
+                {"type": "input_image", "image_url": PICTURE, "detail": "low"},
+                {"type": "input_image", "file_id": "f-1"},
+                {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,aGVsbG8="},
+                {"type": "input_file", "file_url": "https://example.org/a.pdf"},
+            ],
+        },
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": "sealed"},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "sunny"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
+    ],
+    "tools": [{"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}],
+    "tool_choice": {"type": "function", "name": "weather"},
+    "parallel_tool_calls": True,
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}, "verbosity": "low"},
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "max_output_tokens": 50,
+    "top_logprobs": 2,
+    "metadata": {"a": "b"},
+    "include": ["reasoning.encrypted_content"],
+    "store": False,
+}
+
+
+def test_all_of_chat() -> None:
+    read = openai_chat.read_request(CHAT)
+    found = read.conversation
+
+    assert read.dropped == ("prompt_cache_key",)
+    assert [turn.role for turn in found.turns] == ["developer", "user", "assistant", "tool", "assistant", "user"]
+    assert found.turns[1].name == "ann"
+    assert found.turns[1].parts == [
+        Text(text="What is this?", cache="1h"),
+        Image(media_type="image/png", data="aGVsbG8=", detail="low"),
+        Image(url="https://example.org/a.png"),
+        File(name="a.pdf", media_type="application/pdf", data="aGVsbG8="),
+        Audio(data="aGVsbG8=", format="wav"),
+    ]
+    assert found.turns[2].parts == [
+        Thinking(text="Hm"),
+        ToolCall(id="c1", name="weather", arguments='{"city": "Paris"}', signature="sig"),
+        ToolCall(id="c2", name="weather", arguments="{}"),
+    ]
+    assert [part.call_id for part in found.turns[3].parts if isinstance(part, ToolResult)] == ["c1", "c2"]
+    assert found.tool_choice == ToolChoice(mode="required", name="weather", parallel=False)
+    assert (found.max_tokens, found.n, found.stop, found.seed) == (50, 2, ["END"], 7)
+    assert (found.reasoning, found.logprobs, found.top_logprobs) == (Reasoning(effort="low"), True, 3)
+
+
+def test_chat_to_chat() -> None:
+    written = openai_chat.write_request(openai_chat.read_request(CHAT).conversation, "gpt-5-mini", stream=True)
+
+    document = written.document
+    assert set(written.dropped) == {"temperature", "metadata", "cache_control"}
+    assert document["max_completion_tokens"] == 50
+    assert (document["reasoning_effort"], document["n"], document["tool_choice"]) == ("low", 2, CHAT["tool_choice"])
+    assert document["stream_options"] == {"include_usage": True}
+    assert document["messages"][2]["tool_calls"] == CHAT["messages"][2]["tool_calls"]
+    again = openai_chat.read_request(document).conversation
+    assert again.turns[3:] == openai_chat.read_request(CHAT).conversation.turns[3:]
+
+
+def simple(document: dict[str, Any], *without: str) -> Conversation:
+    """Without what no other protocol can say."""
+    left = {name: value for name, value in copy.deepcopy(document).items() if name not in without}
+    return openai_chat.read_request(left).conversation
+
+
+def test_chat_to_messages() -> None:
+    conversation = simple(CHAT, "n", "logprobs", "top_logprobs", "logit_bias")
+    conversation.turns[1].parts.pop()
+    written = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=True)
+
+    document = written.document
+    assert set(written.dropped) >= {"seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata"}
+    assert document["system"] == "Be brief"
+    assert [message["role"] for message in document["messages"]] == ["user", "assistant", "user", "assistant", "user"]
+    assert [block["type"] for block in document["messages"][0]["content"]] == ["text", "image", "image", "document"]
+    assert document["messages"][1]["content"][0]["input"] == {"city": "Paris"}
+    assert [block["tool_use_id"] for block in document["messages"][2]["content"]] == ["c1", "c2"]
+    assert document["tool_choice"] == {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
+    assert document["thinking"] == {"type": "enabled", "budget_tokens": 2048}
+    assert document["max_tokens"] > 2048
+    assert "temperature" not in document
+    assert (document["stream"], document["metadata"]) == (True, {"user_id": "u"})
+
+
+def test_chat_to_gemini() -> None:
+    conversation = simple(CHAT, "logprobs", "top_logprobs", "logit_bias")
+    written = gemini.write_request(conversation, "gemini-2.5-pro", stream=True)
+
+    document = written.document
+    assert set(written.dropped) == {"verbosity", "metadata", "service_tier", "user", "parallel_tool_calls"}
+    assert document["systemInstruction"] == {"parts": [{"text": "Be brief"}]}
+    assert [content["role"] for content in document["contents"]] == ["user", "model", "user", "model", "user"]
+    assert document["contents"][1]["parts"][0] == {
+        "functionCall": {"name": "weather", "args": {"city": "Paris"}},
+        "thoughtSignature": "sig",
+    }
+    [first, second] = document["contents"][2]["parts"]
+    assert first["functionResponse"] == {"name": "weather", "response": {"result": "sunny"}}
+    assert second["functionResponse"]["response"] == {"result": "wet"}
+    calling = document["toolConfig"]["functionCallingConfig"]
+    assert calling == {"mode": "ANY", "allowedFunctionNames": ["weather"]}
+    config = document["generationConfig"]
+    assert (config["candidateCount"], config["seed"], config["stopSequences"]) == (2, 7, ["END"])
+    assert config["thinkingConfig"] == {"thinkingBudget": 1024}
+
+
+def test_messages_to_messages() -> None:
+    read = anthropic_messages.read_request(MESSAGES)
+    written = anthropic_messages.write_request(read.conversation, "claude-haiku-4-5", stream=False)
+
+    assert (read.dropped, written.dropped) == ((), ())
+    assert written.document == {**MESSAGES, "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
+
+
+def test_messages_to_chat_and_gemini() -> None:
+    conversation = anthropic_messages.read_request(MESSAGES).conversation
+    chat = openai_chat.write_request(conversation, "gpt-4o", stream=False)
+    google = gemini.write_request(conversation, "gemini-3-pro", stream=False)
+
+    assert [message["role"] for message in chat.document["messages"]] == ["system", "user", "assistant", "tool", "user"]
+    assert {"cache_control", "top_k", "reasoning"} & set(chat.dropped) == {"cache_control", "reasoning"}
+    call = google.document["contents"][1]["parts"][0]
+    assert call["thoughtSignature"] == "skip_thought_signature_validator"
+    assert google.document["contents"][2]["parts"][0]["functionResponse"]["response"] == {"error": "down"}
+
+
+def test_all_of_responses() -> None:
+    read = openai_responses.read_request(RESPONSES)
+    found = read.conversation
+
+    assert read.dropped == ("include",)
+    assert [turn.role for turn in found.turns] == ["system", "user", "user", "assistant", "tool", "assistant"]
+    assert found.turns[3].parts == [
+        Thinking(text="Hm", redacted="sealed"),
+        ToolCall(id="c1", name="weather", arguments="{}"),
+    ]
+    assert found.format == Format(name="n", schema=SCHEMA, strict=True)
+    assert found.reasoning == Reasoning(effort="low", summary="auto", show=True)
+    assert (found.max_tokens, found.logprobs, found.verbosity) == (50, True, "low")
+    files = [part.file_id for part in found.turns[2].parts if isinstance(part, Image)]
+    assert files == [None, "f-1"]
+    with pytest.raises(Unsupported, match="stored at another vendor"):
+        openai_chat.write_request(found, "gpt-4o", stream=False)
+
+
+ASKS = [Turn(role="user", parts=[Text(text="x")])]
+
+
+@pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-opus-5-5"])
+def test_json_at_anthropic_is_a_tools_input(model: str) -> None:
+    conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), temperature=0.5, reasoning=None)
+    written = anthropic_messages.write_request(conversation, model, stream=False)
+
+    [tool] = written.document["tools"]
+    assert (tool["name"], tool["input_schema"]) == ("json_answer", SCHEMA)
+    is_older = model == "claude-haiku-4-5"
+    assert written.document["tool_choice"]["type"] == ("tool" if is_older else "auto")
+    assert ("temperature" in written.document, written.dropped) == (is_older, () if is_older else ("temperature",))
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "model", "expected"),
+    [
+        (Reasoning(effort="none"), "claude-haiku-4-5", {"thinking": {"type": "disabled"}}),
+        (Reasoning(is_adaptive=True), "claude-opus-5-5", {"thinking": {"type": "adaptive"}}),
+        (
+            Reasoning(effort="high"),
+            "claude-opus-5-5",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+        ),
+    ],
+)
+def test_thinking_at_anthropic(reasoning: Reasoning, model: str, expected: dict[str, Any]) -> None:
+    document = anthropic_messages.write_request(
+        Conversation(turns=ASKS, reasoning=reasoning), model, stream=False
+    ).document
+
+    assert {name: document[name] for name in expected} == expected
+
+
+def test_json_asked_for_in_words_where_nothing_else_helps() -> None:
+    conversation = Conversation(turns=ASKS, format=Format())
+
+    plain = openai_chat.write_request(conversation, "m", stream=False, has_json_mode=False).document
+    native = openai_chat.write_request(conversation, "m", stream=False).document
+    assert "response_format" not in plain
+    assert native["response_format"] == {"type": "json_object"}
+    assert plain["messages"][0] == {"role": "system", "content": "Answer with a single JSON object."}
+    assert gemini.write_request(conversation, "m", stream=False).document["generationConfig"] == {
+        "responseMimeType": "application/json"
+    }

@@ -1,0 +1,135 @@
+"""Through a protocol and back: whatever it can express comes back unchanged in meaning, whole and in a stream."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from llm_gateway.domain.assembly import Assembly, chunks_of
+from llm_gateway.domain.conversation import Completion, Conversation, Text, ToolCall, Turn
+from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
+from llm_gateway.protocols.base import Head
+from llm_gateway.sse import Splitter
+from tests.protocols.strategies import completions, conversations
+
+HEAD = Head(request_id="1", model="model-1", created_s=7, document={"stream_options": {"include_usage": True}})
+BOTH_SIDES = pytest.mark.parametrize("protocol", [openai_chat, anthropic_messages], ids=["chat", "messages"])
+SURFACES = pytest.mark.parametrize(
+    "protocol", [openai_chat, anthropic_messages, openai_responses], ids=["chat", "messages", "responses"]
+)
+
+
+def meaning(conversation: Conversation) -> Any:
+    """What is said, whatever way it is cut into turns and whatever way arguments are spelled."""
+    said: list[tuple[str, Any]] = []
+    for turn in conversation.turns:
+        for part in turn.parts:
+            document = msgspec.to_builtins(part)
+            if isinstance(part, ToolCall):
+                document["arguments"] = json.loads(part.arguments)
+            said.append((turn.role, document))
+    settings = msgspec.structs.replace(conversation, turns=[])
+    return said, settings
+
+
+def essence(completion: Completion) -> Any:
+    """What was answered: texts together, calls, why it ended, and what it took."""
+    [choice] = completion.choices
+    calls = [(p.id, p.name, json.loads(p.arguments)) for p in choice.parts if isinstance(p, ToolCall)]
+    text = "".join(part.text for part in choice.parts if isinstance(part, Text))
+    usage = completion.usage
+    return text, calls, choice.finish_reason, (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+
+
+@BOTH_SIDES
+@given(conversation=conversations())
+def test_a_request(protocol: ModuleType, conversation: Conversation) -> None:
+    written = protocol.write_request(conversation, "model-1", stream=False)
+    document = json.loads(msgspec.json.encode(written.document))
+
+    read = protocol.read_request(document)
+
+    assert (read.dropped, written.dropped) == ((), ())
+    assert meaning(read.conversation) == meaning(conversation)
+
+
+@given(conversation=conversations())
+def test_gemini_takes_it_all(conversation: Conversation) -> None:
+    document = gemini.write_request(conversation, "gemini-2.5-pro", stream=True).document
+
+    said = [part for content in document["contents"] for part in content["parts"]]
+    turns = [turn for turn in conversation.turns if turn.role != "system"]
+    assert len(said) == sum(len(turn.parts) for turn in turns)
+    roles = [content["role"] for content in document["contents"]]
+    assert all(one != other for one, other in pairwise(roles)), "they alternate"
+    texts = [p.text for turn in turns for p in turn.parts if isinstance(p, Text)]
+    assert [part["text"] for part in said if "text" in part] == texts
+
+
+@SURFACES
+@given(completion=completions())
+def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
+    body = protocol.write_reply(completion, HEAD)
+
+    read = protocol.read_reply(body)
+
+    assert essence(read) == essence(completion)
+    assert read.model == "model-1"
+    assert not read.usage_estimated
+
+
+@SURFACES
+@given(completion=completions())
+def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
+    writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
+    body = b"".join(writer.write(chunk) for chunk in chunks_of(completion))
+    assert not any(end in body for end in (b"[DONE]", b"message_stop", b"response.completed"))
+
+    for event in Splitter(10_000_000).feed(body + writer.end()):
+        assert not reader.is_done
+        for chunk in reader.feed(event):
+            assembly.add(chunk)
+
+    assert reader.is_done
+    assert assembly.is_finished
+    read = essence(assembly.completion())
+    expected = essence(completion)
+    if protocol is openai_responses and expected[2] == "length" and not expected[0]:
+        return
+    assert read == expected
+
+
+@given(completion=completions())
+def test_pieces_and_whole(completion: Completion) -> None:
+    assembly = Assembly()
+    for chunk in chunks_of(completion):
+        assembly.add(chunk)
+
+    assert assembly.completion() == completion
+
+
+@pytest.mark.parametrize("protocol", [openai_chat, anthropic_messages], ids=["chat", "messages"])
+def test_a_conversation_must_ask_something(protocol: ModuleType) -> None:
+    with pytest.raises(Exception, match="messages"):
+        protocol.read_request({"model": "m", "max_tokens": 5, "messages": []})
+
+
+def test_a_system_text_in_the_middle_is_told_to_claude_by_the_user() -> None:
+    conversation = Conversation(
+        turns=[
+            Turn(role="user", parts=[Text(text="one")]),
+            Turn(role="system", parts=[Text(text="two")]),
+            Turn(role="user", parts=[Text(text="three")]),
+        ]
+    )
+    document = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
+
+    [message] = document["messages"]
+    assert [block["text"] for block in message["content"]] == ["one", "two", "three"]
+    assert document["max_tokens"] == 8192
