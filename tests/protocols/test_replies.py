@@ -61,7 +61,7 @@ SURFACES = pytest.mark.parametrize(
 @SURFACES
 def test_the_sdks_types_take_what_is_written(protocol: ModuleType, judge: Any) -> None:
     for reason in ("stop", "length", "content_filter", "tool_calls"):
-        completion = Completion(choices=[Choice(parts=RICH.choices[0].parts, finish_reason=reason)], usage=RICH.usage)  # type: ignore[arg-type]
+        completion = Completion(choices=[Choice(parts=RICH.choices[0].parts, finish_reason=reason)], usage=RICH.usage)
         judge.model_validate(json.loads(protocol.write_reply(completion, HEAD)), strict=False)
 
 
