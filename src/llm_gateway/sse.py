@@ -35,6 +35,8 @@ class Splitter:
         Raises:
             TooLarge: one of them is, or what is incomplete has grown so.
         """
+        if not (self._rest or self._is_first) and _is_one(data, self._max_event_bytes):
+            return [Event(b"", data[6:-2], data)]
         data = self._rest + data if self._rest else data
         if self._is_first:
             if len(data) < len(BOM) and BOM.startswith(data):
@@ -75,6 +77,18 @@ class Splitter:
 
     def _too_large(self) -> str:
         return f"An event of the answer is larger than {self._max_event_bytes} bytes"
+
+
+def _is_one(data: bytes, most_bytes: int) -> bool:
+    """Whether this is one whole event of one line, as nearly all are."""
+    size = len(data)
+    return (
+        data.startswith(b"data: ")
+        and data.find(b"\n") == size - 2
+        and data.endswith(b"\n\n")
+        and b"\r" not in data
+        and size - 2 <= most_bytes
+    )
 
 
 def _with_newlines(data: bytes) -> tuple[bytes, bytes]:

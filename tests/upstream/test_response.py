@@ -164,7 +164,8 @@ async def test_a_slow_reader_holds_no_more_than_256_kib(pool: Pool, far: Far) ->
     assert far.made == 1
 
 
-async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far) -> None:
+async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_gateway.upstream.connection.MAX_STREAM_BYTES", 10_000_000)
     stream = await opened(pool, far)
     far.chunk(b"x" * 10_000_001)
 
@@ -174,3 +175,118 @@ async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far) ->
 
     with pytest.raises(Broken, match="larger than 10000000 bytes"):
         await read_on()
+
+
+async def test_a_stream_may_be_larger_than_a_whole_answer(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+    far.chunk(b"x" * 10_000_001)
+    far.say(b"0\r\n\r\n")
+
+    got = 0
+    while data := await stream.read(5):
+        got += len(data)
+
+    assert got == 10_000_001
+
+
+async def test_what_is_poured_is_taken_as_it_comes(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+    far.chunk(b"held")
+    await asyncio.sleep(0.02)
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        taken.append(data)
+        return True
+
+    pouring = asyncio.create_task(stream.pour(take, 5))
+    await asyncio.sleep(0.02)
+    assert taken == [b"held"]
+    far.chunk(b"one")
+    await asyncio.sleep(0.02)
+    assert taken == [b"held", b"one"]
+    far.say(b"0\r\n\r\n")
+
+    assert await pouring is False
+    assert await stream.pour(take, 5) is False
+    pool.release(stream)
+    assert (await opened(pool, far)).status == 200
+    assert far.made == 1
+
+
+async def test_who_has_enough_gets_the_rest_when_it_pours_again(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        taken.append(data)
+        return len(taken) == 2
+
+    pouring = asyncio.create_task(stream.pour(take, 5))
+    await asyncio.sleep(0.02)
+    far.chunk(b"one")
+    assert await pouring is True
+    total = 8_000_000
+    far.chunk(b"x" * total)
+    far.say(b"0\r\n\r\n")
+    await asyncio.sleep(0.3)
+    assert HIGH_WATER_BYTES < stream._held <= HIGH_WATER_BYTES + 256 * 1024
+
+    more = [await stream.pour(take, 5), await stream.pour(take, 5)]
+    while await stream.pour(take, 5):
+        pass
+
+    assert more == [True, True]
+    assert (taken[0], sum(map(len, taken))) == (b"one", total + 3)
+
+
+async def test_silence_ends_a_pour_and_only_progress_counts(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+
+    def in_vain(data: bytes) -> bool:
+        return True
+
+    def in_earnest(data: bytes) -> bool:
+        stream.progressed()
+        return len(data) < 4
+
+    pouring = asyncio.create_task(stream.pour(in_earnest, 0.3))
+    for _ in range(4):
+        await asyncio.sleep(0.15)
+        far.chunk(b"one")
+    far.chunk(b"last")
+    assert await pouring is True
+
+    pouring = asyncio.create_task(stream.pour(in_vain, 0.3))
+    for _ in range(3):
+        await asyncio.sleep(0.15)
+        far.chunk(b"one")
+    with pytest.raises(TimeoutError):
+        await pouring
+    await asyncio.wait_for(far.gone.wait(), 1)
+
+
+async def test_a_cut_in_a_pour(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+    pouring = asyncio.create_task(stream.pour(lambda _: True, 5))
+    await asyncio.sleep(0.02)
+    far.writer.close()
+
+    with pytest.raises(Broken, match="closed too early"):
+        await pouring
+
+
+async def test_who_pours_gets_its_own_error_back_and_the_connection_is_closed(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+
+    def fails(data: bytes) -> bool:
+        raise LookupError(data)
+
+    pouring = asyncio.create_task(stream.pour(fails, 5))
+    await asyncio.sleep(0.02)
+    far.chunk(b"one")
+
+    with pytest.raises(LookupError, match="one"):
+        await pouring
+    pool.release(stream)
+    await asyncio.wait_for(far.gone.wait(), 1)

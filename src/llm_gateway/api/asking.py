@@ -146,9 +146,9 @@ class EventWriter:
 
     def pieces(self, pieces: list[Piece]) -> bytes:
         """As in `Writer`."""
-        if self._is_native:
-            return b"".join([piece.raw for piece in pieces if not (self._hides_usage and _is_count(piece.chunks))])
-        return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
+        if not self._is_native:
+            return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
+        return b"".join([raw for raw, chunks in pieces if not (self._hides_usage and _is_count(chunks))])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `Writer`."""
@@ -189,7 +189,7 @@ def _own_fields(headers: dict[bytes, bytes]) -> bytes:
 
 def _is_count(chunks: list[Chunk]) -> bool:
     """Whether an event tells nothing but usage."""
-    return bool(chunks) and all(isinstance(chunk, Counted) for chunk in chunks)
+    return len(chunks) == 1 and isinstance(chunks[0], Counted)
 
 
 def document_of(body: bytes) -> dict[str, Any]:

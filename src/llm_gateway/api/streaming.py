@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from starlette.types import Receive, Send
 
@@ -51,6 +50,19 @@ class Writer(Protocol):
         ...
 
 
+@runtime_checkable
+class Line(Protocol):
+    """What a server's `send` can do besides (`server/exchange.py`), to spare a coroutine for each piece."""
+
+    def push(self, data: bytes) -> bool:
+        """Send a piece of the body at once; whether the client keeps up."""
+        ...
+
+    async def caught_up(self) -> None:
+        """Return when it has caught up, or is gone."""
+        ...
+
+
 class Drains:
     """How many streams are read to their end though nobody listens, over all surfaces."""
 
@@ -68,16 +80,18 @@ class StreamedResponse:
         self._writer = writer
         self._receive = receive
         self._send = send
+        self._line = _line(send)
         self._drains = drains
         self._headers = headers
+        self._told: Headers = []
         self._has_begun = False
+        self._keeps_up = True
         self._is_gone = False
         self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.TimerHandle | None = None
         self._relaying: Relay | None = None
         self._beat: asyncio.TimerHandle
-        self._beating: asyncio.Task[None]
 
     async def run(self, opening: asyncio.Task[Relay | Answer]) -> None:
         """Send the reply that is being opened.
@@ -89,33 +103,34 @@ class StreamedResponse:
         watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone(opening))
         try:
             came = await self._opened(opening)
-            headers = self._writer.opened(came)
+            self._told = self._writer.opened(came)
             if isinstance(came, Answer):
-                await self._write(self._writer.kept(came), headers)
+                await self._write(self._writer.kept(came))
             else:
-                await self._relay(came, headers)
+                await self._relay(came)
         except GatewayError as error:
             if not self._has_begun:
                 raise
-            await self._write(self._writer.error(error), [])
+            await self._write(self._writer.error(error))
         except asyncio.CancelledError:
             if self._is_gone:
                 return  # opening was given up, since nobody waits for it
             if not self._has_begun:
                 raise
-            await self._write(self._writer.error(Overloaded("The gateway is stopping.")), [])
+            await self._write(self._writer.error(Overloaded("The gateway is stopping.")))
         finally:
             watch.cancel()
             if self._patience is not None:
                 self._patience.cancel()
                 self._drains.count -= 1
+        await self._line.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _opened(self, opening: asyncio.Task[Relay | Answer]) -> Relay | Answer:
         """Wait for the reply to begin; the first heartbeat sends the 200, what fails after it is told in the stream."""
         try:
             while not (await asyncio.wait({opening}, timeout=HEARTBEAT_S))[0]:
-                await self._write(COMMENT, [])
+                await self._write(COMMENT)
         except asyncio.CancelledError:
             opening.cancel()
             await asyncio.wait({opening})
@@ -124,22 +139,35 @@ class StreamedResponse:
             raise
         return opening.result()
 
-    async def _relay(self, relay: Relay, headers: Headers) -> None:
+    async def ready(self) -> None:
+        """As in `Sink`: when the client has read what was sent before."""
+        if not self._has_begun:
+            self._has_begun = True
+            start = [*HEAD, *self._told, *self._headers]
+            await self._send({"type": "http.response.start", "status": 200, "headers": start})
+        await self._line.caught_up()
+
+    def take(self, pieces: list[Piece]) -> bool:
+        """As in `Sink`."""
+        data = self._writer.pieces(pieces)
+        if not data or self._is_gone:
+            return True
+        self._sent_at = self._loop.time()
+        self._keeps_up = self._line.push(data)
+        return self._keeps_up
+
+    async def _relay(self, relay: Relay) -> None:
         self._relaying = relay
         if self._is_gone and self._patience is None:
             relay.abandon()
         self._beat = self._loop.call_later(HEARTBEAT_S, self._keep_alive)
         try:
-            async with aclosing(relay.pieces()) as batches:
-                async for pieces in batches:
-                    data = self._writer.pieces(pieces)
-                    if data and not self._is_gone:
-                        await self._write(data, headers)
-            end = b"" if relay.answer is None else self._writer.end(relay.answer)
-            if end and not self._is_gone:
-                await self._write(end, headers)
+            await relay.run(self)
         finally:
             self._beat.cancel()
+        end = b"" if relay.answer is None else self._writer.end(relay.answer)
+        if end and not self._is_gone:
+            await self._write(end)
 
     def _client_is_gone(self, opening: asyncio.Task[Relay | Answer]) -> None:
         """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
@@ -160,18 +188,39 @@ class StreamedResponse:
     def _keep_alive(self) -> None:
         """Say something when nothing was said for long: what stands between closes what looks dead."""
         quiet_s = self._loop.time() - self._sent_at
-        if quiet_s >= HEARTBEAT_S and self._has_begun and not self._is_gone:
-            self._beating = self._loop.create_task(self._write(COMMENT, []))
+        if quiet_s >= HEARTBEAT_S:
+            if self._has_begun and self._keeps_up and not self._is_gone:
+                self._keeps_up = self._line.push(COMMENT)
             quiet_s = 0.0
         self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)
 
-    async def _write(self, data: bytes, headers: Headers) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            start = [*HEAD, *headers, *self._headers]
-            await self._send({"type": "http.response.start", "status": 200, "headers": start})
+    async def _write(self, data: bytes) -> None:
+        await self.ready()
         self._sent_at = self._loop.time()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._keeps_up = self._line.push(data)
+
+
+def _line(send: object) -> Line:
+    return send if isinstance(send, Line) else _AnyLine(cast(Send, send))
+
+
+class _AnyLine:
+    """A line over a server that knows ASGI alone: what is pushed leaves when it is waited for."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: list[bytes] = []
+
+    def push(self, data: bytes) -> bool:
+        """As in `Line`."""
+        self._waiting.append(data)
+        return False
+
+    async def caught_up(self) -> None:
+        """As in `Line`."""
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 async def _until_gone(receive: Receive) -> None:

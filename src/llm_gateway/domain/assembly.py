@@ -62,18 +62,21 @@ class Assembly:
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
-        if isinstance(chunk, Begin):
-            self.begin = chunk
-            return
-        if isinstance(chunk, Counted):
-            self.usage = chunk.usage
-            return
-        choice = self._choices.get(chunk.choice)
-        if choice is None:
-            choice = self._choices[chunk.choice] = _Open()
         if isinstance(chunk, TextDelta):
-            self._text(choice, chunk)
-        elif isinstance(chunk, ToolDelta):
+            self._text(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
+        elif isinstance(chunk, Begin):
+            self.begin = chunk
+        elif isinstance(chunk, Counted):
+            self.usage = chunk.usage
+        else:
+            self._other(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
+
+    def _open(self, index: int) -> _Open:
+        choice = self._choices[index] = _Open()
+        return choice
+
+    def _other(self, choice: _Open, chunk: ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | Finish) -> None:
+        if isinstance(chunk, ToolDelta):
             self.characters += len(chunk.arguments)
             choice.pieces[choice.calls[chunk.call]].append(chunk.arguments)
         elif isinstance(chunk, ToolBegin):

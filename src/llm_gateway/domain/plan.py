@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -75,6 +76,14 @@ class Incoming(Protocol):
 
     async def next(self, timeout_s: float) -> list[Event]:
         """The next events, all that have come; none when it is over.
+
+        Raises:
+            StreamCut: no event came for so many seconds, or none ever will.
+        """
+        ...
+
+    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+        """Call `take` with the events as they come, until it returns False; whether more may come after that.
 
         Raises:
             StreamCut: no event came for so many seconds, or none ever will.

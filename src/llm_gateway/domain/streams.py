@@ -69,17 +69,41 @@ class Committed:
         """
         if self._error is not None:
             raise self._error
-        feed, add = self.reader.feed, self.assembly.add
         pieces: list[Piece] = []
-        for event in await self.incoming.next(timeout_s):
+        try:
+            self._read(await self.incoming.next(timeout_s), pieces)
+        except Exception as error:  # edge: it is raised when its turn comes
+            if not pieces:
+                raise
+            self._error = error
+        return pieces
+
+    async def pour(self, take: Callable[[list[Piece]], bool], idle_s: float) -> bool:
+        """Call `take` with what comes, as it comes, until it returns False; whether more may come after that.
+
+        Raises:
+            StreamCut, Malformed, UpstreamError: as `next`.
+        """
+        if self._error is not None:
+            raise self._error
+        read = self._read
+
+        def pieces(events: list[Event]) -> bool:
+            found: list[Piece] = []
             try:
-                chunks = feed(event)
-            except Exception as error:  # edge: it is raised when its turn comes
-                if not pieces:
-                    raise
-                self._error = error
-                break
+                read(events, found)
+            except Exception:  # edge: what came before it is the client's
+                if found:
+                    take(found)
+                raise
+            return take(found)
+
+        return await self.incoming.pour(pieces, idle_s)
+
+    def _read(self, events: list[Event], pieces: list[Piece]) -> None:
+        feed, add = self.reader.feed, self.assembly.add
+        for event in events:
+            chunks = feed(event)
             for chunk in chunks:
                 add(chunk)
             pieces.append(Piece(event.raw, chunks))
-        return pieces

@@ -5,7 +5,8 @@ There is no going back to another provider. What ends too early ends with an err
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from llm_gateway.domain.messages import Answer
 from llm_gateway.domain.plan import Served, StreamCut
@@ -17,8 +18,20 @@ BETWEEN_EVENTS_S = 120.0
 CUT = "The stream ended before it was complete"
 
 
+class Sink(Protocol):
+    """Where pieces go."""
+
+    async def ready(self) -> None:
+        """Return when some may come."""
+        ...
+
+    def take(self, pieces: list[Piece]) -> bool:
+        """Take them; whether more may come at once, without `ready`."""
+        ...
+
+
 class Relay:
-    """The pieces of one stream, to be iterated once, to the end or closed (`contextlib.aclosing`).
+    """The pieces of one stream, to be run once.
 
     `settled` makes it durable, `failed` and `gone` record how else it ended. `answer` is there once it is complete.
     """
@@ -41,18 +54,18 @@ class Relay:
         self._is_abandoned = False
 
     def abandon(self) -> None:
-        """Nobody wants the rest: the provider's connection is closed at once, and who iterates gets no more."""
+        """Nobody wants the rest: the provider's connection is closed at once, and nothing more comes."""
         self._is_abandoned = True
         self._committed.incoming.close()
 
     def drop(self) -> None:
-        """Nobody will ever iterate: what came was bought."""
+        """It will never be run to its end: what came was bought."""
         self._committed.incoming.close()
         self._committed.cut("cancelled", is_ours=True)
         self._gone()
 
-    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """What comes, all that has come at a time; the last piece when everything is durable.
+    async def run(self, sink: Sink) -> None:
+        """Hand over what comes; the last pieces when everything is durable.
 
         Raises:
             ProviderFailed: the stream broke, stalled, or is none.
@@ -60,15 +73,9 @@ class Relay:
         """
         committed = self._committed
         try:
-            pieces, committed.held = committed.held, []
-            while not committed.reader.is_done:
-                if pieces:
-                    yield pieces
-                pieces = await committed.next(BETWEEN_EVENTS_S)
-                if not pieces:
-                    if not committed.assembly.is_finished:
-                        raise StreamCut("broken", CUT)
-                    break
+            last, committed.held = committed.held, []
+            if not committed.reader.is_done:
+                last = await self._pour(sink, last)
         except (StreamCut, Malformed, UpstreamError) as error:
             await self._cut(str(error))
             return
@@ -79,8 +86,31 @@ class Relay:
             self.answer = await self._settled(committed.served())
         finally:
             committed.incoming.close()
-        if pieces:
-            yield pieces
+        if last:
+            await sink.ready()
+            sink.take(last)
+
+    async def _pour(self, sink: Sink, first: list[Piece]) -> list[Piece]:
+        """Hand over everything but what comes with the protocol's own end, which is returned."""
+        committed = self._committed
+        reader, take = committed.reader, sink.take
+        last: list[Piece] = []
+
+        def forward(pieces: list[Piece]) -> bool:
+            if reader.is_done:
+                last.extend(pieces)
+                return False
+            return take(pieces)
+
+        await sink.ready()
+        take(first)
+        while not reader.is_done:
+            await sink.ready()
+            if not await committed.pour(forward, BETWEEN_EVENTS_S):
+                break
+        if not (reader.is_done or committed.assembly.is_finished):
+            raise StreamCut("broken", CUT)
+        return last
 
     async def _cut(self, message: str) -> None:
         self._committed.incoming.close()

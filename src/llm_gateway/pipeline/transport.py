@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
@@ -79,15 +79,19 @@ class Transport:
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
 
-    @staticmethod
-    async def _rest(pool: Pool, stream: ResponseStream, timeout_s: float) -> Exchange:
+    async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> Exchange:
         """A response that is no stream, whole."""
+        pieces, size = [], 0
         try:
             async with asyncio.timeout(timeout_s):
-                body = b"".join([piece async for piece in _pieces(stream)])
+                while piece := await stream.read(MAX_WAIT_S):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > self._max_body_bytes:
+                        raise Broken(f"The answer is larger than {self._max_body_bytes} bytes")
         finally:
             pool.release(stream)
-        return _exchange(Response(stream.status, stream.headers, body))
+        return _exchange(Response(stream.status, stream.headers, b"".join(pieces)))
 
     async def _pool_of(self, provider: Provider, timeout_s: float) -> Pool:
         pooled = self._pools.get(provider.id)
@@ -221,14 +225,31 @@ class _Events:
         except (Broken, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
 
+    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+        """As in `Incoming`."""
+        stream, split = self._stream, self._splitter.feed
+
+        def events(data: bytes) -> bool:
+            found = split(data)
+            if not found:
+                return True
+            stream.progressed()
+            return take(found)
+
+        try:
+            if await stream.pour(events, idle_s):
+                return True
+            if found := self._splitter.end():
+                take(found)
+        except TimeoutError:
+            raise StreamCut("timeout", "Nothing came for too long") from None
+        except (Broken, TooLarge) as error:
+            raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
+        return False
+
     def close(self) -> None:
         """As in `Incoming`."""
         self._pool.release(self._stream)
-
-
-async def _pieces(stream: ResponseStream) -> AsyncIterator[bytes]:
-    while piece := await stream.read(MAX_WAIT_S):
-        yield piece
 
 
 def _exchange(response: Response) -> Exchange:

@@ -67,7 +67,7 @@ class Exchange:
         """Let the application answer; whatever it does, the client gets a whole response or a closed connection."""
         hub = self.line.hub
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(self.scope, self.receive, self)
             if not (self.complete or self.disconnected):
                 hub.log("response incomplete", level="error", path=self.scope["path"])
                 self._fail(500)
@@ -121,8 +121,8 @@ class Exchange:
             self.arrived.clear()
             await self.arrived.wait()
 
-    async def send(self, message: dict[str, Any]) -> None:
-        """The next piece of the response; waits while the client reads too slowly.
+    async def __call__(self, message: dict[str, Any]) -> None:
+        """ASGI's `send`: the next piece of the response; waits while the client reads too slowly.
 
         Raises:
             RuntimeError: the application breaks ASGI or HTTP.
@@ -139,6 +139,22 @@ class Exchange:
             self._write(message.get("body", b""), more_body=message.get("more_body", False))
         else:
             self._start(message["status"], message.get("headers", ()))
+
+    def push(self, body: bytes) -> bool:
+        """A further piece of the response, at once; whether the client keeps up. If not, `caught_up` is for waiting.
+
+        What sending a message does, without a coroutine for each: for pieces that are small and many.
+        """
+        if self.disconnected:
+            return True
+        self._write(body, more_body=True)
+        return not self.line.flow.write_paused
+
+    async def caught_up(self) -> None:
+        """Return when the client has read most of what was written, or is gone."""
+        flow = self.line.flow
+        if flow.write_paused and not self.disconnected:
+            await flow.drain()
 
     def _start(self, status: int, headers: Any) -> None:
         lines = [STATUS_LINE[status][:-2], self.line.hub.date]

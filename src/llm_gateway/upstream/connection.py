@@ -12,6 +12,8 @@ import httptools
 from llm_gateway.upstream.response import Broken, Response, ResponseStream, expire, header
 
 MAX_HEAD_BYTES = 256 * 1024
+MAX_STREAM_BYTES = 1024 * 1024 * 1024
+"""Of a response that is read as it comes: a million tokens are some 300 MB of events, of which nothing is held."""
 ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
 
 
@@ -22,7 +24,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, max_body_bytes: int) -> None:
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = self._limit = max_body_bytes
         self._stream: ResponseStream | None = None
         self._loop = asyncio.get_running_loop()
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -49,6 +51,7 @@ class Connection(asyncio.Protocol):
         self.is_reusable = False
         self._size = 0
         self._has_head = False
+        self._limit = self._max_body_bytes
         timer = self._loop.call_later(timeout_s, expire, waiter)
         self._transport.write(request)
         try:
@@ -70,6 +73,7 @@ class Connection(asyncio.Protocol):
         self.is_reusable = False
         self._size = 0
         self._has_head = False
+        self._limit = MAX_STREAM_BYTES
         self._stream = ResponseStream(self, self._transport)
         self._transport.write(request)
         return self._stream
@@ -151,8 +155,8 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """The parser's."""
         self._size += len(body)
-        if self._size > self._max_body_bytes:
-            self._fail(f"The answer is larger than {self._max_body_bytes} bytes")
+        if self._size > self._limit:
+            self._fail(f"The answer is larger than {self._limit} bytes")
         elif self._stream is not None:
             self._stream.take(body)
         else:

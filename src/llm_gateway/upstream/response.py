@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 HIGH_WATER_BYTES = 256 * 1024
@@ -51,6 +52,8 @@ class ResponseStream:
         self._is_over = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        self._idle_s = 0.0
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -77,9 +80,31 @@ class ResponseStream:
         if not pieces:
             self._check()
             return b""
-        self._pieces, self._held = [], 0
-        self._go_on()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self._held_so_far()
+
+    async def pour(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
+        """Call `take` with all that comes, as it comes, until it returns False; whether more may come after that.
+
+        A task that is woken for each piece costs more than all that is done with it. What `take` raises is raised here.
+
+        Raises:
+            TimeoutError: `progressed` was not called for so many seconds.
+            Broken: the rest never will come.
+        """
+        if self._pieces and not take(self._held_so_far()):
+            return True
+        self._take, self._idle_s = take, idle_s
+        try:
+            if not self._is_over:
+                await self._news(idle_s)
+        finally:
+            self._take = None
+        self._check()
+        return not self._is_over
+
+    def progressed(self) -> None:
+        """What is poured brought something: the time it may be silent begins anew."""
+        self._deadline = self._loop.time() + self._idle_s
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, named in lower case."""
@@ -103,6 +128,16 @@ class ResponseStream:
 
     def take(self, body: bytes) -> None:
         """The connection's: more of the body has come."""
+        if self._take is not None:
+            try:
+                if not self._take(body):
+                    self._take = None
+                    self._wake()
+            except Exception as error:  # edge: it is raised to whoever pours
+                self._take = None
+                self.fail(error)
+                self.connection.close()
+            return
         self._pieces.append(body)
         self._held += len(body)
         if self._held > HIGH_WATER_BYTES and not self._is_paused:
@@ -120,6 +155,12 @@ class ResponseStream:
         if not self._is_over:
             self._is_over, self._error = True, error
             self._wake()
+
+    def _held_so_far(self) -> bytes:
+        pieces = self._pieces
+        self._pieces, self._held = [], 0
+        self._go_on()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _go_on(self) -> None:
         if self._is_paused:
