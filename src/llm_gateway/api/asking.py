@@ -148,7 +148,9 @@ class EventWriter:
         """As in `Writer`."""
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
-        return b"".join([raw for raw, chunks in pieces if not (self._hides_usage and _is_count(chunks))])
+        if self._hides_usage:
+            pieces = [piece for piece in pieces if not _is_count(piece.chunks)]
+        return pieces[0].raw if len(pieces) == 1 else b"".join([piece.raw for piece in pieces])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `Writer`."""

@@ -96,7 +96,8 @@ class Assembly:
 
     def _text(self, choice: _Open, chunk: TextDelta) -> None:
         self.characters += len(chunk.text)
-        if choice.last(Text):
+        parts = choice.parts
+        if parts and isinstance(parts[-1], Text):
             choice.pieces[-1].append(chunk.text)
         else:
             choice.append(Text(text=""), chunk.text)

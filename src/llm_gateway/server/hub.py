@@ -72,7 +72,10 @@ class Outbox:
 
     def empty(self) -> None:
         """Write everything now, as must be done before a transport is written to or closed by another way."""
-        waiting, self._waiting = self._waiting, []
+        waiting = self._waiting
+        if not waiting:
+            return
+        self._waiting = []
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)
