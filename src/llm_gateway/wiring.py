@@ -196,7 +196,8 @@ async def build_pipeline(
     stack.callback(shipper.stop)
     stack.push_async_callback(journal.sync_and_close)
     in_flight = InFlight(settings.max_in_flight)
-    metrics = Metrics(lambda: _gauges(config, in_flight))
+    loop = asyncio.get_running_loop()
+    metrics = Metrics(lambda: _gauges(config, in_flight, loop))
 
     def observe(record: UsageRecord) -> None:
         journal.remember(record)
@@ -305,8 +306,16 @@ class _Forgetter:
         self._versions = versions
 
 
-def _gauges(config: Configuration, in_flight: InFlight) -> Iterator[tuple[str, str, dict[str, str], float]]:
+def _gauges(
+    config: Configuration, in_flight: InFlight, loop: asyncio.AbstractEventLoop
+) -> Iterator[tuple[str, str, dict[str, str], float]]:
     yield "llm_gateway_requests_in_flight", "Requests being served", {}, in_flight.count
+    yield (
+        "llm_gateway_tasks",
+        "Tasks of the event loop, which come and go with requests",
+        {},
+        len(asyncio.all_tasks(loop)),
+    )
     names = {p.id: p.name for p in config.live.snapshot.providers.values()}
     for (provider_id, model), state in config.health.states().items():
         labels = {"provider": names.get(provider_id, provider_id), "model": model}

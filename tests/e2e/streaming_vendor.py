@@ -59,6 +59,8 @@ class StreamingVendor:
         self.gone = threading.Semaphore(0)
         self.gone_at: list[float] = []
         self.ended = 0
+        self.said = 0
+        """Bytes of steps, over all calls."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("_Handler", (_Handler,), {"vendor": self}))
         self._server.daemon_threads = True
 
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(b"%x\r\n%b\r\n" % (len(step), step))
             self.wfile.flush()
+            self.vendor.said += len(step)
 
     def _wait(self, seconds: float) -> None:
         self.connection.settimeout(seconds)

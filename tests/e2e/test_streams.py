@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import random
 import signal
 import socket
 import sqlite3
@@ -231,29 +230,6 @@ def test_a_long_answer_is_not_cut_for_being_long(alone: GatewayProcess, streamer
 
     assert (status, text(body)) == (200, "one two three ")
     assert records(alone)[-1]["outcome"] == "ok"
-
-
-def test_nothing_leaks_when_clients_leave(alone: GatewayProcess, streamer: StreamingVendor) -> None:
-    configure(alone, streamer, BEGIN, *WORDS, Pause(0.05), *WORDS, Pause(0.05), finish(), usage(11, 7), DONE)
-    rounds, before = 60, files(alone)
-    chance = random.Random(5)
-    for number in range(rounds):
-        client = Client(alone, f"Count {number}")
-        if number % 3:
-            client.read_until(b"HTTP/1.1 200" if number % 3 == 1 else b"two")
-        time.sleep(chance.uniform(0, 0.02))
-        client.leave()
-
-    until(lambda: "llm_gateway_requests_in_flight 0.0" in alone.call("GET", "/metrics").body.decode())
-    seen, calls = records(alone), len(streamer.calls)
-    # Who aborts at once may be recorded before anyone was called.
-    assert calls == len(seen) if alone.policy == "drain" else calls <= len(seen) <= rounds  # type: ignore[attr-defined]
-    assert len(seen) >= rounds - 5, "a request that never came whole is none"
-    until(lambda: files(alone) <= before + 12)
-
-
-def files(gateway: GatewayProcess) -> int:
-    return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
 
 
 def test_stopping_ends_a_stream_with_an_error(tmp_path: Path, streamer: StreamingVendor) -> None:
