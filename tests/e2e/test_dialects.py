@@ -1,18 +1,15 @@
-"""The gateway between its callers and vendors of every dialect: a mock that someone else wrote, and a real model."""
+"""The gateway between its callers and vendors of every dialect: a mock that someone else wrote."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Match, Reply
 
-from llm_gateway.local_model import LocalModel, find_model
 from tests.e2e.process import GatewayProcess
 
 MODELS = {
@@ -180,52 +177,3 @@ def test_an_answer_that_is_none(
     second = configure(gateway, llmock, "openai")
 
     assert gateway.ask().json["provider"] == second
-
-
-class RealModel:
-    """The embedded model's server, kept by a loop of its own."""
-
-    def __init__(self) -> None:
-        path = find_model()
-        assert path is not None, "make setup installs the model"
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        self.model = self._run(self._start(LocalModel(path, log=lambda *_, **__: None)))
-
-    async def _start(self, model: LocalModel) -> LocalModel:
-        await model.start()
-        return model
-
-    def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
-
-    def stop(self) -> None:
-        self._run(self.model.stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-
-def test_a_real_model_in_two_dialects(gateway: GatewayProcess) -> None:
-    """llama.cpp's server speaks OpenAI's and Anthropic's."""
-    real = RealModel()
-    try:
-        model = real.model
-        roots = {"openai": model.base_url, "anthropic": model.base_url.removesuffix("/v1")}
-        answers = {}
-        for kind, base_url in roots.items():
-            path = gateway.provider("real", base_url, model.model_name, kind=kind, api_key=model.api_key)
-            for tokens in (50, 3):
-                answer = gateway.ask("What is the capital of France?", temperature=0, max_tokens=tokens).json
-                answers[kind, tokens] = answer["content"], answer["finish_reason"], answer["input_tokens"]
-            assert gateway.call("DELETE", path).status == 204
-    finally:
-        real.stop()
-
-    assert "Paris" in answers["openai", 50][0]
-    assert answers["openai", 50][1] == "stop"
-    assert answers["openai", 3][1] == "length"
-    assert {tokens: answers["anthropic", tokens] for tokens in (50, 3)} == {
-        tokens: answers["openai", tokens] for tokens in (50, 3)
-    }, "the same answer of the same prompt, whoever carries it, the cached part of it counted too"
