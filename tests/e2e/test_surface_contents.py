@@ -1,0 +1,278 @@
+"""What the protocols carry, by the official SDKs, from every surface to every dialect: schemas, pictures, tools."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from llmock.pytest_plugin import LLMock
+from llmock.scenarios import Match, Reply, ToolCall
+from pydantic import BaseModel
+
+from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.test_dialects import DIALECTS, configure
+
+PIXEL = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c63f8cfc0f01f00050001ff56c75d"
+        "2d0000000049454e44ae426082"
+    )
+).decode()
+CITIES = (ToolCall("weather", {"city": "Paris"}), ToolCall("weather", {"city": "Rome"}))
+PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+class City(BaseModel):
+    """What is asked for."""
+
+    name: str
+    people: int
+
+
+PARIS = City(name="Paris", people=2)
+
+
+@pytest.fixture
+def chat(gateway: GatewayProcess) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def messages(gateway: GatewayProcess) -> Iterator[Any]:
+    with anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+def asked(text: Any = "Where?") -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+class TestSchemas:
+    """The SDKs' own parsing into a model of pydantic's."""
+
+    @DIALECTS
+    @STREAM
+    def test_chat(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+        self._vendor(gateway, llmock, kind)
+
+        if stream:
+            with chat.chat.completions.stream(model="auto", messages=asked(), response_format=City) as events:
+                made = events.get_final_completion()
+        else:
+            made = chat.chat.completions.parse(model="auto", messages=asked(), response_format=City)
+
+        assert made.choices[0].message.parsed == PARIS
+        self._schema_arrived(llmock, kind)
+
+    @DIALECTS
+    @STREAM
+    def test_responses(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+        self._vendor(gateway, llmock, kind)
+
+        if stream:
+            with chat.responses.stream(model="auto", input="Where?", text_format=City) as events:
+                made = events.get_final_response()
+        else:
+            made = chat.responses.parse(model="auto", input="Where?", text_format=City)
+
+        assert made.output_parsed == PARIS
+        self._schema_arrived(llmock, kind)
+
+    @DIALECTS
+    @STREAM
+    def test_messages(self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str, stream: bool) -> None:
+        self._vendor(gateway, llmock, kind)
+
+        if stream:
+            with messages.messages.stream(model="auto", max_tokens=50, messages=asked(), output_format=City) as events:
+                made = events.get_final_message()
+        else:
+            made = messages.messages.parse(model="auto", max_tokens=50, messages=asked(), output_format=City)
+
+        assert made.parsed_output == PARIS
+        self._schema_arrived(llmock, kind)
+
+    @staticmethod
+    def _vendor(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+        configure(gateway, llmock, kind)
+        llmock.reply(PARIS.model_dump_json())
+
+    @staticmethod
+    def _schema_arrived(llmock: LLMock, kind: str) -> None:
+        [call] = llmock.requests
+        assert '"people"' in json.dumps(call.body), kind
+
+
+class TestPictures:
+    """As data, in each protocol's own shape, to each dialect's."""
+
+    @DIALECTS
+    def test_chat(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str) -> None:
+        configure(gateway, llmock, kind)
+        part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+
+        chat.chat.completions.create(model="auto", messages=asked([{"type": "text", "text": "What?"}, part]))
+
+        self._arrived(llmock, kind)
+
+    @DIALECTS
+    def test_responses(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str) -> None:
+        configure(gateway, llmock, kind)
+        part = {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}", "detail": "auto"}
+
+        chat.responses.create(model="auto", input=asked([{"type": "input_text", "text": "What?"}, part]))
+
+        self._arrived(llmock, kind)
+
+    @DIALECTS
+    def test_messages(self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str) -> None:
+        configure(gateway, llmock, kind)
+        part = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+
+        messages.messages.create(model="auto", max_tokens=50, messages=asked([part, {"type": "text", "text": "What?"}]))
+
+        self._arrived(llmock, kind)
+
+    @staticmethod
+    def _arrived(llmock: LLMock, kind: str) -> None:
+        [call] = llmock.requests
+        shape = {
+            "openai": '"url": "data:image/png;base64,',
+            "anthropic": '"media_type": "image/png"',
+            "gemini": '"mimeType": "image/png"',
+        }[kind]
+        sent = json.dumps(call.body)
+        assert PIXEL in sent
+        assert shape in sent or "input_image" in sent
+
+
+class TestParallelTools:
+    """Two calls in one answer, and both results in the next request."""
+
+    @DIALECTS
+    @STREAM
+    def test_chat(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+        self._vendor(gateway, llmock, kind)
+        tools = [{"type": "function", "function": {"name": "weather", "parameters": PLACE}}]
+
+        if stream:
+            with chat.chat.completions.stream(model="auto", messages=asked(), tools=tools) as events:
+                message = events.get_final_completion().choices[0].message
+        else:
+            message = chat.chat.completions.create(model="auto", messages=asked(), tools=tools).choices[0].message
+        results = [
+            {
+                "role": "tool",
+                "tool_call_id": call.id,
+                "content": f"sunny in {json.loads(call.function.arguments)['city']}",
+            }
+            for call in message.tool_calls
+        ]
+        calls = [
+            call.model_dump(include={"id": True, "type": True, "function": {"name", "arguments"}})
+            for call in message.tool_calls
+        ]
+        said = {"role": "assistant", "content": None, "tool_calls": calls}
+        made = chat.chat.completions.create(model="auto", messages=[*asked(), said, *results], tools=tools)
+
+        assert made.choices[0].message.content == "Sunny."
+        self._results_arrived(llmock)
+
+    @DIALECTS
+    @STREAM
+    def test_responses(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+        self._vendor(gateway, llmock, kind)
+        tools = [{"type": "function", "name": "weather", "parameters": PLACE, "strict": False}]
+
+        if stream:
+            with chat.responses.stream(model="auto", input=asked(), tools=tools) as events:
+                made = events.get_final_response()
+        else:
+            made = chat.responses.create(model="auto", input=asked(), tools=tools)
+        calls = [item for item in made.output if item.type == "function_call"]
+        said = [
+            {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
+            for call in calls
+        ]
+        results = [
+            {
+                "type": "function_call_output",
+                "call_id": call.call_id,
+                "output": f"sunny in {json.loads(call.arguments)['city']}",
+            }
+            for call in calls
+        ]
+        made = chat.responses.create(model="auto", input=[*asked(), *said, *results], tools=tools)
+
+        assert made.output_text == "Sunny."
+        self._results_arrived(llmock)
+
+    @DIALECTS
+    @STREAM
+    def test_messages(self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str, stream: bool) -> None:
+        self._vendor(gateway, llmock, kind)
+        given = {"model": "auto", "max_tokens": 50, "tools": [{"name": "weather", "input_schema": PLACE}]}
+
+        if stream:
+            with messages.messages.stream(**given, messages=asked()) as events:
+                made = events.get_final_message()
+        else:
+            made = messages.messages.create(**given, messages=asked())
+        uses = [block for block in made.content if block.type == "tool_use"]
+        said = [{"type": "tool_use", "id": use.id, "name": use.name, "input": use.input} for use in uses]
+        results = [
+            {"type": "tool_result", "tool_use_id": use.id, "content": f"sunny in {use.input['city']}"} for use in uses
+        ]
+        turns = [*asked(), {"role": "assistant", "content": said}, {"role": "user", "content": results}]
+        made = messages.messages.create(**given, messages=turns)
+
+        assert made.content[0].text == "Sunny."
+        self._results_arrived(llmock)
+
+    @staticmethod
+    def _vendor(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+        configure(gateway, llmock, kind)
+        llmock.add(Reply(tool_calls=CITIES, match=Match(provider=kind))).reply("Sunny.")
+
+    @staticmethod
+    def _results_arrived(llmock: LLMock) -> None:
+        sent = json.dumps(llmock.requests[-1].body)
+        assert sent.index("sunny in Paris") < sent.index("sunny in Rome")
+
+
+@STREAM
+def test_the_sdks_wait_as_the_gateway_says(
+    gateway: GatewayProcess, llmock: LLMock, chat: Any, messages: Any, stream: bool
+) -> None:
+    """Their own retries: after the time the gateway names, and not at all where it says there is no use."""
+    configure(gateway, llmock, "openai")
+    given = {
+        "model": "auto", "messages": asked(), "stream": stream, "max_tokens": 9,
+        "extra_headers": {"cache-control": "no-store"},
+    }  # fmt: skip
+    retrying: list[Any] = [chat.with_options(max_retries=2).chat.completions]
+    retrying.append(messages.with_options(max_retries=2).messages)
+    for sdk in retrying:
+        llmock.reset()
+        llmock.rate_limit(retry_after=2, provider="openai")
+        began = time.monotonic()
+        made = sdk.create(**given)
+        if stream:
+            list(made)
+        assert time.monotonic() - began >= 1.9
+        assert [call.status for call in llmock.requests] == [429, 200]
+
+    llmock.reset()
+    for _ in range(3):
+        llmock.context_overflow(provider="openai")
+    with pytest.raises(openai.BadRequestError):
+        chat.with_options(max_retries=2).chat.completions.create(model="auto", messages=asked("no use"), stream=stream)
+    assert len(llmock.requests) == 1
