@@ -45,6 +45,8 @@ def rows(found: Findings) -> list[Row]:
         Row("plain nginx proxy", "µs CPU/request", None, None, nginx, 1),
         Row("POST /generate, fsync always, to nginx", "×", 9, 6, _ratio(proxied, nginx), 1),
         Row("cache hit to nginx", "×", 3.5, 2, _ratio(hit, nginx), 1),
+        Row("POST /v1/chat/completions, passed through, fsync always", "µs CPU/request", None, None, cpu.get("chat")),
+        Row("POST /v1/messages, translated, fsync always", "µs CPU/request", None, None, cpu.get("messages")),
     ]
 
 

@@ -92,7 +92,7 @@ class Bench:
         gateway = self._gateway("interval")
         try:
             gateway.add_provider(self._mock.base_url)
-            self._scenario("interval", "POST /generate, fsync interval", gateway)
+            self._scenario("interval", "POST /generate, fsync interval", gateway, self._to_gateway(gateway))
         finally:
             gateway.stop()
 
@@ -104,13 +104,17 @@ class Bench:
             self.found.idle_mb = gateway.tree.resident_mb()
             gateway.add_provider(self._mock.base_url)
             self._added_latency(gateway)
-            self._scenario("always", "POST /generate, fsync always", gateway)
-            self._scenario("hit", "cache hit", gateway, SAME_PROMPT)
+            self._scenario("always", "POST /generate, fsync always", gateway, self._to_gateway(gateway))
+            self._scenario("hit", "cache hit", gateway, self._to_gateway(gateway, SAME_PROMPT), misses=1)
             if self._options.soak_seconds:
                 self._say(f"soaking for {self._options.soak_seconds:.0f} s …")
                 self._load(self._to_gateway(gateway), seconds=self._options.soak_seconds)
             self.found.loaded_mb = gateway.tree.resident_mb()
             self._say(f"resident memory: {self.found.idle_mb:.0f} MB idle, {self.found.loaded_mb:.0f} MB after load")
+            self._scenario(
+                "chat", "chat completion passed through", gateway, self._to_surface(gateway, "chat/completions")
+            )
+            self._scenario("messages", "Anthropic message, translated", gateway, self._to_surface(gateway, "messages"))
         finally:
             gateway.stop()
 
@@ -124,10 +128,10 @@ class Bench:
         self.found.start_s = Figure.of(took[1:])
         self._say(f"start to first 200: {self.found.start_s.value:.2f} s")
 
-    def _scenario(self, key: str, name: str, gateway: Gateway, prompt: str = PROMPT) -> None:
+    def _scenario(self, key: str, name: str, gateway: Gateway, job: Job, misses: int | None = None) -> None:
         ledger = _Ledger(gateway, self._mock)
-        self.found.speeds[key] = self._speed(name, self._to_gateway(gateway, prompt), gateway.tree, ledger)
-        self._close(ledger, name, misses=None if prompt is PROMPT else 1)
+        self.found.speeds[key] = self._speed(name, job, gateway.tree, ledger)
+        self._close(ledger, name, misses)
 
     def _added_latency(self, gateway: Gateway) -> None:
         """Direct and through the gateway in turns, so that the machine's moods meet both."""
@@ -209,6 +213,12 @@ class Bench:
         body = {"user_id": "customer-1", "service": "bench", "prompt": prompt, "max_tokens": 200}
         headers = {"content-type": "application/json", "x-service-key": KEY}
         return Job(gateway.port, "/api/v1/generate", json.dumps(body), headers)
+
+    @staticmethod
+    def _to_surface(gateway: Gateway, path: str) -> Job:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 200}
+        headers = {"content-type": "application/json", "x-api-key": KEY}
+        return Job(gateway.port, f"/v1/{path}", json.dumps(body), headers)
 
     @staticmethod
     def _to_vendor(port: int) -> Job:
