@@ -22,6 +22,7 @@ from llm_gateway.protocols.anthropic_messages.errors import error_document
 from llm_gateway.protocols.anthropic_messages.reply import message_document, stop_of
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
 from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.in_order import InOrder
 from llm_gateway.sse import encode_event
 
 
@@ -37,11 +38,17 @@ class StreamWriter:
         self._call = -1
         self._usage = Usage()
         self._finish = Finish()
+        self._in_order = InOrder()
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
+        if not isinstance(chunk, Begin | Counted) and chunk.choice:
+            return b""
+        return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
+
+    def _write(self, chunk: Chunk) -> bytes:
         if isinstance(chunk, TextDelta | RefusalDelta):
-            if chunk.choice or not chunk.text:
+            if not chunk.text:
                 return b""
             opening = self._block("text", {"type": "text", "text": ""})
             return opening + self._delta({"type": "text_delta", "text": chunk.text})
@@ -50,21 +57,21 @@ class StreamWriter:
         elif isinstance(chunk, Counted):
             self._usage = chunk.usage
         elif isinstance(chunk, Finish):
-            if not chunk.choice:
-                self._finish = chunk
-        elif not chunk.choice:
+            self._finish = chunk
+        else:
             return self._thinking(chunk) if isinstance(chunk, ThinkingDelta) else self._tool(chunk)
         return b""
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
+        held = b"".join([self._write(each) for each in self._in_order.end()])
         reason, sequence = stop_of(self._finish.reason, self._finish.stop_sequence)
         delta = {
             "type": "message_delta",
             "delta": {"stop_reason": reason, "stop_sequence": sequence},
             "usage": write_usage(self._usage),
         }
-        return self._begin() + self._close() + _event(delta) + _event({"type": "message_stop"})
+        return held + self._begin() + self._close() + _event(delta) + _event({"type": "message_stop"})
 
     def error(self, message: str, code: str) -> bytes:
         """As in `StreamWriter`."""

@@ -24,6 +24,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.in_order import InOrder
 from llm_gateway.protocols.openai_responses.reply import call_item, content_of, grouped, item_of, response_document
 from llm_gateway.sse import encode_event
 
@@ -44,14 +45,20 @@ class StreamWriter:
         self._text: list[str] = []
         self._said: list[Part] = []
         self._call = ToolCall(id="", name="", arguments="")
+        self._in_order = InOrder()
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
         self._assembly.add(chunk)
+        if not isinstance(chunk, Begin | Counted) and chunk.choice:
+            return b""
+        return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
+
+    def _write(self, chunk: Chunk) -> bytes:
         if isinstance(chunk, Begin):
             self._model = chunk.model or self._model
             return self._begin()
-        if isinstance(chunk, Counted | Finish) or chunk.choice:
+        if isinstance(chunk, Counted | Finish):
             return b""
         if isinstance(chunk, TextDelta):
             return self._say("output_text", chunk.text)
@@ -63,12 +70,13 @@ class StreamWriter:
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
+        held = b"".join([self._write(each) for each in self._in_order.end()])
         completion = self._assembly.completion()
         choice = completion.choices[0] if completion.choices else None
         reason = choice.finish_reason if choice is not None else "stop"
         groups = grouped(choice.parts) if choice is not None else []
         output = [item_of(parts, self._head.request_id, index) for index, parts in enumerate(groups)]
-        closing = self._begin() + self._close()
+        closing = held + self._begin() + self._close()
         response = response_document(self._head, self._model, output, reason, completion.usage)
         kind = "response.incomplete" if response["status"] == "incomplete" else "response.completed"
         return closing + self._event(kind, response=response)
