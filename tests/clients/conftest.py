@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
 
 LIBRARIES = ("instructor", "langchain_anthropic", "langchain_openai", "langchain_tests", "llm", "pydantic_ai")
-if not all(find_spec(name) for name in LIBRARIES):
+INSTALLED = all(find_spec(name) for name in LIBRARIES)
+if not INSTALLED:
     collect_ignore_glob = ["test_*.py"]
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5-20251001", "gemini": "gemini-2.5-pro"}
 """One of each vendor, by dialect."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if INSTALLED:
+        # The libraries keep their connections for the next call and never close them; that is told at the very end.
+        config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
 
 
 class InstalledGateway(GatewayProcess):
