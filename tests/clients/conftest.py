@@ -6,6 +6,8 @@ not installed, nothing here is collected.
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,10 +30,22 @@ MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5-20251001", "ge
 """One of each vendor, by dialect."""
 
 
+# The libraries keep their connections for the next call and never close them.
+UNCLOSED = "unclosed"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if INSTALLED:
-        # The libraries keep their connections for the next call and never close them; that is told at the very end.
-        config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
+        config.addinivalue_line("filterwarnings", f"ignore:{UNCLOSED}:ResourceWarning")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collected() -> Iterator[None]:
+    """What is left at the end is collected while it may be; pytest does it later without those filters."""
+    yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", UNCLOSED, ResourceWarning)
+        gc.collect()
 
 
 class InstalledGateway(GatewayProcess):
