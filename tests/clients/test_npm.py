@@ -22,7 +22,9 @@ PACKAGES = pytest.mark.parametrize("package", ["openai", "anthropic", "ai"])
 
 pytestmark = [
     pytest.mark.skipif(NODE is None, reason="There is no node here: install Node.js 20 or newer"),
-    pytest.mark.skipif(not (HERE / "node_modules").is_dir(), reason="make test-clients installs the packages, with npm"),
+    pytest.mark.skipif(
+        not (HERE / "node_modules").is_dir(), reason="make test-clients installs the packages, with npm"
+    ),
 ]
 
 

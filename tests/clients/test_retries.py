@@ -79,9 +79,7 @@ def test_at_the_limit_it_waits_as_long_as_it_is_told(
 
 
 @SDKS
-def test_what_exceeds_the_limit_is_not_tried_again(
-    gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
-) -> None:
+def test_what_exceeds_the_limit_is_not_tried_again(gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask) -> None:
     provider(gateway, llmock, rate_limit_tpm=1)
 
     with pytest.raises((openai.RateLimitError, anthropic.RateLimitError)):
