@@ -112,5 +112,6 @@ def test_without_a_provider_that_works_it_gives_up_in_the_end(
     with pytest.raises((openai.InternalServerError, anthropic.InternalServerError)) as failed:
         ask()
 
-    assert failed.value.response.headers["x-should-retry"] == "true"
+    error: Any = failed.value
+    assert error.response.headers["x-should-retry"] == "true"
     assert len(nap.seconds) == 2, "as often as the SDKs do by default"
