@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
@@ -43,6 +47,7 @@ class Standard(ChatModelIntegrationTests):
         """What a model would take from the prompt and the mock does not; files that would be fetched from the web."""
         self.kind = vendor
         monkeypatch.setattr(chat_models.httpx, "get", lambda *_, **__: SimpleNamespace(content=IMAGE))
+        monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "tests")
         match request.function.__name__:
             case "test_tool_calling" | "test_tool_calling_async":
                 llmock.call_tool("magic_function", {"input": 3}, times=None)
@@ -95,6 +100,10 @@ class TestChat(Standard):
     def supports_json_mode(self) -> bool:
         return True
 
+    @property
+    def supports_audio_inputs(self) -> bool:
+        return self.kind != "anthropic"
+
 
 class TestResponses(TestChat):
     """Over responses."""
@@ -118,3 +127,34 @@ class TestMessages(Standard):
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
+
+
+ERRORS = pytest.mark.parametrize(
+    ("make", "sdk"),
+    [
+        (ChatOpenAI, openai),
+        (partial(ChatOpenAI, use_responses_api=True), openai),
+        (ChatAnthropic, anthropic),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+
+
+@ERRORS
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.usefixtures("vendor")
+def test_errors_are_the_sdks_own(llmock: LLMock, make: Callable[..., BaseChatModel], sdk: Any, stream: bool) -> None:
+    llmock.fail(400, message="too odd").outage(status=500)
+
+    def ask(**fields: Any) -> None:
+        model = make(**{"model": "auto", "max_retries": 0, **fields})
+        list(model.stream("Where?")) if stream else model.invoke("Where?")
+
+    with pytest.raises(sdk.BadRequestError, match="too odd"):
+        ask()
+    with pytest.raises(sdk.InternalServerError, match="answered 500"):
+        ask()
+    with pytest.raises(sdk.NotFoundError, match="There are: auto"):
+        ask(model="no-such-model")
+    with pytest.raises(sdk.AuthenticationError):
+        ask(api_key="wrong")
