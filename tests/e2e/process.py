@@ -43,6 +43,8 @@ class GatewayProcess:
     are given by name: `accept_seconds=2`.
     """
 
+    command = COMMAND
+
     def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
         self.directory = directory
         self.port = free_port()
@@ -57,7 +59,7 @@ class GatewayProcess:
         """Start it, without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [COMMAND, "serve", *self._flags],
+                [self.command, "serve", *self._flags],
                 env=self._environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,

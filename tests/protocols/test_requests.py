@@ -16,6 +16,7 @@ from llm_gateway.domain.conversation import (
     Reasoning,
     Text,
     Thinking,
+    Tool,
     ToolCall,
     ToolChoice,
     ToolResult,
@@ -298,6 +299,19 @@ def test_json_at_anthropic_is_a_tools_input(model: str) -> None:
     is_older = model == "claude-haiku-4-5"
     assert written.document["tool_choice"]["type"] == ("tool" if is_older else "auto")
     assert ("temperature" in written.document, written.dropped) == (is_older, () if is_older else ("temperature",))
+
+
+def test_json_beside_tools_at_anthropic_where_one_must_be_called() -> None:
+    """Instructor asks for both; the call has the tool's own schema, so the other one changes nothing."""
+    conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
+    with pytest.raises(Unsupported, match="not beside tools"):
+        anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False)
+
+    conversation.tool_choice = ToolChoice(mode="required", name="weather")
+    document = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
+
+    assert [tool["name"] for tool in document["tools"]] == ["weather"]
+    assert document["tool_choice"] == {"type": "tool", "name": "weather"}
 
 
 @pytest.mark.parametrize(

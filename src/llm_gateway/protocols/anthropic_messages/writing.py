@@ -77,7 +77,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         dropped.append("service_tier")
     _tools(conversation, document)
     _think(conversation.reasoning, model, document)
-    if conversation.format is not None:
+    if conversation.format is not None and not _must_call(conversation):  # a call has the tool's own schema
         _answer_in(conversation.format, model, document)
     return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
 
@@ -217,6 +217,11 @@ def _tool_choice(choice: ToolChoice) -> Document:
     if choice.parallel is not None:
         kind["disable_parallel_tool_use"] = not choice.parallel
     return kind
+
+
+def _must_call(conversation: Conversation) -> bool:
+    choice = conversation.tool_choice
+    return bool(conversation.tools) and choice is not None and choice.mode == "required"
 
 
 def _think(reasoning: Reasoning | None, model: str, document: Document) -> None:
