@@ -101,6 +101,26 @@ async def test_a_schema_as_a_tool(llmock: LLMock, surface: Surface) -> None:
 
 
 @SURFACES
+async def test_a_schema_beside_tools(
+    request: pytest.FixtureRequest, llmock: LLMock, vendor: str, surface: Surface
+) -> None:
+    if vendor == "anthropic" and surface is not AnthropicModel:
+        why = (
+            "The gateway refuses JSON beside tools that need not be called where it translates to Anthropic's protocol"
+        )
+        request.applymarker(pytest.mark.xfail(reason=why, raises=ModelHTTPError))
+    llmock.call_tool("weather", {"city": "Paris"}).reply(PARIS.model_dump_json())
+    model = surface("auto", profile=ModelProfile(supports_json_schema_output=True))
+    agent = Agent(model, output_type=NativeOutput(Capital))
+
+    @agent.tool_plain
+    def weather(city: str) -> str:
+        return f"sunny in {city}"
+
+    assert (await agent.run("Where?")).output == PARIS
+
+
+@SURFACES
 @pytest.mark.usefixtures("vendor")
 async def test_errors_are_the_librarys_own(llmock: LLMock, surface: Surface) -> None:
     llmock.fail(400, message="too odd", times=None)
