@@ -101,14 +101,8 @@ async def test_a_schema_as_a_tool(llmock: LLMock, surface: Surface) -> None:
 
 
 @SURFACES
-async def test_a_schema_beside_tools(
-    request: pytest.FixtureRequest, llmock: LLMock, vendor: str, surface: Surface
-) -> None:
-    if vendor == "anthropic" and surface is not AnthropicModel:
-        why = (
-            "The gateway refuses JSON beside tools that need not be called where it translates to Anthropic's protocol"
-        )
-        request.applymarker(pytest.mark.xfail(reason=why, raises=ModelHTTPError))
+@pytest.mark.usefixtures("vendor")
+async def test_a_schema_beside_tools(llmock: LLMock, surface: Surface) -> None:
     llmock.call_tool("weather", {"city": "Paris"}).reply(PARIS.model_dump_json())
     model = surface("auto", profile=ModelProfile(supports_json_schema_output=True))
     agent = Agent(model, output_type=NativeOutput(Capital))

@@ -304,14 +304,30 @@ def test_json_at_anthropic_is_a_tools_input(model: str) -> None:
 def test_json_beside_tools_at_anthropic_where_one_must_be_called() -> None:
     """Instructor asks for both; the call has the tool's own schema, so the other one changes nothing."""
     conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
-    with pytest.raises(Unsupported, match="not beside tools"):
-        anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False)
-
     conversation.tool_choice = ToolChoice(mode="required", name="weather")
     document = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
 
     assert [tool["name"] for tool in document["tools"]] == ["weather"]
     assert document["tool_choice"] == {"type": "tool", "name": "weather"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "model", "choice"),
+    [
+        (None, "claude-haiku-4-5", {"type": "any", "disable_parallel_tool_use": True}),
+        ("auto", "claude-haiku-4-5", {"type": "any", "disable_parallel_tool_use": True}),
+        ("none", "claude-haiku-4-5", {"type": "tool", "name": "json_answer"}),
+    ],
+)
+def test_json_beside_tools_at_anthropic(mode: Any, model: str, choice: object) -> None:
+    """An agent's last answer is JSON, but it may call tools before: the answer is one more tool."""
+    conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
+    conversation.tool_choice = None if mode is None else ToolChoice(mode=mode)
+
+    document = anthropic_messages.write_request(conversation, model, stream=False).document
+
+    assert [tool["name"] for tool in document["tools"]] == ["weather", "json_answer"]
+    assert document["tool_choice"] == choice
 
 
 @pytest.mark.parametrize(

@@ -246,17 +246,23 @@ def _think(reasoning: Reasoning | None, model: str, document: Document) -> None:
 def _answer_in(wanted: Format, model: str, document: Document) -> None:
     """The JSON is the input of a tool, forced where a model allows it, else asked for in words.
 
-    There is no JSON mode without a schema; structured outputs need a closed one, which clients' seldom are.
+    Beside other tools it is one of them, of which one at a time is called: to answer is to call it. There is no JSON mode without a schema; structured outputs need a
+    closed one, which clients' seldom are.
     """
-    if document.get("tools"):
-        raise Unsupported("response_format", "Anthropic's protocol gives JSON as a tool's input, so not beside tools")
+    others = document.get("tools") or []
+    may_choose = bool(others) and document.get("tool_choice", {}).get("type") != "none"
     schema = {"type": "object", **(wanted.schema or {})}
     description = wanted.description or "Takes the whole answer, as one JSON object."
-    document["tools"] = [{"name": JSON_TOOL, "description": description, "input_schema": schema}]
+    document["tools"] = [*others, {"name": JSON_TOOL, "description": description, "input_schema": schema}]
     system = document.get("system")
     if system is None or isinstance(system, str):
         document["system"] = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
     else:
         document["system"] = [*system, {"type": "text", "text": JSON_INSTRUCTION}]
     is_forced = takes_all(model) and "thinking" not in document
-    document["tool_choice"] = {"type": "tool", "name": JSON_TOOL} if is_forced else {"type": "auto"}
+    if not is_forced:
+        document["tool_choice"] = {"type": "auto"}
+    elif may_choose:
+        document["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
+    else:
+        document["tool_choice"] = {"type": "tool", "name": JSON_TOOL}
