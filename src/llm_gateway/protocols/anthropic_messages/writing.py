@@ -246,8 +246,8 @@ def _think(reasoning: Reasoning | None, model: str, document: Document) -> None:
 def _answer_in(wanted: Format, model: str, document: Document) -> None:
     """The JSON is the input of a tool, forced where a model allows it, else asked for in words.
 
-    Beside other tools it is one of them, of which one at a time is called: to answer is to call it. There is no JSON mode without a schema; structured outputs need a
-    closed one, which clients' seldom are.
+    Beside other tools it is one of them, of which one at a time is called: to answer is to call it. There is no JSON
+    mode without a schema; structured outputs need a closed one, which clients' seldom are.
     """
     others = document.get("tools") or []
     may_choose = bool(others) and document.get("tool_choice", {}).get("type") != "none"
