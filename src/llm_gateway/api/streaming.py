@@ -146,6 +146,7 @@ class StreamedResponse:
             start = [*HEAD, *self._told, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
         await self._line.caught_up()
+        self._keeps_up = True
 
     def take(self, pieces: list[Piece]) -> bool:
         """As in `Sink`."""
