@@ -276,3 +276,37 @@ def test_the_sdks_wait_as_the_gateway_says(
     with pytest.raises(openai.BadRequestError):
         chat.with_options(max_retries=2).chat.completions.create(model="auto", messages=asked("no use"), stream=stream)
     assert len(llmock.requests) == 1
+
+
+def test_a_body_passes_through_untouched(gateway: GatewayProcess, llmock: LLMock) -> None:
+    """To a vendor that speaks the client's protocol: whatever is in it, known to the gateway or not."""
+    configure(gateway, llmock, "openai")
+    body: dict[str, Any] = {
+        "model": "auto",
+        "messages": [{"role": "user", "content": "Where?", "name": "me", "x_part": 1}],
+        "n": 2, "seed": 7, "logprobs": True, "top_logprobs": 3, "stop": ["END"], "logit_bias": {"50256": -100},
+        "user": "customer", "metadata": {"a": "b"}, "x_future": {"deep": [1, None, 2.5]}, "temperature": 1e-3,
+    }  # fmt: skip
+
+    answer = gateway.call("POST", "/v1/chat/completions", body, cache_control="no-store")
+
+    assert answer.status == 200
+    assert answer.headers["x-gateway-provider"] == "my-openai"
+    assert llmock.requests[-1].body == {**body, "model": "gpt-4o-mini"}
+    customers = gateway.call("GET", "/api/v1/usage/by-customer?days=1").json
+    assert "customer" in [row["user_id"] for row in customers]
+
+
+def test_what_a_vendor_cannot_be_told_is_named(gateway: GatewayProcess, llmock: LLMock, chat: Any) -> None:
+    """A hint is dropped, and said to be; what would change the answer is refused, by its name."""
+    configure(gateway, llmock, "anthropic")
+
+    made = chat.chat.completions.with_raw_response.create(model="auto", messages=asked(), seed=7, max_tokens=9)
+    assert "seed" in made.headers["x-gateway-dropped"]
+    with pytest.raises(openai.BadRequestError) as refused:
+        chat.chat.completions.create(model="auto", messages=asked(), n=2)
+    assert refused.value.param == "n"
+    with pytest.raises(openai.BadRequestError) as stored:
+        chat.responses.create(model="auto", input="Where?", previous_response_id="resp_1")
+    assert stored.value.param == "previous_response_id"
+    assert len(llmock.requests) == 1
