@@ -61,6 +61,8 @@ class StreamingVendor:
         self.ended = 0
         self.said = 0
         """Bytes of steps, over all calls."""
+        self.open: set[int] = set()
+        """The connections there are, each by a number of its own."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("_Handler", (_Handler,), {"vendor": self}))
         self._server.daemon_threads = True
 
@@ -82,6 +84,14 @@ class StreamingVendor:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     vendor: StreamingVendor
+
+    def setup(self) -> None:
+        super().setup()
+        self.vendor.open.add(id(self))
+
+    def finish(self) -> None:
+        self.vendor.open.discard(id(self))
+        super().finish()
 
     def do_POST(self) -> None:
         vendor = self.vendor
