@@ -22,6 +22,8 @@ ROWS = [
     "plain nginx proxy",
     "POST /generate, fsync always, to nginx",
     "cache hit to nginx",
+    "POST /v1/chat/completions, passed through, fsync always",
+    "POST /v1/messages, translated, fsync always",
 ]
 
 
@@ -34,8 +36,8 @@ def test_a_quick_bench_fills_its_table_and_the_accounting_adds_up() -> None:
     budget, scenarios, accounting = _tables(done.stdout)
     assert [row[0] for row in budget] == ROWS
     assert all(row[3] for row in budget), "a figure is missing"
-    assert len(scenarios) == 4
-    assert [row[-1] for row in accounting] == ["OK"] * 4
+    assert len(scenarios) == 6
+    assert [row[-1] for row in accounting] == ["OK"] * 6
 
 
 def test_a_quick_bench_of_the_reports_fills_its_table_and_they_add_up(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ def streams(kind: str) -> Match:
 
 
 @SURFACES
-@DIALECTS
-@FAULTS
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [("openai", "disconnect"), ("anthropic", "truncate"), ("gemini", "malformed"), ("openai", "stall")],
+)
 def test_before_the_first_word_another_vendor_answers(
     gateway: GatewayProcess, llmock: LLMock, surface: Surface, kind: str, fault: Fault
 ) -> None:

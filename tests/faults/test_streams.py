@@ -151,7 +151,7 @@ async def test_a_slow_reader(scene: Scene, streamer: StreamingVendor, note: Note
         writer.write(request("Count"))
         await reader.readuntil(b"200 OK")
         streamer.said = 0
-        await asyncio.sleep(3)
+        await asyncio.sleep(2)
         said, grown = streamer.said, resident(gateway) - before
         assert said < total / 2, "the vendor is not slowed down"
         data = b"".join([piece async for piece in pieces(reader)])
