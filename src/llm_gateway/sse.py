@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 COMMENT = b": keep-alive\n\n"
 """Keeps what stands between awake; every client passes over it."""
@@ -13,7 +13,7 @@ class TooLarge(Exception):
     """An event is larger than is taken."""
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event: its name (empty: `message`), its data, and how it stood on the line, blank line included."""
 
     name: bytes
@@ -23,6 +23,8 @@ class Event(NamedTuple):
 
 class Splitter:
     """Cuts a stream into events, however its bytes are cut."""
+
+    __slots__ = ("_is_first", "_max_event_bytes", "_rest")
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
@@ -35,8 +37,13 @@ class Splitter:
         Raises:
             TooLarge: one of them is, or what is incomplete has grown so.
         """
-        if not (self._rest or self._is_first) and _is_one(data, self._max_event_bytes):
-            return [Event(b"", data[6:-2], data)]
+        if not (self._rest or self._is_first):
+            last = len(data) - 2
+            # One whole event of one line, as nearly all are.
+            if data.find(b"\n") == last and data[:6] == b"data: " and data[last:] == b"\n\n" and b"\r" not in data:
+                if last > self._max_event_bytes:
+                    raise TooLarge(self._too_large())
+                return [Event(b"", data[6:last], data)]
         data = self._rest + data if self._rest else data
         if self._is_first:
             if len(data) < len(BOM) and BOM.startswith(data):
@@ -77,18 +84,6 @@ class Splitter:
 
     def _too_large(self) -> str:
         return f"An event of the answer is larger than {self._max_event_bytes} bytes"
-
-
-def _is_one(data: bytes, most_bytes: int) -> bool:
-    """Whether this is one whole event of one line, as nearly all are."""
-    size = len(data)
-    return (
-        data.startswith(b"data: ")
-        and data.find(b"\n") == size - 2
-        and data.endswith(b"\n\n")
-        and b"\r" not in data
-        and size - 2 <= most_bytes
-    )
 
 
 def _with_newlines(data: bytes) -> tuple[bytes, bytes]:

@@ -129,6 +129,8 @@ class Asking(Surface):
 class EventWriter:
     """A streamed reply in a protocol's events: the provider's own bytes where it speaks the protocol, else written."""
 
+    __slots__ = ("_hides_usage", "_is_native", "_read_reply", "_writer")
+
     def __init__(self, protocol: ClientProtocol, writer: StreamWriter, document: dict[str, Any]) -> None:
         options = document.get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -148,9 +150,11 @@ class EventWriter:
         """As in `Writer`."""
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
-        if self._hides_usage:
-            pieces = [piece for piece in pieces if not _is_count(piece.chunks)]
-        return pieces[0].raw if len(pieces) == 1 else b"".join([piece.raw for piece in pieces])
+        hides = self._hides_usage
+        if len(pieces) == 1:
+            [piece] = pieces
+            return b"" if hides and _is_count(piece.chunks) else piece.raw
+        return b"".join([piece.raw for piece in pieces if not (hides and _is_count(piece.chunks))])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `Writer`."""

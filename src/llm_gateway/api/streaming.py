@@ -76,6 +76,11 @@ class Drains:
 class StreamedResponse:
     """One response of events."""
 
+    __slots__ = (
+        "_beat", "_drains", "_has_begun", "_headers", "_is_gone", "_keeps_up", "_line", "_loop", "_patience",
+        "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
+    )  # fmt: skip
+
     def __init__(self, writer: Writer, receive: Receive, send: Send, drains: Drains, headers: Headers) -> None:
         self._writer = writer
         self._receive = receive

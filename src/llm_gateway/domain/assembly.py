@@ -48,12 +48,16 @@ class _Open:
 class Assembly:
     """Collects a reply's chunks."""
 
+    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "usage")
+
     def __init__(self) -> None:
         self.begin = Begin()
         self.usage: Usage | None = None
         self.characters = 0
         self._choices: dict[int, _Open] = {}
         self._finished: set[int] = set()
+        self._text_of = -1  # the choice whose open part is a text, if it spoke last
+        self._texts: list[str] = []
 
     @property
     def is_finished(self) -> bool:
@@ -63,12 +67,17 @@ class Assembly:
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
         if isinstance(chunk, TextDelta):
+            if chunk.choice == self._text_of and chunk.logprobs is None:  # as nearly all are
+                self.characters += len(chunk.text)
+                self._texts.append(chunk.text)
+                return
             self._text(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
         elif isinstance(chunk, Begin):
             self.begin = chunk
         elif isinstance(chunk, Counted):
             self.usage = chunk.usage
         else:
+            self._text_of = -1
             self._other(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
 
     def _open(self, index: int) -> _Open:
@@ -101,6 +110,7 @@ class Assembly:
             choice.pieces[-1].append(chunk.text)
         else:
             choice.append(Text(text=""), chunk.text)
+        self._text_of, self._texts = chunk.choice, choice.pieces[-1]
         if chunk.logprobs is not None:
             for name, values in chunk.logprobs.items():
                 if isinstance(values, list):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Chunk
@@ -11,7 +13,7 @@ from llm_gateway.domain.plan import Incoming, Served
 from llm_gateway.sse import Event
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """An event of the provider's: as it stood on the line, and what it says. A kept reply's pieces have no bytes."""
 
     raw: bytes
@@ -41,7 +43,7 @@ class Committed:
     """
 
     __slots__ = (
-        "_error", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader",
+        "_error", "_take", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader",
         "served",
     )  # fmt: skip
 
@@ -56,6 +58,7 @@ class Committed:
         self.assembly = Assembly()
         self.held: list[Piece] = []
         self._error: Exception | None = None
+        self._take: Callable[[list[Piece]], bool]
         self.provider = ""
         self.model = ""
 
@@ -86,19 +89,21 @@ class Committed:
         """
         if self._error is not None:
             raise self._error
-        read = self._read
+        self._take = take
+        try:
+            return await self.incoming.pour(self._pour, idle_s)
+        finally:
+            del self._take  # breaks the circle
 
-        def pieces(events: list[Event]) -> bool:
-            found: list[Piece] = []
-            try:
-                read(events, found)
-            except Exception:  # edge: what came before it is the client's
-                if found:
-                    take(found)
-                raise
-            return take(found)
-
-        return await self.incoming.pour(pieces, idle_s)
+    def _pour(self, events: list[Event]) -> bool:
+        pieces: list[Piece] = []
+        try:
+            self._read(events, pieces)
+        except Exception:  # edge: what came before it is the client's
+            if pieces:
+                self._take(pieces)
+            raise
+        return self._take(pieces)
 
     def _read(self, events: list[Event], pieces: list[Piece]) -> None:
         feed, add = self.reader.feed, self.assembly.add

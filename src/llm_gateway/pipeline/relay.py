@@ -36,6 +36,11 @@ class Relay:
     `settled` makes it durable, `failed` and `gone` record how else it ended. `answer` is there once it is complete.
     """
 
+    __slots__ = (
+        "_committed", "_failed", "_gone", "_is_abandoned", "_last", "_settled", "_take", "answer", "dropped",
+        "is_native", "model", "provider",
+    )  # fmt: skip
+
     def __init__(
         self,
         committed: Committed,
@@ -52,6 +57,8 @@ class Relay:
         self._failed = failed
         self._gone = gone
         self._is_abandoned = False
+        self._last: list[Piece] = []
+        self._take: Callable[[list[Piece]], bool]
 
     def abandon(self) -> None:
         """Nobody wants the rest: the provider's connection is closed at once, and nothing more comes."""
@@ -93,24 +100,23 @@ class Relay:
     async def _pour(self, sink: Sink, first: list[Piece]) -> list[Piece]:
         """Hand over everything but what comes with the protocol's own end, which is returned."""
         committed = self._committed
-        reader, take = committed.reader, sink.take
-        last: list[Piece] = []
-
-        def forward(pieces: list[Piece]) -> bool:
-            if reader.is_done:
-                last.extend(pieces)
-                return False
-            return take(pieces)
-
+        reader = committed.reader
+        self._take = sink.take
         await sink.ready()
-        take(first)
+        sink.take(first)
         while not reader.is_done:
             await sink.ready()
-            if not await committed.pour(forward, BETWEEN_EVENTS_S):
+            if not await committed.pour(self._forward, BETWEEN_EVENTS_S):
                 break
         if not (reader.is_done or committed.assembly.is_finished):
             raise StreamCut("broken", CUT)
-        return last
+        return self._last
+
+    def _forward(self, pieces: list[Piece]) -> bool:
+        if self._committed.reader.is_done:
+            self._last += pieces
+            return False
+        return self._take(pieces)
 
     async def _cut(self, message: str) -> None:
         self._committed.incoming.close()

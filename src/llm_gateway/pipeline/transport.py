@@ -204,10 +204,13 @@ class Transport:
 class _Events:
     """A response of server-sent events."""
 
+    __slots__ = ("_pool", "_splitter", "_stream", "_take")
+
     def __init__(self, pool: Pool, stream: ResponseStream) -> None:
         self._pool = pool
         self._stream = stream
         self._splitter = Splitter(MAX_EVENT_BYTES)
+        self._take: Callable[[list[Event]], bool]
 
     async def next(self, timeout_s: float) -> list[Event]:
         """As in `Incoming`."""
@@ -227,17 +230,9 @@ class _Events:
 
     async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
         """As in `Incoming`."""
-        stream, split = self._stream, self._splitter.feed
-
-        def events(data: bytes) -> bool:
-            found = split(data)
-            if not found:
-                return True
-            stream.progressed()
-            return take(found)
-
+        self._take = take
         try:
-            if await stream.pour(events, idle_s):
+            if await self._stream.pour(self._pour, idle_s):
                 return True
             if found := self._splitter.end():
                 take(found)
@@ -245,7 +240,16 @@ class _Events:
             raise StreamCut("timeout", "Nothing came for too long") from None
         except (Broken, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
+        finally:
+            del self._take  # breaks the circle
         return False
+
+    def _pour(self, data: bytes) -> bool:
+        events = self._splitter.feed(data)
+        if not events:
+            return True
+        self._stream.progressed()
+        return self._take(events)
 
     def close(self) -> None:
         """As in `Incoming`."""

@@ -40,11 +40,13 @@ class Exchange:
 
     __slots__ = (
         "arrived", "bodyless", "buffered", "chunked", "chunks", "complete", "disconnected", "ended", "expects_continue",
-        "head", "keep_alive", "line", "more_body", "remaining", "scope", "started", "task", "written",
+        "flow", "head", "keep_alive", "line", "more_body", "outbox", "remaining", "scope", "started", "task",
+        "transport", "written",
     )  # fmt: skip
 
     def __init__(self, line: Line, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool) -> None:
         self.line = line
+        self.transport, self.flow, self.outbox = line.transport, line.flow, line.hub.outbox
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
@@ -88,7 +90,7 @@ class Exchange:
             self.line.abandon()
             return
         hub, with_body = self.line.hub, self.scope["method"] != "HEAD"
-        hub.outbox.post(self.line.transport, hub.refusal(status, self.scope["headers"], with_body=with_body))
+        self.outbox.post(self.transport, hub.refusal(status, self.scope["headers"], with_body=with_body))
         self._finish()
 
     def wake(self) -> None:
@@ -105,7 +107,7 @@ class Exchange:
         """The next piece of the request."""
         if self.expects_continue and not (self.started or self.disconnected):
             self.expects_continue = False
-            self.line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while True:
             if self.disconnected or self.complete:
                 return {"type": "http.disconnect"}
@@ -127,7 +129,7 @@ class Exchange:
         Raises:
             RuntimeError: the application breaks ASGI or HTTP.
         """
-        flow = self.line.flow
+        flow = self.flow
         if flow.write_paused and not self.disconnected:
             await flow.drain()
         if self.disconnected:
@@ -148,11 +150,11 @@ class Exchange:
         if self.disconnected:
             return True
         self._write(body, more_body=True)
-        return not self.line.flow.write_paused
+        return not self.flow.write_paused
 
     async def caught_up(self) -> None:
         """Return when the client has read most of what was written, or is gone."""
-        flow = self.line.flow
+        flow = self.flow
         if flow.write_paused and not self.disconnected:
             await flow.drain()
 
@@ -198,12 +200,7 @@ class Exchange:
             self.head = b""
         if body:
             self.written = True
-            outbox = self.line.hub.outbox
-            if more_body:  # at once: a client that reads too slowly must be felt before the next piece
-                outbox.empty()
-                self.line.transport.write(body)
-            else:
-                outbox.post(self.line.transport, body)
+            self.outbox.post(self.transport, body)
         if not more_body:
             self._finish()
 

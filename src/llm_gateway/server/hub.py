@@ -27,6 +27,7 @@ REFUSALS = {
 }
 ECHOED = re.compile(rb"[\x21-\x7e]{1,128}")
 """A caller's own x-request-id that the gate would echo; anything else it ignores."""
+MOST_POSTED_BYTES = 64 * 1024
 RETRY = {408: b"true", 503: b"true\r\nretry-after: 1\r\nretry-after-ms: 1000"}
 
 
@@ -62,23 +63,30 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+        self._waiting: dict[asyncio.Transport, list[bytes]] = {}
+        self._size = 0
 
     def post(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write `data` soon; what was posted to a transport leaves in order."""
+        """Write `data` soon; what was posted to a transport leaves in order.
+
+        Much is written at once: a client that reads too slowly must be felt before more comes.
+        """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.empty)
-        self._waiting.append((transport, data))
+        self._waiting.setdefault(transport, []).append(data)
+        self._size += len(data)
+        if self._size > MOST_POSTED_BYTES:
+            self.empty()
 
     def empty(self) -> None:
         """Write everything now, as must be done before a transport is written to or closed by another way."""
         waiting = self._waiting
         if not waiting:
             return
-        self._waiting = []
-        for transport, data in waiting:
+        self._waiting, self._size = {}, 0
+        for transport, pieces in waiting.items():
             if not transport.is_closing():
-                transport.write(data)
+                transport.writelines(pieces)
 
 
 class Hub(ServerState):

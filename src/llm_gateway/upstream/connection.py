@@ -23,6 +23,11 @@ class Connection(asyncio.Protocol):
     It never raises for what the other side does: `exchange` does, to whoever waits for the response.
     """
 
+    __slots__ = (
+        "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_parser", "_pieces", "_size", "_stream",
+        "_transport", "_waiter", "idle_since", "is_reusable",
+    )  # fmt: skip
+
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = self._limit = max_body_bytes
         self._stream: ResponseStream | None = None

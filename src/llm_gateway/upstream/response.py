@@ -40,6 +40,11 @@ class ResponseStream:
     `status` and `headers` are there once `head` has returned.
     """
 
+    __slots__ = (
+        "_deadline", "_error", "_held", "_idle_s", "_is_over", "_is_paused", "_loop", "_pieces", "_take", "_timer",
+        "_transport", "_waiter", "connection", "headers", "status",
+    )  # fmt: skip
+
     def __init__(self, connection: Owner, transport: asyncio.Transport) -> None:
         self.connection = connection
         self.status = 0

@@ -69,6 +69,8 @@ _decoder = msgspec.json.Decoder(_Chunk)
 class StreamReader:
     """Reads chunks. A call that comes without an index is known by its id, else it is the last one's."""
 
+    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "is_done")
+
     def __init__(self) -> None:
         self.is_done = False
         self._has_begun = False
