@@ -122,7 +122,7 @@ MESSAGES: dict[str, Any] = {
     ],
     "tools": [{"name": "weather", "description": "d", "input_schema": SCHEMA, "strict": True}],
     "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
-    "top_p": 0.5,
+    "top_p": 0.97,
     "stop_sequences": ["END"],
     "metadata": {"user_id": "u"},
     "service_tier": "auto",
@@ -191,7 +191,10 @@ def test_chat_to_chat() -> None:
     written = openai_chat.write_request(openai_chat.read_request(CHAT).conversation, "gpt-5-mini", stream=True)
 
     document = written.document
-    assert set(written.dropped) == {"temperature", "metadata", "cache_control"}
+    assert set(written.dropped) == {
+        *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
+        *("metadata", "cache_control", "thinking"),
+    }
     assert document["max_completion_tokens"] == 50
     assert (document["reasoning_effort"], document["n"], document["tool_choice"]) == ("low", 2, CHAT["tool_choice"])
     assert document["stream_options"] == {"include_usage": True}
@@ -230,7 +233,8 @@ def test_chat_to_gemini() -> None:
     written = gemini.write_request(conversation, "gemini-2.5-pro", stream=True)
 
     document = written.document
-    assert set(written.dropped) == {"verbosity", "metadata", "service_tier", "user", "parallel_tool_calls"}
+    beside = {"cache_control", "detail", "name", "thinking"}
+    assert set(written.dropped) == beside | {"verbosity", "metadata", "service_tier", "user", "parallel_tool_calls"}
     assert document["systemInstruction"] == {"parts": [{"text": "Be brief"}]}
     assert [content["role"] for content in document["contents"]] == ["user", "model", "user", "model", "user"]
     assert document["contents"][1]["parts"][0] == {

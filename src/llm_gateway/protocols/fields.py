@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from llm_gateway.domain.conversation import File, Image, Part, Text
 from llm_gateway.protocols.base import Unreadable, Unsupported
 
 Document = dict[str, Any]
@@ -93,6 +94,22 @@ def labels(document: Document, name: str) -> dict[str, str] | None:
         return None
     if not all(isinstance(value, str) for value in found.values()):
         raise Unreadable(name, f"the values of {name} must be text.")
+    return found
+
+
+def texts_only(parts: Iterable[Part], where: str) -> None:
+    """Raise where there is something else than text: a system's words."""
+    if not all(isinstance(part, Text) for part in parts):
+        raise Unreadable(where, f"{where} must be text.")
+
+
+def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]:
+    """What a tool may bring."""
+    found = []
+    for part in parts:
+        if not isinstance(part, Text | Image | File):
+            raise Unreadable(where, f"{where}: a tool's result is text, pictures and files.")
+        found.append(part)
     return found
 
 

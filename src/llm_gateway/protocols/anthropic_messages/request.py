@@ -31,6 +31,7 @@ from llm_gateway.protocols.fields import (
     objects,
     refuse_others,
     required_text,
+    result_parts,
     strings,
     text,
     truth,
@@ -175,10 +176,9 @@ def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
 
 def _tool_result(block: Document, place: str, cache: CacheTtl | None) -> ToolResult:
     parts = [] if block.get("content") is None else _content(block, place)
-    content = [part for part in parts if isinstance(part, Text | Image | File)]
     return ToolResult(
         call_id=required_text(block, "tool_use_id", place),
-        content=content,
+        content=result_parts(parts, place),
         is_error=truth(block, "is_error", place) or False,
         cache=cache,
     )

@@ -23,8 +23,14 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.anthropic_messages.models import MAX_TEMPERATURE, default_max_tokens, takes_all
+from llm_gateway.protocols.anthropic_messages.models import (
+    MAX_TEMPERATURE,
+    default_max_tokens,
+    takes_all,
+    takes_one_sampling,
+)
 from llm_gateway.protocols.base import Unsupported, Written
+from llm_gateway.protocols.hints import is_sealed, left_out
 
 Document = dict[str, Any]
 
@@ -33,10 +39,16 @@ JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is y
 BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
 """Tokens of thought for the words of others."""
 LEAST_BUDGET = 1024
+TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
+"""OpenAI's word and Anthropic's own: https://platform.claude.com/docs/en/api/service-tiers."""
 EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
 ANSWER_TOKENS = 4096
 """What is left for the answer beside the thoughts, where max_tokens must be raised."""
 HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
+UNKNOWN_MARKS = ("detail", "name", "thinking")
+SAMPLING = ("temperature", "top_p", "top_k")
+LEAST_TOP_P = 0.95
+"""With thinking."""
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
@@ -54,32 +66,44 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         if is_asked:
             raise Unsupported(field, why)
     dropped = [name for name in HINTS if getattr(conversation, name) is not None]
+    dropped += left_out(conversation, UNKNOWN_MARKS, keeps_sealed=True)
     system, turns = _split(conversation.turns)
     document: Document = {
         "model": model,
         "max_tokens": conversation.max_tokens or default_max_tokens(model),
         "messages": _messages(turns),
         "system": _system(system),
-        "top_p": conversation.top_p,
-        "top_k": conversation.top_k,
         "stop_sequences": conversation.stop or None,
         "metadata": {"user_id": conversation.user} if conversation.user else None,
         "stream": True if stream else None,
     }
-    if conversation.temperature is not None:
-        if takes_all(model):
-            document["temperature"] = min(conversation.temperature, MAX_TEMPERATURE)
-        else:
-            dropped.append("temperature")
-    if conversation.service_tier in ("auto", "standard_only"):
-        document["service_tier"] = conversation.service_tier
-    elif conversation.service_tier is not None:
-        dropped.append("service_tier")
+    if conversation.service_tier is not None:
+        document["service_tier"] = TIERS.get(conversation.service_tier)
+        if document["service_tier"] is None:
+            dropped.append("service_tier")
     _tools(conversation, document)
     _think(conversation.reasoning, model, document)
+    _sample(conversation, model, document, dropped)
     if conversation.format is not None and not _must_call(conversation):  # a call has the tool's own schema
         _answer_in(conversation.format, model, document)
     return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
+
+
+def _sample(conversation: Conversation, model: str, document: Document, dropped: list[str]) -> None:
+    """How words are chosen. Who thinks in tokens chooses nearly by itself.
+
+    https://platform.claude.com/docs/en/build-with-claude/extended-thinking#feature-compatibility
+    """
+    asked = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
+    refused = set() if takes_all(model) else set(SAMPLING)
+    if document.get("thinking", {}).get("type") == "enabled":
+        refused |= {"temperature", "top_k"} | ({"top_p"} if asked.get("top_p", 1) < LEAST_TOP_P else set())
+    elif "temperature" in asked and takes_one_sampling(model):
+        refused.add("top_p")
+    if asked.get("temperature", 0) > MAX_TEMPERATURE:
+        asked["temperature"] = MAX_TEMPERATURE
+    dropped += [name for name in asked if name in refused]
+    document |= {name: value for name, value in asked.items() if name not in refused}
 
 
 def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
@@ -119,7 +143,7 @@ def _is_said(part: Part) -> bool:
     """Empty texts are refused; thoughts go back to their maker only, who knows them by their signature."""
     if isinstance(part, Text | Refusal):
         return bool(part.text)
-    return not isinstance(part, Thinking) or part.signature is not None or part.redacted is not None
+    return not isinstance(part, Thinking) or is_sealed(part)
 
 
 def _block(part: Part) -> Document:
@@ -239,8 +263,6 @@ def _think(reasoning: Reasoning | None, model: str, document: Document) -> None:
     document["thinking"] = {"type": "enabled", "budget_tokens": budget}
     if document["max_tokens"] <= budget:
         document["max_tokens"] = budget + max(document["max_tokens"], ANSWER_TOKENS)
-    for refused in ("temperature", "top_k"):  # https://platform.claude.com/docs/en/build-with-claude/extended-thinking
-        document.pop(refused, None)
 
 
 def _answer_in(wanted: Format, model: str, document: Document) -> None:

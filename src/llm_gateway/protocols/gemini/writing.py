@@ -28,6 +28,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.base import Unsupported, Written
+from llm_gateway.protocols.hints import left_out
 
 Document = dict[str, Any]
 
@@ -41,6 +42,7 @@ BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576
 NO_SIGNATURE = "skip_thought_signature_validator"
 """For calls that no Gemini model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
 HINTS = ("verbosity", "metadata", "service_tier", "user")
+UNKNOWN_MARKS = ("cache_control", "detail", "name", "strict", "thinking")
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
@@ -56,6 +58,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     if len(conversation.stop) > MOST_STOPS:
         raise Unsupported("stop", f"Gemini's protocol takes {MOST_STOPS} stop sequences at most")
     dropped = [name for name in HINTS if getattr(conversation, name) is not None]
+    dropped += left_out(conversation, UNKNOWN_MARKS)
     system = [turn for turn in conversation.turns if turn.role in ("system", "developer")]
     document: Document = {
         "contents": _contents(conversation.turns, model),
@@ -101,6 +104,8 @@ def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
     config: Document = {"includeThoughts": True} if reasoning.show or reasoning.budget_tokens else {}
     effort = reasoning.effort
     if BY_LEVEL.match(model):
+        if effort is None and reasoning.budget_tokens is not None:
+            effort = "low" if reasoning.budget_tokens < BUDGETS["medium"] else "high"
         if effort in LEVELS:
             config["thinkingLevel"] = LEVELS[effort]
     elif reasoning.budget_tokens is not None:

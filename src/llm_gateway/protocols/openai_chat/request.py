@@ -33,15 +33,17 @@ from llm_gateway.protocols.fields import (
     objects,
     refuse_others,
     required_text,
+    result_parts,
     strings,
     text,
+    texts_only,
     truth,
     whole,
 )
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})
-HINTS = ("store", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")
+HINTS = ("store", "prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")
 """Told to the vendor itself: no other has a place for them."""
 CARRIED = frozenset(
     {
@@ -111,6 +113,8 @@ def _turns(messages: list[Any]) -> list[Turn]:
                 turns.append(Turn(role="tool", parts=[result]))
             continue
         parts = _assistant_parts(message, place) if role == "assistant" else _content(message, place)
+        if role in ("system", "developer"):
+            texts_only(parts, f"{place}.content")
         turns.append(Turn(role=cast(Role, role), parts=parts, name=text(message, "name", place)))
     return turns
 
@@ -148,7 +152,7 @@ def _tool_call(call: Document, place: str) -> ToolCall:
 
 
 def _tool_result(message: Document, place: str) -> ToolResult:
-    content = [part for part in _content(message, place) if isinstance(part, Text | Image | File)]
+    content = result_parts(_content(message, place), place)
     return ToolResult(call_id=required_text(message, "tool_call_id", place), content=content)
 
 

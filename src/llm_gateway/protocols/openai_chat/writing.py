@@ -23,12 +23,18 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.base import Unsupported, Written
+from llm_gateway.protocols.hints import left_out
 from llm_gateway.protocols.openai_chat.models import reasons, takes_temperature
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""
 EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
 """Tokens of thought below which a word stands for them; `high` above all."""
+UNKNOWN_MARKS = ("cache_control", "is_error", "thinking")
+SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+"""What models that reason do not take: https://developers.openai.com/api/docs/guides/reasoning."""
+TIERS = {"standard_only": "default"}
+"""Anthropic's word for OpenAI's."""
 
 Document = dict[str, Any]
 
@@ -39,12 +45,9 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     Raises:
         Unsupported: it holds what cannot be said so.
     """
-    dropped: list[str] = []
-    document: Document = {"model": model, "messages": _messages(conversation, dropped)}
+    dropped = left_out(conversation, UNKNOWN_MARKS)
+    document: Document = {"model": model, "messages": _messages(conversation)}
     document["max_completion_tokens" if reasons(model) else "max_tokens"] = conversation.max_tokens
-    document["temperature"] = conversation.temperature if takes_temperature(model) else None
-    if conversation.temperature is not None and not takes_temperature(model):
-        dropped.append("temperature")
     if conversation.tools:
         document["tools"] = [_tool(tool) for tool in conversation.tools]
     if conversation.tool_choice is not None and conversation.tools:
@@ -53,19 +56,21 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     if conversation.format is not None:
         document["response_format"] = _format(conversation.format, has_json_mode=has_json_mode)
     document |= {
-        "top_p": conversation.top_p,
         "stop": conversation.stop or None,
         "n": conversation.n if conversation.n > 1 else None,
         "seed": conversation.seed,
-        "presence_penalty": conversation.presence_penalty,
-        "frequency_penalty": conversation.frequency_penalty,
         "logit_bias": conversation.logit_bias,
         "logprobs": conversation.logprobs or None,
         "top_logprobs": conversation.top_logprobs if conversation.logprobs else None,
         "verbosity": conversation.verbosity,
         "user": conversation.user,
-        "service_tier": conversation.service_tier,
+        "service_tier": TIERS.get(conversation.service_tier or "", conversation.service_tier),
     }
+    sampling = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
+    if takes_temperature(model):
+        document |= sampling
+    else:
+        dropped += sampling
     document["reasoning_effort"] = _effort(conversation.reasoning, model, dropped)
     dropped += [name for name in ("top_k", "metadata") if getattr(conversation, name) is not None]
     if len(conversation.stop) > 4:
@@ -87,7 +92,7 @@ def _effort(reasoning: Reasoning | None, model: str, dropped: list[str]) -> str 
     return next((word for limit, word in EFFORTS if budget < limit), "high")
 
 
-def _messages(conversation: Conversation, dropped: list[str]) -> list[Document]:
+def _messages(conversation: Conversation) -> list[Document]:
     messages: list[Document] = []
     for turn in conversation.turns:
         if turn.role == "tool":
@@ -96,8 +101,6 @@ def _messages(conversation: Conversation, dropped: list[str]) -> list[Document]:
             messages.append(_assistant(turn))
         else:
             messages.append(_named({"role": turn.role, "content": _content(turn.parts)}, turn))
-    if any(getattr(part, "cache", None) for turn in conversation.turns for part in turn.parts):
-        dropped.append("cache_control")
     wants_json = conversation.format is not None and conversation.format.schema is None
     if wants_json and not any("json" in str(message.get("content")).lower() for message in messages):
         messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})

@@ -31,7 +31,9 @@ from llm_gateway.protocols.fields import (
     objects,
     refuse_others,
     required_text,
+    result_parts,
     text,
+    texts_only,
     truth,
     whole,
 )
@@ -128,7 +130,10 @@ def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
         role = required_text(item, "role", place)
         if role not in ROLES:
             raise Unreadable(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}.")
-        return cast(Role, role), _content(item, place)
+        parts = _content(item, place)
+        if role in ("system", "developer"):
+            texts_only(parts, f"{place}.content")
+        return cast(Role, role), parts
     if kind == "function_call":
         call = ToolCall(
             id=required_text(item, "call_id", place),
@@ -154,7 +159,7 @@ def _output(item: Document, place: str) -> ToolResult:
         content = [_part(part, where) for part, where in objects(listed(item, "output", place), f"{place}.output")]
     return ToolResult(
         call_id=required_text(item, "call_id", place),
-        content=[part for part in content if isinstance(part, Text | Image | File)],
+        content=result_parts(content, place),
     )
 
 

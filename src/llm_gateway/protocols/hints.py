@@ -1,0 +1,44 @@
+"""Marks on a conversation's parts beside what they mean, which a protocol that has no place for them leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llm_gateway.domain.conversation import Conversation, Image, Part, Thinking, ToolResult
+
+
+def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed: bool = False) -> list[str]:
+    """Which of the marks that a protocol does not know are there.
+
+    They are `cache_control`, `detail` (of a picture), `name` (of a speaker), `is_error` (of a tool's result), `strict`
+    (of a tool) and `thinking`: earlier thoughts, which only the model that had them could read. `keeps_sealed`: the
+    protocol has a place for those with its maker's seal.
+    """
+    parts = [part for turn in conversation.turns for part in turn.parts]
+    found = {mark for part in parts if not (keeps_sealed and is_sealed(part)) for mark in _marks(part)}
+    if any(turn.name is not None for turn in conversation.turns):
+        found.add("name")
+    if any(tool.strict for tool in conversation.tools):
+        found.add("strict")
+    if any(tool.cache is not None for tool in conversation.tools):
+        found.add("cache_control")
+    return sorted(found.intersection(unknown))
+
+
+def is_sealed(part: Part) -> bool:
+    """Whether it is a thought that its maker would know again."""
+    return isinstance(part, Thinking) and (part.signature is not None or part.redacted is not None)
+
+
+def _marks(part: Part) -> Iterator[str]:
+    if getattr(part, "cache", None) is not None:
+        yield "cache_control"
+    if isinstance(part, Image) and part.detail is not None:
+        yield "detail"
+    elif isinstance(part, ToolResult):
+        if part.is_error:
+            yield "is_error"
+        for inner in part.content:
+            yield from _marks(inner)
+    elif isinstance(part, Thinking):
+        yield "thinking"
