@@ -18,7 +18,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unreadable
+from llm_gateway.protocols.base import Unreadable, Unsupported
 
 ASKS = [Turn(role="user", parts=[Text(text="x")])]
 
@@ -88,6 +88,24 @@ def test_thoughts_that_their_maker_sealed_go_back_to_it() -> None:
 
     assert written.dropped == ()
     assert written.document["messages"][1]["content"][0] == {"type": "thinking", "thinking": "Hm", "signature": "sig"}
+
+
+def test_what_only_anthropic_knows_inside_of_fields_is_named() -> None:
+    document = {
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": "x"}],
+        "output_config": {"effort": "low", "task_budget": {"type": "tokens", "total": 20_000}},
+        "tools": [{"name": name, "input_schema": {}, "defer_loading": True} for name in ("a", "b")],
+    }
+    assert anthropic_messages.read_request(document).dropped == ("output_config.task_budget", "tools.defer_loading")
+
+
+def test_citations_are_not_lost_in_silence() -> None:
+    paper = {"type": "document", "source": {"type": "text", "data": "x"}, "citations": {"enabled": True}}
+    document = {"max_tokens": 5, "messages": [{"role": "user", "content": [paper]}]}
+    with pytest.raises(Unsupported) as caught:
+        anthropic_messages.read_request(document)
+    assert caught.value.field == "messages[0].content[0].citations"
 
 
 SOUND = {"type": "input_audio", "input_audio": {"data": "aGVsbG8=", "format": "wav"}}

@@ -97,6 +97,11 @@ def labels(document: Document, name: str) -> dict[str, str] | None:
     return found
 
 
+def others(document: Document, known: frozenset[str], where: str) -> list[str]:
+    """The fields beside those that this version knows, each with where it is."""
+    return [f"{where}.{name}" for name, value in document.items() if name not in known and value is not None]
+
+
 def texts_only(parts: Iterable[Part], where: str) -> None:
     """Raise where there is something else than text: a system's words."""
     if not all(isinstance(part, Text) for part in parts):

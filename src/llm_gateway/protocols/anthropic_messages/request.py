@@ -29,6 +29,7 @@ from llm_gateway.protocols.fields import (
     listed,
     number,
     objects,
+    others,
     refuse_others,
     required_text,
     result_parts,
@@ -48,6 +49,8 @@ CARRIED = frozenset(
     }
 )  # fmt: skip
 KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
+TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
+OUTPUT = frozenset({"effort", "format"})
 
 
 def read_request(document: Document) -> Read:
@@ -80,7 +83,10 @@ def read_request(document: Document) -> Read:
         user=text(metadata, "user_id", "metadata"),
         service_tier=text(document, "service_tier"),
     )
-    return Read(conversation, tuple(name for name in HINTS if document.get(name)))
+    hints = [name for name in HINTS if document.get(name)]
+    hints += others(config, OUTPUT, "output_config")
+    hints += {name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")}
+    return Read(conversation, tuple(hints))
 
 
 def _system(document: Document) -> list[Turn]:
@@ -169,6 +175,9 @@ def _source(block: Document, place: str) -> dict[str, Any]:
 
 def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
     source = child(block, "source", place) or {}
+    citations = child(block, "citations", place)
+    if citations is not None and citations.get("enabled"):
+        raise Unsupported(f"{place}.citations", "other protocols cite nothing")
     if source.get("type") == "text":
         return Text(text=required_text(source, "data", f"{place}.source"), cache=cache)
     return File(name=text(block, "title", place), **_source(block, place), cache=cache)
