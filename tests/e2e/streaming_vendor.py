@@ -50,10 +50,11 @@ Step = bytes | Pause | str
 
 
 class StreamingVendor:
-    """`with StreamingVendor() as vendor`: every call is answered with `steps`."""
+    """`with StreamingVendor() as vendor`: every call is answered with `steps`, or with `answer` where it is set."""
 
     def __init__(self) -> None:
         self.steps: Sequence[Step] = ()
+        self.answer: Any = None
         self.calls: list[dict[str, Any]] = []
         self.headers: dict[str, str] = {}
         self.gone = threading.Semaphore(0)
@@ -97,6 +98,14 @@ class _Handler(BaseHTTPRequestHandler):
         vendor = self.vendor
         vendor.headers = {name.lower(): value for name, value in self.headers.items()}
         vendor.calls.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        if vendor.answer is not None:
+            body = json.dumps(vendor.answer).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
         try:
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")

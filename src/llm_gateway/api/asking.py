@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from llm_gateway.api.responses import JSON, Headers, send_body
 from llm_gateway.api.streaming import Drains, StreamedResponse
 from llm_gateway.api.surface import InFlight, Surface
 from llm_gateway.domain.assembly import chunks_of
-from llm_gateway.domain.conversation import Chunk, Completion, Counted
+from llm_gateway.domain.conversation import Completion, Counted
 from llm_gateway.domain.messages import Answer, Ask, Request
 from llm_gateway.domain.streams import Piece
 from llm_gateway.domain.usage import NANOS_PER_USD
@@ -34,6 +35,9 @@ DEFAULT_MAX_TOKENS = 4096
 OWN_FIELDS = (b"anthropic-beta", b"openai-beta")
 """https://platform.claude.com/docs/en/api/beta-headers"""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+MOST_NESTED = 400
+"""Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
+NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 
 _decode = msgspec.json.Decoder().decode
 
@@ -153,8 +157,8 @@ class EventWriter:
         hides = self._hides_usage
         if len(pieces) == 1:
             [piece] = pieces
-            return b"" if hides and _is_count(piece.chunks) else piece.raw
-        return b"".join([piece.raw for piece in pieces if not (hides and _is_count(piece.chunks))])
+            return b"" if hides and _is_count(piece) else piece.raw
+        return b"".join([piece.raw for piece in pieces if not (hides and _is_count(piece))])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `Writer`."""
@@ -193,9 +197,29 @@ def _own_fields(headers: dict[bytes, bytes]) -> bytes:
     return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in OWN_FIELDS if name in headers])
 
 
-def _is_count(chunks: list[Chunk]) -> bool:
-    """Whether an event tells nothing but usage."""
-    return len(chunks) == 1 and isinstance(chunks[0], Counted)
+def _is_count(piece: Piece) -> bool:
+    """Whether an event of chat completions tells nothing but usage, be it believed or not."""
+    chunks = piece.chunks
+    if chunks:
+        return len(chunks) == 1 and isinstance(chunks[0], Counted)
+    return b'"usage"' in piece.raw and NO_CHOICE.search(piece.raw) is not None
+
+
+def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
+    """Whether writing it again could need more of the stack than there is."""
+    if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
+        return False
+    level: list[Any] = [document]
+    for _ in range(MOST_NESTED):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def document_of(body: bytes) -> dict[str, Any]:
@@ -210,6 +234,8 @@ def document_of(body: bytes) -> dict[str, Any]:
         raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
     if not isinstance(document, dict):
         raise Invalid("The body must be a JSON object.", kind="json_invalid")
+    if _is_nested_deeply(body, document):
+        raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
     return document
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from llm_gateway.domain.conversation import (
     Begin,
@@ -11,6 +11,8 @@ from llm_gateway.domain.conversation import (
     Completion,
     Counted,
     Finish,
+    Foreign,
+    ForeignDelta,
     Part,
     Refusal,
     RefusalDelta,
@@ -23,6 +25,8 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
+
+_Other: TypeAlias = ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | ForeignDelta | Finish
 
 
 class _Open:
@@ -84,7 +88,7 @@ class Assembly:
         choice = self._choices[index] = _Open()
         return choice
 
-    def _other(self, choice: _Open, chunk: ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | Finish) -> None:
+    def _other(self, choice: _Open, chunk: _Other) -> None:
         if isinstance(chunk, ToolDelta):
             self.characters += len(chunk.arguments)
             choice.pieces[choice.calls[chunk.call]].append(chunk.arguments)
@@ -99,6 +103,9 @@ class Assembly:
                 choice.pieces[-1].append(chunk.text)
             else:
                 choice.append(Refusal(text=""), chunk.text)
+        elif isinstance(chunk, ForeignDelta):
+            if not choice.last(Foreign):
+                choice.append(Foreign(kind=chunk.kind), "")
         else:
             choice.finish = chunk
             self._finished.add(chunk.choice)
@@ -148,7 +155,7 @@ def _closed(choice: _Open) -> Choice:
             part = Thinking(text=text, signature=part.signature, redacted=part.redacted)  # noqa: PLW2901
         elif isinstance(part, Refusal):
             part = Refusal(text=text)  # noqa: PLW2901
-        else:
+        elif not isinstance(part, Foreign):
             part = Text(text=text)  # noqa: PLW2901
         parts.append(part)
     return Choice(
@@ -160,7 +167,7 @@ def _closed(choice: _Open) -> Choice:
 
 
 def chunks_of(completion: Completion) -> list[Chunk]:
-    """A whole reply in pieces, one for each part: how a kept answer is streamed."""
+    """A whole reply in pieces, one for each part: how a kept answer is streamed. Foreign parts are left out."""
     chunks: list[Chunk] = [Begin(id=completion.id, model=completion.model, created_s=completion.created_s)]
     for index, choice in enumerate(completion.choices):
         chunks += _pieces(choice, index)

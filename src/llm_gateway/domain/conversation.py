@@ -97,7 +97,16 @@ class Refusal(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fi
     text: str
 
 
-Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking | Refusal
+class Foreign(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="foreign"):
+    """Something of an answer that only its own protocol knows (a custom tool's call, sound).
+
+    It passes through, or not at all. `kind` is the vendor's word for it.
+    """
+
+    kind: str
+
+
+Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking | Refusal | Foreign
 
 
 class Turn(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
@@ -178,7 +187,7 @@ class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Choice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One answer: Text, Refusal, Thinking and ToolCall parts in the order they came.
+    """One answer: Text, Refusal, Thinking, ToolCall and Foreign parts in the order they came.
 
     `stop_sequence` is the one that ended it, where the provider says so. `logprobs` is OpenAI's document of them.
     """
@@ -256,6 +265,13 @@ class ToolDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     choice: int = 0
 
 
+class ForeignDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """Some of a `Foreign` part, or all of it."""
+
+    kind: str
+    choice: int = 0
+
+
 class Finish(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """A choice is complete."""
 
@@ -270,7 +286,9 @@ class Counted(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     usage: Usage
 
 
-Chunk: TypeAlias = Begin | TextDelta | RefusalDelta | ThinkingDelta | ToolBegin | ToolDelta | Finish | Counted
+Chunk: TypeAlias = (
+    Begin | TextDelta | RefusalDelta | ThinkingDelta | ToolBegin | ToolDelta | ForeignDelta | Finish | Counted
+)
 
-CONTENT = (TextDelta, RefusalDelta, ThinkingDelta, ToolBegin, ToolDelta)
+CONTENT = (TextDelta, RefusalDelta, ThinkingDelta, ToolBegin, ToolDelta, ForeignDelta)
 """The chunks that hold some of the answer. The first of them handed to the client is the commit point."""

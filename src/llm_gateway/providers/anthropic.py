@@ -6,6 +6,8 @@ the pages "What's new in Claude …" of single models.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
@@ -80,7 +82,13 @@ _decoder = msgspec.json.Decoder(_Reply)
 
 
 wires = {
-    "anthropic_messages": Wire(lambda _model, _stream: "/v1/messages", read_reply, StreamReader, write_request),
+    "anthropic_messages": Wire(
+        lambda _model, _stream: "/v1/messages",
+        read_reply,
+        StreamReader,
+        write_request,
+        partial(StreamReader, wants_json=True),
+    ),
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.conversation import Completion, Refusal, Text
+from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text
 from llm_gateway.domain.messages import Ask, Reply
 from llm_gateway.domain.plan import Call
-from llm_gateway.protocols.base import StreamReader, Unsupported
+from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
 from llm_gateway.providers.base import Adapter, Wire
 
@@ -47,6 +47,8 @@ def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes, drop
     native = _native(ask, adapter, provider)
     wire = native or next(iter(adapter.wires.values()))
     completion = wire.read_reply(body)
+    if native is None:
+        _leave_foreign_out(completion)
     return reply_of(completion, b"" if native is None else body, dropped)
 
 
@@ -63,12 +65,24 @@ def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...]
         completion=None if body else completion,
         body=body,
         dropped=dropped,
+        is_foreign=any(isinstance(part, Foreign) for choice in completion.choices for part in choice.parts),
     )
+
+
+def _leave_foreign_out(completion: Completion) -> None:
+    for choice in completion.choices:
+        if any(isinstance(part, Foreign) for part in choice.parts):
+            choice.parts = [part for part in choice.parts if not isinstance(part, Foreign)]
+            if not choice.parts:
+                raise Malformed("The answer has nothing that the client's protocol knows")
 
 
 def reader_for(ask: Ask, adapter: Adapter, provider: Provider) -> StreamReader:
     """What reads the provider's stream."""
-    wire = _native(ask, adapter, provider) or next(iter(adapter.wires.values()))
+    native = _native(ask, adapter, provider)
+    wire = native or next(iter(adapter.wires.values()))
+    if native is None and wire.json_reader is not None and ask.conversation.format is not None:
+        return wire.json_reader()
     if wire.reader is None:
         raise Unsupported("stream", "this is not answered in a stream")
     return wire.reader()

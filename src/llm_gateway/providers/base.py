@@ -61,13 +61,14 @@ class Wire(NamedTuple):
     """One protocol that a dialect speaks: where its calls go, and how they are written and read (protocols/base.py).
 
     `path(model, stream)` is appended to the target's root. `write` None: nothing is translated into it, it only passes
-    through.
+    through. `json_reader` reads what was translated and shall be JSON, where that comes in another way than text.
     """
 
     path: Callable[[str, bool], str]
     read_reply: Callable[[bytes], Completion]
     reader: Callable[[], StreamReader] | None = None
     write: Callable[..., Written] | None = None
+    json_reader: Callable[[], StreamReader] | None = None
 
 
 class Vendor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
+    Foreign,
     Part,
     Refusal,
     Text,
@@ -66,15 +67,13 @@ def read_reply(body: bytes) -> Completion:
         Malformed: it holds no complete one.
     """
     found = parse(_decoder, body, "message")
-    parts: list[Part] = []
+    parts = [_read_block(block) for block in found.content]
     reason = FINISH_REASONS.get(found.stop_reason or "", "stop")
-    for block in found.content:
-        part = _read_block(block)
-        if isinstance(part, ToolCall) and part.name == JSON_TOOL:
-            part, reason = Text(text=part.arguments), "stop" if reason == "tool_calls" else reason
-        if part is not None:
-            parts.append(part)
-    if not parts and reason not in ("length", "content_filter"):
+    if any(map(_is_json, parts)):
+        parts = [_as_text(part) if _is_json(part) else part for part in parts if not isinstance(part, Text)]
+        if reason == "tool_calls" and not any(isinstance(part, ToolCall) for part in parts):
+            reason = "stop"
+    if not parts and found.stop_reason is None:  # with a reason it is an answer: handling-stop-reasons
         raise Malformed("The answer has no content")
     usage = read_usage(found.usage, has_content=bool(parts))
     choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)
@@ -87,8 +86,16 @@ def read_reply(body: bytes) -> Completion:
     )
 
 
-def _read_block(block: _Block) -> Part | None:
-    """What the vendor's own tools did is passed over: their results are in the text."""
+def _is_json(part: Part) -> bool:
+    """Whether it is our own JSON tool's call: the answer itself, around which a model may have talked."""
+    return isinstance(part, ToolCall) and part.name == JSON_TOOL
+
+
+def _as_text(part: Part) -> Part:
+    return Text(text=part.arguments) if isinstance(part, ToolCall) else part
+
+
+def _read_block(block: _Block) -> Part:
     if block.type == "text":
         return Text(text=block.text or "")
     if block.type == "tool_use":
@@ -101,7 +108,7 @@ def _read_block(block: _Block) -> Part | None:
         return Thinking(text=block.thinking or "", signature=block.signature)
     if block.type == "redacted_thinking":
         return Thinking(redacted=block.data or "")
-    return None
+    return Foreign(kind=block.type)
 
 
 def _length(part: Part) -> int:

@@ -12,6 +12,7 @@ from llm_gateway.domain.conversation import (
     Counted,
     Finish,
     FinishReason,
+    ForeignDelta,
     TextDelta,
     ThinkingDelta,
     ToolBegin,
@@ -37,6 +38,7 @@ class _Block(msgspec.Struct, gc=False):
     text: str | None = None
     thinking: str | None = None
     data: str | None = None
+    input: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -64,10 +66,15 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 class StreamReader:
-    """Reads events. The call of our own JSON tool is the answer's text."""
+    """Reads events. The call of our own JSON tool is the answer's text.
 
-    def __init__(self) -> None:
+    `wants_json`: it may be called, and what is said before it is none of the answer; without the call it is all of it.
+    """
+
+    def __init__(self, *, wants_json: bool = False) -> None:
         self.is_done = False
+        self._held: list[str] | None = [] if wants_json else None
+        self._inputs: dict[int, msgspec.Raw] = {}
         self._usage = ReportedUsage()
         self._calls: dict[int, int] = {}
         self._json_block = -1
@@ -84,6 +91,8 @@ class StreamReader:
             return [] if found.delta is None else self._delta(found.index, found.delta)
         if kind == "content_block_start":
             return [] if found.content_block is None else self._block(found.index, found.content_block)
+        if kind == "content_block_stop":
+            return self._stop(found.index)
         if kind == "message_start":
             return self._start(found.message or _Message())
         if kind == "message_delta":
@@ -103,8 +112,9 @@ class StreamReader:
     def _block(self, index: int, block: _Block) -> list[Chunk]:
         if block.type == "tool_use":
             self._has_content = True
+            self._inputs[index] = block.input
             if block.name == JSON_TOOL:
-                self._json_block = index
+                self._json_block, self._held = index, None
                 return []
             call = self._calls[index] = len(self._calls)
             return [ToolBegin(call=call, id=block.id or f"toolu_{call}", name=block.name or "")]
@@ -112,16 +122,33 @@ class StreamReader:
             return [ThinkingDelta(redacted=block.data or "")]
         if block.type == "thinking" and block.thinking:
             return [ThinkingDelta(text=block.thinking)]
-        if block.type == "text" and block.text:
-            self._has_content = True
-            return [TextDelta(text=block.text)]
-        return []
+        if block.type == "text":
+            return self._say(block.text or "")
+        return [] if block.type == "thinking" else [ForeignDelta(kind=block.type)]
+
+    def _stop(self, index: int) -> list[Chunk]:
+        """A call whose input did not come in pieces has it all from the beginning."""
+        given = self._inputs.pop(index, None)
+        if given is None:
+            return []
+        arguments = bytes(given).decode("utf-8", "replace") or "{}"
+        if index == self._json_block:
+            return [TextDelta(text=arguments)]
+        return [ToolDelta(call=self._calls[index], arguments=arguments)]
+
+    def _say(self, text: str) -> list[Chunk]:
+        if not text:
+            return []
+        self._has_content = True
+        if self._held is not None:
+            self._held.append(text)
+        return [] if self._held is not None or self._json_block >= 0 else [TextDelta(text=text)]
 
     def _delta(self, index: int, delta: _Delta) -> list[Chunk]:
         if delta.text:
-            self._has_content = True
-            return [TextDelta(text=delta.text)]
+            return self._say(delta.text)
         if delta.partial_json:
+            self._inputs.pop(index, None)
             if index == self._json_block:
                 return [TextDelta(text=delta.partial_json)]
             call = self._calls.get(index)
@@ -135,7 +162,10 @@ class StreamReader:
         return []
 
     def _end(self, found: _Event) -> list[Chunk]:
-        chunks: list[Chunk] = []
+        chunks: list[Chunk] = [TextDelta(text="".join(self._held))] if self._held else []
+        self._held = None
+        for index in list(self._inputs):  # blocks that were not ended
+            chunks += self._stop(index)
         delta = found.delta
         if delta is not None and delta.stop_reason is not None:
             reason: FinishReason = FINISH_REASONS.get(delta.stop_reason, "stop")

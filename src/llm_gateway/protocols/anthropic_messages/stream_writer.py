@@ -11,6 +11,7 @@ from llm_gateway.domain.conversation import (
     Chunk,
     Counted,
     Finish,
+    ForeignDelta,
     RefusalDelta,
     TextDelta,
     ThinkingDelta,
@@ -58,8 +59,10 @@ class StreamWriter:
             self._usage = chunk.usage
         elif isinstance(chunk, Finish):
             self._finish = chunk
-        else:
-            return self._thinking(chunk) if isinstance(chunk, ThinkingDelta) else self._tool(chunk)
+        elif isinstance(chunk, ThinkingDelta):
+            return self._thinking(chunk)
+        elif not isinstance(chunk, ForeignDelta):
+            return self._tool(chunk)
         return b""
 
     def end(self) -> bytes:

@@ -10,6 +10,7 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
+    Foreign,
     Part,
     Refusal,
     Text,
@@ -30,29 +31,37 @@ FINISH_REASONS: dict[str, FinishReason] = {
 """Every other word is a way to say stop (Together's `eos`)."""
 BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
 """OpenRouter and Mistral, DeepSeek: the vendor failed in mid-answer."""
+FOREIGN = ("audio", "images", "function_call")
+"""Fields of a message that no other protocol knows."""
 
 
 class _Function(msgspec.Struct, gc=False):
     name: str
-    arguments: str | msgspec.Raw | None = None
+    arguments: Any = None
 
 
 class _Call(msgspec.Struct, gc=False):
     function: _Function | None = None
+    type: str | None = None
     id: str | None = None
     extra_content: dict[str, Any] | None = None
 
 
-class _ContentPart(msgspec.Struct, gc=False):
+class ContentPart(msgspec.Struct, gc=False):
+    """A part of a content that is a list: Mistral's reasoning models, whose parts without text are thoughts."""
+
     text: str | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: str | list[_ContentPart] | None = None
+    content: str | list[ContentPart] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
+    audio: Any = None
+    images: Any = None
+    function_call: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -110,27 +119,35 @@ def _read_choice(choice: _Choice) -> Choice:
     thought = message.reasoning_content or message.reasoning
     if thought:
         parts.append(Thinking(text=thought))
-    content = message.content
-    if isinstance(content, list):  # Mistral's reasoning models: parts without text are thoughts
-        content = "".join([part.text for part in content if part.text is not None])
+    content = text_of(message.content)
     if content:
         parts.append(Text(text=content))
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
     for number, call in enumerate(message.tool_calls or ()):
         parts.append(_read_call(call, number))
+    parts += [Foreign(kind=kind) for kind in FOREIGN if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
+    if reason == "stop" and any(isinstance(part, ToolCall) for part in parts):
+        reason = "tool_calls"  # what OpenAI says where tool_choice names a function
     if not parts and content is None and reason not in ("length", "content_filter"):
         raise Malformed("The answer has no content")
     return Choice(parts=parts, finish_reason=reason, logprobs=choice.logprobs)
 
 
-def _read_call(call: _Call, number: int) -> ToolCall:
+def text_of(content: str | list[ContentPart] | None) -> str | None:
+    """The text of a content."""
+    if isinstance(content, list):
+        return "".join([part.text for part in content if part.text is not None])
+    return content
+
+
+def _read_call(call: _Call, number: int) -> ToolCall | Foreign:
     if call.function is None:
-        raise Malformed("The answer calls what is no function")
+        return Foreign(kind=call.type or "tool_call")
     arguments = call.function.arguments
-    if isinstance(arguments, msgspec.Raw):  # some vendors send the object itself
-        arguments = bytes(arguments).decode("utf-8", "replace")
+    if arguments is not None and not isinstance(arguments, str):  # some vendors send the object itself
+        arguments = msgspec.json.encode(arguments).decode()
     google = (call.extra_content or {}).get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     return ToolCall(

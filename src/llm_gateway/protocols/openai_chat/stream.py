@@ -11,6 +11,7 @@ from llm_gateway.domain.conversation import (
     Chunk,
     Counted,
     Finish,
+    ForeignDelta,
     RefusalDelta,
     TextDelta,
     ThinkingDelta,
@@ -19,7 +20,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Malformed, UpstreamError, parse
-from llm_gateway.protocols.openai_chat.reply import finish_reason
+from llm_gateway.protocols.openai_chat.reply import FOREIGN, ContentPart, finish_reason, text_of
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.sse import Event, encode_event
 
@@ -32,6 +33,7 @@ class _Function(msgspec.Struct, gc=False):
 
 
 class _Call(msgspec.Struct, gc=False):
+    type: str | None = None
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
@@ -39,11 +41,14 @@ class _Call(msgspec.Struct, gc=False):
 
 
 class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | list[ContentPart] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
+    audio: Any = None
+    images: Any = None
+    function_call: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -99,19 +104,30 @@ class StreamReader:
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason is not None:
-                chunks.append(Finish(reason=finish_reason(choice.finish_reason), choice=choice.index))
+                chunks.append(self._finish(choice.index, choice.finish_reason))
         if found.usage is not None:
             usage = read_usage(found.usage, has_content=self._has_content)
             if usage is not None:
                 chunks.append(Counted(usage=usage))
         return chunks
 
+    def _finish(self, choice: int, said: str) -> Finish:
+        reason = finish_reason(said)
+        if reason == "stop" and choice in self._count:
+            reason = "tool_calls"  # what OpenAI says where tool_choice names a function
+        return Finish(reason=reason, choice=choice)
+
     def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
-        if delta.content:
-            self._has_content = True
-            chunks.append(TextDelta(text=delta.content, choice=choice.index, logprobs=choice.logprobs))
+        content = delta.content
+        if content:
+            text = content if isinstance(content, str) else text_of(content)
+            if text:
+                self._has_content = True
+                chunks.append(TextDelta(text=text, choice=choice.index, logprobs=choice.logprobs))
         if delta.tool_calls or delta.refusal or delta.reasoning_content or delta.reasoning:
             self._other(delta, choice.index, chunks)
+        if delta.audio or delta.images or delta.function_call:
+            chunks += [ForeignDelta(kind=kind, choice=choice.index) for kind in FOREIGN if getattr(delta, kind)]
 
     def _other(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
         self._has_content = True
@@ -128,6 +144,9 @@ class StreamReader:
         number = self._calls.get((choice, key)) if key is not None else self._count.get(choice, 0) - 1
         name = call.function.name if call.function is not None else None
         if number is None or number < 0:
+            if call.function is None:
+                chunks.append(ForeignDelta(kind=call.type or "tool_call", choice=choice))
+                return
             if not name:
                 raise Malformed("A tool call begins without a name")
             number = self._count.get(choice, 0)
@@ -180,6 +199,8 @@ class StreamWriter:
             return self._delta(chunk.choice, {"refusal": chunk.text})
         if isinstance(chunk, ThinkingDelta):
             return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
+        if isinstance(chunk, ForeignDelta):
+            return b""
         return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
 
     def end(self) -> bytes:

@@ -10,6 +10,7 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
+    Foreign,
     Part,
     Refusal,
     Text,
@@ -126,7 +127,6 @@ def reason_of(found: FoundResponse, parts: list[Part]) -> FinishReason:
 
 
 def _parts(item: _Item) -> list[Part]:
-    """What the vendor's own tools did is passed over: their results are in the text."""
     if item.type == "message":
         return [
             Refusal(text=part.refusal) if part.refusal is not None else Text(text=part.text or "")
@@ -137,7 +137,7 @@ def _parts(item: _Item) -> list[Part]:
     if item.type == "reasoning":
         thoughts = "\n".join(part.text or "" for part in item.summary or ())
         return [Thinking(text=thoughts, redacted=item.encrypted_content)]
-    return []
+    return [Foreign(kind=item.type)]
 
 
 def _length(part: Part) -> int:

@@ -11,6 +11,7 @@ from llm_gateway.domain.conversation import (
     Chunk,
     Counted,
     Finish,
+    ForeignDelta,
     Part,
     RefusalDelta,
     TextDelta,
@@ -93,8 +94,10 @@ class StreamReader:
 
     def _added(self, found: _Event) -> list[Chunk]:
         item = found.item
-        if item is None or item.type != "function_call":
+        if item is None or item.type in ("message", "reasoning"):
             return []
+        if item.type != "function_call":
+            return [ForeignDelta(kind=item.type)]
         call = self._calls[found.output_index] = len(self._calls)
         return [ToolBegin(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
 

@@ -12,6 +12,7 @@ from llm_gateway.domain.conversation import (
     Chunk,
     Counted,
     Finish,
+    ForeignDelta,
     Part,
     Refusal,
     RefusalDelta,
@@ -49,6 +50,8 @@ class StreamWriter:
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
+        if isinstance(chunk, ForeignDelta):
+            return b""
         self._assembly.add(chunk)
         if not isinstance(chunk, Begin | Counted) and chunk.choice:
             return b""
@@ -66,7 +69,7 @@ class StreamWriter:
             return self._say("refusal", chunk.text)
         if isinstance(chunk, ThinkingDelta):
             return self._think(chunk.text)
-        return self._tool(chunk)
+        return b"" if isinstance(chunk, ForeignDelta) else self._tool(chunk)
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""

@@ -1,0 +1,186 @@
+"""What only its own protocol knows is read without complaint; what vendors say in odd ways is understood."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.assembly import Assembly
+from llm_gateway.domain.conversation import (
+    Finish,
+    Foreign,
+    ForeignDelta,
+    Text,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
+from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
+from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.sse import Event
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 5}
+CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
+HEAD = Head(request_id="1", model="m", created_s=7, document={})
+
+
+def told(reader: Any, *documents: Any) -> list[Any]:
+    return [chunk for d in documents for chunk in reader.feed(Event(b"", json.dumps(d).encode(), b""))]
+
+
+def chat(message: Any, finish_reason: str = "stop") -> bytes:
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}], "usage": USAGE}).encode()
+
+
+def message(*content: Any, stop_reason: str | None = "end_turn") -> bytes:
+    return json.dumps({"content": list(content), "stop_reason": stop_reason}).encode()
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (openai_chat.read_reply(chat({"content": None, "tool_calls": [CUSTOM]}, "tool_calls")), "custom"),
+        (openai_chat.read_reply(chat({"content": None, "audio": {"id": "a", "data": "aGk="}})), "audio"),
+        (openai_chat.read_reply(chat({"content": None, "function_call": {"name": "f"}})), "function_call"),
+        (
+            openai_responses.read_reply(b'{"output":[{"type":"image_generation_call","id":"i"}],"status":"completed"}'),
+            "image_generation_call",
+        ),
+        (
+            anthropic_messages.read_reply(message({"type": "server_tool_use", "id": "s"}, stop_reason="pause_turn")),
+            "server_tool_use",
+        ),
+    ],
+)
+def test_an_answer_of_what_no_other_protocol_knows(reply: Any, kind: str) -> None:
+    assert reply.choices[0].parts == [Foreign(kind=kind)]
+
+
+def test_an_empty_message_with_a_reason_is_an_answer() -> None:
+    """https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons#empty-responses-with-end_turn."""
+    assert anthropic_messages.read_reply(message()).choices[0].parts == []
+    with pytest.raises(Malformed):
+        anthropic_messages.read_reply(message(stop_reason=None))
+
+
+def chat_delta(**delta: Any) -> Any:
+    return {"choices": [{"delta": delta}]}
+
+
+@pytest.mark.parametrize(
+    ("reader", "event", "kind"),
+    [
+        (openai_chat.StreamReader(), chat_delta(tool_calls=[{**CUSTOM, "index": 0}]), "custom"),
+        (openai_chat.StreamReader(), chat_delta(audio={"data": "aGk="}), "audio"),
+        (
+            openai_responses.StreamReader(),
+            {"type": "response.output_item.added", "item": {"type": "custom_tool_call"}},
+            "custom_tool_call",
+        ),
+        (
+            anthropic_messages.StreamReader(),
+            {"type": "content_block_start", "content_block": {"type": "server_tool_use", "id": "s", "input": {}}},
+            "server_tool_use",
+        ),
+    ],
+)
+def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
+    chunks = told(reader, event)
+    assert chunks[-1] == ForeignDelta(kind=kind)
+
+    assembly = Assembly()
+    for chunk in (*chunks, *chunks[-1:], Finish()):
+        assembly.add(chunk)
+    assert assembly.completion().choices[0].parts == [Foreign(kind=kind)]
+
+
+@pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])
+def test_other_protocols_leave_it_out(protocol: Any) -> None:
+    writer = protocol.StreamWriter(HEAD)
+    assert writer.write(ForeignDelta(kind="audio")) == b""
+    writer.write(TextDelta(text="Hello"))
+    assert b"audio" not in writer.end()
+
+
+def test_openai_says_stop_where_a_named_function_was_called() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert openai_chat.read_reply(chat({"tool_calls": [call]})).choices[0].finish_reason == "tool_calls"
+
+    reader = openai_chat.StreamReader()
+    told(reader, chat_delta(tool_calls=[{**call, "index": 0}]))
+    assert told(reader, {"choices": [{"delta": {}, "finish_reason": "stop"}]}) == [Finish(reason="tool_calls")]
+
+
+def test_arguments_that_are_an_object() -> None:
+    call = {"id": "c1", "function": {"name": "f", "arguments": {"a": 1}}}
+    [part] = openai_chat.read_reply(chat({"tool_calls": [call]})).choices[0].parts
+    assert part == ToolCall(id="c1", name="f", arguments='{"a":1}')
+
+
+def test_a_streamed_content_may_be_a_list() -> None:
+    """Mistral's reasoning models: parts without text are thoughts."""
+    thought = chat_delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}])
+    chunks = told(openai_chat.StreamReader(), thought, chat_delta(content=[{"type": "text", "text": "Well"}]))
+    assert chunks[1:] == [TextDelta(text="Well")]
+
+
+def start(index: int, **block: Any) -> Any:
+    return {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def piece(index: int, **delta: Any) -> Any:
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def stop(index: int) -> Any:
+    return {"type": "content_block_stop", "index": index}
+
+
+def ended(reason: str) -> Any:
+    return {"type": "message_delta", "delta": {"stop_reason": reason}}
+
+
+@pytest.mark.parametrize(("given", "last"), [({}, stop(0)), ({"a": 1}, stop(0)), ({}, ended("tool_use"))])
+def test_a_call_without_pieces_has_the_arguments_it_began_with(given: Any, last: Any) -> None:
+    tool = start(0, type="tool_use", id="t1", name="f", input=given)
+    chunks = told(anthropic_messages.StreamReader(), tool, piece(0, type="input_json_delta", partial_json=""), last)
+    assert chunks[:2] == [ToolBegin(call=0, id="t1", name="f"), ToolDelta(call=0, arguments=json.dumps(given))]
+
+
+def test_arguments_in_pieces_come_once() -> None:
+    tool = start(0, type="tool_use", id="t1", name="f", input={})
+    chunks = told(anthropic_messages.StreamReader(), tool, piece(0, partial_json="{}"), stop(0), ended("tool_use"))
+    assert [chunk.arguments for chunk in chunks if isinstance(chunk, ToolDelta)] == ["{}"]
+
+
+TALK = {"type": "text", "text": "Here is the JSON:"}
+ANSWER = {"type": "tool_use", "id": "t1", "name": JSON_TOOL, "input": {"a": 1}}
+SEARCH = {"type": "tool_use", "id": "t2", "name": "search", "input": {}}
+
+
+def test_what_is_said_around_json_is_none_of_it() -> None:
+    [choice] = anthropic_messages.read_reply(message(TALK, ANSWER, stop_reason="tool_use")).choices
+    assert (choice.parts, choice.finish_reason) == ([Text(text='{"a": 1}')], "stop")
+
+    [beside] = anthropic_messages.read_reply(message(SEARCH, ANSWER, stop_reason="tool_use")).choices
+    assert beside.finish_reason == "tool_calls"
+    [without] = anthropic_messages.read_reply(message(TALK)).choices
+    assert without.parts == [Text(text="Here is the JSON:")]
+
+
+def test_what_is_said_before_json_is_held_back_in_a_stream() -> None:
+    talk = [start(0, type="text", text=""), piece(0, text="Here"), piece(0, text=" it is:"), stop(0)]
+    answer = [start(1, type="tool_use", id="t1", name=JSON_TOOL, input={}), piece(1, partial_json='{"a":1}'), stop(1)]
+    after = [start(2, type="text", text="That was it."), stop(2), ended("tool_use")]
+    chunks = told(anthropic_messages.StreamReader(wants_json=True), *talk, *answer, *after)
+    assert chunks == [TextDelta(text='{"a":1}'), Finish(reason="stop")]
+
+    without = told(anthropic_messages.StreamReader(wants_json=True), *talk, ended("end_turn"))
+    assert without == [TextDelta(text="Here it is:"), Finish(reason="stop")]
+    thinking = told(anthropic_messages.StreamReader(wants_json=True), piece(0, thinking="Hm"))
+    assert thinking == [ThinkingDelta(text="Hm")]
