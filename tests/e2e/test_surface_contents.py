@@ -309,4 +309,10 @@ def test_what_a_vendor_cannot_be_told_is_named(gateway: GatewayProcess, llmock: 
     with pytest.raises(openai.BadRequestError) as stored:
         chat.responses.create(model="auto", input="Where?", previous_response_id="resp_1")
     assert stored.value.param == "previous_response_id"
+    with pytest.raises(openai.BadRequestError) as logprobs:
+        chat.responses.create(model="auto", input="Where?", top_logprobs=2)
+    assert logprobs.value.param == "top_logprobs", "in the words of the protocol that was spoken"
+    with pytest.raises(openai.BadRequestError) as stream:
+        chat.chat.completions.create(model="auto", messages=asked(), extra_body={"stream": "true"})
+    assert stream.value.param == "stream"
     assert len(llmock.requests) == 1

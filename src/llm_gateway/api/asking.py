@@ -100,6 +100,9 @@ class Asking(Surface):
         await send_body(send, 200, content, JSON, [*facts(answer), *ids])
 
     def _request(self, entry: Entry, document: dict[str, Any]) -> Request:
+        stream = document.get("stream")
+        if stream is not None and not isinstance(stream, bool):
+            raise Invalid("stream must be true or false.", loc=("body", "stream"))
         started = time.monotonic()
         headers = entry.headers
         use_cache, keep_in_cache = said.caching(headers)
@@ -121,7 +124,7 @@ class Asking(Surface):
             keep_in_cache=keep_in_cache,
             ask=Ask(self._protocol.name, document, self._read, _own_fields(headers)),
             input_weight=weigh(document),
-            stream=document.get("stream") is True and self._protocol.stream_writer is not None,
+            stream=stream is True and self._protocol.stream_writer is not None,
             requested_model=asked_model(document),
         )
 

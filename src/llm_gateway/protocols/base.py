@@ -37,7 +37,7 @@ class Unsupported(Exception):
     """A provider's protocol cannot express what a conversation asks for, and leaving it out would change the answer.
 
     `field` is a field of `Conversation`, or a part of it in words of the canonical form (`n`, `logit_bias`, `audio`);
-    a surface puts its own name for it in its place.
+    the client is told its own protocol's name for it (`names.py`).
     """
 
     def __init__(self, field: str, why: str) -> None:

@@ -12,6 +12,7 @@ from llm_gateway.domain.messages import Ask, Reply
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.names import named
 from llm_gateway.providers.base import Adapter, Wire
 
 _encode = msgspec.json.Encoder().encode
@@ -33,9 +34,12 @@ def encode_ask(ask: Ask, adapter: Adapter, provider: Provider, model: str, *, st
         raise Unsupported("model", f"{provider.name} has no embeddings")
     conversation = ask.conversation
     options = {} if provider.has_json_mode else {"has_json_mode": False}
-    written = wire.write(conversation, model, stream=stream, **options)
-    body = _encode(written.document)
-    return Call(wire.path(model, stream), body, dropped=(*ask.dropped, *written.dropped))
+    try:
+        written = wire.write(conversation, model, stream=stream, **options)
+    except Unsupported as error:
+        raise Unsupported(named(ask.protocol, error.field), error.why) from None
+    dropped = (*ask.dropped, *(named(ask.protocol, field) for field in written.dropped))
+    return Call(wire.path(model, stream), _encode(written.document), dropped=tuple(dict.fromkeys(dropped)))
 
 
 def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
@@ -102,4 +106,22 @@ def _passed_on(ask: Ask, model: str, *, stream: bool) -> dict[str, Any]:
         document["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     elif ask.protocol == "openai_responses":
         document["store"] = False  # the vendor's own default is to keep it
+    elif ask.protocol == "anthropic_messages" and isinstance(messages := document.get("messages"), list):
+        document["messages"] = [_without_unsigned_thoughts(message) for message in messages]
     return document
+
+
+def _without_unsigned_thoughts(message: Any) -> Any:
+    """A message without the thoughts that another vendor had, which this surface gave without a signature.
+
+    Anthropic refuses a thought that it did not sign.
+    """
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list) or message.get("role") != "assistant":
+        return message
+    kept = [block for block in content if not _is_unsigned(block)]
+    return message if not kept or len(kept) == len(content) else {**message, "content": kept}
+
+
+def _is_unsigned(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature")

@@ -1,0 +1,23 @@
+"""A client is told the name of a field that its own protocol has."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_gateway.protocols.names import named
+
+
+@pytest.mark.parametrize(
+    ("protocol", "field", "name"),
+    [
+        ("openai_chat", "reasoning", "reasoning_effort"),
+        ("openai_chat", "seed", "seed"),
+        ("openai_responses", "image", "input"),
+        ("openai_responses", "messages", "input"),
+        ("anthropic_messages", "stop", "stop_sequences"),
+        ("anthropic_messages", "tool_result", "messages"),
+        ("generate", "stop", "stop"),
+    ],
+)
+def test_names(protocol: str, field: str, name: str) -> None:
+    assert named(protocol, field) == name

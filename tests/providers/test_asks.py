@@ -1,0 +1,71 @@
+"""What a provider is sent of a client's document: all of it where it speaks the protocol, else a translation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.messages import Ask
+from llm_gateway.protocols import anthropic_messages, openai_chat
+from llm_gateway.protocols.base import Malformed, Unsupported
+from llm_gateway.providers import anthropic, openai
+from llm_gateway.providers.asks import decode_ask, encode_ask
+from tests.pipeline.fakes import provider
+
+
+def ask(protocol: Any, name: str, document: dict[str, Any]) -> Ask:
+    def read(given: dict[str, Any]) -> Any:
+        found = protocol.read_request(given)
+        return found.conversation, found.dropped
+
+    return Ask(name, document, read)
+
+
+def messages(*said: Any, **fields: Any) -> Ask:
+    return ask(anthropic_messages, "anthropic_messages", {"max_tokens": 9, "messages": list(said), **fields})
+
+
+THOUGHT = {"type": "thinking", "thinking": "Hm", "signature": ""}
+SIGNED = {"type": "thinking", "thinking": "Hm", "signature": "sig"}
+TEXT = {"type": "text", "text": "Well"}
+USER = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        ([THOUGHT, TEXT], [TEXT]),
+        ([SIGNED, TEXT], [SIGNED, TEXT]),
+        ([THOUGHT], [THOUGHT]),
+        ("Well", "Well"),
+    ],
+)
+def test_anthropic_is_not_sent_thoughts_that_others_had(content: Any, sent: Any) -> None:
+    """The surface had to give them without a signature; Anthropic would refuse the whole request."""
+    asked = messages(USER, {"role": "assistant", "content": content}, USER)
+
+    body = json.loads(encode_ask(asked, anthropic, provider(), "claude", stream=False).body)
+
+    assert body["messages"] == [USER, {"role": "assistant", "content": sent}, USER]
+
+
+def test_what_cannot_be_said_is_named_in_the_clients_words() -> None:
+    told = encode_ask(messages(USER, thinking={"type": "disabled"}), openai, provider(), "gpt-4o", stream=False)
+    assert told.dropped == ("thinking",)
+
+    stops = messages(USER, stop_sequences=["a", "b", "c", "d", "e"])
+    with pytest.raises(Unsupported) as caught:
+        encode_ask(stops, openai, provider(), "gpt-4o", stream=False)
+    assert caught.value.field == "stop_sequences"
+
+
+def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None:
+    asked = ask(openai_chat, "openai_chat", {"messages": [USER]})
+    body = json.dumps({"content": [{"type": "server_tool_use", "id": "s"}], "stop_reason": "pause_turn"}).encode()
+
+    with pytest.raises(Malformed):
+        decode_ask(asked, anthropic, provider(), body, ())
+    native = decode_ask(messages(USER), anthropic, provider(), body, ())
+    assert (native.body, native.is_foreign) == (body, True)
