@@ -398,3 +398,24 @@ class TestPools:
         upstream.behaviour = saying(b"HTTP/1.1 503 Busy\r\nretry-after: \xe9\r\ncontent-length: 0\r\n\r\n")
 
         assert await transport.post(upstream.provider(), CALL, 5) == Exchange(503)
+
+
+async def test_a_stream_that_is_closed_twice_gives_its_connection_back_once(
+    transport: Transport, upstream: Upstream
+) -> None:
+    """Two requests on one connection would take each other's answers."""
+    upstream.behaviour = answering("200 OK", "content-type: text/event-stream\r\n", b"data: 1\n\n")
+    asked = upstream.provider()
+    first = await transport.open(asked, CALL, 5)
+    assert not isinstance(first, Exchange)
+    while await first.next(5):
+        pass
+    first.close()
+    first.close()
+
+    both = await asyncio.gather(transport.open(asked, CALL, 5), transport.open(asked, CALL, 5))
+
+    assert upstream.connections == 2
+    for stream in both:
+        assert not isinstance(stream, Exchange)
+        stream.close()

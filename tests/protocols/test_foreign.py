@@ -123,10 +123,10 @@ def test_arguments_that_are_an_object() -> None:
 
 
 def test_a_streamed_content_may_be_a_list() -> None:
-    """Mistral's reasoning models: parts without text are thoughts."""
+    """https://docs.mistral.ai/capabilities/reasoning."""
     thought = chat_delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}])
     chunks = told(openai_chat.StreamReader(), thought, chat_delta(content=[{"type": "text", "text": "Well"}]))
-    assert chunks[1:] == [TextDelta(text="Well")]
+    assert chunks[1:] == [ThinkingDelta(text="Hm"), TextDelta(text="Well")]
 
 
 def start(index: int, **block: Any) -> Any:

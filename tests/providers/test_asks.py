@@ -68,4 +68,4 @@ def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None
     with pytest.raises(Malformed):
         decode_ask(asked, anthropic, provider(), body, ())
     native = decode_ask(messages(USER), anthropic, provider(), body, ())
-    assert (native.body, native.is_foreign) == (body, True)
+    assert (native.body, native.may_be_kept) == (body, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -355,3 +356,23 @@ async def test_a_reader_that_stopped_is_cut_off() -> None:
         await client.send(GET)
 
         await asyncio.wait_for(cut.wait(), 5)
+
+
+async def test_a_reader_that_is_slow_but_reads_is_not_cut_off() -> None:
+    """However long all of it takes: what counts is that it goes on."""
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(body(b"x" * 60_000_000))
+
+    async with running(app, stalled_s=0.3, sweep_s=0.05) as server:
+        client = await server.connect()
+        await client.send(GET)
+        began, got = time.monotonic(), 0
+        while got < 60_000_000:
+            data = await client.reader.read(1_000_000)
+            assert data, f"cut off after {got} bytes"
+            got += len(data)
+            await asyncio.sleep(len(data) / 40_000_000)
+
+    assert time.monotonic() - began > 3 * 0.3

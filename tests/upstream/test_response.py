@@ -290,3 +290,46 @@ async def test_who_pours_gets_its_own_error_back_and_the_connection_is_closed(po
         await pouring
     pool.release(stream)
     await asyncio.wait_for(far.gone.wait(), 1)
+
+
+def framed(*chunks: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+
+
+async def test_the_end_does_not_hide_what_came_while_the_taker_had_enough(pool: Pool, far: Far) -> None:
+    """All in one read of the socket: the piece that was enough, another, and the end."""
+    stream = await opened(pool, far)
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        taken.append(data)
+        return data != b"one"
+
+    pouring = asyncio.create_task(stream.pour(take, 5))
+    await asyncio.sleep(0.02)
+    far.say(framed(b"one", b"two", b"three") + b"0\r\n\r\n")
+
+    assert await pouring is True
+    assert await stream.pour(take, 5) is False
+    assert b"".join(taken) == b"onetwothree"
+
+
+async def test_what_comes_with_a_broken_piece_is_not_taken(pool: Pool, far: Far) -> None:
+    stream = await opened(pool, far)
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        taken.append(data)
+        if data == b"bad":
+            raise ValueError(data)
+        return True
+
+    pouring = asyncio.create_task(stream.pour(take, 5))
+    await asyncio.sleep(0.02)
+    far.say(framed(b"one", b"bad", b"three") + b"0\r\n\r\n")
+
+    with pytest.raises(ValueError, match="bad"):
+        await pouring
+    with pytest.raises(ValueError, match="bad"):
+        await stream.pour(take, 5)
+    assert taken == [b"one", b"bad"]

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -91,7 +92,7 @@ class Asking(Surface):
         ids: Headers = [(b"x-request-id", entry.echo), (b"request-id", entry.echo)]
         if request.stream and self._protocol.stream_writer is not None:
             writer = EventWriter(self._protocol, self._protocol.stream_writer(head), document)
-            response = StreamedResponse(writer, receive, send, self._drains, ids)
+            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
@@ -170,7 +171,11 @@ class EventWriter:
 
     def end(self, answer: Answer) -> bytes:
         """As in `Writer`: the provider's own bytes had an end of their own."""
-        return b"" if self._is_native else self._writer.end()
+        if self._is_native:
+            return b""
+        usage = answer.reply.usage
+        counted = self._writer.write(Counted(usage=usage)) if answer.reply.usage_estimated else b""
+        return counted + self._writer.end()
 
     def error(self, error: GatewayError) -> bytes:
         """As in `Writer`."""
@@ -202,9 +207,8 @@ def _own_fields(headers: dict[bytes, bytes]) -> bytes:
 
 def _is_count(piece: Piece) -> bool:
     """Whether an event of chat completions tells nothing but usage, be it believed or not."""
-    chunks = piece.chunks
-    if chunks:
-        return len(chunks) == 1 and isinstance(chunks[0], Counted)
+    if any(not isinstance(chunk, Counted) for chunk in piece.chunks):
+        return False
     return b'"usage"' in piece.raw and NO_CHOICE.search(piece.raw) is not None
 
 

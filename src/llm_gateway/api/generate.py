@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -92,7 +93,7 @@ class Generate(Surface):
         ids = [(b"x-request-id", entry.echo)]
         if request.stream:
             writer = EventWriter(lambda answer: self._encoded(answer, started), request.id)
-            response = StreamedResponse(writer, receive, send, self._drains, ids)
+            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)

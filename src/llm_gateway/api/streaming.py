@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from starlette.types import Receive, Send
@@ -24,6 +25,10 @@ HEAD: Headers = [
 ]
 
 OnDisconnect: TypeAlias = Literal["drain", "abort"]
+
+
+OnDefect: TypeAlias = Callable[[Exception], GatewayError]
+"""Hears of a defect of ours; returns what the client is told."""
 
 
 class Writer(Protocol):
@@ -77,11 +82,13 @@ class StreamedResponse:
     """One response of events."""
 
     __slots__ = (
-        "_beat", "_drains", "_has_begun", "_headers", "_is_gone", "_keeps_up", "_line", "_loop", "_patience",
-        "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
+        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open",
+        "_keeps_up", "_line", "_loop", "_patience", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
     )  # fmt: skip
 
-    def __init__(self, writer: Writer, receive: Receive, send: Send, drains: Drains, headers: Headers) -> None:
+    def __init__(
+        self, writer: Writer, receive: Receive, send: Send, drains: Drains, headers: Headers, defect: OnDefect
+    ) -> None:
         self._writer = writer
         self._receive = receive
         self._send = send
@@ -89,7 +96,10 @@ class StreamedResponse:
         self._drains = drains
         self._headers = headers
         self._told: Headers = []
+        self._defect = defect
         self._has_begun = False
+        self._is_open = False  # the head has left
+        self._has_ended = False
         self._keeps_up = True
         self._is_gone = False
         self._sent_at = 0.0
@@ -123,7 +133,12 @@ class StreamedResponse:
             if not self._has_begun:
                 raise
             await self._write(self._writer.error(Overloaded("The gateway is stopping.")))
+        except Exception as error:  # edge: a defect of ours; who was told 200 already is told in the stream
+            if not self._has_begun:
+                raise
+            await self._write(self._writer.error(self._defect(error)))
         finally:
+            self._has_ended = True
             watch.cancel()
             if self._patience is not None:
                 self._patience.cancel()
@@ -150,6 +165,7 @@ class StreamedResponse:
             self._has_begun = True
             start = [*HEAD, *self._told, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
+            self._is_open = True
         await self._line.caught_up()
         self._keeps_up = True
 
@@ -178,6 +194,8 @@ class StreamedResponse:
     def _client_is_gone(self, opening: asyncio.Task[Relay | Answer]) -> None:
         """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
         self._is_gone = True
+        if self._has_ended:
+            return
         drains = self._drains
         if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
             self._give_up(opening)
@@ -195,7 +213,7 @@ class StreamedResponse:
         """Say something when nothing was said for long: what stands between closes what looks dead."""
         quiet_s = self._loop.time() - self._sent_at
         if quiet_s >= HEARTBEAT_S:
-            if self._has_begun and self._keeps_up and not self._is_gone:
+            if self._is_open and self._keeps_up and not self._is_gone:
                 self._keeps_up = self._line.push(COMMENT)
             quiet_s = 0.0
         self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)

@@ -113,6 +113,10 @@ class Surface(ABC):
         except asyncio.CancelledError:
             stopping = Overloaded("The gateway is stopping.")
             await send_error(send, scope["path"], stopping, entry.request_id, entry.echo)
-        except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
-            self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
-            await send_error(send, scope["path"], defect(entry), entry.request_id, entry.echo)
+        except Exception as error:  # edge: a defect of ours
+            await send_error(send, scope["path"], self.failed(entry, error), entry.request_id, entry.echo)
+
+    def failed(self, entry: Entry, error: Exception) -> InternalError:
+        """Log a defect of ours; what the caller is told of it."""
+        self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
+        return defect(entry)

@@ -109,8 +109,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """What a provider answered. `upstream_model` is the name it reported, `usage_estimated` that it counted nothing.
 
     An ask is answered with a `body`, the provider's own document in the client's protocol, or with a `completion`.
-    `dropped` names the hints that the provider could not be told. `is_foreign`: it holds what only its own protocol
-    knows, so that it can be handed on as it came, but not be kept and told again.
+    `dropped` names the hints that the provider could not be told. `may_be_kept`: not where it holds what only its own
+    protocol knows, which can be handed on as it came, but not be told again.
     """
 
     content: str
@@ -122,7 +122,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     completion: Completion | None = None
     body: bytes = b""
     dropped: tuple[str, ...] = ()
-    is_foreign: bool = False
+    may_be_kept: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):

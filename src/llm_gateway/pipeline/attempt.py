@@ -310,9 +310,9 @@ class Attempts:
                 committed.held += pieces
                 if any(isinstance(chunk, CONTENT) for piece in pieces for chunk in piece.chunks):
                     break
-                if committed.assembly.is_finished or reader.is_done:
+                if committed.assembly.is_finished:
                     break
-                if not pieces:
+                if reader.is_done or not pieces:
                     raise Malformed("The stream ended before it said anything")
                 commit_by = min(self._clock() + BETWEEN_EVENTS_S, request.deadline)
         except (StreamCut, Malformed, UpstreamError) as error:
@@ -336,7 +336,9 @@ class Attempts:
 
     def _stream_served(self, this: _Try, committed: Committed) -> Served:
         """The stream is complete."""
-        reply = self._bought(this, reply_of(committed.assembly.completion()))
+        reply = self._bought(this, reply_of(committed.assembly.completion(), dropped=committed.dropped))
+        if this.course.request.json_mode and json_text(reply.content) != reply.content:
+            reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
         self._end(this)
         self._health.end(this.candidate.provider.id)
         return self._served(this, reply)

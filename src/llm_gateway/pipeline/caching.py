@@ -138,7 +138,7 @@ class Caching:
     async def keep(self, lookup: Lookup, served: Served) -> None:
         """Keep a complete success under the candidate that gave it, and hand it to those who wait."""
         try:
-            if lookup.base is not None and lookup.keeps and not served.reply.is_foreign:
+            if lookup.base is not None and lookup.keeps and served.reply.may_be_kept:
                 await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
         finally:
             if lookup.flight is not None:

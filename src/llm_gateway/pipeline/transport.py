@@ -204,12 +204,13 @@ class Transport:
 class _Events:
     """A response of server-sent events."""
 
-    __slots__ = ("_pool", "_splitter", "_stream", "_take")
+    __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take")
 
     def __init__(self, pool: Pool, stream: ResponseStream) -> None:
         self._pool = pool
         self._stream = stream
         self._splitter = Splitter(MAX_EVENT_BYTES)
+        self._is_closed = False
         self._take: Callable[[list[Event]], bool]
 
     async def next(self, timeout_s: float) -> list[Event]:
@@ -253,7 +254,9 @@ class _Events:
 
     def close(self) -> None:
         """As in `Incoming`."""
-        self._pool.release(self._stream)
+        if not self._is_closed:
+            self._is_closed = True
+            self._pool.release(self._stream)
 
 
 def _exchange(response: Response) -> Exchange:

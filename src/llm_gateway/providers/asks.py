@@ -69,7 +69,7 @@ def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...]
         completion=None if body else completion,
         body=body,
         dropped=dropped,
-        is_foreign=any(isinstance(part, Foreign) for choice in completion.choices for part in choice.parts),
+        may_be_kept=not any(isinstance(part, Foreign) for choice in completion.choices for part in choice.parts),
     )
 
 

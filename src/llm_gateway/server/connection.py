@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import urllib.parse
 from collections import deque
 from typing import Any
@@ -17,6 +18,8 @@ from llm_gateway.server.exchange import Exchange
 from llm_gateway.server.hub import Hub, Refused
 
 NEVER = math.inf
+HAS_ENDED: int | None = getattr(select, "POLLRDHUP", None)
+"""Linux's event for it; elsewhere it is noticed with the next write."""
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
 # What a connection waits for: a request, the rest of its head, the rest of its body, our answer, nothing any more.
@@ -27,7 +30,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's protocol, with limits.
 
     Instead of timers it keeps two times (seconds on the loop's clock) that the hub's sweep looks at: `deadline` for
-    what it waits for, `stalled` for a client that does not read.
+    what it waits for, `stalled` for when to look whether the client reads.
     """
 
     cycle: Exchange | None  # type: ignore[assignment]  # the newest request
@@ -42,6 +45,8 @@ class Connection(HttpToolsProtocol):
         self.phase = IDLE
         self.deadline = NEVER
         self.stalled = NEVER
+        self.unsent = 0
+        self.read_at = 0.0
         self.held_at = 0.0
         self.received = 0  # bytes of the message being parsed, less what came in one piece with the one before
         self.body_size = 0
@@ -77,12 +82,36 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Asyncio's."""
         super().pause_writing()
-        self.stalled = self.loop.time() + self.limits.stalled_s
+        self._watch()
 
     def resume_writing(self) -> None:
         """Asyncio's."""
         super().resume_writing()
-        self.stalled = NEVER
+        if self.phase != PARTING:
+            self.stalled = NEVER
+
+    def _watch(self) -> None:
+        """Look from now on whether the client reads what is written."""
+        now = self.loop.time()
+        self.unsent = self.transport.get_write_buffer_size()
+        self.read_at, self.stalled = now, now + self.limits.sweep_s
+
+    def _is_stalled(self, now: float) -> bool:
+        """Whether the client has read nothing for too long."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self.unsent:
+            self.read_at = now
+        self.unsent = unsent
+        self.stalled = now + self.limits.sweep_s
+        return now - self.read_at >= self.limits.stalled_s
+
+    def has_left(self) -> bool:
+        """Whether the client has ended its side while nothing is read of what it sends, so that nobody was told."""
+        if not self.flow.read_paused or self.transport.is_closing() or HAS_ENDED is None:
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), HAS_ENDED)
+        return bool(poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         """Asyncio's."""
@@ -314,8 +343,9 @@ class Connection(HttpToolsProtocol):
     def abandon(self) -> None:
         """Close as soon as what is written has gone out, or the client has stopped reading it."""
         self.phase = PARTING
-        self.deadline = self.loop.time() + self.limits.stalled_s
+        self.deadline = NEVER
         self.hub.outbox.empty()
+        self._watch()
         self.transport.close()
 
     def retire(self) -> None:
@@ -325,7 +355,10 @@ class Connection(HttpToolsProtocol):
 
     def expire(self, now: float) -> None:
         """A time has passed (`now`: seconds on the loop's clock)."""
-        if self.stalled <= now or self.phase == PARTING:
+        if self.stalled <= now:
+            if self._is_stalled(now):
+                self.transport.abort()
+        elif self.phase == PARTING:
             self.transport.abort()
         elif self.phase == IDLE:
             self.abandon()

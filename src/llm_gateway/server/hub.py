@@ -40,7 +40,7 @@ class Limits:
     keep_alive_s: float = 75.0
     stalled_s: float = 30.0  # it reads nothing of its answer
     linger_s: float = 2.0  # it goes on sending after a refusal
-    sweep_s: float = 1.0
+    sweep_s: float = 0.5
     connect_s: float = 0.1  # its handshake was under way when the server stopped accepting
     head_bytes: int = 32 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
@@ -115,6 +115,8 @@ class Hub(ServerState):
         connections: set[Any] = self.connections
         for connection in [c for c in connections if c.deadline <= now or c.stalled <= now]:
             connection.expire(now)
+        for connection in [c for c in connections if c.has_left()]:
+            connection.transport.abort()
 
     def refusal(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, with_body: bool = True) -> bytes:
         """A whole response that ends its connection: RFC 9457 problem details, as the application's own errors.

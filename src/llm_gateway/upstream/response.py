@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-HIGH_WATER_BYTES = 256 * 1024
-"""So much of a response is held for whoever reads it too slowly."""
+HIGH_WATER_BYTES = 16 * 1024
+"""So much of a response is held for whoever reads it too slowly; what one read of the socket brings comes on top."""
 
 
 class Broken(Exception):
@@ -104,6 +104,8 @@ class ResponseStream:
                 await self._news(idle_s)
         finally:
             self._take = None
+        if self._pieces:
+            return True  # what came while `take` wanted no more, be the response over or not
         self._check()
         return not self._is_over
 
@@ -133,6 +135,8 @@ class ResponseStream:
 
     def take(self, body: bytes) -> None:
         """The connection's: more of the body has come."""
+        if self._is_over:
+            return  # it failed, and the rest of what was read with that is worth nothing
         if self._take is not None:
             try:
                 if not self._take(body):

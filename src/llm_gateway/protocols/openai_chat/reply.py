@@ -48,9 +48,13 @@ class _Call(msgspec.Struct, gc=False):
 
 
 class ContentPart(msgspec.Struct, gc=False):
-    """A part of a content that is a list: Mistral's reasoning models, whose parts without text are thoughts."""
+    """A part of a content that is a list, as Mistral's reasoning models give it: a text, or thoughts.
+
+    https://docs.mistral.ai/capabilities/reasoning
+    """
 
     text: str | None = None
+    thinking: list[ContentPart] | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -116,7 +120,7 @@ def finish_reason(said: str | None) -> FinishReason:
 
 def _read_choice(choice: _Choice) -> Choice:
     message, parts = choice.message, list[Part]()
-    thought = message.reasoning_content or message.reasoning
+    thought = message.reasoning_content or message.reasoning or thought_of(message.content)
     if thought:
         parts.append(Thinking(text=thought))
     content = text_of(message.content)
@@ -142,18 +146,29 @@ def text_of(content: str | list[ContentPart] | None) -> str | None:
     return content
 
 
+def thought_of(content: str | list[ContentPart] | None) -> str:
+    """The thoughts among the parts of a content."""
+    if not isinstance(content, list):
+        return ""
+    return "".join([inner.text or "" for part in content for inner in part.thinking or ()])
+
+
+def arguments_of(given: Any) -> str:
+    """A call's arguments as JSON text; some vendors send the object itself."""
+    if given is None or isinstance(given, str):
+        return given or ""
+    return msgspec.json.encode(given).decode()
+
+
 def _read_call(call: _Call, number: int) -> ToolCall | Foreign:
     if call.function is None:
         return Foreign(kind=call.type or "tool_call")
-    arguments = call.function.arguments
-    if arguments is not None and not isinstance(arguments, str):  # some vendors send the object itself
-        arguments = msgspec.json.encode(arguments).decode()
     google = (call.extra_content or {}).get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     return ToolCall(
         id=call.id or f"call_{number}",
         name=call.function.name,
-        arguments=arguments or "",
+        arguments=arguments_of(call.function.arguments),
         signature=signature if isinstance(signature, str) else None,
     )
 

@@ -20,7 +20,14 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Malformed, UpstreamError, parse
-from llm_gateway.protocols.openai_chat.reply import FOREIGN, ContentPart, finish_reason, text_of
+from llm_gateway.protocols.openai_chat.reply import (
+    FOREIGN,
+    ContentPart,
+    arguments_of,
+    finish_reason,
+    text_of,
+    thought_of,
+)
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.sse import Event, encode_event
 
@@ -29,7 +36,7 @@ DONE = b"[DONE]"
 
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class _Call(msgspec.Struct, gc=False):
@@ -59,7 +66,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None
@@ -100,10 +107,10 @@ class StreamReader:
             self._has_begun = True
             created = None if found.created is None else int(found.created)
             chunks.append(Begin(id=found.id, model=found.model, created_s=created))
-        for choice in found.choices:
+        for choice in found.choices or ():
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:
                 chunks.append(self._finish(choice.index, choice.finish_reason))
         if found.usage is not None:
             usage = read_usage(found.usage, has_content=self._has_content)
@@ -121,7 +128,9 @@ class StreamReader:
         content = delta.content
         if content:
             text = content if isinstance(content, str) else text_of(content)
-            if text:
+            if not text and (thought := thought_of(content)):
+                chunks.append(ThinkingDelta(text=thought, choice=choice.index))
+            elif text:
                 self._has_content = True
                 chunks.append(TextDelta(text=text, choice=choice.index, logprobs=choice.logprobs))
         if delta.tool_calls or delta.refusal or delta.reasoning_content or delta.reasoning:
@@ -158,7 +167,7 @@ class StreamReader:
                 ToolBegin(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
             )
         if call.function is not None and call.function.arguments:
-            chunks.append(ToolDelta(call=number, arguments=call.function.arguments, choice=choice))
+            chunks.append(ToolDelta(call=number, arguments=arguments_of(call.function.arguments), choice=choice))
 
 
 def _failed(error: dict[str, Any] | str | None) -> UpstreamError:
