@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.plan import Exchange, Unsent
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.pipeline.circuit_breaker import CircuitBreaker
@@ -217,6 +217,17 @@ class TestCutShort:
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
         assert (breaker.state, world.health.in_flight("id-a")) == ("closed", 0)
+
+    async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
+        """While a connection was made, say: it bought nothing and counts against no limit."""
+        world.script(a=[Unsent()])
+        record = world.open(request())
+        with pytest.raises(asyncio.CancelledError):
+            await world.failover.run(request(), plan([A], [B]), record)
+
+        [attempt] = record.attempts
+        assert (attempt.error, attempt.sent, attempt.cost_nanos, attempt.usage) == ("cancelled", False, 0, Usage())
+        assert (attempt.limit_tokens, world.health.in_flight("id-a")) == (0, 0)
 
     async def test_cancelled_in_half_open(self, world: World) -> None:
         breaker = almost_open(world, failures=5)

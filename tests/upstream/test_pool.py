@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_gateway.domain.plan import Unsent
 from llm_gateway.upstream.pool import CONNECT_S, IDLE_S, NotSent, Pool, Unsendable, tls
 from llm_gateway.upstream.response import Broken
 
@@ -293,3 +294,32 @@ class TestTls:
                 with pytest.raises(NotSent, match=r"(?i)certificate"):
                     await known.post("/", b"{}", 5)
             known.close()
+
+
+async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server: Server) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # it never answers the handshake
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        pool = pool_of(server, f"https://127.0.0.1:{port}", tls=tls())
+        for asking in (pool.post("/x", b"{}", 5), pool.open("/x", b"{}", 5)):
+            task = asyncio.create_task(asking)  # type: ignore[arg-type]
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(Unsent):
+                await task
+        pool.close()
+
+
+async def test_who_cancels_after_that_has_sent_it(server: Server) -> None:
+    server.answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]
+    pool = pool_of(server)
+    task = asyncio.create_task(pool.post("/x", b"{}", 5))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert not isinstance(caught.value, Unsent)
+    pool.close()

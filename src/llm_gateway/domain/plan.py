@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias
 
@@ -60,6 +61,10 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     fault: Fault | None = None
     message: str = ""
     is_ours: bool = False
+
+
+class Unsent(asyncio.CancelledError):
+    """A call was cancelled before anything of it left: nothing can have been bought."""
 
 
 class StreamCut(Exception):

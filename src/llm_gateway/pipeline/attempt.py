@@ -18,7 +18,7 @@ from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import CONTENT
 from llm_gateway.domain.course import Course, Failure
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut
+from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut, Unsent
 from llm_gateway.domain.streams import Committed
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.limiter.base import Reservation
@@ -176,8 +176,15 @@ class Attempts:
             return await send(provider, call, min(provider.timeout_s, remaining))
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
             this.breaker.release(this.permit)
+            if isinstance(error, Unsent):
+                self._never_sent(this)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
+
+    def _never_sent(self, this: _Try) -> None:
+        this.attempt.sent = False
+        self._recording.bought_nothing(this.attempt)
+        this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
 
     # A whole answer
 
@@ -210,9 +217,7 @@ class Attempts:
     def _faulted(self, this: _Try, exchange: Exchange) -> Failure:
         """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
         if exchange.fault == "not_sent":
-            this.attempt.sent = False
-            self._recording.bought_nothing(this.attempt)
-            this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
+            self._never_sent(this)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         if exchange.is_ours or (exchange.fault == "timeout" and not this.full_timeout):

@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.plan import Call, Exchange, Incoming, StreamCut
+from llm_gateway.domain.plan import Call, Exchange, Incoming, StreamCut, Unsent
 from llm_gateway.sse import Event, Splitter, TooLarge
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
 from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, tls
@@ -113,6 +113,8 @@ class Transport:
                 return await asyncio.shield(building)
         except TimeoutError:
             raise NotSent("The provider's host was not resolved in time", is_ours=True) from None
+        except asyncio.CancelledError:
+            raise Unsent from None
 
     async def _build(self, provider: Provider, root: str) -> Pool:
         pool = await self._pool(provider, root)

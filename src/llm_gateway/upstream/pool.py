@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
+from llm_gateway.domain.plan import Unsent
 from llm_gateway.upstream.connection import Connection
 from llm_gateway.upstream.response import Response, ResponseStream
 
@@ -91,6 +92,7 @@ class Pool:
 
         Raises:
             NotSent: no connection can be made.
+            Unsent: cancelled while it was made.
             TimeoutError: the response was not whole in time.
             Broken: it never will be.
         """
@@ -106,7 +108,7 @@ class Pool:
         Whoever has it reads it to its end, or closes it; then `release` takes its connection back.
         """
         deadline = self._loop.time() + timeout_s
-        connection = self._free() or await self._connect(timeout_s)
+        connection = self._free() or await self._new(timeout_s)
         try:
             stream = connection.open(self._request(path, body, fields))
             await stream.head(deadline - self._loop.time())
@@ -135,7 +137,7 @@ class Pool:
         connection = self._free()
         if connection is None:
             started = self._loop.time()
-            connection = await self._connect(timeout_s)
+            connection = await self._new(timeout_s)
             timeout_s -= self._loop.time() - started
         try:
             return await connection.exchange(request, timeout_s)
@@ -158,6 +160,12 @@ class Pool:
             connection.close()
         else:
             self._idle.append(connection)
+
+    async def _new(self, timeout_s: float) -> Connection:
+        try:
+            return await self._connect(timeout_s)
+        except asyncio.CancelledError:
+            raise Unsent from None
 
     async def _connect(self, timeout_s: float) -> Connection:
         sock: socket.socket | None = None
