@@ -26,19 +26,19 @@ ASKS = [Turn(role="user", parts=[Text(text="x")])]
 @pytest.mark.parametrize(
     ("model", "effort", "said"),
     [
-        ("claude-3-7-sonnet", None, {"temperature": 1.0, "top_p": 0.5, "top_k": 7}),
-        ("claude-sonnet-4-20250514", None, {"temperature": 1.0, "top_p": 0.5, "top_k": 7}),
-        ("claude-haiku-4-5", None, {"temperature": 1.0, "top_k": 7}),
+        ("claude-3-7-sonnet", None, {"temperature": 0.8, "top_p": 0.5, "top_k": 7}),
+        ("claude-sonnet-4-20250514", None, {"temperature": 0.8, "top_p": 0.5, "top_k": 7}),
+        ("claude-haiku-4-5", None, {"temperature": 0.8, "top_k": 7}),
         ("claude-haiku-4-5", "low", {}),
         ("claude-opus-5-5", None, {}),
         ("claude-opus-5-5", "low", {}),
-        ("another-of-this-dialect", None, {"temperature": 1.0, "top_p": 0.5, "top_k": 7}),
+        ("another-of-this-dialect", None, {"temperature": 0.8, "top_p": 0.5, "top_k": 7}),
     ],
 )
 def test_what_a_claude_model_is_told_of_sampling(model: str, effort: Any, said: dict[str, float]) -> None:
     """What it would refuse is left out, and named."""
     reasoning = None if effort is None else Reasoning(effort=effort)
-    conversation = Conversation(turns=ASKS, temperature=1.5, top_p=0.5, top_k=7, reasoning=reasoning)
+    conversation = Conversation(turns=ASKS, temperature=0.8, top_p=0.5, top_k=7, reasoning=reasoning)
     written = anthropic_messages.write_request(conversation, model, stream=False)
 
     sampling = ("temperature", "top_p", "top_k")

@@ -305,7 +305,7 @@ async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server:
         port = listener.sockets[0].getsockname()[1]
         pool = pool_of(server, f"https://127.0.0.1:{port}", tls=tls())
         for asking in (pool.post("/x", b"{}", 5), pool.open("/x", b"{}", 5)):
-            task = asyncio.create_task(asking)  # type: ignore[arg-type]
+            task = asyncio.create_task(asking)
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(Unsent):

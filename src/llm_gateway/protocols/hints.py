@@ -27,7 +27,7 @@ def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed
 
 def is_sealed(part: Part) -> bool:
     """Whether it is a thought that its maker would know again."""
-    return isinstance(part, Thinking) and (part.signature is not None or part.redacted is not None)
+    return isinstance(part, Thinking) and bool(part.signature or part.redacted)
 
 
 def _marks(part: Part) -> Iterator[str]:

@@ -17,6 +17,8 @@ https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide. Others tha
 ONE_SAMPLING = re.compile(r".*claude-(?:opus|sonnet|haiku)-4[-.][1-6](?!\d)")
 """Models that refuse a temperature together with `top_p`:
 https://platform.claude.com/docs/en/about-claude/models/migrating-to-claude-4."""
+UNFORCED = re.compile(r".*claude-(?:(?:fable|mythos)-5[-.]1|(?:opus|sonnet)-5[-.]5)(?!\d)")
+"""Models that refuse a forced tool, as above."""
 OLD = re.compile(r".*claude-(?:instant|v?[12](?!\d)|3-(?:opus|sonnet|haiku))")
 """Models whose answers have 4,096 tokens at most."""
 MAX_TOKENS, MAX_TOKENS_OF_OLD = 8192, 4096
@@ -26,6 +28,11 @@ MAX_TOKENS, MAX_TOKENS_OF_OLD = 8192, 4096
 def takes_all(model: str) -> bool:
     """Whether it takes a temperature, a forced tool, and thinking in tokens."""
     return "claude" not in model or TAKES_ALL.match(model) is not None
+
+
+def refuses_force(model: str) -> bool:
+    """Whether it cannot be made to call a tool."""
+    return UNFORCED.match(model) is not None
 
 
 def takes_one_sampling(model: str) -> bool:

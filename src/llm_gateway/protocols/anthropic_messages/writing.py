@@ -13,7 +13,6 @@ from llm_gateway.domain.conversation import (
     Format,
     Image,
     Part,
-    Reasoning,
     Refusal,
     Text,
     Thinking,
@@ -26,9 +25,11 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.protocols.anthropic_messages.models import (
     MAX_TEMPERATURE,
     default_max_tokens,
+    refuses_force,
     takes_all,
     takes_one_sampling,
 )
+from llm_gateway.protocols.anthropic_messages.thinking import must_call, think
 from llm_gateway.protocols.base import Unsupported, Written
 from llm_gateway.protocols.hints import is_sealed, left_out
 
@@ -36,14 +37,8 @@ Document = dict[str, Any]
 
 JSON_TOOL = "json_answer"
 JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
-BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
-"""Tokens of thought for the words of others."""
-LEAST_BUDGET = 1024
 TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
 """OpenAI's word and Anthropic's own: https://platform.claude.com/docs/en/api/service-tiers."""
-EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
-ANSWER_TOKENS = 4096
-"""What is left for the answer beside the thoughts, where max_tokens must be raised."""
 HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
 UNKNOWN_MARKS = ("detail", "name", "thinking")
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -81,10 +76,10 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         document["service_tier"] = TIERS.get(conversation.service_tier)
         if document["service_tier"] is None:
             dropped.append("service_tier")
-    _tools(conversation, document)
-    _think(conversation.reasoning, model, document)
+    _tools(conversation, model, document)
+    dropped += think(conversation, model, document)
     _sample(conversation, model, document, dropped)
-    if conversation.format is not None and not _must_call(conversation):  # a call has the tool's own schema
+    if conversation.format is not None and not must_call(conversation):  # a call has the tool's own schema
         _answer_in(conversation.format, model, document)
     return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
 
@@ -100,9 +95,10 @@ def _sample(conversation: Conversation, model: str, document: Document, dropped:
         refused |= {"temperature", "top_k"} | ({"top_p"} if asked.get("top_p", 1) < LEAST_TOP_P else set())
     elif "temperature" in asked and takes_one_sampling(model):
         refused.add("top_p")
+    dropped += [name for name in asked if name in refused]
     if asked.get("temperature", 0) > MAX_TEMPERATURE:
         asked["temperature"] = MAX_TEMPERATURE
-    dropped += [name for name in asked if name in refused]
+        dropped += [] if "temperature" in refused else ["temperature"]
     document |= {name: value for name, value in asked.items() if name not in refused}
 
 
@@ -132,7 +128,11 @@ def _messages(turns: list[Turn]) -> list[Document]:
             messages[-1]["content"] += blocks
         else:
             messages.append({"role": role, "content": blocks})
+    if not messages:
+        raise Unsupported("messages", "Anthropic's protocol needs a message with something in it")
     for message in messages:
+        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/handle-tool-calls: results come first.
+        message["content"].sort(key=lambda block: block["type"] != "tool_result")
         blocks = message["content"]
         if len(blocks) == 1 and set(blocks[0]) == {"type", "text"}:
             message["content"] = blocks[0]["text"]
@@ -140,9 +140,9 @@ def _messages(turns: list[Turn]) -> list[Document]:
 
 
 def _is_said(part: Part) -> bool:
-    """Empty texts are refused; thoughts go back to their maker only, who knows them by their signature."""
+    """Blank texts are refused; thoughts go back to their maker only, who knows them by their signature."""
     if isinstance(part, Text | Refusal):
-        return bool(part.text)
+        return bool(part.text.strip())
     return not isinstance(part, Thinking) or is_sealed(part)
 
 
@@ -214,9 +214,11 @@ def _marked(block: Document, cache: CacheTtl | None) -> Document:
     return {**block, "cache_control": {"type": "ephemeral"} | ({"ttl": "1h"} if cache == "1h" else {})}
 
 
-def _tools(conversation: Conversation, document: Document) -> None:
+def _tools(conversation: Conversation, model: str, document: Document) -> None:
     if not conversation.tools:
         return
+    if must_call(conversation) and refuses_force(model):
+        raise Unsupported("tool_choice", f"{model} cannot be made to call a tool")
     document["tools"] = [_tool(tool) for tool in conversation.tools]
     if conversation.tool_choice is not None:
         document["tool_choice"] = _tool_choice(conversation.tool_choice)
@@ -243,28 +245,6 @@ def _tool_choice(choice: ToolChoice) -> Document:
     return kind
 
 
-def _must_call(conversation: Conversation) -> bool:
-    choice = conversation.tool_choice
-    return bool(conversation.tools) and choice is not None and choice.mode == "required"
-
-
-def _think(reasoning: Reasoning | None, model: str, document: Document) -> None:
-    if reasoning is None:
-        return
-    if reasoning.effort == "none":
-        document["thinking"] = {"type": "disabled"}
-        return
-    if not takes_all(model):
-        document["thinking"] = {"type": "adaptive"}
-        if reasoning.effort in EFFORTS:
-            document["output_config"] = {"effort": reasoning.effort}
-        return
-    budget = max(LEAST_BUDGET, reasoning.budget_tokens or BUDGETS.get(reasoning.effort or "medium", 8192))
-    document["thinking"] = {"type": "enabled", "budget_tokens": budget}
-    if document["max_tokens"] <= budget:
-        document["max_tokens"] = budget + max(document["max_tokens"], ANSWER_TOKENS)
-
-
 def _answer_in(wanted: Format, model: str, document: Document) -> None:
     """The JSON is the input of a tool, forced where a model allows it, else asked for in words.
 
@@ -273,6 +253,9 @@ def _answer_in(wanted: Format, model: str, document: Document) -> None:
     """
     others = document.get("tools") or []
     may_choose = bool(others) and document.get("tool_choice", {}).get("type") != "none"
+    is_forced = takes_all(model) and document.get("thinking", {}).get("type") != "enabled"
+    if not (may_choose or is_forced):
+        others = []  # what may not be called cannot be there to be chosen
     schema = {"type": "object", **(wanted.schema or {})}
     description = wanted.description or "Takes the whole answer, as one JSON object."
     document["tools"] = [*others, {"name": JSON_TOOL, "description": description, "input_schema": schema}]
@@ -281,7 +264,6 @@ def _answer_in(wanted: Format, model: str, document: Document) -> None:
         document["system"] = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
     else:
         document["system"] = [*system, {"type": "text", "text": JSON_INSTRUCTION}]
-    is_forced = takes_all(model) and "thinking" not in document
     if not is_forced:
         document["tool_choice"] = {"type": "auto"}
     elif may_choose:
