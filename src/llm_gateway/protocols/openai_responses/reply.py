@@ -20,6 +20,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Malformed, parse
 from llm_gateway.protocols.counts import MAX_COUNT, within
+from llm_gateway.protocols.openai_responses.sealed import seal
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -175,7 +176,8 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
-        return item if part.redacted is None else {**item, "encrypted_content": part.redacted}
+        sealed = seal(part)
+        return item if sealed is None else {**item, "encrypted_content": sealed}
     content = [content_of(one) for one in parts]
     return {
         "type": "message",
