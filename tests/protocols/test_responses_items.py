@@ -1,4 +1,4 @@
-"""Items of the Responses API: seals of thoughts go out and come back, what is not known is named."""
+"""Items of the Responses API: seals of thoughts go out and come back, and a stream tells what its end repeats."""
 
 from __future__ import annotations
 
@@ -7,25 +7,37 @@ import json
 from typing import Any
 
 import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
-from llm_gateway.domain.assembly import chunks_of
+from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
+    Begin,
     Choice,
     Chunk,
     Completion,
     Conversation,
+    Counted,
+    Finish,
     Part,
+    RefusalDelta,
     Text,
+    TextDelta,
     Thinking,
+    ThinkingDelta,
+    ToolBegin,
     ToolCall,
+    ToolDelta,
 )
+from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.base import Head, Unreadable
-from llm_gateway.sse import Splitter
+from llm_gateway.sse import Event, Splitter
 
 HEAD = Head(request_id="1", model="m", created_s=7, document={})
 ASKED = {"role": "user", "content": "x"}
 THOUGHTS: list[Part] = [Thinking(text="Hm, ☃", signature="sig/+=="), Thinking(redacted="sealed"), Text(text="So")]
+EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def read(document: Any) -> Conversation:
@@ -33,8 +45,8 @@ def read(document: Any) -> Conversation:
     return conversation
 
 
-def output_of(parts: list[Part]) -> list[Any]:
-    completion = Completion(choices=[Choice(parts=parts)])
+def output_of(parts: list[Part], logprobs: Any = None) -> list[Any]:
+    completion = Completion(choices=[Choice(parts=parts, logprobs=logprobs)])
     output: list[Any] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
     return output
 
@@ -112,6 +124,159 @@ def test_a_thought_that_nobody_sealed_has_no_seal() -> None:
     for thought in (Thinking(text="Hm"), Thinking(text="Hm", signature=""), Thinking(text="Hm", redacted="")):
         [item] = output_of([thought])
         assert "encrypted_content" not in item
+
+
+CALL: list[Chunk] = [ToolBegin(call=0, id="c1", name="t"), ToolDelta(call=0, arguments='{"a":'),
+                     ToolDelta(call=0, arguments="1}")]  # fmt: skip
+OTHER: list[Chunk] = [ToolBegin(call=1, id="c2", name="t"), ToolDelta(call=1, arguments="{}")]
+THOUGHT: list[Chunk] = [ThinkingDelta(text="H"), ThinkingDelta(text="m")]
+SIGNED: list[Chunk] = [*THOUGHT, ThinkingDelta(signature="sig")]
+REDACTED: list[Chunk] = [ThinkingDelta(redacted="sealed")]
+SAID: list[Chunk] = [TextDelta(text="So"), TextDelta(text=".")]
+REFUSED: list[Chunk] = [RefusalDelta(text="N"), RefusalDelta(text="o")]
+SEQUENCES: dict[str, tuple[list[Chunk], list[str]]] = {
+    "nothing": ([], []),
+    "text": (SAID, ["message"]),
+    "empty text": ([TextDelta(text="")], ["message"]),
+    "thought": ([*THOUGHT, *SAID], ["reasoning", "message"]),
+    "signed": ([*SIGNED, *SAID], ["reasoning", "message"]),
+    "signed at once": ([ThinkingDelta(text="Hm", signature="sig"), *SAID], ["reasoning", "message"]),
+    "signed, not shown": ([ThinkingDelta(signature="sig"), *SAID], ["reasoning", "message"]),
+    "signed, redacted": ([*SIGNED, *REDACTED, *SAID], ["reasoning", "reasoning", "message"]),
+    "redacted": ([*REDACTED, *REDACTED, *SAID], ["reasoning", "reasoning", "message"]),
+    "redacted after an unsigned one": ([*THOUGHT, *REDACTED, *SAID], ["reasoning", "message"]),
+    "thought after signed": ([*SIGNED, *THOUGHT, *SAID, *SIGNED], ["reasoning", "reasoning", "message", "reasoning"]),
+    "calls": ([*SIGNED, *SAID, *CALL, *OTHER], ["reasoning", "message", "function_call", "function_call"]),
+    "calls in turns": ([CALL[0], OTHER[0], *CALL[1:], *SAID, OTHER[1]], ["function_call", "function_call", "message"]),
+    "refusal": ([*SIGNED, *REFUSED], ["reasoning", "message"]),
+    "text, refusal, text": ([*SAID, *REFUSED, *SAID, *CALL, *SAID], ["message", "function_call", "message"]),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("count", [Counted(usage=Usage(input_tokens=5, output_tokens=7)), None], ids=["", "uncounted"])
+def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -> None:
+    chunks, kinds = SEQUENCES[name]
+    every = [Begin(model="m"), *chunks, Finish(reason="length"), *([] if count is None else [count])]
+    events = events_of(every)
+    assembly = Assembly()
+    for chunk in every:
+        assembly.add(chunk)
+    whole = json.loads(openai_responses.write_reply(assembly.completion(), HEAD))
+
+    assert events[-1]["type"] == "response.incomplete"
+    assert events[-1]["response"] == whole
+    assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == whole["output"]
+    assert [item["type"] for item in whole["output"]] == kinds
+    for event in events:
+        EVENTS.validate_python(event)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_events_tell_the_items_they_are_of(name: str) -> None:
+    events = events_of(SEQUENCES[name][0])
+    output = events[-1]["response"]["output"]
+
+    added = [event for event in events if event["type"] == "response.output_item.added"]
+    assert [(event["output_index"], event["item"]["id"]) for event in added] == [
+        (index, item["id"]) for index, item in enumerate(output)
+    ]
+    told: dict[str, str] = {}
+    for event in events:
+        if "item_id" in event:
+            assert output[event["output_index"]]["id"] == event["item_id"]
+        if event["type"] == "response.reasoning_summary_text.delta":
+            told[event["item_id"]] = told.get(event["item_id"], "") + event["delta"]
+    summaries = {item["id"]: item["summary"][0]["text"] for item in output if item.get("summary")}
+    assert told == summaries
+
+
+def test_anthropics_own_events_end_in_items_that_anthropic_takes_back() -> None:
+    blocks: list[Any] = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig"}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "redacted_thinking", "data": "sealed"}},
+        {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": "So"}},
+    ]
+    reader = anthropic_messages.StreamReader()
+    chunks = [chunk for each in blocks for chunk in reader.feed(Event(b"", json.dumps(each).encode(), b""))]
+    items = [event["item"] for event in events_of(chunks) if event["type"] == "response.output_item.done"]
+
+    assert read({"input": [ASKED, *items]}).turns[1].parts == [
+        Thinking(text="Hm", signature="sig"),
+        Thinking(redacted="sealed"),
+        Text(text="So"),
+    ]
+
+
+def token(said: str, logprob: float, *others: Any, spelled: Any = None) -> dict[str, Any]:
+    return {"token": said, "logprob": logprob, "bytes": spelled, "top_logprobs": list(others)}
+
+
+FIRST = token("So", -0.5, {"token": "So", "logprob": -0.5, "bytes": [83, 111]}, spelled=[83, 111])
+SECOND = token(".", -1.0)
+HEARD = [
+    {"token": "So", "logprob": -0.5, "bytes": [83, 111],
+     "top_logprobs": [{"token": "So", "logprob": -0.5, "bytes": [83, 111]}]},
+    {"token": ".", "logprob": -1.0, "bytes": [], "top_logprobs": []},
+]  # fmt: skip
+IN_EVENTS = [
+    {"token": "So", "logprob": -0.5, "top_logprobs": [{"token": "So", "logprob": -0.5}]},
+    {"token": ".", "logprob": -1.0, "top_logprobs": []},
+]
+
+
+def test_logprobs_that_were_asked_for_are_told() -> None:
+    logprobs = {"content": [FIRST, SECOND], "refusal": None}
+    completion = Completion(choices=[Choice(parts=[Text(text="So.")], logprobs=logprobs)])
+    body = openai_responses.write_reply(completion, HEAD)
+
+    [content] = json.loads(body)["output"][0]["content"]
+    assert content["logprobs"] == HEARD
+    Response.model_validate_json(body)
+
+
+def test_logprobs_are_the_texts() -> None:
+    [thought, message] = output_of([Thinking(text="Hm"), Text(text="So."), Text(text="")], {"content": [SECOND]})
+    assert "content" not in thought
+    assert [len(part["logprobs"]) for part in message["content"]] == [1, 0]
+    [call] = output_of([ToolCall(id="c1", name="t", arguments="{}")], {"content": [SECOND]})
+    assert "logprobs" not in call
+
+
+def test_logprobs_in_a_stream() -> None:
+    chunks: list[Chunk] = [
+        TextDelta(text="So", logprobs={"content": [FIRST]}),
+        TextDelta(text=".", logprobs={"content": [SECOND]}),
+        TextDelta(text=""),
+    ]
+    events = events_of(chunks)
+
+    deltas = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert deltas == [IN_EVENTS[:1], IN_EVENTS[1:], []]
+    by_type = {event["type"]: event for event in events}
+    assert by_type["response.output_text.done"]["logprobs"] == IN_EVENTS
+    assert by_type["response.content_part.done"]["part"]["logprobs"] == HEARD
+    assert by_type["response.output_item.done"]["item"]["content"][0]["logprobs"] == HEARD
+    assert by_type["response.completed"]["response"]["output"][0]["content"][0]["logprobs"] == HEARD
+    for event in events:
+        EVENTS.validate_python(event)
+
+
+@pytest.mark.parametrize("odd", [None, {}, {"content": None}, {"content": "x"}, {"tokens": ["So"]},
+                                 {"content": [5, {"token": "So"}, {"token": 5, "logprob": 0}]}])  # fmt: skip
+def test_logprobs_of_another_shape_are_left_out(odd: Any) -> None:
+    [message] = output_of([Text(text="So")], odd)
+    assert message["content"][0]["logprobs"] == []
+    assert events_of([TextDelta(text="So", logprobs=odd)])[-1]["response"]["output"] == [message]
+
+
+def test_what_a_token_might_have_been_may_be_odd_too() -> None:
+    [message] = output_of(
+        [Text(text="So")], {"content": [{**SECOND, "top_logprobs": [5, FIRST]}, {**SECOND, "top_logprobs": 5}]}
+    )
+    [one, other] = message["content"][0]["logprobs"]
+    assert (one["top_logprobs"], other["top_logprobs"]) == (HEARD[0]["top_logprobs"], [])
 
 
 def test_an_item_whose_type_is_null_is_a_message() -> None:
