@@ -277,7 +277,7 @@ def test_all_of_responses() -> None:
     assert read.dropped == ("include",)
     assert [turn.role for turn in found.turns] == ["system", "user", "user", "assistant", "tool", "assistant"]
     assert found.turns[3].parts == [
-        Thinking(text="Hm", redacted="sealed"),
+        Thinking(text="Hm"),
         ToolCall(id="c1", name="weather", arguments="{}"),
     ]
     assert found.format == Format(name="n", schema=SCHEMA, strict=True)

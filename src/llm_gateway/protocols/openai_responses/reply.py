@@ -20,6 +20,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Malformed, parse
 from llm_gateway.protocols.counts import MAX_COUNT, within
+from llm_gateway.protocols.openai_responses.sealed import seal
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -149,10 +150,21 @@ def _length(part: Part) -> int:
 def write_reply(completion: Completion, head: Head) -> bytes:
     """The document of a response: the first of the choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
-    output = [item_of(part, head.request_id, index) for index, part in enumerate(grouped(choice.parts))]
+    output = _output_of(choice, head.request_id)
     return msgspec.json.encode(
         response_document(head, completion.model or head.model, output, choice.finish_reason, completion.usage)
     )
+
+
+def _output_of(choice: Choice, request_id: str) -> list[dict[str, Any]]:
+    """The items of an answer; its logprobs are the first text's, as in `chunks_of`."""
+    output = [item_of(parts, request_id, index) for index, parts in enumerate(grouped(choice.parts))]
+    logprobs = logprobs_of(choice.logprobs)
+    contents = (part for item in output if item["type"] == "message" for part in item["content"])
+    text = next((part for part in contents if part["type"] == "output_text"), None) if logprobs else None
+    if text is not None:
+        text["logprobs"] = logprobs
+    return output
 
 
 def grouped(parts: list[Part]) -> list[list[Part]]:
@@ -175,7 +187,8 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
-        return item if part.redacted is None else {**item, "encrypted_content": part.redacted}
+        sealed = seal(part)
+        return item if sealed is None else {**item, "encrypted_content": sealed}
     content = [content_of(one) for one in parts]
     return {
         "type": "message",
@@ -204,6 +217,36 @@ def content_of(part: Part) -> dict[str, Any]:
         return {"type": "refusal", "refusal": part.text}
     text = part.text if isinstance(part, Text) else ""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def logprobs_of(said: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A text's `logprobs`, from the document of chat completions: the same, but that `bytes` is never null.
+
+    https://platform.openai.com/docs/api-reference/responses/object#responses-object-output. What a provider wrote in
+    another shape is left out.
+    """
+    tokens = (said or {}).get("content")
+    if not isinstance(tokens, list):
+        return []
+    return [
+        {**token, "top_logprobs": [other for one in _likely(given) if (other := _logprob(one)) is not None]}
+        for given in tokens
+        if (token := _logprob(given)) is not None
+    ]
+
+
+def _logprob(given: Any) -> dict[str, Any] | None:
+    if not isinstance(given, dict):
+        return None
+    token, logprob, spelled = given.get("token"), given.get("logprob"), given.get("bytes")
+    if not isinstance(token, str) or not isinstance(logprob, int | float):
+        return None
+    return {"token": token, "logprob": logprob, "bytes": spelled if isinstance(spelled, list) else []}
+
+
+def _likely(given: dict[str, Any]) -> list[Any]:
+    tokens = given.get("top_logprobs")
+    return tokens if isinstance(tokens, list) else []
 
 
 def response_document(

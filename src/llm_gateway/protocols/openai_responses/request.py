@@ -29,6 +29,7 @@ from llm_gateway.protocols.fields import (
     listed,
     number,
     objects,
+    others,
     refuse_others,
     required_text,
     result_parts,
@@ -38,6 +39,7 @@ from llm_gateway.protocols.fields import (
     whole,
 )
 from llm_gateway.protocols.openai_chat.request import from_data_url
+from llm_gateway.protocols.openai_responses.sealed import opened
 
 STORED = "the gateway keeps no responses; send the whole conversation in input"
 NEEDS_STATE = {
@@ -49,7 +51,10 @@ NEEDS_STATE = {
 }
 """What a stateless gateway cannot do, and what to do instead."""
 DELIVERY = frozenset({"model", "input", "stream", "stream_options", "truncation"})
-HINTS = ("include", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "max_tool_calls")
+HINTS = (
+    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
+    "max_tool_calls",
+)  # fmt: skip
 """Told to the vendor itself: no other has a place for them."""
 CARRIED = frozenset(
     {
@@ -59,6 +64,10 @@ CARRIED = frozenset(
 )  # fmt: skip
 KNOWN = DELIVERY | CARRIED | frozenset(HINTS) | frozenset(NEEDS_STATE)
 ROLES = ("system", "developer", "user", "assistant")
+TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
+REASONING = frozenset({"effort", "summary", "generate_summary"})
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
 def refuse_state(document: Document) -> None:
@@ -102,7 +111,10 @@ def read_request(document: Document) -> Read:
         metadata=labels(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
-    return Read(conversation, tuple(name for name in HINTS if document.get(name)))
+    hints = [name for name in HINTS if document.get(name)]
+    hints += others(reasoning or {}, REASONING, "reasoning")
+    hints += sorted({name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")})
+    return Read(conversation, tuple(hints))
 
 
 def _turns(document: Document) -> list[Turn]:
@@ -125,8 +137,8 @@ def _turns(document: Document) -> list[Turn]:
 
 
 def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
-    kind = item.get("type", "message")
-    if kind == "message":
+    kind = item.get("type")
+    if kind is None or kind == "message":
         role = required_text(item, "role", place)
         if role not in ROLES:
             raise Unreadable(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}.")
@@ -144,11 +156,20 @@ def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
     if kind == "function_call_output":
         return "tool", [_output(item, place)]
     if kind == "reasoning":
-        summary = [text(one, "text", where) or "" for one, where in objects(listed(item, "summary", place), place)]
-        return "assistant", [Thinking(text="\n".join(summary), redacted=text(item, "encrypted_content", place))]
+        return "assistant", [_thought(item, place)]
     if kind == "item_reference":
         raise Unsupported(f"{place}.type", STORED)
     raise Unsupported(f"{place}.type", f"items of type {str(kind)[:40]!r} are not known to other protocols")
+
+
+def _thought(item: Document, place: str) -> Thinking:
+    """A thought, with its maker's seal where it is in our envelope: what OpenAI encrypted nobody else can read."""
+    sealed = text(item, "encrypted_content", place)
+    thought = None if sealed is None else opened(sealed)
+    if thought is not None:
+        return thought
+    parts = objects(listed(item, "summary", place), f"{place}.summary")
+    return Thinking(text="\n".join([text(one, "text", where) or "" for one, where in parts]))
 
 
 def _output(item: Document, place: str) -> ToolResult:
@@ -243,5 +264,8 @@ def _format(given: Document | None) -> Format | None:
 def _reasoning(given: Document | None) -> Reasoning | None:
     if given is None:
         return None
+    effort = text(given, "effort", "reasoning")
+    if effort is not None and effort not in EFFORTS:
+        raise Unreadable("reasoning.effort", f"reasoning.effort must be one of {', '.join(EFFORTS)}.")
     summary: Any = text(given, "summary", "reasoning") or text(given, "generate_summary", "reasoning")
-    return Reasoning(effort=text(given, "effort", "reasoning"), summary=summary, show=True if summary else None)
+    return Reasoning(effort=effort, summary=summary, show=True if summary else None)

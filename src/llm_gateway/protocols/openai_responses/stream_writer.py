@@ -6,14 +6,12 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
     Counted,
     Finish,
     ForeignDelta,
-    Part,
     Refusal,
     RefusalDelta,
     Text,
@@ -24,19 +22,32 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head
 from llm_gateway.protocols.in_order import InOrder
-from llm_gateway.protocols.openai_responses.reply import call_item, content_of, grouped, item_of, response_document
+from llm_gateway.protocols.openai_responses.reply import (
+    call_item,
+    content_of,
+    item_of,
+    logprobs_of,
+    response_document,
+)
 from llm_gateway.sse import encode_event
 
 
 class StreamWriter:
-    """Writes events: items one after the other, the whole response again at the end. The first of the choices."""
+    """Writes events: items one after the other, and at the end the response with these same items.
+
+    The first of the choices. What the provider did not count is guessed, as in `Assembly`.
+    """
 
     def __init__(self, head: Head) -> None:
         self._head = head
         self._model = head.model
-        self._assembly = Assembly()
+        self._output: list[dict[str, Any]] = []
+        self._finish = Finish()
+        self._usage: Usage | None = None
+        self._characters = 0
         self._sequence = -1
         self._has_begun = False
         self._open = ""  # what the open item is: message, thinking, or a call
@@ -44,7 +55,9 @@ class StreamWriter:
         self._part = -1
         self._part_kind = ""
         self._text: list[str] = []
-        self._said: list[Part] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._said: list[dict[str, Any]] = []
+        self._seal = ThinkingDelta()
         self._call = ToolCall(id="", name="", arguments="")
         self._in_order = InOrder()
 
@@ -52,7 +65,6 @@ class StreamWriter:
         """As in `StreamWriter`."""
         if isinstance(chunk, ForeignDelta):
             return b""
-        self._assembly.add(chunk)
         if not isinstance(chunk, Begin | Counted) and chunk.choice:
             return b""
         return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
@@ -61,26 +73,24 @@ class StreamWriter:
         if isinstance(chunk, Begin):
             self._model = chunk.model or self._model
             return self._begin()
-        if isinstance(chunk, Counted | Finish):
-            return b""
-        if isinstance(chunk, TextDelta):
-            return self._say("output_text", chunk.text)
-        if isinstance(chunk, RefusalDelta):
-            return self._say("refusal", chunk.text)
+        if isinstance(chunk, TextDelta | RefusalDelta):
+            return self._say(chunk)
         if isinstance(chunk, ThinkingDelta):
-            return self._think(chunk.text)
-        return b"" if isinstance(chunk, ForeignDelta) else self._tool(chunk)
+            return self._think(chunk)
+        if isinstance(chunk, ToolBegin | ToolDelta):
+            return self._tool(chunk)
+        if isinstance(chunk, Counted):
+            self._usage = chunk.usage
+        elif isinstance(chunk, Finish):
+            self._finish = chunk
+        return b""
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
         held = b"".join([self._write(each) for each in self._in_order.end()])
-        completion = self._assembly.completion()
-        choice = completion.choices[0] if completion.choices else None
-        reason = choice.finish_reason if choice is not None else "stop"
-        groups = grouped(choice.parts) if choice is not None else []
-        output = [item_of(parts, self._head.request_id, index) for index, parts in enumerate(groups)]
         closing = held + self._begin() + self._close()
-        response = response_document(self._head, self._model, output, reason, completion.usage)
+        usage = Usage(output_tokens=self._characters // 4 + 1) if self._usage is None else self._usage
+        response = response_document(self._head, self._model, self._output, self._finish.reason, usage)
         kind = "response.incomplete" if response["status"] == "incomplete" else "response.completed"
         return closing + self._event(kind, response=response)
 
@@ -106,24 +116,41 @@ class StreamWriter:
         prefix = {"message": "msg", "thinking": "rs"}.get(self._open, "fc")
         return {"output_index": self._index, "item_id": f"{prefix}_{self._head.request_id}_{self._index}"}
 
-    def _say(self, kind: str, text: str) -> bytes:
+    def _opened(self, kind: str, item: dict[str, Any]) -> bytes:
+        """Begin an item of this index and kind, after what was open."""
+        self._open, self._text = kind, []
+        return self._event("response.output_item.added", output_index=self._index, item=item)
+
+    def _next(self) -> bytes:
+        """End the open item: the next has an index of its own."""
+        closing = self._begin() + self._close()
+        self._index += 1
+        return closing
+
+    def _say(self, chunk: TextDelta | RefusalDelta) -> bytes:
+        kind = "output_text" if isinstance(chunk, TextDelta) else "refusal"
         opening = b"" if self._open == "message" else self._open_message()
         if self._part_kind != kind:
             opening += self._close_part() + self._open_part(kind)
-        self._text.append(text)
-        more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
+        self._text.append(chunk.text)
+        self._characters += len(chunk.text)
+        more: dict[str, Any] = {}
+        if isinstance(chunk, TextDelta):
+            logprobs = logprobs_of(chunk.logprobs) if chunk.logprobs is not None else []
+            self._logprobs += logprobs
+            more["logprobs"] = _without_bytes(logprobs)
         return opening + self._event(
-            f"response.{kind}.delta", **self._place(), content_index=self._part, delta=text, **more
+            f"response.{kind}.delta", **self._place(), content_index=self._part, delta=chunk.text, **more
         )
 
     def _open_message(self) -> bytes:
-        opening = self._begin() + self._close()
-        self._open, self._index, self._part, self._said = "message", self._index + 1, -1, []
+        closing = self._next()
+        self._part, self._said = -1, []
         item = item_of([Text(text="")], self._head.request_id, self._index) | {"content": [], "status": "in_progress"}
-        return opening + self._event("response.output_item.added", output_index=self._index, item=item)
+        return closing + self._opened("message", item)
 
     def _open_part(self, kind: str) -> bytes:
-        self._part, self._part_kind, self._text = self._part + 1, kind, []
+        self._part, self._part_kind, self._text, self._logprobs = self._part + 1, kind, [], []
         part = content_of(Refusal(text="") if kind == "refusal" else Text(text=""))
         return self._event("response.content_part.added", **self._place(), content_index=self._part, part=part)
 
@@ -132,60 +159,86 @@ class StreamWriter:
         if not kind:
             return b""
         text = "".join(self._text)
-        said: Part = Refusal(text=text) if kind == "refusal" else Text(text=text)
-        self._said.append(said)
         place: dict[str, Any] = {**self._place(), "content_index": self._part}
-        whole: dict[str, Any] = {"refusal": text} if kind == "refusal" else {"text": text, "logprobs": []}
+        if kind == "refusal":
+            part = content_of(Refusal(text=text))
+            whole: dict[str, Any] = {"refusal": text}
+        else:
+            part = content_of(Text(text=text)) | {"logprobs": self._logprobs}
+            whole = {"text": text, "logprobs": _without_bytes(self._logprobs)}
+        self._said.append(part)
         return self._event(f"response.{kind}.done", **place, **whole) + self._event(
-            "response.content_part.done", **place, part=content_of(said)
+            "response.content_part.done", **place, part=part
         )
 
-    def _think(self, text: str) -> bytes:
-        opening = b""
+    def _think(self, chunk: ThinkingDelta) -> bytes:
+        written = b""
         if self._open != "thinking":
-            opening = self._begin() + self._close()
-            self._open, self._index, self._text = "thinking", self._index + 1, []
-            item = item_of([Thinking()], self._head.request_id, self._index)
-            opening += self._event("response.output_item.added", output_index=self._index, item=item)
-            part = {"type": "summary_text", "text": ""}
-            opening += self._event("response.reasoning_summary_part.added", **self._place(), summary_index=0, part=part)
-        if not text:
-            return opening
-        self._text.append(text)
-        return opening + self._event(
-            "response.reasoning_summary_text.delta", **self._place(), summary_index=0, delta=text
-        )
+            written = self._next()
+            written += self._opened("thinking", item_of([Thinking()], self._head.request_id, self._index))
+            self._seal = ThinkingDelta()
+        if chunk.text:
+            if not self._text:
+                part = {"type": "summary_text", "text": ""}
+                written += self._summary("part.added", part=part)
+            self._text.append(chunk.text)
+            self._characters += len(chunk.text)
+            written += self._summary("text.delta", delta=chunk.text)
+        if chunk.signature is None and chunk.redacted is None:
+            return written
+        self._seal = chunk
+        return written + self._close()
+
+    def _summary(self, what: str, **fields: Any) -> bytes:
+        return self._event(f"response.reasoning_summary_{what}", **self._place(), summary_index=0, **fields)
 
     def _tool(self, chunk: ToolBegin | ToolDelta) -> bytes:
         if isinstance(chunk, ToolBegin):
-            opening = self._begin() + self._close()
-            self._open, self._index, self._text = f"call {chunk.call}", self._index + 1, []
+            closing = self._next()
             self._call = ToolCall(id=chunk.id, name=chunk.name, arguments="")
             item = call_item(self._call, self._head.request_id, self._index, "in_progress")
-            return opening + self._event("response.output_item.added", output_index=self._index, item=item)
+            return closing + self._opened(f"call {chunk.call}", item)
         if self._open != f"call {chunk.call}":
             return b""
         self._text.append(chunk.arguments)
+        self._characters += len(chunk.arguments)
         return self._event("response.function_call_arguments.delta", **self._place(), delta=chunk.arguments)
 
     def _close(self) -> bytes:
         """End the open item."""
-        kind, place, text = self._open, self._place(), "".join(self._text)
-        if not kind:
+        if not self._open:
             return b""
-        written = b""
-        if kind == "message":
+        text = "".join(self._text)
+        if self._open == "message":
             written = self._close_part()
-            item = item_of(self._said or [Text(text="")], self._head.request_id, self._index)
-        elif kind == "thinking":
-            part = {"type": "summary_text", "text": text}
-            written = self._event("response.reasoning_summary_text.done", **place, summary_index=0, text=text)
-            written += self._event("response.reasoning_summary_part.done", **place, summary_index=0, part=part)
-            item = item_of([Thinking(text=text)], self._head.request_id, self._index)
+            item = item_of([Text(text="")], self._head.request_id, self._index) | {"content": self._said}
+        elif self._open == "thinking":
+            written = b""
+            if text:
+                written = self._summary("text.done", text=text)
+                written += self._summary("part.done", part={"type": "summary_text", "text": text})
+            thought = Thinking(text=text, signature=self._seal.signature, redacted=self._seal.redacted)
+            item = item_of([thought], self._head.request_id, self._index)
         else:
             call = ToolCall(id=self._call.id, name=self._call.name, arguments=text)
-            name = self._call.name
-            written = self._event("response.function_call_arguments.done", **place, arguments=text, name=name)
+            done = {"arguments": text, "name": call.name}
+            written = self._event("response.function_call_arguments.done", **self._place(), **done)
             item = call_item(call, self._head.request_id, self._index)
         self._open = ""
+        self._output.append(item)
         return written + self._event("response.output_item.done", output_index=self._index, item=item)
+
+
+def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As the events tell them.
+
+    https://platform.openai.com/docs/api-reference/responses-streaming/response/output_text/delta
+    """
+    return [
+        {
+            "token": one["token"],
+            "logprob": one["logprob"],
+            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in one["top_logprobs"]],
+        }
+        for one in logprobs
+    ]

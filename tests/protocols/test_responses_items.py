@@ -1,0 +1,317 @@
+"""Items of the Responses API: seals of thoughts go out and come back, and a stream tells what its end repeats."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from llm_gateway.domain.assembly import Assembly, chunks_of
+from llm_gateway.domain.conversation import (
+    Begin,
+    Choice,
+    Chunk,
+    Completion,
+    Conversation,
+    Counted,
+    Finish,
+    Part,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
+from llm_gateway.protocols.base import Head, Unreadable
+from llm_gateway.sse import Event, Splitter
+
+HEAD = Head(request_id="1", model="m", created_s=7, document={})
+ASKED = {"role": "user", "content": "x"}
+THOUGHTS: list[Part] = [Thinking(text="Hm, ☃", signature="sig/+=="), Thinking(redacted="sealed"), Text(text="So")]
+EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+def read(document: Any) -> Conversation:
+    conversation: Conversation = openai_responses.read_request(document).conversation
+    return conversation
+
+
+def output_of(parts: list[Part], logprobs: Any = None) -> list[Any]:
+    completion = Completion(choices=[Choice(parts=parts, logprobs=logprobs)])
+    output: list[Any] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
+    return output
+
+
+def events_of(chunks: list[Chunk]) -> list[Any]:
+    writer = openai_responses.StreamWriter(HEAD)
+    body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
+    return [json.loads(event.data) for event in Splitter(1_000_000).feed(body)]
+
+
+def test_anthropics_seals_go_out_and_come_back() -> None:
+    """Else its next turn with tools is refused: the thoughts before the call must be there, as they were."""
+    parts = [*THOUGHTS, ToolCall(id="c1", name="t", arguments="{}")]
+    output = output_of(parts)
+    result = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
+    conversation = read({"input": [ASKED, *output, result]})
+    written = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False)
+
+    assert conversation.turns[1].parts == parts
+    assert written.document["messages"][1]["content"][:2] == [
+        {"type": "thinking", "thinking": "Hm, ☃", "signature": "sig/+=="},
+        {"type": "redacted_thinking", "data": "sealed"},
+    ]
+    assert written.dropped == ()
+    assert output[0]["summary"] == [{"type": "summary_text", "text": "Hm, ☃"}]
+    assert output[1]["summary"] == []
+    assert all(item["encrypted_content"].startswith("gw1.") for item in output[:2])
+
+
+def test_the_text_that_was_signed_comes_back_whatever_became_of_the_summary() -> None:
+    [item] = output_of([Thinking(text="Hm", signature="sig")])
+    conversation = read({"input": [ASKED, {**item, "summary": []}]})
+
+    assert conversation.turns[1].parts == [Thinking(text="Hm", signature="sig")]
+
+
+def enveloped(content: bytes) -> str:
+    return "gw1." + base64.urlsafe_b64encode(content).decode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["gAAAAABqmchuLHMA", "sealed", "", "gw1.", "gw1.☃", "gw1.x", "gw2.e30=", enveloped(b"{}"), enveloped(b"[5"),
+     enveloped(b"\xff"), enveloped(b'{"text":"a"}'), enveloped(b'{"signature":5}'), None],
+)  # fmt: skip
+def test_what_others_sealed_is_no_seal_to_anthropic(content: str | None) -> None:
+    item = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": content}
+    said = {"role": "assistant", "content": "So"}
+    conversation = read({"input": [ASKED, item, said, ASKED]})
+    messages = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False)
+
+    assert conversation.turns[1].parts == [Thinking(text="Hm"), Text(text="So")]
+    assert messages.document["messages"][1]["content"] == "So"
+    for written in (
+        messages,
+        openai_chat.write_request(conversation, "gpt-4o", stream=False),
+        gemini.write_request(conversation, "gemini-2.5-pro", stream=False),
+    ):
+        assert "thinking" in written.dropped
+
+
+@pytest.mark.parametrize("content", ["gAAAAABqmchuLHMA", enveloped(b'{"redacted":"a"}')])
+def test_a_kept_answer_has_its_makers_own_seals(content: str) -> None:
+    """An answer of OpenAI's, kept and told again, goes back to OpenAI."""
+    item = {"type": "reasoning", "summary": [], "encrypted_content": content}
+    body = json.dumps({"output": [item], "status": "completed"}).encode()
+    completion = openai_responses.read_reply(body)
+
+    [whole] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
+    [streamed] = events_of(chunks_of(completion))[-1]["response"]["output"]
+    assert whole["encrypted_content"] == streamed["encrypted_content"] == content
+
+
+def test_a_thought_that_nobody_sealed_has_no_seal() -> None:
+    for thought in (Thinking(text="Hm"), Thinking(text="Hm", signature=""), Thinking(text="Hm", redacted="")):
+        [item] = output_of([thought])
+        assert "encrypted_content" not in item
+
+
+CALL: list[Chunk] = [ToolBegin(call=0, id="c1", name="t"), ToolDelta(call=0, arguments='{"a":'),
+                     ToolDelta(call=0, arguments="1}")]  # fmt: skip
+OTHER: list[Chunk] = [ToolBegin(call=1, id="c2", name="t"), ToolDelta(call=1, arguments="{}")]
+THOUGHT: list[Chunk] = [ThinkingDelta(text="H"), ThinkingDelta(text="m")]
+SIGNED: list[Chunk] = [*THOUGHT, ThinkingDelta(signature="sig")]
+REDACTED: list[Chunk] = [ThinkingDelta(redacted="sealed")]
+SAID: list[Chunk] = [TextDelta(text="So"), TextDelta(text=".")]
+REFUSED: list[Chunk] = [RefusalDelta(text="N"), RefusalDelta(text="o")]
+SEQUENCES: dict[str, tuple[list[Chunk], list[str]]] = {
+    "nothing": ([], []),
+    "text": (SAID, ["message"]),
+    "empty text": ([TextDelta(text="")], ["message"]),
+    "thought": ([*THOUGHT, *SAID], ["reasoning", "message"]),
+    "signed": ([*SIGNED, *SAID], ["reasoning", "message"]),
+    "signed at once": ([ThinkingDelta(text="Hm", signature="sig"), *SAID], ["reasoning", "message"]),
+    "signed, not shown": ([ThinkingDelta(signature="sig"), *SAID], ["reasoning", "message"]),
+    "signed, redacted": ([*SIGNED, *REDACTED, *SAID], ["reasoning", "reasoning", "message"]),
+    "redacted": ([*REDACTED, *REDACTED, *SAID], ["reasoning", "reasoning", "message"]),
+    "redacted after an unsigned one": ([*THOUGHT, *REDACTED, *SAID], ["reasoning", "message"]),
+    "thought after signed": ([*SIGNED, *THOUGHT, *SAID, *SIGNED], ["reasoning", "reasoning", "message", "reasoning"]),
+    "calls": ([*SIGNED, *SAID, *CALL, *OTHER], ["reasoning", "message", "function_call", "function_call"]),
+    "calls in turns": ([CALL[0], OTHER[0], *CALL[1:], *SAID, OTHER[1]], ["function_call", "function_call", "message"]),
+    "refusal": ([*SIGNED, *REFUSED], ["reasoning", "message"]),
+    "text, refusal, text": ([*SAID, *REFUSED, *SAID, *CALL, *SAID], ["message", "function_call", "message"]),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("count", [Counted(usage=Usage(input_tokens=5, output_tokens=7)), None], ids=["", "uncounted"])
+def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -> None:
+    chunks, kinds = SEQUENCES[name]
+    every = [Begin(model="m"), *chunks, Finish(reason="length"), *([] if count is None else [count])]
+    events = events_of(every)
+    assembly = Assembly()
+    for chunk in every:
+        assembly.add(chunk)
+    whole = json.loads(openai_responses.write_reply(assembly.completion(), HEAD))
+
+    assert events[-1]["type"] == "response.incomplete"
+    assert events[-1]["response"] == whole
+    assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == whole["output"]
+    assert [item["type"] for item in whole["output"]] == kinds
+    for event in events:
+        EVENTS.validate_python(event)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_events_tell_the_items_they_are_of(name: str) -> None:
+    events = events_of(SEQUENCES[name][0])
+    output = events[-1]["response"]["output"]
+
+    added = [event for event in events if event["type"] == "response.output_item.added"]
+    assert [(event["output_index"], event["item"]["id"]) for event in added] == [
+        (index, item["id"]) for index, item in enumerate(output)
+    ]
+    told: dict[str, str] = {}
+    for event in events:
+        if "item_id" in event:
+            assert output[event["output_index"]]["id"] == event["item_id"]
+        if event["type"] == "response.reasoning_summary_text.delta":
+            told[event["item_id"]] = told.get(event["item_id"], "") + event["delta"]
+    summaries = {item["id"]: item["summary"][0]["text"] for item in output if item.get("summary")}
+    assert told == summaries
+
+
+def test_anthropics_own_events_end_in_items_that_anthropic_takes_back() -> None:
+    blocks: list[Any] = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig"}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "redacted_thinking", "data": "sealed"}},
+        {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": "So"}},
+    ]
+    reader = anthropic_messages.StreamReader()
+    chunks = [chunk for each in blocks for chunk in reader.feed(Event(b"", json.dumps(each).encode(), b""))]
+    items = [event["item"] for event in events_of(chunks) if event["type"] == "response.output_item.done"]
+
+    assert read({"input": [ASKED, *items]}).turns[1].parts == [
+        Thinking(text="Hm", signature="sig"),
+        Thinking(redacted="sealed"),
+        Text(text="So"),
+    ]
+
+
+def token(said: str, logprob: float, *others: Any, spelled: Any = None) -> dict[str, Any]:
+    return {"token": said, "logprob": logprob, "bytes": spelled, "top_logprobs": list(others)}
+
+
+FIRST = token("So", -0.5, {"token": "So", "logprob": -0.5, "bytes": [83, 111]}, spelled=[83, 111])
+SECOND = token(".", -1.0)
+HEARD = [
+    {"token": "So", "logprob": -0.5, "bytes": [83, 111],
+     "top_logprobs": [{"token": "So", "logprob": -0.5, "bytes": [83, 111]}]},
+    {"token": ".", "logprob": -1.0, "bytes": [], "top_logprobs": []},
+]  # fmt: skip
+IN_EVENTS = [
+    {"token": "So", "logprob": -0.5, "top_logprobs": [{"token": "So", "logprob": -0.5}]},
+    {"token": ".", "logprob": -1.0, "top_logprobs": []},
+]
+
+
+def test_logprobs_that_were_asked_for_are_told() -> None:
+    logprobs = {"content": [FIRST, SECOND], "refusal": None}
+    completion = Completion(choices=[Choice(parts=[Text(text="So.")], logprobs=logprobs)])
+    body = openai_responses.write_reply(completion, HEAD)
+
+    [content] = json.loads(body)["output"][0]["content"]
+    assert content["logprobs"] == HEARD
+    Response.model_validate_json(body)
+
+
+def test_logprobs_are_the_texts() -> None:
+    [thought, message] = output_of([Thinking(text="Hm"), Text(text="So."), Text(text="")], {"content": [SECOND]})
+    assert "content" not in thought
+    assert [len(part["logprobs"]) for part in message["content"]] == [1, 0]
+    [call] = output_of([ToolCall(id="c1", name="t", arguments="{}")], {"content": [SECOND]})
+    assert "logprobs" not in call
+
+
+def test_logprobs_in_a_stream() -> None:
+    chunks: list[Chunk] = [
+        TextDelta(text="So", logprobs={"content": [FIRST]}),
+        TextDelta(text=".", logprobs={"content": [SECOND]}),
+        TextDelta(text=""),
+    ]
+    events = events_of(chunks)
+
+    deltas = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert deltas == [IN_EVENTS[:1], IN_EVENTS[1:], []]
+    by_type = {event["type"]: event for event in events}
+    assert by_type["response.output_text.done"]["logprobs"] == IN_EVENTS
+    assert by_type["response.content_part.done"]["part"]["logprobs"] == HEARD
+    assert by_type["response.output_item.done"]["item"]["content"][0]["logprobs"] == HEARD
+    assert by_type["response.completed"]["response"]["output"][0]["content"][0]["logprobs"] == HEARD
+    for event in events:
+        EVENTS.validate_python(event)
+
+
+@pytest.mark.parametrize("odd", [None, {}, {"content": None}, {"content": "x"}, {"tokens": ["So"]},
+                                 {"content": [5, {"token": "So"}, {"token": 5, "logprob": 0}]}])  # fmt: skip
+def test_logprobs_of_another_shape_are_left_out(odd: Any) -> None:
+    [message] = output_of([Text(text="So")], odd)
+    assert message["content"][0]["logprobs"] == []
+    assert events_of([TextDelta(text="So", logprobs=odd)])[-1]["response"]["output"] == [message]
+
+
+def test_what_a_token_might_have_been_may_be_odd_too() -> None:
+    [message] = output_of(
+        [Text(text="So")], {"content": [{**SECOND, "top_logprobs": [5, FIRST]}, {**SECOND, "top_logprobs": 5}]}
+    )
+    [one, other] = message["content"][0]["logprobs"]
+    assert (one["top_logprobs"], other["top_logprobs"]) == (HEARD[0]["top_logprobs"], [])
+
+
+def test_an_item_whose_type_is_null_is_a_message() -> None:
+    [turn] = read({"input": [{"type": None, **ASKED}]}).turns
+    assert (turn.role, turn.parts) == ("user", [Text(text="x")])
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max", None])
+def test_efforts(effort: str | None) -> None:
+    reasoning = read({"input": "x", "reasoning": {"effort": effort}}).reasoning
+    assert reasoning is not None
+    assert reasoning.effort == effort
+
+
+@pytest.mark.parametrize("effort", ["very high", "", "LOW"])
+def test_an_effort_that_is_none(effort: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        read({"input": "x", "reasoning": {"effort": effort}})
+    assert refused.value.field == "reasoning.effort"
+
+
+def test_a_summary_that_is_none_names_its_place() -> None:
+    with pytest.raises(Unreadable) as refused:
+        read({"input": [ASKED, {"type": "reasoning", "summary": ["x"]}]})
+    assert refused.value.field == "input[1].summary[0]"
+
+
+def test_what_only_openai_knows_inside_of_fields_is_named() -> None:
+    known = {"type": "function", "description": "d", "parameters": {}, "strict": True}
+    tools = [{**known, "name": name, "defer_loading": True, "allowed_callers": ["direct"]} for name in ("a", "b")]
+    document = {
+        "input": "x",
+        "reasoning": {"effort": "low", "summary": "auto", "generate_summary": None, "mode": "pro", "context": None},
+        "tools": tools,
+        "prompt_cache_options": {"mode": "explicit"},
+    }
+    dropped = openai_responses.read_request(document).dropped
+    assert dropped == ("prompt_cache_options", "reasoning.mode", "tools.allowed_callers", "tools.defer_loading")
