@@ -152,3 +152,69 @@ def test_what_does_not_belong_there_is_refused_not_lost(read: Any, document: Any
     with pytest.raises(Unreadable) as caught:
         read(document)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("model", "word", "sent"),
+    [
+        ("o3", "none", "low"),
+        ("o4-mini", "max", "high"),
+        ("o1", "medium", "medium"),
+        ("openai/gpt-5-mini", "none", "minimal"),
+        ("gpt-5", "xhigh", "high"),
+        ("gpt-5.1", "minimal", "none"),
+        ("gpt-5.2", "max", "xhigh"),
+        ("gpt-6-sol", "max", "max"),
+    ],
+)
+def test_how_much_to_think_in_a_word_that_the_model_knows(model: str, word: str, sent: str) -> None:
+    conversation = Conversation(turns=ASKS, reasoning=Reasoning(effort=word))
+    written = openai_chat.write_request(conversation, model, stream=False)
+
+    assert written.document["reasoning_effort"] == sent
+    assert written.dropped == (() if word == sent else ("reasoning",))
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "dropped"),
+    [
+        ("gemini-2.5-flash", {"thinkingBudget": 0}, ()),
+        ("gemini-2.5-pro", {"thinkingBudget": 128}, ("reasoning",)),
+        ("gemini-3-pro", {"thinkingLevel": "low"}, ("reasoning",)),
+    ],
+)
+def test_gemini_is_told_not_to_think_as_far_as_it_can_be(model: str, config: Any, dropped: Any) -> None:
+    conversation = Conversation(turns=ASKS, reasoning=Reasoning(effort="none"))
+    written = gemini.write_request(conversation, model, stream=False)
+
+    assert (written.document["generationConfig"]["thinkingConfig"], written.dropped) == (config, dropped)
+
+
+def test_thoughts_that_shall_not_be_shown_are_not_asked_for() -> None:
+    conversation = Conversation(turns=ASKS, reasoning=Reasoning(budget_tokens=2000, show=False))
+    document = gemini.write_request(conversation, "gemini-2.5-pro", stream=False).document
+
+    assert document["generationConfig"]["thinkingConfig"] == {"thinkingBudget": 2000}
+
+
+SAID = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    ("read", "field", "document"),
+    [
+        (openai_chat.read_request, "reasoning_effort", {**SAID, "reasoning_effort": "bogus"}),
+        (openai_responses.read_request, "reasoning.effort", {"input": "x", "reasoning": {"effort": "bogus"}}),
+        (anthropic_messages.read_request, "output_config.effort", {**SAID, "output_config": {"effort": "bogus"}}),
+        (anthropic_messages.read_request, "thinking.type", {**SAID, "thinking": {"type": "bogus"}}),
+        (anthropic_messages.read_request, "thinking.type", {**SAID, "thinking": {}}),
+    ],
+)
+def test_words_that_nobody_knows_are_refused(read: Any, field: str, document: Any) -> None:
+    with pytest.raises(Unreadable) as caught:
+        read(document)
+    assert caught.value.field == field
+
+
+def test_what_is_empty_need_not_be_known() -> None:
+    assert anthropic_messages.read_request({**SAID, "mcp_servers": []}).dropped == ()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.messages import Ask
-from llm_gateway.protocols import anthropic_messages, openai_chat
+from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.base import Malformed, Unsupported
 from llm_gateway.providers import anthropic, openai
 from llm_gateway.providers.asks import decode_ask, encode_ask
@@ -69,3 +69,13 @@ def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None
         decode_ask(asked, anthropic, provider(), body, ())
     native = decode_ask(messages(USER), anthropic, provider(), body, ())
     assert (native.body, native.may_be_kept) == (body, False)
+
+
+def test_openai_is_not_sent_thoughts_in_our_own_envelope() -> None:
+    theirs = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    ours = {"type": "reasoning", "summary": [], "encrypted_content": "gw1.e30="}
+    asked = ask(openai_responses, "openai_responses", {"input": [USER, ours, theirs]})
+
+    body = json.loads(encode_ask(asked, openai, provider(has_responses=True), "gpt-5", stream=False).body)
+
+    assert body["input"] == [USER, theirs]

@@ -144,8 +144,12 @@ class Format(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     strict: bool | None = None
 
 
+REASONING_WORDS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""From not at all to as much as can be."""
+
+
 class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """How much the model shall think: in words (`none`, `minimal`, `low`, `medium`, `high`, …) or in tokens.
+    """How much the model shall think: in one of REASONING_WORDS or in tokens.
 
     `show` None: as the provider likes; `summary` is the Responses API's (`auto`, `concise`, `detailed`).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llm_gateway.domain.conversation import File, Image, Part, Text
+from llm_gateway.domain.conversation import REASONING_WORDS, File, Image, Part, Text
 from llm_gateway.protocols.base import Unreadable, Unsupported
 
 Document = dict[str, Any]
@@ -118,6 +118,13 @@ def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]
     return found
 
 
+def reasoning_word(word: str | None, where: str) -> str | None:
+    """How much to think, in a word that is known."""
+    if word is not None and word not in REASONING_WORDS:
+        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_WORDS)}.")
+    return word
+
+
 def refuse_others(document: Document, known: frozenset[str]) -> None:
     """Raise for a field that this version does not know; whether it may be left out nobody can tell.
 
@@ -125,7 +132,7 @@ def refuse_others(document: Document, known: frozenset[str]) -> None:
         Unsupported: there is one.
     """
     for name, value in document.items():
-        if name not in known and value is not None:
+        if name not in known and value not in (None, [], {}):
             raise Unsupported(name, "it is not known here, so only a provider that speaks this protocol can be sent it")
 
 

@@ -10,6 +10,7 @@ from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text
 from llm_gateway.domain.messages import Ask, Reply
 from llm_gateway.domain.plan import Call
+from llm_gateway.protocols import openai_responses
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
 from llm_gateway.protocols.names import named
@@ -106,6 +107,8 @@ def _passed_on(ask: Ask, model: str, *, stream: bool) -> dict[str, Any]:
         document["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     elif ask.protocol == "openai_responses":
         document["store"] = False  # the vendor's own default is to keep it
+        if isinstance(items := document.get("input"), list):
+            document["input"] = [item for item in items if not _is_ours(item)]
     elif ask.protocol == "anthropic_messages" and isinstance(messages := document.get("messages"), list):
         document["messages"] = [_without_unsigned_thoughts(message) for message in messages]
     return document
@@ -121,6 +124,15 @@ def _without_unsigned_thoughts(message: Any) -> Any:
         return message
     kept = [block for block in content if not _is_unsigned(block)]
     return message if not kept or len(kept) == len(content) else {**message, "content": kept}
+
+
+def _is_ours(item: Any) -> bool:
+    """Whether it is a thought of another vendor's, in the envelope in which this surface gave it."""
+    return (
+        isinstance(item, dict)
+        and item.get("type") == "reasoning"
+        and str(item.get("encrypted_content")).startswith(openai_responses.OURS)
+    )
 
 
 def _is_unsigned(block: Any) -> bool:

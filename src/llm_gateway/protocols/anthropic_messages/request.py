@@ -30,6 +30,7 @@ from llm_gateway.protocols.fields import (
     number,
     objects,
     others,
+    reasoning_word,
     refuse_others,
     required_text,
     result_parts,
@@ -79,7 +80,9 @@ def read_request(document: Document) -> Read:
         top_p=number(document, "top_p", 0, 1),
         top_k=whole(document, "top_k"),
         stop=strings(document, "stop_sequences"),
-        reasoning=_reasoning(child(document, "thinking"), text(config, "effort", "output_config")),
+        reasoning=_reasoning(
+            child(document, "thinking"), reasoning_word(text(config, "effort", "output_config"), "output_config.effort")
+        ),
         user=text(metadata, "user_id", "metadata"),
         service_tier=text(document, "service_tier"),
     )
@@ -236,7 +239,9 @@ def _format(given: Document | None) -> Format | None:
 
 
 def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | None:
-    kind = thinking.get("type") if thinking is not None else None
+    kind = None if thinking is None else text(thinking, "type", "thinking")
+    if thinking is not None and kind not in ("enabled", "disabled", "adaptive"):
+        raise Unreadable("thinking.type", "thinking.type must be enabled, disabled or adaptive.")
     if thinking is None or kind == "disabled":
         if effort is None and kind is None:
             return None

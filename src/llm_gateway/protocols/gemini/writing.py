@@ -36,7 +36,10 @@ MAX_TEMPERATURE = 2.0
 MOST_STOPS = 5
 BY_LEVEL = re.compile(r".*gemini-(?:[3-9]|\d\d)")
 """Models that are told how much to think in words: https://ai.google.dev/gemini-api/docs/thinking#thinking-levels."""
-LEVELS = {"minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "high", "max": "high"}
+ALWAYS_THINKS = re.compile(r".*gemini-2\.5-pro")
+LEAST_BUDGET = 128
+"""Of a model that cannot be told not to think: https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
+LEVELS = dict.fromkeys(("none", "minimal", "low"), "low") | dict.fromkeys(("medium", "high", "xhigh", "max"), "high")
 BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 """https://ai.google.dev/gemini-api/docs/openai#thinking."""
 NO_SIGNATURE = "skip_thought_signature_validator"
@@ -59,6 +62,8 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         raise Unsupported("stop", f"Gemini's protocol takes {MOST_STOPS} stop sequences at most")
     dropped = [name for name in HINTS if getattr(conversation, name) is not None]
     dropped += left_out(conversation, UNKNOWN_MARKS)
+    if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
+        dropped.append("reasoning")
     system = [turn for turn in conversation.turns if turn.role in ("system", "developer")]
     document: Document = {
         "contents": _contents(conversation.turns, model),
@@ -101,7 +106,8 @@ def _generation(conversation: Conversation, model: str) -> Document:
 def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
     if reasoning is None:
         return None
-    config: Document = {"includeThoughts": True} if reasoning.show or reasoning.budget_tokens else {}
+    shows = reasoning.show if reasoning.show is not None else reasoning.budget_tokens is not None
+    config: Document = {"includeThoughts": True} if shows else {}
     effort = reasoning.effort
     if BY_LEVEL.match(model):
         if effort is None and reasoning.budget_tokens is not None:
@@ -112,7 +118,13 @@ def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
         config["thinkingBudget"] = reasoning.budget_tokens
     elif effort in BUDGETS:
         config["thinkingBudget"] = BUDGETS[effort]
+    if config.get("thinkingBudget") == 0 and ALWAYS_THINKS.match(model):
+        config["thinkingBudget"] = LEAST_BUDGET
     return config or None
+
+
+def _thinks_anyway(model: str) -> bool:
+    return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
 
 
 def _contents(turns: list[Turn], model: str) -> list[Document]:

@@ -31,6 +31,7 @@ from llm_gateway.protocols.fields import (
     listed,
     number,
     objects,
+    reasoning_word,
     refuse_others,
     required_text,
     result_parts,
@@ -43,7 +44,14 @@ from llm_gateway.protocols.fields import (
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})
-HINTS = ("store", "prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")
+HINTS = (
+    "store",
+    "prediction",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+)
 """Told to the vendor itself: no other has a place for them."""
 CARRIED = frozenset(
     {
@@ -72,7 +80,7 @@ def read_request(document: Document) -> Read:
 
 
 def _conversation(document: Document, turns: list[Turn]) -> Conversation:
-    effort = text(document, "reasoning_effort")
+    effort = reasoning_word(text(document, "reasoning_effort"), "reasoning_effort")
     limit = whole(document, "max_completion_tokens", 1) or whole(document, "max_tokens", 1)
     return Conversation(
         turns=turns,

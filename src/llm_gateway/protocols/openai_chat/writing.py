@@ -24,7 +24,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.base import Unsupported, Written
 from llm_gateway.protocols.hints import left_out
-from llm_gateway.protocols.openai_chat.models import reasons, takes_temperature
+from llm_gateway.protocols.openai_chat.models import effort, reasons, takes_temperature
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""
@@ -86,10 +86,14 @@ def _effort(reasoning: Reasoning | None, model: str, dropped: list[str]) -> str 
     if not reasons(model):
         dropped.append("reasoning")
         return None
-    if reasoning.effort is not None or reasoning.budget_tokens is None:
-        return reasoning.effort
+    if reasoning.effort is not None:
+        word = effort(model, reasoning.effort)
+        dropped += [] if word == reasoning.effort else ["reasoning"]
+        return word
+    if reasoning.budget_tokens is None:
+        return None
     budget = reasoning.budget_tokens
-    return next((word for limit, word in EFFORTS if budget < limit), "high")
+    return effort(model, next((word for limit, word in EFFORTS if budget < limit), "high"))
 
 
 def _messages(conversation: Conversation) -> list[Document]:

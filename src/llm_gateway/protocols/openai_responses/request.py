@@ -30,6 +30,7 @@ from llm_gateway.protocols.fields import (
     number,
     objects,
     others,
+    reasoning_word,
     refuse_others,
     required_text,
     result_parts,
@@ -66,7 +67,6 @@ KNOWN = DELIVERY | CARRIED | frozenset(HINTS) | frozenset(NEEDS_STATE)
 ROLES = ("system", "developer", "user", "assistant")
 TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
 REASONING = frozenset({"effort", "summary", "generate_summary"})
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
@@ -264,8 +264,6 @@ def _format(given: Document | None) -> Format | None:
 def _reasoning(given: Document | None) -> Reasoning | None:
     if given is None:
         return None
-    effort = text(given, "effort", "reasoning")
-    if effort is not None and effort not in EFFORTS:
-        raise Unreadable("reasoning.effort", f"reasoning.effort must be one of {', '.join(EFFORTS)}.")
+    effort = reasoning_word(text(given, "effort", "reasoning"), "reasoning.effort")
     summary: Any = text(given, "summary", "reasoning") or text(given, "generate_summary", "reasoning")
     return Reasoning(effort=effort, summary=summary, show=True if summary else None)
