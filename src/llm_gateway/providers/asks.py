@@ -70,8 +70,16 @@ def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...]
         completion=None if body else completion,
         body=body,
         dropped=dropped,
-        may_be_kept=not any(isinstance(part, Foreign) for choice in completion.choices for part in choice.parts),
+        may_be_kept=not _has_foreign(completion),
     )
+
+
+def _has_foreign(completion: Completion) -> bool:
+    for choice in completion.choices:
+        for part in choice.parts:
+            if isinstance(part, Foreign):
+                return True
+    return False
 
 
 def _leave_foreign_out(completion: Completion) -> None:

@@ -130,9 +130,10 @@ def _read_choice(choice: _Choice) -> Choice:
         parts.append(Refusal(text=message.refusal))
     for number, call in enumerate(message.tool_calls or ()):
         parts.append(_read_call(call, number))
-    parts += [Foreign(kind=kind) for kind in FOREIGN if getattr(message, kind)]
+    if message.audio or message.images or message.function_call:
+        parts += [Foreign(kind=kind) for kind in FOREIGN if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
-    if reason == "stop" and any(isinstance(part, ToolCall) for part in parts):
+    if reason == "stop" and message.tool_calls and any(isinstance(part, ToolCall) for part in parts):
         reason = "tool_calls"  # what OpenAI says where tool_choice names a function
     if not parts and content is None and reason not in ("length", "content_filter"):
         raise Malformed("The answer has no content")
