@@ -29,6 +29,7 @@ QUESTION = {
     "max_tokens": 20,
     "temperature": 0,
 }
+GREETING = {"messages": [{"role": "user", "content": "Hello"}]}
 PARENT = """
 import asyncio, sys
 from llm_gateway.local_model import LocalModel, find_model
@@ -47,10 +48,10 @@ def model_path() -> Path:
     return path
 
 
-def ask(model: LocalModel, key: str | None = None) -> Any:
+def ask(model: LocalModel, key: str | None = None, question: dict[str, Any] = QUESTION) -> Any:
     request = urllib.request.Request(
         f"{model.base_url}/chat/completions",
-        json.dumps({"model": model.model_name, **QUESTION}).encode(),
+        json.dumps({"model": model.model_name, **question}).encode(),
         {"content-type": "application/json", "authorization": f"Bearer {key or model.api_key}"},
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -127,6 +128,18 @@ async def test_it_answers_survives_its_death_and_leaves_nothing(monkeypatch: pyt
     assert not alive(second)
     assert model.pid is None
     assert [line["exit_code"] for line in log["local model ended"]] == [-signal.SIGKILL]
+
+
+async def test_a_request_that_says_neither_is_answered_alike_and_within_bounds() -> None:
+    async with started(Log()) as model:
+        answers = [await asyncio.to_thread(ask, model, question=GREETING) for _ in range(3)]
+        assert len({answer["choices"][0]["message"]["content"] for answer in answers}) == 1
+        rambling = await asyncio.to_thread(ask, model, question={**GREETING, "ignore_eos": True})
+        assert rambling["choices"][0]["finish_reason"] == "length"
+        assert rambling["usage"]["completion_tokens"] == local_model.DEFAULT_MAX_TOKENS
+        longer = {**GREETING, "ignore_eos": True, "max_tokens": local_model.DEFAULT_MAX_TOKENS + 10}
+        said = await asyncio.to_thread(ask, model, question=longer)
+        assert said["usage"]["completion_tokens"] == longer["max_tokens"]
 
 
 @pytest.mark.parametrize("parents_end", [signal.SIGKILL, signal.SIGTERM])

