@@ -68,6 +68,9 @@ class Settings(BaseSettings):
         30, ge=0, allow_inf_nan=False, description="how long SIGTERM waits for requests in flight"
     )
     max_in_flight: int = Field(2000, ge=1, description="requests at once; beyond it 503")
+    max_body_bytes_in_flight: int = Field(
+        128 * 1024 * 1024, ge=4 * 1024 * 1024, description="bytes of all request bodies at once; beyond it 503"
+    )
     usage_retention_days: int = Field(90, ge=1, description="how long single usage records are kept")
     allowed_private_hosts: str = Field("", description="upstream hosts that may be private in production")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")

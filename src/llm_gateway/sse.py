@@ -22,48 +22,78 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Splitter:
-    """Cuts a stream into events, however its bytes are cut."""
+    """Cuts a stream of bytes into events, however the bytes are cut into pieces.
 
-    __slots__ = ("_is_first", "_max_event_bytes", "_rest")
+    Linear in the stream's length: bytes that were searched for an event's end are not searched again.
+    """
+
+    __slots__ = ("_ends_with_cr", "_held", "_is_first", "_max_event_bytes")
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
-        self._rest = b""
+        self._held = bytearray()  # the incomplete event, its lines ended by newlines alone
+        self._ends_with_cr = False  # the stream so far ended with a carriage return, which may be half a line's end
         self._is_first = True
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that are complete now; comments and events without data are passed over.
+        """Return the events that `data` completes; comments and events without data are dropped.
 
         Raises:
-            TooLarge: one of them is, or what is incomplete has grown so.
+            TooLarge: an event, complete or not, is larger than the limit.
         """
-        if not (self._rest or self._is_first):
+        if not (self._held or self._ends_with_cr or self._is_first):
             last = len(data) - 2
             # One whole event of one line, as nearly all are.
             if data.find(b"\n") == last and data[:6] == b"data: " and data[last:] == b"\n\n" and b"\r" not in data:
                 if last > self._max_event_bytes:
                     raise TooLarge(self._too_large())
                 return [Event(b"", data[6:last], data)]
-        data = self._rest + data if self._rest else data
-        if self._is_first:
-            if len(data) < len(BOM) and BOM.startswith(data):
-                self._rest = data
+        if self._ends_with_cr or b"\r" in data:
+            data = self._with_newlines(data)
+        return self._add(data)
+
+    def _add(self, data: bytes) -> list[Event]:
+        held = self._held
+        searched = max(len(held) - 1, 0)
+        if held or self._is_first:
+            held += data
+            if self._is_first and not self._is_past_bom(held):
                 return []
-            self._is_first = False
-            data = data.removeprefix(BOM)
-        if b"\r" in data:
-            data, held = _with_newlines(data)
+            is_complete = held.find(b"\n\n", searched) >= 0
+            data = bytes(held) if is_complete else b""
         else:
-            held = b""
-        blocks = data.split(b"\n\n")
-        self._rest = blocks.pop().lstrip(b"\n") + held
-        if len(self._rest) > self._max_event_bytes:
+            is_complete = b"\n\n" in data
+            if not is_complete:
+                held += data.lstrip(b"\n")
+        blocks = data.split(b"\n\n") if is_complete else []
+        if blocks:
+            self._held = held = bytearray(blocks.pop().lstrip(b"\n"))
+        if len(held) > self._max_event_bytes:
             raise TooLarge(self._too_large())
         return [event for block in blocks if (event := self._event(block)) is not None]
 
+    def _is_past_bom(self, held: bytearray) -> bool:
+        """Drop a byte order mark at the stream's beginning; False while these bytes may be a part of one."""
+        if len(held) < len(BOM) and BOM.startswith(held):
+            return False
+        self._is_first = False
+        if held.startswith(BOM):
+            del held[: len(BOM)]
+        return True
+
+    def _with_newlines(self, data: bytes) -> bytes:
+        """End lines by newlines alone; keep back a carriage return at the end, since a newline may follow."""
+        if self._ends_with_cr:
+            data = b"\r" + data
+        self._ends_with_cr = data.endswith(b"\r")
+        if self._ends_with_cr:
+            data = data[:-1]
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
     def end(self) -> list[Event]:
-        """The stream is over: what is left, if it is an event whose blank line was left out."""
-        rest, self._rest = self._rest.rstrip(b"\r\n"), b""
+        """Return the last event if the stream ended without the blank line that should follow it."""
+        rest = bytes(self._held).rstrip(b"\n")
+        self._held = bytearray()
         event = self._event(rest) if rest else None
         return [event] if event is not None else []
 
@@ -84,13 +114,6 @@ class Splitter:
 
     def _too_large(self) -> str:
         return f"An event of the answer is larger than {self._max_event_bytes} bytes"
-
-
-def _with_newlines(data: bytes) -> tuple[bytes, bytes]:
-    """The data with its lines ended by newlines alone, and a carriage return at its end, perhaps half a line's end."""
-    held = b"\r" if data.endswith(b"\r") else b""
-    data = data[: len(data) - len(held)]
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), held
 
 
 def encode_event(data: bytes, name: bytes = b"") -> bytes:

@@ -195,7 +195,7 @@ async def build_pipeline(
     shipper.start()
     stack.callback(shipper.stop)
     stack.push_async_callback(journal.sync_and_close)
-    in_flight = InFlight(settings.max_in_flight)
+    in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
     loop = asyncio.get_running_loop()
     metrics = Metrics(lambda: _gauges(config, in_flight, loop))
 
@@ -241,7 +241,7 @@ def build_api(
     providers = providers_router(stores.providers, live, config.rules, probe)
     overrides = overrides_router(stores.overrides, live)
     usage = usage_router(stores.usage, pipeline.shipper.flush)
-    management = build_management((health, providers, overrides, usage), log)
+    management = build_management((health, providers, overrides, usage), log, pipeline.in_flight)
     surfaces, below = build_surfaces(
         pipeline.gateway,
         pipeline.in_flight,

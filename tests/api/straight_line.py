@@ -45,7 +45,7 @@ class World:
 
     def __init__(self) -> None:
         self.line = StraightLine()
-        self.in_flight = InFlight(2)
+        self.in_flight = InFlight(2, 10_000_000)
         self.logged: list[dict[str, Any]] = []
         drains = Drains("drain")
         generate = Generate(cast(Gateway, self.line), self.in_flight, drains, timeout_s=120, log=self._log)

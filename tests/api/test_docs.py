@@ -10,6 +10,7 @@ import pytest
 from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.docs import ASSETS, docs_router
 from llm_gateway.api.management import build_management
+from llm_gateway.api.surface import InFlight
 from tests.api.driver import DEV_KEY, Client, assert_problem
 
 
@@ -69,7 +70,9 @@ async def test_the_docs_are_read_only(client: Client) -> None:
 
 async def test_without_the_package_the_document_is_still_there() -> None:
     logged: list[Any] = []
-    management = build_management([docs_router(lambda: b"{}", "no_such_package")], lambda *_, **__: logged.append(_))
+    management = build_management(
+        [docs_router(lambda: b"{}", "no_such_package")], lambda *_, **__: logged.append(_), InFlight(10, 10_000_000)
+    )
     client = Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True))
     problem = assert_problem(await client.call("GET", "/docs/favicon.png"), 404, "not_found")
     assert "no_such_package" in problem["detail"]

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.fields import STRICT
 from llm_gateway.api.management import build_management
+from llm_gateway.api.surface import InFlight
 from llm_gateway.errors import StoreUnavailable
 from tests.api.driver import DEV_KEY, Client, assert_problem, exchange
 
@@ -73,7 +74,9 @@ class World:
 
     def __init__(self) -> None:
         self.logged: list[dict[str, Any]] = []
-        management = build_management([routes()], lambda event, **fields: self.logged.append(fields))
+        management = build_management(
+            [routes()], lambda event, **fields: self.logged.append(fields), InFlight(10, 10_000_000)
+        )
         self.client = Client(Gate(management, Keyring(KEYS), local_only=True))
 
 
@@ -221,6 +224,8 @@ async def test_a_body_that_belongs_to_no_method_is_not_waited_for(method: str) -
     scope = {"type": "http", "method": method, "path": "/nothing", "raw_path": b"/nothing", "query_string": b"",
              "root_path": "", "headers": headers, "client": None, "server": None, "http_version": "1.1"}  # fmt: skip
     async with asyncio.timeout(5):
-        await Gate(build_management([routes()], ignore), Keyring(KEYS), local_only=True)(scope, receive, send)
+        await Gate(build_management([routes()], ignore, InFlight(10, 10_000_000)), Keyring(KEYS), local_only=True)(
+            scope, receive, send
+        )
     assert sent[0]["status"] == 404
     assert not read

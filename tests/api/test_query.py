@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.management import build_management
 from llm_gateway.api.query import refuses_parameters
+from llm_gateway.api.surface import InFlight
 from tests.api.driver import DEV_KEY, Client, assert_problem
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
@@ -29,7 +30,11 @@ def client() -> Client:
     def metrics() -> str:
         return "fine"
 
-    return Client(Gate(build_management([router], lambda *_, **__: None), Keyring(KEYS), local_only=True))
+    return Client(
+        Gate(
+            build_management([router], lambda *_, **__: None, InFlight(10, 10_000_000)), Keyring(KEYS), local_only=True
+        )
+    )
 
 
 @pytest.mark.parametrize("path", ["/api/v1/providers", "/api/v1/usage/summary", "/api/v1/health/providers"])

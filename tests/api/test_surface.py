@@ -54,6 +54,41 @@ async def test_a_body_too_large_is_dropped_up_to_eight_mebibytes(world: World) -
     assert taken <= 11
 
 
+@pytest.mark.parametrize("piece", [100_000, 4 * MEBIBYTE])
+async def test_bodies_beyond_the_cap_are_refused_until_others_have_ended(world: World, piece: int) -> None:
+    body = sized(4 * MEBIBYTE)
+    pieces = [body[i : i + piece] for i in range(0, len(body), piece)]
+    world.in_flight.hold(7_000_000)
+
+    refused = await world.post(pieces)
+    world.in_flight.release(7_000_000)
+
+    assert_problem(refused, 503, "overloaded")
+    assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("1", "true")
+    assert (await world.post(pieces)).status == 200
+    assert (world.in_flight.bytes, world.in_flight.count, len(world.line.requests)) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [b"{}"],
+        [b"x" * 5 * MEBIBYTE],
+        [b"{", b"x" * 5 * MEBIBYTE],
+        [b"{nope", b"}"],
+        [b"{", None],
+        [None],
+    ],
+    ids=["invalid", "too large", "too large in pieces", "malformed", "client gone in its middle", "client gone"],
+)
+async def test_no_body_stays_counted_however_the_request_ends(world: World, messages: list[bytes | None]) -> None:
+    said = [{"type": "http.disconnect"} if m is None else piece(m, more=m is not messages[-1]) for m in messages]
+
+    await call_and_say(world, said)
+
+    assert (world.in_flight.bytes, world.in_flight.count) == (0, 0)
+
+
 async def test_dropping_ends_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_gateway.api.surface.DROP_SECONDS", 0.05)
     response = await call_and_say(world, [piece(b"x" * 5 * MEBIBYTE, more=True)])

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 
 from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.management import build_management
+from llm_gateway.api.surface import InFlight
 from llm_gateway.api.usage import usage_router
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
@@ -207,7 +208,9 @@ def reports(database: Database, flushed: bool) -> Client:
         assert threading.current_thread() is not threading.main_thread(), "the event loop must not wait for it"
         return flushed
 
-    management = build_management([APIRouter(), usage_router(UsageStore(database), flush)], lambda *_, **__: None)
+    management = build_management(
+        [APIRouter(), usage_router(UsageStore(database), flush)], lambda *_, **__: None, InFlight(10, 10_000_000)
+    )
     return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True))
 
 

@@ -330,6 +330,6 @@ async def test_what_comes_with_a_broken_piece_is_not_taken(pool: Pool, far: Far)
 
     with pytest.raises(ValueError, match="bad"):
         await pouring
-    with pytest.raises(ValueError, match="bad"):
+    with pytest.raises(Broken, match="bad"):
         await stream.pour(take, 5)
     assert taken == [b"one", b"bad"]

@@ -23,7 +23,7 @@ from llm_gateway.api.docs import docs_router
 from llm_gateway.api.openapi import describe
 from llm_gateway.api.query import known_parameters
 from llm_gateway.api.responses import PROBLEM, error_headers, problem_of, send_problem
-from llm_gateway.api.surface import ClientGone, defect, read_body
+from llm_gateway.api.surface import ClientGone, InFlight, defect, read_body
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -33,7 +33,7 @@ MOST_FIELDS = 100
 """More than any request has. To say of each of 300,000 that it is unknown would keep all others waiting."""
 
 
-def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> ASGIApp:
+def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_flight: InFlight) -> ASGIApp:
     """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
     app = FastAPI(
         openapi_url=None,
@@ -72,7 +72,7 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None]) -> 
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(Exception, on_defect)
-    return Bounded(app, routes, log)
+    return Bounded(app, routes, in_flight, log)
 
 
 class Bounded:
@@ -84,9 +84,10 @@ class Bounded:
     HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
     """
 
-    def __init__(self, app: ASGIApp, routes: list[APIRoute], log: Callable[..., None]) -> None:
+    def __init__(self, app: ASGIApp, routes: list[APIRoute], in_flight: InFlight, log: Callable[..., None]) -> None:
         self._app = app
         self._routes = routes
+        self._in_flight = in_flight
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +118,8 @@ class Bounded:
                 await send_problem(send, defect(entry), entry.request_id, entry.echo)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        body = await read_body(receive)
+        body = await read_body(receive, self._in_flight)
+        self._in_flight.release(len(body))  # counted while it is read: these bodies are few and decoded at once
         if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
             return _normalised(body)
         return b""

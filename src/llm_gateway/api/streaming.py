@@ -82,8 +82,8 @@ class StreamedResponse:
     """One response of events."""
 
     __slots__ = (
-        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open",
-        "_keeps_up", "_line", "_loop", "_patience", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
+        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open", "_keeps_up",
+        "_line", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +105,7 @@ class StreamedResponse:
         self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[Relay | Answer] | None = None
         self._relaying: Relay | None = None
         self._beat: asyncio.TimerHandle
 
@@ -114,10 +115,12 @@ class StreamedResponse:
         Raises:
             GatewayError: it failed before anything was sent.
         """
+        self._opening = opening
+        del opening  # a task holds the exception it raised, whose traceback would hold it here
         watch = asyncio.ensure_future(_until_gone(self._receive))
-        watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone(opening))
+        watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone())
         try:
-            came = await self._opened(opening)
+            came = await self._opened()
             self._told = self._writer.opened(came)
             if isinstance(came, Answer):
                 await self._write(self._writer.kept(came))
@@ -139,6 +142,7 @@ class StreamedResponse:
             await self._write(self._writer.error(self._defect(error)))
         finally:
             self._has_ended = True
+            self._opening = self._relaying = None
             watch.cancel()
             if self._patience is not None:
                 self._patience.cancel()
@@ -146,18 +150,22 @@ class StreamedResponse:
         await self._line.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _opened(self, opening: asyncio.Task[Relay | Answer]) -> Relay | Answer:
+    async def _opened(self) -> Relay | Answer:
         """Wait for the reply to begin; the first heartbeat sends the 200, what fails after it is told in the stream."""
+        opening = self._opening
+        assert opening is not None  # noqa: S101 - set by `run`
         try:
             while not (await asyncio.wait({opening}, timeout=HEARTBEAT_S))[0]:
                 await self._write(COMMENT)
+            return opening.result()
         except asyncio.CancelledError:
             opening.cancel()
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
                 opening.result().drop()  # type: ignore[union-attr]  # it is one
             raise
-        return opening.result()
+        finally:
+            del opening  # as in `run`
 
     async def ready(self) -> None:
         """As in `Sink`: when the client has read what was sent before."""
@@ -191,23 +199,23 @@ class StreamedResponse:
         if end and not self._is_gone:
             await self._write(end)
 
-    def _client_is_gone(self, opening: asyncio.Task[Relay | Answer]) -> None:
+    def _client_is_gone(self) -> None:
         """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
         self._is_gone = True
         if self._has_ended:
             return
         drains = self._drains
         if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
-            self._give_up(opening)
+            self._give_up()
         else:
             drains.count += 1
-            self._patience = self._loop.call_later(DRAIN_S, self._give_up, opening)
+            self._patience = self._loop.call_later(DRAIN_S, self._give_up)
 
-    def _give_up(self, opening: asyncio.Task[Relay | Answer]) -> None:
+    def _give_up(self) -> None:
         if self._relaying is not None:
             self._relaying.abandon()
-        else:
-            opening.cancel()
+        elif self._opening is not None:
+            self._opening.cancel()
 
     def _keep_alive(self) -> None:
         """Say something when nothing was said for long: what stands between closes what looks dead."""

@@ -21,31 +21,71 @@ class ClientGone(Exception):
     """The client went away before its request was complete: there is nobody to answer."""
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request.
+class InFlight:
+    """Counts the requests being served and the bytes of their bodies, over all endpoints.
+
+    `cap` bounds the requests, `cap_bytes` the bytes: of a body that is decoded several times its size is in memory.
+    """
+
+    __slots__ = ("bytes", "cap", "cap_bytes", "count")
+
+    def __init__(self, cap: int, cap_bytes: int) -> None:
+        self.cap = cap
+        self.cap_bytes = cap_bytes
+        self.count = 0
+        self.bytes = 0
+
+    def hold(self, size: int) -> None:
+        """Count `size` bytes of a body until `release`.
+
+        Raises:
+            Overloaded: they would be more than the cap.
+        """
+        if self.bytes + size > self.cap_bytes:
+            raise Overloaded(
+                "The bodies of the requests in flight are as large as they may be: try again.", retry_after_s=1
+            )
+        self.bytes += size
+
+    def release(self, size: int) -> None:
+        """Give back what `hold` counted."""
+        self.bytes -= size
+
+
+async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
+    """Return the whole body of a request, counted in `in_flight`; the caller releases its length.
 
     Raises:
         PayloadTooLarge: it is over 4 MiB; up to 8 MiB or 5 s of it were read and dropped.
+        Overloaded: there is no room for it; the rest of it was dropped in the same way.
         ClientGone: the client went away.
     """
     message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False) and len(body) <= MAX_BODY_BYTES:
-        return body
-    chunks, size = [body], len(body)
-    while message.get("more_body", False) and size <= MAX_BODY_BYTES:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-    if size <= MAX_BODY_BYTES:
-        return b"".join(chunks)
-    if message.get("more_body", False):
-        await _drop_rest(receive, size)
-    raise PayloadTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes: send less.")
+    chunks: list[bytes] = []
+    held = size = 0
+    try:
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise PayloadTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes: send less.")
+            in_flight.hold(size - held)
+            held = size
+            more_body = message.get("more_body", False)
+            if not (more_body or chunks):
+                return chunk
+            chunks.append(chunk)
+            if not more_body:
+                return b"".join(chunks)
+            message = await receive()
+    except BaseException as error:  # edge: however it fails, its bytes are counted no more
+        in_flight.release(held)
+        chunks.clear()
+        if isinstance(error, GatewayError) and message.get("more_body", False):
+            await _drop_rest(receive, size)
+        raise
 
 
 async def _drop_rest(receive: Receive, size: int) -> None:
@@ -65,16 +105,6 @@ async def _drop_rest(receive: Receive, size: int) -> None:
 def defect(entry: Entry) -> InternalError:
     """What a caller is told when the fault is ours."""
     return InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
-
-
-class InFlight:
-    """Counts the requests being served, over all surfaces."""
-
-    __slots__ = ("cap", "count")
-
-    def __init__(self, cap: int) -> None:
-        self.cap = cap
-        self.count = 0
 
 
 class Surface(ABC):
@@ -103,7 +133,11 @@ class Surface(ABC):
                 raise Overloaded("The gateway is serving as many requests as it may: try again.", retry_after_s=1)
             in_flight.count += 1
             try:
-                await self.serve(entry, await read_body(receive), receive, send)
+                body = await read_body(receive, in_flight)
+                try:
+                    await self.serve(entry, body, receive, send)
+                finally:
+                    in_flight.release(len(body))
             finally:
                 in_flight.count -= 1
         except GatewayError as error:

@@ -29,17 +29,18 @@ class Reader(Protocol):
 
 
 class Cut(Protocol):
-    """Ends a stream in its middle."""
+    """Books a stream that ended in its middle. Returns the message as it may be shown."""
 
-    def __call__(self, message: str, *, is_ours: bool) -> str: ...
+    def __call__(self, committed: Committed, message: str, *, is_ours: bool) -> str: ...
 
 
 class Committed:
     """A stream that has begun to answer: what has come so far (`held`), and where the rest comes from.
 
     `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembly` collects what
-    was read. Whoever reads it on ends it with one of two: `served()` when it is complete, `cut(message, is_ours)` when
-    it is not (`is_ours`: nobody wanted the rest), which returns the message as it may be shown.
+    was read. Its reader ends it with one of two calls: `served(committed)` when it is complete,
+    `cut(committed, message, is_ours=…)` when it is not (`is_ours`: the client or the gateway gave it up). Both take the
+    stream as an argument, because a stream that held a reference to itself would outlive its request.
     """
 
     __slots__ = (
@@ -47,7 +48,7 @@ class Committed:
         "served",
     )  # fmt: skip
 
-    served: Callable[[], Served]
+    served: Callable[[Committed], Served]
     cut: Cut
 
     def __init__(self, incoming: Incoming, reader: Reader, *, is_native: bool, dropped: tuple[str, ...]) -> None:
@@ -70,15 +71,14 @@ class Committed:
             Malformed, UpstreamError: (protocols/base.py) what came is no reply, or says that the provider failed.
                 What came with it before is returned first.
         """
-        if self._error is not None:
-            raise self._error
+        self._check()
         pieces: list[Piece] = []
         try:
             self._read(await self.incoming.next(timeout_s), pieces)
         except Exception as error:  # edge: it is raised when its turn comes
             if not pieces:
                 raise
-            self._error = error
+            self._error = error.with_traceback(None)  # whose frames hold this stream
         return pieces
 
     async def pour(self, take: Callable[[list[Piece]], bool], idle_s: float) -> bool:
@@ -87,13 +87,22 @@ class Committed:
         Raises:
             StreamCut, Malformed, UpstreamError: as `next`.
         """
-        if self._error is not None:
-            raise self._error
+        self._check()
         self._take = take
         try:
             return await self.incoming.pour(self._pour, idle_s)
         finally:
             del self._take  # breaks the circle
+
+    def _check(self) -> None:
+        """Raise the error that waits for its turn."""
+        error, self._error = self._error, None
+        if error is None:
+            return
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     def _pour(self, events: list[Event]) -> bool:
         pieces: list[Piece] = []

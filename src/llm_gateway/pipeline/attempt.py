@@ -330,8 +330,8 @@ class Attempts:
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
         committed.provider, committed.model = provider.name, this.candidate.model
-        committed.served = partial(self._stream_served, this, committed)
-        committed.cut = partial(self._stream_cut, this, committed)
+        committed.served = partial(self._stream_served, this)
+        committed.cut = partial(self._stream_cut, this)
         return committed
 
     def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:

@@ -100,7 +100,10 @@ class Caching:
             if isinstance(landed, Served):
                 return self._hit(lookup, landed)
             if waited and not isinstance(landed, DeadlineExceeded):
-                raise landed
+                try:
+                    raise landed
+                finally:
+                    del flight, landed  # the error's traceback holds this frame
             waited = True
 
     async def _kept(self, keys: list[bytes]) -> Served | None:
@@ -141,16 +144,18 @@ class Caching:
             if lookup.base is not None and lookup.keeps and served.reply.may_be_kept:
                 await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
         finally:
-            if lookup.flight is not None:
-                self._land(lookup.flight, served)
+            self._land(lookup, served)
 
     def abandon(self, lookup: Lookup, error: BaseException) -> None:
         """The call failed: those who wait try once more themselves."""
-        if lookup.flight is not None:
-            told = error if isinstance(error, GatewayError) else InternalError("An identical request failed.")
-            self._land(lookup.flight, told)
+        told = error if isinstance(error, GatewayError) else InternalError("An identical request failed.")
+        self._land(lookup, told)
 
-    def _land(self, flight: Flight, result: FlightResult) -> None:
+    def _land(self, lookup: Lookup, result: FlightResult) -> None:
+        flight = lookup.flight
+        if flight is None:
+            return
+        lookup.flight = None  # a flight that failed holds an error, whose traceback holds the lookup
         del self._flights[flight.key]
         if flight.landed is not None and not flight.landed.done():
             flight.landed.set_result(result)

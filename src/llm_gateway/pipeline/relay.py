@@ -68,7 +68,7 @@ class Relay:
     def drop(self) -> None:
         """It will never be run to its end: what came was bought."""
         self._committed.incoming.close()
-        self._committed.cut("cancelled", is_ours=True)
+        self._committed.cut(self._committed, "cancelled", is_ours=True)
         self._gone()
 
     async def run(self, sink: Sink) -> None:
@@ -90,7 +90,7 @@ class Relay:
             self.drop()
             raise
         try:
-            self.answer = await self._settled(committed.served())
+            self.answer = await self._settled(committed.served(committed))
         finally:
             committed.incoming.close()
         if last:
@@ -102,12 +102,15 @@ class Relay:
         committed = self._committed
         reader = committed.reader
         self._take = sink.take
-        await sink.ready()
-        sink.take(first)
-        while not reader.is_done:
+        try:
             await sink.ready()
-            if not await committed.pour(self._forward, BETWEEN_EVENTS_S):
-                break
+            sink.take(first)
+            while not reader.is_done:
+                await sink.ready()
+                if not await committed.pour(self._forward, BETWEEN_EVENTS_S):
+                    break
+        finally:
+            del self._take  # the sink refers to this relay
         if not (reader.is_done or committed.assembly.is_finished):
             raise StreamCut("broken", CUT)
         return self._last
@@ -121,9 +124,12 @@ class Relay:
     async def _cut(self, message: str) -> None:
         self._committed.incoming.close()
         if self._is_abandoned:
-            self._committed.cut("The client went away", is_ours=True)
+            self._committed.cut(self._committed, "The client went away", is_ours=True)
             self._gone()
             return
-        error = ProviderFailed(self._committed.cut(message, is_ours=False))
-        await self._failed(error)
-        raise error
+        error = ProviderFailed(self._committed.cut(self._committed, message, is_ours=False))
+        try:
+            await self._failed(error)
+            raise error
+        finally:
+            del error  # its traceback holds this frame

@@ -115,6 +115,8 @@ class Transport:
             raise NotSent("The provider's host was not resolved in time", is_ours=True) from None
         except asyncio.CancelledError:
             raise Unsent from None
+        finally:
+            del building  # a task holds the exception it raised here, whose traceback holds this frame
 
     async def _build(self, provider: Provider, root: str) -> Pool:
         pool = await self._pool(provider, root)

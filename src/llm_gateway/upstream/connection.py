@@ -12,6 +12,9 @@ import httptools
 from llm_gateway.upstream.response import Broken, Response, ResponseStream, expire, header
 
 MAX_HEAD_BYTES = 256 * 1024
+"""Of what is no body: status line and headers, interim responses (1xx), one chunk's framing, trailers."""
+LARGE_READ_BYTES = 64 * 1024
+"""After a read of this size the connection lets others have the event loop before it reads on."""
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
 """Of a response that is read as it comes: a million tokens are some 300 MB of events, of which nothing is held."""
 ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
@@ -24,8 +27,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_parser", "_pieces", "_size", "_stream",
-        "_transport", "_waiter", "idle_since", "is_reusable",
+        "_body", "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_parser", "_received",
+        "_since_body", "_size", "_stream", "_transport", "_waiter", "idle_since", "is_reusable",
     )  # fmt: skip
 
     def __init__(self, max_body_bytes: int) -> None:
@@ -36,8 +39,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Response] | None = None
         self._headers: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._body: bytes | bytearray = b""
+        self._size = 0  # bytes of the response's body
+        self._received = 0  # bytes of the whole response, its head and framing included
+        self._since_body = 0  # those that came since the last byte of its body
         self._has_head = False
         self.is_reusable = False
         self.idle_since = 0.0
@@ -53,10 +58,7 @@ class Connection(asyncio.Protocol):
         self._waiter = waiter
         if self._transport is None or self._transport.is_closing():
             raise Broken("The connection broke: it was closed")
-        self.is_reusable = False
-        self._size = 0
-        self._has_head = False
-        self._limit = self._max_body_bytes
+        self._begin(self._max_body_bytes)
         timer = self._loop.call_later(timeout_s, expire, waiter)
         self._transport.write(request)
         try:
@@ -64,6 +66,7 @@ class Connection(asyncio.Protocol):
         finally:
             timer.cancel()
             self._waiter = None
+            del waiter  # a future holds the exception it raised here, whose traceback holds this frame
             if not self.is_reusable:
                 self.close()
 
@@ -75,13 +78,17 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or self._transport.is_closing():
             raise Broken("The connection broke: it was closed")
-        self.is_reusable = False
-        self._size = 0
-        self._has_head = False
-        self._limit = MAX_STREAM_BYTES
+        self._begin(MAX_STREAM_BYTES)
         self._stream = ResponseStream(self, self._transport)
         self._transport.write(request)
         return self._stream
+
+    def _begin(self, limit: int) -> None:
+        """Expect a response of at most `limit` bytes."""
+        self.is_reusable = False
+        self._size = self._received = self._since_body = 0
+        self._has_head = False
+        self._limit = limit
 
     def close(self) -> None:
         """Close it at once, whatever is under way."""
@@ -93,8 +100,9 @@ class Connection(asyncio.Protocol):
         self.is_reusable = False
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(Broken(message))
-        if self._stream is not None:
-            self._stream.fail(Broken(message))
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.fail(Broken(message))
         if self._transport is not None:
             self._transport.abort()
 
@@ -124,33 +132,58 @@ class Connection(asyncio.Protocol):
         if self._parser is None or not self._is_asked():
             self.close()  # nothing was asked, or it is answered
             return
-        if not self._has_head:
-            self._size += len(data)
-            if self._size > MAX_HEAD_BYTES:
-                self._fail(f"The connection broke: the answer's head is larger than {MAX_HEAD_BYTES} bytes")
-                return
+        size = len(data)
+        self._received += size
+        self._since_body += size
+        if not self._has_head and self._since_body > MAX_HEAD_BYTES:
+            self._fail(f"The connection broke: the answer's head is larger than {MAX_HEAD_BYTES} bytes")
+            return
+        if size >= LARGE_READ_BYTES:
+            self._pause()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail("The connection broke: it was switched to another protocol")
         except httptools.HttpParserError as error:
             self._fail(f"The connection broke: {error}")
+        else:
+            self._check_size()
+
+    def _check_size(self) -> None:
+        """Bound all that a provider sends, not the body alone: each of the rest could go on for ever."""
+        if not self._is_asked():
+            return
+        if self._since_body > MAX_HEAD_BYTES:
+            self._fail(f"The connection broke: the answer's framing is larger than {MAX_HEAD_BYTES} bytes")
+        elif self._received > self._limit + MAX_HEAD_BYTES:
+            self._fail(f"The answer is larger than {self._limit} bytes, framing included")
+
+    def _pause(self) -> None:
+        """Read on in the next turn of the event loop, which would else read a fast provider many times in this one."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        is_full = self._stream is not None and self._stream.is_full
+        if not is_full and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def on_message_begin(self) -> None:
         """The parser's."""
         if not self._is_asked():
             self.close()  # an answer too many
         self._headers = []
-        self._pieces = []
+        self._body = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser's."""
-        self._headers.append((name, value))
+        """The parser's. Trailers are dropped, as none of them may be taken for a header (RFC 9110, section 6.5.1)."""
+        if not self._has_head:
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The parser's."""
         self._has_head = True
-        self._size = 0
         encoding = header(self._headers, ENCODING)
         if encoding is not None and encoding.lower() != b"identity":
             self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which was not asked for")
@@ -159,13 +192,20 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """The parser's."""
+        self._since_body = 0
         self._size += len(body)
         if self._size > self._limit:
             self._fail(f"The answer is larger than {self._limit} bytes")
         elif self._stream is not None:
             self._stream.take(body)
+        elif not self._is_asked():
+            return  # it failed; what was read with that is dropped
+        elif not self._body:
+            self._body = body
         else:
-            self._pieces.append(body)
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         """The parser's. What is only on the way to a response (1xx) is passed over (RFC 9110, section 15.2)."""
@@ -192,6 +232,5 @@ class Connection(asyncio.Protocol):
             stream, self._stream = self._stream, None
             stream.end()
         elif self._waiter is not None:
-            pieces = self._pieces
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._waiter.set_result(Response(parser.get_status_code(), self._headers, body))
+            self._waiter.set_result(Response(parser.get_status_code(), self._headers, bytes(self._body)))
+            self._body = b""

@@ -10,6 +10,9 @@ HIGH_WATER_BYTES = 16 * 1024
 """So much of a response is held for whoever reads it too slowly; what one read of the socket brings comes on top."""
 
 
+CLOSED = "The connection broke: it was closed on this side"
+
+
 class Broken(Exception):
     """There is no whole response, though the request was sent; the message is a sentence without its full stop."""
 
@@ -41,8 +44,8 @@ class ResponseStream:
     """
 
     __slots__ = (
-        "_deadline", "_error", "_held", "_idle_s", "_is_over", "_is_paused", "_loop", "_pieces", "_take", "_timer",
-        "_transport", "_waiter", "connection", "headers", "status",
+        "_deadline", "_error", "_held", "_idle_s", "_is_over", "_loop", "_pieces", "_take", "_timer", "_transport",
+        "_waiter", "connection", "headers", "is_full", "status",
     )  # fmt: skip
 
     def __init__(self, connection: Owner, transport: asyncio.Transport) -> None:
@@ -53,7 +56,7 @@ class ResponseStream:
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
         self._held = 0
-        self._is_paused = False
+        self.is_full = False  # more is held than the mark, so the connection is not read on
         self._is_over = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -125,8 +128,10 @@ class ResponseStream:
         self._pieces, self._held = [], 0
         self._go_on()
         if not self._is_over:
-            self.fail(Broken("The connection broke: it was closed on this side"))
+            self.fail(Broken(CLOSED))
             self.connection.close()
+        elif self._error is not None:
+            self._error = Broken(CLOSED)  # the one before may hold a traceback, and with it this stream
 
     def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The connection's: the head has come."""
@@ -149,8 +154,8 @@ class ResponseStream:
             return
         self._pieces.append(body)
         self._held += len(body)
-        if self._held > HIGH_WATER_BYTES and not self._is_paused:
-            self._is_paused = True
+        if self._held > HIGH_WATER_BYTES and not self.is_full:
+            self.is_full = True
             self._transport.pause_reading()
         self._wake()
 
@@ -172,8 +177,8 @@ class ResponseStream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _go_on(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
+        if self.is_full:
+            self.is_full = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -197,8 +202,15 @@ class ResponseStream:
             self._waiter.set_result(None)
 
     def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
+        """Raise the error that ended the response; once more it is another one, without the traceback of this."""
+        error = self._error
+        if error is None:
+            return
+        self._error = Broken(str(error))
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     async def _news(self, timeout_s: float) -> None:
         self._check()
@@ -215,6 +227,7 @@ class ResponseStream:
             raise
         finally:
             self._waiter = None
+            del waiter  # a future holds the exception it raised here, whose traceback holds this frame
         if not self._pieces:
             self._check()
 
