@@ -40,7 +40,7 @@ class CompareOptions(msgspec.Struct, frozen=True):
     """How thorough a run is."""
 
     seconds: float = 3.0
-    rounds: int = 6
+    rounds: int = 4
     connections: int = 32
     warm_seconds: float = 1.0
     rest_seconds: float = 2.0

@@ -20,7 +20,9 @@ from benchmarks.compare import Comparison, comparison_text
 from benchmarks.findings import Books, Window
 from benchmarks.jobs import OpenJob
 from benchmarks.open_loop import NS, arrivals, percentile
+from benchmarks.peers import installed
 from benchmarks.tail_report import FLOOR, Condition, Spell, TailFindings, tail_text
+from benchmarks.targets import TargetFailed
 from benchmarks.trees import tree_argument, with_this, without_paths
 from tests.upstream import MockUpstream
 
@@ -225,3 +227,16 @@ class TestTrees:
 def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+class TestPeers:
+    def test_what_is_installed_stays_installed(self, tmp_path: Path) -> None:
+        home = tmp_path / "peer==1"
+        home.mkdir()
+        (home / ".installed").touch()
+        assert installed("peer==1", tmp_path) == home
+
+    def test_what_cannot_be_installed_is_named_and_tried_again_next_time(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetFailed, match="no requirement! could not be installed"):
+            installed("no requirement!", tmp_path)
+        assert not (tmp_path / "no requirement!" / ".installed").exists()
