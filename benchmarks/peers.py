@@ -32,7 +32,15 @@ def installed(requirement: str, folder: Path) -> Path:
         return home
     print(f"installing {requirement} into {home} …", file=sys.stderr, flush=True)
     venv.create(home, clear=True, with_pip=True)
-    command = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+    command: list[str | Path] = [
+        home / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        requirement,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise TargetFailed(f"{requirement} could not be installed:\n{done.stdout}")
@@ -57,7 +65,7 @@ class Smg:
             "history-backend": "none",
             "log-level": "error",
         }
-        command = [program, "launch", "--disable-health-check"]
+        command: list[str | Path] = [program, "launch", "--disable-health-check"]
         command += [word for name, value in options.items() for word in (f"--{name}", value)]
         log = folder / "smg.log"
         with cores.for_measured(), log.open("wb") as output:

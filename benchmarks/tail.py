@@ -172,7 +172,8 @@ def _started(
         gateway = Gateway(folder / f"gateway-{number}", cores, {"LLM_GATEWAY_JOURNAL_FSYNC": "always"}, tree.path)
         stack.callback(gateway.stop)
         gateway.add_provider(mock.base_url)
-        yield Target(tree.name, calls.surface(gateway.port, "chat/completions"), gateway.tree, gateway)
+        job = msgspec.structs.replace(calls.vendor(gateway.port), headers=calls.surface(gateway.port, "").headers)
+        yield Target(tree.name, job, gateway.tree, gateway)
 
 
 def _measure(given: argparse.Namespace, options: TailOptions, trees: Sequence[Tree]) -> tuple[TailFindings, list[str]]:
