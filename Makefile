@@ -49,8 +49,8 @@ lint: $(EVERYTHING) ## Check style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (BENCH=reports: the usage reports; BENCH=streams)
-	@$(BIN)/python -m benchmarks $(BENCH)
+bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (or BENCH=streams, reports, tail; tail with PEERS=1)
+	@$(BIN)/python -m benchmarks $(BENCH) $(if $(filter-out 0,$(PEERS)),--peers)
 
 fuzz: $(EVERYTHING) ## Fuzz for some 14 minutes: the property tests 30 times over, then the whole API
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis -v -o faulthandler_timeout=900

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import reports, streams
+from benchmarks import compare, reports, streams, tail
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
+from benchmarks.meter import Generator
 from benchmarks.report import markdown, with_section
-from benchmarks.scenarios import Bench, Generator, Options, Surroundings
+from benchmarks.scenarios import Bench, Options, Surroundings
 from benchmarks.targets import TargetFailed
 from benchmarks.wrk import HOW_TO_GET_IT, find_wrk
 from tests.upstream import UpstreamProcess
@@ -30,7 +31,8 @@ and prints the budget: what each figure must be, what we aim for, what was measu
 gateway has one core, load and mock another; CPU is user and system time of all the gateway's processes, until
 everything is in the database, divided by the requests answered. Fails if an answer is not a 200 or the accounting does
 not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
-benchmarks streams` what a streamed chunk costs.
+benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates, and
+`python -m benchmarks compare` another checkout of this project against this one.
 """
 
 
@@ -81,10 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("The bench reads CPU time from /proc and pins processes to cores: it needs Linux.")
         return 1
     said = sys.argv[1:] if arguments is None else arguments
-    if said[:1] == ["reports"]:
-        return reports.main(said[1:])
-    if said[:1] == ["streams"]:
-        return streams.main(said[1:])
+    others = {"reports": reports.main, "streams": streams.main, "tail": tail.main, "compare": compare.main}
+    if said and said[0] in others:
+        return others[said[0]](said[1:])
     given = _parse(said)
     options, generator = _options(given), _generator(given.load)
     cores = Cores()

@@ -7,7 +7,6 @@ answer, so that requests sent and requests recorded can be compared exactly.
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 from array import array
@@ -18,13 +17,12 @@ from typing import cast
 import msgspec
 import uvloop
 
-from benchmarks.jobs import NUMBER, Job, Load
+from benchmarks.answers import AnswerReader, is_ok
+from benchmarks.jobs import Job, Load
 
 ROOT = Path(__file__).resolve().parents[1]
 NS = 1_000_000_000
 PATIENCE_SECONDS = 30.0
-
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class BuiltIn:
@@ -42,7 +40,7 @@ class _Run:
     """What the connections of a job share."""
 
     def __init__(self, job: Job) -> None:
-        self.before, self.after = _request(job)
+        self.before, self.after = job.parts()
         self.number = job.first
         self.took = array("q")
         self.failed = 0
@@ -72,8 +70,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything else is called
-        self._answer = b""
-        self._missing = 0
+        self._reader = AnswerReader()
         self._sent_at = 0
         self._done = False
 
@@ -86,45 +83,23 @@ class _Connection(asyncio.Protocol):
         self._run.close()
 
     def send(self) -> None:
-        self._answer = b""
-        self._missing = 0
         self._sent_at = perf_counter_ns()
         self._transport.write(self._run.next_request())
 
     def data_received(self, data: bytes) -> None:
-        if self._answer:
-            data = self._answer + data
-        if not self._missing:
-            head = data.find(b"\r\n\r\n")
-            length = _LENGTH.search(data, 0, head + 2) if head >= 0 else None
-            if length is None:
-                self._answer = data
-                return
-            self._missing = head + 4 + int(length[1])
-        if len(data) < self._missing:
-            self._answer = data
-            return
-        self._answered(data)
+        if answer := self._reader.feed(data):
+            self._answered(answer)
 
     def _answered(self, data: bytes) -> None:
         run, now = self._run, perf_counter_ns()
         run.took.append(now - self._sent_at)
-        if data[9:12] != b"200":
+        if not is_ok(data):
             run.fail(data)
         if now < run.deadline or len(run.took) < run.at_least:
             self.send()
         else:
             self._done = True
             self._transport.close()
-
-
-def _request(job: Job) -> tuple[bytes, bytes]:
-    """A whole request, cut where its number stands; the second part is empty if it has none."""
-    body = job.body.encode()
-    lines = [f"POST {job.path} HTTP/1.1", f"host: 127.0.0.1:{job.port}", f"content-length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in job.headers.items()]
-    before, _, after = ("\r\n".join([*lines, "", ""]).encode() + body).partition(NUMBER.encode())
-    return before, after
 
 
 async def _load(job: Job) -> Load:

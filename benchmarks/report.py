@@ -20,10 +20,7 @@ def markdown(found: Findings, rows: Sequence[Row], facts: Iterable[str]) -> str:
             ("scenario", "requests/s", "p50 ms", "p99 ms", "of its core", "others", "CPU µs/request"),
             map(_speed_row, found.speeds.values()),
         ),
-        table(
-            ("accounting", "requests sent", "recorded", "cache hits", "calls at the mock", "adds up"),
-            map(_books_row, found.books),
-        ),
+        books_table(found.books),
         "\n".join(f"- {fact}" for fact in facts),
     ]
     if found.first_start_s is not None:
@@ -38,6 +35,12 @@ def markdown(found: Findings, rows: Sequence[Row], facts: Iterable[str]) -> str:
 def budget_table(rows: Sequence[Row]) -> str:
     """What each figure must be, what we aim for, and what was measured."""
     return table(("figure", "must", "aim", "measured", "min to max", "verdict"), map(_budget_row, rows))
+
+
+def books_table(books: Iterable[Books]) -> str:
+    """Whether the accounting adds up."""
+    head = ("accounting", "requests sent", "recorded", "cache hits", "calls at the mock", "adds up")
+    return table(head, map(_books_row, books))
 
 
 def with_section(text: str, title: str, body: str) -> str:

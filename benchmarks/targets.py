@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.machine import Cores, ProcessTree, free_port, stop, wait_for_200
 
+ROOT = Path(__file__).resolve().parents[1]
 KEY = "dev-gateway-key"
 MODEL = "gpt-4o-mini"
 SETTLE_SECONDS = 60.0
@@ -28,7 +29,7 @@ master_process off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
   access_log off;
   client_body_temp_path {folder}/body;
@@ -86,12 +87,13 @@ class Nginx:
 
 
 class Gateway:
-    """`llm-gateway serve` of this tree, on the measured core."""
+    """`llm-gateway serve` of a source tree (by default this one), on the measured core."""
 
-    def __init__(self, data_dir: Path, cores: Cores, settings: Mapping[str, str]) -> None:
+    def __init__(self, data_dir: Path, cores: Cores, settings: Mapping[str, str], tree: Path = ROOT) -> None:
         self.port = free_port()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
         environment |= {
+            "PYTHONPATH": str(tree.resolve() / "src"),
             "LLM_GATEWAY_ENV": "dev",
             "LLM_GATEWAY_DATA_DIR": str(data_dir),
             "LLM_GATEWAY_PORT": str(self.port),

@@ -54,6 +54,46 @@ def test_a_quick_bench_of_the_reports_fills_its_table_and_they_add_up(tmp_path: 
         assert [row[1:3] for row in timings] == [[days, "3"] for days in ("90", "30", "1") for _ in budget]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
+def test_a_quick_bench_of_the_tails_measures_every_target_and_the_accounting_adds_up() -> None:
+    command = [sys.executable, "-m", "benchmarks", "tail", "--quick", "--tree", f"other={REPOSITORY}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    ratios, latencies, accounting = _tables(done.stdout)
+    assert [row[0] for row in ratios if row[0].startswith("p")] == [
+        "p99 at 200/s, to nginx",
+        "p99 at 200/s, to other",
+        "p50 at 200/s beside a busy process, to nginx",
+        "p50 at 200/s beside a busy process, to other",
+    ]
+    assert all(float(row[3].removesuffix(" ×")) > 0 for row in ratios)
+    targets = ["nginx", "other", "this tree"]
+    assert [row[:2] for row in latencies] == [
+        *(["200/s", target] for target in ["mock without a proxy", *targets]),
+        *(["200/s beside a busy process", target] for target in targets),
+    ]
+    for _, _, *figures in latencies:
+        p50, p90, p99, p999, most = map(float, figures[:5])
+        assert 0 < p50 <= p90 <= p99 <= p999
+        assert most >= p999 - 0.1, "rounded to fewer digits"
+    assert all(float(row[7].replace(",", "")) > 0 for row in latencies[1:]), "CPU time was measured"
+    assert [row[0] for row in accounting] == ["other", "this tree"]
+    assert [row[-1] for row in accounting] == ["OK"] * 2
+    assert accounting[0][1] == accounting[1][1] != "0", "both got the same arrivals"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
+def test_a_quick_comparison_of_two_trees_measures_both_and_the_accounting_adds_up() -> None:
+    command = [sys.executable, "-m", "benchmarks", "compare", "--quick", "--tree", f"other={REPOSITORY}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    changes, accounting = _tables(done.stdout)
+    assert len(changes) == 5 * 4 + 7
+    assert all(row[1] == "other" and row[2] and row[3] and row[4].endswith("%") for row in changes)
+    assert [row[0] for row in accounting] == ["other", "this tree"]
+    assert [row[-1] for row in accounting] == ["OK"] * 2
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

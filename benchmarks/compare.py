@@ -1,0 +1,239 @@
+"""Compare another checkout of this project with this one: the figures of the bench, measured in alternation.
+
+In each round both gateways are started anew, each with an empty database, and take turns: first one and then the
+other has its window of each scenario, and in the next round it is the other way round. A change is the median over the
+rounds of what this tree needs relative to the other tree in the same round. Fails if an answer is not a 200 or the
+accounting does not add up, never on a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from time import sleep
+from typing import NamedTuple
+
+import msgspec
+
+from benchmarks import calls
+from benchmarks.findings import Books, Figure, Window
+from benchmarks.jobs import Job
+from benchmarks.ledger import Ledger
+from benchmarks.load import BuiltIn
+from benchmarks.machine import Cores, facts
+from benchmarks.meter import Meter
+from benchmarks.report import CROWDED, books_table, table
+from benchmarks.targets import Gateway, TargetFailed
+from benchmarks.trees import Tree, tree_argument, with_this, without_paths
+from tests.upstream import UpstreamProcess
+
+TOLERATED = 0.03
+"""A change for the worse by more than this is marked."""
+
+
+class CompareOptions(msgspec.Struct, frozen=True):
+    """How thorough a run is."""
+
+    seconds: float = 3.0
+    rounds: int = 4
+    connections: int = 32
+    warm_seconds: float = 1.0
+    rest_seconds: float = 2.0
+    """Before idle memory is read."""
+
+
+QUICK = CompareOptions(seconds=0.3, rounds=1, warm_seconds=0.1, rest_seconds=0.1)
+
+
+class _Scenario(NamedTuple):
+    name: str
+    job: Callable[[int], Job]
+    """The job for a gateway at this port."""
+    repeats: bool = False
+    """Whether all requests are the same, so that the cache answers all but the first."""
+
+
+INTERVAL = [_Scenario("POST /generate, fsync interval", calls.generate)]
+ALWAYS = [
+    _Scenario("POST /generate, fsync always", calls.generate),
+    _Scenario("cache hit", lambda port: calls.generate(port, calls.SAME_PROMPT), repeats=True),
+    _Scenario("chat completion passed through", lambda port: calls.surface(port, "chat/completions")),
+    _Scenario("Anthropic message, translated", lambda port: calls.surface(port, "messages")),
+]
+BETTER_WHEN_MORE = "requests/s"
+
+
+class Comparison:
+    """What was measured: for each figure, for each tree, a value per round."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, list[float]]] = {}
+        self.books: dict[str, Books] = {}
+        self.crowded = False
+
+    def add(self, figure: str, tree: str, value: float) -> None:
+        self.values.setdefault(figure, {}).setdefault(tree, []).append(value)
+
+    def add_window(self, scenario: str, tree: str, window: Window) -> None:
+        self.add(f"{scenario}, µs CPU/request", tree, window.cpu_us)
+        self.add(f"{scenario}, {BETTER_WHEN_MORE}", tree, window.per_second)
+        self.add(f"{scenario}, p50 ms", tree, window.p50_ms)
+        self.add(f"{scenario}, p99 ms", tree, window.p99_ms)
+        self.crowded |= window.others > CROWDED
+
+    def account(self, books: Books) -> None:
+        kept = self.books.get(books.name)
+        self.books[books.name] = books if kept is None else kept.plus(books)
+
+
+class CompareBench:
+    """Measures the trees in turns."""
+
+    def __init__(
+        self, options: CompareOptions, mock: UpstreamProcess, cores: Cores, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        self.found = Comparison()
+        self.meter = Meter(BuiltIn(), cores, options.connections, say)
+        self._options = options
+        self._mock = mock
+        self._cores = cores
+        self._folder = folder
+        self._say = say
+
+    def run(self, trees: Sequence[Tree]) -> None:
+        """Measure everything."""
+        for number in range(self._options.rounds):
+            turn = number % len(trees)
+            order = [*trees[turn:], *trees[:turn]]
+            self._say(f"round {number + 1}/{self._options.rounds}, {order[0].name} first")
+            with ExitStack() as stack:
+                self._scenarios(INTERVAL, self._start(order, "interval", number, stack))
+            with ExitStack() as stack:
+                gateways = self._start(order, "always", number, stack)
+                self._at_rest(gateways)
+                self._latency(gateways)
+                self._scenarios(ALWAYS, gateways)
+                for name, gateway in gateways.items():
+                    self.found.add("resident memory after this load, MB", name, gateway.tree.resident_mb())
+
+    def _start(self, trees: Sequence[Tree], policy: str, number: int, stack: ExitStack) -> dict[str, Gateway]:
+        """Start a gateway of each tree, by its name; the stack stops them."""
+        gateways = {}
+        for place, tree in enumerate(trees):
+            folder = self._folder / f"{policy}-{number}-{place}"
+            gateway = Gateway(folder, self._cores, {"LLM_GATEWAY_JOURNAL_FSYNC": policy}, tree.path)
+            stack.callback(gateway.stop)
+            gateway.add_provider(self._mock.base_url)
+            self.found.add(f"first start to first 200, fsync {policy}, s", tree.name, gateway.start_seconds)
+            gateways[tree.name] = gateway
+        return gateways
+
+    def _at_rest(self, gateways: dict[str, Gateway]) -> None:
+        sleep(self._options.rest_seconds)
+        for name, gateway in gateways.items():
+            self.found.add("resident memory idle, MB", name, gateway.tree.resident_mb())
+
+    def _latency(self, gateways: dict[str, Gateway]) -> None:
+        """Measure what one request at a time takes, less what it takes without a gateway."""
+        for name, gateway in gateways.items():
+            job = calls.generate(gateway.port)
+            ledger = Ledger(gateway, self._mock)
+            ledger.add(self.meter.load(job, seconds=self._options.warm_seconds, connections=1))
+            ledger.settle()
+            direct = self.meter.load(calls.vendor(self._mock.port), seconds=self._options.seconds / 2, connections=1)
+            through = self.meter.load(job, seconds=self._options.seconds, connections=1)
+            ledger.add(through, direct)
+            self._close(ledger, name, misses=None)
+            self.found.add("added latency at 1 connection, p50 ms", name, (through.p50_us - direct.p50_us) / 1000)
+            self.found.add("latency at 1 connection, p50 ms", name, through.p50_us / 1000)
+            self.found.add("latency at 1 connection, p99 ms", name, through.p99_us / 1000)
+
+    def _scenarios(self, scenarios: Sequence[_Scenario], gateways: dict[str, Gateway]) -> None:
+        for scenario in scenarios:
+            self._scenario(scenario, gateways)
+
+    def _scenario(self, scenario: _Scenario, gateways: dict[str, Gateway]) -> None:
+        for name, gateway in gateways.items():
+            job = scenario.job(gateway.port)
+            ledger = Ledger(gateway, self._mock)
+            ledger.add(self.meter.load(job, seconds=self._options.warm_seconds))
+            ledger.settle()
+            window = self.meter.window(job, gateway.tree, ledger, self._options.seconds)
+            self._close(ledger, name, misses=1 if scenario.repeats else None)
+            self.found.add_window(scenario.name, name, window)
+            self._say(f"  {scenario.name}, {name}: {window.cpu_us:.0f} µs CPU/request")
+
+    def _close(self, ledger: Ledger, tree: str, misses: int | None) -> None:
+        self.found.account(ledger.close(tree, misses))
+
+
+def comparison_text(found: Comparison, trees: Sequence[str], facts: Sequence[str]) -> str:
+    """Write a line for each figure and each tree that the last of the trees is compared with."""
+    *others, this = trees
+    lines = [_line(figure, of_tree, other, this) for other in others for figure, of_tree in found.values.items()]
+    parts = [
+        table(("figure", "compared with", "there", "here", "change", "lowest to highest", ""), lines),
+        books_table(found.books.values()),
+        "\n".join(f"- {fact}" for fact in facts),
+    ]
+    if found.crowded:
+        parts.append("**Other programs used much of the measured core: repeat this when the machine is quiet.**")
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(figure: str, of_tree: dict[str, list[float]], other: str, this: str) -> list[str]:
+    there, here = of_tree[other], of_tree[this]
+    change = Figure.of([b / a - 1 if a else 0.0 for a, b in zip(there, here, strict=True)])
+    sign = -1 if figure.endswith(BETTER_WHEN_MORE) else 1
+    agreed = min(sign * change.low, sign * change.high) > 0
+    return [
+        figure,
+        other,
+        _number(Figure.of(there).value),
+        _number(Figure.of(here).value),
+        f"{change.value:+.1%}",
+        f"{change.low:+.1%} to {change.high:+.1%}",
+        ("WORSE" if agreed else "worse, but rounds disagree") if sign * change.value > TOLERATED else "",
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.{0 if value >= 1000 else 1 if value >= 20 else 3}f}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=__doc__)
+    add, default = parser.add_argument, CompareOptions()
+    add("--tree", type=tree_argument, action="append", required=True, metavar="[NAME=]PATH", help="the other checkout")
+    add("--quick", action="store_true", help="some seconds, to see that it works; the figures mean little")
+    add("--seconds", type=float, help=f"length of a window (default: {default.seconds:g})")
+    add("--rounds", type=int, help=f"windows per scenario and tree; best even (default: {default.rounds})")
+    given = parser.parse_args(arguments)
+    chosen = {name: value for name in ("seconds", "rounds") if (value := getattr(given, name)) is not None}
+    options = msgspec.structs.replace(QUICK if given.quick else default, **chosen)
+    cores = Cores()
+    cores.leave_measured()
+    try:
+        trees = with_this(given.tree)
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
+            known = [*facts(Path(name)), str(cores), *map(str, trees)]
+            bench = CompareBench(options, mock, cores, Path(name), _say)
+            bench.run(trees)
+    except (TargetFailed, ValueError) as failed:
+        _say(str(failed))
+        return 1
+    command = " ".join(["python -m benchmarks compare", *without_paths(arguments)])
+    known.append(f"{datetime.now(UTC):%Y-%m-%d}, {options.rounds} rounds, `{command}`")
+    print(comparison_text(bench.found, [tree.name for tree in trees], known))
+    wrong = bench.meter.failures or [books.wrong for books in bench.found.books.values() if books.wrong]
+    return 1 if wrong else 0

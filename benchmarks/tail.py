@@ -1,0 +1,241 @@
+"""Tail latency at fixed arrival rates: requests arrive at random and independently of the answers (an open loop).
+
+Measures the gateway of this tree beside a plain nginx, in alternation, each in front of the same mock vendor; latency
+counts from the time a request was due. Then once more beside a busy process on the same core. The gateway keeps full
+accounts, with journal fsync `always`. Fails if an answer is not a 200 or the accounting does not add up, never on a
+figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from time import sleep
+from typing import NamedTuple
+
+import msgspec
+
+from benchmarks import calls, open_loop
+from benchmarks.jobs import Job, OpenJob
+from benchmarks.ledger import Ledger, NoBooks
+from benchmarks.machine import Cores, ProcessTree, facts
+from benchmarks.peers import SMG, Smg
+from benchmarks.report import with_section
+from benchmarks.tail_report import FLOOR, Condition, Spell, TailFindings, tail_text
+from benchmarks.targets import Gateway, Nginx, TargetFailed
+from benchmarks.trees import THIS, Tree, tree_argument, with_this, without_paths
+from tests.upstream import UpstreamProcess
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+TITLE = "Tail latency"
+CONNECTIONS = 64
+NUMBERS_PER_JOB = 10**9
+BUSY = "while True: pass"
+
+
+class TailOptions(msgspec.Struct, frozen=True):
+    """How thorough a run is."""
+
+    seconds: float = 5.0
+    rounds: int = 3
+    rates: tuple[int, ...] = (500, 1500, 2500)
+    lead_seconds: float = 1.0
+    """Load before each window that is not measured, so that a window shows sustained load."""
+    warm_seconds: float = 2.0
+    rest_seconds: float = 0.2
+
+
+QUICK = TailOptions(seconds=0.5, rounds=1, rates=(200,), lead_seconds=0.2, warm_seconds=0.2, rest_seconds=0.0)
+
+
+class Target(NamedTuple):
+    """What requests are sent to."""
+
+    name: str
+    job: Job
+    tree: ProcessTree | None = None
+    """None: the mock itself, which is not on the measured core."""
+    gateway: Gateway | None = None
+    """The gateway whose accounting is checked."""
+
+
+class TailBench:
+    """Measures the targets in turns: in each round, each rate at each target."""
+
+    def __init__(self, options: TailOptions, mock: UpstreamProcess, cores: Cores, say: Callable[[str], None]) -> None:
+        self.found = TailFindings()
+        self._options = options
+        self._mock = mock
+        self._cores = cores
+        self._say = say
+        self._jobs = 0
+
+    def run(self, targets: Sequence[Target]) -> TailFindings:
+        """Measure everything."""
+        options = self._options
+        conditions = [*(Condition(rate) for rate in options.rates), Condition(min(options.rates), busy=True)]
+        for target in targets:
+            self._load(target, min(options.rates), seconds=options.warm_seconds, seed=0)
+        for number in range(options.rounds):
+            turn = number % len(targets)
+            for place, condition in enumerate(conditions):
+                for target in [*targets[turn:], *targets[:turn]]:
+                    if target.tree is None and condition.busy:
+                        continue
+                    spell = self._window(target, condition, seed=1 + number * len(conditions) + place)
+                    self.found.add(condition, target.name, spell)
+                    self._say(
+                        f"round {number + 1}/{options.rounds}, {condition}, {target.name}: p50 {spell.p50_ms:.2f}, "
+                        f"p99 {spell.p99_ms:.2f}, max {spell.max_ms:.1f} ms, {spell.cpu_us:.0f} µs CPU/request"
+                    )
+        return self.found
+
+    def _window(self, target: Target, condition: Condition, seed: int) -> Spell:
+        with self._busy() if condition.busy else contextlib.nullcontext():
+            spell = self._load(target, condition.rate, seconds=self._options.seconds, seed=seed)
+        sleep(self._options.rest_seconds)
+        return spell
+
+    def _load(self, target: Target, rate: int, *, seconds: float, seed: int) -> Spell:
+        """Send requests; CPU time is read once everything is in the database."""
+        job = self._job(target, rate, seconds, seed)
+        books = NoBooks() if target.gateway is None else Ledger(target.gateway, self._mock)
+        cpu, core = self._times(target)
+        load = open_loop.run(job)
+        cpu_now, core_now = self._times(target)
+        others = (core_now - core) - (cpu_now - cpu)
+        books.add(load)
+        books.settle()
+        used = self._times(target)[0] - cpu
+        if load.failed or not load.requests:
+            self.found.failures.append(f"{target.name}: {load.failed:,} of {load.requests:,}: {load.failure!r}")
+            self._say(f"FAILED: {self.found.failures[-1]}")
+        if isinstance(books, Ledger):
+            self.found.account(books.close(target.name, misses=None))
+        return Spell(
+            *(getattr(load, field) / 1000 for field in ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")),
+            cpu_us=used / max(1, load.requests) * 1e6,
+            lag_ms=load.lag_p99_us / 1000,
+            connections=load.connections,
+            others=max(0.0, others) / (seconds + self._options.lead_seconds),
+        )
+
+    def _job(self, target: Target, rate: int, seconds: float, seed: int) -> OpenJob:
+        """Describe the load; the same rate, length and seed mean the same arrivals at each target."""
+        self._jobs += 1
+        return msgspec.structs.replace(
+            OpenJob(**msgspec.structs.asdict(target.job)),
+            connections=CONNECTIONS,
+            seconds=seconds,
+            first=self._jobs * NUMBERS_PER_JOB,
+            rate=rate,
+            lead_seconds=self._options.lead_seconds,
+            seed=seed,
+        )
+
+    def _times(self, target: Target) -> tuple[float, float]:
+        tree = target.tree
+        return 0.0 if tree is None else tree.cpu_seconds(), self._cores.measured_seconds()
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Keep another process, of normal priority, spinning on the measured core."""
+        with self._cores.for_measured():
+            process = subprocess.Popen([sys.executable, "-c", BUSY])
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _started(
+    stack: contextlib.ExitStack, trees: Sequence[Tree], mock: UpstreamProcess, folder: Path, cores: Cores, peers: bool
+) -> Iterator[Target]:
+    """Start the targets one by one; the stack stops them."""
+    direct = calls.vendor(mock.port)
+    yield Target(FLOOR, direct)
+    nginx = Nginx(folder / "nginx", mock.port, cores)
+    stack.callback(nginx.stop)
+    yield Target("nginx", calls.vendor(nginx.port), nginx.tree)
+    if peers:
+        smg = Smg(folder / "smg", mock.port, cores)
+        stack.callback(smg.stop)
+        yield Target("smg", calls.vendor(smg.port), smg.tree)
+    for number, tree in enumerate(trees):
+        gateway = Gateway(folder / f"gateway-{number}", cores, {"LLM_GATEWAY_JOURNAL_FSYNC": "always"}, tree.path)
+        stack.callback(gateway.stop)
+        gateway.add_provider(mock.base_url)
+        job = msgspec.structs.replace(calls.vendor(gateway.port), headers=calls.surface(gateway.port, "").headers)
+        yield Target(tree.name, job, gateway.tree, gateway)
+
+
+def _measure(given: argparse.Namespace, options: TailOptions, trees: Sequence[Tree]) -> tuple[TailFindings, list[str]]:
+    cores = Cores()
+    cores.leave_measured()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        UpstreamProcess(kept_calls=0) as mock,
+        contextlib.ExitStack() as stack,
+    ):
+        folder = Path(name)
+        known = [
+            *facts(folder),
+            f"{CONNECTIONS} connections, more when all are busy; arrivals at random, latency from the due time",
+            f"{options.rounds} × {options.seconds:g} s per row, each after {options.lead_seconds:g} s not measured",
+            str(cores),
+            *(["peers: " + SMG.replace("==", " ")] if given.peers else []),
+            *map(str, trees),
+        ]
+        targets = list(_started(stack, trees, mock, folder, cores, given.peers))
+        return TailBench(options, mock, cores, _say).run(targets), known
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks tail", description=__doc__)
+    add, default = parser.add_argument, TailOptions()
+    add("--quick", action="store_true", help="some seconds, to see that it works; the figures mean little")
+    add("--seconds", type=float, help=f"length of a window (default: {default.seconds:g})")
+    add("--rounds", type=int, help=f"windows per rate and target, whose median counts (default: {default.rounds})")
+    add(
+        "--rates",
+        type=int,
+        nargs="+",
+        metavar="RATE",
+        help=f"requests/s (default: {' '.join(map(str, default.rates))})",
+    )
+    add("--peers", action="store_true", help=f"also measure {SMG}, installed from the package index on first use")
+    add("--tree", type=tree_argument, action="append", default=[], metavar="[NAME=]PATH", help="another checkout")
+    add("--write", action="store_true", help=f"also write the tables to benchmarks/{RESULTS.name}")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; the exit code."""
+    given = _parse(arguments)
+    rates = tuple(given.rates) if given.rates else None
+    changes = {"seconds": given.seconds, "rounds": given.rounds, "rates": rates}
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    options = msgspec.structs.replace(QUICK if given.quick else TailOptions(), **chosen)
+    try:
+        found, known = _measure(given, options, with_this(given.tree))
+    except (TargetFailed, ValueError, OSError, RuntimeError) as failed:
+        _say(str(failed))
+        return 1
+    command = " ".join(["python -m benchmarks tail", *without_paths(arguments)])
+    text = tail_text(found, THIS.name, [*known, f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"])
+    print(text)
+    if given.write:
+        kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+        RESULTS.write_text(with_section(kept, TITLE, text), encoding="utf-8")
+    return 1 if found.wrong else 0
