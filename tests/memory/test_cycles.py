@@ -1,0 +1,196 @@
+"""No request leaves a reference cycle behind, however it ends: memory does not wait for the garbage collector.
+
+A cycle that holds one request's body lives until a collection of its generation, which may be minutes away: 150 refused
+requests of 4 MB filled a gigabyte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import uvloop
+
+from llm_gateway.app import Application
+from llm_gateway.server import Server, bind
+from llm_gateway.settings import load_settings
+from tests.memory.endings import (
+    COMPLETION, END, HEAD, HI, STALL_S, Answer, Provider, ask, delta, events, raw, refused, reset, settled, whole,
+)  # fmt: skip
+
+
+REFUSED = 400
+"""Stands for every status from 400 on."""
+
+
+class Ending(NamedTuple):
+    """How a provider answers, what the client does meanwhile, and the status it gets (0: it left before)."""
+
+    answer: Answer
+    status: int
+    headers: dict[str, str] = {}
+    leave_after_s: float | None = None
+    changes: dict[str, Any] = {}
+    body: bytes | None = None
+
+
+HASTE = {"x-request-timeout-ms": "300"}
+STALLED = raw(b"", pause_s=STALL_S)
+WHOLE = {
+    "answered": Ending(whole(COMPLETION), 200),
+    "provider's 500": Ending(refused(500), REFUSED),
+    "provider's 400": Ending(refused(400), REFUSED),
+    "provider's 401": Ending(refused(401), REFUSED),
+    "provider's 429": Ending(refused(429), REFUSED),
+    "closed": Ending(raw(b""), REFUSED),
+    "reset": Ending(reset, REFUSED),
+    "cut": Ending(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{"), REFUSED),
+    "no HTTP": Ending(raw(b"NOT HTTP\r\n\r\n"), REFUSED),
+    "no JSON": Ending(whole(b"{nope"), REFUSED),
+    "compressed": Ending(raw(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc"), REFUSED),
+    "huge head": Ending(raw(b"HTTP/1.1 200 OK\r\na: " + b"x" * 600_000), REFUSED),
+    "huge body": Ending(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 40000000\r\n\r\n" + b" " * 34_000_000), REFUSED),
+    "past the deadline": Ending(STALLED, REFUSED, HASTE),
+    "past the deadline after its head": Ending(
+        raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", pause_s=STALL_S), REFUSED, HASTE
+    ),
+    "unknown model": Ending(whole(COMPLETION), REFUSED, changes={"model": "nope"}),
+    "invalid field": Ending(whole(COMPLETION), REFUSED, changes={"messages": 3, "stream": "x"}),
+    "malformed body": Ending(whole(COMPLETION), REFUSED, body=b"{nope"),
+    "body too large": Ending(whole(COMPLETION), REFUSED, body=b" " * 5_000_000),
+    "client gone at once": Ending(STALLED, 0, leave_after_s=0.0),
+    "client gone while it waits": Ending(STALLED, 0, leave_after_s=0.2),
+}
+STREAMED = {
+    **{name: ending for name, ending in WHOLE.items() if name != "answered"},
+    "answered": Ending(events(HI, *END), 200),
+    "answered in pieces": Ending(events(HI, *END, pause_s=0.02), 200),
+    "cut before its content": Ending(events(ends=False), REFUSED),
+    "ended before its content": Ending(events(), REFUSED),
+    "error before its content": Ending(events(b'data: {"error":{"message":"x"}}\n\n'), REFUSED),
+    "malformed before its content": Ending(events(b"data: {nope\n\n"), REFUSED),
+    "cut in its middle": Ending(events(HI, HI, pause_s=0.02, ends=False), 200),
+    "ended without its own end": Ending(events(HI, HI), 200),
+    "malformed at once": Ending(events(HI, b"data: {nope\n\n"), 200),
+    "malformed in its middle": Ending(events(HI, b"data: {nope\n\n", pause_s=0.02), 200),
+    "error in its middle": Ending(events(HI, b'data: {"error":{"message":"x"}}\n\n', pause_s=0.02), 200),
+    "huge event": Ending(events(HI, b"data: " + b"x" * 5_000_000, pause_s=0.02), 200),
+    "no HTTP in its middle": Ending(raw(HEAD + b"5\r\ndata:\r\nnope\r\n"), REFUSED),
+    "client gone in its middle": Ending(events(HI, *[delta("x")] * 8, *END, pause_s=0.04), 0, leave_after_s=0.15),
+    "client gone, then cut": Ending(events(HI, *[delta("x")] * 8, pause_s=0.04, ends=False), 0, leave_after_s=0.15),
+    "client gone, then malformed": Ending(
+        events(HI, *[delta("x")] * 8, b"data: {nope\n\n", pause_s=0.04), 0, leave_after_s=0.15
+    ),
+}
+TURNS = [{"role": "user", "content": "hello"}]
+SURFACES: dict[str, dict[str, Any]] = {
+    "/api/v1/generate": {"user_id": "u", "service": "s", "messages": TURNS},
+    "/v1/chat/completions": {"messages": TURNS},
+    "/v1/messages": {"messages": TURNS, "max_tokens": 9},
+    "/v1/responses": {"input": "hello"},
+}
+NOT_CACHED = {"cache-control": "no-store"}
+
+
+class World(NamedTuple):
+    """A gateway in this process, and the provider it calls."""
+
+    port: int
+    server: Server
+    provider: Provider
+
+    async def call(self, path: str, body: bytes, headers: dict[str, str], leave_after_s: float | None = None) -> int:
+        """One request, until nothing of it is under way."""
+        status = await asyncio.to_thread(partial(ask, self.port, path, body, headers, leave_after_s=leave_after_s))
+        await settled(lambda: not self.server.is_busy)
+        return status
+
+    async def add_provider(self, name: str) -> None:
+        fields = {"name": name, "display_name": name, "api_key": "k", "models": ["m"], "timeout_s": 5}
+        fields["base_url"] = f"http://127.0.0.1:{self.provider.port}/v1"
+        assert await self.call("/api/v1/providers", json.dumps(fields).encode(), {}) == 201
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    app = Application(load_settings(data_dir=folder, local_model="false", log_level="error"))
+    server = Server(app, accept_s=0, drain_s=1, on_stopping=app.stop_serving, log=app.log)
+    provider = Provider()
+    with app.log_writer, bind("127.0.0.1", 0) as sock:
+        await server.start(sock)
+        running = asyncio.create_task(server.run())
+        try:
+            yield World(sock.getsockname()[1], server, provider)
+        finally:
+            provider.close()
+            server.stop(accepting=False)
+            await running
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def garbage() -> Counter[str]:
+    """Collect; the types of the objects that only the collector could free."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return Counter(type(found).__name__ for found in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.collect()
+
+
+def test_garbage_is_seen() -> None:
+    with no_collector():
+        circle: list[object] = []
+        circle.append(circle)
+        del circle
+
+        assert garbage()["list"] == 1
+        assert not garbage()
+
+
+@pytest.mark.parametrize("path", SURFACES)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_no_ending_leaves_a_cycle(path: str, stream: bool, tmp_path: Path) -> None:
+    """Every ending twice: what is made once (a pool, a connection) is not counted."""
+
+    async def run() -> dict[str, Counter[str]]:
+        left: dict[str, Counter[str]] = {}
+        async with world(tmp_path / "data") as it:
+            for number, (name, ending) in enumerate((STREAMED if stream else WHOLE).items()):
+                await it.add_provider(f"p{number}")
+                fields = {**SURFACES[path], "model": f"p{number}/m", "stream": stream, **ending.changes}
+                if path == "/v1/responses" and "messages" in ending.changes:
+                    fields["input"] = 3
+                body = json.dumps(fields).encode() if ending.body is None else ending.body
+                it.provider.answer = ending.answer
+                with no_collector():
+                    for _ in range(2):
+                        garbage()
+                        status = await it.call(path, body, NOT_CACHED | ending.headers, ending.leave_after_s)
+                        assert min(status, REFUSED) == ending.status, name
+                        found = garbage()
+                    if found:
+                        left[name] = found
+        return left
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()) == {}
