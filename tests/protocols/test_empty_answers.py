@@ -83,7 +83,8 @@ def chat_chunk(delta: Any, reason: str | None = None) -> dict[str, Any]:
 
 CHAT_COUNTS = {"choices": [], "usage": CHAT_USAGE}
 ROLE = chat_chunk({"role": "assistant", "content": ""})
-STARTED = {"type": "message_start", "message": {"id": "msg_1", "model": "m", "usage": {"input_tokens": 19}}}
+BEGUN = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+STARTED = {"type": "message_start", "message": {**BEGUN, "usage": {"input_tokens": 19, "output_tokens": 0}}}
 STOPPED = {"type": "message_stop"}
 CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
 COMPLETED = {"type": "response.completed", "response": {"status": "completed", "usage": USAGE}}
