@@ -47,11 +47,11 @@ class Scene(NamedTuple):
 
     def streams(self, events: list[Any]) -> bytes:
         """The vendor's next answers, as events. Returns their bytes."""
-        self.vendor.answer = None
-        self.vendor.steps = [_event(document) for document in events]
+        steps = [_event(document) for document in events]
         if self.dialect == "chat":
-            self.vendor.steps.append(b"data: [DONE]\n\n")
-        return b"".join(self.vendor.steps)
+            steps.append(b"data: [DONE]\n\n")
+        self.vendor.answer, self.vendor.steps = None, steps
+        return b"".join(steps)
 
     def ask(self, *, stream: bool, **headers: str) -> bytes:
         """The body of the answer, which is a 200 for which the vendor was asked once."""

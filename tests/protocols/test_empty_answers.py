@@ -42,7 +42,7 @@ def generated(content: Any, reason: str | None = "STOP") -> dict[str, Any]:
 THINKING = {"type": "thinking", "thinking": "Hm", "signature": "s"}
 REASONING = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]}
 THOUGHT = {"text": "Hm", "thought": True}
-WHOLE = {
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "chat null": ("chat", chat({"content": None})),
     "chat empty": ("chat", chat({"content": ""})),
     "chat absent": ("chat", chat({})),
@@ -83,7 +83,14 @@ def chat_chunk(delta: Any, reason: str | None = None) -> dict[str, Any]:
 
 CHAT_COUNTS = {"choices": [], "usage": CHAT_USAGE}
 ROLE = chat_chunk({"role": "assistant", "content": ""})
-BEGUN = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+BEGUN: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [],
+    "stop_reason": None,
+}
 STARTED = {"type": "message_start", "message": {**BEGUN, "usage": {"input_tokens": 19, "output_tokens": 0}}}
 STOPPED = {"type": "message_stop"}
 CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
@@ -94,7 +101,7 @@ def ended(reason: str | None) -> dict[str, Any]:
     return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 10}}
 
 
-STREAMS = {
+STREAMS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "chat reason": ("chat", [ROLE, chat_chunk({}, "stop"), CHAT_COUNTS]),
     "chat at once": ("chat", [chat_chunk({}, "stop"), CHAT_COUNTS]),
     "chat end alone": ("chat", [ROLE, CHAT_COUNTS]),
@@ -133,7 +140,7 @@ STREAMS = {
     "gemini no content": ("gemini", [generated(None)]),
     "gemini thoughts": ("gemini", [generated({"parts": [THOUGHT]}, None), generated({"parts": [{"text": ""}]})]),
 }
-CUT = {
+CUT: dict[str, list[dict[str, Any]]] = {
     "chat": [ROLE],
     "messages": [STARTED],
     "responses": [CREATED],
