@@ -8,8 +8,8 @@ what the mark says. A field without a mark is the answer itself: where it is odd
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import types
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar, Union, get_args, get_origin
@@ -42,6 +42,9 @@ Place: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_PLACES), odd_is(0)]
 """An index: the first where it is odd."""
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class ReplyDecoder(Generic[T]):
     """Decodes a provider's replies or events of one type.
 
@@ -66,7 +69,7 @@ class ReplyDecoder(Generic[T]):
         except PARSE_ERRORS as error:
             refusal = str(error)  # not the error: its traceback holds this frame, which would hold it
         try:
-            return self.strictly(msgspec.json.encode(self._mend(_loaded(body))))
+            return self.strictly(_encode(self._mend(_loaded(body))))
         except msgspec.ValidationError as error:
             refusal = str(error)  # it says what is wrong with the answer itself
         except (*PARSE_ERRORS, ValueError):
@@ -136,21 +139,23 @@ class _Marked:
     """Mends the value of a field beside the answer."""
 
     def __init__(self, kind: Any, mend: Mender, odd: Any) -> None:
-        self._kind = kind
+        self._check = msgspec.json.Decoder(kind).decode
         self._mend = mend
         self._odd = odd
         self._is_text = str in get_args(get_args(kind)[0])
 
     def __call__(self, value: Any) -> Any:
         mended = self._mend(value)
-        if isinstance(mended, float) and mended.is_integer():
-            mended = int(mended)
-        with contextlib.suppress(*PARSE_ERRORS):
-            msgspec.convert(mended, self._kind)
-            return mended
-        if self._is_text and isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        return self._odd
+        if isinstance(mended, float):
+            if not math.isfinite(mended):
+                return self._odd
+            mended = int(mended) if mended.is_integer() else mended
+        try:
+            self._check(_encode(mended))
+        except PARSE_ERRORS:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return str(value) if self._is_text and is_number else self._odd
+        return mended
 
 
 def _plain(value: Any) -> Any:

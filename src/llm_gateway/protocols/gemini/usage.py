@@ -8,7 +8,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import credible, doubtful, within
+from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
 from llm_gateway.protocols.lenient import UNCOUNTED, Aside, Count, odd_is
 
 
@@ -50,18 +50,26 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
     if not (asked and credible(asked, used_tools) and credible(said, thought)):
         return None
+    cached = reported.cached_content_token_count
+    heard, spoken = _audio(reported.prompt_tokens_details), _audio(reported.candidates_tokens_details)
     usage = Usage(
         input_tokens=asked + used_tools,
         output_tokens=said + thought,
-        cache_read_tokens=within(asked, reported.cached_content_token_count),
+        cache_read_tokens=within(asked, cached),
         reasoning_tokens=thought,
-        audio_input_tokens=within(asked, _audio(reported.prompt_tokens_details)),
-        audio_output_tokens=within(said, _audio(reported.candidates_tokens_details)),
+        audio_input_tokens=within(asked, heard),
+        audio_output_tokens=within(said, spoken),
     )
-    into, out = reported.prompt_tokens_details or (), reported.candidates_tokens_details or ()
-    parts = [part.token_count for part in (*into, *out)]
-    return Counted(usage=usage, is_estimated=doubtful(reported.cached_content_token_count, *parts))
+    return Counted(usage=usage, is_estimated=doubtful(cached, heard, spoken))
 
 
 def _audio(details: list[ModalityCount] | None) -> int:
-    return sum(part.token_count or 0 for part in details or () if part.modality == "AUDIO")
+    """Sum the tokens of sound; `UNCOUNTED` if a count of any modality is none."""
+    total = 0
+    for part in details or ():
+        count = part.token_count or 0
+        if not 0 <= count <= MAX_COUNT:
+            return UNCOUNTED
+        if part.modality == "AUDIO":
+            total += count
+    return total
