@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols import openai_embeddings
-from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols import anthropic_messages, openai_embeddings
+from llm_gateway.protocols.base import Head, Malformed
 from llm_gateway.providers import anthropic, gemini, openai
 from llm_gateway.providers.asks import reply_of
 from llm_gateway.sse import Event
@@ -181,3 +181,25 @@ def test_documents_of_any_shape_are_malformed_and_nothing_worse(name: str, docum
         DIALECTS[name].read(encoded(document))
     with pytest.raises(Malformed):
         DIALECTS[name].reader().feed(msgspec.structs.replace(EVENT, data=encoded(document)))
+
+
+@pytest.mark.parametrize("name", ["messages", "gemini", "chat"])
+def test_a_tool_gets_its_input_with_the_character_replaced(name: str) -> None:
+    """`chat` has the input as a text of JSON, the others as JSON; Anthropic's clients as JSON in any case."""
+    call = {"name": "f", "args": {"a": "\ud800"}}
+    body = {
+        "messages": {"content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"a": "\ud800"}}]},
+        "gemini": {"candidates": [{"content": {"parts": [{"functionCall": call}]}, "finishReason": "STOP"}]},
+        "chat": {
+            "choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": '{"a":"\\ud800"}'}}]}}]
+        },
+    }[name]
+    completion = DIALECTS[name].read(encoded(body))
+    head = Head(request_id="1", model="m", created_s=7, document={})
+
+    [block] = json.loads(anthropic_messages.write_reply(completion, head))["content"]
+    assert block["input"] == {"a": "\ufffd"}
+
+
+def test_what_a_model_wrote_wrong_is_handed_on_as_it_is() -> None:
+    assert anthropic_messages.reply.input_of('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}

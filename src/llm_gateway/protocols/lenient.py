@@ -69,7 +69,7 @@ class ReplyDecoder(Generic[T]):
         except PARSE_ERRORS as error:
             refusal = str(error)  # not the error: its traceback holds this frame, which would hold it
         try:
-            return self.strictly(_encode(self._mend(_loaded(body))))
+            return self.strictly(_encode(self._mend(_loaded(body.decode("utf-8", "replace")))))
         except msgspec.ValidationError as error:
             refusal = str(error)  # it says what is wrong with the answer itself
         except (*PARSE_ERRORS, ValueError):
@@ -77,10 +77,19 @@ class ReplyDecoder(Generic[T]):
         raise Malformed(f"The answer is no {self._what}: {refusal}") from None
 
 
-def _loaded(body: bytes) -> Any:
-    """The document, with what JSON has not: NaN, single surrogates, numbers of any size, bytes that are no UTF-8."""
-    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
-    return json.loads(text, parse_int=_whole)
+def without_surrogates(text: str) -> str:
+    """JSON text with single surrogates in its strings replaced; as it is where it is no JSON."""
+    if "\\u" not in text:
+        return text
+    try:
+        return _encode(_plain(_loaded(text))).decode()
+    except (*PARSE_ERRORS, ValueError):
+        return text
+
+
+def _loaded(text: str) -> Any:
+    """The document, with what JSON has not: NaN, single surrogates, numbers of any size, a byte order mark."""
+    return json.loads(text.removeprefix("\ufeff"), parse_int=_whole)
 
 
 def _whole(digits: str) -> int | float:

@@ -22,7 +22,7 @@ from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_u
 from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
 from llm_gateway.protocols.base import PARSE_ERRORS, Head, Malformed
 from llm_gateway.protocols.counts import guessed
-from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is
+from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is, without_surrogates
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
@@ -172,7 +172,7 @@ def _write_block(part: Part) -> dict[str, Any] | None:
 def input_of(arguments: str) -> dict[str, Any]:
     """A tool's input; what the model wrote wrong is handed on as text, for the tool to complain of."""
     try:
-        given = msgspec.json.decode(arguments or "{}")
+        given = msgspec.json.decode(without_surrogates(arguments) or "{}")
     except PARSE_ERRORS:
         return {"invalid_json": arguments}
     return given if isinstance(given, dict) else {"value": given}
