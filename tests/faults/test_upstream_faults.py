@@ -16,7 +16,7 @@ from tests.upstream import UpstreamProcess
 FAULTS = (
     "status-500", "status-503", "status-529", "status-408", "status-409", "status-404", "status-401",
     "status-429-after-7", "status-302", "stall", "stall-body", "drip", "half", "reset", "close", "garbage", "bad-json",
-    "bad-shape", "empty", "null-content",
+    "bad-shape", "empty",
 )  # fmt: skip
 SLOW = ("stall", "stall-body", "drip", "slow-5000")
 LYING = ("no-usage", "bad-usage")

@@ -167,10 +167,10 @@ def test_a_provider_that_fails_in_its_stream(reader: Any, document: dict[str, An
         (openai_chat.read_reply, b'{"choices": [{"message": {"content": "x"}, "finish_reason": "error"}]}'),
         (anthropic_messages.read_reply, b'{"content": []}'),
         (anthropic_messages.read_reply, b"[]"),
-        (openai_responses.read_reply, b'{"output": [], "status": "completed"}'),
+        (openai_responses.read_reply, b'{"output": [], "status": "in_progress"}'),
         (openai_responses.read_reply, b'{"status": "failed", "error": {"message": "x"}}'),
         (gemini.read_reply, b"{}"),
-        (gemini.read_reply, b'{"candidates": [{"finishReason": "STOP"}]}'),
+        (gemini.read_reply, b'{"candidates": [{}]}'),
         (gemini.read_reply, b'{"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]}'),
     ],
 )

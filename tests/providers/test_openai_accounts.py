@@ -73,18 +73,21 @@ class TestUsage:
         assert into == Usage(input_tokens=19, output_tokens=10, cache_read_tokens=8)
         assert out == Usage(input_tokens=19, output_tokens=10, reasoning_tokens=8)
 
-    def test_details_are_parts_of_the_whole(self) -> None:
+    @pytest.mark.parametrize(
+        ("audio", "thought", "is_estimated"), [(0, 11, False), (-5, 11, True), (0, 2**63, True), ("3", 11, True)]
+    )
+    def test_details_are_parts_of_the_whole(self, audio: Any, thought: int, is_estimated: bool) -> None:
         usage, estimated = counted(
             prompt_tokens=19,
             completion_tokens=10,
-            prompt_tokens_details={"cached_tokens": 20, "audio_tokens": -5},
-            completion_tokens_details={"reasoning_tokens": 2**63, "audio_tokens": 10},
+            prompt_tokens_details={"cached_tokens": 20, "audio_tokens": audio},
+            completion_tokens_details={"reasoning_tokens": thought, "audio_tokens": 10},
         )
 
         assert usage == Usage(
             input_tokens=19, output_tokens=10, cache_read_tokens=19, reasoning_tokens=10, audio_output_tokens=10
         )
-        assert not estimated
+        assert estimated is is_estimated, "a count that cannot be one may hide what the call cost"
 
     def test_tokens_written_to_the_cache(self) -> None:
         usage, _ = counted(prompt_tokens=19, completion_tokens=1, prompt_tokens_details={"cache_write_tokens": 20})

@@ -52,11 +52,12 @@ class _Open:
 class Assembly:
     """Collects a reply's chunks."""
 
-    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "usage")
+    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "is_estimated", "usage")
 
     def __init__(self) -> None:
         self.begin = Begin()
         self.usage: Usage | None = None
+        self.is_estimated = False
         self.characters = 0
         self._choices: dict[int, _Open] = {}
         self._finished: set[int] = set()
@@ -66,7 +67,7 @@ class Assembly:
     @property
     def is_finished(self) -> bool:
         """Whether every choice that began is complete, and one did."""
-        return bool(self._finished) and self._finished == set(self._choices)
+        return bool(self._finished) and len(self._finished) == len(self._choices)
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
@@ -79,7 +80,7 @@ class Assembly:
         elif isinstance(chunk, Begin):
             self.begin = chunk
         elif isinstance(chunk, Counted):
-            self.usage = chunk.usage
+            self.usage, self.is_estimated = chunk.usage, chunk.is_estimated
         else:
             self._text_of = -1
             self._other(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
@@ -138,7 +139,7 @@ class Assembly:
         return Completion(
             choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
             usage=Usage(output_tokens=self.characters // 4 + 1) if usage is None else usage,
-            usage_estimated=usage is None,
+            usage_estimated=usage is None or self.is_estimated,
             id=self.begin.id,
             model=self.begin.model,
             created_s=self.begin.created_s,

@@ -206,6 +206,7 @@ class Completion(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """A whole reply. `model` is the name the provider reported, `created_s` seconds since 1970.
 
     `usage_estimated`: the provider counted nothing; then only the output is guessed, the input is the caller's to add.
+    Or it counted kinds of tokens in a way that cannot be believed, beside totals that can.
     """
 
     choices: list[Choice]
@@ -285,9 +286,13 @@ class Finish(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Counted(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """What the whole reply took, as far as it is known now: a later one replaces it."""
+    """What the whole reply took, as far as it is known now: a later one replaces it.
+
+    `is_estimated`: the totals can be believed, but not all counts of single kinds of tokens.
+    """
 
     usage: Usage
+    is_estimated: bool = False
 
 
 Chunk: TypeAlias = (

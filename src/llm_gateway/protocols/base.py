@@ -13,14 +13,13 @@ A protocol is a package of pure functions, one file for each thing that goes ove
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
 from llm_gateway.domain.conversation import Chunk, Conversation
 from llm_gateway.sse import Event
 
-T = TypeVar("T")
 PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
@@ -119,15 +118,3 @@ class StreamWriter(Protocol):
         `code` is the gateway's own (`errors.py`).
         """
         ...
-
-
-def parse(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
-    """The document in a provider's body.
-
-    Raises:
-        Malformed: the body is not `what` (in words: "chat completion").
-    """
-    try:
-        return decoder.decode(body)
-    except PARSE_ERRORS as error:
-        raise Malformed(f"The answer is no {what}: {error}") from None

@@ -7,6 +7,7 @@ the pages "What's new in Claude …" of single models.
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -15,11 +16,12 @@ from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
 from llm_gateway.protocols.anthropic_messages.models import MAX_TEMPERATURE, takes_all
-from llm_gateway.protocols.anthropic_messages.reply import FINISH_REASONS
+from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
 from llm_gateway.protocols.anthropic_messages.writing import JSON_INSTRUCTION, JSON_TOOL
-from llm_gateway.protocols.base import PARSE_ERRORS, Malformed, parse
+from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import cut, guessed
+from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is
 from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_text
 
@@ -63,6 +65,8 @@ _FORCED, _UNFORCED = _ToolChoice("tool", JSON_TOOL), _ToolChoice("auto")
 
 
 class _Block(msgspec.Struct, gc=False):
+    reads: ClassVar = BLOCKS
+
     type: str
     text: str | None = None
     name: str | None = None
@@ -70,15 +74,15 @@ class _Block(msgspec.Struct, gc=False):
 
 
 class _Reply(msgspec.Struct, gc=False):
-    content: list[_Block]
-    id: str | None = None
-    model: str | None = None
-    stop_reason: str | None = None
-    usage: ReportedUsage | None = None
+    content: list[_Block] | None
+    id: Aside[str] = None
+    model: Aside[str] = None
+    stop_reason: Annotated[str | None, odd_is("end_turn")] = None
+    usage: Aside[ReportedUsage] = None
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Reply)
+_decoder = ReplyDecoder(_Reply, "message")
 
 
 wires = {
@@ -127,37 +131,37 @@ def decode(body: bytes) -> Reply:
     Raises:
         Malformed: the body is no complete answer.
     """
-    message = parse(_decoder, body, "message")
+    message = _decoder.decode(body)
     finish_reason: str = FINISH_REASONS.get(message.stop_reason or "", "stop")
-    content = _json(message.content)
+    blocks = message.content or []
+    content = _json(blocks)
     if content is None:
-        content = _text(message.content, finish_reason)
+        content = _text(blocks, message.stop_reason)
     elif finish_reason == "tool_calls":
         finish_reason = "stop"  # the tool was ours
-    usage = read_usage(message.usage, has_content=bool(content))
+    counted = read_usage(message.usage, has_content=bool(content))
     return Reply(
         content=content,
-        usage=usage or guessed(content),
+        usage=guessed(len(content)) if counted is None else counted.usage,
         finish_reason=finish_reason,
         upstream_model=cut(message.model),
         upstream_request_id=cut(message.id),
-        usage_estimated=usage is None,
+        usage_estimated=counted is None or counted.is_estimated,
+        may_be_kept=bool(content),
     )
 
 
 def _json(blocks: list[_Block]) -> str | None:
     for block in blocks:
         if block.type == "tool_use" and block.name == JSON_TOOL and (given := bytes(block.input)):
-            try:
-                return given.decode()
-            except PARSE_ERRORS as error:
-                raise Malformed(f"The answer's JSON is no text: {error}") from None
+            return given.decode("utf-8", "replace")
     return None
 
 
-def _text(blocks: list[_Block], finish_reason: str) -> str:
+def _text(blocks: list[_Block], stop_reason: str | None) -> str:
+    """The text; none where the answer ended without any: handling-stop-reasons."""
     texts = [block.text for block in blocks if block.type == "text" and block.text is not None]
-    if not texts and finish_reason not in ("length", "content_filter"):
+    if not texts and not stop_reason:
         raise Malformed("The answer has no content")
     return "".join(texts)
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text
+from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text, ToolCall
 from llm_gateway.domain.messages import Ask, Reply
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols import openai_responses
@@ -70,16 +70,20 @@ def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...]
         completion=None if body else completion,
         body=body,
         dropped=dropped,
-        may_be_kept=not _has_foreign(completion),
+        may_be_kept=_may_be_kept(completion),
     )
 
 
-def _has_foreign(completion: Completion) -> bool:
+def _may_be_kept(completion: Completion) -> bool:
+    """Whether the next who asks may be told the same: not what only its own protocol knows, nor an empty answer."""
+    has_content = not completion.choices  # of embeddings, which stay in the body
     for choice in completion.choices:
         for part in choice.parts:
             if isinstance(part, Foreign):
-                return True
-    return False
+                return False
+            if isinstance(part, ToolCall) or (isinstance(part, Text | Refusal) and part.text):
+                has_content = True
+    return has_content
 
 
 def _leave_foreign_out(completion: Completion) -> None:

@@ -11,11 +11,12 @@ from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.protocols import openai_embeddings, openai_responses
-from llm_gateway.protocols.base import Malformed, parse
+from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import cut, guessed
+from llm_gateway.protocols.lenient import Aside, ReplyDecoder
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
 from llm_gateway.protocols.openai_chat.models import reasons, takes_temperature
-from llm_gateway.protocols.openai_chat.reply import finish_reason
+from llm_gateway.protocols.openai_chat.reply import FinishField, finish_reason
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage
 from llm_gateway.protocols.openai_chat.writing import JSON_INSTRUCTION
 from llm_gateway.providers.base import Wire
@@ -57,18 +58,18 @@ class _ReplyMessage(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     message: _ReplyMessage
-    finish_reason: str | None = None
+    finish_reason: FinishField = None
 
 
 class _Completion(msgspec.Struct, gc=False):
     choices: list[_Choice]
-    id: str | None = None
-    model: str | None = None
-    usage: ReportedUsage | None = None
+    id: Aside[str] = None
+    model: Aside[str] = None
+    usage: Aside[ReportedUsage] = None
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Completion)
+_decoder = ReplyDecoder(_Completion, "chat completion")
 
 
 wires = {
@@ -111,36 +112,35 @@ def decode(body: bytes) -> Reply:
     Raises:
         Malformed: the body is no complete answer.
     """
-    completion = parse(_decoder, body, "chat completion")
+    completion = _decoder.decode(body)
     if not completion.choices:
         raise Malformed("The answer has no choices")
     choice = completion.choices[0]
     reason = finish_reason(choice.finish_reason)
-    content = _content(choice.message, reason)
-    usage = read_usage(completion.usage, has_content=bool(content))
+    content = _content(choice)
+    counted = read_usage(completion.usage, has_content=bool(content))
     return Reply(
         content=content,
-        usage=usage or guessed(content),
+        usage=guessed(len(content)) if counted is None else counted.usage,
         finish_reason=reason,
         upstream_model=cut(completion.model),
         upstream_request_id=cut(completion.id),
-        usage_estimated=usage is None,
+        usage_estimated=counted is None or counted.is_estimated,
+        may_be_kept=bool(content),
     )
 
 
-def _content(message: _ReplyMessage, reason: str) -> str:
-    """The text. Mistral's reasoning models send parts, of which those without text are thoughts."""
-    content = message.content
+def _content(choice: _Choice) -> str:
+    """The text; none where the answer ended without any. The parts of Mistral's that have no text are thoughts."""
+    content = choice.message.content
     if isinstance(content, list):
         texts = [part.text for part in content if part.text is not None]
         content = "".join(texts) if texts else None
     if content is None:
-        content = message.refusal
-    if content is None and reason in ("length", "content_filter"):
-        content = ""  # a reasoning model that was cut off before it said anything, or all of it was filtered
-    if content is None:
+        content = choice.message.refusal
+    if content is None and not choice.finish_reason:
         raise Malformed("The answer has no content")
-    return content
+    return content or ""
 
 
 def decode_error(body: bytes) -> str:

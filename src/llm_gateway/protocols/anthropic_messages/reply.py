@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -20,7 +20,9 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import Head, Malformed, parse
+from llm_gateway.protocols.base import PARSE_ERRORS, Head, Malformed
+from llm_gateway.protocols.counts import guessed
+from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is, without_surrogates
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
@@ -37,27 +39,33 @@ STOP_REASONS: dict[FinishReason, str] = {
 }
 
 
+BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
+"""The types of blocks that are read; others are foreign."""
+
+
 class _Block(msgspec.Struct, gc=False):
+    reads: ClassVar = BLOCKS
+
     type: str
     text: str | None = None
-    id: str | None = None
+    id: Aside[str] = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"")
-    thinking: str | None = None
-    signature: str | None = None
-    data: str | None = None
+    thinking: Aside[str] = None
+    signature: Aside[str] = None
+    data: Aside[str] = None
 
 
 class _Reply(msgspec.Struct, gc=False):
-    content: list[_Block]
-    id: str | None = None
-    model: str | None = None
-    stop_reason: str | None = None
-    stop_sequence: str | None = None
-    usage: ReportedUsage | None = None
+    content: list[_Block] | None
+    id: Aside[str] = None
+    model: Aside[str] = None
+    stop_reason: Annotated[str | None, odd_is("end_turn")] = None
+    stop_sequence: Aside[str] = None
+    usage: Aside[ReportedUsage] = None
 
 
-_decoder = msgspec.json.Decoder(_Reply)
+_decoder = ReplyDecoder(_Reply, "message")
 
 
 def read_reply(body: bytes) -> Completion:
@@ -66,21 +74,21 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: it holds no complete one.
     """
-    found = parse(_decoder, body, "message")
-    parts = [_read_block(block) for block in found.content]
+    found = _decoder.decode(body)
+    parts = [_read_block(block) for block in found.content or ()]
     reason = FINISH_REASONS.get(found.stop_reason or "", "stop")
     if any(map(_is_json, parts)):
         parts = [_as_text(part) if _is_json(part) else part for part in parts if not isinstance(part, Text)]
         if reason == "tool_calls" and not any(isinstance(part, ToolCall) for part in parts):
             reason = "stop"
-    if not parts and found.stop_reason is None:  # with a reason it is an answer: handling-stop-reasons
+    if not parts and not found.stop_reason:  # with a reason it is an answer: handling-stop-reasons
         raise Malformed("The answer has no content")
-    usage = read_usage(found.usage, has_content=bool(parts))
+    counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
     choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)
     return Completion(
         choices=[choice],
-        usage=Usage(output_tokens=sum(map(_length, parts)) // 4 + 1) if usage is None else usage,
-        usage_estimated=usage is None,
+        usage=guessed(sum(map(_length, parts))) if counted is None else counted.usage,
+        usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,
     )
@@ -99,16 +107,17 @@ def _read_block(block: _Block) -> Part:
     if block.type == "text":
         return Text(text=block.text or "")
     if block.type == "tool_use":
-        try:
-            arguments = bytes(block.input).decode() or "{}"
-        except UnicodeDecodeError as error:
-            raise Malformed(f"A tool's input is no text: {error}") from None
+        arguments = bytes(block.input).decode("utf-8", "replace") or "{}"
         return ToolCall(id=block.id or "", name=block.name or "", arguments=arguments)
     if block.type == "thinking":
         return Thinking(text=block.thinking or "", signature=block.signature)
     if block.type == "redacted_thinking":
         return Thinking(redacted=block.data or "")
     return Foreign(kind=block.type)
+
+
+def _says_something(part: Part) -> bool:
+    return not isinstance(part, Text) or bool(part.text)
 
 
 def _length(part: Part) -> int:
@@ -163,7 +172,7 @@ def _write_block(part: Part) -> dict[str, Any] | None:
 def input_of(arguments: str) -> dict[str, Any]:
     """A tool's input; what the model wrote wrong is handed on as text, for the tool to complain of."""
     try:
-        given = msgspec.json.decode(arguments or "{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        given = msgspec.json.decode(without_surrogates(arguments) or "{}")
+    except PARSE_ERRORS:
         return {"invalid_json": arguments}
     return given if isinstance(given, dict) else {"value": given}

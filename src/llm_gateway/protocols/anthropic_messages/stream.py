@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
-    Counted,
     Finish,
     FinishReason,
     ForeignDelta,
@@ -18,51 +17,61 @@ from llm_gateway.domain.conversation import (
     ToolBegin,
     ToolDelta,
 )
-from llm_gateway.protocols.anthropic_messages.reply import FINISH_REASONS
+from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
 from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import UpstreamError, parse
+from llm_gateway.protocols.base import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder, odd_is
 from llm_gateway.sse import Event
 
 
 class _Message(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    usage: ReportedUsage | None = None
+    id: Aside[str] = None
+    model: Aside[str] = None
+    usage: Aside[ReportedUsage] = None
 
 
 class _Block(msgspec.Struct, gc=False):
+    reads: ClassVar = BLOCKS
+
     type: str
-    id: str | None = None
+    id: Aside[str] = None
     name: str | None = None
     text: str | None = None
-    thinking: str | None = None
-    data: str | None = None
+    thinking: Aside[str] = None
+    data: Aside[str] = None
     input: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Delta(msgspec.Struct, gc=False):
-    type: str | None = None
+    reads: ClassVar = frozenset({"text_delta", "input_json_delta", "thinking_delta", "signature_delta"})
+
+    type: Aside[str] = None
     text: str | None = None
     partial_json: str | None = None
-    thinking: str | None = None
-    signature: str | None = None
-    stop_reason: str | None = None
-    stop_sequence: str | None = None
+    thinking: Aside[str] = None
+    signature: Aside[str] = None
+    stop_reason: Annotated[str | None, odd_is("end_turn")] = None
+    stop_sequence: Aside[str] = None
 
 
 class _Event(msgspec.Struct, gc=False):
+    reads: ClassVar = frozenset(
+        {"message_start", "message_delta", "message_stop", "error"}
+        | {"content_block_start", "content_block_delta", "content_block_stop"}
+    )
+
     type: str
-    index: int = 0
+    index: Place = 0
     delta: _Delta | None = None
-    message: _Message | None = None
+    message: Aside[_Message] = None
     content_block: _Block | None = None
-    usage: ReportedUsage | None = None
-    error: dict[str, Any] | None = None
+    usage: Aside[ReportedUsage] = None
+    error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Event).decode
-_decoder = msgspec.json.Decoder(_Event)
+_decoder = ReplyDecoder(_Event, "message's event")
+_decode = _decoder.strictly
 
 
 class StreamReader:
@@ -79,13 +88,15 @@ class StreamReader:
         self._calls: dict[int, int] = {}
         self._json_block = -1
         self._has_content = False
+        self._has_begun = False
+        self._has_finished = False
 
     def feed(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         try:
             found = _decode(event.data)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            found = parse(_decoder, event.data, "message's event")
+        except PARSE_ERRORS:
+            found = _decoder.decode(event.data)
         kind = found.type
         if kind == "content_block_delta":
             return [] if found.delta is None else self._delta(found.index, found.delta)
@@ -99,12 +110,14 @@ class StreamReader:
             return self._end(found)
         if kind == "message_stop":
             self.is_done = True
-        elif kind == "error":
-            error = found.error or {}
+            return self._last()
+        if kind == "error":
+            error = found.error if isinstance(found.error, dict) else {"message": found.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
         return []
 
     def _start(self, message: _Message) -> list[Chunk]:
+        self._has_begun = True
         if message.usage is not None:
             self._usage = message.usage
         return [Begin(id=message.id, model=message.model)]
@@ -161,22 +174,34 @@ class StreamReader:
             return [ThinkingDelta(signature=delta.signature)]
         return []
 
-    def _end(self, found: _Event) -> list[Chunk]:
+    def _rest(self) -> list[Chunk]:
+        """What was held back, and the input of blocks that were not ended."""
         chunks: list[Chunk] = [TextDelta(text="".join(self._held))] if self._held else []
         self._held = None
-        for index in list(self._inputs):  # blocks that were not ended
+        for index in list(self._inputs):
             chunks += self._stop(index)
+        return chunks
+
+    def _last(self) -> list[Chunk]:
+        chunks = self._rest()
+        if self._has_begun and not self._has_finished:  # it ended by itself, though it gives no reason
+            chunks.append(Finish(reason="tool_calls" if self._calls else "stop"))
+        return chunks
+
+    def _end(self, found: _Event) -> list[Chunk]:
+        chunks = self._rest()
         delta = found.delta
-        if delta is not None and delta.stop_reason is not None:
+        if delta is not None and delta.stop_reason:
+            self._has_finished = True
             reason: FinishReason = FINISH_REASONS.get(delta.stop_reason, "stop")
             if reason == "tool_calls" and self._json_block >= 0 and not self._calls:
                 reason = "stop"
             chunks.append(Finish(reason=reason, stop_sequence=delta.stop_sequence))
         if found.usage is not None:
             self._usage = _later(self._usage, found.usage)
-            usage = read_usage(self._usage, has_content=self._has_content)
-            if usage is not None:
-                chunks.append(Counted(usage=usage))
+            counted = read_usage(self._usage, has_content=self._has_content)
+            if counted is not None:
+                chunks.append(counted)
         return chunks
 
 

@@ -28,11 +28,12 @@ from llm_gateway.sse import encode_event
 
 
 class StreamWriter:
-    """Writes events, blocks one after the other: the first of the choices. The stop reason waits for the end."""
+    """Writes events, blocks one after the other: the choice that comes first. The stop reason waits for the end."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
         self._model = head.model
+        self._choice: int | None = None
         self._has_begun = False
         self._index = -1
         self._open = ""
@@ -43,8 +44,11 @@ class StreamWriter:
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
-        if not isinstance(chunk, Begin | Counted) and chunk.choice:
-            return b""
+        if not isinstance(chunk, Begin | Counted):
+            if self._choice is None:
+                self._choice = chunk.choice
+            elif chunk.choice != self._choice:
+                return b""
         return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
 
     def _write(self, chunk: Chunk) -> bytes:

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import credible, within
+from llm_gateway.protocols.counts import credible, doubtful, within
+from llm_gateway.protocols.lenient import UNCOUNTED, Count, odd_is
 
 
 class CacheCreation(msgspec.Struct, gc=False):
     """Tokens written to the cache, by how long they stay."""
 
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
+    ephemeral_5m_input_tokens: Count = None
+    ephemeral_1h_input_tokens: Count = None
 
 
 class OutputDetails(msgspec.Struct, gc=False):
     """Kinds among the output."""
 
-    thinking_tokens: int | None = None
+    thinking_tokens: Count = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_creation: CacheCreation | None = None
-    output_tokens_details: OutputDetails | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    cache_read_input_tokens: Count = None
+    cache_creation_input_tokens: Count = None
+    cache_creation: Annotated[CacheCreation | None, odd_is({"ephemeral_1h_input_tokens": UNCOUNTED})] = None
+    output_tokens_details: Annotated[OutputDetails | None, odd_is({"thinking_tokens": UNCOUNTED})] = None
 
 
 _NOTHING_CREATED, _NO_DETAILS = CacheCreation(), OutputDetails()
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
     """The canonical counts; None where the provider left them out, or what it says cannot be.
 
     `input_tokens` counts neither what was read from the cache nor what was written to it: the total is the sum of all
@@ -48,13 +52,15 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | 
     read, written = reported.cache_read_input_tokens or 0, reported.cache_creation_input_tokens
     if written is None:
         written = (created.ephemeral_5m_input_tokens or 0) + long
+        if doubtful(created.ephemeral_5m_input_tokens, long):
+            return None
     asked, answered = reported.input_tokens, reported.output_tokens
     if not (asked + read + written and credible(asked, read, written)):
         return None
     if not (credible(answered) and (answered or not has_content)):
         return None
     thought = (reported.output_tokens_details or _NO_DETAILS).thinking_tokens
-    return Usage(
+    usage = Usage(
         input_tokens=asked + read + written,
         output_tokens=answered,
         cache_read_tokens=read,
@@ -62,6 +68,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | 
         cache_write_1h_tokens=within(written, long),
         reasoning_tokens=within(answered, thought),
     )
+    return Counted(usage=usage, is_estimated=doubtful(created.ephemeral_1h_input_tokens, thought))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

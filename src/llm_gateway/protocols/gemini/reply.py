@@ -5,7 +5,7 @@ Finish reasons: https://ai.google.dev/api/generate-content#FinishReason.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -14,7 +14,6 @@ from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
     Completion,
-    Counted,
     Finish,
     FinishReason,
     TextDelta,
@@ -22,9 +21,10 @@ from llm_gateway.domain.conversation import (
     ToolBegin,
     ToolDelta,
 )
-from llm_gateway.protocols.base import Malformed, UpstreamError, parse
+from llm_gateway.protocols.base import PARSE_ERRORS, Malformed, UpstreamError
 from llm_gateway.protocols.counts import cut
 from llm_gateway.protocols.gemini.usage import ReportedUsage, read_usage
+from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder, odd_is
 from llm_gateway.sse import Event
 
 STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
@@ -37,16 +37,20 @@ FAILED = frozenset(
 SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
 
 
+FinishField: TypeAlias = Annotated[str | None, odd_is("OTHER")]
+"""A `finishReason`; an odd one (the number of the word), too, says that the answer ended."""
+
+
 class _FunctionCall(msgspec.Struct, gc=False):
     name: str
-    id: str | None = None
+    id: Aside[str] = None
     args: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Part(msgspec.Struct, gc=False, rename="camel"):
     text: str | None = None
-    thought: bool | None = None
-    thought_signature: str | None = None
+    thought: Annotated[bool | None, odd_is(True)] = None
+    thought_signature: Aside[str] = None
     function_call: _FunctionCall | None = None
 
 
@@ -56,24 +60,25 @@ class _Content(msgspec.Struct, gc=False):
 
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     content: _Content | None = None
-    finish_reason: str | None = None
-    index: int = 0
+    finish_reason: FinishField = None
+    index: Place = 0
 
 
 class _Feedback(msgspec.Struct, gc=False, rename="camel"):
-    block_reason: str | None = None
+    block_reason: Annotated[str | None, odd_is("OTHER")] = None
 
 
 class _Reply(msgspec.Struct, gc=False, rename="camel"):
     candidates: list[_Candidate] | None = None
-    prompt_feedback: _Feedback | None = None
-    usage_metadata: ReportedUsage | None = None
-    model_version: str | None = None
-    response_id: str | None = None
-    error: dict[str, Any] | None = None
+    prompt_feedback: Aside[_Feedback] = None
+    usage_metadata: Aside[ReportedUsage] = None
+    model_version: Aside[str] = None
+    response_id: Aside[str] = None
+    error: Any = None
 
 
-_decoder = msgspec.json.Decoder(_Reply)
+_decoder = ReplyDecoder(_Reply, "generated content")
+_decode = _decoder.strictly
 
 
 def finish_reason(said: str) -> FinishReason:
@@ -99,14 +104,16 @@ class StreamReader:
 
     def feed(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
-        return self.take(parse(_decoder, event.data, "generated content"))
+        try:
+            return self.take(_decode(event.data))
+        except PARSE_ERRORS:
+            return self.take(_decoder.decode(event.data))
 
     def take(self, found: _Reply) -> list[Chunk]:
         """What a reply says."""
-        if found.error is not None:
-            raise UpstreamError(
-                str(found.error.get("message") or "The provider failed"), str(found.error.get("status") or "")
-            )
+        if found.error:
+            error = found.error if isinstance(found.error, dict) else {"message": found.error}
+            raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("status") or ""))
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
@@ -117,16 +124,16 @@ class StreamReader:
         if not found.candidates and found.prompt_feedback is not None and found.prompt_feedback.block_reason:
             self.is_done = True
             chunks.append(Finish(reason="content_filter"))
-        usage = read_usage(found.usage_metadata, has_content=self._has_content)
-        if usage is not None:
-            chunks.append(Counted(usage=usage))
+        counted = read_usage(found.usage_metadata, has_content=self._has_content)
+        if counted is not None:
+            chunks.append(counted)
         return chunks
 
     def _candidate(self, candidate: _Candidate, chunks: list[Chunk]) -> None:
         choice = candidate.index
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             self._part(part, choice, chunks)
-        if candidate.finish_reason is not None:
+        if candidate.finish_reason:
             reason = finish_reason(candidate.finish_reason)
             if reason == "stop" and choice in self._calls:
                 reason = "tool_calls"
@@ -144,19 +151,12 @@ class StreamReader:
                     call=number, id=call.id or made_up, name=call.name, signature=part.thought_signature, choice=choice
                 )
             )
-            chunks.append(ToolDelta(call=number, arguments=_text_of(call.args), choice=choice))
+            chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
         elif part.thought:
             chunks.append(ThinkingDelta(text=part.text or "", choice=choice))
         elif part.text:
             self._has_content = True
             chunks.append(TextDelta(text=part.text, choice=choice))
-
-
-def _text_of(raw: msgspec.Raw) -> str:
-    try:
-        return bytes(raw).decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"A function's arguments are no text: {error}") from None
 
 
 def read_reply(body: bytes) -> Completion:
@@ -165,17 +165,21 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: it holds no complete one.
     """
-    found = parse(_decoder, body, "generated content")
+    found = _decoder.decode(body)
     blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason
     if not found.candidates and not blocked:
         raise Malformed("The answer has no candidates")
+    has_ended = blocked or any(candidate.finish_reason for candidate in found.candidates or ())
     for candidate in found.candidates or ():
-        if candidate.finish_reason is None:
+        if not candidate.finish_reason:
             candidate.finish_reason = "STOP"
     assembly = Assembly()
-    for chunk in StreamReader().take(found):
-        assembly.add(chunk)
+    try:
+        for chunk in StreamReader().take(found):
+            assembly.add(chunk)
+    except UpstreamError as error:
+        raise Malformed(f"The provider failed: {error.message}") from None
     completion = assembly.completion()
-    if all(not choice.parts and choice.finish_reason == "stop" for choice in completion.choices):
+    if not has_ended and not any(choice.parts for choice in completion.choices):
         raise Malformed("The answer has no content")
     return completion

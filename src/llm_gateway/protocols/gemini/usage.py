@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import credible, within
+from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
+from llm_gateway.protocols.lenient import UNCOUNTED, Aside, Count, odd_is
 
 
 class ModalityCount(msgspec.Struct, gc=False, rename="camel"):
     """Tokens of one modality."""
 
-    modality: str | None = None
-    token_count: int | None = None
+    modality: Aside[str] = None
+    token_count: Count = None
+
+
+_ODD_DETAILS = [{"tokenCount": UNCOUNTED}]
 
 
 class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
     """A `usageMetadata` object."""
 
-    prompt_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    tool_use_prompt_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-    prompt_tokens_details: list[ModalityCount] | None = None
-    candidates_tokens_details: list[ModalityCount] | None = None
+    prompt_token_count: Count = None
+    cached_content_token_count: Count = None
+    tool_use_prompt_token_count: Count = None
+    candidates_token_count: Count = None
+    thoughts_token_count: Count = None
+    prompt_tokens_details: Annotated[list[ModalityCount] | None, odd_is(_ODD_DETAILS)] = None
+    candidates_tokens_details: Annotated[list[ModalityCount] | None, odd_is(_ODD_DETAILS)] = None
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
     """The canonical counts; None where the provider left them out, or what it says cannot be.
 
     `promptTokenCount` has the cached tokens in it, `candidatesTokenCount` not the thoughts. Google's JSON leaves out
@@ -43,15 +50,26 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | 
     asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
     if not (asked and credible(asked, used_tools) and credible(said, thought)):
         return None
-    return Usage(
+    cached = reported.cached_content_token_count
+    heard, spoken = _audio(reported.prompt_tokens_details), _audio(reported.candidates_tokens_details)
+    usage = Usage(
         input_tokens=asked + used_tools,
         output_tokens=said + thought,
-        cache_read_tokens=within(asked, reported.cached_content_token_count),
+        cache_read_tokens=within(asked, cached),
         reasoning_tokens=thought,
-        audio_input_tokens=within(asked, _audio(reported.prompt_tokens_details)),
-        audio_output_tokens=within(said, _audio(reported.candidates_tokens_details)),
+        audio_input_tokens=within(asked, heard),
+        audio_output_tokens=within(said, spoken),
     )
+    return Counted(usage=usage, is_estimated=doubtful(cached, heard, spoken))
 
 
 def _audio(details: list[ModalityCount] | None) -> int:
-    return sum(part.token_count or 0 for part in details or () if part.modality == "AUDIO")
+    """Sum the tokens of sound; `UNCOUNTED` if a count of any modality is none."""
+    total = 0
+    for part in details or ():
+        count = part.token_count or 0
+        if not 0 <= count <= MAX_COUNT:
+            return UNCOUNTED
+        if part.modality == "AUDIO":
+            total += count
+    return total

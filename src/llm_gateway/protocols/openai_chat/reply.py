@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -17,8 +17,9 @@ from llm_gateway.domain.conversation import (
     Thinking,
     ToolCall,
 )
-from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed, parse
+from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.counts import guessed, seconds
+from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -35,6 +36,10 @@ FOREIGN = ("audio", "images", "function_call")
 """Fields of a message that no other protocol knows."""
 
 
+FinishField: TypeAlias = Annotated[str | None, odd_is("stop")]
+"""A `finish_reason`; an odd one, too, says that the answer ended."""
+
+
 class _Function(msgspec.Struct, gc=False):
     name: str
     arguments: Any = None
@@ -42,9 +47,9 @@ class _Function(msgspec.Struct, gc=False):
 
 class _Call(msgspec.Struct, gc=False):
     function: _Function | None = None
-    type: str | None = None
-    id: str | None = None
-    extra_content: dict[str, Any] | None = None
+    type: Aside[str] = None
+    id: Aside[str] = None
+    extra_content: Aside[dict[str, Any]] = None
 
 
 class ContentPart(msgspec.Struct, gc=False):
@@ -54,14 +59,14 @@ class ContentPart(msgspec.Struct, gc=False):
     """
 
     text: str | None = None
-    thinking: list[ContentPart] | None = None
+    thinking: Aside[list[ContentPart]] = None
 
 
 class _Message(msgspec.Struct, gc=False):
     content: str | list[ContentPart] | None = None
     refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: Aside[str] = None
+    reasoning: Aside[str] = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -70,20 +75,19 @@ class _Message(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     message: _Message
-    finish_reason: str | None = None
-    logprobs: dict[str, Any] | None = None
-    index: int = 0
+    finish_reason: FinishField = None
+    logprobs: Aside[dict[str, Any]] = None
 
 
 class _Completion(msgspec.Struct, gc=False):
     choices: list[_Choice]
-    id: str | None = None
-    model: str | None = None
-    created: int | float | None = None
-    usage: ReportedUsage | None = None
+    id: Aside[str] = None
+    model: Aside[str] = None
+    created: Aside[float] = None
+    usage: Aside[ReportedUsage] = None
 
 
-_decoder = msgspec.json.Decoder(_Completion)
+_decoder = ReplyDecoder(_Completion, "chat completion")
 
 
 def read_reply(body: bytes) -> Completion:
@@ -92,18 +96,18 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: it holds no complete one.
     """
-    found = parse(_decoder, body, "chat completion")
+    found = _decoder.decode(body)
     if not found.choices:
         raise Malformed("The answer has no choices")
     choices = [_read_choice(choice) for choice in found.choices]
-    usage = read_usage(found.usage, has_content=any(choice.parts for choice in choices))
+    counted = read_usage(found.usage, has_content=any(choice.parts for choice in choices))
     return Completion(
         choices=choices,
-        usage=Usage(output_tokens=_length(choices) // 4 + 1) if usage is None else usage,
-        usage_estimated=usage is None,
+        usage=guessed(_length(choices)) if counted is None else counted.usage,
+        usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,
-        created_s=None if found.created is None else int(found.created),
+        created_s=seconds(found.created),
     )
 
 
@@ -135,7 +139,7 @@ def _read_choice(choice: _Choice) -> Choice:
     reason = finish_reason(choice.finish_reason)
     if reason == "stop" and message.tool_calls and any(isinstance(part, ToolCall) for part in parts):
         reason = "tool_calls"  # what OpenAI says where tool_choice names a function
-    if not parts and content is None and reason not in ("length", "content_filter"):
+    if not parts and content is None and not choice.finish_reason:  # with a reason it is an answer without words
         raise Malformed("The answer has no content")
     return Choice(parts=parts, finish_reason=reason, logprobs=choice.logprobs)
 

@@ -19,10 +19,13 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed, UpstreamError, parse
+from llm_gateway.protocols.base import PARSE_ERRORS, Head, Malformed, UpstreamError
+from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reply import (
     FOREIGN,
     ContentPart,
+    FinishField,
     arguments_of,
     finish_reason,
     text_of,
@@ -40,18 +43,18 @@ class _Function(msgspec.Struct, gc=False):
 
 
 class _Call(msgspec.Struct, gc=False):
-    type: str | None = None
-    index: int | None = None
-    id: str | None = None
+    type: Aside[str] = None
+    index: Aside[int] = None
+    id: Aside[str] = None
     function: _Function | None = None
-    extra_content: dict[str, Any] | None = None
+    extra_content: Aside[dict[str, Any]] = None
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: str | list[ContentPart] | None = None
     refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
+    reasoning_content: Aside[str] = None
+    reasoning: Aside[str] = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -60,28 +63,28 @@ class _Delta(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
-    finish_reason: str | None = None
-    index: int = 0
-    logprobs: dict[str, Any] | None = None
+    finish_reason: FinishField = None
+    index: Place = 0
+    logprobs: Aside[dict[str, Any]] = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    id: str | None = None
-    model: str | None = None
-    created: int | float | None = None
-    usage: ReportedUsage | None = None
-    error: dict[str, Any] | str | None = None
+    id: Aside[str] = None
+    model: Aside[str] = None
+    created: Aside[float] = None
+    usage: Aside[ReportedUsage] = None
+    error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
-_decoder = msgspec.json.Decoder(_Chunk)
+_decoder = ReplyDecoder(_Chunk, "chat completion chunk")
+_decode = _decoder.strictly
 
 
 class StreamReader:
     """Reads chunks. A call that comes without an index is known by its id, else it is the last one's."""
 
-    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "is_done")
+    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "is_done")
 
     def __init__(self) -> None:
         self.is_done = False
@@ -89,36 +92,38 @@ class StreamReader:
         self._calls: dict[tuple[int, int | str], int] = {}
         self._count: dict[int, int] = {}
         self._has_content = False
+        self._has_finished = False
 
     def feed(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         data = event.data
         if data == DONE:
             self.is_done = True
-            return []
+            ends_empty = self._has_begun and not (self._has_content or self._has_finished)
+            return [Finish()] if ends_empty else []  # a reply that ended by itself, without a word
         try:
             found = _decode(data)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            found = parse(_decoder, data, "chat completion chunk")
-        if found.error is not None or event.name == b"error":
+        except PARSE_ERRORS:
+            found = _decoder.decode(data)
+        if found.error or event.name == b"error":
             raise _failed(found.error)
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            created = None if found.created is None else int(found.created)
-            chunks.append(Begin(id=found.id, model=found.model, created_s=created))
+            chunks.append(Begin(id=found.id, model=found.model, created_s=seconds(found.created)))
         for choice in found.choices or ():
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
                 chunks.append(self._finish(choice.index, choice.finish_reason))
         if found.usage is not None:
-            usage = read_usage(found.usage, has_content=self._has_content)
-            if usage is not None:
-                chunks.append(Counted(usage=usage))
+            counted = read_usage(found.usage, has_content=self._has_content)
+            if counted is not None:
+                chunks.append(counted)
         return chunks
 
     def _finish(self, choice: int, said: str) -> Finish:
+        self._has_finished = True
         reason = finish_reason(said)
         if reason == "stop" and choice in self._count:
             reason = "tool_calls"  # what OpenAI says where tool_choice names a function
@@ -170,7 +175,7 @@ class StreamReader:
             chunks.append(ToolDelta(call=number, arguments=arguments_of(call.function.arguments), choice=choice))
 
 
-def _failed(error: dict[str, Any] | str | None) -> UpstreamError:
+def _failed(error: Any) -> UpstreamError:
     if not isinstance(error, dict):
         return UpstreamError(f"The provider failed: {error}" if error else "The provider failed")
     return UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, credible, within
+from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
+from llm_gateway.protocols.lenient import UNCOUNTED, Count, odd_is
 
 
 class PromptDetails(msgspec.Struct, gc=False):
     """Kinds among the prompt's tokens."""
 
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    audio_tokens: int | None = None
+    cached_tokens: Count = None
+    cache_write_tokens: Count = None
+    audio_tokens: Count = None
 
 
 class CompletionDetails(msgspec.Struct, gc=False):
     """Kinds among the completion's tokens."""
 
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
+    reasoning_tokens: Count = None
+    audio_tokens: Count = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+    total_tokens: Count = None
+    prompt_tokens_details: Annotated[PromptDetails | None, odd_is({"cached_tokens": UNCOUNTED})] = None
+    completion_tokens_details: Annotated[CompletionDetails | None, odd_is({"reasoning_tokens": UNCOUNTED})] = None
 
 
 _NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = PromptDetails(), CompletionDetails()
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
     """The canonical counts; None where the provider left them out, or what it says cannot be."""
     if reported is None or reported.prompt_tokens is None or reported.completion_tokens is None:
         return None
@@ -48,13 +52,13 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | 
     if not (
         into.cached_tokens or into.cache_write_tokens or into.audio_tokens or out.reasoning_tokens or out.audio_tokens
     ):
-        return Usage(input_tokens=asked, output_tokens=answered)
+        return Counted(usage=Usage(input_tokens=asked, output_tokens=answered))
     # xAI counts reasoning beside completion_tokens, which only its total tells:
     # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
     thought = out.reasoning_tokens
     if thought and credible(answered, thought) and reported.total_tokens == asked + answered + thought:
         answered += thought
-    return Usage(
+    usage = Usage(
         input_tokens=asked,
         output_tokens=answered,
         cache_read_tokens=within(asked, into.cached_tokens),
@@ -63,6 +67,8 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | 
         reasoning_tokens=within(answered, out.reasoning_tokens),
         audio_output_tokens=within(answered, out.audio_tokens),
     )
+    parts = (into.cached_tokens, into.cache_write_tokens, into.audio_tokens, out.reasoning_tokens, out.audio_tokens)
+    return Counted(usage=usage, is_estimated=doubtful(reported.total_tokens, *parts))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

@@ -11,22 +11,23 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Read, Unsupported, parse
+from llm_gateway.protocols.base import Head, Read, Unsupported
 from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.lenient import Aside, Count, ReplyDecoder
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Count = None
+    total_tokens: Count = None
 
 
 class _Embeddings(msgspec.Struct, gc=False):
     data: list[msgspec.Raw]
-    model: str | None = None
-    usage: _Usage | None = None
+    model: Aside[str] = None
+    usage: Aside[_Usage] = None
 
 
-_decoder = msgspec.json.Decoder(_Embeddings)
+_decoder = ReplyDecoder(_Embeddings, "list of embeddings")
 
 
 def read_request(document: dict[str, Any]) -> Read:
@@ -44,7 +45,7 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body holds none.
     """
-    found = parse(_decoder, body, "list of embeddings")
+    found = _decoder.decode(body)
     counted = found.usage.prompt_tokens if found.usage is not None else None
     if not counted or not credible(counted):
         return Completion(choices=[], model=found.model, usage_estimated=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
+    Counted,
     FinishReason,
     Foreign,
     Part,
@@ -18,66 +19,80 @@ from llm_gateway.domain.conversation import (
     ToolCall,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed, parse
-from llm_gateway.protocols.counts import MAX_COUNT, within
+from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.counts import MAX_COUNT, doubtful, guessed, seconds, within
+from llm_gateway.protocols.lenient import UNCOUNTED, Aside, Count, ReplyDecoder, odd_is
 from llm_gateway.protocols.openai_responses.sealed import seal
 
 
 class _InputDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: Count = None
+    cache_write_tokens: Count = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _InputDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    input_tokens_details: Annotated[_InputDetails | None, odd_is({"cached_tokens": UNCOUNTED})] = None
+    output_tokens_details: Annotated[_OutputDetails | None, odd_is({"reasoning_tokens": UNCOUNTED})] = None
 
 
 class _Part(msgspec.Struct, gc=False):
-    type: str = ""
+    type: Aside[str] = None
     text: str | None = None
     refusal: str | None = None
 
 
+ITEMS = frozenset({"message", "function_call", "reasoning"})
+"""The types of items that are read; others are foreign."""
+
+
 class _Item(msgspec.Struct, gc=False):
+    reads: ClassVar = ITEMS
+
     type: str
     content: list[_Part] | None = None
-    summary: list[_Part] | None = None
-    encrypted_content: str | None = None
-    call_id: str | None = None
+    summary: Aside[list[_Part]] = None
+    encrypted_content: Aside[str] = None
+    call_id: Aside[str] = None
     name: str | None = None
     arguments: str | None = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
-    reason: str | None = None
+    reason: Aside[str] = None
 
 
-class FoundResponse(msgspec.Struct, gc=False):
-    """A `response` object, as far as it is read."""
+class ResponseHead(msgspec.Struct, gc=False):
+    """A `response` object without its output, which a stream tells in events of its own."""
 
-    output: list[_Item] = []
-    id: str | None = None
-    model: str | None = None
-    created_at: float | None = None
-    status: str | None = None
-    incomplete_details: _Incomplete | None = None
-    usage: ReportedUsage | None = None
-    error: dict[str, Any] | None = None
-
-
-_decoder = msgspec.json.Decoder(FoundResponse)
+    id: Aside[str] = None
+    model: Aside[str] = None
+    created_at: Aside[float] = None
+    status: Aside[str] = None
+    incomplete_details: Aside[_Incomplete] = None
+    usage: Aside[ReportedUsage] = None
+    error: Any = None
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | None:
+class _Response(ResponseHead, gc=False):
+    output: list[_Item] | None = None
+
+
+_decoder = ReplyDecoder(_Response, "response")
+
+
+ENDED = frozenset({"completed", "incomplete"})
+"""A response of such a status ended by itself; without any output it is an answer, too."""
+
+
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
     """The canonical counts; None where the provider left them out, or what it says cannot be."""
     if reported is None or reported.input_tokens is None or reported.output_tokens is None:
         return None
@@ -86,13 +101,15 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Usage | 
         return None
     into = reported.input_tokens_details or _InputDetails()
     out = reported.output_tokens_details or _OutputDetails()
-    return Usage(
+    usage = Usage(
         input_tokens=asked,
         output_tokens=answered,
         cache_read_tokens=within(asked, into.cached_tokens),
         cache_write_tokens=within(asked, into.cache_write_tokens),
         reasoning_tokens=within(answered, out.reasoning_tokens),
     )
+    is_estimated = doubtful(into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens)
+    return Counted(usage=usage, is_estimated=is_estimated)
 
 
 def read_reply(body: bytes) -> Completion:
@@ -101,24 +118,25 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: it holds no complete one.
     """
-    found = parse(_decoder, body, "response")
-    if found.status == "failed" or (found.error is not None and not found.output):
-        raise Malformed(f"The answer was broken off ({(found.error or {}).get('message')})")
-    parts = [part for item in found.output for part in _parts(item)]
-    if not parts and found.status != "incomplete":
+    found = _decoder.decode(body)
+    if found.status == "failed" or (found.error and not found.output):
+        error = found.error.get("message") if isinstance(found.error, dict) else found.error
+        raise Malformed(f"The answer was broken off ({error})")
+    parts = [part for item in found.output or () for part in _parts(item)]
+    if not parts and found.status not in ENDED:
         raise Malformed("The answer has no content")
-    usage = read_usage(found.usage, has_content=bool(parts))
+    counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
     return Completion(
         choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
-        usage=Usage(output_tokens=sum(map(_length, parts)) // 4 + 1) if usage is None else usage,
-        usage_estimated=usage is None,
+        usage=guessed(sum(map(_length, parts))) if counted is None else counted.usage,
+        usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,
-        created_s=None if found.created_at is None else int(found.created_at),
+        created_s=seconds(found.created_at),
     )
 
 
-def reason_of(found: FoundResponse, parts: list[Part]) -> FinishReason:
+def reason_of(found: ResponseHead, parts: list[Part]) -> FinishReason:
     """Why a response ended."""
     if found.incomplete_details is not None and found.incomplete_details.reason == "content_filter":
         return "content_filter"
@@ -139,6 +157,10 @@ def _parts(item: _Item) -> list[Part]:
         thoughts = "\n".join(part.text or "" for part in item.summary or ())
         return [Thinking(text=thoughts, redacted=item.encrypted_content)]
     return [Foreign(kind=item.type)]
+
+
+def _says_something(part: Part) -> bool:
+    return not isinstance(part, Text) or bool(part.text)
 
 
 def _length(part: Part) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
-    Counted,
     Finish,
     ForeignDelta,
     Part,
@@ -20,33 +19,45 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
-from llm_gateway.protocols.base import UpstreamError, parse
-from llm_gateway.protocols.openai_responses.reply import FoundResponse, read_usage, reason_of
+from llm_gateway.protocols.base import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder
+from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
 from llm_gateway.sse import Event
 
 ENDS = frozenset({"response.completed", "response.incomplete"})
 FAILURES = frozenset({"error", "response.failed"})
+DELTAS = frozenset(
+    {"response.output_text.delta", "response.function_call_arguments.delta", "response.refusal.delta"}
+    | {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}
+)
+OTHERS = frozenset({"response.created", "response.output_item.added", "response.output_item.done"})
 
 
 class _Item(msgspec.Struct, gc=False):
+    reads: ClassVar = ITEMS
+
     type: str
-    call_id: str | None = None
+    call_id: Aside[str] = None
     name: str | None = None
-    encrypted_content: str | None = None
+    encrypted_content: Aside[str] = None
 
 
 class _Event(msgspec.Struct, gc=False):
+    reads: ClassVar = ENDS | FAILURES | DELTAS | OTHERS
+
     type: str
     delta: str | dict[str, Any] | None = None
-    output_index: int = 0
+    output_index: Place = 0
     item: _Item | None = None
-    response: FoundResponse | None = None
-    message: str | None = None
-    code: str | None = None
-    error: dict[str, Any] | None = None
+    response: Aside[ResponseHead] = None
+    message: Aside[str] = None
+    code: Aside[str] = None
+    error: Any = None
 
 
-_decoder = msgspec.json.Decoder(_Event)
+_decoder = ReplyDecoder(_Event, "response's event")
+_decode = _decoder.strictly
 
 
 class StreamReader:
@@ -55,27 +66,31 @@ class StreamReader:
     def __init__(self) -> None:
         self.is_done = False
         self._calls: dict[int, int] = {}
+        self._has_begun = False
         self._has_content = False
 
     def feed(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         if event.data == b"[DONE]":
             self.is_done = True
-            return []
-        found = parse(_decoder, event.data, "response's event")
+            return [Finish()] if self._has_begun and not self._has_content else []
+        try:
+            found = _decode(event.data)
+        except PARSE_ERRORS:
+            found = _decoder.decode(event.data)
         kind = found.type
         if isinstance(found.delta, str):
             return self._delta(kind, found.output_index, found.delta)
         if kind == "response.created":
-            response = found.response or FoundResponse()
-            created = None if response.created_at is None else int(response.created_at)
-            return [Begin(id=response.id, model=response.model, created_s=created)]
+            self._has_begun = True
+            response = found.response or ResponseHead()
+            return [Begin(id=response.id, model=response.model, created_s=seconds(response.created_at))]
         if kind == "response.output_item.added":
             return self._added(found)
         if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
             return [ThinkingDelta(redacted=found.item.encrypted_content)]
         if kind in ENDS:
-            return self._end(found.response or FoundResponse())
+            return self._end(found.response or ResponseHead())
         if kind in FAILURES:
             raise _failed(found)
         return []
@@ -101,15 +116,17 @@ class StreamReader:
         call = self._calls[found.output_index] = len(self._calls)
         return [ToolBegin(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
 
-    def _end(self, response: FoundResponse) -> list[Chunk]:
+    def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
         chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
-        usage = read_usage(response.usage, has_content=self._has_content)
-        return chunks if usage is None else [*chunks, Counted(usage=usage)]
+        counted = read_usage(response.usage, has_content=self._has_content)
+        return chunks if counted is None else [*chunks, counted]
 
 
 def _failed(found: _Event) -> UpstreamError:
     error = found.error or (found.response.error if found.response is not None else None) or {}
+    if not isinstance(error, dict):
+        error = {"message": error}
     message = found.message or error.get("message") or "The provider failed"
     return UpstreamError(str(message), str(found.code or error.get("code") or ""))

@@ -38,7 +38,7 @@ from llm_gateway.sse import encode_event
 class StreamWriter:
     """Writes events: items one after the other, and at the end the response with these same items.
 
-    The first of the choices. What the provider did not count is guessed, as in `Assembly`.
+    The choice that comes first. What the provider did not count is guessed, as in `Assembly`.
     """
 
     def __init__(self, head: Head) -> None:
@@ -49,6 +49,7 @@ class StreamWriter:
         self._usage: Usage | None = None
         self._characters = 0
         self._sequence = -1
+        self._choice: int | None = None
         self._has_begun = False
         self._open = ""  # what the open item is: message, thinking, or a call
         self._index = -1
@@ -65,8 +66,11 @@ class StreamWriter:
         """As in `StreamWriter`."""
         if isinstance(chunk, ForeignDelta):
             return b""
-        if not isinstance(chunk, Begin | Counted) and chunk.choice:
-            return b""
+        if not isinstance(chunk, Begin | Counted):
+            if self._choice is None:
+                self._choice = chunk.choice
+            elif chunk.choice != self._choice:
+                return b""
         return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
 
     def _write(self, chunk: Chunk) -> bytes:

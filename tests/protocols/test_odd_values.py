@@ -1,0 +1,205 @@
+"""A bought answer is not lost because a field on which it does not depend is odd: every such field, every dialect."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols import anthropic_messages, openai_embeddings
+from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.providers import anthropic, gemini, openai
+from llm_gateway.providers.asks import reply_of
+from llm_gateway.sse import Event
+from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream, side_fields, text_of
+
+ODD: list[Any] = [
+    3.0, "3", True, False, 1e30, 10**30, -1, -0.5, None, "", "odd", [], [1], ["x"], {}, {"a": {"b": 1}}, "\ud800",
+    float("nan"), float("inf"), "9" * 5000,
+]  # fmt: skip
+WHOLE = {"chat": openai.decode, "messages": anthropic.decode, "gemini": gemini.decode}
+CASES = pytest.mark.parametrize("name", DIALECTS)
+
+
+@CASES
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+def test_a_whole_answer_survives_any_side_field(name: str, odd: Any) -> None:
+    dialect = DIALECTS[name]
+    said = text_of(dialect.read(encoded(dialect.whole)))
+    paths = list(side_fields(dialect.whole, dialect.content))
+    assert len(paths) > 15
+    for path in paths:
+        body = encoded(changed(dialect.whole, path, odd))
+        assert text_of(dialect.read(body)) == said, path
+        msgspec.msgpack.encode(reply_of(dialect.read(body)))
+        if name in WHOLE:
+            assert WHOLE[name](body).content == said, path
+
+
+@CASES
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+def test_a_stream_survives_any_side_field(name: str, odd: Any) -> None:
+    dialect = DIALECTS[name]
+    said = text_of(read_stream(dialect, dialect.stream)[0])
+    paths = [path for path in side_fields(dialect.stream, dialect.content) if len(path) > 1]
+    assert len(paths) > 20
+    for path in paths:
+        completion, is_complete = read_stream(dialect, changed(dialect.stream, path, odd))
+        assert text_of(completion) == said, path
+        another_choice = path[-1] == "index" and odd == 3.0
+        no_reason = name == "gemini" and path[-1] == "finishReason" and odd in (None, "")
+        assert is_complete or another_choice or no_reason, path
+        msgspec.msgpack.encode(reply_of(completion))
+
+
+def counted(dialect: Dialect, path: Path, value: Any) -> list[tuple[Usage, bool]]:
+    """The usage of the whole reply and of the stream with this count."""
+    whole = dialect.read(encoded(changed(dialect.whole, (dialect.usage, *path), value)))
+    events = [
+        changed(event, place, value) if (place := _count_at(event, dialect.usage, path)) else event
+        for event in dialect.stream
+    ]
+    stream, _ = read_stream(dialect, events)
+    return [(completion.usage, completion.usage_estimated) for completion in (whole, stream)]
+
+
+def _count_at(event: Any, usage: str, path: Path) -> Path | None:
+    for holder in ((), ("response",), ("message",)):
+        found = event
+        for name in holder:
+            found = found.get(name, {})
+        if isinstance(found, dict) and found.get(usage):
+            return (*holder, usage, *path)
+    return None
+
+
+@CASES
+def test_whole_floats_are_counts(name: str) -> None:
+    dialect = DIALECTS[name]
+    exact = (dialect.read(encoded(dialect.whole)).usage, False)
+    for path in (*dialect.totals, *dialect.details):
+        if isinstance(value := _at(dialect, path), int):
+            assert counted(dialect, path, float(value)) == [exact, exact], path
+
+
+def _at(dialect: Dialect, path: Path) -> Any:
+    value: Any = dialect.whole[dialect.usage]
+    for key in path:
+        value = value[key]
+    return value
+
+
+@pytest.mark.parametrize("odd", ["true", 1, [1], {"a": 1}], ids=repr)
+def test_an_odd_mark_of_a_thought_is_one(odd: Any) -> None:
+    dialect = DIALECTS["gemini"]
+    body = encoded(changed(dialect.whole, ("candidates", 0, "content", "parts", 0, "thought"), odd))
+    assert text_of(dialect.read(body)) == gemini.decode(body).content == "Hello! How can I help?"
+
+
+@CASES
+@pytest.mark.parametrize("odd", ["3", True, 1e30, 10**30, -1, 2.5, [], [3], {"a": 1}, "x"], ids=repr)
+def test_what_is_no_count_is_estimated(name: str, odd: Any) -> None:
+    """An odd total makes all of it an estimate from the text; an odd detail leaves the totals, which are believed."""
+    dialect = DIALECTS[name]
+    totals = dialect.read(encoded(dialect.whole)).usage
+    for path in dialect.totals:
+        for usage, is_estimated in counted(dialect, path, odd):
+            assert is_estimated, path
+            assert usage.input_tokens == 0, "which the attempt estimates from the request"
+            assert 0 < usage.output_tokens < 30, "from the text"
+    for path in dialect.details:
+        if type(odd) is type(_at(dialect, path)) and odd in ([], {"a": 1}):
+            continue  # details that tell nothing
+        for usage, is_estimated in counted(dialect, path, odd):
+            assert is_estimated, path
+            assert (usage.input_tokens, usage.output_tokens) == (totals.input_tokens, totals.output_tokens), path
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+def test_embeddings_survive_any_side_field(odd: Any) -> None:
+    whole = {"object": "list", "data": [{"embedding": [0.5], "index": 0}], "model": "m", "usage": {"prompt_tokens": 8}}
+    for path in (("object",), ("model",), ("usage",), ("usage", "prompt_tokens"), ("data", 0, "index")):
+        reply = reply_of(openai_embeddings.read_reply(encoded(changed(whole, path, odd))))
+        is_count = path == ("usage", "prompt_tokens") and odd == 3.0
+        assert reply.usage_estimated is (path[0] == "usage" and not is_count), path
+        assert reply.may_be_kept
+
+
+EVENT = Event(b"", b"", b"")
+SURROGATES = {
+    "single": (b'"\\ud800"', "\ufffd"),
+    "second first": (b'"\\udc00\\ud800"', "\ufffd\ufffd"),
+    "pair": (b'"\\ud83d\\ude00"', "\U0001f600"),
+    "in bytes": (b'"\xed\xa0\x80"', "\ufffd" * 3),
+    "cut character": (b'"\xe2\x82"', "\ufffd"),
+}
+
+
+@CASES
+@pytest.mark.parametrize("kind", SURROGATES)
+def test_a_character_that_is_none_is_replaced(name: str, kind: str) -> None:
+    """In the answer itself; who speaks the provider's protocol gets its bytes."""
+    written, read = SURROGATES[kind]
+    dialect = DIALECTS[name]
+    said = json.dumps(text_of(read_stream(dialect, dialect.stream)[0])).encode()
+    whole = encoded(changed(dialect.whole, _text_at(name), "§"))
+
+    assert read in text_of(dialect.read(whole.replace(json.dumps("§").encode(), written)))
+    reader = dialect.reader()
+    chunks = []
+    for event in dialect.stream:
+        chunks += reader.feed(msgspec.structs.replace(EVENT, data=encoded(event).replace(said, written)))
+    assert [chunk.text for chunk in chunks if chunk.__class__.__name__ == "TextDelta" and chunk.text] == [read]
+
+
+def _text_at(name: str) -> Path:
+    return {
+        "chat": ("choices", 0, "message", "content"),
+        "messages": ("content", 1, "text"),
+        "responses": ("output", 1, "content", 0, "text"),
+        "gemini": ("candidates", 0, "content", "parts", 1, "text"),
+    }[name]
+
+
+@CASES
+@pytest.mark.parametrize("odd", [5, True, {"a": 1}, [[1]]], ids=repr)
+def test_content_that_cannot_be_read_is_malformed(name: str, odd: Any) -> None:
+    dialect = DIALECTS[name]
+    with pytest.raises(Malformed, match=r"^The answer is no "):
+        dialect.read(encoded(changed(dialect.whole, _text_at(name), odd)))
+
+
+@CASES
+@given(document=st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=3), st.lists, max_leaves=5))
+def test_documents_of_any_shape_are_malformed_and_nothing_worse(name: str, document: Any) -> None:
+    with pytest.raises(Malformed):
+        DIALECTS[name].read(encoded(document))
+    with pytest.raises(Malformed):
+        DIALECTS[name].reader().feed(msgspec.structs.replace(EVENT, data=encoded(document)))
+
+
+@pytest.mark.parametrize("name", ["messages", "gemini", "chat"])
+def test_a_tool_gets_its_input_with_the_character_replaced(name: str) -> None:
+    """`chat` has the input as a text of JSON, the others as JSON; Anthropic's clients as JSON in any case."""
+    call = {"name": "f", "args": {"a": "\ud800"}}
+    body = {
+        "messages": {"content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"a": "\ud800"}}]},
+        "gemini": {"candidates": [{"content": {"parts": [{"functionCall": call}]}, "finishReason": "STOP"}]},
+        "chat": {
+            "choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": '{"a":"\\ud800"}'}}]}}]
+        },
+    }[name]
+    completion = DIALECTS[name].read(encoded(body))
+    head = Head(request_id="1", model="m", created_s=7, document={})
+
+    [block] = json.loads(anthropic_messages.write_reply(completion, head))["content"]
+    assert block["input"] == {"a": "\ufffd"}
+
+
+def test_what_a_model_wrote_wrong_is_handed_on_as_it_is() -> None:
+    assert anthropic_messages.reply.input_of('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}
