@@ -7,6 +7,8 @@ import signal
 import sys
 from types import FrameType
 
+from llm_gateway.process import protect_process
+
 
 def main() -> int:
     """Serve until told to stop. Returns the exit code.
@@ -14,6 +16,7 @@ def main() -> int:
     Importing takes most of a start. Nothing is open before the server's own handlers are in place, so a signal that
     comes earlier may end the process at once; Python's own answer to Ctrl-C would be a traceback.
     """
+    protect_process()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     from llm_gateway.app import run  # noqa: PLC0415 - see above
