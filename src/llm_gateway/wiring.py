@@ -255,7 +255,8 @@ def build_api(
         timeout_s=settings.request_timeout_seconds,
         log=log,
     )
-    return Gate(Planes(surfaces, below, management), Keyring(settings.callers()), local_only=settings.env == "dev")
+    planes = Planes(surfaces, below, management)
+    return Gate(planes, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
 
 
 async def tidy_for_ever(retention: Retention, log: Log) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.management import build_management
 from llm_gateway.api.query import refuses_parameters
-from tests.api.driver import DEV_KEY, Client, assert_problem
+from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
 
@@ -29,7 +29,7 @@ def client() -> Client:
     def metrics() -> str:
         return "fine"
 
-    return Client(Gate(build_management([router], lambda *_, **__: None), Keyring(KEYS), local_only=True))
+    return Client(Gate(build_management([router], lambda *_, **__: None), Keyring(KEYS), local_only=True, log=ignore))
 
 
 @pytest.mark.parametrize("path", ["/api/v1/providers", "/api/v1/usage/summary", "/api/v1/health/providers"])

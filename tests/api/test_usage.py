@@ -13,7 +13,7 @@ from llm_gateway.api.management import build_management
 from llm_gateway.api.usage import usage_router
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
-from tests.api.driver import DEV_KEY, Client, assert_problem
+from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
 from tests.api.test_providers import PATH as PROVIDERS
 from tests.api.test_providers import created
 from tests.upstream import MockUpstream, completion_tokens, prompt_tokens
@@ -208,7 +208,7 @@ def reports(database: Database, flushed: bool) -> Client:
         return flushed
 
     management = build_management([APIRouter(), usage_router(UsageStore(database), flush)], lambda *_, **__: None)
-    return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True))
+    return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True, log=ignore))
 
 
 @pytest.mark.parametrize("path", REPORTS)
