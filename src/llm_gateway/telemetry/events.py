@@ -18,31 +18,27 @@ PLAIN = (str, int, float, list, tuple, dict, type(None))
 def configure_logging(*, level: str, write: Callable[..., None]) -> Callable[..., None]:
     """Set logging up, once, and return `log(event, level="info", at_once=True, **fields)`.
 
-    `write(fields, at_once=…)` takes the events. `at_once=False` is for events that can come in floods: they cost little
-    more than an entry in a queue. Other libraries' loggers come the same way, from warnings up.
+    `write(fields, at_once=…)` takes the events. `at_once=False` is for events that can come in floods, whose fields are
+    texts and numbers: they cost little more than an entry in a queue. Other libraries' loggers come the same way, from
+    warnings up.
     """
     threshold = getattr(logging, level.upper())
-    levels = logging.getLevelNamesMapping()
+    levels = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 
     def log(event: str, *, level: str = "info", at_once: bool = True, exc_info: Any = None, **fields: Any) -> None:
-        if levels[level.upper()] < threshold:
+        if levels[level] < threshold:
             return
-        line = log_event(event, level, **fields)
+        line: Event = {"timestamp": datetime.now(UTC), "level": level, "event": event, **fields}
         if exc_info:
             line["exception"] = _formatted(exc_info)
+        if at_once:
+            for name, value in fields.items():
+                if not isinstance(value, PLAIN):
+                    line[name] = repr(value)
         write(line, at_once=at_once)
 
     logging.basicConfig(handlers=[_Bridge(log)], level=max(threshold, logging.WARNING), force=True)
     return log
-
-
-def log_event(event: str, level: str, **fields: Any) -> Event:
-    """Return the event with the present time."""
-    now = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
-    line: Event = {"timestamp": f"{now}Z", "level": level, "event": event}
-    for name, value in fields.items():
-        line[name] = value if isinstance(value, PLAIN) else repr(value)
-    return line
 
 
 def _formatted(exc_info: Any) -> str:

@@ -21,7 +21,8 @@ import structlog
 from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
 
 Event: TypeAlias = dict[str, Any]
-"""The fields of one log event: `timestamp`, `level` and `event`, perhaps `exception` (a traceback), and its own."""
+"""The fields of one log event: `timestamp` (a datetime in UTC), `level` and `event`, perhaps `exception` (a traceback),
+and its own."""
 Render: TypeAlias = Callable[[UsageRecord | Event], str]
 
 INDENT = "    "
@@ -83,12 +84,20 @@ def _json_escape(character: str) -> str:
 
 def _json_line(item: UsageRecord | Event) -> str:
     if not isinstance(item, UsageRecord):
-        return json.dumps(item, default=repr) + "\n"
+        return json.dumps(item, default=_json_value) + "\n"
     line = _request_line(item)
     try:
         return _encoder.encode(line).decode() + "\n"
     except UnicodeError:  # a lone surrogate
         return json.dumps(msgspec.to_builtins(line)) + "\n"
+
+
+def _json_value(value: object) -> str:
+    return _iso(value) if isinstance(value, datetime) else repr(value)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 _encoder = msgspec.json.Encoder()
@@ -141,6 +150,8 @@ def _second(seconds: int) -> str:
 
 def _for_console(fields: Event) -> Event:
     shown = {name: _Escaped(v) if isinstance(v, str) and not v.isprintable() else v for name, v in fields.items()}
+    if isinstance(moment := fields.get("timestamp"), datetime):
+        shown["timestamp"] = _iso(moment)
     shown["event"] = _shown(str(fields["event"]))
     if "exception" in fields:
         lines = str(fields["exception"]).split("\n")

@@ -7,10 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Self
+from datetime import UTC, datetime
+from typing import Any, Self
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.telemetry.events import log_event
 from llm_gateway.telemetry.lines import Event, escape_json, renderer
 
 FLUSH_SECONDS = 0.2
@@ -112,12 +112,17 @@ class LogWriter:
             if lost:
                 self._drop(lost)
         missing = self._dropped - self._dropped_told
-        if missing and not self._write([log_event("log lines dropped", "warning", count=missing)]):
+        if missing and not self._write([_own_event("log lines dropped", "warning", count=missing)]):
             self._dropped_told += missing
 
     def _write(self, items: list[UsageRecord | Event]) -> int:
         """Write these lines. Returns how many could not be written."""
-        text = self._redact("".join([self._rendered(item) for item in items]))
+        render = self._render
+        try:
+            text = "".join([render(item) for item in items])
+        except Exception:  # edge: one line that cannot be rendered must not end the log
+            text = "".join([self._rendered(item) for item in items])
+        text = self._redact(text)
         data = self._escape(text).encode("utf-8", "replace")
         if self._is_torn:
             data = b"\n" + data
@@ -139,5 +144,9 @@ class LogWriter:
     def _rendered(self, item: UsageRecord | Event) -> str:
         try:
             return self._render(item)
-        except Exception as error:  # edge: one line that cannot be rendered must not end the log
-            return self._render(log_event("log line cannot be rendered", "error", problem=repr(error)))
+        except Exception as error:  # edge: the others are rendered
+            return self._render(_own_event("log line cannot be rendered", "error", problem=repr(error)))
+
+
+def _own_event(event: str, level: str, **fields: Any) -> Event:
+    return {"timestamp": datetime.now(UTC), "level": level, "event": event, **fields}
