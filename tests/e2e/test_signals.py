@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,3 +80,14 @@ def signal_all(gateway: GatewayProcess) -> None:
     for number in IGNORED:
         os.kill(gateway.process.pid, number)
     time.sleep(0.005)
+
+
+def test_the_local_models_child_survives_them(tmp_path: Path) -> None:
+    """The event loop's library starts children with default signal handling."""
+    command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+        until(lambda: ignores(Path(f"/proc/{child.pid}/status")))
+        for number in IGNORED:
+            child.send_signal(number)
+        child.communicate(b"", timeout=20)
+    assert child.returncode == 0
