@@ -105,7 +105,7 @@ def test_each_error_has_exactly_one_line(gateway: GatewayProcess) -> None:
     until(lambda: any(shown in gateway.log for shown in list(seen.statuses)[-1:]))
     found: dict[str, list[dict[str, Any]]] = {}
     for line in lines(gateway):
-        for shown in {line.get("request_id"), line.get("client_request_id")} & seen.statuses.keys():
+        for shown in {str(line.get("request_id")), str(line.get("client_request_id"))} & seen.statuses.keys():
             found.setdefault(shown, []).append(line)
 
     assert Counter(len(found.get(shown, [])) for shown in seen.statuses) == {1: len(seen.statuses)}
