@@ -253,6 +253,7 @@ SOUND_HOUSE = {
     "domain/__init__.py": "import llm_gateway.errors",
     "settings.py": "import llm_gateway.errors",
     "errors.py": "",
+    "process.py": "",
 }
 FLAWS = [
     ("gateway.py", "import llm_gateway.api.a", "Floors"),

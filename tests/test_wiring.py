@@ -10,6 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from llm_gateway.store.database import Database, usage_rollups
+from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.wiring import tidy_for_ever
 from tests.store.histories import DAY_MS, record, stored_ids
@@ -38,12 +39,23 @@ async def test_old_records_are_deleted_and_days_that_are_over_are_added_up(tmp_p
     days = (100, 91, 89, 1, 0)
     records = [record(now_ms - day * DAY_MS) for day in days]
     usage.write(records)
-    task = asyncio.create_task(tidy_for_ever(usage, 90, lambda *_, **__: None))
+    logged: list[tuple[str, dict[str, object]]] = []
+    is_logged, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def log(event: str, **fields: object) -> None:
+        logged.append((event, fields))
+        loop.call_soon_threadsafe(is_logged.set)
+
+    retention = Retention(usage, tmp_path, 90, log)
+    task = asyncio.create_task(tidy_for_ever(retention, lambda *_, **__: None))
     await asyncio.wait_for(usage.is_done.wait(), 30)
+    await asyncio.wait_for(is_logged.wait(), 30)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert stored_ids(database) == sorted(given.id for given in records[2:])
+    [(event, fields)] = logged
+    assert (event, fields["count"]) == ("old usage records deleted", 2)
     assert usage.by_customer(365, now_ms, 1)[0].requests == len(days)
     with database.read() as connection:
         grains = set(connection.execute(sa.select(usage_rollups.c.grain)).scalars())

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import resource
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,8 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway import server
 from llm_gateway.domain.redaction import Redactor
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.settings import Settings
 from llm_gateway.store.repricing import RepriceReport, Wanted
+from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry import LogWriter, configure_logging
 from llm_gateway.wiring import (
     Stores,
@@ -37,9 +38,9 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redact = Redactor(key for _, key, _ in settings.callers())
-        console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
+        console = settings.log_format == "console" or (settings.log_format == "auto" and os.isatty(1))
         self.log_writer = LogWriter(console=console, redact=self._redact)
-        self.log = configure_logging(level=settings.log_level, console=console, write=self.log_writer.event)
+        self.log = configure_logging(level=settings.log_level, write=self.log_writer.event)
         self._stack = contextlib.AsyncExitStack()
         self._entry: ASGIApp = _not_started
         self._serving = False
@@ -72,12 +73,13 @@ class Application:
         local = await start_local_model(settings, stores.providers, stack, self.log)
         config = build_configuration(settings, stores, local, self._redact, self.log)
         stack.push_async_callback(config.transport.close)
-        observe = None if settings.log_level in ("warning", "error") else self.log_writer.request
-        pipeline = await build_pipeline(settings, stores, config, observe, stack)
+        observe = _request_lines(settings.log_level, self.log_writer.request)
+        pipeline = await build_pipeline(settings, stores, config, observe, lambda: self.log_writer.dropped, stack)
         self._entry = build_api(settings, stores, config, pipeline, ready=lambda: self._serving)
         self._background(config.transport.recheck())
         self._background(refresh_for_ever(config.live, self.log))
-        self._background(tidy_for_ever(stores.usage, settings.usage_retention_days, self.log))
+        retention = Retention(stores.usage, stores.path, settings.usage_retention_days, self.log)
+        self._background(tidy_for_ever(retention, self.log))
         self._serving = True
 
     def _open_stores(self) -> Stores:
@@ -95,6 +97,13 @@ class Application:
                 await task
 
         self._stack.push_async_callback(end)
+
+
+def _request_lines(level: str, write: Callable[[UsageRecord], None]) -> Callable[[UsageRecord], None] | None:
+    """Return what writes those request lines that `level` asks for: failed requests are warnings, others are info."""
+    if level == "error":
+        return None
+    return (lambda record: write(record) if record.status >= 500 else None) if level == "warning" else write
 
 
 async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,7 +181,7 @@ def run(settings: Settings) -> int:
     if settings.env == "dev" and settings.service_keys is None:
         app.log("dev mode: anyone on this machine may call with the public development key", level="warning")
     with app.log_writer:
-        return server.serve(
+        code = server.serve(
             app,
             host=settings.host,
             port=settings.port,
@@ -181,3 +190,6 @@ def run(settings: Settings) -> int:
             on_stopping=app.stop_serving,
             log=app.log,
         )
+    if app.log_writer.is_stuck:
+        os._exit(code)  # the interpreter's own end can abort when a thread comes back from a blocked write meanwhile
+    return code

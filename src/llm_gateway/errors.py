@@ -43,6 +43,8 @@ class GatewayError(Exception):
     title: ClassVar[str] = "Internal error"
     retryable: bool = False
     default_retry_after_s: ClassVar[float | None] = None
+    is_recorded: bool = False
+    """Whether the log has it already: in the line of the request's usage record, or as a defect."""
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)

@@ -78,6 +78,7 @@ class Gateway:
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recording.refuse(record, error)
+            error.is_recorded = True
             raise
         except asyncio.CancelledError:
             self._recording.cancel(record)

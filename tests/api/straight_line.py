@@ -13,7 +13,7 @@ from llm_gateway.api.surface import InFlight
 from llm_gateway.domain.messages import Answer, Reply, Request
 from llm_gateway.domain.usage import Usage
 from llm_gateway.gateway import Gateway
-from tests.api.driver import DEV_KEY, Client, Response
+from tests.api.driver import DEV_KEY, Client, Response, ignore
 
 PATH = "/api/v1/generate"
 LEAST = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
@@ -51,7 +51,7 @@ class World:
         generate = Generate(cast(Gateway, self.line), self.in_flight, drains, timeout_s=120, log=self._log)
         surfaces = Planes({DATA_PLANE: generate}, {}, generate)
         keys = [("dev", DEV_KEY, frozenset({"call"}))]
-        self.client = Client(Gate(surfaces, Keyring(keys), local_only=True))
+        self.client = Client(Gate(surfaces, Keyring(keys), local_only=True, log=ignore))
 
     def _log(self, event: str, **fields: Any) -> None:
         self.logged.append({"event": event, **fields})

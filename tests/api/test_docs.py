@@ -11,7 +11,7 @@ from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.docs import ASSETS, docs_router
 from llm_gateway.api.management import build_management
 from llm_gateway.api.surface import InFlight
-from tests.api.driver import DEV_KEY, Client, assert_problem
+from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
 
 
 def loaded(page: str) -> list[str]:
@@ -73,7 +73,7 @@ async def test_without_the_package_the_document_is_still_there() -> None:
     management = build_management(
         [docs_router(lambda: b"{}", "no_such_package")], lambda *_, **__: logged.append(_), InFlight(10, 10_000_000)
     )
-    client = Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True))
+    client = Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True, log=ignore))
     problem = assert_problem(await client.call("GET", "/docs/favicon.png"), 404, "not_found")
     assert "no_such_package" in problem["detail"]
     assert (await client.call("GET", "/openapi.json")).json == {}

@@ -16,7 +16,7 @@ from llm_gateway.api.fields import STRICT
 from llm_gateway.api.management import build_management
 from llm_gateway.api.surface import InFlight
 from llm_gateway.errors import StoreUnavailable
-from tests.api.driver import DEV_KEY, Client, assert_problem, exchange
+from tests.api.driver import DEV_KEY, Client, assert_problem, exchange, ignore
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
 
@@ -77,7 +77,7 @@ class World:
         management = build_management(
             [routes()], lambda event, **fields: self.logged.append(fields), InFlight(10, 10_000_000)
         )
-        self.client = Client(Gate(management, Keyring(KEYS), local_only=True))
+        self.client = Client(Gate(management, Keyring(KEYS), local_only=True, log=ignore))
 
 
 @pytest.fixture
@@ -91,8 +91,10 @@ async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
     assert response.headers["x-request-id"] == "mine"
     assert response.headers["x-should-retry"] == "false"
     assert "secret" not in str(problem)
+    assert problem["request_id"] == "mine"
     [logged] = world.logged
-    assert logged["request_id"] == problem["request_id"]
+    assert logged["client_request_id"] == "mine"
+    assert logged["request_id"] != "mine"
     assert isinstance(logged["exc_info"], ZeroDivisionError)
 
 
@@ -202,10 +204,6 @@ async def test_the_description_of_the_api(world: World) -> None:
     assert "/store" in response.json["paths"]
 
 
-def ignore(_event: str, **_fields: Any) -> None:
-    """Log nothing."""
-
-
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 async def test_a_body_that_belongs_to_no_method_is_not_waited_for(method: str) -> None:
     read = []
@@ -224,8 +222,8 @@ async def test_a_body_that_belongs_to_no_method_is_not_waited_for(method: str) -
     scope = {"type": "http", "method": method, "path": "/nothing", "raw_path": b"/nothing", "query_string": b"",
              "root_path": "", "headers": headers, "client": None, "server": None, "http_version": "1.1"}  # fmt: skip
     async with asyncio.timeout(5):
-        await Gate(build_management([routes()], ignore, InFlight(10, 10_000_000)), Keyring(KEYS), local_only=True)(
-            scope, receive, send
-        )
+        await Gate(
+            build_management([routes()], ignore, InFlight(10, 10_000_000)), Keyring(KEYS), local_only=True, log=ignore
+        )(scope, receive, send)
     assert sent[0]["status"] == 404
     assert not read

@@ -9,7 +9,7 @@ from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.management import build_management
 from llm_gateway.api.query import refuses_parameters
 from llm_gateway.api.surface import InFlight
-from tests.api.driver import DEV_KEY, Client, assert_problem
+from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
 
@@ -32,7 +32,10 @@ def client() -> Client:
 
     return Client(
         Gate(
-            build_management([router], lambda *_, **__: None, InFlight(10, 10_000_000)), Keyring(KEYS), local_only=True
+            build_management([router], lambda *_, **__: None, InFlight(10, 10_000_000)),
+            Keyring(KEYS),
+            local_only=True,
+            log=ignore,
         )
     )
 

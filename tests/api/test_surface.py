@@ -151,7 +151,8 @@ async def test_errors_of_the_line(
     assert problem["detail"] == error.detail
     assert response.headers["x-should-retry"] == retry
     assert response.headers["x-request-id"] == "mine"
-    assert problem["request_id"] == world.line.requests[0].id
+    assert problem["request_id"] == "mine"
+    assert world.line.requests[0].client_request_id == "mine"
     said = (response.headers.get("retry-after"), response.headers.get("retry-after-ms"))
     assert said == (after or (None, None))
     if error.status in (429, 503) and code != "request_exceeds_limit":

@@ -14,7 +14,7 @@ from llm_gateway.api.surface import InFlight
 from llm_gateway.api.usage import usage_router
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
-from tests.api.driver import DEV_KEY, Client, assert_problem
+from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
 from tests.api.test_providers import PATH as PROVIDERS
 from tests.api.test_providers import created
 from tests.upstream import MockUpstream, completion_tokens, prompt_tokens
@@ -211,7 +211,7 @@ def reports(database: Database, flushed: bool) -> Client:
     management = build_management(
         [APIRouter(), usage_router(UsageStore(database), flush)], lambda *_, **__: None, InFlight(10, 10_000_000)
     )
-    return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True))
+    return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True, log=ignore))
 
 
 @pytest.mark.parametrize("path", REPORTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 
 import pytest
 
@@ -49,8 +48,7 @@ async def test_a_refusal_echoes_the_id_that_came_before_the_fault(rest: bytes, c
         response = await client.ask(POST + b"X-Request-Id: mine-1\r\n" + rest)
 
     assert response.json["code"] == code
-    assert response.headers["x-request-id"] == "mine-1"
-    assert uuid.UUID(response.json["request_id"]).version == 7
+    assert response.headers["x-request-id"] == response.json["request_id"] == "mine-1"
 
 
 @pytest.mark.parametrize("own", [b"", b"a b", b"\xff", b"a" * 129])

@@ -14,7 +14,7 @@ import msgspec
 from starlette.types import Receive, Send
 
 from llm_gateway.api import headers as said
-from llm_gateway.api.auth import Entry
+from llm_gateway.api.entry import Entry
 from llm_gateway.api.responses import JSON, Headers, send_body
 from llm_gateway.api.streaming import Drains, StreamedResponse
 from llm_gateway.api.surface import InFlight, Surface

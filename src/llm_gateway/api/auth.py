@@ -6,11 +6,11 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llm_gateway.api.entry import ENTRY, NOBODY, Caller, Entry
 from llm_gateway.api.shapes import send_error
 from llm_gateway.domain.messages import new_id
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
@@ -20,32 +20,10 @@ DATA_PLANE = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
 """What makes a browser ask for the key (RFC 7617)."""
-ENTRY = "llm_gateway.entry"
-"""The key under which the gate leaves its `Entry` in the ASGI scope."""
 
 _CREDENTIALS = frozenset({b"x-service-key", b"authorization", b"x-api-key"})
 _CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """Who calls: the key's name and what it may do (`call`, `read`, `admin`)."""
-
-    name: str
-    scopes: frozenset[str]
-
-
-NOBODY = Caller("", frozenset())
-
-
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What the gate found out about a request: who, under which ids, and its headers (last of a name wins)."""
-
-    caller: Caller
-    request_id: str
-    client_request_id: str | None
-    echo: bytes
-    headers: dict[bytes, bytes]
 
 
 class Keyring:
@@ -67,13 +45,14 @@ class Gate:
     """Lets a request through to `app` when its key is known and may do what it asks.
 
     `local_only` (dev): only Host `localhost`, `127.0.0.1` or `[::1]`, so that no web page can reach the gateway by
-    rebinding a name.
+    rebinding a name. `log` takes the lines of requests that get an error, here or behind the gate.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, *, local_only: bool) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, *, local_only: bool, log: Callable[..., None]) -> None:
         self._app = app
         self._keyring = keyring
         self._local_only = local_only
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -87,31 +66,40 @@ class Gate:
             client_request_id, echo = own.decode("ascii"), own
         else:
             client_request_id, echo = None, request_id.encode()
+        caller = NOBODY
         try:
-            caller = self._admit(scope, headers)
+            caller = self._identify(scope, headers)
+            _check_scope(caller, scope)
         except GatewayError as error:
+            scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers, self._log)
             asking = isinstance(error, Unauthorized) and opens_with_basic(scope["method"], scope["path"])
-            await send_error(
-                send, scope["path"], error, request_id, echo, [(b"www-authenticate", BASIC)] if asking else []
-            )
+            await send_error(send, scope, error, [(b"www-authenticate", BASIC)] if asking else [])
             return
-        scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers)
+        scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers, self._log)
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
+    def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
             raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
-        if scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
+        if _is_open(scope):
             return NOBODY
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
             raise Unauthorized("Send a valid key in the X-Service-Key header.")
-        if "admin" not in caller.scopes:
-            needed = scope_needed(scope["method"], scope["path"])
-            if needed not in caller.scopes:
-                raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
         return caller
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")
+
+
+def _check_scope(caller: Caller, scope: Scope) -> None:
+    if "admin" in caller.scopes or _is_open(scope):
+        return
+    needed = scope_needed(scope["method"], scope["path"])
+    if needed not in caller.scopes:
+        raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
 
 
 def opens_with_basic(method: str, path: str) -> bool:

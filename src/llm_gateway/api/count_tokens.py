@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import Receive, Send
 
 from llm_gateway.api.asking import asked_model, document_of
-from llm_gateway.api.auth import Entry
+from llm_gateway.api.entry import Entry
 from llm_gateway.api.responses import JSON, send_body
 from llm_gateway.api.surface import InFlight, Surface
 from llm_gateway.domain.catalog import Snapshot

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.types import Receive, Send
 
-from llm_gateway.api.auth import Entry
+from llm_gateway.api.entry import Entry
 from llm_gateway.api.headers import caching, deadline, tags
 from llm_gateway.api.responses import JSON, Headers, problem_of, send_body
 from llm_gateway.api.sentences import invalid
@@ -92,7 +92,7 @@ class Generate(Surface):
         request = self._request(entry, self._decoded(body), started)
         ids = [(b"x-request-id", entry.echo)]
         if request.stream:
-            writer = EventWriter(lambda answer: self._encoded(answer, started), request.id)
+            writer = EventWriter(lambda answer: self._encoded(answer, started), entry.echo.decode())
             response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return

@@ -18,12 +18,13 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_gateway import __version__
-from llm_gateway.api.auth import ENTRY, Entry
 from llm_gateway.api.docs import docs_router
+from llm_gateway.api.entry import ENTRY, Entry, log_error
 from llm_gateway.api.openapi import describe
 from llm_gateway.api.query import known_parameters
-from llm_gateway.api.responses import PROBLEM, error_headers, problem_of, send_problem
-from llm_gateway.api.surface import ClientGone, InFlight, defect, read_body
+from llm_gateway.api.responses import PROBLEM, error_headers, problem_of
+from llm_gateway.api.shapes import send_error
+from llm_gateway.api.surface import ClientGone, InFlight, defect, log_defect, read_body
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -49,9 +50,9 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
 
     def render(request: Request, error: GatewayError) -> Response:
         entry: Entry = request.scope[ENTRY]
-        response = Response(
-            msgspec.json.encode(problem_of(error, entry.request_id)), error.status, media_type=PROBLEM.decode()
-        )
+        log_error(request.scope, error, error.status)
+        problem = problem_of(error, entry.echo.decode())
+        response = Response(msgspec.json.encode(problem), error.status, media_type=PROBLEM.decode())
         for name, value in error_headers(error):
             response.headers[name.decode()] = value.decode()
         return response
@@ -109,13 +110,13 @@ class Bounded:
             inner = {**scope, "method": "GET" if method == "HEAD" else method, "headers": headers}
             await self._app(inner, _replay(body, receive), send_with_id)
         except GatewayError as error:
-            await send_problem(send, error, entry.request_id, entry.echo)
+            await send_error(send, scope, error)
         except ClientGone:
             return
         except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
-            self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
+            log_defect(self._log, entry, error)
             if not started:
-                await send_problem(send, defect(entry), entry.request_id, entry.echo)
+                await send_error(send, scope, defect(entry))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         body = await read_body(receive, self._in_flight)

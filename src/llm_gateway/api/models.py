@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.api.auth import ENTRY, Entry
+from llm_gateway.api.entry import ENTRY, Entry
 from llm_gateway.api.responses import JSON, send_body
 from llm_gateway.api.shapes import send_error
 from llm_gateway.domain.catalog import Snapshot
@@ -34,7 +34,7 @@ class Models:
                 raise MethodNotAllowed("This path takes GET only.", allow=("GET", "HEAD"))
             found = _found(scope["path"], self._snapshot(), is_anthropic=b"anthropic-version" in entry.headers)
         except GatewayError as error:
-            await send_error(send, scope["path"], error, entry.request_id, entry.echo)
+            await send_error(send, scope, error)
             return
         await send_body(send, 200, msgspec.json.encode(found), JSON, [(b"x-request-id", entry.echo)])
 

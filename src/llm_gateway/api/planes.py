@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llm_gateway.api.auth import ENTRY, Entry
 from llm_gateway.api.shapes import SURFACES, send_error
 from llm_gateway.errors import NotFound
 
@@ -39,6 +38,5 @@ class Planes:
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    entry: Entry = scope[ENTRY]
     error = NotFound(f"There is nothing at {scope['path'][:200]}: docs/API.md lists what there is.")
-    await send_error(send, scope["path"], error, entry.request_id, entry.echo)
+    await send_error(send, scope, error)

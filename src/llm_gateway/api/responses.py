@@ -43,14 +43,14 @@ def problem_of(error: GatewayError, request_id: str) -> Problem:
         type=f"urn:llm-gateway:error:{error.code}",
         title=error.title,
         status=error.status,
-        detail=_shown(error.detail, LONGEST_TEXT),
+        detail=shown(error.detail, LONGEST_TEXT),
         code=error.code,
         request_id=request_id,
         errors=_field_errors(error) if isinstance(error, Invalid) else msgspec.UNSET,
     )
 
 
-def _shown(text: str, longest: int) -> str:
+def shown(text: str, longest: int) -> str:
     """A text that may quote what the caller sent: printable, and cut in its middle if it is long."""
     text = text.translate(_UNPRINTABLE)
     half = longest // 2
@@ -60,8 +60,8 @@ def _shown(text: str, longest: int) -> str:
 def _field_errors(error: Invalid) -> list[FieldError]:
     errors = msgspec.convert(error.errors, list[FieldError])
     for one in errors:
-        one.loc = [_shown(part, LONGEST_NAME) if isinstance(part, str) else part for part in one.loc]
-        one.msg = _shown(one.msg, LONGEST_TEXT)
+        one.loc = [shown(part, LONGEST_NAME) if isinstance(part, str) else part for part in one.loc]
+        one.msg = shown(one.msg, LONGEST_TEXT)
     return errors
 
 
@@ -86,11 +86,9 @@ async def send_body(send: Send, status: int, body: bytes, content_type: bytes, h
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_problem(
-    send: Send, error: GatewayError, request_id: str, echo: bytes, more_headers: Headers | None = None
-) -> None:
-    """One error. `echo` is the value of x-request-id: the caller's own, else ours."""
-    body = msgspec.json.encode(problem_of(error, request_id))
+async def send_problem(send: Send, error: GatewayError, echo: bytes, more_headers: Headers | None = None) -> None:
+    """One error. `echo` is the id in x-request-id and in the body: the caller's own, else ours."""
+    body = msgspec.json.encode(problem_of(error, echo.decode()))
     headers = [*(more_headers or ()), *error_headers(error)]
     headers.append((b"x-request-id", echo))
     if error.status == 413:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
+from llm_gateway.api.entry import ENTRY, Entry, log_error
 from llm_gateway.api.responses import JSON, Headers, error_headers, send_body, send_problem
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.protocols.anthropic_messages.errors import write_error as anthropic_error
@@ -13,15 +14,18 @@ SURFACES = "/v1/"
 MESSAGES = "/v1/messages"
 
 
-async def send_error(
-    send: Send, path: str, error: GatewayError, request_id: str, echo: bytes, more_headers: Headers | None = None
-) -> None:
-    """One error, as clients of that path read it. `echo` is the value of x-request-id: the caller's own, else ours."""
+async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers: Headers | None = None) -> None:
+    """Answer a request that passed the gate, or was stopped there, with an error as clients of its path read it."""
+    path: str = scope["path"]
+    entry: Entry = scope[ENTRY]
+    echo = entry.echo
     if not path.startswith(SURFACES):
-        await send_problem(send, error, request_id, echo, more_headers)
+        log_error(scope, error, error.status)
+        await send_problem(send, error, echo, more_headers)
         return
+    log_error(scope, error, status_of(error))
     is_messages = path == MESSAGES or path.startswith(f"{MESSAGES}/")
-    body = (anthropic_error if is_messages else openai_error)(error, request_id)
+    body = (anthropic_error if is_messages else openai_error)(error, echo.decode())
     headers = [*(more_headers or ()), *error_headers(error), (b"x-request-id", echo)]
     if is_messages:
         headers.append((b"request-id", echo))  # as the vendor names it, and its SDK

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.api.auth import ENTRY, Entry
+from llm_gateway.api.entry import ENTRY, Entry
 from llm_gateway.api.shapes import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, PayloadTooLarge
 
@@ -102,9 +102,22 @@ async def _drop_rest(receive: Receive, size: int) -> None:
         return
 
 
+def log_defect(log: Callable[..., None], entry: Entry, error: Exception) -> None:
+    """Log an exception that is a defect of ours, under both ids of its request."""
+    log(
+        "request failed",
+        level="error",
+        request_id=entry.request_id,
+        client_request_id=entry.client_request_id,
+        exc_info=error,
+    )
+
+
 def defect(entry: Entry) -> InternalError:
-    """What a caller is told when the fault is ours."""
-    return InternalError(f"The gateway failed to serve this; report request {entry.request_id}.")
+    """Return the error for a request that failed by a defect of ours, which `log_defect` logs."""
+    error = InternalError(f"The gateway failed to serve this; report request {entry.echo.decode()}.")
+    error.is_recorded = True
+    return error
 
 
 class Surface(ABC):
@@ -141,16 +154,15 @@ class Surface(ABC):
             finally:
                 in_flight.count -= 1
         except GatewayError as error:
-            await send_error(send, scope["path"], error, entry.request_id, entry.echo)
+            await send_error(send, scope, error)
         except ClientGone:
             return
         except asyncio.CancelledError:
-            stopping = Overloaded("The gateway is stopping.")
-            await send_error(send, scope["path"], stopping, entry.request_id, entry.echo)
+            await send_error(send, scope, Overloaded("The gateway is stopping."))
         except Exception as error:  # edge: a defect of ours
-            await send_error(send, scope["path"], self.failed(entry, error), entry.request_id, entry.echo)
+            await send_error(send, scope, self.failed(entry, error))
 
     def failed(self, entry: Entry, error: Exception) -> InternalError:
         """Log a defect of ours; what the caller is told of it."""
-        self._log("request failed", level="error", request_id=entry.request_id, exc_info=error)
+        log_defect(self._log, entry, error)
         return defect(entry)

@@ -10,12 +10,15 @@ import sys
 
 from llm_gateway.cli.become import become_server
 from llm_gateway.cli.exits import INTERRUPTED
+from llm_gateway.process import protect_process
 
 
 def main() -> None:
     """The entry of the `llm-gateway` command."""
     arguments = sys.argv[1:]
     try:
+        if arguments[:1] == ["serve"]:
+            protect_process()
         if arguments == ["serve"]:
             become_server({})
         from llm_gateway.cli.commands import run  # noqa: PLC0415 - see the module's docstring

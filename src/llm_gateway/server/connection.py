@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self.limits.connections:
             self.hub.turned_away += 1
             self.phase = PARTING
-            transport.write(self.hub.refusal(503, ()))  # type: ignore[attr-defined]  # a stream's
+            transport.write(self.hub.refusal(503, (), client=self.client))  # type: ignore[attr-defined]  # a stream's
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -313,22 +313,30 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, status: int) -> None:
         """Take nothing more from the client; it is told so when all that came before is answered."""
-        headers = self.headers if self.phase in (HEAD, BODY) else ()
+        has_head = self.phase in (HEAD, BODY)
         self.phase = PARTING
         self.deadline = NEVER
-        exchange, last_words = self.cycle, self.hub.refusal(status, headers)
+        exchange, is_told = self.cycle, True
         if exchange is not None and exchange.more_body:  # its body is at fault
             if exchange in self.pipeline:
                 self.pipeline.remove(exchange)
             elif exchange is self.active:
                 self.active = None
-            if exchange.complete or exchange.written:
-                last_words = b""
+            is_told = not (exchange.complete or exchange.written)
             exchange.drop()
+        last_words = self._refusal(status, has_head=has_head) if is_told else b""
         if self.active is not None:
             self.farewell = last_words
         else:
             self.part(last_words)
+
+    def _refusal(self, status: int, *, has_head: bool) -> bytes:
+        """The response that refuses what was read so far; `has_head`: of a request, not of what came between two."""
+        if not (has_head and self.url):
+            return self.hub.refusal(status, self.headers if has_head else (), client=self.client)
+        method = self.parser.get_method().decode("ascii", "replace")
+        path = self.url.partition(b"?")[0].decode("ascii", "replace")
+        return self.hub.refusal(status, self.headers, method=method, path=path, client=self.client)
 
     def part(self, last_words: bytes) -> None:
         """Say the last words, then read on for a while: a reset would take them from the client (RFC 9112 9.6)."""

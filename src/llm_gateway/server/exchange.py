@@ -89,8 +89,16 @@ class Exchange:
             self.disconnected = True
             self.line.abandon()
             return
-        hub, with_body = self.line.hub, self.scope["method"] != "HEAD"
-        self.outbox.post(self.transport, hub.refusal(status, self.scope["headers"], with_body=with_body))
+        scope = self.scope
+        refusal = self.line.hub.refusal(
+            status,
+            scope["headers"],
+            method=scope["method"],
+            path=scope["path"],
+            client=scope.get("client"),
+            with_body=scope["method"] != "HEAD",
+        )
+        self.outbox.post(self.transport, refusal)
         self._finish()
 
     def wake(self) -> None:

@@ -28,6 +28,7 @@ REFUSALS = {
 ECHOED = re.compile(rb"[\x21-\x7e]{1,128}")
 """A caller's own x-request-id that the gate would echo; anything else it ignores."""
 MOST_POSTED_BYTES = 64 * 1024
+LONGEST_PATH = 200
 RETRY = {408: b"true", 503: b"true\r\nretry-after: 1\r\nretry-after-ms: 1000"}
 
 
@@ -118,27 +119,52 @@ class Hub(ServerState):
         for connection in [c for c in connections if c.has_left()]:
             connection.transport.abort()
 
-    def refusal(self, status: int, headers: Iterable[tuple[bytes, bytes]], *, with_body: bool = True) -> bytes:
-        """A whole response that ends its connection: RFC 9457 problem details, as the application's own errors.
+    def refusal(
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        method: str | None = None,
+        path: str | None = None,
+        client: tuple[str, int] | None = None,
+        with_body: bool = True,
+    ) -> bytes:
+        """Log a refusal, and return it as a whole response: RFC 9457 problem details, as the application's own errors.
 
-        `headers` are those of the request, as far as they were read: a caller's own x-request-id is echoed.
+        The connection ends with it. `headers`, `method` and `path` are those of the request, as far as they were read:
+        a caller's own x-request-id is echoed.
         """
         code, title, detail = REFUSALS[status]
         request_id = new_id()
         own = dict(headers).get(b"x-request-id", b"")
-        echo = own if ECHOED.fullmatch(own) else request_id.encode()
+        client_request_id = own.decode() if ECHOED.fullmatch(own) else None
+        shown_id = client_request_id or request_id
+        self.log(
+            "request refused",
+            level="info" if status < 500 else "warning",
+            at_once=False,
+            request_id=request_id,
+            client_request_id=client_request_id,
+            method=method,
+            path=None if path is None else path[:LONGEST_PATH],
+            status=status,
+            error_code=code,
+            detail=detail,
+            key=None,
+            client=client[0] if client else None,
+        )
         problem = {
             "type": f"urn:llm-gateway:error:{code}",
             "title": title,
             "status": status,
             "detail": detail,
             "code": code,
-            "request_id": request_id,
+            "request_id": shown_id,
         }
         body = json.dumps(problem, separators=(",", ":")).encode()
         head = (
             b"%b%b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
             b"x-should-retry: %b\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
         )
-        fields = (STATUS_LINE[status], self.date, len(body), RETRY.get(status, b"false"), echo)
+        fields = (STATUS_LINE[status], self.date, len(body), RETRY.get(status, b"false"), shown_id.encode())
         return head % fields + (body if with_body else b"")

@@ -107,6 +107,14 @@ class UsageStore:
             if attempt.sent and attempt.started_ms >= since_ms
         ]
 
+    def oldest_and_newest_ms(self) -> tuple[int, int] | None:
+        """When the first and the last of the stored requests came (milliseconds UTC); None without records."""
+        ids = usage_records.c.id
+        with self._database.read() as connection:
+            oldest = connection.execute(sa.select(ids).order_by(ids).limit(1)).scalar()
+            newest = connection.execute(sa.select(ids).order_by(ids.desc()).limit(1)).scalar()
+        return None if oldest is None or newest is None else (_time_of(oldest), _time_of(newest))
+
     def prune(self, before_ms: int, limit: int) -> int:
         """Delete up to `limit` of the oldest records that came before then; how many were deleted. Rollups stay."""
         ids = usage_records.c.id
@@ -197,6 +205,11 @@ def first_id(at_ms: int) -> str:
     """What every UUIDv7 made at that millisecond or later is not less than."""
     digits = f"{max(0, at_ms):012x}"
     return f"{digits[:8]}-{digits[8:]}"
+
+
+def _time_of(record_id: str) -> int:
+    """When a UUIDv7 was made."""
+    return int(record_id[:8] + record_id[9:13], 16)
 
 
 def _period(days: int, now_ms: int) -> tuple[int, int]:

@@ -1,0 +1,65 @@
+"""What the gate knows about a request, and the log line of one that gets an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from starlette.types import Scope
+
+from llm_gateway.api.responses import LONGEST_TEXT, shown
+from llm_gateway.errors import GatewayError
+
+ENTRY = "llm_gateway.entry"
+"""The key under which the gate leaves its `Entry` in the ASGI scope."""
+LONGEST_PATH = 200
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who calls: the key's name and what it may do (`call`, `read`, `admin`)."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+NOBODY = Caller("", frozenset())
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What the gate found out about a request: who, under which ids, and its headers (last of a name wins).
+
+    `echo` is the id that the client sees, in the header x-request-id and in an error's body: its own, else ours. `log`
+    takes the line of an error.
+    """
+
+    caller: Caller
+    request_id: str
+    client_request_id: str | None
+    echo: bytes
+    headers: dict[bytes, bytes]
+    log: Callable[..., None]
+
+
+def log_error(scope: Scope, error: GatewayError, status: int) -> None:
+    """Log that the request got an error, unless its usage record's line tells so already.
+
+    The query string is left out, since keys may stand in it.
+    """
+    if error.is_recorded:
+        return
+    entry: Entry = scope[ENTRY]
+    client = scope.get("client")
+    entry.log(
+        "request refused",
+        level="info" if status < 500 else "warning",
+        at_once=False,
+        request_id=entry.request_id,
+        client_request_id=entry.client_request_id,
+        method=scope["method"],
+        path=shown(scope["path"], LONGEST_PATH),
+        status=status,
+        error_code=error.code,
+        detail=shown(error.detail, LONGEST_TEXT),
+        key=entry.caller.name or None,
+        client=client[0] if client else None,
+    )

@@ -1,0 +1,13 @@
+"""Log events and metrics; the only home of their libraries.
+
+`events.py` takes log events, `writer.py` queues them and writes them from a thread of its own, `lines.py` renders them
+as JSON or for people, `metrics.py` counts.
+"""
+
+from __future__ import annotations
+
+from llm_gateway.telemetry.events import configure_logging
+from llm_gateway.telemetry.metrics import METRICS_CONTENT_TYPE, Metrics
+from llm_gateway.telemetry.writer import LogWriter
+
+__all__ = ["METRICS_CONTENT_TYPE", "LogWriter", "Metrics", "configure_logging"]

@@ -1,0 +1,176 @@
+"""Render log lines, as JSON or for people.
+
+One event never looks like two. Labels, paths and provider texts come from strangers, and many programs end a line not
+only at LF but also at CR, VT, FF, U+0085, U+2028 and U+2029; terminals obey C0 and C1 controls, and bidirectional or
+zero-width characters change what a person reads. So every character that `str.isprintable` refuses is escaped: in JSON
+by its code, which decodes to the original; for people as Python writes it. There the lines of a traceback are indented,
+so that only an event begins at the margin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import msgspec
+import structlog
+
+from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
+
+Event: TypeAlias = dict[str, Any]
+"""The fields of one log event: `timestamp` (a datetime in UTC), `level` and `event`, perhaps `exception` (a traceback),
+and its own."""
+Render: TypeAlias = Callable[[UsageRecord | Event], str]
+
+INDENT = "    "
+
+
+class RequestLine(msgspec.Struct, gc=False):
+    """The log line of one request that has a usage record."""
+
+    timestamp: str
+    level: str
+    event: str
+    request_id: str
+    client_request_id: str | None
+    service: str
+    user_id: str
+    task_type: str
+    outcome: str
+    status: int
+    provider: str | None
+    model: str | None
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    latency_ms: int
+    error_code: str | None
+
+
+def renderer(*, console: bool, colors: bool = False) -> Render:
+    """Return the function that renders one line, with its line end; `console` is for people, otherwise JSON."""
+    if not console:
+        return _json_line
+    events = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
+
+    def render(item: UsageRecord | Event) -> str:
+        if isinstance(item, UsageRecord):
+            return f"{_shown(_console_text(item))}\n"
+        return f"{events(None, '', _for_console(item))}\n"
+
+    return render
+
+
+def escape_json(text: str) -> str:
+    """Escape what is unprintable in lines of JSON; the usual lines have nothing of it, which is found out at once."""
+    if text.isascii() and "\x7f" not in text:  # JSON encoders escape all other ASCII controls themselves
+        return text
+    return "\n".join(
+        [
+            line if line.isprintable() else "".join([c if c.isprintable() else _json_escape(c) for c in line])
+            for line in text.split("\n")
+        ]
+    )
+
+
+def _json_escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(character)[1:-1]
+
+
+def _json_line(item: UsageRecord | Event) -> str:
+    if not isinstance(item, UsageRecord):
+        return json.dumps(item, default=_json_value) + "\n"
+    line = _request_line(item)
+    try:
+        return _encoder.encode(line).decode() + "\n"
+    except UnicodeError:  # a lone surrogate
+        return json.dumps(msgspec.to_builtins(line)) + "\n"
+
+
+def _json_value(value: object) -> str:
+    return _iso(value) if isinstance(value, datetime) else repr(value)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def _request_line(record: UsageRecord) -> RequestLine:
+    return RequestLine(
+        timestamp=_when(record),
+        level="info" if record.status < 500 else "warning",
+        event="request",
+        request_id=record.id,
+        client_request_id=record.client_request_id,
+        service=record.service,
+        user_id=record.user_id,
+        task_type=record.task_type,
+        outcome=record.outcome,
+        status=record.status,
+        provider=record.provider,
+        model=record.model,
+        attempts=len(record.attempts),
+        input_tokens=record.usage.input_tokens,
+        output_tokens=record.usage.output_tokens,
+        cost_usd=record.cost_nanos / NANOS_PER_USD,
+        latency_ms=record.latency_ms,
+        error_code=record.error_code,
+    )
+
+
+def _console_text(record: UsageRecord) -> str:
+    served = f"{record.provider}/{record.model}" if record.provider else "-"
+    tokens = f"{record.usage.input_tokens}+{record.usage.output_tokens} tokens"
+    cost = f"${record.cost_nanos / NANOS_PER_USD:.6f}"
+    why = f" {record.error_code}" if record.error_code else ""
+    own_id = f" ({record.client_request_id})" if record.client_request_id else ""
+    return (
+        f"{_when(record)[11:23]} {record.status} {record.outcome:<12} {served} {tokens} {cost} "
+        f"{record.latency_ms} ms  {record.service!r} for {record.user_id!r}{why} {record.id}{own_id}"
+    )
+
+
+def _when(record: UsageRecord) -> str:
+    seconds, milliseconds = divmod(record.at_ms + record.latency_ms, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=128)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _for_console(fields: Event) -> Event:
+    shown = {name: _Escaped(v) if isinstance(v, str) and not v.isprintable() else v for name, v in fields.items()}
+    if isinstance(moment := fields.get("timestamp"), datetime):
+        shown["timestamp"] = _iso(moment)
+    shown["event"] = _shown(str(fields["event"]))
+    if "exception" in fields:
+        lines = str(fields["exception"]).split("\n")
+        shown["exception"] = "\n".join([INDENT + _shown(line) for line in lines])
+    return shown
+
+
+class _Escaped:
+    """A text that the console renderer writes as Python does, in quotes; it would write some unprintables as they are.
+
+    A repr leaves nothing unprintable.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else "".join([c if c.isprintable() else repr(c)[1:-1] for c in text])

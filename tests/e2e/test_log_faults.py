@@ -1,0 +1,151 @@
+"""A log that cannot be written never ends the gateway, slows a request or delays the stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import COMMAND, GatewayProcess, until
+from tests.upstream import UpstreamProcess
+
+STOP_S = 3.0
+"""Far below the 5 s that stopping took while it waited for the log; a stop without a faulty log takes 0.2 s."""
+ANSWERS = 40
+
+
+@dataclass
+class Fault:
+    """A way in which a log cannot be written: the descriptor to give the gateway, None to close it."""
+
+    descriptor: int | None
+    others: list[int] = field(default_factory=list)
+
+
+def fill(descriptor: int, size: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b"x" * size)
+
+
+def full_pipe() -> Fault:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for size in (4096, 1):
+        fill(writing, size)
+    os.set_blocking(writing, True)
+    return Fault(writing, [reading])
+
+
+def reader_gone() -> Fault:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return Fault(writing)
+
+
+def full_socket() -> Fault:
+    ours, its = (end.detach() for end in socket.socketpair())
+    os.set_blocking(its, False)
+    fill(its, 1)
+    os.set_blocking(its, True)
+    return Fault(its, [ours])
+
+
+FAULTS: dict[str, Callable[[], Fault]] = {
+    "closed": lambda: Fault(None),
+    "full pipe": full_pipe,
+    "reader gone": reader_gone,
+    "full socket": full_socket,
+    "full disk": lambda: Fault(os.open("/dev/full", os.O_WRONLY)),
+    "read only": lambda: Fault(os.open(os.devnull, os.O_RDONLY)),
+}
+
+
+class FaultyLog(GatewayProcess):
+    """A gateway whose standard output or error, or both, cannot be written."""
+
+    def __init__(self, directory: Path, fault: Fault, streams: str, **settings: object) -> None:
+        super().__init__(directory, **settings)
+        self._fault, self._streams = fault, streams
+
+    def launch(self, stdout: int | None = None) -> None:
+        """As in `GatewayProcess`. Closing is the shell's; what is not faulty goes to `log_file`."""
+        faulty = {"stdout": (1,), "stderr": (2,), "all": (0, 1, 2)}[self._streams]
+        descriptor = self._fault.descriptor
+        command = [str(COMMAND), "serve"]
+        if descriptor is None:
+            command = ["/bin/sh", "-c", f"exec {COMMAND} serve {' '.join(f'{number}>&-' for number in faulty)}"]
+        with self.log_file.open("wb") as log:
+            given = log.fileno() if descriptor is None else descriptor
+            self._process = subprocess.Popen(
+                command,
+                env=self._environment,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=given if 1 in faulty else log,
+                stderr=given if 2 in faulty else log,
+            )
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
+    made = FAULTS[request.param]()
+    yield made
+    for descriptor in (made.descriptor, *made.others):
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("streams", ["stdout", "stderr", "all"])
+def test_a_log_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, mock: UpstreamProcess, fault: Fault, streams: str
+) -> None:
+    with FaultyLog(tmp_path, fault, streams) as gateway:
+        gateway.provider("p", mock.base_url, "ok")
+        assert [gateway.ask(f"Question {number}").status for number in range(ANSWERS)] == [200] * ANSWERS
+        assert [gateway.call("GET", "/api/v1/providers/none").status for _ in range(ANSWERS)] == [404] * ANSWERS
+        assert gateway.summary()["total_requests"] == ANSWERS
+        taken = [Path(f"/proc/{gateway.process.pid}/fd/{number}").readlink().as_posix() for number in range(3)]
+        if fault.descriptor is None:
+            assert not [target for target in taken if target.startswith("socket:") or "data" in target], taken
+        asked = time.monotonic()
+        assert gateway.stop() == 0
+        assert time.monotonic() - asked < STOP_S
+    for file in (tmp_path / "data").rglob("*"):
+        assert not file.is_file() or b'"event": "ready"' not in file.read_bytes(), f"log lines in {file}"
+
+
+def test_the_exit_code_does_not_depend_on_who_reads_why_it_cannot_start(tmp_path: Path, fault: Fault) -> None:
+    gateway = FaultyLog(tmp_path, fault, "all", drain_seconds="soon")
+    gateway.launch()
+    assert gateway.ended() == 78
+    assert "Traceback" not in gateway.log
+
+
+@pytest.mark.parametrize("streams", ["stdout", "all"])
+def test_lines_lost_are_counted(tmp_path: Path, streams: str) -> None:
+    with FaultyLog(tmp_path, reader_gone(), streams) as gateway:
+        until(lambda: "llm_gateway_log_lines_dropped_total 0.0" not in gateway.call("GET", "/metrics").body.decode())
+
+
+def test_a_reader_that_comes_back_during_the_stop_breaks_nothing(tmp_path: Path) -> None:
+    """The writer's thread comes back from its blocked write at any time of the end."""
+    for wait_s in (0.9, 1.1, 1.3):
+        fault = full_pipe()
+        assert fault.descriptor is not None
+        with FaultyLog(tmp_path, fault, "all") as gateway:
+            reader = threading.Timer(wait_s, lambda reading=fault.others[0]: os.read(reading, 1 << 20))
+            gateway.process.terminate()
+            reader.start()
+            assert gateway.ended() == 0
+            reader.join()
+        os.close(fault.descriptor)
+        os.close(fault.others[0])

@@ -1,0 +1,93 @@
+"""Signals that do not mean an end leave the gateway and its streams alone, from its start to its end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import KEY, GatewayProcess, until
+from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish
+
+IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STREAMS = 5
+
+
+@pytest.fixture
+def streamer() -> Iterator[StreamingVendor]:
+    with StreamingVendor() as running:
+        yield running
+
+
+def stream(gateway: GatewayProcess) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+    try:
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "Count"}]}
+        headers = {"x-service-key": KEY, "cache-control": "no-store"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def test_open_streams_survive_them(tmp_path: Path, streamer: StreamingVendor) -> None:
+    streamer.steps = (BEGIN, delta(content="one"), Pause(1.5), delta(content="two"), finish(), DONE)
+    with GatewayProcess(tmp_path) as gateway, ThreadPoolExecutor(STREAMS) as clients:
+        gateway.provider("streamer", streamer.url, "streamer-1")
+        streams = [clients.submit(stream, gateway) for _ in range(STREAMS)]
+        until(lambda: len(streamer.calls) == STREAMS)
+        for number in IGNORED:
+            gateway.process.send_signal(number)
+        bodies = [one.result() for one in streams]
+        assert [(b"one" in body, b"two" in body, body.endswith(b"data: [DONE]\n\n")) for body in bodies] == [
+            (True, True, True)
+        ] * STREAMS
+
+
+def test_the_start_and_the_stop_survive_them(tmp_path: Path) -> None:
+    gateway = GatewayProcess(tmp_path, accept_seconds=1)
+    gateway.launch()
+    status = Path(f"/proc/{gateway.process.pid}/status")
+    until(lambda: ignores(status))  # an interpreter that has not begun to run cannot ignore anything
+    while not (gateway.directory / "data" / "gateway.db").exists():
+        signal_all(gateway)
+    gateway.wait_until_ready()
+    gateway.process.terminate()
+    ends = time.monotonic() + 0.8
+    while time.monotonic() < ends:
+        signal_all(gateway)
+    assert gateway.ended() == 0
+    assert '"event": "stopped"' in gateway.log
+
+
+def ignores(status: Path) -> bool:
+    """Whether the process ignores them all."""
+    [mask] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigIgn:")]
+    return all(int(mask, 16) >> (number - 1) & 1 for number in IGNORED)
+
+
+def signal_all(gateway: GatewayProcess) -> None:
+    assert gateway.process.poll() is None, gateway.log
+    for number in IGNORED:
+        os.kill(gateway.process.pid, number)
+    time.sleep(0.005)
+
+
+def test_the_local_models_child_survives_them(tmp_path: Path) -> None:
+    """The event loop's library starts children with default signal handling."""
+    command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+        until(lambda: ignores(Path(f"/proc/{child.pid}/status")))
+        for number in IGNORED:
+            child.send_signal(number)
+        child.communicate(b"", timeout=20)
+    assert child.returncode == 0

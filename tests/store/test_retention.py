@@ -1,0 +1,227 @@
+"""Deleting by age: no clock that jumps deletes a record, and one that is right is not refused for ever."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.store.database import Database
+from llm_gateway.store.retention import FILE_NAME, TOLERANCE_MS, Belief, BelievedClock, Retention
+from llm_gateway.store.usage import UsageStore
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, record, stored_ids
+
+KEPT_DAYS = 90
+BIG = st.integers(2, 400).flatmap(lambda days: st.sampled_from([days * DAY_MS, -days * DAY_MS]))
+SMALL = st.integers(-HOUR_MS, HOUR_MS)
+
+
+class World:
+    """True time, and a clock that may be wrong by `offset_ms`."""
+
+    def __init__(self) -> None:
+        self.true_ms = NOW_MS
+        self.offset_ms = 0
+
+    def clock_ms(self) -> int:
+        return self.true_ms + self.offset_ms
+
+    def elapsed_s(self) -> float:
+        return self.true_ms / 1000
+
+    def clock(self, belief: Belief) -> BelievedClock:
+        return BelievedClock(belief, self.clock_ms, self.elapsed_s)
+
+
+# A spell: how wrong the clock is, how many hourly runs that lasts, and the runs before which the gateway restarts.
+SPELLS = st.lists(st.tuples(st.one_of(SMALL, BIG), st.integers(1, 23), st.sets(st.integers(0, 22))), max_size=12)
+
+
+@given(SPELLS)
+def test_a_clock_that_is_wrong_for_less_than_a_day_deletes_nothing_that_is_not_old(
+    spells: list[tuple[int, int, set[int]]],
+) -> None:
+    world = World()
+    clock = world.clock(Belief(NOW_MS))
+    for offset_ms, runs, restarts in spells:
+        for wrong_ms, hours in ((offset_ms, runs), (0, 1)):  # and right again in between
+            world.offset_ms = wrong_ms
+            for run in range(hours):
+                if run in restarts:
+                    clock = world.clock(clock.belief)
+                world.true_ms += HOUR_MS
+                reading = clock.read()
+                assert not reading.is_accepted
+                assert reading.is_refused == (wrong_ms > TOLERANCE_MS)
+                if not reading.is_refused:
+                    assert reading.safe_ms <= world.true_ms + HOUR_MS
+
+
+@given(st.integers(2, 4000), st.sets(st.integers(0, 30)))
+def test_a_gateway_that_was_stopped_for_long_refuses_for_a_day_of_running(days: int, restarts: set[int]) -> None:
+    world = World()
+    belief = Belief(NOW_MS)
+    world.true_ms += days * DAY_MS
+    clock = world.clock(belief)
+    refused = 0
+    while (reading := clock.read()).is_refused:
+        refused += 1
+        assert refused <= 25
+        world.true_ms += HOUR_MS
+        if refused in restarts:
+            reading = clock.read()  # as at the last run before the end
+            clock = world.clock(clock.belief)
+            if not reading.is_refused:
+                break
+    assert refused == 24
+    assert reading.is_accepted
+    assert reading.safe_ms == world.true_ms
+    world.true_ms += HOUR_MS
+    assert clock.read().difference_ms == 0
+
+
+@given(st.integers(2, 400), st.integers(2, 400))
+def test_a_difference_that_changes_is_counted_anew(first: int, second: int) -> None:
+    world = World()
+    clock = world.clock(Belief(NOW_MS))
+    for days in (first, first + second):
+        world.offset_ms = days * DAY_MS
+        for _ in range(24):
+            world.true_ms += HOUR_MS
+            assert clock.read().is_refused
+
+
+@given(st.integers(-400, 400), st.integers(0, 48))
+def test_a_restart_does_not_make_a_wrong_clock_right(days: int, hours: int) -> None:
+    """What is stored while the clock is ahead carries its time; it must not become what is believed."""
+    world = World()
+    kept = world.clock(Belief(NOW_MS)).belief
+    world.offset_ms = days * DAY_MS
+    world.true_ms += hours * HOUR_MS
+    assert world.clock(kept).read().safe_ms <= NOW_MS + hours * HOUR_MS + TOLERANCE_MS
+
+
+class Books:
+    """A database with records, and the retention over it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = Database.open(f"sqlite:///{path / 'gateway.db'}")
+        self.database.migrate()
+        self.usage = UsageStore(self.database)
+        self.world = World()
+        self.logged: list[dict[str, Any]] = []
+        self.retention = self.start()
+
+    def start(self) -> Retention:
+        self.retention = Retention(
+            self.usage, self.path, KEPT_DAYS, self.log, clock_ms=self.world.clock_ms, elapsed_s=self.world.elapsed_s
+        )
+        return self.retention
+
+    def log(self, event: str, *, level: str = "info", **fields: Any) -> None:
+        self.logged.append({"event": event, "level": level, **fields})
+
+    def run(self) -> None:
+        """One run, as each hour."""
+        while self.retention.step():
+            pass
+
+    def write(self, *days_ago: float) -> None:
+        self.usage.write([record(int(self.world.clock_ms() - days * DAY_MS)) for days in days_ago])
+
+    def count(self) -> int:
+        return len(stored_ids(self.database))
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    made = Books(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_deletions_are_logged(books: Books) -> None:
+    books.write(0, 1, 89, 91, 100)
+    books.run()
+    assert books.count() == 3
+    assert books.logged == [
+        {"event": "old usage records deleted", "level": "info", "count": 2, "older_than": "2024-07-06"}
+    ]
+    books.run()
+    assert len(books.logged) == 1
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+@pytest.mark.parametrize("days_ahead", [2, 100, 10_000_000])
+def test_a_clock_ahead_at_a_start_deletes_nothing_and_is_told_once(
+    books: Books, has_file: bool, days_ahead: int
+) -> None:
+    books.write(0, 1, 89.5)
+    if has_file:
+        books.run()
+    books.world.offset_ms = days_ahead * DAY_MS
+    for _ in range(3):  # starts
+        books.start()
+        for _ in range(3):
+            books.run()
+            books.world.true_ms += HOUR_MS
+            if days_ahead < 1000:
+                books.write(0)  # what is asked meanwhile carries the wrong time
+    assert books.count() >= 3
+    told = [line for line in books.logged if line["level"] == "error"]
+    assert [line["days_ahead"] for line in told] == [pytest.approx(days_ahead, abs=0.2)] * 3
+    books.world.offset_ms = 0
+    books.start()
+    books.run()
+    assert not [line for line in books.logged if "count" in line]
+
+
+def test_a_clock_ahead_is_no_error_when_nothing_is_due_by_it(books: Books) -> None:
+    books.write(0, 1)
+    books.run()
+    books.world.true_ms += 3 * DAY_MS
+    books.start()
+    books.run()
+    assert books.logged == []
+
+
+def test_a_clock_behind_deletes_only_what_is_old_by_it(books: Books) -> None:
+    books.write(0, 89, 95, 200)
+    books.world.offset_ms = -10 * DAY_MS
+    books.run()
+    assert books.count() == 3
+
+
+def test_a_clock_that_stays_is_taken_as_right_with_a_warning(books: Books) -> None:
+    books.write(0, 1, 2)
+    books.run()
+    books.world.true_ms += 100 * DAY_MS
+    books.start()
+    for _ in range(25):
+        books.run()
+        books.world.true_ms += HOUR_MS
+    assert books.count() == 0
+    assert [line["level"] for line in books.logged] == ["error", "warning", "info"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{}", b"[]", b'{"believed_ms": "x"}'])
+def test_a_damaged_file_is_replaced(books: Books, content: bytes) -> None:
+    (books.path / FILE_NAME).write_bytes(content)
+    books.write(0, 91)
+    books.run()
+    assert books.count() == 1
+    assert json.loads((books.path / FILE_NAME).read_bytes())["believed_ms"] == NOW_MS
+
+
+def test_a_directory_that_cannot_be_written_is_told_and_stops_nothing(books: Books) -> None:
+    (books.path / "retention.new").mkdir()
+    books.write(0, 91)
+    books.run()
+    assert books.count() == 1
+    assert books.logged[0]["level"] == "warning"

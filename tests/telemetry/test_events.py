@@ -1,0 +1,81 @@
+"""Log events: what they show, and that secrets are not in them."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from tests.telemetry.harness import LOOKS_SECRET, SECRET, Log
+
+PROMPT = "the customer's own words"
+
+
+def fails(prompt: str) -> None:
+    key = f"Bearer {SECRET}"
+    raise ValueError(f"refused {key} and {LOOKS_SECRET}, {len(prompt)} characters")
+
+
+def caught() -> ValueError:
+    try:
+        fails(PROMPT)
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def test_an_event_is_a_line_of_json() -> None:
+    out = Log()
+    out.log("something happened", provider="p", count=3)
+    [line] = out.lines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
+    assert line == {"event": "something happened", "level": "info", "provider": "p", "count": 3}
+
+
+def test_levels() -> None:
+    out = Log("warning")
+    for level in ("debug", "info", "warning", "error"):
+        out.log("event", level=level)
+    assert [line["level"] for line in out.lines()] == ["warning", "error"]
+
+
+def test_console_lines_are_for_people() -> None:
+    out = Log(console=True)
+    out.log("something happened", provider="p")
+    output = out.text()
+    assert re.search(r"\[info +\] something happened provider=p", output)
+    assert len(output.splitlines()) == 1
+    assert "\x1b" not in output, "colours are for terminals"
+
+
+@pytest.mark.parametrize("console", [False, True])
+def test_secrets_are_removed_exceptions_included(console: bool) -> None:
+    out = Log(console=console)
+    out.log(f"refused {SECRET}", key=LOOKS_SECRET, nested={"header": f"Bearer {SECRET}"}, url="https://x/?key=12345678")
+    out.log("failed", level="error", exc_info=caught())
+    output = out.text()
+    assert output.count("[redacted]") >= 6
+    assert SECRET not in output
+    assert "abcdefgh" not in output
+    assert "12345678" not in output
+    assert "ValueError" in output
+    assert "in fails" in output, "the traceback is there"
+    assert "own words" not in output, "but the local variables are not"
+
+
+@pytest.mark.parametrize("console", [False, True])
+def test_other_libraries_loggers_come_the_same_way(console: bool) -> None:
+    out = Log("debug", console=console)
+    logger = logging.getLogger("some.library")
+    logger.info("not shown")
+    logger.warning("shown %s", SECRET)
+    logger.critical("worst")
+    logger.log(35, "of an own level")
+    logger.warning("arguments %d do not fit", "x")
+    logger.error("failed", exc_info=caught())
+    output = out.text()
+    assert "not shown" not in output
+    assert SECRET not in output
+    for text in ("shown [redacted]", "worst", "of an own level", "arguments %d do not fit", "some.library", "in fails"):
+        assert text in output

@@ -1,0 +1,57 @@
+"""Metrics: what is counted, in Prometheus' text format."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm_gateway.domain.usage import AttemptRecord
+from llm_gateway.telemetry import Metrics
+from llm_gateway.telemetry.metrics import LATENCY_BUCKETS_MS
+from tests.telemetry.harness import record
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Every sample of the rendered text, as `name{label=value}`."""
+    return {
+        f"{sample.name}{{{','.join(f'{name}={value}' for name, value in sorted(sample.labels.items()))}}}": sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_and_can_be_parsed() -> None:
+    gauges = [("g", "A gauge", {"provider": "p"}, 1.0), ("g", "A gauge", {"provider": 'q"\n'}, 0.5), ("n", "N", {}, 7)]
+    metrics = Metrics(lambda: gauges, lambda: 3)
+    metrics(record())
+    metrics(record(latency_ms=5))
+    metrics(record(latency_ms=200_000))
+    cut = AttemptRecord(id="b", provider_id="i", provider="p", kind="openai", model="m", started_ms=0)
+    metrics(record(outcome="failed", error_code="provider_error", attempts=[cut], latency_ms=1))
+    found = samples(metrics)
+    assert found["llm_gateway_log_lines_dropped_total{}"] == 3
+    assert found["llm_gateway_requests_total{error_code=,outcome=ok,surface=generate}"] == 3
+    assert found["llm_gateway_requests_total{error_code=provider_error,outcome=failed,surface=generate}"] == 1
+    assert found["llm_gateway_attempts_total{model=m,provider=p,status=200}"] == 3
+    assert found["llm_gateway_attempts_total{model=m,provider=p,status=none}"] == 1
+    assert found["llm_gateway_tokens_total{direction=input,model=m,provider=p}"] == 30
+    assert found["llm_gateway_tokens_total{direction=output,model=m,provider=p}"] == 15
+    assert found["llm_gateway_cost_usd_total{model=m,provider=p}"] == pytest.approx(4.5e-6)
+    buckets = {bound: found[f"llm_gateway_latency_seconds_bucket{{le={bound},outcome=ok}}"] for bound in bounds()}
+    assert (buckets["0.005"], buckets["0.1"], buckets["0.25"], buckets["120.0"], buckets["+Inf"]) == (1, 1, 2, 2, 3)
+    assert list(buckets.values()) == sorted(buckets.values())
+    assert found["llm_gateway_latency_seconds_count{outcome=ok}"] == 3
+    assert found["llm_gateway_latency_seconds_sum{outcome=ok}"] == pytest.approx(200.255)
+    assert (found["g{provider=p}"], found['g{provider=q"\n}'], found["n{}"]) == (1, 0.5, 7)
+
+
+def bounds() -> list[str]:
+    return [*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"]
+
+
+def test_metrics_without_requests() -> None:
+    found = samples(Metrics(list))
+    assert {name: value for name, value in found.items() if name.startswith("llm_gateway")} == {
+        "llm_gateway_log_lines_dropped_total{}": 0
+    }
+    assert [name for name in found if name.startswith("process_cpu_seconds_total")]
