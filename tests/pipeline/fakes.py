@@ -18,8 +18,8 @@ from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.pipeline.admission import Admission
 from llm_gateway.pipeline.attempt import Attempts
-from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover, Pace
+from llm_gateway.pipeline.health import Health
 from llm_gateway.pipeline.recording import Recording
 from llm_gateway.providers.base import KINDS, load
 
@@ -223,7 +223,6 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.health = Health(self.clock, lambda: 0.5)
         self.limiter = LimiterSpy(self.clock)
         self.admission = Admission(self.limiter)
         self.upstream = Upstream()
@@ -231,6 +230,7 @@ class World:
         self.observed: list[UsageRecord] = []
         self.reported: dict[tuple[str, str], Price] = {}
         self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.health = Health(self.clock, lambda: 0.5, log=self._log)
         self.drawn: list[tuple[float, float]] = []
         self.slept: list[float] = []
         self.pause_s = 1.0
@@ -255,7 +255,6 @@ class World:
             recording=self.recording,
             adapters=adapters,
             redact=Redactor([KEY]),
-            log=self._log,
         ).by(clock)
         return Failover(health=self.health, admission=admission or self.admission, attempts=attempts, adapters=adapters)
 

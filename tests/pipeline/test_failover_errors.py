@@ -14,7 +14,6 @@ from llm_gateway.errors import (
     RateLimited,
     RequestExceedsLimit,
 )
-from llm_gateway.pipeline.failover import Breaker
 from tests.pipeline.fakes import BROKEN, KEY, NOT_SENT, NOW, TIMEOUT, World, answer, plan, provider, refusal, request
 
 A, B, C = provider("a"), provider("b"), provider("c")
@@ -38,7 +37,7 @@ async def failing_with_record(
 
 
 def broken_open(world: World, name: str) -> None:
-    breaker: Breaker = world.health.breaker(f"id-{name}", "m1")
+    breaker = world.health.breaker(f"id-{name}", "m1")
     for _ in range(5):
         permit = breaker.admit()
         assert permit is not None

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from llm_gateway.pipeline.circuit_breaker import CircuitBreaker, Health
+from llm_gateway.pipeline.health import Health
+from llm_gateway.pipeline.health.circuit_breaker import CircuitBreaker
 from tests.pipeline.breaking import Clock, admitted, calls, opened, state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.pipeline.circuit_breaker import Health
+from llm_gateway.pipeline.health import Health
 from tests.pipeline.breaking import Chance, Clock, admitted, opened, state
 
 
