@@ -11,6 +11,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.permits import Wait
 from llm_gateway.domain.plan import Call, Exchange, Incoming, Plan, Served
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
@@ -275,6 +276,14 @@ class World:
             return then
 
         return wait
+
+    def wait(self, provider: Provider) -> Wait | None:
+        """Why the provider's first model may not be called now, None if it may."""
+        permit = self.health.admit(Candidate.of(provider, provider.models[0]))
+        if isinstance(permit, Wait):
+            return permit
+        permit.release()
+        return None
 
     def _log(self, event: str, **fields: Any) -> None:
         self.logged.append((event, fields))

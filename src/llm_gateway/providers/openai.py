@@ -24,7 +24,7 @@ from llm_gateway.protocols.openai_chat.writing import JSON_INSTRUCTION
 from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
 
-CONTENT_FILTERED = frozenset({"content_filter", "content_policy_violation"})
+CONTENT_FILTERED = ("content_filter", "content_policy_violation")
 """Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter; OpenRouter, see below."""
 _TOO_DEAR = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
 """OpenRouter's 402 for the price of one request: https://github.com/Gitlawb/openclaude/issues/1125, and

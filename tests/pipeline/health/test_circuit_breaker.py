@@ -22,7 +22,7 @@ def test_uses_the_real_clock_and_chance_by_default() -> None:
     breaker = CircuitBreaker()
     opened(breaker)
     assert 23.0 < breaker.retry_after_s() <= 36.0
-    assert isinstance(Health().breaker("p", "m"), CircuitBreaker)
+    assert isinstance(Health(log=lambda *_, **__: None).breaker("p", "m"), CircuitBreaker)
     assert (time.monotonic, chance.random) == (breaker._clock, breaker._random)
 
 

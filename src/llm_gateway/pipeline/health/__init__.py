@@ -51,9 +51,10 @@ class _Model:
 class _Provider:
     """What is known of one provider: its account, its models, its calls in flight and its retries."""
 
-    __slots__ = ("account", "calls", "candidate", "in_flight", "models")
+    __slots__ = ("account", "calls", "candidate", "in_flight", "models", "tell")
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], tell: _Tell) -> None:
+        self.tell = tell
         self.account = AccountRest(clock)
         self.candidate: Candidate | None = None
         self.models: dict[str, _Model] = {}
@@ -68,17 +69,17 @@ class Permit:
     that the provider serves the call: with the first content of a stream.
     """
 
-    __slots__ = ("_account", "_account_permit", "_breaker_permit", "_candidate", "_model", "_provider", "_tell")
+    __slots__ = ("_account", "_account_permit", "_breaker_permit", "_candidate", "_model", "_provider")
 
     def __init__(
-        self, candidate: Candidate, provider: _Provider, model: _Model, permits: tuple[int, int], tell: _Tell
+        self, candidate: Candidate, provider: _Provider, model: _Model, account_permit: int, breaker_permit: int
     ) -> None:
         self._candidate = candidate
         self._provider = provider
         self._account = provider.account
         self._model = model
-        self._account_permit, self._breaker_permit = permits
-        self._tell = tell
+        self._account_permit = account_permit
+        self._breaker_permit = breaker_permit
 
     def holds(self) -> bool:
         """Whether the provider may still be called: nothing opened or rests since."""
@@ -86,8 +87,10 @@ class Permit:
 
     def accepted(self) -> None:
         """The provider serves the call: it takes the key, and the call was within its limits."""
-        self._model.gate.accepted()
-        if self._account.accepted(self._account_permit):
+        gate, account = self._model.gate, self._account
+        if gate.in_a_row:
+            gate.accepted()
+        if not account.is_clear and account.accepted(self._account_permit):
             self._tell_account(REST_ENDED, "its trial call was accepted")
 
     def succeed(self) -> None:
@@ -108,7 +111,7 @@ class Permit:
         """The call was answered 429, with `said_s` as its Retry-After. Returns the seconds a client is told to wait."""
         self.release()
         gate = self._model.gate
-        why = gate.limited(said_s)
+        why = gate.limited(said_s, self._model.breaker.answered())
         if why is not None:
             self._tell_model(GATE_CLOSED, f"{why}: {message}", gate.closed_for_s())
         return gate.wait_s(said_s)
@@ -137,12 +140,12 @@ class Permit:
     def _tell_model(self, event: str, reason: str, seconds: float | None = None) -> None:
         if self._model.is_current:
             self._model.candidate = self._candidate
-            self._tell(event, self._candidate, reason, seconds)
+            self._provider.tell(event, self._candidate, reason, seconds)
 
     def _tell_account(self, event: str, reason: str, seconds: float | None = None) -> None:
         if self._provider.account is self._account:
             self._provider.candidate = self._candidate
-            self._tell(event, self._candidate, reason, seconds)
+            self._provider.tell(event, self._candidate, reason, seconds)
 
 
 class Health:
@@ -167,7 +170,7 @@ class Health:
     def _provider(self, provider_id: str) -> _Provider:
         known = self._providers.get(provider_id)
         if known is None:
-            known = self._providers[provider_id] = _Provider(self._clock)
+            known = self._providers[provider_id] = _Provider(self._clock, self._tell)
         return known
 
     def _model(self, provider: _Provider, name: str) -> _Model:
@@ -199,7 +202,7 @@ class Health:
         if breaker_permit is None:
             account.release(account_permit)
             return Wait(model.breaker.retry_after_s(), limited=False)
-        return Permit(candidate, provider, model, (account_permit, breaker_permit), self._tell)
+        return Permit(candidate, provider, model, account_permit, breaker_permit)
 
     def _tell(self, event: str, candidate: Candidate, reason: str, seconds: float | None = None) -> None:
         lasts = {} if seconds is None else {"seconds": round(seconds, 1)}

@@ -120,6 +120,11 @@ class CircuitBreaker:
             self._probing = False
             self._permit += 1
 
+    def answered(self) -> int:
+        """How many calls were answered in the last ten seconds, or since the last change of state."""
+        self._recent.advance(self._clock())
+        return self._recent.sum_all - self._recent.sum_marked
+
     def retry_after_s(self) -> float:
         """Seconds until a call may start; 0 when it may now."""
         if self._state == "closed":

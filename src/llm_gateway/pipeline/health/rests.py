@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llm_gateway.pipeline.health.recent import Recent
+from llm_gateway.pipeline.health.recent import RECENT_S, Recent
 
 REFUSALS_IN_A_ROW = 2
 REST_S = 15.0
@@ -45,7 +45,7 @@ class AccountRest:
     `release`; what calls from before the last change of state report is ignored.
     """
 
-    __slots__ = ("_clock", "_in_a_row", "_last", "_permit", "_probing", "_resting", "_seconds", "_until")
+    __slots__ = ("_clock", "_in_a_row", "_last", "_permit", "_probing", "_resting", "_seconds", "_until", "is_clear")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -56,6 +56,8 @@ class AccountRest:
         self._last: tuple[str, int] | None = None
         self._seconds = REST_S
         self._until = 0.0
+        self.is_clear = True
+        """No refusal is counted: `accepted` need not be called."""
 
     @property
     def is_resting(self) -> bool:
@@ -81,6 +83,7 @@ class AccountRest:
         if permit != self._permit:
             return False
         self._in_a_row = 0
+        self.is_clear = True
         if not self._resting:
             return False
         self._resting = self._probing = False
@@ -104,6 +107,7 @@ class AccountRest:
             if self._in_a_row and last is not None and (last[0] == request_id or last[1] == content):
                 return None
             self._last = (request_id, content)
+            self.is_clear = False
             self._in_a_row += 1
             if self._in_a_row < REFUSALS_IN_A_ROW:
                 return None
@@ -128,15 +132,16 @@ class AccountRest:
 class RateLimitGate:
     """Whether calls of one (provider, model) are held back because the provider answers 429."""
 
-    __slots__ = ("_clock", "_in_a_row", "_pause_s", "_recent", "_until", "is_closed")
+    __slots__ = ("_clock", "_pause_s", "_recent", "_until", "in_a_row", "is_closed")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._recent = Recent()
-        self._in_a_row = 0
         self._pause_s = PAUSE_S
         self._until = 0.0
         self.is_closed = False
+        self.in_a_row = 0
+        """429s since the last call that was served; while 0, `accepted` need not be called."""
 
     def closed_for_s(self) -> float:
         """Seconds until the next call may start; 0 or less when it may now."""
@@ -148,25 +153,27 @@ class RateLimitGate:
 
     def accepted(self) -> None:
         """A call was served."""
-        self._in_a_row = 0
+        self.in_a_row = 0
         self._pause_s = PAUSE_S
-        self._recent.count(self._clock())
 
-    def limited(self, said_s: float | None) -> str | None:
-        """A call was answered 429, with `said_s` as its Retry-After. Returns why this closes the gate, None if not."""
+    def limited(self, said_s: float | None, answered: int) -> str | None:
+        """A call was answered 429, with `said_s` as its Retry-After. Returns why this closes the gate, None if not.
+
+        `answered` counts the calls that were answered in the last 10 seconds.
+        """
         now = self._clock()
         recent = self._recent
         recent.count(now)
-        recent.mark(now)
-        self._in_a_row += 1
+        self.in_a_row += 1
         if self.is_closed and self._until > now:  # a call from before it closed
             if said_s is not None:
                 self._until = max(self._until, now + min(said_s, MAX_SAID_S))
             return None
-        if self._in_a_row >= LIMITED_IN_A_ROW:
-            why = f"{self._in_a_row} answers 429 in a row"
-        elif recent.sum_all >= LIMITED_MIN_CALLS and recent.sum_marked * 2 >= recent.sum_all:
-            why = f"{recent.sum_marked} of {recent.sum_all} calls in 10 s answered 429"
+        limited, calls = recent.sum_all, recent.sum_all + answered
+        if self.in_a_row >= LIMITED_IN_A_ROW:
+            why = f"{self.in_a_row} answers 429 in a row"
+        elif calls >= LIMITED_MIN_CALLS and limited * 2 >= calls:
+            why = f"{limited} of {calls} calls in {RECENT_S} s answered 429"
         else:
             return None
         if said_s is None or not said_s > 0:
