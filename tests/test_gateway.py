@@ -136,7 +136,7 @@ async def test_a_failure_is_recorded_with_what_it_cost() -> None:
 
 
 async def test_a_refusal_is_recorded() -> None:
-    house = House([A]).script(a=[refusal(429)])
+    house = House([A]).script(a=[refusal(429, retry_after_s=3)])
     with pytest.raises(RateLimited):
         await house.ask()
 

@@ -3,7 +3,7 @@
 GatewayError
 ├─ BadRequest                400  bad_request                 two different keys, a header that cannot be read
 ├─ NotSupported              400  not_supported               no provider can be asked for this field
-├─ ProviderRefused           4xx  provider_refused            on /v1: the provider's own 400, 413 or 422
+├─ ProviderRefused           4xx  provider_refused            on /v1: the provider's own 400, 403, 413 or 422
 ├─ Unauthorized              401  unauthorized                key missing or wrong
 ├─ Forbidden                 403  forbidden                   key lacks the scope, host not allowed
 ├─ NotFound                  404  not_found                   unknown id or path

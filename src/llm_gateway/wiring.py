@@ -24,7 +24,7 @@ from llm_gateway.api.surface import InFlight
 from llm_gateway.api.surfaces import build_surfaces
 from llm_gateway.api.usage import usage_router
 from llm_gateway.cache.memory import MemoryCache
-from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
@@ -37,8 +37,8 @@ from llm_gateway.local_model import LocalModel, find_model
 from llm_gateway.pipeline.admission import Admission
 from llm_gateway.pipeline.attempt import Attempts
 from llm_gateway.pipeline.caching import Caching
-from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover
+from llm_gateway.pipeline.health import CONFIGURATION_CHANGED, Health
 from llm_gateway.pipeline.recording import Recording
 from llm_gateway.pipeline.transport import Transport
 from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
@@ -173,7 +173,7 @@ def build_configuration(
     live = Live(stores.providers, stores.overrides, preparer, cannot_be_used)
     egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
     transport = Transport(egress, log=log)
-    health, limiter = Health(), MemoryLimiter()
+    health, limiter = Health(log=log), MemoryLimiter()
     admission = Admission(limiter)
     longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
     admission.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
@@ -223,7 +223,6 @@ async def build_pipeline(
         recording=recording,
         adapters=config.adapters,
         redact=config.redact,
-        log=config.log,
     )
     failover = Failover(health=config.health, admission=config.admission, attempts=attempts, adapters=config.adapters)
     cache = MemoryCache(settings.cache_max_bytes)
@@ -242,7 +241,13 @@ def build_api(
         snapshot=lambda: live.snapshot,
         metrics=lambda: (pipeline.metrics.render(), METRICS_CONTENT_TYPE),
     )
-    probe = Probe(config.transport.list_models, config.adapters, config.redact, config.unusable)
+    probe = Probe(
+        config.transport.list_models,
+        config.adapters,
+        config.redact,
+        config.unusable,
+        passed=lambda provider: config.health.lift(provider.id, "its test passed"),
+    )
     providers = providers_router(stores.providers, live, config.rules, probe)
     overrides = overrides_router(stores.overrides, live)
     usage = usage_router(stores.usage, pipeline.shipper.flush)
@@ -286,24 +291,30 @@ async def refresh_for_ever(live: Live, log: Log) -> None:
 
 
 class _Forgetter:
-    """Starts a provider's health anew when its configuration changed, and forgets providers that are gone."""
+    """Starts a provider's health anew when its configuration changed, and forgets providers that are gone.
+
+    Any change closes its breakers; its account's rest ends only with another key or address.
+    """
 
     def __init__(self, health: Health, limiter: MemoryLimiter, transport: Transport) -> None:
         self._health = health
         self._limiter = limiter
         self._transport = transport
-        self._versions: dict[str, int] = {}
+        self._known: dict[str, Provider] = {}
 
     def __call__(self, snapshot: Snapshot) -> None:
-        versions = {p.id: p.updated_at_ms for p in snapshot.providers.values()}
-        for provider_id, version in self._versions.items():
-            if provider_id not in versions:
+        providers = {provider.id: provider for provider in snapshot.providers.values()}
+        for provider_id, before in self._known.items():
+            after = providers.get(provider_id)
+            if after is None:
                 self._health.forget(provider_id)
                 self._limiter.forget(provider_id)
-            elif versions[provider_id] != version:
+            elif after.updated_at_ms != before.updated_at_ms:
                 self._health.reset(provider_id)
+                if after.target != before.target:
+                    self._health.lift(provider_id, CONFIGURATION_CHANGED)
         self._transport.keep_only(snapshot)
-        self._versions = versions
+        self._known = providers
 
 
 def _gauges(

@@ -134,7 +134,7 @@ async def said(exchange: Exchange) -> str | None:
         assert timeout_s == TIMEOUT_S <= 10
         return exchange
 
-    return await Probe(list_models, {"openai": openai}, Redactor([KEY]), {})(provider())
+    return await Probe(list_models, {"openai": openai}, Redactor([KEY]), {}, lambda _: None)(provider())
 
 
 @pytest.mark.parametrize("body", [b'{"data": []}', b'{"models": [{"name": "x"}]}', b'[{"id": "m"}]'])

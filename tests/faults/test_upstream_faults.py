@@ -105,7 +105,8 @@ def test_failover(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, n
 @pytest.mark.parametrize("faulty", FAULTS, indirect=True)
 def test_lone_provider(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool) -> None:
     def ask() -> Response:
-        assert gateway.call("PATCH", lone, {"display_name": "anew"}).status == 200  # forgets its failures
+        assert gateway.call("PATCH", lone, {"display_name": "anew"}).status == 200  # closes its breaker
+        assert gateway.call("POST", f"{lone}/test").json["success"] is True  # ends its account's rest
         return gateway.ask(faulty, timeout_ms=DEADLINE_MS)
 
     (lone,) = [f"/api/v1/providers/{provider['id']}" for provider in gateway.call("GET", "/api/v1/providers").json]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_gateway.pipeline.circuit_breaker import CircuitBreaker
+from llm_gateway.pipeline.health.circuit_breaker import CircuitBreaker
 
 
 class Clock:

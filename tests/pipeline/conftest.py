@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.pipeline.circuit_breaker import CircuitBreaker, Health
+from llm_gateway.pipeline.health import Health
+from llm_gateway.pipeline.health.circuit_breaker import CircuitBreaker
 from tests.pipeline.breaking import Chance, Clock
 from tests.pipeline.fakes import World
 
@@ -31,4 +32,4 @@ def breaker(clock: Clock, luck: Chance) -> CircuitBreaker:
 
 @pytest.fixture
 def health(clock: Clock, luck: Chance) -> Health:
-    return Health(clock, luck)
+    return Health(clock, luck, log=lambda *_, **__: None)

@@ -11,6 +11,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.permits import Wait
 from llm_gateway.domain.plan import Call, Exchange, Incoming, Plan, Served
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
@@ -18,8 +19,8 @@ from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.pipeline.admission import Admission
 from llm_gateway.pipeline.attempt import Attempts
-from llm_gateway.pipeline.circuit_breaker import Health
 from llm_gateway.pipeline.failover import Failover, Pace
+from llm_gateway.pipeline.health import Health
 from llm_gateway.pipeline.recording import Recording
 from llm_gateway.providers.base import KINDS, load
 
@@ -223,7 +224,6 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.health = Health(self.clock, lambda: 0.5)
         self.limiter = LimiterSpy(self.clock)
         self.admission = Admission(self.limiter)
         self.upstream = Upstream()
@@ -231,6 +231,7 @@ class World:
         self.observed: list[UsageRecord] = []
         self.reported: dict[tuple[str, str], Price] = {}
         self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.health = Health(self.clock, lambda: 0.5, log=self._log)
         self.drawn: list[tuple[float, float]] = []
         self.slept: list[float] = []
         self.pause_s = 1.0
@@ -255,7 +256,6 @@ class World:
             recording=self.recording,
             adapters=adapters,
             redact=Redactor([KEY]),
-            log=self._log,
         ).by(clock)
         return Failover(health=self.health, admission=admission or self.admission, attempts=attempts, adapters=adapters)
 
@@ -276,6 +276,14 @@ class World:
             return then
 
         return wait
+
+    def wait(self, provider: Provider) -> Wait | None:
+        """Why the provider's first model may not be called now, None if it may."""
+        permit = self.health.admit(Candidate.of(provider, provider.models[0]))
+        if isinstance(permit, Wait):
+            return permit
+        permit.release()
+        return None
 
     def _log(self, event: str, **fields: Any) -> None:
         self.logged.append((event, fields))

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from llm_gateway.domain.permits import Wait
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.errors import GatewayError, ProviderFailed, RateLimited
 from tests.pipeline.fakes import World, answer, plan, provider, request
@@ -81,22 +82,23 @@ class TestRefusedKeys:
         ],
         ids=["gemini key", "anthropic credit", "anthropic billing", "xai key", "deepseek balance"],
     )
-    async def test_the_provider_rests_and_the_next_serves(
+    async def test_the_next_serves_and_the_second_time_the_provider_rests(
         self, world: World, provider_name: str, refusal: Exchange
     ) -> None:
         one = {"gem": GEM, "claude": CLAUDE, "a": A}[provider_name]
-        world.script(**{provider_name: [refusal], "b": [answer()]})
-        record = world.open(request())
+        world.script(**{provider_name: [refusal, refusal], "b": [answer(), answer()]})
+        for prompt in ("first", "second"):
+            assert world.wait(one) is None
+            asked = request(id=prompt, prompt=prompt)
+            record = world.open(asked)
+            await world.failover.run(asked, plan([one], [B]), record)
+            assert record.attempts[0].status == refusal.status, "as it was said"
 
-        await world.failover.run(request(), plan([one], [B]), record)
-
-        assert world.upstream.called == [provider_name, "b"]
-        assert world.health.resting(one.id) == (300.0, "refused")
-        assert record.attempts[0].status == refusal.status, "as it was said"
-        assert world.logged[0] == (
-            "provider refused its key",
-            {"level": "error", "provider": provider_name, "status": refusal.status},
-        )
+        assert world.upstream.called == [provider_name, "b"] * 2
+        assert world.wait(one) == Wait(15.0, limited=False)
+        assert [(event, fields["provider"]) for event, fields in world.logged] == [
+            ("provider account rests", provider_name)
+        ]
 
     async def test_the_callers_fault_stays_the_callers(self, world: World) -> None:
         world.script(gem=[said(400, google(400, "INVALID_ARGUMENT"))])
@@ -114,7 +116,15 @@ class TestRetryInfo:
 
         await world.failover.run(request(), plan([GEM], [B]), world.open(request()))
 
-        assert world.health.resting("id-gem") == (37.0, "rate_limited")
+        assert world.wait(GEM) is None, "one alone is no evidence"
+
+    async def test_the_wait_of_the_gate(self, world: World) -> None:
+        limited = said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))
+        world.script(gem=[limited] * 5, b=[answer()] * 5)
+        for _ in range(5):
+            await world.failover.run(request(), plan([GEM], [B]), world.open(request()))
+
+        assert world.wait(GEM) == Wait(37.0, limited=True)
 
     async def test_a_lone_one_passes_it_on(self, world: World) -> None:
         world.script(gem=[said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))])
@@ -152,7 +162,7 @@ class TestJsonMode:
 
         served = await world.failover.run(asked, plan([A], [B]), world.open(asked))
 
-        assert (served.provider, world.health.resting("id-a"), world.logged) == ("b", None, [])
+        assert (served.provider, world.wait(A), world.logged) == ("b", None, [])
 
     async def test_a_fence_is_taken_off(self, world: World) -> None:
         world.script(a=[answer('```json\n{"a": 1}\n```')])

@@ -14,7 +14,6 @@ from llm_gateway.errors import (
     RateLimited,
     RequestExceedsLimit,
 )
-from llm_gateway.pipeline.failover import Breaker
 from tests.pipeline.fakes import BROKEN, KEY, NOT_SENT, NOW, TIMEOUT, World, answer, plan, provider, refusal, request
 
 A, B, C = provider("a"), provider("b"), provider("c")
@@ -38,7 +37,7 @@ async def failing_with_record(
 
 
 def broken_open(world: World, name: str) -> None:
-    breaker: Breaker = world.health.breaker(f"id-{name}", "m1")
+    breaker = world.health.breaker(f"id-{name}", "m1")
     for _ in range(5):
         permit = breaker.admit()
         assert permit is not None
@@ -116,16 +115,28 @@ class TestLimits:
 
         assert type(await failing(world, plan([LARGE], [A]))) is ProvidersUnavailable
 
-    @pytest.mark.parametrize(("said", "told"), [(7.5, 7.5), (None, 10.0), (500.0, 120.0), (0.0, 0.0)])
-    async def test_the_providers_own_limit(self, world: World, said: float | None, told: float) -> None:
-        world.script(a=[refusal(429, "slow down", said)])
+    @pytest.mark.parametrize(
+        ("said", "told", "attempts"), [(7.5, 7.5, 1), (None, 0.5, 3), (500.0, 120.0, 1), (0.0, 0.0, 3), (1.5, 1.5, 3)]
+    )
+    async def test_the_providers_own_limit(self, world: World, said: float | None, told: float, attempts: int) -> None:
+        world.script(a=[refusal(429, "slow down", said)] * attempts)
 
         error, record = await failing_with_record(world, plan([A]))
 
         assert (type(error), error.retry_after_s) == (RateLimited, told)
-        assert record.attempts[0].error == "Provider a: answered 429: slow down"
-        rest = world.health.resting("id-a")
-        assert rest == ((told, "rate_limited") if told else None)
+        assert [attempt.error for attempt in record.attempts] == ["Provider a: answered 429: slow down"] * attempts
+        assert (world.wait(A), world.logged) == (None, [])
+
+    async def test_a_flood_of_429s_closes_the_way_for_all(self, world: World) -> None:
+        world.script(a=[refusal(429, "slow down", 7)] * 5)
+        for _ in range(5):
+            assert (await failing(world, plan([A]))).retry_after_s == 7
+
+        for moved, told in ((0.0, 7.0), (6.5, 0.5)):
+            world.clock.now += moved
+            error = await failing(world, plan([A]))
+            assert (type(error), error.retry_after_s) == (RateLimited, told)
+        assert len(world.upstream.calls) == 5
 
     async def test_three_providers_limits(self, world: World) -> None:
         world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
@@ -134,8 +145,10 @@ class TestLimits:
 
         assert (type(error), error.retry_after_s) == (RateLimited, 20)
 
-    async def test_a_resting_provider_is_passed_over_until_it_rested(self, world: World) -> None:
-        world.script(a=[refusal(429, "", 7), answer()], b=[answer(), answer()])
+    async def test_behind_a_closed_gate_the_next_serves(self, world: World) -> None:
+        world.script(a=[*[refusal(429, "", 7)] * 5, answer()], b=[answer()] * 6)
+        for _ in range(4):
+            await world.failover.run(request(), plan([A], [B]), world.open(request()))
         for moved, serving in ((0.0, "b"), (6.99, "b"), (0.01, "a")):
             world.clock.now += moved
             served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
@@ -143,8 +156,10 @@ class TestLimits:
 
     @pytest.mark.parametrize(("rests", "told"), [(7.0, 7.0), (40.0, 30.0)])
     async def test_mixed_with_open_breakers(self, world: World, rests: float, told: float) -> None:
+        world.script(a=[refusal(429, "", rests)] * 5)
+        for _ in range(5):
+            await failing(world, plan([A]))
         broken_open(world, "b")
-        world.health.rest("id-a", rests, "rate_limited")
 
         for order in ([A], [B]), ([B], [A]):
             error = await failing(world, plan(*order))
@@ -171,30 +186,35 @@ class TestUnavailable:
 
         assert (await world.failover.run(request(), plan([A], [B]), world.open(request()))).provider == "b"
 
-    async def test_a_provider_rests_after_it_refused_its_key(self, world: World) -> None:
-        world.script(a=[refusal(401, "bad key")], b=[answer(), answer()])
-        for _ in range(2):
-            await world.failover.run(request(), plan([A], [B]), world.open(request()))
+    async def test_a_provider_rests_after_it_refused_its_key_twice(self, world: World) -> None:
+        world.script(a=[refusal(401, "bad key")] * 2, b=[answer()] * 3)
+        for name in ("1", "2", "3"):
+            await world.failover.run(request(id=name), plan([A], [B]), world.open(request()))
 
-        assert world.upstream.called == ["a", "b", "b"]
-        assert world.logged == [("provider refused its key", {"level": "error", "provider": "a", "status": 401})]
+        assert world.upstream.called == ["a", "b", "a", "b", "b"]
+        reason = "2 refusals in a row: Provider a: answered 401: bad key"
+        fields = {"level": "warning", "provider": "a", "model": "m1", "reason": reason, "seconds": 15.0}
+        assert world.logged == [("provider account rests", fields)]
         error = await failing(world, plan([A]))
-        assert (type(error), error.retry_after_s) == (ProvidersUnavailable, 300.0)
+        assert (type(error), error.retry_after_s) == (ProvidersUnavailable, 15.0)
 
-    async def test_a_forbidden_key_too(self, world: World) -> None:
-        world.script(a=[refusal(403)])
+    @pytest.mark.parametrize("status", [401, 402, 403])
+    async def test_one_refusal_is_told_and_nobody_rests(self, world: World, status: int) -> None:
+        world.script(a=[refusal(status)])
 
         error = await failing(world, plan([A]))
 
         assert (type(error), error.retryable) == (ProviderFailed, True)
-        assert world.health.resting("id-a") == (300.0, "refused")
-        assert world.logged[0][1]["status"] == 403
+        assert (world.wait(A), world.logged) == (None, [])
 
-    async def test_a_missing_model_is_no_reason_to_rest(self, world: World) -> None:
-        world.script(a=[refusal(404)])
-        await failing(world, plan([A]))
+    @pytest.mark.parametrize("status", [404, 501])
+    async def test_a_missing_model_is_no_reason_to_rest(self, world: World, status: int) -> None:
+        world.script(a=[refusal(status)] * 3)
+        for name in ("1", "2", "3"):
+            with pytest.raises(ProviderFailed):
+                await world.failover.run(request(id=name), plan([A]), world.open(request()))
 
-        assert (world.health.resting("id-a"), world.logged) == (None, [])
+        assert (world.wait(A), world.logged) == (None, [])
 
 
 class TestAttemptsFailed:
@@ -293,7 +313,7 @@ class TestLoneCandidate:
 
         assert (error.detail, error.retryable) == ("Provider a: answered 400: bad", False)
 
-    @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429])
+    @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422, 501])
     async def test_what_would_be_the_same_again_is_not_retried(self, world: World, status: int) -> None:
         world.script(a=[refusal(status)])
 

@@ -10,7 +10,7 @@ import pytest
 from llm_gateway.domain.plan import Exchange, Unsent
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
-from llm_gateway.pipeline.circuit_breaker import CircuitBreaker
+from llm_gateway.pipeline.health.circuit_breaker import CircuitBreaker
 from tests.pipeline.fakes import (
     BROKEN,
     NOT_SENT,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.refusals import Refusal, Subject
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
@@ -328,17 +329,21 @@ class TestRefusals:
         assert anthropic.decode_error(refusal("overloaded_error", "Overloaded")) == "Overloaded"
 
     @pytest.mark.parametrize(
-        ("status", "kind", "said", "meant"),
+        ("status", "kind", "said", "about"),
         [
-            (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API. …", 402),
-            (400, "invalid_request_error", "max_tokens: must be greater than 0", 400),
-            (401, "authentication_error", "invalid x-api-key", 401),
-            (402, "billing_error", "There is an issue with billing", 402),
-            (429, "rate_limit_error", "Number of requests has exceeded your rate limit", 429),
-            (529, "overloaded_error", "Overloaded", 529),
+            (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API. …", "account"),
+            (400, "invalid_request_error", "max_tokens: must be greater than 0", "request"),
+            (401, "authentication_error", "invalid x-api-key", "account"),
+            (402, "billing_error", "There is an issue with billing", "account"),
+            (404, "not_found_error", "model: claude-x", "model"),
+            (429, "rate_limit_error", "Number of requests has exceeded your rate limit", "moment"),
+            (529, "overloaded_error", "Overloaded", "moment"),
         ],
     )
-    def test_what_a_status_means(self, status: int, kind: str, said: str, meant: int) -> None:
-        answer = Exchange(status, refusal(kind, said), 7.0)
+    def test_what_a_refusal_is_about(self, status: int, kind: str, said: str, about: Subject) -> None:
+        refused = anthropic.interpret(Exchange(status, refusal(kind, said)))
 
-        assert anthropic.interpret(answer) == Exchange(meant, answer.body, 7.0)
+        assert refused == Refusal(about, is_final=about == "request")
+
+    def test_the_wait_is_kept(self) -> None:
+        assert anthropic.interpret(Exchange(429, refusal("rate_limit_error", "slow"), 7.0)).retry_after_s == 7.0

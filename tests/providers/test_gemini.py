@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.refusals import Refusal, Subject, by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
@@ -286,22 +287,23 @@ class TestRefusals:
         assert gemini.decode_error(body) == "The model is overloaded."
 
     @pytest.mark.parametrize(
-        ("status", "document", "meant"),
+        ("status", "document", "about"),
         [
-            (400, refusal(400, "INVALID_ARGUMENT", "API key not valid.", INVALID_KEY), 403),
-            (400, [refusal(400, "INVALID_ARGUMENT", "API key not valid.", INVALID_KEY)], 403),
-            (400, refusal(400, "INVALID_ARGUMENT", "Invalid value at 'contents'"), 400),
-            (400, refusal(400, "INVALID_ARGUMENT", "odd", "details", None, {"reason": ["API_KEY_INVALID"]}), 400),
-            (400, {"error": {"details": "none"}}, 400),
-            (400, "odd", 400),
-            (403, refusal(403, "PERMISSION_DENIED", "no"), 403),
-            (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), 500),
+            (400, refusal(400, "INVALID_ARGUMENT", "API key not valid.", INVALID_KEY), "account"),
+            (400, [refusal(400, "INVALID_ARGUMENT", "API key not valid.", INVALID_KEY)], "account"),
+            (400, refusal(400, "INVALID_ARGUMENT", "Invalid value at 'contents'"), "request"),
+            (400, refusal(400, "INVALID_ARGUMENT", "odd", "details", None, {"reason": ["API_KEY_INVALID"]}), "request"),
+            (400, {"error": {"details": "none"}}, "request"),
+            (400, "odd", "request"),
+            (403, refusal(403, "PERMISSION_DENIED", "no"), "account"),
+            (404, refusal(404, "NOT_FOUND", "models/x is not found"), "model"),
+            (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), "moment"),
         ],
     )
-    def test_what_a_status_means(self, status: int, document: Any, meant: int) -> None:
-        answer = Exchange(status, msgspec.json.encode(document))
+    def test_what_a_refusal_is_about(self, status: int, document: Any, about: Subject) -> None:
+        refused = gemini.interpret(Exchange(status, msgspec.json.encode(document)))
 
-        assert gemini.interpret(answer) == Exchange(meant, answer.body)
+        assert refused == Refusal(about, is_final=about == "request")
 
     @pytest.mark.parametrize(
         ("details", "header", "wait"),
@@ -318,8 +320,10 @@ class TestRefusals:
     def test_how_long_to_wait(self, details: list[object], header: float | None, wait: float | None) -> None:
         body = msgspec.json.encode(refusal(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", *details))
 
-        assert gemini.interpret(Exchange(429, body, header)) == Exchange(429, body, wait)
+        assert gemini.interpret(Exchange(429, body, header)) == Refusal("moment", retry_after_s=wait)
 
     @given(st.sampled_from([400, 429]), st.binary(max_size=100) | PIECES.map(msgspec.json.encode))
     def test_any_body(self, status: int, body: bytes) -> None:
-        assert gemini.interpret(Exchange(status, body)) == Exchange(status, body)
+        refused = Exchange(status, body)
+
+        assert gemini.interpret(refused) == by_status(refused)

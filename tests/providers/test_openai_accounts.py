@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers import openai
 from tests.providers.documents import completion
@@ -116,23 +117,58 @@ XAI = {"code": "Client specified an invalid argument", "error": "Incorrect API k
 OPENAI = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
 
 
+ACCOUNT, MODEL = Refusal("account"), Refusal("model")
+FINAL = Refusal("request", is_final=True)
+NEXT = Refusal("request")
+
+
+def afford(tokens: int) -> dict[str, Any]:
+    message = (
+        "This request requires more credits, or fewer max_tokens. "
+        f"You requested up to 32000 tokens, but can only afford {tokens}."
+    )
+    return {"message": message, "code": 402}
+
+
 class TestInterpret:
     @pytest.mark.parametrize(
         ("status", "document", "meant"),
         [
-            (400, {"error": GROQ}, 409),
-            (400, XAI, 403),
-            (400, {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}, 400),
-            (400, {"error": None}, 400),
-            (401, {"error": {"message": "Incorrect API key provided: sk-x", "code": "invalid_api_key"}}, 401),
-            (429, {"error": OPENAI}, 429),
-            (500, {"error": GROQ}, 500),
+            (400, {"error": GROQ}, Refusal("moment")),
+            (400, XAI, Refusal("account")),
+            (400, {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}, FINAL),
+            (400, {"error": None}, FINAL),
+            (400, {"error": {"message": "filtered", "param": "prompt", "code": "content_filter"}}, FINAL),
+            (401, {"error": {"message": "Incorrect API key provided: sk-x", "code": "invalid_api_key"}}, ACCOUNT),
+            (402, {"error": {"message": "Insufficient credits", "code": 402}}, ACCOUNT),
+            (402, {"error": afford(27342)}, NEXT),
+            (402, {"error": afford(0)}, ACCOUNT),
+            (402, {"error": {"message": "Prompt tokens limit exceeded: 230799 > 91442.", "code": 402}}, NEXT),
+            (403, {"error": {"message": "Country not supported", "code": "unsupported_country"}}, ACCOUNT),
+            (403, {"error": {"message": "flagged", "code": 403, "metadata": {"reasons": ["x"]}}}, FINAL),
+            (403, {"error": {"message": "flagged", "code": 403, "metadata": {"flagged_input": "…"}}}, FINAL),
+            (403, {"error": {"message": "no", "code": 403, "metadata": {"provider_name": "x"}}}, ACCOUNT),
+            (403, {"error": {"message": "no", "code": 403, "metadata": "reasons"}}, ACCOUNT),
+            (403, {"error": {"message": "filtered", "code": "content_filter"}}, FINAL),
+            (403, {"error": {"message": "No project", "code": "model_not_found"}}, MODEL),
+            (403, {"error": {"message": "Project `p` does not have access to model `m`"}}, MODEL),
+            (404, {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}, MODEL),
+            (429, {"error": OPENAI}, Refusal("moment")),
+            (500, {"error": GROQ}, Refusal("moment")),
         ],
     )
-    def test_what_a_status_means(self, status: int, document: Any, meant: int) -> None:
-        said = Exchange(status, msgspec.json.encode(document), 3.0)
+    def test_what_a_refusal_is_about(self, status: int, document: Any, meant: Refusal) -> None:
+        assert openai.interpret(Exchange(status, msgspec.json.encode(document))) == meant
 
-        assert openai.interpret(said) == Exchange(meant, said.body, 3.0)
+    @given(st.sampled_from([400, 402, 403, 429]), st.binary(max_size=100))
+    def test_any_body(self, status: int, body: bytes) -> None:
+        refused = Exchange(status, body, 3.0)
+
+        assert openai.interpret(refused) == by_status(refused)
+
+    @pytest.mark.parametrize("code", [[], {}, 5, None])
+    def test_a_code_that_is_no_word(self, code: object) -> None:
+        assert openai.interpret(Exchange(403, msgspec.json.encode({"error": {"code": code}}))) == ACCOUNT
 
 
 class TestDecodeError:

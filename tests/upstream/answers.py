@@ -52,6 +52,32 @@ def completion(kind: str, n: int, call_id: str, model: str, prompt: str) -> byte
     return _COMPLETION % (*head, content, finish_reason, _usage(kind, n))
 
 
+def whole(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
+    """The answer to the n-th call, as one document."""
+    return ok(completion(kind, n, call_id, model, prompt))
+
+
+def stream(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
+    """The answer to the n-th call as server-sent events: the content in two pieces, the end, the counts."""
+    content = _content(kind, call_id, prompt) or ""
+    middle = len(content) // 2
+    head = {"id": call_id, "object": "chat.completion.chunk", "created": int(time()), "model": model}
+    deltas: list[tuple[dict[str, str], str | None]] = [
+        ({"role": "assistant", "content": content[:middle]}, None),
+        ({"content": content[middle:]}, None),
+        ({}, "length" if kind == "length" else "stop"),
+    ]
+    events = [
+        msgspec.json.encode({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        for delta, reason in deltas
+    ]
+    into, out = prompt_tokens(n), completion_tokens(n)
+    usage = {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out}
+    events += [msgspec.json.encode({**head, "choices": [], "usage": usage}), b"[DONE]"]
+    body = b"".join(b"data: %b\n\n" % event for event in events)
+    return b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
 def _content(kind: str, call_id: str, prompt: str) -> str | None:
     if kind == "json":
         return JSON_CONTENT % call_id

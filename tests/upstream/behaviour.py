@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -42,19 +43,51 @@ FAULTS = frozenset(
 )
 """Answers that break off or never come."""
 
+REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
+    # https://openrouter.ai/docs/api/reference/errors-and-debugging: "Moderation Errors"
+    "moderation": (
+        403,
+        {
+            "code": 403,
+            "message": "The input was flagged.",
+            "metadata": {"reasons": ["violence"], "flagged_input": "…", "provider_name": "x", "model_slug": "x"},
+        },
+    ),
+    # https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter
+    "content-filter": (400, {"message": "The prompt was filtered.", "param": "prompt", "code": "content_filter"}),
+    # https://platform.openai.com/docs/guides/error-codes, and for 403 https://github.com/Aider-AI/aider/issues/1903
+    "no-model": (404, {"message": "The model does not exist.", "code": "model_not_found"}),
+    "no-access": (403, {"message": "Project p does not have access to model m", "code": "model_not_found"}),
+    # https://github.com/Gitlawb/openclaude/issues/1125
+    "too-dear": (
+        402,
+        {
+            "code": 402,
+            "message": "This request requires more credits, or fewer max_tokens. You requested up to 32000 tokens, "
+            "but can only afford 27342.",
+        },
+    ),
+}
+"""Refusals in a vendor's own words: the status and the error."""
+
 _STATUS = re.compile(r"status-([1-5]\d\d)(?:-after-([\w.]+))?")
 _SLOW = re.compile(r"slow-(\d+)")
 _FLAKY = re.compile(r"flaky-([1-9]\d*)")
+_RANDOM = re.compile(r"random-([1-9]\d?)")
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """One way to treat a call. `every` = 3: only every third call of the model is treated so, the others are ok."""
+    """One way to treat a call.
+
+    `every` = 3: only every third call of the model is treated so, `percent` = 15: only 15 % of them; the others are ok.
+    """
 
     kind: str = "ok"
     status: int = 200
     retry_after: str | None = None
     delay_s: float = 0.0
     every: int = 0
+    percent: int = 0
 
 
 OK = Behaviour()
@@ -64,25 +97,27 @@ OK = Behaviour()
 def parse(word: str) -> Behaviour | None:
     """The behaviour that `word` names; None if it names none, as a usual model's name.
 
-    Parts are joined with `+`: `slow-MS` adds a delay, `flaky-N` keeps the rest for every Nth call (a 500 if there is no
-    rest), and one part says what comes: a name of SHAPES or FAULTS, or `status-NNN`, with a Retry-After header
-    `status-429-after-3`.
+    Parts are joined with `+`: `slow-MS` adds a delay, `flaky-N` keeps the rest for every Nth call and `random-P` for
+    P % of the calls (a 500 if there is no rest), and one part says what comes: a name of SHAPES, FAULTS or REFUSALS, or
+    `status-NNN`, with a Retry-After header `status-429-after-3`.
     """
     what: Behaviour | None = None
-    delay_s, every = 0.0, 0
+    delay_s, every, percent = 0.0, 0, 0
     for part in word.split("+"):
         if slow := _SLOW.fullmatch(part):
             delay_s = int(slow[1]) / 1000
         elif flaky := _FLAKY.fullmatch(part):
             every = int(flaky[1])
+        elif chance := _RANDOM.fullmatch(part):
+            percent = int(chance[1])
         elif what is not None:
             return None
-        elif part in SHAPES or part in FAULTS:
+        elif part in SHAPES or part in FAULTS or part in REFUSALS:
             what = Behaviour(kind=part)
         elif status := _STATUS.fullmatch(part):
             what = Behaviour(kind="status", status=int(status[1]), retry_after=status[2])
         else:
             return None
     if what is None:
-        what = Behaviour(kind="status", status=500) if every else OK
-    return msgspec.structs.replace(what, delay_s=delay_s, every=every)
+        what = Behaviour(kind="status", status=500) if every or percent else OK
+    return msgspec.structs.replace(what, delay_s=delay_s, every=every, percent=percent)

@@ -7,6 +7,7 @@ three of its own: GET /_calls, POST /_behave and POST /_reset.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import secrets
 from collections import Counter, deque
@@ -18,13 +19,15 @@ from typing import Any, Self
 import msgspec
 
 from tests.upstream import answers
-from tests.upstream.behaviour import OK, Behaviour, parse
+from tests.upstream.behaviour import OK, REFUSALS, Behaviour, parse
 from tests.upstream.billing import Bill, BillingJournal
 from tests.upstream.connection import Connection
 
 MODELS = ("ok", "gpt-4o-mini", "gpt-4o")
 KEPT_CALLS = 100_000
 DRIP_S = 0.05
+SEED = 4
+"""Of the chance by which `random-P` chooses calls, anew after a reset."""
 
 _MARKER = re.compile(r"marker:([\w.-]+)")
 
@@ -104,6 +107,7 @@ class MockUpstream:
         self._calls: deque[Call] = deque(maxlen=kept_calls)
         self._of_model: Counter[str] = Counter()
         self._overrides: dict[str | None, Override] = {}
+        self._random = random.Random(SEED)
         self._decoder = msgspec.json.Decoder(_ChatRequest)
         self._server: asyncio.Server | None = None
 
@@ -159,6 +163,7 @@ class MockUpstream:
         self._calls.clear()
         self._of_model.clear()
         self._overrides.clear()
+        self._random.seed(SEED)
 
     def received(self, connection: Connection, body: bytes) -> None:
         """A whole request has come in on `connection`."""
@@ -177,9 +182,6 @@ class MockUpstream:
         except (msgspec.DecodeError, UnicodeDecodeError):
             connection.send(answers.refusal(400, None))
             return
-        if request.stream:  # comes with the first test that needs it
-            connection.send(answers.refusal(400, None))
-            return
         self._n = n = self._n + 1
         self.total += 1
         call_id = f"chatcmpl-{self._run}-{n}"
@@ -195,7 +197,8 @@ class MockUpstream:
         kind = behaviour.kind
         if kind == "ok" and request.response_format is not None and request.response_format.type == "json_object":
             kind = "json"
-        self._answer(connection, behaviour, answers.ok(answers.completion(kind, n, call_id, request.model, prompt)))
+        write = answers.stream if request.stream else answers.whole
+        self._answer(connection, behaviour, write(kind, n, call_id, request.model, prompt))
 
     def _behaviour(self, model: str, key: str) -> tuple[str, Behaviour]:
         """An override's behaviour, else the key's, else the model's; ok if none of them names one."""
@@ -209,6 +212,8 @@ class MockUpstream:
             self._of_model[model] += 1
             if self._of_model[model] % behaviour.every:
                 return "ok", OK
+        if behaviour.percent and self._random.random() * 100 >= behaviour.percent:
+            return "ok", OK
         return word or key, behaviour
 
     def _overridden(self, model: str) -> str | None:
@@ -268,6 +273,9 @@ def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
         connection.send_and_close(b"220 mock ESMTP ready\r\n")
     elif kind == "leak":
         connection.send(answers.leak(connection.key))
+    elif kind in REFUSALS:
+        status, error = REFUSALS[kind]
+        connection.send(answers.answer(status, {"error": error}))
     elif kind == "status":
         connection.send(answers.refusal(behaviour.status, behaviour.retry_after))
     else:

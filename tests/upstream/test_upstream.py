@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from tests.upstream import MockUpstream, UpstreamProcess, completion_tokens, prompt_tokens, read_bills
-from tests.upstream.behaviour import FAULTS, OK, SHAPES, parse
+from tests.upstream.behaviour import FAULTS, OK, REFUSALS, SHAPES, parse
 
 
 @pytest.fixture
@@ -195,6 +195,36 @@ async def test_an_override_wins_over_the_key_and_the_key_over_the_model(mock: Mo
         mock.behave("statsu-500")
 
 
+async def test_a_share_of_the_calls_is_drawn_alike_after_a_reset(mock: MockUpstream) -> None:
+    async def drawn() -> list[int]:
+        mock.reset()
+        return [status(await call(mock.port, "random-15+status-429-after-1")) for _ in range(100)]
+
+    first = await drawn()
+    assert 5 <= first.count(429) <= 30
+    assert first.count(200) == 100 - first.count(429)
+    assert await drawn() == first
+
+
+@pytest.mark.parametrize("word", REFUSALS)
+async def test_refusals_in_a_vendors_words(mock: MockUpstream, word: str) -> None:
+    answer = await call(mock.port, word)
+    assert status(answer) == REFUSALS[word][0]
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1]) == {"error": REFUSALS[word][1]}
+
+
+async def test_a_stream_says_the_same_in_pieces(mock: MockUpstream) -> None:
+    head, body = (await call(mock.port, "echo", prompt="Hello there", stream=True)).split(b"\r\n\r\n", 1)
+    *events, done, rest = body.split(b"\n\n")
+    assert b"text/event-stream" in head
+    assert (done, rest) == (b"data: [DONE]", b"")
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events]
+    texts = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(texts) == "Hello there"
+    assert chunks[-1]["usage"] == {"prompt_tokens": 11, "completion_tokens": 6, "total_tokens": 17}
+    assert status(await call(mock.port, "status-503", stream=True)) == 503
+
+
 async def test_the_list_of_models_obeys_the_key(mock: MockUpstream) -> None:
     assert b'"gpt-4o-mini"' in await send(mock.port, "GET /v1/models")
     assert status(await send(mock.port, "GET /v1/models", key="status-401")) == 401
@@ -204,7 +234,6 @@ async def test_the_list_of_models_obeys_the_key(mock: MockUpstream) -> None:
 async def test_what_is_no_call_is_refused_and_not_billed(mock: MockUpstream) -> None:
     assert status(await send(mock.port, "POST /v1/chat/completions", b"{")) == 400
     assert status(await send(mock.port, "GET /nothing")) == 404
-    assert status(await call(mock.port, stream=True)) == 400
     assert status(await send(mock.port, "no HTTP")) == 400
     assert mock.total == 0
 
@@ -214,7 +243,7 @@ def test_words() -> None:
     assert parse("status-99") is None
     assert parse("reset+half") is None
     assert parse("ok") == OK
-    for word in SHAPES | FAULTS:
+    for word in SHAPES | FAULTS | REFUSALS.keys():
         assert parse(word) is not None
 
 

@@ -14,7 +14,7 @@ OPENAI, ANTHROPIC = "OpenAIError", "AnthropicError"
 ERRORS = {
     400: "The request does not fit, or no provider can be asked for one of its fields.",
     401: "The key is missing or wrong.",
-    403: "The key lacks the scope `call`, or the host is not one of ours.",
+    403: "The key lacks the scope `call`, the host is not one of ours, or a provider flagged the input.",
     404: "No enabled provider lists the model; the message names those there are.",
     413: "The body is over 4 MiB.",
     422: "A provider refused what it was asked.",

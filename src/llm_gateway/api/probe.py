@@ -1,6 +1,7 @@
 """Whether a provider can be reached: asked for its model list, which costs nothing.
 
-If not, a sentence says what to do. Nothing of it counts: no usage record, no rate limit, no breaker.
+If not, a sentence says what to do. Nothing of it counts: no usage record, no rate limit, no breaker. A passing test
+ends the rest of the provider's account.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Probe:
     """Asks providers, enabled or not.
 
     `list_models(provider, timeout in seconds)` does the asking; `adapters` are keyed by kind; `redact` cleans what is
-    said; `unusable` tells by name why a provider has no target.
+    said; `unusable` tells by name why a provider has no target; `passed` is called with a provider that passes.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Probe:
         adapters: Mapping[str, Adapter],
         redact: Callable[[str], str],
         unusable: Mapping[str, str],
+        passed: Callable[[Provider], None],
     ) -> None:
         self._list_models = list_models
         self._adapters = adapters
         self._redact = redact
         self._unusable = unusable
+        self._passed = passed
 
     async def __call__(self, provider: Provider) -> str | None:
         """None if the provider answered with its models, else what is wrong and what to do about it."""
@@ -49,7 +52,10 @@ class Probe:
         else:
             exchange = await self._list_models(provider, TIMEOUT_S)
             error = self._fault(exchange) if exchange.fault else self._answer(provider, exchange)
-        return error and self._redact(error)[:ERROR_CHARACTERS]
+        if error is None:
+            self._passed(provider)
+            return None
+        return self._redact(error)[:ERROR_CHARACTERS]
 
     def _fault(self, exchange: Exchange) -> str:
         if exchange.fault == "timeout":

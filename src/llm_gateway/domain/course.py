@@ -18,7 +18,10 @@ from llm_gateway.errors import (
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """How an attempt failed, as far as the next decision needs it."""
+    """How an attempt failed, as far as the next decision needs it.
+
+    `limited`: every failure so far was a 429. `final`: the client is told, no other candidate is tried.
+    """
 
     message: str
     sent: bool = True
@@ -44,11 +47,15 @@ class Course:
         self.unsupported: NotSupported | None = None
 
     def passed_over(self, seconds: float, *, limited: bool) -> None:
-        """A candidate was at its limit, or out (open breaker, refused key), for at least `seconds` more."""
+        """Note that a candidate is at its limit, or spared (open breaker, resting account), for `seconds` more."""
         if limited:
             self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
         else:
             self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
+
+    def tries_again(self) -> None:
+        """Forget the waits of the lone candidate: it is tried again, and may name another."""
+        self.limited_for = self.out_for = None
 
     def cannot(self, provider: str, field: str, why: str) -> None:
         """A candidate's protocol cannot express a field of what is asked."""

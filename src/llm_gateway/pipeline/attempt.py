@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
 
@@ -18,6 +18,7 @@ from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import CONTENT
 from llm_gateway.domain.course import Course, Failure
 from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.permits import Permit
 from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut, Unsent
 from llm_gateway.domain.streams import Committed
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
@@ -27,32 +28,14 @@ from llm_gateway.providers.asks import decode_ask, reader_for, reply_of
 from llm_gateway.providers.base import Adapter
 from llm_gateway.providers.decoding import json_text
 
-RestReason: TypeAlias = Literal["rate_limited", "refused"]
-
 SAID_CHARACTERS = 500
 BETWEEN_EVENTS_S = 120.0
-CALLERS_FAULT = frozenset({400, 413, 422})
-KEY_REFUSED = frozenset({401, 402, 403})
-"""The key, or the account behind it."""
-NOT_IMPLEMENTED = 501
-"""It cannot do this (embeddings, say), which tells nothing about all else."""
-NO_RETRY_ON_SAME = KEY_REFUSED | {404, 429, NOT_IMPLEMENTED}
-
-
-class Breaker(Protocol):
-    """The breaker of one (provider, model)."""
-
-    def holds(self, permit: int) -> bool: ...
-    def succeed(self, permit: int) -> None: ...
-    def fail(self, permit: int) -> None: ...
-    def release(self, permit: int) -> None: ...
+KEY_REFUSED, LIMITED = 401, 429
 
 
 class Health(Protocol):
-    """Calls in flight, and providers that rest."""
+    """Calls in flight."""
 
-    def resting(self, provider_id: str) -> tuple[float, RestReason] | None: ...
-    def rest(self, provider_id: str, seconds: float | None, reason: RestReason) -> None: ...
     def begin(self, provider_id: str) -> None: ...
     def end(self, provider_id: str) -> None: ...
 
@@ -86,14 +69,14 @@ class Recording(Protocol):
 class _Try:
     """One attempt under way: what it holds until it is concluded."""
 
-    __slots__ = ("attempt", "breaker", "candidate", "course", "full_timeout", "permit", "reservation", "started")
+    __slots__ = ("attempt", "call", "candidate", "course", "full_timeout", "permit", "reservation", "started")
 
     def __init__(
-        self, course: Course, candidate: Candidate, breaker: Breaker, permit: int, reservation: Reservation
+        self, course: Course, candidate: Candidate, call: Call, permit: Permit, reservation: Reservation
     ) -> None:
         self.course = course
         self.candidate = candidate
-        self.breaker = breaker
+        self.call = call
         self.permit = permit
         self.reservation = reservation
         self.attempt: AttemptRecord
@@ -113,7 +96,6 @@ class Attempts:
         recording: Recording,
         adapters: Mapping[str, Adapter],
         redact: Callable[[str], str],
-        log: Callable[..., None],
     ) -> None:
         self._health = health
         self._admission = admission
@@ -121,7 +103,6 @@ class Attempts:
         self._recording = recording
         self._adapters = adapters
         self._redact = redact
-        self._log = log
         self._clock: Callable[[], float] = time.monotonic
 
     def by(self, clock: Callable[[], float]) -> Attempts:
@@ -134,29 +115,28 @@ class Attempts:
         course: Course,
         candidate: Candidate,
         call: Call,
-        breaker: Breaker,
-        permit: int,
+        permit: Permit,
         reservation: Reservation,
     ) -> Served | Committed | None:
         """One attempt, with what was given for it. None if it failed, which is noted in `course`."""
-        this = _Try(course, candidate, breaker, permit, reservation)
+        this = _Try(course, candidate, call, permit, reservation)
         provider_id = candidate.provider.id
         self._health.begin(provider_id)
         committed = None
         try:
-            came = await self._send(this, call)
+            came = await self._send(this)
             if isinstance(came, Exchange):
-                return self._conclude(this, came, call)
-            committed = await self._commit(this, call, came)
+                return self._conclude(this, came)
+            committed = await self._commit(this, came)
             return committed
         except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
-            breaker.release(permit)
+            permit.release()
             raise
         finally:
             if committed is None:
                 self._health.end(provider_id)
 
-    async def _send(self, this: _Try, call: Call) -> Exchange | Incoming:
+    async def _send(self, this: _Try) -> Exchange | Incoming:
         request, provider = this.course.request, this.candidate.provider
         try:
             this.attempt = await self._recording.intend(
@@ -164,18 +144,18 @@ class Attempts:
             )
         except BaseException:  # edge: whatever went wrong, nothing was sent, so nothing stays reserved
             self._admission.never_sent(this.reservation)
-            this.breaker.release(this.permit)
+            this.permit.release()
             raise
-        if not this.breaker.holds(this.permit):
+        if not this.permit.holds():
             return Exchange(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
         this.started = self._clock()
         remaining = request.deadline - this.started
         this.full_timeout = provider.timeout_s <= remaining
         send = self._transport.open if request.stream else self._transport.post
         try:
-            return await send(provider, call, min(provider.timeout_s, remaining))
+            return await send(provider, this.call, min(provider.timeout_s, remaining))
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
-            this.breaker.release(this.permit)
+            this.permit.release()
             if isinstance(error, Unsent):
                 self._never_sent(this)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
@@ -188,12 +168,12 @@ class Attempts:
 
     # A whole answer
 
-    def _conclude(self, this: _Try, exchange: Exchange, call: Call) -> Served | None:
+    def _conclude(self, this: _Try, exchange: Exchange) -> Served | None:
         this.attempt.status = exchange.status or None
         if exchange.fault is not None:
             failure = self._faulted(this, exchange)
         elif 200 <= exchange.status < 300:
-            answered = self._answered(this, exchange, call)
+            answered = self._answered(this, exchange)
             if isinstance(answered, Served):
                 self._end(this)
                 return answered
@@ -203,9 +183,11 @@ class Attempts:
         self._failed(this, failure)
         return None
 
+    def _words(self, this: _Try, message: str) -> str:
+        """What the provider's failure is called, to clients and in the log."""
+        return self._redact(f"Provider {this.candidate.provider.name}: {message}")
+
     def _failed(self, this: _Try, failure: Failure) -> None:
-        name = this.candidate.provider.name
-        failure = msgspec.structs.replace(failure, message=self._redact(f"Provider {name}: {failure.message}"))
         self._end(this, error=failure.message)
         this.course.failed(failure)
 
@@ -220,43 +202,44 @@ class Attempts:
             self._never_sent(this)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+        message = self._words(this, exchange.message)
         if exchange.is_ours or (exchange.fault == "timeout" and not this.full_timeout):
-            this.breaker.release(this.permit)
+            this.permit.release()
         else:
-            this.breaker.fail(this.permit)
-        return Failure(exchange.message, sent=this.attempt.sent)
+            this.permit.fail(message)
+        return Failure(message, sent=this.attempt.sent)
 
     def _refused(self, this: _Try, exchange: Exchange) -> Failure:
-        """A status that is no success: bought nothing; what follows depends on whose fault it is."""
-        provider, said_status = this.candidate.provider, exchange.status
-        adapter = self._adapters[provider.kind]
-        exchange = adapter.interpret(exchange)
-        status = exchange.status
+        """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
+        adapter = self._adapters[this.candidate.provider.kind]
+        refusal, status = adapter.interpret(exchange), exchange.status
         self._recording.bought_nothing(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
-        if (status >= 500 and status != NOT_IMPLEMENTED) or status < 400:
-            this.breaker.fail(this.permit)
-        else:
-            this.breaker.release(this.permit)
-        if status == 429:
-            self._health.rest(provider.id, exchange.retry_after_s, "rate_limited")
-            rest = self._health.resting(provider.id)
-            this.course.passed_over(rest[0] if rest else 0.0, limited=True)
-        elif status in KEY_REFUSED:
-            self._health.rest(provider.id, None, "refused")
-            self._log("provider refused its key", level="error", provider=provider.name, status=said_status)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
         said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
+        message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
+        limited = refusal.about == "moment" and status == LIMITED
+        if limited:
+            this.course.passed_over(this.permit.limited(refusal.retry_after_s, message), limited=True)
+        elif refusal.about == "account":
+            # A 401 is about the key, whatever was sent; a 402 or 403 may be about one prompt in words nobody knows.
+            request_id = this.course.request.id
+            content = request_id if status == KEY_REFUSED else this.call.body
+            this.permit.refused(request_id, hash(content), message)
+        elif refusal.about == "moment" and (status >= 500 or status < 400):
+            this.permit.fail(message)
+        else:
+            this.permit.release()
         return Failure(
-            f"answered {said_status}: {said}" if said else f"answered {said_status}",
-            final=status in CALLERS_FAULT,
-            limited=status == 429,
-            retry_on_same=status not in NO_RETRY_ON_SAME,
-            retry_after_s=exchange.retry_after_s or 0.0,
+            message,
+            final=refusal.is_final,
+            limited=limited,
+            retry_on_same=refusal.about == "moment",
+            retry_after_s=refusal.retry_after_s or 0.0,
             status=status,
         )
 
-    def _answered(self, this: _Try, exchange: Exchange, call: Call) -> Served | Failure:
+    def _answered(self, this: _Try, exchange: Exchange) -> Served | Failure:
         """A success status: served, unless its content is not what the dialect or JSON mode promises."""
         request, provider = this.course.request, this.candidate.provider
         adapter = self._adapters[provider.kind]
@@ -264,16 +247,18 @@ class Attempts:
             if request.ask is None:
                 reply = adapter.decode(exchange.body)
             else:
-                reply = decode_ask(request.ask, adapter, provider, exchange.body, call.dropped)
+                reply = decode_ask(request.ask, adapter, provider, exchange.body, this.call.dropped)
         except Malformed as error:
-            this.breaker.fail(this.permit)
+            message = self._words(this, str(error))
+            this.permit.fail(message)
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-            return Failure(str(error))
+            return Failure(message)
+        this.permit.accepted()
         reply = self._bought(this, reply)
         if request.json_mode and reply.finish_reason != "length":
             content = json_text(reply.content)
             if content is None:
-                return Failure("JSON was asked for and the content is none")
+                return Failure(self._words(this, "JSON was asked for and the content is none"))
             if content != reply.content:
                 reply = msgspec.structs.replace(reply, content=content)
         return self._served(this, reply)
@@ -281,7 +266,7 @@ class Attempts:
     def _bought(self, this: _Try, reply: Reply) -> Reply:
         """Book a complete reply: breaker, names, cost, limit. The reply comes back with its input counted."""
         attempt = this.attempt
-        this.breaker.succeed(this.permit)
+        this.permit.succeed()
         reply = _with_input(reply, this.course.request)
         attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
         names = f"{reply.upstream_model} {reply.upstream_request_id}"
@@ -300,14 +285,14 @@ class Attempts:
 
     # A stream
 
-    async def _commit(self, this: _Try, call: Call, incoming: Incoming) -> Committed | None:
+    async def _commit(self, this: _Try, incoming: Incoming) -> Committed | None:
         """Read on until there is some content; from then on it is the client's."""
         request, provider = this.course.request, this.candidate.provider
         if request.ask is None:
             raise TypeError("A stream is opened for an ask only.")
         this.attempt.status = 200
         reader = reader_for(request.ask, self._adapters[provider.kind], provider)
-        committed = Committed(incoming, reader, is_native=call.is_native, dropped=call.dropped)
+        committed = Committed(incoming, reader, is_native=this.call.is_native, dropped=this.call.dropped)
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
             while True:
@@ -326,9 +311,10 @@ class Attempts:
             return None
         except BaseException as error:  # edge: cancelled while it waits, or a defect; it may be billed
             incoming.close()
-            this.breaker.release(this.permit)
+            this.permit.release()
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
+        this.permit.accepted()
         committed.provider, committed.model = provider.name, this.candidate.model
         committed.served = partial(self._stream_served, this)
         committed.cut = partial(self._stream_cut, this)
@@ -357,11 +343,11 @@ class Attempts:
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
         self._recording.bought(this.attempt, _with_input(reply, this.course.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+        message = self._words(this, message)
         if is_ours:
-            this.breaker.release(this.permit)
+            this.permit.release()
         else:
-            this.breaker.fail(this.permit)
-        message = self._redact(f"Provider {this.candidate.provider.name}: {message}")
+            this.permit.fail(message)
         self._end(this, error=message)
         self._health.end(this.candidate.provider.id)
         return message

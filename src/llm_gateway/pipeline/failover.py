@@ -1,8 +1,8 @@
 """Try the plan's candidates in order until one answers.
 
-A candidate is passed over when its protocol cannot express what is asked, when it rests, when its breaker is open or
-its limit full; else an attempt is made (`attempt.py`). At most three sent attempts a request, all within the request's
-deadline; a lone candidate is retried once.
+A candidate is passed over when its protocol cannot express what is asked, when its health forbids a call (`health/`) or
+when its limit is full; else an attempt is made (`attempt.py`). At most three sent attempts a request, all within the
+request's deadline; a lone candidate is retried once, and twice while it answers 429.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.course import Course
+from llm_gateway.domain.course import Course, Failure
 from llm_gateway.domain.messages import Request
+from llm_gateway.domain.permits import Permit, Wait
 from llm_gateway.domain.plan import Call, Plan, Served
 from llm_gateway.domain.streams import Committed
 from llm_gateway.domain.usage import UsageRecord
@@ -27,25 +28,15 @@ from llm_gateway.providers.base import Adapter
 
 MAX_SENT_ATTEMPTS = 3
 RETRY_PAUSE_S = (0.2, 2.0)
+LIMITED_PAUSE_S = (0.5, 2.0)
+"""Before a 429 is tried again; a provider that asks for more than the upper bound is not tried again."""
 DEADLINE_SLACK_S = 0.005
 
 
-class Breaker(Protocol):
-    """The breaker of one (provider, model)."""
-
-    def admit(self) -> int | None: ...
-    def holds(self, permit: int) -> bool: ...
-    def succeed(self, permit: int) -> None: ...
-    def fail(self, permit: int) -> None: ...
-    def release(self, permit: int) -> None: ...
-    def retry_after_s(self) -> float: ...
-
-
 class Health(Protocol):
-    """What is known of the providers' state: breakers, rests, calls in flight, retry budget."""
+    """What is known of the providers' state: whether they may be called, calls in flight, retry budget."""
 
-    def breaker(self, provider_id: str, model: str) -> Breaker: ...
-    def resting(self, provider_id: str) -> tuple[float, Literal["rate_limited", "refused"]] | None: ...
+    def admit(self, candidate: Candidate) -> Permit | Wait: ...
     def in_flight(self, provider_id: str) -> int: ...
     def may_retry(self, provider_id: str) -> bool: ...
 
@@ -64,8 +55,7 @@ class Attempts(Protocol):
         course: Course,
         candidate: Candidate,
         call: Call,
-        breaker: Breaker,
-        permit: int,
+        permit: Permit,
         reservation: Reservation,
     ) -> Served | Committed | None: ...
 
@@ -129,24 +119,35 @@ class Failover:
                     self._check_deadline(course)
                     raise course.error()
         candidates = plan.candidates
-        if len(candidates) == 1 and await self._worth_a_retry(course, candidates[0]):
-            served = await self._try(course, candidates[0])
-            if served is not None:
-                return served
+        served = await self._retry(course, candidates[0]) if len(candidates) == 1 else None
+        if served is not None:
+            return served
         self._check_deadline(course)
         raise course.error()
 
     def _busyness(self, candidate: Candidate) -> int:
         return self._health.in_flight(candidate.provider.id)
 
-    async def _worth_a_retry(self, course: Course, candidate: Candidate) -> bool:
-        """Whether the lone candidate is tried once more; pauses before saying yes."""
-        if course.failure is None or not course.failure.retry_on_same:
+    async def _retry(self, course: Course, candidate: Candidate) -> Served | Committed | None:
+        """Try the lone candidate again: once after a failure, at most twice while it answers 429."""
+        for retries in range(MAX_SENT_ATTEMPTS - 1):
+            failure = course.failure
+            if failure is None or not (failure.limited or retries == 0):
+                return None
+            if not await self._worth_a_retry(course, candidate, failure):
+                return None
+            course.tries_again()
+            served = await self._try(course, candidate)
+            if served is not None or course.failure is failure:  # the latter: it was passed over
+                return served
+        return None
+
+    async def _worth_a_retry(self, course: Course, candidate: Candidate, failure: Failure) -> bool:
+        """Whether the candidate is tried once more after this failure; pauses before saying yes."""
+        low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
+        if not failure.retry_on_same or failure.retry_after_s > high:
             return False
-        asked = course.failure.retry_after_s
-        if asked > RETRY_PAUSE_S[1]:
-            return False
-        pause = max(self._pace.uniform(*RETRY_PAUSE_S), asked)
+        pause = max(self._pace.uniform(low, high), failure.retry_after_s)
         if self._remaining(course) - pause <= DEADLINE_SLACK_S or not self._health.may_retry(candidate.provider.id):
             return False
         await self._pace.sleep(pause)
@@ -168,27 +169,21 @@ class Failover:
         call = self._call(course, candidate)
         if call is None:
             return None
-        provider, health = candidate.provider, self._health
-        rest = health.resting(provider.id)
-        if rest is not None:
-            course.passed_over(rest[0], limited=rest[1] == "rate_limited")
-            return None
-        breaker = health.breaker(provider.id, candidate.model)
-        permit = breaker.admit()
-        if permit is None:
-            course.passed_over(breaker.retry_after_s(), limited=False)
+        permit = self._health.admit(candidate)
+        if isinstance(permit, Wait):
+            course.passed_over(permit.seconds, limited=permit.limited)
             return None
         try:
             decision = await self._admission.admit(course.request, candidate)
         except BaseException:  # edge: cancelled, or the limiter does not answer; the permit must not be lost with it
-            breaker.release(permit)
+            permit.release()
             raise
         if decision.reservation is None:
-            breaker.release(permit)
+            permit.release()
             if not decision.exceeds:
                 course.passed_over(decision.retry_after_s, limited=True)
             return None
-        return await self._attempts.make(course, candidate, call, breaker, permit, decision.reservation)
+        return await self._attempts.make(course, candidate, call, permit, decision.reservation)
 
     def _call(self, course: Course, candidate: Candidate) -> Call | None:
         """The call for this candidate; None if its protocol cannot express what is asked (noted in `course`)."""

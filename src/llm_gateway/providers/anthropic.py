@@ -14,6 +14,7 @@ import msgspec
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
 from llm_gateway.protocols.anthropic_messages.models import MAX_TEMPERATURE, takes_all
 from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
@@ -171,8 +172,11 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: Exchange) -> Exchange:
-    """An account without credit is refused with 400 `invalid_request_error`, though 402 `billing_error` exists."""
+def interpret(refused: Exchange) -> Refusal:
+    """What a refusal is about.
+
+    An account without credit is refused with 400 `invalid_request_error`, though 402 `billing_error` exists.
+    """
     if refused.status == 400 and error_text(refused.body).startswith(OUT_OF_MONEY):
-        return msgspec.structs.replace(refused, status=402)
-    return refused
+        return Refusal("account")
+    return by_status(refused)

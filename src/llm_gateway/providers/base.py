@@ -16,6 +16,7 @@ from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.refusals import Refusal
 from llm_gateway.protocols.base import StreamReader, Written
 
 KINDS = ("openai", "anthropic", "gemini", "local")
@@ -49,11 +50,8 @@ class Adapter(Protocol):
         """The provider's own message in an error body, or its beginning as text; secrets and length are cut later."""
         ...
 
-    def interpret(self, refused: Exchange) -> Exchange:
-        """An answer that is no success, with the status its body means and the wait it asks for, if HTTP says neither.
-
-        Failover goes by the status: 402 and 403 blame the provider's account, 409 nobody, 400 the caller.
-        """
+    def interpret(self, refused: Exchange) -> Refusal:
+        """What an error response is about (the request, the model, the account, the moment), and its wait."""
         ...
 
 

@@ -14,6 +14,7 @@ import msgspec
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import cut, guessed
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
@@ -143,19 +144,20 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: Exchange) -> Exchange:
-    """A bad key is refused with 400 and the reason `API_KEY_INVALID`; a 429 says in its body how long to wait."""
+def interpret(refused: Exchange) -> Refusal:
+    """What a refusal is about. A bad key is a 400 (`API_KEY_INVALID`); a 429 says in its body how long to wait."""
+    refusal = by_status(refused)
     if refused.status not in (400, 429):
-        return refused
+        return refusal
     given = error_of(refused.body).get("details")
     details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
     if refused.status == 400:
         invalid = any(detail.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED") for detail in details)
-        return msgspec.structs.replace(refused, status=403) if invalid else refused
+        return Refusal("account") if invalid else refusal
     waits = [wait for detail in details if (wait := _seconds(detail.get("retryDelay"))) is not None]
     if refused.retry_after_s is not None or not waits:
-        return refused
-    return msgspec.structs.replace(refused, retry_after_s=max(waits))
+        return refusal
+    return Refusal("moment", retry_after_s=max(waits))
 
 
 def _seconds(duration: Any) -> float | None:

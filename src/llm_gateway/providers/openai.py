@@ -5,11 +5,14 @@ Source: https://platform.openai.com/docs/api-reference/chat. Where others differ
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import cut, guessed
@@ -22,8 +25,11 @@ from llm_gateway.protocols.openai_chat.writing import JSON_INSTRUCTION
 from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
 
-NOT_THE_CALLERS = 409
-KEY_REFUSED = 403
+CONTENT_FILTERED = ("content_filter", "content_policy_violation")
+"""Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter; OpenRouter, see below."""
+_TOO_DEAR = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
+"""OpenRouter's 402 for the price of one request: https://github.com/Gitlawb/openclaude/issues/1125, and
+https://github.com/anomalyco/opencode/issues/12219. "can only afford 0" is an account without credit."""
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -148,17 +154,31 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: Exchange) -> Exchange:
-    """Some 400s are not the caller's fault.
+def interpret(refused: Exchange) -> Refusal:
+    """What a refusal is about, where its status does not say it or says something else.
 
-    Groq (https://console.groq.com/docs/structured-outputs#json-object-mode) says `json_validate_failed` when its model
-    wrote no JSON; xAI refuses a key with a 400 that only its message tells from others.
+    Several vendors speak this dialect; each rule names whose it is.
     """
-    if refused.status != 400:
-        return refused
+    status = refused.status
+    if status not in (400, 402, 403):
+        return by_status(refused)
     error = error_of(refused.body)
-    if error.get("code") == "json_validate_failed":
-        return msgspec.structs.replace(refused, status=NOT_THE_CALLERS)
-    if str(error.get("message")).startswith("Incorrect API key provided"):
-        return msgspec.structs.replace(refused, status=KEY_REFUSED)
-    return refused
+    code, message = error.get("code"), str(error.get("message"))
+    if code in CONTENT_FILTERED or (status == 403 and _is_flagged(error.get("metadata"))):
+        return Refusal("request", is_final=True)
+    if status == 400 and code == "json_validate_failed":
+        # Groq's model wrote no JSON: https://console.groq.com/docs/structured-outputs#json-object-mode
+        return Refusal("moment")
+    if status == 400 and message.startswith("Incorrect API key provided"):
+        return Refusal("account")  # xAI, told from other 400s by its message only
+    if status == 403 and (code == "model_not_found" or "does not have access to model" in message):
+        # OpenAI's projects: https://github.com/Aider-AI/aider/issues/1903
+        return Refusal("model")
+    if status == 402 and _TOO_DEAR.search(message):
+        return Refusal("request")
+    return by_status(refused)
+
+
+def _is_flagged(metadata: object) -> bool:
+    """OpenRouter's moderation: https://openrouter.ai/docs/api/reference/errors-and-debugging, "Moderation Errors"."""
+    return isinstance(metadata, dict) and ("reasons" in metadata or "flagged_input" in metadata)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_gateway.pipeline.circuit_breaker import CircuitBreaker
+from llm_gateway.pipeline.health.circuit_breaker import CircuitBreaker
 from tests.pipeline.breaking import Chance, Clock, admitted, calls, opened, state
 
 
