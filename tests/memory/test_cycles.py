@@ -197,6 +197,7 @@ def test_no_ending_leaves_a_cycle(path: str, stream: bool, tmp_path: Path) -> No
                 fields = {**SURFACES[path], "model": f"p{number}/m", "stream": stream, **ending.changes}
                 body = json.dumps(fields).encode() if ending.body is None else ending.body
                 it.provider.answer = ending.answer
+                found = Counter[str]()
                 for _ in range(2):
                     garbage()
                     status = await it.call(path, body, NOT_CACHED | ending.headers, ending.leave_after_s)

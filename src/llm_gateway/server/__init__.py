@@ -28,8 +28,9 @@ BACKLOG = 2048
 DRAIN_SWEEP_S = 0.02
 FLUSH_S = 1.0
 CANCEL_S = 5.0
-GC_ALLOCATIONS = 50_000
-"""How often the collector looks for cycles, of which serving makes none; Python's own 700 would be every few calls."""
+GC_THRESHOLDS = (5_000, 5, 5)
+"""When the collector looks for cycles (`gc.set_threshold`). Requests leave none (tests/memory), so it finds what
+libraries leave; Python's own 700 allocations would be every few calls."""
 
 __all__ = ["Limits", "Server", "bind", "serve"]
 
@@ -282,7 +283,7 @@ async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
         return 0
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS)
+    gc.set_threshold(*GC_THRESHOLDS)
     host, port = sock.getsockname()[:2]
     log("ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     await server.run()

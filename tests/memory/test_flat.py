@@ -1,0 +1,108 @@
+"""A gateway's memory stays flat whatever clients and providers send: measured on the process itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import GatewayProcess
+from tests.memory.endings import Answer, Provider, ask, raw, reset
+
+MEBIBYTE = 1024 * 1024
+LARGE = "x" * 3_500_000
+AT_MOST_MB = 60
+"""Growth that is allowed: the allocator keeps some of what a few requests at once took."""
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+JSON = b"HTTP/1.1 200 OK\r\ncontent-length: 40000000\r\n\r\n"
+
+
+def resident_mb(gateway: GatewayProcess) -> float:
+    pages = int(Path(f"/proc/{gateway.process.pid}/statm").read_text().split()[1])
+    return pages * 4096 / MEBIBYTE
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    made = Provider()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path_factory.mktemp("flat"), log_level="error") as started:
+        for name in CASES:
+            fields = {"name": name, "display_name": name, "api_key": "k", "models": ["m"]}
+            fields["base_url"] = f"http://127.0.0.1:{provider.port}/v1"
+            assert started.call("POST", "/api/v1/providers", fields).status == 201
+        yield started
+
+
+def repeated(before: bytes, block: bytes, megabytes: int) -> Answer:
+    return raw(before + block * (megabytes * MEBIBYTE // len(block)))
+
+
+CASES: dict[str, tuple[str, int, Answer]] = {
+    "refused": (LARGE, 60, raw(b"")),
+    "closed": (LARGE, 40, raw(b"")),
+    "reset": (LARGE, 40, reset),
+    "cut": ("hi", 8, raw(JSON + b" " * 30_000_000)),
+    "trailers": ("hi", 8, repeated(CHUNKED + b"2\r\nxx\r\n0\r\n", b"a: b\r\n", 20)),
+    "trailer": ("hi", 8, repeated(CHUNKED + b"2\r\nxx\r\n0\r\na: ", b"x", 20)),
+    "interim": ("hi", 8, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20)),
+    "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 20)),
+}
+"""By the provider's name: what the client asks, how many times, and what the provider answers."""
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", CASES)
+def test_memory_does_not_grow_with_what_failed(
+    gateway: GatewayProcess, provider: Provider, name: str, stream: bool
+) -> None:
+    prompt, times, provider.answer = CASES[name]
+    model = "nope" if name == "refused" else f"{name}/m"
+    body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": prompt}]}).encode()
+
+    def call() -> None:
+        assert ask(gateway.port, "/v1/chat/completions", body, {"cache-control": "no-store"}) >= 400
+
+    call()
+    before = resident_mb(gateway)
+    for _ in range(times):
+        call()
+
+    assert settled(lambda: resident_mb(gateway) - before) < AT_MOST_MB
+
+
+def test_bodies_in_flight_are_capped_and_others_are_served_on(gateway: GatewayProcess, tmp_path: Path) -> None:
+    """Clients that send nearly all of a large body and then wait hold no more than the cap."""
+    with GatewayProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as capped:
+        statuses: list[int] = []
+        body = json.dumps({"model": "nope", "messages": [{"role": "user", "content": LARGE}]}).encode()
+        clients = [
+            threading.Thread(target=lambda: statuses.append(ask(capped.port, "/v1/chat/completions", body, {})))
+            for _ in range(20)
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+
+        assert set(statuses) <= {404, 503}
+        assert ask(capped.port, "/v1/chat/completions", body, {}) == 404
+        assert gateway.call("GET", "/healthz").status == 200
+
+
+def settled(measure: Callable[[], float]) -> float:
+    """The least of several measurements: the process may be about to give memory back."""
+    least = measure()
+    for _ in range(20):
+        time.sleep(0.05)
+        least = min(least, measure())
+    return least
