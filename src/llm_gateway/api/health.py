@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.errors import Overloaded
+from llm_gateway.errors import JournalUnavailable, Overloaded
 
 SERVICE = "llm-gateway"
 CHECK_TTL_S = 1.0
@@ -80,6 +80,7 @@ def health_router(
     *,
     database_ok: Callable[[], bool],
     ready: Callable[[], bool],
+    journal_writable: Callable[[], bool],
     snapshot: Callable[[], Snapshot],
     metrics: Callable[[], tuple[bytes, str]],
 ) -> APIRouter:
@@ -113,9 +114,14 @@ def health_router(
 
     @router.get("/readyz", tags=["health"])
     async def readiness() -> Ready:
-        """503 while the gateway is starting or stopping."""
+        """503 while the gateway is starting or stopping, or cannot record usage."""
         if not ready():
             raise Overloaded("The gateway is starting or stopping: ask another one.")
+        if not journal_writable():
+            raise JournalUnavailable(
+                "The usage journal cannot be written, so calls are refused: free space on the disk of "
+                "LLM_GATEWAY_DATA_DIR, or repair it."
+            )
         return Ready()
 
     @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
