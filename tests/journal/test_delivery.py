@@ -208,3 +208,19 @@ def test_a_scrape_reads_only_what_was_added(file: Path) -> None:
         changed.seek(0, 2)
         changed.write(b"y\n")
     assert count() == 1001
+
+
+def test_records_are_freed_a_few_at_a_time(database: Database, file: Path, heard: Heard) -> None:
+    """Each is freed where its last reference goes: nobody else keeps them, as the shipper does not."""
+    left: list[int] = []
+    freed: list[int] = []
+
+    class Counted(UsageRecord):
+        def __del__(self) -> None:
+            freed.append(1)
+
+    delivery = Delivery(lambda _: None, Quarantine(file, heard), lambda: left.append(len(freed)))
+    delivery.add([Counted(**msgspec.structs.asdict(record(number))) for number in range(100)])
+    delivery.run()
+
+    assert left == [*range(16, 100, 16), 100]

@@ -31,7 +31,7 @@ class Transfer:
         self._log = log
         self._pause = pause
         self._quarantine = Quarantine(quarantine_file(directory.path.parents[1]), log)
-        self._delivery = Delivery(sink, self._quarantine)
+        self._delivery = Delivery(sink, self._quarantine, pause)
         self._undecodable: list[tuple[Entry, str]] = []
         self._assembly = Assembly(
             directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason)), known
@@ -67,9 +67,11 @@ class Transfer:
                     self._records.append(record)
             self._pause()
         records, self._records = self._records, []
+        moved = len(records)
         self._delivery.add(records)
+        del records  # so that the delivery frees them, a few at a time
         self._deliver()
-        return len(records), len(records) >= BATCH_RECORDS
+        return moved, moved >= BATCH_RECORDS
 
     def abandon(self) -> int:
         """Close and move the requests that are open: their writer is gone. Returns how many.

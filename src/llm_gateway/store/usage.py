@@ -26,6 +26,9 @@ from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVI
 LONGEST_REQUEST_MS = 600_000
 """How long before an attempt its request may have come."""
 
+ROWS_AT_ONCE = 256
+"""Made, stored and freed together; freeing thousands of rows would hold up the event loop."""
+
 USAGE_KINDS = Usage.__struct_fields__
 PLAIN_FIELDS = tuple(
     name
@@ -160,8 +163,10 @@ class UsageStore:
     def _write(self, connection: Connection, by_id: dict[str, UsageRecord], pause: Pause) -> None:
         for known in self._known_ids(connection, list(by_id)):
             del by_id[known]
-        rows = [_record_row(record) for record in paced(by_id.values(), pause)]
-        inserted = self._records.run(connection, rows, pause)
+        records, inserted = [*by_id.values()], 0
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            rows = [_record_row(record) for record in paced(records[start : start + ROWS_AT_ONCE], pause)]
+            inserted += self._records.run(connection, rows, pause)
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
         self._rollups.add(connection, hourly(paced(by_id.values(), pause)), pause)
