@@ -28,10 +28,10 @@ import uvloop
 from benchmarks.history import History, Shape
 from benchmarks.machine import Cores
 from benchmarks.report import table
-from llm_gateway import app
+from llm_gateway import app, server
 from llm_gateway.domain.usage import UsageRecord, encode_record
 from llm_gateway.journal.frames import encode_frame
-from llm_gateway.journal.pace import Pace
+from llm_gateway.journal.pace import REST_S, WORK_S, Pace
 from llm_gateway.journal.segments import WriterDir, Written, silent
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import SEGMENT_BYTES
@@ -149,6 +149,8 @@ async def measure(folder: Path, records: list[UsageRecord], given: argparse.Name
     alone, cpu_alone = calls.delays_ms(), time.process_time() - cpu
     began, cpu = time.perf_counter(), time.process_time()
     shipper.start()
+    if given.real_time:
+        os.sched_setscheduler(shipper._thread.native_id or 0, os.SCHED_FIFO, os.sched_param(1))
     clock = time.pthread_getcpuclockid(shipper._thread.ident or 0)
     while shipper.behind().size:  # noqa: ASYNC110 - it is asked, not told
         await asyncio.sleep(0.01)
@@ -184,18 +186,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--customers", type=int, default=2_000, help="customers it is of (default: 2000)")
     parser.add_argument("--runs", type=int, default=3, help="how often (default: 3)")
     parser.add_argument("--rate", type=float, default=2500, help="calls a second (default: 2500)")
-    parser.add_argument("--work", type=float, default=0.0002)
-    parser.add_argument("--rest", type=float, default=0.0002)
+    parser.add_argument("--work", type=float, default=WORK_S, help="the shipper's seconds between two rests")
+    parser.add_argument("--rest", type=float, default=REST_S, help="and those of a rest")
+    parser.add_argument("--real-time", action="store_true", help="keep other processes off the core; needs root")
     parser.add_argument("--known", action="store_true", help="records are in memory still, as at a moderate rate")
     parser.add_argument("--switch-interval", type=float, help="of the interpreter, in seconds (default: the server's)")
     given = parser.parse_args(arguments)
     cores = Cores()
     os.sched_setaffinity(0, cores.measured)
+    if given.real_time:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
     sys.setswitchinterval(given.switch_interval or getattr(app, "SWITCH_INTERVAL_S", sys.getswitchinterval()))
     now_ms = time.time_ns() // 1_000_000
     history = History(Shape(records=given.records, customers=given.customers), now_ms)
     records = history.made_at([now_ms - given.records + number for number in range(given.records)])
     gc.freeze()
+    gc.set_threshold(server.GC_ALLOCATIONS)
     runs = []
     for _ in range(given.runs):
         with tempfile.TemporaryDirectory(prefix="gaps-") as name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-WORK_S = 0.0002
+WORK_S = 0.0004
 REST_S = 0.0002
 
 
