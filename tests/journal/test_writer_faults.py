@@ -231,7 +231,7 @@ async def test_it_is_not_writable_until_a_write_succeeds_though_nobody_writes(
 ) -> None:
     writer = open_writer("always")
     await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
-    assert writer.is_writable
+    await until(lambda: writer.is_writable)
     files.fails["write"] = ALWAYS
     assert not await accepts(writer, 1)
 
@@ -260,6 +260,6 @@ async def test_it_is_not_writable_while_syncs_fail(open_writer: Open, files: Fai
 
 async def test_a_closed_writer_is_not_writable(open_writer: Open) -> None:
     writer = open_writer("always")
-    assert writer.is_writable
+    await until(lambda: writer.is_writable)
     await writer.sync_and_close()
     assert not writer.is_writable
