@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -29,6 +30,8 @@ from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.gateway import Gateway
+from llm_gateway.journal.delivery import QuarantineCount, quarantine_file
+from llm_gateway.journal.pace import Pace
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
@@ -98,6 +101,7 @@ class Pipeline(NamedTuple):
     gateway: Gateway
     in_flight: InFlight
     metrics: Metrics
+    journal: JournalWriter
     shipper: Shipper
 
 
@@ -196,13 +200,17 @@ async def build_pipeline(
     `write_line` writes a request's log line, `log_dropped` returns the number of log lines dropped so far.
     """
     journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync, log=config.log)
-    shipper = Shipper(journal, stores.usage.write, log=config.log)
+    pace = Pace()
+    shipper = Shipper(journal, partial(stores.usage.write, pause=pace), log=config.log, pause=pace)
     shipper.start()
     stack.callback(shipper.stop)
     stack.push_async_callback(journal.sync_and_close)
     in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
     loop = asyncio.get_running_loop()
-    metrics = Metrics(lambda: _gauges(config, in_flight, loop), log_dropped)
+    quarantined = QuarantineCount(quarantine_file(stores.path))
+    metrics = Metrics(
+        lambda: chain(_gauges(config, in_flight, loop), _journal_gauges(shipper, quarantined)), log_dropped
+    )
 
     def observe(record: UsageRecord) -> None:
         journal.remember(record)
@@ -227,7 +235,7 @@ async def build_pipeline(
     failover = Failover(health=config.health, admission=config.admission, attempts=attempts, adapters=config.adapters)
     cache = MemoryCache(settings.cache_max_bytes)
     caching = Caching(cache, ttl_s=settings.cache_ttl_seconds, shared=settings.cache_scope == "global")
-    return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, shipper)
+    return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, journal, shipper)
 
 
 def build_api(
@@ -238,6 +246,7 @@ def build_api(
     health = health_router(
         database_ok=stores.database.check,
         ready=ready,
+        journal_writable=lambda: pipeline.journal.is_writable,
         snapshot=lambda: live.snapshot,
         metrics=lambda: (pipeline.metrics.render(), METRICS_CONTENT_TYPE),
     )
@@ -331,6 +340,28 @@ def _gauges(
     for (provider_id, model), state in config.health.states().items():
         labels = {"provider": names.get(provider_id, provider_id), "model": model}
         yield "llm_gateway_breaker_open", "1 open, 0.5 half-open, 0 closed", labels, BREAKER_VALUE[state]
+
+
+def _journal_gauges(shipper: Shipper, quarantined: QuarantineCount) -> Iterator[tuple[str, str, dict[str, str], float]]:
+    behind = shipper.behind()
+    yield (
+        "llm_gateway_journal_bytes",
+        "Bytes written to the usage journal and not yet moved to the database",
+        {},
+        behind.size,
+    )
+    yield (
+        "llm_gateway_journal_oldest_unshipped_seconds",
+        "Age of the oldest entry of the usage journal that is not yet moved to the database, 0 if there is none",
+        {},
+        behind.seconds,
+    )
+    yield (
+        "llm_gateway_quarantined_records",
+        "Lines of journal/quarantine.jsonl: usage records that the database refused",
+        {},
+        quarantined(),
+    )
 
 
 def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_gateway.api.health import SharedCheck
 from llm_gateway.app import Application
+from llm_gateway.domain.usage import encode_record
+from tests.api.conftest import Start
 from tests.api.driver import Client, assert_problem, until
 from tests.api.test_providers import created
+from tests.journal.samples import frame, left_behind, record
 from tests.upstream import MockUpstream
 
 
@@ -91,6 +96,40 @@ async def test_metrics_can_be_parsed_and_count(client: Client, mock: MockUpstrea
     assert value("llm_gateway_requests_in_flight") == 0
     assert value("llm_gateway_breaker_open", provider="p", model="ok") == 0
     assert value("process_resident_memory_bytes") > 0
+
+
+async def gauge(client: Client, name: str) -> float:
+    """The value of a metric without labels."""
+    text = (await client.call("GET", "/metrics")).body.decode()
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+
+async def test_metrics_tell_what_waits_in_the_journal(client: Client, mock: MockUpstream, data_dir: Path) -> None:
+    await created(client, base_url=mock.base_url, models=["ok"])
+    size, age = "llm_gateway_journal_bytes", "llm_gateway_journal_oldest_unshipped_seconds"
+    seen: list[tuple[float, float]] = []
+    with closing(sqlite3.connect(data_dir / "gateway.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(2):
+            body = {"user_id": "u", "service": "s", "prompt": f"p{number}"}
+            assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+            await asyncio.sleep(0.5)
+            seen.append((await gauge(client, size), await gauge(client, age)))
+    (first_size, first_age), (second_size, second_age) = seen
+    assert 0 < first_size < second_size
+    assert 0.4 < first_age < second_age - 0.4
+    async with asyncio.timeout(10):
+        while await gauge(client, age):  # noqa: ASYNC110 - it is asked, not told
+            await asyncio.sleep(0.1)
+    assert await gauge(client, size) == 0
+
+
+async def test_metrics_count_records_that_the_database_refused(start: Start, data_dir: Path) -> None:
+    absurd = encode_record(record(1, outcome="ok", status=200, cost_nanos=2**62))
+    left_behind(data_dir, {1: frame("S", 1, absurd)})
+    for _ in range(2):  # and after a restart
+        async with start() as app:
+            assert await gauge(Client(app), "llm_gateway_quarantined_records") == 1
 
 
 async def test_metrics_tell_of_an_open_breaker(client: Client, mock: MockUpstream) -> None:

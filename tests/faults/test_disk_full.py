@@ -45,6 +45,21 @@ async def ask_once(gateway: GatewayProcess, marker: str) -> Answer:
         client.close()
 
 
+async def readiness(gateway: GatewayProcess) -> tuple[int, str | None]:
+    answer = await asyncio.to_thread(gateway.call, "GET", "/readyz", key=None)
+    return answer.status, answer.json.get("code")
+
+
+async def seconds_until_ready(gateway: GatewayProcess) -> float:
+    """From now until it takes requests again, without one being tried."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while await readiness(gateway) != (200, None):
+        assert loop.time() - started < RECOVERY_S
+        await asyncio.sleep(0.05)
+    return loop.time() - started
+
+
 async def until_refused(load: Load) -> None:
     before = load.statuses[503]
     async with asyncio.timeout(FILLING_S):
@@ -136,9 +151,10 @@ async def test_full_file_system(scene: Scene, small_disk: Path, note: Note, long
             await load.done()
             await asyncio.to_thread(fill, filler)
             await until_one_alone_is_refused(gateway, load)
+            assert await readiness(gateway) == (503, "journal_unavailable")
             bills = Counter(bill.marker for bill in scene.bills if bill.marker != "single.back")
             filler.unlink()
-            slowest = max(slowest, await seconds_until_served(gateway))
+            slowest = max(slowest, await seconds_until_ready(gateway), await seconds_until_served(gateway))
         refused = [answer for answer in load.answers if answer.status != 200]
         assert {(answer.status, answer.code) for answer in refused} == {(503, "journal_unavailable")}
         assert not load.broken
@@ -194,6 +210,7 @@ async def fail_and_recover(scene: Scene, gateway: GatewayProcess, load: Load) ->
         answer = await ask_once(gateway, f"single.refused{number}")
         assert (answer.status, answer.code) == (503, "journal_unavailable")
         await asyncio.sleep(0.3)
+        assert await readiness(gateway) == (503, "journal_unavailable")
     assert len(scene.bills) == before
     allow(gateway, resource.RLIM_INFINITY)
     return await seconds_until_served(gateway)

@@ -11,13 +11,15 @@ import pytest
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import Fsync, JournalWriter
 from tests.journal.disk import Open
-from tests.journal.samples import Database, FailingFiles, Heard
+from tests.journal.samples import Database, FailingFiles, Heard, needs_aio
 from tests.journal.shipping import Journal
 
 
-@pytest.fixture
-def files() -> FailingFiles:
-    return FailingFiles()
+@pytest.fixture(params=["kernel", "thread"])
+def files(request: pytest.FixtureRequest) -> FailingFiles:
+    if request.param == "kernel":
+        needs_aio()
+    return FailingFiles(by_kernel=request.param == "kernel")
 
 
 @pytest.fixture

@@ -6,14 +6,18 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord, encode_record
 from llm_gateway.errors import RecordsRefused
+from llm_gateway.journal.aio import Aio
 from llm_gateway.journal.frames import Kind, encode_frame
-from llm_gateway.journal.segments import Files, WriterDir
+from llm_gateway.journal.segments import Files, Log, WriterDir
+from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
 
 PRICE = Price(input=((0, 1_000_000_000),), output=((0, 2_000_000_000),))
 
@@ -95,6 +99,14 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
             await asyncio.sleep(0.002)
 
 
+def needs_aio() -> None:
+    """Skip where the kernel has no asynchronous sync."""
+    try:
+        Aio().close()
+    except OSError as error:
+        pytest.skip(f"the kernel does not sync asynchronously here: {error}")
+
+
 class Heard:
     """A log that keeps what it hears."""
 
@@ -141,9 +153,13 @@ class Database:
 
 
 class FailingFiles(Files):
-    """Counts writes and syncs; fails those it is told to, and holds syncs back while `gate` is closed."""
+    """Counts writes and syncs; fails those it is told to, and holds syncs back while `gate` is closed.
 
-    def __init__(self) -> None:
+    `by_kernel`: syncs are the kernel's, else a thread's.
+    """
+
+    def __init__(self, *, by_kernel: bool = False) -> None:
+        self.by_kernel = by_kernel
         self.writes: list[bytes] = []
         self.syncs = 0
         self.created: list[str] = []
@@ -172,6 +188,18 @@ class FailingFiles(Files):
         self._fail("sync")
         super().sync(fd)
 
+    def syncer(self, log: Log) -> Syncer:
+        if self.by_kernel:
+            return AioSyncer(FailingAio(self), lambda _refused: ThreadSyncer(self.sync))
+        return ThreadSyncer(self.sync)
+
+    def fails_now(self, call: str) -> bool:
+        try:
+            self._fail(call)
+        except OSError:
+            return True
+        return False
+
     def close(self, fd: int) -> None:
         self.open_fds.remove(fd)
         super().close(fd)
@@ -183,3 +211,25 @@ class FailingFiles(Files):
             self.fails[call] = left - 1
             code = errno.EIO if call == "sync" else errno.ENOSPC
             raise OSError(code, os.strerror(code))
+
+
+class FailingAio(Aio):
+    """The kernel's syncs, which fail and are held back as those of its `files`."""
+
+    def __init__(self, files: FailingFiles) -> None:
+        super().__init__()
+        self._files = files
+
+    def submit(self, fds: Sequence[int]) -> int:
+        self._files.syncs += len(fds)
+        if self._files.gate.is_set():
+            return super().submit(fds)
+        threading.Thread(target=self._submit_later, args=[[*fds]], daemon=True).start()
+        return len(fds)
+
+    def _submit_later(self, fds: list[int]) -> None:
+        assert self._files.gate.wait(10)
+        assert super().submit(fds) == len(fds)
+
+    def results(self) -> list[int]:
+        return [-errno.EIO if self._files.fails_now("sync") else result for result in super().results()]

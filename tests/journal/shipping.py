@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.journal.segments import WriterDir
-from llm_gateway.journal.writer import Written
+from llm_gateway.journal.segments import WriterDir, Written
 
 
 class Journal:
@@ -16,6 +15,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.directory = WriterDir.make(path)
+        self.segment_bytes = 1_000_000
         self.recent: dict[str, UsageRecord] = {}
         self.written = Written(1, 0, 0)
         self.appended = 0

@@ -8,7 +8,7 @@ import pytest
 
 from llm_gateway.domain.usage import UsageRecord, decode_record
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine
+from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, QuarantineCount
 from tests.journal.samples import Database, Heard, attempt, open_files, record, request_id
 
 
@@ -184,3 +184,43 @@ def test_without_space_to_set_it_aside_a_record_waits(delivery: Delivery, databa
     delivery.run()
 
     assert len(file.read_bytes().splitlines()) == 2
+
+
+def test_quarantined_records_are_counted_as_they_come_and_go(file: Path, heard: Heard) -> None:
+    count, quarantine = QuarantineCount(file), Quarantine(file, heard)
+    assert count() == 0
+    for number in range(3):
+        quarantine.add(request_id(number), "refused", payload="{}")
+        assert count() == number + 1 == QuarantineCount(file)()
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:1]))
+    assert count() == 1
+    file.unlink()
+    assert count() == 0
+
+
+def test_a_scrape_reads_only_what_was_added(file: Path) -> None:
+    file.write_bytes(b"x\n" * 1000)
+    count = QuarantineCount(file)
+    assert count() == 1000
+    with file.open("r+b") as changed:
+        changed.write(b"\n" * 1000)  # would be counted if it were read again
+        changed.seek(0, 2)
+        changed.write(b"y\n")
+    assert count() == 1001
+
+
+def test_records_are_freed_a_few_at_a_time(database: Database, file: Path, heard: Heard) -> None:
+    """Each is freed where its last reference goes: nobody else keeps them, as the shipper does not."""
+    left: list[int] = []
+    freed: list[int] = []
+
+    class Counted(UsageRecord):
+        def __del__(self) -> None:
+            freed.append(1)
+
+    delivery = Delivery(lambda _: None, Quarantine(file, heard), lambda: left.append(len(freed)))
+    delivery.add([Counted(**msgspec.structs.asdict(record(number))) for number in range(100)])
+    delivery.run()
+
+    assert left == [*range(16, 100, 16), 100]

@@ -174,3 +174,37 @@ async def test_a_writer_and_its_shipper(tmp_path: Path, database: Database, hear
     assert database.numbers() == list(range(301))
     assert list((tmp_path / "journal").iterdir()) == []
     assert heard.events == []
+
+
+def test_what_is_behind_grows_while_the_database_is_away_and_ends_with_it(
+    journal: Journal, database: Database, shipper: Shipper
+) -> None:
+    assert shipper.behind() == (0, 0.0)
+    database.is_down = StoreUnavailable("gone")
+    frames = settled_frames(range(3))
+    journal.append(frames)
+    first = shipper.behind()
+    assert first.size == len(frames)
+    time.sleep(0.5)
+    journal.append(frames)
+    second = shipper.behind()
+    assert second.size == 2 * len(frames)
+    assert second.seconds >= 0.5  # never less than the age of the oldest entry
+
+    database.is_down = None
+    assert shipper.flush(10)
+
+    assert shipper.behind() == (0, 0.0)
+    journal.append(frames)
+    assert shipper.behind().seconds < 0.5  # counted anew, not from the start
+    until(lambda: shipper.behind() == (0, 0.0))
+
+
+def test_bytes_behind_are_counted_over_segments(journal: Journal, database: Database, shipper: Shipper) -> None:
+    database.is_down = StoreUnavailable("gone")
+    journal.append(settled_frames(range(3)))
+    journal.rotate()
+    frames = settled_frames(range(3, 6))
+    journal.append(frames)
+
+    assert shipper.behind().size == journal.segment_bytes + len(frames)

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from llm_gateway.journal.segments import Files, WriterDir
-from llm_gateway.journal.tape import RETRY_S, Tape, Worker
+from llm_gateway.journal.tape import RETRY_S, Tape
 from tests.journal.disk import ALWAYS
 from tests.journal.samples import FailingFiles, Heard, until
 
@@ -161,25 +159,3 @@ class FailsSecond(Files):
         if self._tries == 2:
             raise OSError("no space")
         return super().create(path, size, durable=durable)
-
-
-async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
-    worker = Worker("a-worker")
-    told: list[tuple[int, str]] = []
-    names: set[str] = set()
-
-    def job(number: int) -> int:
-        names.add(threading.current_thread().name)
-        if number == 1:
-            raise OSError("it failed")
-        if number == 2:
-            raise ValueError("a mistake")
-        return number
-
-    for number in range(4):
-        worker.do(partial(job, number), lambda result, error: told.append((result, str(error or ""))))
-    await worker.stop()
-
-    assert told == [(0, ""), (-1, "it failed"), (-1, "a defect: ValueError('a mistake')"), (3, "")]
-    assert names == {"a-worker"}
-    await until(lambda: "a-worker" not in {thread.name for thread in threading.enumerate()})

@@ -10,17 +10,19 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.frames import HEAD_BYTES, Kind, scan
-from llm_gateway.journal.segments import Position, WriterDir
-from llm_gateway.journal.writer import MOST_REMEMBERED, Fsync, JournalWriter, Written
-from tests.journal.samples import FailingFiles, frame, intent, record, request_id, settled, until
+from llm_gateway.journal.segments import Position, WriterDir, Written
+from llm_gateway.journal.writer import MOST_REMEMBERED, Fsync, JournalWriter
+from tests.journal.samples import FailingFiles, frame, intent, needs_aio, record, request_id, settled, until
 
 Open = Callable[..., JournalWriter]
 POLICIES: list[Fsync] = ["always", "interval", "off"]
 
 
-@pytest.fixture
-def files() -> FailingFiles:
-    return FailingFiles()
+@pytest.fixture(params=["kernel", "thread"])
+def files(request: pytest.FixtureRequest) -> FailingFiles:
+    if request.param == "kernel":
+        needs_aio()
+    return FailingFiles(by_kernel=request.param == "kernel")
 
 
 @pytest.fixture
@@ -293,10 +295,10 @@ async def test_nothing_is_written_after_closing(open_writer: Open) -> None:
             append(request_id(1), b"{}")
 
 
-async def test_closing_ends_the_threads(open_writer: Open) -> None:
+async def test_closing_ends_the_threads(open_writer: Open, files: FailingFiles) -> None:
     before = threading.active_count()
     writer = open_writer("always")
-    assert threading.active_count() == before + 2
+    assert threading.active_count() == before + (1 if files.by_kernel else 2)
 
     await writer.sync_and_close()
 

@@ -8,7 +8,8 @@ import pytest
 
 from llm_gateway.errors import JournalUnavailable
 from llm_gateway.journal.frames import scan
-from llm_gateway.journal.writer import Fsync, Written
+from llm_gateway.journal.segments import Written
+from llm_gateway.journal.writer import Fsync
 from tests.journal.disk import ALWAYS, Open, accepts, on_disk, until_async
 from tests.journal.samples import FailingFiles, Heard, intent, request_id, settled, until
 
@@ -204,7 +205,7 @@ async def test_a_failed_sync_of_nothing_does_not_stop_the_writer_for_ever(
     writer._retired.append(files.create(writer.directory.segment(9), 10, durable=False))
     writer._sync_later()
 
-    await until(lambda: files.syncs == 1)
+    await until(lambda: files.syncs)  # the kernel begins all of them at once
     await until_async(lambda: accepts(writer, 1), timeout_s=2)
 
 
@@ -223,3 +224,42 @@ async def test_closing_a_journal_that_cannot_be_written_says_what_is_lost(
         {"level": "error", "unwritten": 1, "unsynced": 0},
     )
     assert on_disk(writer) == [("I", 1)]
+
+
+async def test_it_is_not_writable_until_a_write_succeeds_though_nobody_writes(
+    open_writer: Open, files: FailingFiles
+) -> None:
+    writer = open_writer("always")
+    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
+    await until(lambda: writer.is_writable)
+    files.fails["write"] = ALWAYS
+    assert not await accepts(writer, 1)
+
+    for _ in range(80):
+        assert not writer.is_writable
+        await asyncio.sleep(0.01)
+    files.fails.clear()
+    await until(lambda: writer.is_writable, timeout_s=2)
+
+    assert await accepts(writer, 2)
+    await until(lambda: not writer._unsynced)
+    assert on_disk(writer) == [("I", 2)]
+
+
+async def test_it_is_not_writable_while_syncs_fail(open_writer: Open, files: FailingFiles) -> None:
+    writer = open_writer("always")
+    files.fails["sync"] = ALWAYS
+    assert await accepts(writer, 1)
+    await until(lambda: not writer.is_writable)
+    for _ in range(80):
+        assert not writer.is_writable
+        await asyncio.sleep(0.01)
+    files.fails.clear()
+    await until(lambda: writer.is_writable, timeout_s=2)
+
+
+async def test_a_closed_writer_is_not_writable(open_writer: Open) -> None:
+    writer = open_writer("always")
+    await until(lambda: writer.is_writable)
+    await writer.sync_and_close()
+    assert not writer.is_writable

@@ -189,3 +189,20 @@ def test_a_real_limit_on_files(tmp_path: Path) -> None:
     assert late <= 1
     assert entries == 2 * accepted + 2
     assert recovered_s < 5
+
+
+async def test_it_is_not_writable_once_intents_are_refused_and_is_again_with_space(
+    open_writer: Open, files: FailingFiles
+) -> None:
+    writer = await full_disk(open_writer, files, reserve=40_000)
+    number = 0
+    while await accepts(writer, number):
+        writer.settle(request_id(number), b"{}")
+        await writer.durable()
+        number += 1
+    assert not writer.is_writable
+
+    files.fails.clear()
+    await until(lambda: writer.is_writable, timeout_s=2)
+
+    assert await accepts(writer, number)

@@ -112,7 +112,7 @@ def test_attempts_without_a_providers_name_on_the_request_count_no_request() -> 
 def test_hours_and_days_begin_at_their_edge() -> None:
     times = (0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1, 24 * HOUR_MS)
     hours = hourly(record(at_ms) for at_ms in times)
-    days = coarser(hours, 24)
+    days = coarser(hours.items(), 24)
     assert {hour: totals.requests for (kind, hour, _), totals in hours.items() if kind == "service"} == {
         0: 2,
         1: 1,

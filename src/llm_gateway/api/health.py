@@ -13,10 +13,14 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.errors import Overloaded
+from llm_gateway.errors import JournalUnavailable, Overloaded
 
 SERVICE = "llm-gateway"
 CHECK_TTL_S = 1.0
+UNWRITABLE = (
+    "The usage journal cannot be written, so calls are refused: free space on the disk of LLM_GATEWAY_DATA_DIR, or "
+    "repair it."
+)
 
 
 class Health(BaseModel):
@@ -80,6 +84,7 @@ def health_router(
     *,
     database_ok: Callable[[], bool],
     ready: Callable[[], bool],
+    journal_writable: Callable[[], bool],
     snapshot: Callable[[], Snapshot],
     metrics: Callable[[], tuple[bytes, str]],
 ) -> APIRouter:
@@ -97,15 +102,7 @@ def health_router(
 
     @router.get("/api/v1/health/providers", tags=["health"])
     async def health_providers() -> ProvidersHealth:
-        configured = sorted(snapshot().providers.values(), key=lambda p: (-p.priority, p.name))
-        return ProvidersHealth(
-            providers=[
-                ProviderHealth(
-                    name=p.name, display_name=p.display_name, is_enabled=p.is_enabled, models_count=len(p.models)
-                )
-                for p in configured
-            ]
-        )
+        return _providers_health(snapshot())
 
     @router.get("/healthz", tags=["health"])
     async def liveness() -> Alive:
@@ -113,9 +110,11 @@ def health_router(
 
     @router.get("/readyz", tags=["health"])
     async def readiness() -> Ready:
-        """503 while the gateway is starting or stopping."""
+        """503 while the gateway is starting or stopping, or cannot record usage."""
         if not ready():
             raise Overloaded("The gateway is starting or stopping: ask another one.")
+        if not journal_writable():
+            raise JournalUnavailable(UNWRITABLE)
         return Ready()
 
     @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
@@ -125,3 +124,15 @@ def health_router(
         return Response(body, media_type=content_type)
 
     return router
+
+
+def _providers_health(snapshot: Snapshot) -> ProvidersHealth:
+    configured = sorted(snapshot.providers.values(), key=lambda p: (-p.priority, p.name))
+    return ProvidersHealth(
+        providers=[
+            ProviderHealth(
+                name=p.name, display_name=p.display_name, is_enabled=p.is_enabled, models_count=len(p.models)
+            )
+            for p in configured
+        ]
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,8 @@ from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.journal.segments import Log, sync_directory
 
 BATCH_RECORDS = 2000
+FREED_AT_ONCE = 16
+COUNTED_AT_ONCE = 64 * 1024
 
 Sink: TypeAlias = Callable[[list[UsageRecord]], None]
 """Stores records in one transaction, each once however often it comes.
@@ -23,6 +26,43 @@ Sink: TypeAlias = Callable[[list[UsageRecord]], None]
 Raises StoreUnavailable (try again; it may be stored or not) or RecordsRefused (nothing is stored, at least one record
 never can be).
 """
+
+
+def quarantine_file(data_dir: Path) -> Path:
+    """Where a data directory's quarantined records are kept."""
+    return data_dir / "journal" / "quarantine.jsonl"
+
+
+class QuarantineCount:
+    """Counts the lines of the quarantine file, reading what was added since the last time. Safe in any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turn = threading.Lock()
+        self._read = self._lines = 0
+
+    def __call__(self) -> int:
+        """How many there are now; the last count if the file cannot be read."""
+        with self._turn:
+            try:
+                self._read_on()
+            except FileNotFoundError:
+                self._read = self._lines = 0
+            except OSError:
+                pass
+            return self._lines
+
+    def _read_on(self) -> None:
+        size = self._path.stat().st_size
+        if size == self._read:
+            return
+        if size < self._read:  # somebody took records out: count anew
+            self._read = self._lines = 0
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            while part := file.read(COUNTED_AT_ONCE):
+                self._lines += part.count(b"\n")
+                self._read += len(part)
 
 
 class Quarantine:
@@ -64,9 +104,14 @@ class Quarantine:
 class Delivery:
     """Records on their way to the sink. What is left after a failure is what has not been delivered."""
 
-    def __init__(self, sink: Sink, quarantine: Quarantine) -> None:
+    def __init__(self, sink: Sink, quarantine: Quarantine, pause: Callable[[], None] = lambda: None) -> None:
+        """Call `pause` after every few records that are freed.
+
+        Freeing a batch at once would hold the interpreter's lock for 5 to 20 ms.
+        """
         self._sink = sink
         self._quarantine = quarantine
+        self._pause = pause
         self._parts: list[list[UsageRecord]] = []
 
     def add(self, records: list[UsageRecord]) -> None:
@@ -93,6 +138,9 @@ class Delivery:
                     self._parts[-1:] = [part[half:], part[:half]]
             else:
                 self._parts.pop()
+                while part:
+                    del part[-FREED_AT_ONCE:]
+                    self._pause()
 
 
 def _digests(path: Path) -> set[bytes]:

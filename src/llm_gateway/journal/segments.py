@@ -15,6 +15,8 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from llm_gateway.journal.sync import Syncer, open_syncer
+
 Log: TypeAlias = Callable[..., None]
 """Hears of events: log(event, level="info", **fields)."""
 
@@ -29,6 +31,14 @@ class Position(NamedTuple):
 
 
 START = Position(1, 0)
+
+
+class Written(NamedTuple):
+    """What a writer has given to the kernel: all before `offset` of `segment`, which is `entries` entries in all."""
+
+    segment: int
+    offset: int
+    entries: int
 
 
 class _Checkpoint(msgspec.Struct):
@@ -143,6 +153,10 @@ class Files:
     def sync(self, fd: int) -> None:
         """Make what was written durable."""
         os.fdatasync(fd)
+
+    def syncer(self, log: Log) -> Syncer:
+        """What syncs without holding up the running event loop."""
+        return open_syncer(self.sync, log)
 
     def close(self, fd: int) -> None:
         """Give a descriptor up."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.delivery import Sink
-from llm_gateway.journal.segments import Log, Position, WriterDir
+from llm_gateway.journal.segments import START, Log, Position, WriterDir, Written
 from llm_gateway.journal.transfer import Transfer
-from llm_gateway.journal.writer import Written
 
 PAUSE_S = 0.15
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
@@ -27,19 +27,29 @@ class Journal(Protocol):
     """What the shipper needs of the writer."""
 
     directory: WriterDir
+    segment_bytes: int
     recent: dict[str, UsageRecord]
     written: Written
     appended: int
     is_closed: bool
 
 
+class Behind(NamedTuple):
+    """What the database does not have yet: bytes of the journal, and the age of the oldest entry in seconds."""
+
+    size: int
+    seconds: float
+
+
 class Shipper:
     """Ships what `journal` writes, until it is stopped."""
 
-    def __init__(self, journal: Journal, sink: Sink, *, log: Log) -> None:
+    def __init__(self, journal: Journal, sink: Sink, *, log: Log, pause: Callable[[], None] = lambda: None) -> None:
+        """`pause` is called in the thread between small pieces of work."""
         self._journal = journal
         self._sink = sink
         self._log = log
+        self._pause = pause
         self._transfer: Transfer | None = None
         self._has_open_requests = False
         self._wake = threading.Event()
@@ -48,6 +58,8 @@ class Shipper:
         self._reason = ""
         self._progress = threading.Condition()
         self._shipped = 0
+        self._moved = START
+        self._complete_at = time.monotonic()
         self._has_ended = self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
 
@@ -59,6 +71,20 @@ class Shipper:
     def is_alive(self) -> bool:
         """Whether records are moved on, now or once the database answers."""
         return self._thread.is_alive()
+
+    def behind(self) -> Behind:
+        """What is in the journal and not in the database. From any thread, without reading a file.
+
+        The age is that of the last moment at which everything was known to be shipped, which is looked at every 0.15
+        seconds: it may be older than the oldest entry by so much.
+        """
+        written = self._journal.written
+        with self._progress:
+            if self._shipped >= written.entries:
+                return Behind(0, 0.0)
+            segment, offset = self._moved
+            size = (written.segment - segment) * self._journal.segment_bytes + written.offset - offset
+            return Behind(max(1, size), time.monotonic() - self._complete_at)
 
     def flush(self, timeout_s: float) -> bool:
         """Whether everything appended to the journal before is in the database, waiting so long. From any thread."""
@@ -113,11 +139,13 @@ class Shipper:
 
     def _ship(self) -> bool:
         """Ship what is written by now; False when that did not succeed and is to be tried again."""
-        written = self._journal.written
+        written, began = self._journal.written, time.monotonic()
         try:
             transfer = self._transfer = self._transfer or self._begin()
-            while transfer.step(Position(written.segment, written.offset))[1]:
-                pass
+            is_more = True
+            while is_more:
+                is_more = transfer.step(Position(written.segment, written.offset))[1]
+                self._moved = transfer.position
             self._has_open_requests = transfer.open_requests > 0
         except StoreUnavailable as error:
             cause = getattr(
@@ -134,12 +162,14 @@ class Shipper:
         self._backoff = 0.0
         self._reason = ""
         with self._progress:
-            self._shipped = written.entries
+            self._shipped, self._complete_at = written.entries, began
             self._progress.notify_all()
         return True
 
     def _begin(self) -> Transfer:
-        return Transfer(self._journal.directory, self._sink, log=self._log, known=self._journal.recent)
+        return Transfer(
+            self._journal.directory, self._sink, log=self._log, known=self._journal.recent, pause=self._pause
+        )
 
     def _end_transfer(self) -> None:
         transfer, self._transfer = self._transfer, None

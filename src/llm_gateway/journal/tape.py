@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
-from llm_gateway.journal.segments import Files, Log, WriterDir
+from llm_gateway.journal.segments import ZEROS, Files, Log, WriterDir
+from llm_gateway.journal.worker import Worker
 
 RETRY_S = 0.5
 """How long after a failure to try again."""
 
-
-class Worker:
-    """A thread that does one job after the other, and tells the loop how each ended."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name=name, daemon=True).start()
-
-    def do(self, job: Callable[[], int], then: Callable[[int, OSError | None], None]) -> None:
-        """Do `job` in the thread, and call `then(its result, its error)` on the loop, whatever happens."""
-
-        def run() -> None:
-            result, failed = -1, None
-            try:
-                result = job()
-            except OSError as error:
-                failed = error
-            except Exception as error:  # edge: whoever waits for the job must hear of any end, and the thread lives on
-                failed = OSError(f"a defect: {error!r}")
-            self._loop.call_soon_threadsafe(then, result, failed)
-
-        self._jobs.put(run)
-
-    async def stop(self) -> None:
-        """End the thread; returns when every job before this has been done and told."""
-        ended = self._loop.create_future()
-        self._jobs.put(lambda: _tell(self._loop, ended))
-        self._jobs.put(None)
-        await ended
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-
-
-def _tell(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
-    loop.call_soon_threadsafe(ended.set_result, None)
+TRIAL_BYTES = 4096
 
 
 class Tape:
@@ -90,6 +53,16 @@ class Tape:
         self._worker = Worker("journal-allocate")
         self._make_spare()
 
+    def try_to_write(self) -> None:
+        """Write zeros where the next entry goes, which says nothing to a reader: find out whether the disk works.
+
+        Raises:
+            OSError: it does not.
+        """
+        zeros = ZEROS[: min(self.room, TRIAL_BYTES)]
+        if zeros and not self._files.write(self.fd, zeros, self.offset):
+            raise OSError("nothing was written")
+
     @property
     def room(self) -> int:
         """Bytes left in the segment in use."""
@@ -123,6 +96,11 @@ class Tape:
         self._make_spare()
         return before
 
+    def discard(self, fds: Iterable[int]) -> None:
+        """Close descriptors in the thread: the last one of a deleted file frees its space, which takes milliseconds."""
+        for fd in fds:
+            self._worker.do(partial(self._close, fd), _ignore)
+
     async def close(self) -> None:
         """Close all files, and delete the spare."""
         if self._retry is not None:
@@ -132,6 +110,10 @@ class Tape:
             self._files.close(self._spare)
             self._directory.segment(self.number + 1).unlink(missing_ok=True)
         self._files.close(self.fd)
+
+    def _close(self, fd: int) -> int:
+        self._files.close(fd)
+        return 0
 
     def _make_spare(self) -> None:
         self._retry = None
@@ -148,3 +130,7 @@ class Tape:
             self._log("no space for the usage journal's next segment", level="warning", reason=str(failed))
         self.has_failed = True
         self._retry = self._loop.call_later(RETRY_S, self._make_spare)  # after closing there is no thread to do it
+
+
+def _ignore(_result: int, _failed: OSError | None) -> None:
+    """What became of a descriptor that is given up is nobody's concern: its contents are durable, or written again."""

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.assembly import Assembly
-from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, Sink
+from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, Sink, quarantine_file
 from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.reader import SegmentReader
 from llm_gateway.journal.segments import Log, Position, WriterDir
-
-PAUSE_S = 0.00005
-"""After each chunk beside a living writer: its loop's thread gets the interpreter. Reading alone gives it up too
-briefly, and the loop would wait for the interpreter's own turn of 5 ms."""
 
 
 class Transfer:
     """Moves one directory's records. Stopped at any moment and begun anew it loses none, and counts none twice."""
 
     def __init__(
-        self, directory: WriterDir, sink: Sink, *, log: Log, known: dict[str, UsageRecord] | None = None
+        self,
+        directory: WriterDir,
+        sink: Sink,
+        *,
+        log: Log,
+        known: dict[str, UsageRecord] | None = None,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
+        """Begin at the checkpoint. `known` as in Assembly; `pause` is called after each chunk that was read."""
         self._directory = directory
         self._log = log
-        self._quarantine = Quarantine(directory.path.parent / "quarantine.jsonl", log)
-        self._delivery = Delivery(sink, self._quarantine)
+        self._pause = pause
+        self._quarantine = Quarantine(quarantine_file(directory.path.parents[1]), log)
+        self._delivery = Delivery(sink, self._quarantine, pause)
         self._undecodable: list[tuple[Entry, str]] = []
         self._assembly = Assembly(
             directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason)), known
@@ -36,6 +40,11 @@ class Transfer:
         self._records: list[UsageRecord] = []
         self._kept = self._reader.position
         self._segment = 0
+
+    @property
+    def position(self) -> Position:
+        """Everything before it was read; all of that is delivered when `step` has returned."""
+        return self._reader.position
 
     @property
     def open_requests(self) -> int:
@@ -56,12 +65,13 @@ class Transfer:
                 record = self._assembly.add(segment, entry)
                 if record is not None:
                     self._records.append(record)
-            if limit is not None:
-                time.sleep(PAUSE_S)
+            self._pause()
         records, self._records = self._records, []
+        moved = len(records)
         self._delivery.add(records)
+        del records  # so that the delivery frees them, a few at a time
         self._deliver()
-        return len(records), len(records) >= BATCH_RECORDS
+        return moved, moved >= BATCH_RECORDS
 
     def abandon(self) -> int:
         """Close and move the requests that are open: their writer is gone. Returns how many.

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.reserve import Aside, Reserve, promise_for
-from llm_gateway.journal.segments import Files, Log, WriterDir, silent
-from llm_gateway.journal.tape import RETRY_S, Tape, Worker
+from llm_gateway.journal.segments import Files, Log, WriterDir, Written, silent
+from llm_gateway.journal.tape import RETRY_S, Tape
 from llm_gateway.journal.waiters import Waiters
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
@@ -37,18 +38,13 @@ RESERVE_BYTES = 256 * 1024
 MOST_REMEMBERED = 5_000
 """Records that wait for the shipper as objects too; beyond them it reads what is in the files."""
 
+LARGE_INTENT_BYTES = 16 * 1024
+"""No usual intent is larger, so `is_writable` ends a little before intents are refused."""
+
 NO_CALL = "Usage cannot be recorded (the disk is full or failing), so no call is made."
 
 INTERVAL_S = 0.05
 PATIENCE_S = 2.0
-
-
-class Written(NamedTuple):
-    """What is in the kernel: everything before `offset` of `segment`, and so many entries in all."""
-
-    segment: int
-    offset: int
-    entries: int
 
 
 class JournalWriter:
@@ -75,6 +71,7 @@ class JournalWriter:
         """
         self.directory = directory
         self.name = directory.path.name
+        self.segment_bytes = segment_bytes
         self.is_closed = False
         self.appended = 0
         self.recent: dict[str, UsageRecord] = {}
@@ -85,11 +82,10 @@ class JournalWriter:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._tape = Tape(directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush)
-        self._worker = Worker("journal-sync")
+        self._syncer = files.syncer(log)
         self._waiting: list[bytes] = []
         self._unsynced: list[bytes] = []
         self._retired: list[int] = []
-        self._abandoned: list[int] = []
         self._waiters = Waiters(patience_s)
         self._turn: list[asyncio.Future[None]] = []
         self._aside = Aside()
@@ -218,14 +214,18 @@ class JournalWriter:
                 unwritten=len(self._waiting),
                 unsynced=len(self._unsynced),
             )
-        await self._worker.stop()
+        await self._syncer.close()
         self._waiters.close()
         for timer in (self._retry, self._interval):
             if timer is not None:
                 timer.cancel()
-        for fd in (*self._retired, *self._abandoned):
-            self._files.close(fd)
+        self._tape.discard(self._retired)
         await self._tape.close()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether any usual intent would be accepted now. For the event loop only."""
+        return not (self.is_closed or self._is_short(LARGE_INTENT_BYTES, promise_for(LARGE_INTENT_BYTES)))
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -297,8 +297,7 @@ class JournalWriter:
             count = _how_many(frames, self._tape.room)
             data = b"".join(frames[:count])
         if not count:
-            (self._abandoned if self._must_rotate else self._retired).append(self._tape.rotate())
-            self._must_rotate = False
+            self._rotate()
             return
         self._tape.write(data)
         if self._fsync != "off":
@@ -307,6 +306,14 @@ class JournalWriter:
         if self._is_failing and not self._has_lost_sync:
             self._recovered()
         self.written = Written(self._tape.number, self._tape.offset, self.appended - len(frames))
+
+    def _rotate(self) -> None:
+        before = self._tape.rotate()
+        if self._must_rotate or self._fsync == "off":
+            self._tape.discard([before])
+        else:
+            self._retired.append(before)
+        self._must_rotate = False
 
     def _failed(self, event: str, error: OSError) -> None:
         """Nothing new begins until the next try."""
@@ -319,6 +326,12 @@ class JournalWriter:
 
     def _try_again(self) -> None:
         self._retry = None
+        try:
+            if not (self._waiting or self._must_rotate):
+                self._tape.try_to_write()
+        except OSError as error:
+            self._failed("the usage journal cannot be written", error)
+            return
         self._is_blocked = False
         self._flush()
 
@@ -334,34 +347,23 @@ class JournalWriter:
             self._sync_later()
 
     def _sync_later(self) -> None:
-        if self._unsynced or self._retired or self._abandoned:
+        if self._unsynced or self._retired:
             self._interval = self._loop.call_later(INTERVAL_S, self._sync_in_time)
 
     def _sync_in_time(self) -> None:
         self._interval = None
-        if not self._is_syncing and (self._unsynced or self._retired or self._abandoned):
+        if not self._is_syncing and (self._unsynced or self._retired):
             self._sync()
 
     def _sync(self) -> None:
-        """Make everything written so far durable, in the thread."""
+        """Begin to make everything written so far durable."""
         self._is_syncing = True
-        fds = [] if self._fsync == "off" else [*self._retired] if self._must_rotate else [*self._retired, self._tape.fd]
-        done = [*self._retired, *self._abandoned]
-        self._retired, self._abandoned = [], []
-        covered = len(self._unsynced)
+        retired, self._retired = self._retired, []
+        fds = [*retired] if self._must_rotate else [*retired, self._tape.fd]
+        self._syncer.sync(fds, partial(self._synced, len(self._unsynced), retired))
 
-        def sync() -> int:
-            try:
-                for fd in fds:
-                    self._files.sync(fd)
-            finally:
-                for fd in done:
-                    self._files.close(fd)
-            return covered
-
-        self._worker.do(sync, self._synced)
-
-    def _synced(self, covered: int, failed: OSError | None) -> None:
+    def _synced(self, covered: int, retired: list[int], failed: OSError | None) -> None:
+        self._tape.discard(retired)
         self._is_syncing = False
         if failed is None:
             del self._unsynced[:covered]

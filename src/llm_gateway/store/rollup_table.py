@@ -7,7 +7,7 @@ that is there gets what comes late in the same transaction as its day does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from llm_gateway.store.bulk import BulkInsert, adding
+from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, paced
 from llm_gateway.store.database import Database, usage_rollups
 from llm_gateway.store.rollups import (
     BLOCKS,
@@ -43,22 +43,25 @@ class RollupTable:
         placeholder = "?" if self._is_sqlite else "%s"
         self._insert = BulkInsert(usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
 
-    def add(self, connection: Connection, hours: Mapping[Key, Totals]) -> None:
-        """Add hourly sums to the hours and days, and to the blocks that were built already."""
-        days = coarser(hours, DAY.hours)
-        self._add(connection, {HOUR: hours, DAY: days})
+    def add(self, connection: Connection, hours: Mapping[Key, Totals], pause: Pause = no_pause) -> None:
+        """Add hourly sums to the hours and days, and to the blocks that were built already.
+
+        `pause` is called after every few rows.
+        """
+        days = coarser(paced(hours.items(), pause), DAY.hours)
+        self._add(connection, {HOUR: hours, DAY: days}, pause)
         # Looked at only now: on Postgres the rows above keep a builder waiting, so that it cannot have missed them.
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
         if days and oldest_ms < _built_until_ms(connection, BLOCKS[:1])[0]:
-            self._add(connection, _late(days, _built_until_ms(connection, BLOCKS)))
+            self._add(connection, _late(days, _built_until_ms(connection, BLOCKS)), pause)
 
-    def _add(self, connection: Connection, sums: Mapping[Grain, Mapping[Key, Totals]]) -> None:
+    def _add(self, connection: Connection, sums: Mapping[Grain, Mapping[Key, Totals]], pause: Pause) -> None:
         rows: list[tuple[Any, ...]] = []
         for grain, sums_of_grain in sums.items():
-            rows += _rows(grain.name, grain.ms, sums_of_grain)
+            rows += _rows(grain.name, grain.ms, paced(sums_of_grain.items(), pause))
         if not self._is_sqlite:
             rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
-        self._insert.run(connection, rows)
+        self._insert.run(connection, rows, pause)
 
     def build_block(self, connection: Connection, until_ms: int) -> bool:
         """Add up the oldest block that is over by then and not built yet; False when there is none."""
@@ -108,15 +111,14 @@ def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Gra
     late: dict[Grain, Mapping[Key, Totals]] = {}
     for block, until_ms in zip(BLOCKS, built_until_ms, strict=True):
         of_built = {key: totals for key, totals in days.items() if key[0] == CUSTOMER and key[1] * DAY.ms < until_ms}
-        late[block] = coarser(of_built, block.hours // DAY.hours)
+        late[block] = coarser(of_built.items(), block.hours // DAY.hours)
     return late
 
 
-def _rows(grain: str, length_ms: int, sums: Mapping[Key, Totals]) -> list[tuple[Any, ...]]:
+def _rows(grain: str, length_ms: int, sums: Iterable[tuple[Key, Totals]]) -> list[tuple[Any, ...]]:
     as_tuple = msgspec.structs.astuple
     return [
-        (dimension, grain, number * length_ms, name, *as_tuple(totals))
-        for (dimension, number, name), totals in sums.items()
+        (dimension, grain, number * length_ms, name, *as_tuple(totals)) for (dimension, number, name), totals in sums
     ]
 
 

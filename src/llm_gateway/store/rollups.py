@@ -157,10 +157,10 @@ def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[
     return differences
 
 
-def coarser(sums: Mapping[Key, Totals], factor: int) -> dict[Key, Totals]:
+def coarser(sums: Iterable[tuple[Key, Totals]], factor: int) -> dict[Key, Totals]:
     """The sums of buckets added up to those of buckets that are `factor` times as long."""
     added: dict[Key, Totals] = {}
-    for (dimension, number, name), totals in sums.items():
+    for (dimension, number, name), totals in sums:
         key = (dimension, number // factor, name)
         known = added.get(key)
         added[key] = totals if known is None else known.plus(totals)

@@ -18,13 +18,16 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.bulk import BulkInsert
+from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, paced
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollup_table import RollupTable, summed
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
 
 LONGEST_REQUEST_MS = 600_000
 """How long before an attempt its request may have come."""
+
+ROWS_AT_ONCE = 256
+"""Made, stored and freed together; freeing thousands of rows would hold up the event loop."""
 
 USAGE_KINDS = Usage.__struct_fields__
 PLAIN_FIELDS = tuple(
@@ -72,10 +75,10 @@ class UsageStore:
         self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
         self._rollups = RollupTable(database)
 
-    def write(self, records: Sequence[UsageRecord]) -> None:
+    def write(self, records: Sequence[UsageRecord], pause: Pause = no_pause) -> None:
         """Store the records that are not stored yet and add them to the rollups, in one transaction.
 
-        Some thousand records at a time are cheapest.
+        Some thousand records at a time are cheapest. `pause` is called after every few of them.
 
         Raises:
             RecordsRefused: at least one record does not fit; nothing was stored.
@@ -86,7 +89,7 @@ class UsageStore:
             by_id.setdefault(record.id, record)
         try:
             with self._database.write() as connection:
-                self._write(connection, by_id)
+                self._write(connection, by_id, pause)
         except (IntegrityError, DataError, OverflowError, UnicodeEncodeError) as error:
             cause = getattr(error, "orig", None) or error
             raise RecordsRefused(f"The database refuses at least one of the usage records: {cause}.") from error
@@ -165,13 +168,16 @@ class UsageStore:
             )
             return [tuple(row) for row in connection.execute(query)]
 
-    def _write(self, connection: Connection, by_id: dict[str, UsageRecord]) -> None:
+    def _write(self, connection: Connection, by_id: dict[str, UsageRecord], pause: Pause) -> None:
         for known in self._known_ids(connection, list(by_id)):
             del by_id[known]
-        inserted = self._records.run(connection, [_record_row(record) for record in by_id.values()])
+        records, inserted = [*by_id.values()], 0
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            rows = [_record_row(record) for record in paced(records[start : start + ROWS_AT_ONCE], pause)]
+            inserted += self._records.run(connection, rows, pause)
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        self._rollups.add(connection, hourly(by_id.values()))
+        self._rollups.add(connection, hourly(paced(by_id.values(), pause)), pause)
 
 
 _plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))

@@ -1,0 +1,27 @@
+"""Long work of a background thread, done so that the event loop's thread does not have to wait for the interpreter."""
+
+from __future__ import annotations
+
+import time
+
+WORK_S = 0.0004
+REST_S = 0.0002
+
+
+class Pace:
+    """Sleep for a moment whenever the thread has worked for a moment. Call it between small pieces of work.
+
+    A thread that works without sleeping takes the interpreter's lock whenever the loop gives it up for a system call,
+    and the loop then waits a switch interval to get it back: several times a request.
+    """
+
+    def __init__(self, *, work_s: float = WORK_S, rest_s: float = REST_S) -> None:
+        self._work_s = work_s
+        self._rest_s = rest_s
+        self._rest_at = 0.0
+
+    def __call__(self) -> None:
+        """Sleep if it is time to."""
+        if time.monotonic() >= self._rest_at:
+            time.sleep(self._rest_s)
+            self._rest_at = time.monotonic() + self._work_s
