@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 

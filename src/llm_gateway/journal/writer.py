@@ -387,7 +387,10 @@ class JournalWriter:
     async def _wait(self) -> None:
         durable = self._waiters.wait(self.appended)
         self._flush_soon()
-        await durable
+        try:
+            await durable
+        finally:
+            del durable  # a future holds the exception it raised here, whose traceback holds this frame
 
 
 def _how_many(frames: list[bytes], room: int) -> int:

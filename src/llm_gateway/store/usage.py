@@ -6,9 +6,9 @@ often it is sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -28,6 +28,9 @@ LONGEST_REQUEST_MS = 600_000
 
 ROWS_AT_ONCE = 256
 """Made, stored and freed together; freeing thousands of rows would hold up the event loop."""
+
+KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
+"""Returns those of the ids that are stored already."""
 
 USAGE_KINDS = Usage.__struct_fields__
 PLAIN_FIELDS = tuple(
@@ -70,7 +73,7 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known_ids = _known_in_sqlite if database.is_sqlite else _known_in_postgres
+        self._known_ids = _known_in_sqlite() if database.is_sqlite else _known_in_postgres()
         placeholder = "?" if database.is_sqlite else "%s"
         self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
         self._rollups = RollupTable(database)
@@ -192,19 +195,25 @@ def _record_row(record: UsageRecord) -> tuple[Any, ...]:
     return (*_plain_values(record), tags, attempts, max(attempt.started_ms for attempt in record.attempts))
 
 
-def _known_in_sqlite(connection: Connection, ids: list[str]) -> list[str]:
-    # One row holds them all, since every row that is fetched takes the GIL again.
+def _known_in_sqlite() -> KnownIds:
+    """Build the query once: a statement of SQLAlchemy's is full of reference cycles, which only a collection frees."""
+    # One row holds them all, since every row that is fetched takes the interpreter's lock again.
     listed = sa.select(func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
     query = sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(listed))
-    text: str = connection.execute(query, {"ids": _encoder.encode(ids).decode()}).scalar_one()
-    return msgspec.json.decode(text, type=list[str])
+
+    def known(connection: Connection, ids: list[str]) -> list[str]:
+        text: str = connection.execute(query, {"ids": _encoder.encode(ids).decode()}).scalar_one()
+        return msgspec.json.decode(text, type=list[str])
+
+    return known
 
 
-def _known_in_postgres(connection: Connection, ids: list[str]) -> list[str]:
+def _known_in_postgres() -> KnownIds:
+    """As in SQLite."""
     query = sa.select(usage_records.c.id).where(
         usage_records.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.Text)))
     )
-    return list(connection.execute(query, {"ids": ids}).scalars())
+    return lambda connection, ids: list(connection.execute(query, {"ids": ids}).scalars())
 
 
 def first_id(at_ms: int) -> str:
