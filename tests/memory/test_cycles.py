@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import uvloop
@@ -211,3 +211,90 @@ def test_no_ending_leaves_a_cycle(path: str, stream: bool, tmp_path: Path) -> No
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, no_collector():
         left = runner.run(run())
     assert left == {}
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any] | bytes, dict[str, str]]] = {
+    "no such path": ("/v1/nope", {}, {}),
+    "no such path of the API": ("/api/v1/nope", {}, {}),
+    "wrong key": ("/v1/chat/completions", {"model": "p/m", "messages": TURNS}, {"authorization": "Bearer nope"}),
+    "wrong method": ("/v1/models", {}, {}),
+    "wrong header": ("/v1/chat/completions", {"model": "p/m", "messages": TURNS}, {"x-request-timeout-ms": "soon"}),
+    "invalid provider": ("/api/v1/providers", {"name": 3}, {}),
+    "malformed provider": ("/api/v1/providers", b"{nope", {}),
+    "provider too large": ("/api/v1/providers", b" " * 5_000_000, {}),
+    "tokens counted": ("/v1/messages/count_tokens", {"model": "p/m", "messages": TURNS}, {}),
+    "tokens of nothing": ("/v1/messages/count_tokens", {"model": "nope", "messages": 3}, {}),
+    "embeddings refused": ("/v1/embeddings", {"model": "p/m", "input": "hi"}, HASTE),
+    "response refused": ("/v1/responses", {"model": "p/m", "input": "hi"}, HASTE),
+    "response streamed and cut": ("/v1/responses", {"model": "p/m", "input": "hi", "stream": True}, HASTE),
+    "failed over": ("/v1/chat/completions", {"model": "m", "messages": TURNS}, NOT_CACHED),
+    "failed over, streamed": ("/v1/chat/completions", {"model": "m", "messages": TURNS, "stream": True}, NOT_CACHED),
+}
+"""Requests that end elsewhere: at the gate, in management, on other surfaces, after two providers that fail."""
+
+
+def test_no_other_ending_leaves_a_cycle(tmp_path: Path) -> None:
+    async def run() -> dict[str, Counter[str]]:
+        left: dict[str, Counter[str]] = {}
+        async with world(tmp_path / "data") as it:
+            for name in ("p", "q"):
+                await it.add_provider(name)
+            it.provider.answer = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")
+            for name, (path, fields, headers) in OTHERS.items():
+                body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+                found = Counter[str]()
+                for _ in range(2):
+                    garbage()
+                    await it.call(path, body, headers)
+                    found = garbage()
+                if found:
+                    left[name] = found
+        return left
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, no_collector():
+        left = runner.run(run())
+    assert left == {}
+
+
+@pytest.mark.parametrize("answer", [refused(400), raw(b""), STALLED], ids=["refused", "closed", "stalled"])
+def test_callers_of_one_call_that_failed_leave_no_cycle(answer: Answer, tmp_path: Path) -> None:
+    """Identical requests at once: those that wait for another's call share its error."""
+
+    async def run() -> Counter[str]:
+        async with world(tmp_path / "data") as it:
+            await it.add_provider("p")
+            body = json.dumps({**SURFACES["/api/v1/generate"], "model": "p/m"}).encode()
+            it.provider.answer = answer
+            found = Counter[str]()
+            for _ in range(2):
+                garbage()
+                await asyncio.gather(*(it.call("/api/v1/generate", body, HASTE) for _ in range(6)))
+                found = garbage()
+            return found
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, no_collector():
+        found = runner.run(run())
+    assert not found
+
+
+def test_cancelled_requests_leave_no_cycle(tmp_path: Path) -> None:
+    async def run() -> Counter[str]:
+        async with world(tmp_path / "data") as it:
+            await it.add_provider("p")
+            it.provider.answer = events(HI, *[delta("x")] * 100, pause_s=0.1)
+            calls = []
+            garbage()
+            for path, fields in SURFACES.items():
+                for stream in (False, True):
+                    body = json.dumps({**fields, "model": "p/m", "stream": stream}).encode()
+                    calls.append(asyncio.create_task(it.call(path, body, NOT_CACHED)))
+            await asyncio.sleep(0.5)
+            for task in list(cast(Any, it.server)._hub.tasks):
+                task.cancel()
+            await asyncio.gather(*calls)
+            calls.clear()
+            return garbage()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, no_collector():
+        found = runner.run(run())
+    assert not found

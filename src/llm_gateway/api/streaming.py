@@ -10,6 +10,7 @@ from starlette.types import Receive, Send
 
 from llm_gateway.api.responses import Headers
 from llm_gateway.domain.messages import Answer
+from llm_gateway.domain.plan import Recorded
 from llm_gateway.domain.streams import Piece
 from llm_gateway.errors import GatewayError, Overloaded
 from llm_gateway.pipeline.relay import Relay
@@ -163,7 +164,7 @@ class StreamedResponse:
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
                 opening.result().drop()  # type: ignore[union-attr]  # it is one
-            raise
+            raise Recorded from None
         finally:
             del opening  # as in `run`
 

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.api.entry import ENTRY, Entry
 from llm_gateway.api.shapes import send_error
+from llm_gateway.domain.plan import Recorded
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, PayloadTooLarge
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -157,8 +158,10 @@ class Surface(ABC):
             await send_error(send, scope, error)
         except ClientGone:
             return
-        except asyncio.CancelledError:
-            await send_error(send, scope, Overloaded("The gateway is stopping."))
+        except asyncio.CancelledError as cancelled:
+            stopping = Overloaded("The gateway is stopping.")
+            stopping.is_recorded = isinstance(cancelled, Recorded)
+            await send_error(send, scope, stopping)
         except Exception as error:  # edge: a defect of ours
             await send_error(send, scope, self.failed(entry, error))
 

@@ -1,4 +1,4 @@
-"""Whether a candidate may be called: leave for one call, or how long there is none."""
+"""The answer to "may this candidate be called now?": a permit for one call, or how long to wait."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 
 class Wait(NamedTuple):
-    """A candidate cannot be called for so many seconds; `limited`: it is at a rate limit, else it is spared."""
+    """A candidate must not be called for `seconds`; `limited`: it is at a rate limit, else it failed or refused."""
 
     seconds: float
     limited: bool

@@ -63,6 +63,10 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     is_ours: bool = False
 
 
+class Recorded(asyncio.CancelledError):
+    """A request was cancelled, and its usage record, which has a line in the log, is written."""
+
+
 class Unsent(asyncio.CancelledError):
     """A call was cancelled before anything of it left: nothing can have been bought."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from traceback import format_tb
 from typing import Protocol
 
 import msgspec
@@ -78,6 +79,7 @@ class Committed:
         except Exception as error:  # edge: it is raised when its turn comes
             if not pieces:
                 raise
+            error.add_note("".join(format_tb(error.__traceback__)))
             self._error = error.with_traceback(None)  # whose frames hold this stream
         return pieces
 

@@ -66,7 +66,7 @@ class Aio:
         Raises:
             OSError: this system has none, forbids it, or has no more.
         """
-        if sys.platform != "linux" or platform.machine() not in SYSCALLS or sys.byteorder != "little":
+        if sys.platform != "linux" or platform.machine() not in SYSCALLS or sys.maxsize < 2**32:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self._numbers = SYSCALLS[platform.machine()]
         self._syscall = ctypes.PyDLL(None, use_errno=True).syscall

@@ -75,8 +75,8 @@ class Shipper:
     def behind(self) -> Behind:
         """What is in the journal and not in the database. From any thread, without reading a file.
 
-        The age is that of the last moment at which everything was known to be shipped, which is looked at every 0.15
-        seconds: it may be older than the oldest entry by so much.
+        The age counts from the last time everything was known to be shipped, which is checked every 0.15 seconds: the
+        oldest entry may be 0.15 seconds younger.
         """
         written = self._journal.written
         with self._progress:

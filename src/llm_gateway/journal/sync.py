@@ -1,6 +1,6 @@
 """Make written files durable without holding up the event loop: by the kernel's asynchronous fdatasync, else a thread.
 
-A sync covers what was written before it began. One runs at a time; whoever comes meanwhile is covered by the next.
+A sync covers what was written before it began. One runs at a time; what is written meanwhile is covered by the next.
 """
 
 from __future__ import annotations
@@ -126,7 +126,10 @@ class AioSyncer:
         self._submit()
 
     def _on_results(self) -> None:
-        for result in self._aio.results():
+        results = self._aio.results()
+        if not results:  # a signal that came after its event was taken already
+            return
+        for result in results:
             self._running -= 1
             if result < 0 and self._failed is None:
                 self._failed = OSError(-result, os.strerror(-result))

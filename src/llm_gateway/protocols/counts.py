@@ -41,5 +41,5 @@ def guessed(characters: int) -> Usage:
 
 
 def seconds(reported: float | None) -> int | None:
-    """A time in seconds since 1970; None where it is none before the year 10000."""
+    """A time in whole seconds since 1970; None if it is missing, negative or after the year 9999."""
     return int(reported) if reported is not None and 0 <= reported < END_OF_TIME_S else None

@@ -75,7 +75,7 @@ def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...]
 
 
 def _may_be_kept(completion: Completion) -> bool:
-    """Whether the next who asks may be told the same: not what only its own protocol knows, nor an empty answer."""
+    """Whether the reply may be cached: not with parts that only its own protocol knows, nor without content."""
     has_content = not completion.choices  # of embeddings, which stay in the body
     for choice in completion.choices:
         for part in choice.parts:

@@ -1,4 +1,4 @@
-"""Insert many rows with few statements, and stop for breath between them.
+"""Insert many rows with few statements, and pause between statements.
 
 `executemany` steps through SQLite row by row and takes the interpreter's lock back after each, which beside a busy
 event loop costs hundreds of microseconds a row. One INSERT over many rows holds no lock while the database works, but

@@ -12,7 +12,7 @@ by a clock that only counts elapsed time; the system's clock is compared with it
      delete by the clock           │                                     clock ahead: delete nothing
                                    │                                     clock behind: delete by the clock
                                    └── at most a day apart again, or ───────────┘
-                                       24 hours of running with the same difference: the clock is taken as right
+                                       24 hours of running without another jump: the clock is taken as right
 
 Without a file the newest stored record gives the believed time, and without records the clock. With a file records give
 none: those made while the clock is wrong carry its time, and would make a restart believe it.
@@ -36,7 +36,7 @@ TOLERANCE_MS = DAY_MS
 ACCEPTED_AFTER_S = 86_400.0
 PRUNE_STEP = 2000
 LATE_MS = 3_600_000
-"""A day is added up when it is over for so long, since records that come later cost a little more."""
+"""Milliseconds after its end at which a day is added up; records that come later cost a little more."""
 
 
 class Belief(msgspec.Struct):
@@ -94,7 +94,7 @@ class BelievedClock:
         if disputed_s >= ACCEPTED_AFTER_S:
             self.belief = Belief(clock_ms)
             return Reading(clock_ms, believed_ms, difference_ms, is_accepted=True)
-        self.belief = Belief(believed_ms, belief.difference_ms if is_same else difference_ms, disputed_s)
+        self.belief = Belief(believed_ms, difference_ms, disputed_s)  # it grows while the gateway is stopped
         return Reading(clock_ms, believed_ms, difference_ms)
 
 

@@ -12,7 +12,7 @@ import httptools
 from llm_gateway.upstream.response import Broken, Response, ResponseStream, expire, header
 
 MAX_HEAD_BYTES = 256 * 1024
-"""Of what is no body: status line and headers, interim responses (1xx), one chunk's framing, trailers."""
+"""Limit for all that is not body: status line and headers, interim responses (1xx), one chunk's framing, trailers."""
 LARGE_READ_BYTES = 64 * 1024
 """After a read of this size the connection lets others have the event loop before it reads on."""
 MAX_STREAM_BYTES = 1024 * 1024 * 1024

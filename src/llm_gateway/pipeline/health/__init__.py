@@ -63,7 +63,7 @@ class _Provider:
 
 
 class Permit:
-    """Leave for one call, which ends in exactly one of `succeed`, `fail`, `limited`, `refused` or `release`.
+    """Permits one call, which ends in exactly one of `succeed`, `fail`, `limited`, `refused` or `release`.
 
     It holds for the state that gave it: reports from before a change of state are ignored. `accepted` says earlier
     that the provider serves the call: with the first content of a stream.
@@ -184,7 +184,7 @@ class Health:
         return self._model(self._provider(provider_id), model).breaker
 
     def admit(self, candidate: Candidate) -> Permit | Wait:
-        """Leave for one call of the candidate now, or how long there is none."""
+        """Return a permit for one call of the candidate, or how long to wait for one."""
         provider = self._provider(candidate.provider.id)
         model = self._model(provider, candidate.model)
         gate = model.gate

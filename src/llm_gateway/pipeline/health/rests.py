@@ -186,6 +186,7 @@ class RateLimitGate:
 
     def wait_s(self, said_s: float | None) -> float:
         """What a client whose call was answered 429 is told to wait, in seconds."""
-        if self.is_closed:
-            return max(0.0, self.closed_for_s())
+        seconds = self.closed_for_s()
+        if seconds > 0:
+            return seconds
         return PAUSE_S if said_s is None else min(said_s, MAX_SAID_S)

@@ -64,7 +64,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
 
 
 def _audio(details: list[ModalityCount] | None) -> int:
-    """Sum the tokens of sound; `UNCOUNTED` if a count of any modality is none."""
+    """Sum the tokens of sound; `UNCOUNTED` if the count of any modality cannot be believed."""
     total = 0
     for part in details or ():
         count = part.token_count or 0
