@@ -1,4 +1,4 @@
-"""How long the event loop is silent while the shipper moves a backlog, and what moving a record costs.
+"""Measure how long the event loop is silent while the shipper moves a backlog, and what moving a record costs.
 
 One process on one core: a loop that always has something to do (decoding, hashing, a write, a socket: what a request
 does), and the real shipper that moves finished requests from a journal to a new database. Run it with

@@ -71,7 +71,7 @@ class TailFindings:
         return self.failures + [books.wrong for books in self.books.values() if books.wrong]
 
     def ratio(self, condition: Condition, field: str, targets: tuple[str, str]) -> Figure | None:
-        """Compare two targets round by round, so that the machine's moods meet both."""
+        """Compare two targets round by round, so that changes in the machine's load meet both."""
         mine, theirs = (self.spells[condition].get(target) for target in targets)
         if mine is None or theirs is None:
             return None

@@ -13,7 +13,7 @@ STANDARD_DESCRIPTORS = (0, 1, 2)
 
 
 def protect_process() -> None:
-    """Ignore signals that nobody means as an end, and occupy closed standard descriptors with the null device.
+    """Ignore signals that ask for no shutdown, and open closed stdin, stdout and stderr on the null device.
 
     Call it before anything is opened: the system gives out the lowest free descriptor, so that a socket or a database
     file would become standard output, and log lines would be written into it. Both survive `exec`.

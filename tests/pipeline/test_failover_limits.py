@@ -20,7 +20,7 @@ async def ask(world: World, the_plan: Plan, deadline: float = NOW + 120) -> Serv
 
 
 @pytest.mark.parametrize(("said", "slept"), [(None, [1.0]), (0.0, [1.0]), (0.3, [1.0]), (1.5, [1.5]), (2.0, [2.0])])
-async def test_a_lone_one_is_tried_again_after_what_it_said(
+async def test_the_only_candidate_is_tried_again_after_its_retry_after(
     world: World, said: float | None, slept: list[float]
 ) -> None:
     world.script(a=[refusal(429, "", said), answer()])
@@ -31,7 +31,7 @@ async def test_a_lone_one_is_tried_again_after_what_it_said(
     assert (world.wait(A), world.logged) == (None, [])
 
 
-async def test_at_most_twice(world: World) -> None:
+async def test_a_429_is_tried_again_at_most_twice(world: World) -> None:
     world.script(a=[refusal(429, "", 1), refusal(429, "", 1), answer()])
     assert isinstance(await ask(world, plan([A])), Served)
 
@@ -42,7 +42,7 @@ async def test_at_most_twice(world: World) -> None:
     assert (error.retry_after_s, len(world.upstream.calls)) == (1, 6)
 
 
-async def test_not_when_it_asks_for_more_than_2_seconds(world: World) -> None:
+async def test_a_retry_after_of_more_than_2_seconds_is_told_to_the_client(world: World) -> None:
     world.script(a=[refusal(429, "", 2.1)])
 
     error = await ask(world, plan([A]))
@@ -51,7 +51,7 @@ async def test_not_when_it_asks_for_more_than_2_seconds(world: World) -> None:
     assert (error.retry_after_s, world.slept) == (2.1, [])
 
 
-async def test_not_with_another_candidate(world: World) -> None:
+async def test_a_429_fails_over_at_once_where_there_is_another_candidate(world: World) -> None:
     world.script(a=[refusal(429, "", 1)], b=[answer()])
 
     served = await ask(world, plan([A, B]))

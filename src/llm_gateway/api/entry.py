@@ -1,4 +1,4 @@
-"""What the gate knows about a request, and the log line of one that gets an error."""
+"""The authenticated caller, ids and headers of a request, and the log line of one that gets an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOBODY = Caller("", frozenset())
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What the gate found out about a request: who, under which ids, and its headers (last of a name wins).
+    """Caller, ids and headers of a request that passed the gate; of repeated headers the last counts.
 
     `echo` is the id that the client sees, in the header x-request-id and in an error's body: its own, else ours. `log`
     takes the line of an error.
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 def log_error(scope: Scope, error: GatewayError, status: int) -> None:
-    """Log that the request got an error, unless its usage record's line tells so already.
+    """Log a request's error, unless the line of its usage record reports it already.
 
     The query string is left out, since keys may stand in it.
     """

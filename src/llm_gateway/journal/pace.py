@@ -1,4 +1,4 @@
-"""Long work of a background thread, done so that the event loop's thread does not have to wait for the interpreter."""
+"""Make a background thread sleep at intervals, so that the event loop's thread gets the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ REST_S = 0.0002
 
 
 class Pace:
-    """Sleep for a moment whenever the thread has worked for a moment. Call it between small pieces of work.
+    """Throttle of a background thread: call it between small pieces of work; it sleeps after each `work_s` of them.
 
     A thread that works without sleeping takes the interpreter's lock whenever the loop gives it up for a system call,
     and the loop then waits a switch interval to get it back: several times a request.

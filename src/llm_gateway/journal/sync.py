@@ -31,7 +31,7 @@ class Syncer(Protocol):
         """
 
     async def close(self) -> None:
-        """Return when the sync that runs has ended and its `then` was called. Again does nothing."""
+        """Return when the running sync has ended and its `then` was called. A second call has no effect."""
 
 
 class ThreadSyncer:
@@ -61,7 +61,7 @@ class ThreadSyncer:
 
 
 class AioSyncer:
-    """Syncs by the kernel. If it ever refuses to begin a sync, `fallback` makes what does them from then on.
+    """Syncs by the kernel. If it ever refuses to begin a sync, `fallback` makes the syncer that is used from then on.
 
     A refusal (EAGAIN, ENOSYS, EPERM, EINVAL: io_submit(2)) tried nothing and lost nothing; a result that is an error
     may have.

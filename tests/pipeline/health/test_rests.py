@@ -34,7 +34,7 @@ def resting(account: AccountRest) -> AccountRest:
 
 
 class TestAccountRest:
-    def test_one_refusal_is_none(self, account: AccountRest) -> None:
+    def test_one_refusal_does_not_rest_the_account(self, account: AccountRest) -> None:
         assert refused(account, "one") is None
         assert (account.is_resting, account.retry_after_s(), leave(account)) == (False, 0.0, 1)
 
@@ -50,7 +50,7 @@ class TestAccountRest:
         assert refused(account, "two") is None
         assert refused(account, "three") == 15.0
 
-    def test_what_tells_nothing_between_forgets_nothing(self, account: AccountRest) -> None:
+    def test_a_released_call_does_not_reset_the_count_of_refusals(self, account: AccountRest) -> None:
         assert refused(account, "one") is None
         account.release(leave(account))
         assert refused(account, "two") == 15.0
@@ -114,7 +114,9 @@ def limited(gate: RateLimitGate, times: int, said: float | None = 7.0, answered:
 
 
 class TestRateLimitGate:
-    def test_5_in_a_row_close_it_for_what_the_last_said(self, gate: RateLimitGate, clock: Clock) -> None:
+    def test_5_consecutive_429s_close_the_gate_for_the_last_retry_after(
+        self, gate: RateLimitGate, clock: Clock
+    ) -> None:
         assert limited(gate, 5) == [None] * 4 + ["5 answers 429 in a row"]
         assert (gate.is_closed, gate.closed_for_s(), gate.wait_s(1.0)) == (True, 7.0, 7.0)
         clock.now += 7
@@ -133,7 +135,7 @@ class TestRateLimitGate:
             gate.accepted()
         assert limited(gate, 1, answered=answered) == ["5 of 10 calls in 10 s answered 429" if closes else None]
 
-    def test_429s_of_longer_ago_than_10_seconds_are_none(self, gate: RateLimitGate, clock: Clock) -> None:
+    def test_429s_older_than_10_seconds_are_not_counted(self, gate: RateLimitGate, clock: Clock) -> None:
         for _ in range(4):
             assert limited(gate, 1, answered=5) == [None]
             gate.accepted()

@@ -1,4 +1,4 @@
-"""When calls to a provider are held back for what it said: refusals of an account (401, 402, 403) and 429s.
+"""Hold calls back after refusals of a provider's account (401, 402, 403) and after 429s of one of its models.
 
 No I/O: the clock is injected, and the caller reports how each call ended.
 
