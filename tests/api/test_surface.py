@@ -89,6 +89,12 @@ async def test_no_body_stays_counted_however_the_request_ends(world: World, mess
     assert (world.in_flight.bytes, world.in_flight.count) == (0, 0)
 
 
+async def test_a_body_of_too_many_values_is_refused(world: World) -> None:
+    body = b'{"messages":[%b]}' % b",".join([b"{}"] * 200_001)
+    assert_problem(await world.post([body]), 413, "payload_too_large")
+    assert (world.in_flight.bytes, world.in_flight.count, world.line.requests) == (0, 0, [])
+
+
 async def test_dropping_ends_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_gateway.api.surface.DROP_SECONDS", 0.05)
     response = await call_and_say(world, [piece(b"x" * 5 * MEBIBYTE, more=True)])

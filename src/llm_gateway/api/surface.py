@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.api.entry import ENTRY, Entry
 from llm_gateway.api.shapes import send_error
+from llm_gateway.api.value_limit import check_number_of_values
 from llm_gateway.domain.plan import Recorded
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, PayloadTooLarge
 
@@ -57,7 +58,7 @@ async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
     """Return the whole body of a request, counted in `in_flight`; the caller releases its length.
 
     Raises:
-        PayloadTooLarge: it is over 4 MiB; up to 8 MiB or 5 s of it were read and dropped.
+        PayloadTooLarge: it is over 4 MiB; up to 8 MiB or 5 s of it were read and dropped. Or it holds too many values.
         Overloaded: there is no room for it; the rest of it was dropped in the same way.
         ClientGone: the client went away.
     """
@@ -75,11 +76,11 @@ async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
             in_flight.hold(size - held)
             held = size
             more_body = message.get("more_body", False)
-            if not (more_body or chunks):
-                return chunk
             chunks.append(chunk)
             if not more_body:
-                return b"".join(chunks)
+                body = chunk if len(chunks) == 1 else b"".join(chunks)
+                check_number_of_values(body)
+                return body
             message = await receive()
     except BaseException as error:  # edge: however it fails, its bytes are counted no more
         in_flight.release(held)
