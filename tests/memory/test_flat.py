@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, int, Answer]] = {
     "trailers": ("hi", 8, repeated(CHUNKED + b"2\r\nxx\r\n0\r\n", b"a: b\r\n", 20)),
     "trailer": ("hi", 8, repeated(CHUNKED + b"2\r\nxx\r\n0\r\na: ", b"x", 20)),
     "interim": ("hi", 8, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20)),
-    "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 20)),
+    "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 4)),
 }
 """By the provider's name: what the client asks, how many times, and what the provider answers."""
 

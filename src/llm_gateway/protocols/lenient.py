@@ -154,11 +154,10 @@ class _Marked:
         self._is_text = str in get_args(get_args(kind)[0])
 
     def __call__(self, value: Any) -> Any:
-        try:
-            mended = self._mend(value)
-        except ValueError:
-            return self._odd
+        mended = self._mend(value)
         if isinstance(mended, float):
+            if not math.isfinite(mended):
+                return self._odd
             mended = int(mended) if mended.is_integer() else mended
         try:
             self._check(_encode(mended))
@@ -169,13 +168,7 @@ class _Marked:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can have it: surrogates paired or replaced (U+FFFD).
-
-    Raises:
-        ValueError: a number is infinite or none, for which JSON has no place.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is not finite")
+    """A value as JSON can have it: surrogates paired or replaced (U+FFFD). Numbers that are not finite become null."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
