@@ -17,6 +17,7 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.delivery import Sink
 from llm_gateway.journal.segments import START, Log, Position, WriterDir, Written
 from llm_gateway.journal.transfer import Transfer
+from llm_gateway.process import schedule_in_background
 
 PAUSE_S = 0.15
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
@@ -121,6 +122,7 @@ class Shipper:
             directory.close()
 
     def _run(self) -> None:
+        schedule_in_background()
         is_done = False
         while not is_done:
             is_stopping = self._stop_by is not None

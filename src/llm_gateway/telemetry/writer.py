@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.process import schedule_in_background
 from llm_gateway.telemetry.lines import Event, escape_json, renderer
 
 FLUSH_SECONDS = 0.2
@@ -99,6 +100,7 @@ class LogWriter:
             self._dropped += count
 
     def _run(self) -> None:
+        schedule_in_background()
         while not self._is_closing:
             self._wake.wait(self._flush_s)
             self._wake.clear()
