@@ -1,4 +1,4 @@
-"""A reply that ended by itself is an answer, with or without text; what was cut is none. Every dialect and surface."""
+"""A reply that ended by itself is an answer, with or without text; one that was cut is not. All dialects, surfaces."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class ClientGone(Exception):
 class InFlight:
     """Counts the requests being served and the bytes of their bodies, over all endpoints.
 
-    `cap` bounds the requests, `cap_bytes` the bytes: of a body that is decoded several times its size is in memory.
+    `cap` bounds the requests, `cap_bytes` their bodies' bytes: a decoded body takes several times its size.
     """
 
     __slots__ = ("bytes", "cap", "cap_bytes", "count")

@@ -25,7 +25,7 @@ class Worker:
                 result = job()
             except OSError as error:
                 failed = error
-            except Exception as error:  # edge: whoever waits for the job must hear of any end, and the thread lives on
+            except Exception as error:  # edge: a job's caller must be told of any end, and the thread must live on
                 failed = OSError(f"a defect: {error!r}")
             self._loop.call_soon_threadsafe(then, result, failed)
 

@@ -21,7 +21,7 @@ from llm_gateway.pipeline.health.recent import Recent
 from llm_gateway.pipeline.health.rests import REFUSALS_IN_A_ROW, AccountRest, RateLimitGate
 
 RETRY_SHARE = 5
-"""One retry in so many requests."""
+"""Requests for each retry that is allowed."""
 FREE_RETRIES = 3
 
 BREAKER_OPENED, BREAKER_CLOSED = "circuit breaker opened", "circuit breaker closed"

@@ -70,7 +70,7 @@ class CircuitBreaker:
         return self._state
 
     def admit(self) -> int | None:
-        """A permit for one call now, None while there is none; half-open gives one at a time."""
+        """Return a permit for one call, or None while no call may start; half-open allows one at a time."""
         if self._state == "closed":
             return self._permit
         if self._probing or self._clock() < self._open_until:

@@ -65,7 +65,7 @@ class AccountRest:
         return self._resting
 
     def admit(self) -> int | None:
-        """A permit for one call now, None while there is none; when the rest is over, one call at a time."""
+        """Return a permit for one call, or None while the account rests; after the rest, for one at a time."""
         if not self._resting:
             return self._permit
         if self._probing or self._clock() < self._until:
