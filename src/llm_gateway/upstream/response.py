@@ -202,7 +202,7 @@ class ResponseStream:
             self._waiter.set_result(None)
 
     def _check(self) -> None:
-        """Raise the error that ended the response. A second call raises a new Broken, without the first one's traceback."""
+        """Raise the error that ended the response; a second call raises another, without the first one's traceback."""
         error = self._error
         if error is None:
             return
