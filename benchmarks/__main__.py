@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import compare, reports, streams, tail
+from benchmarks import compare, instructions, reports, streams, tail
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -31,8 +31,9 @@ and prints the budget: what each figure must be, what we aim for, what was measu
 gateway has one core, load and mock another; CPU is user and system time of all the gateway's processes, until
 everything is in the database, divided by the requests answered. Fails if an answer is not a 200 or the accounting does
 not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
-benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates, and
-`python -m benchmarks compare` another checkout of this project against this one.
+benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates,
+`python -m benchmarks compare` another checkout of this project against this one, and `python -m benchmarks
+instructions` the same by counting instructions, which no busy machine disturbs.
 """
 
 
@@ -83,7 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("The bench reads CPU time from /proc and pins processes to cores: it needs Linux.")
         return 1
     said = sys.argv[1:] if arguments is None else arguments
-    others = {"reports": reports.main, "streams": streams.main, "tail": tail.main, "compare": compare.main}
+    others = {
+        "reports": reports.main,
+        "streams": streams.main,
+        "tail": tail.main,
+        "compare": compare.main,
+        "instructions": instructions.main,
+    }
     if said and said[0] in others:
         return others[said[0]](said[1:])
     given = _parse(said)

@@ -1,8 +1,9 @@
 """Compare another checkout of this project with this one: the figures of the bench, measured in alternation.
 
-In each round both gateways are started anew, each with an empty database, and take turns: first one and then the
-other has its window of each scenario, and in the next round it is the other way round. A change is the median over the
-rounds of what this tree needs relative to the other tree in the same round. Fails if an answer is not a 200 or the
+In each round both gateways are started anew, each with an empty database, and take turns: short windows of each
+scenario alternate between them, and in the next turn the order is the other way round. A change is the median over all
+pairs of neighbouring windows of what this tree needs relative to the other, with the range in which that median lies
+with 95 % confidence: a machine whose speed drifts changes both of a pair. Fails if an answer is not a 200 or the
 accounting does not add up, never on a figure.
 """
 
@@ -11,18 +12,20 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from math import comb
 from pathlib import Path
+from statistics import median
 from time import sleep
 from typing import NamedTuple
 
 import msgspec
 
 from benchmarks import calls
-from benchmarks.findings import Books, Figure, Window
-from benchmarks.jobs import Job
+from benchmarks.findings import Books, Window
+from benchmarks.jobs import Job, Load
 from benchmarks.ledger import Ledger
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -39,15 +42,16 @@ TOLERATED = 0.03
 class CompareOptions(msgspec.Struct, frozen=True):
     """How thorough a run is."""
 
-    seconds: float = 3.0
-    rounds: int = 4
+    seconds: float = 0.6
+    turns: int = 6
+    rounds: int = 5
     connections: int = 32
     warm_seconds: float = 1.0
     rest_seconds: float = 2.0
     """Before idle memory is read."""
 
 
-QUICK = CompareOptions(seconds=0.3, rounds=1, warm_seconds=0.1, rest_seconds=0.1)
+QUICK = CompareOptions(seconds=0.3, turns=1, rounds=1, warm_seconds=0.1, rest_seconds=0.1)
 
 
 class _Scenario(NamedTuple):
@@ -69,7 +73,7 @@ BETTER_WHEN_MORE = "requests/s"
 
 
 class Comparison:
-    """What was measured: for each figure, for each tree, a value per round."""
+    """What was measured: for each figure, for each tree, its values in the order of measuring."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, list[float]]] = {}
@@ -141,32 +145,43 @@ class CompareBench:
     def _latency(self, gateways: dict[str, Gateway]) -> None:
         """Measure what one request at a time takes, less what it takes without a gateway."""
         for name, gateway in gateways.items():
-            job = calls.generate(gateway.port)
             ledger = Ledger(gateway, self._mock)
-            ledger.add(self.meter.load(job, seconds=self._options.warm_seconds, connections=1))
-            ledger.settle()
-            direct = self.meter.load(calls.vendor(self._mock.port), seconds=self._options.seconds / 2, connections=1)
-            through = self.meter.load(job, seconds=self._options.seconds, connections=1)
+            ledger.add(self._one_by_one(calls.generate(gateway.port), self._options.warm_seconds))
+            self._close(ledger, name, misses=None)
+        for name, gateway in self._turns(gateways):
+            ledger = Ledger(gateway, self._mock)
+            direct = self._one_by_one(calls.vendor(self._mock.port), self._options.seconds / 2)
+            through = self._one_by_one(calls.generate(gateway.port), self._options.seconds)
             ledger.add(through, direct)
             self._close(ledger, name, misses=None)
             self.found.add("added latency at 1 connection, p50 ms", name, (through.p50_us - direct.p50_us) / 1000)
             self.found.add("latency at 1 connection, p50 ms", name, through.p50_us / 1000)
             self.found.add("latency at 1 connection, p99 ms", name, through.p99_us / 1000)
 
+    def _one_by_one(self, job: Job, seconds: float) -> Load:
+        return self.meter.load(job, seconds=seconds, connections=1)
+
     def _scenarios(self, scenarios: Sequence[_Scenario], gateways: dict[str, Gateway]) -> None:
         for scenario in scenarios:
+            self._say(f"  {scenario.name}")
             self._scenario(scenario, gateways)
 
     def _scenario(self, scenario: _Scenario, gateways: dict[str, Gateway]) -> None:
         for name, gateway in gateways.items():
-            job = scenario.job(gateway.port)
             ledger = Ledger(gateway, self._mock)
-            ledger.add(self.meter.load(job, seconds=self._options.warm_seconds))
-            ledger.settle()
-            window = self.meter.window(job, gateway.tree, ledger, self._options.seconds)
+            ledger.add(self.meter.load(scenario.job(gateway.port), seconds=self._options.warm_seconds))
             self._close(ledger, name, misses=1 if scenario.repeats else None)
+        for name, gateway in self._turns(gateways):
+            ledger = Ledger(gateway, self._mock)
+            window = self.meter.window(scenario.job(gateway.port), gateway.tree, ledger, self._options.seconds)
+            self._close(ledger, name, misses=0 if scenario.repeats else None)
             self.found.add_window(scenario.name, name, window)
-            self._say(f"  {scenario.name}, {name}: {window.cpu_us:.0f} µs CPU/request")
+
+    def _turns(self, gateways: dict[str, Gateway]) -> Iterator[tuple[str, Gateway]]:
+        """Give the gateways in turns, each first as often as another."""
+        order = list(gateways.items())
+        for turn in range(self._options.turns):
+            yield from order if turn % 2 == 0 else reversed(order)
 
     def _close(self, ledger: Ledger, tree: str, misses: int | None) -> None:
         self.found.account(ledger.close(tree, misses))
@@ -177,7 +192,7 @@ def comparison_text(found: Comparison, trees: Sequence[str], facts: Sequence[str
     *others, this = trees
     lines = [_line(figure, of_tree, other, this) for other in others for figure, of_tree in found.values.items()]
     parts = [
-        table(("figure", "compared with", "there", "here", "change", "lowest to highest", ""), lines),
+        table(("figure", "compared with", "there", "here", "change", "95 % sure", ""), lines),
         books_table(found.books.values()),
         "\n".join(f"- {fact}" for fact in facts),
     ]
@@ -188,18 +203,36 @@ def comparison_text(found: Comparison, trees: Sequence[str], facts: Sequence[str
 
 def _line(figure: str, of_tree: dict[str, list[float]], other: str, this: str) -> list[str]:
     there, here = of_tree[other], of_tree[this]
-    change = Figure.of([b / a - 1 if a else 0.0 for a, b in zip(there, here, strict=True)])
+    changes = [b / a - 1 if a else 0.0 for a, b in zip(there, here, strict=True)]
+    low, high = median_range(changes)
     sign = -1 if figure.endswith(BETTER_WHEN_MORE) else 1
-    agreed = min(sign * change.low, sign * change.high) > 0
+    at_best = min(sign * low, sign * high)
+    change = median(changes)
     return [
         figure,
         other,
-        _number(Figure.of(there).value),
-        _number(Figure.of(here).value),
-        f"{change.value:+.1%}",
-        f"{change.low:+.1%} to {change.high:+.1%}",
-        ("WORSE" if agreed else "worse, but rounds disagree") if sign * change.value > TOLERATED else "",
+        _number(median(there)),
+        _number(median(here)),
+        f"{change:+.1%}",
+        f"{low:+.1%} to {high:+.1%}",
+        ("WORSE" if at_best > 0 else "worse, but not surely") if sign * change > TOLERATED else "",
     ]
+
+
+def median_range(values: Sequence[float]) -> tuple[float, float]:
+    """The range in which the median of what was sampled lies with 95 % confidence; fewer than 6 values: all of them.
+
+    The values between which it lies are those whose rank a fair coin's heads would reach in 97.5 % of all series of
+    tosses (the sign test's interval).
+    """
+    ordered, number = sorted(values), len(values)
+    below, tail = 0, 0.0
+    for rank in range(number // 2):
+        tail += comb(number, rank) / 2**number
+        if tail > 0.025:
+            break
+        below = rank
+    return ordered[below], ordered[-1 - below]
 
 
 def _number(value: float) -> str:
@@ -217,9 +250,10 @@ def main(arguments: Sequence[str]) -> int:
     add("--tree", type=tree_argument, action="append", required=True, metavar="[NAME=]PATH", help="the other checkout")
     add("--quick", action="store_true", help="some seconds, to see that it works; the figures mean little")
     add("--seconds", type=float, help=f"length of a window (default: {default.seconds:g})")
-    add("--rounds", type=int, help=f"windows per scenario and tree; best even (default: {default.rounds})")
+    add("--turns", type=int, help=f"windows per round, scenario and tree; best even (default: {default.turns})")
+    add("--rounds", type=int, help=f"how often all gateways are started anew (default: {default.rounds})")
     given = parser.parse_args(arguments)
-    chosen = {name: value for name in ("seconds", "rounds") if (value := getattr(given, name)) is not None}
+    chosen = {name: value for name in ("seconds", "turns", "rounds") if (value := getattr(given, name)) is not None}
     options = msgspec.structs.replace(QUICK if given.quick else default, **chosen)
     cores = Cores()
     cores.leave_measured()

@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     history = History(Shape(records=given.records, customers=given.customers), now_ms)
     records = history.made_at([now_ms - given.records + number for number in range(given.records)])
     gc.freeze()
-    gc.set_threshold(server.GC_ALLOCATIONS)
+    gc.set_threshold(*server.GC_THRESHOLDS)
     runs = []
     for _ in range(given.runs):
         with tempfile.TemporaryDirectory(prefix="gaps-") as name:

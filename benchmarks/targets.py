@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Any
@@ -89,7 +89,20 @@ class Nginx:
 class Gateway:
     """`llm-gateway serve` of a source tree (by default this one), on the measured core."""
 
-    def __init__(self, data_dir: Path, cores: Cores, settings: Mapping[str, str], tree: Path = ROOT) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        cores: Cores,
+        settings: Mapping[str, str],
+        tree: Path = ROOT,
+        *,
+        runner: Sequence[str] = (),
+    ) -> None:
+        """Start it; `runner` is a command that runs another one, such as a profiler.
+
+        Raises:
+            TargetFailed: it did not become ready.
+        """
         self.port = free_port()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
         environment |= {
@@ -104,7 +117,10 @@ class Gateway:
         self._log = data_dir / "bench.log"
         with cores.for_measured(), self._log.open("wb") as log:
             start = perf_counter()
-            command: list[str | Path] = [beside_python("llm-gateway"), "serve"]
+            program = (
+                [beside_python("python"), beside_python("llm-gateway")] if runner else [beside_python("llm-gateway")]
+            )
+            command: list[str | Path] = [*runner, *program, "serve"]
             self._process = subprocess.Popen(command, env=environment, cwd=data_dir, stdout=log, stderr=log)
         try:
             wait_for_200(self.port, "/readyz", self._process)

@@ -1,0 +1,147 @@
+"""Count the instructions that a request executes in each thread of the gateway, in this tree and in others.
+
+The gateway runs under valgrind's callgrind, which counts instructions whatever else the machine does: on a machine
+whose speed drifts, it shows a change of 1 % that no clock shows. It does not show what caches, the scheduler and the
+kernel cost; `compare` and `tail` do. Fails if an answer is not a 200, never on a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep
+
+import msgspec
+
+from benchmarks import calls
+from benchmarks.jobs import Job
+from benchmarks.load import BuiltIn
+from benchmarks.machine import Cores
+from benchmarks.report import table
+from benchmarks.targets import Gateway, TargetFailed
+from benchmarks.trees import Tree, tree_argument, with_this, without_paths
+from tests.upstream import UpstreamProcess
+
+SCENARIOS: dict[str, Callable[[int], Job]] = {
+    "POST /generate": calls.generate,
+    "cache hit": lambda port: calls.generate(port, calls.SAME_PROMPT),
+    "chat completion passed through": lambda port: calls.surface(port, "chat/completions"),
+    "Anthropic message, translated": lambda port: calls.surface(port, "messages"),
+}
+CONNECTIONS = 32
+WARM_REQUESTS = 500
+DUMP_SECONDS = 60.0
+_TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
+
+
+class CountedGateway(Gateway):
+    """A gateway under callgrind, which counts between `begin` and `end`."""
+
+    def __init__(self, folder: Path, cores: Cores, tree: Path) -> None:
+        self._counts = folder / "counts"
+        self._counts.mkdir(parents=True)
+        options = ["--trace-children=yes", "--instr-atstart=no", "--separate-threads=yes"]
+        runner = ["valgrind", "--tool=callgrind", *options, f"--callgrind-out-file={self._counts}/%p"]
+        super().__init__(folder / "data", cores, {}, tree, runner=runner)
+
+    def begin(self) -> None:
+        """Start to count."""
+        self._control("-i", "on")
+
+    def end(self) -> list[int]:
+        """Stop to count; the instructions of each thread, the event loop's first."""
+        self._control("-i", "off")
+        self._control("-d")
+        deadline = monotonic() + DUMP_SECONDS
+        while not (counts := self._read()) and monotonic() < deadline:
+            sleep(0.5)
+        if not counts:
+            raise TargetFailed("callgrind wrote no counts")
+        return counts
+
+    def _control(self, *command: str) -> None:
+        subprocess.run(["callgrind_control", *command, str(self._process.pid)], check=True, stdout=subprocess.DEVNULL)
+
+    def _read(self) -> list[int]:
+        """Read the dump's files, one a thread; none if one is not written to its end yet."""
+        found = [_TOTAL.search(path.read_text()) for path in sorted(self._counts.glob("*.1-*"))]
+        return [int(match[1]) for match in found if match] if all(found) else []
+
+
+def count(tree: Tree, job: Callable[[int], Job], requests: int, mock: UpstreamProcess, cores: Cores) -> list[float]:
+    """Start a gateway of the tree and send it `requests`; the instructions a request of each of its threads.
+
+    Raises:
+        TargetFailed: the gateway failed, or an answer was not a 200.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        gateway = CountedGateway(Path(name), cores, tree.path)
+        try:
+            gateway.add_provider(mock.base_url)
+            load = msgspec.structs.replace(job(gateway.port), connections=CONNECTIONS, seconds=0.1)
+            warm = _send(msgspec.structs.replace(load, at_least=WARM_REQUESTS))
+            gateway.summary(warm)
+            gateway.begin()
+            sent = _send(msgspec.structs.replace(load, at_least=requests, first=10**6))
+            gateway.summary(warm + sent)
+            return [of_thread / sent for of_thread in gateway.end()]
+        finally:
+            gateway.stop()
+
+
+def _send(job: Job) -> int:
+    load = BuiltIn().run(job)
+    if load.failed:
+        raise TargetFailed(f"{load.failed:,} of {load.requests:,} requests to {job.path} failed: {load.failure!r}")
+    return load.requests
+
+
+def _line(scenario: str, tree: str, there: list[float], here: list[float]) -> list[str]:
+    figures = [(there[0], here[0]), (sum(there), sum(here))]
+    return [
+        scenario,
+        tree,
+        *(cell for a, b in figures for cell in (f"{a / 1e3:,.1f}", f"{b / 1e3:,.1f}", f"{b / a - 1:+.1%}")),
+    ]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Count and print; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks instructions", description=__doc__)
+    add = parser.add_argument
+    add("--tree", type=tree_argument, action="append", required=True, metavar="[NAME=]PATH", help="the other checkout")
+    add("--requests", type=int, default=1000, help="requests that are counted (default: 1000)")
+    given = parser.parse_args(arguments)
+    if shutil.which("valgrind") is None:
+        _say("valgrind is not installed: install your system's package of that name.")
+        return 1
+    cores, lines = Cores(), []
+    cores.leave_measured()
+    try:
+        *others, this = with_this(given.tree)
+        with UpstreamProcess(kept_calls=0) as mock:
+            for scenario, job in SCENARIOS.items():
+                counts = {}
+                for tree in (*others, this):
+                    counts[tree.name] = count(tree, job, given.requests, mock, cores)
+                    _say(f"{scenario}, {tree.name}: {sum(counts[tree.name]) / 1e3:,.1f} thousand a request")
+                lines += [_line(scenario, tree.name, counts[tree.name], counts[this.name]) for tree in others]
+    except (TargetFailed, ValueError) as failed:
+        _say(str(failed))
+        return 1
+    heads = ("event loop there", "here", "change", "all threads there", "here", "change")
+    print(table(("thousand instructions a request", "compared with", *heads), lines))
+    command = " ".join(["python -m benchmarks instructions", *without_paths(arguments)])
+    print("\n".join(f"- {fact}" for fact in [*others, this, f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"]))
+    return 0
