@@ -126,7 +126,11 @@ class TailBench:
         if isinstance(books, Ledger):
             self.found.account(books.close(target.name, misses=None))
         return Spell(
-            *(getattr(load, field) / 1000 for field in ("p50_us", "p90_us", "p99_us", "p999_us", "max_us")),
+            p50_ms=load.p50_us / 1000,
+            p90_ms=load.p90_us / 1000,
+            p99_ms=load.p99_us / 1000,
+            p999_ms=load.p999_us / 1000,
+            max_ms=load.max_us / 1000,
             cpu_us=used / max(1, load.requests) * 1e6,
             lag_ms=load.lag_p99_us / 1000,
             connections=load.connections,

@@ -2,8 +2,9 @@
 
     1 plan      what to try, in what order                       pipeline/routing.py (pure)
     2 look      known already, or in flight already               pipeline/caching.py
-    3 try       per attempt: breaker → admit → intent → send → decode → outcome
-                                                                  pipeline/failover.py, pipeline/attempt.py
+    3 try       per candidate: translate → breaker → admit → intent → send → translate back → outcome
+                                                                  pipeline/failover.py, pipeline/attempt.py,
+                                                                  pipeline/translation.py
     4 settle    the usage record, durable before the answer       pipeline/recording.py
     5 keep      for the next who asks the same                    pipeline/caching.py
 

@@ -43,6 +43,7 @@ from llm_gateway.pipeline.caching import Caching
 from llm_gateway.pipeline.failover import Failover
 from llm_gateway.pipeline.health import CONFIGURATION_CHANGED, Health
 from llm_gateway.pipeline.recording import Recording
+from llm_gateway.pipeline.translation import Translation
 from llm_gateway.pipeline.transport import Transport
 from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
 from llm_gateway.providers.prepare import Preparer
@@ -224,18 +225,24 @@ async def build_pipeline(
         price_by_reported_name=config.preparer.price_by_reported_name,
         observe=observe,
     )
+    failover = _build_failover(config, recording)
+    cache, is_shared = MemoryCache(settings.cache_max_bytes), settings.cache_scope == "global"
+    caching = Caching(cache, ttl_s=settings.cache_ttl_seconds, shared=is_shared)
+    return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, journal, shipper)
+
+
+def _build_failover(config: Configuration, recording: Recording) -> Failover:
+    translation = Translation(config.adapters)
     attempts = Attempts(
         health=config.health,
         admission=config.admission,
         transport=config.transport,
         recording=recording,
         adapters=config.adapters,
+        translation=translation,
         redact=config.redact,
     )
-    failover = Failover(health=config.health, admission=config.admission, attempts=attempts, adapters=config.adapters)
-    cache = MemoryCache(settings.cache_max_bytes)
-    caching = Caching(cache, ttl_s=settings.cache_ttl_seconds, shared=settings.cache_scope == "global")
-    return Pipeline(Gateway(config.live, caching, failover, recording), in_flight, metrics, journal, shipper)
+    return Failover(health=config.health, admission=config.admission, attempts=attempts, translation=translation)
 
 
 def build_api(

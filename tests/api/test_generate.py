@@ -9,6 +9,8 @@ from uuid import UUID
 
 import pytest
 
+from llm_gateway.domain.conversation import Conversation, Role, Text, Turn
+from llm_gateway.domain.messages import Request
 from tests.api.driver import assert_problem
 from tests.api.straight_line import LEAST, World
 
@@ -16,6 +18,22 @@ from tests.api.straight_line import LEAST, World
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def said(role: Role, text: str) -> Turn:
+    return Turn(role=role, parts=[Text(text=text)])
+
+
+def asked_with(request: Request) -> dict[str, object]:
+    """The body's fields as they reached the gateway."""
+    conversation = request.ask.conversation
+    texts = {turn.role: part.text for turn in conversation.turns for part in turn.parts if isinstance(part, Text)}
+    return {
+        **{name: getattr(request, name) for name in ("user_id", "service", "task_type", "max_tokens", "json_mode")},
+        "prompt": texts["user"],
+        "system": texts.get("system", ""),
+        "temperature": conversation.temperature,
+    }
 
 
 async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
@@ -41,9 +59,9 @@ async def test_latency_is_end_to_end(world: World) -> None:
 
 async def test_defaults(world: World) -> None:
     request = await world.request()
-    assert (request.user_id, request.service, request.prompt) == ("customer", "shop", "Hello")
-    assert (request.task_type, request.system) == ("general", "")
-    assert (request.max_tokens, request.temperature, request.json_mode) == (1000, 0.7, False)
+    assert (request.user_id, request.service, request.task_type) == ("customer", "shop", "general")
+    assert request.ask.conversation == Conversation(turns=[said("user", "Hello")], max_tokens=1000, temperature=0.7)
+    assert (request.max_tokens, request.json_mode) == (1000, False)
     assert (request.surface, request.key_name) == ("generate", "dev")
     assert (request.use_cache, request.keep_in_cache) == (True, True)
     assert (request.client_request_id, request.tags) == (None, {})
@@ -77,7 +95,7 @@ async def test_defaults(world: World) -> None:
 )
 async def test_what_is_taken(world: World, field: str, value: object) -> None:
     assert (await world.post({**LEAST, field: value})).status == 200
-    assert getattr(world.line.requests[0], field) == value
+    assert asked_with(world.line.requests[0])[field] == value
 
 
 @pytest.mark.parametrize(
@@ -187,7 +205,7 @@ async def test_what_is_no_request(world: World, body: bytes) -> None:
 
 async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
     assert (await world.post(with_field('"prompt": "second"'))).status == 200
-    assert world.line.requests[0].prompt == "second"
+    assert world.line.requests[0].ask.conversation.turns == [said("user", "second")]
 
 
 async def test_a_body_in_pieces(world: World) -> None:

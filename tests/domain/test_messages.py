@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.messages import Reply, Request, new_id
+from llm_gateway.domain.conversation import Conversation
+from llm_gateway.domain.messages import Ask, Reply, Request, new_id
 from llm_gateway.domain.usage import Usage
 from tests.pipeline.fakes import request
 
@@ -78,10 +79,10 @@ def test_a_requests_defaults() -> None:
         surface="s",
         user_id="u",
         service="s",
-        prompt="p",
+        ask=Ask.of(Conversation(turns=[])),
     )
 
-    assert (asked.task_type, asked.system, asked.max_tokens, asked.temperature) == ("general", "", 1000, 0.7)
+    assert (asked.task_type, asked.max_tokens, asked.input_weight) == ("general", 1000, 0)
     assert (asked.json_mode, asked.use_cache, asked.keep_in_cache) == (False, True, True)
     assert (asked.client_request_id, asked.tags) == (None, {})
 

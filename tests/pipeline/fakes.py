@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
+from llm_gateway.api.generate import GenerateBody, ask_of, weight_of
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.permits import Wait
@@ -22,7 +23,8 @@ from llm_gateway.pipeline.attempt import Attempts
 from llm_gateway.pipeline.failover import Failover, Pace
 from llm_gateway.pipeline.health import Health
 from llm_gateway.pipeline.recording import Recording
-from llm_gateway.providers.base import KINDS, load
+from llm_gateway.pipeline.translation import Translation
+from llm_gateway.providers.base import KINDS, Adapter, load
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -82,7 +84,15 @@ def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
 
 
 def request(**changes: Any) -> Request:
-    """A request of 40 characters: an estimate of 18 input tokens, with max_tokens a reservation of 118."""
+    """A request of 40 characters: an estimate of 18 input tokens, with max_tokens a reservation of 118.
+
+    `prompt`, `system`, `temperature` and `messages` are fields of POST /generate's body.
+    """
+    names = ("prompt", "system", "temperature", "messages")
+    asked = {name: changes.pop(name) for name in names if name in changes}
+    shared = {name: changes[name] for name in ("max_tokens", "json_mode") if name in changes}
+    least: dict[str, Any] = {"user_id": "user", "service": "chat", "prompt": "p" * 30, "system": "s" * 10}
+    body = GenerateBody(**least | {"max_tokens": 100} | asked | shared)
     fields: dict[str, Any] = {
         "id": "request",
         "at_ms": 1_700_000_000_000,
@@ -90,11 +100,11 @@ def request(**changes: Any) -> Request:
         "deadline": NOW + 120.0,
         "key_name": "key",
         "surface": "generate",
-        "user_id": "user",
-        "service": "chat",
-        "prompt": "p" * 30,
-        "system": "s" * 10,
-        "max_tokens": 100,
+        "user_id": body.user_id,
+        "service": body.service,
+        "ask": ask_of(body),
+        "max_tokens": body.max_tokens,
+        "input_weight": weight_of(body),
     }
     return Request(**{**fields, **changes})
 
@@ -246,18 +256,30 @@ class World:
     def with_admission(self, admission: Any) -> Failover:
         return self.unpaced(admission, self.clock).paced(Pace(self.clock, self._sleep, self._uniform))
 
-    def unpaced(self, admission: Any = None, clock: Callable[[], float] = time.monotonic) -> Failover:
+    def with_adapters(self, adapters: Mapping[str, Adapter]) -> Failover:
+        return self.unpaced(clock=self.clock, adapters=adapters).paced(Pace(self.clock, self._sleep, self._uniform))
+
+    def unpaced(
+        self,
+        admission: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        adapters: Mapping[str, Adapter] | None = None,
+    ) -> Failover:
         """One that keeps the real time."""
-        adapters = {kind: load(kind) for kind in KINDS}
+        adapters = adapters or {kind: load(kind) for kind in KINDS}
+        translation = Translation(adapters)
         attempts = Attempts(
             health=self.health,
             admission=admission or self.admission,
             transport=self.upstream,
             recording=self.recording,
             adapters=adapters,
+            translation=translation,
             redact=Redactor([KEY]),
         ).by(clock)
-        return Failover(health=self.health, admission=admission or self.admission, attempts=attempts, adapters=adapters)
+        return Failover(
+            health=self.health, admission=admission or self.admission, attempts=attempts, translation=translation
+        )
 
     def script(self, **steps: Sequence[Step]) -> World:
         self.upstream.scripts.update({name: list(script) for name, script in steps.items()})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from llm_gateway.cache.memory import MemoryCache
@@ -53,6 +55,40 @@ async def test_what_was_kept_is_found(caching: Caching) -> None:
 
     assert (lookup.status, lookup.flight) == ("hit", None)
     assert lookup.served == served("hello", OF_B)
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "prompt": {"prompt": "Hi"},
+    "messages": {"prompt": msgspec.UNSET, "messages": [{"role": "user", "content": "Hi"}]},
+    "messages in parts": {
+        "prompt": msgspec.UNSET,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+    },
+    "a stream of the prompt": {"prompt": "Hi", "stream": True},
+    "a stream of the messages": {
+        "prompt": msgspec.UNSET,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+    },
+}
+
+
+@pytest.mark.parametrize("first", FORMS)
+@pytest.mark.parametrize("second", FORMS)
+async def test_the_same_question_in_another_form_is_known(caching: Caching, first: str, second: str) -> None:
+    await kept(caching, **FORMS[first])
+
+    assert (await ask(caching, **FORMS[second])).status == "hit"
+
+
+async def test_the_same_question_in_another_form_waits_for_the_call_in_flight(caching: Caching) -> None:
+    lookup = await caching.lookup(request(**FORMS["prompt"]), PLAN)
+    waiting = asyncio.ensure_future(caching.lookup(request(**FORMS["messages"]), PLAN))
+    await asyncio.sleep(0)
+
+    await caching.keep(lookup, served("hello", OF_A))
+
+    assert (await waiting).served == served("hello", OF_A)
 
 
 async def test_at_first_nothing_is_known(caching: Caching) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.plan import Exchange, Unsent
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.providers.base import Adapter, load
 from tests.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -306,15 +309,20 @@ async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_t
     assert spared.error == "Provider a: It failed meanwhile and is being spared"
 
 
-async def test_a_defect_in_reading_an_answer_gives_the_permit_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def broken_reader(body: bytes) -> Completion:
+    raise ZeroDivisionError
+
+
+async def test_a_defect_in_reading_an_answer_gives_the_permit_back(world: World) -> None:
     breaker = almost_open(world, failures=5)
     world.clock.now += 60
-    monkeypatch.setattr("llm_gateway.providers.openai.decode", lambda _: 1 / 0)
     world.script(a=[answer()])
+    openai = load("openai")
+    wires = {"openai_chat": openai.wires["openai_chat"]._replace(read_reply=broken_reader)}
+    adapter = cast("Adapter", SimpleNamespace(wires=wires, interpret=openai.interpret))
+    failover = world.with_adapters({"openai": adapter})
 
     with pytest.raises(ZeroDivisionError):
-        await world.failover.run(request(), plan([A]), world.open(request()))
+        await failover.run(request(), plan([A]), world.open(request()))
 
     assert breaker.admit() is not None, "half-open gives the next one a try"

@@ -12,12 +12,9 @@ from openai.types.responses import Response
 
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.usage import Usage
+from llm_gateway.pipeline.translation import reply_of
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.base import Head, Malformed
-from llm_gateway.providers import anthropic as anthropic_provider
-from llm_gateway.providers import gemini as gemini_provider
-from llm_gateway.providers import openai as openai_provider
-from llm_gateway.providers.asks import reply_of
 from llm_gateway.sse import Event, Splitter
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream, text_of
 
@@ -74,7 +71,6 @@ UNENDED = {
     "responses": {"status": "in_progress", "output": [], "usage": USAGE},
     "gemini": generated({"parts": []}, None),
 }
-DECODE = {"chat": openai_provider.decode, "messages": anthropic_provider.decode, "gemini": gemini_provider.decode}
 
 
 def chat_chunk(delta: Any, reason: str | None = None) -> dict[str, Any]:
@@ -156,8 +152,6 @@ def test_a_whole_answer_without_text_is_one_with_exact_tokens(kind: str) -> None
     body = encoded(document)
     completion = DIALECTS[name].read(body)
     replies = [reply_of(completion), reply_of(completion, body)]
-    if name in DECODE:
-        replies.append(DECODE[name](body))
     for reply in replies:
         assert (reply.content, reply.finish_reason) == ("", "stop")
         assert (reply.usage, reply.usage_estimated) == (COUNTED, False)
@@ -168,17 +162,15 @@ def test_a_whole_answer_without_text_is_one_with_exact_tokens(kind: str) -> None
 def test_without_counts_it_is_estimated(kind: str) -> None:
     name, document = WHOLE[kind]
     body = encoded({field: value for field, value in document.items() if not field.startswith("usage")})
-    replies = [reply_of(DIALECTS[name].read(body))] + ([DECODE[name](body)] if name in DECODE else [])
-    for reply in replies:
-        assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=1), True)
+    reply = reply_of(DIALECTS[name].read(body))
+    assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=1), True)
 
 
 @pytest.mark.parametrize("name", UNENDED)
 def test_what_did_not_end_is_no_answer(name: str) -> None:
     body = encoded(UNENDED[name])
-    for read in [DIALECTS[name].read, *([DECODE[name]] if name in DECODE else [])]:
-        with pytest.raises(Malformed, match="The answer has no content"):
-            read(body)
+    with pytest.raises(Malformed, match="The answer has no content"):
+        DIALECTS[name].read(body)
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -6,6 +6,26 @@ from typing import Any
 
 import msgspec
 
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.conversation import Conversation
+from llm_gateway.domain.messages import Ask, Reply, Request
+from llm_gateway.domain.plan import Call
+from llm_gateway.pipeline.translation import Translation
+from llm_gateway.providers.base import load
+from tests.pipeline.fakes import provider
+
+
+def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True) -> Call:
+    """Write the call to a provider of this kind."""
+    asked_of = Candidate.of(provider(kind=kind, models=[model], has_json_mode=has_json_mode), model)
+    return Translation({kind: load(kind)}).call(asked, asked_of)
+
+
+def decode(kind: str, body: bytes) -> Reply:
+    """Read the reply of a provider of this kind to POST /generate."""
+    return Translation({kind: load(kind)}).reply(Ask.of(Conversation(turns=[])), provider(kind=kind), body, ())
+
+
 # The example of https://platform.openai.com/docs/api-reference/chat/create, whole.
 OPENAI: dict[str, Any] = {
     "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",

@@ -14,11 +14,11 @@ from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, Subject
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.base import Malformed, Unsupported
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import anthropic
 from tests.pipeline.fakes import provider, request
-from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL
+from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, decode, encode
 
 CLASSIC, RECENT = "claude-sonnet-4-6", "claude-opus-5-5"
 INSTRUCTION = "Answer only by calling the tool json_answer. Its input is your whole answer, one JSON object."
@@ -26,7 +26,7 @@ INSTRUCTION = "Answer only by calling the tool json_answer. Its input is your wh
 
 def written(model: str = CLASSIC, **changes: Any) -> Any:
     """The body of a call."""
-    return msgspec.json.decode(anthropic.encode(request(**changes), model).body)
+    return msgspec.json.decode(encode("anthropic", request(**changes), model).body)
 
 
 def message(*content: object, **changes: Any) -> bytes:
@@ -53,7 +53,7 @@ class TestTarget:
 
 class TestEncode:
     def test_a_whole_request(self) -> None:
-        call = anthropic.encode(request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0), CLASSIC)
+        call = encode("anthropic", request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0), CLASSIC)
 
         assert call.path == "/v1/messages"
         assert msgspec.json.decode(call.body) == {
@@ -113,11 +113,16 @@ class TestEncode:
     def test_otherwise_there_is_no_tool(self) -> None:
         assert written().keys() & {"tools", "tool_choice"} == set()
 
-    @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
+    @given(st.text(st.characters(codec="utf-8")).filter(str.strip), st.text(st.characters(codec="utf-8")))
     def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
         body = written(prompt=prompt, system=system)
 
         assert (body["messages"], body.get("system", "")) == ([{"role": "user", "content": prompt}], system)
+
+    @pytest.mark.parametrize("prompt", [" ", "\n\t", "\u3000"])
+    def test_a_blank_prompt_is_not_sent_since_anthropic_refuses_it(self, prompt: str) -> None:
+        with pytest.raises(Unsupported, match="needs a message with something in it"):
+            written(prompt=prompt)
 
 
 PIECES = st.recursive(
@@ -143,7 +148,7 @@ BLOCKS = st.lists(
 
 class TestDecode:
     def test_the_published_example(self) -> None:
-        assert anthropic.decode(msgspec.json.encode(ANTHROPIC)) == Reply(
+        assert decode("anthropic", msgspec.json.encode(ANTHROPIC)) == Reply(
             content="Hi! My name is Claude.",
             usage=Usage(
                 input_tokens=2095 + 2051 + 2000,
@@ -160,7 +165,7 @@ class TestDecode:
         )
 
     def test_the_input_of_our_tool_is_the_answer(self) -> None:
-        reply = anthropic.decode(msgspec.json.encode(ANTHROPIC_TOOL))
+        reply = decode("anthropic", msgspec.json.encode(ANTHROPIC_TOOL))
 
         assert (reply.content, reply.finish_reason) == ('{"capital":"Paris","of":["France"]}', "stop")
 
@@ -168,19 +173,19 @@ class TestDecode:
         written = b'{"n": 1.0000000000000000001, "n": 12345678901234567890123, "t": "\\u00e9\xc3\xa9"}'
         body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', written)
 
-        assert anthropic.decode(body).content.encode() == written
+        assert decode("anthropic", body).content.encode() == written
 
     def test_another_tool_is_none_of_ours(self) -> None:
         call = {"type": "tool_use", "id": "t", "name": "search", "input": {}}
-        reply = anthropic.decode(message(text("I look it up."), call, stop_reason="tool_use"))
+        reply = decode("anthropic", message(text("I look it up."), call, stop_reason="tool_use"))
 
         assert (reply.content, reply.finish_reason) == ("I look it up.", "tool_calls")
 
     def test_texts_are_put_together(self) -> None:
-        assert anthropic.decode(message(text("one "), {"type": "new"}, text("two"))).content == "one two"
+        assert decode("anthropic", message(text("one "), {"type": "new"}, text("two"))).content == "one two"
 
     def test_an_empty_text_is_a_text(self) -> None:
-        assert anthropic.decode(message(text(""))).content == ""
+        assert decode("anthropic", message(text(""))).content == ""
 
     @pytest.mark.parametrize(
         ("said", "canonical"),
@@ -197,18 +202,18 @@ class TestDecode:
         ],
     )
     def test_the_finish_reason_in_our_words(self, said: str | None, canonical: str) -> None:
-        assert anthropic.decode(message(text(), stop_reason=said)).finish_reason == canonical
+        assert decode("anthropic", message(text(), stop_reason=said)).finish_reason == canonical
 
     @pytest.mark.parametrize(("said", "canonical"), [("refusal", "content_filter"), ("max_tokens", "length")])
     def test_refused_or_cut_off_before_a_word_was_said(self, said: str, canonical: str) -> None:
         for content in ([], [{"type": "thinking", "thinking": "Hm"}]):
-            reply = anthropic.decode(message(*content, stop_reason=said))
+            reply = decode("anthropic", message(*content, stop_reason=said))
 
             assert (reply.content, reply.finish_reason) == ("", canonical)
 
     def test_json_that_was_cut_off(self) -> None:
         cut = {"type": "tool_use", "name": "json_answer", "input": {}}
-        reply = anthropic.decode(message(cut, stop_reason="max_tokens"))
+        reply = decode("anthropic", message(cut, stop_reason="max_tokens"))
 
         assert (reply.content, reply.finish_reason) == ("{}", "length")
 
@@ -233,28 +238,27 @@ class TestDecode:
     )
     def test_malformed(self, body: bytes, said: str) -> None:
         with pytest.raises(Malformed) as raised:
-            anthropic.decode(body)
+            decode("anthropic", body)
 
         assert str(raised.value).startswith(said)
 
-    def test_a_tool_without_input_is_no_json(self) -> None:
-        with suppress(Malformed):
-            assert anthropic.decode(message({"type": "tool_use", "name": "json_answer"})).content == ""
+    def test_a_call_of_the_json_tool_without_input_is_an_empty_object(self) -> None:
+        assert decode("anthropic", message({"type": "tool_use", "name": "json_answer"})).content == "{}"
 
     @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | BLOCKS.map(lambda blocks: message(*blocks)))
     def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
         with suppress(Malformed):
-            assert isinstance(anthropic.decode(body), Reply)
+            assert isinstance(decode("anthropic", body), Reply)
 
     @given(st.binary(max_size=20))
     def test_a_tools_input_of_any_bytes(self, given: bytes) -> None:
         body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', given)
         with suppress(Malformed):
-            assert isinstance(anthropic.decode(body).content, str)
+            assert isinstance(decode("anthropic", body).content, str)
 
 
 def counted(**usage: Any) -> tuple[Usage, bool]:
-    reply = anthropic.decode(message(text("x" * 41), usage=usage))
+    reply = decode("anthropic", message(text("x" * 41), usage=usage))
     return reply.usage, reply.usage_estimated
 
 
@@ -280,7 +284,7 @@ class TestUsage:
         assert counted(**usage) == (Usage(output_tokens=11), True)
 
     def test_no_usage_at_all(self) -> None:
-        assert anthropic.decode(message(text("x" * 41), usage=None)).usage_estimated
+        assert decode("anthropic", message(text("x" * 41), usage=None)).usage_estimated
 
     @pytest.mark.parametrize(
         ("written", "created", "total", "long"),

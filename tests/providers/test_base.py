@@ -16,7 +16,7 @@ from llm_gateway.providers.base import KINDS, Vendor, load, load_vendors
 def test_every_kind_is_a_dialect(kind: str) -> None:
     adapter = load(kind)
 
-    parts = (adapter.target, adapter.encode, adapter.decode, adapter.decode_error, adapter.interpret)
+    parts = (adapter.target, adapter.decode_error, adapter.interpret)
     assert all(callable(part) for part in parts)
 
 

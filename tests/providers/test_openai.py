@@ -15,7 +15,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.providers import local, openai
 from tests.pipeline.fakes import provider, request
-from tests.providers.documents import OPENAI, completion
+from tests.providers.documents import OPENAI, completion, decode, encode
 
 
 class TestTarget:
@@ -36,13 +36,13 @@ class TestTarget:
 
 def written(model: str = "m", **changes: Any) -> Any:
     """The body of a call."""
-    return msgspec.json.decode(openai.encode(request(**changes), model).body)
+    return msgspec.json.decode(encode("openai", request(**changes), model).body)
 
 
 class TestEncode:
     def test_a_whole_request(self) -> None:
-        call = openai.encode(
-            request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=False), "gpt-4.1"
+        call = encode(
+            "openai", request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=False), "gpt-4.1"
         )
 
         assert call.path == "/chat/completions"
@@ -113,7 +113,7 @@ class TestEncode:
         assert (body["max_tokens"], body["temperature"], "max_completion_tokens" in body) == (7, 0.0, False)
 
     def test_without_a_json_mode_words_must_do(self) -> None:
-        call = openai.encode(request(prompt="Hi", system="", json_mode=True), "m", has_json_mode=False)
+        call = encode("openai", request(prompt="Hi", system="", json_mode=True), "m", has_json_mode=False)
 
         assert msgspec.json.decode(call.body) == {
             "model": "m",
@@ -140,7 +140,7 @@ DOCUMENTS = st.recursive(
 
 class TestDecode:
     def test_the_published_example(self) -> None:
-        assert openai.decode(msgspec.json.encode(OPENAI)) == Reply(
+        assert decode("openai", msgspec.json.encode(OPENAI)) == Reply(
             content="Hello! How can I assist you today?",
             usage=Usage(
                 input_tokens=19,
@@ -157,7 +157,7 @@ class TestDecode:
         )
 
     def test_a_plain_one(self) -> None:
-        assert openai.decode(completion()) == Reply(
+        assert decode("openai", completion()) == Reply(
             content="Hello", usage=Usage(input_tokens=19, output_tokens=10), finish_reason="stop"
         )
 
@@ -172,42 +172,42 @@ class TestDecode:
         ],
     )
     def test_the_finish_reason_in_our_words(self, said: str, canonical: str) -> None:
-        assert openai.decode(completion(finish_reason=said)).finish_reason == canonical
+        assert decode("openai", completion(finish_reason=said)).finish_reason == canonical
 
     @pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
     def test_an_answer_the_vendor_broke_off(self, reason: str) -> None:
         with pytest.raises(Malformed, match=f"^The answer was broken off \\({reason}\\)$"):
-            openai.decode(completion(finish_reason=reason))
+            decode("openai", completion(finish_reason=reason))
 
     @pytest.mark.parametrize("reason", ["length", "content_filter"])
     def test_cut_off_before_a_word_was_said(self, reason: str) -> None:
-        reply = openai.decode(completion({"content": None}, finish_reason=reason))
+        reply = decode("openai", completion({"content": None}, finish_reason=reason))
 
         assert (reply.content, reply.finish_reason) == ("", reason)
 
     def test_text_in_parts_without_the_thoughts(self) -> None:
         parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Yes, "}]
 
-        assert openai.decode(completion({"content": [*parts, {"text": "sir"}]})).content == "Yes, sir"
+        assert decode("openai", completion({"content": [*parts, {"text": "sir"}]})).content == "Yes, sir"
         with pytest.raises(Malformed, match=r"^The answer has no content$"):
-            openai.decode(completion({"content": parts[:1]}, finish_reason=None))
+            decode("openai", completion({"content": parts[:1]}, finish_reason=None))
 
     @pytest.mark.parametrize("reason", [None, ""])
     def test_without_one_it_stopped(self, reason: str | None) -> None:
-        assert openai.decode(completion(finish_reason=reason)).finish_reason == "stop"
+        assert decode("openai", completion(finish_reason=reason)).finish_reason == "stop"
 
     def test_a_refusal_is_an_answer(self) -> None:
         message = {"role": "assistant", "content": None, "refusal": "I cannot help with that."}
 
-        assert openai.decode(completion(message)).content == "I cannot help with that."
+        assert decode("openai", completion(message)).content == "I cannot help with that."
 
-    def test_content_comes_before_a_refusal_even_when_empty(self) -> None:
-        assert openai.decode(completion({"content": "", "refusal": "no"})).content == ""
+    def test_a_refusal_beside_empty_content_is_the_answer(self) -> None:
+        assert decode("openai", completion({"content": "", "refusal": "no"})).content == "no"
 
     def test_the_first_choice_counts(self) -> None:
         choices = [{"message": {"content": text}} for text in ("one", "two")]
 
-        assert openai.decode(completion(choices=choices)).content == "one"
+        assert decode("openai", completion(choices=choices)).content == "one"
 
     @pytest.mark.parametrize(
         ("body", "message"),
@@ -229,21 +229,20 @@ class TestDecode:
     )
     def test_malformed(self, body: bytes, message: str) -> None:
         with pytest.raises(Malformed) as raised:
-            openai.decode(body)
+            decode("openai", body)
 
         assert str(raised.value).startswith(message)
 
     @given(st.binary(max_size=200) | DOCUMENTS.map(msgspec.json.encode))
     def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
         with suppress(Malformed):
-            assert isinstance(openai.decode(body), Reply)
+            assert isinstance(decode("openai", body), Reply)
 
 
 def test_the_embedded_model_speaks_the_same() -> None:
-    assert (local.target, local.encode, local.decode, local.decode_error, local.interpret) == (
+    assert (local.target, local.decode_error, local.interpret, local.wires) == (
         openai.target,
-        openai.encode,
-        openai.decode,
         openai.decode_error,
         openai.interpret,
+        openai.wires,
     )

@@ -13,11 +13,11 @@ from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers import openai
-from tests.providers.documents import completion
+from tests.providers.documents import completion, decode
 
 
 def counted(**usage: Any) -> tuple[Usage, bool]:
-    reply = openai.decode(completion(usage=usage))
+    reply = decode("openai", completion(usage=usage))
     return reply.usage, reply.usage_estimated
 
 
@@ -40,19 +40,19 @@ class TestUsage:
         ids=repr,
     )
     def test_what_was_not_counted_is_estimated(self, usage: object) -> None:
-        reply = openai.decode(completion({"content": "x" * 41}, usage=usage))
+        reply = decode("openai", completion({"content": "x" * 41}, usage=usage))
 
         assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
 
     def test_a_count_beyond_any_integer_of_ours_is_none(self) -> None:
         body = completion(usage={"prompt_tokens": 1, "completion_tokens": 777}).replace(b"777", b"9" * 40)
 
-        assert openai.decode(body).usage_estimated
+        assert decode("openai", body).usage_estimated
 
     @pytest.mark.parametrize("counts", [(0, 0), (0, 5), (5, 0)])
     def test_counts_of_nothing_for_something_are_none(self, counts: tuple[int, int]) -> None:
         usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1]}
-        reply = openai.decode(completion({"content": "x" * 41}, usage=usage))
+        reply = decode("openai", completion({"content": "x" * 41}, usage=usage))
 
         assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
 

@@ -20,10 +20,11 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat import completion_create_params as openai_params
 from pydantic import TypeAdapter
 
+from llm_gateway.domain.conversation import Text
 from llm_gateway.domain.messages import Request
 from llm_gateway.providers.base import load
 from tests.pipeline.fakes import provider, request
-from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED, OPENAI
+from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED, OPENAI, decode, encode
 
 REQUESTS = [
     request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.5),
@@ -73,8 +74,7 @@ def vendor() -> Iterator[Vendor]:
 
 def ours(kind: str, base_url: str, asked: Request, model: str) -> tuple[str, Any, dict[str, str]]:
     """URL, body and headers of our call."""
-    adapter = load(kind)
-    target, call = adapter.target(provider(), "the-key", base_url), adapter.encode(asked, model)
+    target, call = load(kind).target(provider(), "the-key", base_url), encode(kind, asked, model)
     return target.root + call.path, msgspec.json.decode(call.body), target.headers
 
 
@@ -91,7 +91,7 @@ class TestSameAsTheSdk:
 
         assert (vendor.url + vendor.path, vendor.body) == (url, body)
         assert vendor.headers["authorization"] == headers["authorization"]
-        assert completion.choices[0].message.content == load("openai").decode(msgspec.json.encode(OPENAI)).content
+        assert completion.choices[0].message.content == decode("openai", msgspec.json.encode(OPENAI)).content
 
     @pytest.mark.parametrize("model", ["claude-opus-5-5", "claude-haiku-4-5"])
     @pytest.mark.parametrize("asked", REQUESTS, ids=["text", "json"])
@@ -115,20 +115,23 @@ class TestSameAsTheSdk:
     def test_gemini(self, vendor: Vendor, model: str, asked: Request) -> None:
         vendor.document = GEMINI
         url, body, headers = ours("gemini", vendor.url, asked, model)
+        texts: dict[str, list[str]] = {"system": [], "user": []}
+        for turn in asked.ask.conversation.turns:
+            texts[turn.role] += [part.text for part in turn.parts if isinstance(part, Text)]
         options = genai_types.HttpOptions(base_url=vendor.url, api_version="v1beta")
         config = genai_types.GenerateContentConfig(
-            system_instruction=asked.system or None,
+            system_instruction="".join(texts["system"]) or None,
             max_output_tokens=asked.max_tokens,
-            temperature=asked.temperature,
+            temperature=asked.ask.conversation.temperature,
             response_mime_type="application/json" if asked.json_mode else None,
         )
         with genai.Client(api_key="the-key", http_options=options, vertexai=False) as client:
-            answer = client.models.generate_content(model=model, contents=asked.prompt, config=config)
+            answer = client.models.generate_content(model=model, contents="".join(texts["user"]), config=config)
         vendor.body.get("systemInstruction", {}).pop("role", None)  # the API ignores the role the SDK gives it
 
         assert (vendor.url + vendor.path, vendor.body) == (url, body)
         assert vendor.headers["x-goog-api-key"] == headers["x-goog-api-key"]
-        assert answer.text == load("gemini").decode(msgspec.json.encode(GEMINI)).content
+        assert answer.text == decode("gemini", msgspec.json.encode(GEMINI)).content
 
 
 def unfold(value: object) -> object:
@@ -174,7 +177,7 @@ class TestTypes:
 
         assert answer.usage_metadata is not None
         counted = answer.usage_metadata.total_token_count
-        usage = load("gemini").decode(msgspec.json.encode(document)).usage
+        usage = decode("gemini", msgspec.json.encode(document)).usage
         assert usage.input_tokens + usage.output_tokens == counted
 
     def test_every_reason_gemini_knows_has_a_meaning(self) -> None:

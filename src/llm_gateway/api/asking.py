@@ -117,7 +117,6 @@ class Asking(Surface):
             user_id=said.label(headers, b"x-user-id") or _user(document) or ANONYMOUS,
             service=said.label(headers, b"x-service-name") or entry.caller.name,
             task_type=said.label(headers, b"x-task-type") or GENERAL,
-            prompt="",
             max_tokens=_most_output(document),
             client_request_id=entry.client_request_id,
             tags=said.tags(headers),

@@ -18,14 +18,15 @@ from llm_gateway.api.sentences import invalid
 from llm_gateway.api.streaming import Drains, StreamedResponse
 from llm_gateway.api.surface import InFlight, Surface
 from llm_gateway.domain.conversation import Conversation, Format, RefusalDelta, Text, TextDelta, Turn
-from llm_gateway.domain.messages import Answer, Ask, Request
+from llm_gateway.domain.messages import Answer, Ask, Request, weight
 from llm_gateway.domain.streams import Piece
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.domain.weight import weigh
-from llm_gateway.errors import GatewayError, Invalid
+from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gateway import Gateway
 from llm_gateway.pipeline.relay import Relay
 from llm_gateway.pipeline.routing import AUTO
+from llm_gateway.protocols.base import Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat import read_request
 from llm_gateway.sse import encode_event
 
@@ -135,8 +136,6 @@ class Generate(Surface):
     def _request(self, entry: Entry, body: GenerateBody, started: float) -> Request:
         headers = entry.headers
         use_cache, keep_in_cache = caching(headers)
-        ask = ask_of(body) if body.stream or body.messages is not None else None
-        prompt = "" if body.prompt is msgspec.UNSET else body.prompt
         return Request(
             id=entry.request_id,
             at_ms=time.time_ns() // 1_000_000,
@@ -146,49 +145,55 @@ class Generate(Surface):
             surface="generate",
             user_id=body.user_id,
             service=body.service,
-            prompt=prompt,
+            ask=ask_of(body),
             task_type=body.task_type,
-            system=body.system,
             max_tokens=body.max_tokens,
-            temperature=body.temperature,
             json_mode=body.json_mode,
             client_request_id=entry.client_request_id,
             tags=tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
-            ask=ask,
-            input_weight=0 if body.messages is None else weigh({"messages": body.messages}),
+            input_weight=weight_of(body),
             stream=body.stream,
             requested_model=body.model,
         )
 
 
 def ask_of(body: GenerateBody) -> Ask:
-    """What a body asks for that is more than a prompt: a conversation, or an answer in a stream."""
-    document: dict[str, Any] = {
-        "system": body.system,
-        "messages": body.messages,
-        "prompt": None if body.prompt is msgspec.UNSET else body.prompt,
-        "max_tokens": body.max_tokens,
-        "temperature": body.temperature,
-        "json_mode": body.json_mode,
-    }
-    return Ask("generate", document, _read)
+    """Read what a body asks for: a conversation whose last turn is `prompt`.
+
+    Raises:
+        Invalid, NotSupported: its `messages` are not those of chat completions, or hold what no provider is asked for.
+    """
+    turns = [] if body.messages is None else _turns(body.messages)
+    if body.system:
+        turns.insert(0, Turn(role="system", parts=[Text(text=body.system)]))
+    if body.prompt is not msgspec.UNSET:
+        turns.append(Turn(role="user", parts=[Text(text=body.prompt)]))
+    return Ask.of(
+        Conversation(
+            turns=turns,
+            max_tokens=body.max_tokens,
+            temperature=body.temperature,
+            format=Format() if body.json_mode else None,
+        )
+    )
 
 
-def _read(document: dict[str, Any]) -> tuple[Conversation, tuple[str, ...]]:
-    messages = document["messages"] or []
-    turns = read_request({"model": AUTO, "messages": messages}).conversation.turns if messages else []
-    if document["system"]:
-        turns = [Turn(role="system", parts=[Text(text=document["system"])]), *turns]
-    if document["prompt"] is not None:
-        turns = [*turns, Turn(role="user", parts=[Text(text=document["prompt"])])]
-    return Conversation(
-        turns=turns,
-        max_tokens=document["max_tokens"],
-        temperature=document["temperature"],
-        format=Format() if document["json_mode"] else None,
-    ), ()
+def _turns(messages: list[dict[str, Any]]) -> list[Turn]:
+    try:
+        return read_request({"model": AUTO, "messages": messages}).conversation.turns
+    except Unreadable as error:
+        raise Invalid(error.message, loc=("body", error.field)) from None
+    except Unsupported as error:
+        raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
+
+
+def weight_of(body: GenerateBody) -> int:
+    """Count the ASCII characters that take as many tokens as the input."""
+    of_prompt = 0 if body.prompt is msgspec.UNSET else weight(body.prompt)
+    of_messages = 0 if body.messages is None else weigh({"messages": body.messages})
+    return of_prompt + weight(body.system) + of_messages
 
 
 class EventWriter:

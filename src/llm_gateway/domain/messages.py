@@ -29,11 +29,12 @@ def new_id() -> str:
 
 
 class Ask:
-    """What a client of a chat protocol asks for: its own document, and the conversation in it.
+    """What a client asks for: a document of the protocol that it speaks, or a conversation.
 
-    The conversation is read when a provider that speaks another protocol needs it, so that what only one protocol
-    knows passes through to a provider of the same. `protocol` is the name of a package of `protocols/`, or of one
-    that only passes through (`openai_embeddings`). `fields` are header lines that only those who speak it understand.
+    The conversation in a document is read when a provider that speaks another protocol needs it, so that what only one
+    protocol knows passes through to a provider of the same. `protocol` is the name of a package of `protocols/`, or of
+    one that only passes through (`openai_embeddings`). `fields` are header lines that only those who speak it
+    understand.
     """
 
     __slots__ = ("_conversation", "_read", "document", "dropped", "fields", "protocol")
@@ -42,7 +43,7 @@ class Ask:
         self,
         protocol: str,
         document: dict[str, Any],
-        read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]],
+        read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]] | None,
         fields: bytes = b"",
     ) -> None:
         self.protocol = protocol
@@ -52,6 +53,18 @@ class Ask:
         self._read = read
         self._conversation: Conversation | None = None
 
+    @classmethod
+    def of(cls, conversation: Conversation) -> Ask:
+        """Make the request of a client that speaks no vendor's protocol (POST /generate): it wants text back."""
+        ask = cls("generate", {}, None)
+        ask._conversation = conversation
+        return ask
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether it was made by `of`."""
+        return self._read is None
+
     @property
     def conversation(self) -> Conversation:
         """The conversation; what it has no place for is in `dropped` from then on.
@@ -60,6 +73,8 @@ class Ask:
             Unreadable, Unsupported: (protocols/base.py) the document is none, or holds what no other protocol knows.
         """
         if self._conversation is None:
+            if self._read is None:
+                raise TypeError("A request without a document has a conversation.")
             self._conversation, self.dropped = self._read(self.document)
         return self._conversation
 
@@ -68,8 +83,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One call as a caller made it.
 
     `id` is ours (UUIDv7); `at_ms` is wall-clock milliseconds UTC for the record; `started` and `deadline` are seconds
-    of `time.monotonic()`. It asks with a prompt and a system text, or with an `ask`, whose texts weigh `input_weight`
-    ASCII characters. `requested_model` is as the client spelled it; None: what the routing gives.
+    of `time.monotonic()`. The texts of `ask` weigh `input_weight` ASCII characters, its answer at most `max_tokens`.
+    `json_mode`: an answer that is not JSON counts as failed. `requested_model` is as the client spelled it; None:
+    what the routing gives.
     """
 
     id: str
@@ -80,24 +96,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     surface: str
     user_id: str
     service: str
-    prompt: str
+    ask: Ask
     task_type: str = "general"
-    system: str = ""
     max_tokens: int = 1000
-    temperature: float = 0.7
     json_mode: bool = False
     client_request_id: str | None = None
     tags: Tags = {}
     use_cache: bool = True
     keep_in_cache: bool = True
-    ask: Ask | None = None
     input_weight: int = 0
     stream: bool = False
     requested_model: str | None = None
 
     def estimated_input_tokens(self) -> int:
-        """Tokens the prompt will take: four ASCII characters or three UTF-8 bytes each, plus the messages' framing."""
-        return (weight(self.prompt) + weight(self.system) + self.input_weight) // 4 + 8
+        """Tokens the input will take: four ASCII characters or three UTF-8 bytes each, plus the messages' framing."""
+        return self.input_weight // 4 + 8
 
 
 def weight(text: str) -> int:
@@ -108,7 +121,8 @@ def weight(text: str) -> int:
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What a provider answered. `upstream_model` is the name it reported, `usage_estimated` that it counted nothing.
 
-    An ask is answered with a `body`, the provider's own document in the client's protocol, or with a `completion`.
+    A client is answered with a `body`, the provider's own document in the client's protocol, with a `completion`, or,
+    if it wants text, with `content`.
     `dropped` names the hints that the provider could not be told. `may_be_kept`: not where it holds what only its own
     protocol knows, which can be handed on as it came, but not be told again.
     """

@@ -23,8 +23,8 @@ from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut,
 from llm_gateway.domain.streams import Committed
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.limiter.base import Reservation
+from llm_gateway.pipeline.translation import Translation, reply_of
 from llm_gateway.protocols.base import Malformed, UpstreamError
-from llm_gateway.providers.asks import decode_ask, reader_for, reply_of
 from llm_gateway.providers.base import Adapter
 from llm_gateway.providers.decoding import json_text
 
@@ -95,6 +95,7 @@ class Attempts:
         transport: Transport,
         recording: Recording,
         adapters: Mapping[str, Adapter],
+        translation: Translation,
         redact: Callable[[str], str],
     ) -> None:
         self._health = health
@@ -102,6 +103,7 @@ class Attempts:
         self._transport = transport
         self._recording = recording
         self._adapters = adapters
+        self._translation = translation
         self._redact = redact
         self._clock: Callable[[], float] = time.monotonic
 
@@ -242,12 +244,8 @@ class Attempts:
     def _answered(self, this: _Try, exchange: Exchange) -> Served | Failure:
         """A success status: served, unless its content is not what the dialect or JSON mode promises."""
         request, provider = this.course.request, this.candidate.provider
-        adapter = self._adapters[provider.kind]
         try:
-            if request.ask is None:
-                reply = adapter.decode(exchange.body)
-            else:
-                reply = decode_ask(request.ask, adapter, provider, exchange.body, this.call.dropped)
+            reply = self._translation.reply(request.ask, provider, exchange.body, this.call.dropped)
         except Malformed as error:
             message = self._words(this, str(error))
             this.permit.fail(message)
@@ -288,10 +286,8 @@ class Attempts:
     async def _commit(self, this: _Try, incoming: Incoming) -> Committed | None:
         """Read on until there is some content; from then on it is the client's."""
         request, provider = this.course.request, this.candidate.provider
-        if request.ask is None:
-            raise TypeError("A stream is opened for an ask only.")
         this.attempt.status = 200
-        reader = reader_for(request.ask, self._adapters[provider.kind], provider)
+        reader = self._translation.reader(request.ask, provider)
         committed = Committed(incoming, reader, is_native=this.call.is_native, dropped=this.call.dropped)
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
@@ -327,7 +323,9 @@ class Attempts:
 
     def _stream_served(self, this: _Try, committed: Committed) -> Served:
         """The stream is complete."""
-        reply = self._bought(this, reply_of(committed.assembly.completion(), dropped=committed.dropped))
+        is_text = this.course.request.ask.is_canonical
+        completion = committed.assembly.completion()
+        reply = self._bought(this, reply_of(completion, dropped=committed.dropped, is_text=is_text))
         if this.course.request.json_mode and json_text(reply.content) != reply.content:
             reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
         self._end(this)

@@ -128,15 +128,11 @@ class Caching:
         return lookup
 
     def _base(self, request: Request) -> _Hash:
-        who = None if self._shared else request.user_id
-        if request.ask is not None:
-            document = {name: value for name, value in request.ask.document.items() if name not in NO_PART_OF_ASKING}
-            return sha256(_encoder.encode((who, request.ask.protocol, request.ask.fields, document)))
-        return sha256(
-            _encoder.encode(
-                (who, request.prompt, request.system, request.max_tokens, request.temperature, request.json_mode)
-            )
-        )
+        who, ask = None if self._shared else request.user_id, request.ask
+        if ask.is_canonical:
+            return sha256(_encoder.encode((who, ask.conversation)))
+        document = {name: value for name, value in ask.document.items() if name not in NO_PART_OF_ASKING}
+        return sha256(_encoder.encode((who, ask.protocol, ask.fields, document)))
 
     async def keep(self, lookup: Lookup, served: Served) -> None:
         """Keep a complete success under the candidate that gave it, and hand it to those who wait."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol, Self
 
 from llm_gateway.domain.catalog import Candidate
@@ -22,9 +22,8 @@ from llm_gateway.domain.streams import Committed
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, Invalid
 from llm_gateway.limiter.base import Decision, Reservation
+from llm_gateway.pipeline.translation import Translation
 from llm_gateway.protocols.base import Unreadable, Unsupported
-from llm_gateway.providers.asks import encode_ask
-from llm_gateway.providers.base import Adapter
 
 MAX_SENT_ATTEMPTS = 3
 RETRY_PAUSE_S = (0.2, 2.0)
@@ -69,15 +68,13 @@ class Pace(NamedTuple):
 
 
 class Failover:
-    """Runs plans. `adapters` are keyed by kind."""
+    """Runs plans."""
 
-    def __init__(
-        self, *, health: Health, admission: Admission, attempts: Attempts, adapters: Mapping[str, Adapter]
-    ) -> None:
+    def __init__(self, *, health: Health, admission: Admission, attempts: Attempts, translation: Translation) -> None:
         self._health = health
         self._admission = admission
         self._attempts = attempts
-        self._adapters = adapters
+        self._translation = translation
         self._pace = Pace()
 
     def paced(self, pace: Pace) -> Self:
@@ -187,14 +184,10 @@ class Failover:
 
     def _call(self, course: Course, candidate: Candidate) -> Call | None:
         """The call for this candidate; None if its protocol cannot express what is asked (noted in `course`)."""
-        request, provider = course.request, candidate.provider
-        adapter = self._adapters[provider.kind]
-        if request.ask is None:
-            return adapter.encode(request, candidate.model, has_json_mode=provider.has_json_mode)
         try:
-            return encode_ask(request.ask, adapter, provider, candidate.model, stream=request.stream)
+            return self._translation.call(course.request, candidate)
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
         except Unsupported as error:
-            course.cannot(provider.name, error.field, error.why)
+            course.cannot(candidate.provider.name, error.field, error.why)
             return None

@@ -1,6 +1,6 @@
-"""The contract of a wire dialect: canonical form to one vendor protocol and back. The counterpart of a surface.
+"""The contract of a provider's dialect: where its calls go, which protocols it speaks, and what its refusals mean.
 
-Adapters are pure: they build bytes and read bytes; `pipeline/transport.py` carries them.
+Adapters are pure: `pipeline/translation.py` writes and reads through their wires, `pipeline/transport.py` carries.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.conversation import Completion
-from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal
 from llm_gateway.protocols.base import StreamReader, Written
 
@@ -32,18 +31,6 @@ class Adapter(Protocol):
     @property
     def wires(self) -> Mapping[str, Wire]:
         """The protocols it speaks, by name; the first is what other protocols are translated into."""
-        ...
-
-    def encode(self, request: Request, model: str, *, has_json_mode: bool = True) -> Call:
-        """The call that asks `model` for an answer. Without the vendor's own JSON mode the prompt must do."""
-        ...
-
-    def decode(self, body: bytes) -> Reply:
-        """The reply in a 2xx body. Its `finish_reason` is stop, length, content_filter or tool_calls.
-
-        Raises:
-            Malformed: the body is no complete answer.
-        """
         ...
 
     def decode_error(self, body: bytes) -> str:

@@ -81,7 +81,8 @@ def read_reply(body: bytes) -> Completion:
         parts = [_as_text(part) if _is_json(part) else part for part in parts if not isinstance(part, Text)]
         if reason == "tool_calls" and not any(isinstance(part, ToolCall) for part in parts):
             reason = "stop"
-    if not parts and not found.stop_reason:  # with a reason it is an answer: handling-stop-reasons
+    has_content = any(not isinstance(part, Thinking) and _says_something(part) for part in parts)
+    if not has_content and not found.stop_reason:  # with a reason it is an answer: handling-stop-reasons
         raise Malformed("The answer has no content")
     counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
     choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)

@@ -17,6 +17,7 @@ from llm_gateway.domain.conversation import (
     Finish,
     FinishReason,
     TextDelta,
+    Thinking,
     ThinkingDelta,
     ToolBegin,
     ToolDelta,
@@ -170,7 +171,8 @@ def read_reply(body: bytes) -> Completion:
     if not found.candidates and not blocked:
         raise Malformed("The answer has no candidates")
     has_ended = blocked or any(candidate.finish_reason for candidate in found.candidates or ())
-    for candidate in found.candidates or ():
+    for number, candidate in enumerate(found.candidates or ()):
+        candidate.index = number
         if not candidate.finish_reason:
             candidate.finish_reason = "STOP"
     assembly = Assembly()
@@ -180,6 +182,7 @@ def read_reply(body: bytes) -> Completion:
     except UpstreamError as error:
         raise Malformed(f"The provider failed: {error.message}") from None
     completion = assembly.completion()
-    if not has_ended and not any(choice.parts for choice in completion.choices):
+    has_content = any(not isinstance(part, Thinking) for choice in completion.choices for part in choice.parts)
+    if not has_ended and not has_content:
         raise Malformed("The answer has no content")
     return completion

@@ -139,15 +139,17 @@ def _read_choice(choice: _Choice) -> Choice:
     reason = finish_reason(choice.finish_reason)
     if reason == "stop" and message.tool_calls and any(isinstance(part, ToolCall) for part in parts):
         reason = "tool_calls"  # what OpenAI says where tool_choice names a function
-    if not parts and content is None and not choice.finish_reason:  # with a reason it is an answer without words
+    has_content = content is not None or any(not isinstance(part, Thinking) for part in parts)
+    if not has_content and not choice.finish_reason:  # with a reason it is an answer without words
         raise Malformed("The answer has no content")
     return Choice(parts=parts, finish_reason=reason, logprobs=choice.logprobs)
 
 
 def text_of(content: str | list[ContentPart] | None) -> str | None:
-    """The text of a content."""
+    """Join the texts of a content; None if it has none."""
     if isinstance(content, list):
-        return "".join([part.text for part in content if part.text is not None])
+        texts = [part.text for part in content if part.text is not None]
+        return "".join(texts) if texts else None
     return content
 
 

@@ -107,8 +107,16 @@ def _messages(conversation: Conversation) -> list[Document]:
             messages.append(_named({"role": turn.role, "content": _content(turn.parts)}, turn))
     wants_json = conversation.format is not None and conversation.format.schema is None
     if wants_json and not any("json" in str(message.get("content")).lower() for message in messages):
-        messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
+        _instruct(messages)
     return messages
+
+
+def _instruct(messages: list[Document]) -> None:
+    """Ask for JSON in the first message, since some models' templates know one system message only."""
+    if messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
+        messages[0]["content"] += f"\n{JSON_INSTRUCTION}"
+    else:
+        messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
 
 
 def _named(message: Document, turn: Turn) -> Document:

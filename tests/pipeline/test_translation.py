@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Ask
+from llm_gateway.domain.plan import Call
+from llm_gateway.pipeline.translation import Translation
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.base import Malformed, Unsupported
-from llm_gateway.providers import anthropic, openai
-from llm_gateway.providers.asks import decode_ask, encode_ask
-from tests.pipeline.fakes import provider
+from llm_gateway.providers.base import KINDS, load
+from tests.pipeline.fakes import provider, request
+
+TRANSLATION = Translation({kind: load(kind) for kind in KINDS})
+
+
+def call(asked: Ask, kind: str, model: str, **changes: Any) -> Call:
+    candidate = Candidate.of(provider(kind=kind, models=(model,), **changes), model)
+    return TRANSLATION.call(request(ask=asked), candidate)
 
 
 def ask(protocol: Any, name: str, document: dict[str, Any]) -> Ask:
@@ -46,18 +55,18 @@ def test_anthropic_is_not_sent_thoughts_that_others_had(content: Any, sent: Any)
     """The surface had to give them without a signature; Anthropic would refuse the whole request."""
     asked = messages(USER, {"role": "assistant", "content": content}, USER)
 
-    body = json.loads(encode_ask(asked, anthropic, provider(), "claude", stream=False).body)
+    body = json.loads(call(asked, "anthropic", "claude").body)
 
     assert body["messages"] == [USER, {"role": "assistant", "content": sent}, USER]
 
 
 def test_what_cannot_be_said_is_named_in_the_clients_words() -> None:
-    told = encode_ask(messages(USER, thinking={"type": "disabled"}), openai, provider(), "gpt-4o", stream=False)
+    told = call(messages(USER, thinking={"type": "disabled"}), "openai", "gpt-4o")
     assert told.dropped == ("thinking",)
 
     stops = messages(USER, stop_sequences=["a", "b", "c", "d", "e"])
     with pytest.raises(Unsupported) as caught:
-        encode_ask(stops, openai, provider(), "gpt-4o", stream=False)
+        call(stops, "openai", "gpt-4o")
     assert caught.value.field == "stop_sequences"
 
 
@@ -66,8 +75,8 @@ def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None
     body = json.dumps({"content": [{"type": "server_tool_use", "id": "s"}], "stop_reason": "pause_turn"}).encode()
 
     with pytest.raises(Malformed):
-        decode_ask(asked, anthropic, provider(), body, ())
-    native = decode_ask(messages(USER), anthropic, provider(), body, ())
+        TRANSLATION.reply(asked, provider(kind="anthropic"), body, ())
+    native = TRANSLATION.reply(messages(USER), provider(kind="anthropic"), body, ())
     assert (native.body, native.may_be_kept) == (body, False)
 
 
@@ -76,6 +85,6 @@ def test_openai_is_not_sent_thoughts_in_our_own_envelope() -> None:
     ours = {"type": "reasoning", "summary": [], "encrypted_content": "gw1.e30="}
     asked = ask(openai_responses, "openai_responses", {"input": [USER, ours, theirs]})
 
-    body = json.loads(encode_ask(asked, openai, provider(has_responses=True), "gpt-5", stream=False).body)
+    body = json.loads(call(asked, "openai", "gpt-5", has_responses=True).body)
 
     assert body["input"] == [USER, theirs]

@@ -1,14 +1,18 @@
-"""Asks on their way to a provider: passed through where it speaks the client's protocol, else translated."""
+"""Translate requests and replies between the client's and the provider's protocol, by way of the canonical form.
+
+A document passes through, nearly as it came, to a provider that speaks the client's own protocol.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text, ToolCall
-from llm_gateway.domain.messages import Ask, Reply
+from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols import openai_responses
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
@@ -19,46 +23,77 @@ from llm_gateway.providers.base import Adapter, Wire
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_ask(ask: Ask, adapter: Adapter, provider: Provider, model: str, *, stream: bool) -> Call:
-    """The call that asks `model` for the answer.
+class Translation:
+    """Translates between clients and providers. `adapters` are keyed by the provider's kind."""
 
-    Raises:
-        Unreadable: the client's document is none of its protocol.
-        Unsupported: what it asks for cannot be expressed in the provider's.
-    """
-    native = _native(ask, adapter, provider)
-    if native is not None:
-        body = _encode(_passed_on(ask, model, stream=stream))
-        return Call(native.path(model, stream), body, is_native=True, fields=ask.fields)
-    wire = next(iter(adapter.wires.values()))
-    if wire.write is None or ask.protocol == "openai_embeddings":
-        raise Unsupported("model", f"{provider.name} has no embeddings")
-    conversation = ask.conversation
-    options = {} if provider.has_json_mode else {"has_json_mode": False}
-    try:
-        written = wire.write(conversation, model, stream=stream, **options)
-    except Unsupported as error:
-        raise Unsupported(named(ask.protocol, error.field), error.why) from None
-    dropped = (*ask.dropped, *(named(ask.protocol, field) for field in written.dropped))
-    return Call(wire.path(model, stream), _encode(written.document), dropped=tuple(dict.fromkeys(dropped)))
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self._adapters = adapters
 
+    def call(self, request: Request, candidate: Candidate) -> Call:
+        """Write the call that asks the candidate's model for the answer.
 
-def decode_ask(ask: Ask, adapter: Adapter, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
-    """The reply in a 2xx body to a call that had to leave `dropped` out.
+        Raises:
+            Unreadable: the client's document is not a request of its protocol.
+            Unsupported: the provider's protocol cannot express what the client asks for.
+        """
+        ask, provider, model = request.ask, candidate.provider, candidate.model
+        native = self._native(ask, provider)
+        if native is not None:
+            body = _encode(_passed_on(ask, model, stream=request.stream))
+            return Call(native.path(model, request.stream), body, is_native=True, fields=ask.fields)
+        wire = self._main_wire(provider)
+        if wire.write is None or ask.protocol == "openai_embeddings":
+            raise Unsupported("model", f"{provider.name} has no embeddings")
+        options = {} if provider.has_json_mode else {"has_json_mode": False}
+        try:
+            written = wire.write(ask.conversation, model, stream=request.stream, **options)
+        except Unsupported as error:
+            raise Unsupported(named(ask.protocol, error.field), error.why) from None
+        dropped = (*ask.dropped, *[named(ask.protocol, field) for field in written.dropped])
+        return Call(wire.path(model, request.stream), _encode(written.document), dropped=tuple(dict.fromkeys(dropped)))
 
-    Raises:
-        Malformed: the body is no complete answer.
-    """
-    native = _native(ask, adapter, provider)
-    wire = native or next(iter(adapter.wires.values()))
-    completion = wire.read_reply(body)
-    if native is None:
+    def reply(self, ask: Ask, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
+        """Read the 2xx body of a provider that could not be told the hints in `dropped`.
+
+        Raises:
+            Malformed: the body is not a complete answer.
+        """
+        native = self._native(ask, provider)
+        completion = (native or self._main_wire(provider)).read_reply(body)
+        if native is not None:
+            return reply_of(completion, body, dropped)
         _leave_foreign_out(completion)
-    return reply_of(completion, b"" if native is None else body, dropped)
+        return reply_of(completion, dropped=dropped, is_text=ask.is_canonical)
+
+    def reader(self, ask: Ask, provider: Provider) -> StreamReader:
+        """Make the reader of the provider's stream.
+
+        Raises:
+            Unsupported: the provider's protocol has no streams.
+        """
+        native = self._native(ask, provider)
+        wire = native or self._main_wire(provider)
+        if native is None and wire.json_reader is not None and ask.conversation.format is not None:
+            return wire.json_reader()
+        if wire.reader is None:
+            raise Unsupported("stream", "this is not answered in a stream")
+        return wire.reader()
+
+    def _native(self, ask: Ask, provider: Provider) -> Wire | None:
+        """The wire of the client's own protocol, if the provider speaks it."""
+        if ask.protocol == "openai_responses" and not provider.has_responses:
+            return None
+        return self._adapters[provider.kind].wires.get(ask.protocol)
+
+    def _main_wire(self, provider: Provider) -> Wire:
+        """The wire that other protocols are translated into."""
+        return next(iter(self._adapters[provider.kind].wires.values()))
 
 
-def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...] = ()) -> Reply:
-    """A completion as a reply; with a `body` that the client gets as it is, the completion need not be kept."""
+def reply_of(
+    completion: Completion, body: bytes = b"", dropped: tuple[str, ...] = (), *, is_text: bool = False
+) -> Reply:
+    """Make a reply of a completion, which it keeps unless the client gets `body` as it is, or only the text."""
     parts = completion.choices[0].parts if completion.choices and not body else []
     return Reply(
         content="".join([part.text for part in parts if isinstance(part, Text | Refusal)]),
@@ -67,7 +102,7 @@ def reply_of(completion: Completion, body: bytes = b"", dropped: tuple[str, ...]
         upstream_model=cut(completion.model),
         upstream_request_id=cut(completion.id),
         usage_estimated=completion.usage_estimated,
-        completion=None if body else completion,
+        completion=None if body or is_text else completion,
         body=body,
         dropped=dropped,
         may_be_kept=_may_be_kept(completion),
@@ -92,23 +127,6 @@ def _leave_foreign_out(completion: Completion) -> None:
             choice.parts = [part for part in choice.parts if not isinstance(part, Foreign)]
             if not choice.parts:
                 raise Malformed("The answer has nothing that the client's protocol knows")
-
-
-def reader_for(ask: Ask, adapter: Adapter, provider: Provider) -> StreamReader:
-    """What reads the provider's stream."""
-    native = _native(ask, adapter, provider)
-    wire = native or next(iter(adapter.wires.values()))
-    if native is None and wire.json_reader is not None and ask.conversation.format is not None:
-        return wire.json_reader()
-    if wire.reader is None:
-        raise Unsupported("stream", "this is not answered in a stream")
-    return wire.reader()
-
-
-def _native(ask: Ask, adapter: Adapter, provider: Provider) -> Wire | None:
-    if ask.protocol == "openai_responses" and not provider.has_responses:
-        return None
-    return adapter.wires.get(ask.protocol)
 
 
 def _passed_on(ask: Ask, model: str, *, stream: bool) -> dict[str, Any]:
