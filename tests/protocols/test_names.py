@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.protocols.names import named
+from llm_gateway.protocols.registry import field_name
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ from llm_gateway.protocols.names import named
         ("generate", "stop", "stop"),
     ],
 )
-def test_names(protocol: str, field: str, name: str) -> None:
-    assert named(protocol, field) == name
+def test_a_field_has_its_protocols_own_name(protocol: str, field: str, name: str) -> None:
+    assert field_name(protocol, field) == name

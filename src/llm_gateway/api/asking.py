@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -27,33 +26,18 @@ from llm_gateway.domain.weight import weigh
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gateway import Gateway
 from llm_gateway.pipeline.relay import Relay
-from llm_gateway.protocols.base import Head, Read, StreamWriter, Unsupported
+from llm_gateway.protocols.base import Head, StreamWriter, Unsupported
+from llm_gateway.protocols.descriptor import Descriptor
 
 ANONYMOUS = "anonymous"
 GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
 """How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
-OWN_FIELDS = (b"anthropic-beta", b"openai-beta")
-"""https://platform.claude.com/docs/en/api/beta-headers"""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
 MOST_NESTED = 400
 """Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
-NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 
 _decode = msgspec.json.Decoder().decode
-
-
-class ClientProtocol(NamedTuple):
-    """What a surface needs of its protocol (protocols/base.py)."""
-
-    name: str
-    surface: str
-    read_request: Callable[[dict[str, Any]], Read]
-    read_reply: Callable[[bytes], Completion]
-    write_reply: Callable[[Completion, Head], bytes]
-    stream_writer: Callable[[Head], StreamWriter] | None = None
-    check: Callable[[dict[str, Any]], None] = lambda _document: None
-    """Raises Unsupported for what no provider can be asked through a gateway that keeps nothing."""
 
 
 class Asking(Surface):
@@ -61,7 +45,7 @@ class Asking(Surface):
 
     def __init__(
         self,
-        protocol: ClientProtocol,
+        protocol: Descriptor,
         gateway: Gateway,
         in_flight: InFlight,
         drains: Drains,
@@ -89,7 +73,7 @@ class Asking(Surface):
             created_s=request.at_ms // 1000,
             document=document,
         )
-        ids: Headers = [(b"x-request-id", entry.echo), (b"request-id", entry.echo)]
+        ids: Headers = [(name, entry.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
             writer = EventWriter(self._protocol, self._protocol.stream_writer(head), document)
             response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
@@ -122,11 +106,16 @@ class Asking(Surface):
             tags=said.tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
-            ask=Ask(self._protocol.name, document, self._read, _own_fields(headers)),
+            ask=Ask(self._protocol.name, document, self._read, self._forwarded(headers)),
             input_weight=weigh(document),
             stream=stream is True and self._protocol.stream_writer is not None,
             requested_model=asked_model(document),
         )
+
+    def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
+        """The header lines that only a provider of the client's protocol understands."""
+        names = self._protocol.forwarded_headers
+        return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in names if name in headers])
 
     def _read(self, document: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
         read = self._protocol.read_request(document)
@@ -136,12 +125,10 @@ class Asking(Surface):
 class EventWriter:
     """A streamed reply in a protocol's events: the provider's own bytes where it speaks the protocol, else written."""
 
-    __slots__ = ("_hides_usage", "_is_native", "_read_reply", "_writer")
+    __slots__ = ("_hides", "_is_native", "_read_reply", "_writer")
 
-    def __init__(self, protocol: ClientProtocol, writer: StreamWriter, document: dict[str, Any]) -> None:
-        options = document.get("stream_options")
-        wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-        self._hides_usage = protocol.name == "openai_chat" and not wants_usage
+    def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
+        self._hides = protocol.hides(document)
         self._read_reply = protocol.read_reply
         self._writer = writer
         self._is_native = False
@@ -157,11 +144,13 @@ class EventWriter:
         """As in `Writer`."""
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
-        hides = self._hides_usage
+        hides = self._hides
+        if hides is None:
+            return b"".join([piece.raw for piece in pieces])
         if len(pieces) == 1:
             [piece] = pieces
-            return b"" if hides and _is_count(piece) else piece.raw
-        return b"".join([piece.raw for piece in pieces if not (hides and _is_count(piece))])
+            return b"" if hides(piece) else piece.raw
+        return b"".join([piece.raw for piece in pieces if not hides(piece)])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `Writer`."""
@@ -197,18 +186,6 @@ def _who(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
     if dropped:
         headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
     return headers
-
-
-def _own_fields(headers: dict[bytes, bytes]) -> bytes:
-    """The header lines that only a provider of the client's protocol understands."""
-    return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in OWN_FIELDS if name in headers])
-
-
-def _is_count(piece: Piece) -> bool:
-    """Whether an event of chat completions tells nothing but usage, be it believed or not."""
-    if any(not isinstance(chunk, Counted) for chunk in piece.chunks):
-        return False
-    return b'"usage"' in piece.raw and NO_CHOICE.search(piece.raw) is not None
 
 
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from llm_gateway.api.entry import ENTRY, NOBODY, Caller, Entry
 from llm_gateway.api.shapes import send_error
 from llm_gateway.domain.messages import new_id
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from llm_gateway.protocols.registry import PROTOCOLS
 
 OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
 DATA_PLANE = "/api/v1/generate"
@@ -21,7 +22,7 @@ DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
 """What makes a browser ask for the key (RFC 7617)."""
 
-_CREDENTIALS = frozenset({b"x-service-key", b"authorization", b"x-api-key"})
+_CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
 _CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""Errors in the shape of the surface they are told on: problem details, OpenAI's, or Anthropic's."""
+"""Errors in the shape of the surface they are told on: problem details, or its protocol's own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from starlette.types import Scope, Send
 from llm_gateway.api.entry import ENTRY, Entry, log_error
 from llm_gateway.api.responses import JSON, Headers, error_headers, send_body, send_problem
 from llm_gateway.errors import GatewayError, Invalid
-from llm_gateway.protocols.anthropic_messages.errors import write_error as anthropic_error
-from llm_gateway.protocols.openai_chat.errors import write_error as openai_error
+from llm_gateway.protocols.registry import PROTOCOLS, protocol_at
 
 SURFACES = "/v1/"
-MESSAGES = "/v1/messages"
 
 
 async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers: Headers | None = None) -> None:
@@ -24,11 +22,9 @@ async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers
         await send_problem(send, error, echo, more_headers)
         return
     log_error(scope, error, status_of(error))
-    is_messages = path == MESSAGES or path.startswith(f"{MESSAGES}/")
-    body = (anthropic_error if is_messages else openai_error)(error, echo.decode())
-    headers = [*(more_headers or ()), *error_headers(error), (b"x-request-id", echo)]
-    if is_messages:
-        headers.append((b"request-id", echo))  # as the vendor names it, and its SDK
+    protocol = protocol_at(path) or next(iter(PROTOCOLS.values()))
+    body = protocol.write_error(error, echo.decode())
+    headers = [*(more_headers or ()), *error_headers(error), *((name, echo) for name in protocol.id_headers)]
     if error.status == 413:
         headers.append((b"connection", b"close"))
     await send_body(send, status_of(error), body, JSON, headers)

@@ -6,7 +6,6 @@ A document passes through, nearly as it came, to a provider that speaks the clie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -14,10 +13,9 @@ from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text, ToolCall
 from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
-from llm_gateway.protocols import openai_responses
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
-from llm_gateway.protocols.names import named
+from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.base import Adapter, Wire
 
 _encode = msgspec.json.Encoder().encode
@@ -39,17 +37,18 @@ class Translation:
         ask, provider, model = request.ask, candidate.provider, candidate.model
         native = self._native(ask, provider)
         if native is not None:
-            body = _encode(_passed_on(ask, model, stream=request.stream))
+            document = PROTOCOLS[ask.protocol].pass_on({**ask.document, "model": model}, stream=request.stream)
+            body = _encode(document)
             return Call(native.path(model, request.stream), body, is_native=True, fields=ask.fields)
         wire = self._main_wire(provider)
-        if wire.write is None or ask.protocol == "openai_embeddings":
-            raise Unsupported("model", f"{provider.name} has no embeddings")
+        if wire.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
+            raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint")
         options = {} if provider.has_json_mode else {"has_json_mode": False}
         try:
             written = wire.write(ask.conversation, model, stream=request.stream, **options)
         except Unsupported as error:
-            raise Unsupported(named(ask.protocol, error.field), error.why) from None
-        dropped = (*ask.dropped, *[named(ask.protocol, field) for field in written.dropped])
+            raise Unsupported(field_name(ask.protocol, error.field), error.why) from None
+        dropped = (*ask.dropped, *[field_name(ask.protocol, field) for field in written.dropped])
         return Call(wire.path(model, request.stream), _encode(written.document), dropped=tuple(dict.fromkeys(dropped)))
 
     def reply(self, ask: Ask, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
@@ -127,43 +126,3 @@ def _leave_foreign_out(completion: Completion) -> None:
             choice.parts = [part for part in choice.parts if not isinstance(part, Foreign)]
             if not choice.parts:
                 raise Malformed("The answer has nothing that the client's protocol knows")
-
-
-def _passed_on(ask: Ask, model: str, *, stream: bool) -> dict[str, Any]:
-    """The client's document with the model's own name, and the request for usage that accounting needs."""
-    document = {**ask.document, "model": model}
-    if stream and ask.protocol == "openai_chat":
-        options = document.get("stream_options")
-        document["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-    elif ask.protocol == "openai_responses":
-        document["store"] = False  # the vendor's own default is to keep it
-        if isinstance(items := document.get("input"), list):
-            document["input"] = [item for item in items if not _is_ours(item)]
-    elif ask.protocol == "anthropic_messages" and isinstance(messages := document.get("messages"), list):
-        document["messages"] = [_without_unsigned_thoughts(message) for message in messages]
-    return document
-
-
-def _without_unsigned_thoughts(message: Any) -> Any:
-    """A message without the thoughts that another vendor had, which this surface gave without a signature.
-
-    Anthropic refuses a thought that it did not sign.
-    """
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list) or message.get("role") != "assistant":
-        return message
-    kept = [block for block in content if not _is_unsigned(block)]
-    return message if not kept or len(kept) == len(content) else {**message, "content": kept}
-
-
-def _is_ours(item: Any) -> bool:
-    """Whether it is a thought of another vendor's, in the envelope in which this surface gave it."""
-    return (
-        isinstance(item, dict)
-        and item.get("type") == "reasoning"
-        and str(item.get("encrypted_content")).startswith(openai_responses.OURS)
-    )
-
-
-def _is_unsigned(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature")

@@ -13,7 +13,9 @@ from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Read, Unsupported
 from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.descriptor import Descriptor
 from llm_gateway.protocols.lenient import Aside, Count, ReplyDecoder
+from llm_gateway.protocols.openai_chat.errors import write_error
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -59,3 +61,16 @@ def write_reply(completion: Completion, head: Head) -> bytes:
         Unsupported: always.
     """
     raise Unsupported("model", "only a provider that speaks OpenAI's protocol has embeddings")
+
+
+DESCRIPTOR = Descriptor(
+    name="openai_embeddings",
+    surface="embeddings",
+    path="/v1/embeddings",
+    read_request=read_request,
+    read_reply=read_reply,
+    write_reply=write_reply,
+    write_error=write_error,
+    forwarded_headers=(b"openai-beta",),
+    is_translatable=False,
+)

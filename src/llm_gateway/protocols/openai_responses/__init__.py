@@ -1,9 +1,40 @@
 """OpenAI's Responses API, the part that keeps nothing: https://platform.openai.com/docs/api-reference/responses."""
 
+from llm_gateway.protocols.descriptor import PARTS, Descriptor
+from llm_gateway.protocols.openai_chat.errors import write_error
+from llm_gateway.protocols.openai_responses.passing import pass_on
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_responses.request import read_request, refuse_state
-from llm_gateway.protocols.openai_responses.sealed import OURS
 from llm_gateway.protocols.openai_responses.stream import StreamReader
 from llm_gateway.protocols.openai_responses.stream_writer import StreamWriter
 
-__all__ = ["OURS", "StreamReader", "StreamWriter", "read_reply", "read_request", "refuse_state", "write_reply"]
+__all__ = [
+    "DESCRIPTOR",
+    "OURS",
+    "StreamReader",
+    "StreamWriter",
+    "read_reply",
+    "read_request",
+    "refuse_state",
+    "write_reply",
+]
+
+DESCRIPTOR = Descriptor(
+    name="openai_responses",
+    surface="responses",
+    path="/v1/responses",
+    read_request=read_request,
+    read_reply=read_reply,
+    write_reply=write_reply,
+    write_error=write_error,
+    stream_writer=StreamWriter,
+    check=refuse_state,
+    pass_on=pass_on,
+    field_names={
+        **dict.fromkeys((*PARTS, "messages"), "input"),
+        "logprobs": "top_logprobs",
+        "thinking": "reasoning",
+        "verbosity": "text.verbosity",
+    },
+    forwarded_headers=(b"openai-beta",),
+)
