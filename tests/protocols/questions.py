@@ -6,7 +6,7 @@ client's protocol by hand, from the vendors' documentation, so that a mistake of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -65,7 +65,8 @@ def turns_of(draw: st.DrawFn, tools: list[str], *, text_only: bool) -> list[Turn
         if not text_only and draw(st.booleans()):
             said.append(draw(pictures | papers))
         turns.append(Turn(role="user", parts=said))
-        if tools and draw(st.booleans()):
+        has_calls = draw(st.booleans())
+        if tools and has_calls:
             called: list[Part] = [Text(text=draw(words))] if draw(st.booleans()) else []
             calls = [
                 ToolCall(id=f"call_{number}_{n}", name=name, arguments=msgspec.json.encode(draw(inputs)).decode())
@@ -134,7 +135,7 @@ def questions(draw: st.DrawFn) -> Question:
 @st.composite
 def short_questions(draw: st.DrawFn) -> Question:
     """What /generate can ask: words, a length, a temperature, and JSON or not."""
-    settings = {
+    settings: dict[str, Any] = {
         "max_tokens": draw(st.sampled_from([1, 1000, 8000])),
         "temperature": draw(st.sampled_from([0.0, 0.7, 1.0, 1.0000001, 2.0])),
     }
@@ -313,7 +314,7 @@ def _responses_setting(name: str, value: Any) -> Document:
     if isinstance(value, Reasoning):
         return {"reasoning": {"effort": value.effort}}
     if isinstance(value, Format):
-        kind = {"type": "json_object"}
+        kind: Document = {"type": "json_object"}
         if value.schema is not None:
             kind = {"type": "json_schema", "name": value.name, "schema": value.schema}
         return {"text": {"format": kind}}
@@ -325,7 +326,7 @@ def _responses_setting(name: str, value: Any) -> Document:
 # What they share.
 
 
-def _content(parts: list[Part], write: Callable[[Part], Document]) -> str | list[Document]:
+def _content(parts: Sequence[Part], write: Callable[[Part], Document]) -> str | list[Document]:
     """One text is told as text, as most clients do; all else as a list of parts."""
     if len(parts) == 1 and isinstance(parts[0], Text):
         return parts[0].text

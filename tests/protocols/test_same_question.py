@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 
 from llm_gateway.api.generate import GenerateBody, ask_of
 from llm_gateway.domain.catalog import Provider
@@ -117,12 +117,11 @@ def asked(dialect: ModuleType, model: str, conversation: Conversation, *, stream
     return msgspec.json.encode(document), written.dropped
 
 
-@pytest.mark.parametrize("name", APIS)
 @given(question=questions())
-def test_each_api_reads_the_question_as_it_is(name: str, question: Question) -> None:
-    assume(can_ask(name, question))
-
-    assert read(name, question) == as_read(name, question)
+def test_each_api_reads_the_question_as_it_is(question: Question) -> None:
+    for name in APIS:
+        if can_ask(name, question):
+            assert read(name, question) == as_read(name, question)
 
 
 @WRITERS
@@ -225,13 +224,18 @@ def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Ques
     calls = {}
     for name, api in APIS.items():
         if can_ask(name, question) and name not in load(kind).wires:
-            ask = Ask(name, api.write(question), lambda document, api=api: _pair(api.protocol.read_request(document)))
-            calls[name] = sent(ask, kind, model, stream=True)
+            calls[name] = sent(Ask(name, api.write(question), reading(api)), kind, model, stream=True)
 
     # A refusal names the client's own field, and so differs in its name alone.
     reasons = [call if isinstance(call, dict) else call[1] for call in calls.values()]
     assert all(reason == reasons[0] for reason in reasons)
 
 
-def _pair(found: Any) -> tuple[Conversation, tuple[str, ...]]:
-    return found.conversation, found.dropped
+def reading(api: Api) -> Callable[[Document], tuple[Conversation, tuple[str, ...]]]:
+    """What reads a document of this API, as its endpoint does."""
+
+    def read_document(document: Document) -> tuple[Conversation, tuple[str, ...]]:
+        found = api.protocol.read_request(document)
+        return found.conversation, found.dropped
+
+    return read_document
