@@ -8,7 +8,18 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.assembly import Assembly
-from llm_gateway.domain.conversation import Begin, Chunk, Completion, Counted, Finish, TextDelta, ToolBegin, ToolDelta
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Completion,
+    Counted,
+    Finish,
+    Text,
+    TextDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.base import Head
@@ -221,9 +232,9 @@ def test_calls_that_come_in_turns_are_told_each_with_its_own_arguments(protocol:
 
     told = streamed(protocol, chunks).choices[0].parts
 
-    calls = {part.id: (part.name, part.arguments) for part in told if hasattr(part, "arguments")}
+    calls = {part.id: (part.name, part.arguments) for part in told if isinstance(part, ToolCall)}
     assert calls == {"a": ("t", '{"a":1}'), "b": ("u", "{}")}
-    assert [part.text for part in told if hasattr(part, "text")] == ["Hello"]
+    assert [part.text for part in told if isinstance(part, Text)] == ["Hello"]
 
 
 @pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses])
