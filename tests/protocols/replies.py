@@ -66,8 +66,7 @@ def _part(draw: st.DrawFn, kind: str, number: int) -> Part:
 
 def told(completion: Completion) -> list[tuple[str, Any]]:
     """What the parts of the only choice say, in their order. Texts that follow each other are one, empty ones none."""
-    [choice] = completion.choices
-    return told_parts(choice.parts)
+    return told_parts(completion.choices[0].parts)
 
 
 def told_parts(parts: list[Part]) -> list[tuple[str, Any]]:
@@ -80,7 +79,7 @@ def told_parts(parts: list[Part]) -> list[tuple[str, Any]]:
             ]
         elif text := "".join(one.text for one in group if isinstance(one, Text | Refusal | Thinking)):
             said.append((kind, text))
-    return [(kind, value) for kind, value in _merged(said)]
+    return list(_merged(said))
 
 
 def _merged(said: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -189,9 +188,8 @@ _STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal
 
 def _no_refusal(reply: Reply) -> Reply:
     """Models of this vendor decline in words."""
-    return reply._replace(
-        parts=[Text(text=part.text) if isinstance(part, Refusal) else part for part in reply.parts],
-    )
+    said: list[Part] = [Text(text=part.text) if isinstance(part, Refusal) else part for part in reply.parts]
+    return reply._replace(parts=said)
 
 
 def _messages_whole(reply: Reply) -> Document:
@@ -367,8 +365,7 @@ def _gemini_events(reply: Reply, size: int) -> list[Document]:
     events: list[Document] = [
         {"candidates": [{"content": {"role": "model", "parts": [one]}, "index": 0}], **common, **asked} for one in parts
     ]
-    last = _gemini_whole(reply._replace(parts=[Text(text="")]))
-    return [*events, last]
+    return [*events, _gemini_whole(reply._replace(parts=[Text(text="")]))]
 
 
 VENDORS = {
