@@ -25,7 +25,7 @@ def required_text(document: Document, name: str, where: str = "") -> str:
     return found
 
 
-def whole(document: Document, name: str, least: int = 0, most: int | None = None) -> int | None:
+def whole(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """A whole number within its range, or None."""
     found = document.get(name)
     if isinstance(found, float) and found.is_integer():
@@ -33,9 +33,10 @@ def whole(document: Document, name: str, least: int = 0, most: int | None = None
     if found is None:
         return None
     if not isinstance(found, int) or isinstance(found, bool):
-        raise Unreadable(name, f"{name} must be a whole number.")
+        raise Unreadable(_path(where, name), f"{_path(where, name)} must be a whole number.")
     if found < least or (most is not None and found > most):
-        raise Unreadable(name, f"{name} must be at least {least}" + (f" and at most {most}." if most else "."))
+        limits = f"at least {least}" + (f" and at most {most}." if most else ".")
+        raise Unreadable(_path(where, name), f"{_path(where, name)} must be {limits}")
     return found
 
 

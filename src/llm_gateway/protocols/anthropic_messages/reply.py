@@ -118,7 +118,7 @@ def _read_block(block: _Block) -> Part:
 
 
 def _says_something(part: Part) -> bool:
-    return not isinstance(part, Text) or bool(part.text)
+    return bool(part.text) if isinstance(part, Text | Thinking) else True
 
 
 def _length(part: Part) -> int:
@@ -132,7 +132,7 @@ def write_reply(completion: Completion, head: Head) -> bytes:
     """The document of a message: the first of the choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
     document = message_document(head, completion.model or head.model, completion.usage)
-    document["content"] = [block for part in choice.parts if (block := _write_block(part)) is not None]
+    document["content"] = [block for part in choice.parts for block in _write_blocks(part)]
     document["stop_reason"], document["stop_sequence"] = stop_of(choice.finish_reason, choice.stop_sequence)
     return msgspec.json.encode(document)
 
@@ -158,16 +158,20 @@ def stop_of(reason: FinishReason, sequence: str | None) -> tuple[str, str | None
     return STOP_REASONS[reason], None
 
 
-def _write_block(part: Part) -> dict[str, Any] | None:
+def _write_blocks(part: Part) -> list[dict[str, Any]]:
+    """The blocks of a part; OpenAI's thoughts have a summary beside their sealed form, which here are two blocks."""
     if isinstance(part, Text | Refusal):
-        return {"type": "text", "text": part.text, "citations": None}
+        return [{"type": "text", "text": part.text, "citations": None}]
     if isinstance(part, ToolCall):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": input_of(part.arguments)}
-    if isinstance(part, Thinking):
-        if part.redacted is not None:
-            return {"type": "redacted_thinking", "data": part.redacted}
-        return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
-    return None
+        return [{"type": "tool_use", "id": part.id, "name": part.name, "input": input_of(part.arguments)}]
+    if not isinstance(part, Thinking):
+        return []
+    blocks: list[dict[str, Any]] = []
+    if part.text or part.redacted is None:
+        blocks.append({"type": "thinking", "thinking": part.text, "signature": part.signature or ""})
+    if part.redacted is not None:
+        blocks.append({"type": "redacted_thinking", "data": part.redacted})
+    return blocks
 
 
 def input_of(arguments: str) -> dict[str, Any]:

@@ -248,5 +248,6 @@ def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | Non
         return Reasoning(effort=effort or "none")
     show = None if thinking.get("display") is None else thinking.get("display") == "summarized"
     if kind == "enabled":
-        return Reasoning(effort=effort, budget_tokens=whole(thinking, "budget_tokens", 1), show=show)
+        budget = whole(thinking, "budget_tokens", 1, where="thinking")
+        return Reasoning(effort=effort, budget_tokens=budget, show=show)
     return Reasoning(effort=effort, is_adaptive=True, show=show)

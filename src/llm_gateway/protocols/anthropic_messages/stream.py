@@ -133,11 +133,12 @@ class StreamReader:
             return [ToolBegin(call=call, id=block.id or f"toolu_{call}", name=block.name or "")]
         if block.type == "redacted_thinking":
             return [ThinkingDelta(redacted=block.data or "")]
-        if block.type == "thinking" and block.thinking:
-            return [ThinkingDelta(text=block.thinking)]
+        if block.type == "thinking":
+            return self._think(block.thinking)
         if block.type == "text":
             return self._say(block.text or "")
-        return [] if block.type == "thinking" else [ForeignDelta(kind=block.type)]
+        self._has_content = True
+        return [ForeignDelta(kind=block.type)]
 
     def _stop(self, index: int) -> list[Chunk]:
         """A call whose input did not come in pieces has it all from the beginning."""
@@ -157,6 +158,12 @@ class StreamReader:
             self._held.append(text)
         return [] if self._held is not None or self._json_block >= 0 else [TextDelta(text=text)]
 
+    def _think(self, text: str | None) -> list[Chunk]:
+        if not text:
+            return []
+        self._has_content = True
+        return [ThinkingDelta(text=text)]
+
     def _delta(self, index: int, delta: _Delta) -> list[Chunk]:
         if delta.text:
             return self._say(delta.text)
@@ -169,7 +176,7 @@ class StreamReader:
                 return []  # a tool that the vendor runs itself
             return [ToolDelta(call=call, arguments=delta.partial_json)]
         if delta.thinking:
-            return [ThinkingDelta(text=delta.thinking)]
+            return self._think(delta.thinking)
         if delta.signature:
             return [ThinkingDelta(signature=delta.signature)]
         return []

@@ -111,7 +111,7 @@ def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
 
 
 def _system(parts: list[Part]) -> str | list[Document] | None:
-    texts = [part for part in parts if isinstance(part, Text) and part.text]
+    texts = [part for part in parts if isinstance(part, Text) and _is_said(part)]
     if len(texts) == 1 and texts[0].cache is None:
         return texts[0].text
     return [_block(part) for part in texts] or None

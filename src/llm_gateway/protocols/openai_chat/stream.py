@@ -99,8 +99,7 @@ class StreamReader:
         data = event.data
         if data == DONE:
             self.is_done = True
-            ends_empty = self._has_begun and not (self._has_content or self._has_finished)
-            return [Finish()] if ends_empty else []  # a reply that ended by itself, without a word
+            return self._last() if self._has_begun and not self._has_finished else []
         try:
             found = _decode(data)
         except PARSE_ERRORS:
@@ -129,25 +128,35 @@ class StreamReader:
             reason = "tool_calls"  # what OpenAI says where tool_choice names a function
         return Finish(reason=reason, choice=choice)
 
+    def _last(self) -> list[Chunk]:
+        """The end of a reply that ended by itself, though the vendor gives no reason."""
+        choices = sorted(self._count) or [0]
+        return [Finish(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices]
+
     def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
         content = delta.content
+        thought = delta.reasoning_content or delta.reasoning
+        if thought or content.__class__ is list:
+            self._think(thought or thought_of(content), choice.index, chunks)
         if content:
             text = content if isinstance(content, str) else text_of(content)
-            if not text and (thought := thought_of(content)):
-                chunks.append(ThinkingDelta(text=thought, choice=choice.index))
-            elif text:
+            if text:
                 self._has_content = True
                 chunks.append(TextDelta(text=text, choice=choice.index, logprobs=choice.logprobs))
-        if delta.tool_calls or delta.refusal or delta.reasoning_content or delta.reasoning:
+        if delta.tool_calls or delta.refusal:
             self._other(delta, choice.index, chunks)
         if delta.audio or delta.images or delta.function_call:
+            self._has_content = True
             chunks += [ForeignDelta(kind=kind, choice=choice.index) for kind in FOREIGN if getattr(delta, kind)]
+
+    def _think(self, thought: str, choice: int, chunks: list[Chunk]) -> None:
+        """Thoughts come before the text of the same delta, as in a whole reply."""
+        if thought:
+            self._has_content = True
+            chunks.append(ThinkingDelta(text=thought, choice=choice))
 
     def _other(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
         self._has_content = True
-        thought = delta.reasoning_content or delta.reasoning
-        if thought:
-            chunks.append(ThinkingDelta(text=thought, choice=choice))
         if delta.refusal:
             chunks.append(RefusalDelta(text=delta.refusal, choice=choice))
         for call in delta.tool_calls or ():
@@ -167,7 +176,8 @@ class StreamReader:
             self._count[choice] = number + 1
             self._calls[choice, number if key is None else key] = number
             google = (call.extra_content or {}).get("google")
-            signature = google.get("thought_signature") if isinstance(google, dict) else None
+            signed = google.get("thought_signature") if isinstance(google, dict) else None
+            signature = signed if isinstance(signed, str) else None
             chunks.append(
                 ToolBegin(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
             )

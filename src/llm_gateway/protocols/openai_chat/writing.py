@@ -103,7 +103,7 @@ def _messages(conversation: Conversation) -> list[Document]:
             messages += [_tool_message(part) for part in turn.parts if isinstance(part, ToolResult)]
         elif turn.role == "assistant":
             messages.append(_assistant(turn))
-        else:
+        elif turn.role == "user" or any(part.text for part in turn.parts if isinstance(part, Text)):  # no empty system
             messages.append(_named({"role": turn.role, "content": _content(turn.parts)}, turn))
     wants_json = conversation.format is not None and conversation.format.schema is None
     if wants_json and not any("json" in str(message.get("content")).lower() for message in messages):

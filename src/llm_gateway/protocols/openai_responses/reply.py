@@ -154,13 +154,13 @@ def _parts(item: _Item) -> list[Part]:
     if item.type == "function_call":
         return [ToolCall(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")]
     if item.type == "reasoning":
-        thoughts = "\n".join(part.text or "" for part in item.summary or ())
+        thoughts = "\n".join(part.text or "" for part in item.summary or item.content or ())
         return [Thinking(text=thoughts, redacted=item.encrypted_content)]
     return [Foreign(kind=item.type)]
 
 
 def _says_something(part: Part) -> bool:
-    return not isinstance(part, Text) or bool(part.text)
+    return bool(part.text) if isinstance(part, Text | Refusal | Thinking) else True
 
 
 def _length(part: Part) -> int:

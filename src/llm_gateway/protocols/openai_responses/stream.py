@@ -31,7 +31,10 @@ DELTAS = frozenset(
     {"response.output_text.delta", "response.function_call_arguments.delta", "response.refusal.delta"}
     | {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}
 )
-OTHERS = frozenset({"response.created", "response.output_item.added", "response.output_item.done"})
+OTHERS = frozenset(
+    {"response.created", "response.output_item.added", "response.output_item.done"}
+    | {"response.reasoning_summary_part.added"}
+)
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -49,6 +52,7 @@ class _Event(msgspec.Struct, gc=False):
     type: str
     delta: str | dict[str, Any] | None = None
     output_index: Place = 0
+    summary_index: Place = 0
     item: _Item | None = None
     response: Aside[ResponseHead] = None
     message: Aside[str] = None
@@ -89,6 +93,8 @@ class StreamReader:
             return self._added(found)
         if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
             return [ThinkingDelta(redacted=found.item.encrypted_content)]
+        if kind == "response.reasoning_summary_part.added":
+            return [ThinkingDelta(text="\n")] if found.summary_index else []
         if kind in ENDS:
             return self._end(found.response or ResponseHead())
         if kind in FAILURES:
@@ -111,6 +117,7 @@ class StreamReader:
         item = found.item
         if item is None or item.type in ("message", "reasoning"):
             return []
+        self._has_content = True
         if item.type != "function_call":
             return [ForeignDelta(kind=item.type)]
         call = self._calls[found.output_index] = len(self._calls)

@@ -1,0 +1,241 @@
+"""One question is one conversation and one upstream call, whichever API it comes through, streamed or not.
+
+Differences between the APIs that are no mistake are named here: `LACKS` says which settings an API has no field for,
+`as_read` what its documents cannot say about the settings that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+
+from llm_gateway.api.generate import GenerateBody, ask_of
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
+from llm_gateway.domain.messages import Ask
+from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
+from llm_gateway.protocols.base import Unsupported
+from llm_gateway.providers.asks import encode_ask
+from llm_gateway.providers.base import load
+from tests.protocols.questions import (
+    Document,
+    Question,
+    chat_document,
+    expected,
+    messages_document,
+    questions,
+    responses_document,
+    short_questions,
+)
+
+
+class Api(NamedTuple):
+    """How clients of an API ask. `lacks`: settings that it has no field for."""
+
+    protocol: ModuleType
+    write: Callable[[Question], Document]
+    lacks: frozenset[str]
+
+
+APIS = {
+    "openai_chat": Api(openai_chat, chat_document, frozenset()),
+    "anthropic_messages": Api(
+        anthropic_messages,
+        messages_document,
+        frozenset({"n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "metadata", "verbosity"}),
+    ),
+    "openai_responses": Api(
+        openai_responses,
+        responses_document,
+        frozenset({"n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "top_k"}),
+    ),
+}
+DIALECTS = [
+    (openai_chat, "gpt-4o"),
+    (openai_chat, "gpt-5.2"),
+    (anthropic_messages, "claude-haiku-4-5"),
+    (anthropic_messages, "claude-opus-4-8"),
+    (anthropic_messages, "claude-3-haiku-20240307"),
+    (gemini, "gemini-2.5-pro"),
+    (gemini, "gemini-3-flash"),
+]
+WRITERS = pytest.mark.parametrize(("dialect", "model"), DIALECTS, ids=[model for _, model in DIALECTS])
+FEW = settings(max_examples=25)
+"""For each of many parameters; `make fuzz` tries more."""
+STREAM_FLAGS = ("stream", "stream_options")
+EMPTY_SYSTEM = Turn(role="system", parts=[Text(text="")])
+
+
+def can_ask(name: str, question: Question) -> bool:
+    """Whether the API has fields for all of the question's settings, and takes their values."""
+    settings = question.settings
+    if not APIS[name].lacks.isdisjoint(settings):
+        return False
+    if name != "anthropic_messages":
+        return True
+    wanted, choice = settings.get("format"), settings.get("tool_choice")
+    return (
+        "max_tokens" in settings  # which is required
+        and settings.get("temperature", 0) <= 1
+        and (wanted is None or wanted.schema is not None)  # there is no JSON mode without a schema
+        and (choice is None or choice != ToolChoice(mode="none", parallel=True))
+    )
+
+
+def as_read(name: str, question: Question) -> Conversation:
+    """The conversation as this API's documents tell it."""
+    conversation = expected(question)
+    if name == "openai_chat" and question.system == "":
+        conversation.turns.insert(0, EMPTY_SYSTEM)  # a message of its own, which the writers leave out
+    if name == "anthropic_messages" and conversation.format is not None:
+        conversation.format = Format(schema=conversation.format.schema)  # it has no name
+    return conversation
+
+
+def read(name: str, question: Question) -> Conversation:
+    """The conversation in the bytes that a client of this API sends."""
+    api = APIS[name]
+    body = msgspec.json.encode(api.write(question))
+    found = api.protocol.read_request(msgspec.json.decode(body))
+    assert found.dropped == ()
+    conversation: Conversation = found.conversation
+    return conversation
+
+
+def asked(dialect: ModuleType, model: str, conversation: Conversation, *, stream: bool = False) -> Any:
+    """The upstream document and what it leaves out; or why there is none."""
+    try:
+        written = dialect.write_request(conversation, model, stream=stream)
+    except Unsupported as error:
+        return error.field, error.why
+    document = {name: value for name, value in written.document.items() if name not in STREAM_FLAGS}
+    return msgspec.json.encode(document), written.dropped
+
+
+@given(question=questions())
+def test_each_api_reads_the_question_as_it_is(question: Question) -> None:
+    for name in APIS:
+        if can_ask(name, question):
+            assert read(name, question) == as_read(name, question)
+
+
+@WRITERS
+@FEW
+@given(question=questions())
+def test_the_upstream_call_does_not_depend_on_the_api_nor_on_streaming(
+    dialect: ModuleType, model: str, question: Question
+) -> None:
+    calls = {}
+    for name in APIS:
+        if can_ask(name, question):
+            conversation = read(name, question)
+            for stream in (False, True):
+                calls[name, stream] = asked(dialect, model, conversation, stream=stream)
+
+    [first, *others] = calls.items()
+    for other in others:
+        assert other[1] == first[1], (other[0], first[0])
+
+
+def provider(kind: str) -> Provider:
+    return Provider(
+        id="p", name="p", display_name="p", kind=kind, base_url=None, models=(), is_enabled=True, rate_limit_rpm=1,
+        rate_limit_tpm=1, priority=1, timeout_s=1, created_at_ms=0, updated_at_ms=0, has_responses=False,
+    )  # fmt: skip
+
+
+def bodies(question: Question) -> list[GenerateBody]:
+    """All ways in which /generate takes the question: as messages, with the last of them or the only one as prompt."""
+    settings = {name: value for name, value in question.settings.items() if name != "format"}
+    common = {"user_id": "u", "service": "s", "json_mode": "format" in question.settings, **settings}
+    messages = chat_document(question._replace(system=None))["messages"]
+    system = question.system or ""
+    spelled = [
+        {"system": system, "messages": messages},
+        {"messages": [{"role": "system", "content": system}, *messages]},
+    ]
+    last = question.turns[-1].parts
+    if len(last) == 1 and isinstance(last[0], Text) and last[0].text:
+        rest = {"messages": messages[:-1]} if messages[1:] else {}
+        spelled.append({"system": system, **rest, "prompt": last[0].text})
+    decoder = msgspec.json.Decoder(GenerateBody)
+    return [
+        decoder.decode(msgspec.json.encode({**common, **one, "stream": stream}))
+        for one in spelled
+        for stream in (False, True)
+    ]
+
+
+def sent(ask: Ask, kind: str, model: str, *, stream: bool) -> Any:
+    """The body of the upstream call, or why there is none."""
+    try:
+        call = encode_ask(ask, load(kind), provider(kind), model, stream=stream)
+    except Unsupported as error:
+        return error.field, error.why
+    document = msgspec.json.decode(call.body)
+    return {name: value for name, value in document.items() if name not in STREAM_FLAGS}
+
+
+KINDS = pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("openai", "gpt-4o"), ("openai", "gpt-5.2"), ("anthropic", "claude-haiku-4-5"),
+        ("anthropic", "claude-opus-4-8"), ("gemini", "gemini-2.5-flash"), ("local", "llama"),
+    ],
+)  # fmt: skip
+
+
+@KINDS
+@FEW
+@given(question=short_questions())
+@example(question=Question("", [Turn(role="user", parts=[Text(text="hi")])], {"max_tokens": 1, "temperature": 2.0}))
+def test_generate_sends_one_call_for_a_prompt_for_messages_and_for_a_stream(
+    kind: str, model: str, question: Question
+) -> None:
+    calls = [sent(ask_of(body), kind, model, stream=body.stream) for body in bodies(question)]
+
+    assert all(call == calls[0] for call in calls)
+
+
+@KINDS
+@FEW
+@given(question=short_questions())
+def test_generate_sends_the_call_that_chat_completions_would(kind: str, model: str, question: Question) -> None:
+    wanted = read("openai_chat", question)
+    dialect = {"anthropic": anthropic_messages, "gemini": gemini}.get(kind, openai_chat)
+    direct = asked(dialect, model, wanted)
+    generated = sent(ask_of(bodies(question)[0]), kind, model, stream=False)
+
+    if isinstance(direct[0], bytes):
+        direct = msgspec.json.decode(direct[0])
+    assert generated == direct
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "gemini"])
+@FEW
+@given(question=questions())
+def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Question) -> None:
+    model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}[kind]
+    calls = {}
+    for name, api in APIS.items():
+        if can_ask(name, question) and name not in load(kind).wires:
+            calls[name] = sent(Ask(name, api.write(question), reading(api)), kind, model, stream=True)
+
+    # A refusal names the client's own field, and so differs in its name alone.
+    reasons = [call if isinstance(call, dict) else call[1] for call in calls.values()]
+    assert all(reason == reasons[0] for reason in reasons)
+
+
+def reading(api: Api) -> Callable[[Document], tuple[Conversation, tuple[str, ...]]]:
+    """What reads a document of this API, as its endpoint does."""
+
+    def read_document(document: Document) -> tuple[Conversation, tuple[str, ...]]:
+        found = api.protocol.read_request(document)
+        return found.conversation, found.dropped
+
+    return read_document

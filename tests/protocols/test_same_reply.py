@@ -1,0 +1,199 @@
+"""One reply means the same whole and streamed, in each vendor's dialect, and through each client's API."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from llm_gateway.domain.assembly import Assembly
+from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
+from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
+from llm_gateway.protocols.base import Head, UpstreamError
+from llm_gateway.sse import Splitter
+from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
+
+APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses}
+HEAD = Head(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
+FEW = settings(max_examples=30)
+"""For each of many parameters; `make fuzz` tries more."""
+DIALECTS = pytest.mark.parametrize("name", VENDORS)
+SURFACES = pytest.mark.parametrize("api", APIS)
+
+
+class Line(NamedTuple):
+    """How a stream comes over the line: deltas of `size` characters, and bytes cut at `cuts`."""
+
+    size: int
+    newline: str
+    is_ascii: bool
+    cuts: list[int]
+
+    def pieces(self, body: bytes) -> list[bytes]:
+        """The body in the pieces in which the socket gives it."""
+        places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in self.cuts)})
+        return [body[start:end] for start, end in pairwise(places)]
+
+
+lines = st.builds(
+    Line,
+    st.integers(1, 9),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+    st.lists(st.integers(0, 10**6), max_size=20),
+)
+
+
+def chunks_in(vendor: Vendor, events: list[Document], line: Line) -> list[Chunk]:
+    """What the dialect's reader reads of these events."""
+    reader, splitter, chunks = vendor.protocol.StreamReader(), Splitter(10**7), list[Chunk]()
+    for data in line.pieces(sse(vendor, events, newline=line.newline, is_ascii=line.is_ascii)):
+        for event in splitter.feed(data):
+            chunks += reader.feed(event)
+    for event in splitter.end():
+        chunks += reader.feed(event)
+    return chunks
+
+
+def assembled(chunks: list[Chunk]) -> Completion:
+    """The reply that the chunks are; it must be complete."""
+    assembly = Assembly()
+    for chunk in chunks:
+        assembly.add(chunk)
+    assert assembly.is_finished
+    return assembly.completion()
+
+
+def whole_of(vendor: Vendor, reply: Reply) -> Completion:
+    """What the dialect's reader reads of the whole body."""
+    completion: Completion = vendor.protocol.read_reply(msgspec.json.encode(vendor.whole(reply)))
+    return completion
+
+
+def rest(completion: Completion) -> Any:
+    """Why it ended, whose it is, and what it took."""
+    [choice] = completion.choices
+    return choice.finish_reason, completion.model, completion.id, completion.usage, completion.usage_estimated
+
+
+@DIALECTS
+@FEW
+@given(reply=replies())
+def test_a_whole_reply_is_read_as_the_vendor_means_it(name: str, reply: Reply) -> None:
+    vendor = VENDORS[name]
+    reply = vendor.adapted(reply)
+    completion = whole_of(vendor, reply)
+
+    said = told_parts(reply.parts)
+    reason, model, number, usage, is_estimated = rest(completion)
+    if name == "responses":
+        assert [one for one in told(completion) if one[0] != "thought"] == [one for one in said if one[0] != "thought"]
+    else:
+        assert told(completion) == said
+    assert (model, number, reason) == ("m", "c", reply.reason)
+    if name == "gemini":
+        said = [one for one in said if one[0] != "thought"]  # thoughts have a count of their own
+    if reply.counts is None or (said and not reply.counts.answered):
+        assert is_estimated, "no answer has no tokens"
+    elif reply.counts.answered > reply.counts.reasoning or name != "gemini":
+        assert (usage, is_estimated) == (usage_of(reply.counts), False)
+
+
+@DIALECTS
+@settings(max_examples=60)
+@given(reply=replies(), line=lines)
+def test_a_streamed_reply_is_the_whole_reply(name: str, reply: Reply, line: Line) -> None:
+    vendor = VENDORS[name]
+    reply = vendor.adapted(reply)
+    whole = whole_of(vendor, reply)
+    streamed = assembled(chunks_in(vendor, vendor.events(reply, line.size), line))
+
+    assert told(streamed) == told(whole)
+    assert rest(streamed) == rest(whole)
+
+
+def written_whole(api: str, completion: Completion) -> Completion:
+    """The reply as a client reads it in a body."""
+    protocol = APIS[api]
+    read: Completion = protocol.read_reply(protocol.write_reply(completion, HEAD))
+    return read
+
+
+def written_stream(api: str, chunks: list[Chunk]) -> Completion:
+    """The reply as a client reads it in a stream. Usage that was estimated is told at the end, as the gateway does."""
+    protocol = APIS[api]
+    writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
+    estimated = assembled(chunks)
+    counted = [Counted(usage=estimated.usage)] if estimated.usage_estimated else []
+    body = b"".join([writer.write(chunk) for chunk in [*chunks, *counted]]) + writer.end()
+    for event in Splitter(10**7).feed(body):
+        for chunk in reader.feed(event):
+            assembly.add(chunk)
+    assert reader.is_done
+    return assembly.completion()
+
+
+def for_client(completion: Completion, api: str) -> Any:
+    """What a client of the API can know of the reply: the order of parts of different kinds is each API's own.
+
+    In Anthropic's a refusal is a text.
+    """
+    said = told(completion)
+    alike = [("text", "refusal")] if api == "messages" else [("text",), ("refusal",)]
+    texts = ["".join(value for kind, value in said if kind in kinds) for kinds in alike]
+    thoughts = "".join(value for kind, value in said if kind == "thought")
+    calls = [value for kind, value in said if kind == "call"]
+    usage = completion.usage
+    counts = (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+    return texts, thoughts, calls, completion.choices[0].finish_reason, counts
+
+
+@SURFACES
+@DIALECTS
+@FEW
+@given(reply=replies(), line=lines)
+def test_clients_of_each_api_are_told_the_same_whole_and_streamed(
+    name: str, api: str, reply: Reply, line: Line
+) -> None:
+    assume(not reply.parts or reply.counts is None or reply.counts.answered)  # which no reader believes
+    vendor = VENDORS[name]
+    reply = vendor.adapted(reply)
+    whole = whole_of(vendor, reply)
+    streamed = chunks_in(vendor, vendor.events(reply, line.size), line)
+    if whole.usage_estimated:  # the gateway adds the request's tokens
+        whole.usage = msgspec.structs.replace(whole.usage, input_tokens=1)
+        streamed.append(Counted(usage=whole.usage))
+
+    expected = for_client(whole, api)
+    assert for_client(written_whole(api, whole), api) == expected
+    assert for_client(written_stream(api, streamed), api) == expected
+
+
+@DIALECTS
+@FEW
+@given(reply=replies(), line=lines, after=st.integers(0, 10**6))
+def test_an_error_in_the_stream_ends_it_with_what_came_before(name: str, reply: Reply, line: Line, after: int) -> None:
+    vendor = VENDORS[name]
+    reply = vendor.adapted(reply)
+    events = vendor.events(reply, line.size)
+    kept = events[: after % len(events)]
+    vendor = vendor._replace(done=b"")
+    before = chunks_in(vendor, kept, line)
+
+    with pytest.raises(UpstreamError, match="on fire"):
+        chunks_in(vendor, [*kept, vendor.error], line)
+    whole = "".join(c.text for c in chunks_in(vendor, events, line) if isinstance(c, TextDelta))
+    assert whole.startswith("".join(c.text for c in before if isinstance(c, TextDelta)))
+    for protocol in APIS.values():
+        writer, reader = protocol.StreamWriter(HEAD), protocol.StreamReader()
+        body = b"".join([writer.write(chunk) for chunk in before]) + writer.error("on fire", "upstream_error")
+        *told_before, error = Splitter(10**7).feed(body)
+        for event in told_before:
+            reader.feed(event)
+        with pytest.raises(UpstreamError, match="on fire"):
+            reader.feed(error)
+        assert not reader.is_done

@@ -1,0 +1,336 @@
+"""Streams as single vendors send them, where they differ from the common form; each says what its whole reply says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Choice,
+    Chunk,
+    Completion,
+    Finish,
+    Foreign,
+    ForeignDelta,
+    Part,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
+from llm_gateway.protocols.base import Head, Malformed, UpstreamError
+from llm_gateway.sse import Event
+from tests.protocols.vendor_replies import encoded
+
+Document = dict[str, Any]
+HEAD = Head(request_id="1", model="m", created_s=7, document={})
+
+
+def chunks_of(reader: Any, *events: Document | bytes) -> list[Chunk]:
+    """What the reader reads of the events, but for the beginning."""
+    chunks: list[Chunk] = []
+    for event in events:
+        data = event if isinstance(event, bytes) else encoded(event)
+        chunks += reader.feed(Event(b"", data, b""))
+    return [chunk for chunk in chunks if not isinstance(chunk, Begin)]
+
+
+def delta(reason: str | None = None, index: int = 0, **fields: Any) -> Document:
+    return {"choices": [{"index": index, "delta": fields, "finish_reason": reason}]}
+
+
+def called(arguments: Any = None, name: str | None = None, **fields: Any) -> Document:
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
+    return delta(tool_calls=[{**fields, "function": function}])
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+SAID = {"type": "text", "text": "Hi"}
+CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
+    "Mistral's parts: https://docs.mistral.ai/capabilities/reasoning": (
+        [delta(content=[THINKING]), delta(content=[SAID])],
+        [ThinkingDelta(text="Hm"), TextDelta(text="Hi")],
+    ),
+    "Mistral's thoughts and text in one delta": (
+        [delta(content=[THINKING, SAID])],
+        [ThinkingDelta(text="Hm"), TextDelta(text="Hi")],
+    ),
+    "a part that is neither": ([delta(content=[{"type": "reference", "reference_ids": [1]}])], []),
+    "no parts": ([delta(content=[])], []),
+    "thoughts and text in one delta": (
+        [delta(content="Hi", reasoning_content="Hm")],
+        [ThinkingDelta(text="Hm"), TextDelta(text="Hi")],
+    ),
+    "OpenRouter's word for thoughts": ([delta(content="", reasoning="Hm")], [ThinkingDelta(text="Hm")]),
+    "a refusal": ([delta(refusal="No"), delta(refusal=".")], [RefusalDelta(text="No"), RefusalDelta(text=".")]),
+    "a call in one piece": (
+        [called("{}", "t", index=0, id="a")],
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
+    ),
+    "arguments as an object": (
+        [called({"a": [1]}, "t", index=0, id="a")],
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"a":[1]}')],
+    ),
+    "a call without an id": ([called("", "t", index=3)], [ToolBegin(call=0, id="call_0", name="t")]),
+    "calls known by their ids": (
+        [called("[", "t", id="a"), called("1", "u", id="b"), called("]", id="a")],
+        [
+            ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="["),
+            ToolBegin(call=1, id="b", name="u"), ToolDelta(call=1, arguments="1"), ToolDelta(call=0, arguments="]"),
+        ],
+    ),
+    "arguments without index and id are the last call's": (
+        [called("", "t", index=0, id="a"), called("", "u", index=1, id="b"), called("{}")],
+        [ToolBegin(call=0, id="a", name="t"), ToolBegin(call=1, id="b", name="u"), ToolDelta(call=1, arguments="{}")],
+    ),
+    "Google's signature": (
+        [called("", "t", index=0, id="a", extra_content={"google": {"thought_signature": "s"}})],
+        [ToolBegin(call=0, id="a", name="t", signature="s")],
+    ),
+    "a signature that is no text": (
+        [called("", "t", index=0, id="a", extra_content={"google": {"thought_signature": 5}})],
+        [ToolBegin(call=0, id="a", name="t")],
+    ),
+    "a custom tool's call": (
+        [delta(tool_calls=[{"index": 0, "id": "a", "type": "custom", "custom": {"name": "t"}}])],
+        [ForeignDelta(kind="custom")],
+    ),
+    "sound, pictures, and the old function calls": (
+        [delta(audio={"id": "a"}), delta(images=[{}]), delta(function_call={"name": "t"})],
+        [ForeignDelta(kind="audio"), ForeignDelta(kind="images"), ForeignDelta(kind="function_call")],
+    ),
+    "stop after calls, as with a tool_choice that names a function": (
+        [called("{}", "t", index=0, id="a"), delta("stop")],
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), Finish(reason="tool_calls")],
+    ),
+    "a call and no reason": (
+        [called("{}", "t", index=0, id="a"), b"[DONE]"],
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), Finish(reason="tool_calls")],
+    ),
+    "a text and no reason": ([delta(content="Hi"), b"[DONE]"], [TextDelta(text="Hi"), Finish()]),
+    "nothing and no reason": ([delta(content=""), b"[DONE]"], [Finish()]),
+    "a reason, then the end": (
+        [delta("length", content="Hi"), b"[DONE]"],
+        [TextDelta(text="Hi"), Finish(reason="length")],
+    ),
+    "Together's word for the end": ([delta("eos")], [Finish()]),
+    "two answers in turns": (
+        [delta(content="a"), delta(index=1, content="b"), delta("stop", index=1), delta("stop")],
+        [TextDelta(text="a"), TextDelta(text="b", choice=1), Finish(choice=1), Finish()],
+    ),
+    "Azure's first event, of the prompt's filter": (
+        [{"choices": [], "prompt_filter_results": [{}]}, delta(content="a")],
+        [TextDelta(text="a")],
+    ),
+    "a choice without a delta": ([{"choices": [{"index": 0, "finish_reason": "stop"}]}], [Finish()]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vendor", CHAT)
+def test_a_chat_stream_is_read(vendor: str) -> None:
+    events, expected = CHAT[vendor]
+
+    assert chunks_of(openai_chat.StreamReader(), *events) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "message"),
+    [
+        (called("{}", index=0, id="a"), Malformed, "without a name"),
+        (delta("error"), Malformed, "broken off"),
+        (delta("insufficient_system_resource"), Malformed, "broken off"),
+        ({"error": {"message": "on fire", "type": "server_error"}}, UpstreamError, "on fire"),
+        ({"error": {"code": 500}}, UpstreamError, "The provider failed"),
+        ({"error": "on fire"}, UpstreamError, "on fire"),
+        ({"choices": "many"}, Malformed, "chat completion chunk"),
+        (delta(content=5), Malformed, "chat completion chunk"),
+        (delta(tool_calls={"a": 1}), Malformed, "chat completion chunk"),
+        (b"not json", Malformed, "chat completion chunk"),
+        (b"[" * 100_000, Malformed, "chat completion chunk"),
+    ],
+    ids=str,
+)
+def test_a_chat_stream_that_breaks_off(event: Document | bytes, error: type[Exception], message: str) -> None:
+    reader = openai_chat.StreamReader()
+    assert chunks_of(reader, delta(content="Hi")) == [TextDelta(text="Hi")]
+
+    with pytest.raises(error, match=message):
+        chunks_of(reader, event)
+    assert not reader.is_done
+
+
+STARTED = {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 5, "output_tokens": 1}}}
+
+
+def block(index: int, kind: str, *deltas: Document, **fields: Any) -> list[Document | bytes]:
+    return [
+        {"type": "content_block_start", "index": index, "content_block": {"type": kind, **fields}},
+        *({"type": "content_block_delta", "index": index, "delta": one} for one in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def part_of_input(text: str) -> Document:
+    return {"type": "input_json_delta", "partial_json": text}
+
+
+MESSAGES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
+    "text in the beginning of its block": (block(0, "text", text="Hi"), [TextDelta(text="Hi")]),
+    "a call whose input is whole from the beginning": (
+        block(0, "tool_use", id="a", name="t", input={"x": 1}),
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"x": 1}')],
+    ),
+    "a call without input": (
+        block(0, "tool_use", part_of_input(""), id="a", name="t", input={}),
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
+    ),
+    "a call without an id": (
+        block(4, "tool_use", part_of_input("{}"), name="t"),
+        [ToolBegin(call=0, id="toolu_0", name="t"), ToolDelta(call=0, arguments="{}")],
+    ),
+    "a tool that the vendor runs": (
+        block(0, "server_tool_use", part_of_input("{}"), id="a", name="web_search"),
+        [ForeignDelta(kind="server_tool_use")],
+    ),
+    "thoughts and their seal": (
+        block(
+            0, "thinking", {"type": "thinking_delta", "thinking": "Hm"},
+            {"type": "signature_delta", "signature": "s"}, thinking="", signature="",
+        ),
+        [ThinkingDelta(text="Hm"), ThinkingDelta(signature="s")],
+    ),
+    "thoughts in the beginning of their block": (block(0, "thinking", thinking="Hm"), [ThinkingDelta(text="Hm")]),
+    "hidden thoughts": (block(0, "redacted_thinking", data="x"), [ThinkingDelta(redacted="x")]),
+    "citations": (block(0, "text", {"type": "citations_delta", "citation": {}}, text=""), []),
+    "an event of next year": ([{"type": "message_mood", "delta": 5}], []),
+    "a ping": ([{"type": "ping"}], []),
+    "a delta and a block that are missing": (
+        [{"type": "content_block_delta", "index": 0}, {"type": "content_block_start", "index": 0}],
+        [],
+    ),
+    "a pause": ([{"type": "message_delta", "delta": {"stop_reason": "pause_turn"}}], [Finish()]),
+    "the stop sequence": (
+        [{"type": "message_delta", "delta": {"stop_reason": "stop_sequence", "stop_sequence": "END"}}],
+        [Finish(stop_sequence="END")],
+    ),
+    "a call and no reason": (
+        [*block(0, "tool_use", part_of_input("{}"), id="a", name="t"), {"type": "message_stop"}],
+        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), Finish(reason="tool_calls")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vendor", MESSAGES)
+def test_a_messages_stream_is_read(vendor: str) -> None:
+    events, expected = MESSAGES[vendor]
+
+    assert chunks_of(anthropic_messages.StreamReader(), STARTED, *events) == expected
+
+
+def summary(kind: str, number: int, **fields: Any) -> Document:
+    place = {"output_index": 0, "item_id": "rs", "summary_index": number}
+    return {"type": f"response.reasoning_summary_{kind}", **place, **fields}
+
+
+RESPONSES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
+    "a summary of two parts": (
+        [
+            summary("part.added", 0), summary("text.delta", 0, delta="a"), summary("text.done", 0, text="a"),
+            summary("part.added", 1), summary("text.delta", 1, delta="b"), summary("text.done", 1, text="b"),
+        ],
+        [ThinkingDelta(text="a"), ThinkingDelta(text="\n"), ThinkingDelta(text="b")],
+    ),
+    "open thoughts": (
+        [{"type": "response.reasoning_text.delta", "output_index": 0, "content_index": 0, "delta": "Hm"}],
+        [ThinkingDelta(text="Hm")],
+    ),
+    "arguments of a call that did not begin": (
+        [{"type": "response.function_call_arguments.delta", "output_index": 7, "delta": "{}"}],
+        [],
+    ),
+    "a call without an id": (
+        [{"type": "response.output_item.added", "output_index": 2, "item": {"type": "function_call", "name": "t"}}],
+        [ToolBegin(call=0, id="call_0", name="t")],
+    ),
+    "an item that is missing": ([{"type": "response.output_item.added", "output_index": 2}], []),
+    "a tool that the vendor runs": (
+        [{"type": "response.output_item.added", "output_index": 0, "item": {"type": "mcp_call", "name": 5}}],
+        [ForeignDelta(kind="mcp_call")],
+    ),
+    "an end that chat completions have": ([b"[DONE]"], [Finish()]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vendor", RESPONSES)
+def test_a_responses_stream_is_read(vendor: str) -> None:
+    events, expected = RESPONSES[vendor]
+
+    assert chunks_of(openai_responses.StreamReader(), {"type": "response.created"}, *events) == expected
+
+
+def test_thoughts_of_a_whole_response_are_its_summary_or_its_open_text() -> None:
+    """https://platform.openai.com/docs/api-reference/responses/object: gpt-oss gives `reasoning_text`."""
+    open_text = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm"}]}
+    both = {**open_text, "summary": [{"type": "summary_text", "text": "a"}, {"type": "summary_text", "text": "b"}]}
+    body = {"status": "completed", "output": [open_text, {**open_text, "summary": []}, both]}
+
+    [choice] = openai_responses.read_reply(encoded(body)).choices
+
+    assert choice.parts == [Thinking(text="Hm"), Thinking(text="Hm"), Thinking(text="a\nb")]
+
+
+def completed(parts: list[Part]) -> Completion:
+    return Completion(choices=[Choice(parts=parts)], usage=Usage(input_tokens=1, output_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("thought", "blocks"),
+    [
+        (Thinking(text="Hm"), [{"type": "thinking", "thinking": "Hm", "signature": ""}]),
+        (Thinking(text="Hm", signature="s"), [{"type": "thinking", "thinking": "Hm", "signature": "s"}]),
+        (Thinking(), [{"type": "thinking", "thinking": "", "signature": ""}]),
+        (Thinking(redacted="x"), [{"type": "redacted_thinking", "data": "x"}]),
+        (
+            Thinking(text="Hm", redacted="x"),
+            [{"type": "thinking", "thinking": "Hm", "signature": ""}, {"type": "redacted_thinking", "data": "x"}],
+        ),
+    ],
+    ids=str,
+)
+def test_thoughts_as_blocks_of_a_message(thought: Thinking, blocks: list[Document]) -> None:
+    body = anthropic_messages.write_reply(completed([thought, Text(text="Hi")]), HEAD)
+
+    assert msgspec.json.decode(body)["content"][:-1] == blocks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ("", {}), ("{}", {}), ('{"a": 1}', {"a": 1}), ("[1]", {"value": [1]}), ("5", {"value": 5}),
+        ("{", {"invalid_json": "{"}), ('{"a": "\\ud800"}', {"a": "\ufffd"}), ("[" * 5000, {"invalid_json": "[" * 5000}),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_arguments_as_the_input_of_a_tool(arguments: str, given: Document) -> None:
+    call = ToolCall(id="a", name="t", arguments=arguments)
+
+    [block] = msgspec.json.decode(anthropic_messages.write_reply(completed([call]), HEAD))["content"]
+
+    assert block == {"type": "tool_use", "id": "a", "name": "t", "input": given}
+
+
+def test_what_only_its_vendor_knows_is_in_no_other_reply() -> None:
+    completion = completed([Foreign(kind="mcp_call"), Text(text="Hi")])
+
+    assert msgspec.json.decode(openai_chat.write_reply(completion, HEAD))["choices"][0]["message"]["content"] == "Hi"
+    [only] = msgspec.json.decode(anthropic_messages.write_reply(completion, HEAD))["content"]
+    assert only["text"] == "Hi"
