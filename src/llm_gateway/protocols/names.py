@@ -25,6 +25,25 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "stop": "stop_sequences",
         "user": "metadata.user_id",
     },
+    "gemini": {
+        **dict.fromkeys((*_PARTS, "messages", "thinking"), "contents"),
+        "format": "generationConfig.responseMimeType",
+        "frequency_penalty": "generationConfig.frequencyPenalty",
+        "logprobs": "generationConfig.responseLogprobs",
+        "max_tokens": "generationConfig.maxOutputTokens",
+        "n": "generationConfig.candidateCount",
+        "parallel_tool_calls": "toolConfig",
+        "presence_penalty": "generationConfig.presencePenalty",
+        "reasoning": "generationConfig.thinkingConfig",
+        "seed": "generationConfig.seed",
+        "service_tier": "serviceTier",
+        "stop": "generationConfig.stopSequences",
+        "temperature": "generationConfig.temperature",
+        "tool_choice": "toolConfig",
+        "top_k": "generationConfig.topK",
+        "top_logprobs": "generationConfig.logprobs",
+        "top_p": "generationConfig.topP",
+    },
 }
 
 
