@@ -29,7 +29,7 @@ class _Usage(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _Embeddings(msgspec.Struct, gc=False, rename="camel"):
-    embedding: msgspec.Raw | None = None
+    embedding: msgspec.Raw = msgspec.Raw(b"null")
     embeddings: list[msgspec.Raw] | None = None
     usage_metadata: Aside[_Usage] = None
 
@@ -63,7 +63,7 @@ def read_reply(body: bytes) -> Completion:
         Malformed: the body holds none.
     """
     found = _decoder.decode(body)
-    if found.embedding is None and found.embeddings is None:
+    if bytes(found.embedding) == b"null" and found.embeddings is None:
         raise Malformed("The answer has no embeddings")
     counted = found.usage_metadata.prompt_token_count if found.usage_metadata is not None else None
     if not counted or not credible(counted):
