@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 
-from llm_gateway.domain.conversation import Conversation, Text, ToolCall, ToolResult, Turn
+from llm_gateway.domain.conversation import Conversation, Part, Text, ToolCall, ToolResult, Turn
 from llm_gateway.protocols import gemini
 from tests.protocols.strategies import conversations
 from tests.protocols.test_linear import is_linear
@@ -48,12 +48,12 @@ def test_what_was_read_is_written_as_it_came(conversation: Conversation) -> None
 
 
 def test_signatures_of_texts_and_calls_come_back() -> None:
-    parts = [
+    parts: list[Part] = [
         Text(text="So", signature="c2ln"),
         ToolCall(id="call_0", name="t", arguments="{}", signature="Y2FsbA=="),
         ToolCall(id="call_1", name="u", arguments="{}"),
     ]
-    turns = [Turn(role="user", parts=[Text(text="x")]), Turn(role="assistant", parts=[*parts])]
+    turns = [Turn(role="user", parts=[Text(text="x")]), Turn(role="assistant", parts=parts)]
     document = gemini.write_request(Conversation(turns=turns), "gemini-2.5-pro", stream=False).document
 
     assert gemini.read_request(document).conversation.turns == turns
