@@ -94,7 +94,12 @@ CHUNKS: dict[str, tuple[list[Chunk], list[Chunk]]] = {
     "whole tools": ([], [BEGIN, ToolDelta(call=0, arguments="{}")]),
     "ends": ([], [TEXT, Finish()]),
 }
-WRITERS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses}
+WRITERS = {
+    "chat": openai_chat,
+    "messages": anthropic_messages,
+    "responses": openai_responses,
+    "gemini": gemini,
+}
 
 
 def is_linear(work: Callable[[int], None]) -> bool:

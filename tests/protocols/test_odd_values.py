@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import Usage
 from llm_gateway.pipeline.translation import reply_of
-from llm_gateway.protocols import anthropic_messages, openai_embeddings
+from llm_gateway.protocols import anthropic_messages, lenient, openai_embeddings
 from llm_gateway.protocols.base import Head, Malformed
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream, side_fields, text_of
@@ -200,4 +200,4 @@ def test_a_tool_gets_its_input_with_the_character_replaced(name: str) -> None:
 
 
 def test_what_a_model_wrote_wrong_is_handed_on_as_it_is() -> None:
-    assert anthropic_messages.reply.input_of('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}
+    assert lenient.arguments_object('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}

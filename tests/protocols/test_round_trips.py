@@ -89,7 +89,7 @@ def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
 def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
     writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(completion))
-    assert not any(end in body for end in (b"[DONE]", b"message_stop", b"response.completed"))
+    assert not any(end in body for end in (b"data: [DONE]", b"event: message_stop", b"event: response.completed"))
 
     for event in Splitter(10_000_000).feed(body + writer.end()):
         assert not reader.is_done

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import example, given, settings
 
 from llm_gateway.api.generate import GenerateBody, ask_of
-from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
 from llm_gateway.domain.messages import Ask
+from llm_gateway.pipeline.translation import Translation
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.base import Unsupported
-from llm_gateway.providers.asks import encode_ask
 from llm_gateway.providers.base import load
+from tests.pipeline.fakes import provider, request
 from tests.protocols.questions import (
     Document,
     Question,
@@ -142,13 +143,6 @@ def test_the_upstream_call_does_not_depend_on_the_api_nor_on_streaming(
         assert other[1] == first[1], (other[0], first[0])
 
 
-def provider(kind: str) -> Provider:
-    return Provider(
-        id="p", name="p", display_name="p", kind=kind, base_url=None, models=(), is_enabled=True, rate_limit_rpm=1,
-        rate_limit_tpm=1, priority=1, timeout_s=1, created_at_ms=0, updated_at_ms=0, has_responses=False,
-    )  # fmt: skip
-
-
 def bodies(question: Question) -> list[GenerateBody]:
     """All ways in which /generate takes the question: as messages, with the last of them or the only one as prompt."""
     settings = {name: value for name, value in question.settings.items() if name != "format"}
@@ -174,7 +168,8 @@ def bodies(question: Question) -> list[GenerateBody]:
 def sent(ask: Ask, kind: str, model: str, *, stream: bool) -> Any:
     """The body of the upstream call, or why there is none."""
     try:
-        call = encode_ask(ask, load(kind), provider(kind), model, stream=stream)
+        candidate = Candidate.of(provider(kind=kind, models=(model,)), model)
+        call = Translation({kind: load(kind)}).call(request(ask=ask, stream=stream), candidate)
     except Unsupported as error:
         return error.field, error.why
     document = msgspec.json.decode(call.body)

@@ -72,7 +72,8 @@ class Assembly:
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
         if isinstance(chunk, TextDelta):
-            if chunk.choice == self._text_of and chunk.logprobs is None:  # as nearly all are
+            # as nearly all are
+            if chunk.choice == self._text_of and chunk.logprobs is None and chunk.signature is None:
                 self.characters += len(chunk.text)
                 self._texts.append(chunk.text)
                 return
@@ -114,11 +115,17 @@ class Assembly:
     def _text(self, choice: _Open, chunk: TextDelta) -> None:
         self.characters += len(chunk.text)
         parts = choice.parts
-        if parts and isinstance(parts[-1], Text):
+        last = parts[-1] if parts else None
+        if isinstance(last, Text) and last.signature is None:
             choice.pieces[-1].append(chunk.text)
+        elif chunk.signature is not None and not chunk.text:
+            return  # it signs nothing
         else:
             choice.append(Text(text=""), chunk.text)
         self._text_of, self._texts = chunk.choice, choice.pieces[-1]
+        if chunk.signature is not None:
+            parts[-1] = Text(text="", signature=chunk.signature)
+            self._text_of = -1
         if chunk.logprobs is not None:
             for name, values in chunk.logprobs.items():
                 if isinstance(values, list):
@@ -157,7 +164,7 @@ def _closed(choice: _Open) -> Choice:
         elif isinstance(part, Refusal):
             part = Refusal(text=text)  # noqa: PLW2901
         elif not isinstance(part, Foreign):
-            part = Text(text=text)  # noqa: PLW2901
+            part = Text(text=text, signature=part.signature if isinstance(part, Text) else None)  # noqa: PLW2901
         parts.append(part)
     return Choice(
         parts=parts,
@@ -182,7 +189,7 @@ def _pieces(choice: Choice, index: int) -> list[Chunk]:
     logprobs = choice.logprobs
     for part in choice.parts:
         if isinstance(part, Text):
-            chunks.append(TextDelta(text=part.text, choice=index, logprobs=logprobs))
+            chunks.append(TextDelta(text=part.text, signature=part.signature, choice=index, logprobs=logprobs))
             logprobs = None
         elif isinstance(part, Refusal):
             chunks.append(RefusalDelta(text=part.text, choice=index))

@@ -21,9 +21,14 @@ Schema: TypeAlias = dict[str, Any]
 
 
 class Text(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="text"):
-    """Text. `cache`: the provider may keep everything up to here for so long (a prompt-cache breakpoint)."""
+    """Text.
+
+    `cache` is how long the provider may keep everything up to here (a prompt-cache breakpoint); `signature` is what
+    Gemini wants back with the text (`thoughtSignature`).
+    """
 
     text: str
+    signature: str | None = None
     cache: CacheTtl | None = None
 
 
@@ -229,9 +234,10 @@ class Begin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class TextDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """More text; `logprobs` is OpenAI's document for it."""
+    """More text; `logprobs` is OpenAI's document for it. A `signature` ends the text: what follows is another part."""
 
     text: str
+    signature: str | None = None
     choice: int = 0
     logprobs: dict[str, Any] | None = None
 

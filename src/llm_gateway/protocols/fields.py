@@ -27,26 +27,25 @@ def required_text(document: Document, name: str, where: str = "") -> str:
 
 def whole(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """A whole number within its range, or None."""
-    found = document.get(name)
+    found, place = document.get(name), _path(where, name)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
     if found is None:
         return None
     if not isinstance(found, int) or isinstance(found, bool):
-        raise Unreadable(_path(where, name), f"{_path(where, name)} must be a whole number.")
+        raise Unreadable(place, f"{place} must be a whole number.")
     if found < least or (most is not None and found > most):
-        limits = f"at least {least}" + (f" and at most {most}." if most else ".")
-        raise Unreadable(_path(where, name), f"{_path(where, name)} must be {limits}")
+        raise Unreadable(place, f"{place} must be at least {least}" + (f" and at most {most}." if most else "."))
     return found
 
 
-def number(document: Document, name: str, least: float, most: float) -> float | None:
+def number(document: Document, name: str, least: float, most: float, where: str = "") -> float | None:
     """A number within its range, or None."""
     found = document.get(name)
     if found is None:
         return None
     if not isinstance(found, int | float) or isinstance(found, bool) or not least <= found <= most:
-        raise Unreadable(name, f"{name} must be a number from {least} to {most}.")
+        raise Unreadable(_path(where, name), f"{_path(where, name)} must be a number from {least} to {most}.")
     return float(found)
 
 
@@ -77,14 +76,14 @@ def objects(found: list[Any], where: str) -> Iterable[tuple[Document, str]]:
         yield one, place
 
 
-def strings(document: Document, name: str) -> list[str]:
+def strings(document: Document, name: str, where: str = "") -> list[str]:
     """A list of strings, or one alone; empty where there is none."""
     found = document.get(name)
     if found is None:
         return []
     given = [found] if isinstance(found, str) else found
     if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
-        raise Unreadable(name, f"{name} must be text or a list of texts.")
+        raise Unreadable(_path(where, name), f"{_path(where, name)} must be text or a list of texts.")
     return given
 
 
@@ -126,7 +125,7 @@ def reasoning_word(word: str | None, where: str) -> str | None:
     return word
 
 
-def refuse_others(document: Document, known: frozenset[str]) -> None:
+def refuse_others(document: Document, known: frozenset[str], where: str = "") -> None:
     """Raise for a field that this version does not know; whether it may be left out nobody can tell.
 
     Raises:
@@ -134,7 +133,8 @@ def refuse_others(document: Document, known: frozenset[str]) -> None:
     """
     for name, value in document.items():
         if name not in known and value not in (None, [], {}):
-            raise Unsupported(name, "it is not known here, so only a provider that speaks this protocol can be sent it")
+            why = "it is not known here, so only a provider that speaks this protocol can be sent it"
+            raise Unsupported(_path(where, name), why)
 
 
 def _typed(document: Document, name: str, where: str, kind: type[Any], words: str) -> Any:

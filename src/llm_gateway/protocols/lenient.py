@@ -87,6 +87,18 @@ def without_surrogates(text: str) -> str:
         return text
 
 
+def arguments_object(arguments: str) -> dict[str, Any]:
+    """Return a tool call's arguments as the object that Anthropic's and Google's protocols need.
+
+    Text that the model wrote wrong is handed on in the object, for the tool to complain of.
+    """
+    try:
+        given = msgspec.json.decode(without_surrogates(arguments) or "{}")
+    except PARSE_ERRORS:
+        return {"invalid_json": arguments}
+    return given if isinstance(given, dict) else {"value": given}
+
+
 def _loaded(text: str) -> Any:
     """The document, with what JSON has not: NaN, single surrogates, numbers of any size, a byte order mark."""
     return json.loads(text.removeprefix("\ufeff"), parse_int=_whole)

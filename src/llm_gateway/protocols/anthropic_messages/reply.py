@@ -20,9 +20,9 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import PARSE_ERRORS, Head, Malformed
+from llm_gateway.protocols.base import Head, Malformed
 from llm_gateway.protocols.counts import guessed
-from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is, without_surrogates
+from llm_gateway.protocols.lenient import Aside, ReplyDecoder, arguments_object, odd_is
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
@@ -163,7 +163,7 @@ def _write_blocks(part: Part) -> list[dict[str, Any]]:
     if isinstance(part, Text | Refusal):
         return [{"type": "text", "text": part.text, "citations": None}]
     if isinstance(part, ToolCall):
-        return [{"type": "tool_use", "id": part.id, "name": part.name, "input": input_of(part.arguments)}]
+        return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}]
     if not isinstance(part, Thinking):
         return []
     blocks: list[dict[str, Any]] = []
@@ -172,12 +172,3 @@ def _write_blocks(part: Part) -> list[dict[str, Any]]:
     if part.redacted is not None:
         blocks.append({"type": "redacted_thinking", "data": part.redacted})
     return blocks
-
-
-def input_of(arguments: str) -> dict[str, Any]:
-    """A tool's input; what the model wrote wrong is handed on as text, for the tool to complain of."""
-    try:
-        given = msgspec.json.decode(without_surrogates(arguments) or "{}")
-    except PARSE_ERRORS:
-        return {"invalid_json": arguments}
-    return given if isinstance(given, dict) else {"value": given}

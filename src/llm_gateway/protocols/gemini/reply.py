@@ -12,20 +12,27 @@ import msgspec
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Begin,
+    Choice,
     Chunk,
     Completion,
     Finish,
     FinishReason,
+    Part,
+    Refusal,
+    Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
     ToolBegin,
+    ToolCall,
     ToolDelta,
 )
-from llm_gateway.protocols.base import PARSE_ERRORS, Malformed, UpstreamError
+from llm_gateway.protocols.base import PARSE_ERRORS, Head, Malformed, UpstreamError
 from llm_gateway.protocols.counts import cut
-from llm_gateway.protocols.gemini.usage import ReportedUsage, read_usage
-from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder, odd_is
+from llm_gateway.protocols.gemini.field_names import camel_names
+from llm_gateway.protocols.gemini.thoughts import signature_of, thought_of
+from llm_gateway.protocols.gemini.usage import ReportedUsage, read_usage, write_usage
+from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder, arguments_object, odd_is
 from llm_gateway.sse import Event
 
 STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
@@ -102,6 +109,7 @@ class StreamReader:
         self._has_content = False
         self._calls: dict[int, int] = {}
         self._id = ""
+        self._text_of = -1  # the choice whose last part is a text that may still be signed
 
     def feed(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
@@ -143,6 +151,7 @@ class StreamReader:
     def _part(self, part: _Part, choice: int, chunks: list[Chunk]) -> None:
         if part.function_call is not None:
             self._has_content = True
+            self._text_of = -1
             number = self._calls.get(choice, 0)
             self._calls[choice] = number + 1
             call = part.function_call
@@ -154,10 +163,16 @@ class StreamReader:
             )
             chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
         elif part.thought:
-            chunks.append(ThinkingDelta(text=part.text or "", choice=choice))
+            seal = thought_of("", part.thought_signature)
+            text = part.text or ""
+            chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
         elif part.text:
             self._has_content = True
-            chunks.append(TextDelta(text=part.text, choice=choice))
+            self._text_of = choice if part.thought_signature is None else -1
+            chunks.append(TextDelta(text=part.text, signature=part.thought_signature, choice=choice))
+        elif part.thought_signature and self._text_of == choice:
+            self._text_of = -1
+            chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))
 
 
 def read_reply(body: bytes) -> Completion:
@@ -186,3 +201,85 @@ def read_reply(body: bytes) -> Completion:
     if not has_ended and not has_content:
         raise Malformed("The answer has no content")
     return completion
+
+
+FINISH_REASONS: dict[FinishReason, str] = {
+    "stop": "STOP",
+    "tool_calls": "STOP",
+    "length": "MAX_TOKENS",
+    "content_filter": "SAFETY",
+}
+"""Google has no reason of its own for calls."""
+
+
+def write_reply(completion: Completion, head: Head) -> bytes:
+    """Return the document of a reply. Thoughts are shown only if the client asked for them, as Google does."""
+    shows = shows_thoughts(head.document)
+    candidates = [_write_choice(choice, index, shows=shows) for index, choice in enumerate(completion.choices)]
+    document = response_document(head, completion.model or head.model, candidates)
+    document["usageMetadata"] = write_usage(completion.usage)
+    return msgspec.json.encode(document)
+
+
+def shows_thoughts(document: dict[str, Any]) -> bool:
+    """Whether a request asks to see thoughts (`generationConfig.thinkingConfig.includeThoughts`)."""
+    found: Any = document
+    for name in ("generationConfig", "thinkingConfig", "includeThoughts"):
+        found = camel_names(found).get(name) if isinstance(found, dict) else None
+    return found is True
+
+
+def response_document(head: Head, model: str, candidates: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a GenerateContentResponse without its usage."""
+    return {"candidates": candidates, "modelVersion": model, "responseId": head.request_id}
+
+
+def candidate_document(
+    index: int, parts: list[dict[str, Any]], reason: FinishReason | None = None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return a candidate; `logprobs` is OpenAI's document of them."""
+    document: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": index}
+    if reason is not None:
+        document["finishReason"] = FINISH_REASONS[reason]
+    chosen = logprobs.get("content") if logprobs is not None else None
+    if isinstance(chosen, list) and chosen:
+        document["logprobsResult"] = _logprobs(chosen)
+    return document
+
+
+def _write_choice(choice: Choice, index: int, *, shows: bool) -> dict[str, Any]:
+    written = (write_part(part, shows=shows) for part in choice.parts)
+    parts = [part for part in written if part is not None]
+    return candidate_document(index, parts, choice.finish_reason, choice.logprobs)
+
+
+def write_part(part: Part, *, shows: bool) -> dict[str, Any] | None:
+    """Return a part; None for what Google's protocol has no part for. `shows`: thoughts are among what it may hold."""
+    if isinstance(part, Text | Refusal):
+        document: dict[str, Any] = {"text": part.text}
+        signature = part.signature if isinstance(part, Text) else None
+    elif isinstance(part, ToolCall):
+        document = {"functionCall": {"id": part.id, "name": part.name, "args": arguments_object(part.arguments)}}
+        signature = part.signature
+    elif isinstance(part, Thinking) and shows:
+        document = {"text": part.text, "thought": True}
+        signature = signature_of(part)
+    else:
+        return None
+    return document if signature is None else {**document, "thoughtSignature": signature}
+
+
+def _logprobs(chosen: list[Any]) -> dict[str, Any]:
+    """Return `logprobsResult`: https://ai.google.dev/api/generate-content#LogprobsResult."""
+    tokens = [token for token in chosen if isinstance(token, dict)]
+    return {
+        "chosenCandidates": [_logprob(token) for token in tokens],
+        "topCandidates": [
+            {"candidates": [_logprob(other) for other in token.get("top_logprobs") or () if isinstance(other, dict)]}
+            for token in tokens
+        ],
+    }
+
+
+def _logprob(token: dict[str, Any]) -> dict[str, Any]:
+    return {"token": token.get("token"), "logProbability": token.get("logprob")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -73,3 +73,27 @@ def _audio(details: list[ModalityCount] | None) -> int:
         if part.modality == "AUDIO":
             total += count
     return total
+
+
+def write_usage(usage: Usage) -> dict[str, Any]:
+    """Return `usageMetadata`. Kinds of tokens that there are none of are left out, as Google does."""
+    thoughts = min(usage.reasoning_tokens, usage.output_tokens)
+    document: dict[str, Any] = {
+        "promptTokenCount": usage.input_tokens,
+        "candidatesTokenCount": usage.output_tokens - thoughts,
+        "totalTokenCount": usage.input_tokens + usage.output_tokens,
+    }
+    if usage.cache_read_tokens:
+        document["cachedContentTokenCount"] = usage.cache_read_tokens
+    if thoughts:
+        document["thoughtsTokenCount"] = thoughts
+    if usage.audio_input_tokens:
+        document["promptTokensDetails"] = _details(usage.input_tokens, usage.audio_input_tokens)
+    if usage.audio_output_tokens:
+        document["candidatesTokensDetails"] = _details(usage.output_tokens - thoughts, usage.audio_output_tokens)
+    return document
+
+
+def _details(total: int, audio: int) -> list[dict[str, Any]]:
+    audio = min(audio, total)
+    return [{"modality": "TEXT", "tokenCount": total - audio}, {"modality": "AUDIO", "tokenCount": audio}]

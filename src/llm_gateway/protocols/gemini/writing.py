@@ -155,6 +155,8 @@ def _contents(turns: list[Turn], model: str) -> list[Document]:
 def _part(part: Part, names: dict[str, str], model: str) -> Document | None:
     """A part; nothing for empty texts, and for thoughts, which only their own model could read."""
     if isinstance(part, Text | Refusal):
+        if isinstance(part, Text) and part.signature is not None:
+            return {"text": part.text, "thoughtSignature": part.signature}
         return {"text": part.text} if part.text else None
     if isinstance(part, ToolCall):
         return _call(part, model)

@@ -1,0 +1,254 @@
+"""Google's `contents` as turns: https://ai.google.dev/api/caching#Content."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Audio,
+    File,
+    Image,
+    Part,
+    Role,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.fields import Document, child, listed, objects, required_text, result_parts, text, truth
+from llm_gateway.protocols.gemini.field_names import camel_names
+from llm_gateway.protocols.gemini.thoughts import thought_of
+
+DATA = ("text", "functionCall", "functionResponse", "inlineData", "fileData")
+"""The fields of a part of which it has exactly one."""
+PART = frozenset({*DATA, "thought", "thoughtSignature"})
+FOREIGN = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
+"""Parts of tools that Google runs itself."""
+CALL = frozenset({"id", "name", "args"})
+RESPONSE = frozenset({"id", "name", "response", "parts"})
+ROLES: dict[str, Role] = {"user": "user", "function": "user", "tool": "user", "model": "assistant"}
+"""Google takes results under `user`; older SDKs send them as `function`, some clients as `tool`."""
+AUDIO_FORMATS = {"x-wav": "wav", "wave": "wav", "vnd.wave": "wav", "mpeg": "mp3"}
+STORED_AT_GOOGLE = ("gs://", "https://generativelanguage.googleapis.com/", "files/")
+STANDARD_ALPHABET = str.maketrans("-_", "+/")
+
+
+def standard_base64(data: str) -> str:
+    """Return base64 in the standard alphabet: Google's SDKs send the URL-safe one, which no other vendor takes."""
+    return data.translate(STANDARD_ALPHABET) if "-" in data or "_" in data else data
+
+
+class ContentsReader:
+    """Reads the contents of one request. `dropped` collects the fields that no other protocol has a place for."""
+
+    def __init__(self) -> None:
+        self.dropped: dict[str, None] = {}
+        self._calls = _Calls()
+
+    def turns(self, contents: list[Any]) -> list[Turn]:
+        """Return the turns. Contents of the model that follow each other are one: SDKs keep one for each chunk.
+
+        Raises:
+            Unreadable: a content is malformed.
+            Unsupported: a part is known to Google only.
+        """
+        turns: list[Turn] = []
+        for given, place in objects(contents, "contents"):
+            content = camel_names(given)
+            said = text(content, "role", place) or "user"
+            if said not in ROLES:
+                raise Unreadable(f"{place}.role", f"{place}.role must be user or model; systemInstruction is a field.")
+            parts = self.parts(content, place)
+            if ROLES[said] == "assistant":
+                _add(turns, "assistant", parts)
+                continue
+            results: list[Part] = [part for part in parts if isinstance(part, ToolResult)]
+            others: list[Part] = [part for part in parts if not isinstance(part, ToolResult)]
+            if results:
+                _add(turns, "tool", results)
+            if others:
+                turns.append(Turn(role="user", parts=others))
+        for turn in turns:
+            if turn.role == "assistant":
+                turn.parts = _joined(turn.parts)
+        return [turn for turn in turns if turn.parts]
+
+    def parts(self, content: Document, place: str) -> list[Part]:
+        """Return the parts of a content, of which there must be at least one."""
+        given = listed(content, "parts", place)
+        if not given:
+            raise Unreadable(f"{place}.parts", f"{place}.parts must hold at least one part.")
+        return [self._part(camel_names(part), where) for part, where in objects(given, f"{place}.parts")]
+
+    def _part(self, part: Document, place: str) -> Part:
+        kinds = [name for name in (*DATA, *FOREIGN) if part.get(name) is not None]
+        if not kinds and part.get("thoughtSignature") is not None:  # as the last event of a stream may have it
+            part, kinds = {**part, "text": ""}, ["text"]
+        if len(kinds) != 1:
+            raise Unreadable(place, f"{place} must have exactly one of {', '.join(DATA)}.")
+        [kind] = kinds
+        if kind in FOREIGN:
+            raise Unsupported(f"{place}.{kind}", "tools that Google runs itself are not known to other protocols")
+        self._note_others(part, PART, "contents.parts")
+        signature = text(part, "thoughtSignature", place)
+        if kind == "text":
+            found = required_text(part, "text", place)
+            if truth(part, "thought", place):
+                return thought_of(found, signature)
+            return Text(text=found, signature=signature)
+        inner, where = camel_names(child(part, kind, place) or {}), f"{place}.{kind}"
+        if kind == "functionCall":
+            return self._call(inner, signature, where)
+        if kind == "functionResponse":
+            return self._response(inner, where)
+        return _blob(inner, where) if kind == "inlineData" else _file(inner, where)
+
+    def _note_others(self, document: Document, known: frozenset[str], where: str) -> None:
+        for name, value in document.items():
+            if name not in known and value is not None:
+                self.dropped[f"{where}.{name}"] = None
+
+    def _call(self, call: Document, signature: str | None, place: str) -> ToolCall:
+        self._note_others(call, CALL, "functionCall")
+        name = required_text(call, "name", place)
+        return ToolCall(
+            id=self._calls.begin(text(call, "id", place), name),
+            name=name,
+            arguments=msgspec.json.encode(child(call, "args", place) or {}).decode(),
+            signature=signature,
+        )
+
+    def _response(self, response: Document, place: str) -> ToolResult:
+        self._note_others(response, RESPONSE, "functionResponse")
+        name = required_text(response, "name", place)
+        call_id = self._calls.answer(text(response, "id", place), name)
+        if call_id is None:
+            raise Unreadable(place, f"{place} must follow a functionCall of the same name, or have its id.")
+        content, is_error = _result(child(response, "response", place) or {})
+        given = objects(listed(response, "parts", place), f"{place}.parts")
+        media = [self._part(camel_names(part), where) for part, where in given]
+        return ToolResult(
+            call_id=call_id, content=[Text(text=content), *result_parts(media, place)], name=name, is_error=is_error
+        )
+
+
+class _Calls:
+    """Pairs results with calls: by id, else the oldest call of the name that has no result yet."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._answered: set[str] = set()
+        self._open: dict[str, deque[str]] = {}
+
+    def begin(self, given: str | None, name: str) -> str:
+        """Return the id of a call, made up if the client gives none."""
+        call_id, number = given, len(self._ids)
+        while not call_id or (given is None and call_id in self._ids):
+            call_id, number = f"call_{number}", number + 1
+        self._ids.add(call_id)
+        self._open.setdefault(name, deque()).append(call_id)
+        return call_id
+
+    def answer(self, given: str | None, name: str) -> str | None:
+        """Return the id of the call that a result belongs to; None if there is none."""
+        waiting = self._open.get(name, deque())
+        while not given and waiting:
+            found = waiting.popleft()
+            if found not in self._answered:
+                given = found
+        if given:
+            self._answered.add(given)
+        return given or None
+
+
+def _add(turns: list[Turn], role: Role, parts: list[Part]) -> None:
+    if turns and turns[-1].role == role:
+        turns[-1].parts += parts
+    else:
+        turns.append(Turn(role=role, parts=parts))
+
+
+class _Joiner:
+    """Joins texts, and thoughts, that follow each other: the chunks of a stream.
+
+    A signature ends a text; it is lost where there is no text to carry it. A signed thought comes with all of its text,
+    so it takes the place of its chunks.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self._kind: type[Text | Thinking] = Text
+        self._pieces: list[str] = []
+
+    def add(self, part: Part) -> None:
+        """Take the next part."""
+        if isinstance(part, Thinking) and (part.signature or part.redacted):
+            if part.signature and self._kind is Thinking:
+                self._pieces = []
+            self.close()
+            self.parts.append(part)
+        elif isinstance(part, Text | Thinking):
+            if self._kind is not type(part):
+                self.close()
+                self._kind = type(part)
+            self._pieces.append(part.text)
+            if isinstance(part, Text) and part.signature is not None:
+                self.close(part.signature)
+        else:
+            self.close()
+            self.parts.append(part)
+
+    def close(self, signature: str | None = None) -> None:
+        """End the text or thought that is open."""
+        said = "".join(self._pieces)
+        self._pieces = []
+        if said:
+            self.parts.append(Text(text=said, signature=signature) if self._kind is Text else Thinking(text=said))
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    joiner = _Joiner()
+    for part in parts:
+        joiner.add(part)
+    joiner.close()
+    return joiner.parts
+
+
+def _result(response: Document) -> tuple[str, bool]:
+    """Return a result as text, and whether it is an error: https://ai.google.dev/api/caching#FunctionResponse.
+
+    `output` and `error` are Google's own names, `result` is the one that its SDKs write.
+    """
+    if len(response) == 1:
+        [(name, value)] = response.items()
+        if name in ("output", "result", "error") and isinstance(value, str):
+            return value, name == "error"
+        if name == "error":
+            return msgspec.json.encode(value).decode(), True
+    return msgspec.json.encode(response).decode(), False
+
+
+def _blob(blob: Document, place: str) -> Image | File | Audio:
+    media_type = required_text(blob, "mimeType", place)
+    data = standard_base64(required_text(blob, "data", place))
+    kind, _, name = media_type.partition(";")[0].strip().lower().partition("/")
+    if kind == "image":
+        return Image(media_type=media_type, data=data)
+    if kind == "audio":
+        return Audio(data=data, format=AUDIO_FORMATS.get(name, name))
+    return File(name=text(blob, "displayName", place), media_type=media_type, data=data)
+
+
+def _file(given: Document, place: str) -> Image | File:
+    uri, media_type = required_text(given, "fileUri", place), text(given, "mimeType", place)
+    if uri.startswith(STORED_AT_GOOGLE):
+        raise Unsupported(f"{place}.fileUri", "a file that is stored at Google can be read by Google only")
+    if media_type is not None and media_type.lower().startswith("image/"):
+        return Image(media_type=media_type, url=uri)
+    return File(name=text(given, "displayName", place), media_type=media_type, url=uri)

@@ -1,0 +1,65 @@
+"""Errors as Google's SDKs read them: https://google.aip.dev/193."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.errors import GatewayError, Invalid, NotSupported
+
+STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "UNIMPLEMENTED",
+    409: "ALREADY_EXISTS",
+    413: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+STREAM_CODES = {
+    "provider_error": 502,
+    "providers_unavailable": 503,
+    "overloaded": 503,
+    "journal_unavailable": 503,
+    "deadline_exceeded": 504,
+}
+"""HTTP statuses of the gateway's codes that end a stream; of any other it is 500."""
+DOMAIN = "llm-gateway"
+TYPE = "type.googleapis.com/google.rpc."
+
+
+def write_error(error: GatewayError, request_id: str) -> bytes:
+    """Return the error's document. The gateway's own code is `details[0].metadata.code`."""
+    details: list[dict[str, Any]] = [{"@type": f"{TYPE}RequestInfo", "requestId": request_id}]
+    field = _field_of(error)
+    if field:
+        violation = {"field": field, "description": error.detail}
+        details.append({"@type": f"{TYPE}BadRequest", "fieldViolations": [violation]})
+    if error.retry_after_s is not None:
+        details.append({"@type": f"{TYPE}RetryInfo", "retryDelay": f"{error.retry_after_s:g}s"})
+    return msgspec.json.encode(error_document(error.detail, error.code, error.status, details))
+
+
+def error_document(message: str, code: str, status: int, details: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Return what an error response, or the last event of a failed stream, holds. `error` must be its first field."""
+    info = {"@type": f"{TYPE}ErrorInfo", "reason": code.upper(), "domain": DOMAIN, "metadata": {"code": code}}
+    word = STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+    return {"error": {"code": status, "message": message, "status": word, "details": [info, *(details or ())]}}
+
+
+def _field_of(error: GatewayError) -> str | None:
+    """Return the path of the field at fault, if there is one."""
+    if isinstance(error, NotSupported):
+        return error.field
+    if isinstance(error, Invalid):
+        loc = error.errors[0]["loc"]
+        return ".".join([str(part) for part in loc[1:]]) if isinstance(loc, list) else None
+    return None

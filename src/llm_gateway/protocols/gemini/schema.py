@@ -1,0 +1,74 @@
+"""Google's `Schema` (a subset of OpenAPI 3.0) as JSON schema: https://ai.google.dev/api/caching#Schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.domain.conversation import Schema
+from llm_gateway.protocols.gemini.field_names import camel_names
+
+NAMED = ("properties", "defs", "$defs")
+"""Fields that hold schemas by name."""
+LISTED = ("anyOf", "prefixItems")
+SINGLE = ("items", "additionalProperties")
+COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
+"""Fields of type int64, which Google's JSON spells as text."""
+LEFT_OUT = frozenset({"nullable", "propertyOrdering"})
+RENAMED = {"defs": "$defs", "ref": "$ref"}
+
+
+def json_schema(given: Any) -> Any:
+    """Return the JSON schema for a `Schema`. What is no object (`additionalProperties: false`) stays as it is.
+
+    `STRING` becomes `string`, `nullable` a type or an alternative of its own, `example` a list of `examples`.
+    """
+    if not isinstance(given, dict):
+        return given
+    found = camel_names(given)
+    schema: Schema = {}
+    for name, value in found.items():
+        if name in NAMED and isinstance(value, dict):
+            schema[RENAMED.get(name, name)] = by_name = {}
+            for key, inner in value.items():
+                by_name[key] = json_schema(inner)
+        elif name in LISTED and isinstance(value, list):
+            schema[name] = several = []
+            for inner in value:
+                several.append(json_schema(inner))  # noqa: PERF401 - a comprehension takes one more frame a level
+        elif name in SINGLE:
+            schema[name] = json_schema(value)
+        else:
+            schema |= _field(name, value)
+    return _nullable(schema) if found.get("nullable") is True else schema
+
+
+def _field(name: str, value: Any) -> Schema:
+    """Return a field that holds no schema, as JSON schema has it; empty where there is no such field."""
+    if name in LEFT_OUT or (name == "format" and value == "enum"):
+        return {}
+    if name == "type":
+        return _type(value)
+    if name == "example":
+        return {"examples": [value]}
+    if name in COUNTS and isinstance(value, str) and value.isdecimal():
+        return {name: int(value)}
+    return {RENAMED.get(name, name): value}
+
+
+def _type(value: Any) -> Schema:
+    if isinstance(value, list):
+        return {"type": [one.lower() if isinstance(one, str) else one for one in value]}
+    if value == "TYPE_UNSPECIFIED" or not isinstance(value, str):
+        return {}
+    return {"type": value.lower()}
+
+
+def _nullable(schema: Schema) -> Schema:
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind != "null":
+        schema["type"] = [kind, "null"]
+        if isinstance(schema.get("enum"), list):
+            schema["enum"] = [*schema["enum"], None]
+    elif isinstance(schema.get("anyOf"), list):
+        schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    return schema

@@ -1,0 +1,131 @@
+"""Google's embedContent and batchEmbedContents: https://ai.google.dev/api/embeddings.
+
+They pass through to a provider of this protocol. For OpenAI's embeddings they are translated as documents, since there
+is no conversation in them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import Completion, Text
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.base import Head, Malformed, Read, Unreadable, Unsupported, Written
+from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.fields import child, listed, objects, whole
+from llm_gateway.protocols.gemini.contents import ContentsReader
+from llm_gateway.protocols.gemini.field_names import camel_names
+from llm_gateway.protocols.lenient import Aside, Count, Place, ReplyDecoder
+
+NO_CONVERSATION = "only a provider that has embeddings can be asked for them"
+HINTS = ("taskType", "title")
+"""Told to Google's own models."""
+
+
+class _Usage(msgspec.Struct, gc=False, rename="camel"):
+    prompt_token_count: Count = None
+
+
+class _Embeddings(msgspec.Struct, gc=False, rename="camel"):
+    embedding: msgspec.Raw = msgspec.Raw(b"null")
+    embeddings: list[msgspec.Raw] | None = None
+    usage_metadata: Aside[_Usage] = None
+
+
+class _Vector(msgspec.Struct, gc=False):
+    embedding: list[float]
+    index: Place = 0
+
+
+class _OpenAi(msgspec.Struct, gc=False):
+    data: list[_Vector]
+
+
+_decoder = ReplyDecoder(_Embeddings, "embedding")
+_openai_decoder = ReplyDecoder(_OpenAi, "list of embeddings")
+
+
+def read_request(document: dict[str, Any]) -> Read:
+    """Refuse: there is no conversation in the document.
+
+    Raises:
+        Unsupported: always.
+    """
+    raise Unsupported("model", NO_CONVERSATION)
+
+
+def read_reply(body: bytes) -> Completion:
+    """Return the usage of a provider's embeddings; they themselves stay in the body.
+
+    Raises:
+        Malformed: the body holds none.
+    """
+    found = _decoder.decode(body)
+    if bytes(found.embedding) == b"null" and found.embeddings is None:
+        raise Malformed("The answer has no embeddings")
+    counted = found.usage_metadata.prompt_token_count if found.usage_metadata is not None else None
+    if not counted or not credible(counted):
+        return Completion(choices=[], usage_estimated=True)
+    return Completion(choices=[], usage=Usage(input_tokens=counted))
+
+
+def write_reply(completion: Completion, head: Head) -> bytes:
+    """Refuse: embeddings pass through, or are translated by `from_openai`.
+
+    Raises:
+        Unsupported: always.
+    """
+    raise Unsupported("model", NO_CONVERSATION)
+
+
+def to_openai(document: dict[str, Any], model: str) -> Written:
+    """Return the request of OpenAI's embeddings that asks for the same, for one content or a batch.
+
+    Raises:
+        Unreadable: the document is no request.
+        Unsupported: a content is not text, or the requests of a batch differ in their dimensions.
+    """
+    document = camel_names(document)
+    if document.get("requests") is None:
+        requests = [(document, "")]
+    else:
+        given = objects(listed(document, "requests"), "requests")
+        requests = [(camel_names(one), place) for one, place in given]
+    if not requests:
+        raise Unreadable("requests", "requests must hold at least one request.")
+    sizes = {whole(one, "outputDimensionality", 1, where=place) for one, place in requests}
+    if len(sizes) > 1:
+        raise Unsupported("requests.outputDimensionality", "OpenAI's protocol takes one for all of a batch")
+    written: dict[str, Any] = {"model": model, "input": [_text(one, place) for one, place in requests]}
+    [size] = sizes
+    if size is not None:
+        written["dimensions"] = size
+    return Written(written, tuple(name for name in HINTS if any(one.get(name) for one, _ in requests)))
+
+
+def from_openai(body: bytes, *, is_batch: bool) -> bytes:
+    """Return OpenAI's embeddings as the answer of batchEmbedContents or of embedContent.
+
+    Raises:
+        Malformed: the body holds none.
+    """
+    vectors = sorted(_openai_decoder.decode(body).data, key=lambda vector: vector.index)
+    if not vectors:
+        raise Malformed("The answer has no embeddings")
+    embeddings = [{"values": vector.embedding} for vector in vectors]
+    return msgspec.json.encode({"embeddings": embeddings} if is_batch else {"embedding": embeddings[0]})
+
+
+def _text(request: dict[str, Any], place: str) -> str:
+    where = f"{place}.content" if place else "content"
+    content = child(request, "content", place)
+    if content is None:
+        raise Unreadable(where, f"{where} is required.")
+    texts = []
+    for part in ContentsReader().parts(camel_names(content), where):
+        if not isinstance(part, Text):
+            raise Unsupported(where, "OpenAI's protocol has embeddings of text only")
+        texts.append(part.text)
+    return "\n".join(texts)

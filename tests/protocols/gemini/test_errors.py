@@ -1,0 +1,164 @@
+"""Errors in Google's shape, and the answers that hold no conversation: models and counts of tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_gateway.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    GatewayError,
+    InternalError,
+    Invalid,
+    MethodNotAllowed,
+    NotSupported,
+    Overloaded,
+    PayloadTooLarge,
+    ProviderFailed,
+    ProviderRefused,
+    RateLimited,
+    Unauthorized,
+    UnknownModel,
+)
+from llm_gateway.protocols import gemini
+from llm_gateway.protocols.base import Unreadable
+from llm_gateway.protocols.gemini.field_names import FIELD_NAMES, camel_names
+from llm_gateway.protocols.gemini.models import model_name, write_models
+from llm_gateway.protocols.gemini.token_count import counted_request, write_count
+
+
+def told(error: GatewayError) -> dict[str, Any]:
+    """The error that a client reads."""
+    document = json.loads(gemini.write_error(error, "request-1"))
+    assert list(document) == ["error"]
+    found: dict[str, Any] = document["error"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "reason"),
+    [
+        (NotSupported("x", field="n"), 400, "INVALID_ARGUMENT", "NOT_SUPPORTED"),
+        (Unauthorized("x"), 401, "UNAUTHENTICATED", "UNAUTHORIZED"),
+        (Forbidden("x"), 403, "PERMISSION_DENIED", "FORBIDDEN"),
+        (UnknownModel("x"), 404, "NOT_FOUND", "MODEL_NOT_FOUND"),
+        (MethodNotAllowed("x", allow=("POST",)), 405, "UNIMPLEMENTED", "METHOD_NOT_ALLOWED"),
+        (Conflict("x"), 409, "ALREADY_EXISTS", "CONFLICT"),
+        (PayloadTooLarge("x"), 413, "INVALID_ARGUMENT", "PAYLOAD_TOO_LARGE"),
+        (Invalid("x"), 422, "INVALID_ARGUMENT", "VALIDATION_ERROR"),
+        (RateLimited("x"), 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),
+        (ProviderRefused("x", status=418), 418, "INVALID_ARGUMENT", "PROVIDER_REFUSED"),
+        (InternalError("x"), 500, "INTERNAL", "INTERNAL_ERROR"),
+        (ProviderFailed("x"), 502, "UNAVAILABLE", "PROVIDER_ERROR"),
+        (Overloaded("x"), 503, "UNAVAILABLE", "OVERLOADED"),
+        (DeadlineExceeded("x"), 504, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_errors_have_googles_words(error: GatewayError, code: int, status: str, reason: str) -> None:
+    found = told(error)
+
+    assert (found["code"], found["status"], found["message"]) == (code, status, "x")
+    [info, request, *_] = found["details"]
+    assert info == {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": reason,
+        "domain": "llm-gateway",
+        "metadata": {"code": error.code},
+    }
+    assert request == {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": "request-1"}
+
+
+@pytest.mark.parametrize(
+    ("error", "field"),
+    [
+        (Invalid("x", loc=("body", "contents", 0)), "contents.0"),
+        (NotSupported("x", field="generationConfig.seed"), "generationConfig.seed"),
+    ],
+)
+def test_the_field_at_fault_is_a_violation(error: GatewayError, field: str) -> None:
+    assert told(error)["details"][2] == {
+        "@type": "type.googleapis.com/google.rpc.BadRequest",
+        "fieldViolations": [{"field": field, "description": "x"}],
+    }
+
+
+@pytest.mark.parametrize(("seconds", "delay"), [(1, "1s"), (30.0, "30s"), (0.25, "0.25s")])
+def test_how_long_to_wait(seconds: float, delay: str) -> None:
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+
+    assert told(RateLimited("x", retry_after_s=seconds))["details"][-1] == retry
+
+
+def test_what_does_not_apply_is_left_out() -> None:
+    assert len(told(InternalError("x"))["details"]) == len(told(Invalid("x"))["details"]) == 2
+
+
+def test_the_list_of_models() -> None:
+    methods = ["generateContent", "streamGenerateContent", "countTokens"]
+
+    assert json.loads(write_models(["gpt-4o", "org/model"])) == {
+        "models": [
+            {"name": "models/gpt-4o", "displayName": "gpt-4o", "supportedGenerationMethods": methods},
+            {"name": "models/org/model", "displayName": "org/model", "supportedGenerationMethods": methods},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"), [("models/gpt-4o", "gpt-4o"), ("gpt-4o", "gpt-4o"), ("openai/gpt-4o", "openai/gpt-4o")]
+)
+def test_names_of_models(resource: str, name: str) -> None:
+    assert model_name(resource) == name
+
+
+def test_what_is_counted() -> None:
+    contents = [{"parts": [{"text": "x"}]}]
+    whole = {"contents": contents, "systemInstruction": {"parts": [{"text": "y"}]}}
+
+    assert counted_request({"contents": contents}) == {"contents": contents}
+    assert counted_request({"generateContentRequest": whole}) == whole
+    snake = {"contents": contents, "system_instruction": whole["systemInstruction"]}
+    assert counted_request({"generate_content_request": snake}) == whole
+    assert json.loads(write_count(7)) == {"totalTokens": 7}
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"contents": [], "generateContentRequest": {}}, {"generateContentRequest": 5}]
+)
+def test_what_cannot_be_counted(document: dict[str, Any]) -> None:
+    with pytest.raises(Unreadable):
+        counted_request(document)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("contents", "contents"),
+        ("system_instruction", "systemInstruction"),
+        ("systemInstruction", "systemInstruction"),
+        ("top_p", "topP"),
+        ("_responseJsonSchema", "_responseJsonSchema"),
+        ("a_JSON_b", "aJSONB"),
+        ("a__b", "aB"),
+        ("", ""),
+    ],
+)
+def test_spellings(given: str, name: str) -> None:
+    assert camel_names({given: 1}) == {name: 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("n", "generationConfig.candidateCount"),
+        ("reasoning", "generationConfig.thinkingConfig"),
+        ("image", "contents"),
+        ("logit_bias", "logit_bias"),
+    ],
+)
+def test_a_client_of_googles_is_told_googles_names(field: str, name: str) -> None:
+    assert FIELD_NAMES.get(field, field) == name

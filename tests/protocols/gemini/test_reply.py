@@ -1,0 +1,259 @@
+"""Whole replies of generateContent: written as Google writes them, and read back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from google.genai import types as genai_types
+from hypothesis import given
+
+from llm_gateway.domain.conversation import (
+    Choice,
+    Completion,
+    Foreign,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols import gemini
+from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.gemini.thoughts import signature_of, thought_of
+from tests.protocols.gemini.replies import HEAD, completions, plain
+
+HIDING = msgspec.structs.replace(HEAD, document={})
+
+
+def written(*parts: Part, head: Head = HEAD, **fields: Any) -> dict[str, Any]:
+    """The document of a reply with one answer."""
+    completion = Completion(choices=[Choice(parts=list(parts), **fields)])
+    document: dict[str, Any] = json.loads(gemini.write_reply(completion, head))
+    return document
+
+
+def test_a_whole_reply() -> None:
+    completion = Completion(
+        choices=[
+            Choice(
+                parts=[
+                    Thinking(text="Hm"),
+                    Text(text="Let me see", signature="c2ln"),
+                    ToolCall(id="c1", name="weather", arguments='{"city": "Paris"}', signature="c2lnMg=="),
+                ],
+                finish_reason="tool_calls",
+            ),
+            Choice(parts=[Text(text="No")], finish_reason="length"),
+        ],
+        usage=Usage(input_tokens=10, output_tokens=9, cache_read_tokens=4, reasoning_tokens=2),
+        model="claude-haiku-4-5",
+    )
+    assert json.loads(gemini.write_reply(completion, HEAD)) == {
+        "candidates": [
+            {
+                "content": {
+                    "role": "model",
+                    "parts": [
+                        {"text": "Hm", "thought": True},
+                        {"text": "Let me see", "thoughtSignature": "c2ln"},
+                        {
+                            "functionCall": {"id": "c1", "name": "weather", "args": {"city": "Paris"}},
+                            "thoughtSignature": "c2lnMg==",
+                        },
+                    ],
+                },
+                "index": 0,
+                "finishReason": "STOP",
+            },
+            {"content": {"role": "model", "parts": [{"text": "No"}]}, "index": 1, "finishReason": "MAX_TOKENS"},
+        ],
+        "modelVersion": "claude-haiku-4-5",
+        "responseId": "request-1",
+        "usageMetadata": {
+            "promptTokenCount": 10,
+            "candidatesTokenCount": 7,
+            "totalTokenCount": 19,
+            "cachedContentTokenCount": 4,
+            "thoughtsTokenCount": 2,
+        },
+    }
+
+
+@given(completion=completions())
+def test_a_reply_is_read_back_as_it_was_written(completion: Completion) -> None:
+    body = gemini.write_reply(completion, HEAD)
+
+    read = gemini.read_reply(body)
+    assert plain(read) == plain(completion)
+    assert (read.usage, read.usage_estimated) == (completion.usage, False)
+    assert (read.id, read.model) == ("request-1", "model-1")
+
+
+@given(completion=completions())
+def test_googles_own_types_take_it(completion: Completion) -> None:
+    found = genai_types.GenerateContentResponse.model_validate_json(gemini.write_reply(completion, HEAD))
+
+    [first, *_] = found.candidates or []
+    texts = [part.text for part in completion.choices[0].parts if isinstance(part, Text)]
+    calls = [part.id for part in completion.choices[0].parts if isinstance(part, ToolCall)]
+    assert first.content is not None
+    assert [part.text for part in first.content.parts or [] if part.text is not None and not part.thought] == texts
+    assert [part.function_call.id for part in first.content.parts or [] if part.function_call] == calls
+    assert found.usage_metadata is not None
+    assert found.usage_metadata.total_token_count == completion.usage.input_tokens + completion.usage.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("stop", "STOP"), ("tool_calls", "STOP"), ("length", "MAX_TOKENS"), ("content_filter", "SAFETY")],
+)
+def test_finish_reasons_in_googles_words(reason: Any, word: str) -> None:
+    [candidate] = written(Text(text="x"), finish_reason=reason)["candidates"]
+
+    assert candidate["finishReason"] == word == genai_types.FinishReason(word).value
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (Text(text=""), [{"text": ""}]),
+        (Refusal(text="No"), [{"text": "No"}]),
+        (Foreign(kind="audio"), []),
+        (ToolCall(id="c", name="t", arguments=""), [{"functionCall": {"id": "c", "name": "t", "args": {}}}]),
+        (
+            ToolCall(id="c", name="t", arguments='{"a": '),
+            [{"functionCall": {"id": "c", "name": "t", "args": {"invalid_json": '{"a": '}}}],
+        ),
+        (
+            ToolCall(id="c", name="t", arguments="[1]"),
+            [{"functionCall": {"id": "c", "name": "t", "args": {"value": [1]}}}],
+        ),
+    ],
+)
+def test_parts(part: Part, expected: list[Any]) -> None:
+    [candidate] = written(part)["candidates"]
+
+    assert candidate["content"] == {"role": "model", "parts": expected}
+
+
+def test_thoughts_are_shown_to_those_who_ask_for_them() -> None:
+    """https://ai.google.dev/gemini-api/docs/thinking#summaries."""
+    thought = Thinking(text="Hm", signature="c2ln")
+    [hidden] = written(thought, Text(text="So"), head=HIDING)["candidates"]
+    [shown] = written(thought, Text(text="So"))["candidates"]
+
+    assert hidden["content"]["parts"] == [{"text": "So"}]
+    assert [part.get("thought") for part in shown["content"]["parts"]] == [True, None]
+
+
+@pytest.mark.parametrize(
+    ("document", "shows"),
+    [
+        ({}, False),
+        ({"generation_config": {"thinking_config": {"include_thoughts": True}}}, True),
+        ({"generationConfig": {"thinkingConfig": {"includeThoughts": False}}}, False),
+        ({"generationConfig": {"thinkingConfig": "x"}}, False),
+        ({"generationConfig": None}, False),
+    ],
+)
+def test_who_asks_for_thoughts(document: dict[str, Any], shows: bool) -> None:
+    head = msgspec.structs.replace(HEAD, document=document)
+
+    assert bool(written(Thinking(text="Hm"), head=head)["candidates"][0]["content"]["parts"]) is shows
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        Thinking(text="Hm", signature="c2ln+/=="),
+        Thinking(text="Größe", signature="c2ln"),
+        Thinking(redacted="sealed"),
+        Thinking(redacted="gAAAAABsealed-by_OpenAI=="),
+    ],
+)
+def test_another_vendor_s_seal_survives_googles_sdk(thought: Thinking) -> None:
+    """The SDK decodes the base64 of a signature, and encodes it again."""
+    given = {"text": thought.text, "thought": True, "thoughtSignature": signature_of(thought)}
+    sent = json.loads(genai_types.Part.model_validate(given).model_dump_json(by_alias=True, exclude_none=True))
+
+    assert thought_of(sent["text"], sent["thoughtSignature"]) == thought
+
+
+@pytest.mark.parametrize("signature", [None, "", "c2ln", "not base64!", "ünicode", "gw1.", "Z3cxLmJyb2tlbg=="])
+def test_a_signature_of_googles_own_is_left_to_google(signature: str | None) -> None:
+    assert thought_of("Hm", signature) == Thinking(text="Hm")
+
+
+def test_log_probabilities() -> None:
+    token = {"token": "H", "logprob": -0.5, "bytes": [72]}
+    logprobs = {"content": [{**token, "top_logprobs": [token, {"token": "h", "logprob": -1.5}]}, "odd"]}
+    [candidate] = written(Text(text="H"), logprobs=logprobs)["candidates"]
+
+    said = {"token": "H", "logProbability": -0.5}
+    assert candidate["logprobsResult"] == {
+        "chosenCandidates": [said],
+        "topCandidates": [{"candidates": [said, {"token": "h", "logProbability": -1.5}]}],
+    }
+
+
+@pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": []}, {"refusal": [1]}])
+def test_no_log_probabilities(logprobs: Any) -> None:
+    assert "logprobsResult" not in written(Text(text="H"), logprobs=logprobs)["candidates"][0]
+
+
+def test_the_model_asked_for_is_named_where_the_provider_names_none() -> None:
+    assert written(Text(text="x"))["modelVersion"] == "model-1"
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (Usage(), {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}),
+        (
+            Usage(input_tokens=5, output_tokens=3, reasoning_tokens=9),
+            {"promptTokenCount": 5, "candidatesTokenCount": 0, "totalTokenCount": 8, "thoughtsTokenCount": 3},
+        ),
+        (
+            Usage(input_tokens=5, output_tokens=3, audio_input_tokens=2, audio_output_tokens=1),
+            {
+                "promptTokenCount": 5,
+                "candidatesTokenCount": 3,
+                "totalTokenCount": 8,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 3},
+                    {"modality": "AUDIO", "tokenCount": 2},
+                ],
+                "candidatesTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 2},
+                    {"modality": "AUDIO", "tokenCount": 1},
+                ],
+            },
+        ),
+    ],
+)
+def test_usage(usage: Usage, expected: dict[str, Any]) -> None:
+    completion = Completion(choices=[Choice(parts=[Text(text="x")])], usage=usage)
+
+    assert json.loads(gemini.write_reply(completion, HEAD))["usageMetadata"] == expected
+
+
+def test_a_signed_text_of_a_provider_is_read_with_its_signature() -> None:
+    parts = [
+        {"text": "So", "thoughtSignature": "c2ln"},
+        {"text": "!"},
+        {"functionCall": {"name": "t"}},
+        {"text": "", "thoughtSignature": "b3RoZXI="},
+        {"thoughtSignature": "b3RoZXI="},
+    ]
+    body = json.dumps({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}], "responseId": "r"})
+    [choice] = gemini.read_reply(body.encode()).choices
+
+    assert choice.parts == [
+        Text(text="So", signature="c2ln"),
+        Text(text="!"),
+        ToolCall(id="call_r_0_0", name="t", arguments="{}"),
+    ]

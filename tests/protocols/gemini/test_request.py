@@ -1,0 +1,586 @@
+"""Requests of generateContent in canonical form: every field, both spellings, and what is refused or left out."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Reasoning,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols import anthropic_messages, gemini, openai_chat
+from llm_gateway.protocols.base import Read, Unreadable, Unsupported
+from llm_gateway.protocols.gemini.thoughts import signature_of
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+GOOGLE_SCHEMA = {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}}
+ASKS = {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
+EVERYTHING: dict[str, Any] = {
+    "model": "models/gemini-2.5-pro",
+    "systemInstruction": {"parts": [{"text": "Be brief"}]},
+    "contents": [
+        {
+            "role": "user",
+            "parts": [
+                {"text": "What is this?"},
+                {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}},
+                {"inlineData": {"mimeType": "application/pdf", "data": "aGVsbG8=", "displayName": "a.pdf"}},
+                {"inlineData": {"mimeType": "audio/mpeg", "data": "aGVsbG8="}},
+                {"fileData": {"mimeType": "image/png", "fileUri": "https://example.org/a.png"}},
+                {"fileData": {"mimeType": "application/pdf", "fileUri": "https://example.org/a.pdf"}},
+            ],
+        },
+        {
+            "role": "model",
+            "parts": [
+                {"text": "Hm", "thought": True},
+                {"text": "Let me see", "thoughtSignature": "c2ln"},
+                {
+                    "functionCall": {"id": "c1", "name": "weather", "args": {"city": "Paris"}},
+                    "thoughtSignature": "c2lnMg==",
+                },
+                {"functionCall": {"name": "weather", "args": {}}},
+            ],
+        },
+        {
+            "role": "user",
+            "parts": [
+                {"functionResponse": {"id": "c1", "name": "weather", "response": {"output": "sunny"}}},
+                {"functionResponse": {"name": "weather", "response": {"error": "down"}}},
+                {"text": "And?"},
+            ],
+        },
+    ],
+    "tools": [
+        {
+            "functionDeclarations": [
+                {"name": "weather", "description": "d", "parameters": GOOGLE_SCHEMA},
+                {"name": "time", "parametersJsonSchema": SCHEMA},
+                {"name": "now"},
+            ]
+        }
+    ],
+    "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["weather"]}},
+    "generationConfig": {
+        "maxOutputTokens": 50,
+        "temperature": 1.5,
+        "topP": 0.5,
+        "topK": 40.0,
+        "stopSequences": ["END"],
+        "candidateCount": 2,
+        "seed": 7,
+        "presencePenalty": 0.5,
+        "frequencyPenalty": -0.5,
+        "responseMimeType": "application/json",
+        "responseSchema": GOOGLE_SCHEMA,
+        "responseLogprobs": True,
+        "logprobs": 3,
+        "thinkingConfig": {"thinkingBudget": 1024, "includeThoughts": True},
+    },
+    "serviceTier": "flex",
+}  # fmt: skip
+
+
+def asking(**fields: Any) -> dict[str, Any]:
+    """The shortest request with some fields more."""
+    return {**ASKS, **fields}
+
+
+def configured(**config: Any) -> Conversation:
+    """The conversation that a `generationConfig` makes."""
+    return gemini.read_request(asking(generationConfig=config)).conversation
+
+
+def said(*contents: dict[str, Any]) -> list[Turn]:
+    """The turns of contents."""
+    return gemini.read_request({"contents": list(contents)}).conversation.turns
+
+
+def part_of(part: dict[str, Any]) -> Part:
+    """What the user's only part is read as."""
+    [turn] = said({"parts": [part]})
+    [found] = turn.parts
+    return found
+
+
+def snake(value: Any) -> Any:
+    """The document with the field names that Google defines in snake_case."""
+    if isinstance(value, list):
+        return [snake(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    free = ("args", "response", "properties", "parametersJsonSchema", "responseJsonSchema")
+    return {
+        "".join(f"_{c.lower()}" if c.isupper() else c for c in name): one if name in free else snake(one)
+        for name, one in value.items()
+    }
+
+
+def test_every_field_has_its_place() -> None:
+    assert gemini.read_request(EVERYTHING) == Read(
+        Conversation(
+            turns=[
+                Turn(role="system", parts=[Text(text="Be brief")]),
+                Turn(
+                    role="user",
+                    parts=[
+                        Text(text="What is this?"),
+                        Image(media_type="image/png", data="aGVsbG8="),
+                        File(name="a.pdf", media_type="application/pdf", data="aGVsbG8="),
+                        Audio(data="aGVsbG8=", format="mp3"),
+                        Image(media_type="image/png", url="https://example.org/a.png"),
+                        File(media_type="application/pdf", url="https://example.org/a.pdf"),
+                    ],
+                ),
+                Turn(
+                    role="assistant",
+                    parts=[
+                        Thinking(text="Hm"),
+                        Text(text="Let me see", signature="c2ln"),
+                        ToolCall(id="c1", name="weather", arguments='{"city":"Paris"}', signature="c2lnMg=="),
+                        ToolCall(id="call_1", name="weather", arguments="{}"),
+                    ],
+                ),
+                Turn(
+                    role="tool",
+                    parts=[
+                        ToolResult(call_id="c1", name="weather", content=[Text(text="sunny")]),
+                        ToolResult(call_id="call_1", name="weather", content=[Text(text="down")], is_error=True),
+                    ],
+                ),
+                Turn(role="user", parts=[Text(text="And?")]),
+            ],
+            tools=[
+                Tool(name="weather", description="d", parameters=SCHEMA),
+                Tool(name="time", parameters=SCHEMA),
+                Tool(name="now"),
+            ],
+            tool_choice=ToolChoice(mode="required", name="weather"),
+            format=Format(schema=SCHEMA),
+            max_tokens=50,
+            temperature=1.5,
+            top_p=0.5,
+            top_k=40,
+            stop=["END"],
+            n=2,
+            seed=7,
+            presence_penalty=0.5,
+            frequency_penalty=-0.5,
+            logprobs=True,
+            top_logprobs=3,
+            reasoning=Reasoning(budget_tokens=1024, show=True),
+            service_tier="flex",
+        )
+    )
+
+
+def test_snake_case_is_read_as_camel_case() -> None:
+    """https://protobuf.dev/programming-guides/json/: parsers accept both."""
+    document = snake(EVERYTHING)
+
+    assert {"system_instruction", "generation_config", "tool_config", "service_tier"} < set(document)
+    assert gemini.read_request(document) == gemini.read_request(EVERYTHING)
+
+
+def test_the_client_s_own_names_keep_their_spelling() -> None:
+    schema = {"type": "OBJECT", "properties": {"first_name": {"type": "STRING"}}}
+    call = {"functionCall": {"name": "t", "args": {"first_name": "Ann"}}}
+    tools = [{"function_declarations": [{"name": "t", "parameters": schema}]}]
+    contents = [*ASKS["contents"], {"role": "model", "parts": [call]}]
+    found = gemini.read_request({"contents": contents, "tools": tools}).conversation
+
+    assert found.tools[0].parameters == {"type": "object", "properties": {"first_name": {"type": "string"}}}
+    assert found.turns[1].parts == [ToolCall(id="call_0", name="t", arguments='{"first_name":"Ann"}')]
+
+
+def test_reading_leaves_the_document_as_it_is() -> None:
+    document = copy.deepcopy(EVERYTHING)
+    gemini.read_request(document)
+
+    assert document == EVERYTHING
+
+
+def test_a_request_is_written_to_google_as_it_was_read() -> None:
+    conversation = gemini.read_request(EVERYTHING).conversation
+    conversation.logprobs, conversation.top_logprobs = False, None
+    written = gemini.write_request(conversation, "gemini-2.5-pro", stream=False)
+
+    document = written.document
+    again = gemini.read_request(document).conversation
+    assert set(written.dropped) == {"thinking", "service_tier"}
+    assert again.turns[2].parts[0] == Text(text="Let me see", signature="c2ln")
+    assert [turn.role for turn in again.turns] == [turn.role for turn in conversation.turns]
+    assert (again.tools, again.tool_choice, again.format) == (
+        conversation.tools,
+        conversation.tool_choice,
+        conversation.format,
+    )
+    assert document["generationConfig"]["thinkingConfig"] == {"includeThoughts": True, "thinkingBudget": 1024}
+
+
+def test_a_request_reaches_openai_and_anthropic() -> None:
+    document = {**EVERYTHING, "contents": copy.deepcopy(EVERYTHING["contents"])}
+    document["contents"][0]["parts"] = document["contents"][0]["parts"][:2]
+    conversation = gemini.read_request(document).conversation
+    chat = openai_chat.write_request(conversation, "gpt-4o", stream=False).document
+    conversation.n, conversation.logprobs, conversation.seed = 1, False, None
+    conversation.presence_penalty = conversation.frequency_penalty = None
+    messages = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
+
+    assert [message["role"] for message in chat["messages"]] == ["system", "user", "assistant", "tool", "tool", "user"]
+    assert [call["id"] for call in chat["messages"][2]["tool_calls"]] == ["c1", "call_1"]
+    assert chat["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert [block["tool_use_id"] for block in messages["messages"][2]["content"][:2]] == ["c1", "call_1"]
+    assert messages["tools"][0]["input_schema"] == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"text": "x"}, Text(text="x")),
+        ({"inline_data": {"mime_type": "image/jpeg", "data": "YQ=="}}, Image(media_type="image/jpeg", data="YQ==")),
+        ({"inlineData": {"mimeType": "IMAGE/WEBP", "data": "YQ=="}}, Image(media_type="IMAGE/WEBP", data="YQ==")),
+        ({"inlineData": {"mimeType": "image/png", "data": "_-8="}}, Image(media_type="image/png", data="/+8=")),
+        ({"inlineData": {"mimeType": "audio/x-wav", "data": "YQ=="}}, Audio(data="YQ==", format="wav")),
+        ({"inlineData": {"mimeType": "audio/flac;rate=1", "data": "YQ=="}}, Audio(data="YQ==", format="flac")),
+        ({"inlineData": {"mimeType": "video/mp4", "data": "YQ=="}}, File(media_type="video/mp4", data="YQ==")),
+        ({"fileData": {"fileUri": "https://a.org/b"}}, File(url="https://a.org/b")),
+        ({"fileData": {"fileUri": "https://a.org/b", "displayName": "b"}}, File(url="https://a.org/b", name="b")),
+    ],
+)
+def test_parts(part: dict[str, Any], expected: Part) -> None:
+    assert part_of(part) == expected
+
+
+def test_a_picture_of_the_sdk_s_spelling_is_the_same_picture() -> None:
+    """google-genai sends base64 in the URL-safe alphabet."""
+    data = bytes(range(256))
+    found = part_of({"inlineData": {"mimeType": "image/png", "data": base64.urlsafe_b64encode(data).decode()}})
+
+    assert isinstance(found, Image)
+    assert base64.b64decode(found.data or "", validate=True) == data
+
+
+@pytest.mark.parametrize("role", [None, "user", "function", "tool"])
+def test_results_come_under_several_roles(role: str | None) -> None:
+    call = {"role": "model", "parts": [{"functionCall": {"name": "t", "args": {}}}]}
+    result = {"role": role, "parts": [{"functionResponse": {"name": "t", "response": {"result": "x"}}}]}
+
+    turns = said(*ASKS["contents"], call, {name: value for name, value in result.items() if value})
+    assert [turn.role for turn in turns] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize(
+    ("response", "text", "is_error"),
+    [
+        ({"output": "x"}, "x", False),
+        ({"result": "x"}, "x", False),
+        ({"error": "x"}, "x", True),
+        ({"error": {"code": 1}}, '{"code":1}', True),
+        ({"result": 5}, '{"result":5}', False),
+        ({"error": "x", "output": "y"}, '{"error":"x","output":"y"}', False),
+        ({"temperature": 20}, '{"temperature":20}', False),
+        ({}, "{}", False),
+        (None, "{}", False),
+    ],
+)
+def test_results_as_text(response: Any, text: str, is_error: bool) -> None:
+    call = {"role": "model", "parts": [{"functionCall": {"name": "t"}}]}
+    turns = said(*ASKS["contents"], call, {"parts": [{"functionResponse": {"name": "t", "response": response}}]})
+
+    [result] = turns[-1].parts
+    assert result == ToolResult(call_id="call_0", name="t", content=[Text(text=text)], is_error=is_error)
+
+
+def test_a_result_may_hold_media() -> None:
+    call = {"role": "model", "parts": [{"functionCall": {"name": "t"}}]}
+    media = {"inlineData": {"mimeType": "image/png", "data": "YQ=="}}
+    response = {"functionResponse": {"name": "t", "response": {"output": "x"}, "parts": [media]}}
+    [result] = said(*ASKS["contents"], call, {"parts": [response]})[-1].parts
+
+    assert isinstance(result, ToolResult)
+    assert result.content == [Text(text="x"), Image(media_type="image/png", data="YQ==")]
+
+
+def test_results_are_paired_with_calls_by_id_and_else_in_their_order() -> None:
+    names = [("t", None), ("t", "given"), ("u", None), ("t", None)]
+    calls = [{"functionCall": {"name": name, "id": given}} for name, given in names]
+    answers = [("u", None), ("t", "given"), ("t", None), ("t", None)]
+    results = [
+        {"functionResponse": {"name": name, "response": {"output": "x"}, "id": given}} for name, given in answers
+    ]
+    turns = said(*ASKS["contents"], {"role": "model", "parts": calls}, {"role": "user", "parts": results})
+
+    assert [part.id for part in turns[1].parts if isinstance(part, ToolCall)] == ["call_0", "given", "call_2", "call_3"]
+    assert [part.call_id for part in turns[2].parts if isinstance(part, ToolResult)] == [
+        "call_2",
+        "given",
+        "call_0",
+        "call_3",
+    ]
+
+
+def test_an_id_that_is_made_up_is_no_other_call_s() -> None:
+    calls = [{"functionCall": {"name": "t", "id": "call_1"}}, {"functionCall": {"name": "t"}}]
+    turns = said(*ASKS["contents"], {"role": "model", "parts": calls})
+
+    assert [part.id for part in turns[1].parts if isinstance(part, ToolCall)] == ["call_1", "call_2"]
+
+
+def test_the_chunks_of_a_stream_are_one_answer() -> None:
+    """google-genai's chats keep a content for each chunk of a streamed answer."""
+    chunks = [
+        {"text": "H", "thought": True},
+        {"text": "m", "thought": True},
+        {"text": "Hel"},
+        {"text": "lo"},
+        {"text": "", "thoughtSignature": "c2ln"},
+        {"text": "!"},
+        {"functionCall": {"name": "t"}},
+        {"text": ""},
+    ]
+    turns = said(*ASKS["contents"], *[{"role": "model", "parts": [chunk]} for chunk in chunks])
+
+    assert turns[1:] == [
+        Turn(
+            role="assistant",
+            parts=[
+                Thinking(text="Hm"),
+                Text(text="Hello", signature="c2ln"),
+                Text(text="!"),
+                ToolCall(id="call_0", name="t", arguments="{}"),
+            ],
+        )
+    ]
+
+
+@pytest.mark.parametrize("part", [{"text": "", "thoughtSignature": "c2ln"}, {"thoughtSignature": "c2ln"}])
+def test_a_signature_without_a_text_is_left_out(part: dict[str, Any]) -> None:
+    call = {"functionCall": {"name": "t"}}
+    turns = said(*ASKS["contents"], {"role": "model", "parts": [call, part]})
+
+    assert turns[1].parts == [ToolCall(id="call_0", name="t", arguments="{}")]
+
+
+def test_thoughts_that_another_vendor_signed_come_back_whole() -> None:
+    thought = Thinking(text="Hm, well", signature="c2ln+/==")
+    signature = signature_of(thought)
+    chunks = [
+        {"text": "Hm, ", "thought": True},
+        {"text": "well", "thought": True},
+        {"text": "", "thought": True, "thoughtSignature": signature},
+        {"text": "So"},
+    ]
+    turns = said(*ASKS["contents"], {"role": "model", "parts": chunks})
+
+    assert turns[1].parts == [thought, Text(text="So")]
+
+
+def test_a_hidden_thought_does_not_replace_the_one_before() -> None:
+    hidden = Thinking(redacted="sealed")
+    parts = [{"text": "Hm", "thought": True}, {"text": "", "thought": True, "thoughtSignature": signature_of(hidden)}]
+    turns = said(*ASKS["contents"], {"role": "model", "parts": parts})
+
+    assert turns[1].parts == [Thinking(text="Hm"), hidden]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, None),
+        ({"thinkingConfig": {}}, None),
+        ({"thinkingConfig": {"includeThoughts": False}}, None),
+        ({"thinkingConfig": {"includeThoughts": True}}, Reasoning(is_adaptive=True, show=True)),
+        ({"thinkingConfig": {"thinkingBudget": 0}}, Reasoning(effort="none", show=False)),
+        ({"thinkingConfig": {"thinkingBudget": -1}}, Reasoning(is_adaptive=True, show=False)),
+        ({"thinkingConfig": {"thinkingBudget": 5}}, Reasoning(budget_tokens=5, show=False)),
+        ({"thinkingConfig": {"thinkingLevel": "LOW"}}, Reasoning(effort="low", show=False)),
+        ({"thinkingConfig": {"thinking_level": "minimal"}}, Reasoning(effort="minimal", show=False)),
+        ({"thinkingConfig": {"thinkingLevel": "THINKING_LEVEL_UNSPECIFIED"}}, None),
+    ],
+)
+def test_how_much_to_think(config: dict[str, Any], expected: Reasoning | None) -> None:
+    assert configured(**config).reasoning == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, None),
+        ({"responseMimeType": "text/plain"}, None),
+        ({"responseMimeType": "application/json"}, Format()),
+        ({"responseMimeType": "application/json", "responseSchema": GOOGLE_SCHEMA}, Format(schema=SCHEMA)),
+        ({"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
+        ({"response_mime_type": "application/json", "_responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
+        ({"responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
+    ],
+)
+def test_what_the_answer_must_be(config: dict[str, Any], expected: Format | None) -> None:
+    assert configured(**config).format == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "choice", "tools"),
+    [
+        (None, None, "abc"),
+        ({}, ToolChoice(), "abc"),
+        ({"mode": "AUTO"}, ToolChoice(), "abc"),
+        ({"mode": "auto"}, ToolChoice(), "abc"),
+        ({"mode": "MODE_UNSPECIFIED"}, ToolChoice(), "abc"),
+        ({"mode": "NONE"}, ToolChoice(mode="none"), "abc"),
+        ({"mode": "ANY"}, ToolChoice(mode="required"), "abc"),
+        ({"mode": "ANY", "allowedFunctionNames": ["b"]}, ToolChoice(mode="required", name="b"), "abc"),
+        ({"mode": "ANY", "allowed_function_names": ["c", "a"]}, ToolChoice(mode="required"), "ac"),
+        ({"mode": "VALIDATED", "allowedFunctionNames": ["a"]}, ToolChoice(), "a"),
+    ],
+)
+def test_which_tools_may_be_called(config: Any, choice: ToolChoice | None, tools: str) -> None:
+    declared = [{"functionDeclarations": [{"name": name} for name in "ab"]}, {"functionDeclarations": [{"name": "c"}]}]
+    found = gemini.read_request(asking(tools=declared, toolConfig={"functionCallingConfig": config})).conversation
+
+    assert (found.tool_choice, "".join(tool.name for tool in found.tools)) == (choice, tools)
+
+
+@pytest.mark.parametrize(
+    ("fields", "dropped"),
+    [
+        ({"safetySettings": [{"category": "a", "threshold": "b"}]}, ("safetySettings",)),
+        ({"labels": {"a": "b"}, "store": True}, ("labels", "store")),
+        ({"safety_settings": []}, ()),
+        ({"generationConfig": {"mediaResolution": "MEDIA_RESOLUTION_LOW"}}, ("generationConfig.mediaResolution",)),
+        ({"toolConfig": {"retrievalConfig": {"languageCode": "en"}}}, ("toolConfig.retrievalConfig",)),
+        ({"tools": [{"functionDeclarations": [{"name": "t", "behavior": "BLOCKING"}]}]}, ("tools.behavior",)),
+        (
+            {"tools": [{"functionDeclarations": [{"name": n, "response": GOOGLE_SCHEMA} for n in "tu"]}]},
+            ("tools.response",),
+        ),
+        (
+            {"toolConfig": {"functionCallingConfig": {"mode": "VALIDATED"}}},
+            ("toolConfig.functionCallingConfig.mode",),
+        ),
+        (
+            {"contents": [{"parts": [{"text": one, "partMetadata": {"a": 1}} for one in "ab"]}]},
+            ("contents.parts.partMetadata",),
+        ),
+        ({"generationConfig": {"responseModalities": ["TEXT"]}}, ()),
+    ],
+)  # fmt: skip
+def test_what_no_other_protocol_has_a_place_for_is_named(fields: dict[str, Any], dropped: tuple[str, ...]) -> None:
+    assert gemini.read_request(asking(**fields)).dropped == dropped
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"cachedContent": "cachedContents/1"}, "cachedContent"),
+        ({"somethingNew": 1}, "somethingNew"),
+        ({"generationConfig": {"speechConfig": {"a": 1}}}, "generationConfig.speechConfig"),
+        ({"generationConfig": {"responseModalities": ["TEXT", "IMAGE"]}}, "generationConfig.responseModalities"),
+        ({"generationConfig": {"responseMimeType": "text/x.enum"}}, "generationConfig.responseMimeType"),
+        ({"generationConfig": {"thinkingConfig": {"new": 1}}}, "generationConfig.thinkingConfig.new"),
+        ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch"),
+        ({"tools": [{"functionDeclarations": []}, {"code_execution": {}}]}, "tools[1].codeExecution"),
+        (
+            {"tools": [{"functionDeclarations": [{"name": "t", "new": 1}]}]},
+            "tools[0].functionDeclarations[0].new",
+        ),
+        ({"contents": [{"parts": [{"executableCode": {"code": "1"}}]}]}, "contents[0].parts[0].executableCode"),
+        (
+            {"contents": [{"parts": [{"fileData": {"fileUri": "gs://a/b"}}]}]},
+            "contents[0].parts[0].fileData.fileUri",
+        ),
+        (
+            {"contents": [{"parts": [{"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/a"}}]}]},
+            "contents[0].parts[0].fileData.fileUri",
+        ),
+    ],
+)  # fmt: skip
+def test_what_only_google_can_do_is_refused(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        gemini.read_request(asking(**fields))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"contents": []}, "contents"),
+        ({"contents": "x"}, "contents"),
+        ({"contents": ["x"]}, "contents[0]"),
+        ({"contents": [{"role": "system", "parts": [{"text": "x"}]}]}, "contents[0].role"),
+        ({"contents": [{"role": 5, "parts": [{"text": "x"}]}]}, "contents[0].role"),
+        ({"contents": [{"role": "user"}]}, "contents[0].parts"),
+        ({"contents": [{"role": "model", "parts": [{"text": ""}]}]}, "contents"),
+        ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0]"),
+        ({"contents": [{"parts": [{"text": "x", "inlineData": {}}]}]}, "contents[0].parts[0]"),
+        ({"contents": [{"parts": [{"text": 5}]}]}, "contents[0].parts[0].text"),
+        ({"contents": [{"parts": [{"text": "x", "thought": "yes"}]}]}, "contents[0].parts[0].thought"),
+        ({"contents": [{"parts": [{"inlineData": {"data": "YQ=="}}]}]}, "contents[0].parts[0].inlineData.mimeType"),
+        ({"contents": [{"parts": [{"functionCall": {"args": {}}}]}]}, "contents[0].parts[0].functionCall.name"),
+        (
+            {"contents": [{"parts": [{"functionCall": {"name": "t", "args": "x"}}]}]},
+            "contents[0].parts[0].functionCall.args",
+        ),
+        (
+            {"contents": [{"parts": [{"functionResponse": {"name": "t", "response": {}}}]}]},
+            "contents[0].parts[0].functionResponse",
+        ),
+        ({"systemInstruction": {"parts": [{"inlineData": {"mimeType": "a/b", "data": ""}}]}}, "systemInstruction"),
+        ({"generationConfig": {"maxOutputTokens": 0}}, "generationConfig.maxOutputTokens"),
+        ({"generationConfig": {"temperature": 3}}, "generationConfig.temperature"),
+        ({"generationConfig": {"topP": True}}, "generationConfig.topP"),
+        ({"generationConfig": {"stopSequences": [5]}}, "generationConfig.stopSequences"),
+        (
+            {"generationConfig": {"responseMimeType": "text/plain", "responseSchema": GOOGLE_SCHEMA}},
+            "generationConfig.responseMimeType",
+        ),
+        (
+            {"generationConfig": {"thinkingConfig": {"thinkingLevel": "much"}}},
+            "generationConfig.thinkingConfig.thinkingLevel",
+        ),
+        (
+            {"generationConfig": {"thinkingConfig": {"thinkingBudget": -2}}},
+            "generationConfig.thinkingConfig.thinkingBudget",
+        ),
+        ({"toolConfig": {"functionCallingConfig": {"mode": "SOME"}}}, "toolConfig.functionCallingConfig.mode"),
+        (
+            {"toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["t"]}}},
+            "toolConfig.functionCallingConfig.allowedFunctionNames",
+        ),
+        ({"tools": [{"functionDeclarations": [{}]}]}, "tools[0].functionDeclarations[0].name"),
+    ],
+)
+def test_what_is_no_request_is_refused_with_its_place(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(Unreadable) as caught:
+        gemini.read_request(asking(**fields))
+    assert caught.value.field == field
+    assert field in caught.value.message
+
+
+def test_an_instruction_may_be_a_text() -> None:
+    turns = gemini.read_request(asking(system_instruction="Be brief")).conversation.turns
+
+    assert turns[0] == Turn(role="system", parts=[Text(text="Be brief")])
+
+
+@pytest.mark.parametrize(
+    ("tier", "expected"), [("standard", "default"), ("FLEX", "flex"), ("priority", "priority"), ("unspecified", None)]
+)
+def test_service_tiers(tier: str, expected: str | None) -> None:
+    assert gemini.read_request(asking(serviceTier=tier)).conversation.service_tier == expected

@@ -1,0 +1,75 @@
+"""Requests through Google's protocol and back: whatever it can express comes back unchanged in meaning."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import given
+
+from llm_gateway.domain.conversation import Conversation, Part, Text, ToolCall, ToolResult, Turn
+from llm_gateway.protocols import gemini
+from tests.protocols.strategies import conversations
+from tests.protocols.test_linear import is_linear
+
+
+def meaning(conversation: Conversation) -> Any:
+    """What is said and asked for: calls by their places, results by the place of their call."""
+    places: dict[str, int] = {}
+    said: list[Any] = []
+    for turn in conversation.turns:
+        for part in turn.parts:
+            if isinstance(part, ToolCall):
+                places[part.id] = len(places)
+                said.append((turn.role, places[part.id], part.name, json.loads(part.arguments)))
+            elif isinstance(part, ToolResult):
+                said.append((turn.role, places[part.call_id], part.content, part.is_error))
+            else:
+                said.append((turn.role, part))
+    return said, msgspec.structs.replace(conversation, turns=[])
+
+
+@given(conversation=conversations())
+def test_a_conversation_is_read_back_as_it_was_written(conversation: Conversation) -> None:
+    written = gemini.write_request(conversation, "gemini-2.5-pro", stream=False)
+    read = gemini.read_request(json.loads(msgspec.json.encode(written.document)))
+
+    assert (written.dropped, read.dropped) == ((), ())
+    assert meaning(read.conversation) == meaning(conversation)
+
+
+@given(conversation=conversations())
+def test_what_was_read_is_written_as_it_came(conversation: Conversation) -> None:
+    document = gemini.write_request(conversation, "gemini-3-pro", stream=False).document
+    read = gemini.read_request(json.loads(msgspec.json.encode(document))).conversation
+
+    assert gemini.write_request(read, "gemini-3-pro", stream=False).document == document
+
+
+def test_signatures_of_texts_and_calls_come_back() -> None:
+    parts: list[Part] = [
+        Text(text="So", signature="c2ln"),
+        ToolCall(id="call_0", name="t", arguments="{}", signature="Y2FsbA=="),
+        ToolCall(id="call_1", name="u", arguments="{}"),
+    ]
+    turns = [Turn(role="user", parts=[Text(text="x")]), Turn(role="assistant", parts=parts)]
+    document = gemini.write_request(Conversation(turns=turns), "gemini-2.5-pro", stream=False).document
+
+    assert gemini.read_request(document).conversation.turns == turns
+
+
+def test_each_content_costs_the_same_to_read() -> None:
+    call = {"role": "model", "parts": [{"functionCall": {"name": "t"}}]}
+    result = {"role": "user", "parts": [{"functionResponse": {"name": "t", "response": {}}}]}
+    chunk = {"role": "model", "parts": [{"text": "x"}]}
+    thought = {"role": "model", "parts": [{"text": "x", "thought": True}]}
+
+    def read(count: int) -> None:
+        asked = {"role": "user", "parts": [{"text": "x"}]}
+        calls = [call] * (count // 8)
+        contents = [asked, *[chunk] * count, *[thought] * count, *calls, *[result] * len(calls)]
+        found = gemini.read_request({"contents": contents}).conversation
+        assert len(found.turns) == 3
+
+    assert is_linear(read)

@@ -1,0 +1,387 @@
+"""Streams of streamGenerateContent: as events and as one JSON array, written and read back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.assembly import Assembly, chunks_of
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Completion,
+    Counted,
+    Finish,
+    ForeignDelta,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols import gemini
+from llm_gateway.protocols.base import UpstreamError
+from llm_gateway.sse import Splitter, encode_event
+from tests.protocols.gemini.replies import HEAD, completions, plain
+
+HIDING = msgspec.structs.replace(HEAD, document={})
+CALL: list[Chunk] = [ToolBegin(call=0, id="a", name="t", signature="c2ln"), ToolDelta(call=0, arguments='{"a"')]
+WRITERS = pytest.mark.parametrize("writer", [gemini.StreamWriter, gemini.ArrayWriter], ids=["events", "array"])
+
+
+def documents(body: bytes) -> list[dict[str, Any]]:
+    """The documents of a stream, whichever way it is written."""
+    if body.startswith(b"["):
+        found: list[dict[str, Any]] = json.loads(body)
+        return found
+    return [json.loads(event.data) for event in Splitter(10_000_000).feed(body)]
+
+
+def streamed(*chunks: Chunk, head: Any = HEAD) -> list[dict[str, Any]]:
+    """The events of a complete stream."""
+    writer = gemini.StreamWriter(head)
+    return documents(b"".join(writer.write(chunk) for chunk in chunks) + writer.end())
+
+
+def said(*chunks: Chunk, head: Any = HEAD) -> list[list[Any]]:
+    """The parts of each event, the last one left out."""
+    return [
+        part
+        for document in streamed(*chunks, head=head)[:-1]
+        for candidate in document["candidates"]
+        for part in [candidate["content"]["parts"]]
+    ]
+
+
+def read_back(body: bytes) -> tuple[Completion, bool]:
+    """What our own reader makes of a stream, and whether it is complete."""
+    reader, assembly = gemini.StreamReader(), Assembly()
+    for document in documents(body):
+        for event in Splitter(10_000_000).feed(encode_event(json.dumps(document).encode())):
+            for chunk in reader.feed(event):
+                assembly.add(chunk)
+    return assembly.completion(), assembly.is_finished
+
+
+@WRITERS
+@given(completion=completions())
+def test_a_stream_is_read_back_as_the_whole_reply(writer: Any, completion: Completion) -> None:
+    stream = writer(HEAD)
+    body = b"".join(stream.write(chunk) for chunk in chunks_of(completion)) + stream.end()
+
+    read, is_finished = read_back(body)
+    assert plain(read) == plain(completion) == plain(gemini.read_reply(gemini.write_reply(completion, HEAD)))
+    assert (read.usage, read.id, read.model) == (completion.usage, "request-1", "model-1")
+    assert is_finished
+
+
+@given(completion=completions(), data=st.data())
+def test_pieces_of_any_size_say_the_same(completion: Completion, data: st.DataObject) -> None:
+    stream, body = gemini.StreamWriter(HEAD), b""
+    for chunk in chunks_of(completion):
+        for piece in cut(chunk, data.draw(st.integers(1, 5))):
+            body += stream.write(piece)
+
+    assert plain(read_back(body + stream.end())[0]) == plain(completion)
+
+
+def cut(chunk: Chunk, size: int) -> list[Chunk]:
+    """The chunk in smaller ones; a signature comes with the last."""
+    if isinstance(chunk, TextDelta | ThinkingDelta) and len(chunk.text) > size:
+        first: Chunk
+        if isinstance(chunk, TextDelta):
+            first = TextDelta(text=chunk.text[:size], choice=chunk.choice)
+        else:
+            first = ThinkingDelta(text=chunk.text[:size], choice=chunk.choice)
+        return [first, *cut(msgspec.structs.replace(chunk, text=chunk.text[size:]), size)]
+    if isinstance(chunk, ToolDelta) and len(chunk.arguments) > size:
+        first = msgspec.structs.replace(chunk, arguments=chunk.arguments[:size])
+        return [first, *cut(msgspec.structs.replace(chunk, arguments=chunk.arguments[size:]), size)]
+    return [chunk]
+
+
+def test_the_events_of_a_stream() -> None:
+    usage = Usage(input_tokens=5, output_tokens=3)
+    found = streamed(
+        Begin(model="gpt-4o"),
+        TextDelta(text="Hel"),
+        TextDelta(text="lo"),
+        Finish(reason="length"),
+        Counted(usage=usage),
+    )
+    common = {"modelVersion": "gpt-4o", "responseId": "request-1"}
+
+    def candidate(text: str, **more: Any) -> dict[str, Any]:
+        return {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0, **more}
+
+    assert found == [
+        {"candidates": [candidate("Hel")], **common},
+        {"candidates": [candidate("lo")], **common},
+        {
+            "candidates": [candidate("", finishReason="MAX_TOKENS")],
+            **common,
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 3, "totalTokenCount": 8},
+        },
+    ]
+
+
+def test_the_bytes_of_events() -> None:
+    writer = gemini.StreamWriter(HEAD)
+    body = writer.write(TextDelta(text="Hi"))
+
+    assert body.startswith(b'data: {"candidates":')
+    assert body.endswith(b"}\n\n")
+    assert writer.close() == b""
+
+
+def test_the_bytes_of_an_array() -> None:
+    writer = gemini.ArrayWriter(HEAD)
+    pieces = [writer.write(TextDelta(text="Hi")), writer.write(TextDelta(text="!")), writer.end()]
+
+    assert [piece[:4] for piece in pieces] == [b'[{"c', b"\n,\r\n", b"\n,\r\n"]
+    assert pieces[-1].endswith(b"}\n]\n")
+    assert len(json.loads(b"".join(pieces))) == 3
+
+
+def test_an_array_stays_json_while_it_is_kept_alive() -> None:
+    writer = gemini.ArrayWriter(HEAD)
+    alive = writer.keep_alive
+    body = alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")) + alive + writer.end()
+
+    assert len(json.loads(body)) == 3
+
+
+def test_events_that_are_kept_alive_are_the_same_events() -> None:
+    writer = gemini.StreamWriter(HEAD)
+    alive = writer.keep_alive
+    events = Splitter(1000).feed(alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")))
+
+    assert [json.loads(event.data)["candidates"][0]["content"]["parts"] for event in events] == [
+        [{"text": "Hi"}],
+        [{"text": "!"}],
+    ]
+
+
+@WRITERS
+def test_a_provider_s_own_events_are_passed_on(writer: Any) -> None:
+    stream = writer(HEAD)
+    events = [{"candidates": [], "own": number} for number in range(3)]
+    raw = [encode_event(json.dumps(event).encode()) for event in events]
+    raw[1] = b"data: {\ndata: " + json.dumps(events[1]).encode()[1:] + b"\n\n"
+    body = b"".join(stream.pass_on(piece) for piece in raw) + stream.pass_on(b": comment\n\n") + stream.close()
+
+    body = body.replace(b": comment\n\n", b"") if writer is gemini.StreamWriter else body
+    assert documents(body) == events
+
+
+@WRITERS
+def test_an_array_without_an_event_is_empty(writer: Any) -> None:
+    assert writer(HEAD).close() == (b"[]\n" if writer is gemini.ArrayWriter else b"")
+
+
+@WRITERS
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_stream_that_fails_ends_with_the_error(writer: Any, is_begun: bool) -> None:
+    stream = writer(HEAD)
+    body = stream.write(TextDelta(text="Hi")) if is_begun else b""
+    [*before, last] = documents(body + stream.error("The provider failed", "provider_error"))
+
+    assert len(before) == is_begun
+    assert list(last) == ["error"], "google-genai looks for it at the beginning"
+    assert (last["error"]["code"], last["error"]["status"]) == (502, "UNAVAILABLE")
+    assert last["error"]["message"] == "The provider failed"
+    with pytest.raises(UpstreamError, match="The provider failed") as caught:
+        read_back(encode_event(json.dumps(last).encode()))
+    assert caught.value.type == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "word"),
+    [("overloaded", 503, "UNAVAILABLE"), ("deadline_exceeded", 504, "DEADLINE_EXCEEDED"), ("other", 500, "INTERNAL")],
+)
+def test_what_a_stream_s_error_is_called(code: str, status: int, word: str) -> None:
+    [document] = documents(gemini.StreamWriter(HEAD).error("x", code))
+
+    assert (document["error"]["code"], document["error"]["status"]) == (status, word)
+
+
+def test_an_open_call_is_not_told_when_the_stream_fails() -> None:
+    writer = gemini.StreamWriter(HEAD)
+
+    assert b"".join(writer.write(chunk) for chunk in CALL) == b""
+    assert b"functionCall" not in writer.error("x", "provider_error")
+
+
+@pytest.mark.parametrize("after", [[TextDelta(text="x")], [Finish(reason="tool_calls")], []])
+def test_a_call_is_told_whole(after: list[Chunk]) -> None:
+    call = {"functionCall": {"id": "a", "name": "t", "args": {"a": 1}}, "thoughtSignature": "c2ln"}
+
+    assert said(*CALL, ToolDelta(call=0, arguments=": 1}"), *after)[0] == [call]
+
+
+def test_calls_that_are_mixed_are_told_one_after_the_other() -> None:
+    found = said(
+        ToolBegin(call=0, id="a", name="t"),
+        ToolBegin(call=1, id="b", name="u"),
+        ToolDelta(call=0, arguments='{"x"'),
+        ToolDelta(call=1, arguments='{"y"'),
+        ToolDelta(call=0, arguments=": 1}"),
+        ToolDelta(call=1, arguments=": 2}"),
+        Finish(reason="tool_calls"),
+    )
+
+    assert [part["functionCall"] for [part] in found] == [
+        {"id": "a", "name": "t", "args": {"x": 1}},
+        {"id": "b", "name": "u", "args": {"y": 2}},
+    ]
+
+
+def test_calls_of_several_answers_are_kept_apart() -> None:
+    documents = streamed(
+        ToolBegin(call=0, id="a", name="t", choice=0),
+        ToolBegin(call=0, id="b", name="t", choice=1),
+        ToolDelta(call=0, arguments='{"x": 0}', choice=0),
+        ToolDelta(call=0, arguments='{"x": 1}', choice=1),
+        Finish(reason="tool_calls", choice=1),
+        Finish(reason="tool_calls", choice=0),
+    )
+    calls = {
+        candidate["index"]: candidate["content"]["parts"][0]["functionCall"]["args"]
+        for document in documents[:-1]
+        for candidate in document["candidates"]
+    }
+
+    assert calls == {0: {"x": 0}, 1: {"x": 1}}
+    assert [candidate["index"] for candidate in documents[-1]["candidates"]] == [0, 1]
+
+
+def test_arguments_of_no_call_are_left_out() -> None:
+    assert said(ToolDelta(call=3, arguments="{}"), TextDelta(text="x")) == [[{"text": "x"}]]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "expected"),
+    [
+        (TextDelta(text=""), []),
+        (TextDelta(text="", signature="c2ln"), [[{"text": "", "thoughtSignature": "c2ln"}]]),
+        (RefusalDelta(text="No"), [[{"text": "No"}]]),
+        (ForeignDelta(kind="audio"), []),
+        (ThinkingDelta(text=""), []),
+        (ThinkingDelta(text="Hm"), [[{"text": "Hm", "thought": True}]]),
+    ],
+)
+def test_chunks(chunk: Chunk, expected: list[Any]) -> None:
+    assert said(chunk) == expected
+
+
+def test_thoughts_are_hidden_from_those_who_do_not_ask() -> None:
+    chunks: list[Chunk] = [ThinkingDelta(text="Hm"), ThinkingDelta(signature="c2ln"), TextDelta(text="So")]
+
+    assert said(*chunks, head=HIDING) == [[{"text": "So"}]]
+    assert len(said(*chunks)) == 3
+
+
+def test_a_seal_holds_the_whole_thought() -> None:
+    [_, _, [part]] = said(ThinkingDelta(text="H"), ThinkingDelta(text="m"), ThinkingDelta(signature="c2ln"))
+    contents = [{"parts": [{"text": "x"}]}, {"role": "model", "parts": [part]}]
+
+    assert part["text"] == ""
+    assert gemini.read_request({"contents": contents}).conversation.turns[1].parts == [
+        Thinking(text="Hm", signature="c2ln")
+    ]
+
+
+def test_log_probabilities_come_with_their_text() -> None:
+    logprobs = {"content": [{"token": "H", "logprob": -0.5, "top_logprobs": []}]}
+    [first, last] = streamed(TextDelta(text="H", logprobs=logprobs), Finish())
+
+    assert first["candidates"][0]["logprobsResult"]["chosenCandidates"] == [{"token": "H", "logProbability": -0.5}]
+    assert "logprobsResult" not in last["candidates"][0]
+
+
+def test_a_stream_without_a_word_has_one_event() -> None:
+    [document] = streamed(Begin(), Finish(reason="content_filter"))
+
+    [candidate] = document["candidates"]
+    assert candidate["finishReason"] == "SAFETY"
+    assert "usageMetadata" not in document
+
+
+# Google's own streams
+
+
+def generated(*parts: Any, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    """An event as Google sends it."""
+    candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+    return {"candidates": [candidate | ({"finishReason": finish} if finish else {})], "responseId": "r", **more}
+
+
+def body_of(*events: dict[str, Any]) -> bytes:
+    """A stream's bytes, with the line ends that Google uses."""
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\r\n\r\n" for event in events)
+
+
+def test_a_stream_of_googles() -> None:
+    usage = {"promptTokenCount": 4, "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 9}
+    completion, is_finished = read_back(
+        body_of(
+            generated({"text": "Hm", "thought": True}, modelVersion="gemini-3-pro"),
+            generated({"text": "Hel"}),
+            generated({"text": "lo"}),
+            generated({"text": "", "thoughtSignature": "c2ln"}),
+            generated({"functionCall": {"name": "t", "args": {"a": 1}}, "thoughtSignature": "b3RoZXI="}),
+            generated({"text": ""}, finish="STOP", usageMetadata=usage),
+        )
+    )
+    assert is_finished
+    [choice] = completion.choices
+    assert choice.parts == [
+        Thinking(text="Hm"),
+        Text(text="Hello", signature="c2ln"),
+        ToolCall(id="call_r_0_0", name="t", arguments='{"a": 1}', signature="b3RoZXI="),
+    ]
+    assert choice.finish_reason == "tool_calls"
+    assert completion.usage == Usage(input_tokens=4, output_tokens=5, reasoning_tokens=2)
+    assert (completion.id, completion.model) == ("r", "gemini-3-pro")
+
+
+def test_a_signature_that_comes_late_is_the_text_s_in_a_whole_reply_too() -> None:
+    text, signature = {"text": "Hello"}, {"text": "", "thoughtSignature": "c2ln"}
+    stream, _ = read_back(body_of(generated(text), generated(signature, finish="STOP")))
+    whole = gemini.read_reply(json.dumps(generated({**text, "thoughtSignature": "c2ln"}, finish="STOP")).encode())
+
+    assert stream.choices == whole.choices
+
+
+@pytest.mark.parametrize(
+    "events",
+    [[generated({"text": "Hel"})], [generated({"text": "Hel"}), generated({"text": "lo"})], [{"responseId": "r"}]],
+)
+def test_a_stream_that_is_cut_is_not_complete(events: list[dict[str, Any]]) -> None:
+    assert not read_back(body_of(*events))[1]
+
+
+def test_an_answer_of_several_is_complete_when_each_is() -> None:
+    def event(index: int, finish: str | None) -> dict[str, Any]:
+        return {"candidates": [{"content": {"parts": [{"text": "x"}]}, "index": index, "finishReason": finish}]}
+
+    begun = [event(0, None), event(1, None), event(0, "STOP")]
+    assert not read_back(body_of(*begun))[1]
+    assert read_back(body_of(*begun, event(1, "STOP")))[1]
+
+
+def test_an_error_within_a_stream_of_googles() -> None:
+    error = {"error": {"code": 503, "message": "The model is overloaded", "status": "UNAVAILABLE"}}
+
+    with pytest.raises(UpstreamError, match="overloaded") as caught:
+        read_back(body_of(generated({"text": "Hel"}), error))
+    assert caught.value.type == "UNAVAILABLE"
