@@ -106,7 +106,7 @@ class StreamReader:
     def __init__(self) -> None:
         self.is_done = False
         self._has_begun = False
-        self._has_content = False
+        self._has_content = self._has_thoughts = False
         self._calls: dict[int, int] = {}
         self._id = ""
         self._text_of = -1  # the choice whose last part is a text that may still be signed
@@ -133,7 +133,7 @@ class StreamReader:
         if not found.candidates and found.prompt_feedback is not None and found.prompt_feedback.block_reason:
             self.is_done = True
             chunks.append(Finish(reason="content_filter"))
-        counted = read_usage(found.usage_metadata, has_content=self._has_content)
+        counted = read_usage(found.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
         if counted is not None:
             chunks.append(counted)
         return chunks
@@ -163,6 +163,7 @@ class StreamReader:
             )
             chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
         elif part.thought:
+            self._has_thoughts = True
             seal = thought_of("", part.thought_signature)
             text = part.text or ""
             chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))

@@ -34,17 +34,17 @@ class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
     candidates_tokens_details: Annotated[list[ModalityCount] | None, odd_is(_ODD_DETAILS)] = None
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thoughts: bool = False) -> Counted | None:
     """The canonical counts; None where the provider left them out, or what it says cannot be.
 
     `promptTokenCount` has the cached tokens in it, `candidatesTokenCount` not the thoughts. Google's JSON leaves out
-    what is zero, so a count that is missing where there is text was not made.
+    what is zero, so a count that is missing where there is text, or thoughts, was not made.
     """
     if reported is None or reported.prompt_token_count is None:
         return None
     said, thought = reported.candidates_token_count, reported.thoughts_token_count or 0
     if said is None:
-        if has_content:
+        if has_content or (has_thoughts and not thought):
             return None
         said = 0
     asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
