@@ -9,13 +9,16 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 FUZZING = "fuzz"
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 30)
-"""How often `make fuzz` runs a property test with its usual examples, others each time.
+"""How often `make fuzz` runs a property test, with other examples each time.
 
 One run with so many examples would take several times as long: hypothesis makes ever larger ones.
 """
 
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+EXAMPLES = 30
+"""How many a property test tries in a usual run, where it does not say; `make fuzz` takes hypothesis' 100 a round."""
+
+settings.register_profile("default", deadline=None, max_examples=EXAMPLES)
+settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, print_blob=True)
 # A method gets another instance in each round, which is what a method's test must bear.
 settings.register_profile(
     FUZZING, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.differing_executors]

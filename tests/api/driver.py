@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from starlette.types import ASGIApp, Message
 
 DEV_KEY = "dev-gateway-key"
+READS_ONLY = pytest.mark.asyncio(loop_scope="module")
+"""A test that changes nothing, so that it may ask the gateway of its module, `reader`."""
 
 Headers = Iterable[tuple[str, str | bytes]]
 

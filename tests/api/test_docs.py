@@ -11,7 +11,7 @@ from llm_gateway.api.auth import Gate, Keyring
 from llm_gateway.api.docs import ASSETS, docs_router
 from llm_gateway.api.management import build_management
 from llm_gateway.api.surface import InFlight
-from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
+from tests.api.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
 
 
 def loaded(page: str) -> list[str]:
@@ -19,15 +19,16 @@ def loaded(page: str) -> list[str]:
     return re.findall(r'(?:src|href)="([^"]*)"', page)
 
 
-async def test_the_page_loads_only_what_the_gateway_serves(client: Client) -> None:
-    page = await client.call("GET", "/docs")
+@READS_ONLY
+async def test_the_page_loads_only_what_the_gateway_serves(reader: Client) -> None:
+    page = await reader.call("GET", "/docs")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "://" not in page.body.decode()
     paths = loaded(page.body.decode())
     assert {path.rpartition("/")[2] for path in paths} == {*ASSETS, "start.js"}
     for path in paths:
         assert re.fullmatch(r"/docs/[a-z.-]+", path)
-        asset = await client.call("GET", path)
+        asset = await reader.call("GET", path)
         assert asset.status == 200
         media_type = {"js": "text/javascript", "css": "text/css", "png": "image/png"}[path.rpartition(".")[2]]
         assert asset.headers["content-type"].partition(";")[0] == media_type
@@ -35,15 +36,17 @@ async def test_the_page_loads_only_what_the_gateway_serves(client: Client) -> No
         assert asset.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_the_page_shows_the_description_of_this_gateway(client: Client) -> None:
-    start = (await client.call("GET", "/docs/start.js")).body.decode()
+@READS_ONLY
+async def test_the_page_shows_the_description_of_this_gateway(reader: Client) -> None:
+    start = (await reader.call("GET", "/docs/start.js")).body.decode()
     assert 'location.origin + "/openapi.json"' in start
     assert "://" not in start
 
 
+@READS_ONLY
 @pytest.mark.parametrize("path", ["/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/openapi.json"])
-async def test_a_browser_lets_the_page_load_nothing_else(client: Client, path: str) -> None:
-    headers = (await client.call("GET", path)).headers
+async def test_a_browser_lets_the_page_load_nothing_else(reader: Client, path: str) -> None:
+    headers = (await reader.call("GET", path)).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy == {
         "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "img-src": "'self' data:",
@@ -53,19 +56,21 @@ async def test_a_browser_lets_the_page_load_nothing_else(client: Client, path: s
     assert "private" in headers["cache-control"]
 
 
+@READS_ONLY
 @pytest.mark.parametrize(
     "path", ["/docs/", "/docs/x", "/docs/../core.py", "/docs/%2e%2e/core.py", "/docs/redoc.standalone.js", "/redoc"]
 )
-async def test_nothing_else_is_served(client: Client, path: str) -> None:
-    assert_problem(await client.call("GET", path), 404, "not_found")
+async def test_nothing_else_is_served(reader: Client, path: str) -> None:
+    assert_problem(await reader.call("GET", path), 404, "not_found")
 
 
-async def test_the_docs_are_read_only(client: Client) -> None:
+@READS_ONLY
+async def test_the_docs_are_read_only(reader: Client) -> None:
     for path in ("/docs", "/docs/start.js", "/openapi.json"):
-        response = await client.call("POST", path)
+        response = await reader.call("POST", path)
         assert_problem(response, 405, "method_not_allowed")
         assert response.headers["allow"] == "GET, HEAD"
-        assert (await client.call("HEAD", path)).status == 200
+        assert (await reader.call("HEAD", path)).status == 200
 
 
 async def test_without_the_package_the_document_is_still_there() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import jsonschema_rs
 import pytest
+import pytest_asyncio
 
 from llm_gateway.api import base_url
 from llm_gateway.api.auth import OPEN_PATHS
@@ -14,7 +15,7 @@ from llm_gateway.api.openapi import BY_THE_SERVER
 from llm_gateway.app import Application
 from llm_gateway.domain.messages import new_id
 from llm_gateway.server.hub import REFUSALS
-from tests.api.driver import Client, Response, assert_problem
+from tests.api.driver import READS_ONLY, Client, Response, assert_problem
 from tests.api.straight_line import LEAST as ASKED
 from tests.api.test_auth import routes
 from tests.api.test_overrides import LEAST as OVERRIDE
@@ -51,9 +52,9 @@ STATUSES = {
 ANY = {400, 408, 413, 431, 500, 503}
 
 
-@pytest.fixture
-async def document(client: Client) -> Any:
-    return (await client.call("GET", "/openapi.json")).json
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document(reader: Client) -> Any:
+    return (await reader.call("GET", "/openapi.json")).json
 
 
 def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
@@ -81,10 +82,10 @@ def valid(document: Any, schema: Any, value: object) -> bool:
     return bool(jsonschema_rs.validator_for(whole).is_valid(value))
 
 
-def test_it_describes_every_route(document: Any, app: Application) -> None:
+def test_it_describes_every_route(document: Any, reader: Client) -> None:
     named = {**operations(document), **operations(document, "/v1/")}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
-    registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(app)}
+    registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
     assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}
     assert described - registered == set()
 
@@ -137,19 +138,21 @@ def test_the_surfaces_are_described(document: Any) -> None:
         assert schema["$ref"].endswith("AnthropicError" if "/messages" in path else "OpenAIError")
 
 
-async def test_a_trailing_slash_is_another_path(document: Any, client: Client) -> None:
+@READS_ONLY
+async def test_a_trailing_slash_is_another_path(document: Any, reader: Client) -> None:
     for _, path in operations(document):
         place = re.sub(r"\{.*?\}", new_id(), path)
         for method in ("GET", "POST", "DELETE"):
-            assert_problem(await client.call(method, f"{place}/"), 404, "not_found")
+            assert_problem(await reader.call(method, f"{place}/"), 404, "not_found")
 
 
-async def test_another_method_is_405_with_those_there_are(document: Any, client: Client) -> None:
+@READS_ONLY
+async def test_another_method_is_405_with_those_there_are(document: Any, reader: Client) -> None:
     for path, item in document["paths"].items():
         place = re.sub(r"\{.*?\}", new_id(), path)
         there = {method.upper() for method in item} | ({"HEAD"} if "get" in item else set())
         for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - there):
-            response = await client.call(method, place)
+            response = await reader.call(method, place)
             if path.startswith("/v1/"):
                 assert (response.status, response.json["error"]["code"]) == (405, "method_not_allowed")
             else:
@@ -157,10 +160,11 @@ async def test_another_method_is_405_with_those_there_are(document: Any, client:
             assert response.headers["allow"] == ", ".join(sorted(there))
 
 
-async def test_head_is_there_wherever_get_is(document: Any, client: Client) -> None:
+@READS_ONLY
+async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> None:
     for path, item in document["paths"].items():
         if "get" in item and "{" not in path:
-            assert (await client.call("HEAD", path)).status == 200
+            assert (await reader.call("HEAD", path)).status == 200
 
 
 def test_who_may_call(document: Any) -> None:
@@ -226,6 +230,7 @@ def test_the_schema_refuses_what_the_code_refuses(
             assert not valid(document, schema, {name: value for name, value in least.items() if name != field})
 
 
+@READS_ONLY
 @pytest.mark.parametrize(
     ("field", "value", "fits"),
     [
@@ -238,11 +243,11 @@ def test_the_schema_refuses_what_the_code_refuses(
     ],
 )  # fmt: skip
 async def test_the_schema_of_generate_takes_what_the_code_takes(
-    document: Any, client: Client, field: str, value: object, fits: bool
+    document: Any, reader: Client, field: str, value: object, fits: bool
 ) -> None:
     body = {**ASKED, field: value}
     assert valid(document, body_schema(document, "post", "/api/v1/generate"), body) is fits
-    assert ((await client.call("POST", "/api/v1/generate", body)).status != 422) is fits
+    assert ((await reader.call("POST", "/api/v1/generate", body)).status != 422) is fits
 
 
 FIT_URLS = [
@@ -271,14 +276,15 @@ def test_the_pattern_of_base_url_is_the_codes_rule(document: Any, url: str) -> N
     assert fits is (url in FIT_URLS)
 
 
+@READS_ONLY
 @pytest.mark.parametrize("tags", ["", "a", "a=1,", "a=b=c", "k=" + "v" * 65, "a b=1", ",".join(["a=1"] * 11)])
-async def test_the_pattern_of_x_tags_is_the_codes_rule(document: Any, client: Client, tags: str) -> None:
+async def test_the_pattern_of_x_tags_is_the_codes_rule(document: Any, reader: Client, tags: str) -> None:
     [schema] = [
         p["schema"] for p in document["paths"]["/api/v1/generate"]["post"]["parameters"] if p["name"] == "x-tags"
     ]
     for sent, fits in ((tags, False), ("a=1,b_2=x y-z,c=", True)):
         assert valid(document, schema, sent) is fits
-        response = await client.call("POST", "/api/v1/generate", ASKED, headers={"x-tags": sent})
+        response = await reader.call("POST", "/api/v1/generate", ASKED, headers={"x-tags": sent})
         assert (response.status != 400) is fits
 
 

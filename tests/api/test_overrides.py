@@ -6,12 +6,12 @@ import asyncio
 import re
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
 from llm_gateway.domain.messages import new_id
-from tests.api.driver import Client, Response, assert_problem
+from tests.api.driver import READS_ONLY, Client, Response, assert_problem
 from tests.api.test_providers import PATH as PROVIDERS
 from tests.api.test_providers import created
 from tests.upstream import MockUpstream
@@ -84,9 +84,10 @@ async def test_the_list_can_be_one_customers_and_is_sorted(client: Client) -> No
     assert await listed("?user_id=%25") == []
 
 
+@READS_ONLY
 @pytest.mark.parametrize("user", ["", "a%00b", "x" * 257])
-async def test_an_unfit_customer_to_list(client: Client, user: str) -> None:
-    problem = assert_problem(await client.call("GET", f"{PATH}?user_id={user}"), 422, "validation_error")
+async def test_an_unfit_customer_to_list(reader: Client, user: str) -> None:
+    problem = assert_problem(await reader.call("GET", f"{PATH}?user_id={user}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "user_id"]
 
 
@@ -141,7 +142,7 @@ async def test_a_disabled_provider_may_be_named(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("acme")
-@pytest.mark.parametrize("wrong", ["x", str(uuid4()), "..", "%00", "a" * 5000, "' OR 1=1 --"])
+@pytest.mark.parametrize("wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "..", "%00", "a" * 5000, "' OR 1=1 --"])
 async def test_an_unknown_id_is_not_found(client: Client, wrong: str) -> None:
     kept = await overridden(client)
     assert_problem(await client.call("DELETE", f"{PATH}/{wrong}"), 404, "not_found")

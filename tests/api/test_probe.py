@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -17,7 +16,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file
 from tests.api.conftest import Start
-from tests.api.driver import Client, assert_problem
+from tests.api.driver import READS_ONLY, Client, assert_problem
 from tests.api.test_providers import CANARY, PATH, PRODUCTION, created
 from tests.pipeline.fakes import KEY, provider
 from tests.upstream import MockUpstream
@@ -38,9 +37,10 @@ async def test_a_provider_that_answers(client: Client, mock: MockUpstream, is_en
     assert (mock.listed, mock.total) == (1, 0)
 
 
-@pytest.mark.parametrize("wrong", ["x", str(uuid4()), "%00"])
-async def test_an_unknown_id_is_not_found(client: Client, wrong: str) -> None:
-    assert_problem(await client.call("POST", f"{PATH}/{wrong}/test"), 404, "not_found")
+@READS_ONLY
+@pytest.mark.parametrize("wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "%00"])
+async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
+    assert_problem(await reader.call("POST", f"{PATH}/{wrong}/test"), 404, "not_found")
 
 
 async def test_only_post(client: Client, mock: MockUpstream) -> None:

@@ -14,7 +14,7 @@ from llm_gateway.api.surface import InFlight
 from llm_gateway.api.usage import usage_router
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
-from tests.api.driver import DEV_KEY, Client, assert_problem, ignore
+from tests.api.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
 from tests.api.test_providers import PATH as PROVIDERS
 from tests.api.test_providers import created
 from tests.upstream import MockUpstream, completion_tokens, prompt_tokens
@@ -43,8 +43,9 @@ async def ask(client: Client, prompt: str = "Hello", **fields: Any) -> Any:
     return await client.call("POST", "/api/v1/generate", body)
 
 
-async def test_nothing_yet(client: Client) -> None:
-    summary = (await client.call("GET", PATH)).json
+@READS_ONLY
+async def test_nothing_yet(reader: Client) -> None:
+    summary = (await reader.call("GET", PATH)).json
     assert {name: type(summary[name]) for name in FIELDS} == FIELDS
     assert set(summary) == {*FIELDS, "cost_status_counts"}
     assert summary.pop("cost_status_counts") == {"exact": 0, "estimated": 0, "unpriced": 0}
@@ -101,18 +102,20 @@ async def test_an_unknown_price_is_said_and_is_no_error(client: Client, mock: Mo
     assert summary["error_requests"] == 0
 
 
+@READS_ONLY
 @pytest.mark.parametrize("days", [1, 30, 365])
-async def test_days(client: Client, days: int) -> None:
-    assert (await client.call("GET", f"{PATH}?days={days}")).json["period_days"] == days
+async def test_days(reader: Client, days: int) -> None:
+    assert (await reader.call("GET", f"{PATH}?days={days}")).json["period_days"] == days
 
 
+@READS_ONLY
 @pytest.mark.parametrize("path", REPORTS)
 @pytest.mark.parametrize(
     "days",
     ["0", "366", "-1", "x", "1.5", "1.0", "", "NaN", "9" * 5000, "1e2", "%F1", "1_0", "+1", "%201", "true", "%D9%A3"],
 )
-async def test_unfit_days(client: Client, path: str, days: str) -> None:
-    problem = assert_problem(await client.call("GET", f"{path}?days={days}"), 422, "validation_error")
+async def test_unfit_days(reader: Client, path: str, days: str) -> None:
+    problem = assert_problem(await reader.call("GET", f"{path}?days={days}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "days"]
     assert "days" in problem["detail"]
 
@@ -193,9 +196,10 @@ async def test_by_customer_shows_fifty_or_as_many_as_asked(client: Client) -> No
         assert len((await client.call("GET", BY_CUSTOMER + query)).json) == count
 
 
+@READS_ONLY
 @pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "1.0", "5_0"])
-async def test_an_unfit_limit(client: Client, limit: str) -> None:
-    problem = assert_problem(await client.call("GET", f"{BY_CUSTOMER}?limit={limit}"), 422, "validation_error")
+async def test_an_unfit_limit(reader: Client, limit: str) -> None:
+    problem = assert_problem(await reader.call("GET", f"{BY_CUSTOMER}?limit={limit}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "limit"]
 
 

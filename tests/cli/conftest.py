@@ -20,6 +20,8 @@ READER_KEY = "key-of-the-reader"
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for name in [name for name in os.environ if name.upper().startswith(("LLM_GATEWAY_", "GATEWAY_"))]:
         monkeypatch.delenv(name)
+    for name in ("COLUMNS", "LINES"):  # workers of pytest-xdist have them; a terminal has its own size
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     yield
     structlog.reset_defaults()

@@ -35,13 +35,6 @@ class Refusal:
     sentence: str
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes started are not measured: coverage writes files and catches signals of its own."""
-    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def as_usual_user() -> tuple[str, ...]:
     """What to put before a command so that file modes count."""
     if os.geteuid() != 0:
@@ -128,7 +121,6 @@ def test_a_data_directory_that_may_not_be_written(tmp_path: Path, place: str) ->
     assert list((tmp_path / "locked").iterdir()) == []
 
 
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("blocks", [0, 39, 2000])
 def test_no_space_for_files(tmp_path: Path, blocks: int) -> None:
     """The first write of the database fails, then a later one, then the journal's. A block is 512 bytes."""
@@ -312,7 +304,6 @@ def takes_signals(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
     """At any moment it ends without complaint, and the next one goes on with what it left."""

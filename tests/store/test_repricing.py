@@ -302,7 +302,7 @@ def with_price(history: list[UsageRecord], prices: dict[str, Price | None]) -> l
     return copies
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @for_any(
     history=st.lists(made_records(), max_size=8),
     prices=st.dictionaries(st.sampled_from(PROVIDERS), some_price),

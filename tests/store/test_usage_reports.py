@@ -26,7 +26,7 @@ from tests.store.histories import (
 )
 
 PERIODS = st.sampled_from([1, 2, 7, 30, 90, 365])
-slow = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
