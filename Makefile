@@ -41,7 +41,7 @@ setup: $(EVERYTHING) ## Install everything into .venv (the other commands do thi
 serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 	@$(BIN)/llm-gateway serve
 
-# One worker a core (WORKERS=1 for one); a module's tests stay together, so that they share what it started.
+# One worker a core (WORKERS=1 for one); neighbouring tests mostly stay together and share what their module started.
 PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
 # Folders whose tests start no process: what `make quick` runs. `make coverage` also runs those whose tests mostly do not.
 QUICK := $(addprefix tests/,cache domain limiter pipeline protocols providers telemetry)

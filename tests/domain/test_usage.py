@@ -230,7 +230,7 @@ def exactly(price: Price, usage: Usage) -> Fraction:
     return sum_ + left["input"] * at(price.input) + left["output"] * at(price.output)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(prices, counts)
 def test_is_the_exact_sum_rounded_half_up(price: Price, usage: Usage) -> None:
     assert cost(price, usage) == floor(exactly(price, usage) * NANOS_PER_USD + Fraction(1, 2))

@@ -42,7 +42,7 @@ class Translation:
             return Call(native.path(model, request.stream), body, is_native=True, fields=ask.fields)
         wire = self._main_wire(provider)
         if wire.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
-            raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint")
+            raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint ({ask.protocol})")
         options = {} if provider.has_json_mode else {"has_json_mode": False}
         try:
             written = wire.write(ask.conversation, model, stream=request.stream, **options)

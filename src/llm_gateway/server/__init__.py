@@ -29,7 +29,7 @@ DRAIN_SWEEP_S = 0.02
 FLUSH_S = 1.0
 CANCEL_S = 5.0
 GC_THRESHOLDS = (50_000, 5, 5)
-"""When the cycle collector runs (`gc.set_threshold`): after so many more container objects were made than freed.
+"""When the cycle collector runs (`gc.set_threshold`): once 50,000 more container objects were made than freed.
 
 Requests leave no cycles (tests/memory), so that it finds only what libraries leave. A lower threshold lets it walk the
 batch of records that the shipper is decoding, while the event loop waits: 5 ms at 5,000."""

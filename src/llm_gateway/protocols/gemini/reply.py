@@ -163,9 +163,9 @@ class StreamReader:
             )
             chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
         elif part.thought:
-            self._has_thoughts = True
             seal = thought_of("", part.thought_signature)
             text = part.text or ""
+            self._has_thoughts |= bool(text)
             chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
         elif part.text:
             self._has_content = True
