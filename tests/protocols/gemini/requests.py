@@ -1,0 +1,51 @@
+"""Requests of generateContent for tests: the least of them, and parts of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.domain.conversation import (
+    Conversation,
+    Part,
+    Turn,
+)
+from llm_gateway.protocols import gemini
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+GOOGLE_SCHEMA = {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}}
+ASKS = {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
+
+
+def asking(**fields: Any) -> dict[str, Any]:
+    """The shortest request with some fields more."""
+    return {**ASKS, **fields}
+
+
+def configured(**config: Any) -> Conversation:
+    """The conversation that a `generationConfig` makes."""
+    return gemini.read_request(asking(generationConfig=config)).conversation
+
+
+def said(*contents: dict[str, Any]) -> list[Turn]:
+    """The turns of contents."""
+    return gemini.read_request({"contents": list(contents)}).conversation.turns
+
+
+def part_of(part: dict[str, Any]) -> Part:
+    """What the user's only part is read as."""
+    [turn] = said({"parts": [part]})
+    [found] = turn.parts
+    return found
+
+
+def snake(value: Any) -> Any:
+    """The document with the field names that Google defines in snake_case."""
+    if isinstance(value, list):
+        return [snake(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    free = ("args", "response", "properties", "parametersJsonSchema", "responseJsonSchema")
+    return {
+        "".join(f"_{c.lower()}" if c.isupper() else c for c in name): one if name in free else snake(one)
+        for name, one in value.items()
+    }
