@@ -14,8 +14,8 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 30)
 One run with so many examples would take several times as long: hypothesis makes ever larger ones.
 """
 
-EXAMPLES = 30
-"""How many a property test tries in a usual run, where it does not say; `make fuzz` takes hypothesis' 100 a round."""
+EXAMPLES = 100
+"""How many a property test tries in a usual run, where it does not say; `make fuzz` as many a round."""
 
 settings.register_profile("default", deadline=None, max_examples=EXAMPLES)
 settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, print_blob=True)
