@@ -145,7 +145,7 @@ def short_questions(draw: st.DrawFn) -> Question:
 
 
 def expected(question: Question) -> Conversation:
-    """The conversation. A system text that is empty is none."""
+    """Build the conversation; an empty system text adds no turn."""
     system = [Turn(role="system", parts=[Text(text=question.system)])] if question.system else []
     return Conversation(turns=[*system, *question.turns], **question.settings)
 

@@ -103,7 +103,7 @@ def usage_of(reported: Counts) -> Usage:
 
 
 def pieces(text: str, size: int) -> list[str]:
-    """A text in deltas of so many characters."""
+    """Split a text into deltas of `size` characters."""
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 

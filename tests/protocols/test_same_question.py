@@ -109,7 +109,7 @@ def read(name: str, question: Question) -> Conversation:
 
 
 def asked(dialect: ModuleType, model: str, conversation: Conversation, *, stream: bool = False) -> Any:
-    """The upstream document and what it leaves out; or why there is none."""
+    """Write the upstream document; return it with what it leaves out, or the reason of the refusal."""
     try:
         written = dialect.write_request(conversation, model, stream=stream)
     except Unsupported as error:
@@ -166,7 +166,7 @@ def bodies(question: Question) -> list[GenerateBody]:
 
 
 def sent(ask: Ask, kind: str, model: str, *, stream: bool) -> Any:
-    """The body of the upstream call, or why there is none."""
+    """Return the body of the upstream call, or the field and reason of the refusal."""
     try:
         candidate = Candidate.of(provider(kind=kind, models=(model,)), model)
         call = Translation({kind: load(kind)}).call(request(ask=ask, stream=stream), candidate)

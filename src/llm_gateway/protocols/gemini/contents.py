@@ -156,7 +156,7 @@ class _Calls:
         return call_id
 
     def answer(self, given: str | None, name: str) -> str | None:
-        """Return the id of the call that a result belongs to; None if there is none."""
+        """Return the id of the call that a result belongs to, or None."""
         waiting = self._open.get(name, deque())
         while not given and waiting:
             found = waiting.popleft()
