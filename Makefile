@@ -44,9 +44,9 @@ serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 # One worker a core (WORKERS=1 for one); neighbouring tests mostly stay together and share what their module started.
 PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
 # Folders whose tests start no process: what `make quick` runs. `make coverage` also runs those whose tests mostly do not.
-QUICK := $(addprefix tests/,cache domain limiter pipeline protocols providers telemetry)
-IN_PROCESS := $(QUICK) $(addprefix tests/,api cli journal server store upstream \
-	test_app.py test_gateway.py test_settings.py test_sse.py test_wiring.py)
+QUICK := $(addprefix tests/,cache domain error_format limiter protocols providers routing telemetry worker/pipeline)
+IN_PROCESS := $(QUICK) $(addprefix tests/,cli control gate journal server store upstream worker \
+	test_app.py test_settings.py test_sse.py)
 
 test: $(EVERYTHING) ## Run every test, on all cores
 	@$(BIN)/python -m pytest $(PARALLEL)

@@ -1,4 +1,4 @@
-"""The composition root: settings in, ASGI app out. What is built from what stands in `wiring.py`, in order, here."""
+"""The composition root of the process: settings in, ASGI app out, both planes behind one gate."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ import contextlib
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Coroutine
+from itertools import chain
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway import server
+from llm_gateway.control.app import Control, DataPlane, build_repricing, open_stores
+from llm_gateway.control.embedded_model import start_embedded_model
+from llm_gateway.control.upkeep import refresh_for_ever, tidy_for_ever
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gauges import call_gauges, journal_gauges
+from llm_gateway.journal.delivery import QuarantineCount, quarantine_file
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.settings import Settings
 from llm_gateway.store.repricing import RepriceReport, Wanted
 from llm_gateway.store.retention import Retention
-from llm_gateway.telemetry import LogWriter, configure_logging
-from llm_gateway.wiring import (
-    Stores,
-    build_api,
-    build_configuration,
-    build_pipeline,
-    build_repricing,
-    now_ms,
-    open_stores,
-    refresh_for_ever,
-    start_local_model,
-    tidy_for_ever,
-)
+from llm_gateway.store.usage import LONGEST_REQUEST_MS
+from llm_gateway.telemetry import METRICS_CONTENT_TYPE, LogWriter, Metrics, configure_logging
+from llm_gateway.worker.app import Given, Worker
 
+WINDOW_MS = 61_000
+"""How far back calls of an earlier run count against rate limits: the limiter's window and its widest bucket."""
 SWITCH_INTERVAL_S = 0.0005
 
 
@@ -71,25 +73,64 @@ class Application:
             ConfigurationError: it cannot start; the message says what to set.
             StoreUnavailable: the database does not answer.
         """
-        settings, stack = self._settings, self._stack
-        stores = self._open_stores()
-        local = await start_local_model(settings, stores.providers, stack, self.log)
-        config = build_configuration(settings, stores, local, self._redact, self.log)
-        stack.push_async_callback(config.transport.close)
-        observe = _request_lines(settings.log_level, self.log_writer.request)
-        pipeline = await build_pipeline(settings, stores, config, observe, lambda: self.log_writer.dropped, stack)
-        self._entry = build_api(settings, stores, config, pipeline, ready=lambda: self._serving)
-        self._background(config.transport.recheck())
-        self._background(refresh_for_ever(config.live, self.log))
-        retention = Retention(stores.usage, stores.path, settings.usage_retention_days, self.log)
-        self._background(tidy_for_ever(retention, self.log))
+        settings, stack, log = self._settings, self._stack, self.log
+        stores = open_stores(settings, stack, log)
+        local = await start_embedded_model(settings, stores.providers, stack, log)
+        control = Control(settings, stores, local, self._redact, log)
+        journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync, log=log)
+        shipper = control.start_shipper(journal)
+        stack.callback(shipper.stop)
+        stack.push_async_callback(journal.sync_and_close)
+        worker, metrics = self._build_worker(control, journal, shipper)
+        stack.push_async_callback(worker.close)
+        longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
+        worker.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
+        control.live.subscribe(worker.changed)
+        control.live.reload()
+        data_plane = DataPlane(
+            in_flight=worker.in_flight,
+            list_models=worker.transport.list_models,
+            passed=lambda provider: worker.health.lift(provider.id, "its test passed"),
+            ready=lambda: self._serving,
+            metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
+        )
+        app = worker.build(control.build(journal, shipper, data_plane))
+        self._entry = Gate(app, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
+        self._background(worker.transport.recheck())
+        self._background(refresh_for_ever(control.live, log))
+        retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
+        self._background(tidy_for_ever(retention, log))
         self._serving = True
 
-    def _open_stores(self) -> Stores:
-        stores = open_stores(self._settings, self._stack, self.log)
-        if stores.replayed:
-            self.log("usage journal replayed", records=stores.replayed)
-        return stores
+    def _build_worker(self, control: Control, journal: JournalWriter, shipper: Shipper) -> tuple[Worker, Metrics]:
+        settings, live, loop = self._settings, control.live, asyncio.get_running_loop()
+        quarantined = QuarantineCount(quarantine_file(control.path))
+        metrics = Metrics(
+            lambda: chain(call_gauges(worker, live.snapshot, loop), journal_gauges(shipper, quarantined)),
+            lambda: self.log_writer.dropped,
+        )
+        write_line = _request_lines(settings.log_level, self.log_writer.request)
+
+        def observe(record: UsageRecord) -> None:
+            journal.remember(record)
+            metrics(record)
+            if write_line is not None:
+                write_line(record)
+
+        worker = Worker(
+            Given(
+                settings=settings,
+                adapters=control.adapters,
+                snapshot=lambda: live.snapshot,
+                egress=control.egress,
+                journal=journal,
+                price_by_reported_name=control.preparer.price_by_reported_name,
+                observe=observe,
+                redact=self._redact,
+                log=self.log,
+            )
+        )
+        return worker, metrics
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -123,7 +164,7 @@ async def replay_once(settings: Settings) -> int:
     app = Application(settings)
     with app.log_writer:
         async with app._stack:
-            return app._open_stores().replayed
+            return open_stores(settings, app._stack, app.log).replayed
 
 
 def reprice_once(
@@ -194,3 +235,8 @@ def run(settings: Settings) -> int:
     if app.log_writer.is_stuck:
         os._exit(code)  # the interpreter's own end can abort when a thread comes back from a blocked write meanwhile
     return code
+
+
+def now_ms() -> int:
+    """Milliseconds UTC."""
+    return time.time_ns() // 1_000_000

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Candidate, Provider, Snapshot, Target, build_snapshot
 from llm_gateway.domain.plan import Plan
-from tests.pipeline.fakes import PRICE, override, provider
+from tests.worker.pipeline.fakes import PRICE, override, provider
 
 
 def names(snapshot: Snapshot) -> list[list[str]]:

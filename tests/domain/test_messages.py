@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.messages import Ask, Reply, Request, new_id
 from llm_gateway.domain.usage import Usage
-from tests.pipeline.fakes import request
+from tests.worker.pipeline.fakes import request
 
 
 def test_an_id_is_a_uuid_of_version_7() -> None:

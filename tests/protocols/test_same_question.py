@@ -14,15 +14,14 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 
-from llm_gateway.api.generate import GenerateBody, ask_of
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
 from llm_gateway.domain.messages import Ask
-from llm_gateway.pipeline.translation import Translation
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.base import Unsupported
+from llm_gateway.protocols.generate import GenerateBody, ask_of
 from llm_gateway.providers.base import load
-from tests.pipeline.fakes import provider, request
+from llm_gateway.worker.pipeline.translation import Translation
 from tests.protocols.questions import (
     Document,
     Question,
@@ -33,6 +32,7 @@ from tests.protocols.questions import (
     responses_document,
     short_questions,
 )
+from tests.worker.pipeline.fakes import provider, request
 
 
 class Api(NamedTuple):

@@ -10,9 +10,9 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
-from llm_gateway.pipeline.translation import Translation
 from llm_gateway.providers.base import load
-from tests.pipeline.fakes import provider
+from llm_gateway.worker.pipeline.translation import Translation
+from tests.worker.pipeline.fakes import provider
 
 
 def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True) -> Call:

@@ -17,8 +17,8 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed, Unsupported
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import anthropic
-from tests.pipeline.fakes import provider, request
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, decode, encode
+from tests.worker.pipeline.fakes import provider, request
 
 CLASSIC, RECENT = "claude-sonnet-4-6", "claude-opus-5-5"
 INSTRUCTION = "Answer only by calling the tool json_answer. Its input is your whole answer, one JSON object."

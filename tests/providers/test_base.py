@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from llm_gateway.api.providers import Kind
+from llm_gateway.control.management.providers import Kind
 from llm_gateway.providers import anthropic, gemini, local, openai
 from llm_gateway.providers.base import KINDS, Vendor, load, load_vendors
 

@@ -18,8 +18,8 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import gemini
-from tests.pipeline.fakes import provider, request
 from tests.providers.documents import GEMINI, GEMINI_BLOCKED, decode, encode
+from tests.worker.pipeline.fakes import provider, request
 
 
 def written(**changes: Any) -> Any:

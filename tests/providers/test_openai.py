@@ -14,8 +14,8 @@ from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.providers import local, openai
-from tests.pipeline.fakes import provider, request
 from tests.providers.documents import OPENAI, completion, decode, encode
+from tests.worker.pipeline.fakes import provider, request
 
 
 class TestTarget:

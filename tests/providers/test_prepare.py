@@ -13,7 +13,7 @@ from llm_gateway.providers import local, openai
 from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prepare import Preparer
 from llm_gateway.providers.prices import PriceList
-from tests.pipeline.fakes import provider
+from tests.worker.pipeline.fakes import provider
 
 LISTED = Price(input=((0, 1),), output=((0, 2),))
 

@@ -23,8 +23,8 @@ from pydantic import TypeAdapter
 from llm_gateway.domain.conversation import Text
 from llm_gateway.domain.messages import Request
 from llm_gateway.providers.base import load
-from tests.pipeline.fakes import provider, request
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED, OPENAI, decode, encode
+from tests.worker.pipeline.fakes import provider, request
 
 REQUESTS = [
     request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.5),

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from llm_gateway.control.live import Live
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
-from llm_gateway.store.live import Live
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox

@@ -17,11 +17,11 @@ import pytest
 import sqlalchemy as sa
 
 from llm_gateway.domain.messages import new_id
-from llm_gateway.domain.usage import FREE, AttemptRecord, Usage
+from llm_gateway.domain.usage import FREE, AttemptRecord, SentAttempt, Usage
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollups import Totals
-from llm_gateway.store.usage import SentAttempt, UsageStore
+from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_ids
 
 

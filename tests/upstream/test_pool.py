@@ -1,4 +1,4 @@
-"""Connections to a provider: kept, used again, given up; what tests/pipeline/test_transport.py does not show."""
+"""Connections to a provider: kept, used again, given up; what tests/worker/pipeline/test_transport.py does not show."""
 
 from __future__ import annotations
 

@@ -235,3 +235,11 @@ def decode_attempt(payload: bytes) -> AttemptRecord:
 _encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(UsageRecord)
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
+
+
+class SentAttempt(msgspec.Struct, frozen=True):
+    """An attempt that counts against its provider's rate limits."""
+
+    provider_id: str
+    started_ms: int
+    limit_tokens: int

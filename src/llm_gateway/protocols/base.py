@@ -85,6 +85,13 @@ class Written(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()
 
 
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """An event of the provider's: as it stood on the line, and what it says. A kept reply's pieces have no bytes."""
+
+    raw: bytes
+    chunks: list[Chunk]
+
+
 class StreamReader(Protocol):
     """Reads a provider's stream. One for each stream."""
 

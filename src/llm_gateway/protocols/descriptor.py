@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import Completion
-from llm_gateway.domain.streams import Piece
 from llm_gateway.errors import GatewayError
-from llm_gateway.protocols.base import Head, Read, StreamWriter
+from llm_gateway.protocols.base import Head, Piece, Read, StreamWriter
 
 Document = dict[str, Any]
 PARTS = ("audio", "file", "image", "tool_calls", "tool_result")

@@ -1,6 +1,6 @@
 """The contract of a provider's dialect: where its calls go, which protocols it speaks, and what its refusals mean.
 
-Adapters are pure: `pipeline/translation.py` writes and reads through their wires, `pipeline/transport.py` carries.
+Adapters are pure: `worker/pipeline/translation.py` writes and reads through their wires.
 """
 
 from __future__ import annotations

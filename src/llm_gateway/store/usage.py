@@ -16,7 +16,7 @@ from sqlalchemy import func
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
-from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
+from llm_gateway.domain.usage import AttemptRecord, SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, paced
 from llm_gateway.store.database import Database, usage_records
@@ -54,14 +54,6 @@ class CustomerTotals(msgspec.Struct, frozen=True):
     name: str
     requests: int
     cost_nanos: int
-
-
-class SentAttempt(msgspec.Struct, frozen=True):
-    """An attempt that counts against its provider's rate limits."""
-
-    provider_id: str
-    started_ms: int
-    limit_tokens: int
 
 
 class UsageStore:

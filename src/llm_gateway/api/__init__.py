@@ -1,1 +1,0 @@
-"""What clients see; the only home of the web frameworks."""

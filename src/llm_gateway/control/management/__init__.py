@@ -1,0 +1,1 @@
+"""The management API: providers, overrides, usage, health."""

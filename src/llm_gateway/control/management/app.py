@@ -1,0 +1,189 @@
+"""The management plane's frame: one FastAPI app behind the gate, with the gateway's limits and error shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, cast
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_gateway import __version__
+from llm_gateway.control.docs.openapi import describe
+from llm_gateway.control.docs.page import docs_router
+from llm_gateway.control.management.query import known_parameters
+from llm_gateway.error_format.problem import PROBLEM, error_headers, problem_of
+from llm_gateway.error_format.shapes import send_error
+from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
+from llm_gateway.gate.body import ClientGone, InFlight, read_body
+from llm_gateway.gate.entry import ENTRY, Entry, defect, log_defect, log_error
+
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+MOST_ERRORS = 20
+"""So many mistakes of a body are listed; it can have a thousand."""
+MOST_FIELDS = 100
+"""More than any request has. To say of each of 300,000 that it is unknown would keep all others waiting."""
+
+
+def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_flight: InFlight) -> ASGIApp:
+    """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
+    app = FastAPI(
+        openapi_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(known_parameters)],
+    )
+    routes: list[APIRoute] = []
+    document = cache(lambda: msgspec.json.encode(describe(app.routes, __version__)))
+    for router in (*routers, docs_router(document)):
+        app.include_router(router)
+        routes.extend(route for route in router.routes if isinstance(route, APIRoute))
+
+    def render(request: Request, error: GatewayError) -> Response:
+        entry: Entry = request.scope[ENTRY]
+        log_error(request.scope, error, error.status)
+        problem = problem_of(error, entry.echo.decode())
+        response = Response(msgspec.json.encode(problem), error.status, media_type=PROBLEM.decode())
+        for name, value in error_headers(error):
+            response.headers[name.decode()] = value.decode()
+        return response
+
+    async def on_gateway_error(request: Request, error: Exception) -> Response:
+        return render(request, cast(GatewayError, error))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        return render(request, _translated(cast(HTTPException, error), routes, request.url.path))
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        return render(request, _unfit(cast(RequestValidationError, error)))
+
+    async def on_defect(request: Request, _: Exception) -> Response:
+        return render(request, defect(request.scope[ENTRY]))  # Bounded, which gets the exception after this, logs it
+
+    app.add_exception_handler(GatewayError, on_gateway_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(Exception, on_defect)
+    return Bounded(app, routes, in_flight, log)
+
+
+class Bounded:
+    """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON.
+
+    Of a method that has none nothing is read, so that nobody can make the gateway hold it; the server drops it. Where
+    there is no such route, that is said whatever the body is.
+
+    HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
+    """
+
+    def __init__(self, app: ASGIApp, routes: list[APIRoute], in_flight: InFlight, log: Callable[..., None]) -> None:
+        self._app = app
+        self._routes = routes
+        self._in_flight = in_flight
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        entry: Entry = scope[ENTRY]
+        method, started = scope["method"], False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).append("x-request-id", entry.echo.decode())
+            await send(message)
+
+        try:
+            body = await self._body(scope, receive) if method in WITH_BODY else b""
+            headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
+            headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            inner = {**scope, "method": "GET" if method == "HEAD" else method, "headers": headers}
+            await self._app(inner, _replay(body, receive), send_with_id)
+        except GatewayError as error:
+            await send_error(send, scope, error)
+        except ClientGone:
+            return
+        except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
+            log_defect(self._log, entry, error)
+            if not started:
+                await send_error(send, scope, defect(entry))
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        body = await read_body(receive, self._in_flight)
+        self._in_flight.release(len(body))  # counted while it is read: these bodies are few and decoded at once
+        if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
+            return _normalised(body)
+        return b""
+
+
+def _normalised(body: bytes) -> bytes:
+    if not body:
+        return body
+    try:
+        decoded = msgspec.json.decode(body)
+        if isinstance(decoded, dict) and len(decoded) > MOST_FIELDS:
+            raise Invalid(f"The body has {len(decoded)} fields, more than any request: send those of this one.")
+        return msgspec.json.encode(decoded)
+    except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
+        raise Invalid(f"The body is no JSON: {error}.", kind="json_invalid") from None
+    except RecursionError:
+        raise Invalid("The body is nested too deep.", kind="json_invalid") from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    waiting = [body]
+
+    async def replayed() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+def _translated(error: HTTPException, routes: list[APIRoute], path: str) -> GatewayError:
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at {path}.")
+    if error.status_code == 405:
+        allow = _methods(error, routes, path)
+        return MethodNotAllowed(f"This path takes {', '.join(allow) or 'other methods'} only.", allow=allow)
+    return Invalid(str(error.detail))
+
+
+def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[str, ...]:
+    """What the path takes: all its routes together, of which the router's own error names only the first one's."""
+    named = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
+    named.update(method for route in routes if route.path_regex.fullmatch(path) for method in route.methods or ())
+    if "GET" in named:
+        named.add("HEAD")
+    return tuple(sorted(named - {""}))
+
+
+def _unfit(error: RequestValidationError) -> Invalid:
+    errors = [
+        {"loc": list(found["loc"]), "msg": found["msg"], "type": found["type"]}
+        for found in error.errors()[:MOST_ERRORS]
+    ]
+    first: dict[str, Any] = errors[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    if not where:
+        sentence = "The body must be a JSON object."
+    elif first["type"] == "missing":
+        sentence = f"{where} is required."
+    elif first["type"] == "extra_forbidden":
+        sentence = f"{where} is not a field of this request."
+    else:
+        sentence = f"{where}: {first['msg'].removeprefix('Value error, ')}."
+    invalid = Invalid(sentence)
+    invalid.errors = cast(list[dict[str, object]], errors)
+    return invalid

@@ -1,0 +1,323 @@
+"""Providers: create, list, get, patch, delete. Keys go in and never come out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic.config import JsonDict
+
+from llm_gateway.control.docs.openapi import problems
+from llm_gateway.control.live import Live
+from llm_gateway.control.management import base_url as base_urls
+from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Text, Timestamp, iso
+from llm_gateway.control.management.probe import Probe
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.errors import Invalid
+from llm_gateway.providers.base import Vendor
+from llm_gateway.providers.prices import KINDS as PRICE_KINDS
+from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
+from llm_gateway.store.identifiers import missing
+from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.upstream.egress import AddressRefused, Egress
+
+_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    """A key that fits in a header; what does not would fail at every call."""
+    if not _SENDABLE.fullmatch(key.get_secret_value()):
+        raise ValueError("a key is printable ASCII without blanks around it")
+    return key
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="unique short id")]
+Model = Text
+Key = Annotated[
+    SecretStr,
+    Field(min_length=1, max_length=4096, json_schema_extra={"pattern": f"^{_SENDABLE.pattern}$"}),
+    AfterValidator(_sendable),
+]
+BaseUrl = Annotated[
+    str,
+    Field(
+        json_schema_extra={"pattern": base_urls.PATTERN, "maxLength": base_urls.MAX_CHARACTERS},
+        description="As the vendor's own SDK spells it. Needed unless the name is a preset's.",
+    ),
+]
+Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
+Limit = Annotated[int, Field(ge=1, le=2**53), WHOLE]
+Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred"), WHOLE]
+Timeout = Annotated[float, Field(ge=0.001, le=3600, description="seconds for one attempt")]
+MOST_PRICES = 1000
+
+
+def _few(prices: Any) -> Any:
+    """Told before each of them is looked at."""
+    if isinstance(prices, dict) and len(prices) > MOST_PRICES:
+        raise ValueError(f"at most {MOST_PRICES} models have prices")
+    return prices
+
+
+Prices = Annotated[
+    dict[str, dict[str, float]],
+    BeforeValidator(_few),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "By model, then by kind of token: USD per million tokens.",
+            "maxProperties": MOST_PRICES,
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    kind: {"type": "number", "minimum": 0, "maximum": MAX_USD_PER_MILLION} for kind in PRICE_KINDS
+                },
+                "required": ["input", "output"],
+                "additionalProperties": False,
+            },
+            "examples": [{"gpt-4o-mini": {"input": 0.15, "output": 0.6}}],
+        }
+    ),
+]
+Kind = Literal["openai", "anthropic", "gemini", "local"]
+
+
+EXAMPLE: JsonDict = {
+    "name": "openai",
+    "display_name": "OpenAI",
+    "api_key": "your-key",
+    "models": ["gpt-4o-mini", "gpt-4o"],
+    "rate_limit_rpm": 500,
+}
+
+
+class ProviderCreate(BaseModel):
+    """What a new provider needs."""
+
+    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
+
+    name: Name
+    display_name: Text
+    api_key: Key
+    models: Models
+    base_url: BaseUrl | None = None
+    is_enabled: bool = True
+    rate_limit_rpm: Limit = 60
+    rate_limit_tpm: Limit = 100_000
+    priority: Priority = 10
+    kind: Kind | None = None
+    prices: Prices | None = None
+    timeout_s: Timeout = 60.0
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """What is not sent has no default: it stays as it is."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class ProviderPatch(BaseModel):
+    """What may change; what is not sent stays. Only `base_url`, `kind` and `prices` may be null."""
+
+    model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
+
+    name: Name = Field(default="")
+    display_name: Text = Field(default="")
+    api_key: Key = Field(default=SecretStr(""))
+    models: Models = Field(default=[])
+    base_url: BaseUrl | None = None
+    is_enabled: bool = True
+    rate_limit_rpm: Limit = 60
+    rate_limit_tpm: Limit = 100_000
+    priority: Priority = 10
+    kind: Kind | None = None
+    prices: Prices | None = None
+    timeout_s: Timeout = 60.0
+
+
+class ProviderOut(BaseModel):
+    """A provider as it is shown: everything but the key."""
+
+    id: Id
+    name: str
+    display_name: str
+    base_url: str | None
+    models: list[str]
+    is_enabled: bool
+    rate_limit_rpm: int
+    rate_limit_tpm: int
+    priority: int
+    created_at: Timestamp
+    updated_at: Timestamp
+    kind: str
+    prices: Prices | None
+    timeout_s: float
+
+
+def _shown(provider: Provider) -> ProviderOut:
+    return ProviderOut(
+        id=provider.id,
+        name=provider.name,
+        display_name=provider.display_name,
+        base_url=provider.base_url,
+        models=list(provider.models),
+        is_enabled=provider.is_enabled,
+        rate_limit_rpm=provider.rate_limit_rpm,
+        rate_limit_tpm=provider.rate_limit_tpm,
+        priority=provider.priority,
+        created_at=iso(provider.created_at_ms),
+        updated_at=iso(provider.updated_at_ms),
+        kind=provider.kind,
+        prices=provider.prices,
+        timeout_s=provider.timeout_s,
+    )
+
+
+class ProviderTest(BaseModel):
+    """Whether the provider answered; if not, `error` says what to do."""
+
+    success: bool
+    error: str | None
+
+
+class ProviderRules:
+    """What a provider must be to be saved, beyond the types of its fields."""
+
+    def __init__(self, vendors: dict[str, Vendor], egress: Egress, local_url: Callable[[], str | None]) -> None:
+        self._vendors = vendors
+        self._egress = egress
+        self._local_url = local_url
+
+    def kind_of(self, name: str, kind: str | None) -> str:
+        """The dialect: the one that was said, else the preset's, else OpenAI's."""
+        vendor = self._vendors.get(name)
+        return kind or (vendor.kind if vendor else "openai")
+
+    def check(self, name: str, kind: str, base_url: str | None, prices: Prices | None) -> None:
+        """The base URL and the prices fit.
+
+        Raises:
+            Invalid: with a sentence that says what to change.
+        """
+        for model, price in (prices or {}).items():
+            try:
+                from_operator(price)
+            except ValueError as error:
+                raise Invalid(f"prices of {model!r}: {error}.", loc=("body", "prices", model)) from None
+        vendor = self._vendors.get(name)
+        if base_url is not None:
+            self._check_url(base_url)
+        elif kind == "local":
+            if self._local_url() is None:
+                raise Invalid(
+                    "The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true and restart.",
+                    loc=("body", "kind"),
+                )
+        elif vendor is None or vendor.base_url is None:
+            names = ", ".join(sorted(self._vendors))
+            raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
+        elif vendor.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
+            self._check_url(vendor.base_url)
+
+    def _check_url(self, base_url: str) -> None:
+        problem = base_urls.problem_of(base_url)
+        if problem is None:
+            try:
+                self._egress.check(base_url)
+            except AddressRefused as error:
+                problem = str(error)
+        if problem is not None:
+            raise Invalid(f"base_url: {problem}", loc=("body", "base_url"))
+
+    def needs_key_again(self, before: tuple[str, str | None], after: tuple[str, str | None]) -> bool:
+        """In production a key is not sent to another origin than the one it was given for.
+
+        `before` and `after` are (name, base_url) each.
+        """
+        return self._egress.strict and self._origin(*before) != self._origin(*after)
+
+    def _origin(self, name: str, base_url: str | None) -> tuple[str, str | None, int | None] | None:
+        vendor = self._vendors.get(name)
+        url = base_url or (vendor.base_url if vendor else None)
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname, parts.port
+
+
+def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, probe: Probe) -> APIRouter:
+    """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
+    router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
+
+    @router.get("")
+    def list_providers() -> list[ProviderOut]:
+        return [_shown(provider) for provider in store.list()]
+
+    @router.post("", status_code=201, responses=problems(409, 422))
+    def create_provider(body: ProviderCreate) -> ProviderOut:
+        fields = _plain(body.model_dump())
+        fields["kind"] = rules.kind_of(body.name, body.kind)
+        rules.check(body.name, fields["kind"], body.base_url, body.prices)
+        created = store.create(ProviderDraft(**fields))
+        live.reload()
+        return _shown(created)
+
+    @router.get("/{provider_id}", responses=problems(404))
+    def get_provider(provider_id: str) -> ProviderOut:
+        return _shown(store.get(provider_id))
+
+    @router.patch("/{provider_id}", responses=problems(404, 409, 422))
+    def patch_provider(provider_id: str, body: ProviderPatch) -> ProviderOut:
+        before = store.get(provider_id)
+        changes = _plain(body.model_dump(exclude_unset=True))
+        name = changes.get("name", before.name)
+        if "kind" in changes or "name" in changes:
+            changes["kind"] = rules.kind_of(name, changes.get("kind", before.kind))
+        base_url = changes.get("base_url", before.base_url)
+        # A change that has to do with none of these must not fail for them: disabling what moved, say.
+        if changes.keys() & {"name", "kind", "base_url", "prices"}:
+            rules.check(name, changes.get("kind", before.kind), base_url, changes.get("prices", before.prices))
+        moved = rules.needs_key_again((before.name, before.base_url), (name, base_url))
+        if moved and "api_key" not in changes:
+            raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))
+        after = store.update(provider_id, changes) if changes else before
+        live.reload()
+        return _shown(after)
+
+    @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
+    def delete_provider(provider_id: str) -> None:
+        store.delete(provider_id)
+        live.reload()
+
+    @router.post("/{provider_id}/test", responses=problems(404, 422))
+    async def test_provider(provider_id: str) -> ProviderTest:
+        error = await probe(await run_in_threadpool(_in_force, store, live, provider_id))
+        return ProviderTest(success=error is None, error=error)
+
+    return router
+
+
+def _in_force(store: ProviderStore, live: Live, provider_id: str) -> Provider:
+    """The provider as it is called; what another process changed is read first."""
+    stored = store.get(provider_id)
+    known = live.snapshot.providers.get(stored.name)
+    if known is None or known.updated_at_ms != stored.updated_at_ms:
+        known = live.reload().providers.get(stored.name)
+    if known is None:
+        raise missing("provider")
+    return known
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as the store takes them."""
+    if "api_key" in fields:
+        fields["api_key"] = fields["api_key"].get_secret_value()
+    if "models" in fields:
+        fields["models"] = tuple(fields["models"])
+    return fields

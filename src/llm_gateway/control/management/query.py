@@ -1,0 +1,36 @@
+"""Query parameters that nobody reads are mistakes: `?day=7` must not be answered with the report of thirty days."""
+
+from __future__ import annotations
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+
+from llm_gateway.errors import Invalid
+from llm_gateway.gate.auth import OPEN_PATHS
+
+STRICT_PREFIX = "/api/v1/"
+
+
+def refuses_parameters(path: str) -> bool:
+    """Whether it takes no parameters but its own; probes, metrics and documents are asked by programs that add some."""
+    return path.startswith(STRICT_PREFIX) and path not in OPEN_PATHS
+
+
+async def known_parameters(request: Request) -> None:
+    """A dependency of every route of the management plane.
+
+    Raises:
+        Invalid: a parameter is none of the route's, or came twice.
+    """
+    if not request.scope["query_string"] or not refuses_parameters(request.scope["path"]):
+        return
+    route = request.scope.get("route")
+    known = {field.alias for field in route.dependant.query_params} if isinstance(route, APIRoute) else set()
+    seen = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            takes = f"takes {', '.join(sorted(known))} only" if known else "takes none"
+            raise Invalid(f"{name} is no parameter of this path, which {takes}.", loc=("query", name), kind="extra")
+        if name in seen:
+            raise Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated")
+        seen.add(name)

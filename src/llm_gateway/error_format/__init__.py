@@ -1,0 +1,1 @@
+"""Errors as HTTP, as clients of each path read them."""

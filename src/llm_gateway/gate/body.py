@@ -1,0 +1,99 @@
+"""Read the body of a request, within the caps on bytes and values, of one body and of all in flight."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive
+
+from llm_gateway.errors import GatewayError, Overloaded, PayloadTooLarge
+from llm_gateway.gate.value_limit import check_number_of_values
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+DROP_BYTES = 2 * MAX_BODY_BYTES
+DROP_SECONDS = 5.0
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete: there is nobody to answer."""
+
+
+class InFlight:
+    """Counts the requests being served and the bytes of their bodies, over all endpoints.
+
+    `cap` bounds the requests, `cap_bytes` their bodies' bytes: a decoded body takes several times its size.
+    """
+
+    __slots__ = ("bytes", "cap", "cap_bytes", "count")
+
+    def __init__(self, cap: int, cap_bytes: int) -> None:
+        self.cap = cap
+        self.cap_bytes = cap_bytes
+        self.count = 0
+        self.bytes = 0
+
+    def hold(self, size: int) -> None:
+        """Count `size` bytes of a body until `release`.
+
+        Raises:
+            Overloaded: they would be more than the cap.
+        """
+        if self.bytes + size > self.cap_bytes:
+            raise Overloaded(
+                "The bodies of the requests in flight are as large as they may be: try again.", retry_after_s=1
+            )
+        self.bytes += size
+
+    def release(self, size: int) -> None:
+        """Give back what `hold` counted."""
+        self.bytes -= size
+
+
+async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
+    """Return the whole body of a request, counted in `in_flight`; the caller releases its length.
+
+    Raises:
+        PayloadTooLarge: it is over 4 MiB; up to 8 MiB or 5 s of it were read and dropped. Or it holds too many values.
+        Overloaded: there is no room for it; the rest of it was dropped in the same way.
+        ClientGone: the client went away.
+    """
+    message = await receive()
+    chunks: list[bytes] = []
+    held = size = 0
+    try:
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise PayloadTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes: send less.")
+            in_flight.hold(size - held)
+            held = size
+            more_body = message.get("more_body", False)
+            chunks.append(chunk)
+            if not more_body:
+                body = chunk if len(chunks) == 1 else b"".join(chunks)
+                check_number_of_values(body)
+                return body
+            message = await receive()
+    except BaseException as error:  # edge: however it fails, its bytes are counted no more
+        in_flight.release(held)
+        chunks.clear()
+        if isinstance(error, GatewayError) and message.get("more_body", False):
+            await _drop_rest(receive, size)
+        raise
+
+
+async def _drop_rest(receive: Receive, size: int) -> None:
+    try:
+        async with asyncio.timeout(DROP_SECONDS):
+            while size <= DROP_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -1,0 +1,1 @@
+"""From a request and a snapshot of the configuration to a plan."""

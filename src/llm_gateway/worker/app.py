@@ -1,0 +1,128 @@
+"""Composition root of the data plane: who uses whom on the way of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from starlette.types import ASGIApp
+
+from llm_gateway.cache.memory import MemoryCache
+from llm_gateway.domain.catalog import Provider, Snapshot
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.domain.usage import Price, SentAttempt, UsageRecord
+from llm_gateway.gate.body import InFlight
+from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.providers.base import Adapter
+from llm_gateway.settings import Settings
+from llm_gateway.upstream.egress import Egress
+from llm_gateway.worker.dispatch import Dispatch, build_endpoints
+from llm_gateway.worker.endpoints.streaming import Drains
+from llm_gateway.worker.gateway import Gateway
+from llm_gateway.worker.pipeline.admission import Admission
+from llm_gateway.worker.pipeline.attempt import Attempts
+from llm_gateway.worker.pipeline.caching import Caching
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.health import CONFIGURATION_CHANGED, Health
+from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.translation import Translation
+from llm_gateway.worker.pipeline.transport import Transport
+
+Log: TypeAlias = Callable[..., None]
+
+
+class Given(NamedTuple):
+    """What the data plane gets from outside it.
+
+    `snapshot` returns the configuration in force. `price_by_reported_name(provider's name, model)` is the list price of
+    a model under the name that the provider reported. `observe` takes every finished usage record.
+    """
+
+    settings: Settings
+    adapters: Mapping[str, Adapter]
+    snapshot: Callable[[], Snapshot]
+    egress: Egress
+    journal: JournalWriter
+    price_by_reported_name: Callable[[str, str], Price | None]
+    observe: Callable[[UsageRecord], None]
+    redact: Redactor
+    log: Log
+
+
+class Worker:
+    """Serves calls. Call `changed` with every new snapshot, and `close` at the end."""
+
+    def __init__(self, given: Given) -> None:
+        settings, log = given.settings, given.log
+        self._given = given
+        self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
+        self.health = Health(log=log)
+        self.transport = Transport(given.egress, log=log)
+        self._limiter = MemoryLimiter()
+        self._admission = Admission(self._limiter)
+        self._known: dict[str, Provider] = {}
+        recording = Recording(
+            given.journal,
+            instance=given.journal.name,
+            price_by_reported_name=given.price_by_reported_name,
+            observe=given.observe,
+        )
+        caching = Caching(
+            MemoryCache(settings.cache_max_bytes),
+            ttl_s=settings.cache_ttl_seconds,
+            shared=settings.cache_scope == "global",
+        )
+        self.gateway = Gateway(given.snapshot, caching, self._build_failover(recording), recording)
+
+    def _build_failover(self, recording: Recording) -> Failover:
+        translation = Translation(self._given.adapters)
+        attempts = Attempts(
+            health=self.health,
+            admission=self._admission,
+            transport=self.transport,
+            recording=recording,
+            adapters=self._given.adapters,
+            translation=translation,
+            redact=self._given.redact,
+        )
+        return Failover(health=self.health, admission=self._admission, attempts=attempts, translation=translation)
+
+    def build(self, management: ASGIApp) -> Dispatch:
+        """Build the ASGI app: the endpoints of calls; what is none of theirs goes to `management`."""
+        settings = self._given.settings
+        endpoints, below = build_endpoints(
+            self.gateway,
+            self.in_flight,
+            Drains(settings.on_disconnect),
+            self._given.snapshot,
+            timeout_s=settings.request_timeout_seconds,
+            log=self._given.log,
+        )
+        return Dispatch(endpoints, below, management)
+
+    def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
+        """Begin rate-limit windows with what an earlier run sent."""
+        self._admission.refill(attempts, now_ms)
+
+    def changed(self, snapshot: Snapshot) -> None:
+        """Start a provider's health anew when its configuration changed, and forget providers that are gone.
+
+        Any change closes its breakers; its account's rest ends only with another key or address.
+        """
+        providers = {provider.id: provider for provider in snapshot.providers.values()}
+        for provider_id, before in self._known.items():
+            after = providers.get(provider_id)
+            if after is None:
+                self.health.forget(provider_id)
+                self._limiter.forget(provider_id)
+            elif after.updated_at_ms != before.updated_at_ms:
+                self.health.reset(provider_id)
+                if after.target != before.target:
+                    self.health.lift(provider_id, CONFIGURATION_CHANGED)
+        self.transport.keep_only(snapshot)
+        self._known = providers
+
+    async def close(self) -> None:
+        """Close the connections to providers."""
+        await self.transport.close()

@@ -1,0 +1,1 @@
+"""The paths that clients call, one endpoint a file."""

@@ -1,0 +1,259 @@
+"""The chat surfaces of other protocols: decode, the straight line, encode. One class for all, a protocol each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from starlette.types import Receive, Send
+
+from llm_gateway.domain.assembly import chunks_of
+from llm_gateway.domain.conversation import Completion, Counted
+from llm_gateway.domain.messages import Answer, Ask, Request
+from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.domain.weight import weigh
+from llm_gateway.error_format.problem import JSON, Headers, send_body
+from llm_gateway.errors import GatewayError, Invalid, NotSupported
+from llm_gateway.gate import headers as said
+from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.entry import Entry
+from llm_gateway.protocols.base import Head, Piece, StreamWriter, Unsupported
+from llm_gateway.protocols.descriptor import Descriptor
+from llm_gateway.worker.endpoints.endpoint import Endpoint
+from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
+from llm_gateway.worker.gateway import Gateway
+from llm_gateway.worker.pipeline.relay import Relay
+
+ANONYMOUS = "anonymous"
+GENERAL = "general"
+DEFAULT_MAX_TOKENS = 4096
+"""How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
+MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+MOST_NESTED = 400
+"""Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Asking(Endpoint):
+    """An endpoint of a protocol's. `timeout_s` is the longest deadline a request may have."""
+
+    def __init__(
+        self,
+        protocol: Descriptor,
+        gateway: Gateway,
+        in_flight: InFlight,
+        drains: Drains,
+        *,
+        timeout_s: float,
+        log: Callable[..., None],
+    ) -> None:
+        super().__init__(in_flight, log)
+        self._protocol = protocol
+        self._gateway = gateway
+        self._drains = drains
+        self._timeout_s = timeout_s
+
+    async def serve(self, entry: Entry, body: bytes, receive: Receive, send: Send) -> None:
+        """As in `Endpoint`."""
+        document = document_of(body)
+        try:
+            self._protocol.check(document)
+        except Unsupported as error:
+            raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
+        request = self._request(entry, document)
+        head = Head(
+            request_id=request.id,
+            model=request.requested_model or "",
+            created_s=request.at_ms // 1000,
+            document=document,
+        )
+        ids: Headers = [(name, entry.echo) for name in self._protocol.id_headers]
+        if request.stream and self._protocol.stream_writer is not None:
+            writer = EventWriter(self._protocol, self._protocol.stream_writer(head), document)
+            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
+            await response.run(asyncio.ensure_future(self._gateway.stream(request)))
+            return
+        answer = await self._gateway.generate(request)
+        reply = answer.reply
+        content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), head)
+        await send_body(send, 200, content, JSON, [*facts(answer), *ids])
+
+    def _request(self, entry: Entry, document: dict[str, Any]) -> Request:
+        stream = document.get("stream")
+        if stream is not None and not isinstance(stream, bool):
+            raise Invalid("stream must be true or false.", loc=("body", "stream"))
+        started = time.monotonic()
+        headers = entry.headers
+        use_cache, keep_in_cache = said.caching(headers)
+        return Request(
+            id=entry.request_id,
+            at_ms=time.time_ns() // 1_000_000,
+            started=started,
+            deadline=said.deadline(headers, started, self._timeout_s),
+            key_name=entry.caller.name,
+            surface=self._protocol.surface,
+            user_id=said.label(headers, b"x-user-id") or _user(document) or ANONYMOUS,
+            service=said.label(headers, b"x-service-name") or entry.caller.name,
+            task_type=said.label(headers, b"x-task-type") or GENERAL,
+            max_tokens=_most_output(document),
+            client_request_id=entry.client_request_id,
+            tags=said.tags(headers),
+            use_cache=use_cache,
+            keep_in_cache=keep_in_cache,
+            ask=Ask(self._protocol.name, document, self._read, self._forwarded(headers)),
+            input_weight=weigh(document),
+            stream=stream is True and self._protocol.stream_writer is not None,
+            requested_model=asked_model(document),
+        )
+
+    def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
+        """The header lines that only a provider of the client's protocol understands."""
+        names = self._protocol.forwarded_headers
+        return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in names if name in headers])
+
+    def _read(self, document: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        read = self._protocol.read_request(document)
+        return read.conversation, read.dropped
+
+
+class EventWriter:
+    """A streamed reply in a protocol's events: the provider's own bytes where it speaks the protocol, else written."""
+
+    __slots__ = ("_hides", "_is_native", "_read_reply", "_writer")
+
+    def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
+        self._hides = protocol.hides(document)
+        self._read_reply = protocol.read_reply
+        self._writer = writer
+        self._is_native = False
+
+    def opened(self, came: Relay | Answer) -> Headers:
+        """As in `Writer`."""
+        if isinstance(came, Answer):
+            return facts(came)
+        self._is_native = came.is_native
+        return _who(came.provider, came.model, came.dropped)
+
+    def pieces(self, pieces: list[Piece]) -> bytes:
+        """As in `Writer`."""
+        if not self._is_native:
+            return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
+        hides = self._hides
+        if hides is None:
+            return b"".join([piece.raw for piece in pieces])
+        if len(pieces) == 1:
+            [piece] = pieces
+            return b"" if hides(piece) else piece.raw
+        return b"".join([piece.raw for piece in pieces if not hides(piece)])
+
+    def kept(self, answer: Answer) -> bytes:
+        """As in `Writer`."""
+        completion = answer.reply.completion or self._read_reply(answer.reply.body)
+        return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
+
+    def end(self, answer: Answer) -> bytes:
+        """As in `Writer`: the provider's own bytes had an end of their own."""
+        if self._is_native:
+            return b""
+        usage = answer.reply.usage
+        counted = self._writer.write(Counted(usage=usage)) if answer.reply.usage_estimated else b""
+        return counted + self._writer.end()
+
+    def error(self, error: GatewayError) -> bytes:
+        """As in `Writer`."""
+        return self._writer.error(error.detail, error.code)
+
+
+def facts(answer: Answer) -> Headers:
+    """What the gateway says of an answer in headers, since the protocols have no fields for it."""
+    cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
+    cache = b"hit" if answer.cached else b"miss"
+    return [
+        *_who(answer.provider, answer.model, answer.reply.dropped),
+        (b"x-gateway-cache", cache),
+        (b"x-gateway-cost-usd", cost),
+    ]
+
+
+def _who(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
+    headers = [(b"x-gateway-provider", provider.encode()), (b"x-gateway-model", quote(model, safe="/:@").encode())]
+    if dropped:
+        headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
+    return headers
+
+
+def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
+    """Whether writing it again could need more of the stack than there is."""
+    if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
+        return False
+    level: list[Any] = [document]
+    for _ in range(MOST_NESTED):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def document_of(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        Invalid: there is none.
+    """
+    try:
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+    if not isinstance(document, dict):
+        raise Invalid("The body must be a JSON object.", kind="json_invalid")
+    if _is_nested_deeply(body, document):
+        raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
+    return document
+
+
+def asked_model(document: dict[str, Any]) -> str:
+    """The model a document asks for.
+
+    Raises:
+        Invalid: it names none.
+    """
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        raise Invalid(
+            "model is required: the name of a model, provider/model, or auto for the gateway's own routing.",
+            loc=("body", "model"),
+        )
+    return model
+
+
+def _user(document: dict[str, Any]) -> str | None:
+    """Whom a client names as its user: OpenAI's `user`, or Anthropic's `metadata.user_id`."""
+    metadata = document.get("metadata")
+    for user in (document.get("user"), metadata.get("user_id") if isinstance(metadata, dict) else None):
+        if isinstance(user, str) and user and len(user) <= said.MAX_LABEL_CHARACTERS and "\0" not in user:
+            return user
+    return None
+
+
+def _most_output(document: dict[str, Any]) -> int:
+    """How many tokens may be answered, over all choices."""
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        limit = document.get(name)
+        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+            break
+    else:
+        limit = DEFAULT_MAX_TOKENS
+    n = document.get("n")
+    choices = n if isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MOST_CHOICES else 1
+    return min(limit * choices, MOST_TOKENS)

@@ -1,0 +1,261 @@
+"""A reply as server-sent events: sent as it comes, kept awake while it does not, read to its end if nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
+
+from starlette.types import Receive, Send
+
+from llm_gateway.domain.messages import Answer
+from llm_gateway.domain.plan import Recorded
+from llm_gateway.error_format.problem import Headers
+from llm_gateway.errors import GatewayError, Overloaded
+from llm_gateway.protocols.base import Piece
+from llm_gateway.sse import COMMENT
+from llm_gateway.worker.pipeline.relay import Relay
+
+HEARTBEAT_S = 15.0
+DRAIN_S = 30.0
+MOST_DRAINED = 64
+HEAD: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+OnDisconnect: TypeAlias = Literal["drain", "abort"]
+
+
+OnDefect: TypeAlias = Callable[[Exception], GatewayError]
+"""Hears of a defect of ours; returns what the client is told."""
+
+
+class Writer(Protocol):
+    """What puts a reply on the line, for one surface."""
+
+    def opened(self, came: Relay | Answer) -> Headers:
+        """The reply is there. The headers that tell about it."""
+        ...
+
+    def kept(self, answer: Answer) -> bytes:
+        """A reply that is whole already, with its end."""
+        ...
+
+    def pieces(self, pieces: list[Piece]) -> bytes:
+        """What comes, on the line."""
+        ...
+
+    def end(self, answer: Answer) -> bytes:
+        """What ends a complete reply."""
+        ...
+
+    def error(self, error: GatewayError) -> bytes:
+        """What ends a reply that failed in its middle."""
+        ...
+
+
+@runtime_checkable
+class Line(Protocol):
+    """What a server's `send` can do besides (`server/exchange.py`), to spare a coroutine for each piece."""
+
+    def push(self, data: bytes) -> bool:
+        """Send a piece of the body at once; whether the client keeps up."""
+        ...
+
+    async def caught_up(self) -> None:
+        """Return when it has caught up, or is gone."""
+        ...
+
+
+class Drains:
+    """How many streams are read to their end though nobody listens, over all surfaces."""
+
+    __slots__ = ("count", "on_disconnect")
+
+    def __init__(self, on_disconnect: OnDisconnect) -> None:
+        self.on_disconnect = on_disconnect
+        self.count = 0
+
+
+class StreamedResponse:
+    """One response of events."""
+
+    __slots__ = (
+        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open", "_keeps_up",
+        "_line", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
+    )  # fmt: skip
+
+    def __init__(
+        self, writer: Writer, receive: Receive, send: Send, drains: Drains, headers: Headers, defect: OnDefect
+    ) -> None:
+        self._writer = writer
+        self._receive = receive
+        self._send = send
+        self._line = _line(send)
+        self._drains = drains
+        self._headers = headers
+        self._told: Headers = []
+        self._defect = defect
+        self._has_begun = False
+        self._is_open = False  # the head has left
+        self._has_ended = False
+        self._keeps_up = True
+        self._is_gone = False
+        self._sent_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._patience: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[Relay | Answer] | None = None
+        self._relaying: Relay | None = None
+        self._beat: asyncio.TimerHandle
+
+    async def run(self, opening: asyncio.Task[Relay | Answer]) -> None:
+        """Send the reply that is being opened.
+
+        Raises:
+            GatewayError: it failed before anything was sent.
+        """
+        self._opening = opening
+        del opening  # a task holds the exception it raised, whose traceback would hold it here
+        watch = asyncio.ensure_future(_until_gone(self._receive))
+        watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone())
+        try:
+            came = await self._opened()
+            self._told = self._writer.opened(came)
+            if isinstance(came, Answer):
+                await self._write(self._writer.kept(came))
+            else:
+                await self._relay(came)
+        except GatewayError as error:
+            if not self._has_begun:
+                raise
+            await self._write(self._writer.error(error))
+        except asyncio.CancelledError:
+            if self._is_gone:
+                return  # opening was given up, since nobody waits for it
+            if not self._has_begun:
+                raise
+            await self._write(self._writer.error(Overloaded("The gateway is stopping.")))
+        except Exception as error:  # edge: a defect of ours; who was told 200 already is told in the stream
+            if not self._has_begun:
+                raise
+            await self._write(self._writer.error(self._defect(error)))
+        finally:
+            self._has_ended = True
+            self._opening = self._relaying = None
+            watch.cancel()
+            if self._patience is not None:
+                self._patience.cancel()
+                self._drains.count -= 1
+        await self._line.caught_up()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _opened(self) -> Relay | Answer:
+        """Wait for the reply to begin; the first heartbeat sends the 200, what fails after it is told in the stream."""
+        opening = self._opening
+        assert opening is not None  # noqa: S101 - set by `run`
+        try:
+            while not (await asyncio.wait({opening}, timeout=HEARTBEAT_S))[0]:
+                await self._write(COMMENT)
+            return opening.result()
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.wait({opening})
+            if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
+                opening.result().drop()  # type: ignore[union-attr]  # it is one
+            raise Recorded from None
+        finally:
+            del opening  # as in `run`
+
+    async def ready(self) -> None:
+        """As in `Sink`: when the client has read what was sent before."""
+        if not self._has_begun:
+            self._has_begun = True
+            start = [*HEAD, *self._told, *self._headers]
+            await self._send({"type": "http.response.start", "status": 200, "headers": start})
+            self._is_open = True
+        await self._line.caught_up()
+        self._keeps_up = True
+
+    def take(self, pieces: list[Piece]) -> bool:
+        """As in `Sink`."""
+        data = self._writer.pieces(pieces)
+        if not data or self._is_gone:
+            return True
+        self._sent_at = self._loop.time()
+        self._keeps_up = self._line.push(data)
+        return self._keeps_up
+
+    async def _relay(self, relay: Relay) -> None:
+        self._relaying = relay
+        if self._is_gone and self._patience is None:
+            relay.abandon()
+        self._beat = self._loop.call_later(HEARTBEAT_S, self._keep_alive)
+        try:
+            await relay.run(self)
+        finally:
+            self._beat.cancel()
+        end = b"" if relay.answer is None else self._writer.end(relay.answer)
+        if end and not self._is_gone:
+            await self._write(end)
+
+    def _client_is_gone(self) -> None:
+        """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
+        self._is_gone = True
+        if self._has_ended:
+            return
+        drains = self._drains
+        if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
+            self._give_up()
+        else:
+            drains.count += 1
+            self._patience = self._loop.call_later(DRAIN_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._relaying is not None:
+            self._relaying.abandon()
+        elif self._opening is not None:
+            self._opening.cancel()
+
+    def _keep_alive(self) -> None:
+        """Say something when nothing was said for long: what stands between closes what looks dead."""
+        quiet_s = self._loop.time() - self._sent_at
+        if quiet_s >= HEARTBEAT_S:
+            if self._is_open and self._keeps_up and not self._is_gone:
+                self._keeps_up = self._line.push(COMMENT)
+            quiet_s = 0.0
+        self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)
+
+    async def _write(self, data: bytes) -> None:
+        await self.ready()
+        self._sent_at = self._loop.time()
+        self._keeps_up = self._line.push(data)
+
+
+def _line(send: object) -> Line:
+    return send if isinstance(send, Line) else _AnyLine(cast(Send, send))
+
+
+class _AnyLine:
+    """A line over a server that knows ASGI alone: what is pushed leaves when it is waited for."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: list[bytes] = []
+
+    def push(self, data: bytes) -> bool:
+        """As in `Line`."""
+        self._waiting.append(data)
+        return False
+
+    async def caught_up(self) -> None:
+        """As in `Line`."""
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

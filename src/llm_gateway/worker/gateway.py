@@ -1,0 +1,114 @@
+"""THE STRAIGHT LINE: what happens to a request, in order, on one screen.
+
+    1 plan      what to try, in what order                       routing/route.py (pure)
+    2 look      known already, or in flight already               pipeline/caching.py
+    3 try       per candidate: translate → breaker → admit → intent → send → translate back → outcome
+                                                                  pipeline/failover.py, pipeline/attempt.py,
+                                                                  pipeline/translation.py
+    4 settle    the usage record, durable before the answer       pipeline/recording.py
+    5 keep      for the next who asks the same                    pipeline/caching.py
+
+A stream is the same line: it is handed out at its commit point, in the middle of step 3 (pipeline/relay.py). The gate
+stands before the line (`gate/auth.py`), a surface decodes before and encodes after it. The database is never on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.domain.plan import Plan, Recorded, Served
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import GatewayError, InternalError
+from llm_gateway.routing.route import route
+from llm_gateway.worker.pipeline.caching import Caching, Lookup
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.relay import Relay
+
+T = TypeVar("T")
+
+
+class Gateway:
+    """Serves calls over one immutable snapshot of the configuration each."""
+
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], caching: Caching, failover: Failover, recording: Recording
+    ) -> None:
+        self._snapshot = snapshot
+        self._caching = caching
+        self._failover = failover
+        self._recording = recording
+
+    async def generate(self, request: Request) -> Answer:
+        """The answer to one request, with its usage record durable.
+
+        Raises:
+            GatewayError: what the caller is told; recorded too.
+        """
+        return await self._line(request, self._serve)
+
+    async def stream(self, request: Request) -> Relay | Answer:
+        """The answer as it comes, from its commit point on; whole, if it was kept or comes so.
+
+        Raises:
+            GatewayError: what the caller is told; recorded too.
+        """
+        return await self._line(request, self._open)
+
+    async def _line(
+        self, request: Request, serve: Callable[[Request, Plan, Lookup, UsageRecord], Awaitable[T]]
+    ) -> T | Answer:
+        record = self._recording.open(request)
+        try:
+            plan = route(request, self._snapshot())
+            record.override_id = plan.override_id
+            lookup = await self._caching.lookup(request, plan)
+            record.cache = lookup.status
+            if lookup.served is not None:
+                return self._recording.hit(record, lookup.served)
+            return await serve(request, plan, lookup, record)
+        except GatewayError as error:
+            await self._recording.refuse(record, error)
+            error.is_recorded = True
+            raise
+        except asyncio.CancelledError:
+            self._recording.cancel(record)
+            raise Recorded from None
+        except Exception as error:  # edge: a defect of ours is still a request that was made, and recorded
+            await self._recording.refuse(record, InternalError(str(error)))
+            raise
+
+    async def _serve(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Answer:
+        """Steps 3 to 5; whoever waits for this call hears how it ended, too."""
+        try:
+            served = await self._failover.run(request, plan, record)
+            answer = await self._recording.settle(record, served)
+        except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
+            self._caching.abandon(lookup, error)
+            raise
+        await self._caching.keep(lookup, served)
+        return answer
+
+    async def _open(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Relay | Answer:
+        """Step 3 to the commit point; steps 4 and 5 are the relay's, at its end."""
+        settled = partial(self._settle, lookup, record)
+        opened = await self._failover.open(request, plan, record)
+        if isinstance(opened, Served):
+            return await settled(opened)
+        self._recording.began(record)
+        return Relay(
+            opened,
+            settled=settled,
+            failed=partial(self._recording.refuse, record),
+            gone=partial(self._recording.cancel, record),
+        )
+
+    async def _settle(self, lookup: Lookup, record: UsageRecord, served: Served) -> Answer:
+        answer = await self._recording.settle(record, served)
+        await self._caching.keep(lookup, served)
+        return answer

@@ -1,0 +1,359 @@
+"""One attempt: intent → send → decode → outcome. What it holds (a permit, a reservation) is given back however it ends.
+
+A whole answer is concluded here at once. A stream is handed on once its content begins, and whoever reads it on says
+how it ended (`worker/pipeline/streams.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from llm_gateway.domain.catalog import Candidate, Provider
+from llm_gateway.domain.conversation import CONTENT
+from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut, Unsent
+from llm_gateway.domain.usage import AttemptRecord, UsageRecord
+from llm_gateway.limiter.base import Reservation
+from llm_gateway.protocols.base import Malformed, UpstreamError
+from llm_gateway.providers.base import Adapter
+from llm_gateway.providers.decoding import json_text
+from llm_gateway.worker.pipeline.course import Course, Failure
+from llm_gateway.worker.pipeline.permits import Permit
+from llm_gateway.worker.pipeline.streams import Committed
+from llm_gateway.worker.pipeline.translation import Translation, reply_of
+
+SAID_CHARACTERS = 500
+BETWEEN_EVENTS_S = 120.0
+KEY_REFUSED, LIMITED = 401, 429
+
+
+class Health(Protocol):
+    """Calls in flight."""
+
+    def begin(self, provider_id: str) -> None: ...
+    def end(self, provider_id: str) -> None: ...
+
+
+class Admission(Protocol):
+    """Rate limits, after the call."""
+
+    def never_sent(self, reservation: Reservation) -> int: ...
+    def used(self, reservation: Reservation, tokens: int) -> int: ...
+    def unknown(self, reservation: Reservation) -> int: ...
+
+
+class Transport(Protocol):
+    """The upstream HTTP client."""
+
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange: ...
+    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming: ...
+
+
+class Recording(Protocol):
+    """The journal's intents and outcomes."""
+
+    async def intend(
+        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int
+    ) -> AttemptRecord: ...
+    def outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None: ...
+    def bought(self, attempt: AttemptRecord, reply: Reply) -> None: ...
+    def bought_nothing(self, attempt: AttemptRecord) -> None: ...
+
+
+class _Try:
+    """One attempt under way: what it holds until it is concluded."""
+
+    __slots__ = ("attempt", "call", "candidate", "course", "full_timeout", "permit", "reservation", "started")
+
+    def __init__(
+        self, course: Course, candidate: Candidate, call: Call, permit: Permit, reservation: Reservation
+    ) -> None:
+        self.course = course
+        self.candidate = candidate
+        self.call = call
+        self.permit = permit
+        self.reservation = reservation
+        self.attempt: AttemptRecord
+        self.full_timeout = True
+        self.started = 0.0
+
+
+class Attempts:
+    """Makes attempts. `adapters` are keyed by kind; `redact` cleans what providers say before anyone sees it."""
+
+    def __init__(
+        self,
+        *,
+        health: Health,
+        admission: Admission,
+        transport: Transport,
+        recording: Recording,
+        adapters: Mapping[str, Adapter],
+        translation: Translation,
+        redact: Callable[[str], str],
+    ) -> None:
+        self._health = health
+        self._admission = admission
+        self._transport = transport
+        self._recording = recording
+        self._adapters = adapters
+        self._translation = translation
+        self._redact = redact
+        self._clock: Callable[[], float] = time.monotonic
+
+    def by(self, clock: Callable[[], float]) -> Attempts:
+        """The same, by another clock."""
+        self._clock = clock
+        return self
+
+    async def make(
+        self,
+        course: Course,
+        candidate: Candidate,
+        call: Call,
+        permit: Permit,
+        reservation: Reservation,
+    ) -> Served | Committed | None:
+        """One attempt, with what was given for it. None if it failed, which is noted in `course`."""
+        this = _Try(course, candidate, call, permit, reservation)
+        provider_id = candidate.provider.id
+        self._health.begin(provider_id)
+        committed = None
+        try:
+            came = await self._send(this)
+            if isinstance(came, Exchange):
+                return self._conclude(this, came)
+            committed = await self._commit(this, came)
+            return committed
+        except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
+            permit.release()
+            raise
+        finally:
+            if committed is None:
+                self._health.end(provider_id)
+
+    async def _send(self, this: _Try) -> Exchange | Incoming:
+        request, provider = this.course.request, this.candidate.provider
+        try:
+            this.attempt = await self._recording.intend(
+                this.course.record, request, this.candidate, this.reservation.tokens
+            )
+        except BaseException:  # edge: whatever went wrong, nothing was sent, so nothing stays reserved
+            self._admission.never_sent(this.reservation)
+            this.permit.release()
+            raise
+        if not this.permit.holds():
+            return Exchange(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
+        this.started = self._clock()
+        remaining = request.deadline - this.started
+        this.full_timeout = provider.timeout_s <= remaining
+        send = self._transport.open if request.stream else self._transport.post
+        try:
+            return await send(provider, this.call, min(provider.timeout_s, remaining))
+        except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
+            this.permit.release()
+            if isinstance(error, Unsent):
+                self._never_sent(this)
+            self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
+            raise
+
+    def _never_sent(self, this: _Try) -> None:
+        this.attempt.sent = False
+        self._recording.bought_nothing(this.attempt)
+        this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
+
+    # A whole answer
+
+    def _conclude(self, this: _Try, exchange: Exchange) -> Served | None:
+        this.attempt.status = exchange.status or None
+        if exchange.fault is not None:
+            failure = self._faulted(this, exchange)
+        elif 200 <= exchange.status < 300:
+            answered = self._answered(this, exchange)
+            if isinstance(answered, Served):
+                self._end(this)
+                return answered
+            failure = answered
+        else:
+            failure = self._refused(this, exchange)
+        self._failed(this, failure)
+        return None
+
+    def _words(self, this: _Try, message: str) -> str:
+        """What the provider's failure is called, to clients and in the log."""
+        return self._redact(f"Provider {this.candidate.provider.name}: {message}")
+
+    def _failed(self, this: _Try, failure: Failure) -> None:
+        self._end(this, error=failure.message)
+        this.course.failed(failure)
+
+    def _end(self, this: _Try, error: str | None = None) -> None:
+        this.attempt.error = error
+        this.attempt.latency_ms = int((self._clock() - this.started) * 1000)
+        self._recording.outcome(this.course.record, this.attempt)
+
+    def _faulted(self, this: _Try, exchange: Exchange) -> Failure:
+        """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
+        if exchange.fault == "not_sent":
+            self._never_sent(this)
+        else:
+            this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+        message = self._words(this, exchange.message)
+        if exchange.is_ours or (exchange.fault == "timeout" and not this.full_timeout):
+            this.permit.release()
+        else:
+            this.permit.fail(message)
+        return Failure(message, sent=this.attempt.sent)
+
+    def _refused(self, this: _Try, exchange: Exchange) -> Failure:
+        """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
+        adapter = self._adapters[this.candidate.provider.kind]
+        refusal, status = adapter.interpret(exchange), exchange.status
+        self._recording.bought_nothing(this.attempt)
+        this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
+        # Redacted before it is cut: the cut must not leave half a key, which looks like none.
+        said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
+        message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
+        limited = refusal.about == "moment" and status == LIMITED
+        if limited:
+            this.course.passed_over(this.permit.limited(refusal.retry_after_s, message), limited=True)
+        elif refusal.about == "account":
+            # A 401 is about the key, whatever was sent; a 402 or 403 may be about one prompt in words nobody knows.
+            request_id = this.course.request.id
+            content = request_id if status == KEY_REFUSED else this.call.body
+            this.permit.refused(request_id, hash(content), message)
+        elif refusal.about == "moment" and (status >= 500 or status < 400):
+            this.permit.fail(message)
+        else:
+            this.permit.release()
+        return Failure(
+            message,
+            final=refusal.is_final,
+            limited=limited,
+            retry_on_same=refusal.about == "moment",
+            retry_after_s=refusal.retry_after_s or 0.0,
+            status=status,
+        )
+
+    def _answered(self, this: _Try, exchange: Exchange) -> Served | Failure:
+        """A success status: served, unless its content is not what the dialect or JSON mode promises."""
+        request, provider = this.course.request, this.candidate.provider
+        try:
+            reply = self._translation.reply(request.ask, provider, exchange.body, this.call.dropped)
+        except Malformed as error:
+            message = self._words(this, str(error))
+            this.permit.fail(message)
+            this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+            return Failure(message)
+        this.permit.accepted()
+        reply = self._bought(this, reply)
+        if request.json_mode and reply.finish_reason != "length":
+            content = json_text(reply.content)
+            if content is None:
+                return Failure(self._words(this, "JSON was asked for and the content is none"))
+            if content != reply.content:
+                reply = msgspec.structs.replace(reply, content=content)
+        return self._served(this, reply)
+
+    def _bought(self, this: _Try, reply: Reply) -> Reply:
+        """Book a complete reply: breaker, names, cost, limit. The reply comes back with its input counted."""
+        attempt = this.attempt
+        this.permit.succeed()
+        reply = _with_input(reply, this.course.request)
+        attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
+        names = f"{reply.upstream_model} {reply.upstream_request_id}"
+        if self._redact(names) != names:
+            attempt.upstream_model = attempt.upstream_request_id = None
+        attempt.finish_reason = reply.finish_reason
+        self._recording.bought(attempt, reply)
+        used = reply.usage.input_tokens + reply.usage.output_tokens
+        attempt.limit_tokens = self._admission.used(this.reservation, used)
+        return reply
+
+    @staticmethod
+    def _served(this: _Try, reply: Reply) -> Served:
+        candidate = this.candidate
+        return Served(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
+
+    # A stream
+
+    async def _commit(self, this: _Try, incoming: Incoming) -> Committed | None:
+        """Read on until there is some content; from then on it is the client's."""
+        request, provider = this.course.request, this.candidate.provider
+        this.attempt.status = 200
+        reader = self._translation.reader(request.ask, provider)
+        committed = Committed(incoming, reader, is_native=this.call.is_native, dropped=this.call.dropped)
+        commit_by = min(this.started + provider.timeout_s, request.deadline)
+        try:
+            while True:
+                pieces = await committed.next(commit_by - self._clock())
+                committed.held += pieces
+                if any(isinstance(chunk, CONTENT) for piece in pieces for chunk in piece.chunks):
+                    break
+                if committed.assembly.is_finished:
+                    break
+                if reader.is_done or not pieces:
+                    raise Malformed("The stream ended before it said anything")
+                commit_by = min(self._clock() + BETWEEN_EVENTS_S, request.deadline)
+        except (StreamCut, Malformed, UpstreamError) as error:
+            incoming.close()
+            self._never_began(this, error)
+            return None
+        except BaseException as error:  # edge: cancelled while it waits, or a defect; it may be billed
+            incoming.close()
+            this.permit.release()
+            self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
+            raise
+        this.permit.accepted()
+        committed.provider, committed.model = provider.name, this.candidate.model
+        committed.served = partial(self._stream_served, this)
+        committed.cut = partial(self._stream_cut, this)
+        return committed
+
+    def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
+        fault = error.fault if isinstance(error, StreamCut) else "broken"
+        message = str(error) if fault == "broken" else "No complete answer in time"
+        self._failed(this, self._faulted(this, Exchange(fault=fault, message=message)))
+
+    def _stream_served(self, this: _Try, committed: Committed) -> Served:
+        """The stream is complete."""
+        is_text = this.course.request.ask.is_canonical
+        completion = committed.assembly.completion()
+        reply = self._bought(this, reply_of(completion, dropped=committed.dropped, is_text=is_text))
+        if this.course.request.json_mode and json_text(reply.content) != reply.content:
+            reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
+        self._end(this)
+        self._health.end(this.candidate.provider.id)
+        return self._served(this, reply)
+
+    def _stream_cut(self, this: _Try, committed: Committed, message: str, *, is_ours: bool) -> str:
+        """The stream ends in its middle: what came of it was bought. `is_ours`: nobody wanted the rest.
+
+        Returns the message as it may be shown.
+        """
+        completion = committed.assembly.completion()
+        reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
+        self._recording.bought(this.attempt, _with_input(reply, this.course.request))
+        this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+        message = self._words(this, message)
+        if is_ours:
+            this.permit.release()
+        else:
+            this.permit.fail(message)
+        self._end(this, error=message)
+        self._health.end(this.candidate.provider.id)
+        return message
+
+
+def _with_input(reply: Reply, request: Request) -> Reply:
+    """The reply with its input estimated, if the provider did not count it."""
+    if not reply.usage_estimated or reply.usage.input_tokens:
+        return reply
+    usage = msgspec.structs.replace(reply.usage, input_tokens=request.estimated_input_tokens())
+    return msgspec.structs.replace(reply, usage=usage)

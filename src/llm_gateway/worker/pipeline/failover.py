@@ -1,0 +1,193 @@
+"""Try the plan's candidates in order until one answers.
+
+A candidate is passed over when its protocol cannot express what is asked, when its health forbids a call (`health/`) or
+when its limit is full; else an attempt is made (`attempt.py`). At most three sent attempts a request, all within the
+request's deadline; a lone candidate is retried once, and twice while it answers 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol, Self
+
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.messages import Request
+from llm_gateway.domain.plan import Call, Plan, Served
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import DeadlineExceeded, Invalid
+from llm_gateway.limiter.base import Decision, Reservation
+from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.worker.pipeline.course import Course, Failure
+from llm_gateway.worker.pipeline.permits import Permit, Wait
+from llm_gateway.worker.pipeline.streams import Committed
+from llm_gateway.worker.pipeline.translation import Translation
+
+MAX_SENT_ATTEMPTS = 3
+RETRY_PAUSE_S = (0.2, 2.0)
+LIMITED_PAUSE_S = (0.5, 2.0)
+"""Before a 429 is tried again; a provider that asks for more than the upper bound is not tried again."""
+DEADLINE_SLACK_S = 0.005
+
+
+class Health(Protocol):
+    """What is known of the providers' state: whether they may be called, calls in flight, retry budget."""
+
+    def admit(self, candidate: Candidate) -> Permit | Wait: ...
+    def in_flight(self, provider_id: str) -> int: ...
+    def may_retry(self, provider_id: str) -> bool: ...
+
+
+class Admission(Protocol):
+    """Rate limits, before the call."""
+
+    async def admit(self, request: Request, candidate: Candidate) -> Decision: ...
+
+
+class Attempts(Protocol):
+    """Makes attempts."""
+
+    async def make(
+        self,
+        course: Course,
+        candidate: Candidate,
+        call: Call,
+        permit: Permit,
+        reservation: Reservation,
+    ) -> Served | Committed | None: ...
+
+
+class Pace(NamedTuple):
+    """Time and chance: seconds of `time.monotonic()`, how to wait, and a number between two others."""
+
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+
+class Failover:
+    """Runs plans."""
+
+    def __init__(self, *, health: Health, admission: Admission, attempts: Attempts, translation: Translation) -> None:
+        self._health = health
+        self._admission = admission
+        self._attempts = attempts
+        self._translation = translation
+        self._pace = Pace()
+
+    def paced(self, pace: Pace) -> Self:
+        """The same, by another clock."""
+        self._pace = pace
+        return self
+
+    async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Served:
+        """The first complete success.
+
+        Raises:
+            GatewayError: 400, 429, 502, 503 or 504, once nothing is left to try or the deadline passed.
+        """
+        served = await self._walk(Course(request, record), plan)
+        if isinstance(served, Committed):
+            raise TypeError("A stream was opened for a request that wants a whole answer.")
+        return served
+
+    async def open(self, request: Request, plan: Plan, record: UsageRecord) -> Committed | Served:
+        """The first stream that has begun to answer; `served` or `cut` concludes it. Or an answer that came whole.
+
+        Raises:
+            GatewayError: as for `run`.
+        """
+        return await self._walk(Course(request, record), plan)
+
+    async def _walk(self, course: Course, plan: Plan) -> Served | Committed:
+        for tier in plan.tiers:
+            waiting = list(tier)
+            while waiting:
+                candidate = waiting[0] if len(waiting) == 1 else min(waiting, key=self._busyness)
+                waiting.remove(candidate)
+                served = await self._try(course, candidate)
+                if served is not None:
+                    return served
+                if course.failure is not None and course.failure.final:
+                    raise course.error()
+                if course.sent >= MAX_SENT_ATTEMPTS:
+                    self._check_deadline(course)
+                    raise course.error()
+        candidates = plan.candidates
+        served = await self._retry(course, candidates[0]) if len(candidates) == 1 else None
+        if served is not None:
+            return served
+        self._check_deadline(course)
+        raise course.error()
+
+    def _busyness(self, candidate: Candidate) -> int:
+        return self._health.in_flight(candidate.provider.id)
+
+    async def _retry(self, course: Course, candidate: Candidate) -> Served | Committed | None:
+        """Try the lone candidate again: once after a failure, at most twice while it answers 429."""
+        for retries in range(MAX_SENT_ATTEMPTS - 1):
+            failure = course.failure
+            if failure is None or not (failure.limited or retries == 0):
+                return None
+            if not await self._worth_a_retry(course, candidate, failure):
+                return None
+            course.tries_again()
+            served = await self._try(course, candidate)
+            if served is not None or course.failure is failure:  # the latter: it was passed over
+                return served
+        return None
+
+    async def _worth_a_retry(self, course: Course, candidate: Candidate, failure: Failure) -> bool:
+        """Whether the candidate is tried once more after this failure; pauses before saying yes."""
+        low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
+        if not failure.retry_on_same or failure.retry_after_s > high:
+            return False
+        pause = max(self._pace.uniform(low, high), failure.retry_after_s)
+        if self._remaining(course) - pause <= DEADLINE_SLACK_S or not self._health.may_retry(candidate.provider.id):
+            return False
+        await self._pace.sleep(pause)
+        return True
+
+    def _remaining(self, course: Course) -> float:
+        return course.request.deadline - self._pace.clock()
+
+    def _check_deadline(self, course: Course) -> float:
+        remaining = self._remaining(course)
+        if remaining <= DEADLINE_SLACK_S:
+            said = f" The last attempt: {course.failure.message}" if course.failure is not None else ""
+            raise DeadlineExceeded(f"No provider answered within the request's deadline.{said}")
+        return remaining
+
+    async def _try(self, course: Course, candidate: Candidate) -> Served | Committed | None:
+        """One candidate: passed over, failed (None, noted in `course`), or served."""
+        self._check_deadline(course)
+        call = self._call(course, candidate)
+        if call is None:
+            return None
+        permit = self._health.admit(candidate)
+        if isinstance(permit, Wait):
+            course.passed_over(permit.seconds, limited=permit.limited)
+            return None
+        try:
+            decision = await self._admission.admit(course.request, candidate)
+        except BaseException:  # edge: cancelled, or the limiter does not answer; the permit must not be lost with it
+            permit.release()
+            raise
+        if decision.reservation is None:
+            permit.release()
+            if not decision.exceeds:
+                course.passed_over(decision.retry_after_s, limited=True)
+            return None
+        return await self._attempts.make(course, candidate, call, permit, decision.reservation)
+
+    def _call(self, course: Course, candidate: Candidate) -> Call | None:
+        """The call for this candidate; None if its protocol cannot express what is asked (noted in `course`)."""
+        try:
+            return self._translation.call(course.request, candidate)
+        except Unreadable as error:
+            raise Invalid(error.message, loc=("body", error.field)) from None
+        except Unsupported as error:
+            course.cannot(candidate.provider.name, error.field, error.why)
+            return None

@@ -1,0 +1,111 @@
+"""What the API's tests share: the whole gateway in this process, with a mock vendor behind it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import pytest_asyncio
+import structlog
+
+from llm_gateway.app import Application
+from llm_gateway.settings import Settings
+from llm_gateway.store.database import Database
+from tests.application.driver import Client, lifespan
+from tests.upstream import MockUpstream
+
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Application]]
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the environment or of a .env file gets into the tests."""
+    isolate(monkeypatch, tmp_path)
+
+
+def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("LLM_GATEWAY_")]:
+        patch.delenv(name)
+    patch.chdir(directory)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Logging is set up once a process; every test leaves it as it was."""
+    with logging_restored():
+        yield
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("api") / "gateway.db"
+    database = Database.open(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@pytest.fixture
+def data_dir(migrated: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    shutil.copy(migrated, path / "gateway.db")
+    return path
+
+
+@pytest.fixture
+def start(data_dir: Path) -> Start:
+    """Starts the gateway, with settings of the test's own."""
+    return partial(running, data_dir)
+
+
+@asynccontextmanager
+async def running(data_dir: Path, **settings: Any) -> AsyncIterator[Application]:
+    app = Application(Settings(data_dir=data_dir, local_model="false", **settings))
+    with app.log_writer:
+        async with lifespan(app):
+            yield app
+
+
+@pytest.fixture
+async def app(start: Start) -> AsyncIterator[Application]:
+    async with start() as running:
+        yield running
+
+
+@pytest.fixture
+def client(app: Application) -> Client:
+    return Client(app)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def reader(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """Calls a gateway that a module's tests share: without providers, for tests marked READS_ONLY."""
+    directory = tmp_path_factory.mktemp("reader")
+    shutil.copy(migrated, directory / "gateway.db")
+    with pytest.MonkeyPatch.context() as patch, logging_restored():
+        isolate(patch, directory)
+        async with running(directory, log_level="error") as app:  # its lines are no test's output
+            yield Client(app)
+
+
+@pytest.fixture
+async def mock() -> AsyncIterator[MockUpstream]:
+    async with MockUpstream() as running:
+        yield running

@@ -1,0 +1,341 @@
+"""The OpenAPI document: complete, and true of what the gateway takes and answers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+import jsonschema_rs
+import pytest
+import pytest_asyncio
+
+from llm_gateway.app import Application
+from llm_gateway.control.docs.openapi import BY_THE_SERVER
+from llm_gateway.control.management import base_url
+from llm_gateway.domain.messages import new_id
+from llm_gateway.gate.auth import OPEN_PATHS
+from llm_gateway.server.hub import REFUSALS
+from tests.application.driver import READS_ONLY, Client, Response, assert_problem
+from tests.application.straight_line import LEAST as ASKED
+from tests.control.management.test_overrides import LEAST as OVERRIDE
+from tests.control.management.test_overrides import UNFIT as UNFIT_OVERRIDES
+from tests.control.management.test_providers import LEAST as PROVIDER
+from tests.control.management.test_providers import UNFIT as UNFIT_PROVIDERS
+from tests.control.management.test_providers import UNFIT_URLS
+from tests.gate.test_auth import routes
+from tests.upstream import MockUpstream
+
+STATUSES = {
+    ("post", "/api/v1/generate"): {200, 401, 403, 422, 429, 502, 504},
+    ("get", "/api/v1/health"): {200, 403},
+    ("get", "/healthz"): {200, 403},
+    ("get", "/readyz"): {200, 403},
+    ("get", "/metrics"): {200, 401, 403},
+    ("get", "/openapi.json"): {200, 401, 403},
+    ("get", "/docs"): {200, 401, 403},
+    ("get", "/api/v1/health/providers"): {200, 401, 403, 422},
+    ("get", "/api/v1/providers"): {200, 401, 403, 422},
+    ("post", "/api/v1/providers"): {201, 401, 403, 409, 422},
+    ("get", "/api/v1/providers/{provider_id}"): {200, 401, 403, 404, 422},
+    ("patch", "/api/v1/providers/{provider_id}"): {200, 401, 403, 404, 409, 422},
+    ("delete", "/api/v1/providers/{provider_id}"): {204, 401, 403, 404, 422},
+    ("post", "/api/v1/providers/{provider_id}/test"): {200, 401, 403, 404, 422},
+    ("get", "/api/v1/overrides"): {200, 401, 403, 422},
+    ("post", "/api/v1/overrides"): {201, 401, 403, 409, 422},
+    ("delete", "/api/v1/overrides/{override_id}"): {204, 401, 403, 404, 422},
+    ("get", "/api/v1/usage/summary"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/by-provider"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/by-service"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/by-customer"): {200, 401, 403, 422},
+}
+"""Of every operation, beside what any request may be answered."""
+ANY = {400, 408, 413, 431, 500, 503}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document(reader: Client) -> Any:
+    return (await reader.call("GET", "/openapi.json")).json
+
+
+def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
+    """Those whose errors are problem documents; or those at paths that start so."""
+    return {
+        (method, path): found
+        for path, item in document["paths"].items()
+        if path.startswith(start) and path.startswith("/v1/") == start.startswith("/v1/")
+        for method, found in item.items()
+    }
+
+
+def resolved(document: Any, part: Any) -> Any:
+    """What a reference stands for."""
+    while "$ref" in part:
+        found = document
+        for name in part["$ref"].removeprefix("#/").split("/"):
+            found = found[name]
+        part = found
+    return part
+
+
+def valid(document: Any, schema: Any, value: object) -> bool:
+    whole = {**schema, "components": document["components"]}
+    return bool(jsonschema_rs.validator_for(whole).is_valid(value))
+
+
+def test_it_describes_every_route(document: Any, reader: Client) -> None:
+    named = {**operations(document), **operations(document, "/v1/")}
+    described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
+    registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
+    assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}
+    assert described - registered == set()
+
+
+def test_every_operation_lists_its_statuses(document: Any) -> None:
+    found = {key: {int(status) for status in o["responses"]} - ANY for key, o in operations(document).items()}
+    assert found == STATUSES
+    assert all({int(s) for s in o["responses"]} >= ANY for o in operations(document).values())
+
+
+def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
+    codes: dict[int, set[str]] = {}
+    for operation in operations(document).values():
+        for status, reference in operation["responses"].items():
+            if status < "400":
+                continue
+            response = resolved(document, reference)
+            [(media_type, content)] = response["content"].items()
+            assert media_type == "application/problem+json"
+            for name in ("x-request-id", "x-should-retry"):
+                assert resolved(document, response["headers"][name])["required"] is True
+            assert ("retry-after" in response["headers"]) is (status in ("429", "503"))
+            for example in content["examples"].values():
+                assert valid(document, content["schema"], example["value"])
+                assert not valid(document, content["schema"], {**example["value"], "status": 200})
+            codes[int(status)] = set(content["examples"])
+    assert codes[429] == {"rate_limited", "request_exceeds_limit"}
+    assert codes[503] == {
+        "no_provider", "providers_unavailable", "overloaded", "journal_unavailable", "database_unavailable",
+    }  # fmt: skip
+    assert (codes[502], codes[504], codes[422]) == ({"provider_error"}, {"deadline_exceeded"}, {"validation_error"})
+
+
+def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
+    assert {status: REFUSALS[status] for status in BY_THE_SERVER} == BY_THE_SERVER
+    for status, (code, _, _) in REFUSALS.items():
+        [content] = document["components"]["responses"][f"Problem{status}"]["content"].values()
+        assert code in content["examples"]
+
+
+def test_the_surfaces_are_described(document: Any) -> None:
+    found = operations(document, "/v1/")
+    assert {path for _, path in found} == {
+        "/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
+        "/v1/models", "/v1/models/{model}",
+    }  # fmt: skip
+    for (_, path), operation in found.items():
+        assert {"200", "400", "401", "403", "404", "408", "413", "431", "500", "503"} <= set(operation["responses"])
+        schema = operation["responses"]["401"]["content"]["application/json"]["schema"]
+        assert schema["$ref"].endswith("AnthropicError" if "/messages" in path else "OpenAIError")
+
+
+@READS_ONLY
+async def test_a_trailing_slash_is_another_path(document: Any, reader: Client) -> None:
+    for _, path in operations(document):
+        place = re.sub(r"\{.*?\}", new_id(), path)
+        for method in ("GET", "POST", "DELETE"):
+            assert_problem(await reader.call(method, f"{place}/"), 404, "not_found")
+
+
+@READS_ONLY
+async def test_another_method_is_405_with_those_there_are(document: Any, reader: Client) -> None:
+    for path, item in document["paths"].items():
+        place = re.sub(r"\{.*?\}", new_id(), path)
+        there = {method.upper() for method in item} | ({"HEAD"} if "get" in item else set())
+        for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - there):
+            response = await reader.call(method, place)
+            if path.startswith("/v1/"):
+                assert (response.status, response.json["error"]["code"]) == (405, "method_not_allowed")
+            else:
+                assert_problem(response, 405, "method_not_allowed")
+            assert response.headers["allow"] == ", ".join(sorted(there))
+
+
+@READS_ONLY
+async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> None:
+    for path, item in document["paths"].items():
+        if "get" in item and "{" not in path:
+            assert (await reader.call("HEAD", path)).status == 200
+
+
+def test_who_may_call(document: Any) -> None:
+    keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}]
+    assert document["security"] == keys
+    assert set(document["components"]["securitySchemes"]) == {"ServiceKey", "Bearer", "ApiKey", "Browser"}
+    for (_, path), operation in operations(document).items():
+        if path in OPEN_PATHS:
+            assert operation["security"] == []
+        elif path in ("/docs", "/openapi.json"):
+            assert operation["security"] == [*keys, {"Browser": []}]
+        else:
+            assert "security" not in operation
+    assert "scope `call` or `admin`" in document["paths"]["/api/v1/generate"]["post"]["description"]
+    assert "scope `admin`." in document["paths"]["/api/v1/providers"]["post"]["description"]
+
+
+def test_generate_names_every_header_it_honours(document: Any) -> None:
+    operation = document["paths"]["/api/v1/generate"]["post"]
+    assert [p["name"] for p in operation["parameters"]] == [
+        "x-request-id", "x-request-timeout-ms", "x-tags", "cache-control",
+    ]  # fmt: skip
+    assert all(p["in"] == "header" and not p.get("required") for p in operation["parameters"])
+
+
+def test_every_operation_has_a_name_of_its_own(document: Any) -> None:
+    names = [operation["operationId"] for operation in operations(document).values()]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in names)
+
+
+def test_the_frameworks_own_errors_are_not_in_it(document: Any) -> None:
+    assert "HTTPValidationError" not in str(document)
+    assert "http://" not in str(document).replace(base_url.PATTERN, "")
+
+
+def body_schema(document: Any, method: str, path: str) -> Any:
+    return document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
+
+
+SEMANTIC = {"nobody", "Acme", "M"}
+"""Unfit for what is configured, which no schema knows."""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "least", "unfit"),
+    [
+        ("post", "/api/v1/providers", PROVIDER, UNFIT_PROVIDERS),
+        ("patch", "/api/v1/providers/{provider_id}", {}, UNFIT_PROVIDERS),
+        ("post", "/api/v1/overrides", OVERRIDE, UNFIT_OVERRIDES),
+    ],
+)
+def test_the_schema_refuses_what_the_code_refuses(
+    document: Any, method: str, path: str, least: dict[str, object], unfit: list[tuple[str, object]]
+) -> None:
+    schema = body_schema(document, method, path)
+    assert valid(document, schema, least)
+    for field, value in unfit:
+        refused = not valid(document, schema, {**least, field: value})
+        assert refused or (path.endswith("overrides") and value in SEMANTIC), (field, value)
+    for field in least:
+        if field != "base_url":
+            assert not valid(document, schema, {name: value for name, value in least.items() if name != field})
+
+
+@READS_ONLY
+@pytest.mark.parametrize(
+    ("field", "value", "fits"),
+    [
+        ("user_id", "", False), ("user_id", "a\x00", False), ("user_id", "ü" * 256, True),
+        ("user_id", "x" * 257, False),
+        ("max_tokens", 0, False), ("max_tokens", 8001, False), ("max_tokens", 8000.0, True), ("max_tokens", 1.5, False),
+        ("max_tokens", True, False), ("max_tokens", "1", False), ("temperature", 2, True), ("temperature", 2.1, False),
+        ("json_mode", 1, False), ("system", "", True), ("system", None, False), ("prompt", "\x00", True),
+        ("prompt", "", False), ("stream", True, True), ("streams", True, False),
+    ],
+)  # fmt: skip
+async def test_the_schema_of_generate_takes_what_the_code_takes(
+    document: Any, reader: Client, field: str, value: object, fits: bool
+) -> None:
+    body = {**ASKED, field: value}
+    assert valid(document, body_schema(document, "post", "/api/v1/generate"), body) is fits
+    assert ((await reader.call("POST", "/api/v1/generate", body)).status != 422) is fits
+
+
+FIT_URLS = [
+    "http://a", "https://a.example", "HTTPS://Api.Example.COM:8443/v1/", "http://localhost:11434/v1", "http://10.0.0.1",
+    "http://[::1]:80/x", "https://[2001:db8::1]/", "http://[::ffff:10.0.0.1]", "http://llm_1:8000", "http://0a1b2c3d4e5f",
+    "http://a/b@c", "http://xn--bcher-kva.example", "http://a:65535/", "http://x-1.y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *FIT_URLS,
+        *UNFIT_URLS,
+        "http://a:65536",
+        "http://1.2.3.256",
+        "http://[::12345]",
+        "http://0x7f.1",
+        "http://a:00080",
+    ],
+)
+def test_the_pattern_of_base_url_is_the_codes_rule(document: Any, url: str) -> None:
+    schema = document["components"]["schemas"]["ProviderCreate"]["properties"]["base_url"]
+    fits = valid(document, schema, url)
+    assert fits is (base_url.problem_of(url) is None)
+    assert fits is (url in FIT_URLS)
+
+
+@READS_ONLY
+@pytest.mark.parametrize("tags", ["", "a", "a=1,", "a=b=c", "k=" + "v" * 65, "a b=1", ",".join(["a=1"] * 11)])
+async def test_the_pattern_of_x_tags_is_the_codes_rule(document: Any, reader: Client, tags: str) -> None:
+    [schema] = [
+        p["schema"] for p in document["paths"]["/api/v1/generate"]["post"]["parameters"] if p["name"] == "x-tags"
+    ]
+    for sent, fits in ((tags, False), ("a=1,b_2=x y-z,c=", True)):
+        assert valid(document, schema, sent) is fits
+        response = await reader.call("POST", "/api/v1/generate", ASKED, headers={"x-tags": sent})
+        assert (response.status != 400) is fits
+
+
+def assert_described(document: Any, method: str, path: str, response: Response) -> None:
+    """The response has a status, a content type, headers and a body that the document knows."""
+    described = resolved(document, document["paths"][path][method.lower()]["responses"][str(response.status)])
+    for name, header in described["headers"].items():
+        if resolved(document, header).get("required"):
+            assert name in response.headers
+    if "content" not in described:
+        assert response.body == b""
+        return
+    content = described["content"][response.headers["content-type"].partition(";")[0]]
+    if response.headers["content-type"].partition(";")[0] in ("application/json", "application/problem+json"):
+        assert valid(document, content["schema"], response.json), response.body
+
+
+async def test_real_answers_are_as_described(client: Client, document: Any, mock: MockUpstream) -> None:
+    provider = {**PROVIDER, "base_url": mock.base_url, "models": ["m", "status-400"]}
+    nobody = Client(client.app, key=None)
+
+    async def call(method: str, path: str, body: object = b"", *, by: Client = client, place: str = "") -> Any:
+        response = await by.call(method, place or path, body)
+        assert_described(document, method, path, response)
+        return response
+
+    one, test = "/api/v1/providers/{provider_id}", "/api/v1/providers/{provider_id}/test"
+    made = (await call("POST", "/api/v1/providers", provider)).json
+    place = f"/api/v1/providers/{made['id']}"
+    override = (await call("POST", "/api/v1/overrides", OVERRIDE)).json
+    answers = [
+        await call("POST", "/api/v1/providers", provider),
+        await call("POST", "/api/v1/providers", b"{"),
+        await call("POST", "/api/v1/overrides", OVERRIDE),
+        await call("POST", "/api/v1/overrides", {**OVERRIDE, "model_name": "x"}),
+        await call("GET", one, place=place),
+        await call("GET", one, place=f"/api/v1/providers/{new_id()}"),
+        await call("PATCH", one, {"prices": {"m": {"input": 1, "output": 2}}}, place=place),
+        await call("PATCH", one, {"name": None}, place=place),
+        await call("POST", test, place=f"{place}/test"),
+        await call("POST", "/api/v1/generate", ASKED),
+        await call("POST", "/api/v1/generate", {}),
+        await call("POST", "/api/v1/generate", ASKED, by=nobody),
+    ]
+    assert [a.status for a in answers] == [409, 422, 409, 422, 200, 404, 200, 422, 200, 200, 422, 401]
+    for (method, path), operation in operations(document).items():
+        if method == "get" and "{" not in path:
+            assert (await call("GET", path)).status == 200
+            shut = await call("GET", path, by=nobody)
+            assert shut.status == (200 if operation.get("security") == [] else 401)
+    gone = "/api/v1/overrides/{override_id}"
+    assert (await call("DELETE", gone, place=f"/api/v1/overrides/{override['id']}")).status == 204
+    assert (await call("DELETE", one, place=place)).status == 204
+    assert (await call("POST", "/api/v1/generate", ASKED)).status == 503

@@ -1,0 +1,229 @@
+"""The management plane's frame: whatever happens in a route, the caller gets the one shape of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import Response as Raw
+from pydantic import BaseModel
+
+from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.fields import STRICT
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.body import InFlight
+from tests.application.driver import DEV_KEY, Client, assert_problem, exchange, ignore
+
+KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
+
+
+class Thing(BaseModel):
+    model_config = STRICT
+
+    name: str
+    sizes: list[int]
+
+
+def routes() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/defect")
+    def defect() -> None:
+        raise ZeroDivisionError("the secret cause")
+
+    @router.get("/late")
+    def late() -> Raw:
+        return Raw(b"x", headers={"content-length": "1"}, background=Late())  # type: ignore[arg-type]
+
+    @router.get("/store")
+    def store() -> None:
+        raise StoreUnavailable("Wait.", retry_after_s=1.5)
+
+    @router.get("/teapot")
+    def teapot() -> None:
+        raise HTTPException(418, "Short and stout.")
+
+    @router.get("/nan")
+    def nan() -> float:
+        return math.nan
+
+    @router.post("/thing")
+    def thing(body: Thing) -> str:
+        return body.name
+
+    @router.post("/body")
+    async def body(request: Request) -> dict[str, Any]:
+        return {"body": (await request.body()).decode(), "gone": await request.is_disconnected()}
+
+    return router
+
+
+class Late:
+    """What fails when the answer is out already."""
+
+    async def __call__(self) -> None:
+        raise ZeroDivisionError("too late")
+
+
+class World:
+    """The frame around these routes, and what it logged."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, Any]] = []
+        management = build_management(
+            [routes()], lambda event, **fields: self.logged.append(fields), InFlight(10, 10_000_000)
+        )
+        self.client = Client(Gate(management, Keyring(KEYS), local_only=True, log=ignore))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
+    response = await world.client.call("GET", "/defect", headers={"x-request-id": "mine"})
+    problem = assert_problem(response, 500, "internal_error")
+    assert response.headers["x-request-id"] == "mine"
+    assert response.headers["x-should-retry"] == "false"
+    assert "secret" not in str(problem)
+    assert problem["request_id"] == "mine"
+    [logged] = world.logged
+    assert logged["client_request_id"] == "mine"
+    assert logged["request_id"] != "mine"
+    assert isinstance(logged["exc_info"], ZeroDivisionError)
+
+
+async def test_a_defect_after_the_answer_is_logged(world: World) -> None:
+    response = await world.client.call("GET", "/late")
+    assert (response.status, response.body) == (200, b"x")
+    assert len(world.logged) == 1
+
+
+async def test_errors_keep_their_headers(world: World) -> None:
+    response = await world.client.call("GET", "/store")
+    assert_problem(response, 503, "database_unavailable")
+    assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("2", "1500")
+    assert response.headers["x-should-retry"] == "true"
+
+
+async def test_other_errors_of_the_framework_are_the_requests_fault(world: World) -> None:
+    problem = assert_problem(await world.client.call("GET", "/teapot"), 422, "validation_error")
+    assert problem["detail"] == "Short and stout."
+
+
+async def test_an_answer_that_is_no_json_is_a_defect(world: World) -> None:
+    response = await world.client.call("GET", "/nan")
+    assert response.body == b"null" or response.status == 500
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        (b"", b""),
+        (b' {"a": 1, "a": [2]} ', b'{"a":[2]}'),
+        (b'"\\u00e9\xc3\xa9"', '"éé"'.encode()),
+        (b"12345678901234567890123", b"12345678901234567890123"),
+        (b"1.50", b"1.5"),
+    ],
+)
+async def test_a_body_is_parsed_once_and_handed_on_anew(world: World, sent: bytes, seen: bytes) -> None:
+    messages: list[Any] = [
+        {"type": "http.request", "body": sent, "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    headers = [("host", "localhost"), ("x-service-key", DEV_KEY), ("content-length", "999")]
+    response = await exchange(world.client.app, "POST", "/body", headers, messages)
+    assert response.json == {"body": seen.decode(), "gone": True}
+
+
+async def test_a_body_of_more_fields_than_any_request_has_is_not_looked_at(world: World) -> None:
+    some = {f"f{number}": number for number in range(100)}
+    assert (await world.client.call("POST", "/body", some)).status == 200
+    problem = assert_problem(await world.client.call("POST", "/body", {**some, "one": "more"}), 422, "validation_error")
+    assert problem["detail"] == "The body has 101 fields, more than any request: send those of this one."
+
+
+async def test_the_mistakes_of_a_body_are_named(world: World) -> None:
+    for sent, sentence in (
+        (b"", "The body must be a JSON object."),
+        ([1], "The body must be a JSON object."),
+        ({}, "name is required."),
+        ({"name": "n", "sizes": [1], "x": 1}, "x is not a field of this request."),
+        ({"name": "n", "sizes": [1, "2"]}, "sizes.1: Input should be a valid integer."),
+    ):
+        assert (
+            assert_problem(await world.client.call("POST", "/thing", sent), 422, "validation_error")["detail"]
+            == sentence
+        )
+
+
+async def test_no_more_than_20_mistakes_are_listed(world: World) -> None:
+    response = await world.client.call("POST", "/thing", {"name": "n", "sizes": ["1"] * 1000})
+    assert len(assert_problem(response, 422, "validation_error")["errors"]) == 20
+
+
+async def test_nobody_is_answered_when_the_client_went_away(world: World) -> None:
+    messages: list[Any] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    headers = [("host", "localhost"), ("x-service-key", DEV_KEY)]
+    assert (await exchange(world.client.app, "POST", "/body", headers, messages)).status == 0
+    assert world.logged == []
+
+
+async def test_unknown_paths_and_methods(world: World) -> None:
+    assert_problem(await world.client.call("GET", "/nothing"), 404, "not_found")
+    assert_problem(await world.client.call("GET", "/redoc"), 404, "not_found")
+    response = await world.client.call("POST", "/store")
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+async def test_head_is_answered_as_get(world: World) -> None:
+    head, get = [await world.client.call(method, "/nan") for method in ("HEAD", "GET")]
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+    assert head.status == get.status == 200
+    assert_problem(await world.client.call("HEAD", "/body"), 405, "method_not_allowed")
+    assert_problem(await world.client.call("HEAD", "/nothing"), 404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD"])
+async def test_what_takes_no_body_does_not_read_one(world: World, method: str) -> None:
+    response = await world.client.call(method, "/nan" if method != "DELETE" else "/nothing", b"{no json")
+    assert response.status == (404 if method == "DELETE" else 200)
+
+
+async def test_the_description_of_the_api(world: World) -> None:
+    response = await world.client.call("GET", "/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    assert response.json["info"]["title"] == "LLM Gateway"
+    assert "/store" in response.json["paths"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_a_body_that_belongs_to_no_method_is_not_waited_for(method: str) -> None:
+    read = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(True)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"x-service-key", DEV_KEY.encode()), (b"content-length", b"4000000")]
+    scope = {"type": "http", "method": method, "path": "/nothing", "raw_path": b"/nothing", "query_string": b"",
+             "root_path": "", "headers": headers, "client": None, "server": None, "http_version": "1.1"}  # fmt: skip
+    async with asyncio.timeout(5):
+        await Gate(
+            build_management([routes()], ignore, InFlight(10, 10_000_000)), Keyring(KEYS), local_only=True, log=ignore
+        )(scope, receive, send)
+    assert sent[0]["status"] == 404
+    assert not read

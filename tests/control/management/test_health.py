@@ -1,0 +1,172 @@
+"""Health, liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm_gateway.app import Application
+from llm_gateway.control.management.health import SharedCheck
+from llm_gateway.domain.usage import encode_record
+from tests.application.driver import Client, assert_problem, until
+from tests.application.fixtures import Start
+from tests.control.management.test_providers import created
+from tests.journal.samples import frame, left_behind, record
+from tests.upstream import MockUpstream
+
+
+@pytest.fixture
+def nobody(app: Application) -> Client:
+    return Client(app, key=None)
+
+
+async def test_health_needs_no_key(nobody: Client) -> None:
+    response = await nobody.call("GET", "/api/v1/health")
+    assert response.status == 200
+    assert response.json == {"status": "ok", "service": "llm-gateway", "database": "ok"}
+    assert response.headers["x-request-id"]
+
+
+async def test_without_its_database_it_is_degraded_and_serves(
+    client: Client, nobody: Client, mock: MockUpstream, data_dir: Path
+) -> None:
+    await created(client, base_url=mock.base_url, models=["ok"])
+    (data_dir / "gateway.db").rename(data_dir / "moved.db")
+    response = await nobody.call("GET", "/api/v1/health")
+    assert response.status == 200
+    assert response.json == {"status": "degraded", "service": "llm-gateway", "database": "unavailable"}
+    assert (await nobody.call("GET", "/readyz")).status == 200
+    asked = await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "p"})
+    assert asked.status == 200
+    (data_dir / "moved.db").rename(data_dir / "gateway.db")
+    while (await nobody.call("GET", "/api/v1/health")).json["status"] != "ok":  # noqa: ASYNC110 - it looks once a second
+        await asyncio.sleep(0.1)
+    assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 1
+
+
+async def test_readiness_ends_when_it_stops_and_serving_goes_on(app: Application, nobody: Client) -> None:
+    assert (await nobody.call("GET", "/readyz")).json == {"status": "ready"}
+    app.stop_serving()
+    response = await nobody.call("GET", "/readyz")
+    assert_problem(response, 503, "overloaded")
+    assert response.headers["retry-after"] == "5"
+    assert (await nobody.call("GET", "/healthz")).json == {"status": "ok"}
+    assert (await nobody.call("GET", "/api/v1/health")).status == 200
+
+
+async def test_health_of_providers(client: Client) -> None:
+    assert (await client.call("GET", "/api/v1/health/providers")).json == {"providers": []}
+    await created(client, name="low", priority=1, models=["a", "b"])
+    await created(client, name="high", display_name="High", priority=2, is_enabled=False)
+    assert (await client.call("GET", "/api/v1/health/providers")).json == {
+        "providers": [
+            {"name": "high", "display_name": "High", "is_enabled": False, "models_count": 1},
+            {"name": "low", "display_name": "Acme", "is_enabled": True, "models_count": 2},
+        ]
+    }
+
+
+async def test_metrics_can_be_parsed_and_count(client: Client, mock: MockUpstream) -> None:
+    prices = {"ok": {"input": 1000, "output": 1000}}
+    await created(client, name="p", base_url=mock.base_url, models=["ok"], prices=prices)
+    body = {"user_id": "u", "service": "s", "prompt": "p"}
+    answer = (await client.call("POST", "/api/v1/generate", body)).json
+    await client.call("POST", "/api/v1/generate", body)
+    response = await client.call("GET", "/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.body.decode())
+        for sample in family.samples
+    }
+
+    def value(name: str, **labels: str) -> float:
+        return samples[(name, *sorted(labels.items()))]
+
+    assert value("llm_gateway_requests_total", surface="generate", outcome="ok", error_code="") == 1
+    assert value("llm_gateway_requests_total", surface="generate", outcome="cached", error_code="") == 1
+    assert value("llm_gateway_attempts_total", provider="p", model="ok", status="200") == 1
+    assert value("llm_gateway_tokens_total", provider="p", model="ok", direction="output") == answer["output_tokens"]
+    assert value("llm_gateway_cost_usd_total", provider="p", model="ok") == pytest.approx(answer["cost_usd"])
+    assert value("llm_gateway_requests_in_flight") == 0
+    assert value("llm_gateway_breaker_open", provider="p", model="ok") == 0
+    assert value("process_resident_memory_bytes") > 0
+
+
+async def gauge(client: Client, name: str) -> float:
+    """The value of a metric without labels."""
+    text = (await client.call("GET", "/metrics")).body.decode()
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+
+async def test_metrics_tell_what_waits_in_the_journal(client: Client, mock: MockUpstream, data_dir: Path) -> None:
+    await created(client, base_url=mock.base_url, models=["ok"])
+    size, age = "llm_gateway_journal_bytes", "llm_gateway_journal_oldest_unshipped_seconds"
+    seen: list[tuple[float, float]] = []
+    with closing(sqlite3.connect(data_dir / "gateway.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(2):
+            body = {"user_id": "u", "service": "s", "prompt": f"p{number}"}
+            assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+            await asyncio.sleep(0.5)
+            seen.append((await gauge(client, size), await gauge(client, age)))
+    (first_size, first_age), (second_size, second_age) = seen
+    assert 0 < first_size < second_size
+    assert 0.4 < first_age < second_age - 0.4
+    async with asyncio.timeout(10):
+        while await gauge(client, age):  # noqa: ASYNC110 - it is asked, not told
+            await asyncio.sleep(0.1)
+    assert await gauge(client, size) == 0
+
+
+async def test_metrics_count_records_that_the_database_refused(start: Start, data_dir: Path) -> None:
+    absurd = encode_record(record(1, outcome="ok", status=200, cost_nanos=2**62))
+    left_behind(data_dir, {1: frame("S", 1, absurd)})
+    for _ in range(2):  # and after a restart
+        async with start() as app:
+            assert await gauge(Client(app), "llm_gateway_quarantined_records") == 1
+
+
+async def test_metrics_tell_of_an_open_breaker(client: Client, mock: MockUpstream) -> None:
+    await created(client, name="p", base_url=mock.base_url, models=["status-500"])
+    soon = {"x-request-timeout-ms": "180"}
+    for number in range(5):
+        body = {"user_id": "u", "service": "s", "prompt": str(number)}
+        assert (await client.call("POST", "/api/v1/generate", body, headers=soon)).status in (502, 504)
+    text = (await client.call("GET", "/metrics")).body.decode()
+    assert 'llm_gateway_breaker_open{model="status-500",provider="p"} 1.0' in text
+    response = await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "last"})
+    assert_problem(response, 503, "providers_unavailable")
+    assert 20 < int(response.headers["retry-after"]) <= 37
+
+
+async def test_probes_are_answered_while_requests_wait(client: Client, nobody: Client, mock: MockUpstream) -> None:
+    await created(client, base_url=mock.base_url, models=["stall"])
+    body = {"user_id": "u", "service": "s", "prompt": "p"}
+    soon = {"x-request-timeout-ms": "300"}
+    waiting = asyncio.create_task(client.call("POST", "/api/v1/generate", body, headers=soon))
+    await until(lambda: mock.in_flight == 1)
+    assert (await nobody.call("GET", "/healthz")).status == 200
+    assert b"llm_gateway_requests_in_flight 1.0" in (await client.call("GET", "/metrics")).body
+    assert_problem(await waiting, 504, "deadline_exceeded")
+
+
+async def test_one_check_serves_all_who_ask_within_a_second() -> None:
+    now, asked = [0.0], []
+
+    def check() -> bool:
+        asked.append(now[0])
+        return len(asked) < 2
+
+    shared = SharedCheck(check, clock=lambda: now[0])
+    assert await asyncio.gather(*[shared() for _ in range(5)]) == [True] * 5
+    now[0] = 1.0
+    assert await shared()
+    now[0] = 1.1
+    assert not await shared()
+    assert asked == [0.0, 1.1]

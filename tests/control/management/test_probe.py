@@ -1,0 +1,168 @@
+"""POST /providers/{id}/test: always 200 for a known provider, and a sentence that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.control.management.probe import ERROR_CHARACTERS, TIMEOUT_S, Probe
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.providers import openai
+from llm_gateway.store.database import Database
+from llm_gateway.store.providers import ProviderStore
+from llm_gateway.store.secrets import SecretBox, load_or_create_key_file
+from tests.application.driver import READS_ONLY, Client, assert_problem
+from tests.application.fixtures import Start
+from tests.control.management.test_providers import CANARY, PATH, PRODUCTION, created
+from tests.upstream import MockUpstream
+from tests.worker.pipeline.fakes import KEY, provider
+
+
+async def probed(client: Client, provider_id: str) -> Any:
+    response = await client.call("POST", f"{PATH}/{provider_id}/test")
+    assert response.status == 200, response.body
+    assert set(response.json) == {"success", "error"}
+    assert response.json["success"] is (response.json["error"] is None)
+    return response.json["error"]
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+async def test_a_provider_that_answers(client: Client, mock: MockUpstream, is_enabled: bool) -> None:
+    made = await created(client, base_url=mock.base_url, is_enabled=is_enabled)
+    assert await probed(client, made["id"]) is None
+    assert (mock.listed, mock.total) == (1, 0)
+
+
+@READS_ONLY
+@pytest.mark.parametrize("wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "%00"])
+async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
+    assert_problem(await reader.call("POST", f"{PATH}/{wrong}/test"), 404, "not_found")
+
+
+async def test_only_post(client: Client, mock: MockUpstream) -> None:
+    made = await created(client, base_url=mock.base_url)
+    response = await client.call("GET", f"{PATH}/{made['id']}/test")
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
+    assert mock.listed == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("status-401", "refused the key (401): set a valid api_key."),
+        ("status-403", "refused the key (403)"),
+        ("status-404", "no model list at that address (404): check base_url."),
+        ("status-429", "limiting requests (429)"),
+        ("status-500", "failed (500): try again later."),
+        ("status-302", "redirects (302)"),
+        ("status-400", "refused to list its models (400)"),
+        ("reset", "The connection broke"),
+        ("garbage", "The connection broke"),
+    ],
+)
+async def test_what_is_wrong_is_said(client: Client, mock: MockUpstream, key: str, says: str) -> None:
+    made = await created(client, base_url=mock.base_url, api_key=key)
+    assert says in await probed(client, made["id"])
+
+
+async def test_nothing_is_there(client: Client) -> None:
+    made = await created(client, base_url="http://127.0.0.1:1/v1")
+    error = await probed(client, made["id"])
+    assert error.startswith("No connection: ")
+    assert error.endswith("Check base_url and the network in between.")
+
+
+async def test_a_change_is_tested_at_once(client: Client, mock: MockUpstream) -> None:
+    made = await created(client, base_url=mock.base_url, api_key="status-401")
+    assert await probed(client, made["id"]) is not None
+    await client.call("PATCH", f"{PATH}/{made['id']}", {"api_key": "sk-good", "name": "renamed"})
+    assert await probed(client, made["id"]) is None
+
+
+async def test_it_is_no_usage_and_takes_nothing_of_the_limit(client: Client, mock: MockUpstream) -> None:
+    made = await created(client, base_url=mock.base_url, models=["ok"], rate_limit_rpm=1)
+    for _ in range(3):
+        assert await probed(client, made["id"]) is None
+    assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 0
+    assert (await client.call("GET", "/api/v1/usage/by-provider")).json == []
+    body = {"user_id": "u", "service": "s", "prompt": "p"}
+    assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+
+
+async def test_what_another_process_stored_is_tested_too(client: Client, mock: MockUpstream, data_dir: Path) -> None:
+    made = await created(client, base_url=mock.base_url, api_key="status-401")
+    database = Database.open(f"sqlite:///{data_dir / 'gateway.db'}")
+    elsewhere = ProviderStore(database, SecretBox(load_or_create_key_file(data_dir / "encryption.key")))
+    elsewhere.update(made["id"], {"api_key": "sk-good"})
+    assert await probed(client, made["id"]) is None
+    database.close()
+
+
+async def test_a_key_that_does_not_open_is_said(start: Start, data_dir: Path, mock: MockUpstream) -> None:
+    async with start() as app:
+        made = await created(Client(app), base_url=mock.base_url)
+    (data_dir / "encryption.key").write_text("00" * 32)
+    async with start() as app:
+        error = await probed(Client(app), made["id"])
+        assert error.startswith("The gateway cannot use this provider. ")
+        assert "LLM_GATEWAY_ENCRYPTION_KEYS" in error
+    assert mock.listed == 0
+
+
+async def test_in_production_it_goes_only_where_calls_may_go(start: Start) -> None:
+    async with start(**PRODUCTION) as app:
+        made = await created(Client(app, "k" * 32), base_url="https://10.1.2.3/v1")
+    async with start(**{**PRODUCTION, "allowed_private_hosts": ""}) as app:
+        error = await probed(Client(app, "k" * 32), made["id"])
+        assert "LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS" in error
+
+
+async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path, mock: MockUpstream) -> None:
+    made = await created(client, base_url=mock.base_url)
+    (data_dir / "gateway.db").rename(data_dir / "moved.db")
+    response = await client.call("POST", f"{PATH}/{made['id']}/test")
+    assert_problem(response, 503, "database_unavailable")
+
+
+async def said(exchange: Exchange) -> str | None:
+    async def list_models(asked: Provider, timeout_s: float) -> Exchange:
+        assert timeout_s == TIMEOUT_S <= 10
+        return exchange
+
+    return await Probe(list_models, {"openai": openai}, Redactor([KEY]), {}, lambda _: None)(provider())
+
+
+@pytest.mark.parametrize("body", [b'{"data": []}', b'{"models": [{"name": "x"}]}', b'[{"id": "m"}]'])
+async def test_every_dialects_model_list_is_one(body: bytes) -> None:
+    assert await said(Exchange(200, body)) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"data": {}}', b"[" * 9999, b"\xff", b"1", b'"data"'])
+async def test_another_answer_is_not_taken_for_one(body: bytes) -> None:
+    assert await said(Exchange(200, body)) == ("The provider answered 200, but with no list of models: check base_url.")
+
+
+async def test_a_timeout_says_how_long_it_was() -> None:
+    assert await said(Exchange(fault="timeout", message="x")) == (
+        "No answer within 10 s: check base_url, or try again."
+    )
+
+
+@pytest.mark.parametrize("text", [f'{{"error": {{"message": "no {KEY} here"}}}}', f"x {KEY}" + "y" * 3000])
+async def test_the_providers_words_are_redacted_and_cut(text: str) -> None:
+    error = await said(Exchange(401, text.encode()))
+    assert error is not None
+    assert KEY not in error
+    assert "[redacted]" in error
+    assert len(error) <= ERROR_CHARACTERS
+
+
+async def test_the_key_is_not_shown_by_what_the_provider_says(client: Client, mock: MockUpstream) -> None:
+    made = await created(client, base_url=mock.base_url.replace("/v1", f"/{CANARY}"))
+    error = await probed(client, made["id"])
+    assert CANARY not in error

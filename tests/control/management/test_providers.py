@@ -1,0 +1,293 @@
+"""Providers: create, list, get, patch, delete, over the whole gateway in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.application.driver import READS_ONLY, Client, assert_problem
+from tests.upstream import MockUpstream
+
+PATH = "/api/v1/providers"
+CANARY = "sk-canary-3f9b2c7e1d"
+LEAST = {
+    "name": "acme",
+    "display_name": "Acme",
+    "api_key": CANARY,
+    "models": ["m"],
+    "base_url": "http://127.0.0.1:9/v1",
+}
+SHOWN = {
+    "id", "name", "display_name", "base_url", "models", "is_enabled", "rate_limit_rpm", "rate_limit_tpm", "priority",
+    "created_at", "updated_at",
+}  # fmt: skip
+PRODUCTION = {
+    "env": "production",
+    "service_keys": "ops:" + "k" * 32,
+    "encryption_keys": "ab" * 32,
+    "allowed_private_hosts": "internal.example, 10.1.2.3",
+}
+
+
+async def created(client: Client, **fields: object) -> Any:
+    response = await client.call("POST", PATH, {**LEAST, **fields})
+    assert response.status == 201, response.body
+    return response.json
+
+
+async def test_a_provider_from_creation_to_deletion(client: Client) -> None:
+    assert (await client.call("GET", PATH)).json == []
+    provider = await created(client)
+    assert set(provider) == SHOWN | {"kind", "prices", "timeout_s"}
+    one = f"{PATH}/{provider['id']}"
+    assert (await client.call("GET", PATH)).json == [provider]
+    assert (await client.call("GET", one)).json == provider
+    patched = (await client.call("PATCH", one, {"display_name": "Acme Inc."})).json
+    assert patched == {**provider, "display_name": "Acme Inc.", "updated_at": patched["updated_at"]}
+    response = await client.call("DELETE", one)
+    assert (response.status, response.body) == (204, b"")
+    assert response.headers["x-request-id"]
+    assert (await client.call("GET", PATH)).json == []
+    for method in ("GET", "PATCH", "DELETE"):
+        assert_problem(await client.call(method, one, {} if method == "PATCH" else b""), 404, "not_found")
+
+
+async def test_what_is_not_said_has_the_defaults_of_the_reference(client: Client) -> None:
+    provider = await created(client)
+    assert UUID(provider["id"]).version == 7
+    assert provider["is_enabled"] is True
+    assert (provider["rate_limit_rpm"], provider["rate_limit_tpm"], provider["priority"]) == (60, 100_000, 10)
+    assert (provider["kind"], provider["prices"], provider["timeout_s"]) == ("openai", None, 60.0)
+    for name in ("created_at", "updated_at"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", provider[name])
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(provider[name])).total_seconds()) < 5
+
+
+async def test_everything_said_is_kept(client: Client) -> None:
+    said = {
+        "name": "a" + "-_9" * 20 + "xy", "display_name": "Ünïcode ☃", "models": ["b", "a"], "is_enabled": False,
+        "rate_limit_rpm": 1, "rate_limit_tpm": 2, "priority": -5, "kind": "local", "timeout_s": 0.5,
+        "base_url": "https://[2001:db8::1]:8443/v1/", "prices": {"b": {"input": 2.5, "output": 10}},
+    }  # fmt: skip
+    provider = await created(client, **said)
+    assert {name: provider[name] for name in said} == said
+
+
+async def test_the_list_is_ordered_and_an_array(client: Client) -> None:
+    for name, priority in (("b", 1), ("a", 1), ("z", 99)):
+        await created(client, name=name, priority=priority)
+    assert [provider["name"] for provider in (await client.call("GET", PATH)).json] == ["z", "a", "b"]
+
+
+async def test_a_name_is_taken_once(client: Client) -> None:
+    first = await created(client)
+    response = await client.call("POST", PATH, {**LEAST, "display_name": "Other"})
+    assert_problem(response, 409, "conflict")
+    assert response.headers["x-should-retry"] == "false"
+    other = await created(client, name="other")
+    assert_problem(await client.call("PATCH", f"{PATH}/{other['id']}", {"name": "acme"}), 409, "conflict")
+    assert (await client.call("GET", f"{PATH}/{other['id']}")).json == other
+    assert (await client.call("PATCH", f"{PATH}/{first['id']}", {"name": "acme"})).status == 200
+
+
+@READS_ONLY
+@pytest.mark.parametrize(
+    "wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "00000000", "..", "%00", "a" * 5000, "' OR 1=1 --"]
+)
+async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
+    for method, body in (("GET", b""), ("PATCH", {"priority": 1}), ("DELETE", b"")):
+        assert_problem(await reader.call(method, f"{PATH}/{wrong}", body), 404, "not_found")
+
+
+UNFIT = [
+    ("name", "Acme"), ("name", ""), ("name", "-a"), ("name", "a" * 64), ("name", "a b"), ("name", "a\n"), ("name", 1),
+    ("name", None), ("display_name", ""), ("display_name", None), ("display_name", "x" * 201), ("api_key", ""),
+    ("api_key", None), ("api_key", 5), ("api_key", "sk-x\n"), ("api_key", " sk-x"), ("api_key", "sk-\u00e9"),
+    ("api_key", "sk\x00"), ("display_name", "a\x00"), ("display_name", "a\n"), ("models", ["m\x00"]),
+    ("models", []), ("models", None), ("models", "m"), ("models", [""]),
+    ("models", [1]), ("models", {"m": 1}), ("is_enabled", None), ("is_enabled", 1), ("is_enabled", "true"),
+    ("rate_limit_rpm", 0), ("rate_limit_rpm", -1), ("rate_limit_rpm", None), ("rate_limit_rpm", "60"),
+    ("rate_limit_rpm", 1.5), ("rate_limit_rpm", True), ("rate_limit_tpm", 0), ("rate_limit_tpm", 10**20),
+    ("priority", 0.5), ("priority", None), ("priority", 2**40), ("kind", "nonsense"), ("kind", "OPENAI"), ("kind", 1),
+    ("timeout_s", 0), ("timeout_s", -1), ("timeout_s", 1e9), ("timeout_s", None), ("timeout_s", "60"),
+    ("prices", {"m": {"input": -1, "output": 1}}), ("prices", {"m": {"nonsense": 1}}), ("prices", {"m": 1}),
+    ("prices", {f"m{n}": {"input": 1, "output": 1} for n in range(1001)}),
+    ("prices", []), ("colour", "red"), ("id", "7f0dd64a-7c99-46a2-b929-d289b146a19d"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_what_is_refused_by_field(client: Client, method: str) -> None:
+    provider = await created(client, name="there")
+    path, rest = (PATH, LEAST) if method == "POST" else (f"{PATH}/{provider['id']}", {})
+    for field, value in UNFIT:
+        problem = assert_problem(await client.call(method, path, {**rest, field: value}), 422, "validation_error")
+        assert problem["errors"][0]["loc"][:2] == ["body", field]
+        assert field in problem["detail"]
+    assert (await client.call("GET", PATH)).json == [provider]
+
+
+@pytest.mark.parametrize("field", ["name", "display_name", "api_key", "models"])
+async def test_a_missing_field(client: Client, field: str) -> None:
+    body = {name: value for name, value in LEAST.items() if name != field}
+    problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
+    assert (problem["errors"][0]["loc"], problem["errors"][0]["type"]) == (["body", field], "missing")
+
+
+NO_OBJECT = [
+    b"", b"{", b"null", b"[]", b'"x"', b"\xff", b'{"name": "\xff"}', b'{"name": "\\ud800"}', b'{"priority": NaN}',
+    b'{"priority": 1e999}', b'{"priority": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'{"a":' * 50_000,
+    b"name=acme&models=m",
+]  # fmt: skip
+
+
+async def test_what_is_no_object(client: Client) -> None:
+    provider = await created(client)
+    for body in NO_OBJECT:
+        for method, path in (("POST", PATH), ("PATCH", f"{PATH}/{provider['id']}")):
+            assert_problem(await client.call(method, path, body), 422, "validation_error")
+
+
+async def test_the_content_type_does_not_matter(client: Client) -> None:
+    for number, said in enumerate(("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")):
+        body = {**LEAST, "name": f"p{number}"}
+        assert (await client.call("POST", PATH, body, headers={"content-type": said})).status == 201
+
+
+async def test_a_body_over_four_mebibytes(client: Client) -> None:
+    response = await client.call("POST", PATH, {**LEAST, "display_name": "x" * 4 * 1024 * 1024})
+    assert_problem(response, 413, "payload_too_large")
+
+
+async def test_presets_bring_kind_and_address(client: Client) -> None:
+    openai = await created(client, name="openai", base_url=None)
+    assert (openai["kind"], openai["base_url"]) == ("openai", None)
+    groq = await created(client, name="groq", base_url="http://127.0.0.1:1/v1")
+    assert groq["base_url"] == "http://127.0.0.1:1/v1"
+    assert (await created(client, name="mistral", base_url="http://127.0.0.1:1/v1", kind="local"))["kind"] == "local"
+
+
+async def test_another_name_needs_an_address(client: Client) -> None:
+    problem = assert_problem(await client.call("POST", PATH, {**LEAST, "base_url": None}), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", "base_url"]
+    for preset in ("openai", "anthropic", "gemini", "groq"):
+        assert preset in problem["detail"]
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+async def test_a_preset_brings_its_dialect(client: Client, name: str) -> None:
+    made = await created(client, name=name, base_url=None)
+    assert (made["kind"], made["base_url"]) == (name, None)
+
+
+async def test_the_dialect_that_is_said_wins(client: Client) -> None:
+    assert (await created(client, name="anthropic", kind="openai"))["kind"] == "openai"
+    assert (await created(client, name="acme", kind="gemini"))["kind"] == "gemini"
+
+
+async def test_the_embedded_model_must_be_there_to_be_used(client: Client) -> None:
+    body = {**LEAST, "kind": "local", "base_url": None}
+    problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
+    assert "LLM_GATEWAY_LOCAL_MODEL=true" in problem["detail"]
+
+
+UNFIT_URLS = [
+    "", "x", "example.com/v1", "//example.com", "ftp://example.com", "file:///etc/passwd", "http://", "http:///v1",
+    "http://example.com?x=1", "http://example.com/?", "http://example.com#f", "http://u:p@example.com",
+    "http://u@example.com", "http://@example.com", "http://example.com:99999", "http://example.com:x",
+    "http://[::1", "http://exa mple.com", "http://example.com/\n", "\thttp://example.com", "http://exam\x00ple.com",
+    "http://example.com\\@evil.example", "http://ex\u00e4mple.com", "http://%31%32%37.0.0.1/",
+    "http://example.com/" + "x" * 2000, "http://[fe80::1%25eth0]/", "javascript:alert(1)",
+]  # fmt: skip
+
+
+async def test_an_unfit_address(client: Client) -> None:
+    for url in UNFIT_URLS:
+        problem = assert_problem(await client.call("POST", PATH, {**LEAST, "base_url": url}), 422, "validation_error")
+        assert problem["errors"][0]["loc"] == ["body", "base_url"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:11434/v1", "https://api.example.com", "http://10.0.0.1/", "HTTPS://Api.Example.COM/v1"]
+)
+async def test_dev_takes_any_address_and_returns_it_as_it_was_given(client: Client, url: str) -> None:
+    assert (await created(client, base_url=url))["base_url"] == url
+
+
+async def test_patch_changes_only_what_is_sent(client: Client) -> None:
+    before = await created(client, priority=3, prices={"m": {"input": 1, "output": 2}})
+    path = f"{PATH}/{before['id']}"
+    changes: dict[str, object] = {
+        "name": "renamed", "display_name": "New", "base_url": "https://new.example/v1", "models": ["x", "y"],
+        "is_enabled": False, "rate_limit_rpm": 7, "rate_limit_tpm": 8, "priority": 9, "timeout_s": 1.5,
+        "prices": {"x": {"input": 0, "output": 0}}, "kind": "local",
+    }  # fmt: skip
+    for name, value in changes.items():
+        after = (await client.call("PATCH", path, {name: value})).json
+        assert after["updated_at"] > before["updated_at"]
+        assert after == {**before, name: value, "updated_at": after["updated_at"]}
+        before = after
+    assert (await client.call("PATCH", path, {})).json == before
+    assert (await client.call("PATCH", path, {"api_key": "sk-other"})).status == 200
+
+
+async def test_null_is_for_what_can_be_null(client: Client) -> None:
+    before = await created(client, name="groq", kind="local", prices={"m": {"input": 1, "output": 2}})
+    path = f"{PATH}/{before['id']}"
+    after = (await client.call("PATCH", path, {"kind": None, "prices": None, "base_url": None})).json
+    assert (after["kind"], after["prices"], after["base_url"]) == ("openai", None, None)
+    own = await created(client)
+    assert_problem(await client.call("PATCH", f"{PATH}/{own['id']}", {"base_url": None}), 422, "validation_error")
+
+
+async def test_a_preset_that_is_renamed_needs_an_address(client: Client) -> None:
+    provider = await created(client, name="openai", base_url=None)
+    path = f"{PATH}/{provider['id']}"
+    assert_problem(await client.call("PATCH", path, {"name": "mine"}), 422, "validation_error")
+    renamed = (await client.call("PATCH", path, {"name": "mine", "base_url": "http://127.0.0.1:1/v1"})).json
+    assert renamed["name"] == "mine"
+
+
+async def test_wrong_methods_say_which_are_right(client: Client) -> None:
+    response = await client.call("DELETE", PATH)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET, HEAD, POST"
+    response = await client.call("PUT", f"{PATH}/{uuid4()}", LEAST)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "DELETE, GET, HEAD, PATCH"
+    assert_problem(await client.call("GET", PATH + "/"), 404, "not_found")
+    response = await client.call("POST", "/openapi.json")
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+async def test_many_creations_at_once_make_one(client: Client) -> None:
+    answers = await asyncio.gather(*(client.call("POST", PATH, LEAST) for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [201] + [409] * 7
+
+
+async def ask(client: Client, prompt: str = "Hello") -> Any:
+    body = {"user_id": "u", "service": "s", "prompt": prompt}
+    return await client.call("POST", "/api/v1/generate", body, headers={"cache-control": "no-store"})
+
+
+async def test_a_change_is_in_force_for_the_next_request(client: Client, mock: MockUpstream) -> None:
+    assert_problem(await ask(client), 503, "no_provider")
+    provider = await created(client, base_url=mock.base_url, models=["one", "two"])
+    path = f"{PATH}/{provider['id']}"
+    assert (await ask(client)).json["model"] == "one"
+    await client.call("PATCH", path, {"models": ["two"], "name": "renamed", "api_key": "sk-second"})
+    answer = (await ask(client)).json
+    assert (answer["model"], answer["provider"]) == ("two", "renamed")
+    assert [call.key for call in mock.calls] == [CANARY, "sk-second"]
+    await client.call("PATCH", path, {"is_enabled": False})
+    assert_problem(await ask(client), 503, "no_provider")
+    await client.call("PATCH", path, {"is_enabled": True})
+    assert (await ask(client)).status == 200
+    await client.call("DELETE", path)
+    assert_problem(await ask(client), 503, "no_provider")
+    assert mock.total == 3

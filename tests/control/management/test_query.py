@@ -1,0 +1,76 @@
+"""Query parameters that nobody reads: where they are refused, and with what words."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi import APIRouter
+
+from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.query import refuses_parameters
+from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.body import InFlight
+from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
+
+KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
+
+
+@pytest.fixture
+def client() -> Client:
+    router = APIRouter()
+
+    @router.get("/api/v1/report")
+    def report(days: int = 30, limit: int = 50) -> list[int]:
+        return [days, limit]
+
+    @router.delete("/api/v1/things/{thing_id}")
+    def delete(thing_id: str) -> str:
+        return thing_id
+
+    @router.get("/metrics")
+    def metrics() -> str:
+        return "fine"
+
+    return Client(
+        Gate(
+            build_management([router], lambda *_, **__: None, InFlight(10, 10_000_000)),
+            Keyring(KEYS),
+            local_only=True,
+            log=ignore,
+        )
+    )
+
+
+@pytest.mark.parametrize("path", ["/api/v1/providers", "/api/v1/usage/summary", "/api/v1/health/providers"])
+def test_the_management_plane_refuses_them(path: str) -> None:
+    assert refuses_parameters(path)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/health", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
+def test_what_machines_ask_does_not(path: str) -> None:
+    assert not refuses_parameters(path)
+
+
+async def test_its_own_parameters_are_taken(client: Client) -> None:
+    assert (await client.call("GET", "/api/v1/report")).json == [30, 50]
+    assert (await client.call("GET", "/api/v1/report?limit=1&days=2")).json == [2, 1]
+    assert (await client.call("GET", "/metrics?x=1")).json == "fine"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "sentence"),
+    [
+        ("GET", "/api/v1/report?day=1", "day is no parameter of this path, which takes days, limit only."),
+        ("GET", "/api/v1/report?days=1&", None),
+        ("GET", "/api/v1/report?&days=1&&x", "x is no parameter of this path, which takes days, limit only."),
+        ("GET", "/api/v1/report?days=1&days=1", "days came twice: send it once."),
+        ("GET", "/api/v1/report?days=x&day=1", "day is no parameter of this path, which takes days, limit only."),
+        ("HEAD", "/api/v1/report?day=1", "day is no parameter of this path, which takes days, limit only."),
+        ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is no parameter of this path, which takes none."),
+    ],
+)
+async def test_others_are_named(client: Client, method: str, target: str, sentence: str | None) -> None:
+    response = await client.call(method, target)
+    if sentence is None:
+        assert response.status == 200
+    else:
+        assert assert_problem(response, 422, "validation_error")["detail"] == sentence

@@ -1,0 +1,54 @@
+"""Bodies of more values than any request has are refused before they are decoded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.errors import PayloadTooLarge
+from llm_gateway.gate.value_limit import MOST_VALUES, SMALL_BYTES, check_number_of_values
+
+MANY = MOST_VALUES + 1
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", "0", '""', '{"a":1}', "null", '"a\\"b"', '"\\\\"', '{"a":{}}'])
+def test_too_many_values_of_any_kind(value: str) -> None:
+    body = f'{{"a":[{",".join([value] * MANY)}]}}'.encode()
+    with pytest.raises(PayloadTooLarge, match="more than 200,000 values"):
+        check_number_of_values(body)
+
+
+@pytest.mark.parametrize("text", [",", "[{", '"', '\\"', "\\", '",', "\\\\,", "[],{}", "\n,", "é,"], ids=ascii)
+def test_a_long_text_is_one_value_whatever_stands_in_it(text: str) -> None:
+    for many in (json.dumps({"messages": [{"content": text * 1_000_000}]}), json.dumps([text * 10] * 60_000)):
+        check_number_of_values(many.encode())
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_the_limit_is_exact_whatever_the_document_holds(document: Any) -> None:
+    """A document beside as many values as are allowed with it is taken; one value more is refused."""
+    own = separators(document)
+    for more, is_refused in ((MOST_VALUES - own - 1, False), (MOST_VALUES - own, True)):
+        body = json.dumps([document] + [1000] * more).encode()
+        assert len(body) > SMALL_BYTES
+        if is_refused:
+            with pytest.raises(PayloadTooLarge):
+                check_number_of_values(body)
+        else:
+            check_number_of_values(body)
+
+
+def separators(value: Any) -> int:
+    """Commas and opening brackets in the JSON of a value."""
+    if not isinstance(value, dict | list):
+        return 0
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return 1 + max(len(inner) - 1, 0) + sum(map(separators, inner))

@@ -1,0 +1,308 @@
+"""POST /api/v1/generate: what is read, what of it is refused, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from uuid import UUID
+
+import pytest
+
+from llm_gateway.domain.conversation import Conversation, Role, Text, Turn
+from llm_gateway.domain.messages import Request
+from tests.application.driver import assert_problem
+from tests.application.straight_line import LEAST, World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def said(role: Role, text: str) -> Turn:
+    return Turn(role=role, parts=[Text(text=text)])
+
+
+def asked_with(request: Request) -> dict[str, object]:
+    """The body's fields as they reached the gateway."""
+    conversation = request.ask.conversation
+    texts = {turn.role: part.text for turn in conversation.turns for part in turn.parts if isinstance(part, Text)}
+    return {
+        **{name: getattr(request, name) for name in ("user_id", "service", "task_type", "max_tokens", "json_mode")},
+        "prompt": texts["user"],
+        "system": texts.get("system", ""),
+        "temperature": conversation.temperature,
+    }
+
+
+async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
+    response = await world.post(LEAST)
+    assert response.status == 200
+    assert response.headers["content-type"] == "application/json"
+    answer = response.json
+    types = {
+        "content": str, "provider": str, "model": str, "input_tokens": int, "output_tokens": int,
+        "cost_usd": float, "cached": bool, "latency_ms": int,
+    }  # fmt: skip
+    assert {name: type(answer[name]) for name in types} == types
+    assert set(answer) == {*types, "finish_reason", "cost_status"}
+    assert answer["cost_usd"] == 0.0000015
+    assert 0 <= answer["latency_ms"] < 1000
+
+
+async def test_latency_is_end_to_end(world: World) -> None:
+    world.line.go_on.clear()
+    asyncio.get_running_loop().call_later(0.06, world.line.go_on.set)
+    assert 55 <= (await world.post(LEAST)).json["latency_ms"] < 1000
+
+
+async def test_defaults(world: World) -> None:
+    request = await world.request()
+    assert (request.user_id, request.service, request.task_type) == ("customer", "shop", "general")
+    assert request.ask.conversation == Conversation(turns=[said("user", "Hello")], max_tokens=1000, temperature=0.7)
+    assert (request.max_tokens, request.json_mode) == (1000, False)
+    assert (request.surface, request.key_name) == ("generate", "dev")
+    assert (request.use_cache, request.keep_in_cache) == (True, True)
+    assert (request.client_request_id, request.tags) == (None, {})
+    assert UUID(request.id).version == 7
+    assert abs(request.at_ms - time.time() * 1000) < 2000
+    assert request.deadline - request.started == pytest.approx(120)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("user_id", "x"),
+        ("user_id", "ü" * 256),
+        ("service", "s" * 256),
+        ("task_type", "summary"),
+        ("prompt", "\u0000 \U0001f600 \u2028"),
+        ("system", ""),
+        ("system", "Be brief."),
+        ("max_tokens", 1),
+        ("max_tokens", 8000),
+        ("max_tokens", 1.0),
+        ("max_tokens", 8e3),
+        ("temperature", 0),
+        ("temperature", 0.0),
+        ("temperature", 2),
+        ("temperature", 2.0),
+        ("temperature", 1e-9),
+        ("json_mode", True),
+        ("json_mode", False),
+    ],
+)
+async def test_what_is_taken(world: World, field: str, value: object) -> None:
+    assert (await world.post({**LEAST, field: value})).status == 200
+    assert asked_with(world.line.requests[0])[field] == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("user_id", ""),
+        ("user_id", None),
+        ("user_id", 1),
+        ("user_id", ["x"]),
+        ("user_id", "x" * 257),
+        ("user_id", "nul\u0000"),
+        ("service", ""),
+        ("service", True),
+        ("service", "a\u0000b"),
+        ("task_type", ""),
+        ("task_type", "\u0000"),
+        ("task_type", None),
+        ("prompt", ""),
+        ("prompt", None),
+        ("prompt", {"text": "x"}),
+        ("system", None),
+        ("system", 0),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", 8001),
+        ("max_tokens", 10**30),
+        ("max_tokens", "100"),
+        ("max_tokens", 1.5),
+        ("max_tokens", 0.0),
+        ("max_tokens", 8001.0),
+        ("max_tokens", 1e300),
+        ("max_tokens", True),
+        ("max_tokens", None),
+        ("temperature", -0.0001),
+        ("temperature", 2.0001),
+        ("temperature", "0.7"),
+        ("temperature", False),
+        ("temperature", None),
+        ("json_mode", 1),
+        ("json_mode", "true"),
+        ("json_mode", None),
+    ],
+)
+async def test_what_is_refused_by_field(world: World, field: str, value: object) -> None:
+    response = await world.post({**LEAST, field: value})
+    problem = assert_problem(response, 422, "validation_error")
+    assert [error["loc"] for error in problem["errors"]] == [["body", field]]
+    assert field in problem["detail"]
+    assert response.headers["x-should-retry"] == "false"
+    assert world.line.requests == []
+
+
+@pytest.mark.parametrize("field", ["user_id", "service", "prompt"])
+async def test_a_missing_field(world: World, field: str) -> None:
+    response = await world.post({name: value for name, value in LEAST.items() if name != field})
+    problem = assert_problem(response, 422, "validation_error")
+    expected = {"loc": ["body", field], "msg": f"{field} is required.", "type": "missing"}
+    assert problem["errors"] == [expected]
+
+
+@pytest.mark.parametrize("field", ["models", "User_ID", "", "streams", "a.b", "`$.x`", "ünïcode"])
+async def test_an_unknown_field(world: World, field: str) -> None:
+    problem = assert_problem(await world.post({**LEAST, field: 1}), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", field]
+    assert problem["errors"][0]["type"] == "extra_forbidden"
+
+
+def with_field(text: str) -> bytes:
+    return b'{"user_id": "u", "service": "s", "prompt": "p", %s}' % text.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"   ", id="blank"),
+        pytest.param(b"{", id="cut"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"[]", id="array"),
+        pytest.param(b'"text"', id="string"),
+        pytest.param(b"{}{}", id="two"),
+        pytest.param(json.dumps(LEAST).encode() + b"x", id="trailing"),
+        pytest.param(json.dumps(LEAST).encode("utf-16"), id="utf-16"),
+        pytest.param(b"\xef\xbb\xbf" + json.dumps(LEAST).encode(), id="byte-order mark"),
+        pytest.param(b"user_id=u&service=s&prompt=p", id="form"),
+        pytest.param(with_field('"system": "\xff"'), id="invalid UTF-8"),
+        pytest.param(with_field('"system": "\xed\xa0\x80"'), id="surrogate in UTF-8"),
+        pytest.param(with_field('"system": "\\ud800"'), id="lone surrogate"),
+        pytest.param(with_field('"system": "\\udc00\\ud800"'), id="surrogates reversed"),
+        pytest.param(with_field('"system": "\n"'), id="control character"),
+        pytest.param(with_field('"temperature": NaN'), id="NaN"),
+        pytest.param(with_field('"temperature": Infinity'), id="Infinity"),
+        pytest.param(with_field('"temperature": 1e999'), id="out of range"),
+        pytest.param(with_field('"max_tokens": 0x10'), id="hexadecimal"),
+        pytest.param(with_field("'system': 'x'"), id="single quotes"),
+        pytest.param(with_field('"x": ' + "[" * 100_000), id="deep"),
+        pytest.param(with_field('"x": ' + "[" * 5_000 + "]" * 5_000), id="deep and closed"),
+        pytest.param(b"[" * 200_000, id="deep array"),
+        pytest.param(b'{"user_id":' * 100_000, id="deep objects"),
+    ],
+)
+async def test_what_is_no_request(world: World, body: bytes) -> None:
+    assert_problem(await world.post(body), 422, "validation_error")
+    assert world.line.requests == []
+    assert world.logged == []
+
+
+async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
+    assert (await world.post(with_field('"prompt": "second"'))).status == 200
+    assert world.line.requests[0].ask.conversation.turns == [said("user", "second")]
+
+
+async def test_a_body_in_pieces(world: World) -> None:
+    whole = json.dumps(LEAST).encode()
+    assert (await world.post([whole[:7], b"", whole[7:], b""])).status == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("1", 0.001),
+        ("250", 0.25),
+        ("0250", 0.25),
+        ("120000", 120),
+        ("120001", 120),
+        ("9" * 400, 120),
+        ("9" * 5000, 120),
+    ],
+)
+async def test_a_caller_may_shorten_the_deadline(world: World, value: str, seconds: float) -> None:
+    request = await world.request(x_request_timeout_ms=value)
+    assert request.deadline - request.started == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", ["0", "000", "", "-1", "1.5", "1s", "1e3", " ", "٣", "nan", "1_000"])
+async def test_an_unfit_deadline(world: World, value: str) -> None:
+    assert_problem(await world.post(LEAST, x_request_timeout_ms=value), 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("value", "tags"),
+    [
+        ("team=checkout", {"team": "checkout"}),
+        (" team = checkout , run=7 ", {"team": "checkout", "run": "7"}),
+        ("a=1,a=2", {"a": "2"}),
+        ("city=Köln,fun=\U0001f600".encode(), {"city": "Köln", "fun": "\U0001f600"}),
+        ("k=" + "ü" * 64, {"k": "ü" * 64}),
+        ("empty=", {"empty": ""}),
+        ("A.b_c-9=x y", {"A.b_c-9": "x y"}),
+        ("k" * 64 + "=" + "v" * 64, {"k" * 64: "v" * 64}),
+        (",".join(f"t{i}={i}" for i in range(10)), {f"t{i}": str(i) for i in range(10)}),
+    ],
+)
+async def test_tags(world: World, value: str | bytes, tags: dict[str, str]) -> None:
+    assert (await world.request(x_tags=value)).tags == tags
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "novalue",
+        "=x",
+        "a=b=c",
+        "a=1,",
+        "a b=1",
+        "ü=1",
+        "a=\x01",
+        "a=\x7f",
+        "city=Köln".encode("latin-1"),
+        b"a=\xed\xa0\x80",
+        "k" * 65 + "=x",
+        "k=" + "v" * 65,
+        ",".join(f"t{i}={i}" for i in range(11)),
+        ",".join(["a=1"] * 11),
+    ],
+)
+async def test_unfit_tags(world: World, value: str | bytes) -> None:
+    assert_problem(await world.post(LEAST, x_tags=value), 400, "bad_request")
+
+
+async def test_unfit_tags_are_refused_quickly(world: World) -> None:
+    started = time.monotonic()
+    assert_problem(await world.post(LEAST, x_tags="a=" + " " * 30_000 + "="), 400, "bad_request")
+    assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "use", "keep"),
+    [
+        ("no-cache", False, True),
+        ("No-Cache", False, True),
+        ("no-store", False, False),
+        ("max-age=0, no-store", False, False),
+        ("no-cache, no-store", False, False),
+        ("max-age=60", True, True),
+        ("", True, True),
+    ],
+)
+async def test_cache_control(world: World, value: str, use: bool, keep: bool) -> None:
+    request = await world.request(cache_control=value)
+    assert (request.use_cache, request.keep_in_cache) == (use, keep)
+
+
+async def test_a_callers_request_id_is_stored_but_ours_identifies(world: World) -> None:
+    request = await world.request(x_request_id="order-7")
+    assert request.client_request_id == "order-7"
+    assert UUID(request.id).version == 7
+    response = await world.post(LEAST)
+    assert response.headers["x-request-id"] == world.line.requests[-1].id

@@ -1,0 +1,132 @@
+"""A response of events at its edges: its beginning held up, a defect in its middle, a client that leaves at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.messages import Answer, Reply
+from llm_gateway.domain.usage import Usage
+from llm_gateway.errors import GatewayError, InternalError
+from llm_gateway.sse import COMMENT
+from llm_gateway.worker.endpoints import streaming
+from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
+
+ANSWER = Answer(reply=Reply(content="Hello", usage=Usage()), provider="p", model="m", cost_nanos=0, cost_status="exact")
+
+
+class Words:
+    """Writes what it is told in plain words."""
+
+    def opened(self, came: Any) -> Any:
+        return []
+
+    def kept(self, answer: Answer) -> bytes:
+        return answer.reply.content.encode()
+
+    def pieces(self, pieces: Any) -> bytes:
+        return b"".join(pieces)
+
+    def end(self, answer: Answer) -> bytes:
+        return b"end"
+
+    def error(self, error: GatewayError) -> bytes:
+        return f"error: {error.detail}".encode()
+
+
+class Client:
+    """A server's side of a client: takes what is sent, its head and its reading held up as the test wants."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.head = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.left = asyncio.Event()
+        self.head.set()
+        self.reads.set()
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await self.head.wait()
+            self.said.append(b"head")
+
+    def push(self, data: bytes) -> bool:
+        self.said.append(data)
+        return self.reads.is_set()
+
+    async def caught_up(self) -> None:
+        await self.reads.wait()
+
+    async def receive(self) -> Any:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+def response(client: Client, drains: Drains) -> StreamedResponse:
+    return StreamedResponse(Words(), client.receive, client, drains, [], lambda error: InternalError(str(error)))
+
+
+async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "HEARTBEAT_S", 0.01)
+    client = Client()
+
+    async def open_() -> Any:
+        await asyncio.sleep(0.03)
+        raise ValueError("oh")
+
+    await response(client, Drains("drain")).run(asyncio.ensure_future(open_()))
+
+    assert client.said[:2] == [b"head", COMMENT]
+    assert client.said[-1] == b"error: oh"
+
+
+async def test_a_defect_before_it_is_raised() -> None:
+    async def open_() -> Any:
+        raise ValueError("oh")
+
+    with pytest.raises(ValueError, match="oh"):
+        await response(Client(), Drains("drain")).run(asyncio.ensure_future(open_()))
+
+
+async def test_a_client_that_leaves_at_the_very_end_is_not_counted_for_ever() -> None:
+    client, drains = Client(), Drains("drain")
+    client.reads.clear()
+
+    async def open_() -> Any:
+        return ANSWER
+
+    running = asyncio.ensure_future(response(client, drains).run(asyncio.ensure_future(open_())))
+    await asyncio.sleep(0.01)
+    client.left.set()
+    client.reads.set()  # in the same turn, as when a connection is lost
+    await running
+    await asyncio.sleep(0.01)
+
+    assert drains.count == 0
+
+
+async def test_no_heartbeat_comes_before_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head waits where the answer before it on the same connection is not read yet."""
+    monkeypatch.setattr(streaming, "HEARTBEAT_S", 0.01)
+    client = Client()
+    client.head.clear()
+
+    class Relay:
+        answer = None
+
+        async def run(self, sink: Any) -> None:
+            await sink.ready()
+            sink.take([b"hello"])
+
+    async def open_() -> Any:
+        return Relay()
+
+    running = asyncio.ensure_future(response(client, Drains("drain")).run(asyncio.ensure_future(open_())))
+    await asyncio.sleep(0.05)
+    assert client.said == []
+    client.head.set()
+    await running
+
+    assert client.said == [b"head", b"hello"]

@@ -1,0 +1,319 @@
+"""What the pipeline's tests share: builders of nouns, and what stands in for the world behind the constructors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
+from llm_gateway.domain.messages import Reply, Request
+from llm_gateway.domain.plan import Call, Exchange, Incoming, Plan, Served
+from llm_gateway.domain.redaction import Redactor
+from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
+from llm_gateway.limiter.base import Reservation
+from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
+from llm_gateway.providers.base import KINDS, Adapter, load
+from llm_gateway.worker.pipeline.admission import Admission
+from llm_gateway.worker.pipeline.attempt import Attempts
+from llm_gateway.worker.pipeline.failover import Failover, Pace
+from llm_gateway.worker.pipeline.health import Health
+from llm_gateway.worker.pipeline.permits import Wait
+from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.translation import Translation
+
+NOW = 1000.0
+KEY = "configured-key-0123456789"
+PRICE = Price(input=((0, 2_000_000_000),), output=((0, 3_000_000_000),))
+"""2,000 nano-dollars an input token, 3,000 an output token."""
+
+Step: TypeAlias = Exchange | BaseException | Callable[[float], Awaitable[Exchange]]
+
+
+class Clock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def provider(name: str = "alpha", **changes: Any) -> Provider:
+    """A provider whose two models cost PRICE, and whose target exists."""
+    models: tuple[str, ...] = changes.get("models", ("m1", "m2"))
+    fields: dict[str, Any] = {
+        "id": f"id-{name}",
+        "name": name,
+        "display_name": name.title(),
+        "kind": "openai",
+        "base_url": None,
+        "models": models,
+        "is_enabled": True,
+        "rate_limit_rpm": 60,
+        "rate_limit_tpm": 100_000,
+        "priority": 10,
+        "timeout_s": 60.0,
+        "created_at_ms": 1,
+        "updated_at_ms": 1,
+        "target": Target(f"https://{name}.test", f"https://{name}.test/models", {}),
+        "price_by_model": dict.fromkeys(models, PRICE),
+    }
+    return Provider(**{**fields, **changes})
+
+
+def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Override:
+    fields: dict[str, Any] = {
+        "id": f"override-{provider_name}-{model_name}-{changes.get('service_name')}",
+        "user_id": "user",
+        "service_name": None,
+        "provider_name": provider_name,
+        "model_name": model_name,
+        "allow_fallback": True,
+        "created_at_ms": 1,
+        "updated_at_ms": 1,
+    }
+    return Override(**{**fields, **changes})
+
+
+def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
+    return build_snapshot(providers, list(overrides))
+
+
+def request(**changes: Any) -> Request:
+    """A request of 40 characters: an estimate of 18 input tokens, with max_tokens a reservation of 118.
+
+    `prompt`, `system`, `temperature` and `messages` are fields of POST /generate's body.
+    """
+    names = ("prompt", "system", "temperature", "messages")
+    asked = {name: changes.pop(name) for name in names if name in changes}
+    shared = {name: changes[name] for name in ("max_tokens", "json_mode") if name in changes}
+    least: dict[str, Any] = {"user_id": "user", "service": "chat", "prompt": "p" * 30, "system": "s" * 10}
+    body = GenerateBody(**least | {"max_tokens": 100} | asked | shared)
+    fields: dict[str, Any] = {
+        "id": "request",
+        "at_ms": 1_700_000_000_000,
+        "started": NOW,
+        "deadline": NOW + 120.0,
+        "key_name": "key",
+        "surface": "generate",
+        "user_id": body.user_id,
+        "service": body.service,
+        "ask": ask_of(body),
+        "max_tokens": body.max_tokens,
+        "input_weight": weight_of(body),
+    }
+    return Request(**{**fields, **changes})
+
+
+def plan(*tiers: list[Provider]) -> Plan:
+    return Plan(tuple(tuple(Candidate.of(p, p.models[0]) for p in tier) for tier in tiers))
+
+
+def reply(content: str = "hello", **changes: Any) -> Reply:
+    fields: dict[str, Any] = {"content": content, "usage": Usage(input_tokens=20, output_tokens=30)}
+    return Reply(**{**fields, **changes})
+
+
+def served(content: str = "hello", candidate: Candidate | None = None, cost_nanos: int = 130_000) -> Served:
+    by = candidate or Candidate.of(provider(), "m1")
+    return Served(reply(content), by.provider.name, by.model, cost_nanos, by.cache_part)
+
+
+def answer(content: str = "hello", **changes: Any) -> Exchange:
+    """A chat completion of 20 tokens in, 30 out: 130,000 nano-dollars at PRICE, 50 tokens of the limit."""
+    document: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "model": "m1-2026",
+        "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 30},
+        **changes,
+    }
+    return Exchange(200, msgspec.json.encode({name: part for name, part in document.items() if part is not None}))
+
+
+def refusal(status: int, message: str = "no", retry_after_s: float | None = None) -> Exchange:
+    body = msgspec.json.encode({"error": {"message": message}})
+    return Exchange(status, body, retry_after_s)
+
+
+NOT_SENT = Exchange(fault="not_sent", message="No connection: refused")
+OUT_OF_FILES = Exchange(fault="not_sent", message="No connection: too many open files", is_ours=True)
+TIMEOUT = Exchange(fault="timeout", message="No complete answer in time")
+BROKEN = Exchange(fault="broken", message="The connection broke: reset")
+
+
+class Upstream:
+    """A transport that plays a script per provider's name: exchanges, exceptions, or functions of the timeout."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, list[Step]] = {}
+        self.calls: list[tuple[str, str, float]] = []
+        self.bodies: list[bytes] = []
+
+    @property
+    def called(self) -> list[str]:
+        return [name for name, _, _ in self.calls]
+
+    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+        self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
+        self.bodies.append(call.body)
+        return await self._play(provider, timeout_s)
+
+    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+        raise NotImplementedError
+
+    async def _play(self, provider: Provider, timeout_s: float) -> Exchange:
+        step = self.scripts[provider.name].pop(0)
+        if isinstance(step, Exchange):
+            return step
+        if isinstance(step, BaseException):
+            raise step
+        return await step(timeout_s)
+
+
+class JournalSpy:
+    """Keeps what is written, in order, and can refuse each kind of entry."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str, bytes]] = []
+        self.synced = 0
+        self.fails: dict[str, BaseException] = {}
+
+    async def intent(self, request_id: str, payload: bytes) -> None:
+        self._write("intent", request_id, payload)
+
+    def outcome(self, request_id: str, payload: bytes) -> None:
+        self._write("outcome", request_id, payload)
+
+    def settle(self, request_id: str, payload: bytes) -> None:
+        self._write("settle", request_id, payload)
+
+    async def durable(self) -> None:
+        self.synced += 1
+        await asyncio.sleep(0)
+        if "durable" in self.fails:
+            raise self.fails["durable"]
+
+    def _write(self, kind: str, request_id: str, payload: bytes) -> None:
+        if kind in self.fails:
+            raise self.fails[kind]
+        self.entries.append((kind, request_id, payload))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _, _ in self.entries]
+
+    def outcomes(self) -> list[AttemptRecord]:
+        return [decode_attempt(payload) for kind, _, payload in self.entries if kind == "outcome"]
+
+    def records(self, kind: str = "settle") -> list[UsageRecord]:
+        return [decode_record(payload) for entry, _, payload in self.entries if entry == kind]
+
+
+class LimiterSpy(MemoryLimiter):
+    """The real one; `settled` tells what it was told: (provider id, tokens, sent)."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.settled: list[tuple[str, int, bool]] = []
+
+    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+        self.settled.append((reservation.provider_id, tokens, sent))
+        super().settle(reservation, tokens=tokens, sent=sent)
+
+
+class World:
+    """Failover over real health, admission and recording, with a scripted upstream and a clock that tests turn.
+
+    The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.limiter = LimiterSpy(self.clock)
+        self.admission = Admission(self.limiter)
+        self.upstream = Upstream()
+        self.journal = JournalSpy()
+        self.observed: list[UsageRecord] = []
+        self.reported: dict[tuple[str, str], Price] = {}
+        self.logged: list[tuple[str, dict[str, Any]]] = []
+        self.health = Health(self.clock, lambda: 0.5, log=self._log)
+        self.drawn: list[tuple[float, float]] = []
+        self.slept: list[float] = []
+        self.pause_s = 1.0
+        self.recording = Recording(
+            self.journal,
+            instance="instance",
+            price_by_reported_name=lambda name, model: self.reported.get((name, model)),
+            observe=self.observed.append,
+        )
+        self.failover = self.with_admission(self.admission)
+
+    def with_admission(self, admission: Any) -> Failover:
+        return self.unpaced(admission, self.clock).paced(Pace(self.clock, self._sleep, self._uniform))
+
+    def with_adapters(self, adapters: Mapping[str, Adapter]) -> Failover:
+        return self.unpaced(clock=self.clock, adapters=adapters).paced(Pace(self.clock, self._sleep, self._uniform))
+
+    def unpaced(
+        self,
+        admission: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        adapters: Mapping[str, Adapter] | None = None,
+    ) -> Failover:
+        """One that keeps the real time."""
+        adapters = adapters or {kind: load(kind) for kind in KINDS}
+        translation = Translation(adapters)
+        attempts = Attempts(
+            health=self.health,
+            admission=admission or self.admission,
+            transport=self.upstream,
+            recording=self.recording,
+            adapters=adapters,
+            translation=translation,
+            redact=Redactor([KEY]),
+        ).by(clock)
+        return Failover(
+            health=self.health, admission=admission or self.admission, attempts=attempts, translation=translation
+        )
+
+    def script(self, **steps: Sequence[Step]) -> World:
+        self.upstream.scripts.update({name: list(script) for name, script in steps.items()})
+        return self
+
+    def open(self, request: Request) -> UsageRecord:
+        return self.recording.open(request)
+
+    def after(self, seconds: float, then: Exchange | BaseException) -> Step:
+        """A step that takes `seconds` by the clock."""
+
+        async def wait(_: float) -> Exchange:
+            self.clock.now += seconds
+            if isinstance(then, BaseException):
+                raise then
+            return then
+
+        return wait
+
+    def wait(self, provider: Provider) -> Wait | None:
+        """Why the provider's first model may not be called now, None if it may."""
+        permit = self.health.admit(Candidate.of(provider, provider.models[0]))
+        if isinstance(permit, Wait):
+            return permit
+        permit.release()
+        return None
+
+    def _log(self, event: str, **fields: Any) -> None:
+        self.logged.append((event, fields))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.now += seconds
+
+    def _uniform(self, low: float, high: float) -> float:
+        self.drawn.append((low, high))
+        return self.pause_s

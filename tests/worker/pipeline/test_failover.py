@@ -1,0 +1,371 @@
+"""Which candidates are tried, in what order, how often and for how long; what an attempt is told and what it leaves."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+
+from llm_gateway.domain.messages import Request
+from llm_gateway.domain.plan import Exchange, Plan
+from llm_gateway.domain.usage import Price, Usage, UsageRecord
+from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
+from llm_gateway.worker.pipeline.failover import Pace
+from tests.worker.pipeline.fakes import (
+    BROKEN,
+    NOT_SENT,
+    NOW,
+    PRICE,
+    TIMEOUT,
+    World,
+    answer,
+    plan,
+    provider,
+    refusal,
+    request,
+)
+
+A, B, C, D = provider("a"), provider("b"), provider("c"), provider("d")
+MALFORMED = Exchange(200, b"<html>")
+NEXT_CANDIDATE = [
+    NOT_SENT,
+    TIMEOUT,
+    BROKEN,
+    MALFORMED,
+    *(refusal(status) for status in (301, 401, 403, 404, 408, 409, 429, 500, 502, 503, 504, 529)),
+]
+
+
+async def failing(world: World, the_request: Request, the_plan: Plan) -> tuple[GatewayError, UsageRecord]:
+    record = world.open(the_request)
+    with pytest.raises(GatewayError) as raised:
+        await world.failover.run(the_request, the_plan, record)
+    return raised.value, record
+
+
+async def test_the_first_candidate_serves(world: World) -> None:
+    world.script(a=[answer()], b=[])
+    record = world.open(request())
+
+    served = await world.failover.run(request(), plan([A], [B]), record)
+
+    assert world.upstream.calls == [("a", "m1", 60.0)]
+    assert (served.provider, served.model, served.cost_nanos) == ("a", "m1", 130_000)
+    assert served.cache_part == b"id-a\0openai\0None\0m1"
+    assert served.reply.content == "hello"
+    assert served.reply.upstream_model == "m1-2026"
+
+
+async def test_the_attempt_of_a_success(world: World) -> None:
+    world.script(a=[world.after(1.25, answer())])
+    record = world.open(request())
+
+    await world.failover.run(request(), plan([A]), record)
+
+    [attempt] = record.attempts
+    assert world.journal.kinds == ["intent"], "the settle that follows holds the outcome"
+    assert (attempt.provider_id, attempt.provider, attempt.kind, attempt.model) == ("id-a", "a", "openai", "m1")
+    assert (attempt.upstream_model, attempt.upstream_request_id) == ("m1-2026", "chatcmpl-1")
+    assert (attempt.status, attempt.error, attempt.finish_reason, attempt.sent) == (200, None, "stop", True)
+    assert attempt.usage == Usage(input_tokens=20, output_tokens=30)
+    assert (attempt.price, attempt.cost_nanos, attempt.cost_status) == (PRICE, 130_000, "exact")
+    assert (attempt.reserved_tokens, attempt.limit_tokens, attempt.latency_ms) == (118, 50, 1250)
+
+
+async def test_the_intent_is_journalled_before_anything_is_sent(world: World) -> None:
+    async def look(_: float) -> Exchange:
+        assert world.journal.kinds == ["intent"]
+        return answer()
+
+    world.script(a=[look])
+    await world.failover.run(request(), plan([A]), world.open(request()))
+
+    [intended] = world.journal.records("intent")
+    [bound] = intended.attempts
+    assert bound.usage == Usage(input_tokens=18, output_tokens=100)
+    assert (bound.cost_nanos, bound.cost_status, bound.limit_tokens) == (336_000, "estimated", 118)
+
+
+async def test_the_dialect_gets_the_request_and_the_candidates_model(world: World) -> None:
+    world.script(a=[answer()])
+
+    await world.failover.run(request(prompt="Say JSON", json_mode=False), plan([A]), world.open(request()))
+
+    [body] = world.upstream.bodies
+    assert msgspec.json.decode(body)["messages"][1] == {"role": "user", "content": "Say JSON"}
+
+
+@pytest.mark.parametrize("failure", NEXT_CANDIDATE, ids=repr)
+async def test_the_next_candidate_is_tried_on(world: World, failure: Exchange) -> None:
+    world.script(a=[failure], b=[answer()])
+    record = world.open(request())
+
+    served = await world.failover.run(request(), plan([A], [B]), record)
+
+    assert served.provider == "b"
+    assert world.upstream.called == ["a", "b"]
+    assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
+    assert [attempt.error is None for attempt in record.attempts] == [False, True]
+    assert world.slept == []
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_refusal_that_is_the_callers_fault_ends_the_request(world: World, status: int) -> None:
+    world.script(a=[refusal(status, "max_tokens is too large")], b=[answer()])
+
+    error, record = await failing(world, request(), plan([A], [B]))
+
+    assert type(error) is ProviderFailed
+    assert error.detail == f"Provider a: answered {status}: max_tokens is too large"
+    assert error.retryable is False
+    assert world.upstream.called == ["a"]
+    assert record.attempts[0].error == error.detail
+
+
+async def test_a_callers_fault_after_failures_ends_it_too(world: World) -> None:
+    world.script(a=[refusal(500)], b=[refusal(400, "bad")], c=[answer()])
+
+    error, _ = await failing(world, request(), plan([A], [B], [C]))
+
+    assert (error.detail, error.retryable) == ("Provider b: answered 400: bad", False)
+
+
+@pytest.mark.parametrize("status", [200, 201, 299])
+async def test_every_2xx_is_an_answer(world: World, status: int) -> None:
+    world.script(a=[Exchange(status, answer().body)])
+
+    served = await world.failover.run(request(), plan([A]), world.open(request()))
+
+    assert served.reply.content == "hello"
+
+
+@pytest.mark.parametrize("status", [199, 300])
+async def test_what_is_beside_2xx_is_none(world: World, status: int) -> None:
+    world.script(a=[Exchange(status, answer().body)], b=[answer("b")])
+
+    served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
+
+    assert served.provider == "b"
+
+
+async def test_three_attempts_are_sent_at_most(world: World) -> None:
+    world.script(a=[refusal(500)], b=[TIMEOUT], c=[BROKEN], d=[answer()])
+
+    error, record = await failing(world, request(), plan([A], [B], [C, D]))
+
+    assert type(error) is ProviderFailed
+    assert error.detail == "Provider c: The connection broke: reset"
+    assert error.retryable is True
+    assert world.upstream.called == ["a", "b", "c"]
+    assert [attempt.sent for attempt in record.attempts] == [True, True, True]
+
+
+async def test_attempts_that_were_never_sent_do_not_count(world: World) -> None:
+    names = ["a", "b", "c", "d", "e", "f"]
+    world.script(a=[NOT_SENT], b=[refusal(500)], c=[NOT_SENT], d=[refusal(500)], e=[NOT_SENT], f=[answer()])
+    record = world.open(request())
+
+    served = await world.failover.run(request(), plan(*([provider(name)] for name in names)), record)
+
+    assert served.provider == "f"
+    assert [attempt.sent for attempt in record.attempts] == [False, True, False, True, False, True]
+
+
+async def test_a_tier_is_tried_whole_and_in_its_order_before_the_next(world: World) -> None:
+    world.script(a=[refusal(500)], b=[refusal(500)], c=[answer()])
+
+    served = await world.failover.run(request(), plan([B, A], [C]), world.open(request()))
+
+    assert served.provider == "c"
+    assert world.upstream.called == ["b", "a", "c"]
+
+
+async def test_within_a_tier_the_fewest_calls_in_flight_come_first(world: World) -> None:
+    for busy in ("id-a", "id-a", "id-b", "id-d"):
+        world.health.begin(busy)
+    world.script(b=[refusal(500)], c=[refusal(500)], d=[answer()])
+
+    await world.failover.run(request(), plan([A, B, C, D]), world.open(request()))
+
+    assert world.upstream.called == ["c", "b", "d"]
+
+
+async def test_busy_providers_of_a_higher_tier_still_come_first(world: World) -> None:
+    for _ in range(9):
+        world.health.begin("id-a")
+    world.script(a=[answer()])
+
+    served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
+
+    assert served.provider == "a"
+
+
+async def test_a_call_is_in_flight_while_it_lasts(world: World) -> None:
+    seen: list[int] = []
+
+    async def look(_: float) -> Exchange:
+        seen.append(world.health.in_flight("id-a"))
+        return answer()
+
+    world.script(a=[look])
+    await world.failover.run(request(), plan([A]), world.open(request()))
+
+    assert (seen, world.health.in_flight("id-a")) == ([1], 0)
+
+
+class TestDeadline:
+    @pytest.mark.parametrize(("timeout_s", "left", "given"), [(60, 120, 60), (60, 60, 60), (60, 59.5, 59.5), (5, 7, 5)])
+    async def test_an_attempt_gets_its_timeout_or_what_is_left(
+        self, world: World, timeout_s: float, left: float, given: float
+    ) -> None:
+        world.script(a=[answer()])
+
+        await world.failover.run(
+            request(deadline=NOW + left), plan([provider("a", timeout_s=timeout_s)]), world.open(request())
+        )
+
+        assert world.upstream.calls == [("a", "m1", given)]
+
+    async def test_one_deadline_holds_over_all_attempts(self, world: World) -> None:
+        world.script(a=[world.after(50, TIMEOUT)], b=[world.after(30, refusal(500))], c=[answer()])
+
+        await world.failover.run(request(deadline=NOW + 100), plan([A], [B], [C]), world.open(request()))
+
+        assert [timeout for _, _, timeout in world.upstream.calls] == [60.0, 50.0, 20.0]
+
+    async def test_it_passes_while_an_attempt_is_out(self, world: World) -> None:
+        world.script(a=[world.after(10, TIMEOUT)], b=[answer()])
+
+        error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
+
+        assert type(error) is DeadlineExceeded
+        assert error.detail == (
+            "No provider answered within the request's deadline. "
+            "The last attempt: Provider a: No complete answer in time"
+        )
+        assert world.upstream.called == ["a"]
+
+    @pytest.mark.parametrize("names", ["a", "abc"])
+    async def test_it_passes_with_the_last_attempt(self, world: World, names: str) -> None:
+        world.script(a=[refusal(500)], b=[refusal(500)])
+        world.script(**{names[-1]: [world.after(10, TIMEOUT)]})
+
+        error, _ = await failing(world, request(deadline=NOW + 10), plan(*([provider(n)] for n in names)))
+
+        assert type(error) is DeadlineExceeded
+        assert (error.status, error.code, error.retryable) == (504, "deadline_exceeded", True)
+
+    async def test_a_callers_fault_is_said_even_then(self, world: World) -> None:
+        world.script(a=[world.after(10, refusal(400, "bad"))])
+
+        error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
+
+        assert type(error) is ProviderFailed
+
+    @pytest.mark.parametrize("left", [-1.0, 0.0, 0.005])
+    async def test_nothing_starts_after_it(self, world: World, left: float) -> None:
+        world.clock.now = 0.0
+        world.script(a=[answer()])
+
+        error, record = await failing(world, request(deadline=left), plan([A]))
+
+        assert type(error) is DeadlineExceeded
+        assert error.detail == "No provider answered within the request's deadline."
+        assert (world.upstream.calls, record.attempts, world.journal.entries) == ([], [], [])
+
+    async def test_a_little_before_it_an_attempt_starts(self, world: World) -> None:
+        world.clock.now = 0.0
+        world.script(a=[answer()])
+
+        await world.failover.run(request(deadline=0.006), plan([A]), world.open(request()))
+
+        assert world.upstream.calls == [("a", "m1", 0.006)]
+
+
+class TestJsonMode:
+    @pytest.mark.parametrize("content", ['{"a": 1}', "[]", "1", ' "text" ', "null"])
+    async def test_content_that_parses_is_served(self, world: World, content: str) -> None:
+        world.script(a=[answer(content)])
+
+        served = await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
+
+        assert served.reply.content == content
+
+    @pytest.mark.parametrize("content", ["", "Sure! {}", "{", '{"a": NaN}', "[" * 100_000])
+    async def test_content_that_does_not_is_the_next_candidates_chance(self, world: World, content: str) -> None:
+        world.script(a=[answer(content)], b=[answer("{}")])
+        record = world.open(request())
+
+        served = await world.failover.run(request(json_mode=True), plan([A], [B]), record)
+
+        assert (served.provider, served.cost_nanos) == ("b", 130_000)
+        assert record.attempts[0].error == "Provider a: JSON was asked for and the content is none"
+
+    async def test_it_was_bought_all_the_same(self, world: World) -> None:
+        world.script(a=[answer("none")], b=[answer("{}")])
+        record = world.open(request())
+
+        await world.failover.run(request(json_mode=True), plan([A], [B]), record)
+
+        bought = [(a.usage.output_tokens, a.cost_nanos, a.cost_status, a.limit_tokens) for a in record.attempts]
+        assert bought == [(30, 130_000, "exact", 50)] * 2
+        assert world.limiter.settled == [("id-a", 50, True), ("id-b", 50, True)]
+
+    async def test_content_cut_by_length_is_served_as_it_is(self, world: World) -> None:
+        choices = [{"message": {"content": '{"a": '}, "finish_reason": "length"}]
+        world.script(a=[answer(choices=choices)])
+
+        served = await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
+
+        assert (served.reply.content, served.reply.finish_reason) == ('{"a": ', "length")
+
+    async def test_without_it_any_content_is_served(self, world: World) -> None:
+        world.script(a=[answer("no JSON")])
+
+        served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
+
+        assert served.reply.content == "no JSON"
+
+
+class TestUsage:
+    async def test_what_was_not_counted_is_estimated(self, world: World) -> None:
+        world.script(a=[answer("four times five 20..", usage=None)])
+        record = world.open(request())
+
+        served = await world.failover.run(request(), plan([A]), record)
+
+        [attempt] = record.attempts
+        assert served.reply.usage == attempt.usage == Usage(input_tokens=18, output_tokens=6)
+        assert (attempt.cost_nanos, attempt.cost_status, attempt.limit_tokens) == (54_000, "estimated", 24)
+        assert served.cost_nanos == 54_000
+
+    async def test_a_price_is_found_by_the_reported_name(self, world: World) -> None:
+        world.reported["a", "m1-2026"] = Price(input=((0, 10**9),), output=((0, 10**9),))
+        world.script(a=[answer()])
+        record = world.open(request())
+
+        await world.failover.run(request(), plan([provider("a", price_by_model={})]), record)
+
+        assert (record.attempts[0].cost_nanos, record.attempts[0].cost_status) == (50_000, "exact")
+        assert world.journal.records("intent")[0].attempts[0].cost_status == "unpriced"
+
+    async def test_without_any_price_it_says_so(self, world: World) -> None:
+        world.script(a=[answer()])
+        record = world.open(request())
+
+        await world.failover.run(request(), plan([provider("a", price_by_model={})]), record)
+
+        assert (record.attempts[0].cost_nanos, record.attempts[0].cost_status) == (0, "unpriced")
+
+
+async def test_time_and_chance_are_the_real_ones_unless_told(world: World) -> None:
+    world.script(a=[answer()])
+    failover = world.unpaced()
+    asked = request(deadline=time.monotonic() + 5)
+
+    await failover.run(asked, plan([A]), world.open(asked))
+
+    [(_, _, timeout_s)] = world.upstream.calls
+    assert 4.9 < timeout_s <= 5
+    assert 0.2 <= Pace().uniform(0.2, 2.0) <= 2.0

@@ -1,0 +1,384 @@
+"""What a caller is told once nothing is left to try, and when to come back; the retry of a lone candidate."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_gateway.domain.plan import Exchange, Plan
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    ProviderFailed,
+    ProvidersUnavailable,
+    RateLimited,
+    RequestExceedsLimit,
+)
+from tests.worker.pipeline.fakes import (
+    BROKEN,
+    KEY,
+    NOT_SENT,
+    NOW,
+    TIMEOUT,
+    World,
+    answer,
+    plan,
+    provider,
+    refusal,
+    request,
+)
+
+A, B, C = provider("a"), provider("b"), provider("c")
+LARGE = provider("large", rate_limit_tpm=117)
+"""A provider whose whole limit is smaller than the request."""
+JUST = provider("just", rate_limit_tpm=118)
+
+
+async def failing(world: World, the_plan: Plan, deadline: float = NOW + 120) -> GatewayError:
+    error, _ = await failing_with_record(world, the_plan, deadline)
+    return error
+
+
+async def failing_with_record(
+    world: World, the_plan: Plan, deadline: float = NOW + 120
+) -> tuple[GatewayError, UsageRecord]:
+    record = world.open(request())
+    with pytest.raises(GatewayError) as raised:
+        await world.failover.run(request(deadline=deadline), the_plan, record)
+    return raised.value, record
+
+
+def broken_open(world: World, name: str) -> None:
+    breaker = world.health.breaker(f"id-{name}", "m1")
+    for _ in range(5):
+        permit = breaker.admit()
+        assert permit is not None
+        breaker.fail(permit)
+
+
+async def fill(world: World, name: str, seconds_ago: float = 0.0) -> None:
+    """Use up a provider's limit of one request a minute."""
+    world.clock.now -= seconds_ago
+    taken = await world.limiter.take(f"id-{name}", 1, 1000, 1)
+    assert taken.reservation is not None
+    world.clock.now += seconds_ago
+
+
+class TestLimits:
+    async def test_every_limit_is_full(self, world: World) -> None:
+        one, two = provider("one", rate_limit_rpm=1), provider("two", rate_limit_rpm=1)
+        await fill(world, "two", seconds_ago=40)
+        await fill(world, "one", seconds_ago=10)
+
+        error, record = await failing_with_record(world, plan([one], [two]))
+
+        assert type(error) is RateLimited
+        assert error.detail == "Every provider that could serve this is at its rate limit."
+        assert (error.status, error.code, error.retryable, error.retry_after_s) == (429, "rate_limited", True, 21.0)
+        assert (world.upstream.calls, record.attempts) == ([], [])
+
+    async def test_the_shorter_wait_is_told_in_either_order(self, world: World) -> None:
+        one, two = provider("one", rate_limit_rpm=1), provider("two", rate_limit_rpm=1)
+        await fill(world, "one", seconds_ago=40)
+        await fill(world, "two", seconds_ago=10)
+
+        assert (await failing(world, plan([one], [two]))).retry_after_s == 21.0
+
+    async def test_a_full_candidate_is_passed_over(self, world: World) -> None:
+        await fill(world, "one")
+        world.script(b=[answer()])
+        record = world.open(request())
+
+        served = await world.failover.run(request(), plan([provider("one", rate_limit_rpm=1)], [B]), record)
+
+        assert (served.provider, len(record.attempts)) == ("b", 1)
+
+    async def test_larger_than_every_limit(self, world: World) -> None:
+        error = await failing(world, plan([LARGE], [provider("other", rate_limit_tpm=1)]))
+
+        assert type(error) is RequestExceedsLimit
+        assert (error.status, error.code, error.retryable, error.retry_after_s) == (
+            429,
+            "request_exceeds_limit",
+            False,
+            None,
+        )
+        assert error.detail == (
+            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
+            "lower max_tokens, or raise rate_limit_tpm."
+        )
+
+    async def test_as_large_as_the_limit_fits(self, world: World) -> None:
+        world.script(just=[answer()])
+
+        served = await world.failover.run(request(), plan([LARGE], [JUST]), world.open(request()))
+
+        assert served.provider == "just"
+
+    async def test_larger_than_one_limit_while_another_is_full(self, world: World) -> None:
+        await fill(world, "one", seconds_ago=10)
+
+        error = await failing(world, plan([LARGE], [provider("one", rate_limit_rpm=1)]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, 51.0)
+
+    async def test_larger_than_one_limit_while_another_is_out(self, world: World) -> None:
+        broken_open(world, "a")
+
+        assert type(await failing(world, plan([LARGE], [A]))) is ProvidersUnavailable
+
+    @pytest.mark.parametrize(
+        ("said", "told", "attempts"), [(7.5, 7.5, 1), (None, 0.5, 3), (500.0, 120.0, 1), (0.0, 0.0, 3), (1.5, 1.5, 3)]
+    )
+    async def test_the_providers_own_limit(self, world: World, said: float | None, told: float, attempts: int) -> None:
+        world.script(a=[refusal(429, "slow down", said)] * attempts)
+
+        error, record = await failing_with_record(world, plan([A]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, told)
+        assert [attempt.error for attempt in record.attempts] == ["Provider a: answered 429: slow down"] * attempts
+        assert (world.wait(A), world.logged) == (None, [])
+
+    async def test_a_flood_of_429s_closes_the_way_for_all(self, world: World) -> None:
+        world.script(a=[refusal(429, "slow down", 7)] * 5)
+        for _ in range(5):
+            assert (await failing(world, plan([A]))).retry_after_s == 7
+
+        for moved, told in ((0.0, 7.0), (6.5, 0.5)):
+            world.clock.now += moved
+            error = await failing(world, plan([A]))
+            assert (type(error), error.retry_after_s) == (RateLimited, told)
+        assert len(world.upstream.calls) == 5
+
+    async def test_three_providers_limits(self, world: World) -> None:
+        world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
+
+        error = await failing(world, plan([A], [B], [C], [provider("d")]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, 20)
+
+    async def test_behind_a_closed_gate_the_next_serves(self, world: World) -> None:
+        world.script(a=[*[refusal(429, "", 7)] * 5, answer()], b=[answer()] * 6)
+        for _ in range(4):
+            await world.failover.run(request(), plan([A], [B]), world.open(request()))
+        for moved, serving in ((0.0, "b"), (6.99, "b"), (0.01, "a")):
+            world.clock.now += moved
+            served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
+            assert served.provider == serving
+
+    @pytest.mark.parametrize(("rests", "told"), [(7.0, 7.0), (40.0, 30.0)])
+    async def test_mixed_with_open_breakers(self, world: World, rests: float, told: float) -> None:
+        world.script(a=[refusal(429, "", rests)] * 5)
+        for _ in range(5):
+            await failing(world, plan([A]))
+        broken_open(world, "b")
+
+        for order in ([A], [B]), ([B], [A]):
+            error = await failing(world, plan(*order))
+            assert (type(error), error.retry_after_s) == (RateLimited, told)
+
+
+class TestUnavailable:
+    async def test_every_breaker_is_open(self, world: World) -> None:
+        broken_open(world, "a")
+        world.clock.now += 10
+        broken_open(world, "b")
+
+        for order in ([A], [B]), ([B], [A]):
+            error, record = await failing_with_record(world, plan(*order))
+            assert type(error) is ProvidersUnavailable
+            assert error.detail == "Every provider that could serve this failed lately and is being spared."
+            assert (error.status, error.code, error.retryable) == (503, "providers_unavailable", True)
+            assert error.retry_after_s == 20.0
+            assert (world.upstream.calls, record.attempts) == ([], [])
+
+    async def test_an_open_breaker_is_passed_over(self, world: World) -> None:
+        broken_open(world, "a")
+        world.script(b=[answer()])
+
+        assert (await world.failover.run(request(), plan([A], [B]), world.open(request()))).provider == "b"
+
+    async def test_a_provider_rests_after_it_refused_its_key_twice(self, world: World) -> None:
+        world.script(a=[refusal(401, "bad key")] * 2, b=[answer()] * 3)
+        for name in ("1", "2", "3"):
+            await world.failover.run(request(id=name), plan([A], [B]), world.open(request()))
+
+        assert world.upstream.called == ["a", "b", "a", "b", "b"]
+        reason = "2 refusals in a row: Provider a: answered 401: bad key"
+        fields = {"level": "warning", "provider": "a", "model": "m1", "reason": reason, "seconds": 15.0}
+        assert world.logged == [("provider account rests", fields)]
+        error = await failing(world, plan([A]))
+        assert (type(error), error.retry_after_s) == (ProvidersUnavailable, 15.0)
+
+    @pytest.mark.parametrize("status", [401, 402, 403])
+    async def test_one_refusal_is_told_and_nobody_rests(self, world: World, status: int) -> None:
+        world.script(a=[refusal(status)])
+
+        error = await failing(world, plan([A]))
+
+        assert (type(error), error.retryable) == (ProviderFailed, True)
+        assert (world.wait(A), world.logged) == (None, [])
+
+    @pytest.mark.parametrize("status", [404, 501])
+    async def test_a_missing_model_is_no_reason_to_rest(self, world: World, status: int) -> None:
+        world.script(a=[refusal(status)] * 3)
+        for name in ("1", "2", "3"):
+            with pytest.raises(ProviderFailed):
+                await world.failover.run(request(id=name), plan([A]), world.open(request()))
+
+        assert (world.wait(A), world.logged) == (None, [])
+
+
+class TestAttemptsFailed:
+    @pytest.mark.parametrize("first", [refusal(500), NOT_SENT, TIMEOUT, BROKEN, refusal(401)], ids=repr)
+    async def test_the_last_attempts_message_is_told(self, world: World, first: Exchange) -> None:
+        world.script(a=[first], b=[refusal(503, "over capacity")])
+
+        error = await failing(world, plan([A], [B]))
+
+        assert (type(error), error.status, error.code) == (ProviderFailed, 502, "provider_error")
+        assert (error.detail, error.retryable) == ("Provider b: answered 503: over capacity", True)
+        assert error.retry_after_s is None
+
+    @pytest.mark.parametrize("statuses", [(429, 500), (500, 429), (429, 500, 429), (500, 429, 429)], ids=str)
+    async def test_one_failure_beside_the_limits_makes_it_502(self, world: World, statuses: tuple[int, ...]) -> None:
+        names = "abc"[: len(statuses)]
+        world.script(**{name: [refusal(status, "no", 5)] for name, status in zip(names, statuses, strict=True)})
+
+        error = await failing(world, plan(*([provider(name)] for name in names)))
+
+        assert type(error) is ProviderFailed
+        assert error.detail == f"Provider {names[-1]}: answered {statuses[-1]}: no"
+
+    async def test_a_failure_and_a_full_limit(self, world: World) -> None:
+        await fill(world, "one")
+        world.script(a=[refusal(500)])
+        one = provider("one", rate_limit_rpm=1)
+
+        assert type(await failing(world, plan([A], [one]))) is ProviderFailed
+        world.script(a=[refusal(500)])
+        assert type(await failing(world, plan([one], [A]))) is ProviderFailed
+
+    async def test_a_providers_429_and_an_open_breaker(self, world: World) -> None:
+        broken_open(world, "b")
+        world.script(a=[refusal(429, "", 45)])
+
+        error = await failing(world, plan([A], [B]))
+
+        assert (type(error), error.retry_after_s) == (RateLimited, 30.0)
+
+    async def test_without_a_message_the_status_is_told(self, world: World) -> None:
+        world.script(a=[Exchange(404)], b=[Exchange(404)])
+
+        assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
+
+    async def test_secrets_are_removed(self, world: World) -> None:
+        world.script(a=[refusal(400, f"key {KEY} or sk-abcdefgh12 is bad")])
+
+        error, record = await failing_with_record(world, plan([A]))
+
+        assert error.detail == "Provider a: answered 400: key [redacted] or sk-[redacted] is bad"
+        assert record.attempts[0].error == error.detail
+
+    async def test_a_long_message_is_cut_and_no_part_of_a_key_stays(self, world: World) -> None:
+        world.script(a=[refusal(400, "x" * 490 + KEY + "y" * 100)])
+
+        error = await failing(world, plan([A]))
+
+        assert error.detail == f"Provider a: answered 400: {'x' * 490}[redacted]"
+
+    async def test_500_characters_are_told(self, world: World) -> None:
+        world.script(a=[refusal(400, "x" * 501)])
+
+        assert (await failing(world, plan([A]))).detail == f"Provider a: answered 400: {'x' * 500}"
+
+
+class TestLoneCandidate:
+    @pytest.mark.parametrize(
+        "failure",
+        [NOT_SENT, TIMEOUT, BROKEN, Exchange(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
+        ids=repr,
+    )
+    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: Exchange) -> None:
+        world.pause_s = 0.7
+        world.script(a=[failure, answer()])
+        record = world.open(request())
+
+        served = await world.failover.run(request(), plan([A]), record)
+
+        assert served.provider == "a"
+        assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
+        assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
+
+    async def test_once_only(self, world: World) -> None:
+        world.script(a=[refusal(500, "first"), refusal(500, "second"), answer()])
+
+        error = await failing(world, plan([A]))
+
+        assert error.detail == "Provider a: answered 500: second"
+        assert (len(world.slept), len(world.upstream.calls)) == (1, 2)
+
+    async def test_a_retry_may_find_the_callers_fault(self, world: World) -> None:
+        world.script(a=[refusal(500), refusal(400, "bad")])
+
+        error = await failing(world, plan([A]))
+
+        assert (error.detail, error.retryable) == ("Provider a: answered 400: bad", False)
+
+    @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422, 501])
+    async def test_what_would_be_the_same_again_is_not_retried(self, world: World, status: int) -> None:
+        world.script(a=[refusal(status)])
+
+        await failing(world, plan([A]))
+
+        assert (world.slept, len(world.upstream.calls)) == ([], 1)
+
+    async def test_what_was_passed_over_is_not(self, world: World) -> None:
+        broken_open(world, "a")
+
+        await failing(world, plan([A]))
+
+        assert world.slept == []
+
+    async def test_one_of_two_is_not(self, world: World) -> None:
+        broken_open(world, "b")
+        world.script(a=[refusal(500)])
+
+        await failing(world, plan([A, B]))
+        assert world.slept == []
+
+    @pytest.mark.parametrize(("left", "retried"), [(1.004, False), (1.005, False), (1.0075, True)])
+    async def test_the_pause_must_fit_before_the_deadline(self, world: World, left: float, retried: bool) -> None:
+        world.clock.now = 0.0
+        world.script(a=[refusal(500), answer()])
+        run = world.failover.run(request(deadline=left), plan([A]), world.open(request()))
+        if retried:
+            assert (await run).provider == "a"
+        else:
+            with pytest.raises(ProviderFailed):
+                await run
+        assert (world.slept, world.health.may_retry("id-a")) == ([1.0] if retried else [], True)
+
+    async def test_the_budget_of_retries_is_kept(self, world: World) -> None:
+        world.script(a=[refusal(500), refusal(408)] * 3 + [refusal(408)])
+        for _ in range(4):
+            await failing(world, plan([A]))
+
+        assert (len(world.slept), len(world.upstream.calls)) == (3, 7)
+
+    async def test_no_retry_without_a_deadline_left(self, world: World) -> None:
+        world.script(a=[world.after(120, TIMEOUT)])
+
+        assert type(await failing(world, plan([A]))) is DeadlineExceeded
+        assert world.slept == []
+
+    async def test_a_retry_does_not_pass_a_breaker_that_opened(self, world: World) -> None:
+        breaker = world.health.breaker("id-a", "m1")
+        for _ in range(4):
+            breaker.fail(breaker.admit() or 0)
+        world.script(a=[refusal(500, "fifth"), answer()])
+
+        error = await failing(world, plan([A]))
+
+        assert (type(error), error.detail) == (ProviderFailed, "Provider a: answered 500: fifth")
+        assert len(world.upstream.calls) == 1

@@ -1,0 +1,112 @@
+"""A provider's 429: passed on to the next candidate, or tried again where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.errors import GatewayError, RateLimited
+from tests.worker.pipeline.fakes import NOW, World, answer, plan, provider, refusal, request
+
+A, B = provider("a"), provider("b")
+
+
+async def ask(world: World, the_plan: Plan, deadline: float = NOW + 120) -> Served | GatewayError:
+    asked = request(deadline=deadline)
+    try:
+        return await world.failover.run(asked, the_plan, world.open(asked))
+    except GatewayError as error:
+        return error
+
+
+@pytest.mark.parametrize(("said", "slept"), [(None, [1.0]), (0.0, [1.0]), (0.3, [1.0]), (1.5, [1.5]), (2.0, [2.0])])
+async def test_the_only_candidate_is_tried_again_after_its_retry_after(
+    world: World, said: float | None, slept: list[float]
+) -> None:
+    world.script(a=[refusal(429, "", said), answer()])
+
+    assert isinstance(await ask(world, plan([A])), Served)
+
+    assert (world.slept, world.drawn) == (slept, [(0.5, 2.0)])
+    assert (world.wait(A), world.logged) == (None, [])
+
+
+async def test_a_429_is_tried_again_at_most_twice(world: World) -> None:
+    world.script(a=[refusal(429, "", 1), refusal(429, "", 1), answer()])
+    assert isinstance(await ask(world, plan([A])), Served)
+
+    world.clock.now += 20
+    world.script(a=[refusal(429, "", 1)] * 3)
+    error = await ask(world, plan([A]), world.clock.now + 60)
+    assert isinstance(error, RateLimited)
+    assert (error.retry_after_s, len(world.upstream.calls)) == (1, 6)
+
+
+async def test_a_retry_after_of_more_than_2_seconds_is_told_to_the_client(world: World) -> None:
+    world.script(a=[refusal(429, "", 2.1)])
+
+    error = await ask(world, plan([A]))
+
+    assert isinstance(error, RateLimited)
+    assert (error.retry_after_s, world.slept) == (2.1, [])
+
+
+async def test_a_429_fails_over_at_once_where_there_is_another_candidate(world: World) -> None:
+    world.script(a=[refusal(429, "", 1)], b=[answer()])
+
+    served = await ask(world, plan([A, B]))
+
+    assert isinstance(served, Served)
+    assert (served.provider, world.slept) == ("b", [])
+
+
+@pytest.mark.parametrize(("left", "attempts"), [(1.004, 1), (1.5, 2), (2.5, 3)])
+async def test_only_within_the_deadline(world: World, left: float, attempts: int) -> None:
+    world.script(a=[refusal(429, "", 1)] * 3)
+
+    error = await ask(world, plan([A]), NOW + left)
+
+    assert isinstance(error, RateLimited)
+    assert len(world.upstream.calls) == attempts
+
+
+async def test_only_within_the_budget_of_retries(world: World) -> None:
+    world.script(a=[refusal(429, "", 1), answer()] * 3 + [refusal(429, "", 1), answer()])
+
+    assert [type(await ask(world, plan([A]))) for _ in range(4)] == [Served] * 3 + [RateLimited]
+
+
+async def test_not_behind_the_gate_that_it_closed(world: World) -> None:
+    world.script(a=[refusal(429, "", 2)] * 5)
+    assert isinstance(await ask(world, plan([A])), RateLimited)
+
+    error = await ask(world, plan([A]))
+
+    assert isinstance(error, RateLimited)
+    assert (error.retry_after_s, len(world.upstream.calls)) == (2, 5)
+
+
+async def test_after_another_failure_it_is_tried_once_in_all(world: World) -> None:
+    world.script(a=[refusal(500), refusal(429, "", 1)])
+    assert not isinstance(await ask(world, plan([A])), RateLimited | Served)
+
+    world.script(a=[refusal(429, "", 1), refusal(500)])
+    assert not isinstance(await ask(world, plan([A])), RateLimited | Served)
+    assert len(world.upstream.calls) == 4
+
+
+async def test_each_attempt_counts_as_a_request_and_gives_its_tokens_back(world: World) -> None:
+    world.script(a=[refusal(429, "", 1), refusal(429, "", 1), answer()])
+    await ask(world, plan([A]))
+
+    assert world.limiter.settled == [("id-a", 0, True), ("id-a", 0, True), ("id-a", 50, True)]
+
+
+async def test_our_own_limit_holds_for_the_retry(world: World) -> None:
+    one = provider("one", rate_limit_rpm=1)
+    world.script(one=[refusal(429, "", 1)])
+
+    error = await ask(world, plan([one]))
+
+    assert isinstance(error, RateLimited)
+    assert (len(world.upstream.calls), error.retry_after_s) == (1, 60.0)

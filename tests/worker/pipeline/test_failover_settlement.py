@@ -1,0 +1,328 @@
+"""What the end of an attempt does to limit, breaker and record; cancellation and defects in mid-way."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.plan import Exchange, Unsent
+from llm_gateway.domain.usage import AttemptRecord, Usage
+from llm_gateway.errors import GatewayError, JournalUnavailable
+from llm_gateway.providers.base import Adapter, load
+from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from tests.worker.pipeline.fakes import (
+    BROKEN,
+    NOT_SENT,
+    NOW,
+    OUT_OF_FILES,
+    TIMEOUT,
+    Step,
+    World,
+    answer,
+    plan,
+    provider,
+    refusal,
+    request,
+)
+
+A, B = provider("a"), provider("b")
+MALFORMED = Exchange(200, b"<html>")
+BOUND = Usage(input_tokens=18, output_tokens=100)
+
+
+async def attempted(world: World, step: Step, **changes: Any) -> AttemptRecord:
+    """The first attempt, which was `step`."""
+    world.script(a=[step], b=[answer()])
+    record = world.open(request())
+    await world.failover.run(request(**changes), plan([A], [B]), record)
+    assert world.journal.outcomes() == [attempt for attempt in record.attempts if attempt.error is not None]
+    return record.attempts[0]
+
+
+def almost_open(world: World, failures: int = 4) -> CircuitBreaker:
+    """The breaker of A, which the next failure opens."""
+    breaker = world.health.breaker("id-a", "m1")
+    for _ in range(failures):
+        breaker.fail(breaker.admit() or 0)
+    return breaker
+
+
+class TestLimit:
+    async def test_success_settles_to_what_was_used(self, world: World) -> None:
+        attempt = await attempted(world, answer())
+
+        assert (attempt.reserved_tokens, attempt.limit_tokens) == (118, 50)
+        assert world.limiter.settled == [("id-a", 50, True)]
+
+    async def test_success_may_have_used_more(self, world: World) -> None:
+        attempt = await attempted(world, answer(usage={"prompt_tokens": 200, "completion_tokens": 30}))
+
+        assert attempt.limit_tokens == 230
+        assert world.limiter.settled == [("id-a", 230, True)]
+
+    async def test_never_sent_gives_everything_back(self, world: World) -> None:
+        attempt = await attempted(world, NOT_SENT)
+
+        assert (attempt.sent, attempt.limit_tokens) == (False, 0)
+        assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (Usage(), 0, "exact")
+        assert (attempt.status, attempt.error) == (None, "Provider a: No connection: refused")
+        assert world.limiter.settled[0] == ("id-a", 0, False)
+
+    @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 409, 429, 500, 503, 529])
+    async def test_a_providers_error_gives_the_tokens_back(self, world: World, status: int) -> None:
+        attempt = await attempted(world, refusal(status))
+
+        assert (attempt.sent, attempt.status, attempt.limit_tokens) == (True, status, 0)
+        assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (Usage(), 0, "exact")
+        assert world.limiter.settled[0] == ("id-a", 0, True)
+
+    @pytest.mark.parametrize("step", [TIMEOUT, BROKEN, MALFORMED], ids=repr)
+    async def test_what_nobody_knows_keeps_the_reservation(self, world: World, step: Exchange) -> None:
+        attempt = await attempted(world, step)
+
+        assert (attempt.sent, attempt.limit_tokens) == (True, 118)
+        assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
+        assert world.limiter.settled == [("id-b", 50, True)]
+
+    async def test_the_last_request_of_a_limit(self, world: World) -> None:
+        narrow = provider("a", rate_limit_rpm=2)
+        world.script(a=[NOT_SENT, answer(), refusal(500)], b=[answer()] * 3)
+        for serving in ("b", "a", "b", "b"):
+            served = await world.failover.run(request(), plan([narrow], [B]), world.open(request()))
+            assert served.provider == serving
+        assert world.upstream.called == ["a", "b", "a", "a", "b", "b"]
+
+
+class TestBreaker:
+    COUNTED = (NOT_SENT, TIMEOUT, BROKEN, MALFORMED, *(refusal(status) for status in (301, 500, 503, 529)))
+    NOT_COUNTED = tuple(refusal(status) for status in (401, 403, 404, 408, 409, 429, 499))
+
+    @pytest.mark.parametrize("step", COUNTED, ids=repr)
+    async def test_counted(self, world: World, step: Exchange) -> None:
+        breaker = almost_open(world)
+        await attempted(world, step)
+
+        assert breaker.state == "open"
+
+    @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
+    async def test_not_counted(self, world: World, step: Exchange) -> None:
+        breaker = almost_open(world)
+        await attempted(world, step)
+
+        before = breaker.state
+        breaker.fail(breaker.admit() or 0)
+        assert (before, breaker.state) == ("closed", "open"), "not counted, and none forgotten"
+
+    @pytest.mark.parametrize("status", [400, 413, 422])
+    async def test_a_callers_fault_is_not_counted(self, world: World, status: int) -> None:
+        breaker = almost_open(world)
+        with pytest.raises(GatewayError):
+            await attempted(world, refusal(status))
+
+        assert breaker.state == "closed"
+
+    @pytest.mark.parametrize("content", ["{}", "no JSON"])
+    async def test_an_answer_closes_the_row_of_failures(self, world: World, content: str) -> None:
+        breaker = almost_open(world)
+        world.script(a=[answer(content)], b=[answer("{}")])
+        await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
+        breaker.fail(breaker.admit() or 0)
+
+        assert breaker.state == "closed"
+
+    @pytest.mark.parametrize(("left", "state"), [(60.0, "open"), (59.999, "closed")])
+    async def test_a_timeout_counts_only_with_the_full_time(self, world: World, left: float, state: str) -> None:
+        breaker = almost_open(world)
+        await attempted(world, TIMEOUT, deadline=NOW + left)
+
+        assert breaker.state == state
+
+    @pytest.mark.parametrize("step", [NOT_SENT, BROKEN, MALFORMED, refusal(500)], ids=repr)
+    async def test_other_failures_count_with_any_time(self, world: World, step: Exchange) -> None:
+        breaker = almost_open(world)
+        await attempted(world, step, deadline=NOW + 1)
+
+        assert breaker.state == "open"
+
+    @pytest.mark.parametrize(
+        ("step", "state"),
+        [(answer(), "closed"), (refusal(500), "open"), (TIMEOUT, "open"), (NOT_SENT, "open"), (MALFORMED, "open")],
+        ids=repr,
+    )
+    async def test_half_open_is_decided_by_the_one_call(self, world: World, step: Exchange, state: str) -> None:
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        await attempted(world, step, deadline=NOW + 300)
+
+        assert breaker.state == state
+
+    @pytest.mark.parametrize("step", [refusal(404), refusal(408), refusal(429), OUT_OF_FILES], ids=repr)
+    async def test_half_open_lets_another_try_after_a_call_that_told_nothing(self, world: World, step: Step) -> None:
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        await attempted(world, step)
+
+        assert breaker.admit() is not None
+
+    async def test_half_open_lets_another_try_after_a_timeout_that_a_caller_shortened(self, world: World) -> None:
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        await attempted(world, TIMEOUT, deadline=world.clock.now + 59)
+
+        assert breaker.admit() is not None
+
+    async def test_half_open_gets_its_permit_back_from_a_call_that_was_not_admitted(self, world: World) -> None:
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        taken = await world.limiter.take("id-a", 1, 10, 10)
+        assert taken.reservation is not None
+        world.script(b=[answer()])
+
+        await world.failover.run(request(), plan([provider("a", rate_limit_rpm=1)], [B]), world.open(request()))
+
+        assert breaker.admit() is not None
+
+    async def test_every_model_has_its_own(self, world: World) -> None:
+        almost_open(world, failures=5)
+        world.script(a=[answer()])
+
+        served = await world.failover.run(request(), plan([provider("a", models=("m2",))]), world.open(request()))
+
+        assert served.model == "m2"
+
+
+class TestCutShort:
+    async def test_cancelled_in_mid_attempt(self, world: World) -> None:
+        breaker = almost_open(world)
+        sent = asyncio.Event()
+
+        async def hang(_: float) -> Exchange:
+            sent.set()
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        world.script(a=[hang])
+        record = world.open(request())
+        task = asyncio.create_task(world.failover.run(request(), plan([A], [B]), record))
+        await sent.wait()
+        world.clock.now += 2
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        [attempt] = record.attempts
+        assert world.journal.outcomes() == [attempt]
+        assert (attempt.error, attempt.sent, attempt.status, attempt.latency_ms) == ("cancelled", True, None, 2000)
+        assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
+        assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
+        assert (breaker.state, world.health.in_flight("id-a")) == ("closed", 0)
+
+    async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
+        """While a connection was made, say: it bought nothing and counts against no limit."""
+        world.script(a=[Unsent()])
+        record = world.open(request())
+        with pytest.raises(asyncio.CancelledError):
+            await world.failover.run(request(), plan([A], [B]), record)
+
+        [attempt] = record.attempts
+        assert (attempt.error, attempt.sent, attempt.cost_nanos, attempt.usage) == ("cancelled", False, 0, Usage())
+        assert (attempt.limit_tokens, world.health.in_flight("id-a")) == (0, 0)
+
+    async def test_cancelled_in_half_open(self, world: World) -> None:
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        world.script(a=[asyncio.CancelledError()])
+        with pytest.raises(asyncio.CancelledError):
+            await world.failover.run(request(), plan([A]), world.open(request()))
+
+        assert breaker.admit() is not None
+
+    async def test_a_defect_in_mid_attempt(self, world: World) -> None:
+        world.script(a=[RuntimeError("of ours")])
+        record = world.open(request())
+        with pytest.raises(RuntimeError, match="of ours"):
+            await world.failover.run(request(), plan([A], [B]), record)
+
+        [attempt] = record.attempts
+        assert (attempt.error, attempt.cost_status, attempt.limit_tokens) == ("defect", "estimated", 118)
+        assert world.health.in_flight("id-a") == 0
+
+    async def test_what_cannot_be_journalled_is_not_sent(self, world: World) -> None:
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        world.journal.fails["intent"] = JournalUnavailable("disk full")
+        record = world.open(request())
+        with pytest.raises(JournalUnavailable):
+            await world.failover.run(request(), plan([A], [B]), record)
+
+        assert (world.upstream.calls, record.attempts) == ([], [])
+        assert world.limiter.settled == [("id-a", 0, False)]
+        assert breaker.admit() is not None
+        assert world.health.in_flight("id-a") == 0
+
+    async def test_what_cannot_be_encoded_is_not_sent(self, world: World) -> None:
+        record = world.open(request())
+        with pytest.raises(UnicodeEncodeError):
+            await world.failover.run(request(prompt="\ud800"), plan([A], [B]), record)
+
+        assert (world.upstream.calls, world.journal.entries) == ([], [])
+        assert world.limiter.settled == []
+
+    async def test_a_limiter_that_does_not_answer_keeps_no_permit(self, world: World) -> None:
+        class Deaf:
+            async def admit(self, *_: object) -> None:
+                await asyncio.sleep(60)
+
+        breaker = almost_open(world, failures=5)
+        world.clock.now += 30
+        run = world.with_admission(Deaf()).run(request(), plan([A]), world.open(request()))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run, 0.01)
+
+        assert breaker.admit() is not None
+
+
+async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = almost_open(world)
+    write = world.journal.intent
+
+    async def a_turn_of_the_loop(request_id: str, payload: bytes) -> None:
+        await write(request_id, payload)
+        if breaker.state == "closed":
+            breaker.fail(breaker.admit() or 0)
+
+    monkeypatch.setattr(world.journal, "intent", a_turn_of_the_loop)
+    world.script(a=[answer()], b=[answer()])
+    record = world.open(request())
+
+    await world.failover.run(request(), plan([A], [B]), record)
+
+    spared, _ = record.attempts
+    assert world.upstream.called == ["b"]
+    assert (spared.sent, spared.cost_nanos, spared.limit_tokens) == (False, 0, 0)
+    assert spared.error == "Provider a: It failed meanwhile and is being spared"
+
+
+def broken_reader(body: bytes) -> Completion:
+    raise ZeroDivisionError
+
+
+async def test_a_defect_in_reading_an_answer_gives_the_permit_back(world: World) -> None:
+    breaker = almost_open(world, failures=5)
+    world.clock.now += 60
+    world.script(a=[answer()])
+    openai = load("openai")
+    wires = {"openai_chat": openai.wires["openai_chat"]._replace(read_reply=broken_reader)}
+    adapter = cast("Adapter", SimpleNamespace(wires=wires, interpret=openai.interpret))
+    failover = world.with_adapters({"openai": adapter})
+
+    with pytest.raises(ZeroDivisionError):
+        await failover.run(request(), plan([A]), world.open(request()))
+
+    assert breaker.admit() is not None, "half-open gives the next one a try"

@@ -1,0 +1,90 @@
+"""What a provider is sent of a client's document: all of it where it speaks the protocol, else a translation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.messages import Ask
+from llm_gateway.domain.plan import Call
+from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
+from llm_gateway.protocols.base import Malformed, Unsupported
+from llm_gateway.providers.base import KINDS, load
+from llm_gateway.worker.pipeline.translation import Translation
+from tests.worker.pipeline.fakes import provider, request
+
+TRANSLATION = Translation({kind: load(kind) for kind in KINDS})
+
+
+def call(asked: Ask, kind: str, model: str, **changes: Any) -> Call:
+    candidate = Candidate.of(provider(kind=kind, models=(model,), **changes), model)
+    return TRANSLATION.call(request(ask=asked), candidate)
+
+
+def ask(protocol: Any, name: str, document: dict[str, Any]) -> Ask:
+    def read(given: dict[str, Any]) -> Any:
+        found = protocol.read_request(given)
+        return found.conversation, found.dropped
+
+    return Ask(name, document, read)
+
+
+def messages(*said: Any, **fields: Any) -> Ask:
+    return ask(anthropic_messages, "anthropic_messages", {"max_tokens": 9, "messages": list(said), **fields})
+
+
+THOUGHT = {"type": "thinking", "thinking": "Hm", "signature": ""}
+SIGNED = {"type": "thinking", "thinking": "Hm", "signature": "sig"}
+TEXT = {"type": "text", "text": "Well"}
+USER = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        ([THOUGHT, TEXT], [TEXT]),
+        ([SIGNED, TEXT], [SIGNED, TEXT]),
+        ([THOUGHT], [THOUGHT]),
+        ("Well", "Well"),
+    ],
+)
+def test_anthropic_is_not_sent_thoughts_that_others_had(content: Any, sent: Any) -> None:
+    """The surface had to give them without a signature; Anthropic would refuse the whole request."""
+    asked = messages(USER, {"role": "assistant", "content": content}, USER)
+
+    body = json.loads(call(asked, "anthropic", "claude").body)
+
+    assert body["messages"] == [USER, {"role": "assistant", "content": sent}, USER]
+
+
+def test_what_cannot_be_said_is_named_in_the_clients_words() -> None:
+    told = call(messages(USER, thinking={"type": "disabled"}), "openai", "gpt-4o")
+    assert told.dropped == ("thinking",)
+
+    stops = messages(USER, stop_sequences=["a", "b", "c", "d", "e"])
+    with pytest.raises(Unsupported) as caught:
+        call(stops, "openai", "gpt-4o")
+    assert caught.value.field == "stop_sequences"
+
+
+def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None:
+    asked = ask(openai_chat, "openai_chat", {"messages": [USER]})
+    body = json.dumps({"content": [{"type": "server_tool_use", "id": "s"}], "stop_reason": "pause_turn"}).encode()
+
+    with pytest.raises(Malformed):
+        TRANSLATION.reply(asked, provider(kind="anthropic"), body, ())
+    native = TRANSLATION.reply(messages(USER), provider(kind="anthropic"), body, ())
+    assert (native.body, native.may_be_kept) == (body, False)
+
+
+def test_openai_is_not_sent_thoughts_in_our_own_envelope() -> None:
+    theirs = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    ours = {"type": "reasoning", "summary": [], "encrypted_content": "gw1.e30="}
+    asked = ask(openai_responses, "openai_responses", {"input": [USER, ours, theirs]})
+
+    body = json.loads(call(asked, "openai", "gpt-5", has_responses=True).body)
+
+    assert body["input"] == [USER, theirs]

@@ -1,0 +1,65 @@
+"""How a provider's client is made: once for all who wait, in the attempt's own time, for an address that may move."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from llm_gateway.upstream.egress import Egress
+from llm_gateway.worker.pipeline.transport import Transport
+from tests.worker.pipeline.test_transport import CALL, Upstream
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    made = Upstream()
+    server = await asyncio.start_server(made, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    yield made
+    server.close()
+
+
+class Slow(Egress):
+    """Takes any host to be where it says, after a while."""
+
+    def __init__(self, *, strict: bool, seconds: float = 0.05) -> None:
+        super().__init__(strict=strict)
+        self.seconds = seconds
+        self.checks = 0
+
+    def check(self, url: str, pinned: str | None = None) -> str | None:
+        self.checks += 1
+        time.sleep(self.seconds)
+        return None
+
+
+async def test_many_calls_build_one_client(upstream: Upstream) -> None:
+    egress = Slow(strict=True)
+    transport = Transport(egress, log=lambda *_, **__: None)
+    exchanges = await asyncio.gather(*[transport.post(upstream.provider(), CALL, 5) for _ in range(20)])
+    await transport.close()
+
+    assert {exchange.status for exchange in exchanges} == {200}
+    assert egress.checks == 1
+
+
+async def test_the_time_it_takes_to_find_the_address_is_the_attempts(upstream: Upstream) -> None:
+    transport = Transport(Slow(strict=True, seconds=0.5), log=lambda *_, **__: None)
+    started = time.monotonic()
+    exchange = await transport.post(upstream.provider(), CALL, 0.05)
+    took = time.monotonic() - started
+    await transport.close()
+
+    assert (exchange.fault, exchange.is_ours) == ("not_sent", True)
+    assert took < 0.45, "it did not wait for the resolver"
+
+
+def test_an_address_stays_while_it_is_one_of_the_hosts() -> None:
+    answers = [["93.184.216.34", "93.184.216.35"], ["93.184.216.35", "93.184.216.36"], ["93.184.216.36"]]
+    egress = Egress(strict=True, resolve=lambda _host, _port: answers.pop(0))
+    assert egress.check("https://a.example") == "93.184.216.34"
+    assert egress.check("https://a.example", "93.184.216.35") == "93.184.216.35"
+    assert egress.check("https://a.example", "93.184.216.35") == "93.184.216.36"
