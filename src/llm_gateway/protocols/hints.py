@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from llm_gateway.domain.conversation import Conversation, Image, Part, Thinking, ToolResult
+from llm_gateway.domain.conversation import Conversation, Image, Part, Text, Thinking, ToolResult
 
 
 def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed: bool = False) -> list[str]:
@@ -14,6 +14,8 @@ def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed
     (of a tool) and `thinking`: earlier thoughts, which only the model that had them could read. `keeps_sealed`: the
     protocol has a place for those with its maker's seal.
     """
+    if not _may_have_marks(conversation):
+        return []
     parts = [part for turn in conversation.turns for part in turn.parts]
     found = {mark for part in parts if not (keeps_sealed and is_sealed(part)) for mark in _marks(part)}
     if any(turn.name is not None for turn in conversation.turns):
@@ -23,6 +25,19 @@ def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed
     if any(tool.cache is not None for tool in conversation.tools):
         found.add("cache_control")
     return sorted(found.intersection(unknown))
+
+
+def _may_have_marks(conversation: Conversation) -> bool:
+    """Tell quickly whether a conversation is nothing but text, as most are: then there are none to look for."""
+    if conversation.tools:
+        return True
+    for turn in conversation.turns:
+        if turn.name is not None:
+            return True
+        for part in turn.parts:
+            if type(part) is not Text or part.cache is not None:
+                return True
+    return False
 
 
 def is_sealed(part: Part) -> bool:

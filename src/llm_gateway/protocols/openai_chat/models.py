@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from llm_gateway.domain.conversation import REASONING_WORDS
 
@@ -16,6 +17,8 @@ From GPT-5.1 on a temperature is accepted with reasoning effort `none` alone, wh
 CHATS = "gpt-5-chat"
 """The one among them that does not reason, and takes a temperature."""
 
+MOST_REMEMBERED = 1024
+"""Names of models for which the answer is remembered, since every request asks."""
 
 WORDS = (
     (re.compile(r"o\d"), ("low", "medium", "high")),
@@ -34,11 +37,13 @@ def effort(model: str, word: str) -> str:
     return min(known, key=lambda each: abs(REASONING_WORDS.index(each) - place))
 
 
+@lru_cache(maxsize=MOST_REMEMBERED)
 def reasons(model: str) -> bool:
     """Whether it wants `max_completion_tokens`."""
     return REASONS.match(model.rpartition("/")[2]) is not None
 
 
+@lru_cache(maxsize=MOST_REMEMBERED)
 def takes_temperature(model: str) -> bool:
     """Whether it may be sent a temperature."""
     return not reasons(model) or model.rpartition("/")[2].startswith(CHATS)

@@ -100,7 +100,7 @@ def read_reply(body: bytes) -> Completion:
     if not found.choices:
         raise Malformed("The answer has no choices")
     choices = [_read_choice(choice) for choice in found.choices]
-    counted = read_usage(found.usage, has_content=any(choice.parts for choice in choices))
+    counted = read_usage(found.usage, has_content=_have_parts(choices))
     return Completion(
         choices=choices,
         usage=guessed(_length(choices)) if counted is None else counted.usage,
@@ -109,6 +109,10 @@ def read_reply(body: bytes) -> Completion:
         model=found.model,
         created_s=seconds(found.created),
     )
+
+
+def _have_parts(choices: list[Choice]) -> bool:
+    return bool(choices[0].parts) or any(choice.parts for choice in choices)
 
 
 def finish_reason(said: str | None) -> FinishReason:
@@ -123,7 +127,28 @@ def finish_reason(said: str | None) -> FinishReason:
 
 
 def _read_choice(choice: _Choice) -> Choice:
-    message, parts = choice.message, list[Part]()
+    message = choice.message
+    if type(message.content) is str and message.content and not _holds_more_than_text(message):
+        reason = finish_reason(choice.finish_reason)
+        return Choice(parts=[Text(text=message.content)], finish_reason=reason, logprobs=choice.logprobs)
+    return _read_parts(choice, message)
+
+
+def _holds_more_than_text(message: _Message) -> bool:
+    """Tell whether a message is one of the few that hold something beside `content`."""
+    return bool(
+        message.tool_calls
+        or message.reasoning_content
+        or message.reasoning
+        or message.refusal
+        or message.audio
+        or message.images
+        or message.function_call
+    )
+
+
+def _read_parts(choice: _Choice, message: _Message) -> Choice:
+    parts: list[Part] = []
     thought = message.reasoning_content or message.reasoning or thought_of(message.content)
     if thought:
         parts.append(Thinking(text=thought))

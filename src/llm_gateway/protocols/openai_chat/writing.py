@@ -33,6 +33,7 @@ EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
 UNKNOWN_MARKS = ("cache_control", "is_error", "thinking")
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 """What models that reason do not take: https://developers.openai.com/api/docs/guides/reasoning."""
+MOST_STOPS = 4
 TIERS = {"standard_only": "default"}
 """Anthropic's word for OpenAI's."""
 
@@ -40,49 +41,89 @@ Document = dict[str, Any]
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
-    """The request's document.
+    """Write the document of a request. `has_json_mode`: the vendor knows `response_format`'s `json_object`.
+
+    Fields that the client left to the provider are left out one by one, since most requests have few of them and each
+    request pays for what is built and thrown away again.
 
     Raises:
-        Unsupported: it holds what cannot be said so.
+        Unsupported: the conversation holds what chat completions cannot express.
     """
     dropped = left_out(conversation, UNKNOWN_MARKS)
     document: Document = {"model": model, "messages": _messages(conversation)}
-    document["max_completion_tokens" if reasons(model) else "max_tokens"] = conversation.max_tokens
+    if conversation.max_tokens is not None:
+        document["max_completion_tokens" if reasons(model) else "max_tokens"] = conversation.max_tokens
     if conversation.tools:
-        document["tools"] = [_tool(tool) for tool in conversation.tools]
-    if conversation.tool_choice is not None and conversation.tools:
-        document["tool_choice"] = _tool_choice(conversation.tool_choice)
-        document["parallel_tool_calls"] = conversation.tool_choice.parallel
-    if conversation.format is not None:
-        document["response_format"] = _format(conversation.format, has_json_mode=has_json_mode)
-    document |= {
-        "stop": conversation.stop or None,
-        "n": conversation.n if conversation.n > 1 else None,
-        "seed": conversation.seed,
-        "logit_bias": conversation.logit_bias,
-        "logprobs": conversation.logprobs or None,
-        "top_logprobs": conversation.top_logprobs if conversation.logprobs else None,
-        "verbosity": conversation.verbosity,
-        "user": conversation.user,
-        "service_tier": TIERS.get(conversation.service_tier or "", conversation.service_tier),
-    }
-    sampling = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
+        _add_tools(conversation, document)
+    if conversation.format is not None and (wanted := _format(conversation.format, has_json_mode=has_json_mode)):
+        document["response_format"] = wanted
     if takes_temperature(model):
-        document |= sampling
+        _add_sampling(conversation, document)
     else:
-        dropped += sampling
-    document["reasoning_effort"] = _effort(conversation.reasoning, model, dropped)
-    dropped += [name for name in ("top_k", "metadata") if getattr(conversation, name) is not None]
-    if len(conversation.stop) > 4:
-        raise Unsupported("stop", "OpenAI's protocol takes four stop sequences at most")
+        dropped += [name for name in SAMPLING if getattr(conversation, name) is not None]
+    if conversation.reasoning is not None:
+        word = _effort(conversation.reasoning, model, dropped)
+        if word is not None:
+            document["reasoning_effort"] = word
+    _add_options(conversation, document)
+    if conversation.top_k is not None:
+        dropped.append("top_k")
+    if conversation.metadata is not None:
+        dropped.append("metadata")
     if stream:
-        document |= {"stream": True, "stream_options": {"include_usage": True}}
-    return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
+        document["stream"] = True
+        document["stream_options"] = {"include_usage": True}
+    return Written(document, tuple(dropped))
 
 
-def _effort(reasoning: Reasoning | None, model: str, dropped: list[str]) -> str | None:
-    if reasoning is None:
-        return None
+def _add_tools(conversation: Conversation, document: Document) -> None:
+    document["tools"] = [_tool(tool) for tool in conversation.tools]
+    choice = conversation.tool_choice
+    if choice is not None:
+        document["tool_choice"] = _tool_choice(choice)
+        if choice.parallel is not None:
+            document["parallel_tool_calls"] = choice.parallel
+
+
+def _add_sampling(conversation: Conversation, document: Document) -> None:
+    if conversation.temperature is not None:
+        document["temperature"] = conversation.temperature
+    if conversation.top_p is not None:
+        document["top_p"] = conversation.top_p
+    if conversation.presence_penalty is not None:
+        document["presence_penalty"] = conversation.presence_penalty
+    if conversation.frequency_penalty is not None:
+        document["frequency_penalty"] = conversation.frequency_penalty
+
+
+def _add_options(conversation: Conversation, document: Document) -> None:
+    if conversation.stop:
+        document["stop"] = _stops(conversation.stop)
+    if conversation.n > 1:
+        document["n"] = conversation.n
+    if conversation.seed is not None:
+        document["seed"] = conversation.seed
+    if conversation.logit_bias is not None:
+        document["logit_bias"] = conversation.logit_bias
+    if conversation.logprobs:
+        document["logprobs"] = True
+    if conversation.logprobs and conversation.top_logprobs is not None:
+        document["top_logprobs"] = conversation.top_logprobs
+    if conversation.verbosity is not None:
+        document["verbosity"] = conversation.verbosity
+    if conversation.user is not None:
+        document["user"] = conversation.user
+    if conversation.service_tier is not None:
+        document["service_tier"] = TIERS.get(conversation.service_tier, conversation.service_tier)
+
+
+def _stops(stops: list[str]) -> list[str]:
+    if len(stops) > MOST_STOPS:
+        raise Unsupported("stop", "OpenAI's protocol takes four stop sequences at most")
+    return stops
+
+
+def _effort(reasoning: Reasoning, model: str, dropped: list[str]) -> str | None:
     if not reasons(model):
         dropped.append("reasoning")
         return None
@@ -99,16 +140,29 @@ def _effort(reasoning: Reasoning | None, model: str, dropped: list[str]) -> str 
 def _messages(conversation: Conversation) -> list[Document]:
     messages: list[Document] = []
     for turn in conversation.turns:
-        if turn.role == "tool":
-            messages += [_tool_message(part) for part in turn.parts if isinstance(part, ToolResult)]
-        elif turn.role == "assistant":
+        role, parts = turn.role, turn.parts
+        if role == "tool":
+            messages += [_tool_message(part) for part in parts if isinstance(part, ToolResult)]
+        elif role == "assistant":
             messages.append(_assistant(turn))
-        elif turn.role == "user" or any(part.text for part in turn.parts if isinstance(part, Text)):  # no empty system
-            messages.append(_named({"role": turn.role, "content": _content(turn.parts)}, turn))
-    wants_json = conversation.format is not None and conversation.format.schema is None
-    if wants_json and not any("json" in str(message.get("content")).lower() for message in messages):
+        else:
+            content = _content(parts)
+            if role == "user" or _has_words(content):  # providers refuse an empty system message
+                message: Document = {"role": role, "content": content}
+                if turn.name is not None:
+                    message["name"] = turn.name
+                messages.append(message)
+    if conversation.format is not None and conversation.format.schema is None and not _says_json(messages):
         _instruct(messages)
     return messages
+
+
+def _has_words(content: str | list[Document]) -> bool:
+    return bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
+
+
+def _says_json(messages: list[Document]) -> bool:
+    return any("json" in str(message.get("content")).lower() for message in messages)
 
 
 def _instruct(messages: list[Document]) -> None:
@@ -117,10 +171,6 @@ def _instruct(messages: list[Document]) -> None:
         messages[0]["content"] += f"\n{JSON_INSTRUCTION}"
     else:
         messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
-
-
-def _named(message: Document, turn: Turn) -> Document:
-    return message if turn.name is None else {**message, "name": turn.name}
 
 
 def _assistant(turn: Turn) -> Document:
@@ -134,7 +184,9 @@ def _assistant(turn: Turn) -> Document:
         message["refusal"] = "".join(refusals)
     if message["content"] is None and not calls and not refusals:
         message["content"] = ""
-    return _named(message, turn)
+    if turn.name is not None:
+        message["name"] = turn.name
+    return message
 
 
 def _call(part: ToolCall) -> Document:

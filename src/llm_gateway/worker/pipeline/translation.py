@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
-from llm_gateway.domain.conversation import Completion, Foreign, Refusal, Text, ToolCall
+from llm_gateway.domain.conversation import Choice, Completion, Foreign, Refusal, Text, ToolCall
 from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
@@ -58,10 +58,11 @@ class Translation:
             Malformed: the body is not a complete answer.
         """
         native = self._native(ask, provider)
-        completion = (native or self._main_wire(provider)).read_reply(body)
         if native is not None:
-            return reply_of(completion, body, dropped)
-        _leave_foreign_out(completion)
+            return reply_of(native.read_reply(body), body, dropped)
+        completion = self._main_wire(provider).read_reply(body)
+        for choice in completion.choices:
+            _leave_foreign_out(choice)
         return reply_of(completion, dropped=dropped, is_text=ask.is_canonical)
 
     def reader(self, ask: Ask, provider: Provider) -> StreamReader:
@@ -93,36 +94,53 @@ def reply_of(
     completion: Completion, body: bytes = b"", dropped: tuple[str, ...] = (), *, is_text: bool = False
 ) -> Reply:
     """Make a reply of a completion, which it keeps unless the client gets `body` as it is, or only the text."""
-    parts = completion.choices[0].parts if completion.choices and not body else []
+    choices = completion.choices
     return Reply(
-        content="".join([part.text for part in parts if isinstance(part, Text | Refusal)]),
+        content=_text_of(choices[0]) if choices and not body else "",
         usage=completion.usage,
-        finish_reason=completion.choices[0].finish_reason if completion.choices else "stop",
+        finish_reason=choices[0].finish_reason if choices else "stop",
         upstream_model=cut(completion.model),
         upstream_request_id=cut(completion.id),
         usage_estimated=completion.usage_estimated,
         completion=None if body or is_text else completion,
         body=body,
         dropped=dropped,
-        may_be_kept=_may_be_kept(completion),
+        may_be_kept=_may_be_kept(choices),
     )
 
 
-def _may_be_kept(completion: Completion) -> bool:
+def _text_of(choice: Choice) -> str:
+    parts = choice.parts
+    if len(parts) == 1 and type(parts[0]) is Text:  # nearly always
+        return parts[0].text
+    return "".join([part.text for part in parts if isinstance(part, Text | Refusal)])
+
+
+def _may_be_kept(choices: list[Choice]) -> bool:
     """Whether the reply may be cached: not with parts that only its own protocol knows, nor without content."""
-    has_content = not completion.choices  # of embeddings, which stay in the body
-    for choice in completion.choices:
+    has_content = not choices  # of embeddings, which stay in the body
+    for choice in choices:
         for part in choice.parts:
-            if isinstance(part, Foreign):
+            if type(part) is Text:  # first, since nearly all are
+                has_content = has_content or part.text != ""
+            elif isinstance(part, Foreign):
                 return False
-            if isinstance(part, ToolCall) or (isinstance(part, Text | Refusal) and part.text):
+            elif isinstance(part, ToolCall) or (isinstance(part, Refusal) and part.text):
                 has_content = True
     return has_content
 
 
-def _leave_foreign_out(completion: Completion) -> None:
-    for choice in completion.choices:
-        if any(isinstance(part, Foreign) for part in choice.parts):
-            choice.parts = [part for part in choice.parts if not isinstance(part, Foreign)]
-            if not choice.parts:
-                raise Malformed("The answer has nothing that the client's protocol knows")
+def _leave_foreign_out(choice: Choice) -> None:
+    """Leave out what only the provider's protocol knows.
+
+    Raises:
+        Malformed: nothing else is there.
+    """
+    for part in choice.parts:
+        if type(part) is Foreign:
+            break
+    else:
+        return
+    choice.parts = [part for part in choice.parts if type(part) is not Foreign]
+    if not choice.parts:
+        raise Malformed("The answer has nothing that the client's protocol knows")
