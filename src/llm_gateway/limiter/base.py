@@ -37,3 +37,7 @@ class Limiter(Protocol):
     def refill(self, provider_id: str, age_s: float, tokens: int) -> None:
         """Count a call that was made `age_s` seconds ago, by an earlier run."""
         ...
+
+    def forget(self, provider_id: str) -> None:
+        """Drop the window of a provider that is gone."""
+        ...

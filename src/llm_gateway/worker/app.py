@@ -7,13 +7,13 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
-from llm_gateway.cache.memory import MemoryCache
+from llm_gateway.cache import open_cache
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import Price, SentAttempt, UsageRecord
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
-from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.limiter import open_limiter
 from llm_gateway.providers.base import Adapter
 from llm_gateway.settings import Settings
 from llm_gateway.upstream.egress import Egress
@@ -59,7 +59,7 @@ class Worker:
         self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self.health = Health(log=log)
         self.transport = Transport(given.egress, log=log)
-        self._limiter = MemoryLimiter()
+        self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
         self._known: dict[str, Provider] = {}
         recording = Recording(
@@ -69,7 +69,7 @@ class Worker:
             observe=given.observe,
         )
         caching = Caching(
-            MemoryCache(settings.cache_max_bytes),
+            open_cache(settings.cache_max_bytes),
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
