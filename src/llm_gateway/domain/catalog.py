@@ -97,31 +97,3 @@ class Snapshot(msgspec.Struct, frozen=True):
     overrides: dict[tuple[str, str | None], Override]
     tiers_by_model: dict[str, Tiers] = {}
     pinned_models: frozenset[str] = frozenset()
-
-
-def build_snapshot(providers: list[Provider], overrides: list[Override]) -> Snapshot:
-    """Index what the store holds."""
-    enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
-    by_model: dict[str, list[Candidate]] = {}
-    pinned: dict[str, Tiers] = {}
-    for provider in enabled:
-        for model in provider.models:
-            candidate = Candidate.of(provider, model)
-            by_model.setdefault(model, []).append(candidate)
-            pinned[f"{provider.name}/{model}"] = ((candidate,),)
-    by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
-    return Snapshot(
-        providers={p.name: p for p in providers},
-        tiers=_tiers([Candidate.of(provider, provider.models[0]) for provider in enabled]),
-        overrides={(o.user_id, o.service_name): o for o in overrides},
-        tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
-        pinned_models=frozenset(pinned.keys() - by_name.keys()),
-    )
-
-
-def _tiers(candidates: list[Candidate]) -> Tiers:
-    """Candidates in the order of their priority, those of one priority together."""
-    by_priority: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        by_priority.setdefault(candidate.provider.priority, []).append(candidate)
-    return tuple(tuple(tier) for tier in by_priority.values())

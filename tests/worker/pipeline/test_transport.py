@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from llm_gateway.domain.catalog import Provider, Target, build_snapshot
+from llm_gateway.control.live import build_snapshot
+from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.pipeline.transport import MAX_BODY_BYTES, Transport
