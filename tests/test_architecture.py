@@ -249,7 +249,7 @@ SOUND_HOUSE = {
     "worker/pipeline/translation.py": "",
     "worker/pipeline/transport.py": "import llm_gateway.providers.prices, llm_gateway.upstream",
     "worker/pipeline/course.py": "",
-    "worker/pipeline/permits.py": "",
+    "worker/pipeline/incoming.py": "",
     "worker/pipeline/streams.py": "",
     "control/__init__.py": "",
     "control/app.py": "import llm_gateway.settings, llm_gateway.local_model, llm_gateway.upstream, llm_gateway.store",

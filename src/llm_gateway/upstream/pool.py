@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.domain.plan import Unsent
 from llm_gateway.upstream.connection import Connection
 from llm_gateway.upstream.response import Response, ResponseStream
 
@@ -34,6 +33,10 @@ class NotSent(Exception):
     def __init__(self, message: str, *, is_ours: bool = False) -> None:
         super().__init__(message)
         self.is_ours = is_ours
+
+
+class Unsent(asyncio.CancelledError):
+    """A call was cancelled before anything of it left: nothing can have been bought."""
 
 
 class Unsendable(Exception):

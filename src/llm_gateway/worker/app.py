@@ -21,7 +21,7 @@ from llm_gateway.worker.dispatch import Dispatch, build_endpoints
 from llm_gateway.worker.endpoints.streaming import Drains
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import Attempts
+from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.health import CONFIGURATION_CHANGED, Health
@@ -78,13 +78,15 @@ class Worker:
     def _build_failover(self, recording: Recording) -> Failover:
         translation = Translation(self._given.adapters)
         attempts = Attempts(
-            health=self.health,
-            admission=self._admission,
-            transport=self.transport,
-            recording=recording,
-            adapters=self._given.adapters,
-            translation=translation,
-            redact=self._given.redact,
+            AttemptParts(
+                health=self.health,
+                admission=self._admission,
+                transport=self.transport,
+                recording=recording,
+                adapters=self._given.adapters,
+                translation=translation,
+                redact=self._given.redact,
+            )
         )
         return Failover(health=self.health, admission=self._admission, attempts=attempts, translation=translation)
 

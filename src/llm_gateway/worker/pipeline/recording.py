@@ -6,9 +6,9 @@ to the database is `journal/shipper.py`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Answer, Reply, Request, new_id
@@ -26,18 +26,14 @@ from llm_gateway.domain.usage import (
     worst_status,
 )
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
+from llm_gateway.journal.writer import JournalWriter
 
 CLIENT_CLOSED = 499
 """The status recorded for a request that was cancelled before it was answered."""
 
 
-class UsageJournal(Protocol):
-    """What recording needs of the journal."""
-
-    async def intent(self, request_id: str, payload: bytes) -> None: ...
-    def outcome(self, request_id: str, payload: bytes) -> None: ...
-    def settle(self, request_id: str, payload: bytes) -> None: ...
-    async def durable(self) -> None: ...
+class Recorded(asyncio.CancelledError):
+    """A request was cancelled, and its usage record, which has a line in the log, is written."""
 
 
 class Recording:
@@ -49,7 +45,7 @@ class Recording:
 
     def __init__(
         self,
-        journal: UsageJournal,
+        journal: JournalWriter,
         *,
         instance: str,
         price_by_reported_name: Callable[[str, str], Price | None],
