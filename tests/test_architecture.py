@@ -247,7 +247,7 @@ SOUND_HOUSE = {
     "worker/pipeline/health.py": "",
     "worker/pipeline/recording.py": "",
     "worker/pipeline/translation.py": "",
-    "worker/pipeline/transport.py": "import llm_gateway.providers.prices, llm_gateway.upstream",
+    "worker/pipeline/transport.py": "import llm_gateway.providers, llm_gateway.upstream",
     "worker/pipeline/course.py": "",
     "worker/pipeline/incoming.py": "",
     "worker/pipeline/streams.py": "",
@@ -300,6 +300,7 @@ FLAWS = [
     ("settings.py", "import cryptography", "One home: SQL"),
     ("control/management/__init__.py", "import structlog", "One home: logs"),
     ("routing/__init__.py", "import genai_prices", "One home: public prices"),
+    ("worker/gateway.py", "import llm_gateway.providers.prices", "Calls are served without the package of prices"),
 ]
 
 

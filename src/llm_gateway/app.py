@@ -124,7 +124,6 @@ class Application:
                 snapshot=lambda: live.snapshot,
                 egress=control.egress,
                 journal=journal,
-                price_by_reported_name=control.preparer.price_by_reported_name,
                 observe=observe,
                 redact=self._redact,
                 log=self.log,

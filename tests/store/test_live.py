@@ -10,6 +10,7 @@ import pytest
 
 from llm_gateway.control.live import Live
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
+from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
@@ -28,7 +29,13 @@ class House:
         self.providers = ProviderStore(database, box)
         self.overrides = OverrideStore(database)
         self.logged: list[tuple[str, str]] = []
-        self.live = Live(self.providers, self.overrides, prepare, lambda name, why: self.logged.append((name, why)))
+        self.live = Live(
+            self.providers,
+            self.overrides,
+            prepare,
+            PublicPrices,
+            lambda name, why: self.logged.append((name, why)),
+        )
 
     def add(self, name: str, **fields: Any) -> Provider:
         return self.providers.create(

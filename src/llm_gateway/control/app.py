@@ -105,14 +105,15 @@ class Control:
         self._unusable: dict[str, str] = {}
         self.adapters: dict[str, Adapter] = {kind: load(kind) for kind in KINDS}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
-        self.preparer = Preparer(
+        prices = PriceList()
+        preparer = Preparer(
             adapters=self.adapters,
             vendors=self._vendors,
-            prices=PriceList(),
+            prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
-        self.live = Live(stores.providers, stores.overrides, self.preparer, self._cannot_be_used)
+        self.live = Live(stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used)
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason

@@ -10,11 +10,12 @@ from starlette.types import ASGIApp
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.redaction import Redactor
-from llm_gateway.domain.usage import Price, SentAttempt, UsageRecord
+from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.providers.base import Adapter
+from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.settings import Settings
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
@@ -35,8 +36,7 @@ Log: TypeAlias = Callable[..., None]
 class Given(NamedTuple):
     """What the data plane gets from outside it.
 
-    `snapshot` returns the configuration in force. `price_by_reported_name(provider's name, model)` is the list price of
-    a model under the name that the provider reported. `observe` takes every finished usage record.
+    `snapshot` returns the configuration in force. `observe` takes every finished usage record.
     """
 
     settings: Settings
@@ -44,7 +44,6 @@ class Given(NamedTuple):
     snapshot: Callable[[], Snapshot]
     egress: Egress
     journal: JournalWriter
-    price_by_reported_name: Callable[[str, str], Price | None]
     observe: Callable[[UsageRecord], None]
     redact: Redactor
     log: Log
@@ -65,7 +64,7 @@ class Worker:
         recording = Recording(
             given.journal,
             instance=given.journal.name,
-            price_by_reported_name=given.price_by_reported_name,
+            list_price=PriceLookup(lambda: given.snapshot().public_prices).find,
             observe=given.observe,
         )
         caching = Caching(

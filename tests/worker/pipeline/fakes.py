@@ -12,6 +12,7 @@ from llm_gateway.control.live import build_snapshot
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange, Plan, Served
+from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
 from llm_gateway.journal.writer import JournalWriter
@@ -63,6 +64,7 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
         "updated_at_ms": 1,
         "target": Target(f"https://{name}.test", f"https://{name}.test/models", {}),
         "price_by_model": dict.fromkeys(models, PRICE),
+        "price_vendor": name,
     }
     return Provider(**{**fields, **changes})
 
@@ -82,7 +84,7 @@ def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Over
 
 
 def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
-    return build_snapshot(providers, list(overrides))
+    return build_snapshot(providers, list(overrides), PublicPrices())
 
 
 def request(**changes: Any) -> Request:
@@ -250,7 +252,7 @@ class World:
         self.recording = Recording(
             self.journal,
             instance="instance",
-            price_by_reported_name=lambda name, model: self.reported.get((name, model)),
+            list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
             observe=self.observed.append,
         )
         self.failover = self.with_admission(self.admission)

@@ -245,7 +245,7 @@ class Attempts:
         if self._redact(names) != names:
             attempt.upstream_model = attempt.upstream_request_id = None
         attempt.finish_reason = reply.finish_reason
-        self._recording.bought(attempt, reply)
+        self._recording.bought(this.candidate.provider, attempt, reply)
         used = reply.usage.input_tokens + reply.usage.output_tokens
         attempt.limit_tokens = self._admission.used(this.reservation, used)
         return reply
@@ -311,7 +311,7 @@ class Attempts:
         """
         completion = committed.assembly.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
-        self._recording.bought(this.attempt, _with_input(reply, this.course.request))
+        self._recording.bought(this.candidate.provider, this.attempt, _with_input(reply, this.course.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         message = self._words(this, message)
         if is_ours:

@@ -5,40 +5,38 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.control.live import build_snapshot
 from llm_gateway.domain.catalog import Provider, Snapshot
-from tests.worker.pipeline.fakes import override, provider
+from tests.worker.pipeline.fakes import override, provider, snapshot
 
 
-def names(snapshot: Snapshot) -> list[list[str]]:
-    return [[f"{c.provider.name}/{c.model}" for c in tier] for tier in snapshot.tiers]
+def names(made: Snapshot) -> list[list[str]]:
+    return [[f"{c.provider.name}/{c.model}" for c in tier] for tier in made.tiers]
 
 
 def test_nothing_configured() -> None:
-    assert build_snapshot([], []) == Snapshot(providers={}, tiers=(), overrides={})
+    assert snapshot([]) == Snapshot(providers={}, tiers=(), overrides={})
 
 
 def test_tiers_by_priority_then_name_with_the_default_model() -> None:
-    snapshot = build_snapshot(
+    made = snapshot(
         [
             provider("d", priority=-1),
             provider("b", models=("x", "y")),
             provider("c", priority=11),
             provider("a"),
             provider("off", priority=99, is_enabled=False),
-        ],
-        [],
+        ]
     )
 
-    assert names(snapshot) == [["c/m1"], ["a/m1", "b/x"], ["d/m1"]]
-    assert set(snapshot.providers) == {"a", "b", "c", "d", "off"}
+    assert names(made) == [["c/m1"], ["a/m1", "b/x"], ["d/m1"]]
+    assert set(made.providers) == {"a", "b", "c", "d", "off"}
 
 
 def test_overrides_are_found_by_customer_and_service() -> None:
     one, two = override("a"), override("b", service_name="chat")
-    snapshot = build_snapshot([], [one, two])
+    made = snapshot([], one, two)
 
-    assert snapshot.overrides == {("user", None): one, ("user", "chat"): two}
+    assert made.overrides == {("user", None): one, ("user", "chat"): two}
 
 
 PROVIDERS = st.lists(
@@ -52,14 +50,14 @@ def test_the_order_of_the_store_does_not_matter(providers: list[Provider], rando
     shuffled = providers.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined] # hypothesis' st.randoms() gives a Random
 
-    assert names(build_snapshot(shuffled, [])) == names(build_snapshot(providers, []))
+    assert names(snapshot(shuffled)) == names(snapshot(providers))
 
 
 @given(PROVIDERS)
 def test_every_enabled_provider_is_in_the_tier_of_its_priority(providers: list[Provider]) -> None:
-    snapshot = build_snapshot(providers, [])
-    priorities = [{candidate.provider.priority for candidate in tier} for tier in snapshot.tiers]
+    made = snapshot(providers)
+    priorities = [{candidate.provider.priority for candidate in tier} for tier in made.tiers]
 
     assert all(len(of_tier) == 1 for of_tier in priorities)
     assert [p for tier in priorities for p in tier] == sorted({p.priority for p in providers if p.is_enabled})[::-1]
-    assert sum(len(tier) for tier in snapshot.tiers) == sum(p.is_enabled for p in providers)
+    assert sum(len(tier) for tier in made.tiers) == sum(p.is_enabled for p in providers)
