@@ -18,7 +18,6 @@ from llm_gateway.control.management.probe import ListModels, Probe
 from llm_gateway.control.management.providers import ProviderRules, providers_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.pace import Pace
@@ -37,6 +36,7 @@ from llm_gateway.store.providers import ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 
 Log: TypeAlias = Callable[..., None]

@@ -9,7 +9,6 @@ from starlette.types import ASGIApp
 
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
@@ -17,6 +16,7 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.providers.base import Adapter
 from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.settings import Settings
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
 from llm_gateway.worker.endpoints.streaming import Drains

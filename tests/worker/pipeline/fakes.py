@@ -13,13 +13,13 @@ from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, 
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange, Plan, Served
 from llm_gateway.domain.public_prices import PublicPrices
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
 from llm_gateway.providers.base import KINDS, Adapter, load
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
 from llm_gateway.worker.pipeline.failover import Failover, Pace
