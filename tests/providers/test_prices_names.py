@@ -186,7 +186,7 @@ def test_reported_names_are_priced_without_the_package_of_prices(tmp_path: Path,
     price_list.vendor_of("openai")
     (tmp_path / "lists").write_bytes(msgspec.msgpack.encode(price_list.public))
     program = (
-        "import sys, msgspec, pathlib; import llm_gateway.worker.pipeline.recording\n"
+        "import sys, msgspec, pathlib; import llm_gateway.worker.app\n"
         "from llm_gateway.domain.public_prices import PublicPrices\n"
         "from llm_gateway.providers.price_lookup import PriceLookup\n"
         "lists = msgspec.msgpack.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=PublicPrices)\n"
