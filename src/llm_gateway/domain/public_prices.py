@@ -1,7 +1,7 @@
 """Public list prices as data: which names belong to which model of a vendor, and what it costs at what time.
 
-Built from genai-prices by `providers/prices.py`, which is the only one that needs that package; whoever has a snapshot
-finds the same prices without it.
+`providers/prices.py` builds them from genai-prices; a process that has a snapshot finds the same prices without that
+package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from llm_gateway.domain.usage import Price
 
 ANY_VENDOR = "*"
-"""Instead of a vendor's name: the vendor is the first whose names look like the model's."""
+"""Stands for a vendor that is not known: the first vendor that claims a model's name is taken."""
 
 SEARCHING = re.compile(r"search-preview|search-api|deep-research|\bsonar\b", re.IGNORECASE)
 """Models that search the web on every call and are billed for it by the search or request, though the list has often
@@ -28,7 +28,7 @@ How: TypeAlias = Literal["equals", "starts_with", "ends_with", "contains", "rege
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """Which names it holds for: by `text` (in lower case, or a regular expression), or any or all of `parts`.
+    """A condition on a model's name: it compares the name with `text` (lower case or a regex), or combines `parts`.
 
     Rule("any", parts=(Rule("equals", "gpt-4o"), Rule("starts_with", "gpt-4o-2024")))
     """
@@ -38,7 +38,7 @@ class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults
     parts: tuple[Rule, ...] = ()
 
     def matches(self, name: str) -> bool:
-        """Whether it holds for a name in lower case."""
+        """Return whether a name (in lower case) meets the condition."""
         match self.how:
             case "equals":
                 return name == self.text
@@ -57,9 +57,9 @@ class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults
 
 
 class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """A price and when it is in force: from `since_s` on (Unix time), or daily from and until two seconds of UTC's day.
+    """A price and when it is in force: always, from `since_s` on (Unix time), or `daily` between two seconds of a day.
 
-    Neither: always. `price` None: the model cannot be priced per token.
+    Days are UTC's. `price` None: the model cannot be priced per token.
     """
 
     price: Price | None
@@ -67,7 +67,7 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
     daily: tuple[float, float] | None = None
 
     def is_active(self, at_s: float) -> bool:
-        """Whether it is in force at that time (Unix time)."""
+        """Return whether the price is in force at that time (Unix time)."""
         if self.since_s is not None:
             return at_s >= self.since_s
         if self.daily is None:
@@ -77,13 +77,13 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
 
 
 class ListedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One model of a vendor: the names it is known by, and its prices; of those in force the last one holds."""
+    """One model of a vendor: its names and its prices. Of several prices in force the last one counts."""
 
     names: Rule
     prices: tuple[TimedPrice, ...]
 
     def price_at(self, at_s: float) -> Price | None:
-        """Return the price at that time (Unix time): the first one when none is in force."""
+        """Return the price in force at that time (Unix time), or the first price if none is."""
         for timed in reversed(self.prices):
             if timed.is_active(at_s):
                 return timed.price
@@ -91,10 +91,10 @@ class ListedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class VendorPrices(msgspec.Struct, frozen=True, gc=False):
-    """One vendor's list: the first model whose names match is meant.
+    """One vendor's models; a name means the first one that it matches.
 
-    `fallbacks` are vendors whose models it sells, too. `claims` holds for names that are this vendor's where no vendor
-    is known; None: it claims no names.
+    `fallbacks` are vendors whose models this one sells, too. `claims` matches names that belong to this vendor when the
+    vendor is not known; None: no names do.
     """
 
     models: tuple[ListedModel, ...]
@@ -102,12 +102,12 @@ class VendorPrices(msgspec.Struct, frozen=True, gc=False):
     claims: Rule | None = None
 
     def find(self, name: str) -> ListedModel | None:
-        """Return the model of that name (in lower case)."""
+        """Return the model that a name (in lower case) means."""
         return next((model for model in self.models if model.names.matches(name)), None)
 
 
 class PublicPrices(msgspec.Struct, frozen=True, gc=False):
-    """Vendors' lists by the vendor's name, in the order in which they claim names."""
+    """Price lists by vendor, in the order in which vendors claim names."""
 
     vendors: dict[str, VendorPrices] = {}
 

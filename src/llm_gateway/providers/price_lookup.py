@@ -1,6 +1,6 @@
-"""List prices of models by the names they are configured with or reported by, remembered.
+"""Find list prices by model name in the price lists of a snapshot (`domain/public_prices.py`), and remember them.
 
-Needs only the lists of a snapshot (`domain/public_prices.py`), no package of prices.
+It does not need genai-prices, so it can run where calls are served.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TIMED_TTL_S = 60.0
 
 
 class _Entry(msgspec.Struct):
-    """What is known of one name: its price as of `resolved_at`, or None if that does not depend on the time."""
+    """The result of looking up one name. `resolved_at` is when `price` was read, None if it never changes."""
 
     model: ListedModel | None
     price: Price | None

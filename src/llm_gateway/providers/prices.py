@@ -111,7 +111,7 @@ def _nanos(usd: Decimal) -> int:
 class PriceList:
     """The public price list. `clock` gives wall-clock seconds (Unix time), for prices that depend on the time.
 
-    `public` holds the lists of the vendors that were asked for so far, for the snapshot.
+    `public` holds the lists of the vendors that were looked up so far; the snapshot carries it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, max_names: int = MAX_NAMES) -> None:
@@ -120,9 +120,9 @@ class PriceList:
         self._lookup = PriceLookup(lambda: self.public, clock, max_names)
 
     def vendor_of(self, preset: str | None) -> str | None:
-        """Return whose list has the prices of a preset's models (None: of a provider that is no preset's).
+        """Return the vendor whose list prices a preset's models, ANY_VENDOR if `preset` is None (not a preset).
 
-        It is in `public` from then on. None where nobody's has: such models are run on machines of one's own.
+        Its list is in `public` from then on. Returns None for self-hosted models, which nobody bills by the token.
         """
         if preset in SELF_HOSTED:
             return None
@@ -147,7 +147,7 @@ class PriceList:
 
 
 def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
-    """Return `known` with what is needed to look up names of `vendor` (ANY_VENDOR: of all that claim names)."""
+    """Return `known` with the lists that lookups of `vendor` need (ANY_VENDOR: of every vendor that claims names)."""
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, and only here
 
     listed = {provider.id: provider for provider in get_snapshot().providers}

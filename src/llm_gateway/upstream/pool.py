@@ -36,7 +36,7 @@ class NotSent(Exception):
 
 
 class Unsent(asyncio.CancelledError):
-    """A call was cancelled before anything of it left: nothing can have been bought."""
+    """A call was cancelled before any of its bytes were sent, so the provider cannot bill it."""
 
 
 class Unsendable(Exception):

@@ -32,7 +32,7 @@ class Response(NamedTuple):
 class ResponseStream:
     """A response as it comes. What is not read yet is held, up to a mark from which on no more is taken.
 
-    `status` and `headers` are there once `head` has returned. `close_connection` closes the one it comes over.
+    `status` and `headers` are there once `head` has returned. `close_connection` closes the one that it arrives on.
     """
 
     __slots__ = (

@@ -57,9 +57,9 @@ class _Try:
 
 
 class AttemptParts(NamedTuple):
-    """What attempts are made with.
+    """Dependencies of `Attempts`.
 
-    `adapters` are keyed by kind; `redact` cleans what providers say before anyone sees it; `clock` gives seconds of
+    `adapters` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
     `time.monotonic()`.
     """
 

@@ -15,7 +15,7 @@ CAUSE_CHARACTERS = 300
 
 
 class StreamCut(Exception):
-    """A stream ended before it was whole: nothing came for too long, or the connection broke, as the message says."""
+    """A stream ended before it was complete: it timed out or its connection broke, as the message says."""
 
     def __init__(self, fault: Literal["timeout", "broken"], message: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class StreamCut(Exception):
 
 
 class Incoming:
-    """The events of one response. Whoever has it reads it to its end, and closes it."""
+    """The events of one response. Its owner reads it to the end, and closes it in any case."""
 
     __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take")
 
@@ -36,7 +36,7 @@ class Incoming:
         self._take: Callable[[list[Event]], bool]
 
     async def next(self, timeout_s: float) -> list[Event]:
-        """Return the next events, all that have come; none when the stream is over.
+        """Return all events that have arrived since the last call; an empty list when the stream is over.
 
         Raises:
             StreamCut: no event came for `timeout_s` seconds, or none ever will.
@@ -56,7 +56,7 @@ class Incoming:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
 
     async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
-        """Call `take` with the events as they come, until it returns False; whether more may come after that.
+        """Call `take` with events as they arrive, until it returns False. Returns whether more may arrive after that.
 
         Raises:
             StreamCut: no event came for `idle_s` seconds, or none ever will.

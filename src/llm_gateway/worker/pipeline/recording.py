@@ -33,7 +33,7 @@ CLIENT_CLOSED = 499
 
 
 class Recorded(asyncio.CancelledError):
-    """A request was cancelled, and its usage record, which has a line in the log, is written."""
+    """A request was cancelled, and its usage record (and with it the log's line) has been written."""
 
 
 class Recording:

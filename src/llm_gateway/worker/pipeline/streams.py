@@ -15,10 +15,10 @@ from llm_gateway.worker.pipeline.incoming import Incoming
 
 
 class Ends(NamedTuple):
-    """How the attempt behind a stream is concluded: `served` when it is complete, `cut` when it is not.
+    """Callbacks that conclude the attempt behind a stream: `served` when it is complete, `cut` when it is not.
 
-    `cut` takes the reason and whether it is ours, and returns the reason as it may be shown. Both take the stream as an
-    argument, because a stream that held a reference to itself would outlive its request.
+    `cut` takes the message and `is_ours` of `Committed.cut`, and returns the message without secrets. Both take the
+    stream as an argument, because a stream that held a reference to itself would outlive its request.
     """
 
     served: Callable[[Committed], Served]
@@ -49,13 +49,13 @@ class Committed:
         self._take: Callable[[list[Piece]], bool]
 
     def served(self) -> Served:
-        """Book the complete stream, and return what the request was served with."""
+        """Record the complete stream as the attempt's success."""
         return self._ends.served(self)
 
     def cut(self, message: str, *, is_ours: bool) -> str:
-        """Book a stream that ended in its middle. Returns the message as it may be shown.
+        """Record that the stream ended early, with what was received as bought. Returns the message without secrets.
 
-        `is_ours`: the client or the gateway gave it up, so it says nothing about the provider.
+        `is_ours`: the client or the gateway gave it up, so it does not count as the provider's failure.
         """
         return self._ends.cut(self, message, is_ours)
 
