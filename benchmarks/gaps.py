@@ -34,7 +34,7 @@ from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.pace import REST_S, WORK_S, Pace
 from llm_gateway.journal.segments import WriterDir, Written, silent
 from llm_gateway.journal.shipper import Shipper
-from llm_gateway.journal.writer import SEGMENT_BYTES
+from llm_gateway.journal.writer import SEGMENT_BYTES, JournalWriter
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 
@@ -76,7 +76,7 @@ class Run(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Backlog:
+class Backlog(JournalWriter):
     """A journal whose writer has written `records` requests: what the shipper sees of a `JournalWriter`."""
 
     def __init__(self, folder: Path, records: list[UsageRecord], *, known: bool) -> None:

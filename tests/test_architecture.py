@@ -247,9 +247,9 @@ SOUND_HOUSE = {
     "worker/pipeline/health.py": "",
     "worker/pipeline/recording.py": "",
     "worker/pipeline/translation.py": "",
-    "worker/pipeline/transport.py": "import llm_gateway.providers.prices, llm_gateway.upstream",
+    "worker/pipeline/transport.py": "import llm_gateway.providers, llm_gateway.upstream",
     "worker/pipeline/course.py": "",
-    "worker/pipeline/permits.py": "",
+    "worker/pipeline/incoming.py": "",
     "worker/pipeline/streams.py": "",
     "control/__init__.py": "",
     "control/app.py": "import llm_gateway.settings, llm_gateway.local_model, llm_gateway.upstream, llm_gateway.store",
@@ -300,6 +300,7 @@ FLAWS = [
     ("settings.py", "import cryptography", "One home: SQL"),
     ("control/management/__init__.py", "import structlog", "One home: logs"),
     ("routing/__init__.py", "import genai_prices", "One home: public prices"),
+    ("worker/gateway.py", "import llm_gateway.providers.prices", "Calls are served without the package of prices"),
 ]
 
 

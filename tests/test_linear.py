@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.journal.frames import encode_frame, scan
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.connection import Connection
 from tests.server.harness import running
 

@@ -18,7 +18,6 @@ from llm_gateway import server
 from llm_gateway.control.app import Control, DataPlane, build_repricing, open_stores
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.upkeep import refresh_for_ever, tidy_for_ever
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.gate.auth import Gate, Keyring
 from llm_gateway.gauges import call_gauges, journal_gauges
@@ -30,6 +29,7 @@ from llm_gateway.store.repricing import RepriceReport, Wanted
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import LONGEST_REQUEST_MS
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, LogWriter, Metrics, configure_logging
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.app import Given, Worker
 
 WINDOW_MS = 61_000
@@ -124,7 +124,6 @@ class Application:
                 snapshot=lambda: live.snapshot,
                 egress=control.egress,
                 journal=journal,
-                price_by_reported_name=control.preparer.price_by_reported_name,
                 observe=observe,
                 redact=self._redact,
                 log=self.log,

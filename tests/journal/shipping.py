@@ -8,9 +8,10 @@ from pathlib import Path
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.segments import WriterDir, Written
+from llm_gateway.journal.writer import JournalWriter
 
 
-class Journal:
+class Journal(JournalWriter):
     """What a shipper sees of a writer, written by hand."""
 
     def __init__(self, path: Path) -> None:

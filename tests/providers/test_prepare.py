@@ -25,8 +25,11 @@ class Prices(PriceList):
         super().__init__()
         self.asked: list[tuple[str | None, str]] = []
 
-    def find(self, vendor: str | None, model: str) -> Price | None:
-        self.asked.append((vendor, model))
+    def vendor_of(self, preset: str | None) -> str | None:
+        return f"vendor of {preset}"
+
+    def find(self, preset: str | None, model: str) -> Price | None:
+        self.asked.append((preset, model))
         return LISTED if model == "listed" else None
 
 
@@ -117,12 +120,12 @@ class TestPrices:
 
         assert bench.prices.asked == [(None, "listed"), (None, "other")]
 
-    def test_by_the_reported_name(self) -> None:
-        bench = Bench()
+    def test_names_that_it_reports_are_looked_up_in_its_vendors_list(self) -> None:
+        prepare = Bench(("http://127.0.0.1:1/v1", "k")).prepare
 
-        assert bench.prepare.price_by_reported_name("acme", "listed") == LISTED
-        assert bench.prepare.price_by_reported_name("mine", "unheard") is None
-        assert bench.prices.asked == [("acme", "listed"), (None, "unheard")]
+        assert prepare(stored(), "k").price_vendor == "vendor of acme"
+        assert prepare(stored("mine", base_url="https://x.test"), "k").price_vendor == "vendor of None"
+        assert prepare(stored("mine", kind="local"), "k").price_vendor is None
 
     def test_local_models_cost_nothing_exactly(self) -> None:
         bench = Bench(("http://127.0.0.1:1/v1", "k"))

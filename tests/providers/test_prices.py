@@ -217,7 +217,7 @@ def test_lookups_are_remembered_and_bounded() -> None:
     for n in range(5):
         assert price_list.find(None, f"zz-{n}") is None
         assert price_list.find(f"own-{n}", "zz-0") is None
-    assert list(price_list._entries) == [(None, "zz-3"), (None, "zz-0"), (None, "zz-4")]
+    assert list(price_list._lookup._entries) == [("*", "zz-3"), ("*", "zz-0"), ("*", "zz-4")]
 
 
 def test_genai_prices_remembers_no_names_for_us() -> None:

@@ -14,6 +14,7 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo, ModelPrice, Provider, StartDateConstraint, TieredPrices, TimeOfDateConstraint
 
+from llm_gateway.domain import public_prices
 from llm_gateway.domain.usage import Price, Usage, cost
 from llm_gateway.providers import prices
 from llm_gateway.providers.prices import PriceList
@@ -183,7 +184,7 @@ def test_what_is_refused_though_it_has_a_price_per_token() -> None:
     resold = {(vendor, model) for vendor, model in refused if vendor == "openrouter"}
     assert refused - resold == REFUSED
     assert 10 < len(resold) < 20
-    assert all(prices.SEARCHING.search(model) for _, model in refused)
+    assert all(public_prices.SEARCHING.search(model) for _, model in refused)
 
 
 @pytest.mark.parametrize(("vendor", "model"), sorted(REFUSED))
@@ -210,7 +211,7 @@ def test_a_list_price_of_a_time_is_the_one_that_was_in_force() -> None:
     checked = 0
     for provider, model in every_model():
         vendor = next((ours for ours, theirs in prices.GENAI_PROVIDERS.items() if theirs == provider.id), None)
-        if vendor is None or not isinstance(model.prices, list) or prices.SEARCHING.search(model.id):
+        if vendor is None or not isinstance(model.prices, list) or public_prices.SEARCHING.search(model.id):
             continue
         if provider.find_model(model.id) is not model:
             continue

@@ -10,6 +10,7 @@ import pytest
 
 from llm_gateway.control.live import Live
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
+from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
@@ -28,7 +29,14 @@ class House:
         self.providers = ProviderStore(database, box)
         self.overrides = OverrideStore(database)
         self.logged: list[tuple[str, str]] = []
-        self.live = Live(self.providers, self.overrides, prepare, lambda name, why: self.logged.append((name, why)))
+        self.public_prices = PublicPrices()
+        self.live = Live(
+            self.providers,
+            self.overrides,
+            prepare,
+            lambda: self.public_prices,
+            lambda name, why: self.logged.append((name, why)),
+        )
 
     def add(self, name: str, **fields: Any) -> Provider:
         return self.providers.create(
@@ -54,6 +62,19 @@ def test_a_snapshot_holds_prepared_providers_and_overrides(house: House) -> None
     headers = {name: provider.target and provider.target.headers for name, provider in snapshot.providers.items()}
     assert headers == {name: {"authorization": f"key-{name}"} for name in "abc"}
     assert house.logged == []
+
+
+def test_a_snapshot_holds_the_price_lists_that_preparing_its_providers_asked_for(
+    database: Database, box: SecretBox
+) -> None:
+    def prepare(provider: Provider, _: str) -> Provider:
+        made.public_prices = PublicPrices({"vendor": VendorPrices(())})
+        return provider
+
+    made = House(database, box, prepare)
+    made.add("a")
+
+    assert made.live.reload().public_prices == PublicPrices({"vendor": VendorPrices(())})
 
 
 def test_the_old_snapshot_stays_as_it_was(house: House) -> None:

@@ -7,9 +7,9 @@ import os
 import tempfile
 from typing import Any
 
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.telemetry import LogWriter, configure_logging
+from llm_gateway.telemetry.redaction import Redactor
 
 SECRET = "canary/with.odd:characters"
 LOOKS_SECRET = "sk-abcdefgh12345678"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.domain.plan import Unsent
-from llm_gateway.upstream.pool import CONNECT_S, IDLE_S, NotSent, Pool, Unsendable, tls
+from llm_gateway.upstream.pool import CONNECT_S, IDLE_S, NotSent, Pool, Unsendable, Unsent, tls
 from llm_gateway.upstream.response import Broken
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"

@@ -18,7 +18,6 @@ from llm_gateway.control.management.probe import ListModels, Probe
 from llm_gateway.control.management.providers import ProviderRules, providers_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.pace import Pace
@@ -37,6 +36,7 @@ from llm_gateway.store.providers import ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 
 Log: TypeAlias = Callable[..., None]
@@ -105,14 +105,15 @@ class Control:
         self._unusable: dict[str, str] = {}
         self.adapters: dict[str, Adapter] = {kind: load(kind) for kind in KINDS}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
-        self.preparer = Preparer(
+        prices = PriceList()
+        preparer = Preparer(
             adapters=self.adapters,
             vendors=self._vendors,
-            prices=PriceList(),
+            prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
-        self.live = Live(stores.providers, stores.overrides, self.preparer, self._cannot_be_used)
+        self.live = Live(stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used)
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason

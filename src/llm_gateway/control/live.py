@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from llm_gateway.domain.catalog import Provider, Snapshot, build_snapshot
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
+from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import ConfigurationError, GatewayError
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore
@@ -22,14 +23,23 @@ class Live:
     """Holds `snapshot`, empty until the first `reload`.
 
     `prepare` takes a provider and its key and returns it with target and prices. If it fails, or the key does not
-    open, the provider stands in the snapshot as disabled and `log` gets its name and the reason.
+    open, the provider stands in the snapshot as disabled and `log` gets its name and the reason. `public_prices`
+    returns the price lists that the prepared providers need.
     """
 
-    def __init__(self, providers: ProviderStore, overrides: OverrideStore, prepare: Prepare, log: Log) -> None:
-        self.snapshot = build_snapshot([], [])
+    def __init__(
+        self,
+        providers: ProviderStore,
+        overrides: OverrideStore,
+        prepare: Prepare,
+        public_prices: Callable[[], PublicPrices],
+        log: Log,
+    ) -> None:
+        self.snapshot = build_snapshot([], [], PublicPrices())
         self._providers = providers
         self._overrides = overrides
         self._prepare = prepare
+        self._public_prices = public_prices
         self._log = log
         self._subscribers: list[Subscriber] = []
         self._reloading = threading.Lock()
@@ -46,7 +56,7 @@ class Live:
         """
         with self._reloading:
             providers = [self._prepared(provider, sealed) for provider, sealed in self._providers.load()]
-            self.snapshot = build_snapshot(providers, self._overrides.list())
+            self.snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices())
             for subscriber in self._subscribers:
                 subscriber(self.snapshot)
             return self.snapshot
@@ -62,3 +72,32 @@ class Live:
 def _reason(error: Exception) -> str:
     # The message of an unforeseen error could quote the key.
     return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__
+
+
+def build_snapshot(providers: list[Provider], overrides: list[Override], public_prices: PublicPrices) -> Snapshot:
+    """Index the providers and overrides that the store holds."""
+    enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
+    by_model: dict[str, list[Candidate]] = {}
+    pinned: dict[str, Tiers] = {}
+    for provider in enabled:
+        for model in provider.models:
+            candidate = Candidate.of(provider, model)
+            by_model.setdefault(model, []).append(candidate)
+            pinned[f"{provider.name}/{model}"] = ((candidate,),)
+    by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
+    return Snapshot(
+        providers={p.name: p for p in providers},
+        tiers=_tiers([Candidate.of(provider, provider.models[0]) for provider in enabled]),
+        overrides={(o.user_id, o.service_name): o for o in overrides},
+        tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
+        pinned_models=frozenset(pinned.keys() - by_name.keys()),
+        public_prices=public_prices,
+    )
+
+
+def _tiers(candidates: list[Candidate]) -> Tiers:
+    """Group candidates, which are sorted by priority, by it."""
+    by_priority: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        by_priority.setdefault(candidate.provider.priority, []).append(candidate)
+    return tuple(tuple(tier) for tier in by_priority.values())

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.usage import Price
 
 
@@ -28,9 +29,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A configured upstream account.
 
     Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
-    per million tokens). `target`, `has_json_mode`, `has_responses` and `price_by_model` are derived when the snapshot
-    is built; a model that is missing from `price_by_model` has no known price. The key itself is only inside
-    `target.headers`.
+    per million tokens). `target`, `has_json_mode`, `has_responses`, `price_by_model` and `price_vendor` are derived
+    when the snapshot is built; a model that is missing from `price_by_model` has no known price. `price_vendor` names
+    the list in the snapshot's `public_prices` that has the names which the provider may report, None if there is none.
+    The key itself is only inside `target.headers`.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     has_json_mode: bool = True
     has_responses: bool = False
     price_by_model: dict[str, Price] = {}
+    price_vendor: str | None = None
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     `tiers` are the enabled providers with their default models, by priority, highest first, by name within a tier;
     `providers` is keyed by name, `overrides` by (user_id, service_name or None). `tiers_by_model` are the enabled
     providers that list a model, by its name, and each alone by `provider/model`; those names are `pinned_models`.
+    `public_prices` are the price lists that the providers' `price_vendor` name.
     """
 
     providers: dict[str, Provider]
@@ -97,31 +101,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     overrides: dict[tuple[str, str | None], Override]
     tiers_by_model: dict[str, Tiers] = {}
     pinned_models: frozenset[str] = frozenset()
-
-
-def build_snapshot(providers: list[Provider], overrides: list[Override]) -> Snapshot:
-    """Index what the store holds."""
-    enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
-    by_model: dict[str, list[Candidate]] = {}
-    pinned: dict[str, Tiers] = {}
-    for provider in enabled:
-        for model in provider.models:
-            candidate = Candidate.of(provider, model)
-            by_model.setdefault(model, []).append(candidate)
-            pinned[f"{provider.name}/{model}"] = ((candidate,),)
-    by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
-    return Snapshot(
-        providers={p.name: p for p in providers},
-        tiers=_tiers([Candidate.of(provider, provider.models[0]) for provider in enabled]),
-        overrides={(o.user_id, o.service_name): o for o in overrides},
-        tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
-        pinned_models=frozenset(pinned.keys() - by_name.keys()),
-    )
-
-
-def _tiers(candidates: list[Candidate]) -> Tiers:
-    """Candidates in the order of their priority, those of one priority together."""
-    by_priority: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        by_priority.setdefault(candidate.provider.priority, []).append(candidate)
-    return tuple(tuple(tier) for tier in by_priority.values())
+    public_prices: PublicPrices = PublicPrices()

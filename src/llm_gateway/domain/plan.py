@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Reply
-from llm_gateway.sse import Event
 
 Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
 """Why there is no response: provably never sent; too late; or cut after sending, so possibly billed."""
@@ -61,47 +58,6 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     fault: Fault | None = None
     message: str = ""
     is_ours: bool = False
-
-
-class Recorded(asyncio.CancelledError):
-    """A request was cancelled, and its usage record, which has a line in the log, is written."""
-
-
-class Unsent(asyncio.CancelledError):
-    """A call was cancelled before anything of it left: nothing can have been bought."""
-
-
-class StreamCut(Exception):
-    """A stream ended before it was whole: nothing came for too long, or the connection broke, as the message says."""
-
-    def __init__(self, fault: Literal["timeout", "broken"], message: str) -> None:
-        super().__init__(message)
-        self.fault = fault
-        self.message = message
-
-
-class Incoming(Protocol):
-    """A stream of events on its way from a provider. Whoever has it reads it to its end, and closes it."""
-
-    async def next(self, timeout_s: float) -> list[Event]:
-        """The next events, all that have come; none when it is over.
-
-        Raises:
-            StreamCut: no event came for so many seconds, or none ever will.
-        """
-        ...
-
-    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
-        """Call `take` with the events as they come, until it returns False; whether more may come after that.
-
-        Raises:
-            StreamCut: no event came for so many seconds, or none ever will.
-        """
-        ...
-
-    def close(self) -> None:
-        """Nobody wants the rest."""
-        ...
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):

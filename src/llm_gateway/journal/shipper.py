@@ -10,29 +10,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.delivery import Sink
-from llm_gateway.journal.segments import START, Log, Position, WriterDir, Written
+from llm_gateway.journal.segments import START, Log, Position
 from llm_gateway.journal.transfer import Transfer
+from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.process import schedule_in_background
 
 PAUSE_S = 0.15
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
 STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
-
-
-class Journal(Protocol):
-    """What the shipper needs of the writer."""
-
-    directory: WriterDir
-    segment_bytes: int
-    recent: dict[str, UsageRecord]
-    written: Written
-    appended: int
-    is_closed: bool
 
 
 class Behind(NamedTuple):
@@ -45,7 +34,9 @@ class Behind(NamedTuple):
 class Shipper:
     """Ships what `journal` writes, until it is stopped."""
 
-    def __init__(self, journal: Journal, sink: Sink, *, log: Log, pause: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, journal: JournalWriter, sink: Sink, *, log: Log, pause: Callable[[], None] = lambda: None
+    ) -> None:
         """`pause` is called in the thread between small pieces of work."""
         self._journal = journal
         self._sink = sink

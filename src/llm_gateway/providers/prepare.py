@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target
-from llm_gateway.domain.usage import Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.base import Adapter, Vendor
 from llm_gateway.providers.prices import PriceList, own_price
 
 
 class Preparer:
-    """Adds `target`, `has_json_mode`, `has_responses` and `price_by_model` to a provider.
+    """Adds `target`, `has_json_mode`, `has_responses`, `price_by_model` and `price_vendor` to a provider.
 
     `local_endpoint` gives (base URL, key) of the embedded model's server, None when it does not run. `learn` hears
     every key, so that none is ever shown.
@@ -43,18 +42,16 @@ class Preparer:
         """
         self._learn([api_key])
         vendor = self._vendors.get(provider.name, Vendor(provider.kind))
-        prices = {model: self._price(provider, model) for model in provider.models}
+        preset = provider.name if provider.name in self._vendors else None
+        prices = {model: own_price(provider, model) or self._prices.find(preset, model) for model in provider.models}
         return msgspec.structs.replace(
             provider,
             target=self._target(provider, api_key),
             has_json_mode=vendor.has_json_mode,
             has_responses=vendor.has_responses,
             price_by_model={model: price for model, price in prices.items() if price is not None},
+            price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset),
         )
-
-    def price_by_reported_name(self, provider_name: str, model: str) -> Price | None:
-        """The list price of a model under the name the provider reported."""
-        return self._prices.find(provider_name if provider_name in self._vendors else None, model)
 
     def _target(self, provider: Provider, api_key: str) -> Target:
         adapter = self._adapters.get(provider.kind)
@@ -72,6 +69,3 @@ class Preparer:
         if base_url is None:
             raise ConfigurationError("It has no base_url, and its name is no vendor's.")
         return adapter.target(provider, api_key, base_url)
-
-    def _price(self, provider: Provider, model: str) -> Price | None:
-        return own_price(provider, model) or self.price_by_reported_name(provider.name, model)

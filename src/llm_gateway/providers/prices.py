@@ -1,34 +1,31 @@
 """What models cost: the operator's own prices, and the public list of genai-prices (this file is its only home).
 
 Both become `domain.usage.Price`: integer nano-dollars per million tokens. The package is imported at the first lookup,
-as it takes a third of a second and 20 MB.
+as it takes a third of a second and 20 MB, and is only read: its lists become `domain/public_prices.py`, which the
+snapshot carries to where calls are served.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from datetime import time as time_of_day
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.public_prices import ANY_VENDOR, ListedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.usage import FREE, NANOS_PER_USD, AttemptRecord, Price, Tier
+from llm_gateway.providers.price_lookup import MAX_NAMES, PriceLookup
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+    from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, TieredPrices
+    from genai_prices.types import Provider as GenaiProvider
 
 KINDS = Price.__struct_fields__
 MAX_USD_PER_MILLION = 1_000_000
 """A dollar a token: more is a slip of the pen."""
-
-CONDITIONAL_TTL_S = 60.0
-MAX_NAMES = 4096
-MAX_MODEL_NAME = 256
 
 GENAI_PROVIDERS = {
     "openai": "openai",
@@ -60,10 +57,6 @@ GENAI_KEYS = {
 }
 UNCOUNTED_CHARGES = ("requests_kcount", "output_citation_mtok")
 """What every call of such a model is billed beside the tokens a `Usage` counts: its price would be too low."""
-
-SEARCHING = re.compile(r"search-preview|search-api|deep-research|\bsonar\b", re.IGNORECASE)
-"""Models that search the web on every call and are billed for it by the search or request, though the list has often
-only their price per token (OpenAI: "Web search" at openai.com/api/pricing; docs.perplexity.ai, "Pricing")."""
 
 
 def own_price(provider: Provider, model: str) -> Price | None:
@@ -115,71 +108,117 @@ def _nanos(usd: Decimal) -> int:
     return int((usd * NANOS_PER_USD).to_integral_value(ROUND_HALF_UP))
 
 
-class _Entry(msgspec.Struct):
-    """What is known of one name; a price that depends on the time has its model, and a time to look again."""
-
-    price: Price | None
-    model: ModelInfo | None = None
-    resolved_at: float = 0.0
-
-
 class PriceList:
     """The public price list. `clock` gives wall-clock seconds (Unix time), for prices that depend on the time.
 
-    Names come from outside (a provider reports its model's), so no more than `max_names` are remembered, misses too.
+    `public` holds the lists of the vendors that were looked up so far; the snapshot carries it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, max_names: int = MAX_NAMES) -> None:
-        self._clock = clock
-        self._max_names = max_names
-        self._entries: OrderedDict[tuple[str | None, str], _Entry] = OrderedDict()
+        self.public = PublicPrices()
+        self._has_all_claims = False
+        self._lookup = PriceLookup(lambda: self.public, clock, max_names)
 
-    def find(self, vendor: str | None, model: str) -> Price | None:
-        """The price of a vendor's model, None when it is not known or cannot be told per token.
+    def vendor_of(self, preset: str | None) -> str | None:
+        """Return the vendor whose list prices a preset's models, ANY_VENDOR if `preset` is None (not a preset).
 
-        A vendor of the presets is looked up by its own list alone; of another one only the model's name is known. A
-        price that depends on the time is the one of now, at most a minute old.
+        Its list is in `public` from then on. Returns None for self-hosted models, which nobody bills by the token.
         """
-        entry = self._entry(vendor, model)
-        if entry.model is not None and not 0 <= self._clock() - entry.resolved_at < CONDITIONAL_TTL_S:
-            self._resolve(entry, entry.model)
-        return entry.price
+        if preset in SELF_HOSTED:
+            return None
+        vendor = GENAI_PROVIDERS.get(preset or "", ANY_VENDOR)
+        is_there = self._has_all_claims if vendor == ANY_VENDOR else vendor in self.public.vendors
+        if not is_there:
+            self.public = convert_lists(self.public, vendor)
+            self._has_all_claims |= vendor == ANY_VENDOR
+        return vendor
 
-    def find_at(self, vendor: str | None, model: str, at_ms: int) -> Price | None:
+    def find(self, preset: str | None, model: str) -> Price | None:
+        """The price of a preset's model, None when it is not known or cannot be told per token.
+
+        A preset's is looked up by its vendor's own list alone; of another one only the model's name is known. A price
+        that depends on the time is the one of now, at most a minute old.
+        """
+        return self._lookup.find(self.vendor_of(preset), model)
+
+    def find_at(self, preset: str | None, model: str, at_ms: int) -> Price | None:
         """The same for a call at that time (milliseconds UTC), by the list as it is known now."""
-        entry = self._entry(vendor, model)
-        if entry.model is None:
-            return entry.price
-        return _from_genai(entry.model.get_prices(datetime.fromtimestamp(at_ms / 1000, UTC)))
+        return self._lookup.find_at(self.vendor_of(preset), model, at_ms / 1000)
 
-    def _entry(self, vendor: str | None, model: str) -> _Entry:
-        if vendor in SELF_HOSTED or len(model) > MAX_MODEL_NAME or SEARCHING.search(model):
-            return _Entry(None)
-        provider_id = GENAI_PROVIDERS.get(vendor or "")
-        key = (provider_id, model)
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = self._look_up(provider_id, model)
-            if len(self._entries) > self._max_names:
-                self._entries.popitem(last=False)
-        return entry
 
-    def _look_up(self, provider_id: str | None, model: str) -> _Entry:
-        from genai_prices.data_snapshot import DataSnapshot, get_snapshot  # noqa: PLC0415 -- 20 MB, and only here
+def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
+    """Return `known` with the lists that lookups of `vendor` need (ANY_VENDOR: of every vendor that claims names)."""
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, and only here
 
-        # A snapshot of its own for each lookup: genai-prices remembers every name it was asked for, without bound.
-        snapshot = DataSnapshot(providers=get_snapshot().providers, from_auto_update=False)
-        try:
-            _, found = snapshot.find_provider_model(model, None, provider_id, None)
-        except LookupError:
-            return _Entry(None)
-        entry = _Entry(None, found if isinstance(found.prices, list) else None)
-        self._resolve(entry, found)
-        return entry
+    listed = {provider.id: provider for provider in get_snapshot().providers}
+    wanted = set(known.vendors)
+    waiting = [name for name, provider in listed.items() if provider.model_match] if vendor == ANY_VENDOR else [vendor]
+    while waiting:
+        provider = listed.get(waiting.pop())
+        if provider is not None and provider.id not in wanted:
+            wanted.add(provider.id)
+            waiting += provider.fallback_model_providers or ()
+    return PublicPrices(
+        {
+            name: known.vendors.get(name) or _convert_vendor(provider)
+            for name, provider in listed.items()
+            if name in wanted
+        }
+    )
 
-    def _resolve(self, entry: _Entry, model: ModelInfo) -> None:
-        entry.resolved_at = self._clock()
-        entry.price = _from_genai(model.get_prices(datetime.fromtimestamp(entry.resolved_at, UTC)))
+
+def _convert_vendor(provider: GenaiProvider) -> VendorPrices:
+    return VendorPrices(
+        models=tuple(ListedModel(_rule(model.match), _timed(model)) for model in provider.models),
+        fallbacks=tuple(provider.fallback_model_providers or ()),
+        claims=None if provider.model_match is None else _rule(provider.model_match),
+    )
+
+
+def _rule(clause: object) -> Rule:
+    """Convert a clause; one of a kind that this version does not know matches nothing."""
+    from genai_prices import types  # noqa: PLC0415 -- as above
+
+    match clause:
+        case types.ClauseEquals(equals=text):
+            return Rule("equals", text.lower())
+        case types.ClauseStartsWith(starts_with=text):
+            return Rule("starts_with", text.lower())
+        case types.ClauseEndsWith(ends_with=text):
+            return Rule("ends_with", text.lower())
+        case types.ClauseContains(contains=text):
+            return Rule("contains", text.lower())
+        case types.ClauseRegex(regex=text):
+            return Rule("regex", text)
+        case types.ClauseOr(or_=clauses):
+            return Rule("any", parts=tuple(map(_rule, clauses)))
+        case types.ClauseAnd(and_=clauses):
+            return Rule("all", parts=tuple(map(_rule, clauses)))
+    return Rule("any")
+
+
+def _timed(model: ModelInfo) -> tuple[TimedPrice, ...]:
+    if not isinstance(model.prices, list):
+        return (TimedPrice(_from_genai(model.prices)),)
+    return tuple(_timed_price(conditional) for conditional in model.prices) or (TimedPrice(None),)
+
+
+def _timed_price(conditional: ConditionalPrice) -> TimedPrice:
+    from genai_prices import types  # noqa: PLC0415 -- as above
+
+    price, when = _from_genai(conditional.prices), conditional.constraint
+    match when:
+        case types.StartDateConstraint(start_date=day):
+            return TimedPrice(price, since_s=int(datetime.combine(day, time_of_day(), UTC).timestamp()))
+        case types.TimeOfDateConstraint(start_time=start, end_time=end):
+            return TimedPrice(price, daily=(_second_of_day(start), _second_of_day(end)))
+    return TimedPrice(price)
+
+
+def _second_of_day(moment: time_of_day) -> float:
+    """The second of UTC's day; a time without a zone is UTC."""
+    there = datetime.combine(date(1970, 1, 1), moment, moment.tzinfo or UTC)
+    return there.timestamp() % 86_400
 
 
 def _from_genai(prices: ModelPrice) -> Price | None:

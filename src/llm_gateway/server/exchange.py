@@ -14,7 +14,7 @@ from llm_gateway.server.hub import Hub
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Line(Protocol):
+class ClientConnection(Protocol):
     """What an exchange needs of its connection."""
 
     hub: Hub
@@ -39,14 +39,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "arrived", "bodyless", "buffered", "chunked", "chunks", "complete", "disconnected", "ended", "expects_continue",
-        "flow", "head", "keep_alive", "line", "more_body", "outbox", "remaining", "scope", "started", "task",
-        "transport", "written",
+        "arrived", "bodyless", "buffered", "chunked", "chunks", "complete", "connection", "disconnected", "ended",
+        "expects_continue", "flow", "head", "keep_alive", "more_body", "outbox", "remaining", "scope", "started",
+        "task", "transport", "written",
     )  # fmt: skip
 
-    def __init__(self, line: Line, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool) -> None:
-        self.line = line
-        self.transport, self.flow, self.outbox = line.transport, line.flow, line.hub.outbox
+    def __init__(
+        self, connection: ClientConnection, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self.connection = connection
+        self.transport, self.flow, self.outbox = connection.transport, connection.flow, connection.hub.outbox
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
@@ -67,7 +69,7 @@ class Exchange:
 
     async def run(self, app: App) -> None:
         """Let the application answer; whatever it does, the client gets a whole response or a closed connection."""
-        hub = self.line.hub
+        hub = self.connection.hub
         try:
             await app(self.scope, self.receive, self)
             if not (self.complete or self.disconnected):
@@ -87,10 +89,10 @@ class Exchange:
         self.keep_alive = False
         if self.written:
             self.disconnected = True
-            self.line.abandon()
+            self.connection.abandon()
             return
         scope = self.scope
-        refusal = self.line.hub.refusal(
+        refusal = self.connection.hub.refusal(
             status,
             scope["headers"],
             method=scope["method"],
@@ -125,7 +127,7 @@ class Exchange:
                 self.buffered = 0
                 self.ended = not self.more_body
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
-            self.line.read_on()
+            self.connection.read_on()
             if self.arrived is None:
                 self.arrived = asyncio.Event()
             self.arrived.clear()
@@ -167,7 +169,7 @@ class Exchange:
             await flow.drain()
 
     def _start(self, status: int, headers: Any) -> None:
-        lines = [STATUS_LINE[status][:-2], self.line.hub.date]
+        lines = [STATUS_LINE[status][:-2], self.connection.hub.date]
         for name, value in headers:
             name = name.lower()  # noqa: PLW2901 - not every application writes it so
             if name == b"connection":
@@ -196,7 +198,7 @@ class Exchange:
             else:
                 self.keep_alive = False  # HTTP/1.0 knows no chunks: the body ends with the connection
         # A client that was not told to continue may keep its body, so what its next bytes are is unknown.
-        if self.line.hub.stopping or (self.expects_continue and self.more_body):
+        if self.connection.hub.stopping or (self.expects_continue and self.more_body):
             self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close")
@@ -229,4 +231,4 @@ class Exchange:
     def _finish(self) -> None:
         self.complete = True
         self.wake()
-        self.line.answered(self)
+        self.connection.answered(self)

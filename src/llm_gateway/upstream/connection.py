@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise Broken("The connection broke: it was closed")
         self._begin(MAX_STREAM_BYTES)
-        self._stream = ResponseStream(self, self._transport)
+        self._stream = ResponseStream(self.close, self._transport)
         self._transport.write(request)
         return self._stream
 

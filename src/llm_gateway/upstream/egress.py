@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from llm_gateway.domain.addresses import is_public
+from llm_gateway.upstream.addresses import is_public
 
 
 class AddressRefused(Exception):

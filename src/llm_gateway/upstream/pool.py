@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.domain.plan import Unsent
 from llm_gateway.upstream.connection import Connection
 from llm_gateway.upstream.response import Response, ResponseStream
 
@@ -34,6 +33,10 @@ class NotSent(Exception):
     def __init__(self, message: str, *, is_ours: bool = False) -> None:
         super().__init__(message)
         self.is_ours = is_ours
+
+
+class Unsent(asyncio.CancelledError):
+    """A call was cancelled before any of its bytes were sent, so the provider cannot bill it."""
 
 
 class Unsendable(Exception):
@@ -85,6 +88,7 @@ class Pool:
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
         self._heads: dict[str, bytes] = {}
         self._idle: list[Connection] = []
+        self._streaming: dict[ResponseStream, Connection] = {}
         self._is_closed = False
 
     async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
@@ -115,13 +119,14 @@ class Pool:
         except BaseException:  # edge: there is nobody who could close it
             connection.close()
             raise
+        self._streaming[stream] = connection
         return stream
 
     def release(self, stream: ResponseStream) -> None:
         """The stream is not read any more: keep its connection if it is over, close it if it is not."""
         stream.close()
-        connection = stream.connection
-        if isinstance(connection, Connection) and connection.is_reusable:
+        connection = self._streaming.pop(stream)
+        if connection.is_reusable:
             self._keep(connection)
 
     def _request(self, path: str, body: bytes, fields: bytes) -> bytes:

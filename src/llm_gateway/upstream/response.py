@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 HIGH_WATER_BYTES = 16 * 1024
 """So much of a response is held for whoever reads it too slowly; what one read of the socket brings comes on top."""
@@ -29,27 +29,19 @@ class Response(NamedTuple):
         return header(self.headers, name)
 
 
-class Owner(Protocol):
-    """The connection that a response comes over."""
-
-    is_reusable: bool
-
-    def close(self) -> None: ...
-
-
 class ResponseStream:
     """A response as it comes. What is not read yet is held, up to a mark from which on no more is taken.
 
-    `status` and `headers` are there once `head` has returned.
+    `status` and `headers` are there once `head` has returned. `close_connection` closes the one that it arrives on.
     """
 
     __slots__ = (
-        "_deadline", "_error", "_held", "_idle_s", "_is_over", "_loop", "_pieces", "_take", "_timer", "_transport",
-        "_waiter", "connection", "headers", "is_full", "status",
+        "_close_connection", "_deadline", "_error", "_held", "_idle_s", "_is_over", "_loop", "_pieces", "_take",
+        "_timer", "_transport", "_waiter", "headers", "is_full", "status",
     )  # fmt: skip
 
-    def __init__(self, connection: Owner, transport: asyncio.Transport) -> None:
-        self.connection = connection
+    def __init__(self, close_connection: Callable[[], None], transport: asyncio.Transport) -> None:
+        self._close_connection = close_connection
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._transport = transport
@@ -129,7 +121,7 @@ class ResponseStream:
         self._go_on()
         if not self._is_over:
             self.fail(Broken(CLOSED))
-            self.connection.close()
+            self._close_connection()
         elif self._error is not None:
             self._error = Broken(CLOSED)  # the one before may hold a traceback, and with it this stream
 
@@ -150,7 +142,7 @@ class ResponseStream:
             except Exception as error:  # edge: it is raised to whoever pours
                 self._take = None
                 self.fail(error)
-                self.connection.close()
+                self._close_connection()
             return
         self._pieces.append(body)
         self._held += len(body)

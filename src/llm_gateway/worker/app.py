@@ -9,19 +9,20 @@ from starlette.types import ASGIApp
 
 from llm_gateway.cache import open_cache
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.redaction import Redactor
-from llm_gateway.domain.usage import Price, SentAttempt, UsageRecord
+from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
 from llm_gateway.providers.base import Adapter
+from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.settings import Settings
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
 from llm_gateway.worker.endpoints.streaming import Drains
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import Attempts
+from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.health import CONFIGURATION_CHANGED, Health
@@ -35,8 +36,7 @@ Log: TypeAlias = Callable[..., None]
 class Given(NamedTuple):
     """What the data plane gets from outside it.
 
-    `snapshot` returns the configuration in force. `price_by_reported_name(provider's name, model)` is the list price of
-    a model under the name that the provider reported. `observe` takes every finished usage record.
+    `snapshot` returns the configuration in force. `observe` takes every finished usage record.
     """
 
     settings: Settings
@@ -44,7 +44,6 @@ class Given(NamedTuple):
     snapshot: Callable[[], Snapshot]
     egress: Egress
     journal: JournalWriter
-    price_by_reported_name: Callable[[str, str], Price | None]
     observe: Callable[[UsageRecord], None]
     redact: Redactor
     log: Log
@@ -65,7 +64,7 @@ class Worker:
         recording = Recording(
             given.journal,
             instance=given.journal.name,
-            price_by_reported_name=given.price_by_reported_name,
+            list_price=PriceLookup(lambda: given.snapshot().public_prices).find,
             observe=given.observe,
         )
         caching = Caching(
@@ -78,13 +77,15 @@ class Worker:
     def _build_failover(self, recording: Recording) -> Failover:
         translation = Translation(self._given.adapters)
         attempts = Attempts(
-            health=self.health,
-            admission=self._admission,
-            transport=self.transport,
-            recording=recording,
-            adapters=self._given.adapters,
-            translation=translation,
-            redact=self._given.redact,
+            AttemptParts(
+                health=self.health,
+                admission=self._admission,
+                transport=self.transport,
+                recording=recording,
+                adapters=self._given.adapters,
+                translation=translation,
+                redact=self._given.redact,
+            )
         )
         return Failover(health=self.health, admission=self._admission, attempts=attempts, translation=translation)
 

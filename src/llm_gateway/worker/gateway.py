@@ -21,13 +21,13 @@ from typing import TypeVar
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.domain.plan import Plan, Recorded, Served
+from llm_gateway.domain.plan import Plan, Served
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from llm_gateway.worker.pipeline.failover import Failover
-from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.recording import Recorded, Recording
 from llm_gateway.worker.pipeline.relay import Relay
 
 T = TypeVar("T")

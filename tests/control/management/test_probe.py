@@ -10,11 +10,11 @@ import pytest
 from llm_gateway.control.management.probe import ERROR_CHARACTERS, TIMEOUT_S, Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.redaction import Redactor
 from llm_gateway.providers import openai
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file
+from llm_gateway.telemetry.redaction import Redactor
 from tests.application.driver import READS_ONLY, Client, assert_problem
 from tests.application.fixtures import Start
 from tests.control.management.test_providers import CANARY, PATH, PRODUCTION, created

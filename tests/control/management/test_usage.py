@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem
 from tests.control.management.test_providers import PATH as PROVIDERS
 from tests.control.management.test_providers import created
 from tests.upstream import MockUpstream, completion_tokens, prompt_tokens
+from tests.upstream.answers import completion
 
 PATH = "/api/v1/usage/summary"
 BY_PROVIDER, BY_SERVICE, BY_CUSTOMER = (
@@ -100,6 +102,27 @@ async def test_an_unknown_price_is_said_and_is_no_error(client: Client, mock: Mo
     summary = (await client.call("GET", PATH)).json
     assert summary["cost_status_counts"] == {"exact": 0, "estimated": 0, "unpriced": 1}
     assert summary["error_requests"] == 0
+
+
+async def test_a_model_that_is_only_known_by_the_name_its_provider_reports_has_the_public_lists_price(
+    client: Client,
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.read(65536)  # the body; what is left unread would reset the connection
+        body = completion("ok", 1, "call", "gpt-4o-mini-2024-07-18", "Hello")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        await created(client, base_url=f"http://127.0.0.1:{port}/v1", models=["our-deployment"])
+        told = (await ask(client)).json
+
+    cost_nanos = prompt_tokens(1) * 150 + completion_tokens(1) * 600  # 0.15 and 0.60 USD per million tokens
+    assert (told["cost_usd"], told["cost_status"]) == (cost_nanos / 10**9, "exact")
 
 
 @READS_ONLY

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target, build_snapshot
+from llm_gateway.control.live import build_snapshot
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Incoming, Plan, Served
-from llm_gateway.domain.redaction import Redactor
+from llm_gateway.domain.plan import Call, Exchange, Plan, Served
+from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
+from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
 from llm_gateway.providers.base import KINDS, Adapter, load
+from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import Attempts
+from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
 from llm_gateway.worker.pipeline.failover import Failover, Pace
-from llm_gateway.worker.pipeline.health import Health
-from llm_gateway.worker.pipeline.permits import Wait
+from llm_gateway.worker.pipeline.health import Health, Wait
+from llm_gateway.worker.pipeline.incoming import Incoming
 from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
+from llm_gateway.worker.pipeline.transport import Transport
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -61,6 +64,7 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
         "updated_at_ms": 1,
         "target": Target(f"https://{name}.test", f"https://{name}.test/models", {}),
         "price_by_model": dict.fromkeys(models, PRICE),
+        "price_vendor": name,
     }
     return Provider(**{**fields, **changes})
 
@@ -80,7 +84,7 @@ def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Over
 
 
 def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
-    return build_snapshot(providers, list(overrides))
+    return build_snapshot(providers, list(overrides), PublicPrices())
 
 
 def request(**changes: Any) -> Request:
@@ -146,7 +150,7 @@ TIMEOUT = Exchange(fault="timeout", message="No complete answer in time")
 BROKEN = Exchange(fault="broken", message="The connection broke: reset")
 
 
-class Upstream:
+class Upstream(Transport):
     """A transport that plays a script per provider's name: exchanges, exceptions, or functions of the timeout."""
 
     def __init__(self) -> None:
@@ -175,7 +179,7 @@ class Upstream:
         return await step(timeout_s)
 
 
-class JournalSpy:
+class JournalSpy(JournalWriter):
     """Keeps what is written, in order, and can refuse each kind of entry."""
 
     def __init__(self) -> None:
@@ -184,13 +188,13 @@ class JournalSpy:
         self.fails: dict[str, BaseException] = {}
 
     async def intent(self, request_id: str, payload: bytes) -> None:
-        self._write("intent", request_id, payload)
+        self._note("intent", request_id, payload)
 
     def outcome(self, request_id: str, payload: bytes) -> None:
-        self._write("outcome", request_id, payload)
+        self._note("outcome", request_id, payload)
 
     def settle(self, request_id: str, payload: bytes) -> None:
-        self._write("settle", request_id, payload)
+        self._note("settle", request_id, payload)
 
     async def durable(self) -> None:
         self.synced += 1
@@ -198,7 +202,7 @@ class JournalSpy:
         if "durable" in self.fails:
             raise self.fails["durable"]
 
-    def _write(self, kind: str, request_id: str, payload: bytes) -> None:
+    def _note(self, kind: str, request_id: str, payload: bytes) -> None:
         if kind in self.fails:
             raise self.fails[kind]
         self.entries.append((kind, request_id, payload))
@@ -248,37 +252,39 @@ class World:
         self.recording = Recording(
             self.journal,
             instance="instance",
-            price_by_reported_name=lambda name, model: self.reported.get((name, model)),
+            list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
             observe=self.observed.append,
         )
         self.failover = self.with_admission(self.admission)
 
-    def with_admission(self, admission: Any) -> Failover:
-        return self.unpaced(admission, self.clock).paced(Pace(self.clock, self._sleep, self._uniform))
+    def with_admission(self, admission: Admission) -> Failover:
+        return self._failover(admission, pace=self._pace())
 
     def with_adapters(self, adapters: Mapping[str, Adapter]) -> Failover:
-        return self.unpaced(clock=self.clock, adapters=adapters).paced(Pace(self.clock, self._sleep, self._uniform))
+        return self._failover(self.admission, adapters, pace=self._pace())
 
-    def unpaced(
-        self,
-        admission: Any = None,
-        clock: Callable[[], float] = time.monotonic,
-        adapters: Mapping[str, Adapter] | None = None,
-    ) -> Failover:
+    def unpaced(self) -> Failover:
         """One that keeps the real time."""
+        return self._failover(self.admission, pace=Pace())
+
+    def _pace(self) -> Pace:
+        return Pace(self.clock, self._sleep, self._uniform)
+
+    def _failover(self, admission: Admission, adapters: Mapping[str, Adapter] | None = None, *, pace: Pace) -> Failover:
         adapters = adapters or {kind: load(kind) for kind in KINDS}
         translation = Translation(adapters)
-        attempts = Attempts(
+        parts = AttemptParts(
             health=self.health,
-            admission=admission or self.admission,
+            admission=admission,
             transport=self.upstream,
             recording=self.recording,
             adapters=adapters,
             translation=translation,
             redact=Redactor([KEY]),
-        ).by(clock)
+            clock=pace.clock,
+        )
         return Failover(
-            health=self.health, admission=admission or self.admission, attempts=attempts, translation=translation
+            health=self.health, admission=admission, attempts=Attempts(parts), translation=translation, pace=pace
         )
 
     def script(self, **steps: Sequence[Step]) -> World:

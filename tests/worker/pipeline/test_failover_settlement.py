@@ -8,11 +8,16 @@ from typing import Any, cast
 
 import pytest
 
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Completion
-from llm_gateway.domain.plan import Exchange, Unsent
+from llm_gateway.domain.messages import Request
+from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
+from llm_gateway.limiter.base import Decision
 from llm_gateway.providers.base import Adapter, load
+from llm_gateway.upstream.pool import Unsent
+from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.fakes import (
     BROKEN,
@@ -273,13 +278,14 @@ class TestCutShort:
         assert world.limiter.settled == []
 
     async def test_a_limiter_that_does_not_answer_keeps_no_permit(self, world: World) -> None:
-        class Deaf:
-            async def admit(self, *_: object) -> None:
+        class Deaf(Admission):
+            async def admit(self, request: Request, candidate: Candidate) -> Decision:
                 await asyncio.sleep(60)
+                raise AssertionError("The call was not given up.")
 
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
-        run = world.with_admission(Deaf()).run(request(), plan([A]), world.open(request()))
+        run = world.with_admission(Deaf(world.limiter)).run(request(), plan([A]), world.open(request()))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(run, 0.01)
 

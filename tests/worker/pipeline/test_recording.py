@@ -137,21 +137,21 @@ class TestAttempts:
 
     async def test_what_was_bought(self, world: World) -> None:
         made = await world.recording.intend(world.open(request()), request(), ONE, 118)
-        world.recording.bought(made, reply(upstream_model="m1-2026"))
+        world.recording.bought(ONE.provider, made, reply(upstream_model="m1-2026"))
 
         assert made.usage == Usage(input_tokens=20, output_tokens=30)
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "exact", False)
 
     async def test_what_was_bought_by_estimate(self, world: World) -> None:
         made = await world.recording.intend(world.open(request()), request(), ONE, 118)
-        world.recording.bought(made, reply(usage_estimated=True))
+        world.recording.bought(ONE.provider, made, reply(usage_estimated=True))
 
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "estimated", True)
 
     async def test_the_configured_names_price_comes_first(self, world: World) -> None:
         world.reported["one", "m1-2026"] = Price(input=((0, 1),), output=((0, 1),))
         made = await world.recording.intend(world.open(request()), request(), ONE, 118)
-        world.recording.bought(made, reply(upstream_model="m1-2026"))
+        world.recording.bought(ONE.provider, made, reply(upstream_model="m1-2026"))
 
         assert made.price == PRICE
 
@@ -160,7 +160,7 @@ class TestAttempts:
         cheap = Price(input=((0, 1_000_000),), output=((0, 0),))
         world.reported["one", "m1-2026"] = cheap
         made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
-        world.recording.bought(made, reply(upstream_model=reported))
+        world.recording.bought(ONE.provider, made, reply(upstream_model=reported))
 
         if reported is None:
             assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
@@ -201,7 +201,7 @@ class TestSettle:
             async def durable(self) -> None:
                 assert self.kinds == ["settle"]
 
-        recording = Recording(Order(), instance="i", price_by_reported_name=lambda *_: None, observe=lambda _: None)
+        recording = Recording(Order(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
 
         await recording.settle(recording.open(request()), served())
 

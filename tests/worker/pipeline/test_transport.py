@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from llm_gateway.domain.catalog import Provider, Target, build_snapshot
+from llm_gateway.domain.catalog import Provider, Target
 from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.pipeline.transport import MAX_BODY_BYTES, Transport
-from tests.worker.pipeline.fakes import provider
+from tests.worker.pipeline.fakes import provider, snapshot
 
 CALL = Call("/chat", b"{}")
 
@@ -353,7 +353,7 @@ class TestPools:
         stays, goes = upstream.provider(name="a", id="a"), upstream.provider(name="b", id="b")
         for one in (stays, goes):
             await transport.post(one, CALL, 5)
-        transport.keep_only(build_snapshot([stays], []))
+        transport.keep_only(snapshot([stays]))
         counts = []
         for one in (stays, goes):
             await transport.post(one, CALL, 5)

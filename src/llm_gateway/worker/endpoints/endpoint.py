@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.domain.plan import Recorded
 from llm_gateway.error_format.shapes import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
 from llm_gateway.gate.entry import ENTRY, Entry, defect, log_defect
+from llm_gateway.worker.pipeline.recording import Recorded
 
 
 class Endpoint(ABC):

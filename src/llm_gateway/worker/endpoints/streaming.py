@@ -9,11 +9,11 @@ from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 from starlette.types import Receive, Send
 
 from llm_gateway.domain.messages import Answer
-from llm_gateway.domain.plan import Recorded
 from llm_gateway.error_format.problem import Headers
 from llm_gateway.errors import GatewayError, Overloaded
 from llm_gateway.protocols.base import Piece
 from llm_gateway.sse import COMMENT
+from llm_gateway.worker.pipeline.recording import Recorded
 from llm_gateway.worker.pipeline.relay import Relay
 
 HEARTBEAT_S = 15.0
@@ -57,8 +57,8 @@ class Writer(Protocol):
 
 
 @runtime_checkable
-class Line(Protocol):
-    """What a server's `send` can do besides (`server/exchange.py`), to spare a coroutine for each piece."""
+class PushSend(Protocol):
+    """An ASGI `send` that also takes body data without a coroutine for each piece (`server/exchange.py` has one)."""
 
     def push(self, data: bytes) -> bool:
         """Send a piece of the body at once; whether the client keeps up."""
@@ -84,7 +84,7 @@ class StreamedResponse:
 
     __slots__ = (
         "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open", "_keeps_up",
-        "_line", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
+        "_loop", "_opening", "_patience", "_push", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +93,7 @@ class StreamedResponse:
         self._writer = writer
         self._receive = receive
         self._send = send
-        self._line = _line(send)
+        self._push = _push_send(send)
         self._drains = drains
         self._headers = headers
         self._told: Headers = []
@@ -148,7 +148,7 @@ class StreamedResponse:
             if self._patience is not None:
                 self._patience.cancel()
                 self._drains.count -= 1
-        await self._line.caught_up()
+        await self._push.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _opened(self) -> Relay | Answer:
@@ -175,7 +175,7 @@ class StreamedResponse:
             start = [*HEAD, *self._told, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
             self._is_open = True
-        await self._line.caught_up()
+        await self._push.caught_up()
         self._keeps_up = True
 
     def take(self, pieces: list[Piece]) -> bool:
@@ -184,7 +184,7 @@ class StreamedResponse:
         if not data or self._is_gone:
             return True
         self._sent_at = self._loop.time()
-        self._keeps_up = self._line.push(data)
+        self._keeps_up = self._push.push(data)
         return self._keeps_up
 
     async def _relay(self, relay: Relay) -> None:
@@ -223,34 +223,34 @@ class StreamedResponse:
         quiet_s = self._loop.time() - self._sent_at
         if quiet_s >= HEARTBEAT_S:
             if self._is_open and self._keeps_up and not self._is_gone:
-                self._keeps_up = self._line.push(COMMENT)
+                self._keeps_up = self._push.push(COMMENT)
             quiet_s = 0.0
         self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)
 
     async def _write(self, data: bytes) -> None:
         await self.ready()
         self._sent_at = self._loop.time()
-        self._keeps_up = self._line.push(data)
+        self._keeps_up = self._push.push(data)
 
 
-def _line(send: object) -> Line:
-    return send if isinstance(send, Line) else _AnyLine(cast(Send, send))
+def _push_send(send: object) -> PushSend:
+    return send if isinstance(send, PushSend) else _QueuedSend(cast(Send, send))
 
 
-class _AnyLine:
-    """A line over a server that knows ASGI alone: what is pushed leaves when it is waited for."""
+class _QueuedSend:
+    """Push to a server that knows ASGI alone: the data leaves when `caught_up` is awaited."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: list[bytes] = []
 
     def push(self, data: bytes) -> bool:
-        """As in `Line`."""
+        """As in `PushSend`."""
         self._waiting.append(data)
         return False
 
     async def caught_up(self) -> None:
-        """As in `Line`."""
+        """As in `PushSend`."""
         waiting, self._waiting = self._waiting, []
         for data in waiting:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -10,60 +10,32 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple
 
 import msgspec
 
-from llm_gateway.domain.catalog import Candidate, Provider
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import CONTENT
 from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut, Unsent
-from llm_gateway.domain.usage import AttemptRecord, UsageRecord
+from llm_gateway.domain.plan import Call, Exchange, Served
+from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.base import Malformed, UpstreamError
 from llm_gateway.providers.base import Adapter
 from llm_gateway.providers.decoding import json_text
+from llm_gateway.upstream.pool import Unsent
+from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.course import Course, Failure
-from llm_gateway.worker.pipeline.permits import Permit
-from llm_gateway.worker.pipeline.streams import Committed
+from llm_gateway.worker.pipeline.health import Health, Permit
+from llm_gateway.worker.pipeline.incoming import Incoming, StreamCut
+from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.streams import Committed, Ends
 from llm_gateway.worker.pipeline.translation import Translation, reply_of
+from llm_gateway.worker.pipeline.transport import Transport
 
 SAID_CHARACTERS = 500
 BETWEEN_EVENTS_S = 120.0
 KEY_REFUSED, LIMITED = 401, 429
-
-
-class Health(Protocol):
-    """Calls in flight."""
-
-    def begin(self, provider_id: str) -> None: ...
-    def end(self, provider_id: str) -> None: ...
-
-
-class Admission(Protocol):
-    """Rate limits, after the call."""
-
-    def never_sent(self, reservation: Reservation) -> int: ...
-    def used(self, reservation: Reservation, tokens: int) -> int: ...
-    def unknown(self, reservation: Reservation) -> int: ...
-
-
-class Transport(Protocol):
-    """The upstream HTTP client."""
-
-    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange: ...
-    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming: ...
-
-
-class Recording(Protocol):
-    """The journal's intents and outcomes."""
-
-    async def intend(
-        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int
-    ) -> AttemptRecord: ...
-    def outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None: ...
-    def bought(self, attempt: AttemptRecord, reply: Reply) -> None: ...
-    def bought_nothing(self, attempt: AttemptRecord) -> None: ...
 
 
 class _Try:
@@ -84,33 +56,35 @@ class _Try:
         self.started = 0.0
 
 
+class AttemptParts(NamedTuple):
+    """Dependencies of `Attempts`.
+
+    `adapters` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
+    `time.monotonic()`.
+    """
+
+    health: Health
+    admission: Admission
+    transport: Transport
+    recording: Recording
+    adapters: Mapping[str, Adapter]
+    translation: Translation
+    redact: Callable[[str], str]
+    clock: Callable[[], float] = time.monotonic
+
+
 class Attempts:
-    """Makes attempts. `adapters` are keyed by kind; `redact` cleans what providers say before anyone sees it."""
+    """Makes attempts."""
 
-    def __init__(
-        self,
-        *,
-        health: Health,
-        admission: Admission,
-        transport: Transport,
-        recording: Recording,
-        adapters: Mapping[str, Adapter],
-        translation: Translation,
-        redact: Callable[[str], str],
-    ) -> None:
-        self._health = health
-        self._admission = admission
-        self._transport = transport
-        self._recording = recording
-        self._adapters = adapters
-        self._translation = translation
-        self._redact = redact
-        self._clock: Callable[[], float] = time.monotonic
-
-    def by(self, clock: Callable[[], float]) -> Attempts:
-        """The same, by another clock."""
-        self._clock = clock
-        return self
+    def __init__(self, parts: AttemptParts) -> None:
+        self._health = parts.health
+        self._admission = parts.admission
+        self._transport = parts.transport
+        self._recording = parts.recording
+        self._adapters = parts.adapters
+        self._translation = parts.translation
+        self._redact = parts.redact
+        self._clock = parts.clock
 
     async def make(
         self,
@@ -271,7 +245,7 @@ class Attempts:
         if self._redact(names) != names:
             attempt.upstream_model = attempt.upstream_request_id = None
         attempt.finish_reason = reply.finish_reason
-        self._recording.bought(attempt, reply)
+        self._recording.bought(this.candidate.provider, attempt, reply)
         used = reply.usage.input_tokens + reply.usage.output_tokens
         attempt.limit_tokens = self._admission.used(this.reservation, used)
         return reply
@@ -288,7 +262,8 @@ class Attempts:
         request, provider = this.course.request, this.candidate.provider
         this.attempt.status = 200
         reader = self._translation.reader(request.ask, provider)
-        committed = Committed(incoming, reader, is_native=this.call.is_native, dropped=this.call.dropped)
+        ends = Ends(partial(self._stream_served, this), partial(self._stream_cut, this))
+        committed = Committed(incoming, reader, this.candidate, this.call, ends)
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
             while True:
@@ -311,9 +286,6 @@ class Attempts:
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
         this.permit.accepted()
-        committed.provider, committed.model = provider.name, this.candidate.model
-        committed.served = partial(self._stream_served, this)
-        committed.cut = partial(self._stream_cut, this)
         return committed
 
     def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
@@ -332,14 +304,14 @@ class Attempts:
         self._health.end(this.candidate.provider.id)
         return self._served(this, reply)
 
-    def _stream_cut(self, this: _Try, committed: Committed, message: str, *, is_ours: bool) -> str:
+    def _stream_cut(self, this: _Try, committed: Committed, message: str, is_ours: bool) -> str:
         """The stream ends in its middle: what came of it was bought. `is_ours`: nobody wanted the rest.
 
         Returns the message as it may be shown.
         """
         completion = committed.assembly.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
-        self._recording.bought(this.attempt, _with_input(reply, this.course.request))
+        self._recording.bought(this.candidate.provider, this.attempt, _with_input(reply, this.course.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         message = self._words(this, message)
         if is_ours:

@@ -11,17 +11,18 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Call, Plan, Served
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, Invalid
-from llm_gateway.limiter.base import Decision, Reservation
 from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.worker.pipeline.admission import Admission
+from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.course import Course, Failure
-from llm_gateway.worker.pipeline.permits import Permit, Wait
+from llm_gateway.worker.pipeline.health import Health, Wait
 from llm_gateway.worker.pipeline.streams import Committed
 from llm_gateway.worker.pipeline.translation import Translation
 
@@ -30,33 +31,6 @@ RETRY_PAUSE_S = (0.2, 2.0)
 LIMITED_PAUSE_S = (0.5, 2.0)
 """Before a 429 is tried again; a provider that asks for more than the upper bound is not tried again."""
 DEADLINE_SLACK_S = 0.005
-
-
-class Health(Protocol):
-    """What is known of the providers' state: whether they may be called, calls in flight, retry budget."""
-
-    def admit(self, candidate: Candidate) -> Permit | Wait: ...
-    def in_flight(self, provider_id: str) -> int: ...
-    def may_retry(self, provider_id: str) -> bool: ...
-
-
-class Admission(Protocol):
-    """Rate limits, before the call."""
-
-    async def admit(self, request: Request, candidate: Candidate) -> Decision: ...
-
-
-class Attempts(Protocol):
-    """Makes attempts."""
-
-    async def make(
-        self,
-        course: Course,
-        candidate: Candidate,
-        call: Call,
-        permit: Permit,
-        reservation: Reservation,
-    ) -> Served | Committed | None: ...
 
 
 class Pace(NamedTuple):
@@ -70,17 +44,20 @@ class Pace(NamedTuple):
 class Failover:
     """Runs plans."""
 
-    def __init__(self, *, health: Health, admission: Admission, attempts: Attempts, translation: Translation) -> None:
+    def __init__(
+        self,
+        *,
+        health: Health,
+        admission: Admission,
+        attempts: Attempts,
+        translation: Translation,
+        pace: Pace = Pace(),  # noqa: B008 - immutable
+    ) -> None:
         self._health = health
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
-        self._pace = Pace()
-
-    def paced(self, pace: Pace) -> Self:
-        """The same, by another clock."""
         self._pace = pace
-        return self
 
     async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Served:
         """The first complete success.

@@ -6,11 +6,11 @@ to the database is `journal/shipper.py`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
 
-from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.messages import Answer, Reply, Request, new_id
 from llm_gateway.domain.plan import Served
 from llm_gateway.domain.usage import (
@@ -26,38 +26,34 @@ from llm_gateway.domain.usage import (
     worst_status,
 )
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
+from llm_gateway.journal.writer import JournalWriter
 
 CLIENT_CLOSED = 499
 """The status recorded for a request that was cancelled before it was answered."""
 
 
-class UsageJournal(Protocol):
-    """What recording needs of the journal."""
-
-    async def intent(self, request_id: str, payload: bytes) -> None: ...
-    def outcome(self, request_id: str, payload: bytes) -> None: ...
-    def settle(self, request_id: str, payload: bytes) -> None: ...
-    async def durable(self) -> None: ...
+class Recorded(asyncio.CancelledError):
+    """A request was cancelled, and its usage record (and with it the log's line) has been written."""
 
 
 class Recording:
     """Writes the record of every request.
 
-    `price_by_reported_name(provider name, model)` is asked when the configured model name has no price. `observe` gets
-    every settled record (metrics, the request's log line).
+    `list_price(a provider's price_vendor, the model's name as the provider reported it)` is asked when the configured
+    model name has no price. `observe` gets every settled record (metrics, the request's log line).
     """
 
     def __init__(
         self,
-        journal: UsageJournal,
+        journal: JournalWriter,
         *,
         instance: str,
-        price_by_reported_name: Callable[[str, str], Price | None],
+        list_price: Callable[[str | None, str], Price | None],
         observe: Callable[[UsageRecord], None],
     ) -> None:
         self._journal = journal
         self._instance = instance
-        self._price_by_reported_name = price_by_reported_name
+        self._list_price = list_price
         self._observe = observe
 
     def open(self, request: Request) -> UsageRecord:
@@ -114,11 +110,11 @@ class Recording:
         if attempt.error is not None:
             self._journal.outcome(record.id, encode_record(attempt))
 
-    def bought(self, attempt: AttemptRecord, reply: Reply) -> None:
-        """Set what a reply cost: by the configured model's price, else by the name the provider reported."""
+    def bought(self, provider: Provider, attempt: AttemptRecord, reply: Reply) -> None:
+        """Set what a provider's reply cost: by the configured model's price, else by the name that it reported."""
         attempt.usage = reply.usage
         if attempt.price is None and reply.upstream_model is not None:
-            attempt.price = self._price_by_reported_name(attempt.provider, reply.upstream_model)
+            attempt.price = self._list_price(provider.price_vendor, reply.upstream_model)
         _price(attempt, "estimated" if reply.usage_estimated else "exact")
 
     @staticmethod

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from llm_gateway.domain.messages import Answer
-from llm_gateway.domain.plan import Served, StreamCut
+from llm_gateway.domain.plan import Served
 from llm_gateway.errors import GatewayError, ProviderFailed
 from llm_gateway.protocols.base import Malformed, Piece, UpstreamError
+from llm_gateway.worker.pipeline.incoming import StreamCut
 from llm_gateway.worker.pipeline.streams import Committed
 
 BETWEEN_EVENTS_S = 120.0
@@ -68,7 +69,7 @@ class Relay:
     def drop(self) -> None:
         """It will never be run to its end: what came was bought."""
         self._committed.incoming.close()
-        self._committed.cut(self._committed, "cancelled", is_ours=True)
+        self._committed.cut("cancelled", is_ours=True)
         self._gone()
 
     async def run(self, sink: Sink) -> None:
@@ -90,7 +91,7 @@ class Relay:
             self.drop()
             raise
         try:
-            self.answer = await self._settled(committed.served(committed))
+            self.answer = await self._settled(committed.served())
         finally:
             committed.incoming.close()
         if last:
@@ -124,10 +125,10 @@ class Relay:
     async def _cut(self, message: str) -> None:
         self._committed.incoming.close()
         if self._is_abandoned:
-            self._committed.cut(self._committed, "The client went away", is_ours=True)
+            self._committed.cut("The client went away", is_ours=True)
             self._gone()
             return
-        error = ProviderFailed(self._committed.cut(self._committed, message, is_ours=False))
+        error = ProviderFailed(self._committed.cut(message, is_ours=False))
         try:
             await self._failed(error)
             raise error

@@ -4,48 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from traceback import format_tb
-from typing import Protocol
+from typing import NamedTuple
 
 from llm_gateway.domain.assembly import Assembly
-from llm_gateway.domain.plan import Incoming, Served
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.plan import Call, Served
 from llm_gateway.protocols.base import Piece, StreamReader
 from llm_gateway.sse import Event
+from llm_gateway.worker.pipeline.incoming import Incoming
 
 
-class Cut(Protocol):
-    """Books a stream that ended in its middle. Returns the message as it may be shown."""
+class Ends(NamedTuple):
+    """Callbacks that conclude the attempt behind a stream: `served` when it is complete, `cut` when it is not.
 
-    def __call__(self, committed: Committed, message: str, *, is_ours: bool) -> str: ...
+    `cut` takes the message and `is_ours` of `Committed.cut`, and returns the message without secrets. Both take the
+    stream as an argument, because a stream that held a reference to itself would outlive its request.
+    """
+
+    served: Callable[[Committed], Served]
+    cut: Callable[[Committed, str, bool], str]
 
 
 class Committed:
     """A stream that has begun to answer: what has come so far (`held`), and where the rest comes from.
 
     `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembly` collects what
-    was read. Its reader ends it with one of two calls: `served(committed)` when it is complete,
-    `cut(committed, message, is_ours=…)` when it is not (`is_ours`: the client or the gateway gave it up). Both take the
-    stream as an argument, because a stream that held a reference to itself would outlive its request.
+    was read. Whoever reads it ends it with one of two calls: `served` when it is complete, `cut` when it is not.
     """
 
     __slots__ = (
-        "_error", "_take", "assembly", "cut", "dropped", "held", "incoming", "is_native", "model", "provider", "reader",
-        "served",
+        "_ends", "_error", "_take", "assembly", "dropped", "held", "incoming", "is_native", "model", "provider",
+        "reader",
     )  # fmt: skip
 
-    served: Callable[[Committed], Served]
-    cut: Cut
-
-    def __init__(self, incoming: Incoming, reader: StreamReader, *, is_native: bool, dropped: tuple[str, ...]) -> None:
+    def __init__(self, incoming: Incoming, reader: StreamReader, candidate: Candidate, call: Call, ends: Ends) -> None:
         self.incoming = incoming
         self.reader = reader
-        self.is_native = is_native
-        self.dropped = dropped
+        self.provider, self.model = candidate.provider.name, candidate.model
+        self.is_native, self.dropped = call.is_native, call.dropped
+        self._ends = ends
         self.assembly = Assembly()
         self.held: list[Piece] = []
         self._error: Exception | None = None
         self._take: Callable[[list[Piece]], bool]
-        self.provider = ""
-        self.model = ""
+
+    def served(self) -> Served:
+        """Record the complete stream as the attempt's success."""
+        return self._ends.served(self)
+
+    def cut(self, message: str, *, is_ours: bool) -> str:
+        """Record that the stream ended early, with what was received as bought. Returns the message without secrets.
+
+        `is_ours`: the client or the gateway gave it up, so it does not count as the provider's failure.
+        """
+        return self._ends.cut(self, message, is_ours)
 
     async def next(self, timeout_s: float) -> list[Piece]:
         """What comes next, all that has come; nothing when the provider's stream is over.

@@ -13,18 +13,16 @@ from time import monotonic, time
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.plan import Call, Exchange, Incoming, StreamCut, Unsent
-from llm_gateway.sse import Event, Splitter, TooLarge
+from llm_gateway.domain.plan import Call, Exchange
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
-from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, tls
+from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, Unsent, tls
 from llm_gateway.upstream.response import Broken, Response, ResponseStream
+from llm_gateway.worker.pipeline.incoming import CAUSE_CHARACTERS, Incoming
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_WAIT_S = 3600.0
 RECHECK_SECONDS = 60.0
 EVENT_STREAM = b"text/event-stream"
-CAUSE_CHARACTERS = 300
 
 
 class _Pooled(NamedTuple):
@@ -74,7 +72,7 @@ class Transport:
             stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.fields)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
-                return _Events(pool, stream)
+                return Incoming(pool, stream)
             return await self._rest(pool, stream, timeout_s - (monotonic() - started))
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
@@ -203,64 +201,6 @@ class Transport:
         for provider_id in list(self._pools):
             self._forget(provider_id)
         await asyncio.sleep(0)  # closed connections are gone by the next turn of the loop
-
-
-class _Events:
-    """A response of server-sent events."""
-
-    __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take")
-
-    def __init__(self, pool: Pool, stream: ResponseStream) -> None:
-        self._pool = pool
-        self._stream = stream
-        self._splitter = Splitter(MAX_EVENT_BYTES)
-        self._is_closed = False
-        self._take: Callable[[list[Event]], bool]
-
-    async def next(self, timeout_s: float) -> list[Event]:
-        """As in `Incoming`."""
-        deadline = 0.0
-        try:
-            while True:
-                data = await self._stream.read(timeout_s)
-                events = self._splitter.feed(data) if data else self._splitter.end()
-                if events or not data:
-                    return events
-                deadline = deadline or monotonic() + timeout_s
-                timeout_s = deadline - monotonic()
-        except TimeoutError:
-            raise StreamCut("timeout", "Nothing came for too long") from None
-        except (Broken, TooLarge) as error:
-            raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
-
-    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
-        """As in `Incoming`."""
-        self._take = take
-        try:
-            if await self._stream.pour(self._pour, idle_s):
-                return True
-            if found := self._splitter.end():
-                take(found)
-        except TimeoutError:
-            raise StreamCut("timeout", "Nothing came for too long") from None
-        except (Broken, TooLarge) as error:
-            raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
-        finally:
-            del self._take  # breaks the circle
-        return False
-
-    def _pour(self, data: bytes) -> bool:
-        events = self._splitter.feed(data)
-        if not events:
-            return True
-        self._stream.progressed()
-        return self._take(events)
-
-    def close(self) -> None:
-        """As in `Incoming`."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._pool.release(self._stream)
 
 
 def _exchange(response: Response) -> Exchange:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.worker.pipeline.health import Health
-from llm_gateway.worker.pipeline.permits import Permit, Wait
+from llm_gateway.worker.pipeline.health import Health, Permit, Wait
 from tests.worker.pipeline.breaking import Chance, Clock, admitted, opened, state
 from tests.worker.pipeline.fakes import provider
 

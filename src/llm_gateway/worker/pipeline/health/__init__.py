@@ -12,13 +12,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, TypeAlias
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker, State
 from llm_gateway.worker.pipeline.health.recent import Recent
 from llm_gateway.worker.pipeline.health.rests import REFUSALS_IN_A_ROW, AccountRest, RateLimitGate
-from llm_gateway.worker.pipeline.permits import Wait
 
 RETRY_SHARE = 5
 """Requests for each retry that is allowed."""
@@ -30,10 +29,15 @@ GATE_CLOSED, GATE_OPENED = "rate limit gate closed", "rate limit gate opened"
 CONFIGURATION_CHANGED = "its configuration changed"
 
 
-class _Tell(Protocol):
-    """Logs a change."""
+_Tell: TypeAlias = Callable[[str, Candidate, str, float | None], None]
+"""Logs a change: the event, the candidate it happened to, the reason, and for how many seconds it lasts, if known."""
 
-    def __call__(self, event: str, candidate: Candidate, reason: str, seconds: float | None = None) -> None: ...
+
+class Wait(NamedTuple):
+    """A candidate must not be called for `seconds`; `limited`: it is at a rate limit, else it failed or refused."""
+
+    seconds: float
+    limited: bool
 
 
 class _Model:

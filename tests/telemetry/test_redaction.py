@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.redaction import MASK, Redactor
+from llm_gateway.telemetry.redaction import MASK, Redactor
 
 LOOKS = Redactor()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.addresses import is_public
+from llm_gateway.upstream.addresses import is_public
 
 PRIVATE_V4 = [
     "0.0.0.0/8",

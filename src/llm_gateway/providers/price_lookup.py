@@ -1,0 +1,86 @@
+"""Find list prices by model name in the price lists of a snapshot (`domain/public_prices.py`), and remember them.
+
+It does not need genai-prices, so it can run where calls are served.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from llm_gateway.domain.public_prices import ListedModel, PublicPrices
+from llm_gateway.domain.usage import Price
+
+MAX_NAMES = 4096
+MAX_MODEL_NAME = 256
+TIMED_TTL_S = 60.0
+
+
+class _Entry(msgspec.Struct):
+    """The result of looking up one name. `resolved_at` is when `price` was read, None if it never changes."""
+
+    model: ListedModel | None
+    price: Price | None
+    resolved_at: float | None
+
+
+class PriceLookup:
+    """Finds prices in the lists that `lists` returns. `clock` gives Unix time, for prices that depend on it.
+
+    Names come from outside (a provider reports its model's), so no more than `max_names` are remembered, misses too.
+    """
+
+    def __init__(
+        self,
+        lists: Callable[[], PublicPrices],
+        clock: Callable[[], float] = time.time,
+        max_names: int = MAX_NAMES,
+    ) -> None:
+        self._lists = lists
+        self._clock = clock
+        self._max_names = max_names
+        self._known: PublicPrices | None = None
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+
+    def find(self, vendor: str | None, model: str) -> Price | None:
+        """Return the price of a model, None where there is none per token, no such name, or no vendor.
+
+        A price that depends on the time is the one of now, at most a minute old.
+        """
+        if vendor is None or len(model) > MAX_MODEL_NAME:
+            return None
+        entry = self._entry(vendor, model)
+        if entry.resolved_at is not None and entry.model is not None:
+            now = self._clock()
+            if not 0 <= now - entry.resolved_at < TIMED_TTL_S:
+                entry.price, entry.resolved_at = entry.model.price_at(now), now
+        return entry.price
+
+    def find_at(self, vendor: str | None, model: str, at_s: float) -> Price | None:
+        """Return the price that a call at that time (Unix time) had."""
+        if vendor is None or len(model) > MAX_MODEL_NAME:
+            return None
+        found = self._entry(vendor, model).model
+        return None if found is None else found.price_at(at_s)
+
+    def _entry(self, vendor: str, model: str) -> _Entry:
+        lists = self._lists()
+        if lists is not self._known:
+            self._known = lists
+            self._entries.clear()
+        entry = self._entries.get((vendor, model))
+        if entry is None:
+            entry = self._entries[vendor, model] = self._look_up(lists, vendor, model)
+            if len(self._entries) > self._max_names:
+                self._entries.popitem(last=False)
+        return entry
+
+    def _look_up(self, lists: PublicPrices, vendor: str, model: str) -> _Entry:
+        found = lists.find(vendor, model)
+        if found is None:
+            return _Entry(None, None, None)
+        now = self._clock()
+        return _Entry(found, found.price_at(now), now if len(found.prices) > 1 else None)

@@ -1,0 +1,89 @@
+"""A stream of server-sent events on its way from a provider."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Literal
+
+from llm_gateway.sse import Event, Splitter, TooLarge
+from llm_gateway.upstream.pool import Pool
+from llm_gateway.upstream.response import Broken, ResponseStream
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+CAUSE_CHARACTERS = 300
+
+
+class StreamCut(Exception):
+    """A stream ended before it was complete: it timed out or its connection broke, as the message says."""
+
+    def __init__(self, fault: Literal["timeout", "broken"], message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+
+
+class Incoming:
+    """The events of one response. Its owner reads it to the end, and closes it in any case."""
+
+    __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take")
+
+    def __init__(self, pool: Pool, stream: ResponseStream) -> None:
+        self._pool = pool
+        self._stream = stream
+        self._splitter = Splitter(MAX_EVENT_BYTES)
+        self._is_closed = False
+        self._take: Callable[[list[Event]], bool]
+
+    async def next(self, timeout_s: float) -> list[Event]:
+        """Return all events that have arrived since the last call; an empty list when the stream is over.
+
+        Raises:
+            StreamCut: no event came for `timeout_s` seconds, or none ever will.
+        """
+        deadline = 0.0
+        try:
+            while True:
+                data = await self._stream.read(timeout_s)
+                events = self._splitter.feed(data) if data else self._splitter.end()
+                if events or not data:
+                    return events
+                deadline = deadline or monotonic() + timeout_s
+                timeout_s = deadline - monotonic()
+        except TimeoutError:
+            raise StreamCut("timeout", "Nothing came for too long") from None
+        except (Broken, TooLarge) as error:
+            raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
+
+    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+        """Call `take` with events as they arrive, until it returns False. Returns whether more may arrive after that.
+
+        Raises:
+            StreamCut: no event came for `idle_s` seconds, or none ever will.
+        """
+        self._take = take
+        try:
+            if await self._stream.pour(self._pour, idle_s):
+                return True
+            if found := self._splitter.end():
+                take(found)
+        except TimeoutError:
+            raise StreamCut("timeout", "Nothing came for too long") from None
+        except (Broken, TooLarge) as error:
+            raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
+        finally:
+            del self._take  # breaks the circle
+        return False
+
+    def _pour(self, data: bytes) -> bool:
+        events = self._splitter.feed(data)
+        if not events:
+            return True
+        self._stream.progressed()
+        return self._take(events)
+
+    def close(self) -> None:
+        """Give the connection back; it is closed if the response is not over."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._pool.release(self._stream)

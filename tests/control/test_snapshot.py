@@ -1,0 +1,63 @@
+"""The snapshot that is built of what the store holds."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.catalog import Provider, Snapshot
+from tests.worker.pipeline.fakes import override, provider, snapshot
+
+
+def names(made: Snapshot) -> list[list[str]]:
+    return [[f"{c.provider.name}/{c.model}" for c in tier] for tier in made.tiers]
+
+
+def test_nothing_configured() -> None:
+    assert snapshot([]) == Snapshot(providers={}, tiers=(), overrides={})
+
+
+def test_tiers_by_priority_then_name_with_the_default_model() -> None:
+    made = snapshot(
+        [
+            provider("d", priority=-1),
+            provider("b", models=("x", "y")),
+            provider("c", priority=11),
+            provider("a"),
+            provider("off", priority=99, is_enabled=False),
+        ]
+    )
+
+    assert names(made) == [["c/m1"], ["a/m1", "b/x"], ["d/m1"]]
+    assert set(made.providers) == {"a", "b", "c", "d", "off"}
+
+
+def test_overrides_are_found_by_customer_and_service() -> None:
+    one, two = override("a"), override("b", service_name="chat")
+    made = snapshot([], one, two)
+
+    assert made.overrides == {("user", None): one, ("user", "chat"): two}
+
+
+PROVIDERS = st.lists(
+    st.builds(provider, st.sampled_from("abcdefgh"), priority=st.integers(-3, 3), is_enabled=st.booleans()),
+    unique_by=lambda p: p.name,
+)
+
+
+@given(PROVIDERS, st.randoms())
+def test_the_order_of_the_store_does_not_matter(providers: list[Provider], random: object) -> None:
+    shuffled = providers.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined] # hypothesis' st.randoms() gives a Random
+
+    assert names(snapshot(shuffled)) == names(snapshot(providers))
+
+
+@given(PROVIDERS)
+def test_every_enabled_provider_is_in_the_tier_of_its_priority(providers: list[Provider]) -> None:
+    made = snapshot(providers)
+    priorities = [{candidate.provider.priority for candidate in tier} for tier in made.tiers]
+
+    assert all(len(of_tier) == 1 for of_tier in priorities)
+    assert [p for tier in priorities for p in tier] == sorted({p.priority for p in providers if p.is_enabled})[::-1]
+    assert sum(len(tier) for tier in made.tiers) == sum(p.is_enabled for p in providers)
