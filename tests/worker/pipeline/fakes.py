@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -17,7 +17,7 @@ from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, d
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
-from llm_gateway.providers.base import KINDS, Adapter, load
+from llm_gateway.providers.registry import DIALECTS, speech
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.failover import Failover, Pace
@@ -42,8 +42,8 @@ class Clock:
         return self.now
 
 
-def provider(name: str = "alpha", **changes: Any) -> Provider:
-    """A provider whose two models cost PRICE, and whose target exists."""
+def provider(name: str = "alpha", *, has_json_mode: bool = True, **changes: Any) -> Provider:
+    """A provider whose two models cost PRICE, whose target exists, and that speaks what its kind does."""
     models: tuple[str, ...] = changes.get("models", ("m1", "m2"))
     fields: dict[str, Any] = {
         "id": f"id-{name}",
@@ -62,7 +62,11 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
         "target": Target(f"https://{name}.test", f"https://{name}.test/models", {}),
         "price_by_model": dict.fromkeys(models, PRICE),
     }
-    return Provider(**{**fields, **changes})
+    made = {**fields, **changes}
+    if made["kind"] in DIALECTS:
+        spoken = speech(DIALECTS[made["kind"]], made.get("protocols"), has_json_mode=has_json_mode)
+        made = {**spoken._asdict(), **made}
+    return Provider(**made)
 
 
 def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Override:
@@ -256,24 +260,15 @@ class World:
     def with_admission(self, admission: Any) -> Failover:
         return self.unpaced(admission, self.clock).paced(Pace(self.clock, self._sleep, self._uniform))
 
-    def with_adapters(self, adapters: Mapping[str, Adapter]) -> Failover:
-        return self.unpaced(clock=self.clock, adapters=adapters).paced(Pace(self.clock, self._sleep, self._uniform))
-
-    def unpaced(
-        self,
-        admission: Any = None,
-        clock: Callable[[], float] = time.monotonic,
-        adapters: Mapping[str, Adapter] | None = None,
-    ) -> Failover:
+    def unpaced(self, admission: Any = None, clock: Callable[[], float] = time.monotonic) -> Failover:
         """One that keeps the real time."""
-        adapters = adapters or {kind: load(kind) for kind in KINDS}
-        translation = Translation(adapters)
+        translation = Translation()
         attempts = Attempts(
             health=self.health,
             admission=admission or self.admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters=adapters,
+            adapters=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
         ).by(clock)

@@ -21,7 +21,7 @@ from llm_gateway.domain.plan import Call, Exchange, Incoming, Served, StreamCut,
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.base import Malformed, UpstreamError
-from llm_gateway.providers.base import Adapter
+from llm_gateway.providers.base import Dialect
 from llm_gateway.providers.decoding import json_text
 from llm_gateway.worker.pipeline.course import Course, Failure
 from llm_gateway.worker.pipeline.permits import Permit
@@ -94,7 +94,7 @@ class Attempts:
         admission: Admission,
         transport: Transport,
         recording: Recording,
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, Dialect],
         translation: Translation,
         redact: Callable[[str], str],
     ) -> None:
