@@ -58,7 +58,13 @@ class Bench:
 
 
 def stored(name: str = "acme", **changes: Any) -> Provider:
-    bare = {"target": None, "wires": {}, "main_wire": None, "price_by_model": {}, "models": ("listed", "other")}
+    bare: dict[str, Any] = {
+        "target": None,
+        "wires": {},
+        "main_wire": None,
+        "price_by_model": {},
+        "models": ("listed", "other"),
+    }
     return provider(name, **{**bare, **changes})
 
 
