@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
@@ -319,20 +320,18 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
     def patch_provider(provider_id: str, body: ProviderPatch) -> ProviderOut:
         before = store.get(provider_id)
         changes = _plain(body.model_dump(exclude_unset=True))
-        name = changes.get("name", before.name)
         if "kind" in changes or "name" in changes:
-            changes["kind"] = rules.kind_of(name, changes.get("kind", before.kind))
-        base_url = changes.get("base_url", before.base_url)
+            changes["kind"] = rules.kind_of(changes.get("name", before.name), changes.get("kind", before.kind))
+        after = msgspec.structs.replace(before, **{name: changes[name] for name in changes if name != "api_key"})
         # A change that has to do with none of these must not fail for them: disabling what moved, say.
         if changes.keys() & {"name", "kind", "base_url", "prices", "protocols"}:
-            after = {"kind": before.kind, "prices": before.prices, "protocols": before.protocols} | changes
-            rules.check(name, after["kind"], base_url, after["prices"], after["protocols"])
-        moved = rules.needs_key_again((before.name, before.base_url), (name, base_url))
+            rules.check(after.name, after.kind, after.base_url, after.prices, after.protocols)
+        moved = rules.needs_key_again((before.name, before.base_url), (after.name, after.base_url))
         if moved and "api_key" not in changes:
             raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))
-        changed = store.update(provider_id, changes) if changes else before
+        stored = store.update(provider_id, changes) if changes else before
         live.reload()
-        return _shown(changed)
+        return _shown(stored)
 
     @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_provider(provider_id: str) -> None:
