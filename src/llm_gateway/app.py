@@ -120,7 +120,6 @@ class Application:
         worker = Worker(
             Given(
                 settings=settings,
-                adapters=control.adapters,
                 snapshot=lambda: live.snapshot,
                 egress=control.egress,
                 journal=journal,

@@ -20,12 +20,14 @@ def add_acme(capsys: Capsys, set_up: SetUp, *flags: str) -> dict[str, object]:
 
 def test_one_is_added_with_every_flag(set_up: SetUp, capsys: Capsys) -> None:
     flags = "--display-name Acme --kind openai --priority -3 --rpm 70 --tpm 8000 --timeout 2.5 --disabled -m status-500"
+    flags += " --protocols openai_chat,openai_embeddings"
     added = add_acme(capsys, set_up, *flags.split(), "--price", "ok=0.15,0.6", "--price", "status-500=1,2")
     assert added == {
         "id": added["id"], "name": "acme", "display_name": "Acme", "base_url": set_up.vendor.base_url,
         "models": ["ok", "status-500"], "is_enabled": False, "rate_limit_rpm": 70, "rate_limit_tpm": 8000,
         "priority": -3, "created_at": added["created_at"], "updated_at": added["updated_at"], "kind": "openai",
         "prices": {"ok": {"input": 0.15, "output": 0.6}, "status-500": {"input": 1, "output": 2}}, "timeout_s": 2.5,
+        "protocols": ["openai_chat", "openai_embeddings"],
     }  # fmt: skip
     assert set_up.gateway.call("GET", "/api/v1/providers").json == [added]
 
@@ -77,6 +79,19 @@ def test_an_empty_base_url_is_the_vendors_own(set_up: SetUp, capsys: Capsys) -> 
     flags = ["-m", "x", "--base-url", set_up.vendor.base_url, "--no-api-key", "--json"]
     assert call(capsys, "providers", "add", "groq", *flags).json["base_url"] == set_up.vendor.base_url
     assert call(capsys, "providers", "update", "groq", "--base-url", "", "--json").json["base_url"] is None
+
+
+def test_its_protocols_are_set_shown_and_given_back_to_the_vendor(set_up: SetUp, capsys: Capsys) -> None:
+    def shown() -> str:
+        return dict(call(capsys, "providers", "show", "acme").rows)["protocols"]
+
+    add_acme(capsys, set_up, "--protocols", "openai_chat, openai_responses")
+    assert shown() == "openai_chat,openai_responses"
+    ended = call(capsys, "providers", "update", "acme", "--protocols", "gemini")
+    assert ended.code == 1
+    assert ended.sentence.endswith("it can speak: openai_chat, openai_responses, openai_embeddings.")
+    assert call(capsys, "providers", "update", "acme", "--protocols", "").out == "Updated acme.\n"
+    assert shown() == ""
 
 
 def test_disable_and_enable(set_up: SetUp, capsys: Capsys) -> None:

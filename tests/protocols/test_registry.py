@@ -17,7 +17,6 @@ NOT_YET = {
     "control/docs/surfaces.py": "schemas of the vendor-compatible endpoints",
     "worker/dispatch.py": "the path of count_tokens",
     "domain/messages.py": "an example in a docstring",
-    "worker/pipeline/translation.py": "whether an account speaks Responses is a field of its own",
 }
 """Files that still do, and why: none may be added."""
 

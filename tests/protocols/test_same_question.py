@@ -20,7 +20,7 @@ from llm_gateway.domain.messages import Ask
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.base import Unsupported
 from llm_gateway.protocols.generate import GenerateBody, ask_of
-from llm_gateway.providers.base import load
+from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.protocols.questions import (
     Document,
@@ -169,7 +169,7 @@ def sent(ask: Ask, kind: str, model: str, *, stream: bool) -> Any:
     """Return the body of the upstream call, or the field and reason of the refusal."""
     try:
         candidate = Candidate.of(provider(kind=kind, models=(model,)), model)
-        call = Translation({kind: load(kind)}).call(request(ask=ask, stream=stream), candidate)
+        call = Translation().call(request(ask=ask, stream=stream), candidate)
     except Unsupported as error:
         return error.field, error.why
     document = msgspec.json.decode(call.body)
@@ -218,7 +218,7 @@ def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Ques
     model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}[kind]
     calls = {}
     for name, api in APIS.items():
-        if can_ask(name, question) and name not in load(kind).wires:
+        if can_ask(name, question) and name not in registry.DIALECTS[kind].wires:
             calls[name] = sent(Ask(name, api.write(question), reading(api)), kind, model, stream=True)
 
     # A refusal names the client's own field, and so differs in its name alone.

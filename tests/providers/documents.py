@@ -10,7 +10,6 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
-from llm_gateway.providers.base import load
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider
 
@@ -18,12 +17,12 @@ from tests.worker.pipeline.fakes import provider
 def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True) -> Call:
     """Write the call to a provider of this kind."""
     asked_of = Candidate.of(provider(kind=kind, models=[model], has_json_mode=has_json_mode), model)
-    return Translation({kind: load(kind)}).call(asked, asked_of)
+    return Translation().call(asked, asked_of)
 
 
 def decode(kind: str, body: bytes) -> Reply:
     """Read the reply of a provider of this kind to POST /generate."""
-    return Translation({kind: load(kind)}).reply(Ask.of(Conversation(turns=[])), provider(kind=kind), body, ())
+    return Translation().reply(Ask.of(Conversation(turns=[])), provider(kind=kind), body, ())
 
 
 # The example of https://platform.openai.com/docs/api-reference/chat/create, whole.

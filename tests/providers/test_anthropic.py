@@ -17,8 +17,9 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed, Unsupported
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import anthropic
+from llm_gateway.providers.prepare import target_with_key
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, decode, encode
-from tests.worker.pipeline.fakes import provider, request
+from tests.worker.pipeline.fakes import request
 
 CLASSIC, RECENT = "claude-sonnet-4-6", "claude-opus-5-5"
 INSTRUCTION = "Answer only by calling the tool json_answer. Its input is your whole answer, one JSON object."
@@ -40,7 +41,7 @@ def text(said: str = "Hello") -> dict[str, str]:
 
 class TestTarget:
     def test_urls_and_headers(self) -> None:
-        target = anthropic.target(provider(), "sk-ant-key", "https://api.anthropic.com/")
+        target = target_with_key(anthropic, "https://api.anthropic.com/", "sk-ant-key")
 
         assert (target.root, target.models_url) == ("https://api.anthropic.com", "https://api.anthropic.com/v1/models")
         assert target.headers == {

@@ -18,8 +18,9 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import gemini
+from llm_gateway.providers.prepare import target_with_key
 from tests.providers.documents import GEMINI, GEMINI_BLOCKED, decode, encode
-from tests.worker.pipeline.fakes import provider, request
+from tests.worker.pipeline.fakes import request
 
 
 def written(**changes: Any) -> Any:
@@ -35,7 +36,7 @@ def generated(*parts: object, finish: object = "STOP", **changes: Any) -> bytes:
 
 class TestTarget:
     def test_urls_and_headers(self) -> None:
-        target = gemini.target(provider(), "AIza-key", "https://generativelanguage.googleapis.com//")
+        target = target_with_key(gemini, "https://generativelanguage.googleapis.com//", "AIza-key")
 
         assert target.root == "https://generativelanguage.googleapis.com"
         assert target.models_url == "https://generativelanguage.googleapis.com/v1beta/models"

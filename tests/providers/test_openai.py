@@ -14,13 +14,14 @@ from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Malformed
 from llm_gateway.providers import local, openai
+from llm_gateway.providers.prepare import target_with_key
 from tests.providers.documents import OPENAI, completion, decode, encode
-from tests.worker.pipeline.fakes import provider, request
+from tests.worker.pipeline.fakes import request
 
 
 class TestTarget:
     def test_urls_and_headers(self) -> None:
-        target = openai.target(provider(), "sk-key", "https://api.openai.com/v1")
+        target = target_with_key(openai, "https://api.openai.com/v1", "sk-key")
 
         assert target.root == "https://api.openai.com/v1"
         assert target.models_url == "https://api.openai.com/v1/models"
@@ -31,7 +32,7 @@ class TestTarget:
         }
 
     def test_a_slash_at_the_end_does_not_matter(self) -> None:
-        assert openai.target(provider(), "k", "http://h/v1//").root == "http://h/v1"
+        assert openai.target("http://h/v1//").root == "http://h/v1"
 
 
 def written(model: str = "m", **changes: Any) -> Any:
@@ -240,7 +241,8 @@ class TestDecode:
 
 
 def test_the_embedded_model_speaks_the_same() -> None:
-    assert (local.target, local.decode_error, local.interpret, local.wires) == (
+    assert (local.static_key, local.target, local.decode_error, local.interpret, local.wires) == (
+        openai.static_key,
         openai.target,
         openai.decode_error,
         openai.interpret,

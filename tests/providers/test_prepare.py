@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.catalog import Candidate, OutgoingCall, Provider
 from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import local, openai
 from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prepare import Preparer
 from llm_gateway.providers.prices import PriceList
-from tests.worker.pipeline.fakes import provider
+from llm_gateway.worker.pipeline.translation import Translation
+from tests.worker.pipeline.fakes import provider, request
 
 LISTED = Price(input=((0, 1),), output=((0, 2),))
 
@@ -33,25 +34,41 @@ class Prices(PriceList):
         return LISTED if model == "listed" else None
 
 
+class Signature:
+    """Authorises calls one by one."""
+
+    async def __call__(self, call: OutgoingCall) -> bytes:
+        return f"x-signature: {call.method}\r\n".encode()
+
+
 class Bench:
-    def __init__(self, endpoint: tuple[str, str] | None = None) -> None:
+    def __init__(self, endpoint: tuple[str, str] | None = None, *, signs: bool = False) -> None:
         self.learned: list[str] = []
         self.prices = Prices()
         self.prepare = Preparer(
-            adapters={"openai": openai, "local": local},
+            dialects={"openai": openai, "local": local},
             vendors={
                 "acme": Vendor("openai", "https://api.acme.test/v1"),
+                "whole": Vendor("openai", "https://whole.test/v1", protocols=("openai_chat", "openai_responses")),
                 "plain": Vendor("openai", "https://plain.test/v1", has_json_mode=False),
                 "local": Vendor("local"),
             },
             prices=self.prices,
             local_endpoint=lambda: endpoint,
             learn=self.learned.extend,
+            authorize=lambda _provider, _key: Signature() if signs else None,
         )
 
 
 def stored(name: str = "acme", **changes: Any) -> Provider:
-    return provider(name, **{"target": None, "price_by_model": {}, "models": ("listed", "other"), **changes})
+    bare: dict[str, Any] = {
+        "target": None,
+        "wires": {},
+        "main_wire": None,
+        "price_by_model": {},
+        "models": ("listed", "other"),
+    }
+    return provider(name, **{**bare, **changes})
 
 
 def test_a_presets_address() -> None:
@@ -70,12 +87,70 @@ def test_an_explicit_address_wins() -> None:
     assert prepared.base_url == "https://proxy.test", "and is shown as it was given"
 
 
-def test_what_a_preset_lacks() -> None:
-    prepare = Bench().prepare
+@pytest.mark.parametrize(("name", "is_asked"), [("acme", True), ("plain", False), ("unknown", True)])
+def test_json_mode_is_asked_for_unless_the_preset_lacks_it(name: str, is_asked: bool) -> None:
+    prepared = Bench().prepare(stored(name, base_url="https://x.test"), "k")
 
-    assert prepare(stored(), "k").has_json_mode
-    assert not prepare(stored("plain"), "k").has_json_mode
-    assert prepare(stored("unknown", base_url="https://x.test"), "k").has_json_mode
+    call = Translation().call(request(json_mode=True), Candidate.of(prepared, "listed"))
+
+    assert (b"response_format" in call.body) is is_asked
+
+
+class TestProtocols:
+    @pytest.mark.parametrize(
+        ("name", "protocols", "spoken"),
+        [
+            ("acme", None, {"openai_chat", "openai_embeddings"}),
+            ("whole", None, {"openai_chat", "openai_responses"}),
+            ("whole", ("openai_chat",), {"openai_chat"}),
+            ("acme", ("openai_responses",), {"openai_responses"}),
+        ],
+    )
+    def test_its_own_come_first_then_the_presets_then_those_of_its_kind(
+        self, name: str, protocols: tuple[str, ...] | None, spoken: set[str]
+    ) -> None:
+        prepared = Bench().prepare(stored(name, protocols=protocols), "k")
+
+        assert set(prepared.wires) == spoken
+        assert prepared.protocols == protocols, "and are shown as they were given"
+
+    def test_a_presets_are_not_those_of_another_kind(self) -> None:
+        bench = Bench(("http://127.0.0.1:1/v1", "its-key"))
+        assert set(bench.prepare(stored("whole", kind="local"), "k").wires) == {"openai_chat", "openai_embeddings"}
+
+    def test_one_that_it_cannot_speak_makes_it_unusable(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"^A provider of kind 'openai' cannot speak 'gemini'; it can"):
+            Bench().prepare(stored(protocols=("gemini",)), "k")
+
+
+class TestAuthorize:
+    def test_a_static_key_is_in_the_headers_and_nothing_is_done_for_each_call(self) -> None:
+        target = Bench().prepare(stored(), "the-key").target
+
+        assert target is not None
+        assert (target.authorize, target.headers["authorization"]) == (None, "Bearer the-key")
+
+    def test_calls_that_are_authorised_one_by_one_do_not_carry_the_key(self) -> None:
+        target = Bench(signs=True).prepare(stored(), "the-key").target
+
+        assert target is not None
+        assert isinstance(target.authorize, Signature)
+        assert "authorization" not in target.headers
+
+    def test_a_snapshot_built_anew_keeps_what_authorises(self) -> None:
+        bench = Bench(signs=True)
+        first, again = bench.prepare(stored(), "k"), bench.prepare(stored(priority=99), "k")
+
+        assert again.target == first.target
+
+    @pytest.mark.parametrize(("changes", "key"), [({}, "other"), ({"base_url": "https://x.test"}, "k")])
+    def test_another_key_or_address_has_its_own(self, changes: dict[str, Any], key: str) -> None:
+        bench = Bench(signs=True)
+        first, other = bench.prepare(stored(), "k"), bench.prepare(stored(**changes), key)
+
+        assert first.target is not None
+        assert other.target is not None
+        assert other.target.authorize is not first.target.authorize
 
 
 def test_everything_else_stays() -> None:

@@ -22,9 +22,10 @@ from pydantic import TypeAdapter
 
 from llm_gateway.domain.conversation import Text
 from llm_gateway.domain.messages import Request
-from llm_gateway.providers.base import load
+from llm_gateway.providers.prepare import target_with_key
+from llm_gateway.providers.registry import DIALECTS
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED, OPENAI, decode, encode
-from tests.worker.pipeline.fakes import provider, request
+from tests.worker.pipeline.fakes import request
 
 REQUESTS = [
     request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.5),
@@ -74,7 +75,7 @@ def vendor() -> Iterator[Vendor]:
 
 def ours(kind: str, base_url: str, asked: Request, model: str) -> tuple[str, Any, dict[str, str]]:
     """URL, body and headers of our call."""
-    target, call = load(kind).target(provider(), "the-key", base_url), encode(kind, asked, model)
+    target, call = target_with_key(DIALECTS[kind], base_url, "the-key"), encode(kind, asked, model)
     return target.root + call.path, msgspec.json.decode(call.body), target.headers
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
+from llm_gateway.store.migrations import HEAD
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -90,9 +91,9 @@ def test_commits_are_durable(database: Database) -> None:
 def test_an_error_undoes_the_transaction(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as connection:
         raise ZeroDivisionError(put_in(connection, "x"))
-    assert versions(database) == ["0001"]
+    assert versions(database) == [HEAD]
     put(database, "y")
-    assert versions(database) == ["0001", "y"]
+    assert versions(database) == [HEAD, "y"]
 
 
 def test_a_read_sees_one_state(database: Database) -> None:
@@ -106,7 +107,7 @@ def test_a_read_sees_one_state(database: Database) -> None:
 def test_a_read_cannot_write(database: Database) -> None:
     with pytest.raises(StoreUnavailable), database.read() as connection:
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('x')")
-    assert versions(database) == ["0001"]
+    assert versions(database) == [HEAD]
 
 
 def test_a_long_read_is_cut_off(database: Database) -> None:
@@ -115,7 +116,7 @@ def test_a_long_read_is_cut_off(database: Database) -> None:
         connection.exec_driver_sql(ENDLESS)
     assert time.monotonic() - started < 2
     assert caught.value.retry_after_s == 1
-    assert versions(database) == ["0001"]
+    assert versions(database) == [HEAD]
 
 
 def test_the_read_limit_of_a_database_is_its_default(database_file: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_locked_database_is_unavailable_after_the_busy_timeout(database: Datab
         with pytest.raises(StoreUnavailable, match="does not answer"):
             put(database, "x")
         assert 0.15 < time.monotonic() - started < 2
-        assert versions(database) == ["0001"]
+        assert versions(database) == [HEAD]
         assert database.check() is True
         other.execute("COMMIT")
     put(database, "x")
@@ -140,7 +141,7 @@ def test_a_locked_database_is_unavailable_after_the_busy_timeout(database: Datab
 
 def test_a_constraint_is_the_callers_business(database: Database) -> None:
     with pytest.raises(IntegrityError):
-        put(database, "0001")
+        put(database, HEAD)
 
 
 def test_a_moved_file_is_not_written_to(database: Database, database_file: Path, tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_moved_file_is_not_written_to(database: Database, database_file: Path,
     assert not database_file.exists()
     for path in moved:
         path.rename(tmp_path / path.name.removeprefix("moved-"))
-    assert versions(database) == ["0001", "before"]
+    assert versions(database) == [HEAD, "before"]
     put(database, "after")
     assert database.check() is True
 

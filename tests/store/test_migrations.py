@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from alembic.script import ScriptDirectory
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.store import migrations
 from llm_gateway.store.database import Database, metadata
+from llm_gateway.store.providers import list_providers
 
 MIGRATE = """
 import sys
@@ -38,6 +40,20 @@ def table_texts(database: Database) -> dict[str, str]:
     return {name: text for name, text in rows if name != "alembic_version"}
 
 
+def definitions(database: Database) -> dict[str, tuple[list[str], set[str], str]]:
+    """Each table's columns in their order, all that its text defines, and its options.
+
+    The texts themselves differ: SQLite writes a column that is added later behind the table's constraints.
+    """
+    found = {}
+    for name, text in table_texts(database).items():
+        with database.read() as connection:
+            columns = connection.exec_driver_sql(f"SELECT name FROM pragma_table_info('{name}')").scalars().all()
+        body, _, options = text.partition("(")[2].rpartition(")")
+        found[name] = (list(columns), {part.strip() for part in re.split(r",(?![^()]*\))", body)}, options)
+    return found
+
+
 def test_head_is_the_newest_version(database: Database) -> None:
     with database.write() as connection:
         script = ScriptDirectory.from_config(migrations.configuration(connection))
@@ -52,7 +68,7 @@ def test_migrated_tables_are_those_of_the_code(database: Database, tmp_path: Pat
     plain = Database.open(f"sqlite:///{tmp_path}/plain.db")
     with plain.write() as connection:
         metadata.create_all(connection)
-    assert table_texts(database) == table_texts(plain)
+    assert definitions(database) == definitions(plain)
     plain.close()
 
 
@@ -64,6 +80,35 @@ def test_downgrade_leaves_nothing_and_upgrade_comes_back(database: Database) -> 
     assert database.check() is False
     database.migrate()
     assert table_texts(database) == before
+
+
+FIRST = """
+INSERT INTO providers VALUES ('01890a5d-ac96-774b-bcce-b302099a8057', 'acme', 'Acme', 'openai', 'https://acme.test/v1',
+    '["m"]', 1, 60, 100000, 10, 60.0, '{"m": {"input": 1.0, "output": 2.0}}', x'00ff', 1000, 2000);
+INSERT INTO overrides VALUES ('01890a5d-ac96-774b-bcce-b302099a8058', 'alice', '', 'acme', 'm', 1, 1000, 1000);
+"""
+
+
+def test_providers_of_the_first_version_keep_all_they_have_and_the_default_protocols(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+    with database.write() as connection:
+        command.upgrade(migrations.configuration(connection), "0001")
+        for statement in filter(str.strip, FIRST.split(";")):
+            connection.exec_driver_sql(statement)
+        before = connection.exec_driver_sql("SELECT * FROM providers").one()
+    assert not database.is_current()
+
+    database.migrate()
+
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT * FROM providers").one() == (*before, None)
+        assert connection.exec_driver_sql("SELECT count(*) FROM overrides").scalar() == 1
+    [provider] = list_providers(database)
+    assert (provider.name, provider.models, provider.protocols) == ("acme", ("m",), None)
+    with database.write() as connection:
+        command.downgrade(migrations.configuration(connection), "0001")
+        assert connection.exec_driver_sql("SELECT * FROM providers").one() == before
+    database.close()
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path: Path) -> None:
@@ -110,6 +155,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "__init__.py",
         "env.py",
         "0001_initial.py",
+        "0002_protocols.py",
     }
     with database.read() as connection:
         assert sa.inspect(connection).get_table_names() == [

@@ -119,6 +119,8 @@ def test_an_id_in_another_spelling_is_not_found(store: ProviderStore) -> None:
         {"models": ("a", "b")},
         {"prices": {"a": {"input": 1.0}}},
         {"prices": None},
+        {"protocols": ("openai_responses",)},
+        {"protocols": None},
         {"base_url": None, "is_enabled": False},
         {"rate_limit_rpm": 1, "rate_limit_tpm": 2, "priority": 3, "timeout_s": 4.5, "kind": "gemini"},
     ],

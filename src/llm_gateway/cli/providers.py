@@ -52,6 +52,7 @@ FIELDS = (
     Column("display_name", "Display name"),
     Column("id", "Id"),
     Column("kind", "Kind"),
+    Column("protocols", "Protocols", "list", missing="the vendor's own"),
     Column("base_url", "Base URL", missing="the vendor's own"),
     Column("models", "Models", "list"),
     Column("is_enabled", "Enabled", "flag"),
@@ -77,6 +78,13 @@ class Traits:
         str | None, Parameter(help="its address, as its own SDK spells it; known vendors bring theirs")
     ] = None
     kind: Annotated[str | None, Parameter(help="the dialect it speaks, unless its name says so")] = None
+    protocols: Annotated[
+        str | None,
+        Parameter(
+            metavar="NAME,...",
+            help="the protocols it speaks; known vendors bring theirs, and a wrong name is told the right ones",
+        ),
+    ] = None
     priority: Annotated[int | None, Parameter(help="higher is preferred", allow_leading_hyphen=True)] = None
     rpm: Annotated[Limit, Parameter(help="requests in any minute")] = None
     tpm: Annotated[Limit, Parameter(help="tokens in any minute")] = None
@@ -87,7 +95,7 @@ class Traits:
     ] = None
 
     def fields(self) -> dict[str, Any]:
-        """What was said, as the API spells it. An empty base URL means the vendor's own."""
+        """What was said, as the API spells it. An empty base URL, or no protocol, means the vendor's own."""
         said = {
             "display_name": self.display_name,
             "kind": self.kind,
@@ -96,8 +104,12 @@ class Traits:
             "rate_limit_tpm": self.tpm,
             "timeout_s": self.timeout,
         }
-        fields = {name: value for name, value in said.items() if value is not None}
-        return fields if self.base_url is None else fields | {"base_url": self.base_url or None}
+        fields: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+        if self.base_url is not None:
+            fields["base_url"] = self.base_url or None
+        if self.protocols is not None:
+            fields["protocols"] = [name.strip() for name in self.protocols.split(",") if name.strip()] or None
+        return fields
 
     def prices(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
         """`before` with the prices that were said, as a field of the API; nothing if none were.
@@ -203,7 +215,7 @@ def update(
     llm-gateway providers update openai --priority 5
     llm-gateway providers update openai -m gpt-4o -m gpt-4o-mini --rpm 500
     llm-gateway providers update openai --api-key-prompt
-    llm-gateway providers update openai --base-url ''
+    llm-gateway providers update openai --base-url '' --protocols ''
     ```
     """
     client = connect(gateway)

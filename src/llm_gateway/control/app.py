@@ -25,9 +25,10 @@ from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
-from llm_gateway.providers.base import KINDS, Adapter, load, load_vendors
+from llm_gateway.providers.base import load_vendors
 from llm_gateway.providers.prepare import Preparer
 from llm_gateway.providers.prices import PriceList, attempt_price
+from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
@@ -103,11 +104,10 @@ class Control:
         self._log = log
         self._vendors = load_vendors()
         self._unusable: dict[str, str] = {}
-        self.adapters: dict[str, Adapter] = {kind: load(kind) for kind in KINDS}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
         prices = PriceList()
         preparer = Preparer(
-            adapters=self.adapters,
+            dialects=DIALECTS,
             vendors=self._vendors,
             prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
@@ -131,7 +131,7 @@ class Control:
         stores, live = self._stores, self.live
         local = self._local
         rules = ProviderRules(self._vendors, self.egress, lambda: local.base_url if local else None)
-        probe = Probe(data_plane.list_models, self.adapters, self._redact, self._unusable, passed=data_plane.passed)
+        probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
         routers = (
             health_router(
                 database_ok=stores.database.check,

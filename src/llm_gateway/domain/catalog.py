@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -10,16 +11,46 @@ from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.usage import Price
 
 
-class Target(msgspec.Struct, frozen=True, gc=False):
-    """Where a provider's calls go, worked out once per configuration: URLs and ready headers (with the key).
+class NotAuthorized(Exception):
+    """A call cannot be authorised, so it is not sent. The message is a sentence without keys or tokens."""
 
-    `root` is an absolute URL without a slash at its end, to which the path of a `Call` is appended. Its representation
-    never shows the headers.
+
+class OutgoingCall(NamedTuple):
+    """An HTTP request that is about to be sent, as far as a signature covers it. `url` is absolute."""
+
+    method: str
+    url: str
+    body: bytes
+
+
+class Authorize(Protocol):
+    """Authorises the calls of one account (implementations: `providers/authorize.py`).
+
+    Only accounts whose headers change from call to call have one: a signature, or a token that expires. It is awaited
+    before every call, so it does slow work beside the calls wherever it can. Keep `__call__` a method of a class, since
+    instances are held by weak references.
+    """
+
+    async def __call__(self, call: OutgoingCall) -> bytes:
+        """Return header lines, each with its line end.
+
+        Raises:
+            NotAuthorized: the call cannot be authorised now.
+        """
+        ...
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """Where a provider's calls go, worked out once per configuration: URLs and ready headers.
+
+    `root` is an absolute URL without a slash at its end, to which the path of a `Call` is appended. `headers` hold the
+    account's key, unless `authorize` makes header lines for each call. Its representation shows neither.
     """
 
     root: str
     models_url: str
     headers: dict[str, str]
+    authorize: Authorize | None = None
 
     def __repr__(self) -> str:
         return f"Target({self.root!r})"
@@ -29,10 +60,13 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A configured upstream account.
 
     Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
-    per million tokens). `target`, `has_json_mode`, `has_responses`, `price_by_model` and `price_vendor` are derived
-    when the snapshot is built; a model that is missing from `price_by_model` has no known price. `price_vendor` names
-    the list in the snapshot's `public_prices` that has the names which the provider may report, None if there is none.
-    The key itself is only inside `target.headers`.
+    per million tokens). `protocols` None means the defaults of its preset or kind.
+
+    The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `wires` are
+    `providers.base.Wire` by protocol, one for each that the account speaks; `main_wire` is the one into which other
+    protocols are translated, None where nothing is. A model that is missing from `price_by_model` has no known price.
+    `price_vendor` names the list in the snapshot's `public_prices` that has the names which the provider may report,
+    None if there is none. The key itself is only inside `target`.
     """
 
     id: str
@@ -49,9 +83,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     updated_at_ms: int
     prices: dict[str, dict[str, float]] | None = None
+    protocols: tuple[str, ...] | None = None
     target: Target | None = None
-    has_json_mode: bool = True
-    has_responses: bool = False
+    wires: Mapping[str, Any] = {}
+    main_wire: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 

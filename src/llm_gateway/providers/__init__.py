@@ -1,1 +1,1 @@
-"""The wire dialects: canonical form to one vendor protocol a file. Pure functions, no I/O."""
+"""Upstream accounts: their dialects (one a file, listed in `registry.py`), authorisation, presets and prices."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
+from llm_gateway.providers.authorize import StaticKey
 from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_text
 
@@ -19,7 +20,7 @@ API_VERSION = "2023-06-01"
 """The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
 OUT_OF_MONEY = "Your credit balance is too low"
 
-
+static_key = StaticKey("x-api-key")
 wires = {
     "anthropic_messages": Wire(
         lambda _model, _stream: "/v1/messages",
@@ -31,11 +32,13 @@ wires = {
 }
 
 
-def target(provider: Provider, api_key: str, base_url: str) -> Target:
-    """Where this provider's calls go and the headers they carry. `base_url` has no version, as in Anthropic's SDK."""
+def target(base_url: str) -> Target:
+    """Return where the calls of an account go, and the headers they carry beside the key.
+
+    `base_url` has no version, as in Anthropic's SDK.
+    """
     root = base_url.rstrip("/")
     headers = {
-        "x-api-key": api_key,
         "anthropic-version": API_VERSION,
         "content-type": "application/json",
         "accept": "application/json",

@@ -1,36 +1,43 @@
-"""The contract of a provider's dialect: where its calls go, which protocols it speaks, and what its refusals mean.
+"""The contract of a dialect: where an account's calls go, which protocols it can speak, and what its refusals mean.
 
-Adapters are pure: `worker/pipeline/translation.py` writes and reads through their wires.
+Dialects are pure: `worker/pipeline/translation.py` writes and reads through their wires. `registry.py` lists them.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from importlib import import_module, resources
-from typing import NamedTuple, Protocol, cast
+from importlib import resources
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal
 from llm_gateway.protocols.base import StreamReader, Written
+from llm_gateway.providers.authorize import StaticKey
 
-KINDS = ("openai", "anthropic", "gemini", "local")
 
+class Dialect(Protocol):
+    """What accounts of one kind have in common, as a module of pure functions."""
 
-class Adapter(Protocol):
-    """One dialect, as a module of pure functions."""
+    @property
+    def static_key(self) -> StaticKey:
+        """The header in which calls carry the account's key."""
+        ...
 
-    def target(self, provider: Provider, api_key: str, base_url: str) -> Target:
-        """Where this provider's calls go and the headers they carry."""
+    def target(self, base_url: str) -> Target:
+        """Return where the calls of an account go, and the headers they carry beside the key."""
         ...
 
     @property
     def wires(self) -> Mapping[str, Wire]:
-        """The protocols it speaks, by name; the first is what other protocols are translated into."""
+        """The protocols that an account can speak, by name.
+
+        Other protocols are translated into the first that the account speaks and that can be written.
+        """
         ...
 
     def decode_error(self, body: bytes) -> str:
@@ -47,6 +54,7 @@ class Wire(NamedTuple):
 
     `path(model, stream)` is appended to the target's root. `write` None: nothing is translated into it, it only passes
     through. `json_reader` reads what was translated and shall be JSON, where that comes in another way than text.
+    `is_default` False: an account speaks it only if its preset or its own `protocols` say so.
     """
 
     path: Callable[[str, bool], str]
@@ -54,29 +62,22 @@ class Wire(NamedTuple):
     reader: Callable[[], StreamReader] | None = None
     write: Callable[..., Written] | None = None
     json_reader: Callable[[], StreamReader] | None = None
+    is_default: bool = True
 
 
 class Vendor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A preset: what a provider of this name speaks, and where; and what it lacks of that dialect."""
+    """A preset: what an account of this name speaks, and where; and what it lacks of that dialect.
+
+    `protocols` None means those that the dialect's accounts speak by default.
+    """
 
     kind: str
     base_url: str | None = None
     has_json_mode: bool = True
-    has_responses: bool = False
-
-
-def load(kind: str) -> Adapter:
-    """The adapter of a kind: the module `providers/<kind>.py`.
-
-    Raises:
-        KeyError: there is no such kind.
-    """
-    if kind not in KINDS:
-        raise KeyError(kind)
-    return cast(Adapter, import_module(f"llm_gateway.providers.{kind}"))
+    protocols: tuple[str, ...] | None = None
 
 
 def load_vendors() -> dict[str, Vendor]:
-    """The presets of `vendors.toml`, by name."""
+    """Read the presets of `vendors.toml`, by name."""
     text = resources.files("llm_gateway.providers").joinpath("vendors.toml").read_text("utf-8")
     return msgspec.convert(tomllib.loads(text), dict[str, Vendor])

@@ -9,18 +9,24 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
+from llm_gateway.providers.authorize import StaticKey
 from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
 
+static_key = StaticKey("x-goog-api-key")
 
-def target(provider: Provider, api_key: str, base_url: str) -> Target:
-    """Where this provider's calls go and the headers they carry. `base_url` has no version, as in Google's SDK."""
+
+def target(base_url: str) -> Target:
+    """Return where the calls of an account go, and the headers they carry beside the key.
+
+    `base_url` has no version, as in Google's SDK.
+    """
     root = base_url.rstrip("/")
-    headers = {"x-goog-api-key": api_key, "content-type": "application/json", "accept": "application/json"}
+    headers = {"content-type": "application/json", "accept": "application/json"}
     return Target(root=root, models_url=f"{root}/v1beta/models", headers=headers)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 
-from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
+from llm_gateway.providers.authorize import StaticKey
 from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
 
@@ -21,20 +22,23 @@ _TOO_DEAR = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
 """OpenRouter's 402 for the price of one request: https://github.com/Gitlawb/openclaude/issues/1125, and
 https://github.com/anomalyco/opencode/issues/12219. "can only afford 0" is an account without credit."""
 
-
+static_key = StaticKey("authorization", "Bearer ")
 wires = {
     "openai_chat": Wire(lambda _model, _stream: "/chat/completions", read_reply, StreamReader, write_request),
     "openai_responses": Wire(
-        lambda _model, _stream: "/responses", openai_responses.read_reply, openai_responses.StreamReader
+        lambda _model, _stream: "/responses",
+        openai_responses.read_reply,
+        openai_responses.StreamReader,
+        is_default=False,  # few servers speak it whole: docs/DECISIONS.md
     ),
     "openai_embeddings": Wire(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
 
 
-def target(provider: Provider, api_key: str, base_url: str) -> Target:
-    """Where this provider's calls go and the headers they carry."""
+def target(base_url: str) -> Target:
+    """Return where the calls of an account go, and the headers they carry beside the key."""
     root = base_url.rstrip("/")
-    headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept": "application/json"}
+    headers = {"content-type": "application/json", "accept": "application/json"}
     return Target(root=root, models_url=f"{root}/models", headers=headers)
 
 

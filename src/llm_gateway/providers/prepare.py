@@ -1,62 +1,91 @@
-"""From a stored provider and its key to one that can be called: where calls go, and what its models cost."""
+"""From a stored provider and its key to one that can be called: where calls go, how, and what its models cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from llm_gateway.domain.catalog import Provider, Target
+from llm_gateway.domain.catalog import Authorize, Provider, Target
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.providers.base import Adapter, Vendor
+from llm_gateway.providers.base import Dialect, Vendor
 from llm_gateway.providers.prices import PriceList, own_price
+from llm_gateway.providers.registry import protocols_problem, speech
+
+
+def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
+    """Return where an account's calls go, with the key in their headers."""
+    target = dialect.target(base_url)
+    return msgspec.structs.replace(target, headers=dialect.static_key.headers(api_key) | target.headers)
+
+
+def has_static_key(provider: Provider, api_key: str) -> Authorize | None:
+    """Authorise every account by its key alone."""
+    return None
 
 
 class Preparer:
-    """Adds `target`, `has_json_mode`, `has_responses`, `price_by_model` and `price_vendor` to a provider.
+    """Adds what is derived to a provider: `target`, `wires`, `main_wire`, `price_by_model` and `price_vendor`.
 
-    `local_endpoint` gives (base URL, key) of the embedded model's server, None when it does not run. `learn` hears
-    every key, so that none is ever shown.
+    Args:
+        dialects: by kind.
+        vendors: the presets, by name.
+        prices: the public price list.
+        local_endpoint: returns (base URL, key) of the embedded model's server, None when it does not run.
+        learn: hears every key, so that none is ever shown.
+        authorize: returns what authorises the calls of a provider with this key, None for a static key. Asked once
+            for each (provider, address, key): a snapshot that is built anew keeps the tokens of the one before.
     """
 
     def __init__(
         self,
         *,
-        adapters: Mapping[str, Adapter],
+        dialects: Mapping[str, Dialect],
         vendors: Mapping[str, Vendor],
         prices: PriceList,
         local_endpoint: Callable[[], tuple[str, str] | None],
         learn: Callable[[list[str]], None],
+        authorize: Callable[[Provider, str], Authorize | None] = has_static_key,
     ) -> None:
-        self._adapters = adapters
+        self._dialects = dialects
         self._vendors = vendors
         self._prices = prices
         self._local_endpoint = local_endpoint
         self._learn = learn
+        self._authorize = authorize
+        self._authorizers: WeakValueDictionary[tuple[str, str, str], Authorize] = WeakValueDictionary()
 
     def __call__(self, provider: Provider, api_key: str) -> Provider:
-        """The provider, ready to be called.
+        """Return the provider, ready to be called.
 
         Raises:
-            ConfigurationError: there is no adapter for its kind, or no URL to call.
+            ConfigurationError: there is no dialect for its kind, no URL to call, or a protocol that it cannot speak.
         """
         self._learn([api_key])
+        dialect = self._dialects.get(provider.kind)
+        if dialect is None:
+            raise ConfigurationError(f"This version does not speak {provider.kind!r}.")
         vendor = self._vendors.get(provider.name, Vendor(provider.kind))
         preset = provider.name if provider.name in self._vendors else None
         prices = {model: own_price(provider, model) or self._prices.find(preset, model) for model in provider.models}
+        protocols = provider.protocols
+        if protocols is None and vendor.kind == provider.kind:
+            protocols = vendor.protocols
+        problem = protocols_problem(provider.kind, protocols or (), dialect)
+        if problem is not None:
+            raise ConfigurationError(problem)
+        wires, main_wire = speech(dialect, protocols, has_json_mode=vendor.has_json_mode)
         return msgspec.structs.replace(
             provider,
-            target=self._target(provider, api_key),
-            has_json_mode=vendor.has_json_mode,
-            has_responses=vendor.has_responses,
+            target=self._target(provider, api_key, dialect),
+            wires=wires,
+            main_wire=main_wire,
             price_by_model={model: price for model, price in prices.items() if price is not None},
             price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset),
         )
 
-    def _target(self, provider: Provider, api_key: str) -> Target:
-        adapter = self._adapters.get(provider.kind)
-        if adapter is None:
-            raise ConfigurationError(f"This version does not speak {provider.kind!r}.")
+    def _target(self, provider: Provider, api_key: str, dialect: Dialect) -> Target:
         base_url = provider.base_url
         if base_url is None and provider.kind == "local":
             endpoint = self._local_endpoint()
@@ -68,4 +97,16 @@ class Preparer:
         base_url = base_url or (vendor.base_url if vendor else None)
         if base_url is None:
             raise ConfigurationError("It has no base_url, and its name is no vendor's.")
-        return adapter.target(provider, api_key, base_url)
+        authorize = self._authorizer(provider, base_url, api_key)
+        if authorize is None:
+            return target_with_key(dialect, base_url, api_key)
+        return msgspec.structs.replace(dialect.target(base_url), authorize=authorize)
+
+    def _authorizer(self, provider: Provider, base_url: str, api_key: str) -> Authorize | None:
+        key = (provider.id, base_url, api_key)
+        known = self._authorizers.get(key)
+        if known is None:
+            known = self._authorize(provider, api_key)
+            if known is not None:
+                self._authorizers[key] = known
+        return known

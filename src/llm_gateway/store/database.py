@@ -59,6 +59,7 @@ providers = sa.Table(
     Column("api_key", LargeBinary, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
+    Column("protocols", Text),
     sa.UniqueConstraint("name", name="providers_name"),
 )
 

@@ -39,13 +39,14 @@ class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 10
     timeout_s: float = 60.0
     prices: dict[str, dict[str, float]] | None = None
+    protocols: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         return f"ProviderDraft({self.name!r})"
 
 
 class ProviderStore:
-    """Providers in the database, without `target` and prices by model; those are derived when a snapshot is built."""
+    """Providers in the database, without the fields that are derived when a snapshot is built."""
 
     def __init__(self, database: Database, box: SecretBox) -> None:
         self._database = database
@@ -171,12 +172,14 @@ def _provider(row: Row[Any]) -> Provider:
     values["models"] = msgspec.json.decode(row.models, type=tuple[str, ...])
     if row.prices is not None:
         values["prices"] = msgspec.json.decode(row.prices, type=dict[str, dict[str, float]])
+    if row.protocols is not None:
+        values["protocols"] = msgspec.json.decode(row.protocols, type=tuple[str, ...])
     return Provider(**values)
 
 
 def _stored(values: dict[str, Any]) -> dict[str, Any]:
     """Fields as they stand in columns: lists and tables as JSON text."""
-    for name in ("models", "prices"):
+    for name in ("models", "prices", "protocols"):
         if values.get(name) is not None:
             values[name] = msgspec.json.encode(values[name]).decode()
     return values

@@ -102,9 +102,9 @@ class Pool:
         """
         return await self._exchange(self._request(path, body, fields), timeout_s)
 
-    async def get(self, timeout_s: float) -> Response:
+    async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
         """The response to a GET of the root; raises as `post` does."""
-        return await self._exchange(self._head("GET", "") + b"\r\n", timeout_s)
+        return await self._exchange(self._head("GET", "") + fields + b"\r\n", timeout_s)
 
     async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
         """The response to a POST as it comes, its head within so many seconds; raises as `post` does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
@@ -13,8 +13,8 @@ from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
-from llm_gateway.providers.base import Adapter
 from llm_gateway.providers.price_lookup import PriceLookup
+from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
@@ -40,7 +40,6 @@ class Given(NamedTuple):
     """
 
     settings: Settings
-    adapters: Mapping[str, Adapter]
     snapshot: Callable[[], Snapshot]
     egress: Egress
     journal: JournalWriter
@@ -75,14 +74,14 @@ class Worker:
         self.gateway = Gateway(given.snapshot, caching, self._build_failover(recording), recording)
 
     def _build_failover(self, recording: Recording) -> Failover:
-        translation = Translation(self._given.adapters)
+        translation = Translation()
         attempts = Attempts(
             AttemptParts(
                 health=self.health,
                 admission=self._admission,
                 transport=self.transport,
                 recording=recording,
-                adapters=self._given.adapters,
+                adapters=DIALECTS,
                 translation=translation,
                 redact=self._given.redact,
             )

@@ -182,8 +182,8 @@ async def test_presets_of_servers_on_this_machine_are_private_too(start: Start) 
 
 async def test_the_embedded_model_can_be_configured_while_it_runs() -> None:
     rules = ProviderRules(load_vendors(), Egress(strict=True), lambda: "http://127.0.0.1:1/v1")
-    rules.check("local", "local", None, None)
+    rules.check("local", "local", None, None, None)
     assert rules.needs_key_again(("local", None), ("local", "https://93.184.216.34"))
     assert not rules.needs_key_again(("local", None), ("local", None))
     with pytest.raises(Invalid, match="base_url is needed"):
-        rules.check("local", "openai", None, None)
+        rules.check("local", "openai", None, None, None)

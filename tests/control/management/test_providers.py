@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from llm_gateway.providers.registry import DIALECTS, all_protocols
 from tests.application.driver import READS_ONLY, Client, assert_problem
 from tests.upstream import MockUpstream
 
@@ -43,7 +44,7 @@ async def created(client: Client, **fields: object) -> Any:
 async def test_a_provider_from_creation_to_deletion(client: Client) -> None:
     assert (await client.call("GET", PATH)).json == []
     provider = await created(client)
-    assert set(provider) == SHOWN | {"kind", "prices", "timeout_s"}
+    assert set(provider) == SHOWN | {"kind", "prices", "timeout_s", "protocols"}
     one = f"{PATH}/{provider['id']}"
     assert (await client.call("GET", PATH)).json == [provider]
     assert (await client.call("GET", one)).json == provider
@@ -63,6 +64,7 @@ async def test_what_is_not_said_has_the_defaults_of_the_reference(client: Client
     assert provider["is_enabled"] is True
     assert (provider["rate_limit_rpm"], provider["rate_limit_tpm"], provider["priority"]) == (60, 100_000, 10)
     assert (provider["kind"], provider["prices"], provider["timeout_s"]) == ("openai", None, 60.0)
+    assert provider["protocols"] is None
     for name in ("created_at", "updated_at"):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", provider[name])
         assert abs((datetime.now(UTC) - datetime.fromisoformat(provider[name])).total_seconds()) < 5
@@ -73,6 +75,7 @@ async def test_everything_said_is_kept(client: Client) -> None:
         "name": "a" + "-_9" * 20 + "xy", "display_name": "Ünïcode ☃", "models": ["b", "a"], "is_enabled": False,
         "rate_limit_rpm": 1, "rate_limit_tpm": 2, "priority": -5, "kind": "local", "timeout_s": 0.5,
         "base_url": "https://[2001:db8::1]:8443/v1/", "prices": {"b": {"input": 2.5, "output": 10}},
+        "protocols": ["openai_embeddings", "openai_chat"],
     }  # fmt: skip
     provider = await created(client, **said)
     assert {name: provider[name] for name in said} == said
@@ -117,6 +120,8 @@ UNFIT = [
     ("timeout_s", 0), ("timeout_s", -1), ("timeout_s", 1e9), ("timeout_s", None), ("timeout_s", "60"),
     ("prices", {"m": {"input": -1, "output": 1}}), ("prices", {"m": {"nonsense": 1}}), ("prices", {"m": 1}),
     ("prices", {f"m{n}": {"input": 1, "output": 1} for n in range(1001)}),
+    ("protocols", []), ("protocols", "openai_chat"), ("protocols", ["soap"]), ("protocols", [1]), ("protocols", [None]),
+    ("protocols", ["openai_chat", "openai_chat"]), ("protocols", {"openai_chat": True}),
     ("prices", []), ("colour", "red"), ("id", "7f0dd64a-7c99-46a2-b929-d289b146a19d"),
 ]  # fmt: skip
 
@@ -190,6 +195,42 @@ async def test_the_dialect_that_is_said_wins(client: Client) -> None:
     assert (await created(client, name="acme", kind="gemini"))["kind"] == "gemini"
 
 
+async def test_a_wrong_kind_or_protocol_is_told_the_right_ones(client: Client) -> None:
+    async def told(**fields: object) -> str:
+        problem = assert_problem(await client.call("POST", PATH, {**LEAST, **fields}), 422, "validation_error")
+        return str(problem["detail"])
+
+    assert (
+        await told(kind="soap") == "kind: 'soap' is not a kind of provider; those are openai, anthropic, gemini, local."
+    )
+    every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini"
+    assert await told(protocols=["soap"]) == f"protocols: 'soap' is not a protocol; those are {every}."
+    assert await told(protocols=["gemini"] * 2) == "protocols: gemini is named twice; name it once."
+    assert await told(kind="anthropic", protocols=["openai_chat"]) == (
+        "protocols: A provider of kind 'anthropic' cannot speak 'openai_chat'; it can speak: anthropic_messages."
+    )
+
+
+async def test_a_kind_that_cannot_speak_the_protocols_is_refused_when_it_changes(client: Client) -> None:
+    own = await created(client, protocols=["openai_responses"])
+    path = f"{PATH}/{own['id']}"
+
+    problem = assert_problem(await client.call("PATCH", path, {"kind": "anthropic"}), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", "protocols"]
+
+    both = {"kind": "anthropic", "protocols": ["anthropic_messages"]}
+    assert (await client.call("PATCH", path, both)).json["protocols"] == ["anthropic_messages"]
+
+
+async def test_the_document_lists_the_kinds_and_protocols_there_are(client: Client) -> None:
+    fields = (await client.call("GET", "/openapi.json")).json["components"]["schemas"]["ProviderCreate"]["properties"]
+
+    [kind] = [each for each in fields["kind"]["anyOf"] if each["type"] != "null"]
+    assert kind["enum"] == list(DIALECTS)
+    [protocols] = [each for each in fields["protocols"]["anyOf"] if each["type"] != "null"]
+    assert protocols["items"]["enum"] == list(all_protocols())
+
+
 async def test_the_embedded_model_must_be_there_to_be_used(client: Client) -> None:
     body = {**LEAST, "kind": "local", "base_url": None}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
@@ -225,7 +266,7 @@ async def test_patch_changes_only_what_is_sent(client: Client) -> None:
     changes: dict[str, object] = {
         "name": "renamed", "display_name": "New", "base_url": "https://new.example/v1", "models": ["x", "y"],
         "is_enabled": False, "rate_limit_rpm": 7, "rate_limit_tpm": 8, "priority": 9, "timeout_s": 1.5,
-        "prices": {"x": {"input": 0, "output": 0}}, "kind": "local",
+        "prices": {"x": {"input": 0, "output": 0}}, "kind": "local", "protocols": ["openai_embeddings"],
     }  # fmt: skip
     for name, value in changes.items():
         after = (await client.call("PATCH", path, {name: value})).json
@@ -237,10 +278,12 @@ async def test_patch_changes_only_what_is_sent(client: Client) -> None:
 
 
 async def test_null_is_for_what_can_be_null(client: Client) -> None:
-    before = await created(client, name="groq", kind="local", prices={"m": {"input": 1, "output": 2}})
+    prices = {"m": {"input": 1, "output": 2}}
+    before = await created(client, name="groq", kind="local", prices=prices, protocols=["openai_chat"])
     path = f"{PATH}/{before['id']}"
-    after = (await client.call("PATCH", path, {"kind": None, "prices": None, "base_url": None})).json
-    assert (after["kind"], after["prices"], after["base_url"]) == ("openai", None, None)
+    changes = {"kind": None, "prices": None, "base_url": None, "protocols": None}
+    after = (await client.call("PATCH", path, changes)).json
+    assert after == {**before, **changes, "kind": "openai", "updated_at": after["updated_at"]}
     own = await created(client)
     assert_problem(await client.call("PATCH", f"{PATH}/{own['id']}", {"base_url": None}), 422, "validation_error")
 

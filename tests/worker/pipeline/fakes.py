@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -18,7 +18,7 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
-from llm_gateway.providers.base import KINDS, Adapter, load
+from llm_gateway.providers.registry import DIALECTS, speech
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
@@ -45,8 +45,8 @@ class Clock:
         return self.now
 
 
-def provider(name: str = "alpha", **changes: Any) -> Provider:
-    """A provider whose two models cost PRICE, and whose target exists."""
+def provider(name: str = "alpha", *, has_json_mode: bool = True, **changes: Any) -> Provider:
+    """A provider whose two models cost PRICE, whose target exists, and that speaks what its kind does."""
     models: tuple[str, ...] = changes.get("models", ("m1", "m2"))
     fields: dict[str, Any] = {
         "id": f"id-{name}",
@@ -66,7 +66,11 @@ def provider(name: str = "alpha", **changes: Any) -> Provider:
         "price_by_model": dict.fromkeys(models, PRICE),
         "price_vendor": name,
     }
-    return Provider(**{**fields, **changes})
+    made = {**fields, **changes}
+    if made["kind"] in DIALECTS:
+        spoken = speech(DIALECTS[made["kind"]], made.get("protocols"), has_json_mode=has_json_mode)
+        made = {**spoken._asdict(), **made}
+    return Provider(**made)
 
 
 def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Override:
@@ -260,9 +264,6 @@ class World:
     def with_admission(self, admission: Admission) -> Failover:
         return self._failover(admission, pace=self._pace())
 
-    def with_adapters(self, adapters: Mapping[str, Adapter]) -> Failover:
-        return self._failover(self.admission, adapters, pace=self._pace())
-
     def unpaced(self) -> Failover:
         """One that keeps the real time."""
         return self._failover(self.admission, pace=Pace())
@@ -270,15 +271,14 @@ class World:
     def _pace(self) -> Pace:
         return Pace(self.clock, self._sleep, self._uniform)
 
-    def _failover(self, admission: Admission, adapters: Mapping[str, Adapter] | None = None, *, pace: Pace) -> Failover:
-        adapters = adapters or {kind: load(kind) for kind in KINDS}
-        translation = Translation(adapters)
+    def _failover(self, admission: Admission, *, pace: Pace) -> Failover:
+        translation = Translation()
         parts = AttemptParts(
             health=self.health,
             admission=admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters=adapters,
+            adapters=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
             clock=pace.clock,

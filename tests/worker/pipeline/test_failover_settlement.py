@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -15,7 +14,6 @@ from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.limiter.base import Decision
-from llm_gateway.providers.base import Adapter, load
 from llm_gateway.upstream.pool import Unsent
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
@@ -323,12 +321,9 @@ async def test_a_defect_in_reading_an_answer_gives_the_permit_back(world: World)
     breaker = almost_open(world, failures=5)
     world.clock.now += 60
     world.script(a=[answer()])
-    openai = load("openai")
-    wires = {"openai_chat": openai.wires["openai_chat"]._replace(read_reply=broken_reader)}
-    adapter = cast("Adapter", SimpleNamespace(wires=wires, interpret=openai.interpret))
-    failover = world.with_adapters({"openai": adapter})
+    broken = provider("a", main_wire=A.main_wire._replace(read_reply=broken_reader))
 
     with pytest.raises(ZeroDivisionError):
-        await failover.run(request(), plan([A]), world.open(request()))
+        await world.failover.run(request(), plan([broken]), world.open(request()))
 
     assert breaker.admit() is not None, "half-open gives the next one a try"

@@ -12,11 +12,10 @@ from llm_gateway.domain.messages import Ask
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.base import Malformed, Unsupported
-from llm_gateway.providers.base import KINDS, load
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
 
-TRANSLATION = Translation({kind: load(kind) for kind in KINDS})
+TRANSLATION = Translation()
 
 
 def call(asked: Ask, kind: str, model: str, **changes: Any) -> Call:
@@ -85,6 +84,6 @@ def test_openai_is_not_sent_thoughts_in_our_own_envelope() -> None:
     ours = {"type": "reasoning", "summary": [], "encrypted_content": "gw1.e30="}
     asked = ask(openai_responses, "openai_responses", {"input": [USER, ours, theirs]})
 
-    body = json.loads(call(asked, "openai", "gpt-5", has_responses=True).body)
+    body = json.loads(call(asked, "openai", "gpt-5", protocols=("openai_chat", "openai_responses")).body)
 
     assert body["input"] == [USER, theirs]

@@ -13,7 +13,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.plan import Exchange
-from llm_gateway.providers.base import Adapter
+from llm_gateway.providers.base import Dialect
 
 TIMEOUT_S = 9.5
 """The whole answer must be there after 10 s."""
@@ -26,20 +26,20 @@ ListModels: TypeAlias = Callable[[Provider, float], Awaitable[Exchange]]
 class Probe:
     """Asks providers, enabled or not.
 
-    `list_models(provider, timeout in seconds)` does the asking; `adapters` are keyed by kind; `redact` cleans what is
+    `list_models(provider, timeout in seconds)` does the asking; `dialects` are keyed by kind; `redact` cleans what is
     said; `unusable` tells by name why a provider has no target; `passed` is called with a provider that passes.
     """
 
     def __init__(
         self,
         list_models: ListModels,
-        adapters: Mapping[str, Adapter],
+        dialects: Mapping[str, Dialect],
         redact: Callable[[str], str],
         unusable: Mapping[str, str],
         passed: Callable[[Provider], None],
     ) -> None:
         self._list_models = list_models
-        self._adapters = adapters
+        self._dialects = dialects
         self._redact = redact
         self._unusable = unusable
         self._passed = passed
@@ -81,7 +81,7 @@ class Probe:
         else:
             advice = f"The provider refused to list its models ({status}): check base_url and api_key."
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(self._adapters[provider.kind].decode_error(exchange.body))[:SAID_CHARACTERS]
+        said = self._redact(self._dialects[provider.kind].decode_error(exchange.body))[:SAID_CHARACTERS]
         return f"{advice} It said: {said}" if said else advice
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
@@ -23,6 +24,7 @@ from llm_gateway.errors import Invalid
 from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prices import KINDS as PRICE_KINDS
 from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
+from llm_gateway.providers.registry import DIALECTS, all_protocols, kind_of, protocols_problem
 from llm_gateway.store.identifiers import missing
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.upstream.egress import AddressRefused, Egress
@@ -85,8 +87,42 @@ Prices = Annotated[
         }
     ),
 ]
-Kind = Literal["openai", "anthropic", "gemini", "local"]
 
+
+def _known_kind(kind: str) -> str:
+    if kind not in DIALECTS:
+        raise ValueError(f"{kind[:60]!r} is not a kind of provider; those are {', '.join(DIALECTS)}")
+    return kind
+
+
+def _each_once(protocols: list[str]) -> list[str]:
+    for place, protocol in enumerate(protocols):
+        if protocol not in all_protocols():
+            raise ValueError(f"{protocol[:60]!r} is not a protocol; those are {', '.join(all_protocols())}")
+        if protocol in protocols[:place]:
+            raise ValueError(f"{protocol} is named twice; name it once")
+    return protocols
+
+
+Kind = Annotated[
+    str,
+    AfterValidator(_known_kind),
+    WithJsonSchema({"type": "string", "enum": list(DIALECTS), "description": "The dialect that it speaks."}),
+]
+Protocols = Annotated[
+    list[str],
+    Field(min_length=1),
+    AfterValidator(_each_once),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"type": "string", "enum": list(all_protocols())},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": "Those that it speaks, of the protocols of its kind; null: those of its preset or kind.",
+        }
+    ),
+]
 
 EXAMPLE: JsonDict = {
     "name": "openai",
@@ -114,6 +150,7 @@ class ProviderCreate(BaseModel):
     kind: Kind | None = None
     prices: Prices | None = None
     timeout_s: Timeout = 60.0
+    protocols: Protocols | None = None
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
@@ -123,7 +160,7 @@ def _without_defaults(schema: dict[str, Any]) -> None:
 
 
 class ProviderPatch(BaseModel):
-    """What may change; what is not sent stays. Only `base_url`, `kind` and `prices` may be null."""
+    """What may change; what is not sent stays. Only `base_url`, `kind`, `prices` and `protocols` may be null."""
 
     model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
 
@@ -139,6 +176,7 @@ class ProviderPatch(BaseModel):
     kind: Kind | None = None
     prices: Prices | None = None
     timeout_s: Timeout = 60.0
+    protocols: Protocols | None = None
 
 
 class ProviderOut(BaseModel):
@@ -158,6 +196,7 @@ class ProviderOut(BaseModel):
     kind: str
     prices: Prices | None
     timeout_s: float
+    protocols: Protocols | None
 
 
 def _shown(provider: Provider) -> ProviderOut:
@@ -176,6 +215,7 @@ def _shown(provider: Provider) -> ProviderOut:
         kind=provider.kind,
         prices=provider.prices,
         timeout_s=provider.timeout_s,
+        protocols=None if provider.protocols is None else list(provider.protocols),
     )
 
 
@@ -195,16 +235,20 @@ class ProviderRules:
         self._local_url = local_url
 
     def kind_of(self, name: str, kind: str | None) -> str:
-        """The dialect: the one that was said, else the preset's, else OpenAI's."""
-        vendor = self._vendors.get(name)
-        return kind or (vendor.kind if vendor else "openai")
+        """The dialect: the one that was said, else the preset's, else the default."""
+        return kind_of(name, kind, self._vendors)
 
-    def check(self, name: str, kind: str, base_url: str | None, prices: Prices | None) -> None:
-        """The base URL and the prices fit.
+    def check(
+        self, name: str, kind: str, base_url: str | None, prices: Prices | None, protocols: Sequence[str] | None
+    ) -> None:
+        """The base URL, the prices and the protocols fit.
 
         Raises:
             Invalid: with a sentence that says what to change.
         """
+        problem = protocols_problem(kind, protocols or (), DIALECTS[kind])
+        if problem is not None:
+            raise Invalid(f"protocols: {problem}", loc=("body", "protocols"))
         for model, price in (prices or {}).items():
             try:
                 from_operator(price)
@@ -263,7 +307,7 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
     def create_provider(body: ProviderCreate) -> ProviderOut:
         fields = _plain(body.model_dump())
         fields["kind"] = rules.kind_of(body.name, body.kind)
-        rules.check(body.name, fields["kind"], body.base_url, body.prices)
+        rules.check(body.name, fields["kind"], body.base_url, body.prices, body.protocols)
         created = store.create(ProviderDraft(**fields))
         live.reload()
         return _shown(created)
@@ -276,19 +320,18 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
     def patch_provider(provider_id: str, body: ProviderPatch) -> ProviderOut:
         before = store.get(provider_id)
         changes = _plain(body.model_dump(exclude_unset=True))
-        name = changes.get("name", before.name)
         if "kind" in changes or "name" in changes:
-            changes["kind"] = rules.kind_of(name, changes.get("kind", before.kind))
-        base_url = changes.get("base_url", before.base_url)
+            changes["kind"] = rules.kind_of(changes.get("name", before.name), changes.get("kind", before.kind))
+        after = msgspec.structs.replace(before, **{name: changes[name] for name in changes if name != "api_key"})
         # A change that has to do with none of these must not fail for them: disabling what moved, say.
-        if changes.keys() & {"name", "kind", "base_url", "prices"}:
-            rules.check(name, changes.get("kind", before.kind), base_url, changes.get("prices", before.prices))
-        moved = rules.needs_key_again((before.name, before.base_url), (name, base_url))
+        if changes.keys() & {"name", "kind", "base_url", "prices", "protocols"}:
+            rules.check(after.name, after.kind, after.base_url, after.prices, after.protocols)
+        moved = rules.needs_key_again((before.name, before.base_url), (after.name, after.base_url))
         if moved and "api_key" not in changes:
             raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))
-        after = store.update(provider_id, changes) if changes else before
+        stored = store.update(provider_id, changes) if changes else before
         live.reload()
-        return _shown(after)
+        return _shown(stored)
 
     @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_provider(provider_id: str) -> None:
@@ -318,6 +361,7 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields as the store takes them."""
     if "api_key" in fields:
         fields["api_key"] = fields["api_key"].get_secret_value()
-    if "models" in fields:
-        fields["models"] = tuple(fields["models"])
+    for name in ("models", "protocols"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
     return fields

@@ -16,7 +16,7 @@ from llm_gateway.errors import ConfigurationError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 
 _version_table = sa.table("alembic_version", sa.column("version_num", sa.Text))
 

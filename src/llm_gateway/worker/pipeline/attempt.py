@@ -21,7 +21,7 @@ from llm_gateway.domain.plan import Call, Exchange, Served
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.base import Malformed, UpstreamError
-from llm_gateway.providers.base import Adapter
+from llm_gateway.providers.base import Dialect
 from llm_gateway.providers.decoding import json_text
 from llm_gateway.upstream.pool import Unsent
 from llm_gateway.worker.pipeline.admission import Admission
@@ -67,7 +67,7 @@ class AttemptParts(NamedTuple):
     admission: Admission
     transport: Transport
     recording: Recording
-    adapters: Mapping[str, Adapter]
+    adapters: Mapping[str, Dialect]
     translation: Translation
     redact: Callable[[str], str]
     clock: Callable[[], float] = time.monotonic

@@ -5,8 +5,6 @@ A document passes through, nearly as it came, to a provider that speaks the clie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
@@ -16,16 +14,13 @@ from llm_gateway.domain.plan import Call
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
-from llm_gateway.providers.base import Adapter, Wire
+from llm_gateway.providers.base import Wire
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Translation:
-    """Translates between clients and providers. `adapters` are keyed by the provider's kind."""
-
-    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
-        self._adapters = adapters
+    """Translates between clients and providers, by the wires that a snapshot's provider carries."""
 
     def call(self, request: Request, candidate: Candidate) -> Call:
         """Write the call that asks the candidate's model for the answer.
@@ -35,17 +30,16 @@ class Translation:
             Unsupported: the provider's protocol cannot express what the client asks for.
         """
         ask, provider, model = request.ask, candidate.provider, candidate.model
-        native = self._native(ask, provider)
+        native: Wire | None = provider.wires.get(ask.protocol)
         if native is not None:
             document = PROTOCOLS[ask.protocol].pass_on({**ask.document, "model": model}, stream=request.stream)
             body = _encode(document)
             return Call(native.path(model, request.stream), body, is_native=True, fields=ask.fields)
-        wire = self._main_wire(provider)
-        if wire.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
+        wire: Wire | None = provider.main_wire
+        if wire is None or wire.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
             raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint ({ask.protocol})")
-        options = {} if provider.has_json_mode else {"has_json_mode": False}
         try:
-            written = wire.write(ask.conversation, model, stream=request.stream, **options)
+            written = wire.write(ask.conversation, model, stream=request.stream)
         except Unsupported as error:
             raise Unsupported(field_name(ask.protocol, error.field), error.why) from None
         dropped = (*ask.dropped, *[field_name(ask.protocol, field) for field in written.dropped])
@@ -57,10 +51,10 @@ class Translation:
         Raises:
             Malformed: the body is not a complete answer.
         """
-        native = self._native(ask, provider)
+        native: Wire | None = provider.wires.get(ask.protocol)
         if native is not None:
             return reply_of(native.read_reply(body), body, dropped)
-        completion = self._main_wire(provider).read_reply(body)
+        completion = provider.main_wire.read_reply(body)
         for choice in completion.choices:
             _leave_foreign_out(choice)
         return reply_of(completion, dropped=dropped, is_text=ask.is_canonical)
@@ -71,23 +65,13 @@ class Translation:
         Raises:
             Unsupported: the provider's protocol has no streams.
         """
-        native = self._native(ask, provider)
-        wire = native or self._main_wire(provider)
+        native: Wire | None = provider.wires.get(ask.protocol)
+        wire: Wire = native or provider.main_wire
         if native is None and wire.json_reader is not None and ask.conversation.format is not None:
             return wire.json_reader()
         if wire.reader is None:
             raise Unsupported("stream", "this is not answered in a stream")
         return wire.reader()
-
-    def _native(self, ask: Ask, provider: Provider) -> Wire | None:
-        """The wire of the client's own protocol, if the provider speaks it."""
-        if ask.protocol == "openai_responses" and not provider.has_responses:
-            return None
-        return self._adapters[provider.kind].wires.get(ask.protocol)
-
-    def _main_wire(self, provider: Provider) -> Wire:
-        """The wire that other protocols are translated into."""
-        return next(iter(self._adapters[provider.kind].wires.values()))
 
 
 def reply_of(

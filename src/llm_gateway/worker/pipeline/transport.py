@@ -9,11 +9,13 @@ import ssl
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import partial
 from time import monotonic, time
 from typing import NamedTuple
 
-from llm_gateway.domain.catalog import Provider, Snapshot
+from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.upstream.authorized import AuthorizedPool
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
 from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, Unsent, tls
 from llm_gateway.upstream.response import Broken, Response, ResponseStream
@@ -136,8 +138,9 @@ class Transport:
                 self._tls = await asyncio.to_thread(tls)
             except OSError as error:
                 raise NotSent(f"No certificates can be read: {error.strerror}", is_ours=True) from None
-        headers = provider.target.headers if provider.target else {}
-        return Pool(root, headers, tls=self._tls, pinned=pinned, max_body_bytes=self._max_body_bytes)
+        target = provider.target or Target(root, "", {})
+        make = Pool if target.authorize is None else partial(AuthorizedPool, target.authorize)
+        return make(root, target.headers, tls=self._tls, pinned=pinned, max_body_bytes=self._max_body_bytes)
 
     def _forget(self, provider_id: str) -> None:
         gone = self._pools.pop(provider_id, None)

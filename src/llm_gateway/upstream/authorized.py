@@ -1,0 +1,64 @@
+"""Connections to an account whose calls are authorised one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from urllib.parse import urlsplit
+
+from llm_gateway.domain.catalog import Authorize, NotAuthorized, OutgoingCall
+from llm_gateway.upstream.pool import NotSent, Pool, Unsent
+from llm_gateway.upstream.response import Response, ResponseStream
+
+
+class AuthorizedPool(Pool):
+    """A pool that awaits `authorize` before each request and adds its header lines.
+
+    A class of its own, so that calls with a static key, which nearly all are, do not even ask whether they need it.
+    """
+
+    def __init__(
+        self,
+        authorize: Authorize,
+        root: str,
+        headers: dict[str, str],
+        *,
+        tls: ssl.SSLContext | None,
+        pinned: str | None,
+        max_body_bytes: int,
+    ) -> None:
+        super().__init__(root, headers, tls=tls, pinned=pinned, max_body_bytes=max_body_bytes)
+        parts = urlsplit(root)
+        self._authorize = authorize
+        self._url = f"{parts.scheme}://{parts.netloc}{self._base}"
+
+    async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
+        """As `Pool.post`; NotSent is raised, too, if the call cannot be authorised."""
+        started = self._loop.time()
+        fields += await self._authorized("POST", path, body, timeout_s)
+        return await super().post(path, body, timeout_s - (self._loop.time() - started), fields)
+
+    async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
+        """As `Pool.open`; NotSent is raised, too, if the call cannot be authorised."""
+        started = self._loop.time()
+        fields += await self._authorized("POST", path, body, timeout_s)
+        return await super().open(path, body, timeout_s - (self._loop.time() - started), fields)
+
+    async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
+        """As `Pool.get`; NotSent is raised, too, if the call cannot be authorised."""
+        started = self._loop.time()
+        fields += await self._authorized("GET", "", b"", timeout_s)
+        return await super().get(timeout_s - (self._loop.time() - started), fields)
+
+    async def _authorized(self, method: str, path: str, body: bytes, timeout_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._authorize(OutgoingCall(method, self._url + path, body))
+        except NotAuthorized as error:
+            raise NotSent(str(error)) from None
+        except TimeoutError:
+            raise NotSent("The call was not authorised in time", is_ours=True) from None
+        except asyncio.CancelledError:
+            if method == "GET":  # the model list, which nobody accounts for
+                raise
+            raise Unsent from None
