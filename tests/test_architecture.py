@@ -225,7 +225,7 @@ def test_a_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 SOUND_HOUSE = {
     "__init__.py": "",
-    "__main__.py": "import llm_gateway.app, llm_gateway.settings",
+    "__main__.py": "import llm_gateway.app, llm_gateway.settings_reader",
     "cli/__init__.py": "import cyclopts, rich, llm_gateway.app, llm_gateway.settings",
     "cli/check.py": "import llm_gateway.local_model",
     "cli/client.py": "import pyreqwest",
@@ -271,6 +271,7 @@ SOUND_HOUSE = {
     "telemetry.py": "import prometheus_client, structlog, llm_gateway.domain",
     "domain/__init__.py": "import llm_gateway.errors",
     "settings.py": "import llm_gateway.errors",
+    "settings_reader.py": "import llm_gateway.settings",
     "errors.py": "",
     "process.py": "",
 }
@@ -286,6 +287,7 @@ FLAWS = [
     ("worker/pipeline/transport.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
     ("worker/pipeline/caching.py", "import llm_gateway.worker.pipeline.failover", "A step of the pipeline"),
     ("store/__init__.py", "import llm_gateway.settings", "Settings"),
+    ("worker/app.py", "import llm_gateway.settings_reader", "The environment is read"),
     ("cli/__init__.py", "import llm_gateway.local_model", "The embedded model"),
     ("cli/__init__.py", "import pyreqwest", "One home: the command line's HTTP client"),
     ("settings.py", "import cyclopts", "One home: the command line's libraries"),
