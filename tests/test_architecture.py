@@ -268,10 +268,10 @@ SOUND_HOUSE = {
     "cache/__init__.py": "",
     "limiter/__init__.py": "",
     "journal/__init__.py": "",
-    "telemetry.py": "import prometheus_client, structlog, llm_gateway.domain",
+    "telemetry.py": "import prometheus_client, llm_gateway.domain",
     "domain/__init__.py": "import llm_gateway.errors",
     "settings.py": "import llm_gateway.errors",
-    "settings_reader.py": "import llm_gateway.settings",
+    "settings_reader.py": "import dotenv, llm_gateway.settings",
     "errors.py": "",
     "process.py": "",
 }
@@ -300,7 +300,8 @@ FLAWS = [
     ("worker/gateway.py", "import aiohappyeyeballs", "One home: the upstream HTTP client"),
     ("journal/__init__.py", "import sqlalchemy", "One home: SQL"),
     ("settings.py", "import cryptography", "One home: SQL"),
-    ("control/management/__init__.py", "import structlog", "One home: logs"),
+    ("settings.py", "import dotenv", "One home: the parser of .env"),
+    ("control/management/__init__.py", "import prometheus_client", "One home: metrics"),
     ("routing/__init__.py", "import genai_prices", "One home: public prices"),
 ]
 
