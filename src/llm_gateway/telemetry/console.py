@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeAlias
 
 Event: TypeAlias = dict[str, Any]
 """The fields of one log event: `timestamp` (a datetime in UTC), `level` and `event`, perhaps `logger` (of another
 library) and `exception` (a traceback), and its own."""
-Paint: TypeAlias = Callable[[str, str], str]
 
 INDENT = "    "
 QUOTED = frozenset(" =\"'")
