@@ -164,6 +164,11 @@ class Server:
             self._hub.sweep(loop.time())
             await asyncio.sleep(self._hub.limits.sweep_s)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered, or its bookkeeping goes on."""
+        return bool(self._hub.tasks)
+
     def stop(self, *, accepting: bool = True) -> None:
         """Begin to stop; the second time, cancel what is still running instead of waiting for it.
 
