@@ -12,7 +12,7 @@ from llm_gateway.app import reprice_once
 from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.settings import Settings, load_settings
+from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
@@ -62,7 +62,7 @@ def draft(name: str, **fields: Any) -> ProviderDraft:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return load_settings(data_dir=tmp_path / "data")
+    return Settings(data_dir=tmp_path / "data")
 
 
 def test_reprice_asks_the_operators_prices_then_the_list_by_both_names(settings: Settings) -> None:

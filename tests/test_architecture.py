@@ -225,7 +225,7 @@ def test_a_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 SOUND_HOUSE = {
     "__init__.py": "",
-    "__main__.py": "import llm_gateway.app, llm_gateway.settings",
+    "__main__.py": "import llm_gateway.app, llm_gateway.settings_reader",
     "cli/__init__.py": "import cyclopts, rich, llm_gateway.app, llm_gateway.settings",
     "cli/check.py": "import llm_gateway.local_model",
     "cli/client.py": "import pyreqwest",
@@ -268,9 +268,10 @@ SOUND_HOUSE = {
     "cache/__init__.py": "",
     "limiter/__init__.py": "",
     "journal/__init__.py": "",
-    "telemetry.py": "import prometheus_client, structlog, llm_gateway.domain",
+    "telemetry.py": "import prometheus_client, llm_gateway.domain",
     "domain/__init__.py": "import llm_gateway.errors",
     "settings.py": "import llm_gateway.errors",
+    "settings_reader.py": "import dotenv, llm_gateway.settings",
     "errors.py": "",
     "process.py": "",
 }
@@ -286,6 +287,7 @@ FLAWS = [
     ("worker/pipeline/transport.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
     ("worker/pipeline/caching.py", "import llm_gateway.worker.pipeline.failover", "A step of the pipeline"),
     ("store/__init__.py", "import llm_gateway.settings", "Settings"),
+    ("worker/app.py", "import llm_gateway.settings_reader", "The environment is read"),
     ("cli/__init__.py", "import llm_gateway.local_model", "The embedded model"),
     ("cli/__init__.py", "import pyreqwest", "One home: the command line's HTTP client"),
     ("settings.py", "import cyclopts", "One home: the command line's libraries"),
@@ -298,7 +300,8 @@ FLAWS = [
     ("worker/gateway.py", "import aiohappyeyeballs", "One home: the upstream HTTP client"),
     ("journal/__init__.py", "import sqlalchemy", "One home: SQL"),
     ("settings.py", "import cryptography", "One home: SQL"),
-    ("control/management/__init__.py", "import structlog", "One home: logs"),
+    ("settings.py", "import dotenv", "One home: the parser of .env"),
+    ("control/management/__init__.py", "import prometheus_client", "One home: metrics"),
     ("routing/__init__.py", "import genai_prices", "One home: public prices"),
     ("worker/gateway.py", "import llm_gateway.providers.prices", "Calls are served without the package of prices"),
 ]

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and every reason not to start with them, in one sentence that says what to set."""
+"""Settings: where they come from, and every reason not to start with them, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -6,73 +6,100 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.settings import DEV_KEY, SCOPES, Settings, load_settings
-from tests.e2e.process import free_port
+from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings
+from llm_gateway.settings_reader import REMOVED, descriptions, load_settings
 
 KEY = "k" * 32
 ENCRYPTION_KEY = "ab" * 32
 PRODUCTION = {"ENV": "production", "SERVICE_KEYS": f"ops:{KEY}", "ENCRYPTION_KEYS": ENCRYPTION_KEY}
+SETUP = Path(__file__).parents[1] / "docs" / "SETUP.md"
 
-
-@pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.upper().startswith("LLM_GATEWAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+Read: TypeAlias = Callable[..., Settings]
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    return monkeypatch
+def env_file(tmp_path: Path) -> Path:
+    return tmp_path / ".env"
 
 
-def set_all(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
-    for name, value in values.items():
-        monkeypatch.setenv(f"LLM_GATEWAY_{name}", value)
+@pytest.fixture
+def read(env_file: Path) -> Read:
+    """Read the variables that a test names without the prefix, and `env_file`; not the environment of this process."""
+
+    def read(**variables: str) -> Settings:
+        return load_settings({f"LLM_GATEWAY_{name}": text for name, text in variables.items()}, env_file)
+
+    return read
 
 
-def test_the_defaults_are_those_of_the_table() -> None:
-    settings = load_settings()
-    assert (settings.env, settings.host, settings.port, settings.workers) == ("dev", "127.0.0.1", 8200, 1)
+def refusal(read: Read, **variables: str) -> str:
+    """Why these variables are refused."""
+    with pytest.raises(ConfigurationError) as refused:
+        read(**variables)
+    return str(refused.value)
+
+
+def test_the_defaults_are_those_of_the_documentation(read: Read) -> None:
+    assert read() == Settings()
+    settings = read()
+    assert (settings.env, settings.host, settings.port) == ("dev", "127.0.0.1", 8200)
     assert settings.data_dir == Path("data")
     assert settings.url == "sqlite:///data/gateway.db"
-    assert (settings.redis_url, settings.encryption_keys, settings.local_model) == (None, None, "auto")
+    assert (settings.service_keys, settings.encryption_keys, settings.local_model) == (None, None, "auto")
     assert (settings.cache_ttl_seconds, settings.cache_max_bytes, settings.cache_scope) == (3600, 268435456, "customer")
     assert (settings.request_timeout_seconds, settings.journal_fsync) == (120, "always")
     assert (settings.on_disconnect, settings.accept_seconds, settings.drain_seconds) == ("drain", 5, 30)
-    assert (settings.max_in_flight, settings.usage_retention_days) == (2000, 90)
-    assert (settings.private_hosts, settings.log_level, settings.log_format) == (frozenset(), "info", "auto")
+    assert (settings.max_in_flight, settings.max_body_bytes_in_flight) == (2000, 134217728)
+    assert (settings.usage_retention_days, settings.private_hosts) == (90, frozenset())
+    assert (settings.log_level, settings.log_format) == ("info", "auto")
     assert settings.callers() == [("dev", DEV_KEY, SCOPES)]
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(
-        "LLM_GATEWAY_PORT=1\nLLM_GATEWAY_WORKERS=1\nOTHER=x\nLLM_GATEWAY_CACHE_SCOPE=global\n"
-    )
-    set_all(given, {"PORT": "2", "CACHE_TTL_SECONDS": "0"})
-    assert load_settings().port == 2
-    assert load_settings(port="3").port == 3
-    assert (load_settings().cache_scope, load_settings().cache_ttl_seconds) == ("global", 0)
+def test_the_documentation_lists_every_setting_and_no_other() -> None:
+    listed = re.findall(r"^\| `LLM_GATEWAY_(\w+)` \|", SETUP.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name.lower() for name in listed] == list(Settings.__struct_fields__)
 
 
-def test_settings_cannot_be_changed_and_do_not_show_keys(given: pytest.MonkeyPatch) -> None:
-    set_all(given, {**PRODUCTION, "DATABASE_URL": "postgresql://user:secret@db/name"})
-    settings = load_settings()
-    assert KEY not in repr(settings)
-    assert "secret" not in repr(settings)
-    assert ENCRYPTION_KEY not in repr(settings)
-    with pytest.raises(ValueError, match="frozen"):
-        settings.port = 1
+def test_every_setting_is_described() -> None:
+    assert list(descriptions()) == list(Settings.__struct_fields__)
+    assert all(descriptions().values())
 
 
-def test_keys_have_names_and_scopes(given: pytest.MonkeyPatch) -> None:
-    given.setenv("LLM_GATEWAY_SERVICE_KEYS", "shop:one:call, ops : two : read+admin ,all:three,,last:four")
-    assert load_settings().callers() == [
+def test_every_default_is_in_its_own_range(read: Read) -> None:
+    settings = Settings()
+    texts = {name.upper(): str(getattr(settings, name)) for name in Settings.__struct_fields__ if name not in SECRETS}
+    assert read(**texts) == settings
+
+
+def test_the_environment_wins_over_the_file(read: Read, env_file: Path) -> None:
+    env_file.write_text("LLM_GATEWAY_PORT=1\nOTHER=x\nLLM_GATEWAY_CACHE_SCOPE=global\n")
+    settings = read(PORT="2", CACHE_TTL_SECONDS="0")
+    assert (settings.port, settings.cache_scope, settings.cache_ttl_seconds) == (2, "global", 0)
+    assert read().port == 1
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_settings_do_not_show_secrets(read: Read) -> None:
+    settings = read(**PRODUCTION, DATABASE_URL="postgresql://user:secret@db/name")
+    assert repr(settings).startswith("Settings(env='production', host='127.0.0.1', port=8200, data_dir=")
+    for shown in (repr(settings), repr(settings.__rich_repr__())):
+        for secret in (KEY, "secret", ENCRYPTION_KEY):
+            assert secret not in shown
+
+
+def test_keys_have_names_and_scopes(read: Read) -> None:
+    assert read(SERVICE_KEYS="shop:one:call, ops : two : read+admin ,all:three,,last:four").callers() == [
         ("shop", "one", frozenset({"call"})),
         ("ops", "two", frozenset({"read", "admin"})),
         ("all", "three", SCOPES),
@@ -80,67 +107,101 @@ def test_keys_have_names_and_scopes(given: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_private_hosts(given: pytest.MonkeyPatch) -> None:
-    given.setenv("LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS", " Internal.Example, ,10.0.0.1")
-    assert load_settings().private_hosts == {"internal.example", "10.0.0.1"}
+def test_private_hosts_are_listed_with_commas(read: Read) -> None:
+    settings = read(ALLOWED_PRIVATE_HOSTS=" Internal.Example, ,10.0.0.1")
+    assert settings.private_hosts == {"internal.example", "10.0.0.1"}
 
 
-def test_a_database_elsewhere(given: pytest.MonkeyPatch) -> None:
-    set_all(given, {"DATABASE_URL": "postgresql://db/gateway", "DATA_DIR": "/srv/x"})
-    assert load_settings().url == "postgresql://db/gateway"
-    given.delenv("LLM_GATEWAY_DATABASE_URL")
-    assert load_settings().url == "sqlite:////srv/x/gateway.db"
+def test_the_database_is_in_the_data_directory_unless_it_has_a_url(read: Read) -> None:
+    assert read(DATABASE_URL="postgresql://db/gateway", DATA_DIR="/srv/x").url == "postgresql://db/gateway"
+    assert read(DATA_DIR="/srv/x").url == "sqlite:////srv/x/gateway.db"
+
+
+@pytest.mark.parametrize(
+    ("variables", "value"),
+    [
+        ({"PORT": " 8300 "}, 8300),
+        ({"PORT": "65535"}, 65535),
+        ({"CACHE_MAX_BYTES": "1_000"}, 1000),
+        ({"CACHE_TTL_SECONDS": ".5"}, 0.5),
+        ({"REQUEST_TIMEOUT_SECONDS": "1e3"}, 1000),
+        ({"MAX_BODY_BYTES_IN_FLIGHT": "4194304"}, 4194304),
+    ],
+)
+def test_numbers_are_written_as_people_write_them(read: Read, variables: dict[str, str], value: float) -> None:
+    [name] = variables
+    assert getattr(read(**variables), name.lower()) == value
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"])
-def test_dev_on_loopback_needs_nothing(given: pytest.MonkeyPatch, host: str) -> None:
-    given.setenv("LLM_GATEWAY_HOST", host)
-    assert load_settings().env == "dev"
+def test_dev_on_loopback_needs_nothing(read: Read, host: str) -> None:
+    assert read(HOST=host).env == "dev"
 
 
-def test_dev_elsewhere_must_be_said(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given.setenv("LLM_GATEWAY_HOST", "0.0.0.0")
-    assert load_settings(env="dev").host == "0.0.0.0"
-    (tmp_path / ".env").write_text("LLM_GATEWAY_ENV=dev\n")
-    assert load_settings().host == "0.0.0.0"
+def test_listening_beyond_loopback_is_production(read: Read) -> None:
+    settings = read(HOST="0.0.0.0", SERVICE_KEYS=f"ops:{KEY}", ENCRYPTION_KEYS=ENCRYPTION_KEY)
+    assert (settings.env, settings.host) == ("production", "0.0.0.0")
+
+
+def test_dev_beyond_loopback_must_be_set(read: Read, env_file: Path) -> None:
+    assert read(HOST="0.0.0.0", ENV="dev").env == "dev"
+    env_file.write_text("LLM_GATEWAY_ENV=dev\n")
+    assert read(HOST="0.0.0.0").env == "dev"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-def test_production_with_all_it_needs(given: pytest.MonkeyPatch, host: str) -> None:
-    set_all(given, {**PRODUCTION, "HOST": host})
-    assert load_settings().callers() == [("ops", KEY, SCOPES)]
+def test_production_starts_with_all_it_needs(read: Read, host: str) -> None:
+    assert read(**PRODUCTION, HOST=host).callers() == [("ops", KEY, SCOPES)]
 
 
 REFUSED = [
     ({"PROT": "1"}, r"LLM_GATEWAY_PROT is not a setting: if LLM_GATEWAY_PORT is meant, write that\.$"),
     ({"SERVICE_KEY": "1"}, r"LLM_GATEWAY_SERVICE_KEY is not a setting: if LLM_GATEWAY_SERVICE_KEYS is meant"),
     ({"FROBNICATE": ""}, r"LLM_GATEWAY_FROBNICATE is not a setting; see docs/SETUP\.md for the names there are\.$"),
-    ({"DATA_DIR": ""}, r"LLM_GATEWAY_DATA_DIR does not fit: It is empty\.$"),
-    ({"PORT": "http"}, r"LLM_GATEWAY_PORT does not fit: .*integer"),
-    ({"PORT": "0"}, r"LLM_GATEWAY_PORT does not fit: .*1"),
-    ({"PORT": "65536"}, r"LLM_GATEWAY_PORT does not fit: .*65535"),
-    ({"HOST": ""}, r"LLM_GATEWAY_HOST does not fit"),
-    ({"ENV": "staging"}, r"LLM_GATEWAY_ENV does not fit: .*'dev' or 'production'"),
-    ({"ENV": ""}, r"LLM_GATEWAY_ENV does not fit"),
-    ({"ENV": "Production"}, r"LLM_GATEWAY_ENV does not fit"),
-    ({"LOCAL_MODEL": "yes"}, r"LLM_GATEWAY_LOCAL_MODEL does not fit"),
-    ({"CACHE_TTL_SECONDS": "-1"}, r"LLM_GATEWAY_CACHE_TTL_SECONDS does not fit"),
-    ({"CACHE_TTL_SECONDS": "nan"}, r"LLM_GATEWAY_CACHE_TTL_SECONDS does not fit"),
-    ({"CACHE_MAX_BYTES": "256M"}, r"LLM_GATEWAY_CACHE_MAX_BYTES does not fit"),
-    ({"CACHE_SCOPE": "all"}, r"LLM_GATEWAY_CACHE_SCOPE does not fit"),
-    ({"REQUEST_TIMEOUT_SECONDS": "0"}, r"LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS does not fit"),
-    ({"REQUEST_TIMEOUT_SECONDS": "inf"}, r"LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS does not fit"),
-    ({"JOURNAL_FSYNC": "never"}, r"LLM_GATEWAY_JOURNAL_FSYNC does not fit"),
-    ({"ON_DISCONNECT": "wait"}, r"LLM_GATEWAY_ON_DISCONNECT does not fit"),
-    ({"DRAIN_SECONDS": "-0.1"}, r"LLM_GATEWAY_DRAIN_SECONDS does not fit"),
-    ({"MAX_IN_FLIGHT": "0"}, r"LLM_GATEWAY_MAX_IN_FLIGHT does not fit"),
-    ({"USAGE_RETENTION_DAYS": "0"}, r"LLM_GATEWAY_USAGE_RETENTION_DAYS does not fit"),
-    ({"LOG_LEVEL": "loud"}, r"LLM_GATEWAY_LOG_LEVEL does not fit"),
-    ({"LOG_FORMAT": "xml"}, r"LLM_GATEWAY_LOG_FORMAT does not fit"),
-    ({"WORKERS": "0"}, r"LLM_GATEWAY_WORKERS does not fit"),
-    ({"WORKERS": "2"}, r"LLM_GATEWAY_WORKERS=2 .*own rate limits.*2 times.*LLM_GATEWAY_REDIS_URL"),
-    ({"REDIS_URL": "redis://x"}, r"LLM_GATEWAY_REDIS_URL.*not part of this version"),
-    ({"WORKERS": "2", "REDIS_URL": "redis://x"}, r"LLM_GATEWAY_REDIS_URL.*not part of this version"),
+    ({"DATA_DIR": ""}, r"^LLM_GATEWAY_DATA_DIR must be a path, not ''\.$"),
+    ({"PORT": "http"}, r"^LLM_GATEWAY_PORT must be a whole number from 1 to 65535, not 'http'\.$"),
+    ({"PORT": "0"}, r"^LLM_GATEWAY_PORT must be a whole number from 1 to 65535, not '0'\.$"),
+    ({"PORT": "65536"}, r"^LLM_GATEWAY_PORT must be a whole number from 1 to 65535, not '65536'\.$"),
+    ({"HOST": ""}, r"^LLM_GATEWAY_HOST must be non-empty text, not ''\.$"),
+    ({"ENV": "staging"}, r"^LLM_GATEWAY_ENV must be dev or production, not 'staging'\.$"),
+    ({"ENV": ""}, r"^LLM_GATEWAY_ENV must be dev or production, not ''\.$"),
+    ({"ENV": "Production"}, r"^LLM_GATEWAY_ENV must be dev or production, not 'Production'\.$"),
+    ({"LOCAL_MODEL": "yes"}, r"^LLM_GATEWAY_LOCAL_MODEL must be auto, true or false, not 'yes'\.$"),
+    (
+        {"CACHE_TTL_SECONDS": "-1"},
+        r"^LLM_GATEWAY_CACHE_TTL_SECONDS must be a finite number of at least 0, not '\-1'\.$",
+    ),
+    (
+        {"CACHE_TTL_SECONDS": "nan"},
+        r"^LLM_GATEWAY_CACHE_TTL_SECONDS must be a finite number of at least 0, not 'nan'\.$",
+    ),
+    ({"CACHE_MAX_BYTES": "256M"}, r"^LLM_GATEWAY_CACHE_MAX_BYTES must be a whole number of at least 0, not '256M'\.$"),
+    ({"CACHE_SCOPE": "all"}, r"^LLM_GATEWAY_CACHE_SCOPE must be customer or global, not 'all'\.$"),
+    (
+        {"REQUEST_TIMEOUT_SECONDS": "0"},
+        r"^LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS must be a finite number above 0, not '0'\.$",
+    ),
+    (
+        {"REQUEST_TIMEOUT_SECONDS": "inf"},
+        r"^LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS must be a finite number above 0, not 'inf'\.$",
+    ),
+    ({"JOURNAL_FSYNC": "never"}, r"^LLM_GATEWAY_JOURNAL_FSYNC must be always, interval or off, not 'never'\.$"),
+    ({"ON_DISCONNECT": "wait"}, r"^LLM_GATEWAY_ON_DISCONNECT must be drain or abort, not 'wait'\.$"),
+    ({"DRAIN_SECONDS": "-0.1"}, r"^LLM_GATEWAY_DRAIN_SECONDS must be a finite number of at least 0, not '\-0\.1'\.$"),
+    ({"MAX_IN_FLIGHT": "0"}, r"^LLM_GATEWAY_MAX_IN_FLIGHT must be a whole number of at least 1, not '0'\.$"),
+    (
+        {"USAGE_RETENTION_DAYS": "0"},
+        r"^LLM_GATEWAY_USAGE_RETENTION_DAYS must be a whole number of at least 1, not '0'\.$",
+    ),
+    ({"LOG_LEVEL": "loud"}, r"^LLM_GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'\.$"),
+    ({"LOG_FORMAT": "xml"}, r"^LLM_GATEWAY_LOG_FORMAT must be auto, json or console, not 'xml'\.$"),
+    ({"ACCEPT_SECONDS": "-1"}, r"^LLM_GATEWAY_ACCEPT_SECONDS must be a finite number of at least 0, not '-1'\.$"),
+    ({"PORT": "1.5"}, r"^LLM_GATEWAY_PORT must be a whole number from 1 to 65535, not '1\.5'\.$"),
+    ({"PORT": "9" * 5000}, rf"^LLM_GATEWAY_PORT must be a whole number from 1 to 65535, not '{'9' * 80}…'\.$"),
+    ({"LOG_LEVEL": "a\nb\udcff"}, r"^LLM_GATEWAY_LOG_LEVEL must be .*, not 'a\\nb\\udcff'\.$"),
+    ({"MAX_BODY_BYTES_IN_FLIGHT": "1"}, r"BYTES_IN_FLIGHT must be a whole number of at least 4194304, not '1'\.$"),
+    ({"WORKERS": "2"}, r"^LLM_GATEWAY_WORKERS is not a setting of this version, where one process .*: unset it\.$"),
+    ({"REDIS_URL": "redis://x"}, r"^LLM_GATEWAY_REDIS_URL is not a setting of this version, where .*: unset it\.$"),
     ({"SERVICE_KEYS": "justakey"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
     ({"SERVICE_KEYS": ":key"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
     ({"SERVICE_KEYS": "name:"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
@@ -162,46 +223,65 @@ REFUSED = [
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{KEY},b:{'x' * 31}"}, r"The service key 'b' is publicly known or shorter"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": ""}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": "  "}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
-    ({**PRODUCTION, "WORKERS": "4"}, r"LLM_GATEWAY_WORKERS=4"),
 ]
 
 
-@pytest.mark.parametrize(("values", "sentence"), REFUSED)
-def test_what_it_does_not_start_with(given: pytest.MonkeyPatch, values: dict[str, str], sentence: str) -> None:
-    set_all(given, values)
-    with pytest.raises(ConfigurationError) as refused:
-        load_settings()
-    text = str(refused.value)
+@pytest.mark.parametrize(("variables", "sentence"), REFUSED)
+def test_settings_that_it_does_not_start_with(read: Read, variables: dict[str, str], sentence: str) -> None:
+    text = refusal(read, **variables)
     assert re.search(sentence, text)
     assert text.endswith((".", ".)"))
     assert "\n" not in text
-    for secret in (KEY, ENCRYPTION_KEY, "x" * 31, "justakey"):
+    for secret in (KEY, ENCRYPTION_KEY, "x" * 31, "justakey", "redis://x"):
         assert secret not in text
 
 
-def test_a_name_is_unknown_in_any_case_and_in_the_file_too(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given.setenv("llm_gateway_typo", "1")
+def test_all_unfit_settings_are_named_at_once(read: Read) -> None:
+    text = refusal(read, PORT="http", ENV="staging", TYPO="1", WORKERS="2", SERVICE_KEYS="justakey", LOG_LEVEL="debug")
+    assert re.findall(r"LLM_GATEWAY_(\w+) (?:must|is not|takes)", text) == [
+        "ENV",
+        "PORT",
+        "TYPO",
+        "WORKERS",
+        "SERVICE_KEYS",
+    ]
+    assert "justakey" not in text
+
+
+def test_everything_unsafe_is_named_at_once(read: Read) -> None:
+    text = refusal(read, ENV="production", SERVICE_KEYS="shop:short,ops:shorter")
+    assert "'shop'" in text
+    assert "'ops'" in text
+    assert "LLM_GATEWAY_ENCRYPTION_KEYS" in text
+
+
+def test_a_removed_setting_may_ask_for_what_is_so_anyway(read: Read) -> None:
+    assert set(REMOVED) == {"workers", "redis_url"}
+    assert read(WORKERS="1", REDIS_URL="") == Settings()
+
+
+def test_a_name_counts_in_any_case(env_file: Path) -> None:
+    assert load_settings({"llm_gateway_port": "8300"}, env_file).port == 8300
+    both = {"LLM_GATEWAY_PORT": "8301", "llm_gateway_port": "8300", "Llm_Gateway_Port": "8302"}
+    assert load_settings(both, env_file).port == 8301, "upper case wins, as a flag must"
     with pytest.raises(ConfigurationError, match="LLM_GATEWAY_TYPO is not a setting"):
-        load_settings()
-    given.delenv("llm_gateway_typo")
-    given.setenv("llm_gateway_port", "8300")
-    assert load_settings().port == 8300
-    (tmp_path / ".env").write_text("LLM_GATEWAY_SERVICEKEYS=a:b\n")
-    with pytest.raises(ConfigurationError, match="LLM_GATEWAY_SERVICEKEYS is not a setting"):
-        load_settings()
+        load_settings({"llm_gateway_typo": "1"}, env_file)
+
+
+def test_a_name_in_the_file_must_be_a_setting_too(read: Read, env_file: Path) -> None:
+    env_file.write_text("LLM_GATEWAY_SERVICEKEYS=a:b\n")
+    assert refusal(read).startswith("LLM_GATEWAY_SERVICEKEYS is not a setting")
 
 
 @pytest.mark.parametrize("content", [b"LLM_GATEWAY_PORT=\xff\xfe\n", b"LLM_GATEWAY_DATA_DIR=a\0b\n"])
-def test_a_file_that_is_no_text(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / ".env").write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"The file \.env cannot be read"):
-        load_settings()
+def test_a_file_that_is_no_text_is_refused(read: Read, env_file: Path, content: bytes) -> None:
+    env_file.write_bytes(content)
+    assert refusal(read).startswith("The file .env cannot be read")
 
 
-def test_a_file_that_is_a_directory(tmp_path: Path) -> None:
-    (tmp_path / ".env").mkdir()
-    with pytest.raises(ConfigurationError, match=r"The file \.env cannot be read"):
-        load_settings()
+def test_a_directory_in_place_of_the_file_is_refused(read: Read, env_file: Path) -> None:
+    env_file.mkdir()
+    assert refusal(read).startswith("The file .env cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -214,57 +294,37 @@ def test_a_file_that_is_a_directory(tmp_path: Path) -> None:
         ("export llm_gateway_port\n", 1),
     ],
 )
-def test_a_line_of_the_file_that_says_nothing(tmp_path: Path, text: str, line: int) -> None:
-    (tmp_path / ".env").write_text(text)
-    with pytest.raises(ConfigurationError, match=rf"Line {line} of the file \.env is not NAME=value: correct it"):
-        load_settings()
+def test_a_line_of_the_file_without_a_value_is_refused(read: Read, env_file: Path, text: str, line: int) -> None:
+    env_file.write_text(text)
+    assert refusal(read).startswith(f"Line {line} of the file .env is not NAME=value: correct it")
 
 
-def test_what_a_file_may_look_like(tmp_path: Path) -> None:
+def test_the_file_may_have_comments_quotes_exports_and_a_byte_order_mark(read: Read, env_file: Path) -> None:
     text = "\ufeffLLM_GATEWAY_PORT=8300\r\n# none\r\n\r\nexport LLM_GATEWAY_CACHE_SCOPE = 'global' # all\r\nBARE\r\n"
-    (tmp_path / ".env").write_bytes(text.encode())
-    settings = load_settings()
+    env_file.write_bytes(text.encode())
+    settings = read()
     assert (settings.port, settings.cache_scope) == (8300, "global")
 
 
-def test_every_setting_is_described() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
+def test_the_file_may_refer_to_variables(env_file: Path) -> None:
+    env_file.write_text("BASE=/srv\nLLM_GATEWAY_DATA_DIR=${BASE}/${NAME}/${NONE}/${NONE:-default}\n")
+    settings = load_settings({"BASE": "/not/this", "NAME": "gateway"}, env_file)
+    assert settings.data_dir == Path("/srv/gateway/default")
 
 
-@pytest.mark.parametrize(
-    ("values", "word"),
-    [
-        ({"PORT": "x"}, "LLM_GATEWAY_PORT"),
-        ({"HOST": "0.0.0.0"}, "LLM_GATEWAY_ENV"),
-        ({"ENV": "production"}, "LLM_GATEWAY_SERVICE_KEYS"),
-        ({**PRODUCTION, "ENCRYPTION_KEYS": "short"}, "LLM_GATEWAY_ENCRYPTION_KEYS"),
-        ({"WORKERS": "2"}, "LLM_GATEWAY_REDIS_URL"),
-        ({"TYPO": "1"}, "LLM_GATEWAY_TYPO"),
-        ({"DATABASE_URL": "mysql://x"}, "LLM_GATEWAY_DATABASE_URL"),
-        ({"DATA_DIR": "/dev/null/x"}, "LLM_GATEWAY_DATA_DIR"),
-    ],
-)
-def test_the_process_ends_with_78_and_one_line(values: dict[str, str], word: str, tmp_path: Path) -> None:
-    given = {"PORT": str(free_port()), **values}
-    environment = {**os.environ, **{f"LLM_GATEWAY_{name}": value for name, value in given.items()}}
-    command = [sys.executable, "-m", "llm_gateway"]
+def test_the_process_ends_with_78_and_one_line(tmp_path: Path) -> None:
+    unfit = {"LLM_GATEWAY_PORT": "x", "LLM_GATEWAY_WORKERS": "2", "LLM_GATEWAY_SERVICE_KEYS": f"ops:{KEY}"}
     ended = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "llm_gateway"],
+        env={**os.environ, **unfit},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert ended.returncode == 78, ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
-    assert ended.stderr.startswith("llm-gateway: ")
-    assert word in ended.stderr
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("llm-gateway: LLM_GATEWAY_PORT must be ")
+    assert "LLM_GATEWAY_WORKERS" in line
     assert KEY not in ended.stderr + ended.stdout
-
-
-def test_listening_beyond_loopback_is_production(given: pytest.MonkeyPatch) -> None:
-    set_all(given, {"HOST": "0.0.0.0", "SERVICE_KEYS": f"ops:{KEY}", "ENCRYPTION_KEYS": ENCRYPTION_KEY})
-
-    assert load_settings().env == "production"
-
-
-def test_dev_beyond_loopback_must_be_said(given: pytest.MonkeyPatch) -> None:
-    set_all(given, {"HOST": "0.0.0.0", "ENV": "dev"})
-
-    assert load_settings().env == "dev"

@@ -25,12 +25,14 @@ def main() -> int:
     protect_process()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    from llm_gateway.app import run  # noqa: PLC0415 - see above
-    from llm_gateway.errors import ConfigurationError, StoreUnavailable  # noqa: PLC0415
-    from llm_gateway.settings import load_settings  # noqa: PLC0415
+    from llm_gateway.errors import ConfigurationError, StoreUnavailable  # noqa: PLC0415 - see above
+    from llm_gateway.settings_reader import load_settings  # noqa: PLC0415
 
     try:
-        return run(load_settings())
+        settings = load_settings()
+        from llm_gateway.app import run  # noqa: PLC0415 - unfit settings are reported without waiting for it
+
+        return run(settings)
     except ConfigurationError as error:
         _complain(str(error))
         return ConfigurationError.exit_code

@@ -22,7 +22,7 @@ GatewayError
 ├─ JournalUnavailable        503  journal_unavailable         retry: usage cannot be recorded (disk full)
 ├─ StoreUnavailable          503  database_unavailable        retry: the database does not answer
 └─ DeadlineExceeded          504  deadline_exceeded           retry: the request's own deadline passed
-ConfigurationError           exit code 78 at start, one sentence that says what to set
+ConfigurationError           exit code 78 at start, one line that says what to set
 RecordsRefused               the database refuses some of the usage records of a batch (never seen by a caller)
 """
 
@@ -202,7 +202,7 @@ class DeadlineExceeded(GatewayError):
 
 
 class ConfigurationError(Exception):
-    """The gateway refuses to start; the message is one sentence that says what to set."""
+    """The gateway refuses to start; the message is one line that says what to set."""
 
     exit_code: ClassVar[int] = 78
 

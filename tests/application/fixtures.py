@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
-import structlog
 
 from llm_gateway.app import Application
 from llm_gateway.settings import Settings
@@ -49,7 +48,6 @@ def logging_restored() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from tests.cli.command import SetUp
 from tests.e2e.process import GatewayProcess
@@ -17,14 +16,12 @@ READER_KEY = "key-of-the-reader"
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.upper().startswith(("LLM_GATEWAY_", "GATEWAY_"))]:
         monkeypatch.delenv(name)
     for name in ("COLUMNS", "LINES"):  # workers of pytest-xdist have them; a terminal has its own size
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

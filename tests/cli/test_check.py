@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.store.data_dir import DataDir
+from llm_gateway.store.migrations import HEAD
 from tests.cli.command import Ran, SetUp, call, execute, on_terminal
 from tests.e2e.process import GatewayProcess, free_port
 
@@ -125,7 +126,7 @@ def test_a_database_that_is_none_or_newer(capsys: Capsys) -> None:
     assert found(call(capsys, "check"))["database"][0] == "failed"
     file.unlink()
     assert call(capsys, "migrate").code == 0
-    assert found(call(capsys, "check"))["database"][1].endswith("is at version 0001")
+    assert found(call(capsys, "check"))["database"][1].endswith(f"is at version {HEAD}")
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()

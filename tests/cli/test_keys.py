@@ -6,7 +6,7 @@ import pytest
 
 from llm_gateway.cli.keys import SCOPES
 from llm_gateway.settings import SCOPES as KNOWN_SCOPES
-from llm_gateway.settings import load_settings
+from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.secrets import parse_keys
 from tests.cli.command import call, on_terminal
 

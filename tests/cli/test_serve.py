@@ -18,7 +18,7 @@ from tests.e2e.process import free_port
 STEADY = """
 import asyncio, sys
 from llm_gateway.app import Application
-from llm_gateway.settings import load_settings
+from llm_gateway.settings_reader import load_settings
 
 async def start_and_stop():
     waiting = ["lifespan.shutdown", "lifespan.startup"]
@@ -77,7 +77,7 @@ def test_every_setting_is_a_flag_of_serve(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("COLUMNS", "200")
     assert ends(monkeypatch, "serve", "--help") == 0
     output = capsys.readouterr().out
-    for name in Settings.model_fields:
+    for name in Settings.__struct_fields__:
         assert f"--{name.replace('_', '-')} " in output
 
 
@@ -93,7 +93,7 @@ def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-@pytest.mark.parametrize("name", list(Settings.model_fields))
+@pytest.mark.parametrize("name", list(Settings.__struct_fields__))
 def test_each_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     assert becomes(monkeypatch, "serve", flag, "x y") == {f"LLM_GATEWAY_{name.upper()}": "x y"}

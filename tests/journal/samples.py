@@ -19,6 +19,8 @@ from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.segments import Files, Log, WriterDir
 from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
 
+HEAD_BYTES = 51
+"""The bytes of an entry before its payload."""
 PRICE = Price(input=((0, 1_000_000_000),), output=((0, 2_000_000_000),))
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llm_gateway.journal.frames import HEAD_BYTES, Entry, Kind, encode_frame, scan
-from tests.journal.samples import frame, request_id
+from llm_gateway.journal.frames import Entry, Kind, encode_frame, scan
+from tests.journal.samples import HEAD_BYTES, frame, request_id
 
 KINDS: list[Kind] = ["I", "O", "S"]
 LOOKALIKE = encode_frame("S", request_id(9), b"{}")[:-1].decode()

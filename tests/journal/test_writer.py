@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.journal.frames import HEAD_BYTES, Kind, scan
+from llm_gateway.journal.frames import Kind, scan
 from llm_gateway.journal.segments import Position, WriterDir, Written
 from llm_gateway.journal.writer import MOST_REMEMBERED, Fsync, JournalWriter
-from tests.journal.samples import FailingFiles, frame, intent, needs_aio, record, request_id, settled, until
+from tests.journal.samples import HEAD_BYTES, FailingFiles, frame, intent, needs_aio, record, request_id, settled, until
 
 Open = Callable[..., JournalWriter]
 POLICIES: list[Fsync] = ["always", "interval", "off"]

@@ -337,7 +337,7 @@ def test_json_beside_tools_at_anthropic(mode: Any, model: str, choice: object) -
     ("reasoning", "model", "expected"),
     [
         (Reasoning(effort="none"), "claude-haiku-4-5", {"thinking": {"type": "disabled"}}),
-        (Reasoning(is_adaptive=True), "claude-opus-5-5", {"thinking": {"type": "adaptive"}}),
+        (Reasoning(), "claude-opus-5-5", {"thinking": {"type": "adaptive"}}),
         (
             Reasoning(effort="high"),
             "claude-opus-5-5",

@@ -97,9 +97,9 @@ def test_a_block_that_only_anthropic_knows_is_refused(block: Document, field: st
     ("thinking", "config", "expected"),
     [
         ({"type": "enabled", "budget_tokens": 2048}, {}, Reasoning(budget_tokens=2048)),
-        ({"type": "adaptive"}, {"effort": "high"}, Reasoning(effort="high", is_adaptive=True)),
-        ({"type": "adaptive", "display": "summarized"}, {}, Reasoning(is_adaptive=True, show=True)),
-        ({"type": "adaptive", "display": "omitted"}, {}, Reasoning(is_adaptive=True, show=False)),
+        ({"type": "adaptive"}, {"effort": "high"}, Reasoning(effort="high")),
+        ({"type": "adaptive", "display": "summarized"}, {}, Reasoning(show=True)),
+        ({"type": "adaptive", "display": "omitted"}, {}, Reasoning(show=False)),
         ({"type": "disabled"}, {}, Reasoning(effort="none")),
         (None, {"effort": "max"}, Reasoning(effort="max")),
         (None, {}, None),

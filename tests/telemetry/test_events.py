@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from datetime import UTC, datetime
 
 import pytest
 
+from llm_gateway.telemetry.console import event_text
 from tests.telemetry.harness import LOOKS_SECRET, SECRET, Log
 
 PROMPT = "the customer's own words"
@@ -47,6 +49,25 @@ def test_console_lines_are_for_people() -> None:
     assert re.search(r"\[info +\] something happened provider=p", output)
     assert len(output.splitlines()) == 1
     assert "\x1b" not in output, "colours are for terminals"
+
+
+def test_console_lines_show_fields_by_name_and_quote_values_with_gaps() -> None:
+    out = Log(console=True)
+    out.log("failed", level="warning", z="", provider="my vendor", model="m", count=3, said="a=b", of=[1, "x"])
+    logging.getLogger("some.library").error("it\nfailed", exc_info=ValueError("odd"))
+    first, second, *traceback = out.text().splitlines()
+    assert first.endswith("Z [warning  ] failed count=3 model=m of=[1, 'x'] provider='my vendor' said='a=b' z=")
+    assert second.endswith("Z [error    ] it\\nfailed [some.library]")
+    assert traceback == ["    ValueError: odd"]
+
+
+def test_console_lines_have_colors_on_a_terminal() -> None:
+    moment = datetime(2026, 11, 27, 9, 32, 17, 715529, tzinfo=UTC)
+    event = {"timestamp": moment, "level": "error", "event": "failed", "logger": "l", "provider": "p"}
+    assert event_text(event, colors=True) == (
+        "\x1b[2m2026-11-27T09:32:17.715529Z\x1b[0m [\x1b[31merror    \x1b[0m] \x1b[1mfailed\x1b[0m "
+        "[\x1b[34ml\x1b[0m] \x1b[36mprovider\x1b[0m=\x1b[35mp\x1b[0m"
+    )
 
 
 @pytest.mark.parametrize("console", [False, True])

@@ -17,7 +17,8 @@ from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.local_model import find_model
 from llm_gateway.server.listening import bind
-from llm_gateway.settings import Settings, load_settings
+from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import load_settings
 from llm_gateway.store import migrations
 from llm_gateway.store.database import Database, sqlite_file
 from llm_gateway.store.providers import ProviderStore

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llm_gateway.cli.output import Json, note, print_json
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.settings import Settings, load_settings
+from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.database import Database, sqlite_file
 from llm_gateway.store.migrations import HEAD
 from llm_gateway.store.providers import ProviderStore

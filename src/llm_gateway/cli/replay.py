@@ -6,7 +6,7 @@ import asyncio
 
 from llm_gateway.app import replay_once
 from llm_gateway.cli.output import Json, print_json
-from llm_gateway.settings import load_settings
+from llm_gateway.settings_reader import load_settings
 
 
 def replay(*, json: Json = False) -> None:

@@ -17,7 +17,7 @@ from llm_gateway.cli.database import current_database
 from llm_gateway.cli.exits import USAGE, Ended
 from llm_gateway.cli.output import Column, Flag, Json, is_terminal, print_json, print_rows
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.settings import load_settings
+from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.repricing import ModelDifference, RepriceReport
 
 COLUMNS = (

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from cyclopts import Parameter
-from pydantic import Field, create_model
 
 from llm_gateway.cli.become import become_server
-from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import descriptions
 
-_fields: dict[str, Any] = {
-    name: (str | None, Field(None, description=field.description)) for name, field in Settings.model_fields.items()
-}
-ServeFlags = create_model("ServeFlags", **_fields)
+_fields: Any = {name: Annotated[str, Parameter(help=text)] for name, text in descriptions().items()}
+ServeFlags: Any = TypedDict("ServeFlags", _fields, total=False)  # type: ignore[misc]
 """Every setting as text, under its own name; what the texts must be is checked by the server."""
 
 
@@ -28,7 +25,7 @@ def serve(*, flags: Any = None) -> None:
     llm-gateway serve --port 8300 --data-dir /var/lib/llm-gateway
     ```
     """
-    become_server({} if flags is None else flags.model_dump(exclude_unset=True))
+    become_server(flags or {})
 
 
-serve.__annotations__["flags"] = Annotated[ServeFlags | None, Parameter(name="*")]
+serve.__annotations__["flags"] = Annotated[ServeFlags, Parameter(name="*")]

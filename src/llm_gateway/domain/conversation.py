@@ -161,7 +161,6 @@ class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
     effort: str | None = None
     budget_tokens: int | None = None
-    is_adaptive: bool = False
     show: bool | None = None
     summary: str | None = None
 

@@ -19,9 +19,6 @@ import msgspec
 Kind: TypeAlias = Literal["I", "O", "S"]
 """Intent (before an upstream call), outcome (after it), settle (before the answer)."""
 
-HEAD_BYTES = 51
-"""What stands before the payload."""
-
 _KINDS: dict[bytes, Kind] = {b"I": "I", b"O": "O", b"S": "S"}
 _HEAD = re.compile(rb"J1 [0-9a-f]{8} [IOS] ")
 

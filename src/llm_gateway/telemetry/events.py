@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from llm_gateway.telemetry.lines import Event
+from llm_gateway.telemetry.console import Event
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))
 """Values that are rendered later as they are; others are written down at once, since they may hold much or change."""

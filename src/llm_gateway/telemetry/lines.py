@@ -13,19 +13,14 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
-import structlog
 
 from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
+from llm_gateway.telemetry.console import Event, event_text, iso, printable
 
-Event: TypeAlias = dict[str, Any]
-"""The fields of one log event: `timestamp` (a datetime in UTC), `level` and `event`, perhaps `exception` (a traceback),
-and its own."""
 Render: TypeAlias = Callable[[UsageRecord | Event], str]
-
-INDENT = "    "
 
 
 class RequestLine(msgspec.Struct, gc=False):
@@ -55,12 +50,11 @@ def renderer(*, console: bool, colors: bool = False) -> Render:
     """Return the function that renders one line, with its line end; `console` is for people, otherwise JSON."""
     if not console:
         return _json_line
-    events = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
 
     def render(item: UsageRecord | Event) -> str:
         if isinstance(item, UsageRecord):
-            return f"{_shown(_console_text(item))}\n"
-        return f"{events(None, '', _for_console(item))}\n"
+            return f"{printable(_console_text(item))}\n"
+        return f"{event_text(item, colors=colors)}\n"
 
     return render
 
@@ -93,11 +87,7 @@ def _json_line(item: UsageRecord | Event) -> str:
 
 
 def _json_value(value: object) -> str:
-    return _iso(value) if isinstance(value, datetime) else repr(value)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return iso(value) if isinstance(value, datetime) else repr(value)
 
 
 _encoder = msgspec.json.Encoder()
@@ -146,31 +136,3 @@ def _when(record: UsageRecord) -> str:
 @lru_cache(maxsize=128)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _for_console(fields: Event) -> Event:
-    shown = {name: _Escaped(v) if isinstance(v, str) and not v.isprintable() else v for name, v in fields.items()}
-    if isinstance(moment := fields.get("timestamp"), datetime):
-        shown["timestamp"] = _iso(moment)
-    shown["event"] = _shown(str(fields["event"]))
-    if "exception" in fields:
-        lines = str(fields["exception"]).split("\n")
-        shown["exception"] = "\n".join([INDENT + _shown(line) for line in lines])
-    return shown
-
-
-class _Escaped:
-    """A text that the console renderer writes as Python does, in quotes; it would write some unprintables as they are.
-
-    A repr leaves nothing unprintable.
-    """
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return repr(self._text)
-
-
-def _shown(text: str) -> str:
-    return text if text.isprintable() else "".join([c if c.isprintable() else repr(c)[1:-1] for c in text])

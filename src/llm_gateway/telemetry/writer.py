@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.process import schedule_in_background
-from llm_gateway.telemetry.lines import Event, escape_json, renderer
+from llm_gateway.telemetry.console import Event
+from llm_gateway.telemetry.lines import escape_json, renderer
 
 FLUSH_SECONDS = 0.2
 FULL_PIPE_PAUSE_S = 0.01

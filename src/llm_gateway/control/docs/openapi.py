@@ -5,7 +5,7 @@ That is the data plane, the gate, and the real errors: every status an operation
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -129,21 +129,20 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     schemas["GenerateBody"] |= ASKS
     document["paths"] = {DATA_PLANE: {"post": _generate()}, **document["paths"]}
     document["security"] = KEYS
-    by_status = _codes()
     document["components"] |= {
         "securitySchemes": SECURITY_SCHEMES,
         "headers": HEADERS,
-        "responses": {_response_name(status): _response(status, codes) for status, codes in by_status.items()},
+        "responses": {_response_name(status): _response(status, codes) for status, codes in _codes().items()},
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            _complete(path, method.upper(), operation, by_status)
+            _complete(path, method.upper(), operation)
     document["paths"] |= surface_paths()
     schemas.update(SCHEMAS)
     return document
 
 
-def _complete(path: str, method: str, operation: Document, by_status: Iterable[int]) -> None:
+def _complete(path: str, method: str, operation: Document) -> None:
     """Add to an operation what the gate and the server answer, and who may call it."""
     responses = operation["responses"]
     if "content" in responses.get("422", {}):  # FastAPI's guess; a route that means it declares it without content

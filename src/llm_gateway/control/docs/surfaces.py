@@ -70,7 +70,6 @@ SCHEMAS: Document = {
     },
 }
 ASKED: Document = {"$ref": "#/components/schemas/Asked"}
-LABEL: Document = {"type": "string", "pattern": "^[ -~]{1,256}$"}
 PAYS = (
     ("x-user-id", "Who is billed; else the body's `user` or `metadata.user_id`, else `anonymous`."),
     ("x-service-name", "The calling service; else the key's name."),

@@ -250,4 +250,4 @@ def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | Non
     if kind == "enabled":
         budget = whole(thinking, "budget_tokens", 1, where="thinking")
         return Reasoning(effort=effort, budget_tokens=budget, show=show)
-    return Reasoning(effort=effort, is_adaptive=True, show=show)
+    return Reasoning(effort=effort, show=show)

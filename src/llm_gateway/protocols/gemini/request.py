@@ -150,7 +150,6 @@ def _reasoning(config: Document) -> Reasoning | None:
     return Reasoning(
         effort=level,
         budget_tokens=None if budget == DYNAMIC else budget,
-        is_adaptive=level is None and budget in (None, DYNAMIC),
         show=shows,
     )
 

@@ -10,7 +10,6 @@ from llm_gateway.protocols.openai_responses.stream_writer import StreamWriter
 
 __all__ = [
     "DESCRIPTOR",
-    "OURS",
     "StreamReader",
     "StreamWriter",
     "read_reply",

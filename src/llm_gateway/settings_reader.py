@@ -1,0 +1,213 @@
+"""Read the settings from `LLM_GATEWAY_*` variables and a `.env` file, and refuse what is unknown, unfit or unsafe.
+
+`serve` passes its flags on as variables, so they win over the environment, and the environment wins over `.env`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import ipaddress
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from dotenv.parser import Binding, parse_stream
+from dotenv.variables import parse_variables
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.settings import DEV_KEY, PREFIX, SECRETS, Settings
+
+ENV_FILE = Path(".env")
+MIN_KEY_LENGTH = 32
+KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
+MAX_SHOWN = 80
+REMOVED = {
+    "redis_url": ("", "cache and rate limits are in the gateway's memory"),
+    "workers": ("1", "one process serves every request"),
+}
+"""Settings that only other versions have: the value that asks for what this version does, and what that is."""
+
+
+def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = ENV_FILE) -> Settings:
+    """Return the settings in force: from the environment, then `env_file`, then defaults.
+
+    Binding a host beyond loopback implies `production` unless the environment is set explicitly.
+
+    Raises:
+        ConfigurationError: settings are unknown, unfit or not safe to start with; the message names all of them.
+    """
+    values, problems = _convert(_ours(_read_file(env_file, environment)) | _ours(environment))
+    settings = Settings(**values)
+    try:
+        settings.callers()
+    except ConfigurationError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigurationError(" ".join(problems))
+    if "env" not in values and not _is_loopback(settings.host):
+        settings = msgspec.structs.replace(settings, env="production")
+    if unsafe := list(_unsafe(settings)):
+        raise ConfigurationError(" ".join(unsafe))
+    return settings
+
+
+def descriptions() -> dict[str, str]:
+    """Return what each setting is, by field name."""
+    return {name: meta.description or "" for name, (_, meta) in _fields().items()}
+
+
+def _fields() -> dict[str, tuple[Any, msgspec.Meta]]:
+    """Return the type of each setting, and its range and description, by field name."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return {name: (get_args(hint)[0], get_args(hint)[1]) for name, hint in hints.items()}
+
+
+def _ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables with the prefix, by field name, whatever their case; upper case wins over other spellings."""
+    by_name = sorted(variables.items(), reverse=True)  # capitals sort first, so here they come last
+    prefix = PREFIX.lower()
+    return {name.lower().removeprefix(prefix): text for name, text in by_name if name.lower().startswith(prefix)}
+
+
+def _read_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Read the variables of a `.env` file, with `${NAME}` expanded; a missing file has none.
+
+    Raises:
+        ConfigurationError: it is not readable text, or a line that matters is not NAME=value, over which python-dotenv
+            would pass with a warning at most.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError):
+        text = "\0"
+    if "\0" in text:
+        raise ConfigurationError("The file .env cannot be read: make it readable UTF-8 text, or remove it.")
+    variables: dict[str, str] = {}
+    known = dict(environment)
+    for binding in parse_stream(io.StringIO(text)):
+        is_ours = (binding.key or "").upper().startswith(PREFIX)
+        if binding.error or (is_ours and binding.value is None):
+            raise ConfigurationError(
+                f"Line {_line(binding)} of the file .env is not NAME=value: correct it, or begin it with #."
+            )
+        if binding.key and binding.value is not None:
+            value = "".join(part.resolve(known) for part in parse_variables(binding.value))
+            variables[binding.key] = known[binding.key] = value
+    return variables
+
+
+def _line(binding: Binding) -> int:
+    """The number of the line where a binding begins; empty lines before it belong to it."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+
+
+def _convert(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Convert each text to its setting's type. Returns the values that fit, and a sentence for each that does not."""
+    fields = _fields()
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, text in sorted(texts.items()):
+        if name not in fields:
+            problems += _unknown(name, text, fields)
+            continue
+        kind, meta = fields[name]
+        try:
+            values[name] = msgspec.convert(_typed(kind, text), Annotated[kind, meta])
+        except (ValueError, msgspec.ValidationError):
+            shown = "" if name in SECRETS else f", not {_shown(text)}"
+            problems.append(f"{_variable(name)} must be {_requirement(kind, meta)}{shown}.")
+    return values, problems
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
+
+
+def _unknown(name: str, text: str, known: Iterable[str]) -> Iterator[str]:
+    if name in REMOVED:
+        harmless, why = REMOVED[name]
+        if text != harmless:
+            yield f"{_variable(name)} is not a setting of this version, where {why}: unset it."
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = (
+        f": if {_variable(near[0])} is meant, write that." if near else "; see docs/SETUP.md for the names there are."
+    )
+    yield f"{_variable(name)} is not a setting{hint}"
+
+
+def _typed(kind: object, text: str) -> object:
+    """Return the text as a number or a path where the setting is one; its range is not checked.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if kind is int:
+        return int(text)
+    if kind is float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
+    if kind is Path:
+        if not text:  # as a path it would be the working directory
+            raise ValueError(text)
+        return Path(text)
+    return text
+
+
+def _requirement(kind: object, meta: msgspec.Meta) -> str:
+    """Return what a setting must be, as a noun phrase."""
+    if get_origin(kind) is Literal:
+        *others, last = get_args(kind)
+        return f"{', '.join(others)} or {last}"
+    if kind is Path:
+        return "a path"
+    if kind not in (int, float):
+        return "non-empty text"
+    noun = "a whole number" if kind is int else "a finite number"
+    if meta.gt is not None:
+        return f"{noun} above {meta.gt}"
+    return f"{noun} of at least {meta.ge}" if meta.le is None else f"{noun} from {meta.ge} to {meta.le}"
+
+
+def _unsafe(settings: Settings) -> Iterator[str]:
+    """Yield every reason not to start with these settings."""
+    keys = settings.callers()
+    if len({key for _, key, _ in keys}) != len(keys) or len({name for name, _, _ in keys}) != len(keys):
+        yield f"{PREFIX}SERVICE_KEYS names a key or a name twice."
+    if not keys:
+        yield (
+            f"Callers need keys: set {PREFIX}SERVICE_KEYS to name:key entries. (Listening on more than loopback is "
+            f"production, unless {PREFIX}ENV=dev says otherwise.)"
+        )
+    if settings.env == "dev":
+        return
+    for name, key, _ in keys:
+        if key.lower() in KNOWN_KEYS or len(key) < MIN_KEY_LENGTH:
+            yield (
+                f"The service key {name!r} is publicly known or shorter than {MIN_KEY_LENGTH} characters: "
+                f"set a random one in {PREFIX}SERVICE_KEYS."
+            )
+    if not (settings.encryption_keys or "").strip():
+        yield f"In production provider keys need encryption: set {PREFIX}ENCRYPTION_KEYS to 32 random bytes in base64."
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

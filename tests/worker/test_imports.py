@@ -1,0 +1,55 @@
+"""What a process that only serves calls loads: nothing that manages, stores or draws."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SERVES_CALLS = ("llm_gateway.worker", "llm_gateway.telemetry")
+FOREIGN = {
+    "alembic", "cryptography", "cyclopts", "fastapi", "genai_prices", "pydantic", "rich", "sqlalchemy", "uvicorn",
+}  # fmt: skip
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+        importlib.import_module(module.name)
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+def loaded_with(*packages: str, path: Path | None = None) -> set[str]:
+    """The top-level modules of a fresh interpreter that has imported every module of `packages`."""
+    environment = dict(os.environ)
+    if path is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(path), *filter(None, [environment.get("PYTHONPATH")])])
+    command = [sys.executable, "-P", "-c", IMPORT_ALL, *packages]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    return set(ended.stdout.split())
+
+
+def test_serving_calls_loads_no_database_web_framework_price_list_or_terminal_library() -> None:
+    loaded = loaded_with(*SERVES_CALLS)
+    assert loaded & FOREIGN == set()
+    assert {"msgspec", "httptools"} <= loaded, "it was imported"
+
+
+def test_an_import_of_such_a_library_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "planted"
+    (package / "below").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "below" / "__init__.py").touch()
+    (package / "below" / "module.py").write_text("import rich")
+    assert loaded_with("planted", path=tmp_path) & FOREIGN == {"rich"}
+
+
+@pytest.mark.parametrize("library", sorted(FOREIGN))
+def test_each_such_library_is_installed_under_this_name(library: str) -> None:
+    assert find_spec(library) is not None
