@@ -50,6 +50,12 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
     return Plan(tiers)
 
 
+def check_model(model: str, snapshot: Snapshot) -> None:
+    """Raise UnknownModel for a model that no enabled provider lists."""
+    if model != AUTO and model not in snapshot.tiers_by_model:
+        raise UnknownModel(_unknown(model, snapshot))
+
+
 def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
     provider = snapshot.providers.get(override.provider_name)
     if provider is None or not provider.is_enabled or override.model_name not in provider.models:

@@ -15,6 +15,7 @@ from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.base import Adapter, Wire
 
@@ -40,6 +41,11 @@ class Translation:
             document = PROTOCOLS[ask.protocol].pass_on({**ask.document, "model": model}, stream=request.stream)
             body = _encode(document)
             return Call(native.path(model, request.stream), body, is_native=True, fields=ask.fields)
+        via = self._via(ask, provider)
+        if via is not None:
+            wire, translation = via
+            written = translation.write(ask.document, model)
+            return Call(wire.path(model, False), _encode(written.document), dropped=written.dropped)
         wire = self._main_wire(provider)
         if wire.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
             raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint ({ask.protocol})")
@@ -58,6 +64,10 @@ class Translation:
             Malformed: the body is not a complete answer.
         """
         native = self._native(ask, provider)
+        via = self._via(ask, provider) if native is None else None
+        if via is not None:
+            wire, translation = via
+            return reply_of(wire.read_reply(body), translation.read(body), dropped)
         completion = (native or self._main_wire(provider)).read_reply(body)
         if native is not None:
             return reply_of(completion, body, dropped)
@@ -83,6 +93,16 @@ class Translation:
         if ask.protocol == "openai_responses" and not provider.has_responses:
             return None
         return self._adapters[provider.kind].wires.get(ask.protocol)
+
+    def _via(self, ask: Ask, provider: Provider) -> tuple[Wire, DocumentTranslation] | None:
+        """Return the wire of a protocol that the client's documents have a translation of their own for."""
+        if ask.is_canonical:
+            return None
+        wires = self._adapters[provider.kind].wires
+        for name, translation in PROTOCOLS[ask.protocol].translations.items():
+            if name in wires:
+                return wires[name], translation
+        return None
 
     def _main_wire(self, provider: Provider) -> Wire:
         """The wire that other protocols are translated into."""
