@@ -31,13 +31,13 @@ PROTOCOLS: Mapping[str, Descriptor] = {
 DEFAULT = next(iter(PROTOCOLS.values()))
 
 
-def _paths(descriptor: Descriptor) -> list[str]:
+def paths_of(descriptor: Descriptor) -> list[str]:
     """Every path of a protocol, those that it shares with others included."""
     routes = [*descriptor.routes, *(descriptor.count_tokens.routes if descriptor.count_tokens is not None else ())]
     return [route.path for route in routes] + [*(descriptor.models.paths if descriptor.models is not None else ())]
 
 
-ROOTS = tuple(dict.fromkeys(f"/{path.split('/')[1]}/" for each in PROTOCOLS.values() for path in _paths(each)))
+ROOTS = tuple(dict.fromkeys(f"/{path.split('/')[1]}/" for each in PROTOCOLS.values() for path in paths_of(each)))
 """The beginnings of all paths of protocols."""
 
 

@@ -73,5 +73,6 @@ def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
     names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
-    listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + (" and more: GET /v1/models" if len(names) > MOST_NAMED else "")
+    rest = " and more, which the list of models has" if len(names) > MOST_NAMED else ""
+    listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
     return f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}. There are: {listed}; or provider/model."

@@ -1,6 +1,6 @@
 """Google's generateContent: https://ai.google.dev/api/generate-content."""
 
-from llm_gateway.protocols.descriptor import Descriptor, ModelList, Route, TokenCount
+from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route, TokenCount
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES
 from llm_gateway.protocols.gemini.models import write_model, write_models
@@ -28,10 +28,11 @@ MODEL_PATHS = {"/v1beta/models": "", "/v1/models": "V1"}
 """Where Google has its models, and what tells the operations there apart: its SDKs take either version."""
 
 
-def routes(method: str, summary: str, *, stream: bool = False) -> tuple[Route, ...]:
-    """Return the routes of a method of models."""
+def routes(method: str, summary: str, *, operation: str = "", stream: bool = False) -> tuple[Route, ...]:
+    """Return the routes of a method of models; `operation` is its name in the OpenAPI document, if it is another."""
+    name = operation or method
     return tuple(
-        Route(path=f"{path}/{{model}}:{method}", operation=method + version, summary=summary, stream=stream)
+        Route(path=f"{path}/{MODEL}:{method}", operation=name + version, summary=summary, stream=stream)
         for path, version in MODEL_PATHS.items()
     )
 
@@ -58,7 +59,7 @@ DESCRIPTOR = Descriptor(
     credential_headers=(b"x-goog-api-key", b"authorization"),
     key_parameter="key",
     count_tokens=TokenCount(
-        routes=routes("countTokens", "How many tokens a request will take, estimated"),
+        routes=routes("countTokens", "How many tokens a request will take, estimated", operation="countContentTokens"),
         request_of=counted_request,
         write=write_count,
     ),
