@@ -104,9 +104,7 @@ def test_functions_are_called_by_the_sdk_itself(
 def test_a_chat_keeps_its_tool_calls(client: genai.Client, llmock: LLMock, stream: bool) -> None:
     place = {"type": "object", "properties": {"city": {"type": "string"}}}
     declared = types.FunctionDeclaration(name="weather", description="Weather", parameters_json_schema=place)
-    forced = types.ToolConfig(
-        function_calling_config=types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.ANY)
-    )
+    calling = types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.ANY)
     chat = client.chats.create(model="auto")
     llmock.call_tool("weather", {"city": "Paris"}).reply("It is sunny.").reply("Paris.")
 

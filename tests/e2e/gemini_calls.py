@@ -32,7 +32,7 @@ def post(
 ) -> Response:
     """POST to a method of a model, past the cache."""
     path = f"/v1beta/models/{model}:{method}"
-    return gateway.call("POST", path, body, cache_control="no-store", **more)
+    return gateway.call("POST", path, body, cache_control="no-store", **headers)
 
 
 def error(response: Response, status: int, word: str) -> dict[str, Any]:
