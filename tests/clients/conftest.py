@@ -73,7 +73,7 @@ def gateway(running: GatewayProcess, llmock: LLMock, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(f"{name}_BASE_URL", base_url)
         monkeypatch.setenv(f"{name}_API_KEY", KEY)
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", root)
-    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)  # comes before GEMINI_API_KEY, and llmock sets it
     return running
 
 
