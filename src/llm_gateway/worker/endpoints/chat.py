@@ -104,10 +104,10 @@ class Asking(Endpoint):
             deadline=said.deadline(headers, started, self._timeout_s),
             key_name=entry.caller.name,
             surface=protocol.surface,
-            user_id=said.label(headers, b"x-user-id") or _user(document, protocol.user_fields) or ANONYMOUS,
+            user_id=said.label(headers, b"x-user-id") or user_of(document, protocol.user_fields) or ANONYMOUS,
             service=said.label(headers, b"x-service-name") or entry.caller.name,
             task_type=said.label(headers, b"x-task-type") or GENERAL,
-            max_tokens=_most_output(document, protocol),
+            max_tokens=most_output(document, protocol),
             client_request_id=entry.client_request_id,
             tags=said.tags(headers),
             use_cache=use_cache,
@@ -249,7 +249,7 @@ def asked_model(route: Route, scope: Scope, document: dict[str, Any]) -> str:
     return model
 
 
-def _user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
+def user_of(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
     """Return the customer whom one of these fields names."""
     for path in fields:
         user: Any = document
@@ -260,7 +260,7 @@ def _user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str 
     return None
 
 
-def _most_output(document: dict[str, Any], protocol: Descriptor) -> int:
+def most_output(document: dict[str, Any], protocol: Descriptor) -> int:
     """Return how many tokens may be answered, over all choices."""
     for name in protocol.settings_fields:
         if isinstance(found := document.get(name), dict):
