@@ -114,11 +114,7 @@ def opens_with_basic(method: str, path: str) -> bool:
 
 
 def _presented_key(scope: Scope) -> bytes | None:
-    query = scope["query_string"]
-    keys = keys_in_query(scope["path"], query) if query else []
-    key: bytes | None = keys[0] if keys else None
-    if any(other != key for other in keys):
-        raise BadRequest(TWO_KEYS)
+    key = _key_in_query(scope) if scope["query_string"] else None
     for name, value in scope["headers"]:
         if name not in _CREDENTIALS:
             continue
@@ -137,6 +133,13 @@ def _presented_key(scope: Scope) -> bytes | None:
             raise BadRequest(TWO_KEYS)
         key = presented
     return key
+
+
+def _key_in_query(scope: Scope) -> bytes | None:
+    keys = set(keys_in_query(scope["path"], scope["query_string"]))
+    if len(keys) > 1:
+        raise BadRequest(TWO_KEYS)
+    return keys.pop() if keys else None
 
 
 def _password(credentials: bytes) -> bytes:

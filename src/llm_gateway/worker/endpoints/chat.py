@@ -56,7 +56,8 @@ class Asking(Endpoint):
     def __init__(self, protocol: Descriptor, route: Route, serving: Serving) -> None:
         super().__init__(serving.in_flight, serving.log)
         self._protocol = protocol
-        self._route = route
+        self._stream = route.stream
+        self._is_model_in_path = route.names_model
         self._gateway = serving.gateway
         self._drains = serving.drains
         self._timeout_s = serving.timeout_s
@@ -69,7 +70,7 @@ class Asking(Endpoint):
             self._protocol.check(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
-        request = self._request(entry, document, asked_model(self._route, scope, document))
+        request = self._request(entry, document, asked_model(scope, document, is_in_path=self._is_model_in_path))
         head = Head(
             request_id=request.id,
             model=request.requested_model or "",
@@ -89,7 +90,7 @@ class Asking(Endpoint):
         await send_body(send, 200, content, JSON, [*facts(answer), *ids])
 
     def _request(self, entry: Entry, document: dict[str, Any], model: str) -> Request:
-        protocol, stream = self._protocol, self._route.stream
+        protocol, stream = self._protocol, self._stream
         if stream is None:
             stream = document.get("stream")
             if stream is not None and not isinstance(stream, bool):
@@ -231,13 +232,13 @@ def document_of(body: bytes) -> dict[str, Any]:
     return document
 
 
-def asked_model(route: Route, scope: Scope, document: dict[str, Any]) -> str:
+def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
     """Return the model that a request asks for, which its path names, or its document.
 
     Raises:
         Invalid: the document names none.
     """
-    if route.names_model:
+    if is_in_path:
         named: str = scope["path_params"]["model"]
         return named
     model = document.get("model")
@@ -252,8 +253,10 @@ def asked_model(route: Route, scope: Scope, document: dict[str, Any]) -> str:
 def user_of(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
     """Return the customer whom one of these fields names."""
     for path in fields:
-        user: Any = document
-        for name in path:
+        user = document.get(path[0])
+        if user is None:
+            continue
+        for name in path[1:]:
             user = user.get(name) if isinstance(user, dict) else None
         if isinstance(user, str) and user and len(user) <= said.MAX_LABEL_CHARACTERS and "\0" not in user:
             return user
@@ -274,6 +277,6 @@ def most_output(document: dict[str, Any], protocol: Descriptor) -> int:
 def _positive(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = document.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value is not None and isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None

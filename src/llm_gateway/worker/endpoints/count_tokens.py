@@ -32,14 +32,14 @@ class CountTokens(Endpoint):
         super().__init__(serving.in_flight, serving.log)
         self._protocol = protocol
         self._count = count
-        self._route = route
+        self._is_model_in_path = route.names_model
         self._snapshot = snapshot
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
         entry: Entry = scope[ENTRY]
         document = document_of(body)
-        check_model(asked_model(self._route, scope, document), self._snapshot())
+        check_model(asked_model(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
         try:
             counted = self._count.request_of(document)
         except Unreadable as error:
