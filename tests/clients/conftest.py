@@ -20,7 +20,10 @@ from tests.e2e.process import KEY, GatewayProcess
 if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
 
-LIBRARIES = ("instructor", "langchain_anthropic", "langchain_openai", "langchain_tests", "llm", "pydantic_ai")
+LIBRARIES = (
+    *("instructor", "langchain_anthropic", "langchain_openai", "langchain_tests", "llm", "pydantic_ai"),
+    "google.genai",  # the last: where its parent is missing, looking for it raises
+)
 INSTALLED = all(find_spec(name) for name in LIBRARIES)
 if not INSTALLED:
     collect_ignore_glob = ["test_*.py"]
@@ -69,6 +72,8 @@ def gateway(running: GatewayProcess, llmock: LLMock, monkeypatch: pytest.MonkeyP
     for name, base_url in (("OPENAI", f"{root}/v1"), ("ANTHROPIC", root)):
         monkeypatch.setenv(f"{name}_BASE_URL", base_url)
         monkeypatch.setenv(f"{name}_API_KEY", KEY)
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", root)
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)  # comes before GEMINI_API_KEY, and llmock sets it
     return running
 
 

@@ -56,6 +56,7 @@ class StreamingVendor:
         self.steps: Sequence[Step] = ()
         self.answer: Any = None
         self.calls: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.headers: dict[str, str] = {}
         self.gone = threading.Semaphore(0)
         self.gone_at: list[float] = []
@@ -97,6 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         vendor = self.vendor
         vendor.headers = {name.lower(): value for name, value in self.headers.items()}
+        vendor.paths.append(self.path)
         vendor.calls.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         if vendor.answer is not None:
             body = json.dumps(vendor.answer).encode()

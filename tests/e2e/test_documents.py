@@ -33,7 +33,7 @@ def test_the_examples_are_true(tmp_path: Path, name: str) -> None:
             assert response.status == expected if expected else response.status < 300, where
 
 
-@pytest.mark.parametrize("name", ["docs/OPENAI.md", "docs/ANTHROPIC.md"])
+@pytest.mark.parametrize("name", ["docs/OPENAI.md", "docs/ANTHROPIC.md", "docs/GEMINI.md"])
 def test_the_programs_run(tmp_path: Path, name: str) -> None:
     programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / name).read_text(), re.DOTALL)
     assert programs, "no programs"

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import anthropic
 import openai
 import pytest
+from google.genai import errors
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Match, Reply, StreamFault
 
@@ -75,7 +76,7 @@ def test_after_it_the_client_is_told(
         assert last.type == "error"
         assert f"Provider my-{kind}: " in last.message
     else:
-        with pytest.raises((openai.APIError, anthropic.APIError), match=f"Provider my-{kind}: "):
+        with pytest.raises((openai.APIError, anthropic.APIError, errors.APIError), match=f"Provider my-{kind}: "):
             client.stream(extra_headers=FRESH)
 
     record = records(gateway)[-1]

@@ -1,4 +1,4 @@
-"""The official SDKs at the gateway, with only their base URL changed, over vendors of every dialect: all nine pairs."""
+"""The official SDKs at the gateway, with only their base URL changed, over vendors of every dialect: all pairs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from google import genai
+from google.genai import errors, types
 from llmock.pytest_plugin import LLMock
 
 from tests.e2e.process import KEY, GatewayProcess
@@ -165,14 +167,57 @@ class Messages:
         return "".join(block.text for block in then.content)
 
 
+class Content:
+    """Google's SDK."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        options = types.HttpOptions(base_url=f"http://127.0.0.1:{gateway.port}")
+        self.client = genai.Client(api_key=KEY, http_options=options)
+        self.weather = types.FunctionDeclaration(name="weather", parameters_json_schema=PLACE)
+
+    def config(self, extra_headers: dict[str, str] | None = None, **more: Any) -> types.GenerateContentConfig:
+        options = types.HttpOptions(headers=extra_headers)
+        return types.GenerateContentConfig(
+            system_instruction="Be brief", max_output_tokens=50, http_options=options, **more
+        )
+
+    def text(self, model: str = "auto", **more: Any) -> tuple[str, int, int]:
+        config = self.config(**more)
+        return self._told([self.client.models.generate_content(model=model, contents="Where?", config=config)])
+
+    def stream(self, model: str = "auto", **more: Any) -> tuple[str, int, int]:
+        config = self.config(**more)
+        return self._told(
+            list(self.client.models.generate_content_stream(model=model, contents="Where?", config=config))
+        )
+
+    @staticmethod
+    def _told(made: list[types.GenerateContentResponse]) -> tuple[str, int, int]:
+        reasons = [one.candidates[0].finish_reason for one in made if one.candidates]
+        assert [reason for reason in reasons if reason] == [types.FinishReason.STOP]
+        used = made[-1].usage_metadata
+        assert used is not None
+        texts = "".join(one.text or "" for one in made)
+        return texts, used.prompt_token_count or 0, used.candidates_token_count or 0
+
+    def tool(self, *, stream: bool) -> str:
+        config = self.config(tools=[types.Tool(function_declarations=[self.weather])])
+        chat = self.client.chats.create(model="auto", config=config)
+        said = list(chat.send_message_stream("Where?")) if stream else [chat.send_message("Where?")]
+        [call] = [call for one in said for call in one.function_calls or ()]
+        assert (call.name, call.args) == ("weather", ASKED)
+        result = types.Part.from_function_response(name="weather", response={"result": "sunny"})
+        return chat.send_message(result).text or ""
+
+
 def booked(gateway: GatewayProcess, provider: str) -> tuple[int, int]:
     """Requests and tokens in the report."""
     rows = gateway.call("GET", "/api/v1/usage/by-provider?days=1").json
     return next(((r["request_count"], r["total_tokens"]) for r in rows if r["provider_name"] == provider), (0, 0))
 
 
-SURFACES = pytest.mark.parametrize("surface", [Chat, Responses, Messages])
-Client = Chat | Responses | Messages
+SURFACES = pytest.mark.parametrize("surface", [Chat, Responses, Messages, Content])
+Client = Chat | Responses | Messages | Content
 
 
 @SURFACES
@@ -234,7 +279,9 @@ def test_models_by_name(gateway: GatewayProcess, llmock: LLMock, surface: Callab
         llmock.reply("pinned", provider=OTHERS[kind])
         assert client.text(f"my-{OTHERS[kind]}/{MODELS[OTHERS[kind]]}", extra_headers=FRESH)[0] == "pinned"
 
-    with pytest.raises((openai.NotFoundError, anthropic.NotFoundError), match="There are: auto, claude-haiku"):
+    with pytest.raises(
+        (openai.NotFoundError, anthropic.NotFoundError, errors.ClientError), match="There are: auto, claude-haiku"
+    ):
         client.text("no-such-model")
 
 
@@ -258,29 +305,28 @@ def test_who_pays(
 
 
 ERRORS = [
-    (400, openai.BadRequestError, anthropic.BadRequestError),
-    (500, openai.InternalServerError, anthropic.InternalServerError),
+    (400, (openai.BadRequestError, anthropic.BadRequestError, errors.ClientError)),
+    (500, (openai.InternalServerError, anthropic.InternalServerError, errors.ServerError)),
 ]
 
 
 @SURFACES
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize(("status", "one", "other"), ERRORS)
+@pytest.mark.parametrize(("status", "own"), ERRORS)
 def test_errors_are_the_sdks_own(
     gateway: GatewayProcess,
     llmock: LLMock,
     surface: Callable[[GatewayProcess], Client],
     stream: bool,
     status: int,
-    one: type[Exception],
-    other: type[Exception],
+    own: tuple[type[Exception], ...],
 ) -> None:
     configure(gateway, llmock, "openai")
     for _ in range(2):
         llmock.fail(status, provider="openai")
     client = surface(gateway)
 
-    with pytest.raises((one, other), match=f"answered {status}"):
+    with pytest.raises(own, match=f"answered {status}"):
         (client.stream if stream else client.text)()
     bad: Any = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="wrong", max_retries=0)
     with pytest.raises(openai.AuthenticationError):

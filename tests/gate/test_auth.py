@@ -16,6 +16,7 @@ from llm_gateway.domain.messages import new_id
 from llm_gateway.error_format.problem import JSON, send_body
 from llm_gateway.gate.auth import OPEN_PATHS, Gate, Keyring
 from llm_gateway.gate.entry import ENTRY, Entry
+from llm_gateway.protocols.registry import ROOTS
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 
 ALL = frozenset({"call", "read", "admin"})
@@ -44,7 +45,10 @@ def routes(app: Application) -> Iterator[tuple[str, str]]:
     """Every registered path with each of its methods."""
     planes: Any = app._entry._app  # type: ignore[attr-defined]
     for path in planes._endpoints:
-        yield "GET" if path == "/v1/models" else "POST", path
+        yield "GET" if path.endswith("/models") else "POST", path
+    for start, methods in planes._methods.items():
+        for method in methods:
+            yield "POST", f"{start}ID:{method}"
     for start in planes._below:
         yield "GET", start + "ID"
     waiting = list(planes._management._app.routes)
@@ -80,7 +84,7 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
         response = await client.call(method, path)
         if method in ("GET", "HEAD") and path in OPEN_PATHS:
             assert response.status in (200, 405)
-        elif path.startswith("/v1/"):
+        elif path.startswith(ROOTS):
             assert (response.status, set(response.json) & {"error"}) == (401, {"error"})
         else:
             problem = assert_problem(response, 401, "unauthorized")
@@ -102,6 +106,7 @@ async def test_what_only_looks_like_an_open_path_is_shut(gate: Client, path: str
         {"x-service-key": "key-of-all"},
         {"X-SERVICE-KEY": "  key-of-all "},
         {"x-api-key": "key-of-all"},
+        {"x-goog-api-key": "key-of-all"},
         {"authorization": "Bearer key-of-all"},
         {"authorization": "bearer   key-of-all"},
         {"authorization": "Basic dXNlcjpwYXNz", "x-service-key": "key-of-all"},

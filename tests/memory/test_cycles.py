@@ -213,6 +213,7 @@ def test_no_ending_leaves_a_cycle(path: str, stream: bool, tmp_path: Path) -> No
     assert left == {}
 
 
+CONTENTS = {"contents": [{"parts": [{"text": "hi"}]}]}
 OTHERS: dict[str, tuple[str, dict[str, Any] | bytes, dict[str, str]]] = {
     "no such path": ("/v1/nope", {}, {}),
     "no such path of the API": ("/api/v1/nope", {}, {}),
@@ -227,6 +228,13 @@ OTHERS: dict[str, tuple[str, dict[str, Any] | bytes, dict[str, str]]] = {
     "embeddings refused": ("/v1/embeddings", {"model": "p/m", "input": "hi"}, HASTE),
     "response refused": ("/v1/responses", {"model": "p/m", "input": "hi"}, HASTE),
     "response streamed and cut": ("/v1/responses", {"model": "p/m", "input": "hi", "stream": True}, HASTE),
+    "content refused": ("/v1beta/models/p/m:generateContent", CONTENTS, HASTE),
+    "content of nothing": ("/v1beta/models/nope:generateContent", {"contents": 3}, {}),
+    "content streamed and cut": ("/v1beta/models/p/m:streamGenerateContent?alt=sse", CONTENTS, HASTE),
+    "content streamed into an array and cut": ("/v1beta/models/p/m:streamGenerateContent", CONTENTS, HASTE),
+    "contents counted": ("/v1beta/models/p/m:countTokens", CONTENTS, {}),
+    "content embedded": ("/v1beta/models/p/m:embedContent", {"content": {"parts": [{"text": "hi"}]}}, HASTE),
+    "no such method": ("/v1beta/models/p/m:foo", CONTENTS, {}),
     "failed over": ("/v1/chat/completions", {"model": "m", "messages": TURNS}, NOT_CACHED),
     "failed over, streamed": ("/v1/chat/completions", {"model": "m", "messages": TURNS, "stream": True}, NOT_CACHED),
 }

@@ -22,6 +22,7 @@ from llm_gateway.protocols.base import Unsupported
 from llm_gateway.protocols.generate import GenerateBody, ask_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
+from tests.protocols.gemini import questions as google
 from tests.protocols.questions import (
     Document,
     Question,
@@ -55,6 +56,7 @@ APIS = {
         responses_document,
         frozenset({"n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "top_k"}),
     ),
+    "gemini_content": Api(gemini, google.content_document, google.LACKS),
 }
 DIALECTS = [
     (openai_chat, "gpt-4o"),
@@ -77,6 +79,8 @@ def can_ask(name: str, question: Question) -> bool:
     settings = question.settings
     if not APIS[name].lacks.isdisjoint(settings):
         return False
+    if name == "gemini_content":
+        return google.can_ask(question)
     if name != "anthropic_messages":
         return True
     wanted, choice = settings.get("format"), settings.get("tool_choice")
@@ -91,6 +95,8 @@ def can_ask(name: str, question: Question) -> bool:
 def as_read(name: str, question: Question) -> Conversation:
     """The conversation as this API's documents tell it."""
     conversation = expected(question)
+    if name == "gemini_content":
+        return google.as_read(conversation)
     if name == "openai_chat" and question.system == "":
         conversation.turns.insert(0, EMPTY_SYSTEM)  # a message of its own, which the writers leave out
     if name == "anthropic_messages" and conversation.format is not None:

@@ -32,9 +32,8 @@ class Ask:
     """What a client asks for: a document of the protocol that it speaks, or a conversation.
 
     The conversation in a document is read when a provider that speaks another protocol needs it, so that what only one
-    protocol knows passes through to a provider of the same. `protocol` is the name of a package of `protocols/`, or of
-    one that only passes through (`openai_embeddings`). `fields` are header lines that only those who speak it
-    understand.
+    protocol knows passes through to a provider of the same. `protocol` is its name in the registry of `protocols/`.
+    `fields` are header lines that only those who speak it understand.
     """
 
     __slots__ = ("_conversation", "_read", "document", "dropped", "fields", "protocol")

@@ -9,12 +9,11 @@ from llm_gateway.domain.messages import weight
 PICTURE_WEIGHT = 4 * 1500
 """Of a picture or file that is inlined or linked: about what a page or a large picture takes."""
 INLINE_CHARACTERS = 2000
-INPUTS = ("messages", "input", "system", "instructions", "tools", "prompt", "response_format", "text", "contents")
 
 
-def weigh(document: dict[str, Any]) -> int:
-    """The ASCII characters that would take as many tokens as what the document asks with."""
-    waiting: list[Any] = [document[name] for name in INPUTS if name in document]
+def weigh(document: dict[str, Any], fields: tuple[str, ...]) -> int:
+    """Return how many ASCII characters would take as many tokens as these fields of the document."""
+    waiting: list[Any] = [document[name] for name in fields if name in document]
     total = 0
     while waiting:
         value = waiting.pop()

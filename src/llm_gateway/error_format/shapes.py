@@ -7,9 +7,7 @@ from starlette.types import Scope, Send
 from llm_gateway.error_format.problem import JSON, Headers, error_headers, send_body, send_problem
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.entry import ENTRY, Entry, log_error
-from llm_gateway.protocols.registry import PROTOCOLS, protocol_at
-
-SURFACES = "/v1/"
+from llm_gateway.protocols.registry import ROOTS, protocol_of
 
 
 async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers: Headers | None = None) -> None:
@@ -17,12 +15,12 @@ async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers
     path: str = scope["path"]
     entry: Entry = scope[ENTRY]
     echo = entry.echo
-    if not path.startswith(SURFACES):
+    if not path.startswith(ROOTS):
         log_error(scope, error, error.status)
         await send_problem(send, error, echo, more_headers)
         return
     log_error(scope, error, status_of(error))
-    protocol = protocol_at(path) or next(iter(PROTOCOLS.values()))
+    protocol = protocol_of(path, entry.headers, scope["query_string"])
     body = protocol.write_error(error, echo.decode())
     headers = [*(more_headers or ()), *error_headers(error), *((name, echo) for name in protocol.id_headers)]
     if error.status == 413:

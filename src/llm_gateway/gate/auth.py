@@ -14,13 +14,14 @@ from llm_gateway.domain.messages import new_id
 from llm_gateway.error_format.shapes import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.entry import ENTRY, NOBODY, Caller, Entry
-from llm_gateway.protocols.registry import PROTOCOLS
+from llm_gateway.protocols.registry import PROTOCOLS, ROOTS, keys_in_query
 
 OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
 DATA_PLANE = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
 """What makes a browser ask for the key (RFC 7617)."""
+TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
 _CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -113,7 +114,7 @@ def opens_with_basic(method: str, path: str) -> bool:
 
 
 def _presented_key(scope: Scope) -> bytes | None:
-    key: bytes | None = None
+    key = _key_in_query(scope) if scope["query_string"] else None
     for name, value in scope["headers"]:
         if name not in _CREDENTIALS:
             continue
@@ -129,9 +130,16 @@ def _presented_key(scope: Scope) -> bytes | None:
         if not presented:
             continue
         if key is not None and key != presented:
-            raise BadRequest("The request carries two different keys: send one.")
+            raise BadRequest(TWO_KEYS)
         key = presented
     return key
+
+
+def _key_in_query(scope: Scope) -> bytes | None:
+    keys = set(keys_in_query(scope["path"], scope["query_string"]))
+    if len(keys) > 1:
+        raise BadRequest(TWO_KEYS)
+    return keys.pop() if keys else None
 
 
 def _password(credentials: bytes) -> bytes:
@@ -143,6 +151,6 @@ def _password(credentials: bytes) -> bytes:
 
 def scope_needed(method: str, path: str) -> str:
     """What a key must be allowed to do for this request."""
-    if path == DATA_PLANE or path.startswith("/v1/"):
+    if path == DATA_PLANE or path.startswith(ROOTS):
         return "call"
     return "read" if method in ("GET", "HEAD") else "admin"

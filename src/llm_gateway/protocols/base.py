@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from llm_gateway.domain.conversation import Chunk, Conversation
-from llm_gateway.sse import Event
+from llm_gateway.sse import COMMENT, Event
 
 PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 
@@ -70,12 +70,14 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
     `request_id` is ours (a UUID), from which a protocol makes its own ids (`chatcmpl-…`); `model` is the name shown to
     the client, `created_s` seconds since 1970, and `document` the client's request, of which a reply repeats parts.
+    `query` is the query string of its path.
     """
 
     request_id: str
     model: str
     created_s: int
     document: dict[str, Any]
+    query: bytes = b""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -109,7 +111,21 @@ class StreamReader(Protocol):
 
 
 class StreamWriter(Protocol):
-    """Writes a client's stream. One for each stream."""
+    """Writes a client's stream. One for each stream; what differs from server-sent events is in `EventStream`."""
+
+    content_type: bytes
+    keep_alive: bytes
+    """What is written while nothing comes, so that proxies do not close the connection."""
+    is_raw: bool
+    """Whether the events of a provider of the same protocol are passed on as they are, without `pass_on`."""
+
+    def pass_on(self, raw: bytes) -> bytes:
+        """Return a provider's own event, a server-sent one, as this stream has it."""
+        ...
+
+    def close(self) -> bytes:
+        """Return what ends a stream of events that were passed on; `end` and `error` write it themselves."""
+        ...
 
     def write(self, chunk: Chunk) -> bytes:
         """The events that tell of the chunk, in one piece; empty where the protocol has none for it."""
@@ -125,3 +141,19 @@ class StreamWriter(Protocol):
         `code` is the gateway's own (`errors.py`).
         """
         ...
+
+
+class EventStream:
+    """Server-sent events: what a `StreamWriter` that writes them shares with all others."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+    keep_alive = COMMENT
+    is_raw = True
+
+    def pass_on(self, raw: bytes) -> bytes:
+        """As in `StreamWriter`."""
+        return raw
+
+    def close(self) -> bytes:
+        """As in `StreamWriter`."""
+        return b""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, by_status
+from llm_gateway.protocols import gemini_embeddings
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
 from llm_gateway.providers.authorize import StaticKey
 from llm_gateway.providers.base import Wire
@@ -42,7 +43,13 @@ def _call_path(model: str, stream: bool) -> str:
     return f"{path_of(model)}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
 
-wires = {"gemini": Wire(_call_path, read_reply, StreamReader, write_request)}
+wires = {
+    "gemini_content": Wire(_call_path, read_reply, StreamReader, write_request),
+    "gemini_embeddings": Wire(lambda model, _stream: f"{path_of(model)}:embedContent", gemini_embeddings.read_reply),
+    "gemini_batch_embeddings": Wire(
+        lambda model, _stream: f"{path_of(model)}:batchEmbedContents", gemini_embeddings.read_reply
+    ),
+}
 
 
 def decode_error(body: bytes) -> str:

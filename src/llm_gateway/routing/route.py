@@ -50,6 +50,12 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
     return Plan(tiers)
 
 
+def check_model(model: str, snapshot: Snapshot) -> None:
+    """Raise UnknownModel for a model that no enabled provider lists."""
+    if model != AUTO and model not in snapshot.tiers_by_model:
+        raise UnknownModel(_unknown(model, snapshot))
+
+
 def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
     provider = snapshot.providers.get(override.provider_name)
     if provider is None or not provider.is_enabled or override.model_name not in provider.models:
@@ -67,5 +73,6 @@ def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
     names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
-    listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + (" and more: GET /v1/models" if len(names) > MOST_NAMED else "")
+    rest = " and more, which the list of models has" if len(names) > MOST_NAMED else ""
+    listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
     return f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}. There are: {listed}; or provider/model."

@@ -19,6 +19,7 @@ from llm_gateway.settings import Settings
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
+from llm_gateway.worker.endpoints.chat import Serving
 from llm_gateway.worker.endpoints.streaming import Drains
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
@@ -91,14 +92,14 @@ class Worker:
     def build(self, management: ASGIApp) -> Dispatch:
         """Build the ASGI app: the endpoints of calls; what is none of theirs goes to `management`."""
         settings = self._given.settings
-        endpoints, below = build_endpoints(
+        serving = Serving(
             self.gateway,
             self.in_flight,
             Drains(settings.on_disconnect),
-            self._given.snapshot,
             timeout_s=settings.request_timeout_seconds,
             log=self._given.log,
         )
+        endpoints, below = build_endpoints(serving, self._given.snapshot)
         return Dispatch(endpoints, below, management)
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Any, cast
 
 import jsonschema_rs
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -13,7 +14,9 @@ from llm_gateway.app import Application
 from llm_gateway.control.docs.openapi import BY_THE_SERVER
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.messages import new_id
+from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.auth import OPEN_PATHS
+from llm_gateway.protocols.registry import PROTOCOLS, ROOTS
 from llm_gateway.server.hub import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
@@ -49,6 +52,7 @@ STATUSES = {
     ("get", "/api/v1/usage/by-customer"): {200, 401, 403, 422},
 }
 """Of every operation, beside what any request may be answered."""
+ERRORS = {each.vendor: msgspec.json.decode(each.write_error(Unauthorized("x"), "1")) for each in PROTOCOLS.values()}
 ANY = {400, 408, 413, 431, 500, 503}
 
 
@@ -62,7 +66,7 @@ def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
     return {
         (method, path): found
         for path, item in document["paths"].items()
-        if path.startswith(start) and path.startswith("/v1/") == start.startswith("/v1/")
+        if path.startswith(start) and path.startswith(ROOTS) == start.startswith(ROOTS)
         for method, found in item.items()
     }
 
@@ -83,7 +87,7 @@ def valid(document: Any, schema: Any, value: object) -> bool:
 
 
 def test_it_describes_every_route(document: Any, reader: Client) -> None:
-    named = {**operations(document), **operations(document, "/v1/")}
+    named = {key: found for start in ("/", *ROOTS) for key, found in operations(document, start).items()}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
     registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
     assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}
@@ -127,15 +131,22 @@ def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
 
 
 def test_the_surfaces_are_described(document: Any) -> None:
-    found = operations(document, "/v1/")
+    found = {**operations(document, "/v1/"), **operations(document, "/v1beta/")}
+    methods = ("generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents")
     assert {path for _, path in found} == {
         "/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
-        "/v1/models", "/v1/models/{model}",
+        "/v1/models", "/v1/models/{model}", "/v1beta/models", "/v1beta/models/{model}",
+        *(f"/{version}/models/{{model}}:{method}" for version in ("v1", "v1beta") for method in methods),
     }  # fmt: skip
     for (_, path), operation in found.items():
         assert {"200", "400", "401", "403", "404", "408", "413", "431", "500", "503"} <= set(operation["responses"])
         schema = operation["responses"]["401"]["content"]["application/json"]["schema"]
-        assert schema["$ref"].endswith("AnthropicError" if "/messages" in path else "OpenAIError")
+        vendor = "Google" if ":" in path or "v1beta" in path else "Anthropic" if "/messages" in path else "OpenAI"
+        assert schema["$ref"].endswith(f"/{vendor}Error")
+        assert valid(document, document["components"]["schemas"][f"{vendor}Error"], ERRORS[vendor])
+        assert ({"GoogleKeyParameter": []} in operation.get("security", ())) is (vendor == "Google")
+    names = [operation["operationId"] for operation in found.values()]
+    assert len(set(names)) == len(names)
 
 
 @READS_ONLY
@@ -153,7 +164,9 @@ async def test_another_method_is_405_with_those_there_are(document: Any, reader:
         there = {method.upper() for method in item} | ({"HEAD"} if "get" in item else set())
         for method in sorted({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - there):
             response = await reader.call(method, place)
-            if path.startswith("/v1/"):
+            if path.startswith("/v1beta/") or ":" in path:
+                assert (response.status, response.json["error"]["status"]) == (405, "UNIMPLEMENTED")
+            elif path.startswith("/v1/"):
                 assert (response.status, response.json["error"]["code"]) == (405, "method_not_allowed")
             else:
                 assert_problem(response, 405, "method_not_allowed")
@@ -168,9 +181,11 @@ async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> N
 
 
 def test_who_may_call(document: Any) -> None:
-    keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}]
+    keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}, {"GoogApiKey": []}]
     assert document["security"] == keys
-    assert set(document["components"]["securitySchemes"]) == {"ServiceKey", "Bearer", "ApiKey", "Browser"}
+    assert set(document["components"]["securitySchemes"]) == {
+        "ServiceKey", "Bearer", "ApiKey", "GoogApiKey", "GoogleKeyParameter", "Browser",
+    }  # fmt: skip
     for (_, path), operation in operations(document).items():
         if path in OPEN_PATHS:
             assert operation["security"] == []

@@ -26,8 +26,9 @@ from llm_gateway.errors import (
 )
 from llm_gateway.protocols import gemini
 from llm_gateway.protocols.base import Unreadable
+from llm_gateway.protocols.descriptor import ListedModel
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES, camel_names
-from llm_gateway.protocols.gemini.models import model_name, write_models
+from llm_gateway.protocols.gemini.models import write_model, write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
 
 
@@ -49,7 +50,7 @@ def told(error: GatewayError) -> dict[str, Any]:
         (MethodNotAllowed("x", allow=("POST",)), 405, "UNIMPLEMENTED", "METHOD_NOT_ALLOWED"),
         (Conflict("x"), 409, "ALREADY_EXISTS", "CONFLICT"),
         (PayloadTooLarge("x"), 413, "INVALID_ARGUMENT", "PAYLOAD_TOO_LARGE"),
-        (Invalid("x"), 422, "INVALID_ARGUMENT", "VALIDATION_ERROR"),
+        (Invalid("x"), 400, "INVALID_ARGUMENT", "VALIDATION_ERROR"),
         (RateLimited("x"), 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),
         (ProviderRefused("x", status=418), 418, "INVALID_ARGUMENT", "PROVIDER_REFUSED"),
         (InternalError("x"), 500, "INTERNAL", "INTERNAL_ERROR"),
@@ -86,7 +87,10 @@ def test_the_field_at_fault_is_a_violation(error: GatewayError, field: str) -> N
     }
 
 
-@pytest.mark.parametrize(("seconds", "delay"), [(1, "1s"), (30.0, "30s"), (0.25, "0.25s")])
+@pytest.mark.parametrize(
+    ("seconds", "delay"),
+    [(1, "1s"), (30.0, "30s"), (0.25, "0.25s"), (0.0, "0.001s"), (1e-5, "0.001s"), (2_592_000.5, "2592000.5s")],
+)
 def test_how_long_to_wait(seconds: float, delay: str) -> None:
     retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
 
@@ -98,21 +102,15 @@ def test_what_does_not_apply_is_left_out() -> None:
 
 
 def test_the_list_of_models() -> None:
-    methods = ["generateContent", "streamGenerateContent", "countTokens"]
+    methods = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"]
+    models = [ListedModel("gpt-4o", "openai", 0), ListedModel("org/model", "other", 0)]
+    documents = [
+        {"name": "models/gpt-4o", "displayName": "gpt-4o", "supportedGenerationMethods": methods},
+        {"name": "models/org/model", "displayName": "org/model", "supportedGenerationMethods": methods},
+    ]
 
-    assert json.loads(write_models(["gpt-4o", "org/model"])) == {
-        "models": [
-            {"name": "models/gpt-4o", "displayName": "gpt-4o", "supportedGenerationMethods": methods},
-            {"name": "models/org/model", "displayName": "org/model", "supportedGenerationMethods": methods},
-        ]
-    }
-
-
-@pytest.mark.parametrize(
-    ("resource", "name"), [("models/gpt-4o", "gpt-4o"), ("gpt-4o", "gpt-4o"), ("openai/gpt-4o", "openai/gpt-4o")]
-)
-def test_names_of_models(resource: str, name: str) -> None:
-    assert model_name(resource) == name
+    assert json.loads(write_models(models)) == {"models": documents}
+    assert [json.loads(write_model(model)) for model in models] == documents
 
 
 def test_what_is_counted() -> None:

@@ -29,6 +29,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, Overloaded
 from llm_gateway.protocols import gemini, gemini_embeddings
+from llm_gateway.protocols.descriptor import ListedModel
 from llm_gateway.protocols.gemini.models import write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
 from tests.protocols.gemini.replies import HEAD
@@ -235,7 +236,7 @@ def test_what_the_sdk_asks_for(running: Server, client: genai.Client) -> None:
 
 
 def test_models_counts_and_embeddings(running: Server, client: genai.Client) -> None:
-    running.say(write_models(["gpt-4o"]))
+    running.say(write_models([ListedModel("gpt-4o", "openai", 0)]))
     assert [model.name for model in client.models.list()] == ["models/gpt-4o"]
 
     running.say(write_count(7))

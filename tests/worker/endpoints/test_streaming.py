@@ -10,7 +10,6 @@ import pytest
 from llm_gateway.domain.messages import Answer, Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import GatewayError, InternalError
-from llm_gateway.sse import COMMENT
 from llm_gateway.worker.endpoints import streaming
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
 
@@ -19,6 +18,9 @@ ANSWER = Answer(reply=Reply(content="Hello", usage=Usage()), provider="p", model
 
 class Words:
     """Writes what it is told in plain words."""
+
+    content_type = b"text/plain"
+    keep_alive = b"still here"
 
     def opened(self, came: Any) -> Any:
         return []
@@ -78,7 +80,7 @@ async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream(monkeypa
 
     await response(client, Drains("drain")).run(asyncio.ensure_future(open_()))
 
-    assert client.said[:2] == [b"head", COMMENT]
+    assert client.said[:2] == [b"head", Words.keep_alive]
     assert client.said[-1] == b"error: oh"
 
 

@@ -12,7 +12,7 @@ import msgspec
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
-from llm_gateway.control.docs.surfaces import SCHEMAS, surface_paths
+from llm_gateway.control.docs.surfaces import header_keys, security_schemes, surface_paths, surface_schemas
 from llm_gateway.control.management.query import refuses_parameters
 from llm_gateway.error_format.problem import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
@@ -31,7 +31,7 @@ Every response carries `x-request-id`: yours if you sent one, else the gateway's
 """
 TAGS = [
     {"name": "generation", "description": "Ask a model."},
-    {"name": "surfaces", "description": "The same gateway for the SDKs of OpenAI and Anthropic."},
+    {"name": "surfaces", "description": "The same gateway for the SDKs of OpenAI, Anthropic and Google."},
     {"name": "providers", "description": "The upstream accounts that calls go to."},
     {"name": "overrides", "description": "Where one customer's calls go first."},
     {"name": "usage", "description": "What was asked and bought, up to the last answer given."},
@@ -41,10 +41,10 @@ TAGS = [
 SECURITY_SCHEMES = {
     "ServiceKey": {"type": "apiKey", "in": "header", "name": "X-Service-Key"},
     "Bearer": {"type": "http", "scheme": "bearer", "description": "The same key, as OpenAI's SDKs send it."},
-    "ApiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "As Anthropic's SDKs send it."},
     "Browser": {"type": "http", "scheme": "basic", "description": "The key as the password, whatever the name."},
+    **security_schemes(),
 }
-KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}]
+KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, *header_keys()]
 ANYWHERE = (400, 408, 413, 431, 500, 503)
 """What any request may be answered, the server's own refusals included."""
 BY_THE_SERVER = {
@@ -137,8 +137,8 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation)
-    document["paths"] |= surface_paths()
-    schemas.update(SCHEMAS)
+    document["paths"] |= surface_paths(KEYS)
+    schemas.update(surface_schemas())
     return document
 
 

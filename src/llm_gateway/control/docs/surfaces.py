@@ -1,4 +1,4 @@
-"""The surfaces of OpenAI's and Anthropic's protocols in the OpenAPI document.
+"""The endpoints of vendors' protocols in the OpenAPI document, from their descriptors.
 
 What they take and answer is those vendors' own documentation; here stands what the gateway adds: paths, model names,
 who pays, and the errors in each vendor's shape.
@@ -6,11 +6,14 @@ who pays, and the errors in each vendor's shape.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
+
+from llm_gateway.protocols.descriptor import Descriptor, ModelList, Route
+from llm_gateway.protocols.registry import PROTOCOLS
 
 Document: TypeAlias = dict[str, Any]
 
-OPENAI, ANTHROPIC = "OpenAIError", "AnthropicError"
 ERRORS = {
     400: "The request does not fit, or no provider can be asked for one of its fields.",
     401: "The key is missing or wrong.",
@@ -26,115 +29,124 @@ ERRORS = {
 }
 BY_THE_SERVER = (408, 431)
 STREAMED = "With `stream: true` the answer is a stream of the vendor's own events."
-SCHEMAS: Document = {
-    OPENAI: {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {
-                    "message": {"type": "string"},
-                    "type": {"type": "string"},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": "string"},
-                    "request_id": {"type": "string"},
-                },
-            }
-        },
-    },
-    ANTHROPIC: {
-        "type": "object",
-        "required": ["type", "error", "request_id"],
-        "properties": {
-            "type": {"const": "error"},
-            "error": {
-                "type": "object",
-                "required": ["type", "message"],
-                "properties": {"type": {"type": "string"}, "message": {"type": "string"}, "code": {"type": "string"}},
-            },
-            "request_id": {"type": "string"},
-        },
-    },
-    "Asked": {
-        "type": "object",
-        "required": ["model"],
-        "properties": {
-            "model": {
-                "type": "string",
-                "minLength": 1,
-                "description": "A model's name, `provider/model`, or `auto` for the gateway's own routing.",
-            }
-        },
-    },
-}
+MODEL_TEXT = "A model's name, `provider/model`, or `auto` for the gateway's own routing."
+NEEDS = "Needs a key with the scope `call` or `admin`."
 ASKED: Document = {"$ref": "#/components/schemas/Asked"}
-PAYS = (
-    ("x-user-id", "Who is billed; else the body's `user` or `metadata.user_id`, else `anonymous`."),
-    ("x-service-name", "The calling service; else the key's name."),
-    ("x-task-type", "What kind of task it is; else `general`."),
-)
+MODEL_PARAMETER: Document = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": MODEL_TEXT,
+    "schema": {"type": "string", "minLength": 1},
+}
 
 
-def surface_paths() -> Document:
-    """The paths of the surfaces."""
-    return {
-        "/v1/chat/completions": {"post": _post("createChatCompletion", "Chat completion, as OpenAI's", OPENAI)},
-        "/v1/responses": {"post": _post("createResponse", "Response, as OpenAI's; nothing is stored", OPENAI)},
-        "/v1/embeddings": {"post": _post("createEmbeddings", "Embeddings, as OpenAI's", OPENAI, streams=False)},
-        "/v1/messages": {"post": _post("createMessage", "Message, as Anthropic's", ANTHROPIC)},
-        "/v1/messages/count_tokens": {
-            "post": _post("countTokens", "How many tokens a message will take, estimated", ANTHROPIC, streams=False)
-        },
-        "/v1/models": {"get": _get("listModels", "Models that can be asked for by name")},
-        "/v1/models/{model}": {
-            "get": _get("getModel", "One of them")
-            | {
-                "parameters": [
-                    {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-                ]
-            }
-        },
-    }
+def surface_schemas() -> Document:
+    """The schemas that `surface_paths` refers to."""
+    model = {"type": "string", "minLength": 1, "description": MODEL_TEXT}
+    errors = {each.error_schema["title"]: each.error_schema for each in PROTOCOLS.values()}
+    return errors | {"Asked": {"type": "object", "required": ["model"], "properties": {"model": model}}}
 
 
-def _post(name: str, summary: str, error: str, *, streams: bool = True) -> Document:
-    content: Document = {"application/json": {"schema": {"type": "object"}}}
-    if streams:
+def security_schemes() -> Document:
+    """The ways in which clients of the protocols send their key, by name, beside a bearer token."""
+    schemes: Document = {}
+    for protocol in PROTOCOLS.values():
+        description = f"The same key, as {protocol.vendor}'s SDKs send it."
+        for header in protocol.credential_headers:
+            if header != b"authorization":
+                scheme = {"type": "apiKey", "in": "header", "name": header.decode(), "description": description}
+                schemes.setdefault(_scheme_name(header.decode()), scheme)
+        if protocol.key_parameter is not None:
+            description = f"The same key, as {protocol.vendor}'s examples send it; on these paths only."
+            scheme = {"type": "apiKey", "in": "query", "name": protocol.key_parameter, "description": description}
+            schemes.setdefault(_parameter_scheme(protocol), scheme)
+    return schemes
+
+
+def header_keys() -> list[dict[str, list[str]]]:
+    """What the security of all paths has of `security_schemes`."""
+    return [{name: []} for name, scheme in security_schemes().items() if scheme["in"] == "header"]
+
+
+def surface_paths(keys: list[dict[str, list[str]]]) -> Document:
+    """The paths of the surfaces. `keys` is the security of all paths."""
+    paths: Document = {}
+    for protocol in PROTOCOLS.values():
+        counted = protocol.count_tokens.routes if protocol.count_tokens is not None else ()
+        for route in (*protocol.routes, *counted):
+            paths[route.path] = {"post": _post(protocol, route, keys)}
+        if protocol.models is not None:
+            for path in protocol.models.paths:
+                if path not in paths:
+                    paths |= _models(protocol, protocol.models, path, keys)
+    return paths
+
+
+def _scheme_name(header: str) -> str:
+    return "".join(word.title() for word in header.removeprefix("x-").split("-"))
+
+
+def _parameter_scheme(protocol: Descriptor) -> str:
+    return f"{protocol.vendor}KeyParameter"
+
+
+def _pays(protocol: Descriptor) -> Iterable[tuple[str, str]]:
+    fields = " or ".join(f"`{'.'.join(path)}`" for path in protocol.user_fields)
+    body = f"the body's {fields}, else " if fields else ""
+    yield "x-user-id", f"Who is billed; else {body}`anonymous`."
+    yield "x-service-name", "The calling service; else the key's name."
+    yield "x-task-type", "What kind of task it is; else `general`."
+
+
+def _post(protocol: Descriptor, route: Route, keys: list[dict[str, list[str]]]) -> Document:
+    content: Document = {"application/json": {"schema": {"type": "array" if route.stream else "object"}}}
+    if route.stream is not False:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    return {
-        "tags": ["surfaces"],
-        "summary": summary,
-        "description": f"{STREAMED if streams else ''}\n\nNeeds a key with the scope `call` or `admin`.".strip(),
-        "operationId": name,
-        "parameters": [
-            {
-                "name": header,
-                "in": "header",
-                "description": text,
-                "schema": {"type": "string", "pattern": "^[ -~]{1,256}$"},
-            }
-            for header, text in PAYS
-        ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": ASKED}}},
-        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(error, ERRORS),
+    header: Document = {"type": "string", "pattern": "^[ -~]{1,256}$"}
+    parameters: list[Document] = [MODEL_PARAMETER] if route.names_model else []
+    parameters += [
+        {"name": name, "in": "header", "description": text, "schema": header} for name, text in _pays(protocol)
+    ]
+    asked = {"type": "object"} if route.names_model else ASKED
+    return _operation(protocol, keys) | {
+        "summary": route.summary,
+        "description": f"{STREAMED if route.stream is None else ''}\n\n{NEEDS}".strip(),
+        "operationId": route.operation,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(protocol, ERRORS),
     }
 
 
-def _get(name: str, summary: str) -> Document:
-    content = {"application/json": {"schema": {"type": "object"}}}
+def _models(protocol: Descriptor, models: ModelList, path: str, keys: list[dict[str, list[str]]]) -> Document:
     few = {status: text for status, text in ERRORS.items() if status in (400, 401, 403, 404, 413, 500, 503)}
-    return {
-        "tags": ["surfaces"],
-        "summary": summary,
-        "description": "Needs a key with the scope `call` or `admin`.",
-        "operationId": name,
-        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(OPENAI, few),
+    content = {"application/json": {"schema": {"type": "object"}}}
+    shared = _operation(protocol, keys) | {
+        "description": NEEDS,
+        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(protocol, few),
     }
+    every = shared | {
+        "summary": "Models that can be asked for by name",
+        "operationId": f"list{models.operation}s",
+    }
+    one = shared | {
+        "summary": "One of them",
+        "operationId": f"get{models.operation}",
+        "parameters": [MODEL_PARAMETER],
+    }
+    return {path: {"get": every}, f"{path}/{{model}}": {"get": one}}
 
 
-def _errors(schema: str, sentences: dict[int, str]) -> Document:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _operation(protocol: Descriptor, keys: list[dict[str, list[str]]]) -> Document:
+    found: Document = {"tags": ["surfaces"]}
+    if protocol.key_parameter is not None:
+        found["security"] = [*keys, {_parameter_scheme(protocol): []}]
+    return found
+
+
+def _errors(protocol: Descriptor, sentences: dict[int, str]) -> Document:
+    schema = {"$ref": f"#/components/schemas/{protocol.error_schema['title']}"}
+    content = {"application/json": {"schema": schema}}
     own = {str(status): {"description": text, "content": content} for status, text in sentences.items()}
     return own | {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in BY_THE_SERVER}

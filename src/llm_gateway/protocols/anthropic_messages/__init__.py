@@ -1,24 +1,29 @@
 """Anthropic's Messages API: https://platform.claude.com/docs/en/api/messages."""
 
-from llm_gateway.protocols.anthropic_messages.errors import write_error
+import msgspec
+
+from llm_gateway.protocols.anthropic_messages.errors import SCHEMA, write_error
+from llm_gateway.protocols.anthropic_messages.model_list import write_model, write_models
 from llm_gateway.protocols.anthropic_messages.passing import pass_on
 from llm_gateway.protocols.anthropic_messages.reply import read_reply, write_reply
 from llm_gateway.protocols.anthropic_messages.request import read_request
 from llm_gateway.protocols.anthropic_messages.stream import StreamReader
 from llm_gateway.protocols.anthropic_messages.stream_writer import StreamWriter
 from llm_gateway.protocols.anthropic_messages.writing import write_request
-from llm_gateway.protocols.descriptor import PARTS, Descriptor
+from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route, TokenCount
 
 __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_request", "write_reply", "write_request"]
 
 DESCRIPTOR = Descriptor(
     name="anthropic_messages",
+    vendor="Anthropic",
     surface="messages",
-    path="/v1/messages",
+    routes=(Route(path="/v1/messages", operation="createMessage", summary="Message, as Anthropic's", stream=None),),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_schema=SCHEMA,
     stream_writer=StreamWriter,
     pass_on=pass_on,
     field_names={
@@ -31,5 +36,26 @@ DESCRIPTOR = Descriptor(
     credential_headers=(b"x-api-key", b"authorization"),
     id_headers=(b"x-request-id", b"request-id"),
     forwarded_headers=(b"anthropic-beta",),
+    count_tokens=TokenCount(
+        routes=(
+            Route(
+                path="/v1/messages/count_tokens",
+                operation="countTokens",
+                summary="How many tokens a message will take, estimated",
+            ),
+        ),
+        write=lambda tokens: msgspec.json.encode({"input_tokens": tokens}),
+    ),
+    models=ModelList(
+        paths=("/v1/models",),
+        operation="Model",
+        write=write_models,
+        write_one=write_model,
+        markers=(b"anthropic-version",),
+    ),
+    user_fields=(("metadata", "user_id"),),
+    output_fields=("max_tokens",),
+    weighed_fields=("system", "messages", "tools"),
+    uncached_fields=frozenset({"model", "stream", "metadata", "service_tier"}),
 )
 """Betas: https://platform.claude.com/docs/en/api/beta-headers; ids: …/api/errors."""

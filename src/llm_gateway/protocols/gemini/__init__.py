@@ -1,18 +1,82 @@
 """Google's generateContent: https://ai.google.dev/api/generate-content."""
 
-from llm_gateway.protocols.gemini.errors import write_error
+from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route, TokenCount
+from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
+from llm_gateway.protocols.gemini.field_names import FIELD_NAMES
+from llm_gateway.protocols.gemini.models import write_model, write_models
+from llm_gateway.protocols.gemini.passing import pass_on
 from llm_gateway.protocols.gemini.reply import StreamReader, read_reply, write_reply
 from llm_gateway.protocols.gemini.request import read_request
-from llm_gateway.protocols.gemini.stream_writer import ArrayWriter, StreamWriter
+from llm_gateway.protocols.gemini.stream_writer import ArrayWriter, StreamWriter, open_writer
+from llm_gateway.protocols.gemini.token_count import counted_request, write_count
 from llm_gateway.protocols.gemini.writing import write_request
 
 __all__ = [
+    "DESCRIPTOR",
     "ArrayWriter",
     "StreamReader",
     "StreamWriter",
     "read_reply",
     "read_request",
+    "routes",
     "write_error",
     "write_reply",
     "write_request",
 ]
+
+MODEL_PATHS = {"/v1beta/models": "", "/v1/models": "V1"}
+"""Where Google has its models, and what tells the operations there apart: its SDKs take either version."""
+
+
+def routes(method: str, summary: str, *, operation: str = "", stream: bool = False) -> tuple[Route, ...]:
+    """Return the routes of a method of models; `operation` is its name in the OpenAPI document, if it is another."""
+    name = operation or method
+    return tuple(
+        Route(path=f"{path}/{MODEL}:{method}", operation=name + version, summary=summary, stream=stream)
+        for path, version in MODEL_PATHS.items()
+    )
+
+
+DESCRIPTOR = Descriptor(
+    name="gemini_content",
+    vendor="Google",
+    surface="generate_content",
+    routes=(
+        *routes("generateContent", "Generated content, as Google's"),
+        *routes("streamGenerateContent", "The same in a stream: events with `alt=sse`, else an array", stream=True),
+    ),
+    read_request=read_request,
+    read_reply=read_reply,
+    write_reply=write_reply,
+    write_error=write_error,
+    error_schema=SCHEMA,
+    stream_writer=open_writer,
+    pass_on=pass_on,
+    field_names=FIELD_NAMES,
+    namespace="/v1beta",
+    unknown_path="docs/GEMINI.md lists what there is. Tuned models are asked for below models/, too, by the names that "
+    "providers have for them",
+    credential_headers=(b"x-goog-api-key", b"authorization"),
+    key_parameter="key",
+    count_tokens=TokenCount(
+        routes=routes("countTokens", "How many tokens a request will take, estimated", operation="countContentTokens"),
+        request_of=counted_request,
+        write=write_count,
+    ),
+    models=ModelList(
+        paths=tuple(MODEL_PATHS),
+        operation="GoogleModel",
+        write=write_models,
+        write_one=write_model,
+        markers=(b"x-goog-api-key",),
+    ),
+    settings_fields=("generationConfig", "generation_config"),
+    output_fields=("maxOutputTokens", "max_output_tokens"),
+    choice_fields=("candidateCount", "candidate_count"),
+    weighed_fields=(
+        *("contents", "systemInstruction", "system_instruction", "tools"),
+        *("generationConfig", "generation_config"),
+    ),
+    uncached_fields=frozenset({"model", "labels", "serviceTier", "service_tier", "store"}),
+)
+"""Google's requests name no user: `labels` are an account's own, for its bill, and SDKs send them to Vertex AI only."""

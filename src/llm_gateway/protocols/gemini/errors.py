@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -34,6 +35,23 @@ STREAM_CODES = {
 """HTTP statuses of the gateway's codes that end a stream; of any other it is 500."""
 DOMAIN = "llm-gateway"
 TYPE = "type.googleapis.com/google.rpc."
+SCHEMA: dict[str, Any] = {
+    "title": "GoogleError",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "status", "details"],
+            "properties": {
+                "code": {"type": "integer"},
+                "message": {"type": "string"},
+                "status": {"type": "string"},
+                "details": {"type": "array", "items": {"type": "object", "required": ["@type"]}},
+            },
+        }
+    },
+}
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
@@ -44,8 +62,15 @@ def write_error(error: GatewayError, request_id: str) -> bytes:
         violation = {"field": field, "description": error.detail}
         details.append({"@type": f"{TYPE}BadRequest", "fieldViolations": [violation]})
     if error.retry_after_s is not None:
-        details.append({"@type": f"{TYPE}RetryInfo", "retryDelay": f"{error.retry_after_s:g}s"})
-    return msgspec.json.encode(error_document(error.detail, error.code, error.status, details))
+        details.append({"@type": f"{TYPE}RetryInfo", "retryDelay": duration(error.retry_after_s)})
+    status = 400 if isinstance(error, Invalid) else error.status
+    return msgspec.json.encode(error_document(error.detail, error.code, status, details))
+
+
+def duration(seconds: float) -> str:
+    """Return a `google.protobuf.Duration`, at least a millisecond: https://protobuf.dev/programming-guides/json/."""
+    whole, milliseconds = divmod(max(1, math.ceil(seconds * 1000)), 1000)
+    return f"{whole}.{milliseconds:03}".rstrip("0").rstrip(".") + "s" if milliseconds else f"{whole}s"
 
 
 def error_document(message: str, code: str, status: int, details: list[dict[str, Any]] | None = None) -> dict[str, Any]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from llm_gateway.protocols.descriptor import ListedModel
+
 PREFIX = "models/"
-METHODS = ["generateContent", "streamGenerateContent", "countTokens"]
+METHODS = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"]
+"""Whether a model has embeddings is known to its provider only."""
 
 
-def model_name(resource: str) -> str:
-    """Return the name in a path or a field: `models/gemini-2.5-pro` and `gemini-2.5-pro` are the same."""
-    return resource.removeprefix(PREFIX)
+def write_model(model: ListedModel) -> bytes:
+    """Return the answer of `GET /v1beta/models/{model}`."""
+    return msgspec.json.encode(_document(model))
 
 
-def model_document(name: str) -> dict[str, Any]:
-    """Return one model. The gateway knows no limits of it, so none are in it."""
-    return {"name": PREFIX + name, "displayName": name, "supportedGenerationMethods": METHODS}
-
-
-def write_models(names: Iterable[str]) -> bytes:
+def write_models(models: Sequence[ListedModel]) -> bytes:
     """Return the answer of `GET /v1beta/models`: one page with all of them."""
-    return msgspec.json.encode({"models": [model_document(name) for name in names]})
+    return msgspec.json.encode({"models": [_document(model) for model in models]})
+
+
+def _document(model: ListedModel) -> dict[str, Any]:
+    """Return one model. The gateway knows no limits of it, so none are in it."""
+    return {"name": PREFIX + model.name, "displayName": model.name, "supportedGenerationMethods": METHODS}

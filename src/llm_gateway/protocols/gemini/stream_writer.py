@@ -6,6 +6,7 @@ Every event is a GenerateContentResponse. With `alt=sse` they are server-sent ev
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -25,7 +26,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.base import EventStream, Head
 from llm_gateway.protocols.gemini.errors import STREAM_CODES, error_document
 from llm_gateway.protocols.gemini.reply import candidate_document, response_document, shows_thoughts, write_part
 from llm_gateway.protocols.gemini.usage import write_usage
@@ -45,12 +46,11 @@ class _Candidate:
         self.thought: list[str] = []
 
 
-class StreamWriter:
+class StreamWriter(EventStream):
     """Writes server-sent events. Calls are written whole; the finish reasons and the usage come with the last event."""
 
     keep_alive = b"\n"
     """Keeps a quiet connection open. No comment: google-genai takes each line without `data:` for JSON."""
-    content_type = b"text/event-stream; charset=utf-8"
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -94,14 +94,6 @@ class StreamWriter:
     def error(self, message: str, code: str) -> bytes:
         """As in `StreamWriter`."""
         return self._event(error_document(message, code, STREAM_CODES.get(code, 500))) + self.close()
-
-    def pass_on(self, raw: bytes) -> bytes:
-        """Return a provider's own event, a server-sent one, as this stream has it."""
-        return raw
-
-    def close(self) -> bytes:
-        """Return what ends the stream after the last event, which `end` and `error` write themselves."""
-        return b""
 
     def _write(self, candidate: _Candidate, chunk: Chunk) -> bytes:
         if isinstance(chunk, ToolDelta):
@@ -167,6 +159,7 @@ class ArrayWriter(StreamWriter):
     """Writes the same stream as one JSON array, an element as soon as it is there: the default without `alt=sse`."""
 
     content_type = b"application/json; charset=utf-8"
+    is_raw = False
 
     def __init__(self, head: Head) -> None:
         super().__init__(head)
@@ -188,3 +181,9 @@ class ArrayWriter(StreamWriter):
         opening = b"\n,\r\n" if self._has_begun else b"["
         self._has_begun = True
         return opening + data
+
+
+def open_writer(head: Head) -> StreamWriter:
+    """Return the writer of the form that the query string asks for: events with `alt=sse`, else an array."""
+    pairs = parse_qsl(head.query.decode("latin-1"))
+    return StreamWriter(head) if ("alt", "sse") in pairs or ("$alt", "sse") in pairs else ArrayWriter(head)

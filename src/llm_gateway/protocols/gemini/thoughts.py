@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 
 from llm_gateway.domain.conversation import Thinking
-from llm_gateway.protocols.openai_responses.sealed import FERNET, opened, seal
+from llm_gateway.protocols.openai_responses.sealed import FERNET, OURS, opened, seal
 
 
 def signature_of(thought: Thinking) -> str | None:
@@ -25,6 +25,11 @@ def thought_of(text: str, signature: str | None) -> Thinking:
     if content.startswith(FERNET):
         return Thinking(redacted=content)
     return opened(content) or Thinking(text=text)
+
+
+def is_of_another_vendor(signature: str) -> bool:
+    """Whether `signature_of` made it, so that no Gemini model could read it."""
+    return _sealed(signature).startswith((FERNET, OURS))
 
 
 def _sealed(signature: str) -> str:

@@ -6,6 +6,7 @@ is no conversation in them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,9 +15,13 @@ from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Malformed, Read, Unreadable, Unsupported, Written
 from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
 from llm_gateway.protocols.fields import child, listed, objects, whole
+from llm_gateway.protocols.gemini import routes
 from llm_gateway.protocols.gemini.contents import ContentsReader
+from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import camel_names
+from llm_gateway.protocols.gemini.models import PREFIX
 from llm_gateway.protocols.lenient import Aside, Count, Place, ReplyDecoder
 
 NO_CONVERSATION = "only a provider that has embeddings can be asked for them"
@@ -129,3 +134,48 @@ def _text(request: dict[str, Any], place: str) -> str:
             raise Unsupported(where, "OpenAI's protocol has embeddings of text only")
         texts.append(part.text)
     return "\n".join(texts)
+
+
+def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+    """Name the model where Google wants it besides the path: in each request of a batch."""
+    name = str(document.get("model"))
+    name = name if name.startswith((PREFIX, "tunedModels/")) else PREFIX + name
+    document = {field: value for field, value in document.items() if field != "model"}
+    requests = document.get("requests")
+    if isinstance(requests, list):
+        document["requests"] = [{**one, "model": name} if isinstance(one, dict) else one for one in requests]
+    return document
+
+
+def _descriptor(method: str, surface: str, name: str, summary: str, *, is_batch: bool) -> Descriptor:
+    read = partial(from_openai, is_batch=is_batch)
+    return Descriptor(
+        name=name,
+        vendor="Google",
+        surface=surface,
+        routes=routes(method, summary),
+        read_request=read_request,
+        read_reply=read_reply,
+        write_reply=write_reply,
+        write_error=write_error,
+        error_schema=SCHEMA,
+        pass_on=pass_on,
+        credential_headers=(b"x-goog-api-key", b"authorization"),
+        key_parameter="key",
+        is_translatable=False,
+        translations={"openai_embeddings": DocumentTranslation(write=to_openai, read=read)},
+        weighed_fields=("content", "requests"),
+        uncached_fields=frozenset({"model"}),
+    )
+
+
+DESCRIPTOR = _descriptor(
+    "embedContent", "embed_content", "gemini_embeddings", "Embedding of one content, as Google's", is_batch=False
+)
+BATCH = _descriptor(
+    "batchEmbedContents",
+    "batch_embed_contents",
+    "gemini_batch_embeddings",
+    "Embeddings of several contents, as Google's",
+    is_batch=True,
+)

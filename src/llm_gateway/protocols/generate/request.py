@@ -69,5 +69,5 @@ def _turns(messages: list[dict[str, Any]]) -> list[Turn]:
 def weight_of(body: GenerateBody) -> int:
     """Count the ASCII characters that take as many tokens as the input."""
     of_prompt = 0 if body.prompt is msgspec.UNSET else weight(body.prompt)
-    of_messages = 0 if body.messages is None else weigh({"messages": body.messages})
+    of_messages = 0 if body.messages is None else weigh({"messages": body.messages}, ("messages",))
     return of_prompt + weight(body.system) + of_messages

@@ -1,7 +1,8 @@
 """OpenAI's chat completions: https://platform.openai.com/docs/api-reference/chat."""
 
-from llm_gateway.protocols.descriptor import PARTS, Descriptor
-from llm_gateway.protocols.openai_chat.errors import write_error
+from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route
+from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
+from llm_gateway.protocols.openai_chat.model_list import write_model, write_models
 from llm_gateway.protocols.openai_chat.passing import hides, pass_on
 from llm_gateway.protocols.openai_chat.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_chat.request import read_request
@@ -12,12 +13,21 @@ __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_req
 
 DESCRIPTOR = Descriptor(
     name="openai_chat",
+    vendor="OpenAI",
     surface="chat_completions",
-    path="/v1/chat/completions",
+    routes=(
+        Route(
+            path="/v1/chat/completions",
+            operation="createChatCompletion",
+            summary="Chat completion, as OpenAI's",
+            stream=None,
+        ),
+    ),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_schema=SCHEMA,
     stream_writer=StreamWriter,
     pass_on=pass_on,
     hides=hides,
@@ -27,4 +37,10 @@ DESCRIPTOR = Descriptor(
         "thinking": "reasoning_content",
     },
     forwarded_headers=(b"openai-beta",),
+    models=ModelList(paths=("/v1/models",), operation="Model", write=write_models, write_one=write_model),
+    user_fields=(("user",), ("metadata", "user_id")),
+    output_fields=("max_completion_tokens", "max_tokens"),
+    choice_fields=("n",),
+    weighed_fields=("messages", "tools", "response_format"),
+    uncached_fields=frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"}),
 )

@@ -19,7 +19,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import PARSE_ERRORS, Head, Malformed, UpstreamError
+from llm_gateway.protocols.base import PARSE_ERRORS, EventStream, Head, Malformed, UpstreamError
 from llm_gateway.protocols.counts import seconds
 from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reply import (
@@ -191,7 +191,7 @@ def _failed(error: Any) -> UpstreamError:
     return UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
 
 
-class StreamWriter:
+class StreamWriter(EventStream):
     """Writes chunks. Usage is told if the client asked for it, in a last chunk of its own."""
 
     def __init__(self, head: Head) -> None:

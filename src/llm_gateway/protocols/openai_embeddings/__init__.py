@@ -13,9 +13,9 @@ from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.base import Head, Read, Unsupported
 from llm_gateway.protocols.counts import credible
-from llm_gateway.protocols.descriptor import Descriptor
+from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.protocols.lenient import Aside, Count, ReplyDecoder
-from llm_gateway.protocols.openai_chat.errors import write_error
+from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -65,12 +65,17 @@ def write_reply(completion: Completion, head: Head) -> bytes:
 
 DESCRIPTOR = Descriptor(
     name="openai_embeddings",
+    vendor="OpenAI",
     surface="embeddings",
-    path="/v1/embeddings",
+    routes=(Route(path="/v1/embeddings", operation="createEmbeddings", summary="Embeddings, as OpenAI's"),),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_schema=SCHEMA,
     forwarded_headers=(b"openai-beta",),
     is_translatable=False,
+    user_fields=(("user",), ("metadata", "user_id")),
+    weighed_fields=("input",),
+    uncached_fields=frozenset({"model", "user"}),
 )

@@ -1,7 +1,7 @@
 """OpenAI's Responses API, the part that keeps nothing: https://platform.openai.com/docs/api-reference/responses."""
 
-from llm_gateway.protocols.descriptor import PARTS, Descriptor
-from llm_gateway.protocols.openai_chat.errors import write_error
+from llm_gateway.protocols.descriptor import PARTS, Descriptor, Route
+from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 from llm_gateway.protocols.openai_responses.passing import pass_on
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_responses.request import read_request, refuse_state
@@ -20,12 +20,21 @@ __all__ = [
 
 DESCRIPTOR = Descriptor(
     name="openai_responses",
+    vendor="OpenAI",
     surface="responses",
-    path="/v1/responses",
+    routes=(
+        Route(
+            path="/v1/responses",
+            operation="createResponse",
+            summary="Response, as OpenAI's; nothing is stored",
+            stream=None,
+        ),
+    ),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_schema=SCHEMA,
     stream_writer=StreamWriter,
     check=refuse_state,
     pass_on=pass_on,
@@ -36,4 +45,8 @@ DESCRIPTOR = Descriptor(
         "verbosity": "text.verbosity",
     },
     forwarded_headers=(b"openai-beta",),
+    user_fields=(("user",), ("metadata", "user_id")),
+    output_fields=("max_output_tokens",),
+    weighed_fields=("input", "instructions", "tools", "prompt", "text"),
+    uncached_fields=frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"}),
 )

@@ -23,7 +23,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.base import EventStream, Head
 from llm_gateway.protocols.in_order import InOrder
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
@@ -35,7 +35,7 @@ from llm_gateway.protocols.openai_responses.reply import (
 from llm_gateway.sse import encode_event
 
 
-class StreamWriter:
+class StreamWriter(EventStream):
     """Writes events: items one after the other, and at the end the response with these same items.
 
     The choice that comes first. What the provider did not count is guessed, as in `Assembly`.

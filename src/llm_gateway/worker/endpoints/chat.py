@@ -1,4 +1,4 @@
-"""The chat surfaces of other protocols: decode, the straight line, encode. One class for all, a protocol each."""
+"""Endpoints of vendors' protocols: decode, the straight line, encode. One class for all, told by a descriptor each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.assembly import chunks_of
 from llm_gateway.domain.conversation import Completion, Counted
@@ -21,9 +21,9 @@ from llm_gateway.error_format.problem import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as said
 from llm_gateway.gate.body import InFlight
-from llm_gateway.gate.entry import Entry
+from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.protocols.base import Head, Piece, StreamWriter, Unsupported
-from llm_gateway.protocols.descriptor import Descriptor
+from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -40,38 +40,43 @@ MOST_NESTED = 400
 _decode = msgspec.json.Decoder().decode
 
 
+class Serving(NamedTuple):
+    """What endpoints serve with. `timeout_s` is the longest deadline a request may have."""
+
+    gateway: Gateway
+    in_flight: InFlight
+    drains: Drains
+    timeout_s: float
+    log: Callable[..., None]
+
+
 class Asking(Endpoint):
-    """An endpoint of a protocol's. `timeout_s` is the longest deadline a request may have."""
+    """The endpoint at one route of a protocol."""
 
-    def __init__(
-        self,
-        protocol: Descriptor,
-        gateway: Gateway,
-        in_flight: InFlight,
-        drains: Drains,
-        *,
-        timeout_s: float,
-        log: Callable[..., None],
-    ) -> None:
-        super().__init__(in_flight, log)
+    def __init__(self, protocol: Descriptor, route: Route, serving: Serving) -> None:
+        super().__init__(serving.in_flight, serving.log)
         self._protocol = protocol
-        self._gateway = gateway
-        self._drains = drains
-        self._timeout_s = timeout_s
+        self._stream = route.stream
+        self._is_model_in_path = route.names_model
+        self._gateway = serving.gateway
+        self._drains = serving.drains
+        self._timeout_s = serving.timeout_s
 
-    async def serve(self, entry: Entry, body: bytes, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
+        entry: Entry = scope[ENTRY]
         document = document_of(body)
         try:
             self._protocol.check(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
-        request = self._request(entry, document)
+        request = self._request(entry, document, asked_model(scope, document, is_in_path=self._is_model_in_path))
         head = Head(
             request_id=request.id,
             model=request.requested_model or "",
             created_s=request.at_ms // 1000,
             document=document,
+            query=scope["query_string"],
         )
         ids: Headers = [(name, entry.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
@@ -84,10 +89,12 @@ class Asking(Endpoint):
         content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), head)
         await send_body(send, 200, content, JSON, [*facts(answer), *ids])
 
-    def _request(self, entry: Entry, document: dict[str, Any]) -> Request:
-        stream = document.get("stream")
-        if stream is not None and not isinstance(stream, bool):
-            raise Invalid("stream must be true or false.", loc=("body", "stream"))
+    def _request(self, entry: Entry, document: dict[str, Any], model: str) -> Request:
+        protocol, stream = self._protocol, self._stream
+        if stream is None:
+            stream = document.get("stream")
+            if stream is not None and not isinstance(stream, bool):
+                raise Invalid("stream must be true or false.", loc=("body", "stream"))
         started = time.monotonic()
         headers = entry.headers
         use_cache, keep_in_cache = said.caching(headers)
@@ -97,19 +104,19 @@ class Asking(Endpoint):
             started=started,
             deadline=said.deadline(headers, started, self._timeout_s),
             key_name=entry.caller.name,
-            surface=self._protocol.surface,
-            user_id=said.label(headers, b"x-user-id") or _user(document) or ANONYMOUS,
+            surface=protocol.surface,
+            user_id=said.label(headers, b"x-user-id") or user_of(document, protocol.user_fields) or ANONYMOUS,
             service=said.label(headers, b"x-service-name") or entry.caller.name,
             task_type=said.label(headers, b"x-task-type") or GENERAL,
-            max_tokens=_most_output(document),
+            max_tokens=most_output(document, protocol),
             client_request_id=entry.client_request_id,
             tags=said.tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
-            ask=Ask(self._protocol.name, document, self._read, self._forwarded(headers)),
-            input_weight=weigh(document),
-            stream=stream is True and self._protocol.stream_writer is not None,
-            requested_model=asked_model(document),
+            ask=Ask(protocol.name, document, self._read, self._forwarded(headers)),
+            input_weight=weigh(document, protocol.weighed_fields),
+            stream=stream is True,
+            requested_model=model,
         )
 
     def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
@@ -125,9 +132,10 @@ class Asking(Endpoint):
 class EventWriter:
     """A streamed reply in a protocol's events: the provider's own bytes where it speaks the protocol, else written."""
 
-    __slots__ = ("_hides", "_is_native", "_read_reply", "_writer")
+    __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
 
     def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
+        self.content_type, self.keep_alive, self._is_raw = writer.content_type, writer.keep_alive, writer.is_raw
         self._hides = protocol.hides(document)
         self._read_reply = protocol.read_reply
         self._writer = writer
@@ -145,6 +153,8 @@ class EventWriter:
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
         hides = self._hides
+        if not self._is_raw:
+            return b"".join([self._writer.pass_on(piece.raw) for piece in pieces])
         if hides is None:
             return b"".join([piece.raw for piece in pieces])
         if len(pieces) == 1:
@@ -158,9 +168,9 @@ class EventWriter:
         return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
 
     def end(self, answer: Answer) -> bytes:
-        """As in `Writer`: the provider's own bytes had an end of their own."""
+        """As in `Writer`: the provider's own events had an end of their own."""
         if self._is_native:
-            return b""
+            return self._writer.close()
         usage = answer.reply.usage
         counted = self._writer.write(Counted(usage=usage)) if answer.reply.usage_estimated else b""
         return counted + self._writer.end()
@@ -222,12 +232,15 @@ def document_of(body: bytes) -> dict[str, Any]:
     return document
 
 
-def asked_model(document: dict[str, Any]) -> str:
-    """The model a document asks for.
+def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
+    """Return the model that a request asks for, which its path names, or its document.
 
     Raises:
-        Invalid: it names none.
+        Invalid: the document names none.
     """
+    if is_in_path:
+        named: str = scope["path_params"]["model"]
+        return named
     model = document.get("model")
     if not isinstance(model, str) or not model:
         raise Invalid(
@@ -237,23 +250,33 @@ def asked_model(document: dict[str, Any]) -> str:
     return model
 
 
-def _user(document: dict[str, Any]) -> str | None:
-    """Whom a client names as its user: OpenAI's `user`, or Anthropic's `metadata.user_id`."""
-    metadata = document.get("metadata")
-    for user in (document.get("user"), metadata.get("user_id") if isinstance(metadata, dict) else None):
+def user_of(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
+    """Return the customer whom one of these fields names."""
+    for path in fields:
+        user = document.get(path[0])
+        if user is None:
+            continue
+        for name in path[1:]:
+            user = user.get(name) if isinstance(user, dict) else None
         if isinstance(user, str) and user and len(user) <= said.MAX_LABEL_CHARACTERS and "\0" not in user:
             return user
     return None
 
 
-def _most_output(document: dict[str, Any]) -> int:
-    """How many tokens may be answered, over all choices."""
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        limit = document.get(name)
-        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+def most_output(document: dict[str, Any], protocol: Descriptor) -> int:
+    """Return how many tokens may be answered, over all choices."""
+    for name in protocol.settings_fields:
+        if isinstance(found := document.get(name), dict):
+            document = found
             break
-    else:
-        limit = DEFAULT_MAX_TOKENS
-    n = document.get("n")
-    choices = n if isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MOST_CHOICES else 1
-    return min(limit * choices, MOST_TOKENS)
+    limit = _positive(document, protocol.output_fields) or DEFAULT_MAX_TOKENS
+    choices = _positive(document, protocol.choice_fields) or 1
+    return min(limit * (choices if choices <= MOST_CHOICES else 1), MOST_TOKENS)
+
+
+def _positive(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = document.get(name)
+        if value is not None and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None

@@ -23,8 +23,8 @@ class Endpoint(ABC):
         self._log = log
 
     @abstractmethod
-    async def serve(self, entry: Entry, body: bytes, receive: Receive, send: Send) -> None:
-        """Answer with a 200.
+    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Answer with a 200. The caller is `scope[ENTRY]`.
 
         Raises:
             GatewayError: what the caller is told instead; nothing has been sent then.
@@ -43,7 +43,7 @@ class Endpoint(ABC):
             try:
                 body = await read_body(receive, in_flight)
                 try:
-                    await self.serve(entry, body, receive, send)
+                    await self.serve(scope, body, receive, send)
                 finally:
                     in_flight.release(len(body))
             finally:

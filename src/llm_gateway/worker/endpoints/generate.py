@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.messages import Answer, Request
@@ -18,9 +18,9 @@ from llm_gateway.error_format.problem import JSON, Headers, problem_of, send_bod
 from llm_gateway.error_format.sentences import invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
-from llm_gateway.gate.entry import Entry
+from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.gate.headers import caching, deadline, tags
-from llm_gateway.protocols.base import Piece
+from llm_gateway.protocols.base import EventStream, Piece
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, ask_of, weight_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.endpoint import Endpoint
@@ -48,9 +48,10 @@ class Generate(Endpoint):
         self._decode = msgspec.json.Decoder(GenerateBody).decode
         self._encode = msgspec.json.Encoder().encode
 
-    async def serve(self, entry: Entry, body: bytes, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
         started = time.monotonic()
+        entry: Entry = scope[ENTRY]
         request = self._request(entry, self._decoded(body), started)
         ids = [(b"x-request-id", entry.echo)]
         if request.stream:
@@ -122,6 +123,9 @@ class Generate(Endpoint):
 
 class EventWriter:
     """A streamed answer: `delta` events with text, and a last one, `result`, with the fields of a whole answer."""
+
+    content_type = EventStream.content_type
+    keep_alive = EventStream.keep_alive
 
     def __init__(self, encode: Callable[[Answer], bytes], request_id: str) -> None:
         self._encode = encode

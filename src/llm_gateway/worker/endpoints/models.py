@@ -1,13 +1,10 @@
-"""GET /v1/models and /v1/models/{id}: what may be asked for by name, in OpenAI's or Anthropic's shape."""
+"""The models that may be asked for by name, each or in a list, in the shapes of the protocols that have such lists."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import unquote
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
@@ -15,48 +12,49 @@ from llm_gateway.error_format.problem import JSON, send_body
 from llm_gateway.error_format.shapes import send_error
 from llm_gateway.errors import GatewayError, MethodNotAllowed, UnknownModel
 from llm_gateway.gate.entry import ENTRY, Entry
+from llm_gateway.protocols.descriptor import ListedModel, ModelList
+from llm_gateway.protocols.registry import protocol_of
 from llm_gateway.routing.route import AUTO
-
-PATH = "/v1/models"
 
 
 class Models:
-    """The endpoint, over the configuration in force."""
+    """The endpoint at `path` and below it, over the configuration in force."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, path: str, snapshot: Callable[[], Snapshot]) -> None:
+        self._path = path
         self._snapshot = snapshot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
         entry: Entry = scope[ENTRY]
+        protocol = protocol_of(scope["path"], entry.headers, scope["query_string"])
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("This path takes GET only.", allow=("GET", "HEAD"))
-            found = _found(scope["path"], self._snapshot(), is_anthropic=b"anthropic-version" in entry.headers)
+            if protocol.models is None:
+                raise TypeError(f"{protocol.name} has no list of models.")
+            body = self._written(scope["path"], protocol.models)
         except GatewayError as error:
             await send_error(send, scope, error)
             return
-        await send_body(send, 200, msgspec.json.encode(found), JSON, [(b"x-request-id", entry.echo)])
+        await send_body(send, 200, body, JSON, [(name, entry.echo) for name in protocol.id_headers])
+
+    def _written(self, path: str, shape: ModelList) -> bytes:
+        models = _listed(self._snapshot())
+        if path == self._path:
+            return shape.write(models)
+        wanted = unquote(path.removeprefix(f"{self._path}/"))
+        for model in models:
+            if model.name == wanted:
+                return shape.write_one(model)
+        raise UnknownModel(
+            f"No enabled provider has the model {wanted[:100]!r}: GET {self._path} lists those there are."
+        )
 
 
-def _found(path: str, snapshot: Snapshot, *, is_anthropic: bool) -> dict[str, Any]:
-    models = [_model(AUTO, "llm-gateway", 0, is_anthropic=is_anthropic)]
+def _listed(snapshot: Snapshot) -> list[ListedModel]:
+    models = [ListedModel(AUTO, "llm-gateway", 0)]
     for name, tiers in sorted(snapshot.tiers_by_model.items()):
         provider = tiers[0][0].provider
-        models.append(_model(name, provider.name, provider.created_at_ms, is_anthropic=is_anthropic))
-    if path == PATH:
-        if is_anthropic:
-            return {"data": models, "has_more": False, "first_id": AUTO, "last_id": models[-1]["id"]}
-        return {"object": "list", "data": models}
-    wanted = unquote(path.removeprefix(f"{PATH}/"))
-    for model in models:
-        if model["id"] == wanted:
-            return model
-    raise UnknownModel(f"No enabled provider has the model {wanted[:100]!r}: GET {PATH} lists those there are.")
-
-
-def _model(name: str, owner: str, created_ms: int, *, is_anthropic: bool) -> dict[str, Any]:
-    if is_anthropic:
-        created = datetime.fromtimestamp(created_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {"type": "model", "id": name, "display_name": name, "created_at": created}
-    return {"id": name, "object": "model", "created": created_ms // 1000, "owned_by": owner}
+        models.append(ListedModel(name, provider.name, provider.created_at_ms))
+    return models

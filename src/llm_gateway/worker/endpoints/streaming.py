@@ -1,4 +1,4 @@
-"""A reply as server-sent events: sent as it comes, kept awake while it does not, read to its end if nobody listens."""
+"""A reply in a stream: sent as it comes, kept awake while it does not, read to its end if nobody listens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from llm_gateway.domain.messages import Answer
 from llm_gateway.error_format.problem import Headers
 from llm_gateway.errors import GatewayError, Overloaded
 from llm_gateway.protocols.base import Piece
-from llm_gateway.sse import COMMENT
 from llm_gateway.worker.pipeline.recording import Recorded
 from llm_gateway.worker.pipeline.relay import Relay
 
@@ -20,7 +19,6 @@ HEARTBEAT_S = 15.0
 DRAIN_S = 30.0
 MOST_DRAINED = 64
 HEAD: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 ]
@@ -33,7 +31,10 @@ OnDefect: TypeAlias = Callable[[Exception], GatewayError]
 
 
 class Writer(Protocol):
-    """What puts a reply on the line, for one surface."""
+    """What puts a reply on the line, for one surface; `keep_alive` is written while nothing comes."""
+
+    content_type: bytes
+    keep_alive: bytes
 
     def opened(self, came: Relay | Answer) -> Headers:
         """The reply is there. The headers that tell about it."""
@@ -80,7 +81,7 @@ class Drains:
 
 
 class StreamedResponse:
-    """One response of events."""
+    """One streamed response."""
 
     __slots__ = (
         "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open", "_keeps_up",
@@ -157,7 +158,7 @@ class StreamedResponse:
         assert opening is not None  # noqa: S101 - set by `run`
         try:
             while not (await asyncio.wait({opening}, timeout=HEARTBEAT_S))[0]:
-                await self._write(COMMENT)
+                await self._write(self._writer.keep_alive)
             return opening.result()
         except asyncio.CancelledError:
             opening.cancel()
@@ -172,7 +173,7 @@ class StreamedResponse:
         """As in `Sink`: when the client has read what was sent before."""
         if not self._has_begun:
             self._has_begun = True
-            start = [*HEAD, *self._told, *self._headers]
+            start = [(b"content-type", self._writer.content_type), *HEAD, *self._told, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
             self._is_open = True
         await self._push.caught_up()
@@ -223,7 +224,7 @@ class StreamedResponse:
         quiet_s = self._loop.time() - self._sent_at
         if quiet_s >= HEARTBEAT_S:
             if self._is_open and self._keeps_up and not self._is_gone:
-                self._keeps_up = self._push.push(COMMENT)
+                self._keeps_up = self._push.push(self._writer.keep_alive)
             quiet_s = 0.0
         self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)
 

@@ -18,15 +18,13 @@ from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Plan, Served
 from llm_gateway.domain.usage import CacheStatus
 from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError
+from llm_gateway.protocols.registry import PROTOCOLS
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Served)
-
-NO_PART_OF_ASKING = frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"})
-"""What an answer does not depend on, or what its key has anyhow."""
 
 FlightResult: TypeAlias = Served | GatewayError
 
@@ -131,7 +129,8 @@ class Caching:
         who, ask = None if self._shared else request.user_id, request.ask
         if ask.is_canonical:
             return sha256(_encoder.encode((who, ask.conversation)))
-        document = {name: value for name, value in ask.document.items() if name not in NO_PART_OF_ASKING}
+        uncached = PROTOCOLS[ask.protocol].uncached_fields
+        document = {name: value for name, value in ask.document.items() if name not in uncached}
         return sha256(_encoder.encode((who, ask.protocol, ask.fields, document)))
 
     async def keep(self, lookup: Lookup, served: Served) -> None:

@@ -1,7 +1,4 @@
-"""Translate requests and replies between the client's and the provider's protocol, by way of the canonical form.
-
-A document passes through, nearly as it came, to a provider that speaks the client's own protocol.
-"""
+"""Translate requests and replies between the client's and the provider's protocol."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.base import Wire
 
@@ -20,7 +18,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Translation:
-    """Translates between clients and providers, by the wires that a snapshot's provider carries."""
+    """Translates between clients and providers, by the wires that a snapshot's provider carries.
+
+    Where the provider speaks the client's protocol the document passes through. Else it is translated as a document,
+    where the two protocols have such a translation (embeddings), or by way of its conversation.
+    """
 
     def call(self, request: Request, candidate: Candidate) -> Call:
         """Write the call that asks the candidate's model for the answer.
@@ -30,20 +32,25 @@ class Translation:
             Unsupported: the provider's protocol cannot express what the client asks for.
         """
         ask, provider, model = request.ask, candidate.provider, candidate.model
-        native: Wire | None = provider.wires.get(ask.protocol)
-        if native is not None:
-            document = PROTOCOLS[ask.protocol].pass_on({**ask.document, "model": model}, stream=request.stream)
-            body = _encode(document)
-            return Call(native.path(model, request.stream), body, is_native=True, fields=ask.fields)
-        wire: Wire | None = provider.main_wire
-        if wire is None or wire.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
+        if not ask.is_canonical:
+            native: Wire | None = provider.wires.get(ask.protocol)
+            if native is not None:
+                document = PROTOCOLS[ask.protocol].pass_on({**ask.document, "model": model}, stream=request.stream)
+                return Call(native.path(model, request.stream), _encode(document), is_native=True, fields=ask.fields)
+            found = _translation_of_document(ask, provider)
+            if found is not None:
+                wire, translation = found
+                written = translation.write(ask.document, model)
+                return Call(wire.path(model, False), _encode(written.document), dropped=written.dropped)
+        main: Wire | None = provider.main_wire
+        if main is None or main.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
             raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint ({ask.protocol})")
         try:
-            written = wire.write(ask.conversation, model, stream=request.stream)
+            written = main.write(ask.conversation, model, stream=request.stream)
         except Unsupported as error:
             raise Unsupported(field_name(ask.protocol, error.field), error.why) from None
-        dropped = (*ask.dropped, *[field_name(ask.protocol, field) for field in written.dropped])
-        return Call(wire.path(model, request.stream), _encode(written.document), dropped=tuple(dict.fromkeys(dropped)))
+        dropped = _dropped(ask, written.dropped) if ask.dropped or written.dropped else ()
+        return Call(main.path(model, request.stream), _encode(written.document), dropped=dropped)
 
     def reply(self, ask: Ask, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
         """Read the 2xx body of a provider that could not be told the hints in `dropped`.
@@ -51,9 +58,14 @@ class Translation:
         Raises:
             Malformed: the body is not a complete answer.
         """
-        native: Wire | None = provider.wires.get(ask.protocol)
-        if native is not None:
-            return reply_of(native.read_reply(body), body, dropped)
+        if not ask.is_canonical:
+            native: Wire | None = provider.wires.get(ask.protocol)
+            if native is not None:
+                return reply_of(native.read_reply(body), body, dropped)
+            found = _translation_of_document(ask, provider)
+            if found is not None:
+                wire, translation = found
+                return reply_of(wire.read_reply(body), translation.read(body), dropped)
         completion = provider.main_wire.read_reply(body)
         for choice in completion.choices:
             _leave_foreign_out(choice)
@@ -72,6 +84,20 @@ class Translation:
         if wire.reader is None:
             raise Unsupported("stream", "this is not answered in a stream")
         return wire.reader()
+
+
+def _translation_of_document(ask: Ask, provider: Provider) -> tuple[Wire, DocumentTranslation] | None:
+    """Find a protocol of the provider's into which the client's documents are translated as they are."""
+    for name, translation in PROTOCOLS[ask.protocol].translations.items():
+        wire = provider.wires.get(name)
+        if wire is not None:
+            return wire, translation
+    return None
+
+
+def _dropped(ask: Ask, fields: tuple[str, ...]) -> tuple[str, ...]:
+    """Name what the client asked for in vain, in its protocol's words and each once."""
+    return tuple(dict.fromkeys((*ask.dropped, *[field_name(ask.protocol, field) for field in fields])))
 
 
 def reply_of(
