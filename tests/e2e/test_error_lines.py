@@ -82,14 +82,21 @@ def ask_all(gateway: GatewayProcess) -> Seen:
             shown = answer.headers["x-request-id"]
             assert own is None or shown == own, (case, answer.status)
             if body:
-                told = json.loads(body)
-                assert (told.get("request_id") or told["error"]["request_id"]) == shown, (case, body)
+                assert request_id_in(json.loads(body)) == shown, (case, body)
             assert shown not in seen.statuses
             seen.statuses[shown] = answer.status
             if own:
                 seen.own.add(own)
     connection.close()
     return seen
+
+
+def request_id_in(told: dict[str, Any]) -> str:
+    """Return the id of a request in an error of any shape."""
+    if "request_id" in told:
+        return str(told["request_id"])
+    error = told["error"]
+    return str(error["request_id"] if "request_id" in error else error["details"][1]["requestId"])
 
 
 def lines(gateway: GatewayProcess) -> list[dict[str, Any]]:
