@@ -47,10 +47,11 @@ def far() -> Far:
 
 
 @pytest.fixture
-async def pool(far: Far) -> AsyncIterator[Pool]:
+async def pool(far: Far, request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
+    limits = {"max_body_bytes": 10_000_000, **getattr(request, "param", {})}
     async with await asyncio.start_server(far, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
-        made = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=10_000_000)
+        made = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, **limits)
         yield made
         made.close()
         if far.made:
@@ -164,8 +165,8 @@ async def test_a_slow_reader_holds_no_more_than_256_kib(pool: Pool, far: Far) ->
     assert far.made == 1
 
 
-async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_gateway.upstream.connection.MAX_STREAM_BYTES", 10_000_000)
+@pytest.mark.parametrize("pool", [{"max_stream_bytes": 10_000_000}], indirect=True)
+async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
     far.chunk(b"x" * 10_000_001)
 
