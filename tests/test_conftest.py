@@ -39,19 +39,8 @@ def test_skipped_tests_are_counted_by_reason_under_xdist_too(tmp_path: Path) -> 
         "@pytest.mark.skip(reason='no setpriv here')\n"
         "def test_b(): ...\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "1",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        tmp_path,
-        tmp_path,
-    ]
+    folder = str(tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", "--rootdir", folder, folder]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert "4 tests skipped" in run.stdout, run.stdout + run.stderr
     assert "\n3 × no node here\n1 × no setpriv here\n" in run.stdout
