@@ -37,6 +37,7 @@ SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigIn
 
 Made once, as building expressions takes SQLAlchemy longer than the database needs for a small report.
 """
+NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
 
 
 class RollupTable:
@@ -102,10 +103,7 @@ class RollupTable:
 
 def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...]) -> sa.Select[Any]:
     rollups = usage_rollups.c
-    figures = [
-        rollups[name] if stretch.sign > 0 else sa.type_coerce(-rollups[name], BigInteger).label(name)
-        for name in counters
-    ]
+    figures = [rollups[name] if stretch.sign > 0 else NEGATED[name] for name in counters]
     return sa.select(rollups.name, *figures).where(
         rollups.dimension == dimension,
         rollups.grain == stretch.grain.name,
