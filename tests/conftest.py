@@ -1,8 +1,12 @@
-"""What every test run shares: the options, and how many examples the property tests try."""
+"""What every test run shares: the options, how many examples the property tests try, and the count of skipped tests."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
@@ -24,6 +28,58 @@ settings.register_profile(
     FUZZING, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.differing_executors]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+TESTS = Path(__file__).parent
+WITHOUT_PROCESSES = (
+    "cache", "domain", "error_format", "limiter", "protocols", "providers", "routing", "telemetry", "worker/pipeline",
+)  # fmt: skip
+"""Folders whose tests may start no process; `make quick` runs them."""
+STARTS = frozenset({"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
+"""Audit events of CPython (docs.python.org, "Audit events table")."""
+
+
+class ProcessGuard:
+    """An audit hook that fails a test of WITHOUT_PROCESSES which starts a process."""
+
+    def __init__(self) -> None:
+        self.forbids = False
+
+    def __call__(self, event: str, _arguments: tuple[object, ...]) -> None:
+        if self.forbids and event in STARTS:
+            raise RuntimeError(f"{event}: tests of this folder may start no process (WITHOUT_PROCESSES in {__file__})")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Watch from the first fixture to the last; None outside those folders."""
+        self.forbids = any(item.path.is_relative_to(TESTS / folder) for folder in WITHOUT_PROCESSES)
+        try:
+            return (yield)
+        finally:
+            self.forbids = False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    guard = ProcessGuard()
+    sys.addaudithook(guard)
+    config.pluginmanager.register(guard)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores, since tests that start servers wait for them now and then."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return 1 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped for want of what."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.section(f"{reasons.total()} tests skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count} × {reason}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

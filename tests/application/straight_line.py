@@ -43,9 +43,9 @@ class StraightLine:
 class World:
     """The surface behind the gate."""
 
-    def __init__(self) -> None:
+    def __init__(self, drop_s: float = 5.0) -> None:
         self.line = StraightLine()
-        self.in_flight = InFlight(2, 10_000_000)
+        self.in_flight = InFlight(2, 10_000_000, drop_s)
         self.logged: list[dict[str, Any]] = []
         drains = Drains("drain")
         generate = Generate(cast(Gateway, self.line), self.in_flight, drains, timeout_s=120, log=self._log)

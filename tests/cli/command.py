@@ -19,6 +19,7 @@ import pytest
 
 from llm_gateway.cli.commands import run
 from tests.e2e.process import GatewayProcess, until
+from tests.fork_server import COMMAND_LINE, fork_server
 from tests.upstream import UpstreamProcess
 
 COMMAND = Path(sys.executable).with_name("llm-gateway")
@@ -70,15 +71,22 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ran:
 
 def execute(*arguments: str, stdin: str | bytes = "", **environment: str) -> Ran:
     """As a process between pipes."""
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    return Ran(*fork_server().run(COMMAND_LINE, arguments, Path.cwd(), {**os.environ, **environment}, given))
+
+
+def execute_command(*arguments: str, **environment: str) -> Ran:
+    """As a process that begins with the installed command itself, interpreter and imports included."""
     ended = subprocess.run(
         [COMMAND, *arguments],
         env={**os.environ, **environment},
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
+        text=True,
         timeout=PATIENCE_S,
         check=False,
     )
-    return Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+    return Ran(ended.returncode, ended.stdout, ended.stderr)
 
 
 def on_terminal(*arguments: str, typed: str = "", columns: int = 120, **environment: str) -> Ran:

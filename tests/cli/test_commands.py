@@ -14,7 +14,7 @@ from cyclopts import App
 
 from llm_gateway.cli.commands import LOCAL_COMMANDS, build_cli
 from llm_gateway.cli.usage import REPLAY
-from tests.cli.command import COMMAND, SetUp, call, execute, on_terminal
+from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
 
 EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "CLI.md"
@@ -158,7 +158,7 @@ def test_closed_streams_and_a_narrow_encoding(set_up: SetUp) -> None:
         assert ended.returncode == code
         assert "Traceback" not in ended.stdout + ended.stderr
     set_up.gateway.provider("acme", set_up.vendor.base_url, display_name="Ämter")
-    shown = execute("providers", "show", "acme", PYTHONIOENCODING="ascii")
+    shown = execute_command("providers", "show", "acme", PYTHONIOENCODING="ascii")
     assert "display_name\t\\xc4mter\n" in shown.out
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llm_gateway import __version__, cli
 from llm_gateway.settings import Settings
-from tests.cli.command import execute
+from tests.cli.command import execute_command
 from tests.e2e.process import free_port
 
 STEADY = """
@@ -102,9 +102,9 @@ def test_each_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_serve_on_a_damaged_database_ends_with_78() -> None:
     Path("data").mkdir()
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
-    ended = execute("serve", LLM_GATEWAY_PORT="0", LLM_GATEWAY_LOG_LEVEL="error")
+    ended = execute_command("serve", LLM_GATEWAY_PORT="0", LLM_GATEWAY_LOG_LEVEL="error")
     assert (ended.code, ended.out) == (78, ""), "port 0 is no setting"
-    ended = execute("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_PORT=str(free_port()))
+    ended = execute_command("serve", LLM_GATEWAY_LOG_LEVEL="error", LLM_GATEWAY_PORT=str(free_port()))
     assert ended.code == 78
     assert ended.err.startswith("llm-gateway: The database file ")
     assert len(ended.err.splitlines()) == 1
@@ -112,7 +112,7 @@ def test_serve_on_a_damaged_database_ends_with_78() -> None:
 
 def test_a_file_beside_it_does_not_stand_in_for_a_module() -> None:
     Path("msgspec.py").write_text("raise SystemExit('the wrong module')")
-    ended = execute("serve", LLM_GATEWAY_PORT="x")
+    ended = execute_command("serve", LLM_GATEWAY_PORT="x")
     assert ended.code == 78
     assert "LLM_GATEWAY_PORT" in ended.err
 

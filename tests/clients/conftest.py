@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.process import KEY, CommandProcess, GatewayProcess
 
 if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
@@ -51,7 +51,7 @@ def collected() -> Iterator[None]:
         gc.collect()
 
 
-class InstalledGateway(GatewayProcess):
+class InstalledGateway(CommandProcess):
     """The gateway of `make setup`, which knows nothing of this venv."""
 
     command = ROOT / ".venv" / "bin" / "llm-gateway"

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own, started and stopped as an operator would, and real HTTP to it."""
+"""The gateway as a process of its own, started and stopped by signals, and real HTTP to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.fork_server import GATEWAY, ForkedProcess, fork_server
 
 COMMAND = Path(sys.executable).with_name("llm-gateway")
 KEY = "dev-gateway-key"
@@ -40,32 +42,26 @@ class GatewayProcess:
     """`with GatewayProcess(directory) as gateway: gateway.ask("Hello")`; leaving it asserts a graceful end.
 
     It works in `directory`, its data in `directory/data`, so the next one there goes on with the same data. Settings
-    are given by name: `accept_seconds=2`.
+    are given by name: `accept_seconds=2`. It is forked from a process that has imported everything.
     """
 
-    command = COMMAND
-
-    def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
+    def __init__(self, directory: Path, **settings: object) -> None:
         self.directory = directory
         self.port = free_port()
         self.log_file = directory / f"gateway-{self.port}.log"
         values = {"port": self.port, "local_model": "false", "accept_seconds": 0, **settings}
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
         self._environment = kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
-        self._flags = flags
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkedProcess | subprocess.Popen[bytes] | None = None
 
     def launch(self, stdout: int | None = None) -> None:
         """Start it, without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
-        with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                [self.command, "serve", *self._flags],
-                env=self._environment,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log if stdout is None else stdout,
-                stderr=log,
-            )
+        with self.log_file.open("wb") as log, Path(os.devnull).open("rb") as nothing:
+            errors = log.fileno()
+            self._process = self._start(nothing.fileno(), errors if stdout is None else stdout, errors)
+
+    def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
+        return fork_server().start(GATEWAY, (), descriptors, self.directory, self._environment)
 
     def __enter__(self) -> Self:
         self.launch()
@@ -94,7 +90,7 @@ class GatewayProcess:
             assert "Traceback" not in self.log
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> ForkedProcess | subprocess.Popen[bytes]:
         assert self._process is not None, "it was not started"
         return self._process
 
@@ -160,6 +156,27 @@ class GatewayProcess:
         response = self.call("POST", "/api/v1/providers", body)
         assert response.status == 201, response.body
         return f"/api/v1/providers/{response.json['id']}"
+
+
+class CommandProcess(GatewayProcess):
+    """The gateway as `llm-gateway serve` starts it, with these flags: for tests of the start itself and of memory."""
+
+    command = COMMAND
+
+    def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
+        super().__init__(directory, **settings)
+        self._flags = flags
+
+    def _start(self, *descriptors: int) -> subprocess.Popen[bytes]:
+        stdin, stdout, stderr = descriptors
+        return subprocess.Popen(
+            [self.command, "serve", *self._flags],
+            env=self._environment,
+            cwd=self.directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
 
 def send(

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import COMMAND, GatewayProcess, free_port, until
+from tests.e2e.process import COMMAND, CommandProcess, GatewayProcess, free_port, until
+from tests.fork_server import GATEWAY, fork_server
 from tests.upstream import UpstreamProcess
 
 POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
@@ -45,24 +46,25 @@ def as_usual_user() -> tuple[str, ...]:
 
 
 def refused(directory: Path, *before: str | Path, **settings: object) -> Refusal:
-    """Start it in `directory`, with `before` before the command; it must end by itself with one sentence."""
+    """Start it in `directory`; it must end by itself with one sentence.
+
+    With `before`, that is put before the command, which is then run as such.
+    """
     values = {"local_model": "false", "port": free_port(), **settings}
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
-    ended = subprocess.run(
-        [*before, COMMAND, "serve"],
-        env=kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()},
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.stderr.startswith("llm-gateway: "), ended.stderr
-    [sentence] = ended.stderr.splitlines()
+    environment = kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+    if before:
+        command = [*before, COMMAND, "serve"]
+        ended = subprocess.run(command, env=environment, cwd=directory, capture_output=True, timeout=60, check=False)
+        code, written, complaint = ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+    else:
+        code, written, complaint = fork_server().run(GATEWAY, (), directory, environment)
+    assert complaint.startswith("llm-gateway: "), complaint
+    [sentence] = complaint.splitlines()
     assert sentence.endswith(".")
-    assert "Traceback" not in ended.stdout
-    assert PASSWORD not in ended.stdout + ended.stderr
-    return Refusal(ended.returncode, sentence.removeprefix("llm-gateway: "))
+    assert "Traceback" not in written
+    assert PASSWORD not in written + complaint
+    return Refusal(code, sentence.removeprefix("llm-gateway: "))
 
 
 def starts(directory: Path, **settings: object) -> None:
@@ -308,7 +310,7 @@ def takes_signals(pid: int) -> bool:
 def test_a_signal_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
     """At any moment it ends without complaint, and the next one goes on with what it left."""
     for step in range(6):
-        gateway = GatewayProcess(tmp_path)
+        gateway = CommandProcess(tmp_path)
         gateway.launch()
         pid = gateway.process.pid
         until(lambda pid=pid: takes_signals(pid))  # type: ignore[misc]

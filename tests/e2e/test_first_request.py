@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.e2e.process import GatewayProcess
+from tests.e2e.process import CommandProcess
 from tests.upstream import UpstreamProcess
 
 QUESTION = "What is the capital of France?"
@@ -14,7 +14,7 @@ SURE = {"temperature": 0, "max_tokens": 50}
 
 
 def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: UpstreamProcess) -> None:
-    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+    with CommandProcess(tmp_path, local_model="auto") as gateway:
         [provider] = gateway.call("GET", "/api/v1/providers").json
         assert (provider["name"], provider["kind"], provider["priority"]) == ("local", "local", 0)
         tested = gateway.call("POST", f"/api/v1/providers/{provider['id']}/test")
@@ -36,7 +36,7 @@ def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: Upstr
         assert "public development key" in gateway.log
 
     started = time.monotonic()
-    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+    with CommandProcess(tmp_path, local_model="auto") as gateway:
         assert time.monotonic() - started < 15, "5 s where nothing else runs"
         assert gateway.call("GET", "/api/v1/providers").json == [provider]
         assert gateway.summary() == summary
@@ -46,10 +46,10 @@ def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: Upstr
 
 
 def test_the_model_can_be_left_out(tmp_path: Path, mock: UpstreamProcess) -> None:
-    with GatewayProcess(tmp_path, "--local-model", "false", local_model="auto") as gateway:
+    with CommandProcess(tmp_path, "--local-model", "false", local_model="auto") as gateway:
         assert gateway.call("GET", "/api/v1/providers").json == []
         assert gateway.ask().json["code"] == "no_provider"
         gateway.provider("acme", mock.base_url)
-    with GatewayProcess(tmp_path, local_model="auto") as gateway:
+    with CommandProcess(tmp_path, local_model="auto") as gateway:
         assert [provider["name"] for provider in gateway.call("GET", "/api/v1/providers").json] == ["acme"]
         assert "embedded" not in gateway.log

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import COMMAND, GatewayProcess, Response, free_port, send, until
+from tests.e2e.process import COMMAND, CommandProcess, GatewayProcess, Response, free_port, send, until
 from tests.upstream import UpstreamProcess
 
 CLIENTS = 16
@@ -124,7 +124,7 @@ def test_the_drain_ends_in_time(tmp_path: Path, mock: UpstreamProcess) -> None:
 
 
 def test_an_interrupt_stops_it_too(tmp_path: Path) -> None:
-    with GatewayProcess(tmp_path) as gateway:
+    with CommandProcess(tmp_path) as gateway:
         gateway.process.send_signal(signal.SIGINT)
         assert gateway.ended() == 0
 
@@ -172,7 +172,7 @@ def test_limits_are_remembered_over_a_restart(tmp_path: Path, mock: UpstreamProc
 def test_production(tmp_path: Path) -> None:
     keys = f"shop:{'a' * 32}:call,watch:{'b' * 32}:read,ops:{'c' * 32}"
     settings = {"env": "production", "service_keys": keys, "encryption_keys": "ab" * 32}
-    with GatewayProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
+    with CommandProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
         assert gateway.call("GET", "/api/v1/health", key=None, host="any.example").status == 200
         wanted = [("shop", "a", 503, 403, 403), ("watch", "b", 403, 200, 403), ("ops", "c", 503, 200, 422)]
         for _, letter, generate, report, create in wanted:

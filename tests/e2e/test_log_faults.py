@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import COMMAND, GatewayProcess, until
+from tests.fork_server import ForkedProcess
 from tests.upstream import UpstreamProcess
 
 STOP_S = 3.0
@@ -76,23 +77,23 @@ class FaultyLog(GatewayProcess):
         super().__init__(directory, **settings)
         self._fault, self._streams = fault, streams
 
-    def launch(self, stdout: int | None = None) -> None:
-        """As in `GatewayProcess`. Closing is the shell's; what is not faulty goes to `log_file`."""
+    def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
+        """As in `GatewayProcess`, but closing is the shell's."""
         faulty = {"stdout": (1,), "stderr": (2,), "all": (0, 1, 2)}[self._streams]
         descriptor = self._fault.descriptor
-        command = [str(COMMAND), "serve"]
-        if descriptor is None:
-            command = ["/bin/sh", "-c", f"exec {COMMAND} serve {' '.join(f'{number}>&-' for number in faulty)}"]
-        with self.log_file.open("wb") as log:
-            given = log.fileno() if descriptor is None else descriptor
-            self._process = subprocess.Popen(
-                command,
-                env=self._environment,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=given if 1 in faulty else log,
-                stderr=given if 2 in faulty else log,
-            )
+        if descriptor is not None:
+            given = [descriptor if number in faulty and number else usual for number, usual in enumerate(descriptors)]
+            return super()._start(*given)
+        stdin, stdout, stderr = descriptors
+        command = f"exec {COMMAND} serve {' '.join(f'{number}>&-' for number in faulty)}"
+        return subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            env=self._environment,
+            cwd=self.directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
 
 @pytest.fixture(params=FAULTS)

@@ -25,6 +25,7 @@ parameters.hostnames, parameters.port, parameters.api_keys = ["127.0.0.1"], int(
 parameters.n_ctx, parameters.n_parallel = CONTEXT_TOKENS, SLOTS
 parameters.use_jinja, parameters.chat_template = True, CHAT_TEMPLATE
 parameters.embedding, parameters.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1  # several spin while they wait for each other
 parameters.ui = parameters.warmup = False
 parameters.verbosity = -1
 server = xllamacpp.Server(parameters)

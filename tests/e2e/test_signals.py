@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import KEY, GatewayProcess, until
+from tests.e2e.process import KEY, CommandProcess, GatewayProcess, until
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish
 
 IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -54,7 +54,7 @@ def test_open_streams_survive_them(tmp_path: Path, streamer: StreamingVendor) ->
 
 
 def test_the_start_and_the_stop_survive_them(tmp_path: Path) -> None:
-    gateway = GatewayProcess(tmp_path, accept_seconds=1)
+    gateway = CommandProcess(tmp_path, accept_seconds=1)
     gateway.launch()
     status = Path(f"/proc/{gateway.process.pid}/status")
     until(lambda: ignores(status))  # an interpreter that has not begun to run cannot ignore anything

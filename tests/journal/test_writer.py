@@ -11,7 +11,7 @@ import pytest
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.frames import Kind, scan
 from llm_gateway.journal.segments import Position, WriterDir, Written
-from llm_gateway.journal.writer import MOST_REMEMBERED, Fsync, JournalWriter
+from llm_gateway.journal.writer import INTERVAL_S, MOST_REMEMBERED, Fsync, JournalWriter
 from tests.journal.samples import HEAD_BYTES, FailingFiles, frame, intent, needs_aio, record, request_id, settled, until
 
 Open = Callable[..., JournalWriter]
@@ -212,7 +212,8 @@ async def test_what_nobody_waits_for_is_synced_in_time(
     writer.settle(request_id(2), settled(2))
     assert files.syncs == 0
 
-    await asyncio.sleep(0.3)
+    await until(lambda: files.syncs >= syncs)
+    await asyncio.sleep(2 * INTERVAL_S)  # in which there must be no more
 
     assert files.syncs == syncs
 
@@ -224,7 +225,8 @@ async def test_an_intent_alone_is_synced_in_time(
     writer = open_writer(fsync)
     await writer.intent(request_id(1), intent(1))
 
-    await asyncio.sleep(0.3)
+    await until(lambda: files.syncs >= syncs)
+    await asyncio.sleep(2 * INTERVAL_S)  # in which there must be no more
 
     assert files.syncs == syncs
 

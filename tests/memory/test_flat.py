@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import GatewayProcess
+from tests.e2e.process import CommandProcess, GatewayProcess
 from tests.memory.endings import Answer, Provider, ask, connected, raw, reset
 
 MEBIBYTE = 1024 * 1024
@@ -35,7 +35,7 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture(scope="module")
 def gateway(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with GatewayProcess(tmp_path_factory.mktemp("flat"), log_level="error") as started:
+    with CommandProcess(tmp_path_factory.mktemp("flat"), log_level="error") as started:
         for name in CASES:
             fields = {"name": name, "display_name": name, "api_key": "k", "models": ["m"]}
             fields["base_url"] = f"http://127.0.0.1:{provider.port}/v1"
@@ -85,7 +85,7 @@ def test_bodies_in_flight_are_capped_and_others_are_served_on(tmp_path: Path) ->
     body = json.dumps({"model": "nope", "messages": [{"role": "user", "content": LARGE}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-service-key: dev-gateway-key\r\n"
     head += b"content-length: %d\r\n\r\n" % len(body)
-    with GatewayProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as gateway:
+    with CommandProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as gateway:
         before = resident_mb(gateway)
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(gateway.port)) for _ in range(20)]

@@ -98,12 +98,12 @@ class Client:
         return Response(status, headers, body)
 
     async def _chunks(self) -> bytes:
-        body = b""
+        body = bytearray()
         while size := int(await self.reader.readline(), 16):
             body += await self.reader.readexactly(size)
             assert await self.reader.readline() == b"\r\n"
         assert await self.reader.readline() == b"\r\n"
-        return body
+        return bytes(body)
 
     async def rest(self) -> bytes:
         """Everything until the server closes."""

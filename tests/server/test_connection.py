@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.server.harness import CHUNKED, GET, POST, Gated, Message, answer, echo, read_body, refused, running
+from tests.waiting import until
 
 KIB = 1024
 
@@ -230,7 +231,8 @@ async def test_answers_come_in_the_order_of_the_requests() -> None:
         await client.send(
             b"".join(b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" % n for n in range(20))
         )
-        await asyncio.sleep(0.05)
+        await until(lambda: app.started)
+        await asyncio.sleep(0.05)  # in which no other must begin
         assert app.started == 1
         app.gate.set()
 
@@ -272,14 +274,11 @@ async def test_a_client_that_leaves_its_waiting_requests_leaves_nothing_behind()
     async with running(app) as server:
         client = await server.connect()
         await client.send(GET * 3)
-        await asyncio.sleep(0.05)
+        await until(lambda: app.started)
         client.writer.transport.abort()
-        await asyncio.sleep(0.05)
+        await until(lambda: not server.server._connections())
         app.gate.set()
-        await asyncio.sleep(0.05)
-
-        assert not server.server._connections()
-        assert not server.server._hub.tasks
+        await until(lambda: not server.server._hub.tasks)
         assert server.logged() == []
 
 
@@ -288,11 +287,11 @@ async def test_a_reset_is_a_disconnect() -> None:
     async with running(app) as server:
         client = await server.connect()
         await client.send(POST + b"Content-Length: 9\r\n\r\n")
-        await asyncio.sleep(0.05)
+        await until(lambda: app.started)
         linger = struct.pack("ii", 1, 0)
         client.writer.get_extra_info("socket").setsockopt(1, 13, linger)
         await client.close()
-        await asyncio.sleep(0.05)
+        await until(lambda: app.ends)
 
     assert app.ends == ["disconnected"]
 
@@ -337,7 +336,7 @@ async def test_garbage_is_refused_after_what_came_before_it() -> None:
     async with running(app) as server:
         client = await server.connect()
         await client.send(GET + GET + b"GARBAGE\r\n\r\n" + GET)
-        await asyncio.sleep(0.05)
+        await until(lambda: app.started)
         app.gate.set()
         for _ in range(2):
             assert (await client.response()).body == b"/"
@@ -349,7 +348,7 @@ async def test_a_waiting_request_with_a_broken_body_is_refused_in_its_turn() -> 
     async with running(app) as server:
         client = await server.connect()
         await client.send(GET + CHUNKED + b"zz\r\n")
-        await asyncio.sleep(0.05)
+        await until(lambda: app.started)
         app.gate.set()
         assert (await client.response()).body == b"/"
         await refused(client, 400, "bad_request")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.server.harness import Client, Message, answer, read_body, running
+from tests.waiting import until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
@@ -237,10 +238,12 @@ async def test_a_message_after_the_end_is_a_defect_the_client_does_not_see() -> 
 
 async def test_the_application_learns_that_its_client_went_away() -> None:
     seen: list[str] = []
+    listens: list[str] = []
     done = asyncio.Event()
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
         assert await read_body(receive) == b""
+        listens.append(scope["path"])
         both = await asyncio.gather(receive(), receive())
         seen.extend(message["type"] for message in both)
         await send(START)
@@ -250,7 +253,7 @@ async def test_the_application_learns_that_its_client_went_away() -> None:
     async with running(app) as server:
         client = await server.connect()
         await client.send(GET)
-        await asyncio.sleep(0.05)
+        await until(lambda: listens)
         await client.close()
         await asyncio.wait_for(done.wait(), 5)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from tests.server.harness import CHUNKED, GET, POST, Gated, refused, running
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -86,9 +85,7 @@ async def test_a_request_that_is_cut_short_is_refused(sent: bytes) -> None:
         await client.send(sent)
         client.writer.write_eof()
         await refused(client, 400, "bad_request")
-        await asyncio.sleep(0.02)
-
-        assert not server.server._connections()
+        await until(lambda: not server.server._connections())
     assert set(app.ends) <= {"disconnected"}
 
 

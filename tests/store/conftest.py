@@ -15,7 +15,7 @@ from llm_gateway.store.secrets import SecretBox
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "migrated.db"
-    database = Database.open(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}", fsync=False)
     database.migrate()
     database.close()
     return path
@@ -28,7 +28,7 @@ def database_file(migrated_file: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(database_file: Path) -> Iterator[Database]:
-    database = Database.open(f"sqlite:///{database_file}", busy_timeout_s=0.2)
+    database = Database.open(f"sqlite:///{database_file}", busy_timeout_s=0.2, fsync=False)
     yield database
     database.close()
 
@@ -36,7 +36,7 @@ def database(database_file: Path) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def shared_database(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     path = shutil.copy(migrated_file, tmp_path_factory.mktemp("shared") / "gateway.db")
-    database = Database.open(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}", fsync=False)
     yield database
     database.close()
 

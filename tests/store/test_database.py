@@ -81,11 +81,13 @@ def test_postgres_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         Database.open("postgresql://localhost/gateway")
 
 
-def test_commits_are_durable(database: Database) -> None:
+def test_commits_are_durable(database_file: Path) -> None:
+    database = Database.open(f"sqlite:///{database_file}")
     with database.write() as connection:
         assert pragma(connection, "synchronous") == 2
         assert pragma(connection, "journal_mode") == "wal"
         assert pragma(connection, "page_size") == 8192
+    database.close()
 
 
 def test_an_error_undoes_the_transaction(database: Database) -> None:

@@ -73,7 +73,7 @@ class Provider:
 async def pool_of(provider: Provider) -> AsyncIterator[Pool]:
     async with await asyncio.start_server(provider, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
-        pool = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=LIMIT)
+        pool = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=LIMIT, max_stream_bytes=LIMIT)
         yield pool
         pool.close()
         async with asyncio.timeout(10):
@@ -91,8 +91,7 @@ async def test_an_endless_part_of_a_response_is_cut_off(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", [what for what in ENDLESS if "bod" not in what and what not in ("chunks", "trailers")])
-async def test_an_endless_part_of_a_stream_is_cut_off(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_gateway.upstream.connection.MAX_STREAM_BYTES", LIMIT)
+async def test_an_endless_part_of_a_stream_is_cut_off(what: str) -> None:
     provider = Provider(*ENDLESS[what])
     async with pool_of(provider) as pool:
         with pytest.raises(Broken, match=REFUSED):
@@ -121,7 +120,7 @@ async def test_trailers_are_no_headers() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
-        pool = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=LIMIT)
+        pool = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=LIMIT, max_stream_bytes=LIMIT)
         response = await pool.post("/", b"{}", 5)
         pool.close()
         await gone.wait()
@@ -145,7 +144,7 @@ async def test_a_body_in_small_chunks_is_read_whole(size: int) -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
-        pool = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=LIMIT)
+        pool = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=LIMIT, max_stream_bytes=LIMIT)
         response = await pool.post("/", b"{}", 30)
         pool.close()
         await gone.wait()

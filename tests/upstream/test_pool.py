@@ -6,13 +6,14 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from llm_gateway.upstream.pool import CONNECT_S, IDLE_S, NotSent, Pool, Unsendable, Unsent, tls
 from llm_gateway.upstream.response import Broken
+from tests.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
@@ -58,12 +59,6 @@ async def server() -> AsyncIterator[Server]:
 def pool_of(server: Server, root: str = "http://127.0.0.1:{}", **changes: object) -> Pool:
     given = {"headers": {"x-key": "k"}, "tls": None, "pinned": None, "max_body_bytes": 1000} | changes
     return Pool(root.format(server.port), **given)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens at the other end
-            await asyncio.sleep(0.005)
 
 
 async def test_what_goes_over_the_line(server: Server) -> None:
@@ -174,7 +169,7 @@ async def test_a_connection_that_the_other_side_closed_while_idle_is_not_used(se
         for _ in range(2):
             assert (await pool.post("/", b"{}", 5)).status == 200
             writers[-1].close()
-            await asyncio.sleep(0.05)
+            await until(lambda: not pool._idle[-1].is_reusable)
         assert len(writers) == 2
         pool.close()
 
@@ -296,7 +291,11 @@ class TestTls:
 
 
 async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server: Server) -> None:
+    shaking = 0
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal shaking
+        shaking += bool(await reader.read(1))
         await reader.read()  # it never answers the handshake
         writer.close()
 
@@ -305,7 +304,8 @@ async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server:
         pool = pool_of(server, f"https://127.0.0.1:{port}", tls=tls())
         for asking in (pool.post("/x", b"{}", 5), pool.open("/x", b"{}", 5)):
             task = asyncio.create_task(asking)
-            await asyncio.sleep(0.05)
+            begun = shaking
+            await until(lambda: shaking > begun)  # noqa: B023 - it is waited for here
             task.cancel()
             with pytest.raises(Unsent):
                 await task
@@ -316,7 +316,7 @@ async def test_who_cancels_after_that_has_sent_it(server: Server) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]
     pool = pool_of(server)
     task = asyncio.create_task(pool.post("/x", b"{}", 5))
-    await asyncio.sleep(0.05)
+    await until(lambda: server.heads)
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task

@@ -9,6 +9,7 @@ import pytest
 
 from llm_gateway.upstream.pool import Pool
 from llm_gateway.upstream.response import HIGH_WATER_BYTES, Broken, ResponseStream
+from tests.waiting import until
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -47,15 +48,16 @@ def far() -> Far:
 
 
 @pytest.fixture
-async def pool(far: Far) -> AsyncIterator[Pool]:
+async def pool(far: Far, request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
+    limits = {"max_body_bytes": 10_000_000, **getattr(request, "param", {})}
     async with await asyncio.start_server(far, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
-        made = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, max_body_bytes=10_000_000)
+        made = Pool(f"http://127.0.0.1:{port}", {}, tls=None, pinned=None, **limits)
         yield made
         made.close()
         if far.made:
             far.writer.close()
-        await asyncio.sleep(0.02)
+            await far.gone.wait()
 
 
 async def opened(pool: Pool, far: Far) -> ResponseStream:
@@ -73,7 +75,7 @@ async def test_pieces_as_they_come_and_the_connection_is_kept(pool: Pool, far: F
         far.chunk(b"one")
         assert await stream.read(5) == b"one"
         reading = asyncio.create_task(stream.read(5))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
         assert not reading.done()
         far.chunk(b"two")
         assert await reading == b"two"
@@ -90,7 +92,7 @@ async def test_a_reader_that_comes_late_gets_all_at_once(pool: Pool, far: Far) -
     far.chunk(b"one")
     far.chunk(b"two")
     far.say(b"0\r\n\r\n")
-    await asyncio.sleep(0.05)
+    await until(lambda: stream._is_over)
 
     assert await stream.read(5) == b"onetwo"
     assert await stream.read(5) == b""
@@ -118,7 +120,7 @@ async def test_a_cut_is_told_after_what_came_before(pool: Pool, far: Far) -> Non
     stream = await opened(pool, far)
     far.chunk(b"one")
     far.writer.close()
-    await asyncio.sleep(0.05)
+    await until(lambda: stream._is_over)
 
     assert await stream.read(5) == b"one"
     with pytest.raises(Broken, match="closed too early"):
@@ -128,7 +130,7 @@ async def test_a_cut_is_told_after_what_came_before(pool: Pool, far: Far) -> Non
 async def test_whoever_is_released_early_closes_the_connection(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
     reading = asyncio.create_task(stream.read(5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     pool.release(stream)
 
     with pytest.raises(Broken, match="on this side"):
@@ -139,7 +141,7 @@ async def test_whoever_is_released_early_closes_the_connection(pool: Pool, far: 
 async def test_a_cancelled_reader_closes_the_connection(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
     reading = asyncio.create_task(stream.read(5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     reading.cancel()
     await asyncio.wait([reading])
 
@@ -164,8 +166,8 @@ async def test_a_slow_reader_holds_no_more_than_256_kib(pool: Pool, far: Far) ->
     assert far.made == 1
 
 
-async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_gateway.upstream.connection.MAX_STREAM_BYTES", 10_000_000)
+@pytest.mark.parametrize("pool", [{"max_stream_bytes": 10_000_000}], indirect=True)
+async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
     far.chunk(b"x" * 10_000_001)
 
@@ -192,7 +194,7 @@ async def test_a_stream_may_be_larger_than_a_whole_answer(pool: Pool, far: Far) 
 async def test_what_is_poured_is_taken_as_it_comes(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
     far.chunk(b"held")
-    await asyncio.sleep(0.02)
+    await until(lambda: stream._held)
     taken: list[bytes] = []
 
     def take(data: bytes) -> bool:
@@ -200,11 +202,9 @@ async def test_what_is_poured_is_taken_as_it_comes(pool: Pool, far: Far) -> None
         return True
 
     pouring = asyncio.create_task(stream.pour(take, 5))
-    await asyncio.sleep(0.02)
-    assert taken == [b"held"]
+    await until(lambda: taken == [b"held"])
     far.chunk(b"one")
-    await asyncio.sleep(0.02)
-    assert taken == [b"held", b"one"]
+    await until(lambda: taken == [b"held", b"one"])
     far.say(b"0\r\n\r\n")
 
     assert await pouring is False
@@ -223,7 +223,7 @@ async def test_who_has_enough_gets_the_rest_when_it_pours_again(pool: Pool, far:
         return len(taken) == 2
 
     pouring = asyncio.create_task(stream.pour(take, 5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     far.chunk(b"one")
     assert await pouring is True
     total = 8_000_000
@@ -269,7 +269,7 @@ async def test_silence_ends_a_pour_and_only_progress_counts(pool: Pool, far: Far
 async def test_a_cut_in_a_pour(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
     pouring = asyncio.create_task(stream.pour(lambda _: True, 5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     far.writer.close()
 
     with pytest.raises(Broken, match="closed too early"):
@@ -283,7 +283,7 @@ async def test_who_pours_gets_its_own_error_back_and_the_connection_is_closed(po
         raise LookupError(data)
 
     pouring = asyncio.create_task(stream.pour(fails, 5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     far.chunk(b"one")
 
     with pytest.raises(LookupError, match="one"):
@@ -306,7 +306,7 @@ async def test_the_end_does_not_hide_what_came_while_the_taker_had_enough(pool: 
         return data != b"one"
 
     pouring = asyncio.create_task(stream.pour(take, 5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     far.say(framed(b"one", b"two", b"three") + b"0\r\n\r\n")
 
     assert await pouring is True
@@ -325,7 +325,7 @@ async def test_what_comes_with_a_broken_piece_is_not_taken(pool: Pool, far: Far)
         return True
 
     pouring = asyncio.create_task(stream.pour(take, 5))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
     far.say(framed(b"one", b"bad", b"three") + b"0\r\n\r\n")
 
     with pytest.raises(ValueError, match="bad"):

@@ -11,7 +11,7 @@ from llm_gateway.gate.value_limit import check_number_of_values
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DROP_BYTES = 2 * MAX_BODY_BYTES
-DROP_SECONDS = 5.0
+DROP_S = 5.0
 
 
 class ClientGone(Exception):
@@ -21,14 +21,16 @@ class ClientGone(Exception):
 class InFlight:
     """Counts the requests being served and the bytes of their bodies, over all endpoints.
 
-    `cap` bounds the requests, `cap_bytes` their bodies' bytes: a decoded body takes several times its size.
+    `cap` bounds the requests, `cap_bytes` their bodies' bytes: a decoded body takes several times its size. The rest of
+    a body that is refused is read and dropped for up to `drop_s` seconds, so that its client sees the refusal.
     """
 
-    __slots__ = ("bytes", "cap", "cap_bytes", "count")
+    __slots__ = ("bytes", "cap", "cap_bytes", "count", "drop_s")
 
-    def __init__(self, cap: int, cap_bytes: int) -> None:
+    def __init__(self, cap: int, cap_bytes: int, drop_s: float = DROP_S) -> None:
         self.cap = cap
         self.cap_bytes = cap_bytes
+        self.drop_s = drop_s
         self.count = 0
         self.bytes = 0
 
@@ -81,13 +83,13 @@ async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
         in_flight.release(held)
         chunks.clear()
         if isinstance(error, GatewayError) and message.get("more_body", False):
-            await _drop_rest(receive, size)
+            await _drop_rest(receive, size, in_flight.drop_s)
         raise
 
 
-async def _drop_rest(receive: Receive, size: int) -> None:
+async def _drop_rest(receive: Receive, size: int, drop_s: float) -> None:
     try:
-        async with asyncio.timeout(DROP_SECONDS):
+        async with asyncio.timeout(drop_s):
             while size <= DROP_BYTES:
                 message = await receive()
                 if message["type"] == "http.disconnect":

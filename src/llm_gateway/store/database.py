@@ -139,10 +139,18 @@ class Database:
         self._read_limit_s = read_limit_s
 
     @classmethod
-    def open(cls, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, read_limit_s: float = READ_LIMIT_S) -> Self:
+    def open(
+        cls,
+        url: str,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        read_limit_s: float = READ_LIMIT_S,
+        fsync: bool = True,
+    ) -> Self:
         """The database behind `url`; of SQLite the file (mode 0600) and its directories are made if they are missing.
 
-        `busy_timeout_s` bounds the wait for another writer's lock, `read_limit_s` one read.
+        `busy_timeout_s` bounds the wait for another writer's lock, `read_limit_s` one read. Without `fsync`, a power
+        failure may take commits of SQLite's along: for tests.
 
         Raises:
             ConfigurationError: the URL is none of `sqlite:///path` and `postgresql://…`, or the file cannot be made.
@@ -150,7 +158,7 @@ class Database:
         parsed = _parsed(url)
         if _is_sqlite_file(parsed):
             path = Path(str(parsed.database)).absolute()
-            return cls(*_open_sqlite(path, busy_timeout_s), read_limit_s, f"The database file {path}")
+            return cls(*_open_sqlite(path, busy_timeout_s, fsync), read_limit_s, f"The database file {path}")
         if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
             place = f"Postgres on {parsed.host or 'this machine'}"
             return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s, place)
@@ -262,7 +270,7 @@ def _as_store_unavailable() -> Iterator[None]:
         raise StoreUnavailable("The database does not answer; try again later.", retry_after_s=1) from error
 
 
-def _open_sqlite(path: Path, busy_timeout_s: float) -> tuple[Engine, Engine]:
+def _open_sqlite(path: Path, busy_timeout_s: float, fsync: bool) -> tuple[Engine, Engine]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
@@ -276,7 +284,8 @@ def _open_sqlite(path: Path, busy_timeout_s: float) -> tuple[Engine, Engine]:
             f"The database {path} is not a file that can be written in a directory that can: make it so, or set "
             "LLM_GATEWAY_DATA_DIR to another directory."
         )
-    writer = _sqlite_engine(path, busy_timeout_s, "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE")
+    setup = f"PRAGMA synchronous={'FULL' if fsync else 'OFF'}"
+    writer = _sqlite_engine(path, busy_timeout_s, setup, "BEGIN IMMEDIATE")
     reader = _sqlite_engine(path, min(busy_timeout_s, CHECK_LIMIT_S), "PRAGMA query_only=ON", "BEGIN")
     return writer, reader
 

@@ -14,7 +14,6 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, paced
 from llm_gateway.store.database import Database, usage_rollups
@@ -33,6 +32,12 @@ from llm_gateway.store.rollups import (
 )
 
 COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
+SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigInteger).label(name) for name in COUNTERS}
+"""The sum of each counter, 0 over no rows. Postgres sums integers to decimals, so they are cast back.
+
+Made once, as building expressions takes SQLAlchemy longer than the database needs for a small report.
+"""
+NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
 
 
 class RollupTable:
@@ -42,6 +47,7 @@ class RollupTable:
         self._is_sqlite = database.is_sqlite
         placeholder = "?" if self._is_sqlite else "%s"
         self._insert = BulkInsert(usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
+        self._newest_first_block, self._newest_blocks = _newest(BLOCKS[:1]), _newest(BLOCKS)
 
     def add(self, connection: Connection, hours: Mapping[Key, Totals], pause: Pause = no_pause) -> None:
         """Add hourly sums to the hours and days, and to the blocks that were built already.
@@ -52,8 +58,8 @@ class RollupTable:
         self._add(connection, {HOUR: hours, DAY: days}, pause)
         # Looked at only now: on Postgres the rows above keep a builder waiting, so that it cannot have missed them.
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
-        if days and oldest_ms < _built_until_ms(connection, BLOCKS[:1])[0]:
-            self._add(connection, _late(days, _built_until_ms(connection, BLOCKS)), pause)
+        if days and oldest_ms < _built_until_ms(connection, self._newest_first_block, BLOCKS[:1])[0]:
+            self._add(connection, _late(days, self._built_until_ms(connection)), pause)
 
     def _add(self, connection: Connection, sums: Mapping[Grain, Mapping[Key, Totals]], pause: Pause) -> None:
         rows: list[tuple[Any, ...]] = []
@@ -68,7 +74,7 @@ class RollupTable:
         if not self._is_sqlite:
             connection.execute(sa.text(f"LOCK TABLE {usage_rollups.name} IN SHARE ROW EXCLUSIVE MODE"))
         part, part_until_ms = DAY, until_ms
-        for block, built_until_ms in zip(BLOCKS, _built_until_ms(connection, BLOCKS), strict=True):
+        for block, built_until_ms in zip(BLOCKS, self._built_until_ms(connection), strict=True):
             first = _first_bucket(connection, part, built_until_ms)
             if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
                 connection.execute(_build(part, block, start))
@@ -86,18 +92,18 @@ class RollupTable:
         start_ms, end_ms = period
         grains = [(DAY, end_ms)]
         if dimension == CUSTOMER:
-            grains += zip(BLOCKS, _built_until_ms(connection, BLOCKS), strict=True)
+            grains += zip(BLOCKS, self._built_until_ms(connection), strict=True)
         return sa.union_all(
             *(_select(dimension, stretch, counters) for stretch in cover(start_ms, end_ms, grains))
         ).subquery()
 
+    def _built_until_ms(self, connection: Connection) -> list[int]:
+        return _built_until_ms(connection, self._newest_blocks, BLOCKS)
+
 
 def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...]) -> sa.Select[Any]:
     rollups = usage_rollups.c
-    figures = [
-        rollups[name] if stretch.sign > 0 else sa.type_coerce(-rollups[name], BigInteger).label(name)
-        for name in counters
-    ]
+    figures = [rollups[name] if stretch.sign > 0 else NEGATED[name] for name in counters]
     return sa.select(rollups.name, *figures).where(
         rollups.dimension == dimension,
         rollups.grain == stretch.grain.name,
@@ -122,11 +128,6 @@ def _rows(grain: str, length_ms: int, sums: Iterable[tuple[Key, Totals]]) -> lis
     ]
 
 
-def summed(columns: ReadOnlyColumnCollection[str, Any], counters: tuple[str, ...]) -> list[sa.Label[int]]:
-    """The sum of each counter, 0 over no rows. Postgres sums integers to decimals, so they are cast back."""
-    return [sa.cast(func.coalesce(func.sum(columns[name]), 0), BigInteger).label(name) for name in counters]
-
-
 def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
     rollups = usage_rollups.c
     sums = (
@@ -135,7 +136,7 @@ def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
             sa.literal(block.name),
             sa.literal(start_ms, BigInteger),
             rollups.name,
-            *summed(rollups, COUNTERS),
+            *SUMS.values(),
         )
         .where(rollups.dimension == CUSTOMER, rollups.grain == part.name)
         .where(rollups.bucket_ms >= start_ms, rollups.bucket_ms < start_ms + block.ms)
@@ -144,8 +145,8 @@ def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
     return sa.insert(usage_rollups).from_select(COLUMNS, sums)
 
 
-def _built_until_ms(connection: Connection, blocks: Sequence[Grain]) -> list[int]:
-    """Where the blocks of each grain end that are built; before that every block is there that would not be empty."""
+def _newest(blocks: Sequence[Grain]) -> sa.Select[Any]:
+    """When the newest block of each grain begins, NULL if there is none."""
     rollups = usage_rollups.c
     newest = [
         sa.select(func.max(rollups.bucket_ms))
@@ -153,7 +154,12 @@ def _built_until_ms(connection: Connection, blocks: Sequence[Grain]) -> list[int
         .scalar_subquery()
         for block in blocks
     ]
-    found = connection.execute(sa.select(*newest)).one()
+    return sa.select(*newest)
+
+
+def _built_until_ms(connection: Connection, newest: sa.Select[Any], blocks: Sequence[Grain]) -> list[int]:
+    """Where the blocks of each grain end that are built; before that every block is there that would not be empty."""
+    found = connection.execute(newest).one()
     return [0 if start is None else start + block.ms for block, start in zip(blocks, found, strict=True)]
 
 

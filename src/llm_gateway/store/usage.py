@@ -20,7 +20,7 @@ from llm_gateway.domain.usage import AttemptRecord, SentAttempt, Usage, UsageRec
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, paced
 from llm_gateway.store.database import Database, usage_records
-from llm_gateway.store.rollup_table import RollupTable, summed
+from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
 
 LONGEST_REQUEST_MS = 600_000
@@ -129,7 +129,7 @@ class UsageStore:
         """Everything in the period."""
         with self._database.read() as connection:
             sums = self._rollups.sums(connection, SERVICE, _period(days, now_ms), COUNTERS)
-            return Totals(*tuple(connection.execute(sa.select(*summed(sums.c, COUNTERS))).one()))
+            return Totals(*tuple(connection.execute(sa.select(*SUMS.values()).select_from(sums)).one()))
 
     def by_provider(self, days: int, now_ms: int) -> list[NamedTotals]:
         """What was bought from each provider and which requests it answered; highest cost, then count, first."""
@@ -155,9 +155,9 @@ class UsageStore:
         with self._database.read() as connection:
             sums = self._rollups.sums(connection, dimension, _period(days, now_ms), counters)
             query = (
-                sa.select(sums.c.name, *summed(sums.c, counters))
+                sa.select(sums.c.name, *(SUMS[counter] for counter in counters))
                 .group_by(sums.c.name)
-                .having(sa.or_(*(func.sum(sums.c[counter]) != 0 for counter in counters)))
+                .having(sa.or_(*(func.sum(sa.literal_column(counter)) != 0 for counter in counters)))
                 .order_by(sa.desc("cost_nanos"), sa.desc("requests"), sums.c.name)
                 .limit(limit)
             )

@@ -27,12 +27,13 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_parser", "_received",
-        "_since_body", "_size", "_stream", "_transport", "_waiter", "idle_since", "is_reusable",
+        "_body", "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_max_stream_bytes", "_parser",
+        "_received", "_since_body", "_size", "_stream", "_transport", "_waiter", "idle_since", "is_reusable",
     )  # fmt: skip
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, max_stream_bytes: int = MAX_STREAM_BYTES) -> None:
         self._max_body_bytes = self._limit = max_body_bytes
+        self._max_stream_bytes = max_stream_bytes
         self._stream: ResponseStream | None = None
         self._loop = asyncio.get_running_loop()
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -78,7 +79,7 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or self._transport.is_closing():
             raise Broken("The connection broke: it was closed")
-        self._begin(MAX_STREAM_BYTES)
+        self._begin(self._max_stream_bytes)
         self._stream = ResponseStream(self.close, self._transport)
         self._transport.write(request)
         return self._stream

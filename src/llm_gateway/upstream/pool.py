@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.upstream.connection import Connection
+from llm_gateway.upstream.connection import MAX_STREAM_BYTES, Connection
 from llm_gateway.upstream.response import Response, ResponseStream
 
 CONNECT_S = 3.0
@@ -58,7 +58,8 @@ class Pool:
         headers: what every request carries.
         tls: for https.
         pinned: the address to connect to, whatever the host's name resolves to.
-        max_body_bytes: of an answer.
+        max_body_bytes: of a response that is read whole.
+        max_stream_bytes: of a response that is read as it comes.
 
     Raises:
         Unsendable: one of the headers is.
@@ -72,6 +73,7 @@ class Pool:
         tls: ssl.SSLContext | None,
         pinned: str | None,
         max_body_bytes: int,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
     ) -> None:
         parts = urlsplit(root)
         self.root = root
@@ -82,6 +84,7 @@ class Pool:
         self._port = parts.port or (443 if self._tls else 80)
         self._base = quote(parts.path, safe=UNRESERVED) + (f"?{parts.query}" if parts.query else "")
         self._max_body_bytes = max_body_bytes
+        self._max_stream_bytes = max_stream_bytes
         fields = {"host": parts.netloc, "user-agent": "llm-gateway", **headers}
         if not all(_FIELD.fullmatch(value) for value in fields.values()):
             raise Unsendable("The provider's key cannot be sent in a header")
@@ -178,7 +181,7 @@ class Pool:
             async with asyncio.timeout(min(CONNECT_S, timeout_s)):
                 sock = await self._socket()
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._max_body_bytes),
+                    lambda: Connection(self._max_body_bytes, self._max_stream_bytes),
                     sock=sock,
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,

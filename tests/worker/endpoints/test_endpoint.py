@@ -95,8 +95,8 @@ async def test_a_body_of_too_many_values_is_refused(world: World) -> None:
     assert (world.in_flight.bytes, world.in_flight.count, world.line.requests) == (0, 0, [])
 
 
-async def test_dropping_ends_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_gateway.gate.body.DROP_SECONDS", 0.05)
+async def test_dropping_ends_after_a_while() -> None:
+    world = World(drop_s=0.05)
     response = await call_and_say(world, [piece(b"x" * 5 * MEBIBYTE, more=True)])
     assert_problem(response, 413, "payload_too_large")
 

@@ -10,8 +10,7 @@ import pytest
 from llm_gateway.domain.messages import Answer, Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import GatewayError, InternalError
-from llm_gateway.worker.endpoints import streaming
-from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
+from llm_gateway.worker.endpoints.streaming import HEARTBEAT_S, Drains, StreamedResponse
 
 ANSWER = Answer(reply=Reply(content="Hello", usage=Usage()), provider="p", model="m", cost_nanos=0, cost_status="exact")
 
@@ -66,19 +65,22 @@ class Client:
         return {"type": "http.disconnect"}
 
 
-def response(client: Client, drains: Drains) -> StreamedResponse:
-    return StreamedResponse(Words(), client.receive, client, drains, [], lambda error: InternalError(str(error)))
+def response(client: Client, drains: Drains, heartbeat_s: float = HEARTBEAT_S) -> StreamedResponse:
+    def defect(error: Exception) -> GatewayError:
+        return InternalError(str(error))
+
+    return StreamedResponse(Words(), client.receive, client, drains, [], defect, heartbeat_s)
 
 
-async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "HEARTBEAT_S", 0.01)
+async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream() -> None:
     client = Client()
 
     async def open_() -> Any:
-        await asyncio.sleep(0.03)
+        while not client.said:  # noqa: ASYNC110 - the heartbeat says it
+            await asyncio.sleep(0.001)
         raise ValueError("oh")
 
-    await response(client, Drains("drain")).run(asyncio.ensure_future(open_()))
+    await response(client, Drains("drain"), heartbeat_s=0.01).run(asyncio.ensure_future(open_()))
 
     assert client.said[:2] == [b"head", Words.keep_alive]
     assert client.said[-1] == b"error: oh"
@@ -109,9 +111,8 @@ async def test_a_client_that_leaves_at_the_very_end_is_not_counted_for_ever() ->
     assert drains.count == 0
 
 
-async def test_no_heartbeat_comes_before_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_heartbeat_comes_before_the_head() -> None:
     """The head waits where the answer before it on the same connection is not read yet."""
-    monkeypatch.setattr(streaming, "HEARTBEAT_S", 0.01)
     client = Client()
     client.head.clear()
 
@@ -125,8 +126,9 @@ async def test_no_heartbeat_comes_before_the_head(monkeypatch: pytest.MonkeyPatc
     async def open_() -> Any:
         return Relay()
 
-    running = asyncio.ensure_future(response(client, Drains("drain")).run(asyncio.ensure_future(open_())))
-    await asyncio.sleep(0.05)
+    opening = asyncio.ensure_future(open_())
+    running = asyncio.ensure_future(response(client, Drains("drain"), heartbeat_s=0.01).run(opening))
+    await asyncio.sleep(0.05)  # five heartbeats
     assert client.said == []
     client.head.set()
     await running

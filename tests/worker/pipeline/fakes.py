@@ -190,9 +190,12 @@ class JournalSpy(JournalWriter):
         self.entries: list[tuple[str, str, bytes]] = []
         self.synced = 0
         self.fails: dict[str, BaseException] = {}
+        self.on_intent: Callable[[], None] = lambda: None
+        """What happens in the turn of the event loop in which an intent is written."""
 
     async def intent(self, request_id: str, payload: bytes) -> None:
         self._note("intent", request_id, payload)
+        self.on_intent()
 
     def outcome(self, request_id: str, payload: bytes) -> None:
         self._note("outcome", request_id, payload)

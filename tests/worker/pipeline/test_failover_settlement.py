@@ -290,18 +290,14 @@ class TestCutShort:
         assert breaker.admit() is not None
 
 
-async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_to(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_to(world: World) -> None:
     breaker = almost_open(world)
-    write = world.journal.intent
 
-    async def a_turn_of_the_loop(request_id: str, payload: bytes) -> None:
-        await write(request_id, payload)
+    def fail() -> None:
         if breaker.state == "closed":
             breaker.fail(breaker.admit() or 0)
 
-    monkeypatch.setattr(world.journal, "intent", a_turn_of_the_loop)
+    world.journal.on_intent = fail
     world.script(a=[answer()], b=[answer()])
     record = world.open(request())
 

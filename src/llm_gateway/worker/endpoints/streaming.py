@@ -84,12 +84,20 @@ class StreamedResponse:
     """One streamed response."""
 
     __slots__ = (
-        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_is_gone", "_is_open", "_keeps_up",
-        "_loop", "_opening", "_patience", "_push", "_receive", "_relaying", "_send", "_sent_at", "_told", "_writer",
+        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_heartbeat_s", "_is_gone", "_is_open",
+        "_keeps_up", "_loop", "_opening", "_patience", "_push", "_receive", "_relaying", "_send", "_sent_at", "_told",
+        "_writer",
     )  # fmt: skip
 
     def __init__(
-        self, writer: Writer, receive: Receive, send: Send, drains: Drains, headers: Headers, defect: OnDefect
+        self,
+        writer: Writer,
+        receive: Receive,
+        send: Send,
+        drains: Drains,
+        headers: Headers,
+        defect: OnDefect,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._writer = writer
         self._receive = receive
@@ -99,6 +107,7 @@ class StreamedResponse:
         self._headers = headers
         self._told: Headers = []
         self._defect = defect
+        self._heartbeat_s = heartbeat_s
         self._has_begun = False
         self._is_open = False  # the head has left
         self._has_ended = False
@@ -157,7 +166,7 @@ class StreamedResponse:
         opening = self._opening
         assert opening is not None  # noqa: S101 - set by `run`
         try:
-            while not (await asyncio.wait({opening}, timeout=HEARTBEAT_S))[0]:
+            while not (await asyncio.wait({opening}, timeout=self._heartbeat_s))[0]:
                 await self._write(self._writer.keep_alive)
             return opening.result()
         except asyncio.CancelledError:
@@ -192,7 +201,7 @@ class StreamedResponse:
         self._relaying = relay
         if self._is_gone and self._patience is None:
             relay.abandon()
-        self._beat = self._loop.call_later(HEARTBEAT_S, self._keep_alive)
+        self._beat = self._loop.call_later(self._heartbeat_s, self._keep_alive)
         try:
             await relay.run(self)
         finally:
@@ -222,11 +231,11 @@ class StreamedResponse:
     def _keep_alive(self) -> None:
         """Say something when nothing was said for long: what stands between closes what looks dead."""
         quiet_s = self._loop.time() - self._sent_at
-        if quiet_s >= HEARTBEAT_S:
+        if quiet_s >= self._heartbeat_s:
             if self._is_open and self._keeps_up and not self._is_gone:
                 self._keeps_up = self._push.push(self._writer.keep_alive)
             quiet_s = 0.0
-        self._beat = self._loop.call_later(HEARTBEAT_S - quiet_s, self._keep_alive)
+        self._beat = self._loop.call_later(self._heartbeat_s - quiet_s, self._keep_alive)
 
     async def _write(self, data: bytes) -> None:
         await self.ready()

@@ -1,0 +1,194 @@
+"""Processes of the gateway and of its command line, forked from one that has imported both.
+
+Importing takes 1.3 s of CPU time and starting 0.2 s, so tests that need a process start it here. All but the imports is
+as in a process of its own: environment, directory, descriptors, signals, memory, exit code. Run as a program, this file
+is the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+GATEWAY = "llm_gateway.__main__"
+COMMAND_LINE = "llm_gateway.cli"
+"""Modules whose `main` a process can run."""
+PRELOADED = (
+    GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
+    "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
+    "mako.template", "rich.live", "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite",
+)  # fmt: skip
+STANDARD = (0, 1, 2)
+PATIENCE_S = 60.0
+
+
+class ForkedProcess:
+    """A process that `ForkServer` started; a small `subprocess.Popen`."""
+
+    def __init__(self, report: int) -> None:
+        self._report = open(report, "rb")  # noqa: SIM115 - closed when the process ended
+        self.pid = int(self._report.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once it has ended, the negative number of the signal that ended it.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
+        """
+        if self.returncode is None:
+            if not select.select([self._report], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            with self._report:
+                self.returncode = int(self._report.readline())
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """The client's side. The server ends with the process that made this."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        # It is never waited for, so that pytest need not know of it; it ends when the socket is closed.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+
+    def start(
+        self, module: str, arguments: Sequence[str], descriptors: Sequence[int], cwd: Path, env: Mapping[str, str]
+    ) -> ForkedProcess:
+        """Run `main` of a module as `python -m` would, with these as its standard input, output and errors."""
+        ours, report = os.pipe()
+        job = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": dict(env)}
+        try:
+            socket.send_fds(self._socket, [json.dumps(job).encode() + b"\n"], [*descriptors, report])
+        finally:
+            os.close(report)
+        return ForkedProcess(ours)
+
+    def run(
+        self, module: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes = b""
+    ) -> tuple[int, str, str]:
+        """Run it to its end between pipes. Returns its exit code and what it wrote to standard output and errors."""
+        with TemporaryFile() as given, ThreadPoolExecutor(2) as readers:
+            given.write(stdin)
+            given.seek(0)
+            (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+            try:
+                process = self.start(module, arguments, (given.fileno(), its_out, its_err), cwd, env)
+            finally:
+                os.close(its_out)
+                os.close(its_err)
+            written, errors = readers.map(_read, (out, err))
+            return process.wait(PATIENCE_S), written, errors
+
+
+def _read(descriptor: int) -> str:
+    with open(descriptor, "rb") as file:
+        return file.read().decode()
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """The server of this process; the first call starts it."""
+    return ForkServer()
+
+
+def next_job(connection: socket.socket) -> dict[str, Any]:
+    """Fork a process for each job. Returns the job, in the forked process only; the server itself ends here."""
+    reports: dict[int, int] = {}
+
+    def report_ended(*_: object) -> None:
+        while reports:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            report = reports.pop(pid)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(report, b"%d\n" % os.waitstatus_to_exitcode(status))
+            os.close(report)
+
+    signal.signal(signal.SIGCHLD, report_ended)
+    while True:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, len(STANDARD) + 1)
+        while data[-1:] not in (b"\n", b""):
+            data += connection.recv(1 << 20)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        if not data:
+            os._exit(0)
+        *standard, report = descriptors
+        pid = os.fork()
+        if not pid:
+            connection.close()
+            become_another(standard, {report, *reports.values()})
+            return dict(json.loads(data))
+        reports[pid] = report
+        os.write(report, b"%d\n" % pid)
+        for number in standard:
+            os.close(number)
+
+
+def become_another(standard: Sequence[int], others: Iterable[int]) -> None:
+    """Take these descriptors as standard input, output and errors, and leave nothing of the server's."""
+    for number in others:
+        os.close(number)
+    for number, descriptor in zip(STANDARD, standard, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - these three are closed with the process
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def serve(connection: socket.socket) -> None:
+    """Import, then fork as told; in a forked process, run `main` to the end of the process."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()
+    job = next_job(connection)
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    sys.argv = [job["module"], *job["arguments"]]
+    sys.exit(importlib.import_module(job["module"]).main())
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then closes the socket
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,46 @@
+"""What tests/conftest.py does for every run: processes are forbidden where they must be, skipped tests are counted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TESTS, WITHOUT_PROCESSES, ProcessGuard
+
+REPOSITORY = TESTS.parent
+
+
+def test_make_quick_runs_the_folders_whose_tests_may_start_no_process() -> None:
+    found = re.search(r"^QUICK := \$\(addprefix tests/,(.*)\)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert found
+    assert tuple(found[1].split()) == WITHOUT_PROCESSES
+    assert all((TESTS / folder).is_dir() for folder in WITHOUT_PROCESSES)
+
+
+def test_a_process_is_refused_where_none_may_start() -> None:
+    guard = ProcessGuard()
+    guard("subprocess.Popen", ())
+    guard.forbids = True
+    guard("open", ())
+    with pytest.raises(RuntimeError, match="may start no process"):
+        guard("subprocess.Popen", ())
+
+
+def test_skipped_tests_are_counted_by_reason_under_xdist_too(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_terminal_summary")
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', range(3))\n"
+        "def test_a(n): pytest.skip('no node here')\n"
+        "@pytest.mark.skip(reason='no setpriv here')\n"
+        "def test_b(): ...\n"
+    )
+    folder = str(tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", "--rootdir", folder, folder]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "4 tests skipped" in run.stdout, run.stdout + run.stderr
+    assert "\n3 × no node here\n1 × no setpriv here\n" in run.stdout

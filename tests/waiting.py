@@ -1,0 +1,17 @@
+"""Wait for what happens in another task, thread, process or at the other end of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Return when the condition holds.
+
+    Raises:
+        TimeoutError: it did not within `timeout_s`.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.002)
