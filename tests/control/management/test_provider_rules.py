@@ -180,6 +180,11 @@ async def test_presets_of_servers_on_this_machine_are_private_too(start: Start) 
         assert (await created(Client(app, SERVICE_KEY), name="ollama", base_url=None))["kind"] == "openai"
 
 
+def test_a_kind_that_another_version_stored_does_not_forbid_other_changes() -> None:
+    rules = ProviderRules(load_vendors(), Egress(strict=False), lambda: None)
+    rules.check("acme", "smoke", "http://127.0.0.1:9/v1", None, ("smoke_signals",))
+
+
 async def test_the_embedded_model_can_be_configured_while_it_runs() -> None:
     rules = ProviderRules(load_vendors(), Egress(strict=True), lambda: "http://127.0.0.1:1/v1")
     rules.check("local", "local", None, None, None)

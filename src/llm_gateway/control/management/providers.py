@@ -246,9 +246,7 @@ class ProviderRules:
         Raises:
             Invalid: with a sentence that says what to change.
         """
-        problem = protocols_problem(kind, protocols or (), DIALECTS[kind])
-        if problem is not None:
-            raise Invalid(f"protocols: {problem}", loc=("body", "protocols"))
+        self._check_protocols(kind, protocols or ())
         for model, price in (prices or {}).items():
             try:
                 from_operator(price)
@@ -268,6 +266,12 @@ class ProviderRules:
             raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
         elif vendor.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
             self._check_url(vendor.base_url)
+
+    def _check_protocols(self, kind: str, protocols: Sequence[str]) -> None:
+        dialect = DIALECTS.get(kind)  # None: stored by another version; such a provider may still be renamed
+        problem = protocols_problem(kind, protocols, dialect) if dialect is not None else None
+        if problem is not None:
+            raise Invalid(f"protocols: {problem}", loc=("body", "protocols"))
 
     def _check_url(self, base_url: str) -> None:
         problem = base_urls.problem_of(base_url)
