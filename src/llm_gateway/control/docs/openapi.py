@@ -265,7 +265,7 @@ def _generate() -> Document:
                 "description": "The answer.",
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/GenerateAnswer"}}},
             },
-            **{str(status): {} for status in (422, 429, 502, 503, 504)},
+            **{str(status): {} for status in (404, 422, 429, 502, 503, 504)},
         },
     }
 

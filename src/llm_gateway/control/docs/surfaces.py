@@ -74,8 +74,10 @@ def surface_paths(keys: list[dict[str, list[str]]]) -> Document:
     paths: Document = {}
     for protocol in PROTOCOLS.values():
         counted = protocol.count_tokens.routes if protocol.count_tokens is not None else ()
-        for route in (*protocol.routes, *counted):
-            paths[route.path] = {"post": _post(protocol, route, keys)}
+        for route in protocol.routes:
+            paths[route.path] = {"post": _post(protocol, route, keys, _pays(protocol))}
+        for route in counted:
+            paths[route.path] = {"post": _post(protocol, route, keys, ())}
         if protocol.models is not None:
             for path in protocol.models.paths:
                 if path not in paths:
@@ -99,15 +101,15 @@ def _pays(protocol: Descriptor) -> Iterable[tuple[str, str]]:
     yield "x-task-type", "What kind of task it is; else `general`."
 
 
-def _post(protocol: Descriptor, route: Route, keys: list[dict[str, list[str]]]) -> Document:
+def _post(
+    protocol: Descriptor, route: Route, keys: list[dict[str, list[str]]], headers: Iterable[tuple[str, str]]
+) -> Document:
     content: Document = {"application/json": {"schema": {"type": "array" if route.stream else "object"}}}
     if route.stream is not False:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    header: Document = {"type": "string", "pattern": "^[ -~]{1,256}$"}
+    header: Document = {"type": "string", "pattern": "^[ -~]{0,256}$"}
     parameters: list[Document] = [MODEL_PARAMETER] if route.names_model else []
-    parameters += [
-        {"name": name, "in": "header", "description": text, "schema": header} for name, text in _pays(protocol)
-    ]
+    parameters += [{"name": name, "in": "header", "description": text, "schema": header} for name, text in headers]
     asked = {"type": "object"} if route.names_model else ASKED
     return _operation(protocol, keys) | {
         "summary": route.summary,
@@ -115,16 +117,18 @@ def _post(protocol: Descriptor, route: Route, keys: list[dict[str, list[str]]]) 
         "operationId": route.operation,
         "parameters": parameters,
         "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
-        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(protocol, ERRORS),
+        "responses": {"200": {"description": "The answer.", "content": content}} | _errors([protocol], ERRORS),
     }
 
 
 def _models(protocol: Descriptor, models: ModelList, path: str, keys: list[dict[str, list[str]]]) -> Document:
+    sharing = [each for each in PROTOCOLS.values() if each.models is not None and path in each.models.paths]
     few = {status: text for status, text in ERRORS.items() if status in (400, 401, 403, 404, 413, 500, 503)}
     content = {"application/json": {"schema": {"type": "object"}}}
-    shared = _operation(protocol, keys) | {
+    keyed = next((each for each in sharing if each.key_parameter is not None), protocol)
+    shared = _operation(keyed, keys) | {
         "description": NEEDS,
-        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(protocol, few),
+        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(sharing, few),
     }
     every = shared | {
         "summary": "Models that can be asked for by name",
@@ -145,8 +149,9 @@ def _operation(protocol: Descriptor, keys: list[dict[str, list[str]]]) -> Docume
     return found
 
 
-def _errors(protocol: Descriptor, sentences: dict[int, str]) -> Document:
-    schema = {"$ref": f"#/components/schemas/{protocol.error_schema['title']}"}
-    content = {"application/json": {"schema": schema}}
+def _errors(protocols: Iterable[Descriptor], sentences: dict[int, str]) -> Document:
+    """Return the errors on a path of these protocols, in the shape of one of them."""
+    schemas = [{"$ref": f"#/components/schemas/{each.error_schema['title']}"} for each in protocols]
+    content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
     own = {str(status): {"description": text, "content": content} for status, text in sentences.items()}
     return own | {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in BY_THE_SERVER}
