@@ -10,6 +10,8 @@ import pytest
 
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.conversation import Conversation
+from llm_gateway.domain.messages import Ask
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.usage import Usage
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
@@ -252,3 +254,16 @@ class TestBypass:
 
         for changes in (self.NO_CACHE, self.NO_STORE):
             assert (await caching.lookup(request(**changes), PLAN)).status == "bypass"
+
+
+@pytest.mark.parametrize("protocol", ["openai_chat", "gemini_content"])
+async def test_integers_of_any_size_are_part_of_the_question(caching: Caching, protocol: str) -> None:
+    """JSON has them, MessagePack has not."""
+
+    def of(number: int) -> Ask:
+        return Ask(protocol, {"messages": [{"n": number}]}, lambda _document: (Conversation(turns=[]), ()))
+
+    await kept(caching, ask=of(-(10**25)))
+
+    assert (await ask(caching, ask=of(-(10**25)))).served is not None
+    assert (await ask(caching, ask=of(-(10**25) - 1))).served is None

@@ -128,10 +128,10 @@ class Caching:
     def _base(self, request: Request) -> _Hash:
         who, ask = None if self._shared else request.user_id, request.ask
         if ask.is_canonical:
-            return sha256(_encoder.encode((who, ask.conversation)))
+            return sha256(_encoded((who, ask.conversation)))
         uncached = PROTOCOLS[ask.protocol].uncached_fields
         document = {name: value for name, value in ask.document.items() if name not in uncached}
-        return sha256(_encoder.encode((who, ask.protocol, ask.fields, document)))
+        return sha256(_encoded((who, ask.protocol, ask.fields, document)))
 
     async def keep(self, lookup: Lookup, served: Served) -> None:
         """Keep a complete success under the candidate that gave it, and hand it to those who wait."""
@@ -154,6 +154,13 @@ class Caching:
         del self._flights[flight.key]
         if flight.landed is not None and not flight.landed.done():
             flight.landed.set_result(result)
+
+
+def _encoded(question: tuple[object, ...]) -> bytes:
+    try:
+        return _encoder.encode(question)
+    except OverflowError:  # JSON has integers of any size, MessagePack those of 64 bits
+        return msgspec.json.encode(question)
 
 
 def _key(base: _Hash, cache_part: bytes) -> bytes:
