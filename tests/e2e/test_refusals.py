@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.process import KEY, GatewayProcess
 from tests.upstream import UpstreamProcess
 from tests.upstream.behaviour import REFUSALS
+from tests.waiting import wait_until
 
 CHANGES = ("circuit breaker", "provider account", "rate limit gate")
 
@@ -22,6 +23,12 @@ def changes(gateway: GatewayProcess, provider: str) -> list[tuple[str, str]]:
     assert {line["level"] for line in told} <= {"warning"}
     assert all(line["reason"] for line in told)
     return [(line["event"], line["model"]) for line in told]
+
+
+def assert_changes(gateway: GatewayProcess, provider: str, *expected: tuple[str, str]) -> None:
+    """Wait for the last expected line, since lines are written after the answers, and compare all of them."""
+    wait_until(lambda: len(changes(gateway, provider)) >= len(expected))
+    assert changes(gateway, provider) == list(expected)
 
 
 def ask(gateway: GatewayProcess, model: str, customer: str) -> Any:
@@ -55,7 +62,7 @@ def test_another_customer_is_served_right_after(
             ask(gateway, word, "a customer")
         assert ask(gateway, "ok", "another").choices[0].message.content
     assert {call.behaviour for call in mock.seen().calls} == {word, "ok"}
-    assert changes(gateway, "one") == []
+    assert_changes(gateway, "one")
 
 
 def test_a_moderated_prompt_is_told_as_the_providers_403_and_asked_of_nobody_else(
@@ -84,7 +91,7 @@ def test_a_refused_key_rests_the_account_until_it_is_put_right(
     path = gateway.provider(name, mock.base_url)
     mock.behave("status-401", model="ok", times=2)
     assert [gateway.ask(f"{number}").status for number in range(3)] == [502, 502, 503]
-    assert changes(gateway, name) == [("provider account rests", "ok")]
+    assert_changes(gateway, name, ("provider account rests", "ok"))
 
     assert gateway.call("PATCH", path, {"display_name": "Anew", "priority": 3}).status == 200
     refused = gateway.ask("still")
@@ -99,7 +106,7 @@ def test_a_refused_key_rests_the_account_until_it_is_put_right(
         )
         assert gateway.call("PATCH", path, change).status == 200
     assert gateway.ask("now").status == 200
-    assert changes(gateway, name) == [("provider account rests", "ok"), ("provider account rest ended", "ok")]
+    assert_changes(gateway, name, ("provider account rests", "ok"), ("provider account rest ended", "ok"))
 
 
 def test_a_test_that_fails_lifts_nothing(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
@@ -118,8 +125,8 @@ def test_each_change_is_one_line_under_many_requests(gateway: GatewayProcess, mo
         gateway.ask(f"{number}")
     assert gateway.ask("last").json["provider"] == "healthy"
 
-    assert changes(gateway, "failing") == [("circuit breaker opened", "status-500")]
-    assert changes(gateway, "limited") == [("rate limit gate closed", "status-429-after-60")]
-    assert changes(gateway, "leaking") == [("provider account rests", "leak")]
-    assert changes(gateway, "healthy") == []
+    assert_changes(gateway, "failing", ("circuit breaker opened", "status-500"))
+    assert_changes(gateway, "limited", ("rate limit gate closed", "status-429-after-60"))
+    assert_changes(gateway, "leaking", ("provider account rests", "leak"))
+    assert_changes(gateway, "healthy")
     assert "0123456789abcdef" not in gateway.log

@@ -119,8 +119,10 @@ class TestProtocols:
         assert set(bench.prepare(stored("whole", kind="local"), "k").wires) == {"openai_chat", "openai_embeddings"}
 
     def test_one_that_it_cannot_speak_makes_it_unusable(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"^A provider of kind 'openai' cannot speak 'gemini'; it can"):
-            Bench().prepare(stored(protocols=("gemini",)), "k")
+        with pytest.raises(
+            ConfigurationError, match=r"^A provider of kind 'openai' cannot speak 'gemini_content'; it can"
+        ):
+            Bench().prepare(stored(protocols=("gemini_content",)), "k")
 
 
 class TestAuthorize:

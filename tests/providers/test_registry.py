@@ -92,7 +92,7 @@ class TestSpeech:
         assert main_wire == (main and openai.wires[main])
 
     def test_a_protocol_of_another_kind_is_named_with_those_there_are(self) -> None:
-        assert protocols_problem("openai", ("openai_chat", "gemini"), openai) == (
-            "A provider of kind 'openai' cannot speak 'gemini'; it can speak: openai_chat, openai_responses, "
+        assert protocols_problem("openai", ("openai_chat", "gemini_content"), openai) == (
+            "A provider of kind 'openai' cannot speak 'gemini_content'; it can speak: openai_chat, openai_responses, "
             "openai_embeddings."
         )
