@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -227,12 +224,3 @@ def test_genai_prices_remembers_no_names_for_us() -> None:
         price_list.find("openai", name)
         price_list.find(None, name)
     assert "remembered" not in repr((snapshot._lookup_cache, snapshot._provider_cache, snapshot._provider_misses))
-
-
-def test_genai_prices_is_imported_at_the_first_lookup_only() -> None:
-    program = (
-        "import sys; from llm_gateway.providers.prices import PriceList, from_operator; "
-        "from_operator({'input': 1, 'output': 2}); PriceList().find('local', 'm'); "
-        "assert not any(name.startswith('genai_prices') for name in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -158,7 +159,10 @@ def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretB
     assert sorted(house.live.snapshot.providers) == ["new", "slow"]
 
 
-def test_many_threads_change_and_reload(house: House) -> None:
+def test_many_threads_change_and_reload(database_file: Path, box: SecretBox) -> None:
+    database = Database.open(f"sqlite:///{database_file}", fsync=False)
+    house = House(database, box)
+
     def add(number: int) -> None:
         house.add(f"p{number}")
         assert f"p{number}" in house.live.reload().providers
@@ -169,3 +173,4 @@ def test_many_threads_change_and_reload(house: House) -> None:
     for thread in threads:
         thread.join(10)
     assert len(house.live.snapshot.providers) == 8
+    database.close()

@@ -1,0 +1,16 @@
+"""What is imported when, in a fresh interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def test_genai_prices_is_imported_at_the_first_lookup_only() -> None:
+    program = (
+        "import sys; from llm_gateway.providers.prices import PriceList, from_operator; "
+        "from_operator({'input': 1, 'output': 2}); PriceList().find('local', 'm'); "
+        "assert not any(name.startswith('genai_prices') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})
