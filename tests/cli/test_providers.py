@@ -87,7 +87,7 @@ def test_its_protocols_are_set_shown_and_given_back_to_the_vendor(set_up: SetUp,
 
     add_acme(capsys, set_up, "--protocols", "openai_chat, openai_responses")
     assert shown() == "openai_chat,openai_responses"
-    ended = call(capsys, "providers", "update", "acme", "--protocols", "gemini")
+    ended = call(capsys, "providers", "update", "acme", "--protocols", "gemini_content")
     assert ended.code == 1
     assert ended.sentence.endswith("it can speak: openai_chat, openai_responses, openai_embeddings.")
     assert call(capsys, "providers", "update", "acme", "--protocols", "").out == "Updated acme.\n"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from llm_gateway.limiter.base import Decision, Reservation
-from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.limiter.base import Decision, Limiter, Reservation
 
 
 class Clock:
@@ -26,22 +25,22 @@ def run(coroutine: Coroutine[Any, Any, Decision]) -> Decision:
     raise AssertionError("it waited")
 
 
-def take(limiter: MemoryLimiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider: str = "p") -> Decision:
+def take(limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider: str = "p") -> Decision:
     return run(limiter.take(provider, rpm, tpm, tokens))
 
 
-def taken(limiter: MemoryLimiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider: str = "p") -> Reservation:
+def taken(limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider: str = "p") -> Reservation:
     reservation = take(limiter, rpm, tpm, tokens, provider).reservation
     assert reservation is not None
     return reservation
 
 
-def free(limiter: MemoryLimiter, tpm: int) -> int:
+def free(limiter: Limiter, tpm: int) -> int:
     """How many of `tpm` tokens could be taken now, found without taking any: no request of none is let through."""
     return next(n for n in range(tpm, -1, -1) if fits(limiter, tpm, n))
 
 
-def fits(limiter: MemoryLimiter, tpm: int, tokens: int) -> bool:
+def fits(limiter: Limiter, tpm: int, tokens: int) -> bool:
     reservation = take(limiter, 10**9, tpm, tokens).reservation
     if reservation is None:
         return False

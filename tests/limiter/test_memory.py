@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.limiter.base import Decision, Reservation
-from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.limiter.base import Decision, Limiter, Reservation
 from tests.limiter.taking import Clock, free, take, taken
 
 
-def test_grants_up_to_rpm_and_no_more(limiter: MemoryLimiter) -> None:
+def test_grants_up_to_rpm_and_no_more(limiter: Limiter) -> None:
     assert [take(limiter, 3).reservation is not None for _ in range(5)] == [True, True, True, False, False]
 
 
-def test_grants_up_to_tpm_and_no_more(limiter: MemoryLimiter) -> None:
+def test_grants_up_to_tpm_and_no_more(limiter: Limiter) -> None:
     assert take(limiter, 9, tpm=100, tokens=60) == Decision(Reservation("p", 1000, 60))
     assert take(limiter, 9, tpm=100, tokens=41).reservation is None
     assert take(limiter, 9, tpm=100, tokens=40) == Decision(Reservation("p", 1000, 40))
@@ -21,7 +20,7 @@ def test_grants_up_to_tpm_and_no_more(limiter: MemoryLimiter) -> None:
     assert take(limiter, 9, tpm=100, tokens=0).reservation is not None
 
 
-def test_refusal_takes_nothing(limiter: MemoryLimiter) -> None:
+def test_refusal_takes_nothing(limiter: Limiter) -> None:
     taken(limiter, 3, tpm=100, tokens=90)
     for _ in range(5):
         assert take(limiter, 3, tpm=100, tokens=20).reservation is None
@@ -32,7 +31,7 @@ def test_refusal_takes_nothing(limiter: MemoryLimiter) -> None:
     taken(limiter, 4, tpm=120, tokens=20)
 
 
-def test_larger_than_the_whole_limit_exceeds(limiter: MemoryLimiter) -> None:
+def test_larger_than_the_whole_limit_exceeds(limiter: Limiter) -> None:
     assert take(limiter, 1, tpm=100, tokens=101) == Decision(None, 0.0, exceeds=True)
     assert take(limiter, 0, tpm=100, tokens=1) == Decision(None, 0.0, exceeds=True)
     decision = take(limiter, 1, tpm=100, tokens=100)
@@ -44,7 +43,7 @@ def test_larger_than_the_whole_limit_exceeds(limiter: MemoryLimiter) -> None:
     assert take(limiter, 1, tpm=100, tokens=101).exceeds is True
 
 
-def test_negative_tokens_take_a_request_and_no_tokens(limiter: MemoryLimiter) -> None:
+def test_negative_tokens_take_a_request_and_no_tokens(limiter: Limiter) -> None:
     assert take(limiter, 2, tpm=10, tokens=-5) == Decision(Reservation("p", 1000, 0))
     assert take(limiter, 2, tpm=10, tokens=11).exceeds is True
     taken(limiter, 2, tpm=10, tokens=10)
@@ -52,7 +51,7 @@ def test_negative_tokens_take_a_request_and_no_tokens(limiter: MemoryLimiter) ->
 
 
 @pytest.mark.parametrize("at", [1000.0, 1000.5, 1000.999])
-def test_second_leaves_the_window_after_61_seconds(limiter: MemoryLimiter, clock: Clock, at: float) -> None:
+def test_second_leaves_the_window_after_61_seconds(limiter: Limiter, clock: Clock, at: float) -> None:
     clock.now = at
     taken(limiter, 1, tpm=10, tokens=10)
     clock.now = 1060.999
@@ -63,7 +62,7 @@ def test_second_leaves_the_window_after_61_seconds(limiter: MemoryLimiter, clock
 
 
 @pytest.mark.parametrize("gap", [61, 62, 121, 122, 123, 10_000])
-def test_long_silence_empties_the_window(limiter: MemoryLimiter, clock: Clock, gap: int) -> None:
+def test_long_silence_empties_the_window(limiter: Limiter, clock: Clock, gap: int) -> None:
     for second in range(61):
         clock.now = 1000.0 + second
         taken(limiter, 61, tpm=61, tokens=1)
@@ -75,7 +74,7 @@ def test_long_silence_empties_the_window(limiter: MemoryLimiter, clock: Clock, g
     assert take(limiter, 62, tpm=61, tokens=1).reservation is None
 
 
-def test_one_bucket_leaves_at_a_time(limiter: MemoryLimiter, clock: Clock) -> None:
+def test_one_bucket_leaves_at_a_time(limiter: Limiter, clock: Clock) -> None:
     for second, tokens in [(1000, 1), (1001, 2), (1002, 4)]:
         clock.now = second
         taken(limiter, 10, tpm=7, tokens=tokens)
@@ -89,7 +88,7 @@ def test_one_bucket_leaves_at_a_time(limiter: MemoryLimiter, clock: Clock) -> No
     assert free(limiter, 7) == 7
 
 
-def test_retry_after_waits_for_the_bucket_that_makes_room(limiter: MemoryLimiter, clock: Clock) -> None:
+def test_retry_after_waits_for_the_bucket_that_makes_room(limiter: Limiter, clock: Clock) -> None:
     for second, tokens in [(1000.5, 10), (1003.25, 20), (1010.0, 30)]:
         clock.now = second
         taken(limiter, 3, tpm=60, tokens=tokens)
@@ -106,7 +105,7 @@ def test_retry_after_waits_for_the_bucket_that_makes_room(limiter: MemoryLimiter
     assert take(limiter, 3, tpm=60, tokens=30) == Decision(None, 43.75)
 
 
-def test_retry_after_of_a_full_present_second(limiter: MemoryLimiter, clock: Clock) -> None:
+def test_retry_after_of_a_full_present_second(limiter: Limiter, clock: Clock) -> None:
     clock.now = 1000.75
     taken(limiter, 1)
     assert take(limiter, 1) == Decision(None, 60.25)
@@ -114,7 +113,7 @@ def test_retry_after_of_a_full_present_second(limiter: MemoryLimiter, clock: Clo
     assert take(limiter, 1) == Decision(None, 0.25)
 
 
-def test_limits_are_those_of_the_call(limiter: MemoryLimiter) -> None:
+def test_limits_are_those_of_the_call(limiter: Limiter) -> None:
     taken(limiter, 2, tpm=50, tokens=50)
     assert take(limiter, 1, tpm=100, tokens=10).reservation is None
     taken(limiter, 2, tpm=100, tokens=50)
@@ -123,7 +122,7 @@ def test_limits_are_those_of_the_call(limiter: MemoryLimiter) -> None:
     assert take(limiter, 1, tpm=1, tokens=1) == Decision(None, 61.0)
 
 
-def test_providers_do_not_share(limiter: MemoryLimiter) -> None:
+def test_providers_do_not_share(limiter: Limiter) -> None:
     taken(limiter, 1, provider="a")
     taken(limiter, 1, provider="b")
     assert take(limiter, 1, provider="a").reservation is None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,7 +13,6 @@ from genai_prices.data_snapshot import DataSnapshot, get_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import llm_gateway
 from llm_gateway.domain.public_prices import SEARCHING, ListedModel, PublicPrices
 from llm_gateway.domain.usage import Price
 from llm_gateway.providers import prices
@@ -180,18 +176,3 @@ def test_new_lists_have_a_say_at_once() -> None:
     openai.vendor_of("openai")
     lists.append(openai.public)
     assert lookup.find("openai", "gpt-4o-mini") == openai.find("openai", "gpt-4o-mini") is not None
-
-
-def test_reported_names_are_priced_without_the_package_of_prices(tmp_path: Path, price_list: PriceList) -> None:
-    price_list.vendor_of("openai")
-    (tmp_path / "lists").write_bytes(msgspec.msgpack.encode(price_list.public))
-    program = (
-        "import sys, msgspec, pathlib; import llm_gateway.worker.app\n"
-        "from llm_gateway.domain.public_prices import PublicPrices\n"
-        "from llm_gateway.providers.price_lookup import PriceLookup\n"
-        "lists = msgspec.msgpack.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=PublicPrices)\n"
-        "assert PriceLookup(lambda: lists).find('openai', 'gpt-4o-mini-2024-07-18').input == ((0, 150_000_000),)\n"
-        "assert not any(name.startswith(('genai_prices', 'llm_gateway.providers.prices')) for name in sys.modules)"
-    )
-    environment = {"PYTHONPATH": str(Path(llm_gateway.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", program, tmp_path / "lists"], check=True, env=environment)

@@ -8,7 +8,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import pytest
+
+import llm_gateway
+from llm_gateway.providers.prices import PriceList
 
 SERVES_CALLS = ("llm_gateway.worker", "llm_gateway.telemetry")
 FOREIGN = {
@@ -53,3 +57,19 @@ def test_an_import_of_such_a_library_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", sorted(FOREIGN))
 def test_each_such_library_is_installed_under_this_name(library: str) -> None:
     assert find_spec(library) is not None
+
+
+def test_reported_names_are_priced_without_the_package_of_prices(tmp_path: Path) -> None:
+    price_list = PriceList()
+    price_list.vendor_of("openai")
+    (tmp_path / "lists").write_bytes(msgspec.msgpack.encode(price_list.public))
+    program = (
+        "import sys, msgspec, pathlib; import llm_gateway.worker.app\n"
+        "from llm_gateway.domain.public_prices import PublicPrices\n"
+        "from llm_gateway.providers.price_lookup import PriceLookup\n"
+        "lists = msgspec.msgpack.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=PublicPrices)\n"
+        "assert PriceLookup(lambda: lists).find('openai', 'gpt-4o-mini-2024-07-18').input == ((0, 150_000_000),)\n"
+        "assert not any(name.startswith(('genai_prices', 'llm_gateway.providers.prices')) for name in sys.modules)"
+    )
+    environment = {"PYTHONPATH": str(Path(llm_gateway.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", program, tmp_path / "lists"], check=True, env=environment)

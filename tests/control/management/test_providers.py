@@ -203,9 +203,10 @@ async def test_a_wrong_kind_or_protocol_is_told_the_right_ones(client: Client) -
     assert (
         await told(kind="soap") == "kind: 'soap' is not a kind of provider; those are openai, anthropic, gemini, local."
     )
-    every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini"
+    every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_content"
+    every += ", gemini_embeddings, gemini_batch_embeddings"
     assert await told(protocols=["soap"]) == f"protocols: 'soap' is not a protocol; those are {every}."
-    assert await told(protocols=["gemini"] * 2) == "protocols: gemini is named twice; name it once."
+    assert await told(protocols=["gemini_content"] * 2) == "protocols: gemini_content is named twice; name it once."
     assert await told(kind="anthropic", protocols=["openai_chat"]) == (
         "protocols: A provider of kind 'anthropic' cannot speak 'openai_chat'; it can speak: anthropic_messages."
     )
