@@ -98,6 +98,17 @@ async def test_calls_that_come_at_once_without_a_valid_token_wait_for_one_fetch(
     assert issuer.fetches == 1
 
 
+async def test_a_short_token_is_never_used_after_a_failed_fetch_either() -> None:
+    issuer = Issuer()
+    issuer.valid_s = 60.0
+    await issuer.at(0)
+    issuer.fault = NotAuthorized("the client secret has expired")
+
+    assert await issuer.at(56) == bearer("t1")
+    with pytest.raises(NotAuthorized):
+        await issuer.at(58)
+
+
 async def test_an_expired_token_is_never_used() -> None:
     issuer = Issuer()
     await issuer.at(0)

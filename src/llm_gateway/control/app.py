@@ -120,7 +120,7 @@ class Control:
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
 
     def start_shipper(self, journal: JournalWriter) -> Shipper:
-        """Start moving what the journal holds to the database; stop it before the journal is closed."""
+        """Start moving what the journal holds to the database; stop it after the journal is closed."""
         pace = Pace()
         shipper = Shipper(journal, partial(self._stores.usage.write, pause=pace), log=self._log, pause=pace)
         shipper.start()

@@ -31,7 +31,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """One upstream call as an adapter writes it: `path` is appended to the target's root (percent-encoded already).
+    """One upstream call as it is sent: `path` is appended to the target's root (percent-encoded already).
 
     A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
     `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `fields` are

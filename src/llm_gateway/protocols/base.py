@@ -36,7 +36,7 @@ class Unsupported(Exception):
     """A provider's protocol cannot express what a conversation asks for, and leaving it out would change the answer.
 
     `field` is a field of `Conversation`, or a part of it in words of the canonical form (`n`, `logit_bias`, `audio`);
-    the client is told its own protocol's name for it (`names.py`).
+    the client is told its own protocol's name for it (`field_names` of its descriptor).
     """
 
     def __init__(self, field: str, why: str) -> None:
@@ -99,6 +99,8 @@ class StreamReader(Protocol):
 
     is_done: bool
     """The protocol's own end has been seen: a stream that ends without it was cut."""
+    has_own_end: bool
+    """Whether the protocol has an end of its own; else a stream is complete once every choice is."""
 
     def feed(self, event: Event) -> list[Chunk]:
         """What the event says.

@@ -95,7 +95,8 @@ class RefreshedToken:
             self._take(token, now)
         except Exception as error:  # edge: whatever the token's issuer does, the calls that wait must be told
             problem = f"No access token could be fetched: {_reason(error)}"
-            self._refresh_at = now + RETRY_S if now < self._use_until else now
+            failed_at = self._clock()
+            self._refresh_at = min(failed_at + RETRY_S, max(failed_at, self._use_until))
             self._log("access token not fetched", level="error", reason=problem)
             return problem
         else:

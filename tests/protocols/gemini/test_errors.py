@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from llm_gateway.errors import (
@@ -30,6 +31,7 @@ from llm_gateway.protocols.descriptor import ListedModel
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES, camel_names
 from llm_gateway.protocols.gemini.models import write_model, write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
+from tests.protocols.gemini.replies import HEAD
 
 
 def told(error: GatewayError) -> dict[str, Any]:
@@ -160,3 +162,22 @@ def test_spellings(given: str, name: str) -> None:
 )
 def test_a_client_of_googles_is_told_googles_names(field: str, name: str) -> None:
     assert FIELD_NAMES.get(field, field) == name
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("rate_limited", 429),
+        ("request_exceeds_limit", 429),
+        ("provider_refused", 400),
+        ("validation_error", 400),
+        ("not_supported", 400),
+        ("no_provider", 503),
+        ("deadline_exceeded", 504),
+        ("internal_error", 500),
+    ],
+)
+def test_an_error_that_ends_a_stream_has_the_status_of_its_code(code: str, status: int) -> None:
+    event = gemini.StreamWriter(HEAD).error("It failed.", code)
+    document = msgspec.json.decode(event.removeprefix(b"data: ").strip())
+    assert (document["error"]["code"], document["error"]["message"]) == (status, "It failed.")

@@ -257,3 +257,36 @@ def test_a_signed_text_of_a_provider_is_read_with_its_signature() -> None:
         Text(text="!"),
         ToolCall(id="call_r_0_0", name="t", arguments="{}"),
     ]
+
+
+FOREIGN_PARTS: list[dict[str, Any]] = [
+    {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}, "thoughtSignature": "c2ln"},
+    {"fileData": {"fileUri": "https://files.test/1"}},
+    {"executableCode": {"language": "PYTHON", "code": "1"}},
+    {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}},
+    {"somethingNew": {}},
+]
+
+
+@pytest.mark.parametrize("part", FOREIGN_PARTS, ids=lambda part: next(iter(part)))
+def test_a_part_that_only_google_knows_is_foreign(part: dict[str, Any]) -> None:
+    """So an answer with it passes through, and is not kept: it could not be told again."""
+    document = {"candidates": [{"content": {"parts": [{"text": "See"}, part]}, "finishReason": "STOP"}]}
+    [choice] = gemini.read_reply(msgspec.json.encode(document)).choices
+    assert choice.parts[0] == Text(text="See")
+    assert isinstance(choice.parts[1], Foreign)
+    assert len(choice.parts) == 2
+
+
+@pytest.mark.parametrize("name", ["groundingMetadata", "citationMetadata", "urlContextMetadata"])
+def test_what_google_says_beside_the_content_is_foreign(name: str) -> None:
+    candidate = {"content": {"parts": [{"text": "See"}]}, "finishReason": "STOP", name: {}}
+    [choice] = gemini.read_reply(msgspec.json.encode({"candidates": [candidate]})).choices
+    assert [type(part) for part in choice.parts] == [Text, Foreign]
+
+
+def test_an_empty_text_is_not() -> None:
+    parts = [{"text": ""}, {"text": "", "thoughtSignature": "c2ln"}, {"text": "", "thought": True}]
+    document = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    [choice] = gemini.read_reply(msgspec.json.encode(document)).choices
+    assert not any(isinstance(part, Foreign) for part in choice.parts)

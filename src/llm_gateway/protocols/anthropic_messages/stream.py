@@ -80,6 +80,8 @@ class StreamReader:
     `wants_json`: it may be called, and what is said before it is none of the answer; without the call it is all of it.
     """
 
+    has_own_end = True
+
     def __init__(self, *, wants_json: bool = False) -> None:
         self.is_done = False
         self._held: list[str] | None = [] if wants_json else None

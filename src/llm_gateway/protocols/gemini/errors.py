@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.errors import GatewayError, Invalid, NotSupported
+from llm_gateway.errors import GatewayError, Invalid, NotSupported, ProviderRefused
 
 STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -26,13 +26,10 @@ STATUSES = {
 }
 """https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
 STREAM_CODES = {
-    "provider_error": 502,
-    "providers_unavailable": 503,
-    "overloaded": 503,
-    "journal_unavailable": 503,
-    "deadline_exceeded": 504,
+    error.code: 400 if issubclass(error, Invalid | ProviderRefused) else error.status
+    for error in GatewayError.__subclasses__()
 }
-"""HTTP statuses of the gateway's codes that end a stream; of any other it is 500."""
+"""HTTP statuses of the gateway's codes, for errors that end a stream."""
 DOMAIN = "llm-gateway"
 TYPE = "type.googleapis.com/google.rpc."
 SCHEMA: dict[str, Any] = {

@@ -17,6 +17,7 @@ from llm_gateway.domain.conversation import (
     Completion,
     Finish,
     FinishReason,
+    ForeignDelta,
     Part,
     Refusal,
     Text,
@@ -45,6 +46,11 @@ FAILED = frozenset(
 SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
 
 
+FOREIGN_PARTS = ("inline_data", "file_data", "executable_code", "code_execution_result")
+"""Parts that no other protocol has: https://ai.google.dev/api/caching#Part."""
+FOREIGN_METADATA = ("grounding_metadata", "citation_metadata", "url_context_metadata")
+"""What a candidate holds beside its content: https://ai.google.dev/api/generate-content#Candidate."""
+
 FinishField: TypeAlias = Annotated[str | None, odd_is("OTHER")]
 """A `finishReason`; an odd one (the number of the word), too, says that the answer ended."""
 
@@ -60,6 +66,18 @@ class _Part(msgspec.Struct, gc=False, rename="camel"):
     thought: Annotated[bool | None, odd_is(True)] = None
     thought_signature: Aside[str] = None
     function_call: _FunctionCall | None = None
+    inline_data: Any = None
+    file_data: Any = None
+    executable_code: Any = None
+    code_execution_result: Any = None
+
+    def foreign(self) -> str | None:
+        """Return the name of what only this protocol knows, None if there is nothing of the kind."""
+        for kind in FOREIGN_PARTS:
+            if getattr(self, kind) is not None:
+                return kind
+        is_empty = self.text is None and self.thought_signature is None and not self.thought
+        return "part" if is_empty and self.function_call is None else None
 
 
 class _Content(msgspec.Struct, gc=False):
@@ -70,6 +88,9 @@ class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     content: _Content | None = None
     finish_reason: FinishField = None
     index: Place = 0
+    grounding_metadata: Any = None
+    citation_metadata: Any = None
+    url_context_metadata: Any = None
 
 
 class _Feedback(msgspec.Struct, gc=False, rename="camel"):
@@ -102,6 +123,8 @@ def finish_reason(said: str) -> FinishReason:
 
 class StreamReader:
     """Reads events. A stream has no end of its own: it is done when every candidate is."""
+
+    has_own_end = False
 
     def __init__(self) -> None:
         self.is_done = False
@@ -142,6 +165,8 @@ class StreamReader:
         choice = candidate.index
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             self._part(part, choice, chunks)
+        beside = [kind for kind in FOREIGN_METADATA if getattr(candidate, kind) is not None]
+        chunks += [ForeignDelta(kind=kind, choice=choice) for kind in beside]
         if candidate.finish_reason:
             reason = finish_reason(candidate.finish_reason)
             if reason == "stop" and choice in self._calls:
@@ -162,15 +187,19 @@ class StreamReader:
                 )
             )
             chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
+        elif part.text and not part.thought:
+            self._has_content = True
+            self._text_of = choice if part.thought_signature is None else -1
+            chunks.append(TextDelta(text=part.text, signature=part.thought_signature, choice=choice))
+        elif (foreign := part.foreign()) is not None:
+            self._has_content = True
+            self._text_of = -1
+            chunks.append(ForeignDelta(kind=foreign, choice=choice))
         elif part.thought:
             seal = thought_of("", part.thought_signature)
             text = part.text or ""
             self._has_thoughts |= bool(text)
             chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
-        elif part.text:
-            self._has_content = True
-            self._text_of = choice if part.thought_signature is None else -1
-            chunks.append(TextDelta(text=part.text, signature=part.thought_signature, choice=choice))
         elif part.thought_signature and self._text_of == choice:
             self._text_of = -1
             chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))

@@ -84,6 +84,7 @@ _decode = _decoder.strictly
 class StreamReader:
     """Reads chunks. A call that comes without an index is known by its id, else it is the last one's."""
 
+    has_own_end = True
     __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "is_done")
 
     def __init__(self) -> None:

@@ -67,6 +67,8 @@ _decode = _decoder.strictly
 class StreamReader:
     """Reads events."""
 
+    has_own_end = True
+
     def __init__(self) -> None:
         self.is_done = False
         self._calls: dict[int, int] = {}

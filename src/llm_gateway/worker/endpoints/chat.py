@@ -240,6 +240,8 @@ def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> 
     """
     if is_in_path:
         named: str = scope["path_params"]["model"]
+        if "\0" in named:
+            raise Invalid("The model's name must not contain a NUL character.", loc=("path", "model"))
         return named
     model = document.get("model")
     if not isinstance(model, str) or not model:
@@ -247,6 +249,8 @@ def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> 
             "model is required: the name of a model, provider/model, or auto for the gateway's own routing.",
             loc=("body", "model"),
         )
+    if "\0" in model:
+        raise Invalid("model must not contain a NUL character.", loc=("body", "model"))
     return model
 
 
@@ -265,12 +269,9 @@ def user_of(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> st
 
 def most_output(document: dict[str, Any], protocol: Descriptor) -> int:
     """Return how many tokens may be answered, over all choices."""
-    for name in protocol.settings_fields:
-        if isinstance(found := document.get(name), dict):
-            document = found
-            break
-    limit = _positive(document, protocol.output_fields) or DEFAULT_MAX_TOKENS
-    choices = _positive(document, protocol.choice_fields) or 1
+    places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)] or [document]
+    limit = max([_positive(place, protocol.output_fields) or 0 for place in places]) or DEFAULT_MAX_TOKENS
+    choices = max([_positive(place, protocol.choice_fields) or 1 for place in places])
     return min(limit * (choices if choices <= MOST_CHOICES else 1), MOST_TOKENS)
 
 

@@ -88,6 +88,7 @@ class Generate(Endpoint):
             ("user_id", decoded.user_id),
             ("service", decoded.service),
             ("task_type", decoded.task_type),
+            ("model", decoded.model or ""),
         ):
             if "\0" in label:
                 raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))

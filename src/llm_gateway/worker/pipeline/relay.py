@@ -16,6 +16,8 @@ from llm_gateway.worker.pipeline.incoming import StreamCut
 from llm_gateway.worker.pipeline.streams import Committed
 
 BETWEEN_EVENTS_S = 120.0
+MOST_HELD_BYTES = 256 * 1024
+"""Of events that may be the last: what an event is larger by is not cut."""
 CUT = "The stream ended before it was complete"
 
 
@@ -99,13 +101,13 @@ class Relay:
             sink.take(last)
 
     async def _pour(self, sink: Sink, first: list[Piece]) -> list[Piece]:
-        """Hand over everything but what comes with the protocol's own end, which is returned."""
+        """Hand over everything but what ends the reply, which is returned: it leaves once the record is durable."""
         committed = self._committed
         reader = committed.reader
         self._take = sink.take
         try:
             await sink.ready()
-            sink.take(first)
+            self._forward(first)
             while not reader.is_done:
                 await sink.ready()
                 if not await committed.pour(self._forward, BETWEEN_EVENTS_S):
@@ -120,7 +122,19 @@ class Relay:
         if self._committed.reader.is_done:
             self._last += pieces
             return False
+        if self._may_be_last():
+            self._last += pieces
+            return True
+        if self._last:
+            pieces, self._last = self._last + pieces, []
         return self._take(pieces)
+
+    def _may_be_last(self) -> bool:
+        """Whether the reply may be whole, where only the connection's end tells. Holds back a limited size."""
+        committed = self._committed
+        if committed.reader.has_own_end or not committed.assembly.is_finished:
+            return False
+        return sum([len(piece.raw) for piece in self._last]) < MOST_HELD_BYTES
 
     async def _cut(self, message: str) -> None:
         self._committed.incoming.close()

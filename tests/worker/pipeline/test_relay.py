@@ -1,0 +1,115 @@
+"""A committed stream reaches its client, and what ends it only once the usage record is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.messages import Answer
+from llm_gateway.domain.plan import Call, Served
+from llm_gateway.protocols import gemini, openai_chat
+from llm_gateway.protocols.base import Piece, StreamReader
+from llm_gateway.sse import Event, Splitter
+from llm_gateway.worker.pipeline.incoming import Incoming
+from llm_gateway.worker.pipeline.relay import MOST_HELD_BYTES, Relay
+from llm_gateway.worker.pipeline.streams import Committed, Ends
+from tests.worker.pipeline.fakes import provider
+
+
+class Poured(Incoming):
+    """Hands out events one by one."""
+
+    def __init__(self, *events: bytes) -> None:
+        self.events = [event for data in events for event in Splitter(10**7).feed(data)]
+
+    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+        await asyncio.sleep(0)
+        while self.events:
+            if not take([self.events.pop(0)]):
+                return True
+        return False
+
+    def close(self) -> None:
+        self.events.clear()
+
+
+class Client:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.before: list[bytes] | None = None
+        """What had been sent when the record was made durable."""
+
+    async def ready(self) -> None:
+        await asyncio.sleep(0)
+
+    def take(self, pieces: list[Piece]) -> bool:
+        self.sent += [piece.raw for piece in pieces]
+        return True
+
+    async def settled(self, _served: Served) -> Answer:
+        self.before = list(self.sent)
+        return cast(Answer, "answer")
+
+
+async def relayed(reader: StreamReader, *events: bytes) -> Client:
+    client = Client()
+    call = Call("/", b"", is_native=True)
+    ends = Ends(lambda _stream: cast(Served, "served"), lambda _stream, message, _is_ours: message)
+    committed = Committed(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, ends)
+    relay = Relay(committed, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
+    await relay.run(client)
+    return client
+
+
+def generated(text: str, reason: str = "") -> bytes:
+    end = f',"finishReason":"{reason}"' if reason else ""
+    return f'data: {{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}]}}{end}}}]}}\n\n'.encode()
+
+
+USAGE = b'data: {"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":2}}\n\n'
+FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"one"}}]}\n\n'
+FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("reader", "events", "before"),
+    [
+        (gemini.StreamReader, [generated("one"), generated("two", "STOP")], 1),
+        (gemini.StreamReader, [generated("one", "STOP")], 0),
+        (gemini.StreamReader, [generated("one"), generated("two", "STOP"), USAGE], 1),
+        (openai_chat.StreamReader, [FIRST, FINISH, DONE], 2),
+    ],
+)
+async def test_what_ends_the_reply_leaves_once_the_record_is_durable(
+    reader: Callable[[], StreamReader], events: list[bytes], before: int
+) -> None:
+    client = await relayed(reader(), *events)
+
+    assert client.sent == events
+    assert client.before == events[:before]
+
+
+async def test_a_choice_that_begins_late_is_not_held_back() -> None:
+    late = generated("three").replace(b'{"content"', b'{"index":1,"content"')
+    last = generated("four", "STOP").replace(b'{"content"', b'{"index":1,"content"')
+    events = [generated("one"), generated("two", "STOP"), late, last]
+
+    client = await relayed(gemini.StreamReader(), *events)
+
+    assert client.sent == events
+    assert client.before == events[:3]
+
+
+async def test_what_comes_after_the_end_is_held_up_to_a_size() -> None:
+    events = [generated("one", "STOP"), *[generated("x" * 50_000)] * 20]
+
+    client = await relayed(gemini.StreamReader(), *events)
+
+    assert client.sent == events
+    assert client.before is not None
+    assert sum(map(len, events)) - sum(map(len, client.before)) <= MOST_HELD_BYTES + len(events[1])
