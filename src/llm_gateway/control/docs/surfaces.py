@@ -43,7 +43,7 @@ MODEL_PARAMETER: Document = {
 
 def surface_schemas() -> Document:
     """The schemas that `surface_paths` refers to."""
-    model = {"type": "string", "minLength": 1, "description": MODEL_TEXT}
+    model = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*$", "description": MODEL_TEXT}
     errors = {each.error_schema["title"]: each.error_schema for each in PROTOCOLS.values()}
     return errors | {"Asked": {"type": "object", "required": ["model"], "properties": {"model": model}}}
 

@@ -14,7 +14,9 @@ from llm_gateway.protocols.base import Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat import read_request
 
 # The pattern is checked apart from decoding, which is faster; here it is for the API's description.
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": r"^[^\x00]*$"})]
+WITHOUT_NUL = {"pattern": r"^[^\x00]*$"}
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema=WITHOUT_NUL)]
+ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512, extra_json_schema=WITHOUT_NUL)]
 
 
 class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -31,7 +33,7 @@ class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8000)] = 1000
     temperature: Annotated[float, msgspec.Meta(ge=0.0, le=2.0)] = 0.7
     json_mode: bool = False
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=512)] | None = None
+    model: ModelName | None = None
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)] | None = None
     stream: bool = False
 
