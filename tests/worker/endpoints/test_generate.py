@@ -306,3 +306,10 @@ async def test_a_callers_request_id_is_stored_but_ours_identifies(world: World) 
     assert UUID(request.id).version == 7
     response = await world.post(LEAST)
     assert response.headers["x-request-id"] == world.line.requests[-1].id
+
+
+@pytest.mark.parametrize("field", ["user_id", "service", "task_type", "model"])
+async def test_a_nul_in_a_name_is_refused_since_no_record_can_hold_it(world: World, field: str) -> None:
+    problem = assert_problem(await world.post({**LEAST, field: "a\0b"}), 422, "validation_error")
+    assert problem["detail"] == f"{field} must not contain a NUL character."
+    assert world.line.requests == []
