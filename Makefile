@@ -44,7 +44,8 @@ serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 # One worker more than cores (tests/conftest.py), or WORKERS; neighbouring tests mostly stay together and share what their
 # module started.
 PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
-# Folders whose tests may start no process (tests/conftest.py): what `make quick` runs. `make coverage` also runs those whose tests mostly do not.
+# Folders whose tests may start no process (tests/conftest.py): what `make quick` runs. `make coverage` also runs those
+# whose tests mostly do not.
 QUICK := $(addprefix tests/,cache domain error_format limiter protocols providers routing telemetry worker/pipeline)
 IN_PROCESS := $(QUICK) $(addprefix tests/,cli control gate journal server store upstream worker \
 	test_app.py test_settings.py test_sse.py)

@@ -1,4 +1,4 @@
-"""What is imported when, in a fresh interpreter."""
+"""When a library is imported, seen in a fresh interpreter."""
 
 from __future__ import annotations
 

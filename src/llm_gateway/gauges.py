@@ -1,4 +1,4 @@
-"""What is measured when someone asks for metrics: requests in flight, breakers, how far the journal is behind."""
+"""Gauges read at each scrape of the metrics: requests in flight, breakers, the journal's backlog."""
 
 from __future__ import annotations
 
