@@ -29,7 +29,7 @@ wires = {
         lambda _model, _stream: "/responses",
         openai_responses.read_reply,
         openai_responses.StreamReader,
-        is_default=False,  # few servers speak it whole: docs/DECISIONS.md
+        is_default=False,  # few servers speak it whole: docs/decisions/providers.md, D-121
     ),
     "openai_embeddings": Wire(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
