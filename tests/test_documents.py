@@ -18,6 +18,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 DECISION = re.compile(r"(D-\d{3}) · (\d{4}-\d{2}-\d{2}) · \S.*")
 LISTED = re.compile(r"^- \[(D-\d{3})\]\(([^)]+)\) (.+?)(?: \(superseded\))?$", re.MULTILINE)
 PARTS = ("**Context:**", "**Decision:**", "**Consequences:**")
+NAMED_PATH = re.compile(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|toml|md|lock|json))?)`")
 NAMED_DOCUMENT = re.compile(r"\bdocs/[A-Za-z/_-]+\.md\b")
 NAMED_DECISION = re.compile(r"\bD-\d{3}\b")
 
@@ -67,6 +68,21 @@ def unreachable_documents(root: Path) -> list[str]:
             reached.add(document)
             waiting += [target for _, target, _ in links(document)]
     return [str(each.relative_to(root)) for each in documents(root) if each.resolve() not in reached]
+
+
+def missing_paths(root: Path) -> list[str]:
+    """Folders and files of the repository, or of its package, that documents name but that do not exist.
+
+    A path counts if its first folder exists: others are those of a running gateway or of a vendor's API.
+    """
+    bases = (root, root / "src/llm_gateway")
+    found = []
+    for document in documents(root):
+        for path in NAMED_PATH.findall(FENCED.sub("", document.read_text("utf-8"))):
+            homes = [base for base in bases if (base / path.split("/")[0]).is_dir()]
+            if homes and not any((base / path).exists() for base in homes):
+                found.append(f"{document.relative_to(root)}: {path}")
+    return found
 
 
 def decisions(root: Path) -> dict[str, tuple[Path, str]]:
@@ -137,6 +153,7 @@ def unknown_references(root: Path) -> list[str]:
 CHECKS: list[Check] = [
     broken_links,
     unreachable_documents,
+    missing_paths,
     misnumbered_decisions,
     incomplete_decisions,
     unlisted_decisions,
@@ -164,6 +181,8 @@ PLANTED: list[tuple[Check, str, str, list[str]]] = [
     (broken_links, "README.md", "[a](docs/GUIDE.md#b)", ["README.md: docs/GUIDE.md#b: no such heading"]),
     (broken_links, "README.md", "`[a](b)`", []),
     (unreachable_documents, "docs/LOST.md", "# Lost", ["docs/LOST.md"]),
+    (missing_paths, "docs/GUIDE.md", "`src/a.py`, `data/x.json`, `docs/decisions/`, `decisions/x.py`", []),
+    (missing_paths, "docs/GUIDE.md", "`src/b.py`, `src/b/`", ["docs/GUIDE.md: src/b.py", "docs/GUIDE.md: src/b/"]),
     (misnumbered_decisions, "docs/decisions/b.md", f"# b\n{ENTRY}", ["D-001 is used twice", "D-002"]),
     (misnumbered_decisions, "docs/decisions/b.md", f"# b\n{ANOTHER}", ["D-002", "D-003"]),
     (misnumbered_decisions, "docs/decisions/b.md", "# b\n## Soon", ["b.md: 'Soon' is not 'D-NNN · date · decision'"]),
