@@ -22,7 +22,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import Head
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.sse import Splitter
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream

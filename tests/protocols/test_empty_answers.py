@@ -13,7 +13,7 @@ from openai.types.responses import Response
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.contract import Head, Malformed
 from llm_gateway.sse import Event, Splitter
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream, text_of

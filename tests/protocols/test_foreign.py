@@ -20,8 +20,8 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
+from llm_gateway.protocols.contract import Head, Malformed
 from llm_gateway.sse import Event
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 5}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini_embeddings
-from llm_gateway.protocols.base import Head, Malformed, Unreadable, Unsupported
+from llm_gateway.protocols.contract import Head, Malformed, Unreadable, Unsupported
 
 HEAD = Head(request_id="1", model="m", created_s=7, document={})
 

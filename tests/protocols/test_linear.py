@@ -20,7 +20,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import Head
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, lenient, openai_embeddings
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.contract import Head, Malformed
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream, side_fields, text_of

@@ -29,7 +29,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, NotSupported, Overloaded, RateLimited, Unauthorized
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.anthropic_messages.errors import write_error as anthropic_error
-from llm_gateway.protocols.base import Head, Malformed, UpstreamError
+from llm_gateway.protocols.contract import Head, Malformed, UpstreamError
 from llm_gateway.protocols.openai_chat.errors import write_error as openai_error
 from llm_gateway.sse import Event, Splitter
 

@@ -31,7 +31,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, Unreadable
+from llm_gateway.protocols.contract import Head, Unreadable
 from llm_gateway.sse import Event, Splitter
 
 HEAD = Head(request_id="1", model="m", created_s=7, document={})

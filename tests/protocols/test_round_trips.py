@@ -14,7 +14,7 @@ from hypothesis import given
 from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import Completion, Conversation, Text, ToolCall, Turn
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import Head
 from llm_gateway.sse import Splitter
 from tests.protocols.strategies import completions, conversations
 

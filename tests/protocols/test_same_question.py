@@ -18,7 +18,7 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
 from llm_gateway.domain.messages import Ask
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unsupported
+from llm_gateway.protocols.contract import Unsupported
 from llm_gateway.protocols.generate import GenerateBody, ask_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation

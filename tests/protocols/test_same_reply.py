@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, UpstreamError
+from llm_gateway.protocols.contract import Head, UpstreamError
 from llm_gateway.sse import Splitter
 from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 

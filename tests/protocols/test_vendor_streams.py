@@ -27,7 +27,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, Malformed, UpstreamError
+from llm_gateway.protocols.contract import Head, Malformed, UpstreamError
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
 

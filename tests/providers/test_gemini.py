@@ -15,7 +15,7 @@ from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal, Subject, by_status
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.contract import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import gemini
 from llm_gateway.providers.prepare import target_with_key

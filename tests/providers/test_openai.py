@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.messages import Reply
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.contract import Malformed
 from llm_gateway.providers import local, openai
 from llm_gateway.providers.prepare import target_with_key
 from tests.providers.documents import OPENAI, completion, decode, encode

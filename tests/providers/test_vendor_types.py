@@ -182,7 +182,7 @@ class TestTypes:
         assert usage.input_tokens + usage.output_tokens == counted
 
     def test_every_reason_gemini_knows_has_a_meaning(self) -> None:
-        from llm_gateway.protocols.gemini.reply import CUT_OFF, FAILED, STOPPED
+        from llm_gateway.protocols.gemini.response import CUT_OFF, FAILED, STOPPED
 
         known = {reason.value for reason in genai_types.FinishReason}
         assert known > (STOPPED | CUT_OFF | FAILED)
@@ -204,7 +204,7 @@ class TestTypes:
     def test_every_current_claude_is_one_that_we_know(self) -> None:
         from anthropic.types import Model
 
-        from llm_gateway.protocols.anthropic_messages.models import TAKES_ALL
+        from llm_gateway.protocols.anthropic_messages.model_capabilities import TAKES_ALL
 
         named = [name for names in Model.__args__ for name in getattr(names, "__args__", ())]  # type: ignore[attr-defined]
         older = {name for name in named if TAKES_ALL.match(name)}

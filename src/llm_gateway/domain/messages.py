@@ -69,7 +69,8 @@ class Ask:
         """The conversation; what it has no place for is in `dropped` from then on.
 
         Raises:
-            Unreadable, Unsupported: (protocols/base.py) the document is none, or holds what no other protocol knows.
+            Unreadable, Unsupported: (protocols/contract.py) the document is no request of its protocol, or holds
+                what no other protocol can express.
         """
         if self._conversation is None:
             if self._read is None:

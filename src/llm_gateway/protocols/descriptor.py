@@ -9,7 +9,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.errors import GatewayError
-from llm_gateway.protocols.base import Head, Piece, Read, StreamWriter, Written
+from llm_gateway.protocols.contract import Head, Piece, Read, StreamWriter, Written
 
 Document = dict[str, Any]
 PARTS = ("audio", "file", "image", "tool_calls", "tool_result")

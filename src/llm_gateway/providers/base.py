@@ -16,7 +16,7 @@ from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal
-from llm_gateway.protocols.base import StreamReader, Written
+from llm_gateway.protocols.contract import StreamReader, Written
 from llm_gateway.providers.authorize import StaticKey
 
 
@@ -50,7 +50,7 @@ class Dialect(Protocol):
 
 
 class Wire(NamedTuple):
-    """One protocol that a dialect speaks: where its calls go, and how they are written and read (protocols/base.py).
+    """One protocol that a dialect speaks: its path, its request writer and its reply readers (protocols/contract.py).
 
     `path(model, stream)` is appended to the target's root. `write` None: nothing is translated into it, it only passes
     through. `json_reader` reads what was translated and shall be JSON, where that comes in another way than text.

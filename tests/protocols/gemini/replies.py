@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.conversation import Choice, Completion, FinishReason, Part, Text, Thinking, ToolCall
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import Head
 from tests.protocols.strategies import arguments, names, texts
 
 SHOWING: dict[str, Any] = {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}

@@ -26,10 +26,10 @@ from llm_gateway.errors import (
     UnknownModel,
 )
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import Unreadable
+from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import ListedModel
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES, camel_names
-from llm_gateway.protocols.gemini.models import write_model, write_models
+from llm_gateway.protocols.gemini.model_list import write_model, write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
 from tests.protocols.gemini.replies import HEAD
 

@@ -22,7 +22,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import Head
 from llm_gateway.protocols.gemini.thoughts import signature_of, thought_of
 from tests.protocols.gemini.replies import HEAD, completions, plain
 

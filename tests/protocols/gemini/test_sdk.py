@@ -30,7 +30,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, Overloaded
 from llm_gateway.protocols import gemini, gemini_embeddings
 from llm_gateway.protocols.descriptor import ListedModel
-from llm_gateway.protocols.gemini.models import write_models
+from llm_gateway.protocols.gemini.model_list import write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
 from tests.protocols.gemini.replies import HEAD
 

@@ -29,7 +29,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import UpstreamError
+from llm_gateway.protocols.contract import UpstreamError
 from llm_gateway.sse import Splitter, encode_event
 from tests.protocols.gemini.replies import HEAD, completions, plain
 

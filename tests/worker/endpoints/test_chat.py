@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.protocols.base import Head, Piece
+from llm_gateway.protocols.contract import Head, Piece
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.sse import COMMENT
 from llm_gateway.worker.endpoints.chat import DEFAULT_MAX_TOKENS, EventWriter, most_output, user_of

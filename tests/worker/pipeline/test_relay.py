@@ -12,7 +12,7 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Answer
 from llm_gateway.domain.plan import Call, Served
 from llm_gateway.protocols import gemini, openai_chat
-from llm_gateway.protocols.base import Piece, StreamReader
+from llm_gateway.protocols.contract import Piece, StreamReader
 from llm_gateway.sse import Event, Splitter
 from llm_gateway.worker.pipeline.incoming import Incoming
 from llm_gateway.worker.pipeline.relay import MOST_HELD_BYTES, Relay

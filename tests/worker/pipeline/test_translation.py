@@ -11,7 +11,7 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Ask
 from llm_gateway.domain.plan import Call
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Malformed, Unsupported
+from llm_gateway.protocols.contract import Malformed, Unsupported
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
 

@@ -18,11 +18,11 @@ from llm_gateway.domain.conversation import (
     ToolCall,
 )
 from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
-from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.contract import Head, Malformed
 from llm_gateway.protocols.counts import guessed
-from llm_gateway.protocols.lenient import Aside, ReplyDecoder, arguments_object, odd_is
+from llm_gateway.protocols.lenient_decoding import Aside, ReplyDecoder, arguments_object, odd_is
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",

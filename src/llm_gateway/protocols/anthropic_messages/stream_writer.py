@@ -22,8 +22,8 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.errors import error_document
 from llm_gateway.protocols.anthropic_messages.reply import message_document, stop_of
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
-from llm_gateway.protocols.base import EventStream, Head
-from llm_gateway.protocols.in_order import InOrder
+from llm_gateway.protocols.contract import EventStream, Head
+from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.sse import encode_event
 
 

@@ -26,11 +26,11 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import EventStream, Head
+from llm_gateway.protocols.contract import EventStream, Head
+from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.protocols.gemini.errors import STREAM_CODES, error_document
 from llm_gateway.protocols.gemini.reply import candidate_document, response_document, shows_thoughts, write_part
 from llm_gateway.protocols.gemini.usage import write_usage
-from llm_gateway.protocols.in_order import InOrder
 from llm_gateway.sse import encode_event
 
 

@@ -13,16 +13,16 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed, Read, Unreadable, Unsupported, Written
+from llm_gateway.protocols.accessors import child, listed, objects, whole
+from llm_gateway.protocols.contract import Head, Malformed, Read, Unreadable, Unsupported, Written
 from llm_gateway.protocols.counts import credible
 from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
-from llm_gateway.protocols.fields import child, listed, objects, whole
 from llm_gateway.protocols.gemini import routes
 from llm_gateway.protocols.gemini.contents import ContentsReader
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import camel_names
-from llm_gateway.protocols.gemini.models import PREFIX
-from llm_gateway.protocols.lenient import Aside, Count, Place, ReplyDecoder
+from llm_gateway.protocols.gemini.model_list import PREFIX
+from llm_gateway.protocols.lenient_decoding import Aside, Count, Place, ReplyDecoder
 
 NO_CONVERSATION = "only a provider that has embeddings can be asked for them"
 HINTS = ("taskType", "title")

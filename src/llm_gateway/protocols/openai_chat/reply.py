@@ -17,9 +17,9 @@ from llm_gateway.domain.conversation import (
     Thinking,
     ToolCall,
 )
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.contract import Head, Malformed
 from llm_gateway.protocols.counts import guessed, seconds
-from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is
+from llm_gateway.protocols.lenient_decoding import Aside, ReplyDecoder, odd_is
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 
 FINISH_REASONS: dict[str, FinishReason] = {

@@ -9,7 +9,7 @@ import msgspec
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
-from llm_gateway.protocols.lenient import UNCOUNTED, Count, odd_is
+from llm_gateway.protocols.lenient_decoding import UNCOUNTED, Count, odd_is
 
 
 class PromptDetails(msgspec.Struct, gc=False):

@@ -11,10 +11,10 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Read, Unsupported
+from llm_gateway.protocols.contract import Head, Read, Unsupported
 from llm_gateway.protocols.counts import credible
 from llm_gateway.protocols.descriptor import Descriptor, Route
-from llm_gateway.protocols.lenient import Aside, Count, ReplyDecoder
+from llm_gateway.protocols.lenient_decoding import Aside, Count, ReplyDecoder
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 
 

@@ -19,9 +19,9 @@ from llm_gateway.domain.conversation import (
     ToolCall,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.contract import Head, Malformed
 from llm_gateway.protocols.counts import MAX_COUNT, doubtful, guessed, seconds, within
-from llm_gateway.protocols.lenient import UNCOUNTED, Aside, Count, ReplyDecoder, odd_is
+from llm_gateway.protocols.lenient_decoding import UNCOUNTED, Aside, Count, ReplyDecoder, odd_is
 from llm_gateway.protocols.openai_responses.sealed import seal
 
 

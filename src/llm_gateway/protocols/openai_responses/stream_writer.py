@@ -23,8 +23,8 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import EventStream, Head
-from llm_gateway.protocols.in_order import InOrder
+from llm_gateway.protocols.contract import EventStream, Head
+from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
     content_of,

@@ -22,7 +22,7 @@ from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as said
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
-from llm_gateway.protocols.base import Head, Piece, StreamWriter, Unsupported
+from llm_gateway.protocols.contract import Head, Piece, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse

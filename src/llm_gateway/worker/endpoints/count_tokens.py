@@ -11,7 +11,7 @@ from llm_gateway.domain.weight import weigh
 from llm_gateway.error_format.problem import JSON, send_body
 from llm_gateway.errors import Invalid
 from llm_gateway.gate.entry import ENTRY, Entry
-from llm_gateway.protocols.base import Unreadable
+from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import Descriptor, Route, TokenCount
 from llm_gateway.routing.route import check_model
 from llm_gateway.worker.endpoints.chat import Serving, asked_model, document_of

@@ -20,7 +20,7 @@ from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.gate.headers import caching, deadline, tags
-from llm_gateway.protocols.base import EventStream, Piece
+from llm_gateway.protocols.contract import EventStream, Piece
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, ask_of, weight_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.endpoint import Endpoint

@@ -11,7 +11,7 @@ from starlette.types import Receive, Send
 from llm_gateway.domain.messages import Answer
 from llm_gateway.error_format.problem import Headers
 from llm_gateway.errors import GatewayError, Overloaded
-from llm_gateway.protocols.base import Piece
+from llm_gateway.protocols.contract import Piece
 from llm_gateway.worker.pipeline.recording import Recorded
 from llm_gateway.worker.pipeline.relay import Relay
 

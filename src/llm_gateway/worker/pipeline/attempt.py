@@ -20,7 +20,7 @@ from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange, Served
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
-from llm_gateway.protocols.base import Malformed, UpstreamError
+from llm_gateway.protocols.contract import Malformed, UpstreamError
 from llm_gateway.providers.base import Dialect
 from llm_gateway.providers.decoding import json_text
 from llm_gateway.upstream.pool import Unsent

@@ -18,7 +18,7 @@ from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Call, Plan, Served
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, Invalid
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.course import Course, Failure

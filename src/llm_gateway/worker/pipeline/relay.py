@@ -11,7 +11,7 @@ from typing import Protocol
 from llm_gateway.domain.messages import Answer
 from llm_gateway.domain.plan import Served
 from llm_gateway.errors import GatewayError, ProviderFailed
-from llm_gateway.protocols.base import Malformed, Piece, UpstreamError
+from llm_gateway.protocols.contract import Malformed, Piece, UpstreamError
 from llm_gateway.worker.pipeline.incoming import StreamCut
 from llm_gateway.worker.pipeline.streams import Committed
 

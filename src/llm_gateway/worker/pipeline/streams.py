@@ -9,7 +9,7 @@ from typing import NamedTuple
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.plan import Call, Served
-from llm_gateway.protocols.base import Piece, StreamReader
+from llm_gateway.protocols.contract import Piece, StreamReader
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.incoming import Incoming
 
@@ -64,7 +64,7 @@ class Committed:
 
         Raises:
             StreamCut: nothing came for so many seconds, or nothing ever will.
-            Malformed, UpstreamError: (protocols/base.py) what came is no reply, or says that the provider failed.
+            Malformed, UpstreamError: (protocols/contract.py) what came is no reply, or says that the provider failed.
                 What came with it before is returned first.
         """
         self._check()

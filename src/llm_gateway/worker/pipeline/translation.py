@@ -8,7 +8,7 @@ from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import Choice, Completion, Foreign, Refusal, Text, ToolCall
 from llm_gateway.domain.messages import Ask, Reply, Request
 from llm_gateway.domain.plan import Call
-from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
+from llm_gateway.protocols.contract import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name

@@ -27,8 +27,8 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.base import Unsupported, Written
-from llm_gateway.protocols.hints import left_out
+from llm_gateway.protocols.contract import Unsupported, Written
+from llm_gateway.protocols.part_attributes import left_out
 
 Document = dict[str, Any]
 

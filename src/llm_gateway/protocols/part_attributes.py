@@ -1,4 +1,4 @@
-"""Marks on a conversation's parts beside what they mean, which a protocol that has no place for them leaves out."""
+"""Optional per-part attributes (cache_control, detail, …) that not every protocol can carry."""
 
 from __future__ import annotations
 

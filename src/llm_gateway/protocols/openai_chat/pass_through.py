@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_gateway.domain.conversation import Counted
-from llm_gateway.protocols.base import Piece
+from llm_gateway.protocols.contract import Piece
 
 NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 

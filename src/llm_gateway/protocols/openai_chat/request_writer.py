@@ -22,9 +22,9 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.base import Unsupported, Written
-from llm_gateway.protocols.hints import left_out
-from llm_gateway.protocols.openai_chat.models import effort, reasons, takes_temperature
+from llm_gateway.protocols.contract import Unsupported, Written
+from llm_gateway.protocols.openai_chat.model_capabilities import effort, reasons, takes_temperature
+from llm_gateway.protocols.part_attributes import left_out
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """OpenAI refuses `json_object` when no message says JSON."""

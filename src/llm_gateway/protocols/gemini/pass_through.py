@@ -6,8 +6,8 @@ from typing import Any
 
 from llm_gateway.protocols.descriptor import Document
 from llm_gateway.protocols.gemini.field_names import camel_names
+from llm_gateway.protocols.gemini.request_writer import BY_LEVEL, NO_SIGNATURE
 from llm_gateway.protocols.gemini.thoughts import is_of_another_vendor
-from llm_gateway.protocols.gemini.writing import BY_LEVEL, NO_SIGNATURE
 
 
 def pass_on(document: Document, *, stream: bool) -> Document:

@@ -19,9 +19,9 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
-from llm_gateway.protocols.base import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds
-from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder
+from llm_gateway.protocols.lenient_decoding import Aside, Place, ReplyDecoder
 from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
 from llm_gateway.sse import Event
 

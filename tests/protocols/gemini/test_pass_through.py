@@ -8,9 +8,9 @@ import pytest
 
 from llm_gateway.domain.conversation import Thinking
 from llm_gateway.protocols import gemini, gemini_embeddings
-from llm_gateway.protocols.gemini.passing import pass_on
+from llm_gateway.protocols.gemini.pass_through import pass_on
+from llm_gateway.protocols.gemini.request_writer import NO_SIGNATURE
 from llm_gateway.protocols.gemini.thoughts import signature_of
-from llm_gateway.protocols.gemini.writing import NO_SIGNATURE
 
 CLAUDES = signature_of(Thinking(text="Hm", signature="c2ln"))
 OPENAIS = signature_of(Thinking(redacted="gAAAAsealed"))

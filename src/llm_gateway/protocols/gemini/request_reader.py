@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_gateway.domain.conversation import Conversation, Format, Reasoning, Text, Tool, ToolChoice, Turn
-from llm_gateway.protocols.base import Read, Unreadable, Unsupported
-from llm_gateway.protocols.fields import (
+from llm_gateway.protocols.accessors import (
     Document,
     child,
     listed,
@@ -23,6 +22,7 @@ from llm_gateway.protocols.fields import (
     truth,
     whole,
 )
+from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.contents import ContentsReader
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.schema import json_schema

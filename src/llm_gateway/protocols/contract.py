@@ -1,14 +1,14 @@
-"""What the protocols share: the contract of reading and writing, and how they say what cannot be read or expressed.
+"""The contract of a protocol package: how it reads and writes requests, replies and streams, and the errors it raises.
 
 A protocol is a package of pure functions, one file for each thing that goes over the line:
 
-    request.py   read_request(document) -> Read                      what a client asks for (surfaces)
-    writing.py   write_request(conversation, model, *, stream) -> Written   what a provider is asked (dialects)
-    reply.py     read_reply(body) -> Completion                      what a provider answered (dialects)
-                 write_reply(completion, head) -> bytes              what a client is answered (surfaces)
-    stream.py    StreamReader()                                      a provider's events to chunks (dialects)
-                 StreamWriter(head)                                  chunks to a client's events (surfaces)
-    errors.py    write_error(error, request_id) -> bytes             an error in a client's shape (surfaces)
+    request_reader.py   read_request(document) -> ParsedRequest                 a client's request (surfaces)
+    request_writer.py   write_request(conversation, model, *, stream) -> UpstreamBody   a provider's request (dialects)
+    reply.py            read_reply(body) -> Completion                          a provider's reply (dialects)
+                        write_reply(completion, context) -> bytes               a client's reply (surfaces)
+    stream_reader.py    StreamReader()                                          a provider's events to chunks (dialects)
+    stream_writer.py    StreamWriter(context)                                   chunks to a client's events (surfaces)
+    errors.py           write_error(error, request_id) -> bytes                 an error in a client's shape (surfaces)
 """
 
 from __future__ import annotations

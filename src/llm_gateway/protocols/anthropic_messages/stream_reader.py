@@ -18,10 +18,10 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
+from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
-from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.lenient import Aside, Place, ReplyDecoder, odd_is
+from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.lenient_decoding import Aside, Place, ReplyDecoder, odd_is
 from llm_gateway.sse import Event
 
 

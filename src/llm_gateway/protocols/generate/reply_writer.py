@@ -1,4 +1,4 @@
-"""What a client of POST /api/v1/generate is answered."""
+"""The response body of POST /api/v1/generate."""
 
 from __future__ import annotations
 

@@ -22,8 +22,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.base import Read, Unreadable, Unsupported
-from llm_gateway.protocols.fields import (
+from llm_gateway.protocols.accessors import (
     Document,
     child,
     listed,
@@ -39,6 +38,7 @@ from llm_gateway.protocols.fields import (
     truth,
     whole,
 )
+from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
 
 DELIVERY = frozenset({"model", "messages", "stream"})
 HINTS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")

@@ -22,7 +22,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.anthropic_messages.models import (
+from llm_gateway.protocols.anthropic_messages.model_capabilities import (
     MAX_TEMPERATURE,
     default_max_tokens,
     refuses_force,
@@ -30,8 +30,8 @@ from llm_gateway.protocols.anthropic_messages.models import (
     takes_one_sampling,
 )
 from llm_gateway.protocols.anthropic_messages.thinking import must_call, think
-from llm_gateway.protocols.base import Unsupported, Written
-from llm_gateway.protocols.hints import is_sealed, left_out
+from llm_gateway.protocols.contract import Unsupported, Written
+from llm_gateway.protocols.part_attributes import is_sealed, left_out
 
 Document = dict[str, Any]
 

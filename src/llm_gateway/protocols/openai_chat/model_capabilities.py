@@ -1,4 +1,4 @@
-"""What models of this dialect take, by their names."""
+"""Which request parameters a model accepts, derived from its name: reasoning, temperature, effort."""
 
 from __future__ import annotations
 

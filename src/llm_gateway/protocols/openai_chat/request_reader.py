@@ -23,8 +23,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.base import Read, Unreadable, Unsupported
-from llm_gateway.protocols.fields import (
+from llm_gateway.protocols.accessors import (
     Document,
     child,
     labels,
@@ -41,6 +40,7 @@ from llm_gateway.protocols.fields import (
     truth,
     whole,
 )
+from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})

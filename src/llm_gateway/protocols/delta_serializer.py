@@ -1,11 +1,11 @@
-"""One thing after the other: for protocols whose blocks are whole before the next begins, from those that mix them."""
+"""Serialise interleaved tool-call deltas for protocols that require complete blocks."""
 
 from __future__ import annotations
 
 import msgspec
 
 from llm_gateway.domain.conversation import Begin, Chunk, Counted, Finish, ToolBegin, ToolDelta
-from llm_gateway.protocols.base import PARSE_ERRORS
+from llm_gateway.protocols.contract import PARSE_ERRORS
 
 _decode = msgspec.json.Decoder().decode
 

@@ -1,4 +1,4 @@
-"""What a client of POST /api/v1/generate asks for."""
+"""Read the body of POST /api/v1/generate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_gateway.domain.conversation import Conversation, Format, Text, Turn
 from llm_gateway.domain.messages import Ask, weight
 from llm_gateway.domain.weight import weigh
 from llm_gateway.errors import Invalid, NotSupported
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat import read_request
 
 # The pattern is checked apart from decoding, which is faster; here it is for the API's description.

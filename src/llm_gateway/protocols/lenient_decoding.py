@@ -16,7 +16,7 @@ from typing import Annotated, Any, Generic, TypeAlias, TypeVar, Union, get_args,
 
 import msgspec
 
-from llm_gateway.protocols.base import PARSE_ERRORS, Malformed
+from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed
 
 T = TypeVar("T")
 Mender: TypeAlias = Callable[[Any], Any]

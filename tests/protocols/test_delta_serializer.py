@@ -9,8 +9,8 @@ import pytest
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Begin, Chunk, Finish, TextDelta, ToolBegin, ToolCall, ToolDelta
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
-from llm_gateway.protocols.in_order import InOrder
+from llm_gateway.protocols.contract import Head
+from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.sse import Splitter
 
 FIRST, SECOND = ToolBegin(call=0, id="call_a", name="a"), ToolBegin(call=1, id="call_b", name="b")

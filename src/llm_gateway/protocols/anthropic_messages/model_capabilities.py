@@ -1,4 +1,4 @@
-"""What Claude models take, by their names."""
+"""Which request parameters a Claude model accepts, derived from its name."""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.base import Read, Unreadable, Unsupported
-from llm_gateway.protocols.fields import (
+from llm_gateway.protocols.accessors import (
     Document,
     child,
     labels,
@@ -39,7 +38,8 @@ from llm_gateway.protocols.fields import (
     truth,
     whole,
 )
-from llm_gateway.protocols.openai_chat.request import from_data_url
+from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
+from llm_gateway.protocols.openai_chat.request_reader import from_data_url
 from llm_gateway.protocols.openai_responses.sealed import opened
 
 STORED = "the gateway keeps no responses; send the whole conversation in input"

@@ -1,4 +1,4 @@
-"""Reading a client's document field by field: what it must be, said where it is not. An explicit null is not said."""
+"""Typed accessors for request documents; raise `Unreadable` with the field's path. null counts as absent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llm_gateway.domain.conversation import REASONING_WORDS, File, Image, Part, Text
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 
 Document = dict[str, Any]
 
