@@ -9,7 +9,7 @@ import pytest
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Begin, Chunk, Finish, TextDelta, ToolBegin, ToolCall, ToolDelta
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.contract import Head
+from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.sse import Splitter
 
@@ -19,7 +19,7 @@ TURNS: list[Chunk] = [
     ToolDelta(call=0, arguments='{"x":'), ToolDelta(call=1, arguments='{"y":'), TextDelta(text="and"),
     ToolDelta(call=0, arguments="1}"), ToolDelta(call=1, arguments="2}"),
 ]  # fmt: skip
-HEAD = Head(request_id="1", model="m", created_s=1, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=1, document={})
 
 
 def test_what_comes_in_the_middle_of_a_call_waits() -> None:
@@ -44,7 +44,7 @@ def test_calls_that_come_one_after_the_other_do_not_wait() -> None:
 
 @pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses, openai_chat])
 def test_no_argument_is_lost(protocol: object) -> None:
-    writer = protocol.StreamWriter(HEAD)  # type: ignore[attr-defined]
+    writer = protocol.StreamWriter(CONTEXT)  # type: ignore[attr-defined]
     reader, assembly = protocol.StreamReader(), Assembly()  # type: ignore[attr-defined]
     chunks = [Begin(id="1", model="m"), *TURNS, Finish(reason="tool_calls")]
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()

@@ -13,7 +13,7 @@ from openai.types.responses import Response
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.contract import Head, Malformed
+from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event, Splitter
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream, text_of
@@ -143,7 +143,7 @@ CUT: dict[str, list[dict[str, Any]]] = {
     "gemini": [generated({"parts": []}, None)],
 }
 SURFACES = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses}
-HEAD = Head(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -214,7 +214,7 @@ def test_what_was_held_back_for_json_comes_at_the_protocols_end() -> None:
 @pytest.mark.parametrize("kind", WHOLE)
 def test_each_surface_writes_it_as_its_sdk_reads_it(kind: str, surface: str) -> None:
     name, document = WHOLE[kind]
-    written = json.loads(SURFACES[surface].write_reply(DIALECTS[name].read(encoded(document)), HEAD))
+    written = json.loads(SURFACES[surface].write_reply(DIALECTS[name].read(encoded(document)), CONTEXT))
 
     if surface == "chat":
         [choice] = ChatCompletion.model_validate(written).choices
@@ -233,7 +233,7 @@ def test_each_surface_writes_it_as_its_sdk_reads_it(kind: str, surface: str) -> 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None:
     name, events = STREAMS[kind]
-    reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(HEAD)
+    reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(CONTEXT)
     body = b""
     for data in [*map(encoded, events), *([b"[DONE]"] if name == "chat" else [])]:
         body += b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", data, b"")))
@@ -257,7 +257,7 @@ def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None
 
 @pytest.mark.parametrize(("surface", "index"), [("messages", 1), ("responses", 7), ("chat", 0)])
 def test_the_choice_that_comes_first_is_written_wherever_it_is_counted_from(surface: str, index: int) -> None:
-    reader, writer = gemini.StreamReader(), SURFACES[surface].StreamWriter(HEAD)
+    reader, writer = gemini.StreamReader(), SURFACES[surface].StreamWriter(CONTEXT)
     event = {"candidates": [{"index": index, "content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]}
 
     written = b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", encoded(event), b"")))

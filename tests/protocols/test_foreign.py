@@ -21,12 +21,12 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
-from llm_gateway.protocols.contract import Head, Malformed
+from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 5}
 CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def told(reader: Any, *documents: Any) -> list[Any]:
@@ -101,7 +101,7 @@ def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])
 def test_other_protocols_leave_it_out(protocol: Any) -> None:
-    writer = protocol.StreamWriter(HEAD)
+    writer = protocol.StreamWriter(CONTEXT)
     assert writer.write(ForeignDelta(kind="audio")) == b""
     writer.write(TextDelta(text="Hello"))
     assert b"audio" not in writer.end()

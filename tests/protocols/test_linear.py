@@ -20,7 +20,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.contract import Head
+from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
 
@@ -28,7 +28,7 @@ FEW, MANY = 1_000, 16_000
 MOST = 4.0
 """How much dearer an event may be among MANY than among FEW: quadratic work makes it 16 times as dear."""
 TRIES = 5
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 LOGPROBS = {"content": [{"token": "x", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
 
 
@@ -135,7 +135,7 @@ def test_each_chunk_costs_the_same_to_write(kind: str, surface: str) -> None:
     first, repeated = CHUNKS[kind]
 
     def write(count: int) -> None:
-        writer = WRITERS[surface].StreamWriter(HEAD)
+        writer = WRITERS[surface].StreamWriter(CONTEXT)
         for chunk in [*first, *islice(cycle(repeated), count)]:
             writer.write(chunk)
         writer.end()

@@ -31,10 +31,10 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.contract import Head, Unreadable
+from llm_gateway.protocols.contract import ReplyContext, Unreadable
 from llm_gateway.sse import Event, Splitter
 
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 ASKED = {"role": "user", "content": "x"}
 THOUGHTS: list[Part] = [Thinking(text="Hm, ☃", signature="sig/+=="), Thinking(redacted="sealed"), Text(text="So")]
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -47,12 +47,12 @@ def read(document: Any) -> Conversation:
 
 def output_of(parts: list[Part], logprobs: Any = None) -> list[Any]:
     completion = Completion(choices=[Choice(parts=parts, logprobs=logprobs)])
-    output: list[Any] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
+    output: list[Any] = json.loads(openai_responses.write_reply(completion, CONTEXT))["output"]
     return output
 
 
 def events_of(chunks: list[Chunk]) -> list[Any]:
-    writer = openai_responses.StreamWriter(HEAD)
+    writer = openai_responses.StreamWriter(CONTEXT)
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
     return [json.loads(event.data) for event in Splitter(1_000_000).feed(body)]
 
@@ -115,7 +115,7 @@ def test_a_kept_answer_has_its_makers_own_seals(content: str) -> None:
     body = json.dumps({"output": [item], "status": "completed"}).encode()
     completion = openai_responses.read_reply(body)
 
-    [whole] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
+    [whole] = json.loads(openai_responses.write_reply(completion, CONTEXT))["output"]
     [streamed] = events_of(chunks_of(completion))[-1]["response"]["output"]
     assert whole["encrypted_content"] == streamed["encrypted_content"] == content
 
@@ -162,7 +162,7 @@ def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -
     assembly = Assembly()
     for chunk in every:
         assembly.add(chunk)
-    whole = json.loads(openai_responses.write_reply(assembly.completion(), HEAD))
+    whole = json.loads(openai_responses.write_reply(assembly.completion(), CONTEXT))
 
     assert events[-1]["type"] == "response.incomplete"
     assert events[-1]["response"] == whole
@@ -229,7 +229,7 @@ IN_EVENTS = [
 def test_logprobs_that_were_asked_for_are_told() -> None:
     logprobs = {"content": [FIRST, SECOND], "refusal": None}
     completion = Completion(choices=[Choice(parts=[Text(text="So.")], logprobs=logprobs)])
-    body = openai_responses.write_reply(completion, HEAD)
+    body = openai_responses.write_reply(completion, CONTEXT)
 
     [content] = json.loads(body)["output"][0]["content"]
     assert content["logprobs"] == HEARD

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.contract import Head, UpstreamError
+from llm_gateway.protocols.contract import ReplyContext, UpstreamError
 from llm_gateway.sse import Splitter
 from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 
 APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses, "gemini": gemini}
 WISHES = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
 """For usage and thoughts, which not every API tells without being asked."""
-HEAD = Head(request_id="1", model="m", created_s=7, document=WISHES)
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document=WISHES)
 FEW = settings(max_examples=30)
 """For each of many parameters; `make fuzz` tries more."""
 DIALECTS = pytest.mark.parametrize("name", VENDORS)
@@ -119,14 +119,14 @@ def test_a_streamed_reply_is_the_whole_reply(name: str, reply: Reply, line: Line
 def written_whole(api: str, completion: Completion) -> Completion:
     """The reply as a client reads it in a body."""
     protocol = APIS[api]
-    read: Completion = protocol.read_reply(protocol.write_reply(completion, HEAD))
+    read: Completion = protocol.read_reply(protocol.write_reply(completion, CONTEXT))
     return read
 
 
 def written_stream(api: str, chunks: list[Chunk]) -> Completion:
     """The reply as a client reads it in a stream. Usage that was estimated is told at the end, as the gateway does."""
     protocol = APIS[api]
-    writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
+    writer, reader, assembly = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), Assembly()
     estimated = assembled(chunks)
     counted = [Counted(usage=estimated.usage)] if estimated.usage_estimated else []
     body = b"".join([writer.write(chunk) for chunk in [*chunks, *counted]]) + writer.end()
@@ -189,7 +189,7 @@ def test_an_error_in_the_stream_ends_it_with_what_came_before(name: str, reply: 
     whole = "".join(c.text for c in chunks_in(vendor, events, line) if isinstance(c, TextDelta))
     assert whole.startswith("".join(c.text for c in before if isinstance(c, TextDelta)))
     for protocol in APIS.values():
-        writer, reader = protocol.StreamWriter(HEAD), protocol.StreamReader()
+        writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()
         body = b"".join([writer.write(chunk) for chunk in before]) + writer.error("on fire", "upstream_error")
         *told_before, error = Splitter(10**7).feed(body)
         for event in told_before:

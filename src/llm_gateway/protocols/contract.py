@@ -58,15 +58,15 @@ class UpstreamError(Exception):
         self.type = type
 
 
-class Read(msgspec.Struct, frozen=True):
-    """A client's request: the conversation, and which fields of the document were hints that it has no place for."""
+class ParsedRequest(msgspec.Struct, frozen=True):
+    """A client's request as a conversation. `dropped` names the fields of the document that it cannot carry."""
 
     conversation: Conversation
     dropped: tuple[str, ...] = ()
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reply to a client is put under.
+class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reply to a client repeats of its request: ids, model name, and the request's document.
 
     `request_id` is ours (a UUID), from which a protocol makes its own ids (`chatcmpl-…`); `model` is the name shown to
     the client, `created_s` seconds since 1970, and `document` the client's request, of which a reply repeats parts.
@@ -80,15 +80,15 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     query: bytes = b""
 
 
-class Written(msgspec.Struct, frozen=True):
-    """A request for a provider: the document, and which hints (fields of `Conversation`) it could not carry."""
+class UpstreamBody(msgspec.Struct, frozen=True):
+    """The body of an upstream request. `dropped` names the fields of `Conversation` that it cannot express."""
 
     document: dict[str, Any]
     dropped: tuple[str, ...] = ()
 
 
-class Piece(msgspec.Struct, frozen=True, gc=False):
-    """An event of the provider's: as it stood on the line, and what it says. A kept reply's pieces have no bytes."""
+class RawEvent(msgspec.Struct, frozen=True, gc=False):
+    """A provider's event: its bytes as received, and the chunks read from it. A cached reply's events have no bytes."""
 
     raw: bytes
     chunks: list[Chunk]

@@ -1,9 +1,10 @@
 """Decode what providers send: strictly first, then without the odd values on which the answer does not depend.
 
 A bought answer must not be lost because a count is `3.0`, an id a number or a character half a surrogate pair. So a
-struct marks the fields beside the answer (`Aside`, `Count`, `Place`), and only a body that the strict decoder refuses
-is read once more: with the standard library, which takes more, and with each odd value of a marked field replaced by
-what the mark says. A field without a mark is the answer itself: where it is odd, the body stays unreadable.
+struct marks the fields beside the answer (`Lenient`, `LenientCount`, `LenientIndex`), and only a body that the strict
+decoder refuses is read once more: with the standard library, which takes more, and with each odd value of a marked
+field replaced by what the mark says. A field without a mark is the answer itself: where it is odd, the body stays
+unreadable.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed
 T = TypeVar("T")
 Mender: TypeAlias = Callable[[Any], Any]
 
-UNCOUNTED = -1
+INVALID_COUNT = -1
 """What an odd count is read as, so that it can be told from one that was left out (`counts.py`)."""
-MOST_PLACES = 10_000
+MAX_INDEX = 10_000
 """The largest index of a choice or of a part of a reply that is believed."""
-MOST_DIGITS = 400
+MAX_DIGITS = 400
 """Of an integer; Python refuses to read very long ones."""
 
 
-def odd_is(odd: Any) -> msgspec.Meta:
-    """Mark a field beside the answer: `odd` is the JSON that stands for an odd value."""
+def invalid_becomes(odd: Any) -> msgspec.Meta:
+    """Annotate a field on which the answer does not depend: an invalid value is decoded as the JSON value `odd`."""
     return msgspec.Meta(extra={"odd": odd})
 
 
-Aside: TypeAlias = Annotated[T | None, odd_is(None)]
-"""A field beside the answer: absent where it is odd."""
-Count: TypeAlias = Annotated[int | None, odd_is(UNCOUNTED)]
-"""A count of tokens: whole floats count, all else that is no integer is `UNCOUNTED`."""
-Place: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_PLACES), odd_is(0)]
-"""An index: the first where it is odd."""
+Lenient: TypeAlias = Annotated[T | None, invalid_becomes(None)]
+"""A field on which the answer does not depend: None where its value is invalid."""
+LenientCount: TypeAlias = Annotated[int | None, invalid_becomes(INVALID_COUNT)]
+"""A count of tokens: whole floats count, all else that is no integer is `INVALID_COUNT`."""
+LenientIndex: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_INDEX), invalid_becomes(0)]
+"""An index: 0 where its value is invalid."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -105,7 +106,7 @@ def _loaded(text: str) -> Any:
 
 
 def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) < MOST_DIGITS else float(digits)
+    return int(digits) if len(digits) < MAX_DIGITS else float(digits)
 
 
 def _mender(kind: Any, known: dict[Any, Mender]) -> Mender:

@@ -16,7 +16,7 @@ from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.refusals import Refusal
-from llm_gateway.protocols.contract import StreamReader, Written
+from llm_gateway.protocols.contract import StreamReader, UpstreamBody
 from llm_gateway.providers.authorize import StaticKey
 
 
@@ -60,7 +60,7 @@ class Wire(NamedTuple):
     path: Callable[[str, bool], str]
     read_reply: Callable[[bytes], Completion]
     reader: Callable[[], StreamReader] | None = None
-    write: Callable[..., Written] | None = None
+    write: Callable[..., UpstreamBody] | None = None
     json_reader: Callable[[], StreamReader] | None = None
     is_default: bool = True
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.protocols.contract import Head, Piece
+from llm_gateway.protocols.contract import RawEvent, ReplyContext
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.sse import COMMENT
 from llm_gateway.worker.endpoints.chat import DEFAULT_MAX_TOKENS, EventWriter, most_output, user_of
@@ -59,8 +59,8 @@ def writer(name: str, query: bytes = b"") -> EventWriter:
     """The writer of a stream in a protocol."""
     protocol = PROTOCOLS[name]
     assert protocol.stream_writer is not None
-    head = Head(request_id="1", model="m", created_s=7, document={}, query=query)
-    return EventWriter(protocol, protocol.stream_writer(head), {})
+    context = ReplyContext(request_id="1", model="m", created_s=7, document={}, query=query)
+    return EventWriter(protocol, protocol.stream_writer(context), {})
 
 
 @pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "anthropic_messages"])
@@ -93,12 +93,16 @@ class Native:
 
 
 def test_a_provider_s_events_are_the_elements_of_an_array() -> None:
-    pieces = [Piece(b'data: {"a":1}\n\n', []), Piece(b'event: x\ndata: {"b":\ndata: 2}\n\n', []), Piece(b": c\n\n", [])]
+    raw_events = [
+        RawEvent(b'data: {"a":1}\n\n', []),
+        RawEvent(b'event: x\ndata: {"b":\ndata: 2}\n\n', []),
+        RawEvent(b": c\n\n", []),
+    ]
     relay: Any = Native()
     array, events = writer("gemini_content"), writer("gemini_content", b"alt=sse")
     for each in (array, events):
         each.opened(relay)
 
     answer: Any = None
-    assert array.pieces(pieces) + array.end(answer) == b'[{"a":1}\n,\r\n{"b":\n2}\n]\n'
-    assert events.pieces(pieces) + events.end(answer) == b"".join(piece.raw for piece in pieces)
+    assert array.raw_events(raw_events) + array.end(answer) == b'[{"a":1}\n,\r\n{"b":\n2}\n]\n'
+    assert events.raw_events(raw_events) + events.end(answer) == b"".join(raw_event.raw for raw_event in raw_events)

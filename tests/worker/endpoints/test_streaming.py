@@ -27,8 +27,8 @@ class Words:
     def kept(self, answer: Answer) -> bytes:
         return answer.reply.content.encode()
 
-    def pieces(self, pieces: Any) -> bytes:
-        return b"".join(pieces)
+    def raw_events(self, raw_events: Any) -> bytes:
+        return b"".join(raw_events)
 
     def end(self, answer: Answer) -> bytes:
         return b"end"

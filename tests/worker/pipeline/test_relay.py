@@ -12,7 +12,7 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.messages import Answer
 from llm_gateway.domain.plan import Call, Served
 from llm_gateway.protocols import gemini, openai_chat
-from llm_gateway.protocols.contract import Piece, StreamReader
+from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event, Splitter
 from llm_gateway.worker.pipeline.incoming import Incoming
 from llm_gateway.worker.pipeline.relay import MOST_HELD_BYTES, Relay
@@ -46,8 +46,8 @@ class Client:
     async def ready(self) -> None:
         await asyncio.sleep(0)
 
-    def take(self, pieces: list[Piece]) -> bool:
-        self.sent += [piece.raw for piece in pieces]
+    def take(self, raw_events: list[RawEvent]) -> bool:
+        self.sent += [raw_event.raw for raw_event in raw_events]
         return True
 
     async def settled(self, _served: Served) -> Answer:

@@ -38,7 +38,7 @@ from llm_gateway.protocols.accessors import (
     truth,
     whole,
 )
-from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
+from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 
 DELIVERY = frozenset({"model", "messages", "stream"})
 HINTS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
@@ -54,7 +54,7 @@ TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cach
 OUTPUT = frozenset({"effort", "format"})
 
 
-def read_request(document: Document) -> Read:
+def read_request(document: Document) -> ParsedRequest:
     """The conversation in a request.
 
     Raises:
@@ -89,7 +89,7 @@ def read_request(document: Document) -> Read:
     hints = [name for name in HINTS if document.get(name)]
     hints += others(config, OUTPUT, "output_config")
     hints += {name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")}
-    return Read(conversation, tuple(hints))
+    return ParsedRequest(conversation, tuple(hints))
 
 
 def _system(document: Document) -> list[Turn]:

@@ -30,7 +30,7 @@ from llm_gateway.protocols.anthropic_messages.model_capabilities import (
     takes_one_sampling,
 )
 from llm_gateway.protocols.anthropic_messages.thinking import must_call, think
-from llm_gateway.protocols.contract import Unsupported, Written
+from llm_gateway.protocols.contract import Unsupported, UpstreamBody
 from llm_gateway.protocols.part_attributes import is_sealed, left_out
 
 Document = dict[str, Any]
@@ -46,7 +46,7 @@ LEAST_TOP_P = 0.95
 """With thinking."""
 
 
-def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
     """The request's document.
 
     Raises:
@@ -81,7 +81,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     _sample(conversation, model, document, dropped)
     if conversation.format is not None and not must_call(conversation):  # a call has the tool's own schema
         _answer_in(conversation.format, model, document)
-    return Written({name: value for name, value in document.items() if value is not None}, tuple(dropped))
+    return UpstreamBody({name: value for name, value in document.items() if value is not None}, tuple(dropped))
 
 
 def _sample(conversation: Conversation, model: str, document: Document, dropped: list[str]) -> None:

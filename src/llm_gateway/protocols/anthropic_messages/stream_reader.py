@@ -21,38 +21,38 @@ from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASON
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.lenient_decoding import Aside, Place, ReplyDecoder, odd_is
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder, invalid_becomes
 from llm_gateway.sse import Event
 
 
 class _Message(msgspec.Struct, gc=False):
-    id: Aside[str] = None
-    model: Aside[str] = None
-    usage: Aside[ReportedUsage] = None
+    id: Lenient[str] = None
+    model: Lenient[str] = None
+    usage: Lenient[ReportedUsage] = None
 
 
 class _Block(msgspec.Struct, gc=False):
     reads: ClassVar = BLOCKS
 
     type: str
-    id: Aside[str] = None
+    id: Lenient[str] = None
     name: str | None = None
     text: str | None = None
-    thinking: Aside[str] = None
-    data: Aside[str] = None
+    thinking: Lenient[str] = None
+    data: Lenient[str] = None
     input: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Delta(msgspec.Struct, gc=False):
     reads: ClassVar = frozenset({"text_delta", "input_json_delta", "thinking_delta", "signature_delta"})
 
-    type: Aside[str] = None
+    type: Lenient[str] = None
     text: str | None = None
     partial_json: str | None = None
-    thinking: Aside[str] = None
-    signature: Aside[str] = None
-    stop_reason: Annotated[str | None, odd_is("end_turn")] = None
-    stop_sequence: Aside[str] = None
+    thinking: Lenient[str] = None
+    signature: Lenient[str] = None
+    stop_reason: Annotated[str | None, invalid_becomes("end_turn")] = None
+    stop_sequence: Lenient[str] = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -62,11 +62,11 @@ class _Event(msgspec.Struct, gc=False):
     )
 
     type: str
-    index: Place = 0
+    index: LenientIndex = 0
     delta: _Delta | None = None
-    message: Aside[_Message] = None
+    message: Lenient[_Message] = None
     content_block: _Block | None = None
-    usage: Aside[ReportedUsage] = None
+    usage: Lenient[ReportedUsage] = None
     error: Any = None
 
 

@@ -22,7 +22,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.errors import error_document
 from llm_gateway.protocols.anthropic_messages.reply import message_document, stop_of
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
-from llm_gateway.protocols.contract import EventStream, Head
+from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.sse import encode_event
 
@@ -30,9 +30,9 @@ from llm_gateway.sse import encode_event
 class StreamWriter(EventStream):
     """Writes events, blocks one after the other: the choice that comes first. The stop reason waits for the end."""
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._model = head.model
+    def __init__(self, context: ReplyContext) -> None:
+        self._context = context
+        self._model = context.model
         self._choice: int | None = None
         self._has_begun = False
         self._index = -1
@@ -88,7 +88,7 @@ class StreamWriter(EventStream):
         if self._has_begun:
             return b""
         self._has_begun = True
-        message = message_document(self._head, self._model, self._usage)
+        message = message_document(self._context, self._model, self._usage)
         return _event({"type": "message_start", "message": message})
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:

@@ -9,31 +9,33 @@ import msgspec
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.counts import credible, doubtful, within
-from llm_gateway.protocols.lenient_decoding import UNCOUNTED, Count, odd_is
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
 
 
 class CacheCreation(msgspec.Struct, gc=False):
     """Tokens written to the cache, by how long they stay."""
 
-    ephemeral_5m_input_tokens: Count = None
-    ephemeral_1h_input_tokens: Count = None
+    ephemeral_5m_input_tokens: LenientCount = None
+    ephemeral_1h_input_tokens: LenientCount = None
 
 
 class OutputDetails(msgspec.Struct, gc=False):
     """Kinds among the output."""
 
-    thinking_tokens: Count = None
+    thinking_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    input_tokens: Count = None
-    output_tokens: Count = None
-    cache_read_input_tokens: Count = None
-    cache_creation_input_tokens: Count = None
-    cache_creation: Annotated[CacheCreation | None, odd_is({"ephemeral_1h_input_tokens": UNCOUNTED})] = None
-    output_tokens_details: Annotated[OutputDetails | None, odd_is({"thinking_tokens": UNCOUNTED})] = None
+    input_tokens: LenientCount = None
+    output_tokens: LenientCount = None
+    cache_read_input_tokens: LenientCount = None
+    cache_creation_input_tokens: LenientCount = None
+    cache_creation: Annotated[CacheCreation | None, invalid_becomes({"ephemeral_1h_input_tokens": INVALID_COUNT})] = (
+        None
+    )
+    output_tokens_details: Annotated[OutputDetails | None, invalid_becomes({"thinking_tokens": INVALID_COUNT})] = None
 
 
 _NOTHING_CREATED, _NO_DETAILS = CacheCreation(), OutputDetails()

@@ -17,7 +17,7 @@ from llm_gateway.domain.conversation import (
     Thinking,
     ToolCall,
 )
-from llm_gateway.protocols.contract import Head, Malformed, UpstreamError
+from llm_gateway.protocols.contract import Malformed, ReplyContext, UpstreamError
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.response import decoder
 from llm_gateway.protocols.gemini.stream_reader import StreamReader
@@ -63,11 +63,11 @@ FINISH_REASONS: dict[FinishReason, str] = {
 """Google has no reason of its own for calls."""
 
 
-def write_reply(completion: Completion, head: Head) -> bytes:
+def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Return the document of a reply. Thoughts are shown only if the client asked for them, as Google does."""
-    shows = shows_thoughts(head.document)
+    shows = shows_thoughts(context.document)
     candidates = [_write_choice(choice, index, shows=shows) for index, choice in enumerate(completion.choices)]
-    document = response_document(head, completion.model or head.model, candidates)
+    document = response_document(context, completion.model or context.model, candidates)
     document["usageMetadata"] = write_usage(completion.usage)
     return msgspec.json.encode(document)
 
@@ -80,9 +80,9 @@ def shows_thoughts(document: dict[str, Any]) -> bool:
     return found is True
 
 
-def response_document(head: Head, model: str, candidates: list[dict[str, Any]]) -> dict[str, Any]:
+def response_document(context: ReplyContext, model: str, candidates: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a GenerateContentResponse without its usage."""
-    return {"candidates": candidates, "modelVersion": model, "responseId": head.request_id}
+    return {"candidates": candidates, "modelVersion": model, "responseId": context.request_id}
 
 
 def candidate_document(

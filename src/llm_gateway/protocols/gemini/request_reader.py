@@ -22,7 +22,7 @@ from llm_gateway.protocols.accessors import (
     truth,
     whole,
 )
-from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
+from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.contents import ContentsReader
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.schema import json_schema
@@ -52,7 +52,7 @@ TIERS = {"standard": "default", "unspecified": None}
 """`flex` and `priority` are the words of others, too."""
 
 
-def read_request(document: Document) -> Read:
+def read_request(document: Document) -> ParsedRequest:
     """Return the conversation in a request. Names are taken in camelCase and snake_case, as Google does.
 
     Raises:
@@ -86,7 +86,7 @@ def read_request(document: Document) -> Read:
     )
     hints = [name for name in HINTS if document.get(name)]
     hints += [f"{CONFIG}.{name}" for name in CONFIG_HINTS if config.get(name)]
-    return Read(conversation, (*hints, *reader.dropped, *dropped, *ignored))
+    return ParsedRequest(conversation, (*hints, *reader.dropped, *dropped, *ignored))
 
 
 def _system(document: Document) -> list[Turn]:

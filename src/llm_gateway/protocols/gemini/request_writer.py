@@ -27,7 +27,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.contract import Unsupported, Written
+from llm_gateway.protocols.contract import Unsupported, UpstreamBody
 from llm_gateway.protocols.part_attributes import left_out
 
 Document = dict[str, Any]
@@ -48,7 +48,7 @@ HINTS = ("verbosity", "metadata", "service_tier", "user")
 UNKNOWN_MARKS = ("cache_control", "detail", "name", "strict", "thinking")
 
 
-def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
     """The request's document. Whether it is a stream stands in the path.
 
     Raises:
@@ -79,7 +79,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
             document["toolConfig"] = {"functionCallingConfig": _calling(choice)}
             if choice.parallel is not None:
                 dropped.append("parallel_tool_calls")
-    return Written(document, tuple(dropped))
+    return UpstreamBody(document, tuple(dropped))
 
 
 def _generation(conversation: Conversation, model: str) -> Document:

@@ -15,7 +15,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.protocols.contract import Malformed
 from llm_gateway.protocols.counts import cut
 from llm_gateway.protocols.gemini.usage import ReportedUsage
-from llm_gateway.protocols.lenient_decoding import Aside, Place, ReplyDecoder, odd_is
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder, invalid_becomes
 
 STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
 CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
@@ -32,7 +32,7 @@ FOREIGN_PARTS = ("inline_data", "file_data", "executable_code", "code_execution_
 FOREIGN_METADATA = ("grounding_metadata", "citation_metadata", "url_context_metadata")
 """What a candidate holds beside its content: https://ai.google.dev/api/generate-content#Candidate."""
 
-FinishField: TypeAlias = Annotated[str | None, odd_is("OTHER")]
+FinishField: TypeAlias = Annotated[str | None, invalid_becomes("OTHER")]
 """A `finishReason`; an odd one (the number of the word), too, says that the answer ended."""
 
 
@@ -40,7 +40,7 @@ class FunctionCall(msgspec.Struct, gc=False):
     """A call of a function."""
 
     name: str
-    id: Aside[str] = None
+    id: Lenient[str] = None
     args: msgspec.Raw = msgspec.Raw(b"{}")
 
 
@@ -48,8 +48,8 @@ class ReplyPart(msgspec.Struct, gc=False, rename="camel"):
     """A part of a candidate's content."""
 
     text: str | None = None
-    thought: Annotated[bool | None, odd_is(True)] = None
-    thought_signature: Aside[str] = None
+    thought: Annotated[bool | None, invalid_becomes(True)] = None
+    thought_signature: Lenient[str] = None
     function_call: FunctionCall | None = None
     inline_data: Any = None
     file_data: Any = None
@@ -76,7 +76,7 @@ class ReplyCandidate(msgspec.Struct, gc=False, rename="camel"):
 
     content: ReplyContent | None = None
     finish_reason: FinishField = None
-    index: Place = 0
+    index: LenientIndex = 0
     grounding_metadata: Any = None
     citation_metadata: Any = None
     url_context_metadata: Any = None
@@ -85,17 +85,17 @@ class ReplyCandidate(msgspec.Struct, gc=False, rename="camel"):
 class PromptFeedback(msgspec.Struct, gc=False, rename="camel"):
     """Why a prompt was blocked."""
 
-    block_reason: Annotated[str | None, odd_is("OTHER")] = None
+    block_reason: Annotated[str | None, invalid_becomes("OTHER")] = None
 
 
 class GeneratedContent(msgspec.Struct, gc=False, rename="camel"):
     """A GenerateContentResponse: a whole reply, or one event of a stream."""
 
     candidates: list[ReplyCandidate] | None = None
-    prompt_feedback: Aside[PromptFeedback] = None
-    usage_metadata: Aside[ReportedUsage] = None
-    model_version: Aside[str] = None
-    response_id: Aside[str] = None
+    prompt_feedback: Lenient[PromptFeedback] = None
+    usage_metadata: Lenient[ReportedUsage] = None
+    model_version: Lenient[str] = None
+    response_id: Lenient[str] = None
     error: Any = None
 
 

@@ -26,7 +26,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.contract import EventStream, Head
+from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.delta_serializer import InOrder
 from llm_gateway.protocols.gemini.errors import STREAM_CODES, error_document
 from llm_gateway.protocols.gemini.reply import candidate_document, response_document, shows_thoughts, write_part
@@ -52,10 +52,10 @@ class StreamWriter(EventStream):
     keep_alive = b"\n"
     """Keeps a quiet connection open. No comment: google-genai takes each line without `data:` for JSON."""
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._model = head.model
-        self._shows = shows_thoughts(head.document)
+    def __init__(self, context: ReplyContext) -> None:
+        self._context = context
+        self._model = context.model
+        self._shows = shows_thoughts(context.document)
         self._candidates: dict[int, _Candidate] = {}
         self._finished: dict[int, Finish] = {}
         self._usage: Usage | None = None
@@ -86,7 +86,7 @@ class StreamWriter(EventStream):
             candidate_document(choice, [{"text": ""}], self._finished.get(choice, Finish()).reason)
             for choice in sorted(self._candidates or (0,))
         ]
-        document = response_document(self._head, self._model, candidates)
+        document = response_document(self._context, self._model, candidates)
         if self._usage is not None:
             document["usageMetadata"] = write_usage(self._usage)
         return b"".join(rest) + self._event(document) + self.close()
@@ -149,7 +149,7 @@ class StreamWriter(EventStream):
         if part is None:
             return b""
         candidates = [candidate_document(choice, [part], logprobs=logprobs)]
-        return self._event(response_document(self._head, self._model, candidates))
+        return self._event(response_document(self._context, self._model, candidates))
 
     def _event(self, document: dict[str, Any]) -> bytes:
         return encode_event(msgspec.json.encode(document))
@@ -161,8 +161,8 @@ class ArrayWriter(StreamWriter):
     content_type = b"application/json; charset=utf-8"
     is_raw = False
 
-    def __init__(self, head: Head) -> None:
-        super().__init__(head)
+    def __init__(self, context: ReplyContext) -> None:
+        super().__init__(context)
         self._has_begun = False
 
     def pass_on(self, raw: bytes) -> bytes:
@@ -183,7 +183,7 @@ class ArrayWriter(StreamWriter):
         return opening + data
 
 
-def open_writer(head: Head) -> StreamWriter:
+def open_writer(context: ReplyContext) -> StreamWriter:
     """Return the writer of the form that the query string asks for: events with `alt=sse`, else an array."""
-    pairs = parse_qsl(head.query.decode("latin-1"))
-    return StreamWriter(head) if ("alt", "sse") in pairs or ("$alt", "sse") in pairs else ArrayWriter(head)
+    pairs = parse_qsl(context.query.decode("latin-1"))
+    return StreamWriter(context) if ("alt", "sse") in pairs or ("$alt", "sse") in pairs else ArrayWriter(context)

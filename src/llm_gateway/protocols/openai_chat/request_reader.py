@@ -40,7 +40,7 @@ from llm_gateway.protocols.accessors import (
     truth,
     whole,
 )
-from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
+from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})
@@ -63,7 +63,7 @@ CARRIED = frozenset(
 KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
 
 
-def read_request(document: Document) -> Read:
+def read_request(document: Document) -> ParsedRequest:
     """The conversation in a request.
 
     Raises:
@@ -76,7 +76,7 @@ def read_request(document: Document) -> Read:
     messages = listed(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required, with one message at least.")
-    return Read(_conversation(document, _turns(messages)), tuple(name for name in HINTS if document.get(name)))
+    return ParsedRequest(_conversation(document, _turns(messages)), tuple(name for name in HINTS if document.get(name)))
 
 
 def _conversation(document: Document, turns: list[Turn]) -> Conversation:

@@ -22,7 +22,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.contract import Unsupported, Written
+from llm_gateway.protocols.contract import Unsupported, UpstreamBody
 from llm_gateway.protocols.openai_chat.model_capabilities import effort, reasons, takes_temperature
 from llm_gateway.protocols.part_attributes import left_out
 
@@ -40,7 +40,7 @@ TIERS = {"standard_only": "default"}
 Document = dict[str, Any]
 
 
-def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> Written:
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
     """Write the document of a request. `has_json_mode`: the vendor knows `response_format`'s `json_object`.
 
     Fields that the client left to the provider are left out one by one, since most requests have few of them and each
@@ -73,7 +73,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     if stream:
         document["stream"] = True
         document["stream_options"] = {"include_usage": True}
-    return Written(document, tuple(dropped))
+    return UpstreamBody(document, tuple(dropped))
 
 
 def _add_tools(conversation: Conversation, document: Document) -> None:

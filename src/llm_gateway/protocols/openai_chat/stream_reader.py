@@ -19,7 +19,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed, UpstreamError
 from llm_gateway.protocols.counts import seconds
-from llm_gateway.protocols.lenient_decoding import Aside, Place, ReplyDecoder
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reply import (
     FOREIGN,
     ContentPart,
@@ -41,18 +41,18 @@ class _Function(msgspec.Struct, gc=False):
 
 
 class _Call(msgspec.Struct, gc=False):
-    type: Aside[str] = None
-    index: Aside[int] = None
-    id: Aside[str] = None
+    type: Lenient[str] = None
+    index: Lenient[int] = None
+    id: Lenient[str] = None
     function: _Function | None = None
-    extra_content: Aside[dict[str, Any]] = None
+    extra_content: Lenient[dict[str, Any]] = None
 
 
 class _Delta(msgspec.Struct, gc=False):
     content: str | list[ContentPart] | None = None
     refusal: str | None = None
-    reasoning_content: Aside[str] = None
-    reasoning: Aside[str] = None
+    reasoning_content: Lenient[str] = None
+    reasoning: Lenient[str] = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -62,16 +62,16 @@ class _Delta(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     finish_reason: FinishField = None
-    index: Place = 0
-    logprobs: Aside[dict[str, Any]] = None
+    index: LenientIndex = 0
+    logprobs: Lenient[dict[str, Any]] = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    id: Aside[str] = None
-    model: Aside[str] = None
-    created: Aside[float] = None
-    usage: Aside[ReportedUsage] = None
+    id: Lenient[str] = None
+    model: Lenient[str] = None
+    created: Lenient[float] = None
+    usage: Lenient[ReportedUsage] = None
     error: Any = None
 
 

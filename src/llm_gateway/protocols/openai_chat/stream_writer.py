@@ -19,7 +19,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.contract import EventStream, Head
+from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.openai_chat.stream_reader import DONE
 from llm_gateway.protocols.openai_chat.usage import write_usage
 from llm_gateway.sse import encode_event
@@ -28,14 +28,14 @@ from llm_gateway.sse import encode_event
 class StreamWriter(EventStream):
     """Writes chunks. Usage is told if the client asked for it, in a last chunk of its own."""
 
-    def __init__(self, head: Head) -> None:
-        options = head.document.get("stream_options")
+    def __init__(self, context: ReplyContext) -> None:
+        options = context.document.get("stream_options")
         self._tells_usage = isinstance(options, dict) and options.get("include_usage") is True
         self._common = {
-            "id": f"chatcmpl-{head.request_id}",
+            "id": f"chatcmpl-{context.request_id}",
             "object": "chat.completion.chunk",
-            "created": head.created_s,
-            "model": head.model,
+            "created": context.created_s,
+            "model": context.model,
         }
         self._begun: set[int] = set()
         self._usage: Usage | None = None

@@ -9,32 +9,34 @@ import msgspec
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
-from llm_gateway.protocols.lenient_decoding import UNCOUNTED, Count, odd_is
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
 
 
 class PromptDetails(msgspec.Struct, gc=False):
     """Kinds among the prompt's tokens."""
 
-    cached_tokens: Count = None
-    cache_write_tokens: Count = None
-    audio_tokens: Count = None
+    cached_tokens: LenientCount = None
+    cache_write_tokens: LenientCount = None
+    audio_tokens: LenientCount = None
 
 
 class CompletionDetails(msgspec.Struct, gc=False):
     """Kinds among the completion's tokens."""
 
-    reasoning_tokens: Count = None
-    audio_tokens: Count = None
+    reasoning_tokens: LenientCount = None
+    audio_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    prompt_tokens: Count = None
-    completion_tokens: Count = None
-    total_tokens: Count = None
-    prompt_tokens_details: Annotated[PromptDetails | None, odd_is({"cached_tokens": UNCOUNTED})] = None
-    completion_tokens_details: Annotated[CompletionDetails | None, odd_is({"reasoning_tokens": UNCOUNTED})] = None
+    prompt_tokens: LenientCount = None
+    completion_tokens: LenientCount = None
+    total_tokens: LenientCount = None
+    prompt_tokens_details: Annotated[PromptDetails | None, invalid_becomes({"cached_tokens": INVALID_COUNT})] = None
+    completion_tokens_details: Annotated[
+        CompletionDetails | None, invalid_becomes({"reasoning_tokens": INVALID_COUNT})
+    ] = None
 
 
 _NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = PromptDetails(), CompletionDetails()

@@ -38,7 +38,7 @@ from llm_gateway.protocols.accessors import (
     truth,
     whole,
 )
-from llm_gateway.protocols.contract import Read, Unreadable, Unsupported
+from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
 from llm_gateway.protocols.openai_responses.sealed import opened
 
@@ -81,7 +81,7 @@ def refuse_state(document: Document) -> None:
             raise Unsupported(field, why)
 
 
-def read_request(document: Document) -> Read:
+def read_request(document: Document) -> ParsedRequest:
     """The conversation in a request.
 
     Raises:
@@ -114,7 +114,7 @@ def read_request(document: Document) -> Read:
     hints = [name for name in HINTS if document.get(name)]
     hints += others(reasoning or {}, REASONING, "reasoning")
     hints += sorted({name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")})
-    return Read(conversation, tuple(hints))
+    return ParsedRequest(conversation, tuple(hints))
 
 
 def _turns(document: Document) -> list[Turn]:

@@ -21,7 +21,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds
-from llm_gateway.protocols.lenient_decoding import Aside, Place, ReplyDecoder
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
 from llm_gateway.sse import Event
 
@@ -41,9 +41,9 @@ class _Item(msgspec.Struct, gc=False):
     reads: ClassVar = ITEMS
 
     type: str
-    call_id: Aside[str] = None
+    call_id: Lenient[str] = None
     name: str | None = None
-    encrypted_content: Aside[str] = None
+    encrypted_content: Lenient[str] = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -51,12 +51,12 @@ class _Event(msgspec.Struct, gc=False):
 
     type: str
     delta: str | dict[str, Any] | None = None
-    output_index: Place = 0
-    summary_index: Place = 0
+    output_index: LenientIndex = 0
+    summary_index: LenientIndex = 0
     item: _Item | None = None
-    response: Aside[ResponseHead] = None
-    message: Aside[str] = None
-    code: Aside[str] = None
+    response: Lenient[ResponseHead] = None
+    message: Lenient[str] = None
+    code: Lenient[str] = None
     error: Any = None
 
 

@@ -22,7 +22,7 @@ from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as said
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
-from llm_gateway.protocols.contract import Head, Piece, StreamWriter, Unsupported
+from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
@@ -71,7 +71,7 @@ class Asking(Endpoint):
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
         request = self._request(entry, document, asked_model(scope, document, is_in_path=self._is_model_in_path))
-        head = Head(
+        reply_context = ReplyContext(
             request_id=request.id,
             model=request.requested_model or "",
             created_s=request.at_ms // 1000,
@@ -80,13 +80,13 @@ class Asking(Endpoint):
         )
         ids: Headers = [(name, entry.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
-            writer = EventWriter(self._protocol, self._protocol.stream_writer(head), document)
+            writer = EventWriter(self._protocol, self._protocol.stream_writer(reply_context), document)
             response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
         reply = answer.reply
-        content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), head)
+        content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), reply_context)
         await send_body(send, 200, content, JSON, [*facts(answer), *ids])
 
     def _request(self, entry: Entry, document: dict[str, Any], model: str) -> Request:
@@ -148,19 +148,19 @@ class EventWriter:
         self._is_native = came.is_native
         return _who(came.provider, came.model, came.dropped)
 
-    def pieces(self, pieces: list[Piece]) -> bytes:
+    def raw_events(self, raw_events: list[RawEvent]) -> bytes:
         """As in `Writer`."""
         if not self._is_native:
-            return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
+            return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
         hides = self._hides
         if not self._is_raw:
-            return b"".join([self._writer.pass_on(piece.raw) for piece in pieces])
+            return b"".join([self._writer.pass_on(raw_event.raw) for raw_event in raw_events])
         if hides is None:
-            return b"".join([piece.raw for piece in pieces])
-        if len(pieces) == 1:
-            [piece] = pieces
-            return b"" if hides(piece) else piece.raw
-        return b"".join([piece.raw for piece in pieces if not hides(piece)])
+            return b"".join([raw_event.raw for raw_event in raw_events])
+        if len(raw_events) == 1:
+            [raw_event] = raw_events
+            return b"" if hides(raw_event) else raw_event.raw
+        return b"".join([raw_event.raw for raw_event in raw_events if not hides(raw_event)])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `Writer`."""

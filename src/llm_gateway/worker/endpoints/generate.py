@@ -20,7 +20,7 @@ from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.gate.headers import caching, deadline, tags
-from llm_gateway.protocols.contract import EventStream, Piece
+from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, ask_of, weight_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.endpoint import Endpoint
@@ -136,9 +136,11 @@ class EventWriter:
         """As in `Writer`."""
         return []
 
-    def pieces(self, pieces: list[Piece]) -> bytes:
+    def raw_events(self, raw_events: list[RawEvent]) -> bytes:
         """As in `Writer`."""
-        texts = [c.text for piece in pieces for c in piece.chunks if isinstance(c, TextDelta | RefusalDelta)]
+        texts = [
+            c.text for raw_event in raw_events for c in raw_event.chunks if isinstance(c, TextDelta | RefusalDelta)
+        ]
         return b"".join([_delta(text) for text in texts if text])
 
     def kept(self, answer: Answer) -> bytes:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Send
 from llm_gateway.domain.messages import Answer
 from llm_gateway.error_format.problem import Headers
 from llm_gateway.errors import GatewayError, Overloaded
-from llm_gateway.protocols.contract import Piece
+from llm_gateway.protocols.contract import RawEvent
 from llm_gateway.worker.pipeline.recording import Recorded
 from llm_gateway.worker.pipeline.relay import Relay
 
@@ -44,7 +44,7 @@ class Writer(Protocol):
         """A reply that is whole already, with its end."""
         ...
 
-    def pieces(self, pieces: list[Piece]) -> bytes:
+    def raw_events(self, raw_events: list[RawEvent]) -> bytes:
         """What comes, on the line."""
         ...
 
@@ -188,9 +188,9 @@ class StreamedResponse:
         await self._push.caught_up()
         self._keeps_up = True
 
-    def take(self, pieces: list[Piece]) -> bool:
+    def take(self, raw_events: list[RawEvent]) -> bool:
         """As in `Sink`."""
-        data = self._writer.pieces(pieces)
+        data = self._writer.raw_events(raw_events)
         if not data or self._is_gone:
             return True
         self._sent_at = self._loop.time()

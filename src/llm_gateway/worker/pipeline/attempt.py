@@ -267,13 +267,13 @@ class Attempts:
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
             while True:
-                pieces = await committed.next(commit_by - self._clock())
-                committed.held += pieces
-                if any(isinstance(chunk, CONTENT) for piece in pieces for chunk in piece.chunks):
+                raw_events = await committed.next(commit_by - self._clock())
+                committed.held += raw_events
+                if any(isinstance(chunk, CONTENT) for raw_event in raw_events for chunk in raw_event.chunks):
                     break
                 if committed.assembly.is_finished:
                     break
-                if reader.is_done or not pieces:
+                if reader.is_done or not raw_events:
                     raise Malformed("The stream ended before it said anything")
                 commit_by = min(self._clock() + BETWEEN_EVENTS_S, request.deadline)
         except (StreamCut, Malformed, UpstreamError) as error:

@@ -11,7 +11,7 @@ from typing import Protocol
 from llm_gateway.domain.messages import Answer
 from llm_gateway.domain.plan import Served
 from llm_gateway.errors import GatewayError, ProviderFailed
-from llm_gateway.protocols.contract import Malformed, Piece, UpstreamError
+from llm_gateway.protocols.contract import Malformed, RawEvent, UpstreamError
 from llm_gateway.worker.pipeline.incoming import StreamCut
 from llm_gateway.worker.pipeline.streams import Committed
 
@@ -28,7 +28,7 @@ class Sink(Protocol):
         """Return when some may come."""
         ...
 
-    def take(self, pieces: list[Piece]) -> bool:
+    def take(self, raw_events: list[RawEvent]) -> bool:
         """Take them; whether more may come at once, without `ready`."""
         ...
 
@@ -60,8 +60,8 @@ class Relay:
         self._failed = failed
         self._gone = gone
         self._is_abandoned = False
-        self._last: list[Piece] = []
-        self._take: Callable[[list[Piece]], bool]
+        self._last: list[RawEvent] = []
+        self._take: Callable[[list[RawEvent]], bool]
 
     def abandon(self) -> None:
         """Nobody wants the rest: the provider's connection is closed at once, and nothing more comes."""
@@ -100,7 +100,7 @@ class Relay:
             await sink.ready()
             sink.take(last)
 
-    async def _pour(self, sink: Sink, first: list[Piece]) -> list[Piece]:
+    async def _pour(self, sink: Sink, first: list[RawEvent]) -> list[RawEvent]:
         """Hand over everything but what ends the reply, which is returned: it leaves once the record is durable."""
         committed = self._committed
         reader = committed.reader
@@ -118,23 +118,23 @@ class Relay:
             raise StreamCut("broken", CUT)
         return self._last
 
-    def _forward(self, pieces: list[Piece]) -> bool:
+    def _forward(self, raw_events: list[RawEvent]) -> bool:
         if self._committed.reader.is_done:
-            self._last += pieces
+            self._last += raw_events
             return False
         if self._may_be_last():
-            self._last += pieces
+            self._last += raw_events
             return True
         if self._last:
-            pieces, self._last = self._last + pieces, []
-        return self._take(pieces)
+            raw_events, self._last = self._last + raw_events, []
+        return self._take(raw_events)
 
     def _may_be_last(self) -> bool:
         """Whether the reply may be whole, where only the connection's end tells. Holds back a limited size."""
         committed = self._committed
         if committed.reader.has_own_end or not committed.assembly.is_finished:
             return False
-        return sum([len(piece.raw) for piece in self._last]) < MOST_HELD_BYTES
+        return sum([len(raw_event.raw) for raw_event in self._last]) < MOST_HELD_BYTES
 
     async def _cut(self, message: str) -> None:
         self._committed.incoming.close()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.plan import Call, Served
-from llm_gateway.protocols.contract import Piece, StreamReader
+from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.incoming import Incoming
 
@@ -44,9 +44,9 @@ class Committed:
         self.is_native, self.dropped = call.is_native, call.dropped
         self._ends = ends
         self.assembly = Assembly()
-        self.held: list[Piece] = []
+        self.held: list[RawEvent] = []
         self._error: Exception | None = None
-        self._take: Callable[[list[Piece]], bool]
+        self._take: Callable[[list[RawEvent]], bool]
 
     def served(self) -> Served:
         """Record the complete stream as the attempt's success."""
@@ -59,7 +59,7 @@ class Committed:
         """
         return self._ends.cut(self, message, is_ours)
 
-    async def next(self, timeout_s: float) -> list[Piece]:
+    async def next(self, timeout_s: float) -> list[RawEvent]:
         """What comes next, all that has come; nothing when the provider's stream is over.
 
         Raises:
@@ -68,17 +68,17 @@ class Committed:
                 What came with it before is returned first.
         """
         self._check()
-        pieces: list[Piece] = []
+        raw_events: list[RawEvent] = []
         try:
-            self._read(await self.incoming.next(timeout_s), pieces)
+            self._read(await self.incoming.next(timeout_s), raw_events)
         except Exception as error:  # edge: it is raised when its turn comes
-            if not pieces:
+            if not raw_events:
                 raise
             error.add_note("".join(format_tb(error.__traceback__)))
             self._error = error.with_traceback(None)  # whose frames hold this stream
-        return pieces
+        return raw_events
 
-    async def pour(self, take: Callable[[list[Piece]], bool], idle_s: float) -> bool:
+    async def pour(self, take: Callable[[list[RawEvent]], bool], idle_s: float) -> bool:
         """Call `take` with what comes, as it comes, until it returns False; whether more may come after that.
 
         Raises:
@@ -102,19 +102,19 @@ class Committed:
             del error  # its traceback holds this frame
 
     def _pour(self, events: list[Event]) -> bool:
-        pieces: list[Piece] = []
+        raw_events: list[RawEvent] = []
         try:
-            self._read(events, pieces)
+            self._read(events, raw_events)
         except Exception:  # edge: what came before it is the client's
-            if pieces:
-                self._take(pieces)
+            if raw_events:
+                self._take(raw_events)
             raise
-        return self._take(pieces)
+        return self._take(raw_events)
 
-    def _read(self, events: list[Event], pieces: list[Piece]) -> None:
+    def _read(self, events: list[Event], raw_events: list[RawEvent]) -> None:
         feed, add = self.reader.feed, self.assembly.add
         for event in events:
             chunks = feed(event)
             for chunk in chunks:
                 add(chunk)
-            pieces.append(Piece(event.raw, chunks))
+            raw_events.append(RawEvent(event.raw, chunks))
