@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from llm_gateway.domain.messages import Answer, Reply, Request
+from llm_gateway.domain.reply import Answer, Reply
+from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import Usage
 from llm_gateway.gate.auth import DATA_PLANE, Gate, Keyring
 from llm_gateway.gate.body import InFlight

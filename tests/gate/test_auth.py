@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.app import Application
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.problem import JSON, send_body
 from llm_gateway.gate.auth import OPEN_PATHS, Gate, Keyring
 from llm_gateway.gate.entry import ENTRY, Entry

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import AttemptRecord, Price, Tier, Usage, UsageRecord, encode_record
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.reserve import (
     ERROR_CHARACTERS,

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
@@ -20,6 +19,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
@@ -248,10 +248,10 @@ def test_only_the_first_of_several_answers_is_told_where_a_protocol_has_one(prot
 
 def assembled(chunks: list[Chunk]) -> Completion:
     """The reply that the chunks are."""
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in chunks:
-        assembly.add(chunk)
-    return assembly.completion()
+        assembler.add(chunk)
+    return assembler.completion()
 
 
 def streamed(protocol: Any, chunks: list[Chunk]) -> Completion:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Begin, Chunk, Finish, TextDelta, ToolBegin, ToolCall, ToolDelta
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.protocols.delta_serializer import InOrder
@@ -45,13 +45,13 @@ def test_calls_that_come_one_after_the_other_do_not_wait() -> None:
 @pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses, openai_chat])
 def test_no_argument_is_lost(protocol: object) -> None:
     writer = protocol.StreamWriter(CONTEXT)  # type: ignore[attr-defined]
-    reader, assembly = protocol.StreamReader(), Assembly()  # type: ignore[attr-defined]
+    reader, assembler = protocol.StreamReader(), ReplyAssembler()  # type: ignore[attr-defined]
     chunks = [Begin(id="1", model="m"), *TURNS, Finish(reason="tool_calls")]
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
     for event in Splitter(10_000_000).feed(body):
         for chunk in reader.feed(event):
-            assembly.add(chunk)
+            assembler.add(chunk)
 
-    parts = assembly.completion().choices[0].parts
+    parts = assembler.completion().choices[0].parts
     calls = {part.name: json.loads(part.arguments) for part in parts if isinstance(part, ToolCall)}
     assert calls == {"a": {"x": 1}, "b": {"y": 2}}

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from llm_gateway.domain.assembly import Assembly
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import Malformed, ReplyContext
@@ -186,13 +186,13 @@ def test_a_stream_without_text_is_an_answer_with_exact_tokens(kind: str) -> None
 
 @pytest.mark.parametrize("name", CUT)
 def test_a_stream_that_was_cut_is_none(name: str) -> None:
-    reader, assembly = DIALECTS[name].reader(), Assembly()
+    reader, assembler = DIALECTS[name].reader(), ReplyAssembler()
     for event in CUT[name]:
         for chunk in reader.feed(Event(b"", encoded(event), b"")):
-            assembly.add(chunk)
+            assembler.add(chunk)
 
     assert not reader.is_done
-    assert not assembly.is_finished
+    assert not assembler.is_finished
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,14 @@ def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None
         body += b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", data, b"")))
     body += writer.end()
 
-    told, assembly = SURFACES[surface].StreamReader(), Assembly()
+    told, assembler = SURFACES[surface].StreamReader(), ReplyAssembler()
     written = Splitter(1_000_000).feed(body)
     for event in written:
         for chunk in told.feed(event):
-            assembly.add(chunk)
+            assembler.add(chunk)
     assert told.is_done
-    assert assembly.is_finished
-    assert (text_of(assembly.completion()), assembly.usage) == ("", COUNTED)
+    assert assembler.is_finished
+    assert (text_of(assembler.completion()), assembler.usage) == ("", COUNTED)
     names = [event.name.decode() for event in written]
     if surface == "messages":
         assert (names[0], names[-2:]) == ("message_start", ["message_delta", "message_stop"])

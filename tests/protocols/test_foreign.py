@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Finish,
     Foreign,
@@ -19,6 +18,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.contract import Malformed, ReplyContext
@@ -93,10 +93,10 @@ def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
     chunks = told(reader, event)
     assert chunks[-1] == ForeignDelta(kind=kind)
 
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in (*chunks, *chunks[-1:], Finish()):
-        assembly.add(chunk)
-    assert assembly.completion().choices[0].parts == [Foreign(kind=kind)]
+        assembler.add(chunk)
+    assert assembler.completion().choices[0].parts == [Foreign(kind=kind)]
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Chunk,
     Finish,
@@ -19,6 +18,7 @@ from llm_gateway.domain.conversation import (
     ToolBegin,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Event
@@ -119,12 +119,12 @@ def test_each_event_costs_the_same_to_read(kind: str) -> None:
     events = [Event(b"", encoded(document), b"") for document in documents]
 
     def read(count: int) -> None:
-        reader, assembly = make(), Assembly()
+        reader, assembler = make(), ReplyAssembler()
         for event in islice(cycle(events), count):
             for chunk in reader.feed(event):
-                assembly.add(chunk)
-            assert not assembly.is_finished
-        assembly.completion()
+                assembler.add(chunk)
+            assert not assembler.is_finished
+        assembler.completion()
 
     assert is_linear(read)
 
@@ -145,12 +145,12 @@ def test_each_chunk_costs_the_same_to_write(kind: str, surface: str) -> None:
 
 def test_choices_without_end_cost_the_same() -> None:
     def collect(count: int) -> None:
-        assembly = Assembly()
+        assembler = ReplyAssembler()
         for choice in range(count):
-            assembly.add(TextDelta(text="x", choice=choice))
-            assembly.add(Finish(choice=choice))
-            assert assembly.is_finished
-        assembly.completion()
+            assembler.add(TextDelta(text="x", choice=choice))
+            assembler.add(Finish(choice=choice))
+            assert assembler.is_finished
+        assembler.completion()
 
     assert is_linear(collect)
 

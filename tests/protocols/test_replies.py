@@ -11,7 +11,6 @@ from anthropic.types import Message
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
@@ -25,6 +24,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, NotSupported, Overloaded, RateLimited, Unauthorized
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
@@ -79,13 +79,13 @@ def test_what_comes_back_of_it(protocol: ModuleType, judge: Any) -> None:
 @SURFACES
 def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
     del judge
-    writer, reader, assembly = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), Assembly()
+    writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(RICH)) + writer.end()
     for event in Splitter(1_000_000).feed(body):
         for chunk in reader.feed(event):
-            assembly.add(chunk)
+            assembler.add(chunk)
 
-    [choice] = assembly.completion().choices
+    [choice] = assembler.completion().choices
     assert choice.finish_reason == "tool_calls"
     assert "".join(part.text for part in choice.parts if isinstance(part, Text | Refusal)) == "It is no."
     calls = [(part.id, part.name, part.arguments) for part in choice.parts if isinstance(part, ToolCall)]

@@ -10,7 +10,6 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
     Begin,
     Choice,
@@ -29,6 +28,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext, Unreadable
@@ -159,10 +159,10 @@ def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -
     chunks, kinds = SEQUENCES[name]
     every = [Begin(model="m"), *chunks, Finish(reason="length"), *([] if count is None else [count])]
     events = events_of(every)
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in every:
-        assembly.add(chunk)
-    whole = json.loads(openai_responses.write_reply(assembly.completion(), CONTEXT))
+        assembler.add(chunk)
+    whole = json.loads(openai_responses.write_reply(assembler.completion(), CONTEXT))
 
     assert events[-1]["type"] == "response.incomplete"
     assert events[-1]["response"] == whole

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import Completion, Conversation, Text, ToolCall, Turn
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Splitter
@@ -89,18 +89,18 @@ def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
 @SURFACES
 @given(completion=completions())
 def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
-    writer, reader, assembly = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), Assembly()
+    writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(completion))
     assert not any(end in body for end in (b"data: [DONE]", b"event: message_stop", b"event: response.completed"))
 
     for event in Splitter(10_000_000).feed(body + writer.end()):
         assert not reader.is_done
         for chunk in reader.feed(event):
-            assembly.add(chunk)
+            assembler.add(chunk)
 
     assert reader.is_done
-    assert assembly.is_finished
-    read = essence(assembly.completion())
+    assert assembler.is_finished
+    read = essence(assembler.completion())
     expected = essence(completion)
     if protocol is openai_responses and expected[2] == "length" and not expected[0]:
         return
@@ -109,11 +109,11 @@ def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
 
 @given(completion=completions())
 def test_pieces_and_whole(completion: Completion) -> None:
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in chunks_of(completion):
-        assembly.add(chunk)
+        assembler.add(chunk)
 
-    assert assembly.completion() == completion
+    assert assembler.completion() == completion
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, anthropic_messages], ids=["chat", "messages"])

@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
-from llm_gateway.domain.messages import Ask
+from llm_gateway.domain.request import ClientRequest
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import Unsupported
-from llm_gateway.protocols.generate import GenerateBody, ask_of
+from llm_gateway.protocols.generate import GenerateBody, client_request_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.protocols.gemini import questions as google
@@ -171,11 +171,11 @@ def bodies(question: Question) -> list[GenerateBody]:
     ]
 
 
-def sent(ask: Ask, kind: str, model: str, *, stream: bool) -> Any:
+def sent(ask: ClientRequest, kind: str, model: str, *, stream: bool) -> Any:
     """Return the body of the upstream call, or the field and reason of the refusal."""
     try:
         candidate = Candidate.of(provider(kind=kind, models=(model,)), model)
-        call = Translation().call(request(ask=ask, stream=stream), candidate)
+        call = Translation().call(request(client_request=ask, stream=stream), candidate)
     except Unsupported as error:
         return error.field, error.why
     document = msgspec.json.decode(call.body)
@@ -198,7 +198,7 @@ KINDS = pytest.mark.parametrize(
 def test_generate_sends_one_call_for_a_prompt_for_messages_and_for_a_stream(
     kind: str, model: str, question: Question
 ) -> None:
-    calls = [sent(ask_of(body), kind, model, stream=body.stream) for body in bodies(question)]
+    calls = [sent(client_request_of(body), kind, model, stream=body.stream) for body in bodies(question)]
 
     assert all(call == calls[0] for call in calls)
 
@@ -210,7 +210,7 @@ def test_generate_sends_the_call_that_chat_completions_would(kind: str, model: s
     wanted = read("openai_chat", question)
     dialect = {"anthropic": anthropic_messages, "gemini": gemini}.get(kind, openai_chat)
     direct = asked(dialect, model, wanted)
-    generated = sent(ask_of(bodies(question)[0]), kind, model, stream=False)
+    generated = sent(client_request_of(bodies(question)[0]), kind, model, stream=False)
 
     if isinstance(direct[0], bytes):
         direct = msgspec.json.decode(direct[0])
@@ -225,7 +225,7 @@ def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Ques
     calls = {}
     for name, api in APIS.items():
         if can_ask(name, question) and name not in registry.DIALECTS[kind].wires:
-            calls[name] = sent(Ask(name, api.write(question), reading(api)), kind, model, stream=True)
+            calls[name] = sent(ClientRequest(name, api.write(question), reading(api)), kind, model, stream=True)
 
     # A refusal names the client's own field, and so differs in its name alone.
     reasons = [call if isinstance(call, dict) else call[1] for call in calls.values()]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext, UpstreamError
 from llm_gateway.sse import Splitter
@@ -63,11 +63,11 @@ def chunks_in(vendor: Vendor, events: list[Document], line: Line) -> list[Chunk]
 
 def assembled(chunks: list[Chunk]) -> Completion:
     """The reply that the chunks are; it must be complete."""
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in chunks:
-        assembly.add(chunk)
-    assert assembly.is_finished
-    return assembly.completion()
+        assembler.add(chunk)
+    assert assembler.is_finished
+    return assembler.completion()
 
 
 def whole_of(vendor: Vendor, reply: Reply) -> Completion:
@@ -126,15 +126,15 @@ def written_whole(api: str, completion: Completion) -> Completion:
 def written_stream(api: str, chunks: list[Chunk]) -> Completion:
     """The reply as a client reads it in a stream. Usage that was estimated is told at the end, as the gateway does."""
     protocol = APIS[api]
-    writer, reader, assembly = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), Assembly()
+    writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     estimated = assembled(chunks)
     counted = [Counted(usage=estimated.usage)] if estimated.usage_estimated else []
     body = b"".join([writer.write(chunk) for chunk in [*chunks, *counted]]) + writer.end()
     for event in Splitter(10**7).feed(body):
         for chunk in reader.feed(event):
-            assembly.add(chunk)
-    assert reader.is_done or (api == "gemini" and assembly.is_finished)  # Google's streams have no end of their own
-    return assembly.completion()
+            assembler.add(chunk)
+    assert reader.is_done or (api == "gemini" and assembler.is_finished)  # Google's streams have no end of their own
+    return assembler.completion()
 
 
 def for_client(completion: Completion, api: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.messages import Reply
+from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed
 from llm_gateway.providers import local, openai

@@ -13,7 +13,7 @@ from genai_prices.data_snapshot import DataSnapshot, get_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_gateway.domain.public_prices import SEARCHING, ListedModel, PublicPrices
+from llm_gateway.domain.public_prices import SEARCHING, PricedModel, PublicPrices
 from llm_gateway.domain.usage import Price
 from llm_gateway.providers import prices
 from llm_gateway.providers.price_lookup import PriceLookup
@@ -143,7 +143,7 @@ def test_the_price_in_force_is_the_one_that_genai_prices_says(
     ]
     model = types.ModelInfo("m", types.ClauseEquals("m"), prices=timed)
 
-    ours = ListedModel(prices._rule(model.match), prices._timed(model)).price_at(at.timestamp())
+    ours = PricedModel(prices._rule(model.match), prices._timed(model)).price_at(at.timestamp())
 
     assert ours == prices._from_genai(model.get_prices(at))
 

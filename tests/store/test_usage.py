@@ -16,8 +16,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import FREE, AttemptRecord, SentAttempt, Usage
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollups import Totals
@@ -172,7 +172,7 @@ def test_a_locked_database_is_unavailable_and_nothing_is_lost(
 
 WRITE_FOR_EVER = """
 import sys
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore

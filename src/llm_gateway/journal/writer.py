@@ -21,8 +21,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.reserve import Aside, Reserve, promise_for

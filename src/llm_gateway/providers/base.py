@@ -14,8 +14,8 @@ import msgspec
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.conversation import Completion
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import UpstreamRefusal
 from llm_gateway.protocols.contract import StreamReader, UpstreamBody
 from llm_gateway.providers.authorize import StaticKey
 
@@ -44,7 +44,7 @@ class Dialect(Protocol):
         """The provider's own message in an error body, or its beginning as text; secrets and length are cut later."""
         ...
 
-    def interpret(self, refused: Exchange) -> Refusal:
+    def interpret(self, refused: UpstreamResult) -> UpstreamRefusal:
         """What an error response is about (the request, the model, the account, the moment), and its wait."""
         ...
 

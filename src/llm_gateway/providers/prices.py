@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.public_prices import ANY_VENDOR, ListedModel, PublicPrices, Rule, TimedPrice, VendorPrices
+from llm_gateway.domain.public_prices import ANY_VENDOR, PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.usage import FREE, NANOS_PER_USD, AttemptRecord, Price, Tier
 from llm_gateway.providers.price_lookup import MAX_NAMES, PriceLookup
 
@@ -169,7 +169,7 @@ def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
 
 def _convert_vendor(provider: GenaiProvider) -> VendorPrices:
     return VendorPrices(
-        models=tuple(ListedModel(_rule(model.match), _timed(model)) for model in provider.models),
+        models=tuple(PricedModel(_rule(model.match), _timed(model)) for model in provider.models),
         fallbacks=tuple(provider.fallback_model_providers or ()),
         claims=None if provider.model_match is None else _rule(provider.model_match),
     )

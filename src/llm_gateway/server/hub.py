@@ -13,7 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 
 Log = Callable[..., None]
 

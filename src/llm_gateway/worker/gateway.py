@@ -20,8 +20,10 @@ from functools import partial
 from typing import TypeVar
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.routing.route import route
@@ -98,7 +100,7 @@ class Gateway:
         """Step 3 to the commit point; steps 4 and 5 are the relay's, at its end."""
         settled = partial(self._settle, lookup, record)
         opened = await self._failover.open(request, plan, record)
-        if isinstance(opened, Served):
+        if isinstance(opened, Success):
             return await settled(opened)
         self._recording.began(record)
         return Relay(
@@ -108,7 +110,7 @@ class Gateway:
             gone=partial(self._recording.cancel, record),
         )
 
-    async def _settle(self, lookup: Lookup, record: UsageRecord, served: Served) -> Answer:
+    async def _settle(self, lookup: Lookup, record: UsageRecord, served: Success) -> Answer:
         answer = await self._recording.settle(record, served)
         await self._caching.keep(lookup, served)
         return answer

@@ -13,7 +13,7 @@ import pytest_asyncio
 from llm_gateway.app import Application
 from llm_gateway.control.docs.openapi import BY_THE_SERVER
 from llm_gateway.control.management import base_url
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.auth import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, ROOTS

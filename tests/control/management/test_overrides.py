@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.control.management.test_providers import PATH as PROVIDERS
 from tests.control.management.test_providers import created

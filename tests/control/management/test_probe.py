@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.control.management.probe import ERROR_CHARACTERS, TIMEOUT_S, Probe
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.providers import openai
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import ProviderStore
@@ -129,8 +129,8 @@ async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path, m
     assert_problem(response, 503, "database_unavailable")
 
 
-async def said(exchange: Exchange) -> str | None:
-    async def list_models(asked: Provider, timeout_s: float) -> Exchange:
+async def said(exchange: UpstreamResult) -> str | None:
+    async def list_models(asked: Provider, timeout_s: float) -> UpstreamResult:
         assert timeout_s == TIMEOUT_S <= 10
         return exchange
 
@@ -139,23 +139,25 @@ async def said(exchange: Exchange) -> str | None:
 
 @pytest.mark.parametrize("body", [b'{"data": []}', b'{"models": [{"name": "x"}]}', b'[{"id": "m"}]'])
 async def test_every_dialects_model_list_is_one(body: bytes) -> None:
-    assert await said(Exchange(200, body)) is None
+    assert await said(UpstreamResult(200, body)) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"data": {}}', b"[" * 9999, b"\xff", b"1", b'"data"'])
 async def test_another_answer_is_not_taken_for_one(body: bytes) -> None:
-    assert await said(Exchange(200, body)) == ("The provider answered 200, but with no list of models: check base_url.")
+    assert await said(UpstreamResult(200, body)) == (
+        "The provider answered 200, but with no list of models: check base_url."
+    )
 
 
 async def test_a_timeout_says_how_long_it_was() -> None:
-    assert await said(Exchange(fault="timeout", message="x")) == (
+    assert await said(UpstreamResult(fault="timeout", message="x")) == (
         "No answer within 10 s: check base_url, or try again."
     )
 
 
 @pytest.mark.parametrize("text", [f'{{"error": {{"message": "no {KEY} here"}}}}', f"x {KEY}" + "y" * 3000])
 async def test_the_providers_words_are_redacted_and_cut(text: str) -> None:
-    error = await said(Exchange(401, text.encode()))
+    error = await said(UpstreamResult(401, text.encode()))
     assert error is not None
     assert KEY not in error
     assert "[redacted]" in error

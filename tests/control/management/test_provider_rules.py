@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.control.management.providers import ProviderRules
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Invalid
 from llm_gateway.providers.base import load_vendors
 from llm_gateway.upstream.egress import Egress

@@ -12,7 +12,6 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from llm_gateway.domain.assembly import chunks_of
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
@@ -26,6 +25,7 @@ from llm_gateway.domain.conversation import (
     ToolChoice,
     ToolResult,
 )
+from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, Overloaded
 from llm_gateway.protocols import gemini, gemini_embeddings

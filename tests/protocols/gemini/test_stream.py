@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
@@ -27,6 +26,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini
 from llm_gateway.protocols.contract import UpstreamError
@@ -64,12 +64,12 @@ def said(*chunks: Chunk, context: Any = CONTEXT) -> list[list[Any]]:
 
 def read_back(body: bytes) -> tuple[Completion, bool]:
     """What our own reader makes of a stream, and whether it is complete."""
-    reader, assembly = gemini.StreamReader(), Assembly()
+    reader, assembler = gemini.StreamReader(), ReplyAssembler()
     for document in documents(body):
         for event in Splitter(10_000_000).feed(encode_event(json.dumps(document).encode())):
             for chunk in reader.feed(event):
-                assembly.add(chunk)
-    return assembly.completion(), assembly.is_finished
+                assembler.add(chunk)
+    return assembler.completion(), assembler.is_finished
 
 
 @WRITERS

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from llm_gateway.domain.conversation import Conversation, Role, Text, Turn
-from llm_gateway.domain.messages import Request
+from llm_gateway.domain.request import Request
 from tests.application.driver import assert_problem
 from tests.application.straight_line import LEAST, World
 
@@ -26,7 +26,7 @@ def said(role: Role, text: str) -> Turn:
 
 def asked_with(request: Request) -> dict[str, object]:
     """The body's fields as they reached the gateway."""
-    conversation = request.ask.conversation
+    conversation = request.client_request.conversation
     texts = {turn.role: part.text for turn in conversation.turns for part in turn.parts if isinstance(part, Text)}
     return {
         **{name: getattr(request, name) for name in ("user_id", "service", "task_type", "max_tokens", "json_mode")},
@@ -60,7 +60,9 @@ async def test_latency_is_end_to_end(world: World) -> None:
 async def test_defaults(world: World) -> None:
     request = await world.request()
     assert (request.user_id, request.service, request.task_type) == ("customer", "shop", "general")
-    assert request.ask.conversation == Conversation(turns=[said("user", "Hello")], max_tokens=1000, temperature=0.7)
+    assert request.client_request.conversation == Conversation(
+        turns=[said("user", "Hello")], max_tokens=1000, temperature=0.7
+    )
     assert (request.max_tokens, request.json_mode) == (1000, False)
     assert (request.surface, request.key_name) == ("generate", "dev")
     assert (request.use_cache, request.keep_in_cache) == (True, True)
@@ -205,7 +207,7 @@ async def test_what_is_no_request(world: World, body: bytes) -> None:
 
 async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
     assert (await world.post(with_field('"prompt": "second"'))).status == 200
-    assert world.line.requests[0].ask.conversation.turns == [said("user", "second")]
+    assert world.line.requests[0].client_request.conversation.turns == [said("user", "second")]
 
 
 async def test_a_body_in_pieces(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.messages import Answer, Reply
+from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.worker.endpoints.streaming import HEARTBEAT_S, Drains, StreamedResponse

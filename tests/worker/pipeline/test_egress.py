@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import Provider, Target
-from llm_gateway.domain.plan import Call
+from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.upstream.egress import AddressRefused, Egress, resolve
 from llm_gateway.worker.pipeline.transport import Transport
 from tests.worker.pipeline.fakes import provider
@@ -166,7 +166,7 @@ class Pinned(Egress):
         return answer
 
 
-CALL = Call("/chat", b"{}")
+CALL = UpstreamCall("/chat", b"{}")
 BELL = "https://bell.invalid:1/"
 ONE = "https://api.invalid:1/"
 

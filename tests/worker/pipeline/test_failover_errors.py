@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.domain.plan import Exchange, Plan
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
@@ -231,7 +232,7 @@ class TestUnavailable:
 
 class TestAttemptsFailed:
     @pytest.mark.parametrize("first", [refusal(500), NOT_SENT, TIMEOUT, BROKEN, refusal(401)], ids=repr)
-    async def test_the_last_attempts_message_is_told(self, world: World, first: Exchange) -> None:
+    async def test_the_last_attempts_message_is_told(self, world: World, first: UpstreamResult) -> None:
         world.script(a=[first], b=[refusal(503, "over capacity")])
 
         error = await failing(world, plan([A], [B]))
@@ -268,7 +269,7 @@ class TestAttemptsFailed:
         assert (type(error), error.retry_after_s) == (RateLimited, 30.0)
 
     async def test_without_a_message_the_status_is_told(self, world: World) -> None:
-        world.script(a=[Exchange(404)], b=[Exchange(404)])
+        world.script(a=[UpstreamResult(404)], b=[UpstreamResult(404)])
 
         assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
 
@@ -296,10 +297,10 @@ class TestAttemptsFailed:
 class TestLoneCandidate:
     @pytest.mark.parametrize(
         "failure",
-        [NOT_SENT, TIMEOUT, BROKEN, Exchange(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
+        [NOT_SENT, TIMEOUT, BROKEN, UpstreamResult(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
         ids=repr,
     )
-    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: Exchange) -> None:
+    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: UpstreamResult) -> None:
         world.pause_s = 0.7
         world.script(a=[failure, answer()])
         record = world.open(request())

@@ -9,8 +9,8 @@ import pytest
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Completion
-from llm_gateway.domain.messages import Request
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.limiter.base import Decision
@@ -33,7 +33,7 @@ from tests.worker.pipeline.fakes import (
 )
 
 A, B = provider("a"), provider("b")
-MALFORMED = Exchange(200, b"<html>")
+MALFORMED = UpstreamResult(200, b"<html>")
 BOUND = Usage(input_tokens=18, output_tokens=100)
 
 
@@ -84,7 +84,7 @@ class TestLimit:
         assert world.limiter.settled[0] == ("id-a", 0, True)
 
     @pytest.mark.parametrize("step", [TIMEOUT, BROKEN, MALFORMED], ids=repr)
-    async def test_what_nobody_knows_keeps_the_reservation(self, world: World, step: Exchange) -> None:
+    async def test_what_nobody_knows_keeps_the_reservation(self, world: World, step: UpstreamResult) -> None:
         attempt = await attempted(world, step)
 
         assert (attempt.sent, attempt.limit_tokens) == (True, 118)
@@ -105,14 +105,14 @@ class TestBreaker:
     NOT_COUNTED = tuple(refusal(status) for status in (401, 403, 404, 408, 409, 429, 499))
 
     @pytest.mark.parametrize("step", COUNTED, ids=repr)
-    async def test_counted(self, world: World, step: Exchange) -> None:
+    async def test_counted(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
         assert breaker.state == "open"
 
     @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
-    async def test_not_counted(self, world: World, step: Exchange) -> None:
+    async def test_not_counted(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
@@ -145,7 +145,7 @@ class TestBreaker:
         assert breaker.state == state
 
     @pytest.mark.parametrize("step", [NOT_SENT, BROKEN, MALFORMED, refusal(500)], ids=repr)
-    async def test_other_failures_count_with_any_time(self, world: World, step: Exchange) -> None:
+    async def test_other_failures_count_with_any_time(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step, deadline=NOW + 1)
 
@@ -156,7 +156,7 @@ class TestBreaker:
         [(answer(), "closed"), (refusal(500), "open"), (TIMEOUT, "open"), (NOT_SENT, "open"), (MALFORMED, "open")],
         ids=repr,
     )
-    async def test_half_open_is_decided_by_the_one_call(self, world: World, step: Exchange, state: str) -> None:
+    async def test_half_open_is_decided_by_the_one_call(self, world: World, step: UpstreamResult, state: str) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         await attempted(world, step, deadline=NOW + 300)
@@ -203,7 +203,7 @@ class TestCutShort:
         breaker = almost_open(world)
         sent = asyncio.Event()
 
-        async def hang(_: float) -> Exchange:
+        async def hang(_: float) -> UpstreamResult:
             sent.set()
             await asyncio.sleep(60)
             raise AssertionError

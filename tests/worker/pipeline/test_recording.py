@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Answer
+from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Outcome, Price, Usage, UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Answer
-from llm_gateway.domain.plan import Call, Served
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.protocols import gemini, openai_chat
 from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event, Splitter
@@ -50,15 +50,15 @@ class Client:
         self.sent += [raw_event.raw for raw_event in raw_events]
         return True
 
-    async def settled(self, _served: Served) -> Answer:
+    async def settled(self, _served: Success) -> Answer:
         self.before = list(self.sent)
         return cast(Answer, "answer")
 
 
 async def relayed(reader: StreamReader, *events: bytes) -> Client:
     client = Client()
-    call = Call("/", b"", is_native=True)
-    ends = Ends(lambda _stream: cast(Served, "served"), lambda _stream, message, _is_ours: message)
+    call = UpstreamCall("/", b"", is_native=True)
+    ends = Ends(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
     committed = Committed(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, ends)
     relay = Relay(committed, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
     await relay.run(client)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import Authorize, NotAuthorized, OutgoingCall, Provider, Target
-from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.providers import openai
 from llm_gateway.providers.authorize import RefreshedToken, Token
 from llm_gateway.providers.base import Vendor
@@ -24,7 +24,7 @@ from tests.upstream import MockUpstream
 from tests.worker.pipeline.fakes import Clock, provider
 
 BODY = msgspec.json.encode({"model": "ok", "messages": [{"role": "user", "content": "Hi"}]})
-CALL = Call("/chat/completions", BODY, fields=b"x-own: 1\r\n")
+CALL = UpstreamCall("/chat/completions", BODY, fields=b"x-own: 1\r\n")
 
 
 class Signing:
@@ -96,7 +96,7 @@ async def test_a_call_that_cannot_be_authorised_is_not_sent_and_says_why(
 
     found = await send(transport, how, signed(mock, signing))
 
-    assert found == Exchange(fault="not_sent", message=str(signing.fault))
+    assert found == UpstreamResult(fault="not_sent", message=str(signing.fault))
     assert mock.total == 0
 
 
@@ -109,7 +109,7 @@ async def test_a_call_that_is_not_authorised_in_time_is_not_sent_which_is_not_th
 
     found = await send(transport, how, signed(mock, signing), 0.05)
 
-    assert found == Exchange(fault="not_sent", message="The call was not authorised in time", is_ours=True)
+    assert found == UpstreamResult(fault="not_sent", message="The call was not authorised in time", is_ours=True)
 
 
 @pytest.mark.parametrize("how", ["post", "open"])

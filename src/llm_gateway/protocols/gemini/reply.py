@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
@@ -17,6 +16,7 @@ from llm_gateway.domain.conversation import (
     Thinking,
     ToolCall,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols.contract import Malformed, ReplyContext, UpstreamError
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.response import decoder
@@ -41,13 +41,13 @@ def read_reply(body: bytes) -> Completion:
         candidate.index = number
         if not candidate.finish_reason:
             candidate.finish_reason = "STOP"
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     try:
         for chunk in StreamReader().read(found):
-            assembly.add(chunk)
+            assembler.add(chunk)
     except UpstreamError as error:
         raise Malformed(f"The provider failed: {error.message}") from None
-    completion = assembly.completion()
+    completion = assembler.completion()
     has_content = any(not isinstance(part, Thinking) for choice in completion.choices for part in choice.parts)
     if not has_ended and not has_content:
         raise Malformed("The answer has no content")

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import msgspec
 
 from llm_gateway.domain.conversation import Conversation, Format, Text, Turn
-from llm_gateway.domain.messages import Ask, weight
-from llm_gateway.domain.weight import weigh
+from llm_gateway.domain.request import ClientRequest
+from llm_gateway.domain.token_estimate import weigh, weight
 from llm_gateway.errors import Invalid, NotSupported
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat import read_request
@@ -38,7 +38,7 @@ class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     stream: bool = False
 
 
-def ask_of(body: GenerateBody) -> Ask:
+def client_request_of(body: GenerateBody) -> ClientRequest:
     """Read what a body asks for: a conversation whose last turn is `prompt`.
 
     Raises:
@@ -49,7 +49,7 @@ def ask_of(body: GenerateBody) -> Ask:
         turns.insert(0, Turn(role="system", parts=[Text(text=body.system)]))
     if body.prompt is not msgspec.UNSET:
         turns.append(Turn(role="user", parts=[Text(text=body.prompt)]))
-    return Ask.of(
+    return ClientRequest.of(
         Conversation(
             turns=turns,
             max_tokens=body.max_tokens,

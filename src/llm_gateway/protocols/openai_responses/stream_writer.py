@@ -38,7 +38,7 @@ from llm_gateway.sse import encode_event
 class StreamWriter(EventStream):
     """Writes events: items one after the other, and at the end the response with these same items.
 
-    The choice that comes first. What the provider did not count is guessed, as in `Assembly`.
+    The choice that comes first. What the provider did not count is guessed, as in `ReplyAssembler`.
     """
 
     def __init__(self, context: ReplyContext) -> None:

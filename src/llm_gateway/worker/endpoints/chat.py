@@ -12,11 +12,12 @@ from urllib.parse import quote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.domain.assembly import chunks_of
 from llm_gateway.domain.conversation import Completion, Counted
-from llm_gateway.domain.messages import Answer, Ask, Request
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.reply_assembler import chunks_of
+from llm_gateway.domain.request import ClientRequest, Request
+from llm_gateway.domain.token_estimate import weigh
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.domain.weight import weigh
 from llm_gateway.error_format.problem import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as said
@@ -113,7 +114,7 @@ class Asking(Endpoint):
             tags=said.tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
-            ask=Ask(protocol.name, document, self._read, self._forwarded(headers)),
+            client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
             input_weight=weigh(document, protocol.weighed_fields),
             stream=stream is True,
             requested_model=model,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.weight import weigh
+from llm_gateway.domain.token_estimate import estimated_tokens, weigh
 from llm_gateway.error_format.problem import JSON, send_body
 from llm_gateway.errors import Invalid
 from llm_gateway.gate.entry import ENTRY, Entry
@@ -44,6 +44,6 @@ class CountTokens(Endpoint):
             counted = self._count.request_of(document)
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
-        content = self._count.write(weigh(counted, self._protocol.weighed_fields) // 4 + 8)
+        content = self._count.write(estimated_tokens(weigh(counted, self._protocol.weighed_fields)))
         ids = [(name, entry.echo) for name in self._protocol.id_headers]
         await send_body(send, 200, content, JSON, [*ids, (b"x-gateway-estimated", b"true")])

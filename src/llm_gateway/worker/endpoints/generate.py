@@ -12,7 +12,8 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
-from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.problem import JSON, Headers, problem_of, send_body
 from llm_gateway.error_format.sentences import invalid
@@ -21,7 +22,7 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.protocols.contract import EventStream, RawEvent
-from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, ask_of, weight_of
+from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
@@ -108,7 +109,7 @@ class Generate(Endpoint):
             surface="generate",
             user_id=body.user_id,
             service=body.service,
-            ask=ask_of(body),
+            client_request=client_request_of(body),
             task_type=body.task_type,
             max_tokens=body.max_tokens,
             json_mode=body.json_mode,

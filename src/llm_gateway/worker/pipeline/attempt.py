@@ -16,8 +16,9 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import CONTENT
-from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Served
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Malformed, UpstreamError
@@ -44,7 +45,7 @@ class _Try:
     __slots__ = ("attempt", "call", "candidate", "course", "full_timeout", "permit", "reservation", "started")
 
     def __init__(
-        self, course: Course, candidate: Candidate, call: Call, permit: Permit, reservation: Reservation
+        self, course: Course, candidate: Candidate, call: UpstreamCall, permit: Permit, reservation: Reservation
     ) -> None:
         self.course = course
         self.candidate = candidate
@@ -90,10 +91,10 @@ class Attempts:
         self,
         course: Course,
         candidate: Candidate,
-        call: Call,
+        call: UpstreamCall,
         permit: Permit,
         reservation: Reservation,
-    ) -> Served | Committed | None:
+    ) -> Success | Committed | None:
         """One attempt, with what was given for it. None if it failed, which is noted in `course`."""
         this = _Try(course, candidate, call, permit, reservation)
         provider_id = candidate.provider.id
@@ -101,7 +102,7 @@ class Attempts:
         committed = None
         try:
             came = await self._send(this)
-            if isinstance(came, Exchange):
+            if isinstance(came, UpstreamResult):
                 return self._conclude(this, came)
             committed = await self._commit(this, came)
             return committed
@@ -112,7 +113,7 @@ class Attempts:
             if committed is None:
                 self._health.end(provider_id)
 
-    async def _send(self, this: _Try) -> Exchange | Incoming:
+    async def _send(self, this: _Try) -> UpstreamResult | Incoming:
         request, provider = this.course.request, this.candidate.provider
         try:
             this.attempt = await self._recording.intend(
@@ -123,7 +124,7 @@ class Attempts:
             this.permit.release()
             raise
         if not this.permit.holds():
-            return Exchange(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
+            return UpstreamResult(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
         this.started = self._clock()
         remaining = request.deadline - this.started
         this.full_timeout = provider.timeout_s <= remaining
@@ -144,18 +145,18 @@ class Attempts:
 
     # A whole answer
 
-    def _conclude(self, this: _Try, exchange: Exchange) -> Served | None:
-        this.attempt.status = exchange.status or None
-        if exchange.fault is not None:
-            failure = self._faulted(this, exchange)
-        elif 200 <= exchange.status < 300:
-            answered = self._answered(this, exchange)
-            if isinstance(answered, Served):
+    def _conclude(self, this: _Try, result: UpstreamResult) -> Success | None:
+        this.attempt.status = result.status or None
+        if result.fault is not None:
+            failure = self._faulted(this, result)
+        elif 200 <= result.status < 300:
+            answered = self._answered(this, result)
+            if isinstance(answered, Success):
                 self._end(this)
                 return answered
             failure = answered
         else:
-            failure = self._refused(this, exchange)
+            failure = self._refused(this, result)
         self._failed(this, failure)
         return None
 
@@ -172,27 +173,27 @@ class Attempts:
         this.attempt.latency_ms = int((self._clock() - this.started) * 1000)
         self._recording.outcome(this.course.record, this.attempt)
 
-    def _faulted(self, this: _Try, exchange: Exchange) -> Failure:
+    def _faulted(self, this: _Try, result: UpstreamResult) -> Failure:
         """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
-        if exchange.fault == "not_sent":
+        if result.fault == "not_sent":
             self._never_sent(this)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._words(this, exchange.message)
-        if exchange.is_ours or (exchange.fault == "timeout" and not this.full_timeout):
+        message = self._words(this, result.message)
+        if result.is_ours or (result.fault == "timeout" and not this.full_timeout):
             this.permit.release()
         else:
             this.permit.fail(message)
         return Failure(message, sent=this.attempt.sent)
 
-    def _refused(self, this: _Try, exchange: Exchange) -> Failure:
+    def _refused(self, this: _Try, result: UpstreamResult) -> Failure:
         """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
         adapter = self._adapters[this.candidate.provider.kind]
-        refusal, status = adapter.interpret(exchange), exchange.status
+        refusal, status = adapter.interpret(result), result.status
         self._recording.bought_nothing(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
+        said = self._redact(adapter.decode_error(result.body))[:SAID_CHARACTERS]
         message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
         limited = refusal.about == "moment" and status == LIMITED
         if limited:
@@ -215,11 +216,11 @@ class Attempts:
             status=status,
         )
 
-    def _answered(self, this: _Try, exchange: Exchange) -> Served | Failure:
+    def _answered(self, this: _Try, result: UpstreamResult) -> Success | Failure:
         """A success status: served, unless its content is not what the dialect or JSON mode promises."""
         request, provider = this.course.request, this.candidate.provider
         try:
-            reply = self._translation.reply(request.ask, provider, exchange.body, this.call.dropped)
+            reply = self._translation.reply(request.client_request, provider, result.body, this.call.dropped)
         except Malformed as error:
             message = self._words(this, str(error))
             this.permit.fail(message)
@@ -251,9 +252,9 @@ class Attempts:
         return reply
 
     @staticmethod
-    def _served(this: _Try, reply: Reply) -> Served:
+    def _served(this: _Try, reply: Reply) -> Success:
         candidate = this.candidate
-        return Served(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
+        return Success(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
 
     # A stream
 
@@ -261,7 +262,7 @@ class Attempts:
         """Read on until there is some content; from then on it is the client's."""
         request, provider = this.course.request, this.candidate.provider
         this.attempt.status = 200
-        reader = self._translation.reader(request.ask, provider)
+        reader = self._translation.reader(request.client_request, provider)
         ends = Ends(partial(self._stream_served, this), partial(self._stream_cut, this))
         committed = Committed(incoming, reader, this.candidate, this.call, ends)
         commit_by = min(this.started + provider.timeout_s, request.deadline)
@@ -271,7 +272,7 @@ class Attempts:
                 committed.held += raw_events
                 if any(isinstance(chunk, CONTENT) for raw_event in raw_events for chunk in raw_event.chunks):
                     break
-                if committed.assembly.is_finished:
+                if committed.assembler.is_finished:
                     break
                 if reader.is_done or not raw_events:
                     raise Malformed("The stream ended before it said anything")
@@ -291,12 +292,12 @@ class Attempts:
     def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
         fault = error.fault if isinstance(error, StreamCut) else "broken"
         message = str(error) if fault == "broken" else "No complete answer in time"
-        self._failed(this, self._faulted(this, Exchange(fault=fault, message=message)))
+        self._failed(this, self._faulted(this, UpstreamResult(fault=fault, message=message)))
 
-    def _stream_served(self, this: _Try, committed: Committed) -> Served:
+    def _stream_served(self, this: _Try, committed: Committed) -> Success:
         """The stream is complete."""
-        is_text = this.course.request.ask.is_canonical
-        completion = committed.assembly.completion()
+        is_text = this.course.request.client_request.is_canonical
+        completion = committed.assembler.completion()
         reply = self._bought(this, reply_of(completion, dropped=committed.dropped, is_text=is_text))
         if this.course.request.json_mode and json_text(reply.content) != reply.content:
             reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
@@ -309,7 +310,7 @@ class Attempts:
 
         Returns the message as it may be shown.
         """
-        completion = committed.assembly.completion()
+        completion = committed.assembler.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
         self._recording.bought(this.candidate.provider, this.attempt, _with_input(reply, this.course.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from llm_gateway.domain.messages import Request
+from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     GatewayError,
@@ -73,7 +73,7 @@ class Course:
         """What the caller is told once nothing is left to try."""
         waits = [s for s in (self.limited_for, self.out_for) if s is not None]
         if self.failure is not None and not self.failure.limited:
-            if self.failure.final and not self.request.ask.is_canonical:
+            if self.failure.final and not self.request.client_request.is_canonical:
                 return ProviderRefused(self.failure.message, status=self.failure.status)
             return ProviderFailed(self.failure.message, retryable=not self.failure.final)
         if self.limited_for is not None:

@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Request
-from llm_gateway.domain.plan import Call, Plan, Served
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, Invalid
 from llm_gateway.protocols.contract import Unreadable, Unsupported
@@ -59,7 +60,7 @@ class Failover:
         self._translation = translation
         self._pace = pace
 
-    async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Served:
+    async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Success:
         """The first complete success.
 
         Raises:
@@ -70,7 +71,7 @@ class Failover:
             raise TypeError("A stream was opened for a request that wants a whole answer.")
         return served
 
-    async def open(self, request: Request, plan: Plan, record: UsageRecord) -> Committed | Served:
+    async def open(self, request: Request, plan: Plan, record: UsageRecord) -> Committed | Success:
         """The first stream that has begun to answer; `served` or `cut` concludes it. Or an answer that came whole.
 
         Raises:
@@ -78,7 +79,7 @@ class Failover:
         """
         return await self._walk(Course(request, record), plan)
 
-    async def _walk(self, course: Course, plan: Plan) -> Served | Committed:
+    async def _walk(self, course: Course, plan: Plan) -> Success | Committed:
         for tier in plan.tiers:
             waiting = list(tier)
             while waiting:
@@ -102,7 +103,7 @@ class Failover:
     def _busyness(self, candidate: Candidate) -> int:
         return self._health.in_flight(candidate.provider.id)
 
-    async def _retry(self, course: Course, candidate: Candidate) -> Served | Committed | None:
+    async def _retry(self, course: Course, candidate: Candidate) -> Success | Committed | None:
         """Try the lone candidate again: once after a failure, at most twice while it answers 429."""
         for retries in range(MAX_SENT_ATTEMPTS - 1):
             failure = course.failure
@@ -137,7 +138,7 @@ class Failover:
             raise DeadlineExceeded(f"No provider answered within the request's deadline.{said}")
         return remaining
 
-    async def _try(self, course: Course, candidate: Candidate) -> Served | Committed | None:
+    async def _try(self, course: Course, candidate: Candidate) -> Success | Committed | None:
         """One candidate: passed over, failed (None, noted in `course`), or served."""
         self._check_deadline(course)
         call = self._call(course, candidate)
@@ -159,7 +160,7 @@ class Failover:
             return None
         return await self._attempts.make(course, candidate, call, permit, decision.reservation)
 
-    def _call(self, course: Course, candidate: Candidate) -> Call | None:
+    def _call(self, course: Course, candidate: Candidate) -> UpstreamCall | None:
         """The call for this candidate; None if its protocol cannot express what is asked (noted in `course`)."""
         try:
             return self._translation.call(course.request, candidate)

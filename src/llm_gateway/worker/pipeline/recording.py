@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 from llm_gateway.domain.catalog import Candidate, Provider
-from llm_gateway.domain.messages import Answer, Reply, Request, new_id
-from llm_gateway.domain.plan import Served
+from llm_gateway.domain.reply import Answer, Reply
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import (
     AttemptRecord,
     CostStatus,
@@ -25,6 +26,7 @@ from llm_gateway.domain.usage import (
     encode_record,
     worst_status,
 )
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 from llm_gateway.journal.writer import JournalWriter
 
@@ -130,7 +132,7 @@ class Recording:
         """The first of a stream's content is here."""
         record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
 
-    async def settle(self, record: UsageRecord, served: Served) -> Answer:
+    async def settle(self, record: UsageRecord, served: Success) -> Answer:
         """The record is `ok`, and durable when this returns."""
         record.status = 200
         record.outcome = "ok"
@@ -145,7 +147,7 @@ class Recording:
             cost_status=record.cost_status,
         )
 
-    def hit(self, record: UsageRecord, served: Served) -> Answer:
+    def hit(self, record: UsageRecord, served: Success) -> Answer:
         """The record is `cached`: nothing was bought, and it need not be waited for."""
         reply = served.reply
         record.status = 200

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from llm_gateway.domain.messages import Answer
-from llm_gateway.domain.plan import Served
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.errors import GatewayError, ProviderFailed
 from llm_gateway.protocols.contract import Malformed, RawEvent, UpstreamError
 from llm_gateway.worker.pipeline.incoming import StreamCut
@@ -48,7 +48,7 @@ class Relay:
         self,
         committed: Committed,
         *,
-        settled: Callable[[Served], Awaitable[Answer]],
+        settled: Callable[[Success], Awaitable[Answer]],
         failed: Callable[[GatewayError], Awaitable[None]],
         gone: Callable[[], None],
     ) -> None:
@@ -114,7 +114,7 @@ class Relay:
                     break
         finally:
             del self._take  # the sink refers to this relay
-        if not (reader.is_done or committed.assembly.is_finished):
+        if not (reader.is_done or committed.assembler.is_finished):
             raise StreamCut("broken", CUT)
         return self._last
 
@@ -132,7 +132,7 @@ class Relay:
     def _may_be_last(self) -> bool:
         """Whether the reply may be whole, where only the connection's end tells. Holds back a limited size."""
         committed = self._committed
-        if committed.reader.has_own_end or not committed.assembly.is_finished:
+        if committed.reader.has_own_end or not committed.assembler.is_finished:
             return False
         return sum([len(raw_event.raw) for raw_event in self._last]) < MOST_HELD_BYTES
 

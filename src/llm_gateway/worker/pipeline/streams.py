@@ -6,9 +6,9 @@ from collections.abc import Callable
 from traceback import format_tb
 from typing import NamedTuple
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.plan import Call, Served
+from llm_gateway.domain.reply_assembler import ReplyAssembler
+from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.incoming import Incoming
@@ -21,34 +21,36 @@ class Ends(NamedTuple):
     stream as an argument, because a stream that held a reference to itself would outlive its request.
     """
 
-    served: Callable[[Committed], Served]
+    served: Callable[[Committed], Success]
     cut: Callable[[Committed, str, bool], str]
 
 
 class Committed:
     """A stream that has begun to answer: what has come so far (`held`), and where the rest comes from.
 
-    `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembly` collects what
-    was read. Whoever reads it ends it with one of two calls: `served` when it is complete, `cut` when it is not.
+    `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembler` collects
+    what was read. Whoever reads it ends it with one of two calls: `served` when it is complete, `cut` when it is not.
     """
 
     __slots__ = (
-        "_ends", "_error", "_take", "assembly", "dropped", "held", "incoming", "is_native", "model", "provider",
+        "_ends", "_error", "_take", "assembler", "dropped", "held", "incoming", "is_native", "model", "provider",
         "reader",
     )  # fmt: skip
 
-    def __init__(self, incoming: Incoming, reader: StreamReader, candidate: Candidate, call: Call, ends: Ends) -> None:
+    def __init__(
+        self, incoming: Incoming, reader: StreamReader, candidate: Candidate, call: UpstreamCall, ends: Ends
+    ) -> None:
         self.incoming = incoming
         self.reader = reader
         self.provider, self.model = candidate.provider.name, candidate.model
         self.is_native, self.dropped = call.is_native, call.dropped
         self._ends = ends
-        self.assembly = Assembly()
+        self.assembler = ReplyAssembler()
         self.held: list[RawEvent] = []
         self._error: Exception | None = None
         self._take: Callable[[list[RawEvent]], bool]
 
-    def served(self) -> Served:
+    def served(self) -> Success:
         """Record the complete stream as the attempt's success."""
         return self._ends.served(self)
 
@@ -112,7 +114,7 @@ class Committed:
         return self._take(raw_events)
 
     def _read(self, events: list[Event], raw_events: list[RawEvent]) -> None:
-        feed, add = self.reader.feed, self.assembly.add
+        feed, add = self.reader.feed, self.assembler.add
         for event in events:
             chunks = feed(event)
             for chunk in chunks:

@@ -14,7 +14,7 @@ from time import monotonic, time
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
-from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.upstream.authorized import AuthorizedPool
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
 from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, Unsent, tls
@@ -53,7 +53,7 @@ class Transport:
         self._pools: dict[str, _Pooled] = {}
         self._building: dict[tuple[str, int], asyncio.Task[Pool]] = {}
 
-    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
         """POST `call` to the provider, all within `timeout_s` seconds. Never raises for what upstream does."""
         started = monotonic()
         try:
@@ -62,7 +62,7 @@ class Transport:
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
 
-    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | Incoming:
         """POST `call`; its events as they come, or a whole exchange where there is no stream of events.
 
         The head of the response must be here within `timeout_s` seconds, the whole of what is no stream, too. Never
@@ -79,7 +79,7 @@ class Transport:
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
 
-    async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> Exchange:
+    async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> UpstreamResult:
         """A response that is no stream, whole."""
         pieces, size = [], 0
         try:
@@ -147,7 +147,7 @@ class Transport:
         if gone is not None:
             gone.pool.close_soon()
 
-    async def list_models(self, provider: Provider, timeout_s: float) -> Exchange:
+    async def list_models(self, provider: Provider, timeout_s: float) -> UpstreamResult:
         """GET the provider's model list, all within `timeout_s` seconds. Never raises for what upstream does.
 
         On a connection of its own, which ends with it: it tells whether one can be made now.
@@ -206,18 +206,18 @@ class Transport:
         await asyncio.sleep(0)  # closed connections are gone by the next turn of the loop
 
 
-def _exchange(response: Response) -> Exchange:
+def _exchange(response: Response) -> UpstreamResult:
     retry_after = None if response.status == 200 else _retry_after(response.header(b"retry-after"))
-    return Exchange(status=response.status, body=response.body, retry_after_s=retry_after)
+    return UpstreamResult(status=response.status, body=response.body, retry_after_s=retry_after)
 
 
-def _fault(error: Exception) -> Exchange:
+def _fault(error: Exception) -> UpstreamResult:
     message = str(error)[:CAUSE_CHARACTERS]
     if isinstance(error, NotSent):
-        return Exchange(fault="not_sent", message=message, is_ours=error.is_ours)
+        return UpstreamResult(fault="not_sent", message=message, is_ours=error.is_ours)
     if isinstance(error, TimeoutError):
-        return Exchange(fault="timeout", message="No complete answer in time")
-    return Exchange(fault="broken" if isinstance(error, Broken) else "not_sent", message=message)
+        return UpstreamResult(fault="timeout", message="No complete answer in time")
+    return UpstreamResult(fault="broken" if isinstance(error, Broken) else "not_sent", message=message)
 
 
 def _retry_after(field: bytes | None) -> float | None:

@@ -1,4 +1,4 @@
-"""What an upstream's error response is about: the request, the model, the account, or the moment."""
+"""Interpret a provider's error response: is it about the request, the model, the account, or the moment?"""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.upstream_call import UpstreamResult
 
 Subject: TypeAlias = Literal["request", "model", "account", "moment"]
 
 
-class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """An error response, understood.
+class UpstreamRefusal(msgspec.Struct, frozen=True, gc=False):
+    """The meaning of a provider's error response.
 
     `about` says who is affected: nobody but this request; calls of this model; the whole account (its key, its credit);
     or everybody for a moment (overload, failure, rate limit). `is_final`: every candidate would refuse this request, so
@@ -36,7 +36,7 @@ _BY_STATUS: dict[int, tuple[Subject, bool]] = {
 }
 
 
-def by_status(refused: Exchange) -> Refusal:
-    """What the status alone says (RFC 9110, section 15); vendors' own meanings are in `providers/`."""
+def refusal_by_status(refused: UpstreamResult) -> UpstreamRefusal:
+    """Interpret an error response by its status alone (RFC 9110, section 15). Vendors' rules: `providers/`."""
     about, is_final = _BY_STATUS.get(refused.status, ("moment", False))
-    return Refusal(about, is_final, refused.retry_after_s)
+    return UpstreamRefusal(about, is_final, refused.retry_after_s)

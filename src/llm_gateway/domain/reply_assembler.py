@@ -1,4 +1,4 @@
-"""A whole reply from its pieces, and pieces from a whole reply. Each is the counterpart of the other."""
+"""Assemble a reply from its chunks, and split a whole reply into chunks."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class _Open:
         return bool(self.parts) and isinstance(self.parts[-1], kind)
 
 
-class Assembly:
-    """Collects a reply's chunks."""
+class ReplyAssembler:
+    """Collects the chunks of a streamed reply into a `Completion`."""
 
     __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "is_estimated", "usage")
 
