@@ -8,7 +8,7 @@ from typing import Any, cast
 from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import Usage
-from llm_gateway.gate.auth import DATA_PLANE, Gate, Keyring
+from llm_gateway.gate.authentication import GENERATE_PATH, Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from llm_gateway.worker.dispatch import Dispatch
 from llm_gateway.worker.endpoints.generate import Generate
@@ -50,7 +50,7 @@ class World:
         self.logged: list[dict[str, Any]] = []
         drains = Drains("drain")
         generate = Generate(cast(Gateway, self.line), self.in_flight, drains, timeout_s=120, log=self._log)
-        surfaces = Dispatch({DATA_PLANE: generate}, {}, generate)
+        surfaces = Dispatch({GENERATE_PATH: generate}, {}, generate)
         keys = [("dev", DEV_KEY, frozenset({"call"}))]
         self.client = Client(Gate(surfaces, Keyring(keys), local_only=True, log=ignore))
 

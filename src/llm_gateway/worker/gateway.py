@@ -9,7 +9,8 @@
     5 keep      for the next who asks the same                    pipeline/caching.py
 
 A stream is the same line: it is handed out at its commit point, in the middle of step 3 (pipeline/relay.py). The gate
-stands before the line (`gate/auth.py`), a surface decodes before and encodes after it. The database is never on it.
+stands before the line (`gate/authentication.py`), a surface decodes before and encodes after it. The database is never
+on it.
 """
 
 from __future__ import annotations

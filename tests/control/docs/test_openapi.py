@@ -15,8 +15,8 @@ from llm_gateway.control.docs.openapi import BY_THE_SERVER
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Unauthorized
-from llm_gateway.gate.auth import OPEN_PATHS
-from llm_gateway.protocols.registry import PROTOCOLS, ROOTS
+from llm_gateway.gate.authentication import OPEN_PATHS
+from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
 from llm_gateway.server.hub import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
@@ -25,7 +25,7 @@ from tests.control.management.test_overrides import UNFIT as UNFIT_OVERRIDES
 from tests.control.management.test_providers import LEAST as PROVIDER
 from tests.control.management.test_providers import UNFIT as UNFIT_PROVIDERS
 from tests.control.management.test_providers import UNFIT_URLS
-from tests.gate.test_auth import routes
+from tests.gate.test_authentication import routes
 from tests.upstream import MockUpstream
 
 STATUSES = {
@@ -66,7 +66,7 @@ def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
     return {
         (method, path): found
         for path, item in document["paths"].items()
-        if path.startswith(start) and path.startswith(ROOTS) == start.startswith(ROOTS)
+        if path.startswith(start) and path.startswith(VENDOR_PATH_PREFIXES) == start.startswith(VENDOR_PATH_PREFIXES)
         for method, found in item.items()
     }
 
@@ -87,7 +87,7 @@ def valid(document: Any, schema: Any, value: object) -> bool:
 
 
 def test_it_describes_every_route(document: Any, reader: Client) -> None:
-    named = {key: found for start in ("/", *ROOTS) for key, found in operations(document, start).items()}
+    named = {key: found for start in ("/", *VENDOR_PATH_PREFIXES) for key, found in operations(document, start).items()}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
     registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
     assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.usage import usage_router
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore

@@ -14,9 +14,9 @@ from starlette.routing import BaseRoute
 
 from llm_gateway.control.docs.surfaces import header_keys, security_schemes, surface_paths, surface_schemas
 from llm_gateway.control.management.query import refuses_parameters
-from llm_gateway.error_format.problem import PROBLEM, Problem
+from llm_gateway.error_format.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
-from llm_gateway.gate.auth import DATA_PLANE, OPEN_PATHS, opens_with_basic, scope_needed
+from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS, opens_with_basic, scope_needed
 from llm_gateway.gate.headers import TAGS_PATTERN
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody
 
@@ -127,7 +127,7 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     )
     schemas.update(of_structs)
     schemas["GenerateBody"] |= ASKS
-    document["paths"] = {DATA_PLANE: {"post": _generate()}, **document["paths"]}
+    document["paths"] = {GENERATE_PATH: {"post": _generate()}, **document["paths"]}
     document["security"] = KEYS
     document["components"] |= {
         "securitySchemes": SECURITY_SCHEMES,

@@ -18,11 +18,11 @@ from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.token_estimate import weigh
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.error_format.problem import JSON, Headers, send_body
+from llm_gateway.error_format.responses import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as said
 from llm_gateway.gate.body import InFlight
-from llm_gateway.gate.entry import ENTRY, Entry
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
@@ -65,13 +65,13 @@ class Asking(Endpoint):
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
-        entry: Entry = scope[ENTRY]
+        context: RequestContext = scope[REQUEST_CONTEXT]
         document = document_of(body)
         try:
             self._protocol.check(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
-        request = self._request(entry, document, asked_model(scope, document, is_in_path=self._is_model_in_path))
+        request = self._request(context, document, asked_model(scope, document, is_in_path=self._is_model_in_path))
         reply_context = ReplyContext(
             request_id=request.id,
             model=request.requested_model or "",
@@ -79,10 +79,10 @@ class Asking(Endpoint):
             document=document,
             query=scope["query_string"],
         )
-        ids: Headers = [(name, entry.echo) for name in self._protocol.id_headers]
+        ids: Headers = [(name, context.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
             writer = EventWriter(self._protocol, self._protocol.stream_writer(reply_context), document)
-            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
+            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
@@ -90,27 +90,27 @@ class Asking(Endpoint):
         content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), reply_context)
         await send_body(send, 200, content, JSON, [*facts(answer), *ids])
 
-    def _request(self, entry: Entry, document: dict[str, Any], model: str) -> Request:
+    def _request(self, context: RequestContext, document: dict[str, Any], model: str) -> Request:
         protocol, stream = self._protocol, self._stream
         if stream is None:
             stream = document.get("stream")
             if stream is not None and not isinstance(stream, bool):
                 raise Invalid("stream must be true or false.", loc=("body", "stream"))
         started = time.monotonic()
-        headers = entry.headers
+        headers = context.headers
         use_cache, keep_in_cache = said.caching(headers)
         return Request(
-            id=entry.request_id,
+            id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
             deadline=said.deadline(headers, started, self._timeout_s),
-            key_name=entry.caller.name,
+            key_name=context.caller.name,
             surface=protocol.surface,
             user_id=said.label(headers, b"x-user-id") or user_of(document, protocol.user_fields) or ANONYMOUS,
-            service=said.label(headers, b"x-service-name") or entry.caller.name,
+            service=said.label(headers, b"x-service-name") or context.caller.name,
             task_type=said.label(headers, b"x-task-type") or GENERAL,
             max_tokens=most_output(document, protocol),
-            client_request_id=entry.client_request_id,
+            client_request_id=context.client_request_id,
             tags=said.tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,

@@ -8,9 +8,9 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.token_estimate import estimated_tokens, weigh
-from llm_gateway.error_format.problem import JSON, send_body
+from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import Invalid
-from llm_gateway.gate.entry import ENTRY, Entry
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import Descriptor, Route, TokenCount
 from llm_gateway.routing.route import check_model
@@ -37,7 +37,7 @@ class CountTokens(Endpoint):
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
-        entry: Entry = scope[ENTRY]
+        context: RequestContext = scope[REQUEST_CONTEXT]
         document = document_of(body)
         check_model(asked_model(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
         try:
@@ -45,5 +45,5 @@ class CountTokens(Endpoint):
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
         content = self._count.write(estimated_tokens(weigh(counted, self._protocol.weighed_fields)))
-        ids = [(name, entry.echo) for name in self._protocol.id_headers]
+        ids = [(name, context.echo) for name in self._protocol.id_headers]
         await send_body(send, 200, content, JSON, [*ids, (b"x-gateway-estimated", b"true")])

@@ -15,12 +15,12 @@ from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.error_format.problem import JSON, Headers, problem_of, send_body
-from llm_gateway.error_format.sentences import invalid
+from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body
+from llm_gateway.error_format.validation import invalid_request
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
-from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.gate.headers import caching, deadline, tags
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
 from llm_gateway.sse import encode_event
@@ -52,12 +52,12 @@ class Generate(Endpoint):
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
         started = time.monotonic()
-        entry: Entry = scope[ENTRY]
-        request = self._request(entry, self._decoded(body), started)
-        ids = [(b"x-request-id", entry.echo)]
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        request = self._request(context, self._decoded(body), started)
+        ids = [(b"x-request-id", context.echo)]
         if request.stream:
-            writer = EventWriter(lambda answer: self._encoded(answer, started), entry.echo.decode())
-            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
+            writer = EventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
+            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
@@ -97,15 +97,15 @@ class Generate(Endpoint):
             raise Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
         return decoded
 
-    def _request(self, entry: Entry, body: GenerateBody, started: float) -> Request:
-        headers = entry.headers
+    def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
+        headers = context.headers
         use_cache, keep_in_cache = caching(headers)
         return Request(
-            id=entry.request_id,
+            id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
             deadline=deadline(headers, started, self._timeout_s),
-            key_name=entry.caller.name,
+            key_name=context.caller.name,
             surface="generate",
             user_id=body.user_id,
             service=body.service,
@@ -113,7 +113,7 @@ class Generate(Endpoint):
             task_type=body.task_type,
             max_tokens=body.max_tokens,
             json_mode=body.json_mode,
-            client_request_id=entry.client_request_id,
+            client_request_id=context.client_request_id,
             tags=tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
@@ -173,6 +173,6 @@ def _decoded_otherwise(body: bytes) -> GenerateBody:
             fields["max_tokens"] = int(count)
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
+        raise invalid_request(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 from starlette.types import Receive, Send
 
 from llm_gateway.domain.reply import Answer
-from llm_gateway.error_format.problem import Headers
+from llm_gateway.error_format.responses import Headers
 from llm_gateway.errors import GatewayError, Overloaded
 from llm_gateway.protocols.contract import RawEvent
 from llm_gateway.worker.pipeline.recording import Recorded

@@ -1,4 +1,4 @@
-"""The gate: one ASGI layer before every route, known or not. Key → caller, or the door stays shut."""
+"""Authenticate callers by their key and check its scope, in one ASGI layer before every route, known or not."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.domain.uuid7 import new_id
-from llm_gateway.error_format.shapes import send_error
+from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
-from llm_gateway.gate.entry import ENTRY, NOBODY, Caller, Entry
-from llm_gateway.protocols.registry import PROTOCOLS, ROOTS, keys_in_query
+from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
+from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
 OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
-DATA_PLANE = "/api/v1/generate"
+GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
 """What makes a browser ask for the key (RFC 7617)."""
@@ -73,11 +73,11 @@ class Gate:
             caller = self._identify(scope, headers)
             _check_scope(caller, scope)
         except GatewayError as error:
-            scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers, self._log)
+            scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
             asking = isinstance(error, Unauthorized) and opens_with_basic(scope["method"], scope["path"])
             await send_error(send, scope, error, [(b"www-authenticate", BASIC)] if asking else [])
             return
-        scope[ENTRY] = Entry(caller, request_id, client_request_id, echo, headers, self._log)
+        scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
         await self._app(scope, receive, send)
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
@@ -151,6 +151,6 @@ def _password(credentials: bytes) -> bytes:
 
 def scope_needed(method: str, path: str) -> str:
     """What a key must be allowed to do for this request."""
-    if path == DATA_PLANE or path.startswith(ROOTS):
+    if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
         return "call"
     return "read" if method in ("GET", "HEAD") else "admin"

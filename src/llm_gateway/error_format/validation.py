@@ -1,4 +1,4 @@
-"""What the decoder found wrong with a body, as a sentence for whoever sent it."""
+"""Turn msgspec's validation errors into messages for API clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOUNS = {
 BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
-def invalid(error: msgspec.ValidationError) -> Invalid:
+def invalid_request(error: msgspec.ValidationError) -> Invalid:
     """The field that does not fit, with its place, from msgspec's sentence ("Expected `int` <= 8000 - at `$.n`")."""
     found = _WHERE.fullmatch(str(error))
     text, path = (found[1], found[3]) if found else (str(error), "")

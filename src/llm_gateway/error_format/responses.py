@@ -1,4 +1,4 @@
-"""Answers and errors rendered as HTTP. Every error has one shape: RFC 9457 problem details."""
+"""Send HTTP responses: whole bodies, and errors as problem details (RFC 9457)."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.app import Application
 from llm_gateway.domain.uuid7 import new_id
-from llm_gateway.error_format.problem import JSON, send_body
-from llm_gateway.gate.auth import OPEN_PATHS, Gate, Keyring
-from llm_gateway.gate.entry import ENTRY, Entry
-from llm_gateway.protocols.registry import ROOTS
+from llm_gateway.error_format.responses import JSON, send_body
+from llm_gateway.gate.authentication import OPEN_PATHS, Gate, Keyring
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 
 ALL = frozenset({"call", "read", "admin"})
@@ -32,8 +32,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 async def inside(scope: Scope, receive: Receive, send: Send) -> None:
     """What stands behind the gate: says who came in."""
-    entry: Entry = scope[ENTRY]
-    await send_body(send, 200, (entry.caller.name or "nobody").encode(), JSON, [(b"x-request-id", entry.echo)])
+    context: RequestContext = scope[REQUEST_CONTEXT]
+    await send_body(send, 200, (context.caller.name or "nobody").encode(), JSON, [(b"x-request-id", context.echo)])
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
         response = await client.call(method, path)
         if method in ("GET", "HEAD") and path in OPEN_PATHS:
             assert response.status in (200, 405)
-        elif path.startswith(ROOTS):
+        elif path.startswith(VENDOR_PATH_PREFIXES):
             assert (response.status, set(response.json) & {"error"}) == (401, {"error"})
         else:
             problem = assert_problem(response, 401, "unauthorized")

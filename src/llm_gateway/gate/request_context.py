@@ -1,4 +1,4 @@
-"""The authenticated caller, ids and headers of a request, and the log line of one that gets an error."""
+"""The authenticated caller, ids and headers of a request, and the log line of a request that fails."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Scope
 
-from llm_gateway.error_format.problem import LONGEST_TEXT, shown
+from llm_gateway.error_format.responses import LONGEST_TEXT, shown
 from llm_gateway.errors import GatewayError, InternalError
 
-ENTRY = "llm_gateway.entry"
-"""The key under which the gate leaves its `Entry` in the ASGI scope."""
+REQUEST_CONTEXT = "llm_gateway.request_context"
+"""The key of the ASGI scope under which the gate stores the `RequestContext`."""
 LONGEST_PATH = 200
 
 
@@ -25,7 +25,7 @@ class Caller(msgspec.Struct, frozen=True):
 NOBODY = Caller("", frozenset())
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class RequestContext(msgspec.Struct, frozen=True, gc=False):
     """Caller, ids and headers of a request that passed the gate; of repeated headers the last counts.
 
     `echo` is the id that the client sees, in the header x-request-id and in an error's body: its own, else ours. `log`
@@ -47,37 +47,37 @@ def log_error(scope: Scope, error: GatewayError, status: int) -> None:
     """
     if error.is_recorded:
         return
-    entry: Entry = scope[ENTRY]
+    context: RequestContext = scope[REQUEST_CONTEXT]
     client = scope.get("client")
-    entry.log(
+    context.log(
         "request refused",
         level="info" if status < 500 else "warning",
         at_once=False,
-        request_id=entry.request_id,
-        client_request_id=entry.client_request_id,
+        request_id=context.request_id,
+        client_request_id=context.client_request_id,
         method=scope["method"],
         path=shown(scope["path"], LONGEST_PATH),
         status=status,
         error_code=error.code,
         detail=shown(error.detail, LONGEST_TEXT),
-        key=entry.caller.name or None,
+        key=context.caller.name or None,
         client=client[0] if client else None,
     )
 
 
-def log_defect(log: Callable[..., None], entry: Entry, error: Exception) -> None:
+def log_defect(log: Callable[..., None], context: RequestContext, error: Exception) -> None:
     """Log an exception that is a defect of ours, under both ids of its request."""
     log(
         "request failed",
         level="error",
-        request_id=entry.request_id,
-        client_request_id=entry.client_request_id,
+        request_id=context.request_id,
+        client_request_id=context.client_request_id,
         exc_info=error,
     )
 
 
-def defect(entry: Entry) -> InternalError:
+def defect(context: RequestContext) -> InternalError:
     """Return the error for a request that failed by a defect of ours, which `log_defect` logs."""
-    error = InternalError(f"The gateway failed to serve this; report request {entry.echo.decode()}.")
+    error = InternalError(f"The gateway failed to serve this; report request {context.echo.decode()}.")
     error.is_recorded = True
     return error

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from llm_gateway.error_format.sentences import invalid
+from llm_gateway.error_format.validation import invalid_request
 
 
 class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +49,6 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
 def test_a_body_that_does_not_fit(text: str, sentence: str, loc: list[str]) -> None:
     with pytest.raises(msgspec.ValidationError) as raised:
         msgspec.json.decode(text, type=Body)
-    error = invalid(raised.value)
+    error = invalid_request(raised.value)
     assert error.detail == sentence
     assert error.errors[0]["loc"] == loc

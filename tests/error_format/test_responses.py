@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.error_format.problem import LONGEST_NAME, LONGEST_TEXT, problem_of
+from llm_gateway.error_format.responses import LONGEST_NAME, LONGEST_TEXT, problem_of
 from llm_gateway.errors import Invalid, NotFound
 
 
