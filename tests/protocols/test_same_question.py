@@ -224,7 +224,7 @@ def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Ques
     model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}[kind]
     calls = {}
     for name, api in APIS.items():
-        if can_ask(name, question) and name not in registry.DIALECTS[kind].wires:
+        if can_ask(name, question) and name not in registry.DIALECTS[kind].codecs:
             calls[name] = sent(ClientRequest(name, api.write(question), reading(api)), kind, model, stream=True)
 
     # A refusal names the client's own field, and so differs in its name alone.

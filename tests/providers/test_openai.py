@@ -241,10 +241,10 @@ class TestDecode:
 
 
 def test_the_embedded_model_speaks_the_same() -> None:
-    assert (local.static_key, local.target, local.decode_error, local.interpret, local.wires) == (
+    assert (local.static_key, local.target, local.decode_error, local.interpret, local.codecs) == (
         openai.static_key,
         openai.target,
         openai.decode_error,
         openai.interpret,
-        openai.wires,
+        openai.codecs,
     )

@@ -25,8 +25,8 @@ from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
-from llm_gateway.providers.base import load_vendors
 from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, attempt_price
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
@@ -102,13 +102,13 @@ class Control:
         self._local = local
         self._redact = redact
         self._log = log
-        self._vendors = load_vendors()
+        self._presets = load_presets()
         self._unusable: dict[str, str] = {}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
         prices = PriceList()
         preparer = Preparer(
             dialects=DIALECTS,
-            vendors=self._vendors,
+            presets=self._presets,
             prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
@@ -130,7 +130,7 @@ class Control:
         """Build the management API as an ASGI app."""
         stores, live = self._stores, self.live
         local = self._local
-        rules = ProviderRules(self._vendors, self.egress, lambda: local.base_url if local else None)
+        rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
         probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
         routers = (
             health_router(
@@ -153,4 +153,4 @@ def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
     stack.callback(database.close)
     if not database.is_current():
         raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
-    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_vendors()))
+    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_presets()))

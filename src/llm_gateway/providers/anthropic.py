@@ -12,17 +12,17 @@ from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
-from llm_gateway.providers.authorize import StaticKey
-from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_text
+from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.upstream_credentials import StaticKey
 
 API_VERSION = "2023-06-01"
 """The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
 OUT_OF_MONEY = "Your credit balance is too low"
 
 static_key = StaticKey("x-api-key")
-wires = {
-    "anthropic_messages": Wire(
+codecs = {
+    "anthropic_messages": ProtocolCodec(
         lambda _model, _stream: "/v1/messages",
         read_reply,
         StreamReader,

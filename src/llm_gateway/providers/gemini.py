@@ -14,9 +14,9 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import gemini_embeddings
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
-from llm_gateway.providers.authorize import StaticKey
-from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
+from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.upstream_credentials import StaticKey
 
 static_key = StaticKey("x-goog-api-key")
 
@@ -43,10 +43,12 @@ def _call_path(model: str, stream: bool) -> str:
     return f"{path_of(model)}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
 
-wires = {
-    "gemini_content": Wire(_call_path, read_reply, StreamReader, write_request),
-    "gemini_embeddings": Wire(lambda model, _stream: f"{path_of(model)}:embedContent", gemini_embeddings.read_reply),
-    "gemini_batch_embeddings": Wire(
+codecs = {
+    "gemini_content": ProtocolCodec(_call_path, read_reply, StreamReader, write_request),
+    "gemini_embeddings": ProtocolCodec(
+        lambda model, _stream: f"{path_of(model)}:embedContent", gemini_embeddings.read_reply
+    ),
+    "gemini_batch_embeddings": ProtocolCodec(
         lambda model, _stream: f"{path_of(model)}:batchEmbedContents", gemini_embeddings.read_reply
     ),
 }

@@ -12,9 +12,9 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
-from llm_gateway.providers.authorize import StaticKey
-from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
+from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.upstream_credentials import StaticKey
 
 CONTENT_FILTERED = ("content_filter", "content_policy_violation")
 """Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter; OpenRouter, see below."""
@@ -23,15 +23,15 @@ _TOO_DEAR = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
 https://github.com/anomalyco/opencode/issues/12219. "can only afford 0" is an account without credit."""
 
 static_key = StaticKey("authorization", "Bearer ")
-wires = {
-    "openai_chat": Wire(lambda _model, _stream: "/chat/completions", read_reply, StreamReader, write_request),
-    "openai_responses": Wire(
+codecs = {
+    "openai_chat": ProtocolCodec(lambda _model, _stream: "/chat/completions", read_reply, StreamReader, write_request),
+    "openai_responses": ProtocolCodec(
         lambda _model, _stream: "/responses",
         openai_responses.read_reply,
         openai_responses.StreamReader,
         is_default=False,  # few servers speak it whole: docs/DECISIONS.md
     ),
-    "openai_embeddings": Wire(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
+    "openai_embeddings": ProtocolCodec(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
 
 

@@ -67,17 +67,17 @@ def own_price(provider: Provider, model: str) -> Price | None:
 
 
 def attempt_price(
-    prices: PriceList, vendors: Container[str], provider: Provider, attempt: AttemptRecord
+    prices: PriceList, presets: Container[str], provider: Provider, attempt: AttemptRecord
 ) -> Price | None:
     """The price in force now for an attempt made at that provider, list prices of the time when it was made.
 
-    As when it is recorded: by the configured model, else by the name the provider reported. `vendors` are the names
+    As when it is recorded: by the configured model, else by the name the provider reported. `presets` are the names
     of the presets.
     """
-    vendor = provider.name if provider.name in vendors else None
-    price = own_price(provider, attempt.model) or prices.find_at(vendor, attempt.model, attempt.started_ms)
+    preset = provider.name if provider.name in presets else None
+    price = own_price(provider, attempt.model) or prices.find_at(preset, attempt.model, attempt.started_ms)
     if price is None and attempt.upstream_model is not None:
-        price = prices.find_at(vendor, attempt.upstream_model, attempt.started_ms)
+        price = prices.find_at(preset, attempt.upstream_model, attempt.started_ms)
     return price
 
 

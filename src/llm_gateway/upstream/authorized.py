@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from urllib.parse import urlsplit
 
-from llm_gateway.domain.catalog import Authorize, NotAuthorized, OutgoingCall
+from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall, UpstreamAuthorizer
 from llm_gateway.upstream.pool import NotSent, Pool, Unsent
 from llm_gateway.upstream.response import Response, ResponseStream
 
@@ -19,7 +19,7 @@ class AuthorizedPool(Pool):
 
     def __init__(
         self,
-        authorize: Authorize,
+        authorize: UpstreamAuthorizer,
         root: str,
         headers: dict[str, str],
         *,

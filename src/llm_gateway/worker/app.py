@@ -82,7 +82,7 @@ class Worker:
                 admission=self._admission,
                 transport=self.transport,
                 recording=recording,
-                adapters=DIALECTS,
+                dialects=DIALECTS,
                 translation=translation,
                 redact=self._given.redact,
             )

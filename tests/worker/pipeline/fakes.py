@@ -20,7 +20,7 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, client_request_of, weight_of
-from llm_gateway.providers.registry import DIALECTS, speech
+from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
@@ -70,7 +70,7 @@ def provider(name: str = "alpha", *, has_json_mode: bool = True, **changes: Any)
     }
     made = {**fields, **changes}
     if made["kind"] in DIALECTS:
-        spoken = speech(DIALECTS[made["kind"]], made.get("protocols"), has_json_mode=has_json_mode)
+        spoken = choose_codecs(DIALECTS[made["kind"]], made.get("protocols"), has_json_mode=has_json_mode)
         made = {**spoken._asdict(), **made}
     return Provider(**made)
 
@@ -283,7 +283,7 @@ class World:
             admission=admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters=DIALECTS,
+            dialects=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
             clock=pace.clock,

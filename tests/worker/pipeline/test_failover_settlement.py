@@ -317,7 +317,7 @@ async def test_a_defect_in_reading_an_answer_gives_the_permit_back(world: World)
     breaker = almost_open(world, failures=5)
     world.clock.now += 60
     world.script(a=[answer()])
-    broken = provider("a", main_wire=A.main_wire._replace(read_reply=broken_reader))
+    broken = provider("a", translation_codec=A.translation_codec._replace(read_reply=broken_reader))
 
     with pytest.raises(ZeroDivisionError):
         await world.failover.run(request(), plan([broken]), world.open(request()))

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.catalog import Authorize, NotAuthorized, OutgoingCall, Provider, Target
+from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall, Provider, Target, UpstreamAuthorizer
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.providers import openai
-from llm_gateway.providers.authorize import RefreshedToken, Token
-from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import PriceList
+from llm_gateway.providers.upstream_credentials import RefreshedToken, Token
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.upstream.pool import Unsent
@@ -59,7 +59,7 @@ async def transport() -> AsyncIterator[Transport]:
     await made.close()
 
 
-def signed(mock: MockUpstream, signing: Authorize) -> Provider:
+def signed(mock: MockUpstream, signing: UpstreamAuthorizer) -> Provider:
     return provider(target=Target(mock.base_url, f"{mock.base_url}/models", {}, signing))
 
 
@@ -137,7 +137,7 @@ async def test_an_account_with_a_refreshed_token_keeps_it_over_snapshots_and_sho
 
     prepare = Preparer(
         dialects={"openai": openai},
-        vendors={"acme": Vendor("openai", mock.base_url)},
+        presets={"acme": Preset("openai", mock.base_url)},
         prices=PriceList(),
         local_endpoint=lambda: None,
         learn=redact.learn,

@@ -13,7 +13,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.providers.base import Dialect
+from llm_gateway.providers.dialect import Dialect
 
 TIMEOUT_S = 9.5
 """The whole answer must be there after 10 s."""

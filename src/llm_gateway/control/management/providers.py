@@ -21,7 +21,7 @@ from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Text, Times
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
-from llm_gateway.providers.base import Vendor
+from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import KINDS as PRICE_KINDS
 from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
 from llm_gateway.providers.registry import DIALECTS, all_protocols, kind_of, protocols_problem
@@ -229,14 +229,14 @@ class ProviderTest(BaseModel):
 class ProviderRules:
     """What a provider must be to be saved, beyond the types of its fields."""
 
-    def __init__(self, vendors: dict[str, Vendor], egress: Egress, local_url: Callable[[], str | None]) -> None:
-        self._vendors = vendors
+    def __init__(self, presets: dict[str, Preset], egress: Egress, local_url: Callable[[], str | None]) -> None:
+        self._presets = presets
         self._egress = egress
         self._local_url = local_url
 
     def kind_of(self, name: str, kind: str | None) -> str:
         """The dialect: the one that was said, else the preset's, else the default."""
-        return kind_of(name, kind, self._vendors)
+        return kind_of(name, kind, self._presets)
 
     def check(
         self, name: str, kind: str, base_url: str | None, prices: Prices | None, protocols: Sequence[str] | None
@@ -252,7 +252,7 @@ class ProviderRules:
                 from_operator(price)
             except ValueError as error:
                 raise Invalid(f"prices of {model!r}: {error}.", loc=("body", "prices", model)) from None
-        vendor = self._vendors.get(name)
+        preset = self._presets.get(name)
         if base_url is not None:
             self._check_url(base_url)
         elif kind == "local":
@@ -261,11 +261,11 @@ class ProviderRules:
                     "The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true and restart.",
                     loc=("body", "kind"),
                 )
-        elif vendor is None or vendor.base_url is None:
-            names = ", ".join(sorted(self._vendors))
+        elif preset is None or preset.base_url is None:
+            names = ", ".join(sorted(self._presets))
             raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
-        elif vendor.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
-            self._check_url(vendor.base_url)
+        elif preset.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
+            self._check_url(preset.base_url)
 
     def _check_protocols(self, kind: str, protocols: Sequence[str]) -> None:
         dialect = DIALECTS.get(kind)  # None: stored by another version; such a provider may still be renamed
@@ -291,8 +291,8 @@ class ProviderRules:
         return self._egress.strict and self._origin(*before) != self._origin(*after)
 
     def _origin(self, name: str, base_url: str | None) -> tuple[str, str | None, int | None] | None:
-        vendor = self._vendors.get(name)
-        url = base_url or (vendor.base_url if vendor else None)
+        preset = self._presets.get(name)
+        url = base_url or (preset.base_url if preset else None)
         if url is None:
             return None
         parts = urlsplit(url)

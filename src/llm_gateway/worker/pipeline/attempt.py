@@ -22,8 +22,8 @@ from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResu
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Malformed, UpstreamError
-from llm_gateway.providers.base import Dialect
 from llm_gateway.providers.decoding import json_text
+from llm_gateway.providers.dialect import Dialect
 from llm_gateway.upstream.pool import Unsent
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.course import Course, Failure
@@ -60,7 +60,7 @@ class _Try:
 class AttemptParts(NamedTuple):
     """Dependencies of `Attempts`.
 
-    `adapters` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
+    `dialects` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
     `time.monotonic()`.
     """
 
@@ -68,7 +68,7 @@ class AttemptParts(NamedTuple):
     admission: Admission
     transport: Transport
     recording: Recording
-    adapters: Mapping[str, Dialect]
+    dialects: Mapping[str, Dialect]
     translation: Translation
     redact: Callable[[str], str]
     clock: Callable[[], float] = time.monotonic
@@ -82,7 +82,7 @@ class Attempts:
         self._admission = parts.admission
         self._transport = parts.transport
         self._recording = parts.recording
-        self._adapters = parts.adapters
+        self._dialects = parts.dialects
         self._translation = parts.translation
         self._redact = parts.redact
         self._clock = parts.clock
@@ -188,12 +188,12 @@ class Attempts:
 
     def _refused(self, this: _Try, result: UpstreamResult) -> Failure:
         """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
-        adapter = self._adapters[this.candidate.provider.kind]
-        refusal, status = adapter.interpret(result), result.status
+        dialect = self._dialects[this.candidate.provider.kind]
+        refusal, status = dialect.interpret(result), result.status
         self._recording.bought_nothing(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(adapter.decode_error(result.body))[:SAID_CHARACTERS]
+        said = self._redact(dialect.decode_error(result.body))[:SAID_CHARACTERS]
         message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
         limited = refusal.about == "moment" and status == LIMITED
         if limited:

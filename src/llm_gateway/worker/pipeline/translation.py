@@ -13,13 +13,13 @@ from llm_gateway.protocols.contract import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import cut
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
-from llm_gateway.providers.base import Wire
+from llm_gateway.providers.dialect import ProtocolCodec
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Translation:
-    """Translates between clients and providers, by the wires that a snapshot's provider carries.
+    """Translates between clients and providers, by the codecs that a snapshot's provider carries.
 
     Where the provider speaks the client's protocol the document passes through. Else it is translated as a document,
     where the two protocols have such a translation (embeddings), or by way of its conversation.
@@ -34,7 +34,7 @@ class Translation:
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
         if not client_request.is_canonical:
-            native: Wire | None = provider.wires.get(client_request.protocol)
+            native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
                 document = PROTOCOLS[client_request.protocol].pass_on(
                     {**client_request.document, "model": model}, stream=request.stream
@@ -44,10 +44,10 @@ class Translation:
                 )
             found = _translation_of_document(client_request, provider)
             if found is not None:
-                wire, translation = found
+                codec, translation = found
                 written = translation.write(client_request.document, model)
-                return UpstreamCall(wire.path(model, False), _encode(written.document), dropped=written.dropped)
-        main: Wire | None = provider.main_wire
+                return UpstreamCall(codec.path(model, False), _encode(written.document), dropped=written.dropped)
+        main: ProtocolCodec | None = provider.translation_codec
         if (
             main is None
             or main.write is None
@@ -70,14 +70,14 @@ class Translation:
             Malformed: the body is not a complete answer.
         """
         if not client_request.is_canonical:
-            native: Wire | None = provider.wires.get(client_request.protocol)
+            native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
                 return reply_of(native.read_reply(body), body, dropped)
             found = _translation_of_document(client_request, provider)
             if found is not None:
-                wire, translation = found
-                return reply_of(wire.read_reply(body), translation.read(body), dropped)
-        completion = provider.main_wire.read_reply(body)
+                codec, translation = found
+                return reply_of(codec.read_reply(body), translation.read(body), dropped)
+        completion = provider.translation_codec.read_reply(body)
         for choice in completion.choices:
             _leave_foreign_out(choice)
         return reply_of(completion, dropped=dropped, is_text=client_request.is_canonical)
@@ -88,23 +88,23 @@ class Translation:
         Raises:
             Unsupported: the provider's protocol has no streams.
         """
-        native: Wire | None = provider.wires.get(client_request.protocol)
-        wire: Wire = native or provider.main_wire
-        if native is None and wire.json_reader is not None and client_request.conversation.format is not None:
-            return wire.json_reader()
-        if wire.reader is None:
+        native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
+        codec: ProtocolCodec = native or provider.translation_codec
+        if native is None and codec.json_reader is not None and client_request.conversation.format is not None:
+            return codec.json_reader()
+        if codec.reader is None:
             raise Unsupported("stream", "this is not answered in a stream")
-        return wire.reader()
+        return codec.reader()
 
 
 def _translation_of_document(
     client_request: ClientRequest, provider: Provider
-) -> tuple[Wire, DocumentTranslation] | None:
+) -> tuple[ProtocolCodec, DocumentTranslation] | None:
     """Find a protocol of the provider's into which the client's documents are translated as they are."""
     for name, translation in PROTOCOLS[client_request.protocol].translations.items():
-        wire = provider.wires.get(name)
-        if wire is not None:
-            return wire, translation
+        codec = provider.codecs.get(name)
+        if codec is not None:
+            return codec, translation
     return None
 
 

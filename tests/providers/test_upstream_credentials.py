@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall
-from llm_gateway.providers.authorize import FETCH_S, RETRY_S, RefreshedToken, StaticKey, Token
+from llm_gateway.providers.upstream_credentials import FETCH_S, RETRY_S, RefreshedToken, StaticKey, Token
 from tests.worker.pipeline.fakes import NOW, Clock
 
 CALL = OutgoingCall("POST", "https://acme.test/v1/chat", b"{}")

@@ -1,7 +1,7 @@
-"""How calls to an account are authorised: by a key that never changes, or by header lines made for each call.
+"""Authorise calls to upstream accounts: by a static key, or by header lines that are made for each call.
 
 A static key becomes part of the target's headers when the snapshot is built, so that a call pays nothing for it. An
-account that needs more has an `Authorize` (`domain/catalog.py`) as its target's `authorize`.
+account that needs more has an `UpstreamAuthorizer` (`domain/catalog.py`) as its target's `authorize`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class RefreshedToken:
         self._refreshing: asyncio.Task[str | None] | None = None
 
     async def __call__(self, call: OutgoingCall) -> bytes:
-        """As in `Authorize`."""
+        """As in `UpstreamAuthorizer`."""
         now = self._clock()
         if now >= self._refresh_at and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(now))
