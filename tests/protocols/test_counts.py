@@ -250,7 +250,7 @@ def assembled(chunks: list[Chunk]) -> Completion:
     """The reply that the chunks are."""
     assembler = ReplyAssembler()
     for chunk in chunks:
-        assembler.add(chunk)
+        assembler.take(chunk)
     return assembler.completion()
 
 
@@ -258,4 +258,4 @@ def streamed(protocol: Any, chunks: list[Chunk]) -> Completion:
     """The reply that a client reads in the stream of these chunks."""
     writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
-    return assembled([chunk for event in Splitter(10**6).feed(body) for chunk in reader.feed(event)])
+    return assembled([chunk for event in Splitter(10**6).take(body) for chunk in reader.take(event)])

@@ -188,8 +188,8 @@ def test_a_stream_without_text_is_an_answer_with_exact_tokens(kind: str) -> None
 def test_a_stream_that_was_cut_is_none(name: str) -> None:
     reader, assembler = DIALECTS[name].reader(), ReplyAssembler()
     for event in CUT[name]:
-        for chunk in reader.feed(Event(b"", encoded(event), b"")):
-            assembler.add(chunk)
+        for chunk in reader.take(Event(b"", encoded(event), b"")):
+            assembler.take(chunk)
 
     assert not reader.is_done
     assert not assembler.is_finished
@@ -199,13 +199,13 @@ def test_a_stream_that_was_cut_is_none(name: str) -> None:
     ("name", "end"), [("chat", b"[DONE]"), ("messages", encoded(STOPPED)), ("responses", b"[DONE]")]
 )
 def test_an_end_without_a_beginning_says_nothing(name: str, end: bytes) -> None:
-    assert DIALECTS[name].reader().feed(Event(b"", end, b"")) == []
+    assert DIALECTS[name].reader().take(Event(b"", end, b"")) == []
 
 
 def test_what_was_held_back_for_json_comes_at_the_protocols_end() -> None:
     reader = anthropic_messages.StreamReader(wants_json=True)
     text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "{}"}}
-    chunks = [chunk for event in (STARTED, text, STOPPED) for chunk in reader.feed(Event(b"", encoded(event), b""))]
+    chunks = [chunk for event in (STARTED, text, STOPPED) for chunk in reader.take(Event(b"", encoded(event), b""))]
 
     assert [getattr(chunk, "text", None) for chunk in chunks] == [None, "{}", None]
 
@@ -236,14 +236,14 @@ def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None
     reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(CONTEXT)
     body = b""
     for data in [*map(encoded, events), *([b"[DONE]"] if name == "chat" else [])]:
-        body += b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", data, b"")))
+        body += b"".join(writer.write(chunk) for chunk in reader.take(Event(b"", data, b"")))
     body += writer.end()
 
     told, assembler = SURFACES[surface].StreamReader(), ReplyAssembler()
-    written = Splitter(1_000_000).feed(body)
+    written = Splitter(1_000_000).take(body)
     for event in written:
-        for chunk in told.feed(event):
-            assembler.add(chunk)
+        for chunk in told.take(event):
+            assembler.take(chunk)
     assert told.is_done
     assert assembler.is_finished
     assert (text_of(assembler.completion()), assembler.usage) == ("", COUNTED)
@@ -260,6 +260,6 @@ def test_the_choice_that_comes_first_is_written_wherever_it_is_counted_from(surf
     reader, writer = gemini.StreamReader(), SURFACES[surface].StreamWriter(CONTEXT)
     event = {"candidates": [{"index": index, "content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]}
 
-    written = b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", encoded(event), b"")))
+    written = b"".join(writer.write(chunk) for chunk in reader.take(Event(b"", encoded(event), b"")))
 
     assert b"Hello" in written

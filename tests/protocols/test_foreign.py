@@ -30,7 +30,7 @@ CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def told(reader: Any, *documents: Any) -> list[Any]:
-    return [chunk for d in documents for chunk in reader.feed(Event(b"", json.dumps(d).encode(), b""))]
+    return [chunk for d in documents for chunk in reader.take(Event(b"", json.dumps(d).encode(), b""))]
 
 
 def chat(message: Any, finish_reason: str = "stop") -> bytes:
@@ -95,7 +95,7 @@ def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
 
     assembler = ReplyAssembler()
     for chunk in (*chunks, *chunks[-1:], Finish()):
-        assembler.add(chunk)
+        assembler.take(chunk)
     assert assembler.completion().choices[0].parts == [Foreign(kind=kind)]
 
 

@@ -121,8 +121,8 @@ def test_each_event_costs_the_same_to_read(kind: str) -> None:
     def read(count: int) -> None:
         reader, assembler = make(), ReplyAssembler()
         for event in islice(cycle(events), count):
-            for chunk in reader.feed(event):
-                assembler.add(chunk)
+            for chunk in reader.take(event):
+                assembler.take(chunk)
             assert not assembler.is_finished
         assembler.completion()
 
@@ -147,8 +147,8 @@ def test_choices_without_end_cost_the_same() -> None:
     def collect(count: int) -> None:
         assembler = ReplyAssembler()
         for choice in range(count):
-            assembler.add(TextDelta(text="x", choice=choice))
-            assembler.add(Finish(choice=choice))
+            assembler.take(TextDelta(text="x", choice=choice))
+            assembler.take(Finish(choice=choice))
             assert assembler.is_finished
         assembler.completion()
 

@@ -151,7 +151,7 @@ def test_a_character_that_is_none_is_replaced(name: str, kind: str) -> None:
     reader = dialect.reader()
     chunks = []
     for event in dialect.stream:
-        chunks += reader.feed(msgspec.structs.replace(EVENT, data=encoded(event).replace(said, written)))
+        chunks += reader.take(msgspec.structs.replace(EVENT, data=encoded(event).replace(said, written)))
     assert [chunk.text for chunk in chunks if chunk.__class__.__name__ == "TextDelta" and chunk.text] == [read]
 
 
@@ -178,7 +178,7 @@ def test_documents_of_any_shape_are_malformed_and_nothing_worse(name: str, docum
     with pytest.raises(Malformed):
         DIALECTS[name].read(encoded(document))
     with pytest.raises(Malformed):
-        DIALECTS[name].reader().feed(msgspec.structs.replace(EVENT, data=encoded(document)))
+        DIALECTS[name].reader().take(msgspec.structs.replace(EVENT, data=encoded(document)))
 
 
 @pytest.mark.parametrize("name", ["messages", "gemini", "chat"])

@@ -81,9 +81,9 @@ def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
     del judge
     writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(RICH)) + writer.end()
-    for event in Splitter(1_000_000).feed(body):
-        for chunk in reader.feed(event):
-            assembler.add(chunk)
+    for event in Splitter(1_000_000).take(body):
+        for chunk in reader.take(event):
+            assembler.take(chunk)
 
     [choice] = assembler.completion().choices
     assert choice.finish_reason == "tool_calls"
@@ -93,7 +93,7 @@ def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
 
 
 def told(reader: Any, *documents: Any) -> list[Any]:
-    return [chunk for d in documents for chunk in reader.feed(Event(b"", json.dumps(d).encode(), b""))]
+    return [chunk for d in documents for chunk in reader.take(Event(b"", json.dumps(d).encode(), b""))]
 
 
 def test_thoughts_of_others_are_read() -> None:

@@ -54,7 +54,7 @@ def output_of(parts: list[Part], logprobs: Any = None) -> list[Any]:
 def events_of(chunks: list[Chunk]) -> list[Any]:
     writer = openai_responses.StreamWriter(CONTEXT)
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
-    return [json.loads(event.data) for event in Splitter(1_000_000).feed(body)]
+    return [json.loads(event.data) for event in Splitter(1_000_000).take(body)]
 
 
 def test_anthropics_seals_go_out_and_come_back() -> None:
@@ -161,7 +161,7 @@ def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -
     events = events_of(every)
     assembler = ReplyAssembler()
     for chunk in every:
-        assembler.add(chunk)
+        assembler.take(chunk)
     whole = json.loads(openai_responses.write_reply(assembler.completion(), CONTEXT))
 
     assert events[-1]["type"] == "response.incomplete"
@@ -199,7 +199,7 @@ def test_anthropics_own_events_end_in_items_that_anthropic_takes_back() -> None:
         {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": "So"}},
     ]
     reader = anthropic_messages.StreamReader()
-    chunks = [chunk for each in blocks for chunk in reader.feed(Event(b"", json.dumps(each).encode(), b""))]
+    chunks = [chunk for each in blocks for chunk in reader.take(Event(b"", json.dumps(each).encode(), b""))]
     items = [event["item"] for event in events_of(chunks) if event["type"] == "response.output_item.done"]
 
     assert read({"input": [ASKED, *items]}).turns[1].parts == [

@@ -93,10 +93,10 @@ def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
     body = b"".join(writer.write(chunk) for chunk in chunks_of(completion))
     assert not any(end in body for end in (b"data: [DONE]", b"event: message_stop", b"event: response.completed"))
 
-    for event in Splitter(10_000_000).feed(body + writer.end()):
+    for event in Splitter(10_000_000).take(body + writer.end()):
         assert not reader.is_done
-        for chunk in reader.feed(event):
-            assembler.add(chunk)
+        for chunk in reader.take(event):
+            assembler.take(chunk)
 
     assert reader.is_done
     assert assembler.is_finished
@@ -111,7 +111,7 @@ def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
 def test_pieces_and_whole(completion: Completion) -> None:
     assembler = ReplyAssembler()
     for chunk in chunks_of(completion):
-        assembler.add(chunk)
+        assembler.take(chunk)
 
     assert assembler.completion() == completion
 

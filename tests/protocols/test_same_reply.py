@@ -54,10 +54,10 @@ def chunks_in(vendor: Vendor, events: list[Document], line: Line) -> list[Chunk]
     """What the dialect's reader reads of these events."""
     reader, splitter, chunks = vendor.protocol.StreamReader(), Splitter(10**7), list[Chunk]()
     for data in line.pieces(sse(vendor, events, newline=line.newline, is_ascii=line.is_ascii)):
-        for event in splitter.feed(data):
-            chunks += reader.feed(event)
+        for event in splitter.take(data):
+            chunks += reader.take(event)
     for event in splitter.end():
-        chunks += reader.feed(event)
+        chunks += reader.take(event)
     return chunks
 
 
@@ -65,7 +65,7 @@ def assembled(chunks: list[Chunk]) -> Completion:
     """The reply that the chunks are; it must be complete."""
     assembler = ReplyAssembler()
     for chunk in chunks:
-        assembler.add(chunk)
+        assembler.take(chunk)
     assert assembler.is_finished
     return assembler.completion()
 
@@ -130,9 +130,9 @@ def written_stream(api: str, chunks: list[Chunk]) -> Completion:
     estimated = assembled(chunks)
     counted = [Counted(usage=estimated.usage)] if estimated.usage_estimated else []
     body = b"".join([writer.write(chunk) for chunk in [*chunks, *counted]]) + writer.end()
-    for event in Splitter(10**7).feed(body):
-        for chunk in reader.feed(event):
-            assembler.add(chunk)
+    for event in Splitter(10**7).take(body):
+        for chunk in reader.take(event):
+            assembler.take(chunk)
     assert reader.is_done or (api == "gemini" and assembler.is_finished)  # Google's streams have no end of their own
     return assembler.completion()
 
@@ -191,9 +191,9 @@ def test_an_error_in_the_stream_ends_it_with_what_came_before(name: str, reply: 
     for protocol in APIS.values():
         writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()
         body = b"".join([writer.write(chunk) for chunk in before]) + writer.error("on fire", "upstream_error")
-        *told_before, error = Splitter(10**7).feed(body)
+        *told_before, error = Splitter(10**7).take(body)
         for event in told_before:
-            reader.feed(event)
+            reader.take(event)
         with pytest.raises(UpstreamError, match="on fire"):
-            reader.feed(error)
+            reader.take(error)
         assert not reader.is_done

@@ -40,7 +40,7 @@ def chunks_of(reader: Any, *events: Document | bytes) -> list[Chunk]:
     chunks: list[Chunk] = []
     for event in events:
         data = event if isinstance(event, bytes) else encoded(event)
-        chunks += reader.feed(Event(b"", data, b""))
+        chunks += reader.take(Event(b"", data, b""))
     return [chunk for chunk in chunks if not isinstance(chunk, Begin)]
 
 

@@ -184,8 +184,8 @@ def read_stream(dialect: Dialect, events: list[dict[str, Any]]) -> tuple[Complet
     """What a stream says, and whether it is complete."""
     reader, assembler = dialect.reader(), ReplyAssembler()
     for data in [*map(encoded, events), *([dialect.done] if dialect.done else [])]:
-        for chunk in reader.feed(Event(b"", data, b"")):
-            assembler.add(chunk)
+        for chunk in reader.take(Event(b"", data, b"")):
+            assembler.take(chunk)
     return assembler.completion(), reader.is_done or assembler.is_finished
 
 

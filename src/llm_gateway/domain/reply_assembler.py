@@ -69,8 +69,8 @@ class ReplyAssembler:
         """Whether every choice that began is complete, and one did."""
         return bool(self._finished) and len(self._finished) == len(self._choices)
 
-    def add(self, chunk: Chunk) -> None:
-        """Take the next chunk."""
+    def take(self, chunk: Chunk) -> None:
+        """Add the next chunk."""
         if isinstance(chunk, TextDelta):
             # as nearly all are
             if chunk.choice == self._text_of and chunk.logprobs is None and chunk.signature is None:

@@ -102,8 +102,8 @@ class StreamReader(Protocol):
     has_own_end: bool
     """Whether the protocol has an end of its own; else a stream is complete once every choice is."""
 
-    def feed(self, event: Event) -> list[Chunk]:
-        """What the event says.
+    def take(self, event: Event) -> list[Chunk]:
+        """Return the chunks that the event holds.
 
         Raises:
             Malformed: it is no event of this protocol.

@@ -10,7 +10,7 @@ from llm_gateway.protocols.contract import PARSE_ERRORS
 _decode = msgspec.json.Decoder().decode
 
 
-class InOrder:
+class DeltaSerializer:
     """Holds back what comes in the middle of a tool call, as when parallel calls are told in turns.
 
     A call is taken for whole when its arguments are a JSON document; what never becomes one is whole at the end.
@@ -21,8 +21,8 @@ class InOrder:
         self._arguments: list[str] = []
         self._held: list[Chunk] = []
 
-    def feed(self, chunk: Chunk) -> list[Chunk]:
-        """What may be written now."""
+    def take(self, chunk: Chunk) -> list[Chunk]:
+        """Return the chunks that may be written now."""
         if self._call is None and not isinstance(chunk, ToolBegin):
             return [chunk]
         if isinstance(chunk, Begin | Counted | Finish):

@@ -152,7 +152,7 @@ class Exchange:
         else:
             self._start(message["status"], message.get("headers", ()))
 
-    def push(self, body: bytes) -> bool:
+    def take(self, body: bytes) -> bool:
         """A further piece of the response, at once; whether the client keeps up. If not, `caught_up` is for waiting.
 
         What sending a message does, without a coroutine for each: for pieces that are small and many.

@@ -82,7 +82,7 @@ class ResponseStream:
             return b""
         return self._held_so_far()
 
-    async def pour(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
+    async def deliver(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
         """Call `take` with all that comes, as it comes, until it returns False; whether more may come after that.
 
         A task that is woken for each piece costs more than all that is done with it. What `take` raises is raised here.

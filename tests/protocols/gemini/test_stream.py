@@ -43,7 +43,7 @@ def documents(body: bytes) -> list[dict[str, Any]]:
     if body.startswith(b"["):
         found: list[dict[str, Any]] = json.loads(body)
         return found
-    return [json.loads(event.data) for event in Splitter(10_000_000).feed(body)]
+    return [json.loads(event.data) for event in Splitter(10_000_000).take(body)]
 
 
 def streamed(*chunks: Chunk, context: Any = CONTEXT) -> list[dict[str, Any]]:
@@ -66,9 +66,9 @@ def read_back(body: bytes) -> tuple[Completion, bool]:
     """What our own reader makes of a stream, and whether it is complete."""
     reader, assembler = gemini.StreamReader(), ReplyAssembler()
     for document in documents(body):
-        for event in Splitter(10_000_000).feed(encode_event(json.dumps(document).encode())):
-            for chunk in reader.feed(event):
-                assembler.add(chunk)
+        for event in Splitter(10_000_000).take(encode_event(json.dumps(document).encode())):
+            for chunk in reader.take(event):
+                assembler.take(chunk)
     return assembler.completion(), assembler.is_finished
 
 
@@ -163,7 +163,7 @@ def test_an_array_stays_json_while_it_is_kept_alive() -> None:
 def test_events_that_are_kept_alive_are_the_same_events() -> None:
     writer = gemini.StreamWriter(CONTEXT)
     alive = writer.keep_alive
-    events = Splitter(1000).feed(alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")))
+    events = Splitter(1000).take(alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")))
 
     assert [json.loads(event.data)["candidates"][0]["content"]["parts"] for event in events] == [
         [{"text": "Hi"}],

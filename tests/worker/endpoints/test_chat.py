@@ -9,7 +9,7 @@ import pytest
 from llm_gateway.protocols.contract import RawEvent, ReplyContext
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.sse import COMMENT
-from llm_gateway.worker.endpoints.chat import DEFAULT_MAX_TOKENS, EventWriter, most_output, user_of
+from llm_gateway.worker.endpoints.chat import DEFAULT_MAX_TOKENS, ProtocolEventWriter, most_output, user_of
 
 GOOGLE = PROTOCOLS["gemini_content"]
 
@@ -55,12 +55,12 @@ def test_the_customer_is_read_in_the_protocols_own_fields(
     assert user_of(document, PROTOCOLS[protocol].user_fields) == user
 
 
-def writer(name: str, query: bytes = b"") -> EventWriter:
+def writer(name: str, query: bytes = b"") -> ProtocolEventWriter:
     """The writer of a stream in a protocol."""
     protocol = PROTOCOLS[name]
     assert protocol.stream_writer is not None
     context = ReplyContext(request_id="1", model="m", created_s=7, document={}, query=query)
-    return EventWriter(protocol, protocol.stream_writer(context), {})
+    return ProtocolEventWriter(protocol, protocol.stream_writer(context), {})
 
 
 @pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "anthropic_messages"])
@@ -104,5 +104,5 @@ def test_a_provider_s_events_are_the_elements_of_an_array() -> None:
         each.opened(relay)
 
     answer: Any = None
-    assert array.raw_events(raw_events) + array.end(answer) == b'[{"a":1}\n,\r\n{"b":\n2}\n]\n'
-    assert events.raw_events(raw_events) + events.end(answer) == b"".join(raw_event.raw for raw_event in raw_events)
+    assert array.take(raw_events) + array.end(answer) == b'[{"a":1}\n,\r\n{"b":\n2}\n]\n'
+    assert events.take(raw_events) + events.end(answer) == b"".join(raw_event.raw for raw_event in raw_events)

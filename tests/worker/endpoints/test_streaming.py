@@ -27,7 +27,7 @@ class Words:
     def kept(self, answer: Answer) -> bytes:
         return answer.reply.content.encode()
 
-    def raw_events(self, raw_events: Any) -> bytes:
+    def take(self, raw_events: Any) -> bytes:
         return b"".join(raw_events)
 
     def end(self, answer: Answer) -> bytes:
@@ -53,7 +53,7 @@ class Client:
             await self.head.wait()
             self.said.append(b"head")
 
-    def push(self, data: bytes) -> bool:
+    def take(self, data: bytes) -> bool:
         self.said.append(data)
         return self.reads.is_set()
 

@@ -24,9 +24,9 @@ class Poured(Incoming):
     """Hands out events one by one."""
 
     def __init__(self, *events: bytes) -> None:
-        self.events = [event for data in events for event in Splitter(10**7).feed(data)]
+        self.events = [event for data in events for event in Splitter(10**7).take(data)]
 
-    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+    async def deliver(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
         await asyncio.sleep(0)
         while self.events:
             if not take([self.events.pop(0)]):

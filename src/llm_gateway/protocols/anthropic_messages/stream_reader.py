@@ -93,7 +93,7 @@ class StreamReader:
         self._has_begun = False
         self._has_finished = False
 
-    def feed(self, event: Event) -> list[Chunk]:
+    def take(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         try:
             found = _decode(event.data)

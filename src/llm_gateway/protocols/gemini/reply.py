@@ -44,7 +44,7 @@ def read_reply(body: bytes) -> Completion:
     assembler = ReplyAssembler()
     try:
         for chunk in StreamReader().read(found):
-            assembler.add(chunk)
+            assembler.take(chunk)
     except UpstreamError as error:
         raise Malformed(f"The provider failed: {error.message}") from None
     completion = assembler.completion()

@@ -41,7 +41,7 @@ class StreamReader:
         self._id = ""
         self._text_of = -1  # the choice whose last part is a text that may still be signed
 
-    def feed(self, event: Event) -> list[Chunk]:
+    def take(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         try:
             return self.read(decode_strictly(event.data))

@@ -27,7 +27,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
-from llm_gateway.protocols.delta_serializer import InOrder
+from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.protocols.gemini.errors import STREAM_CODES, error_document
 from llm_gateway.protocols.gemini.reply import candidate_document, response_document, shows_thoughts, write_part
 from llm_gateway.protocols.gemini.usage import write_usage
@@ -37,10 +37,10 @@ from llm_gateway.sse import encode_event
 class _Candidate:
     """What is held back of one candidate: a call until it is whole, and a thought's text until it is signed."""
 
-    __slots__ = ("arguments", "call", "in_order", "thought")
+    __slots__ = ("arguments", "call", "delta_serializer", "thought")
 
     def __init__(self) -> None:
-        self.in_order = InOrder()
+        self.delta_serializer = DeltaSerializer()
         self.call: ToolBegin | None = None
         self.arguments: list[str] = []
         self.thought: list[str] = []
@@ -76,7 +76,7 @@ class StreamWriter(EventStream):
         if isinstance(chunk, Finish):
             self._finished[chunk.choice] = chunk
             return self._rest(candidate, chunk.choice)
-        return b"".join([self._write(candidate, each) for each in candidate.in_order.feed(chunk)])
+        return b"".join([self._write(candidate, each) for each in candidate.delta_serializer.take(chunk)])
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
@@ -132,7 +132,7 @@ class StreamWriter(EventStream):
 
     def _rest(self, candidate: _Candidate, choice: int) -> bytes:
         """Write what was held back of a candidate."""
-        held = b"".join([self._write(candidate, each) for each in candidate.in_order.end()])
+        held = b"".join([self._write(candidate, each) for each in candidate.delta_serializer.end()])
         return held + self._call(candidate)
 
     def _call(self, candidate: _Candidate) -> bytes:

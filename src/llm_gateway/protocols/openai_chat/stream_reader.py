@@ -93,7 +93,7 @@ class StreamReader:
         self._has_content = False
         self._has_finished = False
 
-    def feed(self, event: Event) -> list[Chunk]:
+    def take(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         data = event.data
         if data == DONE:

@@ -75,7 +75,7 @@ class StreamReader:
         self._has_begun = False
         self._has_content = False
 
-    def feed(self, event: Event) -> list[Chunk]:
+    def take(self, event: Event) -> list[Chunk]:
         """As in `StreamReader`."""
         if event.data == b"[DONE]":
             self.is_done = True

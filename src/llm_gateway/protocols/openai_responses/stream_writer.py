@@ -24,7 +24,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
-from llm_gateway.protocols.delta_serializer import InOrder
+from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
     content_of,
@@ -60,7 +60,7 @@ class StreamWriter(EventStream):
         self._said: list[dict[str, Any]] = []
         self._seal = ThinkingDelta()
         self._call = ToolCall(id="", name="", arguments="")
-        self._in_order = InOrder()
+        self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
@@ -71,7 +71,7 @@ class StreamWriter(EventStream):
                 self._choice = chunk.choice
             elif chunk.choice != self._choice:
                 return b""
-        return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
+        return b"".join([self._write(each) for each in self._delta_serializer.take(chunk)])
 
     def _write(self, chunk: Chunk) -> bytes:
         if isinstance(chunk, Begin):
@@ -91,7 +91,7 @@ class StreamWriter(EventStream):
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
-        held = b"".join([self._write(each) for each in self._in_order.end()])
+        held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         closing = held + self._begin() + self._close()
         usage = Usage(output_tokens=self._characters // 4 + 1) if self._usage is None else self._usage
         response = response_document(self._context, self._model, self._output, self._finish.reason, usage)

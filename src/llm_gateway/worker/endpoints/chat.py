@@ -81,7 +81,7 @@ class Asking(Endpoint):
         )
         ids: Headers = [(name, context.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
-            writer = EventWriter(self._protocol, self._protocol.stream_writer(reply_context), document)
+            writer = ProtocolEventWriter(self._protocol, self._protocol.stream_writer(reply_context), document)
             response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
@@ -130,7 +130,7 @@ class Asking(Endpoint):
         return read.conversation, read.dropped
 
 
-class EventWriter:
+class ProtocolEventWriter:
     """A streamed reply in a protocol's events: the provider's own bytes where it speaks the protocol, else written."""
 
     __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
@@ -149,7 +149,7 @@ class EventWriter:
         self._is_native = came.is_native
         return _who(came.provider, came.model, came.dropped)
 
-    def raw_events(self, raw_events: list[RawEvent]) -> bytes:
+    def take(self, raw_events: list[RawEvent]) -> bytes:
         """As in `Writer`."""
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])

@@ -56,7 +56,7 @@ class Generate(Endpoint):
         request = self._request(context, self._decoded(body), started)
         ids = [(b"x-request-id", context.echo)]
         if request.stream:
-            writer = EventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
+            writer = GenerateEventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
             response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
@@ -123,7 +123,7 @@ class Generate(Endpoint):
         )
 
 
-class EventWriter:
+class GenerateEventWriter:
     """A streamed answer: `delta` events with text, and a last one, `result`, with the fields of a whole answer."""
 
     content_type = EventStream.content_type
@@ -137,7 +137,7 @@ class EventWriter:
         """As in `Writer`."""
         return []
 
-    def raw_events(self, raw_events: list[RawEvent]) -> bytes:
+    def take(self, raw_events: list[RawEvent]) -> bytes:
         """As in `Writer`."""
         texts = [
             c.text for raw_event in raw_events for c in raw_event.chunks if isinstance(c, TextDelta | RefusalDelta)

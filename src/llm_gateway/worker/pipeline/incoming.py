@@ -45,7 +45,7 @@ class Incoming:
         try:
             while True:
                 data = await self._stream.read(timeout_s)
-                events = self._splitter.feed(data) if data else self._splitter.end()
+                events = self._splitter.take(data) if data else self._splitter.end()
                 if events or not data:
                     return events
                 deadline = deadline or monotonic() + timeout_s
@@ -55,7 +55,7 @@ class Incoming:
         except (Broken, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
 
-    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+    async def deliver(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
         """Call `take` with events as they arrive, until it returns False. Returns whether more may arrive after that.
 
         Raises:
@@ -63,7 +63,7 @@ class Incoming:
         """
         self._take = take
         try:
-            if await self._stream.pour(self._pour, idle_s):
+            if await self._stream.deliver(self._take_data, idle_s):
                 return True
             if found := self._splitter.end():
                 take(found)
@@ -75,8 +75,8 @@ class Incoming:
             del self._take  # breaks the circle
         return False
 
-    def _pour(self, data: bytes) -> bool:
-        events = self._splitter.feed(data)
+    def _take_data(self, data: bytes) -> bool:
+        events = self._splitter.take(data)
         if not events:
             return True
         self._stream.progressed()

@@ -85,7 +85,7 @@ class Relay:
         try:
             last, committed.held = committed.held, []
             if not committed.reader.is_done:
-                last = await self._pour(sink, last)
+                last = await self._deliver(sink, last)
         except (StreamCut, Malformed, UpstreamError) as error:
             await self._cut(str(error))
             return
@@ -100,17 +100,17 @@ class Relay:
             await sink.ready()
             sink.take(last)
 
-    async def _pour(self, sink: Sink, first: list[RawEvent]) -> list[RawEvent]:
+    async def _deliver(self, sink: Sink, first: list[RawEvent]) -> list[RawEvent]:
         """Hand over everything but what ends the reply, which is returned: it leaves once the record is durable."""
         committed = self._committed
         reader = committed.reader
         self._take = sink.take
         try:
             await sink.ready()
-            self._forward(first)
+            self._take_raw_events(first)
             while not reader.is_done:
                 await sink.ready()
-                if not await committed.pour(self._forward, BETWEEN_EVENTS_S):
+                if not await committed.deliver(self._take_raw_events, BETWEEN_EVENTS_S):
                     break
         finally:
             del self._take  # the sink refers to this relay
@@ -118,7 +118,7 @@ class Relay:
             raise StreamCut("broken", CUT)
         return self._last
 
-    def _forward(self, raw_events: list[RawEvent]) -> bool:
+    def _take_raw_events(self, raw_events: list[RawEvent]) -> bool:
         if self._committed.reader.is_done:
             self._last += raw_events
             return False

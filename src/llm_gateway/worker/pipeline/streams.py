@@ -80,7 +80,7 @@ class Committed:
             self._error = error.with_traceback(None)  # whose frames hold this stream
         return raw_events
 
-    async def pour(self, take: Callable[[list[RawEvent]], bool], idle_s: float) -> bool:
+    async def deliver(self, take: Callable[[list[RawEvent]], bool], idle_s: float) -> bool:
         """Call `take` with what comes, as it comes, until it returns False; whether more may come after that.
 
         Raises:
@@ -89,7 +89,7 @@ class Committed:
         self._check()
         self._take = take
         try:
-            return await self.incoming.pour(self._pour, idle_s)
+            return await self.incoming.deliver(self._take_events, idle_s)
         finally:
             del self._take  # breaks the circle
 
@@ -103,7 +103,7 @@ class Committed:
         finally:
             del error  # its traceback holds this frame
 
-    def _pour(self, events: list[Event]) -> bool:
+    def _take_events(self, events: list[Event]) -> bool:
         raw_events: list[RawEvent] = []
         try:
             self._read(events, raw_events)
@@ -114,9 +114,9 @@ class Committed:
         return self._take(raw_events)
 
     def _read(self, events: list[Event], raw_events: list[RawEvent]) -> None:
-        feed, add = self.reader.feed, self.assembler.add
+        read, assemble = self.reader.take, self.assembler.take
         for event in events:
-            chunks = feed(event)
+            chunks = read(event)
             for chunk in chunks:
-                add(chunk)
+                assemble(chunk)
             raw_events.append(RawEvent(event.raw, chunks))
