@@ -24,6 +24,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.token_estimate import estimated_output_tokens
 from llm_gateway.domain.usage import Usage
 
 _Other: TypeAlias = ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | ForeignDelta | Finish
@@ -145,7 +146,7 @@ class ReplyAssembler:
         usage = self.usage
         return Completion(
             choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
-            usage=Usage(output_tokens=self.characters // 4 + 1) if usage is None else usage,
+            usage=Usage(output_tokens=estimated_output_tokens(self.characters)) if usage is None else usage,
             usage_estimated=usage is None or self.is_estimated,
             id=self.begin.id,
             model=self.begin.model,

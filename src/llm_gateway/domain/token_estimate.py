@@ -14,6 +14,11 @@ def estimated_tokens(input_weight: int) -> int:
     return input_weight // 4 + 8
 
 
+def estimated_output_tokens(characters: int) -> int:
+    """Estimate the tokens of an answer from its length: four characters each."""
+    return characters // 4 + 1
+
+
 def weight(text: str) -> int:
     """How many ASCII characters would take as many tokens."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) * 4 // 3

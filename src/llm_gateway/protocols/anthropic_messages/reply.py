@@ -21,7 +21,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import guessed
+from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -88,7 +88,7 @@ def read_reply(body: bytes) -> Completion:
     choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)
     return Completion(
         choices=[choice],
-        usage=guessed(sum(map(_length, parts))) if counted is None else counted.usage,
+        usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,

@@ -13,7 +13,7 @@ from llm_gateway.domain.conversation import (
     FinishReason,
 )
 from llm_gateway.protocols.contract import Malformed
-from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.gemini.usage import ReportedUsage
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder, invalid_becomes
 
@@ -110,5 +110,5 @@ def finish_reason(said: str) -> FinishReason:
         Malformed: the model failed.
     """
     if said in FAILED:
-        raise Malformed(f"The answer was broken off ({cut(said)})")
+        raise Malformed(f"The answer was broken off ({truncated(said)})")
     return "stop" if said in STOPPED else "length" if said in CUT_OFF else "content_filter"

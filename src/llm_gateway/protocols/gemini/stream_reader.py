@@ -13,7 +13,7 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.gemini.response import (
     FOREIGN_METADATA,
     GeneratedContent,
@@ -56,7 +56,7 @@ class StreamReader:
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            self._id = cut(found.response_id) or ""
+            self._id = truncated(found.response_id) or ""
             chunks.append(Begin(id=found.response_id, model=found.model_version))
         for candidate in found.candidates or ():
             self._candidate(candidate, chunks)

@@ -15,7 +15,7 @@ from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.accessors import child, listed, objects, whole
 from llm_gateway.protocols.contract import Malformed, ParsedRequest, ReplyContext, Unreadable, Unsupported, UpstreamBody
-from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
 from llm_gateway.protocols.gemini import routes
 from llm_gateway.protocols.gemini.contents import ContentsReader
@@ -71,7 +71,7 @@ def read_reply(body: bytes) -> Completion:
     if bytes(found.embedding) == b"null" and found.embeddings is None:
         raise Malformed("The answer has no embeddings")
     counted = found.usage_metadata.prompt_token_count if found.usage_metadata is not None else None
-    if not counted or not credible(counted):
+    if not counted or not are_plausible(counted):
         return Completion(choices=[], usage_estimated=True)
     return Completion(choices=[], usage=Usage(input_tokens=counted))
 

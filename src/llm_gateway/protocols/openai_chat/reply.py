@@ -18,7 +18,7 @@ from llm_gateway.domain.conversation import (
     ToolCall,
 )
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import guessed, seconds
+from llm_gateway.protocols.counts import estimated_usage, seconds
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 
@@ -103,7 +103,7 @@ def read_reply(body: bytes) -> Completion:
     counted = read_usage(found.usage, has_content=_have_parts(choices))
     return Completion(
         choices=choices,
-        usage=guessed(_length(choices)) if counted is None else counted.usage,
+        usage=estimated_usage(_length(choices)) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,

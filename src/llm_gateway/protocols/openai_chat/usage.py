@@ -8,7 +8,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
 
 
@@ -58,19 +58,19 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     # xAI counts reasoning beside completion_tokens, which only its total tells:
     # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
     thought = out.reasoning_tokens
-    if thought and credible(answered, thought) and reported.total_tokens == asked + answered + thought:
+    if thought and are_plausible(answered, thought) and reported.total_tokens == asked + answered + thought:
         answered += thought
     usage = Usage(
         input_tokens=asked,
         output_tokens=answered,
-        cache_read_tokens=within(asked, into.cached_tokens),
-        cache_write_tokens=within(asked, into.cache_write_tokens),
-        audio_input_tokens=within(asked, into.audio_tokens),
-        reasoning_tokens=within(answered, out.reasoning_tokens),
-        audio_output_tokens=within(answered, out.audio_tokens),
+        cache_read_tokens=clamped(asked, into.cached_tokens),
+        cache_write_tokens=clamped(asked, into.cache_write_tokens),
+        audio_input_tokens=clamped(asked, into.audio_tokens),
+        reasoning_tokens=clamped(answered, out.reasoning_tokens),
+        audio_output_tokens=clamped(answered, out.audio_tokens),
     )
     parts = (into.cached_tokens, into.cache_write_tokens, into.audio_tokens, out.reasoning_tokens, out.audio_tokens)
-    return Counted(usage=usage, is_estimated=doubtful(reported.total_tokens, *parts))
+    return Counted(usage=usage, is_estimated=any_implausible(reported.total_tokens, *parts))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

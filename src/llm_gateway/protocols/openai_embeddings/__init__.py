@@ -12,7 +12,7 @@ import msgspec
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import ParsedRequest, ReplyContext, Unsupported
-from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, ReplyDecoder
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
@@ -49,7 +49,7 @@ def read_reply(body: bytes) -> Completion:
     """
     found = _decoder.decode(body)
     counted = found.usage.prompt_tokens if found.usage is not None else None
-    if not counted or not credible(counted):
+    if not counted or not are_plausible(counted):
         return Completion(choices=[], model=found.model, usage_estimated=True)
     return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
 

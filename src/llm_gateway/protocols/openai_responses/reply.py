@@ -20,7 +20,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import MAX_COUNT, doubtful, guessed, seconds, within
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, estimated_usage, seconds
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_responses.sealed import seal
 
@@ -104,11 +104,11 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     usage = Usage(
         input_tokens=asked,
         output_tokens=answered,
-        cache_read_tokens=within(asked, into.cached_tokens),
-        cache_write_tokens=within(asked, into.cache_write_tokens),
-        reasoning_tokens=within(answered, out.reasoning_tokens),
+        cache_read_tokens=clamped(asked, into.cached_tokens),
+        cache_write_tokens=clamped(asked, into.cache_write_tokens),
+        reasoning_tokens=clamped(answered, out.reasoning_tokens),
     )
-    is_estimated = doubtful(into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens)
+    is_estimated = any_implausible(into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens)
     return Counted(usage=usage, is_estimated=is_estimated)
 
 
@@ -128,7 +128,7 @@ def read_reply(body: bytes) -> Completion:
     counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
     return Completion(
         choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
-        usage=guessed(sum(map(_length, parts))) if counted is None else counted.usage,
+        usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,

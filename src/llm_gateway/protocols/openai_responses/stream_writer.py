@@ -24,6 +24,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
+from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
@@ -93,7 +94,7 @@ class StreamWriter(EventStream):
         """As in `StreamWriter`."""
         held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         closing = held + self._begin() + self._close()
-        usage = Usage(output_tokens=self._characters // 4 + 1) if self._usage is None else self._usage
+        usage = estimated_usage(self._characters) if self._usage is None else self._usage
         response = response_document(self._context, self._model, self._output, self._finish.reason, usage)
         kind = "response.incomplete" if response["status"] == "incomplete" else "response.completed"
         return closing + self._event(kind, response=response)

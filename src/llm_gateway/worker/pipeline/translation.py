@@ -10,7 +10,7 @@ from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.protocols.contract import Malformed, StreamReader, Unsupported
-from llm_gateway.protocols.counts import cut
+from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.dialect import ProtocolCodec
@@ -124,8 +124,8 @@ def reply_of(
         content=_text_of(choices[0]) if choices and not body else "",
         usage=completion.usage,
         finish_reason=choices[0].finish_reason if choices else "stop",
-        upstream_model=cut(completion.model),
-        upstream_request_id=cut(completion.id),
+        upstream_model=truncated(completion.model),
+        upstream_request_id=truncated(completion.id),
         usage_estimated=completion.usage_estimated,
         completion=None if body or is_text else completion,
         body=body,
