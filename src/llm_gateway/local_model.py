@@ -266,7 +266,7 @@ def run_child(path: str, port: int, threads: int) -> None:
 
 
 def die_with_parent() -> None:
-    """ClientRequest the kernel to kill this process when its parent ends; only Linux can."""
+    """Ask the kernel to kill this process when its parent ends; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -261,7 +261,7 @@ def ask(
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """ClientRequest a provider for its list of models, which costs nothing. Ends with 1 if it does not answer.
+    """Ask a provider for its list of models, which costs nothing. Ends with 1 if it does not answer.
 
     ```sh
     llm-gateway providers test openai

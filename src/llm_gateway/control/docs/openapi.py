@@ -30,7 +30,7 @@ Every response carries `x-request-id`: yours if you sent one, else the gateway's
 405 with `Allow`; GET paths take HEAD too.
 """
 TAGS = [
-    {"name": "generation", "description": "ClientRequest a model."},
+    {"name": "generation", "description": "Ask a model."},
     {"name": "surfaces", "description": "The same gateway for the SDKs of OpenAI, Anthropic and Google."},
     {"name": "providers", "description": "The upstream accounts that calls go to."},
     {"name": "overrides", "description": "Where one customer's calls go first."},
@@ -233,7 +233,7 @@ def _generate() -> Document:
     return {
         "tags": ["generation"],
         "summary": "Generate",
-        "description": "ClientRequest the first provider that can answer: the customer's override, else by priority.",
+        "description": "Ask the first provider that can answer: the customer's override, else by priority.",
         "operationId": "generate",
         "parameters": [
             _header("x-request-id", "Echoed in the answer if it is 1 to 128 printable ASCII characters.", {}),

@@ -13,7 +13,7 @@ NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 
 
 def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """ClientRequest for the usage of a stream, which accounting needs."""
+    """Ask for the usage of a stream, which accounting needs."""
     if not stream:
         return document
     options = document.get("stream_options")

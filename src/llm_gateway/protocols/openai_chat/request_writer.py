@@ -166,7 +166,7 @@ def _says_json(messages: list[Document]) -> bool:
 
 
 def _instruct(messages: list[Document]) -> None:
-    """ClientRequest for JSON in the first message, since some models' templates know one system message only."""
+    """Ask for JSON in the first message, since some models' templates know one system message only."""
     if messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
         messages[0]["content"] += f"\n{JSON_INSTRUCTION}"
     else:

@@ -8,7 +8,7 @@ from llm_gateway.protocols.openai_responses.sealed import OURS
 
 
 def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """ClientRequest the vendor to store nothing, whose default is to store, and leave other vendors' thoughts out."""
+    """Ask the vendor to store nothing, whose default is to store, and leave other vendors' thoughts out."""
     document = {**document, "store": False}
     if isinstance(items := document.get("input"), list):
         document["input"] = [item for item in items if not _is_ours(item)]
