@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import encode_record
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.segments import Position, WriterDir
+from tests.examples import examples
 from tests.journal.samples import (
     Database,
     Heard,
@@ -154,7 +155,7 @@ def test_a_torn_tail_costs_the_entry_that_was_being_written(tmp_path: Path, data
 
 
 @given(st.data())
-@settings(max_examples=60)
+@examples(0.6)
 def test_any_damage_to_a_journal_costs_one_entry_at_most(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

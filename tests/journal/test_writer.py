@@ -160,6 +160,7 @@ async def test_who_comes_during_a_sync_waits_for_the_next_one_together(open_writ
 
 async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: FailingFiles) -> None:
     writer = open_writer("always")
+    await until(lambda: writer._tape._spare is not None)  # what makes it wakes the loop, which flushes then
 
     async def one(number: int) -> None:
         writer.settle(request_id(number), settled(number))

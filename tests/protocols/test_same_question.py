@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
@@ -22,6 +22,7 @@ from llm_gateway.protocols.contract import Unsupported
 from llm_gateway.protocols.generate import GenerateBody, client_request_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
+from tests.examples import examples
 from tests.protocols.gemini import questions as google
 from tests.protocols.questions import (
     Document,
@@ -68,7 +69,7 @@ DIALECTS = [
     (gemini, "gemini-3-flash"),
 ]
 WRITERS = pytest.mark.parametrize(("dialect", "model"), DIALECTS, ids=[model for _, model in DIALECTS])
-FEW = settings(max_examples=25)
+FEW = examples(0.5)
 """For each of many parameters; `make fuzz` tries more."""
 STREAM_FLAGS = ("stream", "stream_options")
 EMPTY_SYSTEM = Turn(role="system", parts=[Text(text="")])

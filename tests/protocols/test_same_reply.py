@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
@@ -15,13 +15,14 @@ from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext, UpstreamError
 from llm_gateway.sse import Splitter
+from tests.examples import examples
 from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 
 APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses, "gemini": gemini}
 WISHES = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
 """For usage and thoughts, which not every API tells without being asked."""
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document=WISHES)
-FEW = settings(max_examples=30)
+FEW = examples(0.5)
 """For each of many parameters; `make fuzz` tries more."""
 DIALECTS = pytest.mark.parametrize("name", VENDORS)
 SURFACES = pytest.mark.parametrize("api", APIS)
@@ -104,7 +105,6 @@ def test_a_whole_reply_is_read_as_the_vendor_means_it(name: str, reply: Reply) -
 
 
 @DIALECTS
-@settings(max_examples=60)
 @given(reply=replies(), line=lines)
 def test_a_streamed_reply_is_the_whole_reply(name: str, reply: Reply, line: Line) -> None:
     vendor = VENDORS[name]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from tests.examples import examples
 from tests.worker.pipeline.breaking import Chance, Clock, admitted, calls, opened, state
 
 
@@ -170,7 +171,7 @@ def test_clock_that_steps_back_keeps_the_counts(breaker: CircuitBreaker, clock: 
     assert state(breaker) == "open"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(4)
 @given(st.lists(st.tuples(st.sampled_from("adxr."), st.integers(0, 30), st.integers(0, 50)), max_size=150))
 def test_one_call_at_most_while_not_closed(steps: list[tuple[str, int, int]]) -> None:
     clock = Clock()
