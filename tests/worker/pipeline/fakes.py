@@ -24,10 +24,10 @@ from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
 from llm_gateway.worker.pipeline.failover import Failover, Pace
 from llm_gateway.worker.pipeline.health import Health, Wait
-from llm_gateway.worker.pipeline.incoming import Incoming
 from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -171,7 +171,7 @@ class Upstream(Transport):
         self.bodies.append(call.body)
         return await self._play(provider, timeout_s)
 
-    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | UpstreamEvents:
         raise NotImplementedError
 
     async def _play(self, provider: Provider, timeout_s: float) -> Exchange:

@@ -19,7 +19,7 @@ from llm_gateway.upstream.authorized import AuthorizedPool
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
 from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, Unsent, tls
 from llm_gateway.upstream.response import Broken, Response, ResponseStream
-from llm_gateway.worker.pipeline.incoming import CAUSE_CHARACTERS, Incoming
+from llm_gateway.worker.pipeline.upstream_events import CAUSE_CHARACTERS, UpstreamEvents
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_WAIT_S = 3600.0
@@ -62,7 +62,7 @@ class Transport:
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)
 
-    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | UpstreamEvents:
         """POST `call`; its events as they come, or a whole exchange where there is no stream of events.
 
         The head of the response must be here within `timeout_s` seconds, the whole of what is no stream, too. Never
@@ -74,7 +74,7 @@ class Transport:
             stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.fields)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
-                return Incoming(pool, stream)
+                return UpstreamEvents(pool, stream)
             return await self._rest(pool, stream, timeout_s - (monotonic() - started))
         except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
             return _fault(error)

@@ -1,4 +1,4 @@
-"""A reply on its way: from the first chunk of its content on it is the client's, and no other provider's."""
+"""A streamed reply whose content has begun: it is relayed to the client, and no other provider is tried any more."""
 
 from __future__ import annotations
 
@@ -11,38 +11,45 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.plan import Call, Served
 from llm_gateway.protocols.base import Piece, StreamReader
 from llm_gateway.sse import Event
-from llm_gateway.worker.pipeline.incoming import Incoming
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 
 
-class Ends(NamedTuple):
+class AttemptCallbacks(NamedTuple):
     """Callbacks that conclude the attempt behind a stream: `served` when it is complete, `cut` when it is not.
 
-    `cut` takes the message and `is_ours` of `Committed.cut`, and returns the message without secrets. Both take the
+    `cut` takes the message and `is_ours` of `OpenStream.cut`, and returns the message without secrets. Both take the
     stream as an argument, because a stream that held a reference to itself would outlive its request.
     """
 
-    served: Callable[[Committed], Served]
-    cut: Callable[[Committed, str, bool], str]
+    served: Callable[[OpenStream], Served]
+    cut: Callable[[OpenStream, str, bool], str]
 
 
-class Committed:
-    """A stream that has begun to answer: what has come so far (`held`), and where the rest comes from.
+class OpenStream:
+    """A provider's stream whose content has begun: the pieces received so far (`held`) and the source of the rest.
 
     `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembly` collects what
     was read. Whoever reads it ends it with one of two calls: `served` when it is complete, `cut` when it is not.
     """
 
     __slots__ = (
-        "_ends", "_error", "_take", "assembly", "dropped", "held", "incoming", "is_native", "model", "provider",
+        "_callbacks", "_error", "_take", "assembly", "dropped", "events", "held", "is_native", "model", "provider",
         "reader",
     )  # fmt: skip
 
-    def __init__(self, incoming: Incoming, reader: StreamReader, candidate: Candidate, call: Call, ends: Ends) -> None:
-        self.incoming = incoming
+    def __init__(
+        self,
+        events: UpstreamEvents,
+        reader: StreamReader,
+        candidate: Candidate,
+        call: Call,
+        callbacks: AttemptCallbacks,
+    ) -> None:
+        self.events = events
         self.reader = reader
         self.provider, self.model = candidate.provider.name, candidate.model
         self.is_native, self.dropped = call.is_native, call.dropped
-        self._ends = ends
+        self._callbacks = callbacks
         self.assembly = Assembly()
         self.held: list[Piece] = []
         self._error: Exception | None = None
@@ -50,14 +57,14 @@ class Committed:
 
     def served(self) -> Served:
         """Record the complete stream as the attempt's success."""
-        return self._ends.served(self)
+        return self._callbacks.served(self)
 
     def cut(self, message: str, *, is_ours: bool) -> str:
         """Record that the stream ended early, with what was received as bought. Returns the message without secrets.
 
         `is_ours`: the client or the gateway gave it up, so it does not count as the provider's failure.
         """
-        return self._ends.cut(self, message, is_ours)
+        return self._callbacks.cut(self, message, is_ours)
 
     async def next(self, timeout_s: float) -> list[Piece]:
         """What comes next, all that has come; nothing when the provider's stream is over.
@@ -70,7 +77,7 @@ class Committed:
         self._check()
         pieces: list[Piece] = []
         try:
-            self._read(await self.incoming.next(timeout_s), pieces)
+            self._read(await self.events.next(timeout_s), pieces)
         except Exception as error:  # edge: it is raised when its turn comes
             if not pieces:
                 raise
@@ -87,7 +94,7 @@ class Committed:
         self._check()
         self._take = take
         try:
-            return await self.incoming.pour(self._pour, idle_s)
+            return await self.events.pour(self._pour, idle_s)
         finally:
             del self._take  # breaks the circle
 

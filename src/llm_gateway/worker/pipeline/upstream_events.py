@@ -1,4 +1,4 @@
-"""A stream of server-sent events on its way from a provider."""
+"""The server-sent events of a provider's streamed response, with a time limit for each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from llm_gateway.upstream.response import Broken, ResponseStream
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 CAUSE_CHARACTERS = 300
+MAX_EVENT_GAP_S = 120.0
+"""Seconds without an event, once the content has begun, after which a stream is cut."""
 
 
 class StreamCut(Exception):
@@ -23,8 +25,8 @@ class StreamCut(Exception):
         self.message = message
 
 
-class Incoming:
-    """The events of one response. Its owner reads it to the end, and closes it in any case."""
+class UpstreamEvents:
+    """Server-sent events of one upstream response. The owner reads them to the end, and calls `close` in any case."""
 
     __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take")
 

@@ -1,4 +1,4 @@
-"""One request on its way through the plan: what was tried, what was passed over, and what the caller is told of it."""
+"""State of one request while failover walks its plan: attempts made, candidates skipped, the error to return."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Failure(msgspec.Struct, frozen=True):
     status: int = 0
 
 
-class Course:
-    """One request on its way through the plan: what was tried, what was passed over and why."""
+class RoutingState:
+    """Attempts made and candidates skipped for one request, and the error they add up to."""
 
     __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent", "unsupported")
 
@@ -46,24 +46,24 @@ class Course:
         self.out_for: float | None = None
         self.unsupported: NotSupported | None = None
 
-    def passed_over(self, seconds: float, *, limited: bool) -> None:
+    def note_skipped(self, seconds: float, *, limited: bool) -> None:
         """Note that a candidate is at its limit, or spared (open breaker, resting account), for `seconds` more."""
         if limited:
             self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
         else:
             self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
 
-    def tries_again(self) -> None:
+    def forget_waits(self) -> None:
         """Forget the waits of the lone candidate: it is tried again, and may name another."""
         self.limited_for = self.out_for = None
 
-    def cannot(self, provider: str, field: str, why: str) -> None:
-        """A candidate's protocol cannot express a field of what is asked."""
+    def note_unsupported(self, provider: str, field: str, why: str) -> None:
+        """Note that a candidate's protocol cannot express a field of the request."""
         if self.unsupported is None:
             self.unsupported = NotSupported(f"{provider} cannot be asked for this: {field}: {why}.", field=field)
 
-    def failed(self, failure: Failure) -> None:
-        """An attempt failed. One failure that is no 429 decides that the request did not end at a limit."""
+    def note_failure(self, failure: Failure) -> None:
+        """Note a failed attempt. One failure that is no 429 decides that the request did not end at a limit."""
         self.sent += failure.sent
         if self.failure is not None and not self.failure.limited:
             failure = msgspec.structs.replace(failure, limited=False)
