@@ -262,7 +262,7 @@ SOUND_HOUSE = {
     "worker/pipeline/relay.py": "",
     "worker/pipeline/attempt.py": "import llm_gateway.worker.pipeline.transport",
     "worker/pipeline/admission.py": "",
-    "worker/pipeline/health.py": "",
+    "worker/pipeline/availability.py": "",
     "worker/pipeline/recording.py": "",
     "worker/pipeline/translation.py": "",
     "worker/pipeline/transport.py": "import llm_gateway.providers, llm_gateway.upstream",

@@ -90,7 +90,7 @@ class Application:
         data_plane = DataPlane(
             in_flight=worker.in_flight,
             list_models=worker.transport.list_models,
-            passed=lambda provider: worker.health.lift(provider.id, "its test passed"),
+            passed=lambda provider: worker.availability.lift(provider.id, "its test passed"),
             ready=lambda: self._serving,
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )

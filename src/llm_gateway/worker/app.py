@@ -23,10 +23,10 @@ from llm_gateway.worker.endpoints.chat import Serving
 from llm_gateway.worker.endpoints.streaming import Drains
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
+from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
+from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
-from llm_gateway.worker.pipeline.health import CONFIGURATION_CHANGED, Health
 from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
@@ -56,7 +56,7 @@ class Worker:
         settings, log = given.settings, given.log
         self._given = given
         self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
-        self.health = Health(log=log)
+        self.availability = ProviderAvailability(log=log)
         self.transport = Transport(given.egress, log=log)
         self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
@@ -77,17 +77,19 @@ class Worker:
     def _build_failover(self, recording: Recording) -> Failover:
         translation = Translation()
         attempts = Attempts(
-            AttemptParts(
-                health=self.health,
+            AttemptDependencies(
+                availability=self.availability,
                 admission=self._admission,
                 transport=self.transport,
                 recording=recording,
-                adapters=DIALECTS,
+                dialects=DIALECTS,
                 translation=translation,
                 redact=self._given.redact,
             )
         )
-        return Failover(health=self.health, admission=self._admission, attempts=attempts, translation=translation)
+        return Failover(
+            availability=self.availability, admission=self._admission, attempts=attempts, translation=translation
+        )
 
     def build(self, management: ASGIApp) -> Dispatch:
         """Build the ASGI app: the endpoints of calls; what is none of theirs goes to `management`."""
@@ -107,20 +109,20 @@ class Worker:
         self._admission.refill(attempts, now_ms)
 
     def changed(self, snapshot: Snapshot) -> None:
-        """Start a provider's health anew when its configuration changed, and forget providers that are gone.
+        """Reset a provider's availability when its configuration changed, and forget providers that are gone.
 
-        Any change closes its breakers; its account's rest ends only with another key or address.
+        Any change closes its breakers; its account's pause ends only with another key or address.
         """
         providers = {provider.id: provider for provider in snapshot.providers.values()}
         for provider_id, before in self._known.items():
             after = providers.get(provider_id)
             if after is None:
-                self.health.forget(provider_id)
+                self.availability.forget(provider_id)
                 self._limiter.forget(provider_id)
             elif after.updated_at_ms != before.updated_at_ms:
-                self.health.reset(provider_id)
+                self.availability.reset(provider_id)
                 if after.target != before.target:
-                    self.health.lift(provider_id, CONFIGURATION_CHANGED)
+                    self.availability.lift(provider_id, CONFIGURATION_CHANGED)
         self.transport.keep_only(snapshot)
         self._known = providers
 

@@ -21,9 +21,9 @@ from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
 from llm_gateway.providers.registry import DIALECTS, speech
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
+from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
+from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.failover import Failover, Pace
-from llm_gateway.worker.pipeline.health import Health, Wait
 from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
@@ -238,7 +238,7 @@ class LimiterSpy(MemoryLimiter):
 
 
 class World:
-    """Failover over real health, admission and recording, with a scripted upstream and a clock that tests turn.
+    """Failover over real availability, admission and recording, with a scripted upstream and a clock that tests turn.
 
     The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
     """
@@ -252,7 +252,7 @@ class World:
         self.observed: list[UsageRecord] = []
         self.reported: dict[tuple[str, str], Price] = {}
         self.logged: list[tuple[str, dict[str, Any]]] = []
-        self.health = Health(self.clock, lambda: 0.5, log=self._log)
+        self.availability = ProviderAvailability(self.clock, lambda: 0.5, log=self._log)
         self.drawn: list[tuple[float, float]] = []
         self.slept: list[float] = []
         self.pause_s = 1.0
@@ -276,18 +276,22 @@ class World:
 
     def _failover(self, admission: Admission, *, pace: Pace) -> Failover:
         translation = Translation()
-        parts = AttemptParts(
-            health=self.health,
+        dependencies = AttemptDependencies(
+            availability=self.availability,
             admission=admission,
             transport=self.upstream,
             recording=self.recording,
-            adapters=DIALECTS,
+            dialects=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
             clock=pace.clock,
         )
         return Failover(
-            health=self.health, admission=admission, attempts=Attempts(parts), translation=translation, pace=pace
+            availability=self.availability,
+            admission=admission,
+            attempts=Attempts(dependencies),
+            translation=translation,
+            pace=pace,
         )
 
     def script(self, **steps: Sequence[Step]) -> World:
@@ -310,7 +314,7 @@ class World:
 
     def wait(self, provider: Provider) -> Wait | None:
         """Why the provider's first model may not be called now, None if it may."""
-        permit = self.health.admit(Candidate.of(provider, provider.models[0]))
+        permit = self.availability.admit(Candidate.of(provider, provider.models[0]))
         if isinstance(permit, Wait):
             return permit
         permit.release()

@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.domain.plan import Exchange
 from llm_gateway.errors import GatewayError, ProviderFailed, RateLimited
-from llm_gateway.worker.pipeline.health import Wait
+from llm_gateway.worker.pipeline.availability import Wait
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED
 from tests.worker.pipeline.fakes import World, answer, plan, provider, request
 

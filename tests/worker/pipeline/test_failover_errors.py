@@ -49,7 +49,7 @@ async def failing_with_record(
 
 
 def broken_open(world: World, name: str) -> None:
-    breaker = world.health.breaker(f"id-{name}", "m1")
+    breaker = world.availability.breaker(f"id-{name}", "m1")
     for _ in range(5):
         permit = breaker.admit()
         assert permit is not None
@@ -357,7 +357,7 @@ class TestLoneCandidate:
         else:
             with pytest.raises(ProviderFailed):
                 await run
-        assert (world.slept, world.health.may_retry("id-a")) == ([1.0] if retried else [], True)
+        assert (world.slept, world.availability.may_retry("id-a")) == ([1.0] if retried else [], True)
 
     async def test_the_budget_of_retries_is_kept(self, world: World) -> None:
         world.script(a=[refusal(500), refusal(408)] * 3 + [refusal(408)])
@@ -373,7 +373,7 @@ class TestLoneCandidate:
         assert world.slept == []
 
     async def test_a_retry_does_not_pass_a_breaker_that_opened(self, world: World) -> None:
-        breaker = world.health.breaker("id-a", "m1")
+        breaker = world.availability.breaker("id-a", "m1")
         for _ in range(4):
             breaker.fail(breaker.admit() or 0)
         world.script(a=[refusal(500, "fifth"), answer()])

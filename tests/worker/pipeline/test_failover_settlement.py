@@ -16,7 +16,7 @@ from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.limiter.base import Decision
 from llm_gateway.upstream.pool import Unsent
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -48,7 +48,7 @@ async def attempted(world: World, step: Step, **changes: Any) -> AttemptRecord:
 
 def almost_open(world: World, failures: int = 4) -> CircuitBreaker:
     """The breaker of A, which the next failure opens."""
-    breaker = world.health.breaker("id-a", "m1")
+    breaker = world.availability.breaker("id-a", "m1")
     for _ in range(failures):
         breaker.fail(breaker.admit() or 0)
     return breaker
@@ -222,7 +222,7 @@ class TestCutShort:
         assert (attempt.error, attempt.sent, attempt.status, attempt.latency_ms) == ("cancelled", True, None, 2000)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
-        assert (breaker.state, world.health.in_flight("id-a")) == ("closed", 0)
+        assert (breaker.state, world.availability.in_flight("id-a")) == ("closed", 0)
 
     async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
         """While a connection was made, say: it bought nothing and counts against no limit."""
@@ -233,7 +233,7 @@ class TestCutShort:
 
         [attempt] = record.attempts
         assert (attempt.error, attempt.sent, attempt.cost_nanos, attempt.usage) == ("cancelled", False, 0, Usage())
-        assert (attempt.limit_tokens, world.health.in_flight("id-a")) == (0, 0)
+        assert (attempt.limit_tokens, world.availability.in_flight("id-a")) == (0, 0)
 
     async def test_cancelled_in_half_open(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
@@ -252,7 +252,7 @@ class TestCutShort:
 
         [attempt] = record.attempts
         assert (attempt.error, attempt.cost_status, attempt.limit_tokens) == ("defect", "estimated", 118)
-        assert world.health.in_flight("id-a") == 0
+        assert world.availability.in_flight("id-a") == 0
 
     async def test_what_cannot_be_journalled_is_not_sent(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
@@ -265,7 +265,7 @@ class TestCutShort:
         assert (world.upstream.calls, record.attempts) == ([], [])
         assert world.limiter.settled == [("id-a", 0, False)]
         assert breaker.admit() is not None
-        assert world.health.in_flight("id-a") == 0
+        assert world.availability.in_flight("id-a") == 0
 
     async def test_what_cannot_be_encoded_is_not_sent(self, world: World) -> None:
         record = world.open(request())

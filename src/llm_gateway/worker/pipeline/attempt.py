@@ -25,7 +25,7 @@ from llm_gateway.providers.base import Dialect
 from llm_gateway.providers.decoding import json_text
 from llm_gateway.upstream.pool import Unsent
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.health import Health, Permit
+from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
 from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
 from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
@@ -55,18 +55,18 @@ class _Try:
         self.started = 0.0
 
 
-class AttemptParts(NamedTuple):
+class AttemptDependencies(NamedTuple):
     """Dependencies of `Attempts`.
 
-    `adapters` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
+    `dialects` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
     `time.monotonic()`.
     """
 
-    health: Health
+    availability: ProviderAvailability
     admission: Admission
     transport: Transport
     recording: Recording
-    adapters: Mapping[str, Dialect]
+    dialects: Mapping[str, Dialect]
     translation: Translation
     redact: Callable[[str], str]
     clock: Callable[[], float] = time.monotonic
@@ -75,15 +75,15 @@ class AttemptParts(NamedTuple):
 class Attempts:
     """Makes attempts."""
 
-    def __init__(self, parts: AttemptParts) -> None:
-        self._health = parts.health
-        self._admission = parts.admission
-        self._transport = parts.transport
-        self._recording = parts.recording
-        self._adapters = parts.adapters
-        self._translation = parts.translation
-        self._redact = parts.redact
-        self._clock = parts.clock
+    def __init__(self, dependencies: AttemptDependencies) -> None:
+        self._availability = dependencies.availability
+        self._admission = dependencies.admission
+        self._transport = dependencies.transport
+        self._recording = dependencies.recording
+        self._dialects = dependencies.dialects
+        self._translation = dependencies.translation
+        self._redact = dependencies.redact
+        self._clock = dependencies.clock
 
     async def make(
         self,
@@ -96,7 +96,7 @@ class Attempts:
         """One attempt, with what was given for it. None if it failed, which is noted in `state`."""
         this = _Try(state, candidate, call, permit, reservation)
         provider_id = candidate.provider.id
-        self._health.begin(provider_id)
+        self._availability.begin(provider_id)
         stream = None
         try:
             came = await self._send(this)
@@ -109,7 +109,7 @@ class Attempts:
             raise
         finally:
             if stream is None:
-                self._health.end(provider_id)
+                self._availability.end(provider_id)
 
     async def _send(self, this: _Try) -> Exchange | UpstreamEvents:
         request, provider = this.state.request, this.candidate.provider
@@ -186,12 +186,12 @@ class Attempts:
 
     def _refused(self, this: _Try, exchange: Exchange) -> Failure:
         """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
-        adapter = self._adapters[this.candidate.provider.kind]
-        refusal, status = adapter.interpret(exchange), exchange.status
+        dialect = self._dialects[this.candidate.provider.kind]
+        refusal, status = dialect.interpret(exchange), exchange.status
         self._recording.bought_nothing(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
+        said = self._redact(dialect.decode_error(exchange.body))[:SAID_CHARACTERS]
         message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
         limited = refusal.about == "moment" and status == LIMITED
         if limited:
@@ -300,7 +300,7 @@ class Attempts:
         if this.state.request.json_mode and json_text(reply.content) != reply.content:
             reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
         self._end(this)
-        self._health.end(this.candidate.provider.id)
+        self._availability.end(this.candidate.provider.id)
         return self._served(this, reply)
 
     def _stream_cut(self, this: _Try, stream: OpenStream, message: str, is_ours: bool) -> str:
@@ -318,7 +318,7 @@ class Attempts:
         else:
             this.permit.fail(message)
         self._end(this, error=message)
-        self._health.end(this.candidate.provider.id)
+        self._availability.end(this.candidate.provider.id)
         return message
 
 

@@ -1,6 +1,6 @@
 """Try the plan's candidates in order until one answers.
 
-A candidate is passed over when its protocol cannot express what is asked, when its health forbids a call (`health/`) or
+A candidate is passed over when its protocol cannot express what is asked, when it is unavailable (`availability/`) or
 when its limit is full; else an attempt is made (`attempt.py`). At most three sent attempts a request, all within the
 request's deadline; a lone candidate is retried once, and twice while it answers 429.
 """
@@ -21,7 +21,7 @@ from llm_gateway.errors import DeadlineExceeded, Invalid
 from llm_gateway.protocols.base import Unreadable, Unsupported
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import Attempts
-from llm_gateway.worker.pipeline.health import Health, Wait
+from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.open_stream import OpenStream
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
@@ -47,13 +47,13 @@ class Failover:
     def __init__(
         self,
         *,
-        health: Health,
+        availability: ProviderAvailability,
         admission: Admission,
         attempts: Attempts,
         translation: Translation,
         pace: Pace = Pace(),  # noqa: B008 - immutable
     ) -> None:
-        self._health = health
+        self._availability = availability
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
@@ -100,7 +100,7 @@ class Failover:
         raise state.error()
 
     def _busyness(self, candidate: Candidate) -> int:
-        return self._health.in_flight(candidate.provider.id)
+        return self._availability.in_flight(candidate.provider.id)
 
     async def _retry(self, state: RoutingState, candidate: Candidate) -> Served | OpenStream | None:
         """Try the lone candidate again: once after a failure, at most twice while it answers 429."""
@@ -122,7 +122,9 @@ class Failover:
         if not failure.retry_on_same or failure.retry_after_s > high:
             return False
         pause = max(self._pace.uniform(low, high), failure.retry_after_s)
-        if self._remaining(state) - pause <= DEADLINE_SLACK_S or not self._health.may_retry(candidate.provider.id):
+        if self._remaining(state) - pause <= DEADLINE_SLACK_S or not self._availability.may_retry(
+            candidate.provider.id
+        ):
             return False
         await self._pace.sleep(pause)
         return True
@@ -143,7 +145,7 @@ class Failover:
         call = self._call(state, candidate)
         if call is None:
             return None
-        permit = self._health.admit(candidate)
+        permit = self._availability.admit(candidate)
         if isinstance(permit, Wait):
             state.note_skipped(permit.seconds, limited=permit.limited)
             return None

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from llm_gateway.worker.pipeline.health import Health
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability import ProviderAvailability
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.breaking import Clock, admitted, calls, opened, state
 
 
@@ -22,7 +22,7 @@ def test_uses_the_real_clock_and_chance_by_default() -> None:
     breaker = CircuitBreaker()
     opened(breaker)
     assert 23.0 < breaker.retry_after_s() <= 36.0
-    assert isinstance(Health(log=lambda *_, **__: None).breaker("p", "m"), CircuitBreaker)
+    assert isinstance(ProviderAvailability(log=lambda *_, **__: None).breaker("p", "m"), CircuitBreaker)
     assert (time.monotonic, chance.random) == (breaker._clock, breaker._random)
 
 

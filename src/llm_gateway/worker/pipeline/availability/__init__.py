@@ -1,6 +1,6 @@
-"""The health of every provider: whether it may be called now, its calls in flight, its retries.
+"""Whether each provider may be called now, its calls in flight, and its budget of retries.
 
-Three things hold calls back: a circuit breaker and a rate-limit gate per (provider, model), and a rest per account.
+Three things hold calls back: a circuit breaker and a rate-limit gate per (provider, model), and a pause per account.
 No I/O: the clock and the chance are injected, and the caller reports how each call ended.
 
 Every change of one of them is logged once, as a warning. That a wait is over is noticed by the next call: a gate opens
@@ -15,16 +15,17 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker, State
-from llm_gateway.worker.pipeline.health.recent import Recent
-from llm_gateway.worker.pipeline.health.rests import REFUSALS_IN_A_ROW, AccountRest, RateLimitGate
+from llm_gateway.worker.pipeline.availability.account_pause import REFUSALS_IN_A_ROW, AccountPause
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker, State
+from llm_gateway.worker.pipeline.availability.rate_limit_gate import RateLimitGate
+from llm_gateway.worker.pipeline.availability.sliding_counts import SlidingCounts
 
 RETRY_SHARE = 5
 """Requests for each retry that is allowed."""
 FREE_RETRIES = 3
 
 BREAKER_OPENED, BREAKER_CLOSED = "circuit breaker opened", "circuit breaker closed"
-REST_BEGAN, REST_ENDED = "provider account rests", "provider account rest ended"
+ACCOUNT_PAUSE_BEGAN, ACCOUNT_PAUSE_ENDED = "provider account rests", "provider account rest ended"
 GATE_CLOSED, GATE_OPENED = "rate limit gate closed", "rate limit gate opened"
 CONFIGURATION_CHANGED = "its configuration changed"
 
@@ -59,11 +60,11 @@ class _Provider:
 
     def __init__(self, clock: Callable[[], float], tell: _Tell) -> None:
         self.tell = tell
-        self.account = AccountRest(clock)
+        self.account = AccountPause(clock)
         self.candidate: Candidate | None = None
         self.models: dict[str, _Model] = {}
         self.in_flight = 0
-        self.calls = Recent()
+        self.calls = SlidingCounts()
 
 
 class Permit:
@@ -86,7 +87,7 @@ class Permit:
         self._breaker_permit = breaker_permit
 
     def holds(self) -> bool:
-        """Whether the provider may still be called: nothing opened or rests since."""
+        """Whether the provider may still be called: nothing opened or paused since."""
         return self._model.breaker.holds(self._breaker_permit) and self._account.holds(self._account_permit)
 
     def accepted(self) -> None:
@@ -95,7 +96,7 @@ class Permit:
         if gate.in_a_row:
             gate.accepted()
         if not account.is_clear and account.accepted(self._account_permit):
-            self._tell_account(REST_ENDED, "its trial call was accepted")
+            self._tell_account(ACCOUNT_PAUSE_ENDED, "its trial call was accepted")
 
     def succeed(self) -> None:
         """The call was answered, all of it."""
@@ -121,13 +122,13 @@ class Permit:
         return gate.wait_s(said_s)
 
     def refused(self, request_id: str, content: int, message: str) -> None:
-        """The provider refused the account; `content` is a hash of what was sent (see `AccountRest.refused`)."""
+        """The provider refused the account; `content` is a hash of what was sent (see `AccountPause.refused`)."""
         self._model.breaker.release(self._breaker_permit)
         account = self._account
-        why = "its trial call was refused" if account.is_resting else f"{REFUSALS_IN_A_ROW} refusals in a row"
+        why = "its trial call was refused" if account.is_paused else f"{REFUSALS_IN_A_ROW} refusals in a row"
         seconds = account.refused(self._account_permit, request_id, content)
         if seconds is not None:
-            self._tell_account(REST_BEGAN, f"{why}: {message}", seconds)
+            self._tell_account(ACCOUNT_PAUSE_BEGAN, f"{why}: {message}", seconds)
 
     def release(self) -> None:
         """The call ended without telling anything, or was never made."""
@@ -152,8 +153,8 @@ class Permit:
             self._provider.tell(event, self._candidate, reason, seconds)
 
 
-class Health:
-    """What is known of every provider: its breakers, its rest, its calls in flight, its budget of retries.
+class ProviderAvailability:
+    """Availability of every provider: breakers, gates, account pauses, calls in flight, budget of retries.
 
     Keyed by provider id and model, so as large as the configuration; `forget` a provider that is deleted. `log` is
     told every change, with the provider's name, the model and the reason.
@@ -246,14 +247,14 @@ class Health:
         return True
 
     def lift(self, provider_id: str, reason: str) -> None:
-        """End the rest of the provider's account, and forget what was counted towards one."""
+        """End the pause of the provider's account, and forget what was counted towards one."""
         provider = self._providers.get(provider_id)
         if provider is None:
             return
-        was_resting = provider.account.is_resting
-        provider.account = AccountRest(self._clock)  # calls in flight report to the old one
-        if was_resting and provider.candidate is not None:
-            self._tell(REST_ENDED, provider.candidate, reason)
+        was_paused = provider.account.is_paused
+        provider.account = AccountPause(self._clock)  # calls in flight report to the old one
+        if was_paused and provider.candidate is not None:
+            self._tell(ACCOUNT_PAUSE_ENDED, provider.candidate, reason)
 
     def reset(self, provider_id: str) -> None:
         """Close the breakers and open the gates of a provider whose configuration changed. Calls in flight stay."""
@@ -273,7 +274,7 @@ class Health:
         provider = self._providers.pop(provider_id, None)
         if provider is not None:
             self._drop_models(provider)
-            provider.account = AccountRest(self._clock)
+            provider.account = AccountPause(self._clock)
 
     @staticmethod
     def _drop_models(provider: _Provider) -> list[_Model]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.breaking import Chance, Clock, admitted, calls, opened, state
 
 

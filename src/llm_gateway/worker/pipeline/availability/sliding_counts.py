@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-RECENT_S = 10
+WINDOW_S = 10
 
 
-class Recent:
+class SlidingCounts:
     """Two counters over the present second and the nine before it: all events, and the marked ones among them."""
 
     __slots__ = ("all", "marked", "second", "sum_all", "sum_marked")
@@ -16,8 +16,8 @@ class Recent:
     def clear(self) -> None:
         """Forget everything."""
         self.second = 0
-        self.all = [0] * RECENT_S
-        self.marked = [0] * RECENT_S
+        self.all = [0] * WINDOW_S
+        self.marked = [0] * WINDOW_S
         self.sum_all = 0
         self.sum_marked = 0
 
@@ -25,13 +25,13 @@ class Recent:
         """Drop the seconds that are too old. Returns the present one's index; a clock that steps back stands still."""
         second = int(now)
         if second > self.second:
-            for passed in range(max(self.second, second - RECENT_S) + 1, second + 1):
-                index = passed % RECENT_S
+            for passed in range(max(self.second, second - WINDOW_S) + 1, second + 1):
+                index = passed % WINDOW_S
                 self.sum_all -= self.all[index]
                 self.sum_marked -= self.marked[index]
                 self.all[index] = self.marked[index] = 0
             self.second = second
-        return self.second % RECENT_S
+        return self.second % WINDOW_S
 
     def count(self, now: float) -> None:
         """Count one event."""

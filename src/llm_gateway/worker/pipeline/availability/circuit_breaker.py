@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from llm_gateway.worker.pipeline.health.recent import RECENT_S, Recent
+from llm_gateway.worker.pipeline.availability.sliding_counts import WINDOW_S, SlidingCounts
 
 State: TypeAlias = Literal["closed", "open", "half_open"]
 
@@ -54,7 +54,7 @@ class CircuitBreaker:
     ) -> None:
         self._clock = clock
         self._random = random
-        self._recent = Recent()
+        self._recent = SlidingCounts()
         self._permit = 1
         self._state: State = "closed"
         self._in_a_row = 0
@@ -138,7 +138,7 @@ class CircuitBreaker:
         if self._in_a_row >= FAILURES_IN_A_ROW:
             why = f"{self._in_a_row} failures in a row"
         elif recent.sum_all >= RATE_MIN_CALLS and recent.sum_marked * 2 >= recent.sum_all:
-            why = f"{recent.sum_marked} of {recent.sum_all} calls in {RECENT_S} s failed"
+            why = f"{recent.sum_marked} of {recent.sum_all} calls in {WINDOW_S} s failed"
         else:
             return None
         self._open()
