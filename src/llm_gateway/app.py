@@ -30,7 +30,7 @@ from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import LONGEST_REQUEST_MS
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, LogWriter, Metrics, configure_logging
 from llm_gateway.telemetry.redaction import Redactor
-from llm_gateway.worker.app import Given, Worker
+from llm_gateway.worker.app import Worker, WorkerDependencies
 
 WINDOW_MS = 61_000
 """How far back calls of an earlier run count against rate limits: the limiter's window and its widest bucket."""
@@ -118,7 +118,7 @@ class Application:
                 write_line(record)
 
         worker = Worker(
-            Given(
+            WorkerDependencies(
                 settings=settings,
                 snapshot=lambda: live.snapshot,
                 egress=control.egress,

@@ -19,8 +19,8 @@ from llm_gateway.settings import Settings
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
-from llm_gateway.worker.endpoints.chat import Serving
-from llm_gateway.worker.endpoints.streaming import Drains
+from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies
+from llm_gateway.worker.endpoints.streaming import DrainLimit
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
@@ -34,8 +34,8 @@ from llm_gateway.worker.pipeline.transport import Transport
 Log: TypeAlias = Callable[..., None]
 
 
-class Given(NamedTuple):
-    """What the data plane gets from outside it.
+class WorkerDependencies(NamedTuple):
+    """Dependencies of the data plane.
 
     `snapshot` returns the configuration in force. `observe` takes every finished usage record.
     """
@@ -52,27 +52,27 @@ class Given(NamedTuple):
 class Worker:
     """Serves calls. Call `changed` with every new snapshot, and `close` at the end."""
 
-    def __init__(self, given: Given) -> None:
-        settings, log = given.settings, given.log
-        self._given = given
+    def __init__(self, dependencies: WorkerDependencies) -> None:
+        settings, log = dependencies.settings, dependencies.log
+        self._dependencies = dependencies
         self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self.availability = ProviderAvailability(log=log)
-        self.transport = Transport(given.egress, log=log)
+        self.transport = Transport(dependencies.egress, log=log)
         self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
         self._known: dict[str, Provider] = {}
         recording = Recording(
-            given.journal,
-            instance=given.journal.name,
-            list_price=PriceLookup(lambda: given.snapshot().public_prices).find,
-            observe=given.observe,
+            dependencies.journal,
+            instance=dependencies.journal.name,
+            list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
+            observe=dependencies.observe,
         )
         caching = Caching(
             open_cache(settings.cache_max_bytes),
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
-        self.gateway = Gateway(given.snapshot, caching, self._build_failover(recording), recording)
+        self.gateway = Gateway(dependencies.snapshot, caching, self._build_failover(recording), recording)
 
     def _build_failover(self, recording: Recording) -> Failover:
         translation = Translation()
@@ -84,7 +84,7 @@ class Worker:
                 recording=recording,
                 dialects=DIALECTS,
                 translation=translation,
-                redact=self._given.redact,
+                redact=self._dependencies.redact,
             )
         )
         return Failover(
@@ -93,15 +93,15 @@ class Worker:
 
     def build(self, management: ASGIApp) -> Dispatch:
         """Build the ASGI app: the endpoints of calls; what is none of theirs goes to `management`."""
-        settings = self._given.settings
-        serving = Serving(
+        settings = self._dependencies.settings
+        dependencies = EndpointDependencies(
             self.gateway,
             self.in_flight,
-            Drains(settings.on_disconnect),
+            DrainLimit(settings.on_disconnect),
             timeout_s=settings.request_timeout_seconds,
-            log=self._given.log,
+            log=self._dependencies.log,
         )
-        endpoints, below = build_endpoints(serving, self._given.snapshot)
+        endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
         return Dispatch(endpoints, below, management)
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:

@@ -9,7 +9,12 @@ import pytest
 from llm_gateway.protocols.base import Head, Piece
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.sse import COMMENT
-from llm_gateway.worker.endpoints.chat import DEFAULT_MAX_TOKENS, EventWriter, most_output, user_of
+from llm_gateway.worker.endpoints.protocol_endpoint import (
+    DEFAULT_MAX_TOKENS,
+    ProtocolEventWriter,
+    find_user,
+    output_limit,
+)
 
 GOOGLE = PROTOCOLS["gemini_content"]
 
@@ -34,7 +39,7 @@ GOOGLE = PROTOCOLS["gemini_content"]
 def test_the_longest_answer_is_read_in_the_protocols_own_fields(
     protocol: str, document: dict[str, Any], tokens: int
 ) -> None:
-    assert most_output(document, PROTOCOLS[protocol]) == tokens
+    assert output_limit(document, PROTOCOLS[protocol]) == tokens
 
 
 @pytest.mark.parametrize(
@@ -52,15 +57,15 @@ def test_the_longest_answer_is_read_in_the_protocols_own_fields(
 def test_the_customer_is_read_in_the_protocols_own_fields(
     protocol: str, document: dict[str, Any], user: str | None
 ) -> None:
-    assert user_of(document, PROTOCOLS[protocol].user_fields) == user
+    assert find_user(document, PROTOCOLS[protocol].user_fields) == user
 
 
-def writer(name: str, query: bytes = b"") -> EventWriter:
+def writer(name: str, query: bytes = b"") -> ProtocolEventWriter:
     """The writer of a stream in a protocol."""
     protocol = PROTOCOLS[name]
     assert protocol.stream_writer is not None
     head = Head(request_id="1", model="m", created_s=7, document={}, query=query)
-    return EventWriter(protocol, protocol.stream_writer(head), {})
+    return ProtocolEventWriter(protocol, protocol.stream_writer(head), {})
 
 
 @pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "anthropic_messages"])

@@ -1,4 +1,4 @@
-"""Endpoints of vendors' protocols: decode, the straight line, encode. One class for all, told by a descriptor each."""
+"""Endpoints for vendor-compatible APIs: one endpoint class, parametrised by the protocol's descriptor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.domain.weight import weigh
 from llm_gateway.error_format.problem import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
-from llm_gateway.gate import headers as said
+from llm_gateway.gate import headers as request_headers
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.protocols.base import Head, Piece, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
-from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
+from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
 
@@ -40,37 +40,37 @@ MOST_NESTED = 400
 _decode = msgspec.json.Decoder().decode
 
 
-class Serving(NamedTuple):
-    """What endpoints serve with. `timeout_s` is the longest deadline a request may have."""
+class EndpointDependencies(NamedTuple):
+    """Dependencies of the endpoints. `timeout_s` is the longest deadline a request may have."""
 
     gateway: Gateway
     in_flight: InFlight
-    drains: Drains
+    drain_limit: DrainLimit
     timeout_s: float
     log: Callable[..., None]
 
 
-class Asking(Endpoint):
-    """The endpoint at one route of a protocol."""
+class ProtocolEndpoint(Endpoint):
+    """Serve one route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
 
-    def __init__(self, protocol: Descriptor, route: Route, serving: Serving) -> None:
-        super().__init__(serving.in_flight, serving.log)
+    def __init__(self, protocol: Descriptor, route: Route, dependencies: EndpointDependencies) -> None:
+        super().__init__(dependencies.in_flight, dependencies.log)
         self._protocol = protocol
         self._stream = route.stream
         self._is_model_in_path = route.names_model
-        self._gateway = serving.gateway
-        self._drains = serving.drains
-        self._timeout_s = serving.timeout_s
+        self._gateway = dependencies.gateway
+        self._drain_limit = dependencies.drain_limit
+        self._timeout_s = dependencies.timeout_s
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
         entry: Entry = scope[ENTRY]
-        document = document_of(body)
+        document = parse_document(body)
         try:
             self._protocol.check(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
-        request = self._request(entry, document, asked_model(scope, document, is_in_path=self._is_model_in_path))
+        request = self._request(entry, document, requested_model_of(scope, document, is_in_path=self._is_model_in_path))
         head = Head(
             request_id=request.id,
             model=request.requested_model or "",
@@ -80,14 +80,14 @@ class Asking(Endpoint):
         )
         ids: Headers = [(name, entry.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
-            writer = EventWriter(self._protocol, self._protocol.stream_writer(head), document)
-            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
+            writer = ProtocolEventWriter(self._protocol, self._protocol.stream_writer(head), document)
+            response = StreamedResponse(writer, receive, send, self._drain_limit, ids, partial(self.failed, entry))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
         reply = answer.reply
         content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), head)
-        await send_body(send, 200, content, JSON, [*facts(answer), *ids])
+        await send_body(send, 200, content, JSON, [*gateway_headers(answer), *ids])
 
     def _request(self, entry: Entry, document: dict[str, Any], model: str) -> Request:
         protocol, stream = self._protocol, self._stream
@@ -97,20 +97,22 @@ class Asking(Endpoint):
                 raise Invalid("stream must be true or false.", loc=("body", "stream"))
         started = time.monotonic()
         headers = entry.headers
-        use_cache, keep_in_cache = said.caching(headers)
+        use_cache, keep_in_cache = request_headers.caching(headers)
         return Request(
             id=entry.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
-            deadline=said.deadline(headers, started, self._timeout_s),
+            deadline=request_headers.deadline(headers, started, self._timeout_s),
             key_name=entry.caller.name,
             surface=protocol.surface,
-            user_id=said.label(headers, b"x-user-id") or user_of(document, protocol.user_fields) or ANONYMOUS,
-            service=said.label(headers, b"x-service-name") or entry.caller.name,
-            task_type=said.label(headers, b"x-task-type") or GENERAL,
-            max_tokens=most_output(document, protocol),
+            user_id=request_headers.label(headers, b"x-user-id")
+            or find_user(document, protocol.user_fields)
+            or ANONYMOUS,
+            service=request_headers.label(headers, b"x-service-name") or entry.caller.name,
+            task_type=request_headers.label(headers, b"x-task-type") or GENERAL,
+            max_tokens=output_limit(document, protocol),
             client_request_id=entry.client_request_id,
-            tags=said.tags(headers),
+            tags=request_headers.tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
             ask=Ask(protocol.name, document, self._read, self._forwarded(headers)),
@@ -129,8 +131,8 @@ class Asking(Endpoint):
         return read.conversation, read.dropped
 
 
-class EventWriter:
-    """A streamed reply in a protocol's events: the provider's own bytes where it speaks the protocol, else written."""
+class ProtocolEventWriter:
+    """Write a streamed reply as a protocol's events: the provider's own if it speaks the protocol, else encoded."""
 
     __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
 
@@ -142,14 +144,14 @@ class EventWriter:
         self._is_native = False
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         if isinstance(came, Answer):
-            return facts(came)
+            return gateway_headers(came)
         self._is_native = came.is_native
-        return _who(came.provider, came.model, came.dropped)
+        return _provider_headers(came.provider, came.model, came.dropped)
 
     def pieces(self, pieces: list[Piece]) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for piece in pieces for chunk in piece.chunks])
         hides = self._hides
@@ -163,12 +165,12 @@ class EventWriter:
         return b"".join([piece.raw for piece in pieces if not hides(piece)])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         completion = answer.reply.completion or self._read_reply(answer.reply.body)
         return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
 
     def end(self, answer: Answer) -> bytes:
-        """As in `Writer`: the provider's own events had an end of their own."""
+        """As in `EventWriter`: the provider's own events had an end of their own."""
         if self._is_native:
             return self._writer.close()
         usage = answer.reply.usage
@@ -176,22 +178,22 @@ class EventWriter:
         return counted + self._writer.end()
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return self._writer.error(error.detail, error.code)
 
 
-def facts(answer: Answer) -> Headers:
-    """What the gateway says of an answer in headers, since the protocols have no fields for it."""
+def gateway_headers(answer: Answer) -> Headers:
+    """Return an answer's x-gateway-* headers: provider, model, cache and cost, which protocols have no fields for."""
     cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
     cache = b"hit" if answer.cached else b"miss"
     return [
-        *_who(answer.provider, answer.model, answer.reply.dropped),
+        *_provider_headers(answer.provider, answer.model, answer.reply.dropped),
         (b"x-gateway-cache", cache),
         (b"x-gateway-cost-usd", cost),
     ]
 
 
-def _who(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
+def _provider_headers(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
     headers = [(b"x-gateway-provider", provider.encode()), (b"x-gateway-model", quote(model, safe="/:@").encode())]
     if dropped:
         headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
@@ -215,7 +217,7 @@ def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
     return True
 
 
-def document_of(body: bytes) -> dict[str, Any]:
+def parse_document(body: bytes) -> dict[str, Any]:
     """The JSON object in a body.
 
     Raises:
@@ -232,7 +234,7 @@ def document_of(body: bytes) -> dict[str, Any]:
     return document
 
 
-def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
+def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
     """Return the model that a request asks for, which its path names, or its document.
 
     Raises:
@@ -254,28 +256,28 @@ def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> 
     return model
 
 
-def user_of(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
-    """Return the customer whom one of these fields names."""
+def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
+    """Return the customer's id from the first of these fields that holds one."""
     for path in fields:
         user = document.get(path[0])
         if user is None:
             continue
         for name in path[1:]:
             user = user.get(name) if isinstance(user, dict) else None
-        if isinstance(user, str) and user and len(user) <= said.MAX_LABEL_CHARACTERS and "\0" not in user:
+        if isinstance(user, str) and user and len(user) <= request_headers.MAX_LABEL_CHARACTERS and "\0" not in user:
             return user
     return None
 
 
-def most_output(document: dict[str, Any], protocol: Descriptor) -> int:
+def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
     """Return how many tokens may be answered, over all choices."""
     places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)] or [document]
-    limit = max([_positive(place, protocol.output_fields) or 0 for place in places]) or DEFAULT_MAX_TOKENS
-    choices = max([_positive(place, protocol.choice_fields) or 1 for place in places])
+    limit = max([_first_positive(place, protocol.output_fields) or 0 for place in places]) or DEFAULT_MAX_TOKENS
+    choices = max([_first_positive(place, protocol.choice_fields) or 1 for place in places])
     return min(limit * (choices if choices <= MOST_CHOICES else 1), MOST_TOKENS)
 
 
-def _positive(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
+def _first_positive(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = document.get(name)
         if value is not None and isinstance(value, int) and not isinstance(value, bool) and value > 0:
