@@ -21,7 +21,7 @@ from llm_gateway.control.upkeep import refresh_for_ever, tidy_for_ever
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.gate.auth import Gate, Keyring
 from llm_gateway.gauges import call_gauges, journal_gauges
-from llm_gateway.journal.delivery import QuarantineCount, quarantine_file
+from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.settings import Settings

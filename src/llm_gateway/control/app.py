@@ -20,9 +20,9 @@ from llm_gateway.control.management.usage import usage_router
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
-from llm_gateway.journal.pace import Pace
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.throttle import Throttle
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
 from llm_gateway.providers.base import load_vendors
@@ -121,8 +121,8 @@ class Control:
 
     def start_shipper(self, journal: JournalWriter) -> Shipper:
         """Start moving what the journal holds to the database; stop it after the journal is closed."""
-        pace = Pace()
-        shipper = Shipper(journal, partial(self._stores.usage.write, pause=pace), log=self._log, pause=pace)
+        throttle = Throttle()
+        shipper = Shipper(journal, partial(self._stores.usage.write, pause=throttle), log=self._log, pause=throttle)
         shipper.start()
         return shipper
 

@@ -23,7 +23,7 @@ from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
-from llm_gateway.worker.pipeline.failover import Failover, Pace
+from llm_gateway.worker.pipeline.failover import Failover, Timing
 from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
@@ -265,16 +265,16 @@ class World:
         self.failover = self.with_admission(self.admission)
 
     def with_admission(self, admission: Admission) -> Failover:
-        return self._failover(admission, pace=self._pace())
+        return self._failover(admission, timing=self._timing())
 
     def unpaced(self) -> Failover:
         """One that keeps the real time."""
-        return self._failover(self.admission, pace=Pace())
+        return self._failover(self.admission, timing=Timing())
 
-    def _pace(self) -> Pace:
-        return Pace(self.clock, self._sleep, self._uniform)
+    def _timing(self) -> Timing:
+        return Timing(self.clock, self._sleep, self._uniform)
 
-    def _failover(self, admission: Admission, *, pace: Pace) -> Failover:
+    def _failover(self, admission: Admission, *, timing: Timing) -> Failover:
         translation = Translation()
         dependencies = AttemptDependencies(
             availability=self.availability,
@@ -284,14 +284,14 @@ class World:
             dialects=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
-            clock=pace.clock,
+            clock=timing.clock,
         )
         return Failover(
             availability=self.availability,
             admission=admission,
             attempts=Attempts(dependencies),
             translation=translation,
-            pace=pace,
+            timing=timing,
         )
 
     def script(self, **steps: Sequence[Step]) -> World:

@@ -11,7 +11,7 @@ from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Exchange, Plan
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
-from llm_gateway.worker.pipeline.failover import Pace
+from llm_gateway.worker.pipeline.failover import Timing
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -368,4 +368,4 @@ async def test_time_and_chance_are_the_real_ones_unless_told(world: World) -> No
 
     [(_, _, timeout_s)] = world.upstream.calls
     assert 4.9 < timeout_s <= 5
-    assert 0.2 <= Pace().uniform(0.2, 2.0) <= 2.0
+    assert 0.2 <= Timing().uniform(0.2, 2.0) <= 2.0

@@ -33,8 +33,8 @@ LIMITED_PAUSE_S = (0.5, 2.0)
 DEADLINE_SLACK_S = 0.005
 
 
-class Pace(NamedTuple):
-    """Time and chance: seconds of `time.monotonic()`, how to wait, and a number between two others."""
+class Timing(NamedTuple):
+    """Clock, sleep and random numbers of failover, injected so that tests control them."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -51,13 +51,13 @@ class Failover:
         admission: Admission,
         attempts: Attempts,
         translation: Translation,
-        pace: Pace = Pace(),  # noqa: B008 - immutable
+        timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> None:
         self._availability = availability
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
-        self._pace = pace
+        self._timing = timing
 
     async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Served:
         """The first complete success.
@@ -121,16 +121,16 @@ class Failover:
         low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
         if not failure.retry_on_same or failure.retry_after_s > high:
             return False
-        pause = max(self._pace.uniform(low, high), failure.retry_after_s)
+        pause = max(self._timing.uniform(low, high), failure.retry_after_s)
         if self._remaining(state) - pause <= DEADLINE_SLACK_S or not self._availability.may_retry(
             candidate.provider.id
         ):
             return False
-        await self._pace.sleep(pause)
+        await self._timing.sleep(pause)
         return True
 
     def _remaining(self, state: RoutingState) -> float:
-        return state.request.deadline - self._pace.clock()
+        return state.request.deadline - self._timing.clock()
 
     def _check_deadline(self, state: RoutingState) -> float:
         remaining = self._remaining(state)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import threading
 from functools import partial
 
-from llm_gateway.journal.worker import Worker
+from llm_gateway.journal.file_thread import FileThread
 from tests.journal.samples import until
 
 
 async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
-    worker = Worker("a-worker")
+    thread = FileThread("a-worker")
     told: list[tuple[int, str]] = []
     names: set[str] = set()
 
@@ -21,8 +21,8 @@ async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
         return number
 
     for number in range(4):
-        worker.do(partial(job, number), lambda result, error: told.append((result, str(error or ""))))
-    await worker.stop()
+        thread.do(partial(job, number), lambda result, error: told.append((result, str(error or ""))))
+    await thread.stop()
 
     assert told == [(0, ""), (-1, "it failed"), (-1, "a defect: ValueError('a mistake')"), (3, "")]
     assert names == {"a-worker"}

@@ -1,4 +1,4 @@
-"""Hands finished records to the database, and sets aside the ones it refuses, not the batch they are in."""
+"""Deliver finished usage records to the database in batches, and quarantine the single records it refuses."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class Quarantine:
         )
 
 
-class Delivery:
-    """Records on their way to the sink. What is left after a failure is what has not been delivered."""
+class RecordDelivery:
+    """Queue of records for the sink, delivered in batches. After a failure it holds what was not delivered."""
 
     def __init__(self, sink: Sink, quarantine: Quarantine, pause: Callable[[], None] = lambda: None) -> None:
         """Call `pause` after every few records that are freed.

@@ -5,13 +5,13 @@ import pytest
 from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import AttemptRecord, Price, Tier, Usage, UsageRecord, encode_record
 from llm_gateway.journal.frames import Kind, encode_frame
-from llm_gateway.journal.reserve import (
+from llm_gateway.journal.reserved_space import (
     ERROR_CHARACTERS,
     NAME_CHARACTERS,
     UNBILLED_BYTES,
-    Aside,
-    Reserve,
-    promise_for,
+    ReservedSpace,
+    UnbilledBuffer,
+    promised_bytes,
 )
 
 WORST = "\x01"
@@ -76,7 +76,7 @@ def test_no_request_writes_more_than_it_was_promised(attempts: int, label: str, 
     for number in range(attempts):
         attempt = worst_intent(number, label=label)
         record.attempts = [attempt]
-        promised += promise_for(size("I", record))
+        promised += promised_bytes(size("I", record))
         end(attempt, text)
         written += size("O", attempt)
         kept.append(attempt)
@@ -93,43 +93,43 @@ def test_no_request_writes_more_than_it_was_promised(attempts: int, label: str, 
 
 
 def test_what_is_promised_is_kept_until_the_request_ends() -> None:
-    reserve = Reserve(100)
-    assert (len(reserve), reserve.bytes_with(0), reserve.bytes_with(100), reserve.bytes_with(101)) == (0, 100, 100, 101)
+    space = ReservedSpace(100)
+    assert (len(space), space.bytes_with(0), space.bytes_with(100), space.bytes_with(101)) == (0, 100, 100, 101)
 
-    reserve.promise("a", 80)
-    reserve.promise("b", 50)
-    reserve.promise("a", 7)
-    assert (len(reserve), reserve.bytes_with(3)) == (2, 140)
+    space.promise("a", 80)
+    space.promise("b", 50)
+    space.promise("a", 7)
+    assert (len(space), space.bytes_with(3)) == (2, 140)
 
-    assert reserve.redeem("a")
-    assert not reserve.redeem("a")
-    assert (len(reserve), reserve.bytes_with(60)) == (1, 110)
-    assert not reserve.redeem("c")
-    assert reserve.redeem("b")
-    assert (len(reserve), reserve.bytes_with(101)) == (0, 101)
+    assert space.redeem("a")
+    assert not space.redeem("a")
+    assert (len(space), space.bytes_with(60)) == (1, 110)
+    assert not space.redeem("c")
+    assert space.redeem("b")
+    assert (len(space), space.bytes_with(101)) == (0, 101)
 
 
 def test_what_is_set_aside_is_bounded() -> None:
-    aside = Aside()
-    assert not aside
+    buffer = UnbilledBuffer()
+    assert not buffer
 
-    aside.add(bytes(UNBILLED_BYTES - 1))
-    aside.add(b"xy")
-    aside.add(b"z")
-    aside.add(b"z")
+    buffer.add(bytes(UNBILLED_BYTES - 1))
+    buffer.add(b"xy")
+    buffer.add(b"z")
+    buffer.add(b"z")
 
-    assert aside
-    assert aside.bytes == UNBILLED_BYTES == 8 * 1024 * 1024
-    frames, lost = aside.take()
+    assert buffer
+    assert buffer.bytes == UNBILLED_BYTES == 8 * 1024 * 1024
+    frames, lost = buffer.take()
     assert ([len(frame) for frame in frames], lost) == ([UNBILLED_BYTES - 1, 1], 2)
-    assert not aside
-    assert aside.bytes == 0
-    assert aside.take() == ([], 0)
+    assert not buffer
+    assert buffer.bytes == 0
+    assert buffer.take() == ([], 0)
 
 
 def test_what_was_only_lost_is_something_to_tell() -> None:
-    aside = Aside()
-    aside.add(bytes(UNBILLED_BYTES + 1))
+    buffer = UnbilledBuffer()
+    buffer.add(bytes(UNBILLED_BYTES + 1))
 
-    assert aside
-    assert aside.take() == ([], 1)
+    assert buffer
+    assert buffer.take() == ([], 1)

@@ -1,4 +1,4 @@
-"""The way of a directory's entries to the database: read, assemble, deliver, then move the checkpoint and clean up."""
+"""Transfer one journal directory to the database: read, assemble, deliver, advance the checkpoint, delete segments."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.journal.assembly import Assembly
-from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, Sink, quarantine_file
 from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.reader import SegmentReader
+from llm_gateway.journal.record_assembler import RecordAssembler
+from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
 from llm_gateway.journal.segments import Log, Position, WriterDir
 
 
-class Transfer:
-    """Moves one directory's records. Stopped at any moment and begun anew it loses none, and counts none twice."""
+class DirectoryTransfer:
+    """Moves one directory's records to the sink. Stopped at any moment and begun anew, it loses and repeats none."""
 
     def __init__(
         self,
@@ -26,14 +26,14 @@ class Transfer:
         known: dict[str, UsageRecord] | None = None,
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin at the checkpoint. `known` as in Assembly; `pause` is called after each chunk that was read."""
+        """Begin at the checkpoint. `known` as in RecordAssembler; `pause` is called after each chunk that was read."""
         self._directory = directory
         self._log = log
         self._pause = pause
         self._quarantine = Quarantine(quarantine_file(directory.path.parents[1]), log)
-        self._delivery = Delivery(sink, self._quarantine, pause)
+        self._delivery = RecordDelivery(sink, self._quarantine, pause)
         self._undecodable: list[tuple[Entry, str]] = []
-        self._assembly = Assembly(
+        self._assembler = RecordAssembler(
             directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason)), known
         )
         self._reader = SegmentReader(directory, self._on_damage)
@@ -49,7 +49,7 @@ class Transfer:
     @property
     def open_requests(self) -> int:
         """How many requests have begun and not ended, as far as was read."""
-        return len(self._assembly)
+        return len(self._assembler)
 
     def step(self, limit: Position | None) -> tuple[int, bool]:
         """Move the next batch. (records moved, whether there may be more); `limit` as in SegmentReader.read.
@@ -62,7 +62,7 @@ class Transfer:
         while len(self._records) < BATCH_RECORDS and (entries := self._reader.read(limit)):
             segment = self._reader.position.segment
             for entry in entries:
-                record = self._assembly.add(segment, entry)
+                record = self._assembler.add(segment, entry)
                 if record is not None:
                     self._records.append(record)
             self._pause()
@@ -79,7 +79,7 @@ class Transfer:
         Raises:
             StoreUnavailable: the database does not answer; a new transfer will do it.
         """
-        records = self._assembly.abandon()
+        records = self._assembler.abandon()
         self._delivery.add(records)
         self._deliver(keep=False)
         return len(records)
@@ -102,7 +102,7 @@ class Transfer:
                 self._delete_segments()
 
     def _keep_checkpoint(self) -> None:
-        restart = self._assembly.restart(self._reader.position)
+        restart = self._assembler.restart(self._reader.position)
         if restart != self._kept:
             self._directory.keep_checkpoint(restart)
             self._kept = restart
@@ -111,7 +111,7 @@ class Transfer:
         here = self._reader.position.segment
         if here == self._segment:
             return
-        needed = self._assembly.segments()
+        needed = self._assembler.segments()
         done = [number for number in self._directory.segments() if number < here]
         for number in done:
             if number not in needed:

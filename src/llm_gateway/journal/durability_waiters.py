@@ -1,4 +1,4 @@
-"""Who waits for entries of the journal to be durable, and for how long."""
+"""Futures of callers that wait for journal entries to become durable, with a time limit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ NOT_DURABLE = "The usage record of this answer could not be made durable."
 
 
 class _Waiter(NamedTuple):
-    """Wants the first `entries` entries to be durable, until `deadline` on the loop's clock."""
+    """Waits until the first `entries` entries are durable, or until `deadline` on the loop's clock."""
 
     entries: int
     deadline: float
     future: asyncio.Future[None]
 
 
-class Waiters:
-    """Those who wait, in the order they came: a later one never wants less, nor sooner."""
+class DurabilityWaiters:
+    """FIFO of waiters; entry counts and deadlines never decrease."""
 
     def __init__(self, patience_s: float) -> None:
         self._loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_gateway.journal.pace import Pace
+from llm_gateway.journal.throttle import Throttle
 
 
 class Time:
@@ -19,10 +19,10 @@ class Time:
 
 def test_a_thread_sleeps_after_each_stretch_of_work_and_not_within_one() -> None:
     time = Time()
-    pace = Pace(work_s=4.0, rest_s=2.0, clock=lambda: time.now, sleep=time.sleep)
+    throttle = Throttle(work_s=4.0, rest_s=2.0, clock=lambda: time.now, sleep=time.sleep)
 
     for _ in range(12):
-        pace()
+        throttle()
         time.now += 1.0
 
     assert time.slept == [2.0, 2.0, 2.0]

@@ -1,4 +1,4 @@
-"""A thread for what would hold up the event loop: making, deleting and syncing files."""
+"""A thread for file operations that would block the event loop: create, close, sync."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 
 
-class Worker:
-    """A thread that does one job after the other, and tells the loop how each ended."""
+class FileThread:
+    """Runs file operations one after the other in a thread, and reports each result on the event loop."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()

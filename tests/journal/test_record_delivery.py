@@ -8,7 +8,7 @@ import pytest
 
 from llm_gateway.domain.usage import UsageRecord, decode_record
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.delivery import BATCH_RECORDS, Delivery, Quarantine, QuarantineCount
+from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, QuarantineCount, RecordDelivery
 from tests.journal.samples import Database, Heard, attempt, open_files, record, request_id
 
 
@@ -28,8 +28,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def delivery(database: Database, file: Path, heard: Heard) -> Delivery:
-    return Delivery(database, Quarantine(file, heard))
+def delivery(database: Database, file: Path, heard: Heard) -> RecordDelivery:
+    return RecordDelivery(database, Quarantine(file, heard))
 
 
 def records(count: int) -> list[UsageRecord]:
@@ -40,7 +40,7 @@ def sizes(database: Database) -> list[int]:
     return [len(batch) for batch in database.batches]
 
 
-def test_records_come_in_order_in_batches(delivery: Delivery, database: Database) -> None:
+def test_records_come_in_order_in_batches(delivery: RecordDelivery, database: Database) -> None:
     delivery.add(records(2 * BATCH_RECORDS + 1))
     delivery.run()
 
@@ -48,7 +48,7 @@ def test_records_come_in_order_in_batches(delivery: Delivery, database: Database
     assert list(database.stored) == [request_id(number) for number in range(4001)]
 
 
-def test_nothing_is_no_batch(delivery: Delivery, database: Database) -> None:
+def test_nothing_is_no_batch(delivery: RecordDelivery, database: Database) -> None:
     delivery.add([])
     delivery.run()
 
@@ -56,7 +56,7 @@ def test_nothing_is_no_batch(delivery: Delivery, database: Database) -> None:
 
 
 def test_a_refused_record_is_set_aside_and_its_batch_is_not(
-    delivery: Delivery, database: Database, file: Path, heard: Heard
+    delivery: RecordDelivery, database: Database, file: Path, heard: Heard
 ) -> None:
     database.refused = {request_id(5)}
     delivery.add([record(n, attempt("a"), user_id="b") if n == 5 else record(n) for n in range(8)])
@@ -80,7 +80,7 @@ def test_a_refused_record_is_set_aside_and_its_batch_is_not(
     ]
 
 
-def test_a_line_each_in_a_file_of_its_owner(delivery: Delivery, database: Database, file: Path) -> None:
+def test_a_line_each_in_a_file_of_its_owner(delivery: RecordDelivery, database: Database, file: Path) -> None:
     database.refused = {request_id(0), request_id(2)}
     delivery.add(records(3))
     delivery.run()
@@ -91,7 +91,7 @@ def test_a_line_each_in_a_file_of_its_owner(delivery: Delivery, database: Databa
     assert database.numbers() == [1]
 
 
-def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: Delivery, database: Database) -> None:
+def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: RecordDelivery, database: Database) -> None:
     delivery.add(records(BATCH_RECORDS + 1))
     database.after = [StoreUnavailable("an ambiguous commit")]
     with pytest.raises(StoreUnavailable, match="ambiguous"):
@@ -104,7 +104,7 @@ def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: Delivery, da
     assert database.numbers() == list(range(2001))
 
 
-def test_what_comes_later_waits_behind_what_a_failure_left(delivery: Delivery, database: Database) -> None:
+def test_what_comes_later_waits_behind_what_a_failure_left(delivery: RecordDelivery, database: Database) -> None:
     delivery.add(records(BATCH_RECORDS + 1))
     database.before = [StoreUnavailable("gone")]
     with pytest.raises(StoreUnavailable):
@@ -118,7 +118,7 @@ def test_what_comes_later_waits_behind_what_a_failure_left(delivery: Delivery, d
 
 
 def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice(
-    delivery: Delivery, database: Database, file: Path
+    delivery: RecordDelivery, database: Database, file: Path
 ) -> None:
     database.refused = {request_id(0)}
     delivery.add(records(4))
@@ -145,7 +145,7 @@ def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice
 def test_after_a_crash_what_was_set_aside_is_not_set_aside_again(database: Database, file: Path, heard: Heard) -> None:
     database.refused = {request_id(0), request_id(1)}
     for count in (1, 2, 2):
-        delivery = Delivery(database, Quarantine(file, heard))
+        delivery = RecordDelivery(database, Quarantine(file, heard))
         delivery.add(records(count))
         delivery.run()
 
@@ -154,7 +154,7 @@ def test_after_a_crash_what_was_set_aside_is_not_set_aside_again(database: Datab
     assert len(heard.events) == 5
 
 
-def test_a_line_that_was_torn_spoils_no_other(delivery: Delivery, database: Database, file: Path) -> None:
+def test_a_line_that_was_torn_spoils_no_other(delivery: RecordDelivery, database: Database, file: Path) -> None:
     file.write_bytes(b'{"request_id":"torn')
     database.refused = {request_id(0)}
     delivery.add(records(1))
@@ -165,7 +165,7 @@ def test_a_line_that_was_torn_spoils_no_other(delivery: Delivery, database: Data
     assert msgspec.json.decode(whole)["request_id"] == request_id(0)
 
 
-def test_without_space_to_set_it_aside_a_record_waits(delivery: Delivery, database: Database, file: Path) -> None:
+def test_without_space_to_set_it_aside_a_record_waits(delivery: RecordDelivery, database: Database, file: Path) -> None:
     file.write_bytes(b"{}\n")
     database.refused = {request_id(0)}
     delivery.add(records(1))
@@ -219,7 +219,7 @@ def test_records_are_freed_a_few_at_a_time(database: Database, file: Path, heard
         def __del__(self) -> None:
             freed.append(1)
 
-    delivery = Delivery(lambda _: None, Quarantine(file, heard), lambda: left.append(len(freed)))
+    delivery = RecordDelivery(lambda _: None, Quarantine(file, heard), lambda: left.append(len(freed)))
     delivery.add([Counted(**msgspec.structs.asdict(record(number))) for number in range(100)])
     delivery.run()
 

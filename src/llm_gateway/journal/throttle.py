@@ -9,8 +9,8 @@ WORK_S = 0.0004
 REST_S = 0.0002
 
 
-class Pace:
-    """Throttle of a background thread: call it between small pieces of work; it sleeps after each `work_s` of them.
+class Throttle:
+    """Throttles a background thread: call it between small pieces of work; it sleeps after each `work_s` of them.
 
     A thread that works without sleeping takes the interpreter's lock whenever the loop gives it up for a system call,
     and the loop then waits a switch interval to get it back: several times a request.

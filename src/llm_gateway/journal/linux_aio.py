@@ -54,8 +54,8 @@ class _Event(ctypes.Structure):
     )
 
 
-class Aio:
-    """A context of the kernel for up to 16 syncs at once; `eventfd` becomes readable when some have ended.
+class AioContext:
+    """A Linux AIO context for up to 16 syncs at once; `eventfd` becomes readable when some have ended.
 
     The control blocks live as long as the object, so never shorter than an operation: `close` waits for those.
     """

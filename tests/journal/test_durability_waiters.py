@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from llm_gateway.errors import JournalUnavailable
-from llm_gateway.journal.waiters import Waiters
+from llm_gateway.journal.durability_waiters import DurabilityWaiters
 
 PATIENCE_S = 0.05
 
 
 async def test_each_is_released_once_enough_is_durable() -> None:
-    waiters = Waiters(PATIENCE_S)
+    waiters = DurabilityWaiters(PATIENCE_S)
     assert not waiters
     first, second, third = waiters.wait(1), waiters.wait(2), waiters.wait(2)
     second.cancel()
@@ -29,7 +29,7 @@ async def test_each_is_released_once_enough_is_durable() -> None:
 
 async def test_everyone_is_told_when_it_takes_too_long() -> None:
     """The ones who come later by the same timer, and those after it ended by another."""
-    waiters = Waiters(PATIENCE_S)
+    waiters = DurabilityWaiters(PATIENCE_S)
     loop = asyncio.get_running_loop()
     for _ in range(2):
         began = loop.time()
@@ -46,7 +46,7 @@ async def test_everyone_is_told_when_it_takes_too_long() -> None:
 
 
 async def test_who_was_released_in_time_is_told_nothing_more() -> None:
-    waiters = Waiters(PATIENCE_S)
+    waiters = DurabilityWaiters(PATIENCE_S)
     first = waiters.wait(1)
     waiters.release(1)
     await asyncio.sleep(2 * PATIENCE_S)
@@ -55,10 +55,10 @@ async def test_who_was_released_in_time_is_told_nothing_more() -> None:
 
 
 async def test_after_closing_nobody_is_told_anything() -> None:
-    waiters = Waiters(PATIENCE_S)
+    waiters = DurabilityWaiters(PATIENCE_S)
     first = waiters.wait(1)
     waiters.close()
     await asyncio.sleep(2 * PATIENCE_S)
 
     assert not first.done()
-    Waiters(PATIENCE_S).close()
+    DurabilityWaiters(PATIENCE_S).close()

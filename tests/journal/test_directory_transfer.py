@@ -8,9 +8,9 @@ import pytest
 
 from llm_gateway.domain.usage import encode_record
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.delivery import BATCH_RECORDS
+from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import Position, WriterDir
-from llm_gateway.journal.transfer import Transfer
 from tests.journal.samples import Database, Heard, frame, intent, locked, record, request_id, settled, settled_frames
 
 
@@ -29,7 +29,7 @@ def quarantined(directory: WriterDir) -> list[dict[str, object]]:
     return [msgspec.json.decode(line) for line in lines]
 
 
-def drain(transfer: Transfer, limit: Position | None = None) -> int:
+def drain(transfer: DirectoryTransfer, limit: Position | None = None) -> int:
     total, is_more = 0, True
     while is_more:
         moved, is_more = transfer.step(limit)
@@ -38,7 +38,7 @@ def drain(transfer: Transfer, limit: Position | None = None) -> int:
 
 
 def test_settled_records_are_moved_in_batches(tmp_path: Path, database: Database, heard: Heard) -> None:
-    transfer = Transfer(locked(tmp_path, {1: settled_frames(range(2200))}), database, log=heard)
+    transfer = DirectoryTransfer(locked(tmp_path, {1: settled_frames(range(2200))}), database, log=heard)
 
     moved, is_more = transfer.step(None)
     assert (moved >= 2000, is_more) == (True, True)
@@ -54,7 +54,7 @@ def test_the_checkpoint_never_passes_an_open_request(tmp_path: Path, database: D
     before, opened, after = settled_frames(range(3)), frame("I", 50, intent(50)), settled_frames(range(3, 6))
     closing = frame("S", 50, settled(50))
     directory = locked(tmp_path, {1: before + opened + after + closing})
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
 
     drain(transfer, Position(1, len(before + opened + after)))
     assert directory.checkpoint() == Position(1, len(before))
@@ -69,7 +69,7 @@ def test_the_checkpoint_never_passes_an_open_request(tmp_path: Path, database: D
 def test_the_checkpoint_waits_for_the_database(tmp_path: Path, database: Database, heard: Heard) -> None:
     content = settled_frames(range(3))
     directory = locked(tmp_path, {1: content, 2: b""})
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
     database.before = [StoreUnavailable("gone"), StoreUnavailable("gone")]
 
     for _ in range(2):
@@ -85,7 +85,7 @@ def test_the_checkpoint_waits_for_the_database(tmp_path: Path, database: Databas
 def test_while_the_database_is_down_no_more_than_a_batch_is_read(
     tmp_path: Path, database: Database, heard: Heard
 ) -> None:
-    transfer = Transfer(locked(tmp_path, {1: settled_frames(range(7000))}), database, log=heard)
+    transfer = DirectoryTransfer(locked(tmp_path, {1: settled_frames(range(7000))}), database, log=heard)
     database.is_down = StoreUnavailable("gone")
     for _ in range(4):
         with pytest.raises(StoreUnavailable):
@@ -101,7 +101,7 @@ def test_while_the_database_is_down_no_more_than_a_batch_is_read(
 
 def test_there_may_be_more_after_exactly_a_batch(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = locked(tmp_path, {1: settled_frames(range(BATCH_RECORDS)), 2: settled_frames(range(2000, 2003))})
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
 
     assert transfer.step(None) == (BATCH_RECORDS, True)
     assert transfer.step(None) == (3, False)
@@ -109,7 +109,7 @@ def test_there_may_be_more_after_exactly_a_batch(tmp_path: Path, database: Datab
 
 def test_a_checkpoint_that_stands_is_not_written_again(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = locked(tmp_path, {1: settled_frames(range(3))})
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
     transfer.step(None)
     before = (directory.path / "checkpoint").stat()
 
@@ -131,7 +131,7 @@ def test_segments_go_when_nothing_in_them_is_needed(tmp_path: Path, database: Da
             5: b"",
         },
     )
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
 
     drain(transfer, Position(3, 0))
     assert directory.segments() == [2, 3, 4, 5]
@@ -149,11 +149,11 @@ def test_a_transfer_begun_anew_after_segments_went_counts_nothing_twice(
 ) -> None:
     first = frame("I", 50, intent(50)) + frame("I", 1, intent(1))
     directory = locked(tmp_path, {1: first, 2: frame("S", 1, settled(1)), 3: b""})
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
     drain(transfer, Position(3, 0))
     assert directory.segments() == [1, 3]
 
-    anew = Transfer(directory, database, log=heard)
+    anew = DirectoryTransfer(directory, database, log=heard)
     drain(anew)
 
     assert anew.abandon() == 2
@@ -166,7 +166,7 @@ def test_without_a_checkpoint_segments_still_go(tmp_path: Path, database: Databa
     directory = locked(tmp_path, {1: settled_frames(range(3)), 2: settled_frames(range(3, 6))})
     (directory.path / "checkpoint.new").mkdir()
 
-    drain(Transfer(directory, database, log=heard))
+    drain(DirectoryTransfer(directory, database, log=heard))
 
     assert directory.segments() == [2]
     assert database.numbers() == list(range(6))
@@ -175,7 +175,7 @@ def test_without_a_checkpoint_segments_still_go(tmp_path: Path, database: Databa
 def test_records_read_before_the_journal_failed_are_not_lost(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = locked(tmp_path, {1: settled_frames(range(3))})
     (directory.path / "000002.seg").mkdir()
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
 
     with pytest.raises(IsADirectoryError):
         transfer.step(None)
@@ -191,7 +191,7 @@ def test_records_read_before_the_journal_failed_are_not_lost(tmp_path: Path, dat
 def test_an_entry_that_is_no_record_is_set_aside(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = locked(tmp_path, {1: frame("S", 1, b'{"version":9}') + frame("S", 2, settled(2))})
 
-    assert drain(Transfer(directory, database, log=heard)) == 1
+    assert drain(DirectoryTransfer(directory, database, log=heard)) == 1
 
     assert database.numbers() == [2]
     assert quarantined(directory) == [
@@ -204,7 +204,7 @@ def test_what_cannot_be_set_aside_yet_is_set_aside_later(tmp_path: Path, databas
     directory = locked(tmp_path, {1: frame("S", 1, b"{}") + frame("S", 2, b"{}")})
     file = directory.path.parent / "quarantine.jsonl"
     file.mkdir()
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
     with pytest.raises(StoreUnavailable):
         drain(transfer)
     assert directory.checkpoint() == Position(1, 0)
@@ -221,7 +221,7 @@ def test_an_abandoned_record_that_the_database_refuses_is_set_aside(
 ) -> None:
     directory = locked(tmp_path, {1: frame("I", 1, intent(1)) + frame("I", 2, b"{}")})
     database.refused = {request_id(1)}
-    transfer = Transfer(directory, database, log=heard)
+    transfer = DirectoryTransfer(directory, database, log=heard)
     drain(transfer)
 
     assert transfer.abandon() == 1
@@ -238,18 +238,18 @@ def test_text_of_a_caller_is_never_an_entry(tmp_path: Path, database: Database, 
     damaged = b"j" + evil[1:]
 
     directory = locked(tmp_path, {1: evil + damaged + frame("S", 2, settled(2))})
-    drain(Transfer(directory, database, log=heard))
+    drain(DirectoryTransfer(directory, database, log=heard))
 
     assert database.numbers() == [1, 2]
     assert database.stored[request_id(1)].user_id == (head + forged).decode()
     assert [line["payload"] for line in quarantined(directory)] == [(b"{" + tail).decode()]
 
 
-def test_damage_is_logged(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_a_damaged_segment_is_kept_and_logged(tmp_path: Path, database: Database, heard: Heard) -> None:
     content = settled_frames(range(1))
     directory = locked(tmp_path, {1: content + b"xyz\n" + frame("S", 2, settled(2))})
 
-    drain(Transfer(directory, database, log=heard))
+    drain(DirectoryTransfer(directory, database, log=heard))
 
     kept = directory.path.with_name("writer-000001.seg.damaged")
     fields = {

@@ -1,4 +1,4 @@
-"""Space that belongs to the requests in flight, and the records that wait in memory so as not to take it.
+"""Disk space reserved for requests in flight, and the buffer for unbilled records that must not take it.
 
 What a request may still write is bounded when its intent is written. With I the intent's entry, which holds the record
 so far and the attempt, an attempt's outcome is no longer than I and the growth of an attempt; a request's settle is no
@@ -26,13 +26,13 @@ UNBILLED_BYTES = 8 * 1024 * 1024
 """How much memory the records that bought nothing may take while there is no space for them."""
 
 
-def promise_for(intent_bytes: int) -> int:
-    """How many bytes an attempt's outcome, and its part of the settle, can take after an intent of so many."""
+def promised_bytes(intent_bytes: int) -> int:
+    """Return the upper bound of the bytes an attempt can still write, given the size of its intent."""
     return 3 * intent_bytes + 2 * GROWTH_BYTES
 
 
-class Reserve:
-    """The bytes promised to requests in flight; `least` bytes are kept even for none."""
+class ReservedSpace:
+    """Sums the bytes promised to requests in flight; `least` bytes stay reserved even without any."""
 
     def __init__(self, least: int) -> None:
         self._least = least
@@ -66,8 +66,8 @@ class Reserve:
         return size > 0
 
 
-class Aside:
-    """Entries of requests that bought nothing, which wait in memory while there is no space for them."""
+class UnbilledBuffer:
+    """Bounded buffer in memory for entries of requests that cost nothing, while the disk has no space for them."""
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []

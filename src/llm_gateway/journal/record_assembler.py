@@ -1,4 +1,4 @@
-"""Folds journal entries into usage records: a settle closes its request; what stays open was cut off by a crash."""
+"""Assemble journal entries into usage records: a settle completes its request; a crash leaves requests open."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ OnUndecodable: TypeAlias = Callable[[Entry, str], None]
 """Hears of an entry that is whole but no record of this version, and why."""
 
 
-class Assembly:
-    """The requests that are open, in the order they began.
+class RecordAssembler:
+    """Folds entries into records, and holds the requests that are still open, in the order they began.
 
     An entry may come twice (the writer writes again what a failed sync may have dropped): attempts count by their id,
     requests by theirs in the database. An outcome alone opens its request too: its intent may be damaged.

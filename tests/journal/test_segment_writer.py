@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.segments import Files, WriterDir
-from llm_gateway.journal.tape import RETRY_S, Tape
+from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter
+from llm_gateway.journal.segments import FileSystem, WriterDir
 from tests.journal.disk import ALWAYS
-from tests.journal.samples import FailingFiles, Heard, until
+from tests.journal.samples import FailingFileSystem, Heard, until
 
 SIZE = 1000
-Begin = Callable[..., Tape]
+Begin = Callable[..., SegmentWriter]
 
 
-class Durability(FailingFiles):
+class Durability(FailingFileSystem):
     """Notes how durable each segment is to be."""
 
     def __init__(self) -> None:
@@ -40,19 +40,21 @@ def spares() -> list[int]:
 
 @pytest.fixture
 async def begin(tmp_path: Path, files: Durability, heard: Heard, spares: list[int]) -> AsyncIterator[Begin]:
-    tapes: list[Tape] = []
+    writers: list[SegmentWriter] = []
 
-    def begin_(*, durable: bool = False) -> Tape:
+    def begin_(*, durable: bool = False) -> SegmentWriter:
         directory = WriterDir.make(tmp_path / "journal" / "writer")
-        tapes.append(
-            Tape(directory, SIZE, files, durable=durable, log=heard, on_spare=lambda: spares.append(len(files.created)))
+        writers.append(
+            SegmentWriter(
+                directory, SIZE, files, durable=durable, log=heard, on_spare=lambda: spares.append(len(files.created))
+            )
         )
-        return tapes[-1]
+        return writers[-1]
 
     yield begin_
     files.fails.clear()
-    for tape in tapes:
-        await tape.close()
+    for writer in writers:
+        await writer.close()
     assert files.open_fds == set()
 
 
@@ -60,29 +62,29 @@ async def begin(tmp_path: Path, files: Durability, heard: Heard, spares: list[in
 async def test_a_spare_is_made_before_it_is_needed(
     begin: Begin, files: Durability, spares: list[int], durable: bool
 ) -> None:
-    tape = begin(durable=durable)
+    writer = begin(durable=durable)
     await until(lambda: spares == [2])
 
     assert files.created == ["000001.seg", "000002.seg"]
     assert files.durable == [durable, durable]
-    assert (tape.number, tape.offset, tape.room, tape.has_failed) == (1, 0, SIZE, False)
+    assert (writer.number, writer.offset, writer.room, writer.has_failed) == (1, 0, SIZE, False)
 
 
 async def test_writing_goes_on_in_the_spare(begin: Begin, files: Durability, spares: list[int]) -> None:
-    tape = begin()
+    writer = begin()
     await until(lambda: spares)
-    tape.write(b"abc")
-    tape.write(b"de")
-    assert (tape.offset, tape.room) == (5, SIZE - 5)
-    first = tape.fd
+    writer.write(b"abc")
+    writer.write(b"de")
+    assert (writer.offset, writer.room) == (5, SIZE - 5)
+    first = writer.fd
 
-    assert tape.rotate() == first
+    assert writer.rotate() == first
 
     files.close(first)
-    assert tape.fd != first
-    assert (tape.number, tape.offset, tape.room) == (2, 0, SIZE)
-    tape.write(b"f")
-    paths = [path.read_bytes()[:6] for path in sorted(tape._directory.path.glob("*.seg"))]
+    assert writer.fd != first
+    assert (writer.number, writer.offset, writer.room) == (2, 0, SIZE)
+    writer.write(b"f")
+    paths = [path.read_bytes()[:6] for path in sorted(writer._directory.path.glob("*.seg"))]
     assert paths[:2] == [b"abcde\0", b"f\0\0\0\0\0"]
     await until(lambda: spares == [2, 3])
 
@@ -90,31 +92,31 @@ async def test_writing_goes_on_in_the_spare(begin: Begin, files: Durability, spa
 async def test_without_a_spare_it_cannot_go_on(
     begin: Begin, files: Durability, heard: Heard, spares: list[int]
 ) -> None:
-    tape = begin()
+    writer = begin()
     with pytest.raises(OSError, match="no space could be set aside"):
-        tape.rotate()
-    assert tape.number == 1
+        writer.rotate()
+    assert writer.number == 1
     await until(lambda: spares)
     files.fails["create"] = ALWAYS
-    files.close(tape.rotate())
-    await until(lambda: tape.has_failed)
+    files.close(writer.rotate())
+    await until(lambda: writer.has_failed)
     with pytest.raises(OSError, match="no space could be set aside"):
-        tape.rotate()
+        writer.rotate()
 
 
 async def test_a_spare_is_tried_again_until_there_is_space(
     begin: Begin, files: Durability, heard: Heard, spares: list[int]
 ) -> None:
-    tape = begin()
+    writer = begin()
     await until(lambda: spares)
     for _ in range(2):
         files.fails["create"] = 2
-        files.close(tape.rotate())
-        await until(lambda: tape.has_failed)
+        files.close(writer.rotate())
+        await until(lambda: writer.has_failed)
         count = len(spares)
         await until(lambda: len(spares) > count)  # noqa: B023 - it is waited for here
         assert files.fails["create"] == 0
-        assert not tape.has_failed
+        assert not writer.has_failed
 
     fields = {"level": "warning", "reason": "[Errno 28] No space left on device"}
     assert heard.events == 2 * [("no space for the usage journal's next segment", fields)]
@@ -124,11 +126,11 @@ async def test_closing_leaves_what_was_written_only(
     tmp_path: Path, files: Durability, heard: Heard, spares: list[int]
 ) -> None:
     directory = WriterDir.make(tmp_path / "journal" / "writer")
-    tape = Tape(directory, SIZE, files, durable=False, log=heard, on_spare=lambda: spares.append(1))
+    writer = SegmentWriter(directory, SIZE, files, durable=False, log=heard, on_spare=lambda: spares.append(1))
     await until(lambda: spares)
-    tape.write(b"abc")
+    writer.write(b"abc")
 
-    await tape.close()
+    await writer.close()
 
     assert directory.segments() == [1]
     assert files.open_fds == set()
@@ -139,16 +141,16 @@ async def test_nothing_is_tried_after_closing(tmp_path: Path, files: Durability,
     for number, is_waited_for in enumerate((True, False)):
         files.fails.clear()
         directory = WriterDir.make(tmp_path / "journal" / f"writer-{number}")
-        tape = Tape(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.gate.set)
+        writer = SegmentWriter(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.gate.set)
         if is_waited_for:
-            await until(lambda: tape.has_failed)  # noqa: B023 - it is waited for here
-        await tape.close()
+            await until(lambda: writer.has_failed)  # noqa: B023 - it is waited for here
+        await writer.close()
         made = len(directory.segments())
         await asyncio.sleep(RETRY_S + 0.1)
         assert len(directory.segments()) == made == 1
 
 
-class FailsSecond(Files):
+class FailsSecond(FileSystem):
     """No space for a second segment, the first time it is tried."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from llm_gateway.domain.usage import CostStatus, Usage, UsageRecord, encode_record
-from llm_gateway.journal.assembly import LOST, Assembly
 from llm_gateway.journal.frames import Entry, Kind
+from llm_gateway.journal.record_assembler import LOST, RecordAssembler
 from llm_gateway.journal.segments import Position
 from tests.journal.samples import attempt, intent, record, request_id, settled
 
@@ -12,20 +12,22 @@ class Folded:
 
     def __init__(self) -> None:
         self.undecodable: list[tuple[str, str]] = []
-        self.assembly = Assembly("writer", lambda entry, reason: self.undecodable.append((entry.request_id, reason)))
+        self.assembler = RecordAssembler(
+            "writer", lambda entry, reason: self.undecodable.append((entry.request_id, reason))
+        )
 
     def add(self, kind: Kind, number: int, payload: bytes, at: Position = Position(1, 0)) -> UsageRecord | None:  # noqa: B008
-        return self.assembly.add(at.segment, Entry(kind, request_id(number), payload, at.offset, at.offset + 1))
+        return self.assembler.add(at.segment, Entry(kind, request_id(number), payload, at.offset, at.offset + 1))
 
 
 def test_a_settle_is_the_record_and_closes_its_request() -> None:
     folded = Folded()
 
     assert folded.add("I", 1, intent(1)) is None
-    assert len(folded.assembly) == 1
+    assert len(folded.assembler) == 1
     assert folded.add("S", 1, settled(1)) == record(1, outcome="ok", status=200)
-    assert len(folded.assembly) == 0
-    assert folded.assembly.abandon() == []
+    assert len(folded.assembler) == 0
+    assert folded.assembler.abandon() == []
 
 
 def test_a_settle_alone_is_a_record() -> None:
@@ -36,7 +38,7 @@ def test_an_attempt_without_an_outcome_counts_with_its_bound() -> None:
     folded = Folded()
     folded.add("I", 1, encode_record(record(1, attempt("a"), status=502, latency_ms=7)))
 
-    [abandoned] = folded.assembly.abandon()
+    [abandoned] = folded.assembler.abandon()
 
     assert abandoned == record(
         1,
@@ -52,7 +54,7 @@ def test_an_attempt_without_an_outcome_counts_with_its_bound() -> None:
         cost_status="estimated",
     )
     assert abandoned.attempts[0].sent
-    assert len(folded.assembly) == 0
+    assert len(folded.assembler) == 0
 
 
 def test_outcomes_replace_their_intents_and_attempts_are_summed() -> None:
@@ -62,7 +64,7 @@ def test_outcomes_replace_their_intents_and_attempts_are_summed() -> None:
     folded.add("O", 1, encode_record(first))
     folded.add("I", 1, intent(1, "b"))
 
-    [abandoned] = folded.assembly.abandon()
+    [abandoned] = folded.assembler.abandon()
 
     assert abandoned.attempts == [first, attempt("b")]
     assert abandoned.usage == Usage(input_tokens=20, output_tokens=103)
@@ -76,7 +78,7 @@ def test_the_cost_is_as_sure_as_its_least_sure_part() -> None:
         folded = Folded()
         for status in statuses:
             folded.add("I", 1, encode_record(record(1, attempt(f"{status}", cost_status=status))))
-        return folded.assembly.abandon()[0].cost_status
+        return folded.assembler.abandon()[0].cost_status
 
     assert together("exact") == "exact"
     assert together("exact", "estimated") == "estimated"
@@ -92,7 +94,7 @@ def test_entries_that_come_twice_count_once() -> None:
         folded.add("I", 1, intent(1, "a"))
         folded.add("O", 1, encode_record(outcome))
 
-    [abandoned] = folded.assembly.abandon()
+    [abandoned] = folded.assembler.abandon()
 
     assert abandoned.attempts == [outcome]
     assert abandoned.cost_nanos == 12_000
@@ -103,8 +105,8 @@ def test_of_a_request_whose_intent_is_damaged_what_was_bought_is_recorded() -> N
     outcome = attempt("a", cost_status="exact", output_tokens=1)
 
     assert folded.add("O", 1, encode_record(outcome), Position(2, 7)) is None
-    assert folded.assembly.restart(Position(9, 9)) == Position(2, 7)
-    [abandoned] = folded.assembly.abandon()
+    assert folded.assembler.restart(Position(9, 9)) == Position(2, 7)
+    [abandoned] = folded.assembler.abandon()
 
     assert abandoned == UsageRecord(
         id=request_id(1),
@@ -132,7 +134,7 @@ def test_an_outcome_before_the_first_intent_that_can_be_read_counts() -> None:
     folded.add("O", 1, encode_record(first))
     folded.add("I", 1, intent(1, "b"))
 
-    [abandoned] = folded.assembly.abandon()
+    [abandoned] = folded.assembler.abandon()
 
     assert abandoned.attempts == [first, attempt("b")]
     assert abandoned.user_id == "customer"
@@ -143,30 +145,30 @@ def test_a_settle_closes_what_an_outcome_opened() -> None:
     folded.add("O", 1, encode_record(attempt("a")))
 
     assert folded.add("S", 1, settled(1)) == record(1, outcome="ok", status=200)
-    assert folded.assembly.abandon() == []
+    assert folded.assembler.abandon() == []
 
 
 def test_a_request_of_which_nothing_can_be_read_is_no_record() -> None:
     folded = Folded()
     folded.add("O", 1, b"{}")
 
-    assert folded.assembly.abandon() == []
+    assert folded.assembler.abandon() == []
     assert [number for number, _ in folded.undecodable] == [request_id(1)]
 
 
 def test_reading_starts_again_at_the_oldest_open_request() -> None:
     folded, read = Folded(), Position(9, 9)
-    assert folded.assembly.restart(read) == read
+    assert folded.assembler.restart(read) == read
 
     folded.add("I", 1, intent(1), Position(1, 100))
     folded.add("I", 2, intent(2), Position(1, 200))
     folded.add("O", 1, encode_record(attempt("a")), Position(3, 5))
-    assert folded.assembly.restart(read) == Position(1, 100)
-    assert folded.assembly.segments() == {1, 3}
+    assert folded.assembler.restart(read) == Position(1, 100)
+    assert folded.assembler.segments() == {1, 3}
 
     folded.add("S", 1, settled(1), Position(3, 50))
-    assert folded.assembly.restart(read) == Position(1, 200)
-    assert folded.assembly.segments() == {1}
+    assert folded.assembler.restart(read) == Position(1, 200)
+    assert folded.assembler.segments() == {1}
 
 
 def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
@@ -177,7 +179,7 @@ def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
     folded.add("O", 2, b"{}")
 
     assert folded.add("S", 3, b"{}") is None
-    assert [abandoned.id for abandoned in folded.assembly.abandon()] == [request_id(2)]
+    assert [abandoned.id for abandoned in folded.assembler.abandon()] == [request_id(2)]
     assert [number for number, _ in folded.undecodable] == [request_id(n) for n in (3, 1, 2, 2)]
     assert folded.undecodable[0][1] == "Object missing required field `id`"
 
@@ -185,7 +187,7 @@ def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
 def test_a_record_that_is_known_is_not_decoded() -> None:
     known = {request_id(1): record(1, user_id="known")}
     folded = Folded()
-    folded.assembly = Assembly("writer", lambda entry, reason: None, known)
+    folded.assembler = RecordAssembler("writer", lambda entry, reason: None, known)
     same = known[request_id(1)]
 
     assert folded.add("S", 1, b"not looked at") is same

@@ -1,4 +1,4 @@
-"""Where the writer's next byte goes: the segment in use, and a spare one that is made before it is needed."""
+"""Writes to a journal's current segment file, and makes a spare one before it is needed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from llm_gateway.journal.segments import ZEROS, Files, Log, WriterDir
-from llm_gateway.journal.worker import Worker
+from llm_gateway.journal.file_thread import FileThread
+from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir
 
 RETRY_S = 0.5
 """How long after a failure to try again."""
@@ -15,8 +15,8 @@ RETRY_S = 0.5
 TRIAL_BYTES = 4096
 
 
-class Tape:
-    """The segments of one writer, for its event loop only.
+class SegmentWriter:
+    """Appends bytes to one journal's segment files; for its event loop only.
 
     `has_failed` says that the last try to make a spare failed; it is tried again every half second. `on_spare` is
     called when there is one again.
@@ -26,13 +26,13 @@ class Tape:
         self,
         directory: WriterDir,
         segment_bytes: int,
-        files: Files,
+        files: FileSystem,
         *,
         durable: bool,
         log: Log,
         on_spare: Callable[[], None],
     ) -> None:
-        """Begin with the first segment; `durable` as in Files.create.
+        """Begin with the first segment; `durable` as in FileSystem.create.
 
         Raises:
             OSError: it cannot be made.
@@ -50,7 +50,7 @@ class Tape:
         self.fd = files.create(directory.segment(1), segment_bytes, durable=durable)
         self._spare: int | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._worker = Worker("journal-allocate")
+        self._thread = FileThread("journal-allocate")
         self._make_spare()
 
     def try_to_write(self) -> None:
@@ -99,13 +99,13 @@ class Tape:
     def discard(self, fds: Iterable[int]) -> None:
         """Close descriptors in the thread: the last one of a deleted file frees its space, which takes milliseconds."""
         for fd in fds:
-            self._worker.do(partial(self._close, fd), _ignore)
+            self._thread.do(partial(self._close, fd), _ignore)
 
     async def close(self) -> None:
         """Close all files, and delete the spare."""
         if self._retry is not None:
             self._retry.cancel()
-        await self._worker.stop()
+        await self._thread.stop()
         if self._spare is not None:
             self._files.close(self._spare)
             self._directory.segment(self.number + 1).unlink(missing_ok=True)
@@ -118,7 +118,7 @@ class Tape:
     def _make_spare(self) -> None:
         self._retry = None
         path = self._directory.segment(self.number + 1)
-        self._worker.do(lambda: self._files.create(path, self.segment_bytes, durable=self._durable), self._spare_made)
+        self._thread.do(lambda: self._files.create(path, self.segment_bytes, durable=self._durable), self._spare_made)
 
     def _spare_made(self, fd: int, failed: OSError | None) -> None:
         if failed is None:
