@@ -14,7 +14,7 @@ import pytest
 
 from llm_gateway.journal.frames import encode_frame, scan
 from llm_gateway.telemetry.redaction import Redactor
-from llm_gateway.upstream.connection import Connection
+from llm_gateway.upstream.connection import UpstreamConnection
 from tests.server.harness import running
 
 FEW, MANY = 20_000, 160_000
@@ -60,7 +60,7 @@ def spent(feed: Callable[[bytes], None], data: bytes) -> float:
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 async def test_a_providers_response_byte_by_byte(framing: str) -> None:
     async def take(size: int) -> float:
-        connection = Connection(10_000_000)
+        connection = UpstreamConnection(10_000_000)
         connection.connection_made(cast(asyncio.Transport, Wire()))
         waiting = asyncio.ensure_future(connection.exchange(b"", 60))
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from llm_gateway.domain.messages import new_id
 from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.auth import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, ROOTS
-from llm_gateway.server.hub import REFUSALS
+from llm_gateway.server.shared_state import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
 from tests.control.management.test_overrides import LEAST as OVERRIDE

@@ -14,7 +14,7 @@ from llm_gateway.domain.plan import Exchange
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.limiter.base import Decision
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.fakes import (
@@ -226,7 +226,7 @@ class TestCutShort:
 
     async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
         """While a connection was made, say: it bought nothing and counts against no limit."""
-        world.script(a=[Unsent()])
+        world.script(a=[CancelledBeforeSend()])
         record = world.open(request())
         with pytest.raises(asyncio.CancelledError):
             await world.failover.run(request(), plan([A], [B]), record)

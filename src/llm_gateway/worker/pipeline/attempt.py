@@ -23,7 +23,7 @@ from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.base import Malformed, UpstreamError
 from llm_gateway.providers.base import Dialect
 from llm_gateway.providers.decoding import json_text
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
 from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
@@ -131,7 +131,7 @@ class Attempts:
             return await send(provider, this.call, min(provider.timeout_s, remaining))
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
             this.permit.release()
-            if isinstance(error, Unsent):
+            if isinstance(error, CancelledBeforeSend):
                 self._never_sent(this)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise

@@ -8,7 +8,7 @@ from typing import Literal
 
 from llm_gateway.sse import Event, Splitter, TooLarge
 from llm_gateway.upstream.pool import Pool
-from llm_gateway.upstream.response import Broken, ResponseStream
+from llm_gateway.upstream.response import IncompleteResponse, ResponseStream
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 CAUSE_CHARACTERS = 300
@@ -54,7 +54,7 @@ class UpstreamEvents:
                 timeout_s = deadline - monotonic()
         except TimeoutError:
             raise StreamCut("timeout", "Nothing came for too long") from None
-        except (Broken, TooLarge) as error:
+        except (IncompleteResponse, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
 
     async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
@@ -71,7 +71,7 @@ class UpstreamEvents:
                 take(found)
         except TimeoutError:
             raise StreamCut("timeout", "Nothing came for too long") from None
-        except (Broken, TooLarge) as error:
+        except (IncompleteResponse, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
         finally:
             del self._take  # breaks the circle

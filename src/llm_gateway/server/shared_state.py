@@ -1,4 +1,4 @@
-"""What all connections of a server share: limits, the clock's sweep, and how a request is refused."""
+"""State that all connections of a server share: limits, time-outs, pending writes, refusals."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class Outbox:
                 transport.writelines(pieces)
 
 
-class Hub(ServerState):
-    """uvicorn's shared state (connections, tasks) and ours."""
+class SharedState(ServerState):
+    """Extends uvicorn's server state (connections, tasks) with limits, pending writes and time-outs."""
 
     def __init__(self, limits: Limits, log: Log) -> None:
         super().__init__()
@@ -102,9 +102,9 @@ class Hub(ServerState):
         self.outbox = Outbox()
         self.turned_away = 0
         self.date = b""
-        self.tell_time()
+        self.renew_date()
 
-    def tell_time(self) -> None:
+    def renew_date(self) -> None:
         """Renew the Date of responses (RFC 9110 6.6.1); good for a second."""
         self.date = b"date: " + formatdate(usegmt=True).encode()
 
