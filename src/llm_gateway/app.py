@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway import server
 from llm_gateway.control.app import Control, DataPlane, build_repricing, open_stores
 from llm_gateway.control.embedded_model import start_embedded_model
-from llm_gateway.control.upkeep import refresh_for_ever, tidy_for_ever
+from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.gate.auth import Gate, Keyring
 from llm_gateway.gauges import call_gauges, journal_gauges
@@ -85,8 +85,8 @@ class Application:
         stack.push_async_callback(worker.close)
         longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
         worker.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
-        control.live.subscribe(worker.changed)
-        control.live.reload()
+        control.configuration.subscribe(worker.changed)
+        control.configuration.reload()
         data_plane = DataPlane(
             in_flight=worker.in_flight,
             list_models=worker.transport.list_models,
@@ -97,16 +97,16 @@ class Application:
         app = worker.build(control.build(journal, shipper, data_plane))
         self._entry = Gate(app, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
         self._background(worker.transport.recheck())
-        self._background(refresh_for_ever(control.live, log))
+        self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
-        self._background(tidy_for_ever(retention, log))
+        self._background(delete_old_usage_forever(retention, log))
         self._serving = True
 
     def _build_worker(self, control: Control, journal: JournalWriter, shipper: Shipper) -> tuple[Worker, Metrics]:
-        settings, live, loop = self._settings, control.live, asyncio.get_running_loop()
+        settings, configuration, loop = self._settings, control.configuration, asyncio.get_running_loop()
         quarantined = QuarantineCount(quarantine_file(control.path))
         metrics = Metrics(
-            lambda: chain(call_gauges(worker, live.snapshot, loop), journal_gauges(shipper, quarantined)),
+            lambda: chain(call_gauges(worker, configuration.snapshot, loop), journal_gauges(shipper, quarantined)),
             lambda: self.log_writer.dropped,
         )
         write_line = _request_lines(settings.log_level, self.log_writer.request)
@@ -120,7 +120,7 @@ class Application:
         worker = Worker(
             WorkerDependencies(
                 settings=settings,
-                snapshot=lambda: live.snapshot,
+                snapshot=lambda: configuration.snapshot,
                 egress=control.egress,
                 journal=journal,
                 observe=observe,

@@ -130,6 +130,12 @@ def test_serving_takes_nothing_of_the_command_line_and_of_migrations() -> None:
 def test_becoming_the_server_loads_nothing_first() -> None:
     script = "import sys; before = set(sys.modules); import llm_gateway.cli; print(*set(sys.modules) - before)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    ours = {"llm_gateway", "llm_gateway.cli", "llm_gateway.cli.become", "llm_gateway.cli.exits", "llm_gateway.process"}
+    ours = {
+        "llm_gateway",
+        "llm_gateway.cli",
+        "llm_gateway.cli.exec_server",
+        "llm_gateway.cli.exits",
+        "llm_gateway.process",
+    }
     assert ours <= set(loaded)
     assert {name.partition(".")[0] for name in set(loaded) - ours} <= sys.stdlib_module_names

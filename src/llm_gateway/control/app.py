@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
-from llm_gateway.control.live import Live
+from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
 from llm_gateway.control.management.overrides import overrides_router
@@ -91,7 +91,7 @@ class DataPlane(NamedTuple):
 class Control:
     """Manages and reports.
 
-    `live` holds the configuration in force, once it is reloaded; `path` is the data directory.
+    `configuration` holds the configuration in force, once it is reloaded; `path` is the data directory.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class Control:
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
-        self.live = Live(stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used)
+        self.configuration = LiveConfiguration(
+            stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used
+        )
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason
@@ -128,7 +130,7 @@ class Control:
 
     def build(self, journal: JournalWriter, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
         """Build the management API as an ASGI app."""
-        stores, live = self._stores, self.live
+        stores, configuration = self._stores, self.configuration
         local = self._local
         rules = ProviderRules(self._vendors, self.egress, lambda: local.base_url if local else None)
         probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
@@ -137,11 +139,11 @@ class Control:
                 database_ok=stores.database.check,
                 ready=data_plane.ready,
                 journal_writable=lambda: journal.is_writable,
-                snapshot=lambda: live.snapshot,
+                snapshot=lambda: configuration.snapshot,
                 metrics=data_plane.metrics,
             ),
-            providers_router(stores.providers, live, rules, probe),
-            overrides_router(stores.overrides, live),
+            providers_router(stores.providers, configuration, rules, probe),
+            overrides_router(stores.overrides, configuration),
             usage_router(stores.usage, shipper.flush),
         )
         return build_management(routers, self._log, data_plane.in_flight)

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from llm_gateway.app import Application
-from llm_gateway.control.docs.openapi import BY_THE_SERVER
+from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.messages import new_id
 from llm_gateway.errors import Unauthorized
@@ -124,7 +124,7 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
 
 
 def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
-    assert {status: REFUSALS[status] for status in BY_THE_SERVER} == BY_THE_SERVER
+    assert {status: REFUSALS[status] for status in SERVER_ERRORS} == SERVER_ERRORS
     for status, (code, _, _) in REFUSALS.items():
         [content] = document["components"]["responses"][f"Problem{status}"]["content"].values()
         assert code in content["examples"]

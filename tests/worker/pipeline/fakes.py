@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.live import build_snapshot
+from llm_gateway.control.live_configuration import build_snapshot
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.messages import Reply, Request
 from llm_gateway.domain.plan import Call, Exchange, Plan, Served

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.control.live import Live
+from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
@@ -24,14 +24,14 @@ def aim(provider: Provider, api_key: str) -> Provider:
 
 
 class House:
-    """A Live over real stores, with the log kept in a list."""
+    """A LiveConfiguration over real stores, with the log kept in a list."""
 
     def __init__(self, database: Database, box: SecretBox, prepare: Any = aim) -> None:
         self.providers = ProviderStore(database, box)
         self.overrides = OverrideStore(database)
         self.logged: list[tuple[str, str]] = []
         self.public_prices = PublicPrices()
-        self.live = Live(
+        self.configuration = LiveConfiguration(
             self.providers,
             self.overrides,
             prepare,
@@ -51,13 +51,13 @@ def house(database: Database, box: SecretBox) -> House:
 
 
 def test_a_snapshot_holds_prepared_providers_and_overrides(house: House) -> None:
-    assert house.live.snapshot == Snapshot(providers={}, tiers=(), overrides={})
+    assert house.configuration.snapshot == Snapshot(providers={}, tiers=(), overrides={})
     house.add("a", priority=1)
     house.add("b", priority=2)
     house.add("c", is_enabled=False)
     override = house.overrides.create(OverrideDraft(user_id="u", provider_name="a", model_name="m"))
-    snapshot = house.live.reload()
-    assert snapshot is house.live.snapshot
+    snapshot = house.configuration.reload()
+    assert snapshot is house.configuration.snapshot
     assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["b"], ["a"]]
     assert snapshot.overrides == {("u", None): override}
     headers = {name: provider.target and provider.target.headers for name, provider in snapshot.providers.items()}
@@ -75,25 +75,25 @@ def test_a_snapshot_holds_the_price_lists_that_preparing_its_providers_asked_for
     made = House(database, box, prepare)
     made.add("a")
 
-    assert made.live.reload().public_prices == PublicPrices({"vendor": VendorPrices(())})
+    assert made.configuration.reload().public_prices == PublicPrices({"vendor": VendorPrices(())})
 
 
 def test_the_old_snapshot_stays_as_it_was(house: House) -> None:
-    before = house.live.reload()
+    before = house.configuration.reload()
     house.add("a")
-    assert house.live.snapshot is before
+    assert house.configuration.snapshot is before
     assert before.providers == {}
-    assert list(house.live.reload().providers) == ["a"]
+    assert list(house.configuration.reload().providers) == ["a"]
     assert before.providers == {}
 
 
 def test_subscribers_get_every_new_snapshot(house: House) -> None:
     seen: list[tuple[Snapshot, bool]] = []
-    house.live.subscribe(lambda snapshot: seen.append((snapshot, snapshot is house.live.snapshot)))
-    first = house.live.reload()
+    house.configuration.subscribe(lambda snapshot: seen.append((snapshot, snapshot is house.configuration.snapshot)))
+    first = house.configuration.reload()
     house.add("a")
     assert seen == [(first, True)]
-    second = house.live.reload()
+    second = house.configuration.reload()
     assert seen == [(first, True), (second, True)]
 
 
@@ -101,7 +101,7 @@ def test_an_unopenable_key_disables_its_provider_only(house: House, database: Da
     house.add("old")
     rotated = House(database, SecretBox([b"n" * 32]))
     rotated.add("new")
-    snapshot = rotated.live.reload()
+    snapshot = rotated.configuration.reload()
     assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["new"]]
     assert (snapshot.providers["old"].is_enabled, snapshot.providers["old"].target) == (False, None)
     assert [name for name, _ in rotated.logged] == ["old"]
@@ -122,18 +122,18 @@ def test_a_provider_that_cannot_be_prepared(database: Database, box: SecretBox, 
     house = House(database, box, prepare)
     house.add("a")
     house.add("b")
-    assert [[candidate.provider.name for candidate in tier] for tier in house.live.reload().tiers] == [["b"]]
+    assert [[candidate.provider.name for candidate in tier] for tier in house.configuration.reload().tiers] == [["b"]]
     assert house.logged == [("a", reason)]
 
 
 def test_a_failed_reload_keeps_the_snapshot(house: House, database: Database) -> None:
     house.add("a")
-    before = house.live.reload()
+    before = house.configuration.reload()
     with database.write() as connection:
         connection.exec_driver_sql("DROP TABLE overrides")
     with pytest.raises(StoreUnavailable):
-        house.live.reload()
-    assert house.live.snapshot is before
+        house.configuration.reload()
+    assert house.configuration.snapshot is before
 
 
 def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretBox) -> None:
@@ -147,16 +147,16 @@ def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretB
 
     house = House(database, box, prepare)
     house.add("slow")
-    older = threading.Thread(target=house.live.reload)
+    older = threading.Thread(target=house.configuration.reload)
     older.start()
     assert reading.wait(5)
     house.add("new")
-    newer = threading.Thread(target=house.live.reload)
+    newer = threading.Thread(target=house.configuration.reload)
     newer.start()
     go_on.set()
     older.join(5)
     newer.join(5)
-    assert sorted(house.live.snapshot.providers) == ["new", "slow"]
+    assert sorted(house.configuration.snapshot.providers) == ["new", "slow"]
 
 
 def test_many_threads_change_and_reload(database_file: Path, box: SecretBox) -> None:
@@ -165,12 +165,12 @@ def test_many_threads_change_and_reload(database_file: Path, box: SecretBox) -> 
 
     def add(number: int) -> None:
         house.add(f"p{number}")
-        assert f"p{number}" in house.live.reload().providers
+        assert f"p{number}" in house.configuration.reload().providers
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert len(house.live.snapshot.providers) == 8
+    assert len(house.configuration.snapshot.providers) == 8
     database.close()

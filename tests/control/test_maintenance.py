@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from llm_gateway.control.upkeep import tidy_for_ever
+from llm_gateway.control.maintenance import delete_old_usage_forever
 from llm_gateway.store.database import Database, usage_rollups
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import UsageStore
@@ -47,7 +47,7 @@ async def test_old_records_are_deleted_and_days_that_are_over_are_added_up(tmp_p
         loop.call_soon_threadsafe(is_logged.set)
 
     retention = Retention(usage, tmp_path, 90, log)
-    task = asyncio.create_task(tidy_for_ever(retention, lambda *_, **__: None))
+    task = asyncio.create_task(delete_old_usage_forever(retention, lambda *_, **__: None))
     await asyncio.wait_for(usage.is_done.wait(), 30)
     await asyncio.wait_for(is_logged.wait(), 30)
     task.cancel()

@@ -1,4 +1,4 @@
-"""The endpoints of vendors' protocols in the OpenAPI document, from their descriptors.
+"""OpenAPI paths of the endpoints of vendors' protocols, built from their descriptors.
 
 What they take and answer is those vendors' own documentation; here stands what the gateway adds: paths, model names,
 who pays, and the errors in each vendor's shape.
@@ -27,7 +27,7 @@ ERRORS = {
     503: "No provider can be asked now, or the gateway is stopping or serves as many as it may.",
     504: "The request's own deadline passed.",
 }
-BY_THE_SERVER = (408, 431)
+SERVER_STATUSES = (408, 431)
 STREAMED = "With `stream: true` the answer is a stream of the vendor's own events."
 MODEL_TEXT = "A model's name, `provider/model`, or `auto` for the gateway's own routing."
 NEEDS = "Needs a key with the scope `call` or `admin`."
@@ -41,8 +41,8 @@ MODEL_PARAMETER: Document = {
 }
 
 
-def surface_schemas() -> Document:
-    """The schemas that `surface_paths` refers to."""
+def protocol_schemas() -> Document:
+    """Return the schemas that `protocol_paths` refers to."""
     model = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*$", "description": MODEL_TEXT}
     errors = {each.error_schema["title"]: each.error_schema for each in PROTOCOLS.values()}
     return errors | {"Asked": {"type": "object", "required": ["model"], "properties": {"model": model}}}
@@ -64,13 +64,13 @@ def security_schemes() -> Document:
     return schemes
 
 
-def header_keys() -> list[dict[str, list[str]]]:
-    """What the security of all paths has of `security_schemes`."""
+def header_key_requirements() -> list[dict[str, list[str]]]:
+    """Return the security requirements for `security_schemes` that are headers, valid on all paths."""
     return [{name: []} for name, scheme in security_schemes().items() if scheme["in"] == "header"]
 
 
-def surface_paths(keys: list[dict[str, list[str]]]) -> Document:
-    """The paths of the surfaces. `keys` is the security of all paths."""
+def protocol_paths(keys: list[dict[str, list[str]]]) -> Document:
+    """Return the paths of all protocols' endpoints. `keys` is the security of all paths."""
     paths: Document = {}
     for protocol in PROTOCOLS.values():
         counted = protocol.count_tokens.routes if protocol.count_tokens is not None else ()
@@ -154,4 +154,4 @@ def _errors(protocols: Iterable[Descriptor], sentences: dict[int, str]) -> Docum
     schemas = [{"$ref": f"#/components/schemas/{each.error_schema['title']}"} for each in protocols]
     content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
     own = {str(status): {"description": text, "content": content} for status, text in sentences.items()}
-    return own | {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in BY_THE_SERVER}
+    return own | {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in SERVER_STATUSES}

@@ -1,4 +1,4 @@
-"""From command line to server, in one process: what `serve` does in the end."""
+"""Replace the command line's process by the server's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 
-def become_server(flags: dict[str, str]) -> NoReturn:
+def exec_server(flags: dict[str, str]) -> NoReturn:
     """Replace this process by the server, with `flags` (setting → text) in its environment."""
     environment = os.environ | {f"LLM_GATEWAY_{name.upper()}": text for name, text in flags.items()}
     # -P: a file in the directory it is started in must not stand in for a module.

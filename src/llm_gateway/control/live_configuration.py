@@ -19,8 +19,8 @@ Log: TypeAlias = Callable[[str, str], None]
 Subscriber: TypeAlias = Callable[[Snapshot], None]
 
 
-class Live:
-    """Holds `snapshot`, empty until the first `reload`.
+class LiveConfiguration:
+    """Holds the configuration in force as `snapshot`, empty until the first `reload`.
 
     `prepare` takes a provider and its key and returns it with target and prices. If it fails, or the key does not
     open, the provider stands in the snapshot as disabled and `log` gets its name and the reason. `public_prices`
