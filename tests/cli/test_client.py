@@ -185,5 +185,5 @@ def test_ctrl_c_ends_a_call_at_once_with_130() -> None:
         ("http://10.0.0.1", False),
     ],
 )
-def test_loopback(url: str, is_ours: bool) -> None:
+def test_only_this_machines_addresses_are_loopback(url: str, is_ours: bool) -> None:
     assert is_loopback(url) == is_ours

@@ -39,7 +39,7 @@ def test_every_row_is_inserted_once(database: Database, table: sa.Table, count: 
     assert all_rows(database, table) == [*rows, (count, 0)]
 
 
-def test_adding_adds(database: Database, table: sa.Table) -> None:
+def test_a_conflicting_row_is_added_to_the_stored_one(database: Database, table: sa.Table) -> None:
     bulk = BulkInsert(table, COLUMNS, adding(table, ["n"]), "?")
     with database.write() as connection:
         assert bulk.run(connection, [(1, 10), (2, 20), (1, 5)]) == 3

@@ -184,7 +184,7 @@ async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> N
             assert (await reader.call("HEAD", path)).status == 200
 
 
-def test_who_may_call(document: Any) -> None:
+def test_every_operation_names_the_keys_it_takes(document: Any) -> None:
     keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}, {"GoogApiKey": []}]
     assert document["security"] == keys
     assert set(document["components"]["securitySchemes"]) == {

@@ -36,7 +36,7 @@ NO_JSON = {"error": {"message": "Failed to generate JSON.", "code": "json_valida
 XAI_KEY = {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***x."}
 
 
-async def test_every_dialect_serves(world: World) -> None:
+async def test_every_dialect_answers_a_request(world: World) -> None:
     world.script(claude=[said(200, ANTHROPIC)], gem=[said(200, GEMINI)])
     record = world.open(request())
     claude = await world.failover.run(request(), plan([CLAUDE]), record)

@@ -150,7 +150,7 @@ class TestLimits:
             assert (type(error), error.retry_after_s) == (RateLimited, told)
         assert len(world.upstream.calls) == 5
 
-    async def test_three_providers_limits(self, world: World) -> None:
+    async def test_three_limited_providers_return_the_shortest_wait(self, world: World) -> None:
         world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
 
         error = await failing(world, plan([A], [B], [C], [provider("d")]))
@@ -272,7 +272,7 @@ class TestAttemptsFailed:
 
         assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
 
-    async def test_secrets_are_removed(self, world: World) -> None:
+    async def test_secrets_are_removed_from_providers_messages(self, world: World) -> None:
         world.script(a=[refusal(400, f"key {KEY} or sk-abcdefgh12 is bad")])
 
         error, record = await failing_with_record(world, plan([A]))
@@ -310,7 +310,7 @@ class TestLoneCandidate:
         assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
         assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
 
-    async def test_once_only(self, world: World) -> None:
+    async def test_a_lone_provider_is_retried_only_once(self, world: World) -> None:
         world.script(a=[refusal(500, "first"), refusal(500, "second"), answer()])
 
         error = await failing(world, plan([A]))

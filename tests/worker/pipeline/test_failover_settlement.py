@@ -105,14 +105,14 @@ class TestBreaker:
     NOT_COUNTED = tuple(refusal(status) for status in (401, 403, 404, 408, 409, 429, 499))
 
     @pytest.mark.parametrize("step", COUNTED, ids=repr)
-    async def test_counted(self, world: World, step: Exchange) -> None:
+    async def test_a_failure_of_the_provider_counts_against_its_breaker(self, world: World, step: Exchange) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
         assert breaker.state == "open"
 
     @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
-    async def test_not_counted(self, world: World, step: Exchange) -> None:
+    async def test_other_failures_leave_the_breaker_as_it_was(self, world: World, step: Exchange) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 

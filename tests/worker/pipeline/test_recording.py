@@ -135,7 +135,7 @@ class TestAttempts:
         assert world.journal.outcomes() == [made]
         assert world.journal.entries[0][1] == "request"
 
-    async def test_what_was_bought(self, world: World) -> None:
+    async def test_usage_and_cost_of_an_answered_attempt_are_recorded(self, world: World) -> None:
         made = await world.recording.intend(world.open(request()), request(), ONE, 118)
         world.recording.bought(ONE.provider, made, reply(upstream_model="m1-2026"))
 
@@ -176,7 +176,7 @@ class TestAttempts:
 
 
 class TestSettle:
-    async def test_an_answer(self, world: World) -> None:
+    async def test_settling_returns_the_answer_with_its_cost(self, world: World) -> None:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000)
 
@@ -333,7 +333,7 @@ class TestRefuse:
 
 
 class TestCancel:
-    def test_before_any_attempt(self, world: World) -> None:
+    def test_a_request_cancelled_before_any_attempt_costs_nothing(self, world: World) -> None:
         record = world.open(request())
         world.recording.cancel(record)
 
@@ -341,7 +341,7 @@ class TestCancel:
         assert (record.provider, record.cost_nanos) == (None, 0)
         assert world.journal.records() == world.observed == [record]
 
-    async def test_in_mid_attempt(self, world: World) -> None:
+    async def test_a_request_cancelled_in_mid_attempt_is_estimated(self, world: World) -> None:
         record = world.open(request())
         await world.recording.intend(record, request(), ONE, 118)
         world.recording.cancel(record)

@@ -12,7 +12,7 @@ from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBrea
 from tests.worker.pipeline.breaking import Clock, admitted, calls, opened, state
 
 
-def test_starts_closed(breaker: CircuitBreaker) -> None:
+def test_a_new_breaker_is_closed(breaker: CircuitBreaker) -> None:
     assert state(breaker) == "closed"
     assert breaker.retry_after_s() == 0.0
     assert breaker.admit()
@@ -64,7 +64,7 @@ def test_rate_needs_20_calls(breaker: CircuitBreaker) -> None:
     assert state(breaker) == "open"
 
 
-def test_rate_needs_half(breaker: CircuitBreaker) -> None:
+def test_the_failure_rate_opens_it_at_half_of_the_calls(breaker: CircuitBreaker) -> None:
     calls(breaker, "." * 20 + "x." * 19)
     assert state(breaker) == "closed"
     for _ in range(18):

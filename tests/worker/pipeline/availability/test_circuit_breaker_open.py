@@ -25,7 +25,7 @@ def test_no_call_until_the_cooldown_ends(breaker: CircuitBreaker, clock: Clock) 
 
 
 @pytest.mark.parametrize(("drawn", "cooldown"), [(0.0, 24.0), (0.25, 27.0), (0.5, 30.0), (1.0, 36.0)])
-def test_cooldown_jitter(breaker: CircuitBreaker, luck: Chance, drawn: float, cooldown: float) -> None:
+def test_the_cooldown_is_jittered(breaker: CircuitBreaker, luck: Chance, drawn: float, cooldown: float) -> None:
     luck.value = drawn
     opened(breaker)
     assert breaker.retry_after_s() == pytest.approx(cooldown, abs=1e-9)
