@@ -263,7 +263,7 @@ SOUND_HOUSE = {
     "worker/pipeline/attempt.py": "import llm_gateway.worker.pipeline.transport",
     "worker/pipeline/admission.py": "",
     "worker/pipeline/availability.py": "",
-    "worker/pipeline/recording.py": "",
+    "worker/pipeline/usage_recorder.py": "",
     "worker/pipeline/translation.py": "",
     "worker/pipeline/transport.py": "import llm_gateway.providers, llm_gateway.upstream",
     "worker/pipeline/routing_state.py": "",

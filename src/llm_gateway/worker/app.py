@@ -27,9 +27,9 @@ from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
-from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 Log: TypeAlias = Callable[..., None]
 
@@ -61,7 +61,7 @@ class Worker:
         self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
         self._known: dict[str, Provider] = {}
-        recording = Recording(
+        recorder = UsageRecorder(
             dependencies.journal,
             instance=dependencies.journal.name,
             list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
@@ -72,16 +72,16 @@ class Worker:
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
-        self.gateway = Gateway(dependencies.snapshot, caching, self._build_failover(recording), recording)
+        self.gateway = Gateway(dependencies.snapshot, caching, self._build_failover(recorder), recorder)
 
-    def _build_failover(self, recording: Recording) -> Failover:
+    def _build_failover(self, recorder: UsageRecorder) -> Failover:
         translation = Translation()
         attempts = Attempts(
             AttemptDependencies(
                 availability=self.availability,
                 admission=self._admission,
                 transport=self.transport,
-                recording=recording,
+                recorder=recorder,
                 dialects=DIALECTS,
                 translation=translation,
                 redact=self._dependencies.redact,

@@ -24,10 +24,10 @@ from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.failover import Failover, Timing
-from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -256,7 +256,7 @@ class World:
         self.drawn: list[tuple[float, float]] = []
         self.slept: list[float] = []
         self.pause_s = 1.0
-        self.recording = Recording(
+        self.recorder = UsageRecorder(
             self.journal,
             instance="instance",
             list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
@@ -280,7 +280,7 @@ class World:
             availability=self.availability,
             admission=admission,
             transport=self.upstream,
-            recording=self.recording,
+            recorder=self.recorder,
             dialects=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
@@ -299,7 +299,7 @@ class World:
         return self
 
     def open(self, request: Request) -> UsageRecord:
-        return self.recording.open(request)
+        return self.recorder.start(request)
 
     def after(self, seconds: float, then: Exchange | BaseException) -> Step:
         """A step that takes `seconds` by the clock."""

@@ -12,8 +12,8 @@ from llm_gateway.domain.messages import Answer
 from llm_gateway.error_format.problem import Headers
 from llm_gateway.errors import GatewayError, Overloaded
 from llm_gateway.protocols.base import Piece
-from llm_gateway.worker.pipeline.recording import Recorded
 from llm_gateway.worker.pipeline.relay import Relay
+from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 HEARTBEAT_S = 15.0
 DRAIN_S = 30.0
@@ -174,7 +174,7 @@ class StreamedResponse:
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
                 opening.result().drop()  # type: ignore[union-attr]  # it is one
-            raise Recorded from None
+            raise CancelledAndRecorded from None
         finally:
             del opening  # as in `run`
 

@@ -27,11 +27,11 @@ from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
 from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
-from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation, reply_of
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamCut, UpstreamEvents
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 SAID_CHARACTERS = 500
 KEY_REFUSED, LIMITED = 401, 429
@@ -65,7 +65,7 @@ class AttemptDependencies(NamedTuple):
     availability: ProviderAvailability
     admission: Admission
     transport: Transport
-    recording: Recording
+    recorder: UsageRecorder
     dialects: Mapping[str, Dialect]
     translation: Translation
     redact: Callable[[str], str]
@@ -79,7 +79,7 @@ class Attempts:
         self._availability = dependencies.availability
         self._admission = dependencies.admission
         self._transport = dependencies.transport
-        self._recording = dependencies.recording
+        self._recorder = dependencies.recorder
         self._dialects = dependencies.dialects
         self._translation = dependencies.translation
         self._redact = dependencies.redact
@@ -114,7 +114,7 @@ class Attempts:
     async def _send(self, this: _Try) -> Exchange | UpstreamEvents:
         request, provider = this.state.request, this.candidate.provider
         try:
-            this.attempt = await self._recording.intend(
+            this.attempt = await self._recorder.write_intent(
                 this.state.record, request, this.candidate, this.reservation.tokens
             )
         except BaseException:  # edge: whatever went wrong, nothing was sent, so nothing stays reserved
@@ -138,7 +138,7 @@ class Attempts:
 
     def _never_sent(self, this: _Try) -> None:
         this.attempt.sent = False
-        self._recording.bought_nothing(this.attempt)
+        self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
 
     # A whole answer
@@ -169,7 +169,7 @@ class Attempts:
     def _end(self, this: _Try, error: str | None = None) -> None:
         this.attempt.error = error
         this.attempt.latency_ms = int((self._clock() - this.started) * 1000)
-        self._recording.outcome(this.state.record, this.attempt)
+        self._recorder.write_outcome(this.state.record, this.attempt)
 
     def _faulted(self, this: _Try, exchange: Exchange) -> Failure:
         """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
@@ -188,7 +188,7 @@ class Attempts:
         """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
         dialect = self._dialects[this.candidate.provider.kind]
         refusal, status = dialect.interpret(exchange), exchange.status
-        self._recording.bought_nothing(this.attempt)
+        self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
         said = self._redact(dialect.decode_error(exchange.body))[:SAID_CHARACTERS]
@@ -244,7 +244,7 @@ class Attempts:
         if self._redact(names) != names:
             attempt.upstream_model = attempt.upstream_request_id = None
         attempt.finish_reason = reply.finish_reason
-        self._recording.bought(this.candidate.provider, attempt, reply)
+        self._recorder.set_cost(this.candidate.provider, attempt, reply)
         used = reply.usage.input_tokens + reply.usage.output_tokens
         attempt.limit_tokens = self._admission.used(this.reservation, used)
         return reply
@@ -310,7 +310,7 @@ class Attempts:
         """
         completion = stream.assembly.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
-        self._recording.bought(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
+        self._recorder.set_cost(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         message = self._words(this, message)
         if is_ours:

@@ -25,7 +25,7 @@ from llm_gateway.errors import (
     RateLimited,
     RequestExceedsLimit,
 )
-from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 from tests.worker.pipeline.fakes import PRICE, JournalSpy, World, provider, reply, request, served
 
 ONE = Candidate.of(provider("one"), "m1")
@@ -84,7 +84,7 @@ class TestAttempts:
     async def test_an_intent_has_the_most_the_attempt_can_cost(self, world: World) -> None:
         record = world.open(request())
         before = time.time_ns() // 1_000_000
-        made = await world.recording.intend(record, request(), ONE, 118)
+        made = await world.recorder.write_intent(record, request(), ONE, 118)
 
         assert record.attempts == [made]
         assert (made.provider_id, made.provider, made.kind, made.model) == ("id-one", "one", "openai", "m1")
@@ -98,15 +98,15 @@ class TestAttempts:
         assert world.journal.records("intent") == [record]
 
     async def test_an_intent_without_a_price_says_so(self, world: World) -> None:
-        made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
+        made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
 
         assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
         assert made.usage_estimated is True
 
     async def test_a_later_intent_holds_its_own_attempt_alone(self, world: World) -> None:
         record = world.open(request())
-        first = await world.recording.intend(record, request(), ONE, 1)
-        second = await world.recording.intend(record, request(), ONE, 2)
+        first = await world.recorder.write_intent(record, request(), ONE, 1)
+        second = await world.recorder.write_intent(record, request(), ONE, 2)
 
         assert record.attempts == [first, second]
         assert first.id != second.id
@@ -114,44 +114,44 @@ class TestAttempts:
 
     async def test_an_intent_that_cannot_be_written_is_no_attempt(self, world: World) -> None:
         record = world.open(request())
-        first = await world.recording.intend(record, request(), ONE, 1)
+        first = await world.recorder.write_intent(record, request(), ONE, 1)
         world.journal.fails["intent"] = JournalUnavailable("disk full")
         with pytest.raises(JournalUnavailable):
-            await world.recording.intend(record, request(), ONE, 2)
+            await world.recorder.write_intent(record, request(), ONE, 2)
 
         assert record.attempts == [first]
 
     def test_a_served_attempt_has_no_outcome_of_its_own(self, world: World) -> None:
         record = world.open(request())
-        world.recording.outcome(record, attempt(record, status=200))
+        world.recorder.write_outcome(record, attempt(record, status=200))
 
         assert world.journal.entries == []
 
     def test_a_failed_attempts_outcome_is_the_attempt_as_it_is(self, world: World) -> None:
         record = world.open(request())
         made = attempt(record, error="why", status=500, latency_ms=7, finish_reason="stop", upstream_model="m")
-        world.recording.outcome(record, made)
+        world.recorder.write_outcome(record, made)
 
         assert world.journal.outcomes() == [made]
         assert world.journal.entries[0][1] == "request"
 
     async def test_usage_and_cost_of_an_answered_attempt_are_recorded(self, world: World) -> None:
-        made = await world.recording.intend(world.open(request()), request(), ONE, 118)
-        world.recording.bought(ONE.provider, made, reply(upstream_model="m1-2026"))
+        made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
+        world.recorder.set_cost(ONE.provider, made, reply(upstream_model="m1-2026"))
 
         assert made.usage == Usage(input_tokens=20, output_tokens=30)
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "exact", False)
 
     async def test_what_was_bought_by_estimate(self, world: World) -> None:
-        made = await world.recording.intend(world.open(request()), request(), ONE, 118)
-        world.recording.bought(ONE.provider, made, reply(usage_estimated=True))
+        made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
+        world.recorder.set_cost(ONE.provider, made, reply(usage_estimated=True))
 
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "estimated", True)
 
     async def test_the_configured_names_price_comes_first(self, world: World) -> None:
         world.reported["one", "m1-2026"] = Price(input=((0, 1),), output=((0, 1),))
-        made = await world.recording.intend(world.open(request()), request(), ONE, 118)
-        world.recording.bought(ONE.provider, made, reply(upstream_model="m1-2026"))
+        made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
+        world.recorder.set_cost(ONE.provider, made, reply(upstream_model="m1-2026"))
 
         assert made.price == PRICE
 
@@ -159,8 +159,8 @@ class TestAttempts:
     async def test_then_the_reported_names(self, world: World, reported: str | None) -> None:
         cheap = Price(input=((0, 1_000_000),), output=((0, 0),))
         world.reported["one", "m1-2026"] = cheap
-        made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
-        world.recording.bought(ONE.provider, made, reply(upstream_model=reported))
+        made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
+        world.recorder.set_cost(ONE.provider, made, reply(upstream_model=reported))
 
         if reported is None:
             assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
@@ -168,8 +168,8 @@ class TestAttempts:
             assert (made.price, made.cost_nanos, made.cost_status) == (cheap, 20, "exact")
 
     async def test_what_was_not_bought(self, world: World) -> None:
-        made = await world.recording.intend(world.open(request()), request(), UNPRICED, 118)
-        world.recording.bought_nothing(made)
+        made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
+        world.recorder.set_free(made)
 
         assert (made.usage, made.cost_nanos, made.cost_status) == (Usage(), 0, "exact")
         assert made.usage_estimated is False
@@ -180,7 +180,7 @@ class TestSettle:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000)
 
-        answer = await world.recording.settle(record, served("hello", ONE))
+        answer = await world.recorder.settle_success(record, served("hello", ONE))
 
         assert answer == Answer(
             reply=served("hello", ONE).reply,
@@ -201,16 +201,16 @@ class TestSettle:
             async def durable(self) -> None:
                 assert self.kinds == ["settle"]
 
-        recording = Recording(Order(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
+        recorder = UsageRecorder(Order(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
 
-        await recording.settle(recording.open(request()), served())
+        await recorder.settle_success(recorder.start(request()), served())
 
     async def test_the_answers_tokens_are_its_own_and_its_cost_everything(self, world: World) -> None:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=5, output_tokens=7, reasoning_tokens=1), cost_nanos=11)
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000, cost_status="estimated")
 
-        answer = await world.recording.settle(record, served("hello", ONE))
+        answer = await world.recorder.settle_success(record, served("hello", ONE))
 
         assert (answer.reply.usage.input_tokens, answer.reply.usage.output_tokens) == (20, 30)
         assert (answer.cost_nanos, answer.cost_status) == (130_011, "estimated")
@@ -218,9 +218,9 @@ class TestSettle:
 
     async def test_latency_is_since_the_request_came(self, world: World) -> None:
         record = world.open(request(at_ms=time.time_ns() // 1_000_000 - 1500))
-        await world.recording.settle(record, served())
+        await world.recorder.settle_success(record, served())
         early = world.open(request(at_ms=time.time_ns() // 1_000_000 + 5000))
-        await world.recording.settle(early, served())
+        await world.recorder.settle_success(early, served())
 
         assert 1500 <= record.latency_ms < 2500
         assert early.latency_ms == 0
@@ -231,7 +231,7 @@ class TestSettle:
             record = world.open(request())
             for status in order[:count]:
                 attempt(record, cost_status=status)
-            await world.recording.settle(record, served())
+            await world.recorder.settle_success(record, served())
 
             assert record.cost_status == worst
 
@@ -240,7 +240,7 @@ class TestSettle:
         record = world.open(request())
         attempt(record, cost_status=status)
 
-        assert (await world.recording.settle(record, served())).cost_status == status
+        assert (await world.recorder.settle_success(record, served())).cost_status == status
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**50)), max_size=5))
@@ -249,7 +249,7 @@ def test_a_records_sums_are_its_attempts(attempts: list[tuple[int, int, int]]) -
     record = world.open(request())
     for into, out, nanos in attempts:
         attempt(record, usage=Usage(input_tokens=into, output_tokens=out), cost_nanos=nanos)
-    world.recording.cancel(record)
+    world.recorder.settle_cancelled(record)
 
     assert record.usage.input_tokens == sum(into for into, _, _ in attempts)
     assert record.usage.output_tokens == sum(out for _, out, _ in attempts)
@@ -260,7 +260,7 @@ class TestHit:
     def test_a_hit_saves_what_it_would_have_cost(self, world: World) -> None:
         record = world.open(request())
 
-        answer = world.recording.hit(record, served("hello", ONE, cost_nanos=99))
+        answer = world.recorder.settle_hit(record, served("hello", ONE, cost_nanos=99))
 
         assert answer == Answer(
             reply=served("hello", ONE).reply,
@@ -277,7 +277,7 @@ class TestHit:
 
     def test_it_is_settled_and_not_waited_for(self, world: World) -> None:
         record = world.open(request())
-        world.recording.hit(record, served())
+        world.recorder.settle_hit(record, served())
 
         assert world.journal.records() == world.observed == [record]
         assert world.journal.synced == 0
@@ -302,7 +302,7 @@ class TestRefuse:
         self, world: World, error: GatewayError, outcome: Outcome, status: int, code: str
     ) -> None:
         record = world.open(request())
-        await world.recording.refuse(record, error)
+        await world.recorder.settle_error(record, error)
 
         assert (record.outcome, record.status, record.error_code) == (outcome, status, code)
         assert (record.provider, record.model) == (None, None)
@@ -313,7 +313,7 @@ class TestRefuse:
         record = world.open(request())
         attempt(record, provider="one", model="m1", cost_nanos=5)
         attempt(record, provider="two", model="m2", cost_nanos=6)
-        await world.recording.refuse(record, ProviderFailed("x"))
+        await world.recorder.settle_error(record, ProviderFailed("x"))
 
         assert (record.provider, record.model, record.cost_nanos) == ("two", "m2", 11)
         assert world.journal.synced == 1
@@ -324,9 +324,9 @@ class TestRefuse:
         attempt(record, cost_nanos=6)
         world.journal.fails["durable"] = JournalUnavailable("disk full")
         with pytest.raises(JournalUnavailable) as raised:
-            await world.recording.settle(record, served("hello", ONE))
-        await world.recording.refuse(record, raised.value)
-        world.recording.cancel(record)
+            await world.recorder.settle_success(record, served("hello", ONE))
+        await world.recorder.settle_error(record, raised.value)
+        world.recorder.settle_cancelled(record)
 
         assert (record.outcome, record.status, record.error_code, record.cost_nanos) == ("ok", 200, None, 11)
         assert (world.journal.kinds, len(world.observed)) == (["settle"], 1)
@@ -335,7 +335,7 @@ class TestRefuse:
 class TestCancel:
     def test_a_request_cancelled_before_any_attempt_costs_nothing(self, world: World) -> None:
         record = world.open(request())
-        world.recording.cancel(record)
+        world.recorder.settle_cancelled(record)
 
         assert (record.outcome, record.status, record.error_code) == ("cancelled", 499, "cancelled")
         assert (record.provider, record.cost_nanos) == (None, 0)
@@ -343,8 +343,8 @@ class TestCancel:
 
     async def test_a_request_cancelled_in_mid_attempt_is_estimated(self, world: World) -> None:
         record = world.open(request())
-        await world.recording.intend(record, request(), ONE, 118)
-        world.recording.cancel(record)
+        await world.recorder.write_intent(record, request(), ONE, 118)
+        world.recorder.settle_cancelled(record)
 
         assert (record.provider, record.model) == ("one", "m1")
         assert (record.cost_nanos, record.cost_status) == (336_000, "estimated")

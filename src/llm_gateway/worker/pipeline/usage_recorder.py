@@ -1,4 +1,4 @@
-"""From what happened to usage records: intent, outcome and settle in the journal, in that order.
+"""Write usage records to the journal: an intent before each attempt, its outcome, and a settle at the end.
 
 A record is opened when a request passed the gate, and settled whatever its end. The counterpart that moves records on
 to the database is `journal/shipper.py`.
@@ -32,12 +32,12 @@ CLIENT_CLOSED = 499
 """The status recorded for a request that was cancelled before it was answered."""
 
 
-class Recorded(asyncio.CancelledError):
+class CancelledAndRecorded(asyncio.CancelledError):
     """A request was cancelled, and its usage record (and with it the log's line) has been written."""
 
 
-class Recording:
-    """Writes the record of every request.
+class UsageRecorder:
+    """Writes the usage record of every request.
 
     `list_price(a provider's price_vendor, the model's name as the provider reported it)` is asked when the configured
     model name has no price. `observe` gets every settled record (metrics, the request's log line).
@@ -56,8 +56,8 @@ class Recording:
         self._list_price = list_price
         self._observe = observe
 
-    def open(self, request: Request) -> UsageRecord:
-        """The record of a request that has just come; nothing is written yet."""
+    def start(self, request: Request) -> UsageRecord:
+        """Return a new record of a request that has just arrived; nothing is written yet."""
         return UsageRecord(
             id=request.id,
             at_ms=request.at_ms,
@@ -73,7 +73,9 @@ class Recording:
             requested_model=request.requested_model,
         )
 
-    async def intend(self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
+    async def write_intent(
+        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int
+    ) -> AttemptRecord:
         """Journal that an attempt is about to be sent, with the most it can cost as its bound.
 
         Raises:
@@ -101,7 +103,7 @@ class Recording:
         record.attempts.append(attempt)
         return attempt
 
-    def outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
+    def write_outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
         """Journal how a failed attempt ended; its fields are set already.
 
         A served attempt's outcome stands in its request's settle: the two are written in the same turn of the loop, so
@@ -110,7 +112,7 @@ class Recording:
         if attempt.error is not None:
             self._journal.outcome(record.id, encode_record(attempt))
 
-    def bought(self, provider: Provider, attempt: AttemptRecord, reply: Reply) -> None:
+    def set_cost(self, provider: Provider, attempt: AttemptRecord, reply: Reply) -> None:
         """Set what a provider's reply cost: by the configured model's price, else by the name that it reported."""
         attempt.usage = reply.usage
         if attempt.price is None and reply.upstream_model is not None:
@@ -118,20 +120,20 @@ class Recording:
         _price(attempt, "estimated" if reply.usage_estimated else "exact")
 
     @staticmethod
-    def bought_nothing(attempt: AttemptRecord) -> None:
-        """Set that an attempt cost nothing: it was never sent, or the provider refused it."""
+    def set_free(attempt: AttemptRecord) -> None:
+        """Set an attempt's cost to 0: it was never sent, or the provider refused it."""
         attempt.usage = Usage()
         attempt.usage_estimated = False
         attempt.cost_nanos = 0
         attempt.cost_status = "exact"
 
     @staticmethod
-    def began(record: UsageRecord) -> None:
-        """The first of a stream's content is here."""
+    def note_first_token(record: UsageRecord) -> None:
+        """Set how long the first content of a stream took."""
         record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
 
-    async def settle(self, record: UsageRecord, served: Served) -> Answer:
-        """The record is `ok`, and durable when this returns."""
+    async def settle_success(self, record: UsageRecord, served: Served) -> Answer:
+        """Settle the record as `ok`; it is durable when this returns."""
         record.status = 200
         record.outcome = "ok"
         record.provider, record.model = served.provider, served.model
@@ -145,8 +147,8 @@ class Recording:
             cost_status=record.cost_status,
         )
 
-    def hit(self, record: UsageRecord, served: Served) -> Answer:
-        """The record is `cached`: nothing was bought, and it need not be waited for."""
+    def settle_hit(self, record: UsageRecord, served: Served) -> Answer:
+        """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable."""
         reply = served.reply
         record.status = 200
         record.outcome, record.cache = "cached", "hit"
@@ -164,8 +166,8 @@ class Recording:
             cached=True,
         )
 
-    async def refuse(self, record: UsageRecord, error: GatewayError) -> None:
-        """The request ends with an error; durable when this returns if anything may have been billed for it.
+    async def settle_error(self, record: UsageRecord, error: GatewayError) -> None:
+        """Settle the record with an error; durable when this returns if anything may have been billed.
 
         A record that was settled already stays as it is: its answer could not be made durable, but it was bought.
         """
@@ -180,8 +182,8 @@ class Recording:
         if record.attempts:
             await self._journal.durable()
 
-    def cancel(self, record: UsageRecord) -> None:
-        """The request was cut short by the gateway's own end; one that was settled already stays as it is."""
+    def settle_cancelled(self, record: UsageRecord) -> None:
+        """Settle the record as cancelled; one that was settled already stays as it is."""
         if record.status:
             return
         record.status = CLIENT_CLOSED
