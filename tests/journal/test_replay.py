@@ -46,7 +46,7 @@ def counts(data_dir: Path, database: Database, heard: Heard) -> tuple[int, int, 
     return report.directories, report.records, report.abandoned
 
 
-def test_nothing_to_replay(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_a_directory_without_entries_yields_no_records(tmp_path: Path, database: Database, heard: Heard) -> None:
     assert counts(tmp_path, database, heard) == (0, 0, 0)
     left_behind(tmp_path, {})
     assert counts(tmp_path, database, heard) == (1, 0, 0)

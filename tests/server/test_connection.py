@@ -279,7 +279,7 @@ async def test_a_client_that_leaves_its_waiting_requests_leaves_nothing_behind()
         client.writer.transport.abort()
         await until(lambda: not server.server._connections())
         app.gate.set()
-        await until(lambda: not server.server._hub.tasks)
+        await until(lambda: not server.server._shared.tasks)
         assert server.logged() == []
 
 

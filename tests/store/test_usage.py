@@ -75,7 +75,7 @@ def test_a_record_of_defaults(store: UsageStore, database: Database) -> None:
     assert (row.attempts, row.tags, row.last_attempt_ms, row.stream) == (None, None, None, False)
 
 
-def test_nothing_to_write(store: UsageStore, database: Database) -> None:
+def test_an_empty_batch_writes_no_rows(store: UsageStore, database: Database) -> None:
     store.write([])
     assert rollup_rows(database) == []
 

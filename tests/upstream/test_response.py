@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llm_gateway.upstream.pool import Pool
-from llm_gateway.upstream.response import HIGH_WATER_BYTES, Broken, ResponseStream
+from llm_gateway.upstream.response import HIGH_WATER_BYTES, IncompleteResponse, ResponseStream
 from tests.waiting import until
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -105,7 +105,7 @@ async def test_too_late_closes_the_connection(pool: Pool, far: Far) -> None:
     with pytest.raises(TimeoutError):
         await stream.read(0.05)
     await asyncio.wait_for(far.gone.wait(), 5)
-    with pytest.raises(Broken):
+    with pytest.raises(IncompleteResponse):
         await stream.read(5)
 
 
@@ -123,7 +123,7 @@ async def test_a_cut_is_told_after_what_came_before(pool: Pool, far: Far) -> Non
     await until(lambda: stream._is_over)
 
     assert await stream.read(5) == b"one"
-    with pytest.raises(Broken, match="closed too early"):
+    with pytest.raises(IncompleteResponse, match="closed too early"):
         await stream.read(5)
 
 
@@ -133,7 +133,7 @@ async def test_whoever_is_released_early_closes_the_connection(pool: Pool, far: 
     await asyncio.sleep(0)
     pool.release(stream)
 
-    with pytest.raises(Broken, match="on this side"):
+    with pytest.raises(IncompleteResponse, match="on this side"):
         await reading
     await asyncio.wait_for(far.gone.wait(), 1)
 
@@ -175,7 +175,7 @@ async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far) ->
         while await stream.read(5):
             pass
 
-    with pytest.raises(Broken, match="larger than 10000000 bytes"):
+    with pytest.raises(IncompleteResponse, match="larger than 10000000 bytes"):
         await read_on()
 
 
@@ -272,7 +272,7 @@ async def test_a_cut_in_a_pour(pool: Pool, far: Far) -> None:
     await asyncio.sleep(0)
     far.writer.close()
 
-    with pytest.raises(Broken, match="closed too early"):
+    with pytest.raises(IncompleteResponse, match="closed too early"):
         await pouring
 
 
@@ -330,6 +330,6 @@ async def test_what_comes_with_a_broken_piece_is_not_taken(pool: Pool, far: Far)
 
     with pytest.raises(ValueError, match="bad"):
         await pouring
-    with pytest.raises(Broken, match="bad"):
+    with pytest.raises(IncompleteResponse, match="bad"):
         await stream.deliver(take, 5)
     assert taken == [b"one", b"bad"]

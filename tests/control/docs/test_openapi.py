@@ -11,13 +11,13 @@ import pytest
 import pytest_asyncio
 
 from llm_gateway.app import Application
-from llm_gateway.control.docs.openapi import BY_THE_SERVER
+from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
-from llm_gateway.server.hub import REFUSALS
+from llm_gateway.server.shared_state import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
 from tests.control.management.test_overrides import LEAST as OVERRIDE
@@ -124,7 +124,7 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
 
 
 def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
-    assert {status: REFUSALS[status] for status in BY_THE_SERVER} == BY_THE_SERVER
+    assert {status: REFUSALS[status] for status in SERVER_ERRORS} == SERVER_ERRORS
     for status, (code, _, _) in REFUSALS.items():
         [content] = document["components"]["responses"][f"Problem{status}"]["content"].values()
         assert code in content["examples"]
@@ -184,7 +184,7 @@ async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> N
             assert (await reader.call("HEAD", path)).status == 200
 
 
-def test_who_may_call(document: Any) -> None:
+def test_every_operation_names_the_keys_it_takes(document: Any) -> None:
     keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}, {"GoogApiKey": []}]
     assert document["security"] == keys
     assert set(document["components"]["securitySchemes"]) == {

@@ -43,7 +43,7 @@ async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
     assert_problem(await reader.call("POST", f"{PATH}/{wrong}/test"), 404, "not_found")
 
 
-async def test_only_post(client: Client, mock: MockUpstream) -> None:
+async def test_a_provider_is_tested_by_post_only(client: Client, mock: MockUpstream) -> None:
     made = await created(client, base_url=mock.base_url)
     response = await client.call("GET", f"{PATH}/{made['id']}/test")
     assert_problem(response, 405, "method_not_allowed")
@@ -70,7 +70,7 @@ async def test_what_is_wrong_is_said(client: Client, mock: MockUpstream, key: st
     assert says in await probed(client, made["id"])
 
 
-async def test_nothing_is_there(client: Client) -> None:
+async def test_an_address_where_nothing_listens_is_reported(client: Client) -> None:
     made = await created(client, base_url="http://127.0.0.1:1/v1")
     error = await probed(client, made["id"])
     assert error.startswith("No connection: ")

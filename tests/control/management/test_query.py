@@ -68,7 +68,9 @@ async def test_its_own_parameters_are_taken(client: Client) -> None:
         ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is no parameter of this path, which takes none."),
     ],
 )
-async def test_others_are_named(client: Client, method: str, target: str, sentence: str | None) -> None:
+async def test_unknown_parameters_are_refused_and_named(
+    client: Client, method: str, target: str, sentence: str | None
+) -> None:
     response = await client.call(method, target)
     if sentence is None:
         assert response.status == 200

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.live import build_snapshot
+from llm_gateway.control.live_configuration import build_snapshot
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
@@ -23,13 +23,13 @@ from llm_gateway.protocols.generate import GenerateBody, client_request_of, weig
 from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
-from llm_gateway.worker.pipeline.failover import Failover, Pace
-from llm_gateway.worker.pipeline.health import Health, Wait
-from llm_gateway.worker.pipeline.incoming import Incoming
-from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
+from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.failover import Failover, Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
@@ -173,7 +173,7 @@ class Upstream(Transport):
         self.bodies.append(call.body)
         return await self._play(provider, timeout_s)
 
-    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | Incoming:
+    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
         raise NotImplementedError
 
     async def _play(self, provider: Provider, timeout_s: float) -> UpstreamResult:
@@ -240,7 +240,7 @@ class LimiterSpy(MemoryLimiter):
 
 
 class World:
-    """Failover over real health, admission and recording, with a scripted upstream and a clock that tests turn.
+    """Failover over real availability, admission and recording, with a scripted upstream and a clock that tests turn.
 
     The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
     """
@@ -254,11 +254,11 @@ class World:
         self.observed: list[UsageRecord] = []
         self.reported: dict[tuple[str, str], Price] = {}
         self.logged: list[tuple[str, dict[str, Any]]] = []
-        self.health = Health(self.clock, lambda: 0.5, log=self._log)
+        self.availability = ProviderAvailability(self.clock, lambda: 0.5, log=self._log)
         self.drawn: list[tuple[float, float]] = []
         self.slept: list[float] = []
         self.pause_s = 1.0
-        self.recording = Recording(
+        self.recorder = UsageRecorder(
             self.journal,
             instance="instance",
             list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
@@ -267,29 +267,33 @@ class World:
         self.failover = self.with_admission(self.admission)
 
     def with_admission(self, admission: Admission) -> Failover:
-        return self._failover(admission, pace=self._pace())
+        return self._failover(admission, timing=self._timing())
 
     def unpaced(self) -> Failover:
         """One that keeps the real time."""
-        return self._failover(self.admission, pace=Pace())
+        return self._failover(self.admission, timing=Timing())
 
-    def _pace(self) -> Pace:
-        return Pace(self.clock, self._sleep, self._uniform)
+    def _timing(self) -> Timing:
+        return Timing(self.clock, self._sleep, self._uniform)
 
-    def _failover(self, admission: Admission, *, pace: Pace) -> Failover:
+    def _failover(self, admission: Admission, *, timing: Timing) -> Failover:
         translation = Translation()
-        parts = AttemptParts(
-            health=self.health,
+        dependencies = AttemptDependencies(
+            availability=self.availability,
             admission=admission,
             transport=self.upstream,
-            recording=self.recording,
+            recorder=self.recorder,
             dialects=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
-            clock=pace.clock,
+            clock=timing.clock,
         )
         return Failover(
-            health=self.health, admission=admission, attempts=Attempts(parts), translation=translation, pace=pace
+            availability=self.availability,
+            admission=admission,
+            attempts=Attempts(dependencies),
+            translation=translation,
+            timing=timing,
         )
 
     def script(self, **steps: Sequence[Step]) -> World:
@@ -297,7 +301,7 @@ class World:
         return self
 
     def open(self, request: Request) -> UsageRecord:
-        return self.recording.open(request)
+        return self.recorder.start(request)
 
     def after(self, seconds: float, then: UpstreamResult | BaseException) -> Step:
         """A step that takes `seconds` by the clock."""
@@ -312,7 +316,7 @@ class World:
 
     def wait(self, provider: Provider) -> Wait | None:
         """Why the provider's first model may not be called now, None if it may."""
-        permit = self.health.admit(Candidate.of(provider, provider.models[0]))
+        permit = self.availability.admit(Candidate.of(provider, provider.models[0]))
         if isinstance(permit, Wait):
             return permit
         permit.release()

@@ -12,7 +12,7 @@ from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
-from llm_gateway.worker.pipeline.failover import Pace
+from llm_gateway.worker.pipeline.failover import Timing
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -184,7 +184,7 @@ async def test_a_tier_is_tried_whole_and_in_its_order_before_the_next(world: Wor
 
 async def test_within_a_tier_the_fewest_calls_in_flight_come_first(world: World) -> None:
     for busy in ("id-a", "id-a", "id-b", "id-d"):
-        world.health.begin(busy)
+        world.availability.begin(busy)
     world.script(b=[refusal(500)], c=[refusal(500)], d=[answer()])
 
     await world.failover.run(request(), plan([A, B, C, D]), world.open(request()))
@@ -194,7 +194,7 @@ async def test_within_a_tier_the_fewest_calls_in_flight_come_first(world: World)
 
 async def test_busy_providers_of_a_higher_tier_still_come_first(world: World) -> None:
     for _ in range(9):
-        world.health.begin("id-a")
+        world.availability.begin("id-a")
     world.script(a=[answer()])
 
     served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
@@ -206,13 +206,13 @@ async def test_a_call_is_in_flight_while_it_lasts(world: World) -> None:
     seen: list[int] = []
 
     async def look(_: float) -> UpstreamResult:
-        seen.append(world.health.in_flight("id-a"))
+        seen.append(world.availability.in_flight("id-a"))
         return answer()
 
     world.script(a=[look])
     await world.failover.run(request(), plan([A]), world.open(request()))
 
-    assert (seen, world.health.in_flight("id-a")) == ([1], 0)
+    assert (seen, world.availability.in_flight("id-a")) == ([1], 0)
 
 
 class TestDeadline:
@@ -369,4 +369,4 @@ async def test_time_and_chance_are_the_real_ones_unless_told(world: World) -> No
 
     [(_, _, timeout_s)] = world.upstream.calls
     assert 4.9 < timeout_s <= 5
-    assert 0.2 <= Pace().uniform(0.2, 2.0) <= 2.0
+    assert 0.2 <= Timing().uniform(0.2, 2.0) <= 2.0

@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import GatewayError, ProviderFailed, RateLimited
-from llm_gateway.worker.pipeline.health import Wait
+from llm_gateway.worker.pipeline.availability import Wait
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED
 from tests.worker.pipeline.fakes import World, answer, plan, provider, request
 
@@ -36,7 +36,7 @@ NO_JSON = {"error": {"message": "Failed to generate JSON.", "code": "json_valida
 XAI_KEY = {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***x."}
 
 
-async def test_every_dialect_serves(world: World) -> None:
+async def test_every_dialect_answers_a_request(world: World) -> None:
     world.script(claude=[said(200, ANTHROPIC)], gem=[said(200, GEMINI)])
     record = world.open(request())
     claude = await world.failover.run(request(), plan([CLAUDE]), record)

@@ -50,7 +50,7 @@ async def failing_with_record(
 
 
 def broken_open(world: World, name: str) -> None:
-    breaker = world.health.breaker(f"id-{name}", "m1")
+    breaker = world.availability.breaker(f"id-{name}", "m1")
     for _ in range(5):
         permit = breaker.admit()
         assert permit is not None
@@ -151,7 +151,7 @@ class TestLimits:
             assert (type(error), error.retry_after_s) == (RateLimited, told)
         assert len(world.upstream.calls) == 5
 
-    async def test_three_providers_limits(self, world: World) -> None:
+    async def test_three_limited_providers_return_the_shortest_wait(self, world: World) -> None:
         world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
 
         error = await failing(world, plan([A], [B], [C], [provider("d")]))
@@ -273,7 +273,7 @@ class TestAttemptsFailed:
 
         assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
 
-    async def test_secrets_are_removed(self, world: World) -> None:
+    async def test_secrets_are_removed_from_providers_messages(self, world: World) -> None:
         world.script(a=[refusal(400, f"key {KEY} or sk-abcdefgh12 is bad")])
 
         error, record = await failing_with_record(world, plan([A]))
@@ -311,7 +311,7 @@ class TestLoneCandidate:
         assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
         assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
 
-    async def test_once_only(self, world: World) -> None:
+    async def test_a_lone_provider_is_retried_only_once(self, world: World) -> None:
         world.script(a=[refusal(500, "first"), refusal(500, "second"), answer()])
 
         error = await failing(world, plan([A]))
@@ -358,7 +358,7 @@ class TestLoneCandidate:
         else:
             with pytest.raises(ProviderFailed):
                 await run
-        assert (world.slept, world.health.may_retry("id-a")) == ([1.0] if retried else [], True)
+        assert (world.slept, world.availability.may_retry("id-a")) == ([1.0] if retried else [], True)
 
     async def test_the_budget_of_retries_is_kept(self, world: World) -> None:
         world.script(a=[refusal(500), refusal(408)] * 3 + [refusal(408)])
@@ -374,7 +374,7 @@ class TestLoneCandidate:
         assert world.slept == []
 
     async def test_a_retry_does_not_pass_a_breaker_that_opened(self, world: World) -> None:
-        breaker = world.health.breaker("id-a", "m1")
+        breaker = world.availability.breaker("id-a", "m1")
         for _ in range(4):
             breaker.fail(breaker.admit() or 0)
         world.script(a=[refusal(500, "fifth"), answer()])

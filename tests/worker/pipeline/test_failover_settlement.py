@@ -14,9 +14,9 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.limiter.base import Decision
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -48,7 +48,7 @@ async def attempted(world: World, step: Step, **changes: Any) -> AttemptRecord:
 
 def almost_open(world: World, failures: int = 4) -> CircuitBreaker:
     """The breaker of A, which the next failure opens."""
-    breaker = world.health.breaker("id-a", "m1")
+    breaker = world.availability.breaker("id-a", "m1")
     for _ in range(failures):
         breaker.fail(breaker.admit() or 0)
     return breaker
@@ -105,14 +105,16 @@ class TestBreaker:
     NOT_COUNTED = tuple(refusal(status) for status in (401, 403, 404, 408, 409, 429, 499))
 
     @pytest.mark.parametrize("step", COUNTED, ids=repr)
-    async def test_counted(self, world: World, step: UpstreamResult) -> None:
+    async def test_a_failure_of_the_provider_counts_against_its_breaker(
+        self, world: World, step: UpstreamResult
+    ) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
         assert breaker.state == "open"
 
     @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
-    async def test_not_counted(self, world: World, step: UpstreamResult) -> None:
+    async def test_other_failures_leave_the_breaker_as_it_was(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
@@ -222,18 +224,18 @@ class TestCutShort:
         assert (attempt.error, attempt.sent, attempt.status, attempt.latency_ms) == ("cancelled", True, None, 2000)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
-        assert (breaker.state, world.health.in_flight("id-a")) == ("closed", 0)
+        assert (breaker.state, world.availability.in_flight("id-a")) == ("closed", 0)
 
     async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
         """While a connection was made, say: it bought nothing and counts against no limit."""
-        world.script(a=[Unsent()])
+        world.script(a=[CancelledBeforeSend()])
         record = world.open(request())
         with pytest.raises(asyncio.CancelledError):
             await world.failover.run(request(), plan([A], [B]), record)
 
         [attempt] = record.attempts
         assert (attempt.error, attempt.sent, attempt.cost_nanos, attempt.usage) == ("cancelled", False, 0, Usage())
-        assert (attempt.limit_tokens, world.health.in_flight("id-a")) == (0, 0)
+        assert (attempt.limit_tokens, world.availability.in_flight("id-a")) == (0, 0)
 
     async def test_cancelled_in_half_open(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
@@ -252,7 +254,7 @@ class TestCutShort:
 
         [attempt] = record.attempts
         assert (attempt.error, attempt.cost_status, attempt.limit_tokens) == ("defect", "estimated", 118)
-        assert world.health.in_flight("id-a") == 0
+        assert world.availability.in_flight("id-a") == 0
 
     async def test_what_cannot_be_journalled_is_not_sent(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
@@ -265,7 +267,7 @@ class TestCutShort:
         assert (world.upstream.calls, record.attempts) == ([], [])
         assert world.limiter.settled == [("id-a", 0, False)]
         assert breaker.admit() is not None
-        assert world.health.in_flight("id-a") == 0
+        assert world.availability.in_flight("id-a") == 0
 
     async def test_what_cannot_be_encoded_is_not_sent(self, world: World) -> None:
         record = world.open(request())

@@ -125,7 +125,7 @@ class TestFailure:
         assert [str(error) for error in failed] == ["first"]
         assert sum(1 for r in results if isinstance(r, tuple) and r[1].reply.content == "second") == 199
 
-    async def test_but_not_twice(self, caching: Caching) -> None:
+    async def test_waiters_try_once_more_after_a_failure_but_not_twice(self, caching: Caching) -> None:
         caller = Caller(caching, [ProviderFailed("first"), ProviderFailed("second"), served()])
         tasks = await caller.many(5)
         caller.release.set()

@@ -10,7 +10,7 @@ import pytest
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import GatewayError
-from llm_gateway.worker.pipeline.health import Wait
+from llm_gateway.worker.pipeline.availability import Wait
 from tests.upstream.behaviour import REFUSALS
 from tests.worker.pipeline.fakes import World, answer, plan, provider, request
 

@@ -1,4 +1,4 @@
-"""A committed stream reaches its client, and what ends it only once the usage record is durable."""
+"""A stream stream reaches its client, and what ends it only once the usage record is durable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.protocols import gemini, openai_chat
 from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event, Splitter
-from llm_gateway.worker.pipeline.incoming import Incoming
+from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
 from llm_gateway.worker.pipeline.relay import MOST_HELD_BYTES, Relay
-from llm_gateway.worker.pipeline.streams import Committed, Ends
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 from tests.worker.pipeline.fakes import provider
 
 
-class Poured(Incoming):
+class Poured(UpstreamEvents):
     """Hands out events one by one."""
 
     def __init__(self, *events: bytes) -> None:
@@ -58,9 +58,9 @@ class Client:
 async def relayed(reader: StreamReader, *events: bytes) -> Client:
     client = Client()
     call = UpstreamCall("/", b"", is_native=True)
-    ends = Ends(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
-    committed = Committed(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, ends)
-    relay = Relay(committed, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
+    callbacks = AttemptCallbacks(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
+    stream = OpenStream(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
+    relay = Relay(stream, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
     await relay.run(client)
     return client
 

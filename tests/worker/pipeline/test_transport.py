@@ -94,13 +94,13 @@ async def transport() -> AsyncIterator[Transport]:
     await made.close()
 
 
-async def test_an_answer(transport: Transport, upstream: Upstream) -> None:
+async def test_an_answer_returns_its_status_and_body(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("200 OK", "content-type: application/json\r\nretry-after: 5\r\n", b'{"a": 1}')
 
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(200, b'{"a": 1}')
 
 
-async def test_what_is_sent(transport: Transport, upstream: Upstream) -> None:
+async def test_the_call_is_sent_with_path_key_and_body(transport: Transport, upstream: Upstream) -> None:
     await transport.post(upstream.provider("/v1"), UpstreamCall("/chat/completions", b'{"model": "m"}'), 5)
 
     [(head, body)] = upstream.requests
@@ -117,7 +117,7 @@ async def test_every_status_with_its_body(transport: Transport, upstream: Upstre
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(status, b"said")
 
 
-async def test_an_empty_body(transport: Transport, upstream: Upstream) -> None:
+async def test_an_answer_without_a_body_is_an_answer(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("503 X", "retry-after: 3\r\n")
 
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(503, b"", 3.0)
@@ -142,7 +142,9 @@ async def test_an_empty_body(transport: Transport, upstream: Upstream) -> None:
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
     ],
 )
-async def test_retry_after(transport: Transport, upstream: Upstream, value: str, seconds: float | None) -> None:
+async def test_retry_after_is_read_as_number_or_date(
+    transport: Transport, upstream: Upstream, value: str, seconds: float | None
+) -> None:
     upstream.behaviour = answering("429 X", f"Retry-After: {value}\r\n", b"slow")
 
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(429, b"slow", seconds)
@@ -202,7 +204,7 @@ async def test_proxies_of_the_environment_are_ignored(upstream: Upstream, monkey
 
 
 class TestNeverSent:
-    async def test_connection_refused(self, transport: Transport, upstream: Upstream) -> None:
+    async def test_a_refused_connection_is_not_sent(self, transport: Transport, upstream: Upstream) -> None:
         with socket.create_server(("127.0.0.1", 0)) as gone:
             port = gone.getsockname()[1]
         upstream.port = port
@@ -271,7 +273,9 @@ class TestBroken:
 
     @pytest.mark.parametrize(("size", "fault"), [(1000, None), (1001, "broken"), (400_000, "broken")])
     @pytest.mark.parametrize("parts", [1, 2, 3])
-    async def test_a_huge_answer(self, upstream: Upstream, size: int, fault: str | None, parts: int) -> None:
+    async def test_an_answer_larger_than_the_limit_is_broken(
+        self, upstream: Upstream, size: int, fault: str | None, parts: int
+    ) -> None:
         transport = Transport(Egress(strict=False), log=lambda *_, **__: None, max_body_bytes=1000)
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode()
         cut = size // parts
@@ -296,7 +300,9 @@ class TestTimeout:
         [saying(pause_s=1), saying(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", pause_s=1)],
         ids=["no answer", "half an answer"],
     )
-    async def test_a_stall(self, transport: Transport, upstream: Upstream, behaviour: Behaviour) -> None:
+    async def test_a_stalled_answer_times_out(
+        self, transport: Transport, upstream: Upstream, behaviour: Behaviour
+    ) -> None:
         async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await behaviour(reader, writer)
             await reader.read()

@@ -18,7 +18,7 @@ from llm_gateway.providers.prices import PriceList
 from llm_gateway.providers.upstream_credentials import RefreshedToken, Token
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.transport import Transport
 from tests.upstream import MockUpstream
 from tests.worker.pipeline.fakes import Clock, provider
@@ -122,7 +122,7 @@ async def test_a_call_that_is_cancelled_while_it_is_authorised_was_never_sent(
     await signing.asked.wait()
     sending.cancel()
 
-    with pytest.raises(Unsent):
+    with pytest.raises(CancelledBeforeSend):
         await sending
 
 

@@ -91,7 +91,7 @@ async def test_too_late_is_a_timeout(upstream: Upstream) -> None:
     assert time.monotonic() - began < 2
 
 
-async def test_nothing_is_there(upstream: Upstream) -> None:
+async def test_an_address_where_nothing_listens_is_not_sent(upstream: Upstream) -> None:
     upstream.url = "http://127.0.0.1:1"
     found = await transport().list_models(upstream.provider(), 5)
     assert found.fault == "not_sent"

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 
 from llm_gateway.control.docs.openapi import problems
-from llm_gateway.control.live import Live
+from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management import base_url as base_urls
 from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Text, Timestamp, iso
 from llm_gateway.control.management.probe import Probe
@@ -299,7 +299,7 @@ class ProviderRules:
         return parts.scheme, parts.hostname, parts.port
 
 
-def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, probe: Probe) -> APIRouter:
+def providers_router(store: ProviderStore, config: LiveConfiguration, rules: ProviderRules, probe: Probe) -> APIRouter:
     """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
 
@@ -313,7 +313,7 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
         fields["kind"] = rules.kind_of(body.name, body.kind)
         rules.check(body.name, fields["kind"], body.base_url, body.prices, body.protocols)
         created = store.create(ProviderDraft(**fields))
-        live.reload()
+        config.reload()
         return _shown(created)
 
     @router.get("/{provider_id}", responses=problems(404))
@@ -334,28 +334,28 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
         if moved and "api_key" not in changes:
             raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))
         stored = store.update(provider_id, changes) if changes else before
-        live.reload()
+        config.reload()
         return _shown(stored)
 
     @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_provider(provider_id: str) -> None:
         store.delete(provider_id)
-        live.reload()
+        config.reload()
 
     @router.post("/{provider_id}/test", responses=problems(404, 422))
     async def test_provider(provider_id: str) -> ProviderTest:
-        error = await probe(await run_in_threadpool(_in_force, store, live, provider_id))
+        error = await probe(await run_in_threadpool(_in_force, store, config, provider_id))
         return ProviderTest(success=error is None, error=error)
 
     return router
 
 
-def _in_force(store: ProviderStore, live: Live, provider_id: str) -> Provider:
+def _in_force(store: ProviderStore, config: LiveConfiguration, provider_id: str) -> Provider:
     """The provider as it is called; what another process changed is read first."""
     stored = store.get(provider_id)
-    known = live.snapshot.providers.get(stored.name)
+    known = config.snapshot.providers.get(stored.name)
     if known is None or known.updated_at_ms != stored.updated_at_ms:
-        known = live.reload().providers.get(stored.name)
+        known = config.reload().providers.get(stored.name)
     if known is None:
         raise missing("provider")
     return known

@@ -14,22 +14,22 @@ from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import Descriptor, Route, TokenCount
 from llm_gateway.routing.route import check_model
-from llm_gateway.worker.endpoints.chat import Serving, asked_model, document_of
 from llm_gateway.worker.endpoints.endpoint import Endpoint
+from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies, parse_document, requested_model_of
 
 
-class CountTokens(Endpoint):
-    """The endpoint. The count is the gateway's own estimate, the one that limits are kept with; it costs nothing."""
+class CountTokensEndpoint(Endpoint):
+    """Serve a protocol's token counts: the gateway's own estimate, the one that limits are kept with; costs nothing."""
 
     def __init__(
         self,
         protocol: Descriptor,
         count: TokenCount,
         route: Route,
-        serving: Serving,
+        dependencies: EndpointDependencies,
         snapshot: Callable[[], Snapshot],
     ) -> None:
-        super().__init__(serving.in_flight, serving.log)
+        super().__init__(dependencies.in_flight, dependencies.log)
         self._protocol = protocol
         self._count = count
         self._is_model_in_path = route.names_model
@@ -38,8 +38,8 @@ class CountTokens(Endpoint):
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
         context: RequestContext = scope[REQUEST_CONTEXT]
-        document = document_of(body)
-        check_model(asked_model(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
+        document = parse_document(body)
+        check_model(requested_model_of(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
         try:
             counted = self._count.request_of(document)
         except Unreadable as error:

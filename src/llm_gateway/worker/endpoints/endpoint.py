@@ -12,7 +12,7 @@ from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
-from llm_gateway.worker.pipeline.recording import Recorded
+from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 
 class Endpoint(ABC):
@@ -54,7 +54,7 @@ class Endpoint(ABC):
             return
         except asyncio.CancelledError as cancelled:
             stopping = Overloaded("The gateway is stopping.")
-            stopping.is_recorded = isinstance(cancelled, Recorded)
+            stopping.is_recorded = isinstance(cancelled, CancelledAndRecorded)
             await send_error(send, scope, stopping)
         except Exception as error:  # edge: a defect of ours
             await send_error(send, scope, self.failed(context, error))

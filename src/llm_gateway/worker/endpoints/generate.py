@@ -1,4 +1,4 @@
-"""POST /api/v1/generate: decode, the straight line, encode."""
+"""Endpoint for POST /api/v1/generate, the gateway's own API."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.endpoint import Endpoint
-from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
+from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
 
 
-class Generate(Endpoint):
-    """The endpoint. `timeout_s` is the longest deadline a request may have."""
+class GenerateEndpoint(Endpoint):
+    """Serve /generate. `timeout_s` is the longest deadline a request may have."""
 
     def __init__(
         self,
         gateway: Gateway,
         in_flight: InFlight,
-        drains: Drains,
+        drain_limit: DrainLimit,
         *,
         timeout_s: float,
         log: Callable[..., None],
     ) -> None:
         super().__init__(in_flight, log)
         self._gateway = gateway
-        self._drains = drains
+        self._drain_limit = drain_limit
         self._timeout_s = timeout_s
         self._decode = msgspec.json.Decoder(GenerateBody).decode
         self._encode = msgspec.json.Encoder().encode
@@ -57,7 +57,7 @@ class Generate(Endpoint):
         ids = [(b"x-request-id", context.echo)]
         if request.stream:
             writer = GenerateEventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
-            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, context))
+            response = StreamedResponse(writer, receive, send, self._drain_limit, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
@@ -124,7 +124,7 @@ class Generate(Endpoint):
 
 
 class GenerateEventWriter:
-    """A streamed answer: `delta` events with text, and a last one, `result`, with the fields of a whole answer."""
+    """Write a streamed answer: `delta` events with text, then one `result` event with the fields of a whole answer."""
 
     content_type = EventStream.content_type
     keep_alive = EventStream.keep_alive
@@ -134,26 +134,26 @@ class GenerateEventWriter:
         self._request_id = request_id
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return []
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         texts = [
             c.text for raw_event in raw_events for c in raw_event.chunks if isinstance(c, TextDelta | RefusalDelta)
         ]
         return b"".join([_delta(text) for text in texts if text])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return _delta(answer.reply.content) + self.end(answer)
 
     def end(self, answer: Answer) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return encode_event(self._encode(answer), b"result")
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")
 
 

@@ -17,8 +17,8 @@ from llm_gateway.protocols.registry import protocol_of
 from llm_gateway.routing.route import AUTO
 
 
-class Models:
-    """The endpoint at `path` and below it, over the configuration in force."""
+class ModelsEndpoint:
+    """Serve the list of models at `path`, and single models below it, from the configuration in force."""
 
     def __init__(self, path: str, snapshot: Callable[[], Snapshot]) -> None:
         self._path = path

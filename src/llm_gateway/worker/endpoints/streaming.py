@@ -12,8 +12,8 @@ from llm_gateway.domain.reply import Answer
 from llm_gateway.error_format.responses import Headers
 from llm_gateway.errors import GatewayError, Overloaded
 from llm_gateway.protocols.contract import RawEvent
-from llm_gateway.worker.pipeline.recording import Recorded
 from llm_gateway.worker.pipeline.relay import Relay
+from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 HEARTBEAT_S = 15.0
 DRAIN_S = 30.0
@@ -30,8 +30,8 @@ OnDefect: TypeAlias = Callable[[Exception], GatewayError]
 """Hears of a defect of ours; returns what the client is told."""
 
 
-class Writer(Protocol):
-    """What puts a reply on the line, for one surface; `keep_alive` is written while nothing comes."""
+class EventWriter(Protocol):
+    """Encodes a streamed reply for one API; `keep_alive` is what is written while no event comes."""
 
     content_type: bytes
     keep_alive: bytes
@@ -70,8 +70,8 @@ class BodySink(Protocol):
         ...
 
 
-class Drains:
-    """How many streams are read to their end though nobody listens, over all surfaces."""
+class DrainLimit:
+    """Counts the streams that are read to their end after their client left; there is one count for all endpoints."""
 
     __slots__ = ("count", "on_disconnect")
 
@@ -84,17 +84,17 @@ class StreamedResponse:
     """One streamed response."""
 
     __slots__ = (
-        "_beat", "_body_sink", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_heartbeat_s", "_is_gone",
-        "_is_open", "_keeps_up", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send", "_sent_at",
-        "_told", "_writer",
+        "_beat", "_body_sink", "_defect", "_drain_limit", "_has_begun", "_has_ended", "_headers", "_heartbeat_s",
+        "_is_gone", "_is_open", "_keeps_up", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send",
+        "_sent_at", "_told", "_writer",
     )  # fmt: skip
 
     def __init__(
         self,
-        writer: Writer,
+        writer: EventWriter,
         receive: Receive,
         send: Send,
-        drains: Drains,
+        drain_limit: DrainLimit,
         headers: Headers,
         defect: OnDefect,
         heartbeat_s: float = HEARTBEAT_S,
@@ -103,7 +103,7 @@ class StreamedResponse:
         self._receive = receive
         self._send = send
         self._body_sink = _body_sink_of(send)
-        self._drains = drains
+        self._drain_limit = drain_limit
         self._headers = headers
         self._told: Headers = []
         self._defect = defect
@@ -157,7 +157,7 @@ class StreamedResponse:
             watch.cancel()
             if self._patience is not None:
                 self._patience.cancel()
-                self._drains.count -= 1
+                self._drain_limit.count -= 1
         await self._body_sink.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -174,7 +174,7 @@ class StreamedResponse:
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
                 opening.result().drop()  # type: ignore[union-attr]  # it is one
-            raise Recorded from None
+            raise CancelledAndRecorded from None
         finally:
             del opening  # as in `run`
 
@@ -215,11 +215,11 @@ class StreamedResponse:
         self._is_gone = True
         if self._has_ended:
             return
-        drains = self._drains
-        if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
+        drain_limit = self._drain_limit
+        if drain_limit.on_disconnect == "abort" or drain_limit.count >= MOST_DRAINED:
             self._give_up()
         else:
-            drains.count += 1
+            drain_limit.count += 1
             self._patience = self._loop.call_later(DRAIN_S, self._give_up)
 
     def _give_up(self) -> None:
