@@ -6,7 +6,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 
 from llm_gateway.errors import Invalid
-from llm_gateway.gate.auth import OPEN_PATHS
+from llm_gateway.gate.authentication import OPEN_PATHS
 
 STRICT_PREFIX = "/api/v1/"
 
