@@ -32,7 +32,7 @@ EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
 # Started processes compile every module anew without it, which takes four times as long as their start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup serve test quick coverage test-clients lint bench fuzz faults lock FORCE
+.PHONY: help setup serve test quick coverage test-clients lint bench fuzz faults lock release FORCE
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -93,6 +93,9 @@ lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
 	$(UV_COMPILE) --group release --constraint requirements-dev.lock --output-file requirements-release.lock >/dev/null
 	$(UV_COMPILE) --group local --no-deps --output-file requirements-local.lock >/dev/null
 	$(UV_COMPILE) --group clients --output-file requirements-clients.lock >/dev/null
+
+release: $(MADE) ## Build wheel, sdist and SBOM into dist/, and try the wheel in a venv of its own
+	@$(BIN)/python -m tools.release dist
 
 # A venv that is missing, was made elsewhere or has lost its Python is made anew, and everything in it.
 ifneq ($(shell test -x $(BIN)/python && cat $(MADE) 2>/dev/null),$(CURDIR))
