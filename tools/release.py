@@ -97,9 +97,10 @@ def publish(target: Path, files: list[Path]) -> None:
     """Put the files and their SHA-256 sums into `target`, emptied before."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for file in files:
+    sums = []
+    for file in sorted(files, key=lambda file: file.name):
         shutil.copy(file, target)
-    sums = (f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(files))
+        sums.append(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
     (target / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
 
 

@@ -76,8 +76,8 @@ def wait_until_ready(root: str, gateway: subprocess.Popen[bytes]) -> None:
             call(f"{root}/readyz")
             return
         except OSError:
-            if gateway.poll() is not None or time.monotonic() > deadline:
-                raise
+            assert gateway.poll() is None, f"serve ended with {gateway.returncode} before it was ready"
+            assert time.monotonic() < deadline, f"serve was not ready after {SECONDS} seconds"
             time.sleep(0.1)
 
 
