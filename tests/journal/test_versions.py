@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.domain.usage import Usage
-from llm_gateway.journal.delivery import quarantine_file
+from llm_gateway.journal.record_delivery import quarantine_file
 from llm_gateway.journal.replay import replay
 from tests.journal.samples import Database, Heard, left_behind
 
