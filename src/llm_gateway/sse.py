@@ -23,12 +23,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Splitter:
-    """An incremental parser: call `take` with each chunk of bytes, in any segmentation, and `end` at the end.
+    r"""An incremental parser: call `take` with each chunk of bytes, in any segmentation, and `end` at the end.
 
         splitter = Splitter(max_event_bytes=1_000_000)
-        splitter.take(b"data: 1\\n")     # []
-        splitter.take(b"\\ndata: 2\\n")   # [Event(b"", b"1", b"data: 1\\n\\n")]
-        splitter.end()                  # [Event(b"", b"2", b"data: 2\\n\\n")]
+        splitter.take(b"data: 1\n")     # []
+        splitter.take(b"\ndata: 2\n")   # [Event(b"", b"1", b"data: 1\n\n")]
+        splitter.end()                  # [Event(b"", b"2", b"data: 2\n\n")]
 
     Runs in time linear in the stream's length: bytes already searched for an event's end are not searched again.
     """
@@ -99,7 +99,7 @@ class Splitter:
     def end(self) -> list[Event]:
         """Return the last event of a stream that ended without the blank line after it.
 
-        The specification discards such an event; some providers end their streams so.
+        The specification discards such an event; here it may hold the end of a billed answer.
         """
         rest = bytes(self._held).rstrip(b"\n")
         self._held = bytearray()

@@ -31,7 +31,7 @@ def required_text(document: Document, name: str, where: str = "") -> str:
 def whole(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """Return the field's whole number, or None if absent; raise `Unreadable` outside `least`…`most`."""
     found, place = document.get(name), _path(where, name)
-    if isinstance(found, float) and found.is_integer():  # some clients write every number as a float: 100.0
+    if isinstance(found, float) and found.is_integer():  # JSON knows one type of number: 100.0 is 100
         found = int(found)
     if found is None:
         return None
