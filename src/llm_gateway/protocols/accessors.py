@@ -12,6 +12,7 @@ from llm_gateway.domain.conversation import REASONING_WORDS, File, Image, Part, 
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 
 Document = dict[str, Any]
+"""A JSON object: a request, or an object inside it."""
 
 
 def text(document: Document, name: str, where: str = "") -> str | None:

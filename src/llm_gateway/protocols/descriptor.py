@@ -41,6 +41,7 @@ from llm_gateway.errors import GatewayError
 from llm_gateway.protocols.contract import ParsedRequest, RawEvent, ReplyContext, StreamWriter, UpstreamBody
 
 Document = dict[str, Any]
+"""A JSON object: the body of a request or response."""
 PARTS = ("audio", "file", "image", "tool_calls", "tool_result")
 """Kinds of message parts; `Descriptor.field_names` maps them to the request field that contains the messages."""
 MODEL = "{model}"

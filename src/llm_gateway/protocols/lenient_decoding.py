@@ -21,6 +21,7 @@ from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed
 
 T = TypeVar("T")
 Repair: TypeAlias = Callable[[Any], Any]
+"""A function that returns a parsed JSON value with invalid parts replaced."""
 
 DEFAULT = "default"
 """Key of the default in the `extra` of an annotation's `msgspec.Meta`."""
@@ -77,7 +78,7 @@ class ReplyDecoder(Generic[T]):
             refusal = str(error)  # more to the point than the first: it concerns the answer itself
         except (*PARSE_ERRORS, ValueError):
             pass
-        raise Malformed(f"The answer is no {self._what}: {refusal}") from None
+        raise Malformed(f"Invalid {self._what}: {refusal}") from None
 
 
 def without_surrogates(text: str) -> str:

@@ -16,6 +16,7 @@ from llm_gateway.protocols.openai_chat import read_request
 WITHOUT_NUL = {"pattern": r"^[^\x00]*$"}
 """JSON schema of text without NUL, for the OpenAPI document. The endpoint checks it: a pattern slows down decoding."""
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema=WITHOUT_NUL)]
+"""A value that usage is grouped by; the limit in characters bounds the size of usage records."""
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512, extra_json_schema=WITHOUT_NUL)]
 
 

@@ -39,6 +39,7 @@ SCHEMA: dict[str, Any] = {
         }
     },
 }
+"""JSON schema of an error response; `request_id` is the gateway's addition."""
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:

@@ -11,6 +11,7 @@ The labels are event: chunks.
 In `begun` and `finished`, deltas become TextDelta, ThinkingDelta, RefusalDelta, ToolBegin, ToolDelta or ForeignDelta,
 and usage becomes Counted, without a change of state: usage follows the last finish reason, and choices finish one by
 one.
+
 An `error` in an event raises UpstreamError in every state.
 """
 
@@ -47,6 +48,7 @@ from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage
 from llm_gateway.sse import Event
 
 DONE = b"[DONE]"
+"""Data of the event that ends a stream."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -116,10 +118,10 @@ class StreamReader:
         data = event.data
         if data == DONE:
             self.is_done = True
-            return self._last() if self._has_begun and not self._has_finished else []
+            return self._missing_finishes() if self._has_begun and not self._has_finished else []
         try:
             found = _decode(data)
-        except PARSE_ERRORS:
+        except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
             found = _decoder.decode(data)
         if found.error or event.name == b"error":
             raise _failed(found.error)
@@ -145,7 +147,7 @@ class StreamReader:
             reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
         return Finish(reason=reason, choice=choice)
 
-    def _last(self) -> list[Chunk]:
+    def _missing_finishes(self) -> list[Chunk]:
         """Return the finishes of a complete reply for which the vendor sent no finish reason."""
         choices = sorted(self._count) or [0]
         return [Finish(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices]
@@ -161,7 +163,7 @@ class StreamReader:
                 self._has_content = True
                 chunks.append(TextDelta(text=text, choice=choice.index, logprobs=choice.logprobs))
         if delta.tool_calls or delta.refusal:
-            self._other(delta, choice.index, chunks)
+            self._refuse_or_call(delta, choice.index, chunks)
         if delta.audio or delta.images or delta.function_call:
             self._has_content = True
             chunks += [ForeignDelta(kind=kind, choice=choice.index) for kind in FOREIGN if getattr(delta, kind)]
@@ -172,7 +174,7 @@ class StreamReader:
             self._has_content = True
             chunks.append(ThinkingDelta(text=thought, choice=choice))
 
-    def _other(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
+    def _refuse_or_call(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
         self._has_content = True
         if delta.refusal:
             chunks.append(RefusalDelta(text=delta.refusal, choice=choice))
@@ -183,7 +185,7 @@ class StreamReader:
         key: int | str | None = call.index if call.index is not None else call.id
         number = self._calls.get((choice, key)) if key is not None else self._count.get(choice, 0) - 1
         name = call.function.name if call.function is not None else None
-        if number is None or number < 0:
+        if number is None or number < 0:  # the first delta of a call
             if call.function is None:
                 chunks.append(ForeignDelta(kind=call.type or "tool_call", choice=choice))
                 return

@@ -93,7 +93,7 @@ class StreamWriter(EventStream):
     ) -> bytes:
         if choice not in self._begun:
             self._begun.add(choice)
-            delta = {"role": "assistant", "content": "", **delta}
+            delta = {"role": "assistant", "content": "", **delta}  # SDKs take the role from the first delta
         return encode_event(
             msgspec.json.encode(
                 {

@@ -54,7 +54,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     if reported is None or reported.prompt_tokens is None or reported.completion_tokens is None:
         return None
     input_tokens, output_tokens = reported.prompt_tokens, reported.completion_tokens
-    if not (0 < input_tokens <= MAX_COUNT and has_content <= output_tokens <= MAX_COUNT):
+    if not (0 < input_tokens <= MAX_COUNT and has_content <= output_tokens <= MAX_COUNT):  # also drops INVALID_COUNT
         return None
     input_details = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
     output_details = reported.completion_tokens_details or _NO_COMPLETION_DETAILS

@@ -52,7 +52,7 @@ def read_reply(body: bytes) -> Completion:
     """
     found = _decoder.decode(body)
     counted = found.usage.prompt_tokens if found.usage is not None else None
-    if not counted or not are_plausible(counted):
+    if not counted or not are_plausible(counted):  # the caller then estimates the input from the request
         return Completion(choices=[], model=found.model, usage_estimated=True)
     return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
 

@@ -103,7 +103,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     if reported is None or reported.input_tokens is None or reported.output_tokens is None:
         return None
     input_tokens, output_tokens = reported.input_tokens, reported.output_tokens
-    if not (0 < input_tokens <= MAX_COUNT and has_content <= output_tokens <= MAX_COUNT):
+    if not (0 < input_tokens <= MAX_COUNT and has_content <= output_tokens <= MAX_COUNT):  # also drops INVALID_COUNT
         return None
     input_details = reported.input_tokens_details or _InputDetails()
     output_details = reported.output_tokens_details or _OutputDetails()

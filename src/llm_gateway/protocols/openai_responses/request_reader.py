@@ -72,8 +72,9 @@ CARRIED = frozenset(
 KNOWN = DELIVERY | CARRIED | frozenset(HINTS) | frozenset(NEEDS_STATE)
 ROLES = ("system", "developer", "user", "assistant")
 TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
+"""Known fields of a function in `tools`; others are dropped and reported."""
 REASONING = frozenset({"effort", "summary", "generate_summary"})
-"""Known fields of `reasoning`: https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
+"""Known fields of `reasoning`; others are dropped and reported. https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
 def refuse_state(document: Document) -> None:

@@ -78,7 +78,7 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-_decoder = ReplyDecoder(_Event, "response's event")
+_decoder = ReplyDecoder(_Event, "response event")
 _decode = _decoder.strictly
 
 
@@ -95,12 +95,12 @@ class StreamReader:
 
     def take(self, event: Event) -> list[Chunk]:
         """Return the chunks of an event; see `contract.StreamReader.take`."""
-        if event.data == b"[DONE]":
+        if event.data == b"[DONE]":  # the end marker of chat completions, which some vendors send here, too
             self.is_done = True
             return [Finish()] if self._has_begun and not self._has_content else []
         try:
             found = _decode(event.data)
-        except PARSE_ERRORS:
+        except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
             found = _decoder.decode(event.data)
         kind = found.type
         if isinstance(found.delta, str):
@@ -145,6 +145,7 @@ class StreamReader:
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
+        # `reason_of` needs to know only whether there is a call.
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
         chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
         counted = read_usage(response.usage, has_content=self._has_content)
