@@ -20,7 +20,7 @@ DESCRIPTOR = Descriptor(
         Route(
             path="/v1/chat/completions",
             operation="createChatCompletion",
-            summary="Create a chat completion (OpenAI)",
+            summary="Create a chat completion (OpenAI's Chat Completions API)",
             stream=None,
         ),
     ),

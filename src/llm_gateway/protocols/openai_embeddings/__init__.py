@@ -70,7 +70,11 @@ DESCRIPTOR = Descriptor(
     name="openai_embeddings",
     vendor="OpenAI",
     surface="embeddings",
-    routes=(Route(path="/v1/embeddings", operation="createEmbeddings", summary="Create embeddings (OpenAI)"),),
+    routes=(
+        Route(
+            path="/v1/embeddings", operation="createEmbeddings", summary="Create embeddings (OpenAI's Embeddings API)"
+        ),
+    ),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,

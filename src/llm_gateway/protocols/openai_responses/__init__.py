@@ -26,7 +26,7 @@ DESCRIPTOR = Descriptor(
         Route(
             path="/v1/responses",
             operation="createResponse",
-            summary="Create a response (OpenAI); nothing is stored",
+            summary="Create a response (OpenAI's Responses API); nothing is stored",
             stream=None,
         ),
     ),
