@@ -174,12 +174,12 @@ class TestDecode:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"", "The answer is no generated content: "),
-            (b"<html>502</html>", "The answer is no generated content: "),
-            (b"[{}]", "The answer is no generated content: Expected `object`, got `array`"),
-            (b'{"candidates": [{"content": {"parts": [{"text": "half', "The answer is no generated content: "),
-            (b'{"x": ' + b"[" * 100_000, "The answer is no generated content: "),
-            (generated({"text": 5}), "The answer is no generated content: "),
+            (b"", "Invalid generated content: "),
+            (b"<html>502</html>", "Invalid generated content: "),
+            (b"[{}]", "Invalid generated content: Expected `object`, got `array`"),
+            (b'{"candidates": [{"content": {"parts": [{"text": "half', "Invalid generated content: "),
+            (b'{"x": ' + b"[" * 100_000, "Invalid generated content: "),
+            (generated({"text": 5}), "Invalid generated content: "),
             (b"{}", "The answer has no candidates"),
             (b'{"error": {"code": 500, "message": "Internal"}}', "The answer has no candidates"),
             (b'{"candidates": []}', "The answer has no candidates"),
