@@ -24,7 +24,7 @@ class OutgoingCall(NamedTuple):
 
 
 class UpstreamAuthorizer(Protocol):
-    """Contract of the object that authorises every call of one account: it makes header lines for one call.
+    r"""Contract of the object that authorises every call of one account: it makes header lines for one call.
 
     Only accounts whose headers change from call to call have one: a signature over each request, or a token that
     expires (`RefreshedToken` in `providers/upstream_credentials.py`). A static key is in the target's headers instead.

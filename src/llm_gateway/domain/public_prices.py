@@ -28,7 +28,7 @@ How: TypeAlias = Literal["equals", "starts_with", "ends_with", "contains", "rege
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """A condition on a model's name: compares it with `text` (lower case, or a regex), or combines the rules in `parts`.
+    """A condition on a model's name: compares it with `text` (lower case or a regex), or combines the rules in `parts`.
 
     Rule("any", parts=(Rule("equals", "gpt-4o"), Rule("starts_with", "gpt-4o-2024")))
     """

@@ -51,7 +51,7 @@ class _Open:
 
 
 class ReplyAssembler:
-    """Collects the chunks of one streamed reply into a `Completion`. `characters` counts the output received so far."""
+    """A streamed reply under construction. `characters` counts the output received so far, for token estimates."""
 
     __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "is_estimated", "usage")
 

@@ -40,7 +40,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class Price(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The price of a model: ascending tiers for each kind of token. A kind without tiers has the price of its parent."""
+    """The price of a model: ascending tiers for each kind of token. A kind without tiers costs what its parent does."""
 
     input: tuple[Tier, ...]
     output: tuple[Tier, ...]
