@@ -123,7 +123,7 @@ class TestEncode:
 
     @pytest.mark.parametrize("prompt", [" ", "\n\t", "\u3000"])
     def test_a_blank_prompt_is_not_sent_since_anthropic_refuses_it(self, prompt: str) -> None:
-        with pytest.raises(Unsupported, match="needs a message with something in it"):
+        with pytest.raises(Unsupported, match="requires at least one non-empty message"):
             written(prompt=prompt)
 
 

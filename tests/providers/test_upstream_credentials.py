@@ -171,9 +171,9 @@ async def test_without_a_valid_token_a_failed_fetch_fails_the_call_with_a_senten
 @pytest.mark.parametrize(
     ("value", "valid_s", "reason"),
     [
-        ("a\r\nx-evil: 1", 100.0, "it holds characters"),
-        ("", 100.0, "it holds characters"),
-        ("t", 0.0, "it has expired"),
+        ("a\r\nx-evil: 1", 100.0, "it has characters that are not allowed"),
+        ("", 100.0, "it has characters that are not allowed"),
+        ("t", 0.0, "it is already expired"),
     ],
 )
 async def test_a_token_that_cannot_be_used_is_an_error_that_does_not_quote_it(

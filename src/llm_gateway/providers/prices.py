@@ -150,7 +150,7 @@ class PriceList:
 
 
 def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
-    """Return `known` plus the lists for lookups of `vendor` and its fallbacks; for ANY_VENDOR, all lists with claims."""
+    """Return `known` plus the lists for lookups of `vendor` and its fallbacks; for ANY_VENDOR all lists with claims."""
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, used only here
 
     listed = {provider.id: provider for provider in get_snapshot().providers}
