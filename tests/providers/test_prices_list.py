@@ -77,7 +77,7 @@ def in_whole_nanos(model_price: ModelPrice) -> ModelPrice:
 
 
 def usages(model_price: ModelPrice, rng: random.Random) -> Iterator[tuple[Usage, genai_prices.Usage]]:
-    """Yield equal usages, ours and theirs: no kind, each kind alone, all kinds; of random sizes and around every tier."""
+    """Yield equal usages, ours and theirs: no kind, each kind, all kinds; of random sizes and around every tier."""
     starts = {
         tier.start for value in model_price.__dict__.values() if isinstance(value, TieredPrices) for tier in value.tiers
     }

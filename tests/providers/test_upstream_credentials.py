@@ -40,7 +40,7 @@ class Issuer:
         self.logged.append((event, fields))
 
     async def at(self, age_s: float) -> bytes:
-        """What a call gets at this time after the start, and whatever it began is done."""
+        """Authorise a call at this age in seconds, wait for the fetch it started, and return its header lines."""
         self.clock.now = NOW + age_s
         lines = await self.token(CALL)
         await settled()
