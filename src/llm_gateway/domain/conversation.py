@@ -115,7 +115,7 @@ Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking
 
 
 class Turn(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One message. A `tool` turn holds only the ToolResults of one round of calls; `name` is the participant's name."""
+    """A message. A `tool` turn holds only the ToolResults of one round of calls; `name` is the participant's name."""
 
     role: Role
     parts: list[Part]

@@ -67,7 +67,7 @@ class ReplyAssembler:
 
     @property
     def is_finished(self) -> bool:
-        """Whether at least one choice began, and every choice that began has finished."""
+        """True if at least one choice began, and every choice that began has finished."""
         return bool(self._finished) and len(self._finished) == len(self._choices)
 
     def take(self, chunk: Chunk) -> None:
@@ -155,6 +155,7 @@ class ReplyAssembler:
 
 
 def _closed(choice: _Open) -> Choice:
+    """Join the pieces of each part into its text."""
     parts: list[Part] = []
     for part, pieces in zip(choice.parts, choice.pieces, strict=True):
         text = "".join(pieces)

@@ -47,7 +47,7 @@ class ClientRequest:
 
     @property
     def is_canonical(self) -> bool:
-        """Whether this request has no vendor's document, because it was made by `of`."""
+        """True if the request has no vendor's document, because it was made by `of`."""
         return self._read is None
 
     @property
@@ -66,7 +66,7 @@ class ClientRequest:
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One client request that passed authentication and validation.
+    """A client request that passed authentication and validation.
 
     `id` is the gateway's own (UUIDv7), `client_request_id` the client's. `at_ms` is wall-clock time in milliseconds
     UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_weight` is the size of

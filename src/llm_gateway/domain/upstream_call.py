@@ -13,7 +13,7 @@ Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
 
 
 class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
-    """One HTTP call to a provider, ready to send. `path` is percent-encoded and appended to the target's root.
+    """An HTTP call to a provider, ready to send. `path` is percent-encoded and appended to the target's root.
 
     The only part of a request that `path` may contain is the model's name: the transport caches every path of a
     provider. `is_native`: the body is the client's own document, since the provider speaks the client's protocol.

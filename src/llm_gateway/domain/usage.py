@@ -237,7 +237,7 @@ _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
 
 
 class SentAttempt(msgspec.Struct, frozen=True):
-    """One attempt, as it counts against its provider's rate limits: time of its start, and tokens."""
+    """An attempt, as it counts against its provider's rate limits: time of its start, and tokens."""
 
     provider_id: str
     started_ms: int

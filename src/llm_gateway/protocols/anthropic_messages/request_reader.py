@@ -107,6 +107,7 @@ def _system(document: Document) -> list[Turn]:
 
 
 def _turns(messages: list[Any]) -> list[Turn]:
+    """Read messages. A user message with tool results becomes a `tool` turn, and a `user` turn for its other blocks."""
     turns: list[Turn] = []
     for message, place in objects(messages, "messages"):
         role = required_text(message, "role", place)

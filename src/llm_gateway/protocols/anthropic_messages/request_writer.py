@@ -123,6 +123,7 @@ def _system(parts: list[Part]) -> str | list[Document] | None:
 
 
 def _messages(turns: list[Turn]) -> list[Document]:
+    """Write turns as messages with the roles user and assistant; merge adjacent turns of the same role."""
     messages: list[Document] = []
     for turn in turns:
         role = "assistant" if turn.role == "assistant" else "user"
@@ -221,6 +222,7 @@ def _marked(block: Document, cache: CacheTtl | None) -> Document:
 
 
 def _tools(conversation: Conversation, model: str, document: Document) -> None:
+    """Set `tools` and `tool_choice` in `document`."""
     if not conversation.tools:
         return
     if must_call(conversation) and refuses_force(model):

@@ -145,6 +145,7 @@ class StreamReader:
         return [Begin(id=message.id, model=message.model)]
 
     def _block(self, index: int, block: _Block) -> list[Chunk]:
+        """Start a block: return the chunk that begins it, and its text if the event has some already."""
         if block.type == "tool_use":
             self._has_content = True
             self._inputs[index] = block.input

@@ -65,7 +65,7 @@ class ContentsReader:
             role = text(content, "role", place) or "user"
             if role not in ROLES:
                 raise Unreadable(
-                    f"{place}.role", f"{place}.role must be user or model; a system prompt belongs in systemInstruction."
+                    f"{place}.role", f"{place}.role must be user or model; use systemInstruction for a system prompt."
                 )
             parts = self.parts(content, place)
             if ROLES[role] == "assistant":
@@ -95,6 +95,7 @@ class ContentsReader:
         return [self._part(camel_names(part), where) for part, where in objects(given, f"{place}.parts")]
 
     def _part(self, part: Document, place: str) -> Part:
+        """Read one part, whose only data field says what it is. `place` is its path, for error messages."""
         kinds = [name for name in (*DATA, *FOREIGN) if part.get(name) is not None]
         # A signature without data signs an empty text: the last event of a stream can have such a part.
         if not kinds and part.get("thoughtSignature") is not None:

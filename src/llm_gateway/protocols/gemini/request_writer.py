@@ -112,6 +112,7 @@ def _generation(conversation: Conversation, model: str) -> Document:
 
 
 def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
+    """Return the `thinkingConfig`: a level for models in BY_LEVEL, a budget in tokens for others."""
     if reasoning is None:
         return None
     shows = reasoning.show if reasoning.show is not None else reasoning.budget_tokens is not None
@@ -126,16 +127,19 @@ def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
         config["thinkingBudget"] = reasoning.budget_tokens
     elif effort in BUDGETS:
         config["thinkingBudget"] = BUDGETS[effort]
+    # A budget of 0 turns thinking off, which these models reject.
     if config.get("thinkingBudget") == 0 and ALWAYS_THINKS.match(model):
         config["thinkingBudget"] = LEAST_BUDGET
     return config or None
 
 
 def _thinks_anyway(model: str) -> bool:
+    """Return whether the model cannot turn thinking off."""
     return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
 
 
 def _contents(turns: list[Turn], model: str) -> list[Document]:
+    """Write turns as contents with the roles user and model; merge adjacent turns of the same role."""
     contents: list[Document] = []
     names: dict[str, str] = {}
     for turn in turns:

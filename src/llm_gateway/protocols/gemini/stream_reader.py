@@ -81,6 +81,7 @@ class StreamReader:
             chunks.append(Finish(reason=reason, choice=choice))
 
     def _part(self, part: ReplyPart, choice: int, chunks: list[Chunk]) -> None:
+        """Append the chunks of one part. Its fields, not a type, say what it is; the order of the branches matters."""
         if part.function_call is not None:
             self._has_content = True
             self._text_of = -1
@@ -111,6 +112,6 @@ class StreamReader:
             text = part.text or ""
             self._has_thoughts |= bool(text)
             chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
-        elif part.thought_signature and self._text_of == choice:
+        elif part.thought_signature and self._text_of == choice:  # signs the text of an earlier part
             self._text_of = -1
             chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))
