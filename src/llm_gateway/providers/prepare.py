@@ -90,7 +90,7 @@ class Preparer:
         )
 
     def _target(self, provider: Provider, api_key: str, dialect: Dialect) -> Target:
-        """Resolve the base URL: the provider's own, the embedded model's server, or the preset's; add the credentials."""
+        """Resolve the base URL (the provider's, the embedded model's or the preset's), and add the credentials."""
         base_url = provider.base_url
         if base_url is None and provider.kind == "local":
             endpoint = self._local_endpoint()

@@ -19,7 +19,7 @@ MAX_NAMES = 4096
 MAX_MODEL_NAME = 256
 """Characters of a model's name; a longer name has no price and is not cached."""
 TIMED_TTL_S = 60.0
-"""Seconds for which a price that depends on the time of day is reused."""
+"""Seconds for which a price that changes with the time is reused."""
 
 
 class _Entry(msgspec.Struct):
