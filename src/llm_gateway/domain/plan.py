@@ -1,4 +1,4 @@
-"""The plan of a request: which providers and models are tried, in what order."""
+"""Routing plan of one request: the providers and models to try, in order."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from llm_gateway.domain.catalog import Candidate
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
-    """Tiers of candidates, to be tried in order; within a tier the least busy comes first.
+    """Tiers of candidates, tried in order; within a tier the least busy candidate is tried first.
 
-    `override_id` is set when a customer's override put the first candidate there.
+    `override_id` is the override that chose the first candidate, None if no override applied.
     """
 
     tiers: tuple[tuple[Candidate, ...], ...]
@@ -18,7 +18,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """All candidates in the plan's order."""
+        """All candidates, in the order of the tiers."""
         if len(self.tiers) == 1:
             return self.tiers[0]
         return tuple(candidate for tier in self.tiers for candidate in tier)
