@@ -112,6 +112,10 @@ def test_private_hosts_are_listed_with_commas(read: Read) -> None:
     assert settings.private_hosts == {"internal.example", "10.0.0.1"}
 
 
+def test_own_hosts_are_listed_with_commas(read: Read) -> None:
+    assert read(ALLOWED_HOSTS=" Gateway, ,box.internal").own_hosts == {"gateway", "box.internal"}
+
+
 def test_the_database_is_in_the_data_directory_unless_it_has_a_url(read: Read) -> None:
     assert read(DATABASE_URL="postgresql://db/gateway", DATA_DIR="/srv/x").url == "postgresql://db/gateway"
     assert read(DATA_DIR="/srv/x").url == "sqlite:////srv/x/gateway.db"
@@ -222,6 +226,8 @@ REFUSED = [
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{DEV_KEY}"}, r"The service key 'ops' is publicly known or shorter than 32"),
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{KEY},b:{'x' * 31}"}, r"The service key 'b' is publicly known or shorter"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": ""}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
+    ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
+    ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": "  "}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
 ]
 

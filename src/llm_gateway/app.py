@@ -24,7 +24,7 @@ from llm_gateway.gauges import call_gauges, journal_gauges
 from llm_gateway.journal.delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
-from llm_gateway.settings import Settings
+from llm_gateway.settings import DEV_KEY, Settings
 from llm_gateway.store.repricing import RepriceReport, Wanted
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import LONGEST_REQUEST_MS
@@ -95,7 +95,7 @@ class Application:
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )
         app = worker.build(control.build(journal, shipper, data_plane))
-        self._entry = Gate(app, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
+        self._entry = _build_gate(app, settings, log)
         self._background(worker.transport.recheck())
         self._background(refresh_for_ever(control.live, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
@@ -139,6 +139,19 @@ class Application:
                 await task
 
         self._stack.push_async_callback(end)
+
+
+def _build_gate(app: ASGIApp, settings: Settings, log: Callable[..., None]) -> Gate:
+    callers, is_dev = settings.callers(), settings.env == "dev"
+    takes_dev_key = is_dev and any(key == DEV_KEY for _, key, _ in callers)
+    return Gate(
+        app,
+        Keyring(callers),
+        local_only=is_dev,
+        log=log,
+        dev_key=DEV_KEY if takes_dev_key else None,
+        allowed_hosts=settings.own_hosts,
+    )
 
 
 def _request_lines(level: str, write: Callable[[UsageRecord], None]) -> Callable[[UsageRecord], None] | None:

@@ -10,6 +10,7 @@ import io
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -25,6 +26,7 @@ ENV_FILE = Path(".env")
 MIN_KEY_LENGTH = 32
 KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 REMOVED = {
     "redis_url": ("", "cache and rate limits are in the gateway's memory"),
     "workers": ("1", "one process serves every request"),
@@ -50,6 +52,11 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
         raise ConfigurationError(" ".join(problems))
     if "env" not in values and not _is_loopback(settings.host):
         settings = msgspec.structs.replace(settings, env="production")
+    if unfit := sorted(host for host in settings.own_hosts if not _HOST.fullmatch(host)):
+        raise ConfigurationError(
+            f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
+            f"not {_shown(unfit[0])}."
+        )
     if unsafe := list(_unsafe(settings)):
         raise ConfigurationError(" ".join(unsafe))
     return settings
