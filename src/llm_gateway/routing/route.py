@@ -6,6 +6,7 @@ from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, 
 from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Plan
 from llm_gateway.errors import NoProvider, UnknownModel
+from llm_gateway.suggestions import if_meant
 
 AUTO = "auto"
 MOST_NAMED, MOST_CHARACTERS = 20, 100
@@ -75,4 +76,7 @@ def _unknown(model: str, snapshot: Snapshot) -> str:
     names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
     rest = " and more, which the list of models has" if len(names) > MOST_NAMED else ""
     listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
-    return f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}. There are: {listed}; or provider/model."
+    near = if_meant(model, (AUTO, *snapshot.tiers_by_model))
+    return (
+        f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}.{near} There are: {listed}; or provider/model."
+    )

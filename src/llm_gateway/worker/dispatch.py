@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.shapes import send_error
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.auth import DATA_PLANE
@@ -87,5 +88,4 @@ def build_endpoints(
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     entry: Entry = scope[ENTRY]
     protocol = protocol_of(scope["path"], entry.headers, scope["query_string"])
-    path = scope["path"].partition("?")[0]  # a client may have encoded the question mark before its key
-    await send_error(send, scope, NotFound(f"There is nothing at {path[:200]}: {protocol.unknown_path}."))
+    await send_error(send, scope, NotFound(nothing_at(scope["path"], protocol.unknown_path)))

@@ -14,6 +14,7 @@ from llm_gateway.app import Application
 from llm_gateway.control.docs.openapi import BY_THE_SERVER
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.messages import new_id
+from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.auth import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, ROOTS
@@ -358,3 +359,9 @@ async def test_real_answers_are_as_described(client: Client, document: Any, mock
     assert (await call("DELETE", gone, place=f"/api/v1/overrides/{override['id']}")).status == 204
     assert (await call("DELETE", one, place=place)).status == 204
     assert (await call("POST", "/api/v1/generate", ASKED)).status == 503
+
+
+@READS_ONLY
+async def test_the_listed_paths_of_the_control_plane_are_its_documented_ones(document: Any) -> None:
+    documented = {path for path in document["paths"] if not path.startswith(("/v1", "/api/v1/generate"))}
+    assert documented == set(MANAGEMENT_PATHS)

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.auth import DOCS_PATH, DOCUMENT_PATH
 
@@ -80,7 +81,7 @@ def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) ->
     @router.get(f"{DOCS_PATH}/{{name}}", include_in_schema=False)
     def asset(name: str) -> Response:
         if name not in ASSETS:
-            raise NotFound(f"There is nothing at {DOCS_PATH}/{name}.")
+            raise NotFound(nothing_at(f"{DOCS_PATH}/{name}"))
         return FileResponse(_assets(package) / name, media_type=MEDIA_TYPES[Path(name).suffix], headers=PAGE_HEADERS)
 
     return router

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from llm_gateway.domain.conversation import Completion, Counted
 from llm_gateway.domain.messages import Answer, Ask, Request
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.domain.weight import weigh
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.problem import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as said
@@ -24,6 +26,7 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.protocols.base import Head, Piece, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
+from llm_gateway.suggestions import closest
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -34,6 +37,7 @@ GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
 """How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+MOST_COMPARED = 100
 MOST_NESTED = 400
 """Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
 
@@ -224,9 +228,9 @@ def document_of(body: bytes) -> dict[str, Any]:
     try:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        raise not_json(body, error) from None
     if not isinstance(document, dict):
-        raise Invalid("The body must be a JSON object.", kind="json_invalid")
+        raise not_an_object(document)
     if _is_nested_deeply(body, document):
         raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
     return document
@@ -246,12 +250,19 @@ def asked_model(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> 
     model = document.get("model")
     if not isinstance(model, str) or not model:
         raise Invalid(
-            "model is required: the name of a model, provider/model, or auto for the gateway's own routing.",
+            "model is required: the name of a model, provider/model, or auto for the gateway's own routing."
+            + _misspelt_model(document),
             loc=("body", "model"),
         )
     if "\0" in model:
         raise Invalid("model must not contain a NUL character.", loc=("body", "model"))
     return model
+
+
+def _misspelt_model(document: dict[str, Any]) -> str:
+    """Return a remark about a field whose name is close to `model`, which is missing; nothing if there is none."""
+    found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
+    return f" The body has {found}: if model is meant, write that." if found is not None else ""
 
 
 def user_of(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:

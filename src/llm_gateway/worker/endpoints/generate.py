@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.messages import Answer, Request
 from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.problem import JSON, Headers, problem_of, send_body
-from llm_gateway.error_format.sentences import invalid
+from llm_gateway.error_format.sentences import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.entry import ENTRY, Entry
@@ -166,10 +167,13 @@ def _decoded_otherwise(body: bytes) -> GenerateBody:
     """
     try:
         fields: Any = msgspec.json.decode(body)
-        if isinstance(fields, dict) and isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
-            fields["max_tokens"] = int(count)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise not_json(body, error) from None
+    if not isinstance(fields, dict):
+        raise not_an_object(fields)
+    if isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
+        fields["max_tokens"] = int(count)
+    try:
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        raise all_invalid(fields, GenerateBody, error) from None
