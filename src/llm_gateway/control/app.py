@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live import Live
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
@@ -114,6 +115,7 @@ class Control:
             learn=redact.learn,
         )
         self.live = Live(stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used)
+        self.live.subscribe(OnlyModelWarning(log))
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason

@@ -90,6 +90,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the model inside the gateway, which is small and meant for trying it out."""
+        return self.kind == "local" and self.base_url is None
+
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
     """A customer's routing change; `service_name` None means all services."""
@@ -128,7 +133,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     `tiers` are the enabled providers with their default models, by priority, highest first, by name within a tier;
     `providers` is keyed by name, `overrides` by (user_id, service_name or None). `tiers_by_model` are the enabled
     providers that list a model, by its name, and each alone by `provider/model`; those names are `pinned_models`.
-    `public_prices` are the price lists that the providers' `price_vendor` name.
+    The embedded model is in `tiers` only where no other provider is enabled. `public_prices` are the price lists that
+    the providers' `price_vendor` name.
     """
 
     providers: dict[str, Provider]

@@ -139,7 +139,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the caller gets: the reply, who gave it, and what it cost (integer nano-dollars)."""
+    """What the caller gets: the reply, who gave it and why, and what it cost (integer nano-dollars).
+
+    `route` is as `Plan.route_to` returns it.
+    """
 
     reply: Reply
     provider: str
@@ -147,3 +150,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_nanos: int
     cost_status: str
     cached: bool = False
+    route: bytes = b"priority"

@@ -40,6 +40,7 @@ async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
     response = await world.post(LEAST)
     assert response.status == 200
     assert response.headers["content-type"] == "application/json"
+    assert (response.headers["x-gateway-provider"], response.headers["x-gateway-route"]) == ("p", "priority")
     answer = response.json
     types = {
         "content": str, "provider": str, "model": str, "input_tokens": int, "output_tokens": int,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -16,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 from llm_gateway.domain.assembly import chunks_of
 from llm_gateway.domain.conversation import Completion, Counted
 from llm_gateway.domain.messages import Answer, Ask, Request
-from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.domain.weight import weigh
 from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.problem import JSON, Headers, send_body
@@ -27,6 +25,7 @@ from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.protocols.base import Head, Piece, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.suggestions import closest
+from llm_gateway.worker.endpoints.answer_headers import facts, who
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -150,7 +149,7 @@ class EventWriter:
         if isinstance(came, Answer):
             return facts(came)
         self._is_native = came.is_native
-        return _who(came.provider, came.model, came.dropped)
+        return who(came.provider, came.model, came.route, came.dropped)
 
     def pieces(self, pieces: list[Piece]) -> bytes:
         """As in `Writer`."""
@@ -182,24 +181,6 @@ class EventWriter:
     def error(self, error: GatewayError) -> bytes:
         """As in `Writer`."""
         return self._writer.error(error.detail, error.code)
-
-
-def facts(answer: Answer) -> Headers:
-    """What the gateway says of an answer in headers, since the protocols have no fields for it."""
-    cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
-    cache = b"hit" if answer.cached else b"miss"
-    return [
-        *_who(answer.provider, answer.model, answer.reply.dropped),
-        (b"x-gateway-cache", cache),
-        (b"x-gateway-cost-usd", cost),
-    ]
-
-
-def _who(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
-    headers = [(b"x-gateway-provider", provider.encode()), (b"x-gateway-model", quote(model, safe="/:@").encode())]
-    if dropped:
-        headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
-    return headers
 
 
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:

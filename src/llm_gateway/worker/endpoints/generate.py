@@ -24,6 +24,7 @@ from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.protocols.base import EventStream, Piece
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, ask_of, weight_of
 from llm_gateway.sse import encode_event
+from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -61,7 +62,8 @@ class Generate(Endpoint):
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
-        await send_body(send, 200, self._encoded(answer, started), JSON, ids)
+        headers = [*provider_and_route(answer.provider, answer.route), *ids]
+        await send_body(send, 200, self._encoded(answer, started), JSON, headers)
 
     def _encoded(self, answer: Answer, started: float) -> bytes:
         reply = answer.reply
@@ -135,7 +137,7 @@ class EventWriter:
 
     def opened(self, came: Relay | Answer) -> Headers:
         """As in `Writer`."""
-        return []
+        return provider_and_route(came.provider, came.route)
 
     def pieces(self, pieces: list[Piece]) -> bytes:
         """As in `Writer`."""

@@ -130,8 +130,8 @@ class Recording:
         """The first of a stream's content is here."""
         record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
 
-    async def settle(self, record: UsageRecord, served: Served) -> Answer:
-        """The record is `ok`, and durable when this returns."""
+    async def settle(self, record: UsageRecord, served: Served, route: bytes = b"priority") -> Answer:
+        """The record is `ok`, and durable when this returns. `route` says why this provider answered."""
         record.status = 200
         record.outcome = "ok"
         record.provider, record.model = served.provider, served.model
@@ -143,9 +143,10 @@ class Recording:
             model=served.model,
             cost_nanos=record.cost_nanos,
             cost_status=record.cost_status,
+            route=route,
         )
 
-    def hit(self, record: UsageRecord, served: Served) -> Answer:
+    def hit(self, record: UsageRecord, served: Served, route: bytes = b"priority") -> Answer:
         """The record is `cached`: nothing was bought, and it need not be waited for."""
         reply = served.reply
         record.status = 200
@@ -162,6 +163,7 @@ class Recording:
             cost_nanos=0,
             cost_status="exact",
             cached=True,
+            route=route,
         )
 
     async def refuse(self, record: UsageRecord, error: GatewayError) -> None:
