@@ -24,7 +24,7 @@ from llm_gateway.gauges import call_gauges, journal_gauges
 from llm_gateway.journal.delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
-from llm_gateway.settings import DEV_KEY, Settings
+from llm_gateway.settings import Settings
 from llm_gateway.store.repricing import RepriceReport, Wanted
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import LONGEST_REQUEST_MS
@@ -142,14 +142,12 @@ class Application:
 
 
 def _build_gate(app: ASGIApp, settings: Settings, log: Callable[..., None]) -> Gate:
-    callers, is_dev = settings.callers(), settings.env == "dev"
-    takes_dev_key = is_dev and any(key == DEV_KEY for _, key, _ in callers)
     return Gate(
         app,
-        Keyring(callers),
-        local_only=is_dev,
+        Keyring(settings.callers()),
+        local_only=settings.env == "dev",
         log=log,
-        dev_key=DEV_KEY if takes_dev_key else None,
+        dev_key=settings.dev_key,
         allowed_hosts=settings.own_hosts,
     )
 

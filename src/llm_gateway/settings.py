@@ -84,6 +84,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Names of this gateway, beside localhost, that requests in dev may have as their Host."""
         return frozenset(h.strip().lower() for h in self.allowed_hosts.split(",") if h.strip())
 
+    @property
+    def dev_key(self) -> str | None:
+        """The public development key, where it opens this gateway."""
+        is_taken = self.env == "dev" and any(key == DEV_KEY for _, key, _ in self.callers())
+        return DEV_KEY if is_taken else None
+
     def callers(self) -> list[tuple[str, str, frozenset[str]]]:
         """Return the service keys as (name, key, scopes).
 

@@ -91,8 +91,8 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
             assert path == "/" or path not in problem["detail"]
 
 
-async def test_open_paths_are_those_of_the_reference() -> None:
-    assert {"/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
+async def test_open_paths_are_the_first_page_and_those_of_the_reference() -> None:
+    assert {"/", "/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
 
 
 @pytest.mark.parametrize("path", ["/api/v1/health/", "/api/v1/health/providers", "/API/V1/HEALTH", "//api/v1/health"])
@@ -216,7 +216,7 @@ async def test_without_the_key_a_browser_is_told_to_ask_for_it(gate: Client, val
         ("POST", "/api/v1/providers"),
         ("POST", "/api/v1/generate"),
         ("GET", "/metrics"),
-        ("GET", "/"),
+        ("POST", "/"),
     ],
 )
 async def test_basic_opens_nothing_else(gate: Client, method: str, path: str) -> None:

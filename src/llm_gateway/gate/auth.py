@@ -17,7 +17,8 @@ from llm_gateway.gate.entry import ENTRY, NOBODY, Caller, Entry
 from llm_gateway.gate.key_problem import explain
 from llm_gateway.protocols.registry import PROTOCOLS, ROOTS, keys_in_query
 
-OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
+HOME_PATH = "/"
+OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 DATA_PLANE = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
