@@ -41,7 +41,7 @@ setup: $(EVERYTHING) ## Install everything into .venv (the other commands do thi
 serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 	@$(BIN)/llm-gateway serve
 
-# One worker more than cores (tests/conftest.py), or WORKERS; neighbouring tests mostly stay together and share what their
+# Two workers more than cores (tests/conftest.py), or WORKERS; neighbouring tests mostly stay together and share what their
 # module started.
 PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
 # Folders whose tests may start no process (tests/conftest.py): what `make quick` runs. `make coverage` also runs those
@@ -54,10 +54,10 @@ test: $(EVERYTHING) ## Run every test, on all cores
 	@$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(EVERYTHING) ## Run the tests that start no process, in less than a minute
-	@$(BIN)/python -m pytest $(PARALLEL) $(QUICK)
+	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(PARALLEL) $(QUICK)
 
 coverage: $(EVERYTHING) ## Trace the tests that run in the test process; fails under 90 % of branches
-	@$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(IN_PROCESS)
+	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(IN_PROCESS)
 
 test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run other people's client libraries, Python's and npm's, at the gateway
 	@$(CLIENTS)/bin/python -m pytest tests/clients

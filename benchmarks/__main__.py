@@ -23,7 +23,7 @@ from benchmarks.wrk import HOW_TO_GET_IT, find_wrk
 from tests.upstream import UpstreamProcess
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-QUICK = Options(seconds=0.2, windows=1, warm_seconds=0.1, warm_requests=0, rest_seconds=0.1)
+QUICK = Options(seconds=0.05, windows=1, warm_seconds=0.02, warm_requests=0, rest_seconds=0.1)
 
 ABOUT = """
 Measures the gateway of this tree in front of a mock vendor that answers at once, beside a plain nginx in the same run,

@@ -51,7 +51,7 @@ class CompareOptions(msgspec.Struct, frozen=True):
     """Before idle memory is read."""
 
 
-QUICK = CompareOptions(seconds=0.2, turns=1, rounds=1, warm_seconds=0.1, rest_seconds=0.1)
+QUICK = CompareOptions(seconds=0.05, turns=1, rounds=1, warm_seconds=0.02, rest_seconds=0.0)
 
 
 class _Scenario(NamedTuple):

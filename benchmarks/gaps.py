@@ -31,9 +31,9 @@ from benchmarks.report import table
 from llm_gateway import app, server
 from llm_gateway.domain.usage import UsageRecord, encode_record
 from llm_gateway.journal.frames import encode_frame
-from llm_gateway.journal.pace import REST_S, WORK_S, Pace
-from llm_gateway.journal.segments import WriterDir, Written, silent
+from llm_gateway.journal.segments import WriterDir, WrittenPosition, log_nothing
 from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.throttle import REST_S, WORK_S, Throttle
 from llm_gateway.journal.writer import SEGMENT_BYTES, JournalWriter
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
@@ -96,7 +96,7 @@ class Backlog(JournalWriter):
                 file = self.directory.segment(number).open("wb")
             at += file.write(frames)
         file.close()
-        self.written = Written(number, at, self.appended)
+        self.written = WrittenPosition(number, at, self.appended)
 
 
 class Calls:
@@ -138,9 +138,9 @@ async def measure(folder: Path, records: list[UsageRecord], given: argparse.Name
     """Move `records` beside a busy loop."""
     database = Database.open(f"sqlite:///{folder / 'gateway.db'}")
     database.migrate()
-    pace = Pace(work_s=given.work, rest_s=given.rest)
-    sink = partial(UsageStore(database).write, pause=pace)
-    shipper = Shipper(Backlog(folder, records, known=given.known), sink, log=silent, pause=pace)
+    throttle = Throttle(work_s=given.work, rest_s=given.rest)
+    sink = partial(UsageStore(database).write, pause=throttle)
+    shipper = Shipper(Backlog(folder, records, known=given.known), sink, log=log_nothing, pause=throttle)
     calls = Calls(folder, given.rate, cores.others)
     await asyncio.sleep(0.5)
     calls.delays_ms()

@@ -18,14 +18,22 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 30)
 One run with so many examples would take several times as long: hypothesis makes ever larger ones.
 """
 
-EXAMPLES = 100
-"""How many a property test tries in a usual run, where it does not say; `make fuzz` as many a round."""
+EXAMPLES = {"default": 40, "ci": 40, "brief": 10, FUZZING: 100}
+"""Examples of a property test by profile; tests that need more take a multiple (`tests/examples.py`).
 
-settings.register_profile("default", deadline=None, max_examples=EXAMPLES)
-settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True, print_blob=True)
+`brief` is for `make quick` and `make coverage`, which run the same tests as `make test`.
+"""
+
+settings.register_profile("default", deadline=None, max_examples=EXAMPLES["default"])
+settings.register_profile("ci", deadline=None, max_examples=EXAMPLES["ci"], derandomize=True, print_blob=True)
+settings.register_profile("brief", deadline=None, max_examples=EXAMPLES["brief"], derandomize=True)
 # A method gets another instance in each round, which is what a method's test must bear.
 settings.register_profile(
-    FUZZING, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.differing_executors]
+    FUZZING,
+    deadline=None,
+    max_examples=EXAMPLES[FUZZING],
+    print_blob=True,
+    suppress_health_check=[HealthCheck.differing_executors],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
@@ -67,9 +75,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores, since tests that start servers wait for them now and then."""
+    """Two workers more than there are cores: tests that start servers mostly wait for them."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return 1 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return 2 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

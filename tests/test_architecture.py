@@ -256,17 +256,19 @@ SOUND_HOUSE = {
     "worker/gateway.py": "import llm_gateway.worker.pipeline.failover, llm_gateway.routing",
     "worker/pipeline/__init__.py": "",
     "worker/pipeline/caching.py": "",
-    "worker/pipeline/failover.py": "import llm_gateway.worker.pipeline.attempt, llm_gateway.worker.pipeline.course",
+    "worker/pipeline/failover.py": (
+        "import llm_gateway.worker.pipeline.attempt, llm_gateway.worker.pipeline.routing_state"
+    ),
     "worker/pipeline/relay.py": "",
     "worker/pipeline/attempt.py": "import llm_gateway.worker.pipeline.transport",
     "worker/pipeline/admission.py": "",
-    "worker/pipeline/health.py": "",
-    "worker/pipeline/recording.py": "",
+    "worker/pipeline/availability.py": "",
+    "worker/pipeline/usage_recorder.py": "",
     "worker/pipeline/translation.py": "",
     "worker/pipeline/transport.py": "import llm_gateway.providers, llm_gateway.upstream",
-    "worker/pipeline/course.py": "",
-    "worker/pipeline/incoming.py": "",
-    "worker/pipeline/streams.py": "",
+    "worker/pipeline/routing_state.py": "",
+    "worker/pipeline/upstream_events.py": "",
+    "worker/pipeline/open_stream.py": "",
     "control/__init__.py": "",
     "control/app.py": "import llm_gateway.settings, llm_gateway.local_model, llm_gateway.upstream, llm_gateway.store",
     "control/embedded_model.py": "",
@@ -290,6 +292,7 @@ SOUND_HOUSE = {
     "settings_reader.py": "import dotenv, llm_gateway.settings",
     "errors.py": "",
     "process.py": "",
+    "suggestions.py": "",
 }
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Floors"),

@@ -14,7 +14,7 @@ import pytest
 
 from llm_gateway.journal.frames import encode_frame, scan
 from llm_gateway.telemetry.redaction import Redactor
-from llm_gateway.upstream.connection import Connection
+from llm_gateway.upstream.connection import UpstreamConnection
 from tests.server.harness import running
 
 FEW, MANY = 20_000, 160_000
@@ -60,7 +60,7 @@ def spent(feed: Callable[[bytes], None], data: bytes) -> float:
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 async def test_a_providers_response_byte_by_byte(framing: str) -> None:
     async def take(size: int) -> float:
-        connection = Connection(10_000_000)
+        connection = UpstreamConnection(10_000_000)
         connection.connection_made(cast(asyncio.Transport, Wire()))
         waiting = asyncio.ensure_future(connection.exchange(b"", 60))
         await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_a_clients_request_byte_by_byte(framing: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["sk-", "Bearer ", "Bearer" + " " * 50, "key=", "key=x" * 3, "AIza", "-sk-x", "a"])
-async def test_redaction(text: str) -> None:
+async def test_redaction_takes_linear_time(text: str) -> None:
     redact = Redactor(["secret-secret"])
 
     async def take(size: int) -> float:
@@ -119,7 +119,7 @@ async def test_redaction(text: str) -> None:
     ],
     ids=["head lost", "end lost", "torn", "head repeated"],
 )
-async def test_a_damaged_journal(damage: Callable[[bytes], bytes]) -> None:
+async def test_scanning_a_damaged_journal_takes_linear_time(damage: Callable[[bytes], bytes]) -> None:
     frame = damage(encode_frame("S", "0" * 36, b'{"a":"' + b"x" * 300 + b'"}'))
 
     async def take(size: int) -> float:

@@ -46,7 +46,7 @@ def pieces(stream: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 def split(parts: Iterator[bytes], max_event_bytes: int = 1_000_000) -> list[Event]:
     splitter = Splitter(max_event_bytes)
-    return [event for part in parts for event in splitter.feed(part)] + splitter.end()
+    return [event for part in parts for event in splitter.take(part)] + splitter.end()
 
 
 @given(
@@ -79,9 +79,9 @@ def test_blank_lines_and_comments_do_not_pile_up() -> None:
     splitter = Splitter(1000)
 
     for _ in range(10_000):
-        assert splitter.feed(b"\n") == splitter.feed(b"\r\n") == splitter.feed(b": keep-alive\n\n") == []
+        assert splitter.take(b"\n") == splitter.take(b"\r\n") == splitter.take(b": keep-alive\n\n") == []
 
-    assert splitter.feed(encode_event(b"1", b"e")) == [Event(b"e", b"1", b"event: e\ndata: 1\n\n")]
+    assert splitter.take(encode_event(b"1", b"e")) == [Event(b"e", b"1", b"event: e\ndata: 1\n\n")]
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
@@ -90,12 +90,12 @@ def test_cost_per_piece_does_not_grow_with_the_event(line_end: bytes) -> None:
 
     def seconds_per_piece(size: int) -> float:
         splitter = Splitter(4_000_000)
-        splitter.feed(b"data: ")
+        splitter.take(b"data: ")
         start = process_time()
         for _ in range(size):
-            splitter.feed(b"x")
+            splitter.take(b"x")
         taken = process_time() - start
-        [event] = splitter.feed(line_end * 2 + b"d") + splitter.feed(b"ata: 1")
+        [event] = splitter.take(line_end * 2 + b"d") + splitter.take(b"ata: 1")
         assert len(event.data) == size
         return taken / size
 

@@ -17,11 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway import server
 from llm_gateway.control.app import Control, DataPlane, build_repricing, open_stores
 from llm_gateway.control.embedded_model import start_embedded_model
-from llm_gateway.control.upkeep import refresh_for_ever, tidy_for_ever
+from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gauges import call_gauges, journal_gauges
-from llm_gateway.journal.delivery import QuarantineCount, quarantine_file
+from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.settings import Settings
@@ -30,7 +30,7 @@ from llm_gateway.store.retention import Retention
 from llm_gateway.store.usage import LONGEST_REQUEST_MS
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, LogWriter, Metrics, configure_logging
 from llm_gateway.telemetry.redaction import Redactor
-from llm_gateway.worker.app import Given, Worker
+from llm_gateway.worker.app import Worker, WorkerDependencies
 
 WINDOW_MS = 61_000
 """How far back calls of an earlier run count against rate limits: the limiter's window and its widest bucket."""
@@ -85,28 +85,28 @@ class Application:
         stack.push_async_callback(worker.close)
         longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
         worker.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
-        control.live.subscribe(worker.changed)
-        control.live.reload()
+        control.configuration.subscribe(worker.changed)
+        control.configuration.reload()
         data_plane = DataPlane(
             in_flight=worker.in_flight,
             list_models=worker.transport.list_models,
-            passed=lambda provider: worker.health.lift(provider.id, "its test passed"),
+            passed=lambda provider: worker.availability.lift(provider.id, "its test passed"),
             ready=lambda: self._serving,
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )
         app = worker.build(control.build(journal, shipper, data_plane))
         self._entry = _build_gate(app, settings, log)
         self._background(worker.transport.recheck())
-        self._background(refresh_for_ever(control.live, log))
+        self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
-        self._background(tidy_for_ever(retention, log))
+        self._background(delete_old_usage_forever(retention, log))
         self._serving = True
 
     def _build_worker(self, control: Control, journal: JournalWriter, shipper: Shipper) -> tuple[Worker, Metrics]:
-        settings, live, loop = self._settings, control.live, asyncio.get_running_loop()
+        settings, configuration, loop = self._settings, control.configuration, asyncio.get_running_loop()
         quarantined = QuarantineCount(quarantine_file(control.path))
         metrics = Metrics(
-            lambda: chain(call_gauges(worker, live.snapshot, loop), journal_gauges(shipper, quarantined)),
+            lambda: chain(call_gauges(worker, configuration.snapshot, loop), journal_gauges(shipper, quarantined)),
             lambda: self.log_writer.dropped,
         )
         write_line = _request_lines(settings.log_level, self.log_writer.request)
@@ -118,9 +118,9 @@ class Application:
                 write_line(record)
 
         worker = Worker(
-            Given(
+            WorkerDependencies(
                 settings=settings,
-                snapshot=lambda: live.snapshot,
+                snapshot=lambda: configuration.snapshot,
                 egress=control.egress,
                 journal=journal,
                 observe=observe,

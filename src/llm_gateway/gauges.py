@@ -22,7 +22,7 @@ def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventL
     tasks = len(asyncio.all_tasks(loop))
     yield "llm_gateway_tasks", "Tasks of the event loop, which come and go with requests", {}, tasks
     names = {p.id: p.name for p in snapshot.providers.values()}
-    for (provider_id, model), state in worker.health.states().items():
+    for (provider_id, model), state in worker.availability.states().items():
         labels = {"provider": names.get(provider_id, provider_id), "model": model}
         yield "llm_gateway_breaker_open", "1 open, 0.5 half-open, 0 closed", labels, BREAKER_VALUE[state]
 

@@ -35,7 +35,7 @@ class Splitter:
         self._ends_with_cr = False  # the stream so far ended with a carriage return, which may be half a line's end
         self._is_first = True
 
-    def feed(self, data: bytes) -> list[Event]:
+    def take(self, data: bytes) -> list[Event]:
         """Return the events that `data` completes; comments and events without data are dropped.
 
         Raises:

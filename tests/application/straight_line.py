@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from llm_gateway.domain.messages import Answer, Reply, Request
+from llm_gateway.domain.reply import Answer, Reply
+from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import Usage
-from llm_gateway.gate.auth import DATA_PLANE, Gate, Keyring
+from llm_gateway.gate.authentication import GENERATE_PATH, Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from llm_gateway.worker.dispatch import Dispatch
-from llm_gateway.worker.endpoints.generate import Generate
-from llm_gateway.worker.endpoints.streaming import Drains
+from llm_gateway.worker.endpoints.generate import GenerateEndpoint
+from llm_gateway.worker.endpoints.streaming import DrainLimit
 from llm_gateway.worker.gateway import Gateway
 from tests.application.driver import DEV_KEY, Client, Response, ignore
 
@@ -47,9 +48,9 @@ class World:
         self.line = StraightLine()
         self.in_flight = InFlight(2, 10_000_000, drop_s)
         self.logged: list[dict[str, Any]] = []
-        drains = Drains("drain")
-        generate = Generate(cast(Gateway, self.line), self.in_flight, drains, timeout_s=120, log=self._log)
-        surfaces = Dispatch({DATA_PLANE: generate}, {}, generate)
+        drain_limit = DrainLimit("drain")
+        generate = GenerateEndpoint(cast(Gateway, self.line), self.in_flight, drain_limit, timeout_s=120, log=self._log)
+        surfaces = Dispatch({GENERATE_PATH: generate}, {}, generate)
         keys = [("dev", DEV_KEY, frozenset({"call"}))]
         self.client = Client(Gate(surfaces, Keyring(keys), local_only=True, log=ignore))
 

@@ -6,10 +6,11 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.cache.memory import OVERHEAD_BYTES, MemoryCache
+from tests.examples import examples
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ def test_larger_than_the_cache_takes_the_old_value_away(clock: Clock) -> None:
     assert cache.size_bytes == 0
 
 
-@settings(max_examples=100, deadline=None)
+@examples(2)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 400), st.integers(0, 5), st.booleans()), max_size=60))
 def test_never_larger_than_allowed_and_never_wrong(operations: list[tuple[int, int, int, bool]]) -> None:
     clock = Clock()

@@ -31,7 +31,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_a_fresh_directory(capsys: Capsys) -> None:
+def test_check_passes_in_a_fresh_directory_and_makes_nothing(capsys: Capsys) -> None:
     ran = call(capsys, "check")
     assert ran.code == 0
     says = found(ran)
@@ -142,7 +142,7 @@ def test_the_model_can_be_required_or_not_wanted(monkeypatch: pytest.MonkeyPatch
     assert found(call(capsys, "check"))["local model"] == ("ok", "installed")
 
 
-def test_on_a_terminal() -> None:
+def test_on_a_terminal_each_finding_is_a_line() -> None:
     shown = on_terminal("check")
     assert shown.code == 0
     assert [line.split()[0] for line in shown.out.splitlines()] == ["ok"] * 6

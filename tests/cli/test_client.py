@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.cli.client import Address, Client, connect, is_loopback
-from llm_gateway.cli.exits import Ended
+from llm_gateway.cli.exits import CommandFailed
 from tests.cli.command import COMMAND, SetUp, call, execute
 from tests.cli.conftest import READER_KEY
 from tests.e2e.process import free_port, until
@@ -116,7 +116,7 @@ def test_the_key_comes_from_the_variable_a_file_or_stdin(monkeypatch: pytest.Mon
     ],
 )
 def test_an_address_that_does_not_fit_ends_with_2(address: Address) -> None:
-    with pytest.raises(Ended) as ended:
+    with pytest.raises(CommandFailed) as ended:
         connect(address)
     assert ended.value.code == 2
     assert not {"two", "schlüssel", "pw"} & set(str(ended.value).split())
@@ -153,9 +153,9 @@ def test_a_cut_connection_says_whether_to_look_first() -> None:
         cutting = threading.Thread(target=cut)
         cutting.start()
         client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "key")
-        with pytest.raises(Ended, match=r"broke the connection .*: try again\.") as read:
+        with pytest.raises(CommandFailed, match=r"broke the connection .*: try again\.") as read:
             client.get("/providers")
-        with pytest.raises(Ended, match="look whether it was done") as written:
+        with pytest.raises(CommandFailed, match="look whether it was done") as written:
             client.post("/providers", {})
         cutting.join()
     assert (read.value.code, written.value.code) == (3, 3)
@@ -185,5 +185,5 @@ def test_ctrl_c_ends_a_call_at_once_with_130() -> None:
         ("http://10.0.0.1", False),
     ],
 )
-def test_loopback(url: str, is_ours: bool) -> None:
+def test_only_this_machines_addresses_are_loopback(url: str, is_ours: bool) -> None:
     assert is_loopback(url) == is_ours

@@ -28,7 +28,7 @@ def test_a_service_key_is_an_entry_of_the_setting(
     assert [len(key) for key in parse_keys(encryption.out)] == [32]
 
 
-def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_key_is_printed_as_json_with_its_entry(capsys: pytest.CaptureFixture[str]) -> None:
     made = call(capsys, "keys", "new", "--name", "shop", "--scope", "call", "--json").json
     assert made["entry"] == f"shop:{made['key']}:call"
     assert (made["name"], made["scopes"]) == ("shop", ["call"])

@@ -34,7 +34,7 @@ COLUMNS = (Column("name", "Name"), Column("cost", "Cost", "money"), Column("on",
         (Decimal(-3), "-$3.00"),
     ],
 )
-def test_money_for_people(amount: float, shown: str) -> None:
+def test_money_shows_at_least_four_significant_digits(amount: float, shown: str) -> None:
     assert dollars(amount) == shown
 
 
@@ -53,7 +53,7 @@ def test_money_for_programs_is_exact(nanos: int) -> None:
     assert round(Decimal(text) * 10**9) == nanos
 
 
-def test_values_for_programs() -> None:
+def test_values_for_programs_stay_in_one_field_of_one_line() -> None:
     values = [None, True, False, 3, 1e-09, ["a", "b"], {"a": 1}, "tab\tand\nline"]
     assert list(map(plain, values)) == [
         "", "true", "false", "3", "0.000000001", "a,b", '{"a": 1}', "tab\\u0009and\\u000aline",
@@ -76,7 +76,7 @@ def test_tab_separated_lines_have_a_header_and_no_total(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "name\tcost\ton\n"
 
 
-def test_fields_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_thing_is_printed_as_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
     print_fields({"name": "a", "cost": 0.5, "on": None}, COLUMNS)
     assert capsys.readouterr().out == "name\ta\ncost\t0.5\non\t\n"
 

@@ -70,7 +70,7 @@ def test_a_customers_name_cannot_steer_the_terminal(with_acme: SetUp, capsys: Ca
     assert call(capsys, "overrides", "list", "--json").json[0]["user_id"] == "evil\x1b[2J[red]\t\n"
 
 
-def test_on_a_terminal(with_acme: SetUp, capsys: Capsys) -> None:
+def test_on_a_terminal_overrides_are_a_table_with_titles(with_acme: SetUp, capsys: Capsys) -> None:
     assert "llm-gateway overrides add" in on_terminal("overrides", "list").out
     assert call(capsys, "overrides", "add", "alice", "acme").code == 0
     header, _, row = on_terminal("overrides", "list").out.splitlines()

@@ -94,7 +94,7 @@ def test_its_protocols_are_set_shown_and_given_back_to_the_vendor(set_up: SetUp,
     assert shown() == ""
 
 
-def test_disable_and_enable(set_up: SetUp, capsys: Capsys) -> None:
+def test_a_disabled_provider_serves_again_once_enabled(set_up: SetUp, capsys: Capsys) -> None:
     add_acme(capsys, set_up)
     assert call(capsys, "providers", "disable", "acme").out == "Disabled acme.\n"
     assert set_up.gateway.ask().json["code"] == "no_provider"
@@ -119,7 +119,7 @@ def test_a_test_ends_with_whether_it_answers(set_up: SetUp, capsys: Capsys) -> N
     assert '"success": false' in every.out
 
 
-def test_remove(set_up: SetUp, capsys: Capsys) -> None:
+def test_a_removed_provider_is_no_longer_listed(set_up: SetUp, capsys: Capsys) -> None:
     acme = add_acme(capsys, set_up)
     assert call(capsys, "providers", "remove", "acme", "--json").json == acme
     assert call(capsys, "providers", "list", "--json").json == []
@@ -150,7 +150,7 @@ def test_a_model_may_have_any_name(set_up: SetUp, capsys: Capsys) -> None:
     assert added["prices"] == {"meta/llama:free=1": {"input": 0.5, "output": 1}}
 
 
-def test_on_a_terminal(set_up: SetUp) -> None:
+def test_on_a_terminal_providers_are_a_table_with_titles(set_up: SetUp) -> None:
     empty = on_terminal("providers", "list")
     assert empty.out.strip() == "No providers yet. Add one: llm-gateway providers add openai --model gpt-4o-mini"
     models = ["-m", "ok", "-m", "b", "-m", "c", "-m", "d"]

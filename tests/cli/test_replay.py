@@ -10,7 +10,7 @@ from llm_gateway.store.data_dir import DataDir
 from tests.cli.command import call
 
 
-def test_nothing_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_of_an_empty_journal_moves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "usage", "replay") == (0, "0 usage records were moved to the database.\n", "")
     assert call(capsys, "usage", "replay", "--json").json == {"records": 0}
 

@@ -68,7 +68,7 @@ def becomes(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("LLM_GATEWAY_")}
 
 
-def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert ends(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
 
@@ -81,7 +81,7 @@ def test_every_setting_is_a_flag_of_serve(monkeypatch: pytest.MonkeyPatch, capsy
         assert f"--{name.replace('_', '-')} " in output
 
 
-def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_of_serve_become_settings_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_GATEWAY_PORT", "1")
     monkeypatch.setenv("LLM_GATEWAY_LOG_LEVEL", "debug")
     assert becomes(monkeypatch, "serve") == {"LLM_GATEWAY_PORT": "1", "LLM_GATEWAY_LOG_LEVEL": "debug"}
@@ -94,7 +94,7 @@ def test_flags_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", list(Settings.__struct_fields__))
-def test_each_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     assert becomes(monkeypatch, "serve", flag, "x y") == {f"LLM_GATEWAY_{name.upper()}": "x y"}
 
@@ -130,6 +130,12 @@ def test_serving_takes_nothing_of_the_command_line_and_of_migrations() -> None:
 def test_becoming_the_server_loads_nothing_first() -> None:
     script = "import sys; before = set(sys.modules); import llm_gateway.cli; print(*set(sys.modules) - before)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    ours = {"llm_gateway", "llm_gateway.cli", "llm_gateway.cli.become", "llm_gateway.cli.exits", "llm_gateway.process"}
+    ours = {
+        "llm_gateway",
+        "llm_gateway.cli",
+        "llm_gateway.cli.exec_server",
+        "llm_gateway.cli.exits",
+        "llm_gateway.process",
+    }
     assert ours <= set(loaded)
     assert {name.partition(".")[0] for name in set(loaded) - ours} <= sys.stdlib_module_names

@@ -14,7 +14,7 @@ def names(made: Snapshot) -> list[list[str]]:
     return [[f"{c.provider.name}/{c.model}" for c in tier] for tier in made.tiers]
 
 
-def test_nothing_configured() -> None:
+def test_a_snapshot_of_nothing_is_empty() -> None:
     assert snapshot([]) == Snapshot(providers={}, tiers=(), overrides={})
 
 

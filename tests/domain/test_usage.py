@@ -7,7 +7,7 @@ from math import floor
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import (
@@ -25,6 +25,7 @@ from llm_gateway.domain.usage import (
     decode_record,
     encode_record,
 )
+from tests.examples import examples
 
 M = 1_000_000
 WHOLE = Price(
@@ -230,13 +231,13 @@ def exactly(price: Price, usage: Usage) -> Fraction:
     return sum_ + left["input"] * at(price.input) + left["output"] * at(price.output)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(5)
 @given(prices, counts)
 def test_is_the_exact_sum_rounded_half_up(price: Price, usage: Usage) -> None:
     assert cost(price, usage) == floor(exactly(price, usage) * NANOS_PER_USD + Fraction(1, 2))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(4)
 @given(prices, counts)
 def test_charges_no_more_than_the_totals_at_the_highest_price(price: Price, usage: Usage) -> None:
     highest = max(nanos for kind in Price.__struct_fields__ for _, nanos in getattr(price, kind))
@@ -244,7 +245,6 @@ def test_charges_no_more_than_the_totals_at_the_highest_price(price: Price, usag
     assert 0 <= cost(price, usage) <= (tokens * highest + 500_000) // M
 
 
-@settings(max_examples=50, deadline=None)
 @given(counts, counts)
 def test_add_usage_adds_kind_by_kind(a: Usage, b: Usage) -> None:
     assert msgspec.structs.astuple(add_usage(a, b)) == tuple(

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, cost, encode_record
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.journal.writer import JournalWriter
 from tests.e2e.process import COMMAND
 from tests.faults.conftest import Note

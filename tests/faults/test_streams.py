@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.weight import weigh
+from llm_gateway.domain.token_estimate import weigh
 from tests.e2e.process import GatewayProcess
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, Step, StreamingVendor, delta, finish, usage
 from tests.faults.client import http_request

@@ -18,7 +18,7 @@ COMMAND = Path(sys.executable).with_name("schemathesis")
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 HIGHEST_PRIORITY = 2**31 - 1
 
-QUICK = ["--seed=1", "--max-examples=5"]
+QUICK = ["--seed=1", "--max-examples=3"]
 LONG = ["--max-examples=300", "--max-time=300", "--continue-on-failure"]
 PATIENCE_S = 900
 

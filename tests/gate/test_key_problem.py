@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from tests.application.driver import DEV_KEY, Client, ignore
 
 SERVICE = "Send a service key of the gateway as `X-Service-Key: KEY`."

@@ -11,15 +11,15 @@ import pytest
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import Fsync, JournalWriter
 from tests.journal.disk import Open
-from tests.journal.samples import Database, FailingFiles, Heard, needs_aio
+from tests.journal.samples import Database, FailingFileSystem, Heard, needs_aio
 from tests.journal.shipping import Journal
 
 
 @pytest.fixture(params=["kernel", "thread"])
-def files(request: pytest.FixtureRequest) -> FailingFiles:
+def files(request: pytest.FixtureRequest) -> FailingFileSystem:
     if request.param == "kernel":
         needs_aio()
-    return FailingFiles(by_kernel=request.param == "kernel")
+    return FailingFileSystem(by_kernel=request.param == "kernel")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def heard() -> Heard:
 
 
 @pytest.fixture
-async def open_writer(tmp_path: Path, files: FailingFiles, heard: Heard) -> AsyncIterator[Open]:
+async def open_writer(tmp_path: Path, files: FailingFileSystem, heard: Heard) -> AsyncIterator[Open]:
     """Opens writers with small segments; nothing fails any more when they are closed, and no file stays open."""
     writers: list[JournalWriter] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from llm_gateway.errors import JournalUnavailable
 from llm_gateway.journal.frames import scan
 from llm_gateway.journal.writer import JournalWriter
-from tests.journal.samples import FailingFiles, intent, request_id, until
+from tests.journal.samples import FailingFileSystem, intent, request_id, until
 
 Open = Callable[..., JournalWriter]
 ALWAYS = -1
@@ -46,7 +46,7 @@ async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float
             await asyncio.sleep(0.002)
 
 
-async def full_disk(open_writer: Open, files: FailingFiles, reserve: int) -> JournalWriter:
+async def full_disk(open_writer: Open, files: FailingFileSystem, reserve: int) -> JournalWriter:
     """A writer with one segment of 100,000 bytes and no space for another."""
     open_files_fail = files.create
 
@@ -58,5 +58,5 @@ async def full_disk(open_writer: Open, files: FailingFiles, reserve: int) -> Jou
     files.create = only_first  # type: ignore[method-assign]
     writer = open_writer(reserve_bytes=reserve)
     del files.create
-    await until(lambda: writer._tape.has_failed)
+    await until(lambda: writer._segments.has_failed)
     return writer

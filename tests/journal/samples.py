@@ -14,9 +14,9 @@ import pytest
 
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord, encode_record
 from llm_gateway.errors import RecordsRefused
-from llm_gateway.journal.aio import Aio
 from llm_gateway.journal.frames import Kind, encode_frame
-from llm_gateway.journal.segments import Files, Log, WriterDir
+from llm_gateway.journal.linux_aio import AioContext
+from llm_gateway.journal.segments import FileSystem, Log, WriterDir
 from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
 
 HEAD_BYTES = 51
@@ -104,7 +104,7 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
 def needs_aio() -> None:
     """Skip where the kernel has no asynchronous sync."""
     try:
-        Aio().close()
+        AioContext().close()
     except OSError as error:
         pytest.skip(f"the kernel does not sync asynchronously here: {error}")
 
@@ -154,7 +154,7 @@ class Database:
         return sorted(int(key[-12:]) for key in self.stored)
 
 
-class FailingFiles(Files):
+class FailingFileSystem(FileSystem):
     """Counts writes and syncs; fails those it is told to, and holds syncs back while `gate` is closed.
 
     `by_kernel`: syncs are the kernel's, else a thread's.
@@ -215,10 +215,10 @@ class FailingFiles(Files):
             raise OSError(code, os.strerror(code))
 
 
-class FailingAio(Aio):
+class FailingAio(AioContext):
     """The kernel's syncs, which fail and are held back as those of its `files`."""
 
-    def __init__(self, files: FailingFiles) -> None:
+    def __init__(self, files: FailingFileSystem) -> None:
         super().__init__()
         self._files = files
 

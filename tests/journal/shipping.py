@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.journal.segments import WriterDir, Written
+from llm_gateway.journal.segments import WriterDir, WrittenPosition
 from llm_gateway.journal.writer import JournalWriter
 
 
@@ -18,7 +18,7 @@ class Journal(JournalWriter):
         self.directory = WriterDir.make(path)
         self.segment_bytes = 1_000_000
         self.recent: dict[str, UsageRecord] = {}
-        self.written = Written(1, 0, 0)
+        self.written = WrittenPosition(1, 0, 0)
         self.appended = 0
         self.is_closed = False
         self.directory.segment(1).write_bytes(bytes(1_000_000))
@@ -29,7 +29,7 @@ class Journal(JournalWriter):
             file.seek(offset)
             file.write(content)
         self.appended = entries + content.count(b"\n")
-        self.written = Written(segment, offset + len(content), self.appended)
+        self.written = WrittenPosition(segment, offset + len(content), self.appended)
 
     def rotate(self) -> None:
         number = self.written.segment + 1

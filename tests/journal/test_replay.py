@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import encode_record
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.segments import Position, WriterDir
+from tests.examples import examples
 from tests.journal.samples import (
     Database,
     Heard,
@@ -45,7 +46,7 @@ def counts(data_dir: Path, database: Database, heard: Heard) -> tuple[int, int, 
     return report.directories, report.records, report.abandoned
 
 
-def test_nothing_to_replay(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_a_directory_without_entries_yields_no_records(tmp_path: Path, database: Database, heard: Heard) -> None:
     assert counts(tmp_path, database, heard) == (0, 0, 0)
     left_behind(tmp_path, {})
     assert counts(tmp_path, database, heard) == (1, 0, 0)
@@ -154,7 +155,7 @@ def test_a_torn_tail_costs_the_entry_that_was_being_written(tmp_path: Path, data
 
 
 @given(st.data())
-@settings(max_examples=60)
+@examples(0.6)
 def test_any_damage_to_a_journal_costs_one_entry_at_most(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.segments import START, Files, Position, WriterDir, silent
+from llm_gateway.journal.segments import START, FileSystem, Position, WriterDir, log_nothing
 from tests.journal.samples import open_files
 
 
@@ -102,7 +102,7 @@ def test_a_directory_that_cannot_be_removed_is_given_up(directory: WriterDir) ->
 @pytest.mark.parametrize("durable", [True, False])
 @pytest.mark.parametrize("size", [5000, 2 * 1024 * 1024 + 1])
 def test_a_new_file_is_zeros_whose_space_is_there(tmp_path: Path, size: int, durable: bool) -> None:
-    fd = Files().create(tmp_path / "file", size, durable=durable)
+    fd = FileSystem().create(tmp_path / "file", size, durable=durable)
 
     try:
         assert os.fstat(fd).st_blocks * 512 >= size
@@ -122,16 +122,16 @@ def written_bytes() -> int:
 def test_the_zeros_of_a_durable_file_are_written_once(tmp_path: Path, size: int) -> None:
     for durable, expected in ((True, size), (False, 0)):
         before = written_bytes()
-        os.close(Files().create(tmp_path / "file", size, durable=durable))
+        os.close(FileSystem().create(tmp_path / "file", size, durable=durable))
         assert written_bytes() - before == expected
 
 
 def test_a_descriptor_is_given_up(tmp_path: Path) -> None:
     descriptors = open_files()
-    fd = Files().create(tmp_path / "file", 10, durable=False)
+    fd = FileSystem().create(tmp_path / "file", 10, durable=False)
     assert open_files() == descriptors + 1
 
-    Files().close(fd)
+    FileSystem().close(fd)
 
     assert open_files() == descriptors
 
@@ -142,7 +142,7 @@ def test_a_file_there_is_no_space_for_leaves_nothing_behind(tmp_path: Path) -> N
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            Files().create(tmp_path / "file", 2000, durable=True)
+            FileSystem().create(tmp_path / "file", 2000, durable=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -150,5 +150,5 @@ def test_a_file_there_is_no_space_for_leaves_nothing_behind(tmp_path: Path) -> N
     assert open_files() == descriptors
 
 
-def test_silence() -> None:
-    silent("anything", level="error", more=1)
+def test_log_nothing_takes_any_event_and_its_fields() -> None:
+    log_nothing("anything", level="error", more=1)

@@ -161,7 +161,9 @@ async def test_a_writer_and_its_shipper(tmp_path: Path, database: Database, hear
         await writer.durable()
 
     for batch in range(30):
-        await in_time(lambda: writer._tape._spare is not None)  # on a busy machine it may come later than it is needed
+        await in_time(
+            lambda: writer._segments._spare is not None
+        )  # on a busy machine it may come later than it is needed
         await asyncio.gather(*(one(number) for number in range(batch * 10, batch * 10 + 10)))
     assert await asyncio.to_thread(shipper.flush, 5)
     assert database.numbers() == list(range(300))

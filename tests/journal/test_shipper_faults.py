@@ -232,13 +232,13 @@ def test_a_directory_that_cannot_be_removed_is_left(journal: Journal, heard: Hea
 ENDS = """
 import asyncio, sys, time
 from pathlib import Path
-from llm_gateway.journal.segments import silent
+from llm_gateway.journal.segments import log_nothing
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import JournalWriter
 
 async def main():
     writer = JournalWriter.open(Path(sys.argv[1]), fsync="always", segment_bytes=100_000)
-    Shipper(writer, lambda records: time.sleep(100), log=silent).start()
+    Shipper(writer, lambda records: time.sleep(100), log=log_nothing).start()
     writer.settle("0" * 36, b'{}')
     await writer.durable()
 

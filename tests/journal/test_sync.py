@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.aio import MOST_AT_ONCE, Aio
+from llm_gateway.journal.linux_aio import MOST_AT_ONCE, AioContext
 from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer, open_syncer
 from tests.journal.samples import Heard, needs_aio, open_files, until
 
 MEMORY = Path("/dev/shm")
 
 
-class RefusingAio(Aio):
+class RefusingAio(AioContext):
     """Takes `accepts` descriptors and refuses the rest."""
 
     def __init__(self, accepts: int, error: int = errno.EAGAIN) -> None:
@@ -34,7 +34,7 @@ class RefusingAio(Aio):
         return taken
 
 
-class FailingAio(Aio):
+class FailingAio(AioContext):
     """Ends the syncs with the results that it is told, then as they really end."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class FailingAio(Aio):
 
 
 def by_kernel() -> Syncer:
-    return AioSyncer(Aio(), lambda _: ThreadSyncer(os.fdatasync))
+    return AioSyncer(AioContext(), lambda _: ThreadSyncer(os.fdatasync))
 
 
 def by_thread() -> Syncer:
@@ -238,7 +238,7 @@ async def test_the_kernel_is_taken_where_it_works_and_leaves_nothing_open(fds: l
 async def test_where_the_kernel_has_none_a_thread_does_it_and_the_log_says_so(fds: list[int]) -> None:
     heard, synced = Heard(), list[int]()
 
-    def refuse() -> Aio:
+    def refuse() -> AioContext:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     syncer = open_syncer(synced.append, heard, make_aio=refuse)
@@ -257,6 +257,6 @@ async def test_where_the_kernel_has_none_a_thread_does_it_and_the_log_says_so(fd
 
 def test_the_descriptor_of_the_kernels_events_is_not_inherited() -> None:
     needs_aio()
-    aio = Aio()
+    aio = AioContext()
     assert not os.get_inheritable(aio.eventfd)
     aio.close()

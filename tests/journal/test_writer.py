@@ -10,23 +10,33 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.frames import Kind, scan
-from llm_gateway.journal.segments import Position, WriterDir, Written
+from llm_gateway.journal.segments import Position, WriterDir, WrittenPosition
 from llm_gateway.journal.writer import INTERVAL_S, MOST_REMEMBERED, Fsync, JournalWriter
-from tests.journal.samples import HEAD_BYTES, FailingFiles, frame, intent, needs_aio, record, request_id, settled, until
+from tests.journal.samples import (
+    HEAD_BYTES,
+    FailingFileSystem,
+    frame,
+    intent,
+    needs_aio,
+    record,
+    request_id,
+    settled,
+    until,
+)
 
 Open = Callable[..., JournalWriter]
 POLICIES: list[Fsync] = ["always", "interval", "off"]
 
 
 @pytest.fixture(params=["kernel", "thread"])
-def files(request: pytest.FixtureRequest) -> FailingFiles:
+def files(request: pytest.FixtureRequest) -> FailingFileSystem:
     if request.param == "kernel":
         needs_aio()
-    return FailingFiles(by_kernel=request.param == "kernel")
+    return FailingFileSystem(by_kernel=request.param == "kernel")
 
 
 @pytest.fixture
-async def open_writer(tmp_path: Path, files: FailingFiles) -> AsyncIterator[Open]:
+async def open_writer(tmp_path: Path, files: FailingFileSystem) -> AsyncIterator[Open]:
     writers: list[JournalWriter] = []
 
     def open_(fsync: Fsync = "off", segment_bytes: int = 1024 * 1024, **options: Any) -> JournalWriter:
@@ -72,25 +82,27 @@ async def test_an_intent_is_in_the_kernel_when_it_returns(open_writer: Open) -> 
     await writer.intent(request_id(1), intent(1))
 
     assert on_disk(writer) == [("I", 1)]
-    assert writer.written == Written(1, HEAD_BYTES + len(intent(1)) + 1, 1)
+    assert writer.written == WrittenPosition(1, HEAD_BYTES + len(intent(1)) + 1, 1)
     assert writer.appended == 1
 
 
-async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, files: FailingFiles) -> None:
+async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer()
 
     writer.outcome(request_id(1), b"{}")
     writer.settle(request_id(1), settled(1))
     writer.settle(request_id(2), settled(2))
     assert files.writes == []
-    assert (writer.appended, writer.written) == (3, Written(1, 0, 0))
+    assert (writer.appended, writer.written) == (3, WrittenPosition(1, 0, 0))
     await asyncio.sleep(0)
 
     assert files.writes == [frame("O", 1, b"{}") + frame("S", 1, settled(1)) + frame("S", 2, settled(2))]
-    assert writer.written == Written(1, len(files.writes[0]), 3)
+    assert writer.written == WrittenPosition(1, len(files.writes[0]), 3)
 
 
-async def test_intents_of_a_turn_go_out_in_one_write_and_go_on_together(open_writer: Open, files: FailingFiles) -> None:
+async def test_intents_of_a_turn_go_out_in_one_write_and_go_on_together(
+    open_writer: Open, files: FailingFileSystem
+) -> None:
     writer = open_writer()
 
     await asyncio.gather(*(writer.intent(request_id(number), intent(number)) for number in range(3)))
@@ -99,7 +111,7 @@ async def test_intents_of_a_turn_go_out_in_one_write_and_go_on_together(open_wri
 
 
 @pytest.mark.parametrize("kind", ["O", "S"])
-async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: FailingFiles, kind: Kind) -> None:
+async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: FailingFileSystem, kind: Kind) -> None:
     writer = open_writer()
     (writer.outcome if kind == "O" else writer.settle)(request_id(1), b"{}")
     await asyncio.sleep(0)
@@ -107,7 +119,7 @@ async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: F
     assert files.writes == [frame(kind, 1, b"{}")]
 
 
-async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, files: FailingFiles) -> None:
+async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer()
 
     writer.settle(request_id(1), settled(1))
@@ -118,7 +130,7 @@ async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, fil
 
 
 @pytest.mark.parametrize("fsync", ["interval", "off"])
-async def test_without_always_durable_means_written(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+async def test_without_always_durable_means_written(open_writer: Open, files: FailingFileSystem, fsync: Fsync) -> None:
     files.gate.clear()
     writer = open_writer(fsync)
     writer.settle(request_id(1), settled(1))
@@ -129,7 +141,7 @@ async def test_without_always_durable_means_written(open_writer: Open, files: Fa
     files.gate.set()
 
 
-async def test_always_waits_for_the_sync(open_writer: Open, files: FailingFiles) -> None:
+async def test_always_waits_for_the_sync(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     files.gate.clear()
     writer.settle(request_id(1), settled(1))
@@ -142,7 +154,9 @@ async def test_always_waits_for_the_sync(open_writer: Open, files: FailingFiles)
     assert files.syncs == 1
 
 
-async def test_who_comes_during_a_sync_waits_for_the_next_one_together(open_writer: Open, files: FailingFiles) -> None:
+async def test_who_comes_during_a_sync_waits_for_the_next_one_together(
+    open_writer: Open, files: FailingFileSystem
+) -> None:
     writer = open_writer("always")
     files.gate.clear()
     waiters = []
@@ -158,8 +172,9 @@ async def test_who_comes_during_a_sync_waits_for_the_next_one_together(open_writ
     assert files.syncs == 2
 
 
-async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: FailingFiles) -> None:
+async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
+    await until(lambda: writer._segments._spare is not None)  # what makes it wakes the loop, which flushes then
 
     async def one(number: int) -> None:
         writer.settle(request_id(number), settled(number))
@@ -170,7 +185,7 @@ async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: F
     assert (len(files.writes), files.syncs) == (1, 1)
 
 
-async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, files: FailingFiles) -> None:
+async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     await asyncio.wait_for(writer.durable(), 1)
     writer.settle(request_id(1), settled(1))
@@ -190,7 +205,7 @@ async def test_nobody_waits_for_what_is_durable_already(open_writer: Open, fsync
         writer.durable().send(None)
 
 
-async def test_a_waiter_that_is_cancelled_takes_none_with_it(open_writer: Open, files: FailingFiles) -> None:
+async def test_a_waiter_that_is_cancelled_takes_none_with_it(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     files.gate.clear()
     writer.settle(request_id(1), settled(1))
@@ -205,7 +220,7 @@ async def test_a_waiter_that_is_cancelled_takes_none_with_it(open_writer: Open, 
 
 @pytest.mark.parametrize(("fsync", "syncs"), [("always", 1), ("interval", 1), ("off", 0)])
 async def test_what_nobody_waits_for_is_synced_in_time(
-    open_writer: Open, files: FailingFiles, fsync: Fsync, syncs: int
+    open_writer: Open, files: FailingFileSystem, fsync: Fsync, syncs: int
 ) -> None:
     writer = open_writer(fsync)
     await writer.intent(request_id(1), intent(1))
@@ -220,7 +235,7 @@ async def test_what_nobody_waits_for_is_synced_in_time(
 
 @pytest.mark.parametrize(("fsync", "syncs"), [("always", 1), ("interval", 1), ("off", 0)])
 async def test_an_intent_alone_is_synced_in_time(
-    open_writer: Open, files: FailingFiles, fsync: Fsync, syncs: int
+    open_writer: Open, files: FailingFileSystem, fsync: Fsync, syncs: int
 ) -> None:
     writer = open_writer(fsync)
     await writer.intent(request_id(1), intent(1))
@@ -232,31 +247,31 @@ async def test_an_intent_alone_is_synced_in_time(
 
 
 @pytest.mark.parametrize("fsync", POLICIES)
-async def test_segments_follow_each_other(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+async def test_segments_follow_each_other(open_writer: Open, files: FailingFileSystem, fsync: Fsync) -> None:
     size = len(frame("S", 1, settled(1)))
     writer = open_writer(fsync, segment_bytes=2 * size + 10)
     for number in range(7):
-        await until(lambda: writer._tape._spare is not None)
+        await until(lambda: writer._segments._spare is not None)
         writer.settle(request_id(number), settled(number))
         await writer.durable()
 
     assert on_disk(writer) == [("S", number) for number in range(7)]
-    assert writer.written == Written(4, size, 7)
+    assert writer.written == WrittenPosition(4, size, 7)
     await until(lambda: len(files.created) == 5)
     assert files.created == [f"00000{number}.seg" for number in range(1, 6)]
     await until(lambda: len(files.open_fds) == 2)
 
 
-async def test_a_turn_is_spread_over_two_segments_where_it_must(open_writer: Open, files: FailingFiles) -> None:
+async def test_a_turn_is_spread_over_two_segments_where_it_must(open_writer: Open, files: FailingFileSystem) -> None:
     size = len(frame("S", 1, settled(1)))
     writer = open_writer(segment_bytes=2 * size)
-    await until(lambda: writer._tape._spare is not None)
+    await until(lambda: writer._segments._spare is not None)
     for number in range(3):
         writer.settle(request_id(number), settled(number))
     await writer.durable()
 
     assert [len(data) for data in files.writes] == [2 * size, size]
-    assert writer.written == Written(2, size, 3)
+    assert writer.written == WrittenPosition(2, size, 3)
 
 
 async def test_an_entry_larger_than_a_segment_is_a_mistake(open_writer: Open) -> None:
@@ -271,7 +286,7 @@ async def test_an_entry_larger_than_a_segment_is_a_mistake(open_writer: Open) ->
 
 
 @pytest.mark.parametrize("fsync", POLICIES)
-async def test_closing_writes_and_syncs_everything(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+async def test_closing_writes_and_syncs_everything(open_writer: Open, files: FailingFileSystem, fsync: Fsync) -> None:
     writer = open_writer(fsync)
     writer.settle(request_id(1), settled(1))
 
@@ -297,7 +312,7 @@ async def test_nothing_is_written_after_closing(open_writer: Open) -> None:
             append(request_id(1), b"{}")
 
 
-async def test_closing_ends_the_threads(open_writer: Open, files: FailingFiles) -> None:
+async def test_closing_ends_the_threads(open_writer: Open, files: FailingFileSystem) -> None:
     before = threading.active_count()
     writer = open_writer("always")
     assert threading.active_count() == before + (1 if files.by_kernel else 2)
@@ -307,7 +322,7 @@ async def test_closing_ends_the_threads(open_writer: Open, files: FailingFiles) 
     await until(lambda: threading.active_count() == before)
 
 
-async def test_where_nothing_can_be_written_it_does_not_start(tmp_path: Path, files: FailingFiles) -> None:
+async def test_where_nothing_can_be_written_it_does_not_start(tmp_path: Path, files: FailingFileSystem) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="Not a directory"):
         JournalWriter.open(tmp_path / "file", fsync="off")
@@ -342,7 +357,7 @@ async def test_256_kib_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
     await writer.sync_and_close()
     writer.directory.close()
 
-    assert writer._reserve.bytes_with(0) == 256 * 1024
+    assert writer._reserved.bytes_with(0) == 256 * 1024
 
 
 async def test_segments_are_16_mib_unless_told_otherwise(tmp_path: Path) -> None:

@@ -8,17 +8,17 @@ import pytest
 
 from llm_gateway.errors import JournalUnavailable
 from llm_gateway.journal.frames import scan
-from llm_gateway.journal.segments import Written
+from llm_gateway.journal.segments import WrittenPosition
 from llm_gateway.journal.writer import Fsync
 from tests.journal.disk import ALWAYS, Open, accepts, on_disk, until_async
-from tests.journal.samples import FailingFiles, Heard, intent, request_id, settled, until
+from tests.journal.samples import FailingFileSystem, Heard, intent, request_id, settled, until
 
 
 async def test_a_write_that_fails_refuses_the_intent_and_forgets_it(
-    open_writer: Open, files: FailingFiles, heard: Heard
+    open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = open_writer("off")
-    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
     files.fails["write"] = 1
 
     assert not await accepts(writer, 1)
@@ -35,7 +35,7 @@ async def test_a_write_that_fails_refuses_the_intent_and_forgets_it(
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "off"])
 async def test_entries_wait_in_memory_and_are_written_in_order(
-    open_writer: Open, files: FailingFiles, fsync: Fsync
+    open_writer: Open, files: FailingFileSystem, fsync: Fsync
 ) -> None:
     writer = open_writer(fsync)
     assert await accepts(writer, 1)
@@ -53,7 +53,7 @@ async def test_entries_wait_in_memory_and_are_written_in_order(
 
 
 async def test_who_waits_too_long_is_told_and_the_entry_stays(
-    open_writer: Open, files: FailingFiles, heard: Heard
+    open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = open_writer("always", patience_s=0.7)
     assert await accepts(writer, 1)
@@ -78,7 +78,9 @@ async def test_who_waits_too_long_is_told_and_the_entry_stays(
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "off"])
-async def test_who_waits_is_told_once_writing_works_again(open_writer: Open, files: FailingFiles, fsync: Fsync) -> None:
+async def test_who_waits_is_told_once_writing_works_again(
+    open_writer: Open, files: FailingFileSystem, fsync: Fsync
+) -> None:
     writer = open_writer(fsync)
     files.fails["write"] = 1
     writer.settle(request_id(1), settled(1))
@@ -88,7 +90,9 @@ async def test_who_waits_is_told_once_writing_works_again(open_writer: Open, fil
     assert on_disk(writer) == [("S", 1)]
 
 
-async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(open_writer: Open, files: FailingFiles) -> None:
+async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(
+    open_writer: Open, files: FailingFileSystem
+) -> None:
     writer = open_writer("always")
     files.fails["write"] = ALWAYS
     writer.settle(request_id(1), settled(1))
@@ -97,7 +101,7 @@ async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(open_writ
         await asyncio.wait_for(writer.durable(), 5)
 
 
-async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: FailingFiles) -> None:
+async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("off")
     files.most_at_once = 100
     assert await accepts(writer, 1)
@@ -107,9 +111,9 @@ async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: Fa
     assert on_disk(writer) == [("I", 1), ("S", 1)]
 
 
-async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: Open, files: FailingFiles) -> None:
+async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("off")
-    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
     files.fails["write"] = 1
 
     refused = asyncio.create_task(accepts(writer, 1))
@@ -121,12 +125,12 @@ async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: O
     assert not waits.done()
     await asyncio.wait_for(waits, 1)
     assert on_disk(writer) == [("S", 2)]
-    assert (writer.appended, len(writer._reserve)) == (1, 0)
+    assert (writer.appended, len(writer._reserved)) == (1, 0)
 
 
-async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, files: FailingFiles) -> None:
+async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("off")
-    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
     files.fails["write"] = 1
     gone = asyncio.create_task(writer.intent(request_id(1), intent(1)))
     await asyncio.sleep(0)
@@ -138,7 +142,7 @@ async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, fil
     assert on_disk(writer) == [("I", 2)]
 
 
-async def test_a_write_of_nothing_is_a_failure(open_writer: Open, files: FailingFiles, heard: Heard) -> None:
+async def test_a_write_of_nothing_is_a_failure(open_writer: Open, files: FailingFileSystem, heard: Heard) -> None:
     writer = open_writer("off")
     files.most_at_once = 0
 
@@ -154,7 +158,7 @@ async def test_a_write_of_nothing_is_a_failure(open_writer: Open, files: Failing
 
 @pytest.mark.parametrize("fsync", ["always", "interval"])
 async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
-    open_writer: Open, files: FailingFiles, heard: Heard, fsync: Fsync
+    open_writer: Open, files: FailingFileSystem, heard: Heard, fsync: Fsync
 ) -> None:
     writer = open_writer(fsync)
     assert await accepts(writer, 1)
@@ -170,7 +174,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
 
     second = scan(writer.directory.segment(2).read_bytes()).entries
     assert [entry.kind for entry in second] == ["O", "S"]
-    assert writer.written == Written(2, second[-1].end, 3)
+    assert writer.written == WrittenPosition(2, second[-1].end, 3)
     await until_async(lambda: accepts(writer, 2))
     assert heard.events == [
         ("the usage journal cannot be synced", {"level": "error", "reason": "[Errno 5] Input/output error"}),
@@ -178,7 +182,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     ]
 
 
-async def test_while_syncs_fail_nothing_new_begins(open_writer: Open, files: FailingFiles, heard: Heard) -> None:
+async def test_while_syncs_fail_nothing_new_begins(open_writer: Open, files: FailingFileSystem, heard: Heard) -> None:
     writer = open_writer("always", patience_s=0.7)
     assert await accepts(writer, 1)
     files.fails["sync"] = ALWAYS
@@ -198,7 +202,7 @@ async def test_while_syncs_fail_nothing_new_begins(open_writer: Open, files: Fai
 
 
 async def test_a_failed_sync_of_nothing_does_not_stop_the_writer_for_ever(
-    open_writer: Open, files: FailingFiles
+    open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = open_writer("always")
     files.fails["sync"] = 1
@@ -210,7 +214,7 @@ async def test_a_failed_sync_of_nothing_does_not_stop_the_writer_for_ever(
 
 
 async def test_closing_a_journal_that_cannot_be_written_says_what_is_lost(
-    open_writer: Open, files: FailingFiles, heard: Heard
+    open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = open_writer("always", patience_s=0.1)
     assert await accepts(writer, 1)
@@ -227,10 +231,10 @@ async def test_closing_a_journal_that_cannot_be_written_says_what_is_lost(
 
 
 async def test_it_is_not_writable_until_a_write_succeeds_though_nobody_writes(
-    open_writer: Open, files: FailingFiles
+    open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = open_writer("always")
-    await until(lambda: writer._tape._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
     await until(lambda: writer.is_writable)
     files.fails["write"] = ALWAYS
     assert not await accepts(writer, 1)
@@ -246,7 +250,7 @@ async def test_it_is_not_writable_until_a_write_succeeds_though_nobody_writes(
     assert on_disk(writer) == [("I", 2)]
 
 
-async def test_it_is_not_writable_while_syncs_fail(open_writer: Open, files: FailingFiles) -> None:
+async def test_it_is_not_writable_while_syncs_fail(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     files.fails["sync"] = ALWAYS
     assert await accepts(writer, 1)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.reserve import UNBILLED_BYTES, promise_for
+from llm_gateway.journal.reserved_space import UNBILLED_BYTES, promised_bytes
 from tests.journal.disk import Open, accepts, full_disk, on_disk, refuses, until_async
-from tests.journal.samples import FailingFiles, Heard, frame, intent, request_id, settled, until
+from tests.journal.samples import FailingFileSystem, Heard, frame, intent, request_id, settled, until
 
 
 async def test_without_space_intents_are_refused_down_to_the_reserve(
-    open_writer: Open, files: FailingFiles, heard: Heard
+    open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=40_000)
     size, number = len(frame("I", 1, intent(1))), 0
@@ -32,21 +32,21 @@ async def test_without_space_intents_are_refused_down_to_the_reserve(
 
 
 @pytest.mark.parametrize("more", [0, 1])
-async def test_the_reserve_is_kept_to_the_byte(open_writer: Open, files: FailingFiles, more: int) -> None:
+async def test_the_reserve_is_kept_to_the_byte(open_writer: Open, files: FailingFileSystem, more: int) -> None:
     size = len(frame("I", 1, intent(1)))
     writer = await full_disk(open_writer, files, reserve=100_000 - size + more)
 
     assert await accepts(writer, 1) == (more == 0)
 
 
-async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, files: FailingFiles) -> None:
+async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=0)
     accepted = 0
     while await accepts(writer, accepted):
         accepted += 1
 
     size = len(frame("I", 1, intent(1)))
-    promise = promise_for(size)
+    promise = promised_bytes(size)
     assert accepted == 100_000 // (promise + size) == 4
     for number in range(accepted):
         writer.outcome(request_id(number), b"x" * (promise // 2 - 100))
@@ -55,11 +55,11 @@ async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, fil
     assert len(on_disk(writer)) == 3 * accepted
 
 
-async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open, files: FailingFiles) -> None:
+async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open, files: FailingFileSystem) -> None:
     size = len(frame("I", 1, intent(1)))
     writer = await full_disk(open_writer, files, reserve=0)
     assert await accepts(writer, 1)
-    writer.settle(request_id(1), b"x" * (100_000 - promise_for(size) - 2 * size))
+    writer.settle(request_id(1), b"x" * (100_000 - promised_bytes(size) - 2 * size))
 
     assert not await accepts(writer, 2)
 
@@ -68,7 +68,7 @@ async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open
     assert len(on_disk(writer)) == 2
 
 
-async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Open, files: FailingFiles) -> None:
+async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=0)
     assert await accepts(writer, 1)
     assert await accepts(writer, 2)
@@ -83,7 +83,7 @@ async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Op
     assert on_disk(writer) == [("I", 1), ("I", 2), ("S", 1), ("S", 2)]
 
 
-async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, files: FailingFiles) -> None:
+async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=200_000)
     assert not await accepts(writer, 1)
 
@@ -94,7 +94,7 @@ async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, f
 
 
 async def test_records_that_bought_nothing_leave_the_reserve_alone(
-    open_writer: Open, files: FailingFiles, heard: Heard
+    open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=99_000)
     assert await accepts(writer, 1)
@@ -111,14 +111,14 @@ async def test_records_that_bought_nothing_leave_the_reserve_alone(
     assert writer.appended == before + 1
 
     files.fails.clear()
-    writer._tape.segment_bytes = 16 * 1024 * 1024
+    writer._segments.segment_bytes = 16 * 1024 * 1024
     await until(lambda: writer.written.entries == before + 1 + many - 3)
 
     assert ("records of requests that bought nothing were dropped", {"level": "error", "count": 3}) in heard.events
     assert await accepts(writer, 4)
 
 
-async def test_closing_writes_what_waited_for_space(open_writer: Open, files: FailingFiles) -> None:
+async def test_closing_writes_what_waited_for_space(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=200_000)
     writer.settle(request_id(1), settled(1))
     await asyncio.sleep(0.01)
@@ -192,7 +192,7 @@ def test_a_real_limit_on_files(tmp_path: Path) -> None:
 
 
 async def test_it_is_not_writable_once_intents_are_refused_and_is_again_with_space(
-    open_writer: Open, files: FailingFiles
+    open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=40_000)
     number = 0

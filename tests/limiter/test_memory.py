@@ -20,7 +20,7 @@ def test_grants_up_to_tpm_and_no_more(limiter: Limiter) -> None:
     assert take(limiter, 9, tpm=100, tokens=0).reservation is not None
 
 
-def test_refusal_takes_nothing(limiter: Limiter) -> None:
+def test_a_refused_request_takes_no_tokens(limiter: Limiter) -> None:
     taken(limiter, 3, tpm=100, tokens=90)
     for _ in range(5):
         assert take(limiter, 3, tpm=100, tokens=20).reservation is None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.limiter.base import Decision, Limiter, Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
+from tests.examples import examples
 from tests.limiter.taking import Clock, take
 
 
@@ -43,7 +44,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(5)
 @given(steps)
 def test_agrees_with_the_plain_rule(sequence: list[tuple[str, int, int]]) -> None:
     clock, calls = Clock(), Calls()
@@ -76,7 +77,7 @@ def test_agrees_with_the_plain_rule(sequence: list[tuple[str, int, int]]) -> Non
             clock.now += number / 4
 
 
-@settings(max_examples=100, deadline=None)
+@examples(2)
 @given(
     rpm=st.integers(1, 8),
     tpm=st.integers(1, 100),
@@ -99,7 +100,7 @@ def test_never_above_the_limit_in_any_60_seconds(rpm: int, tpm: int, arrivals: l
         assert sum(inside) <= tpm
 
 
-@settings(max_examples=100, deadline=None)
+@examples(2)
 @given(
     taken_at=st.lists(st.tuples(st.integers(0, 15_000), st.integers(0, 30)), min_size=1, max_size=20),
     tokens=st.integers(0, 30),

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
@@ -20,14 +19,15 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.sse import Splitter
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream
 
-HEAD = Head(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
 Document = dict[str, Any]
 WHOLE: dict[str, Document] = {
     "chat": {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]},
@@ -212,7 +212,7 @@ def test_a_client_reads_the_tokens_that_were_billed(protocol: Any) -> None:
 
     assert streamed(protocol, chunks).usage == FULL
     whole = assembled(chunks)
-    assert protocol.read_reply(protocol.write_reply(whole, HEAD)).usage == FULL
+    assert protocol.read_reply(protocol.write_reply(whole, CONTEXT)).usage == FULL
 
 
 @SURFACES
@@ -248,14 +248,14 @@ def test_only_the_first_of_several_answers_is_told_where_a_protocol_has_one(prot
 
 def assembled(chunks: list[Chunk]) -> Completion:
     """The reply that the chunks are."""
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in chunks:
-        assembly.add(chunk)
-    return assembly.completion()
+        assembler.take(chunk)
+    return assembler.completion()
 
 
 def streamed(protocol: Any, chunks: list[Chunk]) -> Completion:
     """The reply that a client reads in the stream of these chunks."""
-    writer, reader = protocol.StreamWriter(HEAD), protocol.StreamReader()
+    writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
-    return assembled([chunk for event in Splitter(10**6).feed(body) for chunk in reader.feed(event)])
+    return assembled([chunk for event in Splitter(10**6).take(body) for chunk in reader.take(event)])

@@ -10,10 +10,10 @@ import pytest
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from llm_gateway.domain.assembly import Assembly
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event, Splitter
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream, text_of
@@ -143,7 +143,7 @@ CUT: dict[str, list[dict[str, Any]]] = {
     "gemini": [generated({"parts": []}, None)],
 }
 SURFACES = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses}
-HEAD = Head(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={"stream_options": {"include_usage": True}})
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -186,26 +186,26 @@ def test_a_stream_without_text_is_an_answer_with_exact_tokens(kind: str) -> None
 
 @pytest.mark.parametrize("name", CUT)
 def test_a_stream_that_was_cut_is_none(name: str) -> None:
-    reader, assembly = DIALECTS[name].reader(), Assembly()
+    reader, assembler = DIALECTS[name].reader(), ReplyAssembler()
     for event in CUT[name]:
-        for chunk in reader.feed(Event(b"", encoded(event), b"")):
-            assembly.add(chunk)
+        for chunk in reader.take(Event(b"", encoded(event), b"")):
+            assembler.take(chunk)
 
     assert not reader.is_done
-    assert not assembly.is_finished
+    assert not assembler.is_finished
 
 
 @pytest.mark.parametrize(
     ("name", "end"), [("chat", b"[DONE]"), ("messages", encoded(STOPPED)), ("responses", b"[DONE]")]
 )
 def test_an_end_without_a_beginning_says_nothing(name: str, end: bytes) -> None:
-    assert DIALECTS[name].reader().feed(Event(b"", end, b"")) == []
+    assert DIALECTS[name].reader().take(Event(b"", end, b"")) == []
 
 
 def test_what_was_held_back_for_json_comes_at_the_protocols_end() -> None:
     reader = anthropic_messages.StreamReader(wants_json=True)
     text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "{}"}}
-    chunks = [chunk for event in (STARTED, text, STOPPED) for chunk in reader.feed(Event(b"", encoded(event), b""))]
+    chunks = [chunk for event in (STARTED, text, STOPPED) for chunk in reader.take(Event(b"", encoded(event), b""))]
 
     assert [getattr(chunk, "text", None) for chunk in chunks] == [None, "{}", None]
 
@@ -214,7 +214,7 @@ def test_what_was_held_back_for_json_comes_at_the_protocols_end() -> None:
 @pytest.mark.parametrize("kind", WHOLE)
 def test_each_surface_writes_it_as_its_sdk_reads_it(kind: str, surface: str) -> None:
     name, document = WHOLE[kind]
-    written = json.loads(SURFACES[surface].write_reply(DIALECTS[name].read(encoded(document)), HEAD))
+    written = json.loads(SURFACES[surface].write_reply(DIALECTS[name].read(encoded(document)), CONTEXT))
 
     if surface == "chat":
         [choice] = ChatCompletion.model_validate(written).choices
@@ -233,20 +233,20 @@ def test_each_surface_writes_it_as_its_sdk_reads_it(kind: str, surface: str) -> 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None:
     name, events = STREAMS[kind]
-    reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(HEAD)
+    reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(CONTEXT)
     body = b""
     for data in [*map(encoded, events), *([b"[DONE]"] if name == "chat" else [])]:
-        body += b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", data, b"")))
+        body += b"".join(writer.write(chunk) for chunk in reader.take(Event(b"", data, b"")))
     body += writer.end()
 
-    told, assembly = SURFACES[surface].StreamReader(), Assembly()
-    written = Splitter(1_000_000).feed(body)
+    told, assembler = SURFACES[surface].StreamReader(), ReplyAssembler()
+    written = Splitter(1_000_000).take(body)
     for event in written:
-        for chunk in told.feed(event):
-            assembly.add(chunk)
+        for chunk in told.take(event):
+            assembler.take(chunk)
     assert told.is_done
-    assert assembly.is_finished
-    assert (text_of(assembly.completion()), assembly.usage) == ("", COUNTED)
+    assert assembler.is_finished
+    assert (text_of(assembler.completion()), assembler.usage) == ("", COUNTED)
     names = [event.name.decode() for event in written]
     if surface == "messages":
         assert (names[0], names[-2:]) == ("message_start", ["message_delta", "message_stop"])
@@ -257,9 +257,9 @@ def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None
 
 @pytest.mark.parametrize(("surface", "index"), [("messages", 1), ("responses", 7), ("chat", 0)])
 def test_the_choice_that_comes_first_is_written_wherever_it_is_counted_from(surface: str, index: int) -> None:
-    reader, writer = gemini.StreamReader(), SURFACES[surface].StreamWriter(HEAD)
+    reader, writer = gemini.StreamReader(), SURFACES[surface].StreamWriter(CONTEXT)
     event = {"candidates": [{"index": index, "content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]}
 
-    written = b"".join(writer.write(chunk) for chunk in reader.feed(Event(b"", encoded(event), b"")))
+    written = b"".join(writer.write(chunk) for chunk in reader.take(Event(b"", encoded(event), b"")))
 
     assert b"Hello" in written

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Finish,
     Foreign,
@@ -19,18 +18,19 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
+from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 5}
 CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def told(reader: Any, *documents: Any) -> list[Any]:
-    return [chunk for d in documents for chunk in reader.feed(Event(b"", json.dumps(d).encode(), b""))]
+    return [chunk for d in documents for chunk in reader.take(Event(b"", json.dumps(d).encode(), b""))]
 
 
 def chat(message: Any, finish_reason: str = "stop") -> bytes:
@@ -93,15 +93,15 @@ def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
     chunks = told(reader, event)
     assert chunks[-1] == ForeignDelta(kind=kind)
 
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in (*chunks, *chunks[-1:], Finish()):
-        assembly.add(chunk)
-    assert assembly.completion().choices[0].parts == [Foreign(kind=kind)]
+        assembler.take(chunk)
+    assert assembler.completion().choices[0].parts == [Foreign(kind=kind)]
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])
 def test_other_protocols_leave_it_out(protocol: Any) -> None:
-    writer = protocol.StreamWriter(HEAD)
+    writer = protocol.StreamWriter(CONTEXT)
     assert writer.write(ForeignDelta(kind="audio")) == b""
     writer.write(TextDelta(text="Hello"))
     assert b"audio" not in writer.end()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini_embeddings
-from llm_gateway.protocols.base import Head, Malformed, Unreadable, Unsupported
+from llm_gateway.protocols.contract import Malformed, ReplyContext, Unreadable, Unsupported
 
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def content(*texts: str) -> dict[str, Any]:
@@ -116,4 +116,4 @@ def test_there_is_no_conversation_in_it() -> None:
     with pytest.raises(Unsupported):
         gemini_embeddings.read_request({"content": content("x")})
     with pytest.raises(Unsupported):
-        gemini_embeddings.write_reply(gemini_embeddings.read_reply(b'{"embeddings": []}'), HEAD)
+        gemini_embeddings.write_reply(gemini_embeddings.read_reply(b'{"embeddings": []}'), CONTEXT)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import (
     Chunk,
     Finish,
@@ -19,8 +18,9 @@ from llm_gateway.domain.conversation import (
     ToolBegin,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
 
@@ -28,7 +28,7 @@ FEW, MANY = 1_000, 16_000
 MOST = 4.0
 """How much dearer an event may be among MANY than among FEW: quadratic work makes it 16 times as dear."""
 TRIES = 5
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 LOGPROBS = {"content": [{"token": "x", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
 
 
@@ -119,12 +119,12 @@ def test_each_event_costs_the_same_to_read(kind: str) -> None:
     events = [Event(b"", encoded(document), b"") for document in documents]
 
     def read(count: int) -> None:
-        reader, assembly = make(), Assembly()
+        reader, assembler = make(), ReplyAssembler()
         for event in islice(cycle(events), count):
-            for chunk in reader.feed(event):
-                assembly.add(chunk)
-            assert not assembly.is_finished
-        assembly.completion()
+            for chunk in reader.take(event):
+                assembler.take(chunk)
+            assert not assembler.is_finished
+        assembler.completion()
 
     assert is_linear(read)
 
@@ -135,7 +135,7 @@ def test_each_chunk_costs_the_same_to_write(kind: str, surface: str) -> None:
     first, repeated = CHUNKS[kind]
 
     def write(count: int) -> None:
-        writer = WRITERS[surface].StreamWriter(HEAD)
+        writer = WRITERS[surface].StreamWriter(CONTEXT)
         for chunk in [*first, *islice(cycle(repeated), count)]:
             writer.write(chunk)
         writer.end()
@@ -145,12 +145,12 @@ def test_each_chunk_costs_the_same_to_write(kind: str, surface: str) -> None:
 
 def test_choices_without_end_cost_the_same() -> None:
     def collect(count: int) -> None:
-        assembly = Assembly()
+        assembler = ReplyAssembler()
         for choice in range(count):
-            assembly.add(TextDelta(text="x", choice=choice))
-            assembly.add(Finish(choice=choice))
-            assert assembly.is_finished
-        assembly.completion()
+            assembler.take(TextDelta(text="x", choice=choice))
+            assembler.take(Finish(choice=choice))
+            assert assembler.is_finished
+        assembler.completion()
 
     assert is_linear(collect)
 

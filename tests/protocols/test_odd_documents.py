@@ -16,7 +16,7 @@ import pytest
 
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from tests.protocols.vendor_replies import Path, changed
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols import anthropic_messages, lenient, openai_embeddings
-from llm_gateway.protocols.base import Head, Malformed
+from llm_gateway.protocols import anthropic_messages, lenient_decoding, openai_embeddings
+from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream, side_fields, text_of
@@ -151,7 +151,7 @@ def test_a_character_that_is_none_is_replaced(name: str, kind: str) -> None:
     reader = dialect.reader()
     chunks = []
     for event in dialect.stream:
-        chunks += reader.feed(msgspec.structs.replace(EVENT, data=encoded(event).replace(said, written)))
+        chunks += reader.take(msgspec.structs.replace(EVENT, data=encoded(event).replace(said, written)))
     assert [chunk.text for chunk in chunks if chunk.__class__.__name__ == "TextDelta" and chunk.text] == [read]
 
 
@@ -178,7 +178,7 @@ def test_documents_of_any_shape_are_malformed_and_nothing_worse(name: str, docum
     with pytest.raises(Malformed):
         DIALECTS[name].read(encoded(document))
     with pytest.raises(Malformed):
-        DIALECTS[name].reader().feed(msgspec.structs.replace(EVENT, data=encoded(document)))
+        DIALECTS[name].reader().take(msgspec.structs.replace(EVENT, data=encoded(document)))
 
 
 @pytest.mark.parametrize("name", ["messages", "gemini", "chat"])
@@ -193,11 +193,11 @@ def test_a_tool_gets_its_input_with_the_character_replaced(name: str) -> None:
         },
     }[name]
     completion = DIALECTS[name].read(encoded(body))
-    head = Head(request_id="1", model="m", created_s=7, document={})
+    context = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
-    [block] = json.loads(anthropic_messages.write_reply(completion, head))["content"]
+    [block] = json.loads(anthropic_messages.write_reply(completion, context))["content"]
     assert block["input"] == {"a": "\ufffd"}
 
 
 def test_what_a_model_wrote_wrong_is_handed_on_as_it_is() -> None:
-    assert lenient.arguments_object('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}
+    assert lenient_decoding.arguments_object('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}

@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.domain.conversation import Audio, Conversation, File, Image, Text, ToolCall, ToolResult, Turn
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 
 USER = {"role": "user", "content": "x"}
 UNREADABLE: list[tuple[ModuleType, dict[str, Any], str]] = [

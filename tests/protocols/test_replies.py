@@ -11,7 +11,6 @@ from anthropic.types import Message
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
@@ -25,15 +24,16 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, NotSupported, Overloaded, RateLimited, Unauthorized
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.anthropic_messages.errors import write_error as anthropic_error
-from llm_gateway.protocols.base import Head, Malformed, UpstreamError
+from llm_gateway.protocols.contract import Malformed, ReplyContext, UpstreamError
 from llm_gateway.protocols.openai_chat.errors import write_error as openai_error
 from llm_gateway.sse import Event, Splitter
 
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 RICH = Completion(
     choices=[
         Choice(
@@ -62,13 +62,13 @@ SURFACES = pytest.mark.parametrize(
 def test_the_sdks_types_take_what_is_written(protocol: ModuleType, judge: Any) -> None:
     for reason in ("stop", "length", "content_filter", "tool_calls"):
         completion = Completion(choices=[Choice(parts=RICH.choices[0].parts, finish_reason=reason)], usage=RICH.usage)
-        judge.model_validate(json.loads(protocol.write_reply(completion, HEAD)), strict=False)
+        judge.model_validate(json.loads(protocol.write_reply(completion, CONTEXT)), strict=False)
 
 
 @SURFACES
 def test_what_comes_back_of_it(protocol: ModuleType, judge: Any) -> None:
     del judge
-    [choice] = protocol.read_reply(protocol.write_reply(RICH, HEAD)).choices
+    [choice] = protocol.read_reply(protocol.write_reply(RICH, CONTEXT)).choices
 
     said = "".join(part.text for part in choice.parts if isinstance(part, Text | Refusal))
     assert said == "It is no."
@@ -79,13 +79,13 @@ def test_what_comes_back_of_it(protocol: ModuleType, judge: Any) -> None:
 @SURFACES
 def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
     del judge
-    writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
+    writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(RICH)) + writer.end()
-    for event in Splitter(1_000_000).feed(body):
-        for chunk in reader.feed(event):
-            assembly.add(chunk)
+    for event in Splitter(1_000_000).take(body):
+        for chunk in reader.take(event):
+            assembler.take(chunk)
 
-    [choice] = assembly.completion().choices
+    [choice] = assembler.completion().choices
     assert choice.finish_reason == "tool_calls"
     assert "".join(part.text for part in choice.parts if isinstance(part, Text | Refusal)) == "It is no."
     calls = [(part.id, part.name, part.arguments) for part in choice.parts if isinstance(part, ToolCall)]
@@ -93,7 +93,7 @@ def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
 
 
 def told(reader: Any, *documents: Any) -> list[Any]:
-    return [chunk for d in documents for chunk in reader.feed(Event(b"", json.dumps(d).encode(), b""))]
+    return [chunk for d in documents for chunk in reader.take(Event(b"", json.dumps(d).encode(), b""))]
 
 
 def test_thoughts_of_others_are_read() -> None:

@@ -23,7 +23,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unsupported
+from llm_gateway.protocols.contract import Unsupported
 
 PICTURE = "data:image/png;base64,aGVsbG8="
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}

@@ -10,7 +10,6 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
     Begin,
     Choice,
@@ -29,12 +28,13 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, Unreadable
+from llm_gateway.protocols.contract import ReplyContext, Unreadable
 from llm_gateway.sse import Event, Splitter
 
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 ASKED = {"role": "user", "content": "x"}
 THOUGHTS: list[Part] = [Thinking(text="Hm, ☃", signature="sig/+=="), Thinking(redacted="sealed"), Text(text="So")]
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -47,14 +47,14 @@ def read(document: Any) -> Conversation:
 
 def output_of(parts: list[Part], logprobs: Any = None) -> list[Any]:
     completion = Completion(choices=[Choice(parts=parts, logprobs=logprobs)])
-    output: list[Any] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
+    output: list[Any] = json.loads(openai_responses.write_reply(completion, CONTEXT))["output"]
     return output
 
 
 def events_of(chunks: list[Chunk]) -> list[Any]:
-    writer = openai_responses.StreamWriter(HEAD)
+    writer = openai_responses.StreamWriter(CONTEXT)
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
-    return [json.loads(event.data) for event in Splitter(1_000_000).feed(body)]
+    return [json.loads(event.data) for event in Splitter(1_000_000).take(body)]
 
 
 def test_anthropics_seals_go_out_and_come_back() -> None:
@@ -115,7 +115,7 @@ def test_a_kept_answer_has_its_makers_own_seals(content: str) -> None:
     body = json.dumps({"output": [item], "status": "completed"}).encode()
     completion = openai_responses.read_reply(body)
 
-    [whole] = json.loads(openai_responses.write_reply(completion, HEAD))["output"]
+    [whole] = json.loads(openai_responses.write_reply(completion, CONTEXT))["output"]
     [streamed] = events_of(chunks_of(completion))[-1]["response"]["output"]
     assert whole["encrypted_content"] == streamed["encrypted_content"] == content
 
@@ -159,10 +159,10 @@ def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -
     chunks, kinds = SEQUENCES[name]
     every = [Begin(model="m"), *chunks, Finish(reason="length"), *([] if count is None else [count])]
     events = events_of(every)
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in every:
-        assembly.add(chunk)
-    whole = json.loads(openai_responses.write_reply(assembly.completion(), HEAD))
+        assembler.take(chunk)
+    whole = json.loads(openai_responses.write_reply(assembler.completion(), CONTEXT))
 
     assert events[-1]["type"] == "response.incomplete"
     assert events[-1]["response"] == whole
@@ -199,7 +199,7 @@ def test_anthropics_own_events_end_in_items_that_anthropic_takes_back() -> None:
         {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": "So"}},
     ]
     reader = anthropic_messages.StreamReader()
-    chunks = [chunk for each in blocks for chunk in reader.feed(Event(b"", json.dumps(each).encode(), b""))]
+    chunks = [chunk for each in blocks for chunk in reader.take(Event(b"", json.dumps(each).encode(), b""))]
     items = [event["item"] for event in events_of(chunks) if event["type"] == "response.output_item.done"]
 
     assert read({"input": [ASKED, *items]}).turns[1].parts == [
@@ -229,7 +229,7 @@ IN_EVENTS = [
 def test_logprobs_that_were_asked_for_are_told() -> None:
     logprobs = {"content": [FIRST, SECOND], "refusal": None}
     completion = Completion(choices=[Choice(parts=[Text(text="So.")], logprobs=logprobs)])
-    body = openai_responses.write_reply(completion, HEAD)
+    body = openai_responses.write_reply(completion, CONTEXT)
 
     [content] = json.loads(body)["output"][0]["content"]
     assert content["logprobs"] == HEARD

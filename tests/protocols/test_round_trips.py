@@ -11,14 +11,16 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import Completion, Conversation, Text, ToolCall, Turn
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Splitter
 from tests.protocols.strategies import completions, conversations
 
-HEAD = Head(request_id="1", model="model-1", created_s=7, document={"stream_options": {"include_usage": True}})
+CONTEXT = ReplyContext(
+    request_id="1", model="model-1", created_s=7, document={"stream_options": {"include_usage": True}}
+)
 BOTH_SIDES = pytest.mark.parametrize("protocol", [openai_chat, anthropic_messages], ids=["chat", "messages"])
 SURFACES = pytest.mark.parametrize(
     "protocol", [openai_chat, anthropic_messages, openai_responses], ids=["chat", "messages", "responses"]
@@ -75,7 +77,7 @@ def test_gemini_takes_it_all(conversation: Conversation) -> None:
 @SURFACES
 @given(completion=completions())
 def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
-    body = protocol.write_reply(completion, HEAD)
+    body = protocol.write_reply(completion, CONTEXT)
 
     read = protocol.read_reply(body)
 
@@ -87,18 +89,18 @@ def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
 @SURFACES
 @given(completion=completions())
 def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
-    writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
+    writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(completion))
     assert not any(end in body for end in (b"data: [DONE]", b"event: message_stop", b"event: response.completed"))
 
-    for event in Splitter(10_000_000).feed(body + writer.end()):
+    for event in Splitter(10_000_000).take(body + writer.end()):
         assert not reader.is_done
-        for chunk in reader.feed(event):
-            assembly.add(chunk)
+        for chunk in reader.take(event):
+            assembler.take(chunk)
 
     assert reader.is_done
-    assert assembly.is_finished
-    read = essence(assembly.completion())
+    assert assembler.is_finished
+    read = essence(assembler.completion())
     expected = essence(completion)
     if protocol is openai_responses and expected[2] == "length" and not expected[0]:
         return
@@ -107,11 +109,11 @@ def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
 
 @given(completion=completions())
 def test_pieces_and_whole(completion: Completion) -> None:
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in chunks_of(completion):
-        assembly.add(chunk)
+        assembler.take(chunk)
 
-    assert assembly.completion() == completion
+    assert assembler.completion() == completion
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, anthropic_messages], ids=["chat", "messages"])

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
-from llm_gateway.domain.messages import Ask
+from llm_gateway.domain.request import ClientRequest
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unsupported
-from llm_gateway.protocols.generate import GenerateBody, ask_of
+from llm_gateway.protocols.contract import Unsupported
+from llm_gateway.protocols.generate import GenerateBody, client_request_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
+from tests.examples import examples
 from tests.protocols.gemini import questions as google
 from tests.protocols.questions import (
     Document,
@@ -68,7 +69,7 @@ DIALECTS = [
     (gemini, "gemini-3-flash"),
 ]
 WRITERS = pytest.mark.parametrize(("dialect", "model"), DIALECTS, ids=[model for _, model in DIALECTS])
-FEW = settings(max_examples=25)
+FEW = examples(0.5)
 """For each of many parameters; `make fuzz` tries more."""
 STREAM_FLAGS = ("stream", "stream_options")
 EMPTY_SYSTEM = Turn(role="system", parts=[Text(text="")])
@@ -171,11 +172,11 @@ def bodies(question: Question) -> list[GenerateBody]:
     ]
 
 
-def sent(ask: Ask, kind: str, model: str, *, stream: bool) -> Any:
+def sent(ask: ClientRequest, kind: str, model: str, *, stream: bool) -> Any:
     """Return the body of the upstream call, or the field and reason of the refusal."""
     try:
         candidate = Candidate.of(provider(kind=kind, models=(model,)), model)
-        call = Translation().call(request(ask=ask, stream=stream), candidate)
+        call = Translation().call(request(client_request=ask, stream=stream), candidate)
     except Unsupported as error:
         return error.field, error.why
     document = msgspec.json.decode(call.body)
@@ -198,7 +199,7 @@ KINDS = pytest.mark.parametrize(
 def test_generate_sends_one_call_for_a_prompt_for_messages_and_for_a_stream(
     kind: str, model: str, question: Question
 ) -> None:
-    calls = [sent(ask_of(body), kind, model, stream=body.stream) for body in bodies(question)]
+    calls = [sent(client_request_of(body), kind, model, stream=body.stream) for body in bodies(question)]
 
     assert all(call == calls[0] for call in calls)
 
@@ -210,7 +211,7 @@ def test_generate_sends_the_call_that_chat_completions_would(kind: str, model: s
     wanted = read("openai_chat", question)
     dialect = {"anthropic": anthropic_messages, "gemini": gemini}.get(kind, openai_chat)
     direct = asked(dialect, model, wanted)
-    generated = sent(ask_of(bodies(question)[0]), kind, model, stream=False)
+    generated = sent(client_request_of(bodies(question)[0]), kind, model, stream=False)
 
     if isinstance(direct[0], bytes):
         direct = msgspec.json.decode(direct[0])
@@ -224,8 +225,8 @@ def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Ques
     model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}[kind]
     calls = {}
     for name, api in APIS.items():
-        if can_ask(name, question) and name not in registry.DIALECTS[kind].wires:
-            calls[name] = sent(Ask(name, api.write(question), reading(api)), kind, model, stream=True)
+        if can_ask(name, question) and name not in registry.DIALECTS[kind].codecs:
+            calls[name] = sent(ClientRequest(name, api.write(question), reading(api)), kind, model, stream=True)
 
     # A refusal names the client's own field, and so differs in its name alone.
     reasons = [call if isinstance(call, dict) else call[1] for call in calls.values()]

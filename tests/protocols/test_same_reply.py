@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, UpstreamError
+from llm_gateway.protocols.contract import ReplyContext, UpstreamError
 from llm_gateway.sse import Splitter
+from tests.examples import examples
 from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 
 APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses, "gemini": gemini}
 WISHES = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
 """For usage and thoughts, which not every API tells without being asked."""
-HEAD = Head(request_id="1", model="m", created_s=7, document=WISHES)
-FEW = settings(max_examples=30)
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document=WISHES)
+FEW = examples(0.5)
 """For each of many parameters; `make fuzz` tries more."""
 DIALECTS = pytest.mark.parametrize("name", VENDORS)
 SURFACES = pytest.mark.parametrize("api", APIS)
@@ -54,20 +55,20 @@ def chunks_in(vendor: Vendor, events: list[Document], line: Line) -> list[Chunk]
     """What the dialect's reader reads of these events."""
     reader, splitter, chunks = vendor.protocol.StreamReader(), Splitter(10**7), list[Chunk]()
     for data in line.pieces(sse(vendor, events, newline=line.newline, is_ascii=line.is_ascii)):
-        for event in splitter.feed(data):
-            chunks += reader.feed(event)
+        for event in splitter.take(data):
+            chunks += reader.take(event)
     for event in splitter.end():
-        chunks += reader.feed(event)
+        chunks += reader.take(event)
     return chunks
 
 
 def assembled(chunks: list[Chunk]) -> Completion:
     """The reply that the chunks are; it must be complete."""
-    assembly = Assembly()
+    assembler = ReplyAssembler()
     for chunk in chunks:
-        assembly.add(chunk)
-    assert assembly.is_finished
-    return assembly.completion()
+        assembler.take(chunk)
+    assert assembler.is_finished
+    return assembler.completion()
 
 
 def whole_of(vendor: Vendor, reply: Reply) -> Completion:
@@ -104,7 +105,6 @@ def test_a_whole_reply_is_read_as_the_vendor_means_it(name: str, reply: Reply) -
 
 
 @DIALECTS
-@settings(max_examples=60)
 @given(reply=replies(), line=lines)
 def test_a_streamed_reply_is_the_whole_reply(name: str, reply: Reply, line: Line) -> None:
     vendor = VENDORS[name]
@@ -119,22 +119,22 @@ def test_a_streamed_reply_is_the_whole_reply(name: str, reply: Reply, line: Line
 def written_whole(api: str, completion: Completion) -> Completion:
     """The reply as a client reads it in a body."""
     protocol = APIS[api]
-    read: Completion = protocol.read_reply(protocol.write_reply(completion, HEAD))
+    read: Completion = protocol.read_reply(protocol.write_reply(completion, CONTEXT))
     return read
 
 
 def written_stream(api: str, chunks: list[Chunk]) -> Completion:
     """The reply as a client reads it in a stream. Usage that was estimated is told at the end, as the gateway does."""
     protocol = APIS[api]
-    writer, reader, assembly = protocol.StreamWriter(HEAD), protocol.StreamReader(), Assembly()
+    writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     estimated = assembled(chunks)
     counted = [Counted(usage=estimated.usage)] if estimated.usage_estimated else []
     body = b"".join([writer.write(chunk) for chunk in [*chunks, *counted]]) + writer.end()
-    for event in Splitter(10**7).feed(body):
-        for chunk in reader.feed(event):
-            assembly.add(chunk)
-    assert reader.is_done or (api == "gemini" and assembly.is_finished)  # Google's streams have no end of their own
-    return assembly.completion()
+    for event in Splitter(10**7).take(body):
+        for chunk in reader.take(event):
+            assembler.take(chunk)
+    assert reader.is_done or (api == "gemini" and assembler.is_finished)  # Google's streams have no end of their own
+    return assembler.completion()
 
 
 def for_client(completion: Completion, api: str) -> Any:
@@ -189,11 +189,11 @@ def test_an_error_in_the_stream_ends_it_with_what_came_before(name: str, reply: 
     whole = "".join(c.text for c in chunks_in(vendor, events, line) if isinstance(c, TextDelta))
     assert whole.startswith("".join(c.text for c in before if isinstance(c, TextDelta)))
     for protocol in APIS.values():
-        writer, reader = protocol.StreamWriter(HEAD), protocol.StreamReader()
+        writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()
         body = b"".join([writer.write(chunk) for chunk in before]) + writer.error("on fire", "upstream_error")
-        *told_before, error = Splitter(10**7).feed(body)
+        *told_before, error = Splitter(10**7).take(body)
         for event in told_before:
-            reader.feed(event)
+            reader.take(event)
         with pytest.raises(UpstreamError, match="on fire"):
-            reader.feed(error)
+            reader.take(error)
         assert not reader.is_done

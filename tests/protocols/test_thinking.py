@@ -19,7 +19,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.anthropic_messages import write_request
-from llm_gateway.protocols.base import Unsupported
+from llm_gateway.protocols.contract import Unsupported
 
 OLDER, NEWER = "claude-haiku-4-5", "claude-opus-5-5"
 ASKS = [Turn(role="user", parts=[Text(text="x")])]

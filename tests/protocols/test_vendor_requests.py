@@ -19,7 +19,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 
 Document = dict[str, Any]
 PDF = "JVBERi0="

@@ -27,12 +27,12 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Head, Malformed, UpstreamError
+from llm_gateway.protocols.contract import Malformed, ReplyContext, UpstreamError
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
 
 Document = dict[str, Any]
-HEAD = Head(request_id="1", model="m", created_s=7, document={})
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def chunks_of(reader: Any, *events: Document | bytes) -> list[Chunk]:
@@ -40,7 +40,7 @@ def chunks_of(reader: Any, *events: Document | bytes) -> list[Chunk]:
     chunks: list[Chunk] = []
     for event in events:
         data = event if isinstance(event, bytes) else encoded(event)
-        chunks += reader.feed(Event(b"", data, b""))
+        chunks += reader.take(Event(b"", data, b""))
     return [chunk for chunk in chunks if not isinstance(chunk, Begin)]
 
 
@@ -307,7 +307,7 @@ def completed(parts: list[Part]) -> Completion:
     ids=str,
 )
 def test_thoughts_as_blocks_of_a_message(thought: Thinking, blocks: list[Document]) -> None:
-    body = anthropic_messages.write_reply(completed([thought, Text(text="Hi")]), HEAD)
+    body = anthropic_messages.write_reply(completed([thought, Text(text="Hi")]), CONTEXT)
 
     assert msgspec.json.decode(body)["content"][:-1] == blocks
 
@@ -323,7 +323,7 @@ def test_thoughts_as_blocks_of_a_message(thought: Thinking, blocks: list[Documen
 def test_arguments_as_the_input_of_a_tool(arguments: str, given: Document) -> None:
     call = ToolCall(id="a", name="t", arguments=arguments)
 
-    [block] = msgspec.json.decode(anthropic_messages.write_reply(completed([call]), HEAD))["content"]
+    [block] = msgspec.json.decode(anthropic_messages.write_reply(completed([call]), CONTEXT))["content"]
 
     assert block == {"type": "tool_use", "id": "a", "name": "t", "input": given}
 
@@ -331,6 +331,6 @@ def test_arguments_as_the_input_of_a_tool(arguments: str, given: Document) -> No
 def test_what_only_its_vendor_knows_is_in_no_other_reply() -> None:
     completion = completed([Foreign(kind="mcp_call"), Text(text="Hi")])
 
-    assert msgspec.json.decode(openai_chat.write_reply(completion, HEAD))["choices"][0]["message"]["content"] == "Hi"
-    [only] = msgspec.json.decode(anthropic_messages.write_reply(completion, HEAD))["content"]
+    assert msgspec.json.decode(openai_chat.write_reply(completion, CONTEXT))["choices"][0]["message"]["content"] == "Hi"
+    [only] = msgspec.json.decode(anthropic_messages.write_reply(completion, CONTEXT))["content"]
     assert only["text"] == "Hi"

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from llm_gateway.domain.assembly import Assembly
 from llm_gateway.domain.conversation import Completion, Refusal, Text
+from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.sse import Event
 from tests.providers.documents import ANTHROPIC, GEMINI, OPENAI
@@ -182,11 +182,11 @@ def encoded(document: Any) -> bytes:
 
 def read_stream(dialect: Dialect, events: list[dict[str, Any]]) -> tuple[Completion, bool]:
     """What a stream says, and whether it is complete."""
-    reader, assembly = dialect.reader(), Assembly()
+    reader, assembler = dialect.reader(), ReplyAssembler()
     for data in [*map(encoded, events), *([dialect.done] if dialect.done else [])]:
-        for chunk in reader.feed(Event(b"", data, b"")):
-            assembly.add(chunk)
-    return assembly.completion(), reader.is_done or assembly.is_finished
+        for chunk in reader.take(Event(b"", data, b"")):
+            assembler.take(chunk)
+    return assembler.completion(), reader.is_done or assembler.is_finished
 
 
 def text_of(completion: Completion) -> str:

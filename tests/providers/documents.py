@@ -8,13 +8,14 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation
-from llm_gateway.domain.messages import Ask, Reply, Request
-from llm_gateway.domain.plan import Call
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.request import ClientRequest, Request
+from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider
 
 
-def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True) -> Call:
+def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True) -> UpstreamCall:
     """Write the call to a provider of this kind."""
     asked_of = Candidate.of(provider(kind=kind, models=[model], has_json_mode=has_json_mode), model)
     return Translation().call(asked, asked_of)
@@ -22,7 +23,7 @@ def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True)
 
 def decode(kind: str, body: bytes) -> Reply:
     """Read the reply of a provider of this kind to POST /generate."""
-    return Translation().reply(Ask.of(Conversation(turns=[])), provider(kind=kind), body, ())
+    return Translation().reply(ClientRequest.of(Conversation(turns=[])), provider(kind=kind), body, ())
 
 
 # The example of https://platform.openai.com/docs/api-reference/chat/create, whole.

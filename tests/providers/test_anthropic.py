@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.messages import Reply
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal, Subject
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import Subject, UpstreamRefusal
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Malformed, Unsupported
+from llm_gateway.protocols.contract import Malformed, Unsupported
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import anthropic
 from llm_gateway.providers.prepare import target_with_key
@@ -347,9 +347,9 @@ class TestRefusals:
         ],
     )
     def test_what_a_refusal_is_about(self, status: int, kind: str, said: str, about: Subject) -> None:
-        refused = anthropic.interpret(Exchange(status, refusal(kind, said)))
+        refused = anthropic.interpret(UpstreamResult(status, refusal(kind, said)))
 
-        assert refused == Refusal(about, is_final=about == "request")
+        assert refused == UpstreamRefusal(about, is_final=about == "request")
 
     def test_the_wait_is_kept(self) -> None:
-        assert anthropic.interpret(Exchange(429, refusal("rate_limit_error", "slow"), 7.0)).retry_after_s == 7.0
+        assert anthropic.interpret(UpstreamResult(429, refusal("rate_limit_error", "slow"), 7.0)).retry_after_s == 7.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.protocols.counts import MAX_COUNT, credible, within
+from llm_gateway.protocols.counts import MAX_COUNT, are_plausible, clamped
 from llm_gateway.providers.decoding import error_of, json_text
 
 
@@ -66,12 +66,12 @@ def test_the_error_in_a_document(body: bytes, error: dict[str, object]) -> None:
 
 @given(st.lists(st.integers(-2, 2) | st.integers(MAX_COUNT - 2, MAX_COUNT + 2), min_size=1, max_size=3))
 def test_counts_are_believed_together(counts: list[int]) -> None:
-    assert credible(*counts) == (all(count >= 0 for count in counts) and sum(counts) <= MAX_COUNT)
+    assert are_plausible(*counts) == (all(count >= 0 for count in counts) and sum(counts) <= MAX_COUNT)
 
 
 @given(st.integers(0, 10), st.none() | st.integers(-5, 15))
 def test_a_part_lies_within_its_total(total: int, part: int | None) -> None:
-    found = within(total, part)
+    found = clamped(total, part)
 
     assert 0 <= found <= total
     assert found == part or part is None or not 0 <= part <= total

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.messages import Reply
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal, Subject, by_status
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import Subject, UpstreamRefusal, refusal_by_status
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.contract import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
 from llm_gateway.providers import gemini
 from llm_gateway.providers.prepare import target_with_key
@@ -303,9 +303,9 @@ class TestRefusals:
         ],
     )
     def test_what_a_refusal_is_about(self, status: int, document: Any, about: Subject) -> None:
-        refused = gemini.interpret(Exchange(status, msgspec.json.encode(document)))
+        refused = gemini.interpret(UpstreamResult(status, msgspec.json.encode(document)))
 
-        assert refused == Refusal(about, is_final=about == "request")
+        assert refused == UpstreamRefusal(about, is_final=about == "request")
 
     @pytest.mark.parametrize(
         ("details", "header", "wait"),
@@ -322,10 +322,10 @@ class TestRefusals:
     def test_how_long_to_wait(self, details: list[object], header: float | None, wait: float | None) -> None:
         body = msgspec.json.encode(refusal(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", *details))
 
-        assert gemini.interpret(Exchange(429, body, header)) == Refusal("moment", retry_after_s=wait)
+        assert gemini.interpret(UpstreamResult(429, body, header)) == UpstreamRefusal("moment", retry_after_s=wait)
 
     @given(st.sampled_from([400, 429]), st.binary(max_size=100) | PIECES.map(msgspec.json.encode))
     def test_any_body(self, status: int, body: bytes) -> None:
-        refused = Exchange(status, body)
+        refused = UpstreamResult(status, body)
 
-        assert gemini.interpret(refused) == by_status(refused)
+        assert gemini.interpret(refused) == refusal_by_status(refused)

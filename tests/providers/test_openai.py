@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.messages import Reply
+from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Malformed
+from llm_gateway.protocols.contract import Malformed
 from llm_gateway.providers import local, openai
 from llm_gateway.providers.prepare import target_with_key
 from tests.providers.documents import OPENAI, completion, decode, encode
@@ -241,10 +241,10 @@ class TestDecode:
 
 
 def test_the_embedded_model_speaks_the_same() -> None:
-    assert (local.static_key, local.target, local.decode_error, local.interpret, local.wires) == (
+    assert (local.static_key, local.target, local.decode_error, local.interpret, local.codecs) == (
         openai.static_key,
         openai.target,
         openai.decode_error,
         openai.interpret,
-        openai.wires,
+        openai.codecs,
     )

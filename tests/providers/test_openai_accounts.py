@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal, by_status
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers import openai
 from tests.providers.documents import completion, decode
@@ -117,9 +117,9 @@ XAI = {"code": "Client specified an invalid argument", "error": "Incorrect API k
 OPENAI = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
 
 
-ACCOUNT, MODEL = Refusal("account"), Refusal("model")
-FINAL = Refusal("request", is_final=True)
-NEXT = Refusal("request")
+ACCOUNT, MODEL = UpstreamRefusal("account"), UpstreamRefusal("model")
+FINAL = UpstreamRefusal("request", is_final=True)
+NEXT = UpstreamRefusal("request")
 
 
 def afford(tokens: int) -> dict[str, Any]:
@@ -134,8 +134,8 @@ class TestInterpret:
     @pytest.mark.parametrize(
         ("status", "document", "meant"),
         [
-            (400, {"error": GROQ}, Refusal("moment")),
-            (400, XAI, Refusal("account")),
+            (400, {"error": GROQ}, UpstreamRefusal("moment")),
+            (400, XAI, UpstreamRefusal("account")),
             (400, {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}, FINAL),
             (400, {"error": None}, FINAL),
             (400, {"error": {"message": "filtered", "param": "prompt", "code": "content_filter"}}, FINAL),
@@ -153,22 +153,22 @@ class TestInterpret:
             (403, {"error": {"message": "No project", "code": "model_not_found"}}, MODEL),
             (403, {"error": {"message": "Project `p` does not have access to model `m`"}}, MODEL),
             (404, {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}, MODEL),
-            (429, {"error": OPENAI}, Refusal("moment")),
-            (500, {"error": GROQ}, Refusal("moment")),
+            (429, {"error": OPENAI}, UpstreamRefusal("moment")),
+            (500, {"error": GROQ}, UpstreamRefusal("moment")),
         ],
     )
-    def test_what_a_refusal_is_about(self, status: int, document: Any, meant: Refusal) -> None:
-        assert openai.interpret(Exchange(status, msgspec.json.encode(document))) == meant
+    def test_what_a_refusal_is_about(self, status: int, document: Any, meant: UpstreamRefusal) -> None:
+        assert openai.interpret(UpstreamResult(status, msgspec.json.encode(document))) == meant
 
     @given(st.sampled_from([400, 402, 403, 429]), st.binary(max_size=100))
     def test_any_body(self, status: int, body: bytes) -> None:
-        refused = Exchange(status, body, 3.0)
+        refused = UpstreamResult(status, body, 3.0)
 
-        assert openai.interpret(refused) == by_status(refused)
+        assert openai.interpret(refused) == refusal_by_status(refused)
 
     @pytest.mark.parametrize("code", [[], {}, 5, None])
     def test_a_code_that_is_no_word(self, code: object) -> None:
-        assert openai.interpret(Exchange(403, msgspec.json.encode({"error": {"code": code}}))) == ACCOUNT
+        assert openai.interpret(UpstreamResult(403, msgspec.json.encode({"error": {"code": code}}))) == ACCOUNT
 
 
 class TestDecodeError:

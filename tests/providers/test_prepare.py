@@ -10,8 +10,8 @@ from llm_gateway.domain.catalog import Candidate, OutgoingCall, Provider
 from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import local, openai
-from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import PriceList
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
@@ -47,11 +47,11 @@ class Bench:
         self.prices = Prices()
         self.prepare = Preparer(
             dialects={"openai": openai, "local": local},
-            vendors={
-                "acme": Vendor("openai", "https://api.acme.test/v1"),
-                "whole": Vendor("openai", "https://whole.test/v1", protocols=("openai_chat", "openai_responses")),
-                "plain": Vendor("openai", "https://plain.test/v1", has_json_mode=False),
-                "local": Vendor("local"),
+            presets={
+                "acme": Preset("openai", "https://api.acme.test/v1"),
+                "whole": Preset("openai", "https://whole.test/v1", protocols=("openai_chat", "openai_responses")),
+                "plain": Preset("openai", "https://plain.test/v1", has_json_mode=False),
+                "local": Preset("local"),
             },
             prices=self.prices,
             local_endpoint=lambda: endpoint,
@@ -63,8 +63,8 @@ class Bench:
 def stored(name: str = "acme", **changes: Any) -> Provider:
     bare: dict[str, Any] = {
         "target": None,
-        "wires": {},
-        "main_wire": None,
+        "codecs": {},
+        "translation_codec": None,
         "price_by_model": {},
         "models": ("listed", "other"),
     }
@@ -111,12 +111,12 @@ class TestProtocols:
     ) -> None:
         prepared = Bench().prepare(stored(name, protocols=protocols), "k")
 
-        assert set(prepared.wires) == spoken
+        assert set(prepared.codecs) == spoken
         assert prepared.protocols == protocols, "and are shown as they were given"
 
     def test_a_presets_are_not_those_of_another_kind(self) -> None:
         bench = Bench(("http://127.0.0.1:1/v1", "its-key"))
-        assert set(bench.prepare(stored("whole", kind="local"), "k").wires) == {"openai_chat", "openai_embeddings"}
+        assert set(bench.prepare(stored("whole", kind="local"), "k").codecs) == {"openai_chat", "openai_embeddings"}
 
     def test_one_that_it_cannot_speak_makes_it_unusable(self) -> None:
         with pytest.raises(

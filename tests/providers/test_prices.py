@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.providers import prices
-from llm_gateway.providers.base import load_vendors
+from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, from_operator
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC).timestamp()
@@ -167,7 +167,7 @@ def test_does_not_find(vendor: str | None, model: str) -> None:
 def test_every_hosted_preset_is_known_to_genai_prices() -> None:
     ids = {provider.id for provider in get_snapshot().providers}
     assert set(prices.GENAI_PROVIDERS.values()) <= ids
-    assert set(load_vendors()) == set(prices.GENAI_PROVIDERS) | prices.SELF_HOSTED
+    assert set(load_presets()) == set(prices.GENAI_PROVIDERS) | prices.SELF_HOSTED
 
 
 def test_price_that_depends_on_the_hour_is_resolved_anew() -> None:

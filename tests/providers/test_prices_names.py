@@ -10,14 +10,15 @@ import msgspec
 import pytest
 from genai_prices import types
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.public_prices import SEARCHING, ListedModel, PublicPrices
+from llm_gateway.domain.public_prices import SEARCHING, PricedModel, PublicPrices
 from llm_gateway.domain.usage import Price
 from llm_gateway.providers import prices
 from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.providers.prices import PriceList
+from tests.examples import examples
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 PRESETS = (None, *prices.GENAI_PROVIDERS)
@@ -93,7 +94,7 @@ def test_every_name_of_a_vendors_list_has_the_price_that_genai_prices_says(
     assert len(names) > 20
 
 
-@settings(max_examples=25)
+@examples(0.25)
 @given(st.data())
 def test_a_name_that_fits_a_regular_expression_has_the_price_that_genai_prices_says(
     price_list: PriceList, theirs: DataSnapshot, data: st.DataObject
@@ -143,7 +144,7 @@ def test_the_price_in_force_is_the_one_that_genai_prices_says(
     ]
     model = types.ModelInfo("m", types.ClauseEquals("m"), prices=timed)
 
-    ours = ListedModel(prices._rule(model.match), prices._timed(model)).price_at(at.timestamp())
+    ours = PricedModel(prices._rule(model.match), prices._timed(model)).price_at(at.timestamp())
 
     assert ours == prices._from_genai(model.get_prices(at))
 

@@ -21,7 +21,7 @@ from openai.types.chat import completion_create_params as openai_params
 from pydantic import TypeAdapter
 
 from llm_gateway.domain.conversation import Text
-from llm_gateway.domain.messages import Request
+from llm_gateway.domain.request import Request
 from llm_gateway.providers.prepare import target_with_key
 from llm_gateway.providers.registry import DIALECTS
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED, OPENAI, decode, encode
@@ -117,13 +117,13 @@ class TestSameAsTheSdk:
         vendor.document = GEMINI
         url, body, headers = ours("gemini", vendor.url, asked, model)
         texts: dict[str, list[str]] = {"system": [], "user": []}
-        for turn in asked.ask.conversation.turns:
+        for turn in asked.client_request.conversation.turns:
             texts[turn.role] += [part.text for part in turn.parts if isinstance(part, Text)]
         options = genai_types.HttpOptions(base_url=vendor.url, api_version="v1beta")
         config = genai_types.GenerateContentConfig(
             system_instruction="".join(texts["system"]) or None,
             max_output_tokens=asked.max_tokens,
-            temperature=asked.ask.conversation.temperature,
+            temperature=asked.client_request.conversation.temperature,
             response_mime_type="application/json" if asked.json_mode else None,
         )
         with genai.Client(api_key="the-key", http_options=options, vertexai=False) as client:
@@ -182,7 +182,7 @@ class TestTypes:
         assert usage.input_tokens + usage.output_tokens == counted
 
     def test_every_reason_gemini_knows_has_a_meaning(self) -> None:
-        from llm_gateway.protocols.gemini.reply import CUT_OFF, FAILED, STOPPED
+        from llm_gateway.protocols.gemini.response import CUT_OFF, FAILED, STOPPED
 
         known = {reason.value for reason in genai_types.FinishReason}
         assert known > (STOPPED | CUT_OFF | FAILED)
@@ -204,7 +204,7 @@ class TestTypes:
     def test_every_current_claude_is_one_that_we_know(self) -> None:
         from anthropic.types import Model
 
-        from llm_gateway.protocols.anthropic_messages.models import TAKES_ALL
+        from llm_gateway.protocols.anthropic_messages.model_capabilities import TAKES_ALL
 
         named = [name for names in Model.__args__ for name in getattr(names, "__args__", ())]  # type: ignore[attr-defined]
         older = {name for name in named if TAKES_ALL.match(name)}

@@ -114,7 +114,7 @@ def test_a_dormant_pinned_override_for_the_service_stops_the_one_for_all() -> No
 
 
 @pytest.mark.parametrize("providers", [[], [D]])
-def test_nothing_enabled(providers: list[Provider]) -> None:
+def test_without_an_enabled_provider_the_error_says_what_to_do(providers: list[Provider]) -> None:
     with pytest.raises(NoProvider) as raised:
         routed(override("gone"), providers=providers)
 
@@ -124,7 +124,7 @@ def test_nothing_enabled(providers: list[Provider]) -> None:
     )
 
 
-def test_an_empty_configuration() -> None:
+def test_an_empty_configuration_has_no_provider() -> None:
     with pytest.raises(NoProvider, match="No provider is enabled"):
         route(request(), Snapshot(providers={}, tiers=(), overrides={}))
 

@@ -211,9 +211,10 @@ async def test_a_slow_answer_has_no_limit_here() -> None:
 
 async def test_half_open_connections_cost_others_nothing() -> None:
     async with running(head_s=1.0) as server:
-        slow = [await server.connect() for _ in range(300)]
-        for client in slow:
-            await client.send(b"GET / HTTP/1.1\r\nx-slow: ")
+        slow = []
+        for _ in range(300):
+            slow.append(await server.connect())
+            await slow[-1].send(b"GET / HTTP/1.1\r\nx-slow: ")  # within a second of connecting
         client = await server.connect()
         for _ in range(100):
             assert (await client.ask(GET)).status == 200
@@ -278,7 +279,7 @@ async def test_a_client_that_leaves_its_waiting_requests_leaves_nothing_behind()
         client.writer.transport.abort()
         await until(lambda: not server.server._connections())
         app.gate.set()
-        await until(lambda: not server.server._hub.tasks)
+        await until(lambda: not server.server._shared.tasks)
         assert server.logged() == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from llm_gateway.server.hub import Outbox
+from llm_gateway.server.shared_state import Outbox
 from tests.server.harness import running
 from tests.server.test_exchange import body, start
 

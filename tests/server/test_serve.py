@@ -274,7 +274,7 @@ def test_hosts_of_this_machine(host: str) -> None:
         assert sock.getsockname()[1] > 0
 
 
-async def test_ipv6() -> None:
+async def test_a_socket_binds_to_an_ipv6_address() -> None:
     try:
         sock = bind("::1", 0)
     except ConfigurationError:

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.bulk import MOST_PARAMETERS, BulkInsert, adding, paced
+from llm_gateway.store.bulk import MOST_PARAMETERS, BulkInsert, adding, with_pauses
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 from tests.journal.samples import attempt, record
@@ -39,7 +39,7 @@ def test_every_row_is_inserted_once(database: Database, table: sa.Table, count: 
     assert all_rows(database, table) == [*rows, (count, 0)]
 
 
-def test_adding_adds(database: Database, table: sa.Table) -> None:
+def test_a_conflicting_row_is_added_to_the_stored_one(database: Database, table: sa.Table) -> None:
     bulk = BulkInsert(table, COLUMNS, adding(table, ["n"]), "?")
     with database.write() as connection:
         assert bulk.run(connection, [(1, 10), (2, 20), (1, 5)]) == 3
@@ -79,7 +79,7 @@ def test_there_is_a_pause_before_each_statement(database: Database, table: sa.Ta
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 100])
 def test_paced_items_are_all_there_with_a_pause_before_every_16th(count: int) -> None:
     seen: list[str] = []
-    seen.extend(str(item) for item in paced(range(count), lambda: seen.append("pause")))
+    seen.extend(str(item) for item in with_pauses(range(count), lambda: seen.append("pause")))
     assert [each for each in seen if each != "pause"] == [str(number) for number in range(count)]
     assert [place for place, each in enumerate(seen) if each == "pause"] == [*range(0, len(seen), 17)]
 

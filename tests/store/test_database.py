@@ -81,7 +81,7 @@ def test_postgres_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         Database.open("postgresql://localhost/gateway")
 
 
-def test_commits_are_durable(database_file: Path) -> None:
+def test_sqlite_syncs_every_commit(database_file: Path) -> None:
     database = Database.open(f"sqlite:///{database_file}")
     with database.write() as connection:
         assert pragma(connection, "synchronous") == 2
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_unavailable_and_at_the_start_a_mistake(tmp_path: Path
     database.close()
 
 
-def test_check_wants_tables(tmp_path: Path) -> None:
+def test_check_fails_until_the_tables_are_made(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
     assert database.check() is False
     database.migrate()

@@ -55,7 +55,7 @@ def test_what_writing_and_reading_sqlite_says(tmp_path: Path, wrapped: bool) -> 
     assert "no SQLite database or damaged" in str(error)
 
 
-def test_what_postgres_says() -> None:
+def test_the_servers_own_words_are_in_the_error() -> None:
     gone = ServerGone('connection to server at "db" failed: Connection refused\n\tIs the server running?')
     error = said(OperationalError("SELECT 1", None, gone), wrapped=True)
     assert isinstance(error, StoreUnavailable)
@@ -68,5 +68,5 @@ def test_what_postgres_says() -> None:
     assert "does not take the gateway's tables (permission denied for schema public)" in str(error)
 
 
-def test_what_says_nothing() -> None:
+def test_an_error_without_a_message_is_named_by_its_class() -> None:
     assert "(ServerGone)" in str(said(OperationalError("SELECT 1", None, ServerGone()), wrapped=True))

@@ -29,7 +29,7 @@ def draft(user_id: str = "u", service_name: str | None = None, **fields: Any) ->
     return OverrideDraft(user_id=user_id, service_name=service_name, **{**given, **fields})
 
 
-def test_create_stores_everything(store: OverrideStore) -> None:
+def test_a_new_override_is_stored_with_all_fields(store: OverrideStore) -> None:
     made = store.create(draft(service_name="chat", allow_fallback=False))
     assert made == Override(
         id=made.id,
@@ -83,7 +83,7 @@ def test_an_override_names_a_provider_and_one_of_its_models(
     store.create(draft(provider_name="groq", model_name="gpt-4o-mini"))
 
 
-def test_delete(store: OverrideStore) -> None:
+def test_a_deleted_override_is_gone_and_others_stay(store: OverrideStore) -> None:
     made, kept = store.create(draft()), store.create(draft("v"))
     store.delete(made.id)
     assert store.list() == [kept]

@@ -35,7 +35,7 @@ def keys(store: ProviderStore) -> dict[str, str]:
     return {provider.name: store.unseal(provider.id, sealed) for provider, sealed in store.load()}
 
 
-def test_create_stores_everything(store: ProviderStore) -> None:
+def test_a_new_provider_is_stored_with_all_fields(store: ProviderStore) -> None:
     before = time.time_ns() // 1_000_000
     prices = {"gpt-4o": {"input": 2.5, "output": 10.0}}
     made = store.create(
@@ -158,7 +158,7 @@ def test_renaming_takes_the_overrides_along(store: ProviderStore, database: Data
     assert [(o.user_id, o.provider_name) for o in overrides.list()] == [("a", "azure"), ("b", "groq"), ("c", "azure")]
 
 
-def test_delete(store: ProviderStore) -> None:
+def test_a_deleted_provider_is_gone(store: ProviderStore) -> None:
     made = store.create(draft())
     store.delete(made.id)
     assert store.list() == []

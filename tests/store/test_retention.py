@@ -147,7 +147,7 @@ def books(tmp_path: Path) -> Iterator[Books]:
     made.database.close()
 
 
-def test_deletions_are_logged(books: Books) -> None:
+def test_each_deletion_of_old_records_is_logged_once(books: Books) -> None:
     books.write(0, 1, 89, 91, 100)
     books.run()
     assert books.count() == 3

@@ -38,7 +38,7 @@ def test_counters_are_the_columns_after_the_key() -> None:
     assert tuple(usage_rollups.c.keys()) == ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
 
 
-def test_derived_figures() -> None:
+def test_rates_and_averages_are_derived_from_the_sums() -> None:
     totals = Totals(
         requests=8,
         cached_requests=2,

@@ -96,7 +96,7 @@ def test_other_keys_are_refused_without_repeating_them(entry: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", ",,"])
-def test_no_keys(text: str) -> None:
+def test_an_empty_list_of_encryption_keys_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="LLM_GATEWAY_ENCRYPTION_KEYS is empty"):
         parse_keys(text)
 

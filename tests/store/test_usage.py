@@ -16,8 +16,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import FREE, AttemptRecord, SentAttempt, Usage
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollups import Totals
@@ -75,7 +75,7 @@ def test_a_record_of_defaults(store: UsageStore, database: Database) -> None:
     assert (row.attempts, row.tags, row.last_attempt_ms, row.stream) == (None, None, None, False)
 
 
-def test_nothing_to_write(store: UsageStore, database: Database) -> None:
+def test_an_empty_batch_writes_no_rows(store: UsageStore, database: Database) -> None:
     store.write([])
     assert rollup_rows(database) == []
 
@@ -172,7 +172,7 @@ def test_a_locked_database_is_unavailable_and_nothing_is_lost(
 
 WRITE_FOR_EVER = """
 import sys
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore

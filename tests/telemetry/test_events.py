@@ -35,7 +35,7 @@ def test_an_event_is_a_line_of_json() -> None:
     assert line == {"event": "something happened", "level": "info", "provider": "p", "count": 3}
 
 
-def test_levels() -> None:
+def test_events_below_the_level_are_dropped() -> None:
     out = Log("warning")
     for level in ("debug", "info", "warning", "error"):
         out.log("event", level=level)

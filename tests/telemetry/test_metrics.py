@@ -49,7 +49,7 @@ def bounds() -> list[str]:
     return [*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"]
 
 
-def test_metrics_without_requests() -> None:
+def test_without_requests_only_dropped_lines_are_counted() -> None:
     found = samples(Metrics(list))
     assert {name: value for name, value in found.items() if name.startswith("llm_gateway")} == {
         "llm_gateway_log_lines_dropped_total{}": 0

@@ -47,11 +47,11 @@ def test_what_looks_like_a_secret(text: str, clean: str) -> None:
         "risk-assessment-api",
     ],
 )
-def test_what_does_not(text: str) -> None:
+def test_text_that_looks_like_no_secret_is_kept(text: str) -> None:
     assert LOOKS(text) == text
 
 
-def test_configured_secrets_verbatim() -> None:
+def test_configured_secrets_are_redacted_wherever_they_stand() -> None:
     assert Redactor(["canary.1/x"])("<canary.1/x canary.1/x> canary.1/y") == f"<{MASK} {MASK}> canary.1/y"
 
 

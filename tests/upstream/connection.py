@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
-class Connection(asyncio.Protocol):
+class VendorConnection(asyncio.Protocol):
     """Bytes in, one request at a time out to `MockUpstream.received`."""
 
     def __init__(self, server: MockUpstream) -> None:

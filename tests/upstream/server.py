@@ -21,7 +21,7 @@ import msgspec
 from tests.upstream import answers
 from tests.upstream.behaviour import OK, REFUSALS, Behaviour, parse
 from tests.upstream.billing import Bill, BillingJournal
-from tests.upstream.connection import Connection
+from tests.upstream.connection import VendorConnection
 
 MODELS = ("ok", "gpt-4o-mini", "gpt-4o")
 KEPT_CALLS = 100_000
@@ -99,7 +99,7 @@ class MockUpstream:
     ) -> None:
         self.total = 0
         self.listed = 0
-        self.connections: set[Connection] = set()
+        self.connections: set[VendorConnection] = set()
         self.port = port
         self._journal = None if journal is None else BillingJournal(journal, fsync=fsync)
         self._n = 0
@@ -113,7 +113,7 @@ class MockUpstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self.port, backlog=1024)
+        self._server = await loop.create_server(lambda: VendorConnection(self), "127.0.0.1", self.port, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -165,7 +165,7 @@ class MockUpstream:
         self._overrides.clear()
         self._random.seed(SEED)
 
-    def received(self, connection: Connection, body: bytes) -> None:
+    def received(self, connection: VendorConnection, body: bytes) -> None:
         """A whole request has come in on `connection`."""
         if connection.path == b"/v1/chat/completions":
             self._complete(connection, body)
@@ -176,7 +176,7 @@ class MockUpstream:
         else:
             connection.send(self._control(connection.path, body))
 
-    def _complete(self, connection: Connection, body: bytes) -> None:
+    def _complete(self, connection: VendorConnection, body: bytes) -> None:
         try:
             request = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -226,7 +226,7 @@ class MockUpstream:
                 del self._overrides[override.model]
         return override.behaviour
 
-    def _answer(self, connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
+    def _answer(self, connection: VendorConnection, behaviour: Behaviour, answer: bytes) -> None:
         if behaviour is OK:
             connection.send(answer)
             return
@@ -253,7 +253,7 @@ class MockUpstream:
         return answers.refusal(404, None)
 
 
-def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
+def _act(connection: VendorConnection, behaviour: Behaviour, answer: bytes) -> None:
     """Give `answer`, or spoil it as `behaviour` says."""
     if connection.transport.is_closing():
         return
@@ -282,7 +282,7 @@ def _act(connection: Connection, behaviour: Behaviour, answer: bytes) -> None:
         connection.send(answer)
 
 
-def _hold_back(connection: Connection, kind: str, answer: bytes) -> None:
+def _hold_back(connection: VendorConnection, kind: str, answer: bytes) -> None:
     """Keep the caller waiting: for everything, for the body, or for each of its bytes."""
     head = 0 if kind == "stall" else answers.head_length(answer)
     connection.transport.write(answer[:head])
@@ -290,7 +290,7 @@ def _hold_back(connection: Connection, kind: str, answer: bytes) -> None:
         _drip(connection, answer[head:])
 
 
-def _drip(connection: Connection, rest: bytes) -> None:
+def _drip(connection: VendorConnection, rest: bytes) -> None:
     """Send a byte now, and the others one by one."""
     if connection.transport.is_closing():
         return

@@ -51,12 +51,12 @@ METADATA = ["169.254.169.254", "fd00:ec2::254", "192.0.0.192", "168.63.129.16", 
 @pytest.mark.parametrize(
     "address", ["8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.0", "168.63.129.17", "172.32.0.1", "192.0.1.0"]
 )
-def test_public(address: str) -> None:
+def test_a_public_v4_address_is_public(address: str) -> None:
     assert is_public(address)
 
 
 @pytest.mark.parametrize("address", ["2606:4700::1111", "2a00:1450:4001:800::200e", "2001:4860:4860::8888", "2003::1"])
-def test_public_v6(address: str) -> None:
+def test_a_public_v6_address_is_public(address: str) -> None:
     assert is_public(address)
 
 
@@ -69,7 +69,7 @@ def test_both_ends_of_what_is_not(network: str) -> None:
 
 
 @pytest.mark.parametrize("address", METADATA)
-def test_clouds_metadata(address: str) -> None:
+def test_the_metadata_services_of_clouds_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
@@ -106,6 +106,6 @@ def test_an_address_outside_of_global_unicast_that_is_special_is_not_public(addr
 
 
 @pytest.mark.parametrize("text", ["", "example.com", "127.1", "0x7f.0.0.1", "2130706433", "[::1]", "1.2.3.4:80"])
-def test_no_address(text: str) -> None:
+def test_text_that_is_no_address_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="does not appear to be"):
         is_public(text)

@@ -10,7 +10,7 @@ import pytest
 
 from llm_gateway.upstream.connection import MAX_HEAD_BYTES
 from llm_gateway.upstream.pool import Pool
-from llm_gateway.upstream.response import Broken
+from llm_gateway.upstream.response import IncompleteResponse
 
 LIMIT = 4_000_000
 MOST_SENT = LIMIT + 12_000_000
@@ -84,7 +84,7 @@ async def pool_of(provider: Provider) -> AsyncIterator[Pool]:
 async def test_an_endless_part_of_a_response_is_cut_off(what: str) -> None:
     provider = Provider(*ENDLESS[what])
     async with pool_of(provider) as pool:
-        with pytest.raises(Broken, match=REFUSED):
+        with pytest.raises(IncompleteResponse, match=REFUSED):
             await pool.post("/", b"{}", 60)
 
     assert provider.sent <= MOST_SENT
@@ -94,7 +94,7 @@ async def test_an_endless_part_of_a_response_is_cut_off(what: str) -> None:
 async def test_an_endless_part_of_a_stream_is_cut_off(what: str) -> None:
     provider = Provider(*ENDLESS[what])
     async with pool_of(provider) as pool:
-        with pytest.raises(Broken, match=REFUSED):
+        with pytest.raises(IncompleteResponse, match=REFUSED):
             await read_all(pool)
 
     assert provider.sent <= MOST_SENT

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from llm_gateway.upstream.connection import LARGE_READ_BYTES, Connection
+from llm_gateway.upstream.connection import LARGE_READ_BYTES, UpstreamConnection
 from llm_gateway.upstream.response import HIGH_WATER_BYTES
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n"
@@ -48,15 +48,15 @@ def wire() -> Wire:
 
 
 @pytest.fixture
-async def connection(wire: Wire) -> Connection:
-    made = Connection(20_000_000)
+async def connection(wire: Wire) -> UpstreamConnection:
+    made = UpstreamConnection(20_000_000)
     made.connection_made(cast(asyncio.Transport, wire))
     return made
 
 
 @pytest.mark.parametrize(("size", "pauses"), [(LARGE_READ_BYTES - 1, False), (LARGE_READ_BYTES, True)])
 async def test_reading_pauses_for_a_turn_after_a_large_read(
-    connection: Connection, wire: Wire, size: int, pauses: bool
+    connection: UpstreamConnection, wire: Wire, size: int, pauses: bool
 ) -> None:
     waiting = asyncio.ensure_future(connection.exchange(b"", 5))
     await asyncio.sleep(0)
@@ -71,7 +71,7 @@ async def test_reading_pauses_for_a_turn_after_a_large_read(
     await asyncio.wait({waiting})
 
 
-async def test_a_stream_that_is_not_read_stays_paused(connection: Connection, wire: Wire) -> None:
+async def test_a_stream_that_is_not_read_stays_paused(connection: UpstreamConnection, wire: Wire) -> None:
     stream = connection.open(b"")
     connection.data_received(HEAD)
 
@@ -84,7 +84,7 @@ async def test_a_stream_that_is_not_read_stays_paused(connection: Connection, wi
     stream.close()
 
 
-async def test_a_connection_that_closed_meanwhile_is_not_read_on(connection: Connection, wire: Wire) -> None:
+async def test_a_connection_that_closed_meanwhile_is_not_read_on(connection: UpstreamConnection, wire: Wire) -> None:
     stream = connection.open(b"")
     connection.data_received(HEAD)
     connection.data_received(b"x" * LARGE_READ_BYTES)

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.upstream.pool import CONNECT_S, IDLE_S, NotSent, Pool, Unsendable, Unsent, tls
-from llm_gateway.upstream.response import Broken
+from llm_gateway.upstream.pool import (
+    CONNECT_S,
+    IDLE_S,
+    CancelledBeforeSend,
+    Pool,
+    RequestNotSent,
+    UnsendableHeader,
+    tls_context,
+)
+from llm_gateway.upstream.response import IncompleteResponse
 from tests.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
@@ -74,7 +82,7 @@ async def test_what_goes_over_the_line(server: Server) -> None:
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "\u2603"])
 async def test_what_is_no_header_is_not_quoted(server: Server, value: str) -> None:
-    with pytest.raises(Unsendable) as refused:
+    with pytest.raises(UnsendableHeader) as refused:
         pool_of(server, headers={"authorization": f"Bearer canary{value}"})
 
     assert "canary" not in str(refused.value)
@@ -126,7 +134,7 @@ async def test_what_is_no_answer(server: Server, answer: bytes, says: str) -> No
     server.answers = [answer]
     pool = pool_of(server)
 
-    with pytest.raises(Broken) as broken:
+    with pytest.raises(IncompleteResponse) as broken:
         await pool.post("/", b"{}", 5)
 
     assert says in str(broken.value)
@@ -247,7 +255,7 @@ async def test_no_time_to_connect_is_nobodys_fault_but_ours(server: Server, monk
     pool = pool_of(server)
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
 
-    with pytest.raises(NotSent, match="not within the time") as refused:
+    with pytest.raises(RequestNotSent, match="not within the time") as refused:
         await pool.post("/", b"{}", 0.05)
     assert refused.value.is_ours
     assert CONNECT_S == 3.0
@@ -274,18 +282,18 @@ class TestTls:
         async with await asyncio.start_server(server, "127.0.0.1", 0, ssl=context) as listener:
             server.port = listener.sockets[0].getsockname()[1]
             root = f"https://{host}:{server.port}"
-            stranger = pool_of(server, root, tls=tls(), pinned="127.0.0.1")
-            with pytest.raises(NotSent, match=r"(?i)certificate"):
+            stranger = pool_of(server, root, tls=tls_context(), pinned="127.0.0.1")
+            with pytest.raises(RequestNotSent, match=r"(?i)certificate"):
                 await stranger.post("/", b"{}", 5)
 
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-            known = pool_of(server, root, tls=tls(), pinned="127.0.0.1")
+            known = pool_of(server, root, tls=tls_context(), pinned="127.0.0.1")
             if host == "localhost":
                 assert (await known.post("/", b"{}", 5)).body == b"hi"
                 assert (await known.post("/", b"{}", 5)).body == b"hi"
                 assert server.made == 1
             else:
-                with pytest.raises(NotSent, match=r"(?i)certificate"):
+                with pytest.raises(RequestNotSent, match=r"(?i)certificate"):
                     await known.post("/", b"{}", 5)
             known.close()
 
@@ -301,13 +309,13 @@ async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server:
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
-        pool = pool_of(server, f"https://127.0.0.1:{port}", tls=tls())
+        pool = pool_of(server, f"https://127.0.0.1:{port}", tls=tls_context())
         for asking in (pool.post("/x", b"{}", 5), pool.open("/x", b"{}", 5)):
             task = asyncio.create_task(asking)
             begun = shaking
             await until(lambda: shaking > begun)  # noqa: B023 - it is waited for here
             task.cancel()
-            with pytest.raises(Unsent):
+            with pytest.raises(CancelledBeforeSend):
                 await task
         pool.close()
 
@@ -320,5 +328,5 @@ async def test_who_cancels_after_that_has_sent_it(server: Server) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
-    assert not isinstance(caught.value, Unsent)
+    assert not isinstance(caught.value, CancelledBeforeSend)
     pool.close()

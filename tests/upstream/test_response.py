@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llm_gateway.upstream.pool import Pool
-from llm_gateway.upstream.response import HIGH_WATER_BYTES, Broken, ResponseStream
+from llm_gateway.upstream.response import HIGH_WATER_BYTES, IncompleteResponse, ResponseStream
 from tests.waiting import until
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -105,7 +105,7 @@ async def test_too_late_closes_the_connection(pool: Pool, far: Far) -> None:
     with pytest.raises(TimeoutError):
         await stream.read(0.05)
     await asyncio.wait_for(far.gone.wait(), 5)
-    with pytest.raises(Broken):
+    with pytest.raises(IncompleteResponse):
         await stream.read(5)
 
 
@@ -123,7 +123,7 @@ async def test_a_cut_is_told_after_what_came_before(pool: Pool, far: Far) -> Non
     await until(lambda: stream._is_over)
 
     assert await stream.read(5) == b"one"
-    with pytest.raises(Broken, match="closed too early"):
+    with pytest.raises(IncompleteResponse, match="closed too early"):
         await stream.read(5)
 
 
@@ -133,7 +133,7 @@ async def test_whoever_is_released_early_closes_the_connection(pool: Pool, far: 
     await asyncio.sleep(0)
     pool.release(stream)
 
-    with pytest.raises(Broken, match="on this side"):
+    with pytest.raises(IncompleteResponse, match="on this side"):
         await reading
     await asyncio.wait_for(far.gone.wait(), 1)
 
@@ -175,7 +175,7 @@ async def test_a_stream_that_is_too_large_is_broken_off(pool: Pool, far: Far) ->
         while await stream.read(5):
             pass
 
-    with pytest.raises(Broken, match="larger than 10000000 bytes"):
+    with pytest.raises(IncompleteResponse, match="larger than 10000000 bytes"):
         await read_on()
 
 
@@ -201,14 +201,14 @@ async def test_what_is_poured_is_taken_as_it_comes(pool: Pool, far: Far) -> None
         taken.append(data)
         return True
 
-    pouring = asyncio.create_task(stream.pour(take, 5))
+    pouring = asyncio.create_task(stream.deliver(take, 5))
     await until(lambda: taken == [b"held"])
     far.chunk(b"one")
     await until(lambda: taken == [b"held", b"one"])
     far.say(b"0\r\n\r\n")
 
     assert await pouring is False
-    assert await stream.pour(take, 5) is False
+    assert await stream.deliver(take, 5) is False
     pool.release(stream)
     assert (await opened(pool, far)).status == 200
     assert far.made == 1
@@ -222,7 +222,7 @@ async def test_who_has_enough_gets_the_rest_when_it_pours_again(pool: Pool, far:
         taken.append(data)
         return len(taken) == 2
 
-    pouring = asyncio.create_task(stream.pour(take, 5))
+    pouring = asyncio.create_task(stream.deliver(take, 5))
     await asyncio.sleep(0)
     far.chunk(b"one")
     assert await pouring is True
@@ -232,8 +232,8 @@ async def test_who_has_enough_gets_the_rest_when_it_pours_again(pool: Pool, far:
     await asyncio.sleep(0.3)
     assert HIGH_WATER_BYTES < stream._held <= HIGH_WATER_BYTES + 256 * 1024
 
-    more = [await stream.pour(take, 5), await stream.pour(take, 5)]
-    while await stream.pour(take, 5):
+    more = [await stream.deliver(take, 5), await stream.deliver(take, 5)]
+    while await stream.deliver(take, 5):
         pass
 
     assert more == [True, True]
@@ -250,14 +250,14 @@ async def test_silence_ends_a_pour_and_only_progress_counts(pool: Pool, far: Far
         stream.progressed()
         return len(data) < 4
 
-    pouring = asyncio.create_task(stream.pour(in_earnest, 0.3))
+    pouring = asyncio.create_task(stream.deliver(in_earnest, 0.3))
     for _ in range(4):
         await asyncio.sleep(0.15)
         far.chunk(b"one")
     far.chunk(b"last")
     assert await pouring is True
 
-    pouring = asyncio.create_task(stream.pour(in_vain, 0.3))
+    pouring = asyncio.create_task(stream.deliver(in_vain, 0.3))
     for _ in range(3):
         await asyncio.sleep(0.15)
         far.chunk(b"one")
@@ -268,11 +268,11 @@ async def test_silence_ends_a_pour_and_only_progress_counts(pool: Pool, far: Far
 
 async def test_a_cut_in_a_pour(pool: Pool, far: Far) -> None:
     stream = await opened(pool, far)
-    pouring = asyncio.create_task(stream.pour(lambda _: True, 5))
+    pouring = asyncio.create_task(stream.deliver(lambda _: True, 5))
     await asyncio.sleep(0)
     far.writer.close()
 
-    with pytest.raises(Broken, match="closed too early"):
+    with pytest.raises(IncompleteResponse, match="closed too early"):
         await pouring
 
 
@@ -282,7 +282,7 @@ async def test_who_pours_gets_its_own_error_back_and_the_connection_is_closed(po
     def fails(data: bytes) -> bool:
         raise LookupError(data)
 
-    pouring = asyncio.create_task(stream.pour(fails, 5))
+    pouring = asyncio.create_task(stream.deliver(fails, 5))
     await asyncio.sleep(0)
     far.chunk(b"one")
 
@@ -305,12 +305,12 @@ async def test_the_end_does_not_hide_what_came_while_the_taker_had_enough(pool: 
         taken.append(data)
         return data != b"one"
 
-    pouring = asyncio.create_task(stream.pour(take, 5))
+    pouring = asyncio.create_task(stream.deliver(take, 5))
     await asyncio.sleep(0)
     far.say(framed(b"one", b"two", b"three") + b"0\r\n\r\n")
 
     assert await pouring is True
-    assert await stream.pour(take, 5) is False
+    assert await stream.deliver(take, 5) is False
     assert b"".join(taken) == b"onetwothree"
 
 
@@ -324,12 +324,12 @@ async def test_what_comes_with_a_broken_piece_is_not_taken(pool: Pool, far: Far)
             raise ValueError(data)
         return True
 
-    pouring = asyncio.create_task(stream.pour(take, 5))
+    pouring = asyncio.create_task(stream.deliver(take, 5))
     await asyncio.sleep(0)
     far.say(framed(b"one", b"bad", b"three") + b"0\r\n\r\n")
 
     with pytest.raises(ValueError, match="bad"):
         await pouring
-    with pytest.raises(Broken, match="bad"):
-        await stream.pour(take, 5)
+    with pytest.raises(IncompleteResponse, match="bad"):
+        await stream.deliver(take, 5)
     assert taken == [b"one", b"bad"]

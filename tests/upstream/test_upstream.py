@@ -94,7 +94,7 @@ async def test_the_models_name_says_what_comes(mock: MockUpstream, model: str, e
     assert status(await call(mock.port, model)) == expected
 
 
-async def test_retry_after(mock: MockUpstream) -> None:
+async def test_the_mock_sends_retry_after_when_told(mock: MockUpstream) -> None:
     assert b"\r\nretry-after: 3\r\n" in await call(mock.port, "status-429-after-3")
     assert b"retry-after" not in await call(mock.port, "status-429")
 
@@ -103,7 +103,7 @@ async def test_retry_after(mock: MockUpstream) -> None:
     ("model", "expected"),
     [("json", True), ("not-json-content", False), ("length", False), ("null-content", True), ("ok", False)],
 )
-async def test_content(mock: MockUpstream, model: str, expected: bool) -> None:
+async def test_the_mocks_content_is_json_only_when_told(mock: MockUpstream, model: str, expected: bool) -> None:
     text = content(await call(mock.port, model))
     try:
         json.loads(text if text is not None else "null")
@@ -119,7 +119,7 @@ async def test_json_comes_when_it_is_asked_for_unless_told_otherwise(mock: MockU
     assert "{" not in content(await call(mock.port, "not-json-content", response_format=asked))
 
 
-async def test_echo(mock: MockUpstream) -> None:
+async def test_the_mock_echoes_the_prompt(mock: MockUpstream) -> None:
     assert content(await call(mock.port, "echo", prompt="Grüße")) == "Grüße"
 
 
@@ -128,7 +128,7 @@ async def test_usage_can_be_missing_or_a_lie(mock: MockUpstream) -> None:
     assert b'"prompt_tokens":-12' in await call(mock.port, "bad-usage")
 
 
-async def test_huge(mock: MockUpstream) -> None:
+async def test_the_mock_sends_a_huge_answer(mock: MockUpstream) -> None:
     assert len(await call(mock.port, "huge")) > 10_000_000
 
 
@@ -171,13 +171,13 @@ async def test_a_leak_quotes_the_key(mock: MockUpstream) -> None:
     assert b"Incorrect API key provided: sk-secret." in answer
 
 
-async def test_slow_and_joined(mock: MockUpstream) -> None:
+async def test_behaviours_can_be_joined(mock: MockUpstream) -> None:
     start = monotonic()
     assert status(await call(mock.port, "slow-50+status-503")) == 503
     assert monotonic() - start >= 0.05
 
 
-async def test_every_third_fails(mock: MockUpstream) -> None:
+async def test_a_flaky_mock_fails_every_third_call(mock: MockUpstream) -> None:
     assert [status(await call(mock.port, "flaky-3")) for _ in range(6)] == [200, 200, 500, 200, 200, 500]
     assert [seen.behaviour for seen in mock.calls] == ["ok", "ok", "flaky-3"] * 2
 
@@ -238,7 +238,7 @@ async def test_what_is_no_call_is_refused_and_not_billed(mock: MockUpstream) -> 
     assert mock.total == 0
 
 
-def test_words() -> None:
+def test_every_behaviour_is_parsed_and_other_words_are_not() -> None:
     assert parse("gpt-4o-mini") is None
     assert parse("status-99") is None
     assert parse("reset+half") is None

@@ -11,8 +11,8 @@ import pytest
 
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Override, Provider, Snapshot
-from llm_gateway.domain.messages import Answer
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, JournalUnavailable, NoProvider, ProviderFailed, RateLimited
 from llm_gateway.worker.gateway import Gateway
@@ -39,7 +39,7 @@ class House:
         self.world = World()
         self.snapshot: Snapshot = snapshot(providers, *overrides)
         caching = Caching(MemoryCache(1_000_000), ttl_s=3600, shared=False)
-        self.gateway = Gateway(lambda: self.snapshot, caching, self.world.failover, self.world.recording)
+        self.gateway = Gateway(lambda: self.snapshot, caching, self.world.failover, self.world.recorder)
 
     @property
     def journal(self) -> JournalSpy:
@@ -123,7 +123,7 @@ async def test_no_provider_is_recorded() -> None:
 
 
 async def test_a_failure_is_recorded_with_what_it_cost() -> None:
-    house = House([A, B]).script(a=[Exchange(fault="broken", message="cut")], b=[refusal(500)])
+    house = House([A, B]).script(a=[UpstreamResult(fault="broken", message="cut")], b=[refusal(500)])
     with pytest.raises(ProviderFailed):
         await house.ask()
 
@@ -203,11 +203,11 @@ class TestTogether:
         return tasks
 
     @staticmethod
-    def gated(*exchanges: Exchange) -> tuple[asyncio.Event, list[Step]]:
+    def gated(*exchanges: UpstreamResult) -> tuple[asyncio.Event, list[Step]]:
         gate = asyncio.Event()
 
-        def step(exchange: Exchange) -> Step:
-            async def wait(_: float) -> Exchange:
+        def step(exchange: UpstreamResult) -> Step:
+            async def wait(_: float) -> UpstreamResult:
                 await gate.wait()
                 return exchange
 

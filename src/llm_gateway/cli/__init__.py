@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from llm_gateway.cli.become import become_server
+from llm_gateway.cli.exec_server import exec_server
 from llm_gateway.cli.exits import INTERRUPTED
 from llm_gateway.process import protect_process
 
@@ -20,7 +20,7 @@ def main() -> None:
         if arguments[:1] == ["serve"]:
             protect_process()
         if arguments == ["serve"]:
-            become_server({})
+            exec_server({})
         from llm_gateway.cli.commands import run  # noqa: PLC0415 - see the module's docstring
 
         sys.exit(run(arguments))

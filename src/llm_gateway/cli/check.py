@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llm_gateway.cli.database import KEY_FILE, encryption_keys
-from llm_gateway.cli.exits import FAILED, SETTINGS, Ended
+from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.local_model import find_model
@@ -53,9 +53,9 @@ def check(*, json: Json = False) -> None:
     else:
         _print(findings)
     if not findings[0].ok:
-        raise Ended("", SETTINGS)
+        raise CommandFailed("", SETTINGS)
     if not all(finding.ok for finding in findings):
-        raise Ended("", FAILED)
+        raise CommandFailed("", FAILED)
 
 
 def look() -> list[Finding]:

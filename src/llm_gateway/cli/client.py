@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 from cyclopts import Group, Parameter
 
-from llm_gateway.cli.exits import FAILED, INTERRUPTED, UNREACHABLE, USAGE, Ended
+from llm_gateway.cli.exits import FAILED, INTERRUPTED, UNREACHABLE, USAGE, CommandFailed
 
 Answer: TypeAlias = tuple[int, bytes]
 """Status and body."""
@@ -84,7 +84,7 @@ class Client:
         """One request to `path` below /api/v1. None for an answer without a body.
 
         Raises:
-            Ended: the gateway cannot be reached, refused, or is none.
+            CommandFailed: the gateway cannot be reached, refused, or is none.
         """
         status, text = self._send(method, f"{self.base_url}/api/v1{path}", body)
         if status == 204:
@@ -96,8 +96,8 @@ class Client:
         if 200 <= status < 300 and answer is not None:
             return answer
         if isinstance(answer, dict) and isinstance(answer.get("detail"), str):
-            raise Ended(self._advice(status, answer["detail"]), FAILED)
-        raise Ended(
+            raise CommandFailed(self._advice(status, answer["detail"]), FAILED)
+        raise CommandFailed(
             f"What answers at {self.base_url} is not an LLM Gateway (status {status}): check --url or {URL_VARIABLE}.",
             UNREACHABLE,
         )
@@ -141,33 +141,33 @@ class Client:
             causes = [cause["message"] for cause in error.details["causes"] or ()]
             raise self._unreachable(method, causes, is_timeout=isinstance(error, TimeoutError)) from None
 
-    def _unreachable(self, method: str, causes: list[str], *, is_timeout: bool) -> Ended:
+    def _unreachable(self, method: str, causes: list[str], *, is_timeout: bool) -> CommandFailed:
         reason = causes[-1] if causes else "no reason given"
         if "client error (Connect)" in causes:
-            return Ended(
+            return CommandFailed(
                 f"No gateway answers at {self.base_url} ({reason}): start one with `llm-gateway serve`, or say "
                 f"where it is with --url or {URL_VARIABLE}.",
                 UNREACHABLE,
             )
         what = f"gave no answer within {TIMEOUT_S:.0f} s" if is_timeout else f"broke the connection ({reason})"
         then = "try again." if method == "GET" else "look whether it was done before you try again."
-        return Ended(f"The gateway at {self.base_url} {what}: {then}", UNREACHABLE)
+        return CommandFailed(f"The gateway at {self.base_url} {what}: {then}", UNREACHABLE)
 
 
 def connect(address: Address) -> Client:
     """The client for an address; nothing is sent yet.
 
     Raises:
-        Ended: the URL is none, the key is missing or cannot be sent.
+        CommandFailed: the URL is none, the key is missing or cannot be sent.
     """
     base_url = _base_url(address.url or DEFAULT_URL)
     key = _key_in(address.key_file) if address.key_file else (address.key or "").strip()
     if not key and is_loopback(base_url):
         key = DEVELOPMENT_KEY
     if not key:
-        raise Ended(f"Set {KEY_VARIABLE} to a service key of the gateway at {base_url}.", USAGE)
+        raise CommandFailed(f"Set {KEY_VARIABLE} to a service key of the gateway at {base_url}.", USAGE)
     if not (key.isascii() and key.isprintable()):
-        raise Ended(f"The service key is not one line of printable ASCII: set {KEY_VARIABLE} anew.", USAGE)
+        raise CommandFailed(f"The service key is not one line of printable ASCII: set {KEY_VARIABLE} anew.", USAGE)
     return Client(base_url, key)
 
 
@@ -202,7 +202,7 @@ def _interruptibly(send: Callable[[], Answer]) -> Answer:
 
 
 def _base_url(url: str) -> str:
-    unfit = Ended(f"The gateway's URL is http(s)://host[:port]: set --url or {URL_VARIABLE}.", USAGE)
+    unfit = CommandFailed(f"The gateway's URL is http(s)://host[:port]: set --url or {URL_VARIABLE}.", USAGE)
     try:
         parts = urlsplit(url.strip())
         _ = parts.port
@@ -220,4 +220,4 @@ def _key_in(place: str) -> str:
         with open(place, encoding="utf-8") as file:  # noqa: PTH123 - a path as it was typed
             return file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Ended(f"The service key cannot be read from {place}: {error}.", USAGE) from None
+        raise CommandFailed(f"The service key cannot be read from {place}: {error}.", USAGE) from None

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from llm_gateway import __version__
-from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, Ended
+from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.providers import providers_app
@@ -70,7 +70,7 @@ def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
         cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return USAGE, f"{str(error).strip()} See: {_help_of(cli, error)}"
-    except Ended as ended:
+    except CommandFailed as ended:
         return ended.code, str(ended)
     except ConfigurationError as error:
         return SETTINGS, str(error)

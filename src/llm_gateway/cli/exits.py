@@ -19,8 +19,8 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
-class Ended(Exception):
-    """The command cannot go on. The message is one sentence that says what to do; it may be empty, if all is said."""
+class CommandFailed(Exception):
+    """The command failed. The message is one sentence that says what to do, or empty if the output says it already."""
 
     def __init__(self, sentence: str, code: int = FAILED) -> None:
         super().__init__(sentence)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from llm_gateway.cli.exits import USAGE, Ended
+from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Flag, Json, note, print_json
 
 KEY_BYTES = 32
@@ -48,9 +48,9 @@ def new(
         return
     scopes = scope.split("+")
     if not _NAME.fullmatch(name):
-        raise Ended("--name takes one word without colons and commas.", USAGE)
+        raise CommandFailed("--name takes one word without colons and commas.", USAGE)
     if not set(scopes) <= set(SCOPES):
-        raise Ended(f"--scope takes {', '.join(SCOPES)}, more than one joined by +.", USAGE)
+        raise CommandFailed(f"--scope takes {', '.join(SCOPES)}, more than one joined by +.", USAGE)
     key = secrets.token_hex(KEY_BYTES)
     entry = f"{name}:{key}:{scope}"
     _print(entry, {"name": name, "key": key, "scopes": scopes, "entry": entry}, json=json)

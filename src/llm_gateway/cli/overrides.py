@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from llm_gateway.cli.client import HERE, Address, Client, connect
-from llm_gateway.cli.exits import Ended
+from llm_gateway.cli.exits import CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, print_json, print_rows, printable
 from llm_gateway.cli.providers import find as find_provider
 
@@ -114,7 +114,7 @@ def find(client: Client, which: str, service: str | None) -> dict[str, Any]:
     """The one override with that id, or of that customer (and service).
 
     Raises:
-        Ended: there is none, or more than one.
+        CommandFailed: there is none, or more than one.
     """
     overrides: list[dict[str, Any]] = client.get("/overrides")
     of_customer = [each for each in overrides if each["user_id"] == which]
@@ -125,8 +125,10 @@ def find(client: Client, which: str, service: str | None) -> dict[str, Any]:
         return found[0]
     if found:
         listed = "; ".join(f"{each['id']} ({each['service_name'] or 'all services'})" for each in found)
-        raise Ended(f"{printable(which)} has {len(found)} overrides, choose one by its id: {printable(listed)}.")
-    raise Ended(f"There is no such override of {printable(which)}: see llm-gateway overrides list.")
+        raise CommandFailed(
+            f"{printable(which)} has {len(found)} overrides, choose one by its id: {printable(listed)}."
+        )
+    raise CommandFailed(f"There is no such override of {printable(which)}: see llm-gateway overrides list.")
 
 
 def _sentence(override: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from llm_gateway.cli.client import HERE, Address, Client, connect
-from llm_gateway.cli.exits import FAILED, USAGE, Ended
+from llm_gateway.cli.exits import FAILED, USAGE, CommandFailed
 from llm_gateway.cli.output import (
     Column,
     Flag,
@@ -70,8 +70,8 @@ EMPTY = "No providers yet. Add one: llm-gateway providers add openai --model gpt
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Traits:
-    """The fields of a provider that adding and updating share; None was not said."""
+class ProviderOptions:
+    """Options that `providers add` and `providers update` share; None where an option was not given."""
 
     display_name: Annotated[str | None, Parameter(help="a name for people")] = None
     base_url: Annotated[
@@ -115,13 +115,13 @@ class Traits:
         """`before` with the prices that were said, as a field of the API; nothing if none were.
 
         Raises:
-            Ended: one is not MODEL=IN,OUT.
+            CommandFailed: one is not MODEL=IN,OUT.
         """
         said = dict(_price(text) for text in self.price or ())
         return {"prices": (before or {}) | said} if said else {}
 
 
-DEFAULTS = Traits()
+DEFAULTS = ProviderOptions()
 
 
 def providers_app() -> App:
@@ -168,7 +168,7 @@ def add(
     /,
     *,
     model: Models,
-    traits: Traits = DEFAULTS,
+    options: ProviderOptions = DEFAULTS,
     disabled: Annotated[Flag, Parameter(help="keep it out of use for now")] = False,
     key: VendorKey = UNSAID,
     json: Json = False,
@@ -187,8 +187,8 @@ def add(
     """
     client = connect(gateway)
     body = {"name": name, "display_name": name, "models": model, "is_enabled": not disabled}
-    body |= traits.fields() | traits.prices()
-    needs_none = traits.kind == "local" or (traits.kind is None and name == "local")
+    body |= options.fields() | options.prices()
+    needs_none = options.kind == "local" or (options.kind is None and name == "local")
     body["api_key"] = NO_KEY if needs_none and not key.is_given else key.read(name, gateway)
     added = client.post("/providers", body)
     if json:
@@ -204,7 +204,7 @@ def update(
     *,
     new_name: Annotated[str | None, Parameter(help="rename it, and its overrides along")] = None,
     model: NewModels = None,
-    traits: Traits = DEFAULTS,
+    options: ProviderOptions = DEFAULTS,
     key: VendorKey = UNSAID,
     json: Json = False,
     gateway: Address = HERE,
@@ -220,7 +220,7 @@ def update(
     """
     client = connect(gateway)
     before = find(client, name)
-    changes = traits.fields() | traits.prices(before["prices"])
+    changes = options.fields() | options.prices(before["prices"])
     if new_name is not None:
         changes["name"] = new_name
     if model is not None:
@@ -228,7 +228,7 @@ def update(
     if key.is_given:
         changes["api_key"] = key.read(before["name"], gateway)
     if not changes:
-        raise Ended("Nothing to change was named: see llm-gateway providers update --help.", USAGE)
+        raise CommandFailed("Nothing to change was named: see llm-gateway providers update --help.", USAGE)
     _changed(client, before, changes, "Updated", json=json)
 
 
@@ -276,7 +276,7 @@ def ask(
     else:
         print_rows(results, TESTED, empty=EMPTY)
     if not all(result["success"] for result in results):
-        raise Ended("", FAILED)
+        raise CommandFailed("", FAILED)
 
 
 def remove(
@@ -299,7 +299,7 @@ def remove(
     if not yes and is_terminal() and sys.stdin.isatty():
         answer = input(f"Remove {provider['name']} and its API key? It cannot be undone. [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
-            raise Ended(f"{provider['name']} was left as it is.", FAILED)
+            raise CommandFailed(f"{provider['name']} was left as it is.", FAILED)
     client.delete(f"/providers/{provider['id']}")
     if json:
         print_json(provider)
@@ -311,7 +311,7 @@ def find(client: Client, name: str) -> dict[str, Any]:
     """The provider of that name, else of that id.
 
     Raises:
-        Ended: there is none; the sentence lists those there are.
+        CommandFailed: there is none; the sentence lists those there are.
     """
     providers: list[dict[str, Any]] = client.get("/providers")
     for field in ("name", "id"):
@@ -319,7 +319,7 @@ def find(client: Client, name: str) -> dict[str, Any]:
             if provider[field] == name:
                 return provider
     there_are = f"there are {', '.join(each['name'] for each in providers)}" if providers else "none is configured"
-    raise Ended(f"There is no provider {name!r}: {there_are}.")
+    raise CommandFailed(f"There is no provider {name!r}: {there_are}.")
 
 
 def _changed(client: Client, before: dict[str, Any], changes: dict[str, Any], done: str, *, json: bool) -> None:
@@ -341,5 +341,7 @@ def _price(text: str) -> tuple[str, dict[str, float]]:
     except ValueError:
         to_read = to_write = -1.0
     if not model or not (to_read >= 0 and to_write >= 0):
-        raise Ended("--price takes MODEL=IN,OUT in USD per million tokens, such as gpt-4o-mini=0.15,0.60.", USAGE)
+        raise CommandFailed(
+            "--price takes MODEL=IN,OUT in USD per million tokens, such as gpt-4o-mini=0.15,0.60.", USAGE
+        )
     return model, {"input": to_read, "output": to_write}

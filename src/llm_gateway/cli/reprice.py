@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from llm_gateway.app import reprice_once
 from llm_gateway.cli.database import current_database
-from llm_gateway.cli.exits import USAGE, Ended
+from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, is_terminal, print_json, print_rows
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.settings_reader import load_settings
@@ -55,7 +55,7 @@ def reprice(
     """
     since_ms, until_ms = _milliseconds(since), _milliseconds(until or datetime.now(UTC))
     if since_ms >= until_ms:
-        raise Ended("--since must be before --until, and not in the future.", USAGE)
+        raise CommandFailed("--since must be before --until, and not in the future.", USAGE)
     settings = load_settings()
     with current_database(settings), _progress(since_ms, until_ms) as progress:
         report = reprice_once(

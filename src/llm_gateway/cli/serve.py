@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypedDict
 
 from cyclopts import Parameter
 
-from llm_gateway.cli.become import become_server
+from llm_gateway.cli.exec_server import exec_server
 from llm_gateway.settings_reader import descriptions
 
 _fields: Any = {name: Annotated[str, Parameter(help=text)] for name, text in descriptions().items()}
@@ -25,7 +25,7 @@ def serve(*, flags: Any = None) -> None:
     llm-gateway serve --port 8300 --data-dir /var/lib/llm-gateway
     ```
     """
-    become_server(flags or {})
+    exec_server(flags or {})
 
 
 serve.__annotations__["flags"] = Annotated[ServeFlags, Parameter(name="*")]

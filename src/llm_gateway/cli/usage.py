@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from llm_gateway.cli.client import HERE, Address, connect
-from llm_gateway.cli.exits import USAGE, Ended
+from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
 
 Days = Annotated[int, Parameter(validator=Number(gte=1, lte=365), help="the last so many times 24 hours")]
@@ -80,7 +80,7 @@ def report(
     ```
     """
     if limit is not None and by != "customer":
-        raise Ended("--limit goes with --by customer; the other reports are whole.", USAGE)
+        raise CommandFailed("--limit goes with --by customer; the other reports are whole.", USAGE)
     if by is None:
         summary(days=days, json=json, gateway=gateway)
         return

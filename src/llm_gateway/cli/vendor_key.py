@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from llm_gateway.cli.client import Address
-from llm_gateway.cli.exits import USAGE, Ended
+from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Flag
 
 NO_KEY = "unused"
@@ -42,11 +42,13 @@ class VendorKey:
         """The key; without a choice it is asked for on a terminal and read from standard input elsewhere.
 
         Raises:
-            Ended: there is none where it should be, or standard input is taken by the service key.
+            CommandFailed: there is none where it should be, or standard input is taken by the service key.
         """
         ways = (self.api_key_stdin, self.api_key_env is not None, self.api_key_prompt, self.no_api_key)
         if sum(ways) > 1:
-            raise Ended("Choose one of --api-key-stdin, --api-key-env, --api-key-prompt and --no-api-key.", USAGE)
+            raise CommandFailed(
+                "Choose one of --api-key-stdin, --api-key-env, --api-key-prompt and --no-api-key.", USAGE
+            )
         if self.no_api_key:
             return NO_KEY
         if self.api_key_env is not None:
@@ -54,11 +56,11 @@ class VendorKey:
         if self.api_key_prompt or (not self.api_key_stdin and sys.stdin.isatty()):
             key = getpass(f"API key of {provider} (it is not shown): ").strip()
         elif address.key_is_on_stdin:
-            raise Ended("Standard input holds the service key: give the vendor's with --api-key-env.", USAGE)
+            raise CommandFailed("Standard input holds the service key: give the vendor's with --api-key-env.", USAGE)
         else:
             key = sys.stdin.read().strip()
         if not key:
-            raise Ended(
+            raise CommandFailed(
                 "No API key was given: pipe it in, name a variable with --api-key-env, or say --no-api-key.", USAGE
             )
         return key
@@ -69,8 +71,10 @@ UNSAID = VendorKey()
 
 def _from_environment(name: str) -> str:
     if not _VARIABLE.fullmatch(name):
-        raise Ended("--api-key-env takes the name of a variable, not the key itself.", USAGE)
+        raise CommandFailed("--api-key-env takes the name of a variable, not the key itself.", USAGE)
     key = os.environ.get(name, "").strip()
     if not key:
-        raise Ended(f"The variable {name} is not set: export it, or choose another one with --api-key-env.", USAGE)
+        raise CommandFailed(
+            f"The variable {name} is not set: export it, or choose another one with --api-key-env.", USAGE
+        )
     return key

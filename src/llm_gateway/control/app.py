@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.embedded_model import OnlyModelWarning
-from llm_gateway.control.live import Live
+from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
 from llm_gateway.control.management.overrides import overrides_router
@@ -22,13 +22,13 @@ from llm_gateway.control.management.usage import usage_router
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
-from llm_gateway.journal.pace import Pace
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.throttle import Throttle
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
-from llm_gateway.providers.base import load_vendors
 from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, attempt_price
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
@@ -93,7 +93,7 @@ class DataPlane(NamedTuple):
 class Control:
     """Manages and reports.
 
-    `live` holds the configuration in force, once it is reloaded; `path` is the data directory.
+    `configuration` holds the configuration in force, once it is reloaded; `path` is the data directory.
     """
 
     def __init__(
@@ -105,19 +105,21 @@ class Control:
         self._local = local
         self._redact = redact
         self._log = log
-        self._vendors = load_vendors()
+        self._presets = load_presets()
         self._unusable: dict[str, str] = {}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
         prices = PriceList()
         preparer = Preparer(
             dialects=DIALECTS,
-            vendors=self._vendors,
+            presets=self._presets,
             prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
-        self.live = Live(stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used)
-        self.live.subscribe(OnlyModelWarning(log))
+        self.configuration = LiveConfiguration(
+            stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used
+        )
+        self.configuration.subscribe(OnlyModelWarning(log))
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason
@@ -125,16 +127,16 @@ class Control:
 
     def start_shipper(self, journal: JournalWriter) -> Shipper:
         """Start moving what the journal holds to the database; stop it after the journal is closed."""
-        pace = Pace()
-        shipper = Shipper(journal, partial(self._stores.usage.write, pause=pace), log=self._log, pause=pace)
+        throttle = Throttle()
+        shipper = Shipper(journal, partial(self._stores.usage.write, pause=throttle), log=self._log, pause=throttle)
         shipper.start()
         return shipper
 
     def build(self, journal: JournalWriter, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
         """Build the management API as an ASGI app."""
-        stores, live = self._stores, self.live
+        stores, configuration = self._stores, self.configuration
         local = self._local
-        rules = ProviderRules(self._vendors, self.egress, lambda: local.base_url if local else None)
+        rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
         probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
         routers = (
             home_router(self._dev_key),
@@ -142,11 +144,11 @@ class Control:
                 database_ok=stores.database.check,
                 ready=data_plane.ready,
                 journal_writable=lambda: journal.is_writable,
-                snapshot=lambda: live.snapshot,
+                snapshot=lambda: configuration.snapshot,
                 metrics=data_plane.metrics,
             ),
-            providers_router(stores.providers, live, rules, probe),
-            overrides_router(stores.overrides, live),
+            providers_router(stores.providers, configuration, rules, probe),
+            overrides_router(stores.overrides, configuration),
             usage_router(stores.usage, shipper.flush),
         )
         return build_management(routers, self._log, data_plane.in_flight)
@@ -158,4 +160,4 @@ def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
     stack.callback(database.close)
     if not database.is_current():
         raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
-    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_vendors()))
+    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_presets()))

@@ -23,8 +23,8 @@ class OutgoingCall(NamedTuple):
     body: bytes
 
 
-class Authorize(Protocol):
-    """Authorises the calls of one account (implementations: `providers/authorize.py`).
+class UpstreamAuthorizer(Protocol):
+    """Authorises the calls of one account (implementations: `providers/upstream_credentials.py`).
 
     Only accounts whose headers change from call to call have one: a signature, or a token that expires. It is awaited
     before every call, so it does slow work beside the calls wherever it can. Keep `__call__` a method of a class, since
@@ -50,7 +50,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     root: str
     models_url: str
     headers: dict[str, str]
-    authorize: Authorize | None = None
+    authorize: UpstreamAuthorizer | None = None
 
     def __repr__(self) -> str:
         return f"Target({self.root!r})"
@@ -62,11 +62,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
     per million tokens). `protocols` None means the defaults of its preset or kind.
 
-    The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `wires` are
-    `providers.base.Wire` by protocol, one for each that the account speaks; `main_wire` is the one into which other
-    protocols are translated, None where nothing is. A model that is missing from `price_by_model` has no known price.
-    `price_vendor` names the list in the snapshot's `public_prices` that has the names which the provider may report,
-    None if there is none. The key itself is only inside `target`.
+    The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` are
+    `providers.dialect.ProtocolCodec` by protocol, one for each that the account speaks; `translation_codec` is the one
+    into which other protocols are translated, None where nothing is. A model that is missing from `price_by_model` has
+    no known price. `price_vendor` names the list in the snapshot's `public_prices` that has the names
+    which the provider may report, None if there is none. The key itself is only inside `target`.
     """
 
     id: str
@@ -85,8 +85,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, dict[str, float]] | None = None
     protocols: tuple[str, ...] | None = None
     target: Target | None = None
-    wires: Mapping[str, Any] = {}
-    main_wire: Any = None
+    codecs: Mapping[str, Any] = {}
+    translation_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 

@@ -2,7 +2,7 @@
 
 Three surfaces and three dialects meet here, so there are translators for each, not one for each pair. What all
 protocols share has one place each; what only some know is a field that others leave out, and a writer that cannot
-express a field says so (`protocols/base.py`).
+express a field says so (`protocols/contract.py`).
 """
 
 from __future__ import annotations

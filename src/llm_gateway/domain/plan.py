@@ -1,4 +1,4 @@
-"""What routing decides (the plan), one upstream call and what it brought, and what a request was served with."""
+"""The plan of a request: which providers and models are tried, in what order."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Reply
-
-Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
-"""Why there is no response: provably never sent; too late; or cut after sending, so possibly billed."""
-
 
 Reason: TypeAlias = Literal["priority", "only", "model", "override"]
 """Why a plan's first tier comes first: the providers' priorities, the only provider there is, the model that the client
@@ -46,46 +41,3 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
         if len(self.tiers) == 1:
             return self.tiers[0]
         return tuple(candidate for tier in self.tiers for candidate in tier)
-
-
-class Call(msgspec.Struct, frozen=True, gc=False):
-    """One upstream call as it is sent: `path` is appended to the target's root (percent-encoded already).
-
-    A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
-    `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `fields` are
-    header lines of this call, each with its line end. `dropped` names the hints that the provider cannot be told.
-    """
-
-    path: str
-    body: bytes
-    is_native: bool = False
-    fields: bytes = b""
-    dropped: tuple[str, ...] = ()
-
-
-class Exchange(msgspec.Struct, frozen=True, gc=False):
-    """What came back from one upstream call: a response (`status`, `body`), or a `fault` and its `message`.
-
-    `retry_after_s` is the response's Retry-After in seconds. `is_ours`: the fault is this machine's (no more files),
-    and says nothing about the provider.
-    """
-
-    status: int = 0
-    body: bytes = b""
-    retry_after_s: float | None = None
-    fault: Fault | None = None
-    message: str = ""
-    is_ours: bool = False
-
-
-class Served(msgspec.Struct, frozen=True, gc=False):
-    """A complete success: the reply, the names of who gave it, and what that attempt cost (nano-dollars).
-
-    `cache_part` is the candidate's, under which the reply is kept.
-    """
-
-    reply: Reply
-    provider: str
-    model: str
-    cost_nanos: int
-    cache_part: bytes

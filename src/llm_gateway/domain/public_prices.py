@@ -76,7 +76,7 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
         return start <= second < end if start <= end else second >= start or second < end
 
 
-class ListedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class PricedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One model of a vendor: its names and its prices. Of several prices in force the last one counts."""
 
     names: Rule
@@ -97,11 +97,11 @@ class VendorPrices(msgspec.Struct, frozen=True, gc=False):
     vendor is not known; None: no names do.
     """
 
-    models: tuple[ListedModel, ...]
+    models: tuple[PricedModel, ...]
     fallbacks: tuple[str, ...] = ()
     claims: Rule | None = None
 
-    def find(self, name: str) -> ListedModel | None:
+    def find(self, name: str) -> PricedModel | None:
         """Return the model that a name (in lower case) means."""
         return next((model for model in self.models if model.names.matches(name)), None)
 
@@ -111,7 +111,7 @@ class PublicPrices(msgspec.Struct, frozen=True, gc=False):
 
     vendors: dict[str, VendorPrices] = {}
 
-    def find(self, vendor: str, model: str) -> ListedModel | None:
+    def find(self, vendor: str, model: str) -> PricedModel | None:
         """Return the model that a name of a vendor (or of ANY_VENDOR) means; None if no list has it.
 
         None as well for models that search, see SEARCHING. A compact date in the name (`-20251211`) is tried in its
@@ -136,7 +136,7 @@ class PublicPrices(msgspec.Struct, frozen=True, gc=False):
                 return prices
         return None
 
-    def _find(self, prices: VendorPrices, name: str) -> ListedModel | None:
+    def _find(self, prices: VendorPrices, name: str) -> PricedModel | None:
         found = prices.find(name)
         for fallback in prices.fallbacks if found is None else ():
             found = self.vendors[fallback].find(name) if fallback in self.vendors else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llm_gateway.domain.messages import Tags
+from llm_gateway.domain.request import Tags
 from llm_gateway.errors import BadRequest
 
 MAX_TAGS, MAX_TAG_CHARACTERS = 10, 64

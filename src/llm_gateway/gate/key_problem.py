@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 from starlette.types import Scope
 
-from llm_gateway.protocols.registry import ROOTS, protocol_of
+from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, protocol_of
 
 SERVICE_KEY = b"x-service-key"
 AUTHORIZATION = b"authorization"
@@ -53,7 +53,7 @@ def explain(scope: Scope, headers: Mapping[bytes, bytes], key: bytes | None, dev
 def _place_of(scope: Scope, headers: Mapping[bytes, bytes]) -> bytes:
     """Return the header in which clients of this path send their key."""
     path: str = scope["path"]
-    if not path.startswith(ROOTS):
+    if not path.startswith(VENDOR_PATH_PREFIXES):
         return SERVICE_KEY
     return protocol_of(path, headers, scope["query_string"]).credential_headers[0]
 

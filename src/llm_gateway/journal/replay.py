@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.journal.delivery import Sink
+from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import Log, WriterDir
-from llm_gateway.journal.transfer import Transfer
 
 PROGRESS_EVERY = 10_000
 
@@ -36,7 +36,7 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
         try:
             directory = WriterDir(path)
             report.directories += 1
-            _move(directory, Transfer(directory, sink, log=log), report, tell)
+            _move(directory, DirectoryTransfer(directory, sink, log=log), report, tell)
             directory.remove()
         except BlockingIOError:
             continue
@@ -47,7 +47,7 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
     return report
 
 
-def _move(directory: WriterDir, transfer: Transfer, report: ReplayReport, tell: Callable[[int], None]) -> None:
+def _move(directory: WriterDir, transfer: DirectoryTransfer, report: ReplayReport, tell: Callable[[int], None]) -> None:
     """Move everything in a directory; its lock is given up if that does not succeed."""
     try:
         is_more = True

@@ -33,8 +33,8 @@ class Position(NamedTuple):
 START = Position(1, 0)
 
 
-class Written(NamedTuple):
-    """What a writer has given to the kernel: all before `offset` of `segment`, which is `entries` entries in all."""
+class WrittenPosition(NamedTuple):
+    """Position up to which a writer has written: all before `offset` of `segment`, `entries` entries in all."""
 
     segment: int
     offset: int
@@ -121,8 +121,8 @@ class WriterDir:
             self._lock = None
 
 
-class Files:
-    """The calls on the file system that can fail; tests pass one that does."""
+class FileSystem:
+    """File operations of the writer, in one place so that tests can pass one that fails."""
 
     def create(self, path: Path, size: int, *, durable: bool) -> int:
         """Make a file of `size` zero bytes whose space is really there. Returns its descriptor.
@@ -163,8 +163,8 @@ class Files:
         os.close(fd)
 
 
-def silent(_event: str, **_fields: Any) -> None:
-    """The log that nobody reads."""
+def log_nothing(_event: str, **_fields: Any) -> None:
+    """Drop a log event; the default where no log is given."""
 
 
 def _fill(fd: int, size: int) -> None:

@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.delivery import Sink
+from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import START, Log, Position
-from llm_gateway.journal.transfer import Transfer
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.process import schedule_in_background
 
@@ -24,8 +24,8 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
 STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
 
 
-class Behind(NamedTuple):
-    """What the database does not have yet: bytes of the journal, and the age of the oldest entry in seconds."""
+class ShippingLag(NamedTuple):
+    """How far the database is behind the journal: bytes, and the age of the oldest missing entry in seconds."""
 
     size: int
     seconds: float
@@ -42,7 +42,7 @@ class Shipper:
         self._sink = sink
         self._log = log
         self._pause = pause
-        self._transfer: Transfer | None = None
+        self._transfer: DirectoryTransfer | None = None
         self._has_open_requests = False
         self._wake = threading.Event()
         self._stop_by: float | None = None
@@ -64,7 +64,7 @@ class Shipper:
         """Whether records are moved on, now or once the database answers."""
         return self._thread.is_alive()
 
-    def behind(self) -> Behind:
+    def behind(self) -> ShippingLag:
         """What is in the journal and not in the database. From any thread, without reading a file.
 
         The age counts from the last time everything was known to be shipped, which is checked every 0.15 seconds: the
@@ -73,10 +73,10 @@ class Shipper:
         written = self._journal.written
         with self._progress:
             if self._shipped >= written.entries:
-                return Behind(0, 0.0)
+                return ShippingLag(0, 0.0)
             segment, offset = self._moved
             size = (written.segment - segment) * self._journal.segment_bytes + written.offset - offset
-            return Behind(max(1, size), time.monotonic() - self._complete_at)
+            return ShippingLag(max(1, size), time.monotonic() - self._complete_at)
 
     def flush(self, timeout_s: float) -> bool:
         """Whether everything appended to the journal before is in the database, waiting so long. From any thread."""
@@ -159,8 +159,8 @@ class Shipper:
             self._progress.notify_all()
         return True
 
-    def _begin(self) -> Transfer:
-        return Transfer(
+    def _begin(self) -> DirectoryTransfer:
+        return DirectoryTransfer(
             self._journal.directory, self._sink, log=self._log, known=self._journal.recent, pause=self._pause
         )
 

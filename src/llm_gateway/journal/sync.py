@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from llm_gateway.journal.aio import MOST_AT_ONCE, Aio
-from llm_gateway.journal.worker import Worker
+from llm_gateway.journal.file_thread import FileThread
+from llm_gateway.journal.linux_aio import MOST_AT_ONCE, AioContext
 
 Then: TypeAlias = Callable[[OSError | None], None]
 """Called on the event loop when a sync has ended: with None when everything is durable, else with the first error."""
@@ -39,7 +39,7 @@ class ThreadSyncer:
 
     def __init__(self, sync: Callable[[int], None]) -> None:
         self._sync = sync
-        self._worker = Worker("journal-sync")
+        self._thread = FileThread("journal-sync")
         self._is_closed = False
 
     def sync(self, fds: Sequence[int], then: Then) -> None:
@@ -51,13 +51,13 @@ class ThreadSyncer:
                 self._sync(fd)
             return 0
 
-        self._worker.do(job, lambda _, failed: then(failed))
+        self._thread.do(job, lambda _, failed: then(failed))
 
     async def close(self) -> None:
         """As in Syncer."""
         if not self._is_closed:
             self._is_closed = True
-            await self._worker.stop()
+            await self._thread.stop()
 
 
 class AioSyncer:
@@ -67,7 +67,7 @@ class AioSyncer:
     may have.
     """
 
-    def __init__(self, aio: Aio, fallback: Callable[[OSError], Syncer]) -> None:
+    def __init__(self, aio: AioContext, fallback: Callable[[OSError], Syncer]) -> None:
         self._aio = aio
         self._make_fallback = fallback
         self._fallback: Syncer | None = None
@@ -148,7 +148,9 @@ class AioSyncer:
             self._ended.set_result(None)
 
 
-def open_syncer(sync: Callable[[int], None], log: Callable[..., None], *, make_aio: Callable[[], Aio] = Aio) -> Syncer:
+def open_syncer(
+    sync: Callable[[int], None], log: Callable[..., None], *, make_aio: Callable[[], AioContext] = AioContext
+) -> Syncer:
     """The kernel's syncer; where there is none or it refuses, a thread that calls `sync`, and a line in the log."""
 
     def in_a_thread(reason: OSError) -> Syncer:

@@ -21,14 +21,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from llm_gateway.domain.messages import new_id
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
+from llm_gateway.journal.durability_waiters import DurabilityWaiters
 from llm_gateway.journal.frames import encode_frame
-from llm_gateway.journal.reserve import Aside, Reserve, promise_for
-from llm_gateway.journal.segments import Files, Log, WriterDir, Written, silent
-from llm_gateway.journal.tape import RETRY_S, Tape
-from llm_gateway.journal.waiters import Waiters
+from llm_gateway.journal.reserved_space import ReservedSpace, UnbilledBuffer, promised_bytes
+from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter
+from llm_gateway.journal.segments import FileSystem, Log, WriterDir, WrittenPosition, log_nothing
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
 
@@ -61,7 +61,7 @@ class JournalWriter:
         segment_bytes: int,
         reserve_bytes: int,
         patience_s: float,
-        files: Files,
+        files: FileSystem,
         log: Log,
     ) -> None:
         """Begin the first segment in `directory`; the rest as in `open`.
@@ -75,20 +75,22 @@ class JournalWriter:
         self.is_closed = False
         self.appended = 0
         self.recent: dict[str, UsageRecord] = {}
-        self.written = Written(1, 0, 0)
+        self.written = WrittenPosition(1, 0, 0)
         self._fsync = fsync
-        self._reserve = Reserve(reserve_bytes)
+        self._reserved = ReservedSpace(reserve_bytes)
         self._files = files
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._tape = Tape(directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush)
+        self._segments = SegmentWriter(
+            directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush
+        )
         self._syncer = files.syncer(log)
         self._waiting: list[bytes] = []
         self._unsynced: list[bytes] = []
         self._retired: list[int] = []
-        self._waiters = Waiters(patience_s)
+        self._durability_waiters = DurabilityWaiters(patience_s)
         self._turn: list[asyncio.Future[None]] = []
-        self._aside = Aside()
+        self._unbilled = UnbilledBuffer()
         self._is_flush_due = self._is_syncing = self._must_rotate = False
         self._is_failing = self._is_blocked = self._has_lost_sync = False
         self._retry: asyncio.TimerHandle | None = None
@@ -103,8 +105,8 @@ class JournalWriter:
         segment_bytes: int = SEGMENT_BYTES,
         reserve_bytes: int = RESERVE_BYTES,
         patience_s: float = PATIENCE_S,
-        files: Files | None = None,
-        log: Log = silent,
+        files: FileSystem | None = None,
+        log: Log = log_nothing,
     ) -> JournalWriter:
         """A new writer with a directory of its own. Needs a running event loop.
 
@@ -124,7 +126,7 @@ class JournalWriter:
                     segment_bytes=segment_bytes,
                     reserve_bytes=reserve_bytes,
                     patience_s=patience_s,
-                    files=files or Files(),
+                    files=files or FileSystem(),
                     log=log,
                 )
             except OSError:
@@ -144,11 +146,11 @@ class JournalWriter:
         """
         self._check_open()
         frame = encode_frame("I", request_id, payload)
-        promise = promise_for(len(frame))
+        promise = promised_bytes(len(frame))
         if self._is_short(len(frame), promise):
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
         self._append(frame)
-        self._reserve.promise(request_id, promise)
+        self._reserved.promise(request_id, promise)
         turn_end = self._loop.create_future()
         self._turn.append(turn_end)
         self._flush_soon()
@@ -158,7 +160,7 @@ class JournalWriter:
             is_written = frame not in self._waiting
             if not is_written:
                 self._forget(frame)
-                self._reserve.withdraw(request_id, promise)
+                self._reserved.withdraw(request_id, promise)
         if not is_written:
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
 
@@ -176,8 +178,8 @@ class JournalWriter:
         """
         self._check_open()
         frame = encode_frame("S", request_id, payload)
-        if not self._reserve.redeem(request_id) and self._is_short(len(frame)):
-            self._aside.add(frame)
+        if not self._reserved.redeem(request_id) and self._is_short(len(frame)):
+            self._unbilled.add(frame)
             return
         self._append(frame)
         self._flush_soon()
@@ -215,17 +217,17 @@ class JournalWriter:
                 unsynced=len(self._unsynced),
             )
         await self._syncer.close()
-        self._waiters.close()
+        self._durability_waiters.close()
         for timer in (self._retry, self._interval):
             if timer is not None:
                 timer.cancel()
-        self._tape.discard(self._retired)
-        await self._tape.close()
+        self._segments.discard(self._retired)
+        await self._segments.close()
 
     @property
     def is_writable(self) -> bool:
         """Whether any usual intent would be accepted now. For the event loop only."""
-        return not (self.is_closed or self._is_short(LARGE_INTENT_BYTES, promise_for(LARGE_INTENT_BYTES)))
+        return not (self.is_closed or self._is_short(LARGE_INTENT_BYTES, promised_bytes(LARGE_INTENT_BYTES)))
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -235,13 +237,13 @@ class JournalWriter:
         """Whether `size` more bytes, and a promise of more, would take what belongs to the requests in flight."""
         if self._is_blocked or (self._has_lost_sync and (self._waiting or self._unsynced)):
             return True
-        if not self._tape.has_failed:
+        if not self._segments.has_failed:
             return False
-        free = self._tape.room - sum(map(len, self._waiting))
-        return free - size < self._reserve.bytes_with(promise)
+        free = self._segments.room - sum(map(len, self._waiting))
+        return free - size < self._reserved.bytes_with(promise)
 
     def _append(self, frame: bytes) -> None:
-        if len(frame) > self._tape.segment_bytes:
+        if len(frame) > self._segments.segment_bytes:
             raise ValueError("A journal entry is larger than a segment.")
         self._waiting.append(frame)
         self.appended += 1
@@ -249,12 +251,12 @@ class JournalWriter:
     def _forget(self, frame: bytes) -> None:
         """Take back an entry that is not written yet."""
         index = self._waiting.index(frame)
-        self._waiters.lower(self.appended - len(self._waiting) + index + 1)
+        self._durability_waiters.lower(self.appended - len(self._waiting) + index + 1)
         del self._waiting[index]
         self.appended -= 1
 
     def _take_aside(self) -> None:
-        frames, lost = self._aside.take()
+        frames, lost = self._unbilled.take()
         if lost:
             self._log("records of requests that bought nothing were dropped", level="error", count=lost)
         self._waiting += frames
@@ -273,10 +275,10 @@ class JournalWriter:
         for turn_end in turn:
             if not turn_end.done():
                 turn_end.set_result(None)
-        if self._aside and not self._is_short(self._aside.bytes):
+        if self._unbilled and not self._is_short(self._unbilled.bytes):
             self._take_aside()
             self._write()
-        self._waiters.release(self._durable_entries())
+        self._durability_waiters.release(self._durable_entries())
         if not self._is_syncing:
             self._sync_soon()
 
@@ -293,24 +295,24 @@ class JournalWriter:
         count, data = len(frames), frames[0] if len(frames) == 1 else b"".join(frames)
         if self._must_rotate:
             count = 0
-        elif len(data) > self._tape.room:
-            count = _how_many(frames, self._tape.room)
+        elif len(data) > self._segments.room:
+            count = _how_many(frames, self._segments.room)
             data = b"".join(frames[:count])
         if not count:
             self._rotate()
             return
-        self._tape.write(data)
+        self._segments.write(data)
         if self._fsync != "off":
             self._unsynced += frames[:count]
         del frames[:count]
         if self._is_failing and not self._has_lost_sync:
             self._recovered()
-        self.written = Written(self._tape.number, self._tape.offset, self.appended - len(frames))
+        self.written = WrittenPosition(self._segments.number, self._segments.offset, self.appended - len(frames))
 
     def _rotate(self) -> None:
-        before = self._tape.rotate()
+        before = self._segments.rotate()
         if self._must_rotate or self._fsync == "off":
-            self._tape.discard([before])
+            self._segments.discard([before])
         else:
             self._retired.append(before)
         self._must_rotate = False
@@ -328,7 +330,7 @@ class JournalWriter:
         self._retry = None
         try:
             if not (self._waiting or self._must_rotate):
-                self._tape.try_to_write()
+                self._segments.try_to_write()
         except OSError as error:
             self._failed("the usage journal cannot be written", error)
             return
@@ -341,7 +343,7 @@ class JournalWriter:
 
     def _sync_soon(self) -> None:
         """Sync at once when somebody waits for it, else within the interval."""
-        if self._waiters and self._unsynced and (self._fsync == "always" or self.is_closed):
+        if self._durability_waiters and self._unsynced and (self._fsync == "always" or self.is_closed):
             self._sync()
         elif self._interval is None:
             self._sync_later()
@@ -359,11 +361,11 @@ class JournalWriter:
         """Begin to make everything written so far durable."""
         self._is_syncing = True
         retired, self._retired = self._retired, []
-        fds = [*retired] if self._must_rotate else [*retired, self._tape.fd]
+        fds = [*retired] if self._must_rotate else [*retired, self._segments.fd]
         self._syncer.sync(fds, partial(self._synced, len(self._unsynced), retired))
 
     def _synced(self, covered: int, retired: list[int], failed: OSError | None) -> None:
-        self._tape.discard(retired)
+        self._segments.discard(retired)
         self._is_syncing = False
         if failed is None:
             del self._unsynced[:covered]
@@ -376,7 +378,7 @@ class JournalWriter:
             self.written = self.written._replace(entries=self.appended - len(self._waiting))
             self._has_lost_sync = self._must_rotate = True
             self._failed("the usage journal cannot be synced", failed)
-        self._waiters.release(self._durable_entries())
+        self._durability_waiters.release(self._durable_entries())
         self._sync_soon()
 
     def _durable_entries(self) -> int:
@@ -385,7 +387,7 @@ class JournalWriter:
         return self.appended - len(self._waiting) - unsynced
 
     async def _wait(self) -> None:
-        durable = self._waiters.wait(self.appended)
+        durable = self._durability_waiters.wait(self.appended)
         self._flush_soon()
         try:
             await durable

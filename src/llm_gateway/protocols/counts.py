@@ -1,7 +1,8 @@
-"""Counts and names as providers report them: believed or not, cut or kept."""
+"""Check and bound the token counts, names and times that providers report."""
 
 from __future__ import annotations
 
+from llm_gateway.domain.token_estimate import estimated_output_tokens
 from llm_gateway.domain.usage import Usage
 
 MAX_COUNT = 10**9
@@ -12,32 +13,32 @@ NAME_CHARACTERS = 256
 """What is kept of a model's name or an id: a record must not grow with what a provider makes up."""
 
 
-def cut(name: str | None) -> str | None:
-    """A name as it is kept."""
+def truncated(name: str | None) -> str | None:
+    """Cut a name or an id to the length that is recorded."""
     return name if name is None else name[:NAME_CHARACTERS]
 
 
-def credible(*counts: int) -> bool:
-    """Whether all of them, and their sum, can be counts of one call."""
+def are_plausible(*counts: int) -> bool:
+    """Return whether all counts, and their sum, are plausible for one call."""
     return min(counts) >= 0 and sum(counts) <= MAX_COUNT
 
 
-def within(total: int, part: int | None) -> int:
-    """A part of a total, as far as it can be one."""
+def clamped(total: int, part: int | None) -> int:
+    """Clamp `part` to 0…`total`; None counts as 0."""
     return min(max(part or 0, 0), total)
 
 
-def doubtful(*parts: int | None) -> bool:
-    """Whether one of these parts of a total was reported, but as no count of one call."""
+def any_implausible(*parts: int | None) -> bool:
+    """Return whether any reported count is negative or too large for one call; None is not reported."""
     for part in parts:  # noqa: SIM110 - a generator would cost more than all of it, for every reply
         if part is not None and not 0 <= part <= MAX_COUNT:
             return True
     return False
 
 
-def guessed(characters: int) -> Usage:
-    """Estimate the usage of an answer that its provider did not count: only the output can be, from its length."""
-    return Usage(output_tokens=characters // 4 + 1)
+def estimated_usage(characters: int) -> Usage:
+    """Estimate the usage of an answer that its provider did not count: only the output, from its length."""
+    return Usage(output_tokens=estimated_output_tokens(characters))
 
 
 def seconds(reported: float | None) -> int | None:

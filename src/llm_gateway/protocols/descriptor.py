@@ -9,7 +9,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.errors import GatewayError
-from llm_gateway.protocols.base import Head, Piece, Read, StreamWriter, Written
+from llm_gateway.protocols.contract import ParsedRequest, RawEvent, ReplyContext, StreamWriter, UpstreamBody
 
 Document = dict[str, Any]
 PARTS = ("audio", "file", "image", "tool_calls", "tool_result")
@@ -81,7 +81,7 @@ class DocumentTranslation(msgspec.Struct, frozen=True, kw_only=True):
     `write(document, model)` returns the request, `read(body)` a reply as the client's own protocol has it.
     """
 
-    write: Callable[[Document, str], Written]
+    write: Callable[[Document, str], UpstreamBody]
     read: Callable[[bytes], bytes]
 
 
@@ -104,18 +104,18 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     vendor: str
     surface: str
     routes: tuple[Route, ...]
-    read_request: Callable[[Document], Read]
+    read_request: Callable[[Document], ParsedRequest]
     read_reply: Callable[[bytes], Completion]
-    write_reply: Callable[[Completion, Head], bytes]
+    write_reply: Callable[[Completion, ReplyContext], bytes]
     write_error: Callable[[GatewayError, str], bytes]
     error_schema: Document
     """JSON schema of `write_error`'s documents."""
-    stream_writer: Callable[[Head], StreamWriter] | None = None
+    stream_writer: Callable[[ReplyContext], StreamWriter] | None = None
     check: Callable[[Document], None] = _accept
     """Raise Unsupported for what no provider can be asked through a gateway that keeps nothing."""
     pass_on: Callable[..., Document] = _pass_all
     """`pass_on(document, stream=…)` returns what a provider of the same protocol is sent instead."""
-    hides: Callable[[Document], Callable[[Piece], bool] | None] = lambda _document: None
+    hides: Callable[[Document], Callable[[RawEvent], bool] | None] = lambda _document: None
     """Whether a provider's event is kept from a client with this document, since only the gateway asked for it."""
     field_names: Mapping[str, str] = {}
     namespace: str | None = None

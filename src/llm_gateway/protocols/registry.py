@@ -37,8 +37,10 @@ def paths_of(descriptor: Descriptor) -> list[str]:
     return [route.path for route in routes] + [*(descriptor.models.paths if descriptor.models is not None else ())]
 
 
-ROOTS = tuple(dict.fromkeys(f"/{path.split('/')[1]}/" for each in PROTOCOLS.values() for path in paths_of(each)))
-"""The beginnings of all paths of protocols."""
+VENDOR_PATH_PREFIXES = tuple(
+    dict.fromkeys(f"/{path.split('/')[1]}/" for each in PROTOCOLS.values() for path in paths_of(each))
+)
+"""The first segments of the paths of all vendor protocols, with both slashes: `/v1/`, `/v1beta/`."""
 
 
 def field_name(protocol: str, field: str) -> str:

@@ -9,20 +9,20 @@ from __future__ import annotations
 from functools import partial
 
 from llm_gateway.domain.catalog import Target
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal, by_status
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
-from llm_gateway.providers.authorize import StaticKey
-from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_text
+from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.upstream_credentials import StaticKey
 
 API_VERSION = "2023-06-01"
 """The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
 OUT_OF_MONEY = "Your credit balance is too low"
 
 static_key = StaticKey("x-api-key")
-wires = {
-    "anthropic_messages": Wire(
+codecs = {
+    "anthropic_messages": ProtocolCodec(
         lambda _model, _stream: "/v1/messages",
         read_reply,
         StreamReader,
@@ -51,11 +51,11 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: Exchange) -> Refusal:
+def interpret(refused: UpstreamResult) -> UpstreamRefusal:
     """What a refusal is about.
 
     An account without credit is refused with 400 `invalid_request_error`, though 402 `billing_error` exists.
     """
     if refused.status == 400 and error_text(refused.body).startswith(OUT_OF_MONEY):
-        return Refusal("account")
-    return by_status(refused)
+        return UpstreamRefusal("account")
+    return refusal_by_status(refused)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.protocols.base import PARSE_ERRORS
+from llm_gateway.protocols.contract import PARSE_ERRORS
 
 ERROR_TEXT_CHARACTERS = 2000
 """More than is shown, so that secrets are found whole before the rest is cut."""

@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from llm_gateway.domain.catalog import Target
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal, by_status
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import gemini_embeddings
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
-from llm_gateway.providers.authorize import StaticKey
-from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
+from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.upstream_credentials import StaticKey
 
 static_key = StaticKey("x-goog-api-key")
 
@@ -43,10 +43,12 @@ def _call_path(model: str, stream: bool) -> str:
     return f"{path_of(model)}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
 
-wires = {
-    "gemini_content": Wire(_call_path, read_reply, StreamReader, write_request),
-    "gemini_embeddings": Wire(lambda model, _stream: f"{path_of(model)}:embedContent", gemini_embeddings.read_reply),
-    "gemini_batch_embeddings": Wire(
+codecs = {
+    "gemini_content": ProtocolCodec(_call_path, read_reply, StreamReader, write_request),
+    "gemini_embeddings": ProtocolCodec(
+        lambda model, _stream: f"{path_of(model)}:embedContent", gemini_embeddings.read_reply
+    ),
+    "gemini_batch_embeddings": ProtocolCodec(
         lambda model, _stream: f"{path_of(model)}:batchEmbedContents", gemini_embeddings.read_reply
     ),
 }
@@ -57,20 +59,20 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: Exchange) -> Refusal:
+def interpret(refused: UpstreamResult) -> UpstreamRefusal:
     """What a refusal is about. A bad key is a 400 (`API_KEY_INVALID`); a 429 says in its body how long to wait."""
-    refusal = by_status(refused)
+    refusal = refusal_by_status(refused)
     if refused.status not in (400, 429):
         return refusal
     given = error_of(refused.body).get("details")
     details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
     if refused.status == 400:
         invalid = any(detail.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED") for detail in details)
-        return Refusal("account") if invalid else refusal
+        return UpstreamRefusal("account") if invalid else refusal
     waits = [wait for detail in details if (wait := _seconds(detail.get("retryDelay"))) is not None]
     if refused.retry_after_s is not None or not waits:
         return refusal
-    return Refusal("moment", retry_after_s=max(waits))
+    return UpstreamRefusal("moment", retry_after_s=max(waits))
 
 
 def _seconds(duration: Any) -> float | None:

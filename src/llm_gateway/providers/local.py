@@ -5,6 +5,6 @@ The model knows no `developer` texts and no tools; JSON mode is enforced by llam
 
 from __future__ import annotations
 
-from llm_gateway.providers.openai import decode_error, interpret, static_key, target, wires
+from llm_gateway.providers.openai import codecs, decode_error, interpret, static_key, target
 
-__all__ = ["decode_error", "interpret", "static_key", "target", "wires"]
+__all__ = ["codecs", "decode_error", "interpret", "static_key", "target"]

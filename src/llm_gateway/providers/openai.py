@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 
 from llm_gateway.domain.catalog import Target
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.domain.refusals import Refusal, by_status
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
-from llm_gateway.providers.authorize import StaticKey
-from llm_gateway.providers.base import Wire
 from llm_gateway.providers.decoding import error_of, error_text
+from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.upstream_credentials import StaticKey
 
 CONTENT_FILTERED = ("content_filter", "content_policy_violation")
 """Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter; OpenRouter, see below."""
@@ -23,15 +23,15 @@ _TOO_DEAR = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
 https://github.com/anomalyco/opencode/issues/12219. "can only afford 0" is an account without credit."""
 
 static_key = StaticKey("authorization", "Bearer ")
-wires = {
-    "openai_chat": Wire(lambda _model, _stream: "/chat/completions", read_reply, StreamReader, write_request),
-    "openai_responses": Wire(
+codecs = {
+    "openai_chat": ProtocolCodec(lambda _model, _stream: "/chat/completions", read_reply, StreamReader, write_request),
+    "openai_responses": ProtocolCodec(
         lambda _model, _stream: "/responses",
         openai_responses.read_reply,
         openai_responses.StreamReader,
         is_default=False,  # few servers speak it whole: docs/DECISIONS.md
     ),
-    "openai_embeddings": Wire(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
+    "openai_embeddings": ProtocolCodec(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
 
 
@@ -47,29 +47,29 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: Exchange) -> Refusal:
+def interpret(refused: UpstreamResult) -> UpstreamRefusal:
     """What a refusal is about, where its status does not say it or says something else.
 
     Several vendors speak this dialect; each rule names whose it is.
     """
     status = refused.status
     if status not in (400, 402, 403):
-        return by_status(refused)
+        return refusal_by_status(refused)
     error = error_of(refused.body)
     code, message = error.get("code"), str(error.get("message"))
     if code in CONTENT_FILTERED or (status == 403 and _is_flagged(error.get("metadata"))):
-        return Refusal("request", is_final=True)
+        return UpstreamRefusal("request", is_final=True)
     if status == 400 and code == "json_validate_failed":
         # Groq's model wrote no JSON: https://console.groq.com/docs/structured-outputs#json-object-mode
-        return Refusal("moment")
+        return UpstreamRefusal("moment")
     if status == 400 and message.startswith("Incorrect API key provided"):
-        return Refusal("account")  # xAI, told from other 400s by its message only
+        return UpstreamRefusal("account")  # xAI, told from other 400s by its message only
     if status == 403 and (code == "model_not_found" or "does not have access to model" in message):
         # OpenAI's projects: https://github.com/Aider-AI/aider/issues/1903
-        return Refusal("model")
+        return UpstreamRefusal("model")
     if status == 402 and _TOO_DEAR.search(message):
-        return Refusal("request")
-    return by_status(refused)
+        return UpstreamRefusal("request")
+    return refusal_by_status(refused)
 
 
 def _is_flagged(metadata: object) -> bool:

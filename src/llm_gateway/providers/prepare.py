@@ -7,11 +7,12 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from llm_gateway.domain.catalog import Authorize, Provider, Target
+from llm_gateway.domain.catalog import Provider, Target, UpstreamAuthorizer
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.providers.base import Dialect, Vendor
+from llm_gateway.providers.dialect import Dialect
+from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import PriceList, own_price
-from llm_gateway.providers.registry import protocols_problem, speech
+from llm_gateway.providers.registry import choose_codecs, protocols_problem
 
 
 def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
@@ -20,13 +21,13 @@ def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
     return msgspec.structs.replace(target, headers=dialect.static_key.headers(api_key) | target.headers)
 
 
-def has_static_key(provider: Provider, api_key: str) -> Authorize | None:
+def has_static_key(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
     """Authorise every account by its key alone."""
     return None
 
 
 class Preparer:
-    """Adds what is derived to a provider: `target`, `wires`, `main_wire`, `price_by_model` and `price_vendor`.
+    """Adds what is derived to a provider: `target`, `codecs`, `translation_codec`, `price_by_model` and `price_vendor`.
 
     Args:
         dialects: by kind.
@@ -42,19 +43,19 @@ class Preparer:
         self,
         *,
         dialects: Mapping[str, Dialect],
-        vendors: Mapping[str, Vendor],
+        presets: Mapping[str, Preset],
         prices: PriceList,
         local_endpoint: Callable[[], tuple[str, str] | None],
         learn: Callable[[list[str]], None],
-        authorize: Callable[[Provider, str], Authorize | None] = has_static_key,
+        authorize: Callable[[Provider, str], UpstreamAuthorizer | None] = has_static_key,
     ) -> None:
         self._dialects = dialects
-        self._vendors = vendors
+        self._presets = presets
         self._prices = prices
         self._local_endpoint = local_endpoint
         self._learn = learn
         self._authorize = authorize
-        self._authorizers: WeakValueDictionary[tuple[str, str, str], Authorize] = WeakValueDictionary()
+        self._authorizers: WeakValueDictionary[tuple[str, str, str], UpstreamAuthorizer] = WeakValueDictionary()
 
     def __call__(self, provider: Provider, api_key: str) -> Provider:
         """Return the provider, ready to be called.
@@ -66,23 +67,25 @@ class Preparer:
         dialect = self._dialects.get(provider.kind)
         if dialect is None:
             raise ConfigurationError(f"This version does not speak {provider.kind!r}.")
-        vendor = self._vendors.get(provider.name, Vendor(provider.kind))
-        preset = provider.name if provider.name in self._vendors else None
-        prices = {model: own_price(provider, model) or self._prices.find(preset, model) for model in provider.models}
+        preset = self._presets.get(provider.name, Preset(provider.kind))
+        preset_name = provider.name if provider.name in self._presets else None
+        prices = {
+            model: own_price(provider, model) or self._prices.find(preset_name, model) for model in provider.models
+        }
         protocols = provider.protocols
-        if protocols is None and vendor.kind == provider.kind:
-            protocols = vendor.protocols
+        if protocols is None and preset.kind == provider.kind:
+            protocols = preset.protocols
         problem = protocols_problem(provider.kind, protocols or (), dialect)
         if problem is not None:
             raise ConfigurationError(problem)
-        wires, main_wire = speech(dialect, protocols, has_json_mode=vendor.has_json_mode)
+        codecs, translation_codec = choose_codecs(dialect, protocols, has_json_mode=preset.has_json_mode)
         return msgspec.structs.replace(
             provider,
             target=self._target(provider, api_key, dialect),
-            wires=wires,
-            main_wire=main_wire,
+            codecs=codecs,
+            translation_codec=translation_codec,
             price_by_model={model: price for model, price in prices.items() if price is not None},
-            price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset),
+            price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset_name),
         )
 
     def _target(self, provider: Provider, api_key: str, dialect: Dialect) -> Target:
@@ -93,8 +96,8 @@ class Preparer:
                 raise ConfigurationError("The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true.")
             base_url, api_key = endpoint
             self._learn([api_key])
-        vendor = self._vendors.get(provider.name)
-        base_url = base_url or (vendor.base_url if vendor else None)
+        preset = self._presets.get(provider.name)
+        base_url = base_url or (preset.base_url if preset else None)
         if base_url is None:
             raise ConfigurationError("It has no base_url, and its name is no vendor's.")
         authorize = self._authorizer(provider, base_url, api_key)
@@ -102,7 +105,7 @@ class Preparer:
             return target_with_key(dialect, base_url, api_key)
         return msgspec.structs.replace(dialect.target(base_url), authorize=authorize)
 
-    def _authorizer(self, provider: Provider, base_url: str, api_key: str) -> Authorize | None:
+    def _authorizer(self, provider: Provider, base_url: str, api_key: str) -> UpstreamAuthorizer | None:
         key = (provider.id, base_url, api_key)
         known = self._authorizers.get(key)
         if known is None:

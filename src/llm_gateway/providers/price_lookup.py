@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from llm_gateway.domain.public_prices import ListedModel, PublicPrices
+from llm_gateway.domain.public_prices import PricedModel, PublicPrices
 from llm_gateway.domain.usage import Price
 
 MAX_NAMES = 4096
@@ -22,7 +22,7 @@ TIMED_TTL_S = 60.0
 class _Entry(msgspec.Struct):
     """The result of looking up one name. `resolved_at` is when `price` was read, None if it never changes."""
 
-    model: ListedModel | None
+    model: PricedModel | None
     price: Price | None
     resolved_at: float | None
 

@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.public_prices import ANY_VENDOR, ListedModel, PublicPrices, Rule, TimedPrice, VendorPrices
+from llm_gateway.domain.public_prices import ANY_VENDOR, PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.usage import FREE, NANOS_PER_USD, AttemptRecord, Price, Tier
 from llm_gateway.providers.price_lookup import MAX_NAMES, PriceLookup
 
@@ -67,17 +67,17 @@ def own_price(provider: Provider, model: str) -> Price | None:
 
 
 def attempt_price(
-    prices: PriceList, vendors: Container[str], provider: Provider, attempt: AttemptRecord
+    prices: PriceList, presets: Container[str], provider: Provider, attempt: AttemptRecord
 ) -> Price | None:
     """The price in force now for an attempt made at that provider, list prices of the time when it was made.
 
-    As when it is recorded: by the configured model, else by the name the provider reported. `vendors` are the names
+    As when it is recorded: by the configured model, else by the name the provider reported. `presets` are the names
     of the presets.
     """
-    vendor = provider.name if provider.name in vendors else None
-    price = own_price(provider, attempt.model) or prices.find_at(vendor, attempt.model, attempt.started_ms)
+    preset = provider.name if provider.name in presets else None
+    price = own_price(provider, attempt.model) or prices.find_at(preset, attempt.model, attempt.started_ms)
     if price is None and attempt.upstream_model is not None:
-        price = prices.find_at(vendor, attempt.upstream_model, attempt.started_ms)
+        price = prices.find_at(preset, attempt.upstream_model, attempt.started_ms)
     return price
 
 
@@ -169,7 +169,7 @@ def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
 
 def _convert_vendor(provider: GenaiProvider) -> VendorPrices:
     return VendorPrices(
-        models=tuple(ListedModel(_rule(model.match), _timed(model)) for model in provider.models),
+        models=tuple(PricedModel(_rule(model.match), _timed(model)) for model in provider.models),
         fallbacks=tuple(provider.fallback_model_providers or ()),
         claims=None if provider.model_match is None else _rule(provider.model_match),
     )

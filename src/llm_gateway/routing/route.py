@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
-from llm_gateway.domain.messages import Request
 from llm_gateway.domain.plan import Plan, Reason
+from llm_gateway.domain.request import Request
 from llm_gateway.errors import NoProvider, UnknownModel
 from llm_gateway.suggestions import if_meant
 

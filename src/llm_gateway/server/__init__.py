@@ -1,7 +1,7 @@
 """uvicorn with our limits on slow and huge input, and our drain.
 
 `serve` runs an application until the process is told to stop; `Server` is the part without the process around it. A
-`Connection` turns bytes into `Exchange`s, the `Hub` is what connections share.
+`ClientConnection` turns bytes into `Exchange`s, `SharedState` is what all connections share.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from llm_gateway.server.connection import Connection
+from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
-from llm_gateway.server.hub import Hub, Limits, Log
-from llm_gateway.server.listening import bind, cannot_listen, turn_away
+from llm_gateway.server.listening import bind, cannot_listen, refuse_new_connections
+from llm_gateway.server.shared_state import Limits, Log, SharedState
 
 BACKLOG = 2048
 DRAIN_SWEEP_S = 0.02
@@ -112,7 +112,7 @@ class Server:
         self._drain_s = drain_s
         self._on_stopping = on_stopping
         self._log = log
-        self._hub = Hub(limits or Limits(), log)
+        self._shared = SharedState(limits or Limits(), log)
         self._lifespan = Lifespan(app)
         self._sock: socket.socket | None = None
         self._listener: asyncio.Server | None = None
@@ -121,7 +121,7 @@ class Server:
         self._hurry = asyncio.Event()
         self._config = uvicorn.Config(
             app,
-            http=Connection,
+            http=ClientConnection,
             ws="none",
             interface="asgi3",
             loop="none",
@@ -154,20 +154,20 @@ class Server:
         self._sock = sock
         self._sweeper = loop.create_task(self._sweep())
 
-    def _connect(self) -> Connection:
-        return Connection(self._config, self._hub, self._lifespan.state)
+    def _connect(self) -> ClientConnection:
+        return ClientConnection(self._config, self._shared, self._lifespan.state)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._hub.tell_time()
-            self._hub.sweep(loop.time())
-            await asyncio.sleep(self._hub.limits.sweep_s)
+            self._shared.renew_date()
+            self._shared.sweep(loop.time())
+            await asyncio.sleep(self._shared.limits.sweep_s)
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, or its bookkeeping goes on."""
-        return bool(self._hub.tasks)
+        return bool(self._shared.tasks)
 
     def stop(self, *, accepting: bool = True) -> None:
         """Begin to stop; the second time, cancel what is still running instead of waiting for it.
@@ -183,7 +183,7 @@ class Server:
         if self._listener is None:
             self._lifespan.cancel()
             return
-        self._hub.stopping = True
+        self._shared.stopping = True
         self._on_stopping()
 
     async def run(self) -> None:
@@ -197,8 +197,8 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._accept_s)
         if self._sock is not None and self._listener is not None:
-            turn_away(self._sock)
-            await asyncio.sleep(self._hub.limits.connect_s)
+            refuse_new_connections(self._sock)
+            await asyncio.sleep(self._shared.limits.connect_s)
             self._listener.close()
         await self._drain()
         if self._sweeper is not None:
@@ -207,17 +207,17 @@ class Server:
         self._log("stopped")
 
     async def _drain(self) -> None:
-        hub = self._hub
+        shared = self._shared
         for connection in self._connections():
             connection.retire()
-        await self._wait_until(lambda: self._hurry.is_set() or not (hub.connections or hub.tasks), self._drain_s)
-        if hub.tasks:
-            self._log("requests cancelled", level="warning", count=len(hub.tasks))
-            tasks = list(hub.tasks)
+        await self._wait_until(lambda: self._hurry.is_set() or not (shared.connections or shared.tasks), self._drain_s)
+        if shared.tasks:
+            self._log("requests cancelled", level="warning", count=len(shared.tasks))
+            tasks = list(shared.tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_S)
-        hub.outbox.empty()
+        shared.outbox.empty()
         await self._wait_until(self._flushed, FLUSH_S)
         for connection in self._connections():
             connection.transport.abort()
@@ -227,14 +227,14 @@ class Server:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while not done() and loop.time() < end:
-            self._hub.sweep(loop.time())
+            self._shared.sweep(loop.time())
             await asyncio.sleep(DRAIN_SWEEP_S)
 
     def _flushed(self) -> bool:
         return not any(connection.transport.get_write_buffer_size() for connection in self._connections())
 
-    def _connections(self) -> list[Connection]:
-        return list(self._hub.connections)  # type: ignore[arg-type]  # all are ours
+    def _connections(self) -> list[ClientConnection]:
+        return list(self._shared.connections)  # type: ignore[arg-type]  # all are ours
 
 
 def serve(

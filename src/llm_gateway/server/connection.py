@@ -15,7 +15,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llm_gateway.server.exchange import Exchange
-from llm_gateway.server.hub import Hub, Refused
+from llm_gateway.server.shared_state import Refused, SharedState
 
 NEVER = math.inf
 HAS_ENDED: int | None = getattr(select, "POLLRDHUP", None)
@@ -26,20 +26,20 @@ FRAMING = frozenset({b"expect", b"transfer-encoding"})
 IDLE, HEAD, BODY, WHOLE, PARTING = range(5)
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's protocol, with limits.
+class ClientConnection(HttpToolsProtocol):
+    """A client's connection: uvicorn's HTTP protocol, with limits.
 
-    Instead of timers it keeps two times (seconds on the loop's clock) that the hub's sweep looks at: `deadline` for
-    what it waits for, `stalled` for when to look whether the client reads.
+    Instead of timers it keeps two times (seconds on the loop's clock) that `SharedState.sweep` looks at: `deadline`
+    for what it waits for, `stalled` for when to look whether the client reads.
     """
 
     cycle: Exchange | None  # type: ignore[assignment]  # the newest request
     pipeline: deque[Exchange]  # type: ignore[assignment]  # whole or not, they wait for their turn, oldest first
 
-    def __init__(self, config: uvicorn.Config, hub: Hub, app_state: dict[str, Any]) -> None:
-        super().__init__(config, hub, app_state)
-        self.hub = hub
-        self.limits = hub.limits
+    def __init__(self, config: uvicorn.Config, shared: SharedState, app_state: dict[str, Any]) -> None:
+        super().__init__(config, shared, app_state)
+        self.shared = shared
+        self.limits = shared.limits
         self.active: Exchange | None = None  # the request being answered
         self.farewell = b""  # the refusal that goes out when all before it is answered
         self.phase = IDLE
@@ -58,9 +58,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]  # a stream's
         self.deadline = self.loop.time() + self.limits.head_s
         if len(self.connections) > self.limits.connections:
-            self.hub.turned_away += 1
+            self.shared.turned_away += 1
             self.phase = PARTING
-            transport.write(self.hub.refusal(503, (), client=self.client))  # type: ignore[attr-defined]  # a stream's
+            transport.write(self.shared.refusal(503, (), client=self.client))  # type: ignore[attr-defined]  # a stream's
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -223,7 +223,7 @@ class Connection(HttpToolsProtocol):
         text = path.decode("ascii")
         return {
             "type": "http",
-            "asgi": self.hub.asgi,
+            "asgi": self.shared.asgi,
             "http_version": version,
             "method": self.parser.get_method().decode("ascii"),
             "scheme": self.scheme,
@@ -333,17 +333,17 @@ class Connection(HttpToolsProtocol):
     def _refusal(self, status: int, *, has_head: bool) -> bytes:
         """The response that refuses what was read so far; `has_head`: of a request, not of what came between two."""
         if not (has_head and self.url):
-            return self.hub.refusal(status, self.headers if has_head else (), client=self.client)
+            return self.shared.refusal(status, self.headers if has_head else (), client=self.client)
         method = self.parser.get_method().decode("ascii", "replace")
         path = self.url.partition(b"?")[0].decode("ascii", "replace")
-        return self.hub.refusal(status, self.headers, method=method, path=path, client=self.client)
+        return self.shared.refusal(status, self.headers, method=method, path=path, client=self.client)
 
     def part(self, last_words: bytes) -> None:
         """Say the last words, then read on for a while: a reset would take them from the client (RFC 9112 9.6)."""
         self.phase = PARTING
         self.deadline = self.loop.time() + self.limits.linger_s
         if not self.transport.is_closing():
-            self.hub.outbox.empty()
+            self.shared.outbox.empty()
             self.transport.write(last_words)
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -352,7 +352,7 @@ class Connection(HttpToolsProtocol):
         """Close as soon as what is written has gone out, or the client has stopped reading it."""
         self.phase = PARTING
         self.deadline = NEVER
-        self.hub.outbox.empty()
+        self.shared.outbox.empty()
         self._watch()
         self.transport.close()
 

@@ -1,4 +1,4 @@
-"""One request and its response, as the application sees them (ASGI). The counterpart of what a `Connection` parses."""
+"""One request and its response, as the application sees them (ASGI). What a `ClientConnection` parses becomes one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from llm_gateway.server.hub import Hub
+from llm_gateway.server.shared_state import SharedState
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class ClientConnection(Protocol):
-    """What an exchange needs of its connection."""
+class ExchangeConnection(Protocol):
+    """The part of a connection that an exchange uses."""
 
-    hub: Hub
+    shared: SharedState
     transport: asyncio.Transport
     flow: FlowControl
 
@@ -45,10 +45,10 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, connection: ClientConnection, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool
+        self, connection: ExchangeConnection, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool
     ) -> None:
         self.connection = connection
-        self.transport, self.flow, self.outbox = connection.transport, connection.flow, connection.hub.outbox
+        self.transport, self.flow, self.outbox = connection.transport, connection.flow, connection.shared.outbox
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
@@ -69,19 +69,19 @@ class Exchange:
 
     async def run(self, app: App) -> None:
         """Let the application answer; whatever it does, the client gets a whole response or a closed connection."""
-        hub = self.connection.hub
+        shared = self.connection.shared
         try:
             await app(self.scope, self.receive, self)
             if not (self.complete or self.disconnected):
-                hub.log("response incomplete", level="error", path=self.scope["path"])
+                shared.log("response incomplete", level="error", path=self.scope["path"])
                 self._fail(500)
         except asyncio.CancelledError:
             self._fail(503)
         except Exception as error:  # edge: a defect of the application must not leave its client waiting
-            hub.log("request failed", level="error", path=self.scope["path"], exc_info=error)
+            shared.log("request failed", level="error", path=self.scope["path"], exc_info=error)
             self._fail(500)
         finally:
-            hub.tasks.discard(self.task)
+            shared.tasks.discard(self.task)
 
     def _fail(self, status: int) -> None:
         if self.complete or self.disconnected:
@@ -92,7 +92,7 @@ class Exchange:
             self.connection.abandon()
             return
         scope = self.scope
-        refusal = self.connection.hub.refusal(
+        refusal = self.connection.shared.refusal(
             status,
             scope["headers"],
             method=scope["method"],
@@ -152,7 +152,7 @@ class Exchange:
         else:
             self._start(message["status"], message.get("headers", ()))
 
-    def push(self, body: bytes) -> bool:
+    def take(self, body: bytes) -> bool:
         """A further piece of the response, at once; whether the client keeps up. If not, `caught_up` is for waiting.
 
         What sending a message does, without a coroutine for each: for pieces that are small and many.
@@ -169,7 +169,7 @@ class Exchange:
             await flow.drain()
 
     def _start(self, status: int, headers: Any) -> None:
-        lines = [STATUS_LINE[status][:-2], self.connection.hub.date]
+        lines = [STATUS_LINE[status][:-2], self.connection.shared.date]
         for name, value in headers:
             name = name.lower()  # noqa: PLW2901 - not every application writes it so
             if name == b"connection":
@@ -198,7 +198,7 @@ class Exchange:
             else:
                 self.keep_alive = False  # HTTP/1.0 knows no chunks: the body ends with the connection
         # A client that was not told to continue may keep its body, so what its next bytes are is unknown.
-        if self.connection.hub.stopping or (self.expects_continue and self.more_body):
+        if self.connection.shared.stopping or (self.expects_continue and self.more_body):
             self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close")

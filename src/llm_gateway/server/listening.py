@@ -17,8 +17,8 @@ TCP_FLAGS, SYN = 13, 0x02  # RFC 9293 3.1: the byte of the flags, the one that b
 DROP_SYN = ((0x30, 0, 0, TCP_FLAGS), (0x45, 0, 1, SYN), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
-def turn_away(sock: socket.socket) -> None:
-    """Let no new connection begin while those that have begun complete and are accepted.
+def refuse_new_connections(sock: socket.socket) -> None:
+    """Refuse new connections, while those that have begun complete and are accepted.
 
     Closing a listening socket resets every connection that waits to be accepted, and under load some always do. Whoever
     tries meanwhile is refused, at its next try, once the socket is closed. Only Linux can; elsewhere nothing happens.

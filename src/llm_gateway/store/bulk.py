@@ -29,7 +29,7 @@ def no_pause() -> None:
     """Go on at once: there is no event loop to make way for."""
 
 
-def paced(items: Iterable[_Item], pause: Pause) -> Iterator[_Item]:
+def with_pauses(items: Iterable[_Item], pause: Pause) -> Iterator[_Item]:
     """Yield `items`, with a pause before every 16th."""
     for number, item in enumerate(items):
         if not number % ITEMS_BETWEEN_PAUSES:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from llm_gateway.domain.catalog import Override
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
 from llm_gateway.store.database import Database, overrides, providers
 from llm_gateway.store.identifiers import missing, stored_id

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
 from llm_gateway.store.database import Database, overrides, providers
 from llm_gateway.store.identifiers import missing, stored_id

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, paced
+from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
 from llm_gateway.store.database import Database, usage_rollups
 from llm_gateway.store.rollups import (
     BLOCKS,
@@ -54,7 +54,7 @@ class RollupTable:
 
         `pause` is called after every few rows.
         """
-        days = coarser(paced(hours.items(), pause), DAY.hours)
+        days = coarser(with_pauses(hours.items(), pause), DAY.hours)
         self._add(connection, {HOUR: hours, DAY: days}, pause)
         # Looked at only now: on Postgres the rows above keep a builder waiting, so that it cannot have missed them.
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
@@ -64,7 +64,7 @@ class RollupTable:
     def _add(self, connection: Connection, sums: Mapping[Grain, Mapping[Key, Totals]], pause: Pause) -> None:
         rows: list[tuple[Any, ...]] = []
         for grain, sums_of_grain in sums.items():
-            rows += _rows(grain.name, grain.ms, paced(sums_of_grain.items(), pause))
+            rows += _rows(grain.name, grain.ms, with_pauses(sums_of_grain.items(), pause))
         if not self._is_sqlite:
             rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
         self._insert.run(connection, rows, pause)

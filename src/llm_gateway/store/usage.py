@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from llm_gateway.domain.usage import AttemptRecord, SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, paced
+from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, with_pauses
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
@@ -168,11 +168,11 @@ class UsageStore:
             del by_id[known]
         records, inserted = [*by_id.values()], 0
         for start in range(0, len(records), ROWS_AT_ONCE):
-            rows = [_record_row(record) for record in paced(records[start : start + ROWS_AT_ONCE], pause)]
+            rows = [_record_row(record) for record in with_pauses(records[start : start + ROWS_AT_ONCE], pause)]
             inserted += self._records.run(connection, rows, pause)
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        self._rollups.add(connection, hourly(paced(by_id.values(), pause)), pause)
+        self._rollups.add(connection, hourly(with_pauses(by_id.values(), pause)), pause)
 
 
 _plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))

@@ -6,8 +6,8 @@ import asyncio
 import ssl
 from urllib.parse import urlsplit
 
-from llm_gateway.domain.catalog import Authorize, NotAuthorized, OutgoingCall
-from llm_gateway.upstream.pool import NotSent, Pool, Unsent
+from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall, UpstreamAuthorizer
+from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent
 from llm_gateway.upstream.response import Response, ResponseStream
 
 
@@ -19,7 +19,7 @@ class AuthorizedPool(Pool):
 
     def __init__(
         self,
-        authorize: Authorize,
+        authorize: UpstreamAuthorizer,
         root: str,
         headers: dict[str, str],
         *,
@@ -33,19 +33,19 @@ class AuthorizedPool(Pool):
         self._url = f"{parts.scheme}://{parts.netloc}{self._base}"
 
     async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
-        """As `Pool.post`; NotSent is raised, too, if the call cannot be authorised."""
+        """As `Pool.post`; RequestNotSent is raised, too, if the call cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("POST", path, body, timeout_s)
         return await super().post(path, body, timeout_s - (self._loop.time() - started), fields)
 
     async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
-        """As `Pool.open`; NotSent is raised, too, if the call cannot be authorised."""
+        """As `Pool.open`; RequestNotSent is raised, too, if the call cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("POST", path, body, timeout_s)
         return await super().open(path, body, timeout_s - (self._loop.time() - started), fields)
 
     async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
-        """As `Pool.get`; NotSent is raised, too, if the call cannot be authorised."""
+        """As `Pool.get`; RequestNotSent is raised, too, if the call cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("GET", "", b"", timeout_s)
         return await super().get(timeout_s - (self._loop.time() - started), fields)
@@ -55,10 +55,10 @@ class AuthorizedPool(Pool):
             async with asyncio.timeout(timeout_s):
                 return await self._authorize(OutgoingCall(method, self._url + path, body))
         except NotAuthorized as error:
-            raise NotSent(str(error)) from None
+            raise RequestNotSent(str(error)) from None
         except TimeoutError:
-            raise NotSent("The call was not authorised in time", is_ours=True) from None
+            raise RequestNotSent("The call was not authorised in time", is_ours=True) from None
         except asyncio.CancelledError:
             if method == "GET":  # the model list, which nobody accounts for
                 raise
-            raise Unsent from None
+            raise CancelledBeforeSend from None

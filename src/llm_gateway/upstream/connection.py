@@ -9,7 +9,7 @@ import asyncio
 
 import httptools
 
-from llm_gateway.upstream.response import Broken, Response, ResponseStream, expire, header
+from llm_gateway.upstream.response import IncompleteResponse, Response, ResponseStream, header, time_out
 
 MAX_HEAD_BYTES = 256 * 1024
 """Limit for all that is not body: status line and headers, interim responses (1xx), one chunk's framing, trailers."""
@@ -20,8 +20,8 @@ MAX_STREAM_BYTES = 1024 * 1024 * 1024
 ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
 
 
-class Connection(asyncio.Protocol):
-    """A connection that takes a request when the one before is answered.
+class UpstreamConnection(asyncio.Protocol):
+    """A connection to a provider; it takes one request at a time.
 
     It never raises for what the other side does: `exchange` does, to whoever waits for the response.
     """
@@ -53,14 +53,14 @@ class Connection(asyncio.Protocol):
 
         Raises:
             TimeoutError: the response was not whole after so many seconds.
-            Broken: it never will be.
+            IncompleteResponse: it never will be.
         """
         waiter: asyncio.Future[Response] = self._loop.create_future()
         self._waiter = waiter
         if self._transport is None or self._transport.is_closing():
-            raise Broken("The connection broke: it was closed")
+            raise IncompleteResponse("The connection broke: it was closed")
         self._begin(self._max_body_bytes)
-        timer = self._loop.call_later(timeout_s, expire, waiter)
+        timer = self._loop.call_later(timeout_s, time_out, waiter)
         self._transport.write(request)
         try:
             return await waiter
@@ -75,10 +75,10 @@ class Connection(asyncio.Protocol):
         """Send a whole request, and return its response as it comes, to be read to its end or closed.
 
         Raises:
-            Broken: the connection is gone.
+            IncompleteResponse: the connection is gone.
         """
         if self._transport is None or self._transport.is_closing():
-            raise Broken("The connection broke: it was closed")
+            raise IncompleteResponse("The connection broke: it was closed")
         self._begin(self._max_stream_bytes)
         self._stream = ResponseStream(self.close, self._transport)
         self._transport.write(request)
@@ -100,10 +100,10 @@ class Connection(asyncio.Protocol):
     def _fail(self, message: str) -> None:
         self.is_reusable = False
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(Broken(message))
+            self._waiter.set_exception(IncompleteResponse(message))
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.fail(Broken(message))
+            stream.fail(IncompleteResponse(message))
         if self._transport is not None:
             self._transport.abort()
 

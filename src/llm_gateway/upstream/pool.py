@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.upstream.connection import MAX_STREAM_BYTES, Connection
+from llm_gateway.upstream.connection import MAX_STREAM_BYTES, UpstreamConnection
 from llm_gateway.upstream.response import Response, ResponseStream
 
 CONNECT_S = 3.0
@@ -27,23 +27,23 @@ UNRESERVED = "/%:@!$&'()*+,;=-._~"
 _FIELD = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-class NotSent(Exception):
-    """There is no connection, so nothing was sent. `is_ours`: by this machine's fault, or for want of time."""
+class RequestNotSent(Exception):
+    """The request was not sent, for want of a connection or a token. `is_ours`: by this machine's fault or too late."""
 
     def __init__(self, message: str, *, is_ours: bool = False) -> None:
         super().__init__(message)
         self.is_ours = is_ours
 
 
-class Unsent(asyncio.CancelledError):
+class CancelledBeforeSend(asyncio.CancelledError):
     """A call was cancelled before any of its bytes were sent, so the provider cannot bill it."""
 
 
-class Unsendable(Exception):
+class UnsendableHeader(Exception):
     """A header holds what cannot be sent in one. The message does not quote it, for it may be a key."""
 
 
-def tls() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """What https connections are made with: the system's certificates, or those SSL_CERT_FILE names. Reads files."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -62,7 +62,7 @@ class Pool:
         max_stream_bytes: of a response that is read as it comes.
 
     Raises:
-        Unsendable: one of the headers is.
+        UnsendableHeader: one of the headers is.
     """
 
     def __init__(
@@ -87,21 +87,21 @@ class Pool:
         self._max_stream_bytes = max_stream_bytes
         fields = {"host": parts.netloc, "user-agent": "llm-gateway", **headers}
         if not all(_FIELD.fullmatch(value) for value in fields.values()):
-            raise Unsendable("The provider's key cannot be sent in a header")
+            raise UnsendableHeader("The provider's key cannot be sent in a header")
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
         self._heads: dict[str, bytes] = {}
-        self._idle: list[Connection] = []
-        self._streaming: dict[ResponseStream, Connection] = {}
+        self._idle: list[UpstreamConnection] = []
+        self._streaming: dict[ResponseStream, UpstreamConnection] = {}
         self._is_closed = False
 
     async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
         """The response to a POST, whole within so many seconds. `fields` are more header lines.
 
         Raises:
-            NotSent: no connection can be made.
-            Unsent: cancelled while it was made.
+            RequestNotSent: no connection can be made.
+            CancelledBeforeSend: cancelled while it was made.
             TimeoutError: the response was not whole in time.
-            Broken: it never will be.
+            IncompleteResponse: it never will be.
         """
         return await self._exchange(self._request(path, body, fields), timeout_s)
 
@@ -153,7 +153,7 @@ class Pool:
             if connection.is_reusable:
                 self._keep(connection)
 
-    def _free(self) -> Connection | None:
+    def _free(self) -> UpstreamConnection | None:
         """The connection that was used last, so that those that are not needed grow old."""
         while self._idle:
             connection = self._idle.pop()
@@ -163,34 +163,34 @@ class Pool:
                 connection.close()
         return None
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, connection: UpstreamConnection) -> None:
         if self._is_closed:
             connection.close()
         else:
             self._idle.append(connection)
 
-    async def _new(self, timeout_s: float) -> Connection:
+    async def _new(self, timeout_s: float) -> UpstreamConnection:
         try:
             return await self._connect(timeout_s)
         except asyncio.CancelledError:
-            raise Unsent from None
+            raise CancelledBeforeSend from None
 
-    async def _connect(self, timeout_s: float) -> Connection:
+    async def _connect(self, timeout_s: float) -> UpstreamConnection:
         sock: socket.socket | None = None
         try:
             async with asyncio.timeout(min(CONNECT_S, timeout_s)):
                 sock = await self._socket()
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._max_body_bytes, self._max_stream_bytes),
+                    lambda: UpstreamConnection(self._max_body_bytes, self._max_stream_bytes),
                     sock=sock,
                     ssl=self._tls,
                     server_hostname=self._host if self._tls else None,
                 )
         except TimeoutError:
             message = "No connection: not within the time for it"
-            raise NotSent(message, is_ours=timeout_s < CONNECT_S) from None
+            raise RequestNotSent(message, is_ours=timeout_s < CONNECT_S) from None
         except (OSError, RuntimeError) as error:  # uvloop raises both
-            raise NotSent(
+            raise RequestNotSent(
                 f"No connection: {_said(error)}", is_ours=getattr(error, "errno", None) in OUT_OF_FILES
             ) from None
         else:

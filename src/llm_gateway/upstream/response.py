@@ -13,7 +13,7 @@ HIGH_WATER_BYTES = 16 * 1024
 CLOSED = "The connection broke: it was closed on this side"
 
 
-class Broken(Exception):
+class IncompleteResponse(Exception):
     """There is no whole response, though the request was sent; the message is a sentence without its full stop."""
 
 
@@ -62,7 +62,7 @@ class ResponseStream:
 
         Raises:
             TimeoutError: not within so many seconds.
-            Broken: it never will be.
+            IncompleteResponse: it never will be.
         """
         if not self.status:
             await self._news(timeout_s)
@@ -72,7 +72,7 @@ class ResponseStream:
 
         Raises:
             TimeoutError: nothing came for so many seconds.
-            Broken: the rest never will.
+            IncompleteResponse: the rest never will.
         """
         if not (self._pieces or self._is_over):
             await self._news(timeout_s)
@@ -82,14 +82,14 @@ class ResponseStream:
             return b""
         return self._held_so_far()
 
-    async def pour(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
+    async def deliver(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
         """Call `take` with all that comes, as it comes, until it returns False; whether more may come after that.
 
         A task that is woken for each piece costs more than all that is done with it. What `take` raises is raised here.
 
         Raises:
             TimeoutError: `progressed` was not called for so many seconds.
-            Broken: the rest never will come.
+            IncompleteResponse: the rest never will come.
         """
         if self._pieces and not take(self._held_so_far()):
             return True
@@ -120,10 +120,10 @@ class ResponseStream:
         self._pieces, self._held = [], 0
         self._go_on()
         if not self._is_over:
-            self.fail(Broken(CLOSED))
+            self.fail(IncompleteResponse(CLOSED))
             self._close_connection()
         elif self._error is not None:
-            self._error = Broken(CLOSED)  # the one before may hold a traceback, and with it this stream
+            self._error = IncompleteResponse(CLOSED)  # the one before may hold a traceback, and with it this stream
 
     def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The connection's: the head has come."""
@@ -187,7 +187,7 @@ class ResponseStream:
         if self._loop.time() < self._deadline:
             self._set_timer()
         else:
-            expire(self._waiter)
+            time_out(self._waiter)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -198,7 +198,7 @@ class ResponseStream:
         error = self._error
         if error is None:
             return
-        self._error = Broken(str(error))
+        self._error = IncompleteResponse(str(error))
         try:
             raise error
         finally:
@@ -224,8 +224,8 @@ class ResponseStream:
             self._check()
 
 
-def expire(waiter: asyncio.Future[Any]) -> None:
-    """Tell whoever waits that it took too long."""
+def time_out(waiter: asyncio.Future[Any]) -> None:
+    """Fail a pending future with TimeoutError."""
     if not waiter.done():
         waiter.set_exception(TimeoutError())
 

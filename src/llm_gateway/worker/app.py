@@ -19,23 +19,23 @@ from llm_gateway.settings import Settings
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
-from llm_gateway.worker.endpoints.chat import Serving
-from llm_gateway.worker.endpoints.streaming import Drains
+from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies
+from llm_gateway.worker.endpoints.streaming import DrainLimit
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
+from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
+from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
-from llm_gateway.worker.pipeline.health import CONFIGURATION_CHANGED, Health
-from llm_gateway.worker.pipeline.recording import Recording
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 Log: TypeAlias = Callable[..., None]
 
 
-class Given(NamedTuple):
-    """What the data plane gets from outside it.
+class WorkerDependencies(NamedTuple):
+    """Dependencies of the data plane.
 
     `snapshot` returns the configuration in force. `observe` takes every finished usage record.
     """
@@ -52,54 +52,56 @@ class Given(NamedTuple):
 class Worker:
     """Serves calls. Call `changed` with every new snapshot, and `close` at the end."""
 
-    def __init__(self, given: Given) -> None:
-        settings, log = given.settings, given.log
-        self._given = given
+    def __init__(self, dependencies: WorkerDependencies) -> None:
+        settings, log = dependencies.settings, dependencies.log
+        self._dependencies = dependencies
         self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
-        self.health = Health(log=log)
-        self.transport = Transport(given.egress, log=log)
+        self.availability = ProviderAvailability(log=log)
+        self.transport = Transport(dependencies.egress, log=log)
         self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
         self._known: dict[str, Provider] = {}
-        recording = Recording(
-            given.journal,
-            instance=given.journal.name,
-            list_price=PriceLookup(lambda: given.snapshot().public_prices).find,
-            observe=given.observe,
+        recorder = UsageRecorder(
+            dependencies.journal,
+            instance=dependencies.journal.name,
+            list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
+            observe=dependencies.observe,
         )
         caching = Caching(
             open_cache(settings.cache_max_bytes),
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
-        self.gateway = Gateway(given.snapshot, caching, self._build_failover(recording), recording)
+        self.gateway = Gateway(dependencies.snapshot, caching, self._build_failover(recorder), recorder)
 
-    def _build_failover(self, recording: Recording) -> Failover:
+    def _build_failover(self, recorder: UsageRecorder) -> Failover:
         translation = Translation()
         attempts = Attempts(
-            AttemptParts(
-                health=self.health,
+            AttemptDependencies(
+                availability=self.availability,
                 admission=self._admission,
                 transport=self.transport,
-                recording=recording,
-                adapters=DIALECTS,
+                recorder=recorder,
+                dialects=DIALECTS,
                 translation=translation,
-                redact=self._given.redact,
+                redact=self._dependencies.redact,
             )
         )
-        return Failover(health=self.health, admission=self._admission, attempts=attempts, translation=translation)
+        return Failover(
+            availability=self.availability, admission=self._admission, attempts=attempts, translation=translation
+        )
 
     def build(self, management: ASGIApp) -> Dispatch:
         """Build the ASGI app: the endpoints of calls; what is none of theirs goes to `management`."""
-        settings = self._given.settings
-        serving = Serving(
+        settings = self._dependencies.settings
+        dependencies = EndpointDependencies(
             self.gateway,
             self.in_flight,
-            Drains(settings.on_disconnect),
+            DrainLimit(settings.on_disconnect),
             timeout_s=settings.request_timeout_seconds,
-            log=self._given.log,
+            log=self._dependencies.log,
         )
-        endpoints, below = build_endpoints(serving, self._given.snapshot)
+        endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
         return Dispatch(endpoints, below, management)
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
@@ -107,20 +109,20 @@ class Worker:
         self._admission.refill(attempts, now_ms)
 
     def changed(self, snapshot: Snapshot) -> None:
-        """Start a provider's health anew when its configuration changed, and forget providers that are gone.
+        """Reset a provider's availability when its configuration changed, and forget providers that are gone.
 
-        Any change closes its breakers; its account's rest ends only with another key or address.
+        Any change closes its breakers; its account's pause ends only with another key or address.
         """
         providers = {provider.id: provider for provider in snapshot.providers.values()}
         for provider_id, before in self._known.items():
             after = providers.get(provider_id)
             if after is None:
-                self.health.forget(provider_id)
+                self.availability.forget(provider_id)
                 self._limiter.forget(provider_id)
             elif after.updated_at_ms != before.updated_at_ms:
-                self.health.reset(provider_id)
+                self.availability.reset(provider_id)
                 if after.target != before.target:
-                    self.health.lift(provider_id, CONFIGURATION_CHANGED)
+                    self.availability.lift(provider_id, CONFIGURATION_CHANGED)
         self.transport.keep_only(snapshot)
         self._known = providers
 

@@ -8,16 +8,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.error_format.paths import nothing_at
-from llm_gateway.error_format.shapes import send_error
+from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import NotFound
-from llm_gateway.gate.auth import DATA_PLANE
-from llm_gateway.gate.entry import ENTRY, Entry
+from llm_gateway.gate.authentication import GENERATE_PATH
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.descriptor import MODEL
-from llm_gateway.protocols.registry import PROTOCOLS, ROOTS, protocol_of
-from llm_gateway.worker.endpoints.chat import Asking, Serving
-from llm_gateway.worker.endpoints.count_tokens import CountTokens
-from llm_gateway.worker.endpoints.generate import Generate
-from llm_gateway.worker.endpoints.models import Models
+from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, protocol_of
+from llm_gateway.worker.endpoints.count_tokens import CountTokensEndpoint
+from llm_gateway.worker.endpoints.generate import GenerateEndpoint
+from llm_gateway.worker.endpoints.models import ModelsEndpoint
+from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies, ProtocolEndpoint
 
 
 class Dispatch:
@@ -61,31 +61,37 @@ class Dispatch:
         for start, endpoint in self._below.items():
             if path.startswith(start):
                 return endpoint
-        return _nothing if path.startswith(ROOTS) else self._management
+        return _nothing if path.startswith(VENDOR_PATH_PREFIXES) else self._management
 
 
 def build_endpoints(
-    serving: Serving, snapshot: Callable[[], Snapshot]
+    dependencies: EndpointDependencies, snapshot: Callable[[], Snapshot]
 ) -> tuple[Mapping[str, ASGIApp], Mapping[str, ASGIApp]]:
     """Return the endpoints by their paths, and those by the beginnings of theirs."""
-    generate = Generate(
-        serving.gateway, serving.in_flight, serving.drains, timeout_s=serving.timeout_s, log=serving.log
+    generate = GenerateEndpoint(
+        dependencies.gateway,
+        dependencies.in_flight,
+        dependencies.drain_limit,
+        timeout_s=dependencies.timeout_s,
+        log=dependencies.log,
     )
-    endpoints: dict[str, ASGIApp] = {DATA_PLANE: generate}
+    endpoints: dict[str, ASGIApp] = {GENERATE_PATH: generate}
     below: dict[str, ASGIApp] = {}
     for protocol in PROTOCOLS.values():
         for route in protocol.routes:
-            endpoints[route.path] = Asking(protocol, route, serving)
+            endpoints[route.path] = ProtocolEndpoint(protocol, route, dependencies)
         if protocol.count_tokens is not None:
             for route in protocol.count_tokens.routes:
-                endpoints[route.path] = CountTokens(protocol, protocol.count_tokens, route, serving, snapshot)
+                endpoints[route.path] = CountTokensEndpoint(
+                    protocol, protocol.count_tokens, route, dependencies, snapshot
+                )
         if protocol.models is not None:
             for path in protocol.models.paths:
-                endpoints[path] = below[f"{path}/"] = Models(path, snapshot)
+                endpoints[path] = below[f"{path}/"] = ModelsEndpoint(path, snapshot)
     return endpoints, below
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    entry: Entry = scope[ENTRY]
-    protocol = protocol_of(scope["path"], entry.headers, scope["query_string"])
+    context: RequestContext = scope[REQUEST_CONTEXT]
+    protocol = protocol_of(scope["path"], context.headers, scope["query_string"])
     await send_error(send, scope, NotFound(nothing_at(scope["path"], protocol.unknown_path)))

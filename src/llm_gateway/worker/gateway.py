@@ -5,11 +5,12 @@
     3 try       per candidate: translate → breaker → admit → intent → send → translate back → outcome
                                                                   pipeline/failover.py, pipeline/attempt.py,
                                                                   pipeline/translation.py
-    4 settle    the usage record, durable before the answer       pipeline/recording.py
+    4 settle    the usage record, durable before the answer       pipeline/usage_recorder.py
     5 keep      for the next who asks the same                    pipeline/caching.py
 
 A stream is the same line: it is handed out at its commit point, in the middle of step 3 (pipeline/relay.py). The gate
-stands before the line (`gate/auth.py`), a surface decodes before and encodes after it. The database is never on it.
+stands before the line (`gate/authentication.py`), a surface decodes before and encodes after it. The database is never
+on it.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from functools import partial
 from typing import TypeVar
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.messages import Answer, Request
-from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from llm_gateway.worker.pipeline.failover import Failover
-from llm_gateway.worker.pipeline.recording import Recorded, Recording
 from llm_gateway.worker.pipeline.relay import Relay
+from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded, UsageRecorder
 
 T = TypeVar("T")
 
@@ -37,12 +40,12 @@ class Gateway:
     """Serves calls over one immutable snapshot of the configuration each."""
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot], caching: Caching, failover: Failover, recording: Recording
+        self, snapshot: Callable[[], Snapshot], caching: Caching, failover: Failover, recorder: UsageRecorder
     ) -> None:
         self._snapshot = snapshot
         self._caching = caching
         self._failover = failover
-        self._recording = recording
+        self._recorder = recorder
 
     async def generate(self, request: Request) -> Answer:
         """The answer to one request, with its usage record durable.
@@ -63,24 +66,24 @@ class Gateway:
     async def _line(
         self, request: Request, serve: Callable[[Request, Plan, Lookup, UsageRecord], Awaitable[T]]
     ) -> T | Answer:
-        record = self._recording.open(request)
+        record = self._recorder.start(request)
         try:
             plan = route(request, self._snapshot())
             record.override_id = plan.override_id
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:
-                return self._recording.hit(record, lookup.served, plan.route_to(lookup.served.provider))
+                return self._recorder.settle_hit(record, lookup.served, plan.route_to(lookup.served.provider))
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
-            await self._recording.refuse(record, error)
+            await self._recorder.settle_error(record, error)
             error.is_recorded = True
             raise
         except asyncio.CancelledError:
-            self._recording.cancel(record)
-            raise Recorded from None
+            self._recorder.settle_cancelled(record)
+            raise CancelledAndRecorded from None
         except Exception as error:  # edge: a defect of ours is still a request that was made, and recorded
-            await self._recording.refuse(record, InternalError(str(error)))
+            await self._recorder.settle_error(record, InternalError(str(error)))
             raise
 
     async def _serve(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Answer:
@@ -88,7 +91,7 @@ class Gateway:
         try:
             served = await self._failover.run(request, plan, record)
             route_taken = _route_taken(plan, record, served.provider)
-            answer = await self._recording.settle(record, served, route_taken)
+            answer = await self._recorder.settle_success(record, served, route_taken)
         except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
@@ -100,19 +103,19 @@ class Gateway:
         opened = await self._failover.open(request, plan, record)
         route_taken = _route_taken(plan, record, opened.provider)
         settled = partial(self._settle, lookup, record, route_taken)
-        if isinstance(opened, Served):
+        if isinstance(opened, Success):
             return await settled(opened)
-        self._recording.began(record)
+        self._recorder.note_first_token(record)
         return Relay(
             opened,
             route=route_taken,
             settled=settled,
-            failed=partial(self._recording.refuse, record),
-            gone=partial(self._recording.cancel, record),
+            failed=partial(self._recorder.settle_error, record),
+            gone=partial(self._recorder.settle_cancelled, record),
         )
 
-    async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Served) -> Answer:
-        answer = await self._recording.settle(record, served, route_taken)
+    async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Success) -> Answer:
+        answer = await self._recorder.settle_success(record, served, route_taken)
         await self._caching.keep(lookup, served)
         return answer
 

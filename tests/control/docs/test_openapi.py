@@ -11,14 +11,14 @@ import pytest
 import pytest_asyncio
 
 from llm_gateway.app import Application
-from llm_gateway.control.docs.openapi import BY_THE_SERVER
+from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.errors import Unauthorized
-from llm_gateway.gate.auth import OPEN_PATHS
-from llm_gateway.protocols.registry import PROTOCOLS, ROOTS
-from llm_gateway.server.hub import REFUSALS
+from llm_gateway.gate.authentication import OPEN_PATHS
+from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
+from llm_gateway.server.shared_state import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
 from tests.control.management.test_overrides import LEAST as OVERRIDE
@@ -26,7 +26,7 @@ from tests.control.management.test_overrides import UNFIT as UNFIT_OVERRIDES
 from tests.control.management.test_providers import LEAST as PROVIDER
 from tests.control.management.test_providers import UNFIT as UNFIT_PROVIDERS
 from tests.control.management.test_providers import UNFIT_URLS
-from tests.gate.test_auth import routes
+from tests.gate.test_authentication import routes
 from tests.upstream import MockUpstream
 
 STATUSES = {
@@ -67,7 +67,7 @@ def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
     return {
         (method, path): found
         for path, item in document["paths"].items()
-        if path.startswith(start) and path.startswith(ROOTS) == start.startswith(ROOTS)
+        if path.startswith(start) and path.startswith(VENDOR_PATH_PREFIXES) == start.startswith(VENDOR_PATH_PREFIXES)
         for method, found in item.items()
     }
 
@@ -88,7 +88,7 @@ def valid(document: Any, schema: Any, value: object) -> bool:
 
 
 def test_it_describes_every_route(document: Any, reader: Client) -> None:
-    named = {key: found for start in ("/", *ROOTS) for key, found in operations(document, start).items()}
+    named = {key: found for start in ("/", *VENDOR_PATH_PREFIXES) for key, found in operations(document, start).items()}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
     registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
     assert registered - described == {("GET", "/"), ("GET", "/docs/start.js"), ("GET", "/docs/ID")}
@@ -125,7 +125,7 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
 
 
 def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
-    assert {status: REFUSALS[status] for status in BY_THE_SERVER} == BY_THE_SERVER
+    assert {status: REFUSALS[status] for status in SERVER_ERRORS} == SERVER_ERRORS
     for status, (code, _, _) in REFUSALS.items():
         [content] = document["components"]["responses"][f"Problem{status}"]["content"].values()
         assert code in content["examples"]
@@ -185,7 +185,7 @@ async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> N
             assert (await reader.call("HEAD", path)).status == 200
 
 
-def test_who_may_call(document: Any) -> None:
+def test_every_operation_names_the_keys_it_takes(document: Any) -> None:
     keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}, {"GoogApiKey": []}]
     assert document["security"] == keys
     assert set(document["components"]["securitySchemes"]) == {

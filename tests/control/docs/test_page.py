@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.control.docs.page import ASSETS, docs_router
 from llm_gateway.control.management.app import build_management
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
 

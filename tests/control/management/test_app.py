@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.fields import STRICT
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from tests.application.driver import DEV_KEY, Client, assert_problem, exchange, ignore
 

@@ -59,7 +59,7 @@ async def test_readiness_ends_when_it_stops_and_serving_goes_on(app: Application
     assert (await nobody.call("GET", "/api/v1/health")).status == 200
 
 
-async def test_health_of_providers(client: Client) -> None:
+async def test_health_lists_providers_by_priority(client: Client) -> None:
     assert (await client.call("GET", "/api/v1/health/providers")).json == {"providers": []}
     await created(client, name="low", priority=1, models=["a", "b"])
     await created(client, name="high", display_name="High", priority=2, is_enabled=False)

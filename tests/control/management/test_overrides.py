@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.control.management.test_providers import PATH as PROVIDERS
 from tests.control.management.test_providers import created
@@ -130,7 +130,7 @@ async def test_what_is_refused_by_field(client: Client) -> None:
 
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize("field", sorted(LEAST))
-async def test_a_missing_field(client: Client, field: str) -> None:
+async def test_an_override_without_a_required_field_is_refused(client: Client, field: str) -> None:
     body = {name: value for name, value in LEAST.items() if name != field}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
     assert (problem["errors"][0]["loc"], problem["errors"][0]["type"]) == (["body", field], "missing")

@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.control.management.probe import ERROR_CHARACTERS, TIMEOUT_S, Probe
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.providers import openai
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import ProviderStore
@@ -43,7 +43,7 @@ async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
     assert_problem(await reader.call("POST", f"{PATH}/{wrong}/test"), 404, "not_found")
 
 
-async def test_only_post(client: Client, mock: MockUpstream) -> None:
+async def test_a_provider_is_tested_by_post_only(client: Client, mock: MockUpstream) -> None:
     made = await created(client, base_url=mock.base_url)
     response = await client.call("GET", f"{PATH}/{made['id']}/test")
     assert_problem(response, 405, "method_not_allowed")
@@ -70,7 +70,7 @@ async def test_what_is_wrong_is_said(client: Client, mock: MockUpstream, key: st
     assert says in await probed(client, made["id"])
 
 
-async def test_nothing_is_there(client: Client) -> None:
+async def test_an_address_where_nothing_listens_is_reported(client: Client) -> None:
     made = await created(client, base_url="http://127.0.0.1:1/v1")
     error = await probed(client, made["id"])
     assert error.startswith("No connection: ")
@@ -129,8 +129,8 @@ async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path, m
     assert_problem(response, 503, "database_unavailable")
 
 
-async def said(exchange: Exchange) -> str | None:
-    async def list_models(asked: Provider, timeout_s: float) -> Exchange:
+async def said(exchange: UpstreamResult) -> str | None:
+    async def list_models(asked: Provider, timeout_s: float) -> UpstreamResult:
         assert timeout_s == TIMEOUT_S <= 10
         return exchange
 
@@ -139,23 +139,25 @@ async def said(exchange: Exchange) -> str | None:
 
 @pytest.mark.parametrize("body", [b'{"data": []}', b'{"models": [{"name": "x"}]}', b'[{"id": "m"}]'])
 async def test_every_dialects_model_list_is_one(body: bytes) -> None:
-    assert await said(Exchange(200, body)) is None
+    assert await said(UpstreamResult(200, body)) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"data": {}}', b"[" * 9999, b"\xff", b"1", b'"data"'])
 async def test_another_answer_is_not_taken_for_one(body: bytes) -> None:
-    assert await said(Exchange(200, body)) == ("The provider answered 200, but with no list of models: check base_url.")
+    assert await said(UpstreamResult(200, body)) == (
+        "The provider answered 200, but with no list of models: check base_url."
+    )
 
 
 async def test_a_timeout_says_how_long_it_was() -> None:
-    assert await said(Exchange(fault="timeout", message="x")) == (
+    assert await said(UpstreamResult(fault="timeout", message="x")) == (
         "No answer within 10 s: check base_url, or try again."
     )
 
 
 @pytest.mark.parametrize("text", [f'{{"error": {{"message": "no {KEY} here"}}}}', f"x {KEY}" + "y" * 3000])
 async def test_the_providers_words_are_redacted_and_cut(text: str) -> None:
-    error = await said(Exchange(401, text.encode()))
+    error = await said(UpstreamResult(401, text.encode()))
     assert error is not None
     assert KEY not in error
     assert "[redacted]" in error

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llm_gateway.control.management.providers import ProviderRules
-from llm_gateway.domain.messages import new_id
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Invalid
-from llm_gateway.providers.base import load_vendors
+from llm_gateway.providers.presets import load_presets
 from llm_gateway.upstream.egress import Egress
 from tests.application.driver import Client, Response, assert_problem
 from tests.application.fixtures import Start
@@ -181,12 +181,12 @@ async def test_presets_of_servers_on_this_machine_are_private_too(start: Start) 
 
 
 def test_a_kind_that_another_version_stored_does_not_forbid_other_changes() -> None:
-    rules = ProviderRules(load_vendors(), Egress(strict=False), lambda: None)
+    rules = ProviderRules(load_presets(), Egress(strict=False), lambda: None)
     rules.check("acme", "smoke", "http://127.0.0.1:9/v1", None, ("smoke_signals",))
 
 
 async def test_the_embedded_model_can_be_configured_while_it_runs() -> None:
-    rules = ProviderRules(load_vendors(), Egress(strict=True), lambda: "http://127.0.0.1:1/v1")
+    rules = ProviderRules(load_presets(), Egress(strict=True), lambda: "http://127.0.0.1:1/v1")
     rules.check("local", "local", None, None, None)
     assert rules.needs_key_again(("local", None), ("local", "https://93.184.216.34"))
     assert not rules.needs_key_again(("local", None), ("local", None))

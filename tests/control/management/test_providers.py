@@ -138,7 +138,7 @@ async def test_what_is_refused_by_field(client: Client, method: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["name", "display_name", "api_key", "models"])
-async def test_a_missing_field(client: Client, field: str) -> None:
+async def test_a_provider_without_a_required_field_is_refused(client: Client, field: str) -> None:
     body = {name: value for name, value in LEAST.items() if name != field}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
     assert (problem["errors"][0]["loc"], problem["errors"][0]["type"]) == (["body", field], "missing")
@@ -248,7 +248,7 @@ UNFIT_URLS = [
 ]  # fmt: skip
 
 
-async def test_an_unfit_address(client: Client) -> None:
+async def test_an_unfit_base_url_is_refused(client: Client) -> None:
     for url in UNFIT_URLS:
         problem = assert_problem(await client.call("POST", PATH, {**LEAST, "base_url": url}), 422, "validation_error")
         assert problem["errors"][0]["loc"] == ["body", "base_url"]

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.query import refuses_parameters
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 
@@ -77,7 +77,9 @@ DAY = "day is no parameter of this path, which takes days, limit only. If days i
         ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is no parameter of this path, which takes none."),
     ],
 )
-async def test_others_are_named(client: Client, method: str, target: str, sentence: str | None) -> None:
+async def test_unknown_parameters_are_refused_and_named(
+    client: Client, method: str, target: str, sentence: str | None
+) -> None:
     response = await client.call(method, target)
     if sentence is None:
         assert response.status == 200

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.usage import usage_router
-from llm_gateway.gate.auth import Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.body import InFlight
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
@@ -46,7 +46,7 @@ async def ask(client: Client, prompt: str = "Hello", **fields: Any) -> Any:
 
 
 @READS_ONLY
-async def test_nothing_yet(reader: Client) -> None:
+async def test_without_usage_every_figure_is_zero(reader: Client) -> None:
     summary = (await reader.call("GET", PATH)).json
     assert {name: type(summary[name]) for name in FIELDS} == FIELDS
     assert set(summary) == {*FIELDS, "cost_status_counts"}
@@ -127,7 +127,7 @@ async def test_a_model_that_is_only_known_by_the_name_its_provider_reports_has_t
 
 @READS_ONLY
 @pytest.mark.parametrize("days", [1, 30, 365])
-async def test_days(reader: Client, days: int) -> None:
+async def test_days_chooses_the_period(reader: Client, days: int) -> None:
     assert (await reader.call("GET", f"{PATH}?days={days}")).json["period_days"] == days
 
 
@@ -137,7 +137,7 @@ async def test_days(reader: Client, days: int) -> None:
     "days",
     ["0", "366", "-1", "x", "1.5", "1.0", "", "NaN", "9" * 5000, "1e2", "%F1", "1_0", "+1", "%201", "true", "%D9%A3"],
 )
-async def test_unfit_days(reader: Client, path: str, days: str) -> None:
+async def test_days_outside_the_limits_are_refused(reader: Client, path: str, days: str) -> None:
     problem = assert_problem(await reader.call("GET", f"{path}?days={days}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "days"]
     assert "days" in problem["detail"]
@@ -150,7 +150,7 @@ async def test_a_list_of_nothing_yet(client: Client, path: str) -> None:
         assert (await client.call("GET", path + query)).json == []
 
 
-async def test_by_provider(client: Client, mock: MockUpstream) -> None:
+async def test_cost_and_tokens_go_to_the_provider_of_each_attempt(client: Client, mock: MockUpstream) -> None:
     """Cost and tokens go to the provider of each attempt, the request to the one that answered."""
     prices = {name: {"input": 1000, "output": 2000} for name in ("ok", "status-500")}
     cheap = {"ok": {"input": 0, "output": 0}}
@@ -221,7 +221,7 @@ async def test_by_customer_shows_fifty_or_as_many_as_asked(client: Client) -> No
 
 @READS_ONLY
 @pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "1.0", "5_0"])
-async def test_an_unfit_limit(reader: Client, limit: str) -> None:
+async def test_a_limit_outside_its_range_is_refused(reader: Client, limit: str) -> None:
     problem = assert_problem(await reader.call("GET", f"{BY_CUSTOMER}?limit={limit}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "limit"]
 

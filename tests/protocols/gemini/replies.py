@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.conversation import Choice, Completion, FinishReason, Part, Text, Thinking, ToolCall
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import ReplyContext
 from tests.protocols.strategies import arguments, names, texts
 
 SHOWING: dict[str, Any] = {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
-HEAD = Head(request_id="request-1", model="model-1", created_s=7, document=SHOWING)
+CONTEXT = ReplyContext(request_id="request-1", model="model-1", created_s=7, document=SHOWING)
 signatures = st.binary(min_size=1, max_size=6).map(lambda given: base64.b64encode(given).decode())
 signed_texts = st.builds(Text, text=texts, signature=signatures)
 thoughts = st.one_of(

@@ -14,7 +14,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from tests.protocols.gemini.requests import GOOGLE_SCHEMA, SCHEMA, asking, configured
 
 

@@ -26,12 +26,12 @@ from llm_gateway.errors import (
     UnknownModel,
 )
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import Unreadable
+from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import ListedModel
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES, camel_names
-from llm_gateway.protocols.gemini.models import write_model, write_models
+from llm_gateway.protocols.gemini.model_list import write_model, write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
-from tests.protocols.gemini.replies import HEAD
+from tests.protocols.gemini.replies import CONTEXT
 
 
 def told(error: GatewayError) -> dict[str, Any]:
@@ -178,6 +178,6 @@ def test_a_client_of_googles_is_told_googles_names(field: str, name: str) -> Non
     ],
 )
 def test_an_error_that_ends_a_stream_has_the_status_of_its_code(code: str, status: int) -> None:
-    event = gemini.StreamWriter(HEAD).error("It failed.", code)
+    event = gemini.StreamWriter(CONTEXT).error("It failed.", code)
     document = msgspec.json.decode(event.removeprefix(b"data: ").strip())
     assert (document["error"]["code"], document["error"]["message"]) == (status, "It failed.")

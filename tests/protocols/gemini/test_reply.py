@@ -22,17 +22,17 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import Head
+from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.protocols.gemini.thoughts import signature_of, thought_of
-from tests.protocols.gemini.replies import HEAD, completions, plain
+from tests.protocols.gemini.replies import CONTEXT, completions, plain
 
-HIDING = msgspec.structs.replace(HEAD, document={})
+HIDING = msgspec.structs.replace(CONTEXT, document={})
 
 
-def written(*parts: Part, head: Head = HEAD, **fields: Any) -> dict[str, Any]:
+def written(*parts: Part, context: ReplyContext = CONTEXT, **fields: Any) -> dict[str, Any]:
     """The document of a reply with one answer."""
     completion = Completion(choices=[Choice(parts=list(parts), **fields)])
-    document: dict[str, Any] = json.loads(gemini.write_reply(completion, head))
+    document: dict[str, Any] = json.loads(gemini.write_reply(completion, context))
     return document
 
 
@@ -52,7 +52,7 @@ def test_a_whole_reply() -> None:
         usage=Usage(input_tokens=10, output_tokens=9, cache_read_tokens=4, reasoning_tokens=2),
         model="claude-haiku-4-5",
     )
-    assert json.loads(gemini.write_reply(completion, HEAD)) == {
+    assert json.loads(gemini.write_reply(completion, CONTEXT)) == {
         "candidates": [
             {
                 "content": {
@@ -85,7 +85,7 @@ def test_a_whole_reply() -> None:
 
 @given(completion=completions())
 def test_a_reply_is_read_back_as_it_was_written(completion: Completion) -> None:
-    body = gemini.write_reply(completion, HEAD)
+    body = gemini.write_reply(completion, CONTEXT)
 
     read = gemini.read_reply(body)
     assert plain(read) == plain(completion)
@@ -95,7 +95,7 @@ def test_a_reply_is_read_back_as_it_was_written(completion: Completion) -> None:
 
 @given(completion=completions())
 def test_googles_own_types_take_it(completion: Completion) -> None:
-    found = genai_types.GenerateContentResponse.model_validate_json(gemini.write_reply(completion, HEAD))
+    found = genai_types.GenerateContentResponse.model_validate_json(gemini.write_reply(completion, CONTEXT))
 
     [first, *_] = found.candidates or []
     texts = [part.text for part in completion.choices[0].parts if isinstance(part, Text)]
@@ -143,7 +143,7 @@ def test_parts(part: Part, expected: list[Any]) -> None:
 def test_thoughts_are_shown_to_those_who_ask_for_them() -> None:
     """https://ai.google.dev/gemini-api/docs/thinking#summaries."""
     thought = Thinking(text="Hm", signature="c2ln")
-    [hidden] = written(thought, Text(text="So"), head=HIDING)["candidates"]
+    [hidden] = written(thought, Text(text="So"), context=HIDING)["candidates"]
     [shown] = written(thought, Text(text="So"))["candidates"]
 
     assert hidden["content"]["parts"] == [{"text": "So"}]
@@ -161,9 +161,9 @@ def test_thoughts_are_shown_to_those_who_ask_for_them() -> None:
     ],
 )
 def test_who_asks_for_thoughts(document: dict[str, Any], shows: bool) -> None:
-    head = msgspec.structs.replace(HEAD, document=document)
+    context = msgspec.structs.replace(CONTEXT, document=document)
 
-    assert bool(written(Thinking(text="Hm"), head=head)["candidates"][0]["content"]["parts"]) is shows
+    assert bool(written(Thinking(text="Hm"), context=context)["candidates"][0]["content"]["parts"]) is shows
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_the_model_asked_for_is_named_where_the_provider_names_none() -> None:
 def test_usage(usage: Usage, expected: dict[str, Any]) -> None:
     completion = Completion(choices=[Choice(parts=[Text(text="x")])], usage=usage)
 
-    assert json.loads(gemini.write_reply(completion, HEAD))["usageMetadata"] == expected
+    assert json.loads(gemini.write_reply(completion, CONTEXT))["usageMetadata"] == expected
 
 
 def test_a_signed_text_of_a_provider_is_read_with_its_signature() -> None:

@@ -25,7 +25,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat
-from llm_gateway.protocols.base import Read
+from llm_gateway.protocols.contract import ParsedRequest
 from llm_gateway.protocols.gemini.thoughts import signature_of
 from tests.protocols.gemini.requests import ASKS, GOOGLE_SCHEMA, SCHEMA, part_of, said, snake
 
@@ -96,7 +96,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_every_field_has_its_place() -> None:
-    assert gemini.read_request(EVERYTHING) == Read(
+    assert gemini.read_request(EVERYTHING) == ParsedRequest(
         Conversation(
             turns=[
                 Turn(role="system", parts=[Text(text="Be brief")]),

@@ -12,7 +12,6 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from llm_gateway.domain.assembly import chunks_of
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
@@ -26,13 +25,14 @@ from llm_gateway.domain.conversation import (
     ToolChoice,
     ToolResult,
 )
+from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import Invalid, Overloaded
 from llm_gateway.protocols import gemini, gemini_embeddings
 from llm_gateway.protocols.descriptor import ListedModel
-from llm_gateway.protocols.gemini.models import write_models
+from llm_gateway.protocols.gemini.model_list import write_models
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
-from tests.protocols.gemini.replies import HEAD
+from tests.protocols.gemini.replies import CONTEXT
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ANSWER = Completion(
@@ -106,13 +106,13 @@ def client(running: Server) -> Iterator[genai.Client]:
 
 def stream_of(completion: Completion) -> bytes:
     """The events of a reply, with what keeps a quiet connection open between them."""
-    writer = gemini.StreamWriter(HEAD)
+    writer = gemini.StreamWriter(CONTEXT)
     pieces = [writer.write(chunk) for chunk in chunks_of(completion)]
     return writer.keep_alive.join([b"", *pieces, writer.end()])
 
 
 def test_a_whole_answer(running: Server, client: genai.Client) -> None:
-    running.say(gemini.write_reply(ANSWER, HEAD))
+    running.say(gemini.write_reply(ANSWER, CONTEXT))
     found = client.models.generate_content(model="m", contents="Hi")
 
     assert running.path == "/v1beta/models/m:generateContent"
@@ -148,9 +148,9 @@ def test_a_chat_sends_back_what_the_model_said(running: Server, client: genai.Cl
         running.say(stream_of(ANSWER), content_type="text/event-stream")
         assert list(chat.send_message_stream("Hi"))
     else:
-        running.say(gemini.write_reply(ANSWER, HEAD))
+        running.say(gemini.write_reply(ANSWER, CONTEXT))
         chat.send_message("Hi")
-    running.say(gemini.write_reply(ANSWER, HEAD))
+    running.say(gemini.write_reply(ANSWER, CONTEXT))
     chat.send_message(
         [types.Part(function_response=types.FunctionResponse(id="toolu_1", name="weather", response={"result": "sun"}))]
     )
@@ -174,7 +174,7 @@ def test_an_error_before_the_answer(running: Server, client: genai.Client) -> No
 
 
 def test_an_error_within_a_stream(running: Server, client: genai.Client) -> None:
-    writer = gemini.StreamWriter(HEAD)
+    writer = gemini.StreamWriter(CONTEXT)
     body = writer.write(TextDelta(text="Hel")) + writer.error("It broke.", Overloaded.code)
     running.say(body, content_type="text/event-stream")
     came = []
@@ -188,7 +188,7 @@ def test_what_the_sdk_asks_for(running: Server, client: genai.Client) -> None:
     def declared(name: str, **schema: Any) -> types.FunctionDeclaration:
         return types.FunctionDeclaration(name=name, description="d", **schema)
 
-    running.say(gemini.write_reply(ANSWER, HEAD))
+    running.say(gemini.write_reply(ANSWER, CONTEXT))
     string = types.Schema(type=types.Type.STRING)
     google = types.Schema(type=types.Type.OBJECT, properties={"city": string}, required=["city"])
     client.models.generate_content(

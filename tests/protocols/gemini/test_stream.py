@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.assembly import Assembly, chunks_of
 from llm_gateway.domain.conversation import (
     Begin,
     Chunk,
@@ -27,13 +26,14 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     ToolDelta,
 )
+from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini
-from llm_gateway.protocols.base import UpstreamError
+from llm_gateway.protocols.contract import UpstreamError
 from llm_gateway.sse import Splitter, encode_event
-from tests.protocols.gemini.replies import HEAD, completions, plain
+from tests.protocols.gemini.replies import CONTEXT, completions, plain
 
-HIDING = msgspec.structs.replace(HEAD, document={})
+HIDING = msgspec.structs.replace(CONTEXT, document={})
 CALL: list[Chunk] = [ToolBegin(call=0, id="a", name="t", signature="c2ln"), ToolDelta(call=0, arguments='{"a"')]
 WRITERS = pytest.mark.parametrize("writer", [gemini.StreamWriter, gemini.ArrayWriter], ids=["events", "array"])
 
@@ -43,20 +43,20 @@ def documents(body: bytes) -> list[dict[str, Any]]:
     if body.startswith(b"["):
         found: list[dict[str, Any]] = json.loads(body)
         return found
-    return [json.loads(event.data) for event in Splitter(10_000_000).feed(body)]
+    return [json.loads(event.data) for event in Splitter(10_000_000).take(body)]
 
 
-def streamed(*chunks: Chunk, head: Any = HEAD) -> list[dict[str, Any]]:
+def streamed(*chunks: Chunk, context: Any = CONTEXT) -> list[dict[str, Any]]:
     """The events of a complete stream."""
-    writer = gemini.StreamWriter(head)
+    writer = gemini.StreamWriter(context)
     return documents(b"".join(writer.write(chunk) for chunk in chunks) + writer.end())
 
 
-def said(*chunks: Chunk, head: Any = HEAD) -> list[list[Any]]:
+def said(*chunks: Chunk, context: Any = CONTEXT) -> list[list[Any]]:
     """The parts of each event, the last one left out."""
     return [
         part
-        for document in streamed(*chunks, head=head)[:-1]
+        for document in streamed(*chunks, context=context)[:-1]
         for candidate in document["candidates"]
         for part in [candidate["content"]["parts"]]
     ]
@@ -64,29 +64,29 @@ def said(*chunks: Chunk, head: Any = HEAD) -> list[list[Any]]:
 
 def read_back(body: bytes) -> tuple[Completion, bool]:
     """What our own reader makes of a stream, and whether it is complete."""
-    reader, assembly = gemini.StreamReader(), Assembly()
+    reader, assembler = gemini.StreamReader(), ReplyAssembler()
     for document in documents(body):
-        for event in Splitter(10_000_000).feed(encode_event(json.dumps(document).encode())):
-            for chunk in reader.feed(event):
-                assembly.add(chunk)
-    return assembly.completion(), assembly.is_finished
+        for event in Splitter(10_000_000).take(encode_event(json.dumps(document).encode())):
+            for chunk in reader.take(event):
+                assembler.take(chunk)
+    return assembler.completion(), assembler.is_finished
 
 
 @WRITERS
 @given(completion=completions())
 def test_a_stream_is_read_back_as_the_whole_reply(writer: Any, completion: Completion) -> None:
-    stream = writer(HEAD)
+    stream = writer(CONTEXT)
     body = b"".join(stream.write(chunk) for chunk in chunks_of(completion)) + stream.end()
 
     read, is_finished = read_back(body)
-    assert plain(read) == plain(completion) == plain(gemini.read_reply(gemini.write_reply(completion, HEAD)))
+    assert plain(read) == plain(completion) == plain(gemini.read_reply(gemini.write_reply(completion, CONTEXT)))
     assert (read.usage, read.id, read.model) == (completion.usage, "request-1", "model-1")
     assert is_finished
 
 
 @given(completion=completions(), data=st.data())
 def test_pieces_of_any_size_say_the_same(completion: Completion, data: st.DataObject) -> None:
-    stream, body = gemini.StreamWriter(HEAD), b""
+    stream, body = gemini.StreamWriter(CONTEXT), b""
     for chunk in chunks_of(completion):
         for piece in cut(chunk, data.draw(st.integers(1, 5))):
             body += stream.write(piece)
@@ -135,7 +135,7 @@ def test_the_events_of_a_stream() -> None:
 
 
 def test_the_bytes_of_events() -> None:
-    writer = gemini.StreamWriter(HEAD)
+    writer = gemini.StreamWriter(CONTEXT)
     body = writer.write(TextDelta(text="Hi"))
 
     assert body.startswith(b'data: {"candidates":')
@@ -144,7 +144,7 @@ def test_the_bytes_of_events() -> None:
 
 
 def test_the_bytes_of_an_array() -> None:
-    writer = gemini.ArrayWriter(HEAD)
+    writer = gemini.ArrayWriter(CONTEXT)
     pieces = [writer.write(TextDelta(text="Hi")), writer.write(TextDelta(text="!")), writer.end()]
 
     assert [piece[:4] for piece in pieces] == [b'[{"c', b"\n,\r\n", b"\n,\r\n"]
@@ -153,7 +153,7 @@ def test_the_bytes_of_an_array() -> None:
 
 
 def test_an_array_stays_json_while_it_is_kept_alive() -> None:
-    writer = gemini.ArrayWriter(HEAD)
+    writer = gemini.ArrayWriter(CONTEXT)
     alive = writer.keep_alive
     body = alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")) + alive + writer.end()
 
@@ -161,9 +161,9 @@ def test_an_array_stays_json_while_it_is_kept_alive() -> None:
 
 
 def test_events_that_are_kept_alive_are_the_same_events() -> None:
-    writer = gemini.StreamWriter(HEAD)
+    writer = gemini.StreamWriter(CONTEXT)
     alive = writer.keep_alive
-    events = Splitter(1000).feed(alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")))
+    events = Splitter(1000).take(alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")))
 
     assert [json.loads(event.data)["candidates"][0]["content"]["parts"] for event in events] == [
         [{"text": "Hi"}],
@@ -173,7 +173,7 @@ def test_events_that_are_kept_alive_are_the_same_events() -> None:
 
 @WRITERS
 def test_a_provider_s_own_events_are_passed_on(writer: Any) -> None:
-    stream = writer(HEAD)
+    stream = writer(CONTEXT)
     events = [{"candidates": [], "own": number} for number in range(3)]
     raw = [encode_event(json.dumps(event).encode()) for event in events]
     raw[1] = b"data: {\ndata: " + json.dumps(events[1]).encode()[1:] + b"\n\n"
@@ -185,13 +185,13 @@ def test_a_provider_s_own_events_are_passed_on(writer: Any) -> None:
 
 @WRITERS
 def test_an_array_without_an_event_is_empty(writer: Any) -> None:
-    assert writer(HEAD).close() == (b"[]\n" if writer is gemini.ArrayWriter else b"")
+    assert writer(CONTEXT).close() == (b"[]\n" if writer is gemini.ArrayWriter else b"")
 
 
 @WRITERS
 @pytest.mark.parametrize("is_begun", [True, False])
 def test_a_stream_that_fails_ends_with_the_error(writer: Any, is_begun: bool) -> None:
-    stream = writer(HEAD)
+    stream = writer(CONTEXT)
     body = stream.write(TextDelta(text="Hi")) if is_begun else b""
     [*before, last] = documents(body + stream.error("The provider failed", "provider_error"))
 
@@ -209,13 +209,13 @@ def test_a_stream_that_fails_ends_with_the_error(writer: Any, is_begun: bool) ->
     [("overloaded", 503, "UNAVAILABLE"), ("deadline_exceeded", 504, "DEADLINE_EXCEEDED"), ("other", 500, "INTERNAL")],
 )
 def test_what_a_stream_s_error_is_called(code: str, status: int, word: str) -> None:
-    [document] = documents(gemini.StreamWriter(HEAD).error("x", code))
+    [document] = documents(gemini.StreamWriter(CONTEXT).error("x", code))
 
     assert (document["error"]["code"], document["error"]["status"]) == (status, word)
 
 
 def test_an_open_call_is_not_told_when_the_stream_fails() -> None:
-    writer = gemini.StreamWriter(HEAD)
+    writer = gemini.StreamWriter(CONTEXT)
 
     assert b"".join(writer.write(chunk) for chunk in CALL) == b""
     assert b"functionCall" not in writer.error("x", "provider_error")
@@ -286,7 +286,7 @@ def test_chunks(chunk: Chunk, expected: list[Any]) -> None:
 def test_thoughts_are_hidden_from_those_who_do_not_ask() -> None:
     chunks: list[Chunk] = [ThinkingDelta(text="Hm"), ThinkingDelta(signature="c2ln"), TextDelta(text="So")]
 
-    assert said(*chunks, head=HIDING) == [[{"text": "So"}]]
+    assert said(*chunks, context=HIDING) == [[{"text": "So"}]]
     assert len(said(*chunks)) == 3
 
 

@@ -121,7 +121,7 @@ async def test_nobody_is_answered_when_the_client_went_away(world: World, before
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_other_methods(world: World, method: str) -> None:
+async def test_methods_other_than_post_are_not_allowed(world: World, method: str) -> None:
     response = await world.client.call(method, PATH)
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from llm_gateway.domain.conversation import Conversation, Role, Text, Turn
-from llm_gateway.domain.messages import Request
+from llm_gateway.domain.request import Request
 from tests.application.driver import assert_problem
 from tests.application.straight_line import LEAST, World
 
@@ -26,7 +26,7 @@ def said(role: Role, text: str) -> Turn:
 
 def asked_with(request: Request) -> dict[str, object]:
     """The body's fields as they reached the gateway."""
-    conversation = request.ask.conversation
+    conversation = request.client_request.conversation
     texts = {turn.role: part.text for turn in conversation.turns for part in turn.parts if isinstance(part, Text)}
     return {
         **{name: getattr(request, name) for name in ("user_id", "service", "task_type", "max_tokens", "json_mode")},
@@ -58,10 +58,12 @@ async def test_latency_is_end_to_end(world: World) -> None:
     assert 55 <= (await world.post(LEAST)).json["latency_ms"] < 1000
 
 
-async def test_defaults(world: World) -> None:
+async def test_optional_fields_have_defaults(world: World) -> None:
     request = await world.request()
     assert (request.user_id, request.service, request.task_type) == ("customer", "shop", "general")
-    assert request.ask.conversation == Conversation(turns=[said("user", "Hello")], max_tokens=1000, temperature=0.7)
+    assert request.client_request.conversation == Conversation(
+        turns=[said("user", "Hello")], max_tokens=1000, temperature=0.7
+    )
     assert (request.max_tokens, request.json_mode) == (1000, False)
     assert (request.surface, request.key_name) == ("generate", "dev")
     assert (request.use_cache, request.keep_in_cache) == (True, True)
@@ -94,7 +96,7 @@ async def test_defaults(world: World) -> None:
         ("json_mode", False),
     ],
 )
-async def test_what_is_taken(world: World, field: str, value: object) -> None:
+async def test_every_value_within_the_limits_is_accepted(world: World, field: str, value: object) -> None:
     assert (await world.post({**LEAST, field: value})).status == 200
     assert asked_with(world.line.requests[0])[field] == value
 
@@ -150,7 +152,7 @@ async def test_what_is_refused_by_field(world: World, field: str, value: object)
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "prompt"])
-async def test_a_missing_field(world: World, field: str) -> None:
+async def test_a_missing_field_is_named(world: World, field: str) -> None:
     response = await world.post({name: value for name, value in LEAST.items() if name != field})
     problem = assert_problem(response, 422, "validation_error")
     expected = {"loc": ["body", field], "msg": f"{field} is required.", "type": "missing"}
@@ -158,7 +160,7 @@ async def test_a_missing_field(world: World, field: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["models", "User_ID", "", "streams", "a.b", "`$.x`", "ünïcode"])
-async def test_an_unknown_field(world: World, field: str) -> None:
+async def test_an_unknown_field_is_refused_and_named(world: World, field: str) -> None:
     problem = assert_problem(await world.post({**LEAST, field: 1}), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["body", field]
     assert problem["errors"][0]["type"] == "extra_forbidden"
@@ -253,7 +255,7 @@ async def test_what_is_no_request(world: World, body: bytes) -> None:
 
 async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
     assert (await world.post(with_field('"prompt": "second"'))).status == 200
-    assert world.line.requests[0].ask.conversation.turns == [said("user", "second")]
+    assert world.line.requests[0].client_request.conversation.turns == [said("user", "second")]
 
 
 async def test_a_body_in_pieces(world: World) -> None:
@@ -279,7 +281,7 @@ async def test_a_caller_may_shorten_the_deadline(world: World, value: str, secon
 
 
 @pytest.mark.parametrize("value", ["0", "000", "", "-1", "1.5", "1s", "1e3", " ", "٣", "nan", "1_000"])
-async def test_an_unfit_deadline(world: World, value: str) -> None:
+async def test_a_deadline_that_is_no_positive_integer_is_refused(world: World, value: str) -> None:
     assert_problem(await world.post(LEAST, x_request_timeout_ms=value), 400, "bad_request")
 
 
@@ -297,7 +299,7 @@ async def test_an_unfit_deadline(world: World, value: str) -> None:
         (",".join(f"t{i}={i}" for i in range(10)), {f"t{i}": str(i) for i in range(10)}),
     ],
 )
-async def test_tags(world: World, value: str | bytes, tags: dict[str, str]) -> None:
+async def test_tags_are_read_from_their_header(world: World, value: str | bytes, tags: dict[str, str]) -> None:
     assert (await world.request(x_tags=value)).tags == tags
 
 
@@ -321,7 +323,7 @@ async def test_tags(world: World, value: str | bytes, tags: dict[str, str]) -> N
         ",".join(["a=1"] * 11),
     ],
 )
-async def test_unfit_tags(world: World, value: str | bytes) -> None:
+async def test_malformed_tags_are_refused(world: World, value: str | bytes) -> None:
     assert_problem(await world.post(LEAST, x_tags=value), 400, "bad_request")
 
 
@@ -343,7 +345,7 @@ async def test_unfit_tags_are_refused_quickly(world: World) -> None:
         ("", True, True),
     ],
 )
-async def test_cache_control(world: World, value: str, use: bool, keep: bool) -> None:
+async def test_cache_control_decides_on_reading_and_keeping(world: World, value: str, use: bool, keep: bool) -> None:
     request = await world.request(cache_control=value)
     assert (request.use_cache, request.keep_in_cache) == (use, keep)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.messages import Answer, Reply
+from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import GatewayError, InternalError
-from llm_gateway.worker.endpoints.streaming import HEARTBEAT_S, Drains, StreamedResponse
+from llm_gateway.worker.endpoints.streaming import HEARTBEAT_S, DrainLimit, StreamedResponse
 
 ANSWER = Answer(reply=Reply(content="Hello", usage=Usage()), provider="p", model="m", cost_nanos=0, cost_status="exact")
 
@@ -27,8 +27,8 @@ class Words:
     def kept(self, answer: Answer) -> bytes:
         return answer.reply.content.encode()
 
-    def pieces(self, pieces: Any) -> bytes:
-        return b"".join(pieces)
+    def take(self, raw_events: Any) -> bytes:
+        return b"".join(raw_events)
 
     def end(self, answer: Answer) -> bytes:
         return b"end"
@@ -53,7 +53,7 @@ class Client:
             await self.head.wait()
             self.said.append(b"head")
 
-    def push(self, data: bytes) -> bool:
+    def take(self, data: bytes) -> bool:
         self.said.append(data)
         return self.reads.is_set()
 
@@ -65,11 +65,11 @@ class Client:
         return {"type": "http.disconnect"}
 
 
-def response(client: Client, drains: Drains, heartbeat_s: float = HEARTBEAT_S) -> StreamedResponse:
+def response(client: Client, drain_limit: DrainLimit, heartbeat_s: float = HEARTBEAT_S) -> StreamedResponse:
     def defect(error: Exception) -> GatewayError:
         return InternalError(str(error))
 
-    return StreamedResponse(Words(), client.receive, client, drains, [], defect, heartbeat_s)
+    return StreamedResponse(Words(), client.receive, client, drain_limit, [], defect, heartbeat_s)
 
 
 async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream() -> None:
@@ -80,7 +80,7 @@ async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream() -> Non
             await asyncio.sleep(0.001)
         raise ValueError("oh")
 
-    await response(client, Drains("drain"), heartbeat_s=0.01).run(asyncio.ensure_future(open_()))
+    await response(client, DrainLimit("drain"), heartbeat_s=0.01).run(asyncio.ensure_future(open_()))
 
     assert client.said[:2] == [b"head", Words.keep_alive]
     assert client.said[-1] == b"error: oh"
@@ -91,24 +91,24 @@ async def test_a_defect_before_it_is_raised() -> None:
         raise ValueError("oh")
 
     with pytest.raises(ValueError, match="oh"):
-        await response(Client(), Drains("drain")).run(asyncio.ensure_future(open_()))
+        await response(Client(), DrainLimit("drain")).run(asyncio.ensure_future(open_()))
 
 
 async def test_a_client_that_leaves_at_the_very_end_is_not_counted_for_ever() -> None:
-    client, drains = Client(), Drains("drain")
+    client, drain_limit = Client(), DrainLimit("drain")
     client.reads.clear()
 
     async def open_() -> Any:
         return ANSWER
 
-    running = asyncio.ensure_future(response(client, drains).run(asyncio.ensure_future(open_())))
+    running = asyncio.ensure_future(response(client, drain_limit).run(asyncio.ensure_future(open_())))
     await asyncio.sleep(0.01)
     client.left.set()
     client.reads.set()  # in the same turn, as when a connection is lost
     await running
     await asyncio.sleep(0.01)
 
-    assert drains.count == 0
+    assert drain_limit.count == 0
 
 
 async def test_no_heartbeat_comes_before_the_head() -> None:
@@ -127,7 +127,7 @@ async def test_no_heartbeat_comes_before_the_head() -> None:
         return Relay()
 
     opening = asyncio.ensure_future(open_())
-    running = asyncio.ensure_future(response(client, Drains("drain"), heartbeat_s=0.01).run(opening))
+    running = asyncio.ensure_future(response(client, DrainLimit("drain"), heartbeat_s=0.01).run(opening))
     await asyncio.sleep(0.05)  # five heartbeats
     assert client.said == []
     client.head.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 
 
 class Clock:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.worker.pipeline.health import Health
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability import ProviderAvailability
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.breaking import Chance, Clock
 from tests.worker.pipeline.fakes import World
 
@@ -31,5 +31,5 @@ def breaker(clock: Clock, luck: Chance) -> CircuitBreaker:
 
 
 @pytest.fixture
-def health(clock: Clock, luck: Chance) -> Health:
-    return Health(clock, luck, log=lambda *_, **__: None)
+def availability(clock: Clock, luck: Chance) -> ProviderAvailability:
+    return ProviderAvailability(clock, luck, log=lambda *_, **__: None)

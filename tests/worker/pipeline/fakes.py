@@ -8,33 +8,35 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.live import build_snapshot
+from llm_gateway.control.live_configuration import build_snapshot
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
-from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Plan, Served
+from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
-from llm_gateway.protocols.generate import GenerateBody, ask_of, weight_of
-from llm_gateway.providers.registry import DIALECTS, speech
+from llm_gateway.protocols.generate import GenerateBody, client_request_of, weight_of
+from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.attempt import AttemptParts, Attempts
-from llm_gateway.worker.pipeline.failover import Failover, Pace
-from llm_gateway.worker.pipeline.health import Health, Wait
-from llm_gateway.worker.pipeline.incoming import Incoming
-from llm_gateway.worker.pipeline.recording import Recording
+from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
+from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.failover import Failover, Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"
 PRICE = Price(input=((0, 2_000_000_000),), output=((0, 3_000_000_000),))
 """2,000 nano-dollars an input token, 3,000 an output token."""
 
-Step: TypeAlias = Exchange | BaseException | Callable[[float], Awaitable[Exchange]]
+Step: TypeAlias = UpstreamResult | BaseException | Callable[[float], Awaitable[UpstreamResult]]
 
 
 class Clock:
@@ -68,7 +70,7 @@ def provider(name: str = "alpha", *, has_json_mode: bool = True, **changes: Any)
     }
     made = {**fields, **changes}
     if made["kind"] in DIALECTS:
-        spoken = speech(DIALECTS[made["kind"]], made.get("protocols"), has_json_mode=has_json_mode)
+        spoken = choose_codecs(DIALECTS[made["kind"]], made.get("protocols"), has_json_mode=has_json_mode)
         made = {**spoken._asdict(), **made}
     return Provider(**made)
 
@@ -110,7 +112,7 @@ def request(**changes: Any) -> Request:
         "surface": "generate",
         "user_id": body.user_id,
         "service": body.service,
-        "ask": ask_of(body),
+        "client_request": client_request_of(body),
         "max_tokens": body.max_tokens,
         "input_weight": weight_of(body),
     }
@@ -126,12 +128,12 @@ def reply(content: str = "hello", **changes: Any) -> Reply:
     return Reply(**{**fields, **changes})
 
 
-def served(content: str = "hello", candidate: Candidate | None = None, cost_nanos: int = 130_000) -> Served:
+def served(content: str = "hello", candidate: Candidate | None = None, cost_nanos: int = 130_000) -> Success:
     by = candidate or Candidate.of(provider(), "m1")
-    return Served(reply(content), by.provider.name, by.model, cost_nanos, by.cache_part)
+    return Success(reply(content), by.provider.name, by.model, cost_nanos, by.cache_part)
 
 
-def answer(content: str = "hello", **changes: Any) -> Exchange:
+def answer(content: str = "hello", **changes: Any) -> UpstreamResult:
     """A chat completion of 20 tokens in, 30 out: 130,000 nano-dollars at PRICE, 50 tokens of the limit."""
     document: dict[str, Any] = {
         "id": "chatcmpl-1",
@@ -140,18 +142,18 @@ def answer(content: str = "hello", **changes: Any) -> Exchange:
         "usage": {"prompt_tokens": 20, "completion_tokens": 30},
         **changes,
     }
-    return Exchange(200, msgspec.json.encode({name: part for name, part in document.items() if part is not None}))
+    return UpstreamResult(200, msgspec.json.encode({name: part for name, part in document.items() if part is not None}))
 
 
-def refusal(status: int, message: str = "no", retry_after_s: float | None = None) -> Exchange:
+def refusal(status: int, message: str = "no", retry_after_s: float | None = None) -> UpstreamResult:
     body = msgspec.json.encode({"error": {"message": message}})
-    return Exchange(status, body, retry_after_s)
+    return UpstreamResult(status, body, retry_after_s)
 
 
-NOT_SENT = Exchange(fault="not_sent", message="No connection: refused")
-OUT_OF_FILES = Exchange(fault="not_sent", message="No connection: too many open files", is_ours=True)
-TIMEOUT = Exchange(fault="timeout", message="No complete answer in time")
-BROKEN = Exchange(fault="broken", message="The connection broke: reset")
+NOT_SENT = UpstreamResult(fault="not_sent", message="No connection: refused")
+OUT_OF_FILES = UpstreamResult(fault="not_sent", message="No connection: too many open files", is_ours=True)
+TIMEOUT = UpstreamResult(fault="timeout", message="No complete answer in time")
+BROKEN = UpstreamResult(fault="broken", message="The connection broke: reset")
 
 
 class Upstream(Transport):
@@ -166,17 +168,17 @@ class Upstream(Transport):
     def called(self) -> list[str]:
         return [name for name, _, _ in self.calls]
 
-    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
         self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
         self.bodies.append(call.body)
         return await self._play(provider, timeout_s)
 
-    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
         raise NotImplementedError
 
-    async def _play(self, provider: Provider, timeout_s: float) -> Exchange:
+    async def _play(self, provider: Provider, timeout_s: float) -> UpstreamResult:
         step = self.scripts[provider.name].pop(0)
-        if isinstance(step, Exchange):
+        if isinstance(step, UpstreamResult):
             return step
         if isinstance(step, BaseException):
             raise step
@@ -238,7 +240,7 @@ class LimiterSpy(MemoryLimiter):
 
 
 class World:
-    """Failover over real health, admission and recording, with a scripted upstream and a clock that tests turn.
+    """Failover over real availability, admission and recording, with a scripted upstream and a clock that tests turn.
 
     The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
     """
@@ -252,11 +254,11 @@ class World:
         self.observed: list[UsageRecord] = []
         self.reported: dict[tuple[str, str], Price] = {}
         self.logged: list[tuple[str, dict[str, Any]]] = []
-        self.health = Health(self.clock, lambda: 0.5, log=self._log)
+        self.availability = ProviderAvailability(self.clock, lambda: 0.5, log=self._log)
         self.drawn: list[tuple[float, float]] = []
         self.slept: list[float] = []
         self.pause_s = 1.0
-        self.recording = Recording(
+        self.recorder = UsageRecorder(
             self.journal,
             instance="instance",
             list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
@@ -265,29 +267,33 @@ class World:
         self.failover = self.with_admission(self.admission)
 
     def with_admission(self, admission: Admission) -> Failover:
-        return self._failover(admission, pace=self._pace())
+        return self._failover(admission, timing=self._timing())
 
     def unpaced(self) -> Failover:
         """One that keeps the real time."""
-        return self._failover(self.admission, pace=Pace())
+        return self._failover(self.admission, timing=Timing())
 
-    def _pace(self) -> Pace:
-        return Pace(self.clock, self._sleep, self._uniform)
+    def _timing(self) -> Timing:
+        return Timing(self.clock, self._sleep, self._uniform)
 
-    def _failover(self, admission: Admission, *, pace: Pace) -> Failover:
+    def _failover(self, admission: Admission, *, timing: Timing) -> Failover:
         translation = Translation()
-        parts = AttemptParts(
-            health=self.health,
+        dependencies = AttemptDependencies(
+            availability=self.availability,
             admission=admission,
             transport=self.upstream,
-            recording=self.recording,
-            adapters=DIALECTS,
+            recorder=self.recorder,
+            dialects=DIALECTS,
             translation=translation,
             redact=Redactor([KEY]),
-            clock=pace.clock,
+            clock=timing.clock,
         )
         return Failover(
-            health=self.health, admission=admission, attempts=Attempts(parts), translation=translation, pace=pace
+            availability=self.availability,
+            admission=admission,
+            attempts=Attempts(dependencies),
+            translation=translation,
+            timing=timing,
         )
 
     def script(self, **steps: Sequence[Step]) -> World:
@@ -295,12 +301,12 @@ class World:
         return self
 
     def open(self, request: Request) -> UsageRecord:
-        return self.recording.open(request)
+        return self.recorder.start(request)
 
-    def after(self, seconds: float, then: Exchange | BaseException) -> Step:
+    def after(self, seconds: float, then: UpstreamResult | BaseException) -> Step:
         """A step that takes `seconds` by the clock."""
 
-        async def wait(_: float) -> Exchange:
+        async def wait(_: float) -> UpstreamResult:
             self.clock.now += seconds
             if isinstance(then, BaseException):
                 raise then
@@ -310,7 +316,7 @@ class World:
 
     def wait(self, provider: Provider) -> Wait | None:
         """Why the provider's first model may not be called now, None if it may."""
-        permit = self.health.admit(Candidate.of(provider, provider.models[0]))
+        permit = self.availability.admit(Candidate.of(provider, provider.models[0]))
         if isinstance(permit, Wait):
             return permit
         permit.release()

@@ -51,7 +51,7 @@ async def test_a_request_larger_than_the_limit_never_fits(admission: Admission) 
     assert (await granted(admission, max_tokens=282)).tokens == 300
 
 
-async def test_never_sent(admission: Admission, limiter: LimiterSpy) -> None:
+async def test_a_call_that_was_never_sent_gives_everything_back(admission: Admission, limiter: LimiterSpy) -> None:
     assert admission.never_sent(await granted(admission)) == 0
     assert limiter.settled == [("id-one", 0, False)]
     for _ in range(3):
@@ -59,12 +59,12 @@ async def test_never_sent(admission: Admission, limiter: LimiterSpy) -> None:
 
 
 @pytest.mark.parametrize("tokens", [0, 50, 118, 200])
-async def test_used(admission: Admission, limiter: LimiterSpy, tokens: int) -> None:
+async def test_a_settled_call_counts_the_tokens_it_used(admission: Admission, limiter: LimiterSpy, tokens: int) -> None:
     assert admission.used(await granted(admission), tokens) == tokens
     assert limiter.settled == [("id-one", tokens, True)]
 
 
-async def test_unknown(admission: Admission, limiter: LimiterSpy) -> None:
+async def test_a_call_of_unknown_usage_keeps_its_reservation(admission: Admission, limiter: LimiterSpy) -> None:
     assert admission.unknown(await granted(admission)) == 118
     assert limiter.settled == []
 
@@ -84,7 +84,7 @@ async def test_one_from_the_future_counts_as_now(admission: Admission) -> None:
     assert await admission.admit(request(), ONE) == Decision(None, 61.0)
 
 
-async def test_nothing_earlier(admission: Admission) -> None:
+async def test_a_refill_with_no_attempts_takes_nothing(admission: Admission) -> None:
     admission.refill([], 0)
 
     assert (await granted(admission)).tokens == 118

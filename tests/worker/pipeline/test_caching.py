@@ -11,8 +11,8 @@ import pytest
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation
-from llm_gateway.domain.messages import Ask
 from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.usage import Usage
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from tests.worker.pipeline.fakes import Clock, plan, provider, request, served
@@ -260,10 +260,10 @@ class TestBypass:
 async def test_integers_of_any_size_are_part_of_the_question(caching: Caching, protocol: str) -> None:
     """JSON has them, MessagePack has not."""
 
-    def of(number: int) -> Ask:
-        return Ask(protocol, {"messages": [{"n": number}]}, lambda _document: (Conversation(turns=[]), ()))
+    def of(number: int) -> ClientRequest:
+        return ClientRequest(protocol, {"messages": [{"n": number}]}, lambda _document: (Conversation(turns=[]), ()))
 
-    await kept(caching, ask=of(-(10**25)))
+    await kept(caching, client_request=of(-(10**25)))
 
-    assert (await ask(caching, ask=of(-(10**25)))).served is not None
-    assert (await ask(caching, ask=of(-(10**25) - 1))).served is None
+    assert (await ask(caching, client_request=of(-(10**25)))).served is not None
+    assert (await ask(caching, client_request=of(-(10**25) - 1))).served is None

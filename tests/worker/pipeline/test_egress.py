@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import Provider, Target
-from llm_gateway.domain.plan import Call
+from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.upstream.egress import AddressRefused, Egress, resolve
 from llm_gateway.worker.pipeline.transport import Transport
 from tests.worker.pipeline.fakes import provider
@@ -52,12 +52,12 @@ class TestCheck:
 
         assert names.asked == [("api", port)]
 
-    def test_only_https(self) -> None:
+    def test_only_https_is_allowed(self) -> None:
         with pytest.raises(AddressRefused, match=r"^api must be called over https in production\.$"):
             strict(api=["8.8.8.8"]).check("http://api/v1")
 
     @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1"])
-    def test_no_private_address(self, address: str) -> None:
+    def test_a_private_address_is_refused(self, address: str) -> None:
         with pytest.raises(AddressRefused) as raised:
             strict(api=[address]).check("https://api/v1")
 
@@ -105,7 +105,7 @@ class TestCheck:
             Egress(strict=True).check(f"https://{host}/v1")
 
 
-def test_the_systems_resolver() -> None:
+def test_the_systems_resolver_finds_addresses_or_fails() -> None:
     assert resolve("127.0.0.1", 443) == ["127.0.0.1"]
     with pytest.raises(OSError, match=r".+"):
         resolve("does-not-exist.invalid", 443)
@@ -166,7 +166,7 @@ class Pinned(Egress):
         return answer
 
 
-CALL = Call("/chat", b"{}")
+CALL = UpstreamCall("/chat", b"{}")
 BELL = "https://bell.invalid:1/"
 ONE = "https://api.invalid:1/"
 

@@ -7,11 +7,12 @@ import time
 import msgspec
 import pytest
 
-from llm_gateway.domain.messages import Request
-from llm_gateway.domain.plan import Exchange, Plan
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
-from llm_gateway.worker.pipeline.failover import Pace
+from llm_gateway.worker.pipeline.failover import Timing
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -27,7 +28,7 @@ from tests.worker.pipeline.fakes import (
 )
 
 A, B, C, D = provider("a"), provider("b"), provider("c"), provider("d")
-MALFORMED = Exchange(200, b"<html>")
+MALFORMED = UpstreamResult(200, b"<html>")
 NEXT_CANDIDATE = [
     NOT_SENT,
     TIMEOUT,
@@ -74,7 +75,7 @@ async def test_the_attempt_of_a_success(world: World) -> None:
 
 
 async def test_the_intent_is_journalled_before_anything_is_sent(world: World) -> None:
-    async def look(_: float) -> Exchange:
+    async def look(_: float) -> UpstreamResult:
         assert world.journal.kinds == ["intent"]
         return answer()
 
@@ -97,7 +98,7 @@ async def test_the_dialect_gets_the_request_and_the_candidates_model(world: Worl
 
 
 @pytest.mark.parametrize("failure", NEXT_CANDIDATE, ids=repr)
-async def test_the_next_candidate_is_tried_on(world: World, failure: Exchange) -> None:
+async def test_the_next_candidate_is_tried_on(world: World, failure: UpstreamResult) -> None:
     world.script(a=[failure], b=[answer()])
     record = world.open(request())
 
@@ -133,7 +134,7 @@ async def test_a_callers_fault_after_failures_ends_it_too(world: World) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 299])
 async def test_every_2xx_is_an_answer(world: World, status: int) -> None:
-    world.script(a=[Exchange(status, answer().body)])
+    world.script(a=[UpstreamResult(status, answer().body)])
 
     served = await world.failover.run(request(), plan([A]), world.open(request()))
 
@@ -142,7 +143,7 @@ async def test_every_2xx_is_an_answer(world: World, status: int) -> None:
 
 @pytest.mark.parametrize("status", [199, 300])
 async def test_what_is_beside_2xx_is_none(world: World, status: int) -> None:
-    world.script(a=[Exchange(status, answer().body)], b=[answer("b")])
+    world.script(a=[UpstreamResult(status, answer().body)], b=[answer("b")])
 
     served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
 
@@ -183,7 +184,7 @@ async def test_a_tier_is_tried_whole_and_in_its_order_before_the_next(world: Wor
 
 async def test_within_a_tier_the_fewest_calls_in_flight_come_first(world: World) -> None:
     for busy in ("id-a", "id-a", "id-b", "id-d"):
-        world.health.begin(busy)
+        world.availability.begin(busy)
     world.script(b=[refusal(500)], c=[refusal(500)], d=[answer()])
 
     await world.failover.run(request(), plan([A, B, C, D]), world.open(request()))
@@ -193,7 +194,7 @@ async def test_within_a_tier_the_fewest_calls_in_flight_come_first(world: World)
 
 async def test_busy_providers_of_a_higher_tier_still_come_first(world: World) -> None:
     for _ in range(9):
-        world.health.begin("id-a")
+        world.availability.begin("id-a")
     world.script(a=[answer()])
 
     served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
@@ -204,14 +205,14 @@ async def test_busy_providers_of_a_higher_tier_still_come_first(world: World) ->
 async def test_a_call_is_in_flight_while_it_lasts(world: World) -> None:
     seen: list[int] = []
 
-    async def look(_: float) -> Exchange:
-        seen.append(world.health.in_flight("id-a"))
+    async def look(_: float) -> UpstreamResult:
+        seen.append(world.availability.in_flight("id-a"))
         return answer()
 
     world.script(a=[look])
     await world.failover.run(request(), plan([A]), world.open(request()))
 
-    assert (seen, world.health.in_flight("id-a")) == ([1], 0)
+    assert (seen, world.availability.in_flight("id-a")) == ([1], 0)
 
 
 class TestDeadline:
@@ -368,4 +369,4 @@ async def test_time_and_chance_are_the_real_ones_unless_told(world: World) -> No
 
     [(_, _, timeout_s)] = world.upstream.calls
     assert 4.9 < timeout_s <= 5
-    assert 0.2 <= Pace().uniform(0.2, 2.0) <= 2.0
+    assert 0.2 <= Timing().uniform(0.2, 2.0) <= 2.0

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import GatewayError, ProviderFailed, RateLimited
-from llm_gateway.worker.pipeline.health import Wait
+from llm_gateway.worker.pipeline.availability import Wait
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED
 from tests.worker.pipeline.fakes import World, answer, plan, provider, request
 
@@ -18,8 +18,8 @@ GEM = provider("gem", kind="gemini", models=("gemini-2.5-flash",))
 A, B = provider("a"), provider("b")
 
 
-def said(status: int, document: Any, retry_after_s: float | None = None) -> Exchange:
-    return Exchange(status, msgspec.json.encode(document), retry_after_s)
+def said(status: int, document: Any, retry_after_s: float | None = None) -> UpstreamResult:
+    return UpstreamResult(status, msgspec.json.encode(document), retry_after_s)
 
 
 def google(code: int, status: str, *details: object) -> Any:
@@ -36,7 +36,7 @@ NO_JSON = {"error": {"message": "Failed to generate JSON.", "code": "json_valida
 XAI_KEY = {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xa***x."}
 
 
-async def test_every_dialect_serves(world: World) -> None:
+async def test_every_dialect_answers_a_request(world: World) -> None:
     world.script(claude=[said(200, ANTHROPIC)], gem=[said(200, GEMINI)])
     record = world.open(request())
     claude = await world.failover.run(request(), plan([CLAUDE]), record)
@@ -83,7 +83,7 @@ class TestRefusedKeys:
         ids=["gemini key", "anthropic credit", "anthropic billing", "xai key", "deepseek balance"],
     )
     async def test_the_next_serves_and_the_second_time_the_provider_rests(
-        self, world: World, provider_name: str, refusal: Exchange
+        self, world: World, provider_name: str, refusal: UpstreamResult
     ) -> None:
         one = {"gem": GEM, "claude": CLAUDE, "a": A}[provider_name]
         world.script(**{provider_name: [refusal, refusal], "b": [answer(), answer()]})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.domain.plan import Exchange, Plan
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
@@ -49,7 +50,7 @@ async def failing_with_record(
 
 
 def broken_open(world: World, name: str) -> None:
-    breaker = world.health.breaker(f"id-{name}", "m1")
+    breaker = world.availability.breaker(f"id-{name}", "m1")
     for _ in range(5):
         permit = breaker.admit()
         assert permit is not None
@@ -150,7 +151,7 @@ class TestLimits:
             assert (type(error), error.retry_after_s) == (RateLimited, told)
         assert len(world.upstream.calls) == 5
 
-    async def test_three_providers_limits(self, world: World) -> None:
+    async def test_three_limited_providers_return_the_shortest_wait(self, world: World) -> None:
         world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
 
         error = await failing(world, plan([A], [B], [C], [provider("d")]))
@@ -231,7 +232,7 @@ class TestUnavailable:
 
 class TestAttemptsFailed:
     @pytest.mark.parametrize("first", [refusal(500), NOT_SENT, TIMEOUT, BROKEN, refusal(401)], ids=repr)
-    async def test_the_last_attempts_message_is_told(self, world: World, first: Exchange) -> None:
+    async def test_the_last_attempts_message_is_told(self, world: World, first: UpstreamResult) -> None:
         world.script(a=[first], b=[refusal(503, "over capacity")])
 
         error = await failing(world, plan([A], [B]))
@@ -268,11 +269,11 @@ class TestAttemptsFailed:
         assert (type(error), error.retry_after_s) == (RateLimited, 30.0)
 
     async def test_without_a_message_the_status_is_told(self, world: World) -> None:
-        world.script(a=[Exchange(404)], b=[Exchange(404)])
+        world.script(a=[UpstreamResult(404)], b=[UpstreamResult(404)])
 
         assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
 
-    async def test_secrets_are_removed(self, world: World) -> None:
+    async def test_secrets_are_removed_from_providers_messages(self, world: World) -> None:
         world.script(a=[refusal(400, f"key {KEY} or sk-abcdefgh12 is bad")])
 
         error, record = await failing_with_record(world, plan([A]))
@@ -296,10 +297,10 @@ class TestAttemptsFailed:
 class TestLoneCandidate:
     @pytest.mark.parametrize(
         "failure",
-        [NOT_SENT, TIMEOUT, BROKEN, Exchange(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
+        [NOT_SENT, TIMEOUT, BROKEN, UpstreamResult(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
         ids=repr,
     )
-    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: Exchange) -> None:
+    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: UpstreamResult) -> None:
         world.pause_s = 0.7
         world.script(a=[failure, answer()])
         record = world.open(request())
@@ -310,7 +311,7 @@ class TestLoneCandidate:
         assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
         assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
 
-    async def test_once_only(self, world: World) -> None:
+    async def test_a_lone_provider_is_retried_only_once(self, world: World) -> None:
         world.script(a=[refusal(500, "first"), refusal(500, "second"), answer()])
 
         error = await failing(world, plan([A]))
@@ -357,7 +358,7 @@ class TestLoneCandidate:
         else:
             with pytest.raises(ProviderFailed):
                 await run
-        assert (world.slept, world.health.may_retry("id-a")) == ([1.0] if retried else [], True)
+        assert (world.slept, world.availability.may_retry("id-a")) == ([1.0] if retried else [], True)
 
     async def test_the_budget_of_retries_is_kept(self, world: World) -> None:
         world.script(a=[refusal(500), refusal(408)] * 3 + [refusal(408)])
@@ -373,7 +374,7 @@ class TestLoneCandidate:
         assert world.slept == []
 
     async def test_a_retry_does_not_pass_a_breaker_that_opened(self, world: World) -> None:
-        breaker = world.health.breaker("id-a", "m1")
+        breaker = world.availability.breaker("id-a", "m1")
         for _ in range(4):
             breaker.fail(breaker.admit() or 0)
         world.script(a=[refusal(500, "fifth"), answer()])

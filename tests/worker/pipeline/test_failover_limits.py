@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.errors import GatewayError, RateLimited
 from tests.worker.pipeline.fakes import NOW, World, answer, plan, provider, refusal, request
 
 A, B = provider("a"), provider("b")
 
 
-async def ask(world: World, the_plan: Plan, deadline: float = NOW + 120) -> Served | GatewayError:
+async def ask(world: World, the_plan: Plan, deadline: float = NOW + 120) -> Success | GatewayError:
     asked = request(deadline=deadline)
     try:
         return await world.failover.run(asked, the_plan, world.open(asked))
@@ -25,7 +26,7 @@ async def test_the_only_candidate_is_tried_again_after_its_retry_after(
 ) -> None:
     world.script(a=[refusal(429, "", said), answer()])
 
-    assert isinstance(await ask(world, plan([A])), Served)
+    assert isinstance(await ask(world, plan([A])), Success)
 
     assert (world.slept, world.drawn) == (slept, [(0.5, 2.0)])
     assert (world.wait(A), world.logged) == (None, [])
@@ -33,7 +34,7 @@ async def test_the_only_candidate_is_tried_again_after_its_retry_after(
 
 async def test_a_429_is_tried_again_at_most_twice(world: World) -> None:
     world.script(a=[refusal(429, "", 1), refusal(429, "", 1), answer()])
-    assert isinstance(await ask(world, plan([A])), Served)
+    assert isinstance(await ask(world, plan([A])), Success)
 
     world.clock.now += 20
     world.script(a=[refusal(429, "", 1)] * 3)
@@ -56,7 +57,7 @@ async def test_a_429_fails_over_at_once_where_there_is_another_candidate(world: 
 
     served = await ask(world, plan([A, B]))
 
-    assert isinstance(served, Served)
+    assert isinstance(served, Success)
     assert (served.provider, world.slept) == ("b", [])
 
 
@@ -73,7 +74,7 @@ async def test_only_within_the_deadline(world: World, left: float, attempts: int
 async def test_only_within_the_budget_of_retries(world: World) -> None:
     world.script(a=[refusal(429, "", 1), answer()] * 3 + [refusal(429, "", 1), answer()])
 
-    assert [type(await ask(world, plan([A]))) for _ in range(4)] == [Served] * 3 + [RateLimited]
+    assert [type(await ask(world, plan([A]))) for _ in range(4)] == [Success] * 3 + [RateLimited]
 
 
 async def test_not_behind_the_gate_that_it_closed(world: World) -> None:
@@ -88,10 +89,10 @@ async def test_not_behind_the_gate_that_it_closed(world: World) -> None:
 
 async def test_after_another_failure_it_is_tried_once_in_all(world: World) -> None:
     world.script(a=[refusal(500), refusal(429, "", 1)])
-    assert not isinstance(await ask(world, plan([A])), RateLimited | Served)
+    assert not isinstance(await ask(world, plan([A])), RateLimited | Success)
 
     world.script(a=[refusal(429, "", 1), refusal(500)])
-    assert not isinstance(await ask(world, plan([A])), RateLimited | Served)
+    assert not isinstance(await ask(world, plan([A])), RateLimited | Success)
     assert len(world.upstream.calls) == 4
 
 

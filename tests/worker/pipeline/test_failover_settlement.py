@@ -9,14 +9,14 @@ import pytest
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Completion
-from llm_gateway.domain.messages import Request
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord, Usage
 from llm_gateway.errors import GatewayError, JournalUnavailable
 from llm_gateway.limiter.base import Decision
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.health.circuit_breaker import CircuitBreaker
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -33,7 +33,7 @@ from tests.worker.pipeline.fakes import (
 )
 
 A, B = provider("a"), provider("b")
-MALFORMED = Exchange(200, b"<html>")
+MALFORMED = UpstreamResult(200, b"<html>")
 BOUND = Usage(input_tokens=18, output_tokens=100)
 
 
@@ -48,7 +48,7 @@ async def attempted(world: World, step: Step, **changes: Any) -> AttemptRecord:
 
 def almost_open(world: World, failures: int = 4) -> CircuitBreaker:
     """The breaker of A, which the next failure opens."""
-    breaker = world.health.breaker("id-a", "m1")
+    breaker = world.availability.breaker("id-a", "m1")
     for _ in range(failures):
         breaker.fail(breaker.admit() or 0)
     return breaker
@@ -84,7 +84,7 @@ class TestLimit:
         assert world.limiter.settled[0] == ("id-a", 0, True)
 
     @pytest.mark.parametrize("step", [TIMEOUT, BROKEN, MALFORMED], ids=repr)
-    async def test_what_nobody_knows_keeps_the_reservation(self, world: World, step: Exchange) -> None:
+    async def test_what_nobody_knows_keeps_the_reservation(self, world: World, step: UpstreamResult) -> None:
         attempt = await attempted(world, step)
 
         assert (attempt.sent, attempt.limit_tokens) == (True, 118)
@@ -105,14 +105,16 @@ class TestBreaker:
     NOT_COUNTED = tuple(refusal(status) for status in (401, 403, 404, 408, 409, 429, 499))
 
     @pytest.mark.parametrize("step", COUNTED, ids=repr)
-    async def test_counted(self, world: World, step: Exchange) -> None:
+    async def test_a_failure_of_the_provider_counts_against_its_breaker(
+        self, world: World, step: UpstreamResult
+    ) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
         assert breaker.state == "open"
 
     @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
-    async def test_not_counted(self, world: World, step: Exchange) -> None:
+    async def test_other_failures_leave_the_breaker_as_it_was(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
@@ -145,7 +147,7 @@ class TestBreaker:
         assert breaker.state == state
 
     @pytest.mark.parametrize("step", [NOT_SENT, BROKEN, MALFORMED, refusal(500)], ids=repr)
-    async def test_other_failures_count_with_any_time(self, world: World, step: Exchange) -> None:
+    async def test_other_failures_count_with_any_time(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step, deadline=NOW + 1)
 
@@ -156,7 +158,7 @@ class TestBreaker:
         [(answer(), "closed"), (refusal(500), "open"), (TIMEOUT, "open"), (NOT_SENT, "open"), (MALFORMED, "open")],
         ids=repr,
     )
-    async def test_half_open_is_decided_by_the_one_call(self, world: World, step: Exchange, state: str) -> None:
+    async def test_half_open_is_decided_by_the_one_call(self, world: World, step: UpstreamResult, state: str) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         await attempted(world, step, deadline=NOW + 300)
@@ -203,7 +205,7 @@ class TestCutShort:
         breaker = almost_open(world)
         sent = asyncio.Event()
 
-        async def hang(_: float) -> Exchange:
+        async def hang(_: float) -> UpstreamResult:
             sent.set()
             await asyncio.sleep(60)
             raise AssertionError
@@ -222,18 +224,18 @@ class TestCutShort:
         assert (attempt.error, attempt.sent, attempt.status, attempt.latency_ms) == ("cancelled", True, None, 2000)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
-        assert (breaker.state, world.health.in_flight("id-a")) == ("closed", 0)
+        assert (breaker.state, world.availability.in_flight("id-a")) == ("closed", 0)
 
     async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
         """While a connection was made, say: it bought nothing and counts against no limit."""
-        world.script(a=[Unsent()])
+        world.script(a=[CancelledBeforeSend()])
         record = world.open(request())
         with pytest.raises(asyncio.CancelledError):
             await world.failover.run(request(), plan([A], [B]), record)
 
         [attempt] = record.attempts
         assert (attempt.error, attempt.sent, attempt.cost_nanos, attempt.usage) == ("cancelled", False, 0, Usage())
-        assert (attempt.limit_tokens, world.health.in_flight("id-a")) == (0, 0)
+        assert (attempt.limit_tokens, world.availability.in_flight("id-a")) == (0, 0)
 
     async def test_cancelled_in_half_open(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
@@ -252,7 +254,7 @@ class TestCutShort:
 
         [attempt] = record.attempts
         assert (attempt.error, attempt.cost_status, attempt.limit_tokens) == ("defect", "estimated", 118)
-        assert world.health.in_flight("id-a") == 0
+        assert world.availability.in_flight("id-a") == 0
 
     async def test_what_cannot_be_journalled_is_not_sent(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
@@ -265,7 +267,7 @@ class TestCutShort:
         assert (world.upstream.calls, record.attempts) == ([], [])
         assert world.limiter.settled == [("id-a", 0, False)]
         assert breaker.admit() is not None
-        assert world.health.in_flight("id-a") == 0
+        assert world.availability.in_flight("id-a") == 0
 
     async def test_what_cannot_be_encoded_is_not_sent(self, world: World) -> None:
         record = world.open(request())
@@ -317,7 +319,7 @@ async def test_a_defect_in_reading_an_answer_gives_the_permit_back(world: World)
     breaker = almost_open(world, failures=5)
     world.clock.now += 60
     world.script(a=[answer()])
-    broken = provider("a", main_wire=A.main_wire._replace(read_reply=broken_reader))
+    broken = provider("a", translation_codec=A.translation_codec._replace(read_reply=broken_reader))
 
     with pytest.raises(ZeroDivisionError):
         await world.failover.run(request(), plan([broken]), world.open(request()))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.cache.memory import MemoryCache
-from llm_gateway.domain.plan import Served
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError, ProviderFailed
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from tests.worker.pipeline.fakes import plan, provider, request, served
@@ -45,13 +45,13 @@ def soon(seconds: float = 30.0, **changes: Any) -> Any:
 class Caller:
     """What a request does: looks, and calls upstream itself when told to. `calls` counts over all callers."""
 
-    def __init__(self, caching: Caching, outcomes: list[Served | BaseException]) -> None:
+    def __init__(self, caching: Caching, outcomes: list[Success | BaseException]) -> None:
         self.caching = caching
         self.outcomes = outcomes
         self.calls = 0
         self.release = asyncio.Event()
 
-    async def __call__(self, **changes: Any) -> tuple[str, Served]:
+    async def __call__(self, **changes: Any) -> tuple[str, Success]:
         lookup = await self.caching.lookup(soon(**changes), PLAN)
         if lookup.served is not None:
             return lookup.status, lookup.served
@@ -68,7 +68,7 @@ class Caller:
         await self.caching.keep(lookup, outcome)
         return lookup.status, outcome
 
-    async def many(self, count: int) -> list[asyncio.Task[tuple[str, Served]]]:
+    async def many(self, count: int) -> list[asyncio.Task[tuple[str, Success]]]:
         tasks = [asyncio.create_task(self()) for _ in range(count)]
         await asyncio.sleep(0)
         return tasks
@@ -125,7 +125,7 @@ class TestFailure:
         assert [str(error) for error in failed] == ["first"]
         assert sum(1 for r in results if isinstance(r, tuple) and r[1].reply.content == "second") == 199
 
-    async def test_but_not_twice(self, caching: Caching) -> None:
+    async def test_waiters_try_once_more_after_a_failure_but_not_twice(self, caching: Caching) -> None:
         caller = Caller(caching, [ProviderFailed("first"), ProviderFailed("second"), served()])
         tasks = await caller.many(5)
         caller.release.set()

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import GatewayError
-from llm_gateway.worker.pipeline.health import Wait
+from llm_gateway.worker.pipeline.availability import Wait
 from tests.upstream.behaviour import REFUSALS
 from tests.worker.pipeline.fakes import World, answer, plan, provider, request
 
@@ -24,8 +24,8 @@ GEMINI: dict[str, Any] = {
 }
 SERVED = {
     "openai": answer(),
-    "anthropic": Exchange(200, msgspec.json.encode(ANTHROPIC)),
-    "gemini": Exchange(200, msgspec.json.encode(GEMINI)),
+    "anthropic": UpstreamResult(200, msgspec.json.encode(ANTHROPIC)),
+    "gemini": UpstreamResult(200, msgspec.json.encode(GEMINI)),
 }
 OTHER = provider("other")
 
@@ -94,7 +94,9 @@ async def ask(world: World, one: Provider, customer: str) -> str:
 async def test_one_refusal_affects_nobody_else(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
-    refusal = Exchange(case.status, msgspec.json.encode({"error": case.error} if case.kind == "openai" else case.error))
+    refusal = UpstreamResult(
+        case.status, msgspec.json.encode({"error": case.error} if case.kind == "openai" else case.error)
+    )
     world.script(one=[refusal, SERVED[case.kind]], other=[answer()])
 
     assert await ask(world, one, "first") == ("ProviderFailed" if case.told else "other")
@@ -106,7 +108,9 @@ async def test_one_refusal_affects_nobody_else(world: World, name: str) -> None:
 async def test_two_in_a_row_rest_an_account_and_nothing_else(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
-    refusal = Exchange(case.status, msgspec.json.encode({"error": case.error} if case.kind == "openai" else case.error))
+    refusal = UpstreamResult(
+        case.status, msgspec.json.encode({"error": case.error} if case.kind == "openai" else case.error)
+    )
     world.script(one=[refusal, refusal, SERVED[case.kind]], other=[answer()] * 3)
 
     for customer in ("first", "second"):
@@ -119,7 +123,7 @@ async def test_two_in_a_row_rest_an_account_and_nothing_else(world: World, name:
 async def test_a_refused_prompt_that_its_client_sends_again_and_again_rests_nobody(world: World, status: int) -> None:
     """In words that nobody knows, it may be about the prompt; a 401 never is."""
     one = provider("one")
-    refusal = Exchange(status, b'{"error": {"message": "This prompt is not for us."}}')
+    refusal = UpstreamResult(status, b'{"error": {"message": "This prompt is not for us."}}')
     world.script(one=[*[refusal] * 5, answer()], other=[answer()] * 5)
     for number in range(5):
         asked = request(id=str(number), prompt="the same")
@@ -130,7 +134,7 @@ async def test_a_refused_prompt_that_its_client_sends_again_and_again_rests_nobo
 
 async def test_keys_in_a_refusal_are_not_told(world: World) -> None:
     one = provider("one")
-    refusal = Exchange(401, b'{"error": {"message": "Bad key sk-live-0123456789abcdef"}}')
+    refusal = UpstreamResult(401, b'{"error": {"message": "Bad key sk-live-0123456789abcdef"}}')
     world.script(one=[refusal] * 2, other=[answer()] * 2)
     for customer in ("first", "second"):
         await ask(world, one, customer)

@@ -1,4 +1,4 @@
-"""A committed stream reaches its client, and what ends it only once the usage record is durable."""
+"""A stream stream reaches its client, and what ends it only once the usage record is durable."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, cast
 import pytest
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Answer
-from llm_gateway.domain.plan import Call, Served
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.protocols import gemini, openai_chat
-from llm_gateway.protocols.base import Piece, StreamReader
+from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event, Splitter
-from llm_gateway.worker.pipeline.incoming import Incoming
+from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
 from llm_gateway.worker.pipeline.relay import MOST_HELD_BYTES, Relay
-from llm_gateway.worker.pipeline.streams import Committed, Ends
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 from tests.worker.pipeline.fakes import provider
 
 
-class Poured(Incoming):
+class Poured(UpstreamEvents):
     """Hands out events one by one."""
 
     def __init__(self, *events: bytes) -> None:
-        self.events = [event for data in events for event in Splitter(10**7).feed(data)]
+        self.events = [event for data in events for event in Splitter(10**7).take(data)]
 
-    async def pour(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
+    async def deliver(self, take: Callable[[list[Event]], bool], idle_s: float) -> bool:
         await asyncio.sleep(0)
         while self.events:
             if not take([self.events.pop(0)]):
@@ -46,21 +46,21 @@ class Client:
     async def ready(self) -> None:
         await asyncio.sleep(0)
 
-    def take(self, pieces: list[Piece]) -> bool:
-        self.sent += [piece.raw for piece in pieces]
+    def take(self, raw_events: list[RawEvent]) -> bool:
+        self.sent += [raw_event.raw for raw_event in raw_events]
         return True
 
-    async def settled(self, _served: Served) -> Answer:
+    async def settled(self, _served: Success) -> Answer:
         self.before = list(self.sent)
         return cast(Answer, "answer")
 
 
 async def relayed(reader: StreamReader, *events: bytes) -> Client:
     client = Client()
-    call = Call("/", b"", is_native=True)
-    ends = Ends(lambda _stream: cast(Served, "served"), lambda _stream, message, _is_ours: message)
-    committed = Committed(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, ends)
-    relay = Relay(committed, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
+    call = UpstreamCall("/", b"", is_native=True)
+    callbacks = AttemptCallbacks(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
+    stream = OpenStream(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
+    relay = Relay(stream, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
     await relay.run(client)
     return client
 

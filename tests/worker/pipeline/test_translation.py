@@ -8,30 +8,30 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Ask
-from llm_gateway.domain.plan import Call
+from llm_gateway.domain.request import ClientRequest
+from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.base import Malformed, Unsupported
+from llm_gateway.protocols.contract import Malformed, Unsupported
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
 
 TRANSLATION = Translation()
 
 
-def call(asked: Ask, kind: str, model: str, **changes: Any) -> Call:
+def call(asked: ClientRequest, kind: str, model: str, **changes: Any) -> UpstreamCall:
     candidate = Candidate.of(provider(kind=kind, models=(model,), **changes), model)
-    return TRANSLATION.call(request(ask=asked), candidate)
+    return TRANSLATION.call(request(client_request=asked), candidate)
 
 
-def ask(protocol: Any, name: str, document: dict[str, Any]) -> Ask:
+def ask(protocol: Any, name: str, document: dict[str, Any]) -> ClientRequest:
     def read(given: dict[str, Any]) -> Any:
         found = protocol.read_request(given)
         return found.conversation, found.dropped
 
-    return Ask(name, document, read)
+    return ClientRequest(name, document, read)
 
 
-def messages(*said: Any, **fields: Any) -> Ask:
+def messages(*said: Any, **fields: Any) -> ClientRequest:
     return ask(anthropic_messages, "anthropic_messages", {"max_tokens": 9, "messages": list(said), **fields})
 
 

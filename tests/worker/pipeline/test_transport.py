@@ -16,12 +16,12 @@ from typing import Any, TypeAlias
 import pytest
 
 from llm_gateway.domain.catalog import Provider, Target
-from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.pipeline.transport import MAX_BODY_BYTES, Transport
 from tests.worker.pipeline.fakes import provider, snapshot
 
-CALL = Call("/chat", b"{}")
+CALL = UpstreamCall("/chat", b"{}")
 
 Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -94,14 +94,14 @@ async def transport() -> AsyncIterator[Transport]:
     await made.close()
 
 
-async def test_an_answer(transport: Transport, upstream: Upstream) -> None:
+async def test_an_answer_returns_its_status_and_body(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("200 OK", "content-type: application/json\r\nretry-after: 5\r\n", b'{"a": 1}')
 
-    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(200, b'{"a": 1}')
+    assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(200, b'{"a": 1}')
 
 
-async def test_what_is_sent(transport: Transport, upstream: Upstream) -> None:
-    await transport.post(upstream.provider("/v1"), Call("/chat/completions", b'{"model": "m"}'), 5)
+async def test_the_call_is_sent_with_path_key_and_body(transport: Transport, upstream: Upstream) -> None:
+    await transport.post(upstream.provider("/v1"), UpstreamCall("/chat/completions", b'{"model": "m"}'), 5)
 
     [(head, body)] = upstream.requests
     lines = head.decode().lower().split("\r\n")
@@ -114,13 +114,13 @@ async def test_what_is_sent(transport: Transport, upstream: Upstream) -> None:
 async def test_every_status_with_its_body(transport: Transport, upstream: Upstream, status: int) -> None:
     upstream.behaviour = answering(f"{status} X", body=b"said")
 
-    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(status, b"said")
+    assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(status, b"said")
 
 
-async def test_an_empty_body(transport: Transport, upstream: Upstream) -> None:
+async def test_an_answer_without_a_body_is_an_answer(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("503 X", "retry-after: 3\r\n")
 
-    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(503, b"", 3.0)
+    assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(503, b"", 3.0)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,12 @@ async def test_an_empty_body(transport: Transport, upstream: Upstream) -> None:
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
     ],
 )
-async def test_retry_after(transport: Transport, upstream: Upstream, value: str, seconds: float | None) -> None:
+async def test_retry_after_is_read_as_number_or_date(
+    transport: Transport, upstream: Upstream, value: str, seconds: float | None
+) -> None:
     upstream.behaviour = answering("429 X", f"Retry-After: {value}\r\n", b"slow")
 
-    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(429, b"slow", seconds)
+    assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(429, b"slow", seconds)
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000", "+0200"])
@@ -185,7 +187,7 @@ async def test_a_body_in_many_parts(transport: Transport, upstream: Upstream) ->
 async def test_redirects_are_not_followed(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("307 X", f"location: http://127.0.0.1:{upstream.port}/elsewhere\r\n", b"moved")
 
-    assert await transport.post(upstream.provider(), CALL, 5) == Exchange(307, b"moved")
+    assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(307, b"moved")
     assert len(upstream.requests) == 1
 
 
@@ -202,7 +204,7 @@ async def test_proxies_of_the_environment_are_ignored(upstream: Upstream, monkey
 
 
 class TestNeverSent:
-    async def test_connection_refused(self, transport: Transport, upstream: Upstream) -> None:
+    async def test_a_refused_connection_is_not_sent(self, transport: Transport, upstream: Upstream) -> None:
         with socket.create_server(("127.0.0.1", 0)) as gone:
             port = gone.getsockname()[1]
         upstream.port = port
@@ -235,14 +237,14 @@ class TestNeverSent:
     async def test_a_provider_without_a_target(self, transport: Transport) -> None:
         exchange = await transport.post(provider(target=None), CALL, 5)
 
-        assert exchange == Exchange(fault="not_sent", message="The provider is not ready yet")
+        assert exchange == UpstreamResult(fault="not_sent", message="The provider is not ready yet")
 
     async def test_a_key_that_is_no_header(self, transport: Transport, upstream: Upstream) -> None:
         target = Target(f"http://127.0.0.1:{upstream.port}", "", {"authorization": "Bearer canary\n1"})
 
         exchange = await transport.post(provider(target=target), CALL, 5)
 
-        assert exchange == Exchange(fault="not_sent", message="The provider's key cannot be sent in a header")
+        assert exchange == UpstreamResult(fault="not_sent", message="The provider's key cannot be sent in a header")
         assert upstream.requests == []
 
 
@@ -271,7 +273,9 @@ class TestBroken:
 
     @pytest.mark.parametrize(("size", "fault"), [(1000, None), (1001, "broken"), (400_000, "broken")])
     @pytest.mark.parametrize("parts", [1, 2, 3])
-    async def test_a_huge_answer(self, upstream: Upstream, size: int, fault: str | None, parts: int) -> None:
+    async def test_an_answer_larger_than_the_limit_is_broken(
+        self, upstream: Upstream, size: int, fault: str | None, parts: int
+    ) -> None:
         transport = Transport(Egress(strict=False), log=lambda *_, **__: None, max_body_bytes=1000)
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode()
         cut = size // parts
@@ -282,9 +286,9 @@ class TestBroken:
         await transport.close()
 
         if fault is None:
-            assert exchange == Exchange(200, b"x" * 1000)
+            assert exchange == UpstreamResult(200, b"x" * 1000)
         else:
-            assert exchange == Exchange(fault="broken", message="The answer is larger than 1000 bytes")
+            assert exchange == UpstreamResult(fault="broken", message="The answer is larger than 1000 bytes")
 
     def test_the_limit_is_32_mib(self) -> None:
         assert MAX_BODY_BYTES == 32 * 1024 * 1024
@@ -296,7 +300,9 @@ class TestTimeout:
         [saying(pause_s=1), saying(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", pause_s=1)],
         ids=["no answer", "half an answer"],
     )
-    async def test_a_stall(self, transport: Transport, upstream: Upstream, behaviour: Behaviour) -> None:
+    async def test_a_stalled_answer_times_out(
+        self, transport: Transport, upstream: Upstream, behaviour: Behaviour
+    ) -> None:
         async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await behaviour(reader, writer)
             await reader.read()
@@ -305,7 +311,7 @@ class TestTimeout:
         began = time.monotonic()
         exchange = await transport.post(upstream.provider(), CALL, 0.1)
 
-        assert exchange == Exchange(fault="timeout", message="No complete answer in time")
+        assert exchange == UpstreamResult(fault="timeout", message="No complete answer in time")
         assert 0.09 < time.monotonic() - began < 0.9
 
     async def test_a_drip_is_no_answer_in_time(self, transport: Transport, upstream: Upstream) -> None:
@@ -329,7 +335,7 @@ class TestPools:
     async def test_calls_of_many_paths_share_connections(self, transport: Transport, upstream: Upstream) -> None:
         paths = ["/v1/models/a:generate", "/v1/models/x%2Fy%20%C3%A9:generate", "/v1/models/a:generate", "/b?alt=sse"]
         for path in paths:
-            await transport.post(upstream.provider("/root"), Call(path, b"{}"), 5)
+            await transport.post(upstream.provider("/root"), UpstreamCall(path, b"{}"), 5)
 
         assert [head.split(b" ")[1].decode() for head, _ in upstream.requests] == ["/root" + path for path in paths]
         assert upstream.connections == 1
@@ -397,7 +403,7 @@ class TestPools:
     async def test_a_retry_after_that_is_no_text(self, transport: Transport, upstream: Upstream) -> None:
         upstream.behaviour = saying(b"HTTP/1.1 503 Busy\r\nretry-after: \xe9\r\ncontent-length: 0\r\n\r\n")
 
-        assert await transport.post(upstream.provider(), CALL, 5) == Exchange(503)
+        assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(503)
 
 
 async def test_a_stream_that_is_closed_twice_gives_its_connection_back_once(
@@ -407,7 +413,7 @@ async def test_a_stream_that_is_closed_twice_gives_its_connection_back_once(
     upstream.behaviour = answering("200 OK", "content-type: text/event-stream\r\n", b"data: 1\n\n")
     asked = upstream.provider()
     first = await transport.open(asked, CALL, 5)
-    assert not isinstance(first, Exchange)
+    assert not isinstance(first, UpstreamResult)
     while await first.next(5):
         pass
     first.close()
@@ -417,5 +423,5 @@ async def test_a_stream_that_is_closed_twice_gives_its_connection_back_once(
 
     assert upstream.connections == 2
     for stream in both:
-        assert not isinstance(stream, Exchange)
+        assert not isinstance(stream, UpstreamResult)
         stream.close()

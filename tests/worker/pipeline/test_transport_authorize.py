@@ -9,22 +9,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.catalog import Authorize, NotAuthorized, OutgoingCall, Provider, Target
-from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall, Provider, Target, UpstreamAuthorizer
+from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.providers import openai
-from llm_gateway.providers.authorize import RefreshedToken, Token
-from llm_gateway.providers.base import Vendor
 from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import PriceList
+from llm_gateway.providers.upstream_credentials import RefreshedToken, Token
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.transport import Transport
 from tests.upstream import MockUpstream
 from tests.worker.pipeline.fakes import Clock, provider
 
 BODY = msgspec.json.encode({"model": "ok", "messages": [{"role": "user", "content": "Hi"}]})
-CALL = Call("/chat/completions", BODY, fields=b"x-own: 1\r\n")
+CALL = UpstreamCall("/chat/completions", BODY, fields=b"x-own: 1\r\n")
 
 
 class Signing:
@@ -59,7 +59,7 @@ async def transport() -> AsyncIterator[Transport]:
     await made.close()
 
 
-def signed(mock: MockUpstream, signing: Authorize) -> Provider:
+def signed(mock: MockUpstream, signing: UpstreamAuthorizer) -> Provider:
     return provider(target=Target(mock.base_url, f"{mock.base_url}/models", {}, signing))
 
 
@@ -96,7 +96,7 @@ async def test_a_call_that_cannot_be_authorised_is_not_sent_and_says_why(
 
     found = await send(transport, how, signed(mock, signing))
 
-    assert found == Exchange(fault="not_sent", message=str(signing.fault))
+    assert found == UpstreamResult(fault="not_sent", message=str(signing.fault))
     assert mock.total == 0
 
 
@@ -109,7 +109,7 @@ async def test_a_call_that_is_not_authorised_in_time_is_not_sent_which_is_not_th
 
     found = await send(transport, how, signed(mock, signing), 0.05)
 
-    assert found == Exchange(fault="not_sent", message="The call was not authorised in time", is_ours=True)
+    assert found == UpstreamResult(fault="not_sent", message="The call was not authorised in time", is_ours=True)
 
 
 @pytest.mark.parametrize("how", ["post", "open"])
@@ -122,7 +122,7 @@ async def test_a_call_that_is_cancelled_while_it_is_authorised_was_never_sent(
     await signing.asked.wait()
     sending.cancel()
 
-    with pytest.raises(Unsent):
+    with pytest.raises(CancelledBeforeSend):
         await sending
 
 
@@ -137,7 +137,7 @@ async def test_an_account_with_a_refreshed_token_keeps_it_over_snapshots_and_sho
 
     prepare = Preparer(
         dialects={"openai": openai},
-        vendors={"acme": Vendor("openai", mock.base_url)},
+        presets={"acme": Preset("openai", mock.base_url)},
         prices=PriceList(),
         local_endpoint=lambda: None,
         learn=redact.learn,

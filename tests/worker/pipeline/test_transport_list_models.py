@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.plan import Exchange
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.upstream.egress import AddressRefused, Egress
 from llm_gateway.worker.pipeline.transport import Transport
 from tests.worker.pipeline.fakes import provider
@@ -63,7 +63,7 @@ def transport(egress: Egress | None = None, max_body_bytes: int = 1000) -> Trans
 
 
 async def test_it_is_a_get_with_the_key_and_disabled_providers_are_asked_too(upstream: Upstream) -> None:
-    assert await transport().list_models(upstream.provider(is_enabled=False), 5) == Exchange(200, b"{}")
+    assert await transport().list_models(upstream.provider(is_enabled=False), 5) == UpstreamResult(200, b"{}")
     [head] = upstream.heads
     assert head.startswith(b"GET /v1/models HTTP/1.1\r\n")
     assert b"authorization: Bearer k\r\n" in head.lower().replace(b"bearer k", b"Bearer k")
@@ -87,11 +87,11 @@ async def test_too_late_is_a_timeout(upstream: Upstream) -> None:
     upstream.answer = None
     began = time.monotonic()
     found = await transport().list_models(upstream.provider(), 0.1)
-    assert found == Exchange(fault="timeout", message="No complete answer in time")
+    assert found == UpstreamResult(fault="timeout", message="No complete answer in time")
     assert time.monotonic() - began < 2
 
 
-async def test_nothing_is_there(upstream: Upstream) -> None:
+async def test_an_address_where_nothing_listens_is_not_sent(upstream: Upstream) -> None:
     upstream.url = "http://127.0.0.1:1"
     found = await transport().list_models(upstream.provider(), 5)
     assert found.fault == "not_sent"
@@ -142,7 +142,7 @@ async def test_the_connection_is_pinned_to_the_checked_address(upstream: Upstrea
     upstream.url = upstream.url.replace("127.0.0.1", "api.example")
     assert (await transport(Pinned("127.0.0.1")).list_models(upstream.provider(), 5)).status == 200
     refused = await transport(Pinned(None)).list_models(upstream.provider(), 5)
-    assert refused == Exchange(fault="not_sent", message="Not there.")
+    assert refused == UpstreamResult(fault="not_sent", message="Not there.")
     assert len(upstream.heads) == 1
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import Request
 
-from llm_gateway.gate.auth import DOCS_PATH, HOME_PATH
+from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 
 ABOUT = {"service": "llm-gateway", "api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
 STYLE = """

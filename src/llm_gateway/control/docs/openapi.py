@@ -12,11 +12,16 @@ import msgspec
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
-from llm_gateway.control.docs.surfaces import header_keys, security_schemes, surface_paths, surface_schemas
+from llm_gateway.control.docs.protocol_paths import (
+    header_key_requirements,
+    protocol_paths,
+    protocol_schemas,
+    security_schemes,
+)
 from llm_gateway.control.management.query import refuses_parameters
-from llm_gateway.error_format.problem import PROBLEM, Problem
+from llm_gateway.error_format.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
-from llm_gateway.gate.auth import DATA_PLANE, OPEN_PATHS, opens_with_basic, scope_needed
+from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS, opens_with_basic, scope_needed
 from llm_gateway.gate.headers import TAGS_PATTERN
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody
 
@@ -44,10 +49,10 @@ SECURITY_SCHEMES = {
     "Browser": {"type": "http", "scheme": "basic", "description": "The key as the password, whatever the name."},
     **security_schemes(),
 }
-KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, *header_keys()]
+KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, *header_key_requirements()]
 ANYWHERE = (400, 408, 413, 431, 500, 503)
 """What any request may be answered, the server's own refusals included."""
-BY_THE_SERVER = {
+SERVER_ERRORS = {
     408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
     431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
 }
@@ -138,7 +143,7 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     )
     schemas.update(of_structs)
     schemas["GenerateBody"] |= ASKS
-    document["paths"] = {DATA_PLANE: {"post": _generate()}, **document["paths"]}
+    document["paths"] = {GENERATE_PATH: {"post": _generate()}, **document["paths"]}
     document["security"] = KEYS
     document["components"] |= {
         "securitySchemes": SECURITY_SCHEMES,
@@ -148,10 +153,10 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation)
-    answered = document["paths"][DATA_PLANE]["post"]["responses"]["200"]
+    answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
     answered["headers"] |= _headers("x-gateway-provider", "x-gateway-route")
-    document["paths"] |= surface_paths(KEYS)
-    schemas.update(surface_schemas())
+    document["paths"] |= protocol_paths(KEYS)
+    schemas.update(protocol_schemas())
     return document
 
 
@@ -191,7 +196,7 @@ def _codes() -> dict[int, dict[str, tuple[str, str]]]:
     for error in GatewayError.__subclasses__():
         sentence = (error.__doc__ or "").partition("\n")[0]
         found.setdefault(error.status, {})[error.code] = (error.title, sentence)
-    for status, (code, title, detail) in BY_THE_SERVER.items():
+    for status, (code, title, detail) in SERVER_ERRORS.items():
         found.setdefault(status, {})[code] = (title, detail)
     return dict(sorted(found.items()))
 

@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.errors import NotFound
-from llm_gateway.gate.auth import DOCS_PATH, DOCUMENT_PATH
+from llm_gateway.gate.authentication import DOCS_PATH, DOCUMENT_PATH
 
 ASSETS_PACKAGE = "fastapi_offline"
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".png": "image/png"}

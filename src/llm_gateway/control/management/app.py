@@ -23,12 +23,12 @@ from llm_gateway.control.docs.page import docs_router
 from llm_gateway.control.management.query import known_parameters
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.paths import nothing_at
-from llm_gateway.error_format.problem import PROBLEM, error_headers, problem_of
-from llm_gateway.error_format.sentences import MOST_ERRORS
-from llm_gateway.error_format.shapes import send_error
+from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_of
+from llm_gateway.error_format.send_error import send_error
+from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
-from llm_gateway.gate.entry import ENTRY, Entry, defect, log_defect, log_error
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
 from llm_gateway.suggestions import if_meant
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -51,9 +51,9 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))
 
     def render(request: Request, error: GatewayError) -> Response:
-        entry: Entry = request.scope[ENTRY]
+        context: RequestContext = request.scope[REQUEST_CONTEXT]
         log_error(request.scope, error, error.status)
-        problem = problem_of(error, entry.echo.decode())
+        problem = problem_of(error, context.echo.decode())
         response = Response(msgspec.json.encode(problem), error.status, media_type=PROBLEM.decode())
         for name, value in error_headers(error):
             response.headers[name.decode()] = value.decode()
@@ -69,7 +69,9 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         return render(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))
 
     async def on_defect(request: Request, _: Exception) -> Response:
-        return render(request, defect(request.scope[ENTRY]))  # Bounded, which gets the exception after this, logs it
+        return render(
+            request, defect(request.scope[REQUEST_CONTEXT])
+        )  # Bounded, which gets the exception after this, logs it
 
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -95,14 +97,14 @@ class Bounded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        entry: Entry = scope[ENTRY]
+        context: RequestContext = scope[REQUEST_CONTEXT]
         method, started = scope["method"], False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).append("x-request-id", entry.echo.decode())
+                MutableHeaders(scope=message).append("x-request-id", context.echo.decode())
             await send(message)
 
         try:
@@ -116,9 +118,9 @@ class Bounded:
         except ClientGone:
             return
         except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
-            log_defect(self._log, entry, error)
+            log_defect(self._log, context, error)
             if not started:
-                await send_error(send, scope, defect(entry))
+                await send_error(send, scope, defect(context))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         body = await read_body(receive, self._in_flight)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from llm_gateway.control.docs.openapi import problems
-from llm_gateway.control.live import Live
+from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.fields import STRICT, Id, Label, Text, Timestamp, iso
 from llm_gateway.domain.catalog import Override
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
@@ -61,7 +61,7 @@ def _shown(override: Override) -> OverrideOut:
     )
 
 
-def overrides_router(store: OverrideStore, live: Live) -> APIRouter:
+def overrides_router(store: OverrideStore, config: LiveConfiguration) -> APIRouter:
     """CRUD of overrides. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/overrides", tags=["overrides"])
 
@@ -72,12 +72,12 @@ def overrides_router(store: OverrideStore, live: Live) -> APIRouter:
     @router.post("", status_code=201, responses=problems(409, 422))
     def create_override(body: OverrideCreate) -> OverrideOut:
         created = store.create(OverrideDraft(**body.model_dump()))
-        live.reload()
+        config.reload()
         return _shown(created)
 
     @router.delete("/{override_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_override(override_id: str) -> None:
         store.delete(override_id)
-        live.reload()
+        config.reload()
 
     return router

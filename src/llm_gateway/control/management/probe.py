@@ -12,15 +12,15 @@ from typing import Any, TypeAlias
 import msgspec
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.plan import Exchange
-from llm_gateway.providers.base import Dialect
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.providers.dialect import Dialect
 
 TIMEOUT_S = 9.5
 """The whole answer must be there after 10 s."""
 SAID_CHARACTERS = 200
 ERROR_CHARACTERS = 500
 
-ListModels: TypeAlias = Callable[[Provider, float], Awaitable[Exchange]]
+ListModels: TypeAlias = Callable[[Provider, float], Awaitable[UpstreamResult]]
 
 
 class Probe:
@@ -50,22 +50,22 @@ class Probe:
             reason = self._unusable.get(provider.name, "Set its api_key again.")
             error: str | None = f"The gateway cannot use this provider. {reason}"
         else:
-            exchange = await self._list_models(provider, TIMEOUT_S)
-            error = self._fault(exchange) if exchange.fault else self._answer(provider, exchange)
+            result = await self._list_models(provider, TIMEOUT_S)
+            error = self._fault(result) if result.fault else self._answer(provider, result)
         if error is None:
             self._passed(provider)
             return None
         return self._redact(error)[:ERROR_CHARACTERS]
 
-    def _fault(self, exchange: Exchange) -> str:
-        if exchange.fault == "timeout":
+    def _fault(self, result: UpstreamResult) -> str:
+        if result.fault == "timeout":
             return "No answer within 10 s: check base_url, or try again."
-        return f"{exchange.message.rstrip('.')}. Check base_url and the network in between."
+        return f"{result.message.rstrip('.')}. Check base_url and the network in between."
 
-    def _answer(self, provider: Provider, exchange: Exchange) -> str | None:
-        status = exchange.status
+    def _answer(self, provider: Provider, result: UpstreamResult) -> str | None:
+        status = result.status
         if 200 <= status < 300:
-            if _lists_models(exchange.body):
+            if _lists_models(result.body):
                 return None
             return f"The provider answered {status}, but with no list of models: check base_url."
         if status in (401, 403):
@@ -81,7 +81,7 @@ class Probe:
         else:
             advice = f"The provider refused to list its models ({status}): check base_url and api_key."
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(self._dialects[provider.kind].decode_error(exchange.body))[:SAID_CHARACTERS]
+        said = self._redact(self._dialects[provider.kind].decode_error(result.body))[:SAID_CHARACTERS]
         return f"{advice} It said: {said}" if said else advice
 
 

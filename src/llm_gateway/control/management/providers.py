@@ -15,13 +15,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 
 from llm_gateway.control.docs.openapi import problems
-from llm_gateway.control.live import Live
+from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management import base_url as base_urls
 from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Text, Timestamp, iso
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
-from llm_gateway.providers.base import Vendor
+from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import KINDS as PRICE_KINDS
 from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
 from llm_gateway.providers.registry import DIALECTS, all_protocols, kind_of, protocols_problem
@@ -229,14 +229,14 @@ class ProviderTest(BaseModel):
 class ProviderRules:
     """What a provider must be to be saved, beyond the types of its fields."""
 
-    def __init__(self, vendors: dict[str, Vendor], egress: Egress, local_url: Callable[[], str | None]) -> None:
-        self._vendors = vendors
+    def __init__(self, presets: dict[str, Preset], egress: Egress, local_url: Callable[[], str | None]) -> None:
+        self._presets = presets
         self._egress = egress
         self._local_url = local_url
 
     def kind_of(self, name: str, kind: str | None) -> str:
         """The dialect: the one that was said, else the preset's, else the default."""
-        return kind_of(name, kind, self._vendors)
+        return kind_of(name, kind, self._presets)
 
     def check(
         self, name: str, kind: str, base_url: str | None, prices: Prices | None, protocols: Sequence[str] | None
@@ -252,7 +252,7 @@ class ProviderRules:
                 from_operator(price)
             except ValueError as error:
                 raise Invalid(f"prices of {model!r}: {error}.", loc=("body", "prices", model)) from None
-        vendor = self._vendors.get(name)
+        preset = self._presets.get(name)
         if base_url is not None:
             self._check_url(base_url)
         elif kind == "local":
@@ -261,11 +261,11 @@ class ProviderRules:
                     "The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true and restart.",
                     loc=("body", "kind"),
                 )
-        elif vendor is None or vendor.base_url is None:
-            names = ", ".join(sorted(self._vendors))
+        elif preset is None or preset.base_url is None:
+            names = ", ".join(sorted(self._presets))
             raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
-        elif vendor.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
-            self._check_url(vendor.base_url)
+        elif preset.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
+            self._check_url(preset.base_url)
 
     def _check_protocols(self, kind: str, protocols: Sequence[str]) -> None:
         dialect = DIALECTS.get(kind)  # None: stored by another version; such a provider may still be renamed
@@ -291,15 +291,15 @@ class ProviderRules:
         return self._egress.strict and self._origin(*before) != self._origin(*after)
 
     def _origin(self, name: str, base_url: str | None) -> tuple[str, str | None, int | None] | None:
-        vendor = self._vendors.get(name)
-        url = base_url or (vendor.base_url if vendor else None)
+        preset = self._presets.get(name)
+        url = base_url or (preset.base_url if preset else None)
         if url is None:
             return None
         parts = urlsplit(url)
         return parts.scheme, parts.hostname, parts.port
 
 
-def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, probe: Probe) -> APIRouter:
+def providers_router(store: ProviderStore, config: LiveConfiguration, rules: ProviderRules, probe: Probe) -> APIRouter:
     """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
 
@@ -313,7 +313,7 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
         fields["kind"] = rules.kind_of(body.name, body.kind)
         rules.check(body.name, fields["kind"], body.base_url, body.prices, body.protocols)
         created = store.create(ProviderDraft(**fields))
-        live.reload()
+        config.reload()
         return _shown(created)
 
     @router.get("/{provider_id}", responses=problems(404))
@@ -334,28 +334,28 @@ def providers_router(store: ProviderStore, live: Live, rules: ProviderRules, pro
         if moved and "api_key" not in changes:
             raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))
         stored = store.update(provider_id, changes) if changes else before
-        live.reload()
+        config.reload()
         return _shown(stored)
 
     @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_provider(provider_id: str) -> None:
         store.delete(provider_id)
-        live.reload()
+        config.reload()
 
     @router.post("/{provider_id}/test", responses=problems(404, 422))
     async def test_provider(provider_id: str) -> ProviderTest:
-        error = await probe(await run_in_threadpool(_in_force, store, live, provider_id))
+        error = await probe(await run_in_threadpool(_in_force, store, config, provider_id))
         return ProviderTest(success=error is None, error=error)
 
     return router
 
 
-def _in_force(store: ProviderStore, live: Live, provider_id: str) -> Provider:
+def _in_force(store: ProviderStore, config: LiveConfiguration, provider_id: str) -> Provider:
     """The provider as it is called; what another process changed is read first."""
     stored = store.get(provider_id)
-    known = live.snapshot.providers.get(stored.name)
+    known = config.snapshot.providers.get(stored.name)
     if known is None or known.updated_at_ms != stored.updated_at_ms:
-        known = live.reload().providers.get(stored.name)
+        known = config.reload().providers.get(stored.name)
     if known is None:
         raise missing("provider")
     return known

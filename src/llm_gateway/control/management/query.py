@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 
-from llm_gateway.error_format.sentences import MOST_ERRORS
+from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import Invalid
-from llm_gateway.gate.auth import OPEN_PATHS
+from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.suggestions import if_meant
 
 STRICT_PREFIX = "/api/v1/"

@@ -4,12 +4,12 @@ import msgspec
 
 from llm_gateway.protocols.anthropic_messages.errors import SCHEMA, write_error
 from llm_gateway.protocols.anthropic_messages.model_list import write_model, write_models
-from llm_gateway.protocols.anthropic_messages.passing import pass_on
+from llm_gateway.protocols.anthropic_messages.pass_through import pass_on
 from llm_gateway.protocols.anthropic_messages.reply import read_reply, write_reply
-from llm_gateway.protocols.anthropic_messages.request import read_request
-from llm_gateway.protocols.anthropic_messages.stream import StreamReader
+from llm_gateway.protocols.anthropic_messages.request_reader import read_request
+from llm_gateway.protocols.anthropic_messages.request_writer import write_request
+from llm_gateway.protocols.anthropic_messages.stream_reader import StreamReader
 from llm_gateway.protocols.anthropic_messages.stream_writer import StreamWriter
-from llm_gateway.protocols.anthropic_messages.writing import write_request
 from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route, TokenCount
 
 __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_request", "write_reply", "write_request"]

@@ -18,11 +18,11 @@ from llm_gateway.domain.conversation import (
     ToolCall,
 )
 from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
-from llm_gateway.protocols.anthropic_messages.writing import JSON_TOOL
-from llm_gateway.protocols.base import Head, Malformed
-from llm_gateway.protocols.counts import guessed
-from llm_gateway.protocols.lenient import Aside, ReplyDecoder, arguments_object, odd_is
+from llm_gateway.protocols.contract import Malformed, ReplyContext
+from llm_gateway.protocols.counts import estimated_usage
+from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
@@ -48,21 +48,21 @@ class _Block(msgspec.Struct, gc=False):
 
     type: str
     text: str | None = None
-    id: Aside[str] = None
+    id: Lenient[str] = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"")
-    thinking: Aside[str] = None
-    signature: Aside[str] = None
-    data: Aside[str] = None
+    thinking: Lenient[str] = None
+    signature: Lenient[str] = None
+    data: Lenient[str] = None
 
 
 class _Reply(msgspec.Struct, gc=False):
     content: list[_Block] | None
-    id: Aside[str] = None
-    model: Aside[str] = None
-    stop_reason: Annotated[str | None, odd_is("end_turn")] = None
-    stop_sequence: Aside[str] = None
-    usage: Aside[ReportedUsage] = None
+    id: Lenient[str] = None
+    model: Lenient[str] = None
+    stop_reason: Annotated[str | None, invalid_becomes("end_turn")] = None
+    stop_sequence: Lenient[str] = None
+    usage: Lenient[ReportedUsage] = None
 
 
 _decoder = ReplyDecoder(_Reply, "message")
@@ -88,7 +88,7 @@ def read_reply(body: bytes) -> Completion:
     choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)
     return Completion(
         choices=[choice],
-        usage=guessed(sum(map(_length, parts))) if counted is None else counted.usage,
+        usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,
@@ -128,19 +128,19 @@ def _length(part: Part) -> int:
     return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
 
 
-def write_reply(completion: Completion, head: Head) -> bytes:
+def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """The document of a message: the first of the choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
-    document = message_document(head, completion.model or head.model, completion.usage)
+    document = message_document(context, completion.model or context.model, completion.usage)
     document["content"] = [block for part in choice.parts for block in _write_blocks(part)]
     document["stop_reason"], document["stop_sequence"] = stop_of(choice.finish_reason, choice.stop_sequence)
     return msgspec.json.encode(document)
 
 
-def message_document(head: Head, model: str, usage: Usage) -> dict[str, Any]:
+def message_document(context: ReplyContext, model: str, usage: Usage) -> dict[str, Any]:
     """A message that says nothing yet."""
     return {
-        "id": f"msg_{head.request_id}",
+        "id": f"msg_{context.request_id}",
         "type": "message",
         "role": "assistant",
         "model": model,

@@ -22,17 +22,17 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.errors import error_document
 from llm_gateway.protocols.anthropic_messages.reply import message_document, stop_of
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
-from llm_gateway.protocols.base import EventStream, Head
-from llm_gateway.protocols.in_order import InOrder
+from llm_gateway.protocols.contract import EventStream, ReplyContext
+from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.sse import encode_event
 
 
 class StreamWriter(EventStream):
     """Writes events, blocks one after the other: the choice that comes first. The stop reason waits for the end."""
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._model = head.model
+    def __init__(self, context: ReplyContext) -> None:
+        self._context = context
+        self._model = context.model
         self._choice: int | None = None
         self._has_begun = False
         self._index = -1
@@ -40,7 +40,7 @@ class StreamWriter(EventStream):
         self._call = -1
         self._usage = Usage()
         self._finish = Finish()
-        self._in_order = InOrder()
+        self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
@@ -49,7 +49,7 @@ class StreamWriter(EventStream):
                 self._choice = chunk.choice
             elif chunk.choice != self._choice:
                 return b""
-        return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
+        return b"".join([self._write(each) for each in self._delta_serializer.take(chunk)])
 
     def _write(self, chunk: Chunk) -> bytes:
         if isinstance(chunk, TextDelta | RefusalDelta):
@@ -71,7 +71,7 @@ class StreamWriter(EventStream):
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
-        held = b"".join([self._write(each) for each in self._in_order.end()])
+        held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         reason, sequence = stop_of(self._finish.reason, self._finish.stop_sequence)
         delta = {
             "type": "message_delta",
@@ -88,7 +88,7 @@ class StreamWriter(EventStream):
         if self._has_begun:
             return b""
         self._has_begun = True
-        message = message_document(self._head, self._model, self._usage)
+        message = message_document(self._context, self._model, self._usage)
         return _event({"type": "message_start", "message": message})
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:

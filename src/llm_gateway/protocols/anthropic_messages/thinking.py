@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from llm_gateway.domain.conversation import Conversation, Reasoning, ToolCall
-from llm_gateway.protocols.anthropic_messages.models import takes_all
-from llm_gateway.protocols.hints import is_sealed
+from llm_gateway.protocols.anthropic_messages.model_capabilities import takes_all
+from llm_gateway.protocols.part_attributes import is_sealed
 
 BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
 """Tokens of thought for the words of others."""

@@ -8,32 +8,34 @@ import msgspec
 
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import credible, doubtful, within
-from llm_gateway.protocols.lenient import UNCOUNTED, Count, odd_is
+from llm_gateway.protocols.counts import any_implausible, are_plausible, clamped
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
 
 
 class CacheCreation(msgspec.Struct, gc=False):
     """Tokens written to the cache, by how long they stay."""
 
-    ephemeral_5m_input_tokens: Count = None
-    ephemeral_1h_input_tokens: Count = None
+    ephemeral_5m_input_tokens: LenientCount = None
+    ephemeral_1h_input_tokens: LenientCount = None
 
 
 class OutputDetails(msgspec.Struct, gc=False):
     """Kinds among the output."""
 
-    thinking_tokens: Count = None
+    thinking_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    input_tokens: Count = None
-    output_tokens: Count = None
-    cache_read_input_tokens: Count = None
-    cache_creation_input_tokens: Count = None
-    cache_creation: Annotated[CacheCreation | None, odd_is({"ephemeral_1h_input_tokens": UNCOUNTED})] = None
-    output_tokens_details: Annotated[OutputDetails | None, odd_is({"thinking_tokens": UNCOUNTED})] = None
+    input_tokens: LenientCount = None
+    output_tokens: LenientCount = None
+    cache_read_input_tokens: LenientCount = None
+    cache_creation_input_tokens: LenientCount = None
+    cache_creation: Annotated[CacheCreation | None, invalid_becomes({"ephemeral_1h_input_tokens": INVALID_COUNT})] = (
+        None
+    )
+    output_tokens_details: Annotated[OutputDetails | None, invalid_becomes({"thinking_tokens": INVALID_COUNT})] = None
 
 
 _NOTHING_CREATED, _NO_DETAILS = CacheCreation(), OutputDetails()
@@ -52,12 +54,12 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     read, written = reported.cache_read_input_tokens or 0, reported.cache_creation_input_tokens
     if written is None:
         written = (created.ephemeral_5m_input_tokens or 0) + long
-        if doubtful(created.ephemeral_5m_input_tokens, long):
+        if any_implausible(created.ephemeral_5m_input_tokens, long):
             return None
     asked, answered = reported.input_tokens, reported.output_tokens
-    if not (asked + read + written and credible(asked, read, written)):
+    if not (asked + read + written and are_plausible(asked, read, written)):
         return None
-    if not (credible(answered) and (answered or not has_content)):
+    if not (are_plausible(answered) and (answered or not has_content)):
         return None
     thought = (reported.output_tokens_details or _NO_DETAILS).thinking_tokens
     usage = Usage(
@@ -65,10 +67,10 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
         output_tokens=answered,
         cache_read_tokens=read,
         cache_write_tokens=written,
-        cache_write_1h_tokens=within(written, long),
-        reasoning_tokens=within(answered, thought),
+        cache_write_1h_tokens=clamped(written, long),
+        reasoning_tokens=clamped(answered, thought),
     )
-    return Counted(usage=usage, is_estimated=doubtful(created.ephemeral_1h_input_tokens, thought))
+    return Counted(usage=usage, is_estimated=any_implausible(created.ephemeral_1h_input_tokens, thought))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

@@ -3,13 +3,14 @@
 from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route, TokenCount
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES
-from llm_gateway.protocols.gemini.models import write_model, write_models
-from llm_gateway.protocols.gemini.passing import pass_on
-from llm_gateway.protocols.gemini.reply import StreamReader, read_reply, write_reply
-from llm_gateway.protocols.gemini.request import read_request
+from llm_gateway.protocols.gemini.model_list import write_model, write_models
+from llm_gateway.protocols.gemini.pass_through import pass_on
+from llm_gateway.protocols.gemini.reply import read_reply, write_reply
+from llm_gateway.protocols.gemini.request_reader import read_request
+from llm_gateway.protocols.gemini.request_writer import write_request
+from llm_gateway.protocols.gemini.stream_reader import StreamReader
 from llm_gateway.protocols.gemini.stream_writer import ArrayWriter, StreamWriter, open_writer
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
-from llm_gateway.protocols.gemini.writing import write_request
 
 __all__ = [
     "DESCRIPTOR",

@@ -20,8 +20,8 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.base import Unreadable, Unsupported
-from llm_gateway.protocols.fields import Document, child, listed, objects, required_text, result_parts, text, truth
+from llm_gateway.protocols.accessors import Document, child, listed, objects, required_text, result_parts, text, truth
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.thoughts import thought_of
 

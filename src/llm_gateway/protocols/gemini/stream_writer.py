@@ -26,21 +26,21 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import EventStream, Head
+from llm_gateway.protocols.contract import EventStream, ReplyContext
+from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.protocols.gemini.errors import STREAM_CODES, error_document
 from llm_gateway.protocols.gemini.reply import candidate_document, response_document, shows_thoughts, write_part
 from llm_gateway.protocols.gemini.usage import write_usage
-from llm_gateway.protocols.in_order import InOrder
 from llm_gateway.sse import encode_event
 
 
 class _Candidate:
     """What is held back of one candidate: a call until it is whole, and a thought's text until it is signed."""
 
-    __slots__ = ("arguments", "call", "in_order", "thought")
+    __slots__ = ("arguments", "call", "delta_serializer", "thought")
 
     def __init__(self) -> None:
-        self.in_order = InOrder()
+        self.delta_serializer = DeltaSerializer()
         self.call: ToolBegin | None = None
         self.arguments: list[str] = []
         self.thought: list[str] = []
@@ -52,10 +52,10 @@ class StreamWriter(EventStream):
     keep_alive = b"\n"
     """Keeps a quiet connection open. No comment: google-genai takes each line without `data:` for JSON."""
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._model = head.model
-        self._shows = shows_thoughts(head.document)
+    def __init__(self, context: ReplyContext) -> None:
+        self._context = context
+        self._model = context.model
+        self._shows = shows_thoughts(context.document)
         self._candidates: dict[int, _Candidate] = {}
         self._finished: dict[int, Finish] = {}
         self._usage: Usage | None = None
@@ -76,7 +76,7 @@ class StreamWriter(EventStream):
         if isinstance(chunk, Finish):
             self._finished[chunk.choice] = chunk
             return self._rest(candidate, chunk.choice)
-        return b"".join([self._write(candidate, each) for each in candidate.in_order.feed(chunk)])
+        return b"".join([self._write(candidate, each) for each in candidate.delta_serializer.take(chunk)])
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
@@ -86,7 +86,7 @@ class StreamWriter(EventStream):
             candidate_document(choice, [{"text": ""}], self._finished.get(choice, Finish()).reason)
             for choice in sorted(self._candidates or (0,))
         ]
-        document = response_document(self._head, self._model, candidates)
+        document = response_document(self._context, self._model, candidates)
         if self._usage is not None:
             document["usageMetadata"] = write_usage(self._usage)
         return b"".join(rest) + self._event(document) + self.close()
@@ -132,7 +132,7 @@ class StreamWriter(EventStream):
 
     def _rest(self, candidate: _Candidate, choice: int) -> bytes:
         """Write what was held back of a candidate."""
-        held = b"".join([self._write(candidate, each) for each in candidate.in_order.end()])
+        held = b"".join([self._write(candidate, each) for each in candidate.delta_serializer.end()])
         return held + self._call(candidate)
 
     def _call(self, candidate: _Candidate) -> bytes:
@@ -149,7 +149,7 @@ class StreamWriter(EventStream):
         if part is None:
             return b""
         candidates = [candidate_document(choice, [part], logprobs=logprobs)]
-        return self._event(response_document(self._head, self._model, candidates))
+        return self._event(response_document(self._context, self._model, candidates))
 
     def _event(self, document: dict[str, Any]) -> bytes:
         return encode_event(msgspec.json.encode(document))
@@ -161,8 +161,8 @@ class ArrayWriter(StreamWriter):
     content_type = b"application/json; charset=utf-8"
     is_raw = False
 
-    def __init__(self, head: Head) -> None:
-        super().__init__(head)
+    def __init__(self, context: ReplyContext) -> None:
+        super().__init__(context)
         self._has_begun = False
 
     def pass_on(self, raw: bytes) -> bytes:
@@ -183,7 +183,7 @@ class ArrayWriter(StreamWriter):
         return opening + data
 
 
-def open_writer(head: Head) -> StreamWriter:
+def open_writer(context: ReplyContext) -> StreamWriter:
     """Return the writer of the form that the query string asks for: events with `alt=sse`, else an array."""
-    pairs = parse_qsl(head.query.decode("latin-1"))
-    return StreamWriter(head) if ("alt", "sse") in pairs or ("$alt", "sse") in pairs else ArrayWriter(head)
+    pairs = parse_qsl(context.query.decode("latin-1"))
+    return StreamWriter(context) if ("alt", "sse") in pairs or ("$alt", "sse") in pairs else ArrayWriter(context)

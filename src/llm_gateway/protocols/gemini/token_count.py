@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.protocols.base import Unreadable
-from llm_gateway.protocols.fields import child
+from llm_gateway.protocols.accessors import child
+from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.gemini.field_names import camel_names
 
 

@@ -8,30 +8,30 @@ import msgspec
 
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
-from llm_gateway.protocols.lenient import UNCOUNTED, Aside, Count, odd_is
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
 
 
 class ModalityCount(msgspec.Struct, gc=False, rename="camel"):
     """Tokens of one modality."""
 
-    modality: Aside[str] = None
-    token_count: Count = None
+    modality: Lenient[str] = None
+    token_count: LenientCount = None
 
 
-_ODD_DETAILS = [{"tokenCount": UNCOUNTED}]
+_ODD_DETAILS = [{"tokenCount": INVALID_COUNT}]
 
 
 class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
     """A `usageMetadata` object."""
 
-    prompt_token_count: Count = None
-    cached_content_token_count: Count = None
-    tool_use_prompt_token_count: Count = None
-    candidates_token_count: Count = None
-    thoughts_token_count: Count = None
-    prompt_tokens_details: Annotated[list[ModalityCount] | None, odd_is(_ODD_DETAILS)] = None
-    candidates_tokens_details: Annotated[list[ModalityCount] | None, odd_is(_ODD_DETAILS)] = None
+    prompt_token_count: LenientCount = None
+    cached_content_token_count: LenientCount = None
+    tool_use_prompt_token_count: LenientCount = None
+    candidates_token_count: LenientCount = None
+    thoughts_token_count: LenientCount = None
+    prompt_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_ODD_DETAILS)] = None
+    candidates_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_ODD_DETAILS)] = None
 
 
 def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thoughts: bool = False) -> Counted | None:
@@ -48,28 +48,28 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thought
             return None
         said = 0
     asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
-    if not (asked and credible(asked, used_tools) and credible(said, thought)):
+    if not (asked and are_plausible(asked, used_tools) and are_plausible(said, thought)):
         return None
     cached = reported.cached_content_token_count
     heard, spoken = _audio(reported.prompt_tokens_details), _audio(reported.candidates_tokens_details)
     usage = Usage(
         input_tokens=asked + used_tools,
         output_tokens=said + thought,
-        cache_read_tokens=within(asked, cached),
+        cache_read_tokens=clamped(asked, cached),
         reasoning_tokens=thought,
-        audio_input_tokens=within(asked, heard),
-        audio_output_tokens=within(said, spoken),
+        audio_input_tokens=clamped(asked, heard),
+        audio_output_tokens=clamped(said, spoken),
     )
-    return Counted(usage=usage, is_estimated=doubtful(cached, heard, spoken))
+    return Counted(usage=usage, is_estimated=any_implausible(cached, heard, spoken))
 
 
 def _audio(details: list[ModalityCount] | None) -> int:
-    """Sum the tokens of sound; `UNCOUNTED` if the count of any modality cannot be believed."""
+    """Sum the tokens of sound; `INVALID_COUNT` if the count of any modality cannot be believed."""
     total = 0
     for part in details or ():
         count = part.token_count or 0
         if not 0 <= count <= MAX_COUNT:
-            return UNCOUNTED
+            return INVALID_COUNT
         if part.modality == "AUDIO":
             total += count
     return total

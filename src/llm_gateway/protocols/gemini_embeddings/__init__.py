@@ -13,16 +13,16 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed, Read, Unreadable, Unsupported, Written
-from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.accessors import child, listed, objects, whole
+from llm_gateway.protocols.contract import Malformed, ParsedRequest, ReplyContext, Unreadable, Unsupported, UpstreamBody
+from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
-from llm_gateway.protocols.fields import child, listed, objects, whole
 from llm_gateway.protocols.gemini import routes
 from llm_gateway.protocols.gemini.contents import ContentsReader
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import camel_names
-from llm_gateway.protocols.gemini.models import PREFIX
-from llm_gateway.protocols.lenient import Aside, Count, Place, ReplyDecoder
+from llm_gateway.protocols.gemini.model_list import PREFIX
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, LenientIndex, ReplyDecoder
 
 NO_CONVERSATION = "only a provider that has embeddings can be asked for them"
 HINTS = ("taskType", "title")
@@ -30,18 +30,18 @@ HINTS = ("taskType", "title")
 
 
 class _Usage(msgspec.Struct, gc=False, rename="camel"):
-    prompt_token_count: Count = None
+    prompt_token_count: LenientCount = None
 
 
 class _Embeddings(msgspec.Struct, gc=False, rename="camel"):
     embedding: msgspec.Raw = msgspec.Raw(b"null")
     embeddings: list[msgspec.Raw] | None = None
-    usage_metadata: Aside[_Usage] = None
+    usage_metadata: Lenient[_Usage] = None
 
 
 class _Vector(msgspec.Struct, gc=False):
     embedding: list[float]
-    index: Place = 0
+    index: LenientIndex = 0
 
 
 class _OpenAi(msgspec.Struct, gc=False):
@@ -52,7 +52,7 @@ _decoder = ReplyDecoder(_Embeddings, "embedding")
 _openai_decoder = ReplyDecoder(_OpenAi, "list of embeddings")
 
 
-def read_request(document: dict[str, Any]) -> Read:
+def read_request(document: dict[str, Any]) -> ParsedRequest:
     """Refuse: there is no conversation in the document.
 
     Raises:
@@ -71,12 +71,12 @@ def read_reply(body: bytes) -> Completion:
     if bytes(found.embedding) == b"null" and found.embeddings is None:
         raise Malformed("The answer has no embeddings")
     counted = found.usage_metadata.prompt_token_count if found.usage_metadata is not None else None
-    if not counted or not credible(counted):
+    if not counted or not are_plausible(counted):
         return Completion(choices=[], usage_estimated=True)
     return Completion(choices=[], usage=Usage(input_tokens=counted))
 
 
-def write_reply(completion: Completion, head: Head) -> bytes:
+def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Refuse: embeddings pass through, or are translated by `from_openai`.
 
     Raises:
@@ -85,7 +85,7 @@ def write_reply(completion: Completion, head: Head) -> bytes:
     raise Unsupported("model", NO_CONVERSATION)
 
 
-def to_openai(document: dict[str, Any], model: str) -> Written:
+def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
     """Return the request of OpenAI's embeddings that asks for the same, for one content or a batch.
 
     Raises:
@@ -107,7 +107,7 @@ def to_openai(document: dict[str, Any], model: str) -> Written:
     [size] = sizes
     if size is not None:
         written["dimensions"] = size
-    return Written(written, tuple(name for name in HINTS if any(one.get(name) for one, _ in requests)))
+    return UpstreamBody(written, tuple(name for name in HINTS if any(one.get(name) for one, _ in requests)))
 
 
 def from_openai(body: bytes, *, is_batch: bool) -> bytes:

@@ -3,11 +3,12 @@
 from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 from llm_gateway.protocols.openai_chat.model_list import write_model, write_models
-from llm_gateway.protocols.openai_chat.passing import hides, pass_on
+from llm_gateway.protocols.openai_chat.pass_through import hides, pass_on
 from llm_gateway.protocols.openai_chat.reply import read_reply, write_reply
-from llm_gateway.protocols.openai_chat.request import read_request
-from llm_gateway.protocols.openai_chat.stream import StreamReader, StreamWriter
-from llm_gateway.protocols.openai_chat.writing import write_request
+from llm_gateway.protocols.openai_chat.request_reader import read_request
+from llm_gateway.protocols.openai_chat.request_writer import write_request
+from llm_gateway.protocols.openai_chat.stream_reader import StreamReader
+from llm_gateway.protocols.openai_chat.stream_writer import StreamWriter
 
 __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_request", "write_reply", "write_request"]
 

@@ -17,9 +17,9 @@ from llm_gateway.domain.conversation import (
     Thinking,
     ToolCall,
 )
-from llm_gateway.protocols.base import Head, Malformed
-from llm_gateway.protocols.counts import guessed, seconds
-from llm_gateway.protocols.lenient import Aside, ReplyDecoder, odd_is
+from llm_gateway.protocols.contract import Malformed, ReplyContext
+from llm_gateway.protocols.counts import estimated_usage, seconds
+from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -36,7 +36,7 @@ FOREIGN = ("audio", "images", "function_call")
 """Fields of a message that no other protocol knows."""
 
 
-FinishField: TypeAlias = Annotated[str | None, odd_is("stop")]
+FinishField: TypeAlias = Annotated[str | None, invalid_becomes("stop")]
 """A `finish_reason`; an odd one, too, says that the answer ended."""
 
 
@@ -47,9 +47,9 @@ class _Function(msgspec.Struct, gc=False):
 
 class _Call(msgspec.Struct, gc=False):
     function: _Function | None = None
-    type: Aside[str] = None
-    id: Aside[str] = None
-    extra_content: Aside[dict[str, Any]] = None
+    type: Lenient[str] = None
+    id: Lenient[str] = None
+    extra_content: Lenient[dict[str, Any]] = None
 
 
 class ContentPart(msgspec.Struct, gc=False):
@@ -59,14 +59,14 @@ class ContentPart(msgspec.Struct, gc=False):
     """
 
     text: str | None = None
-    thinking: Aside[list[ContentPart]] = None
+    thinking: Lenient[list[ContentPart]] = None
 
 
 class _Message(msgspec.Struct, gc=False):
     content: str | list[ContentPart] | None = None
     refusal: str | None = None
-    reasoning_content: Aside[str] = None
-    reasoning: Aside[str] = None
+    reasoning_content: Lenient[str] = None
+    reasoning: Lenient[str] = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -76,15 +76,15 @@ class _Message(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     message: _Message
     finish_reason: FinishField = None
-    logprobs: Aside[dict[str, Any]] = None
+    logprobs: Lenient[dict[str, Any]] = None
 
 
 class _Completion(msgspec.Struct, gc=False):
     choices: list[_Choice]
-    id: Aside[str] = None
-    model: Aside[str] = None
-    created: Aside[float] = None
-    usage: Aside[ReportedUsage] = None
+    id: Lenient[str] = None
+    model: Lenient[str] = None
+    created: Lenient[float] = None
+    usage: Lenient[ReportedUsage] = None
 
 
 _decoder = ReplyDecoder(_Completion, "chat completion")
@@ -103,7 +103,7 @@ def read_reply(body: bytes) -> Completion:
     counted = read_usage(found.usage, has_content=_have_parts(choices))
     return Completion(
         choices=choices,
-        usage=guessed(_length(choices)) if counted is None else counted.usage,
+        usage=estimated_usage(_length(choices)) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,
@@ -217,14 +217,14 @@ def _length(choices: list[Choice]) -> int:
     return total
 
 
-def write_reply(completion: Completion, head: Head) -> bytes:
+def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """The document of a completion."""
     return msgspec.json.encode(
         {
-            "id": f"chatcmpl-{head.request_id}",
+            "id": f"chatcmpl-{context.request_id}",
             "object": "chat.completion",
-            "created": head.created_s,
-            "model": completion.model or head.model,
+            "created": context.created_s,
+            "model": completion.model or context.model,
             "choices": [_write_choice(choice, index) for index, choice in enumerate(completion.choices)],
             "usage": write_usage(completion.usage),
         }

@@ -8,33 +8,35 @@ import msgspec
 
 from llm_gateway.domain.conversation import Counted
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, credible, doubtful, within
-from llm_gateway.protocols.lenient import UNCOUNTED, Count, odd_is
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
 
 
 class PromptDetails(msgspec.Struct, gc=False):
     """Kinds among the prompt's tokens."""
 
-    cached_tokens: Count = None
-    cache_write_tokens: Count = None
-    audio_tokens: Count = None
+    cached_tokens: LenientCount = None
+    cache_write_tokens: LenientCount = None
+    audio_tokens: LenientCount = None
 
 
 class CompletionDetails(msgspec.Struct, gc=False):
     """Kinds among the completion's tokens."""
 
-    reasoning_tokens: Count = None
-    audio_tokens: Count = None
+    reasoning_tokens: LenientCount = None
+    audio_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    prompt_tokens: Count = None
-    completion_tokens: Count = None
-    total_tokens: Count = None
-    prompt_tokens_details: Annotated[PromptDetails | None, odd_is({"cached_tokens": UNCOUNTED})] = None
-    completion_tokens_details: Annotated[CompletionDetails | None, odd_is({"reasoning_tokens": UNCOUNTED})] = None
+    prompt_tokens: LenientCount = None
+    completion_tokens: LenientCount = None
+    total_tokens: LenientCount = None
+    prompt_tokens_details: Annotated[PromptDetails | None, invalid_becomes({"cached_tokens": INVALID_COUNT})] = None
+    completion_tokens_details: Annotated[
+        CompletionDetails | None, invalid_becomes({"reasoning_tokens": INVALID_COUNT})
+    ] = None
 
 
 _NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = PromptDetails(), CompletionDetails()
@@ -56,19 +58,19 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     # xAI counts reasoning beside completion_tokens, which only its total tells:
     # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
     thought = out.reasoning_tokens
-    if thought and credible(answered, thought) and reported.total_tokens == asked + answered + thought:
+    if thought and are_plausible(answered, thought) and reported.total_tokens == asked + answered + thought:
         answered += thought
     usage = Usage(
         input_tokens=asked,
         output_tokens=answered,
-        cache_read_tokens=within(asked, into.cached_tokens),
-        cache_write_tokens=within(asked, into.cache_write_tokens),
-        audio_input_tokens=within(asked, into.audio_tokens),
-        reasoning_tokens=within(answered, out.reasoning_tokens),
-        audio_output_tokens=within(answered, out.audio_tokens),
+        cache_read_tokens=clamped(asked, into.cached_tokens),
+        cache_write_tokens=clamped(asked, into.cache_write_tokens),
+        audio_input_tokens=clamped(asked, into.audio_tokens),
+        reasoning_tokens=clamped(answered, out.reasoning_tokens),
+        audio_output_tokens=clamped(answered, out.audio_tokens),
     )
     parts = (into.cached_tokens, into.cache_write_tokens, into.audio_tokens, out.reasoning_tokens, out.audio_tokens)
-    return Counted(usage=usage, is_estimated=doubtful(reported.total_tokens, *parts))
+    return Counted(usage=usage, is_estimated=any_implausible(reported.total_tokens, *parts))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

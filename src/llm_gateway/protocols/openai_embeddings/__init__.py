@@ -11,28 +11,28 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Read, Unsupported
-from llm_gateway.protocols.counts import credible
+from llm_gateway.protocols.contract import ParsedRequest, ReplyContext, Unsupported
+from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, Route
-from llm_gateway.protocols.lenient import Aside, Count, ReplyDecoder
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, ReplyDecoder
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: Count = None
-    total_tokens: Count = None
+    prompt_tokens: LenientCount = None
+    total_tokens: LenientCount = None
 
 
 class _Embeddings(msgspec.Struct, gc=False):
     data: list[msgspec.Raw]
-    model: Aside[str] = None
-    usage: Aside[_Usage] = None
+    model: Lenient[str] = None
+    usage: Lenient[_Usage] = None
 
 
 _decoder = ReplyDecoder(_Embeddings, "list of embeddings")
 
 
-def read_request(document: dict[str, Any]) -> Read:
+def read_request(document: dict[str, Any]) -> ParsedRequest:
     """There is no conversation in it.
 
     Raises:
@@ -49,12 +49,12 @@ def read_reply(body: bytes) -> Completion:
     """
     found = _decoder.decode(body)
     counted = found.usage.prompt_tokens if found.usage is not None else None
-    if not counted or not credible(counted):
+    if not counted or not are_plausible(counted):
         return Completion(choices=[], model=found.model, usage_estimated=True)
     return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
 
 
-def write_reply(completion: Completion, head: Head) -> bytes:
+def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """There is nothing to write: embeddings pass through.
 
     Raises:

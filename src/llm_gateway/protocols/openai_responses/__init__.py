@@ -2,10 +2,10 @@
 
 from llm_gateway.protocols.descriptor import PARTS, Descriptor, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
-from llm_gateway.protocols.openai_responses.passing import pass_on
+from llm_gateway.protocols.openai_responses.pass_through import pass_on
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
-from llm_gateway.protocols.openai_responses.request import read_request, refuse_state
-from llm_gateway.protocols.openai_responses.stream import StreamReader
+from llm_gateway.protocols.openai_responses.request_reader import read_request, refuse_state
+from llm_gateway.protocols.openai_responses.stream_reader import StreamReader
 from llm_gateway.protocols.openai_responses.stream_writer import StreamWriter
 
 __all__ = [

@@ -19,32 +19,32 @@ from llm_gateway.domain.conversation import (
     ToolCall,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import Head, Malformed
-from llm_gateway.protocols.counts import MAX_COUNT, doubtful, guessed, seconds, within
-from llm_gateway.protocols.lenient import UNCOUNTED, Aside, Count, ReplyDecoder, odd_is
+from llm_gateway.protocols.contract import Malformed, ReplyContext
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, estimated_usage, seconds
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_responses.sealed import seal
 
 
 class _InputDetails(msgspec.Struct, gc=False):
-    cached_tokens: Count = None
-    cache_write_tokens: Count = None
+    cached_tokens: LenientCount = None
+    cache_write_tokens: LenientCount = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: Count = None
+    reasoning_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
     """A `usage` object."""
 
-    input_tokens: Count = None
-    output_tokens: Count = None
-    input_tokens_details: Annotated[_InputDetails | None, odd_is({"cached_tokens": UNCOUNTED})] = None
-    output_tokens_details: Annotated[_OutputDetails | None, odd_is({"reasoning_tokens": UNCOUNTED})] = None
+    input_tokens: LenientCount = None
+    output_tokens: LenientCount = None
+    input_tokens_details: Annotated[_InputDetails | None, invalid_becomes({"cached_tokens": INVALID_COUNT})] = None
+    output_tokens_details: Annotated[_OutputDetails | None, invalid_becomes({"reasoning_tokens": INVALID_COUNT})] = None
 
 
 class _Part(msgspec.Struct, gc=False):
-    type: Aside[str] = None
+    type: Lenient[str] = None
     text: str | None = None
     refusal: str | None = None
 
@@ -58,26 +58,26 @@ class _Item(msgspec.Struct, gc=False):
 
     type: str
     content: list[_Part] | None = None
-    summary: Aside[list[_Part]] = None
-    encrypted_content: Aside[str] = None
-    call_id: Aside[str] = None
+    summary: Lenient[list[_Part]] = None
+    encrypted_content: Lenient[str] = None
+    call_id: Lenient[str] = None
     name: str | None = None
     arguments: str | None = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
-    reason: Aside[str] = None
+    reason: Lenient[str] = None
 
 
 class ResponseHead(msgspec.Struct, gc=False):
     """A `response` object without its output, which a stream tells in events of its own."""
 
-    id: Aside[str] = None
-    model: Aside[str] = None
-    created_at: Aside[float] = None
-    status: Aside[str] = None
-    incomplete_details: Aside[_Incomplete] = None
-    usage: Aside[ReportedUsage] = None
+    id: Lenient[str] = None
+    model: Lenient[str] = None
+    created_at: Lenient[float] = None
+    status: Lenient[str] = None
+    incomplete_details: Lenient[_Incomplete] = None
+    usage: Lenient[ReportedUsage] = None
     error: Any = None
 
 
@@ -104,11 +104,11 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     usage = Usage(
         input_tokens=asked,
         output_tokens=answered,
-        cache_read_tokens=within(asked, into.cached_tokens),
-        cache_write_tokens=within(asked, into.cache_write_tokens),
-        reasoning_tokens=within(answered, out.reasoning_tokens),
+        cache_read_tokens=clamped(asked, into.cached_tokens),
+        cache_write_tokens=clamped(asked, into.cache_write_tokens),
+        reasoning_tokens=clamped(answered, out.reasoning_tokens),
     )
-    is_estimated = doubtful(into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens)
+    is_estimated = any_implausible(into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens)
     return Counted(usage=usage, is_estimated=is_estimated)
 
 
@@ -128,7 +128,7 @@ def read_reply(body: bytes) -> Completion:
     counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
     return Completion(
         choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
-        usage=guessed(sum(map(_length, parts))) if counted is None else counted.usage,
+        usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=found.id,
         model=found.model,
@@ -169,12 +169,12 @@ def _length(part: Part) -> int:
     return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
 
 
-def write_reply(completion: Completion, head: Head) -> bytes:
+def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """The document of a response: the first of the choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
-    output = _output_of(choice, head.request_id)
+    output = _output_of(choice, context.request_id)
     return msgspec.json.encode(
-        response_document(head, completion.model or head.model, output, choice.finish_reason, completion.usage)
+        response_document(context, completion.model or context.model, output, choice.finish_reason, completion.usage)
     )
 
 
@@ -272,16 +272,16 @@ def _likely(given: dict[str, Any]) -> list[Any]:
 
 
 def response_document(
-    head: Head, model: str, output: list[dict[str, Any]], reason: FinishReason | None, usage: Usage | None
+    context: ReplyContext, model: str, output: list[dict[str, Any]], reason: FinishReason | None, usage: Usage | None
 ) -> dict[str, Any]:
     """A `response` object: the reply and, as the vendor does, what was asked. `reason` None: it is under way."""
-    asked = head.document
+    asked = context.document
     incomplete = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason or "")
     status = "in_progress" if reason is None else "incomplete" if incomplete else "completed"
     return {
-        "id": f"resp_{head.request_id}",
+        "id": f"resp_{context.request_id}",
         "object": "response",
-        "created_at": head.created_s,
+        "created_at": context.created_s,
         "status": status,
         "background": False,
         "error": None,

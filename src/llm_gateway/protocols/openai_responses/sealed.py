@@ -13,7 +13,7 @@ import base64
 import msgspec
 
 from llm_gateway.domain.conversation import Thinking
-from llm_gateway.protocols.base import PARSE_ERRORS
+from llm_gateway.protocols.contract import PARSE_ERRORS
 
 OURS = "gw1."
 FERNET = "gAAAA"

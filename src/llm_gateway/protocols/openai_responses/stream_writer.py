@@ -23,8 +23,9 @@ from llm_gateway.domain.conversation import (
     ToolDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.base import EventStream, Head
-from llm_gateway.protocols.in_order import InOrder
+from llm_gateway.protocols.contract import EventStream, ReplyContext
+from llm_gateway.protocols.counts import estimated_usage
+from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
     content_of,
@@ -38,12 +39,12 @@ from llm_gateway.sse import encode_event
 class StreamWriter(EventStream):
     """Writes events: items one after the other, and at the end the response with these same items.
 
-    The choice that comes first. What the provider did not count is guessed, as in `Assembly`.
+    The choice that comes first. What the provider did not count is guessed, as in `ReplyAssembler`.
     """
 
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._model = head.model
+    def __init__(self, context: ReplyContext) -> None:
+        self._context = context
+        self._model = context.model
         self._output: list[dict[str, Any]] = []
         self._finish = Finish()
         self._usage: Usage | None = None
@@ -60,7 +61,7 @@ class StreamWriter(EventStream):
         self._said: list[dict[str, Any]] = []
         self._seal = ThinkingDelta()
         self._call = ToolCall(id="", name="", arguments="")
-        self._in_order = InOrder()
+        self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
         """As in `StreamWriter`."""
@@ -71,7 +72,7 @@ class StreamWriter(EventStream):
                 self._choice = chunk.choice
             elif chunk.choice != self._choice:
                 return b""
-        return b"".join([self._write(each) for each in self._in_order.feed(chunk)])
+        return b"".join([self._write(each) for each in self._delta_serializer.take(chunk)])
 
     def _write(self, chunk: Chunk) -> bytes:
         if isinstance(chunk, Begin):
@@ -91,10 +92,10 @@ class StreamWriter(EventStream):
 
     def end(self) -> bytes:
         """As in `StreamWriter`."""
-        held = b"".join([self._write(each) for each in self._in_order.end()])
+        held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         closing = held + self._begin() + self._close()
-        usage = Usage(output_tokens=self._characters // 4 + 1) if self._usage is None else self._usage
-        response = response_document(self._head, self._model, self._output, self._finish.reason, usage)
+        usage = estimated_usage(self._characters) if self._usage is None else self._usage
+        response = response_document(self._context, self._model, self._output, self._finish.reason, usage)
         kind = "response.incomplete" if response["status"] == "incomplete" else "response.completed"
         return closing + self._event(kind, response=response)
 
@@ -111,14 +112,14 @@ class StreamWriter(EventStream):
         if self._has_begun:
             return b""
         self._has_begun = True
-        response = response_document(self._head, self._model, [], None, None)
+        response = response_document(self._context, self._model, [], None, None)
         return self._event("response.created", response=response) + self._event(
             "response.in_progress", response=response
         )
 
     def _place(self) -> dict[str, Any]:
         prefix = {"message": "msg", "thinking": "rs"}.get(self._open, "fc")
-        return {"output_index": self._index, "item_id": f"{prefix}_{self._head.request_id}_{self._index}"}
+        return {"output_index": self._index, "item_id": f"{prefix}_{self._context.request_id}_{self._index}"}
 
     def _opened(self, kind: str, item: dict[str, Any]) -> bytes:
         """Begin an item of this index and kind, after what was open."""
@@ -150,7 +151,10 @@ class StreamWriter(EventStream):
     def _open_message(self) -> bytes:
         closing = self._next()
         self._part, self._said = -1, []
-        item = item_of([Text(text="")], self._head.request_id, self._index) | {"content": [], "status": "in_progress"}
+        item = item_of([Text(text="")], self._context.request_id, self._index) | {
+            "content": [],
+            "status": "in_progress",
+        }
         return closing + self._opened("message", item)
 
     def _open_part(self, kind: str) -> bytes:
@@ -179,7 +183,7 @@ class StreamWriter(EventStream):
         written = b""
         if self._open != "thinking":
             written = self._next()
-            written += self._opened("thinking", item_of([Thinking()], self._head.request_id, self._index))
+            written += self._opened("thinking", item_of([Thinking()], self._context.request_id, self._index))
             self._seal = ThinkingDelta()
         if chunk.text:
             if not self._text:
@@ -200,7 +204,7 @@ class StreamWriter(EventStream):
         if isinstance(chunk, ToolBegin):
             closing = self._next()
             self._call = ToolCall(id=chunk.id, name=chunk.name, arguments="")
-            item = call_item(self._call, self._head.request_id, self._index, "in_progress")
+            item = call_item(self._call, self._context.request_id, self._index, "in_progress")
             return closing + self._opened(f"call {chunk.call}", item)
         if self._open != f"call {chunk.call}":
             return b""
@@ -215,19 +219,19 @@ class StreamWriter(EventStream):
         text = "".join(self._text)
         if self._open == "message":
             written = self._close_part()
-            item = item_of([Text(text="")], self._head.request_id, self._index) | {"content": self._said}
+            item = item_of([Text(text="")], self._context.request_id, self._index) | {"content": self._said}
         elif self._open == "thinking":
             written = b""
             if text:
                 written = self._summary("text.done", text=text)
                 written += self._summary("part.done", part={"type": "summary_text", "text": text})
             thought = Thinking(text=text, signature=self._seal.signature, redacted=self._seal.redacted)
-            item = item_of([thought], self._head.request_id, self._index)
+            item = item_of([thought], self._context.request_id, self._index)
         else:
             call = ToolCall(id=self._call.id, name=self._call.name, arguments=text)
             done = {"arguments": text, "name": call.name}
             written = self._event("response.function_call_arguments.done", **self._place(), **done)
-            item = call_item(call, self._head.request_id, self._index)
+            item = call_item(call, self._context.request_id, self._index)
         self._open = ""
         self._output.append(item)
         return written + self._event("response.output_item.done", output_index=self._index, item=item)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from llm_gateway.domain.messages import Answer
+from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.error_format.problem import Headers
+from llm_gateway.error_format.responses import Headers
 
 
-def facts(answer: Answer) -> Headers:
-    """Return the headers of an answer that came whole."""
+def gateway_headers(answer: Answer) -> Headers:
+    """Return an answer's x-gateway-* headers, which protocols have no fields for."""
     cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
     cache = b"hit" if answer.cached else b"miss"
     return [
-        *who(answer.provider, answer.model, answer.route, answer.reply.dropped),
+        *provider_headers(answer.provider, answer.model, answer.route, answer.reply.dropped),
         (b"x-gateway-cache", cache),
         (b"x-gateway-cost-usd", cost),
     ]
 
 
-def who(provider: str, model: str, route: bytes, dropped: tuple[str, ...]) -> Headers:
+def provider_headers(provider: str, model: str, route: bytes, dropped: tuple[str, ...]) -> Headers:
     """Return the headers that are known when an answer begins; `dropped` names hints that the provider was not told."""
     headers = [
         (b"x-gateway-provider", provider.encode()),

@@ -7,29 +7,29 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.weight import weigh
-from llm_gateway.error_format.problem import JSON, send_body
+from llm_gateway.domain.token_estimate import estimated_tokens, weigh
+from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import Invalid
-from llm_gateway.gate.entry import ENTRY, Entry
-from llm_gateway.protocols.base import Unreadable
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import Descriptor, Route, TokenCount
 from llm_gateway.routing.route import check_model
-from llm_gateway.worker.endpoints.chat import Serving, asked_model, document_of
 from llm_gateway.worker.endpoints.endpoint import Endpoint
+from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies, parse_document, requested_model_of
 
 
-class CountTokens(Endpoint):
-    """The endpoint. The count is the gateway's own estimate, the one that limits are kept with; it costs nothing."""
+class CountTokensEndpoint(Endpoint):
+    """Serve a protocol's token counts: the gateway's own estimate, the one that limits are kept with; costs nothing."""
 
     def __init__(
         self,
         protocol: Descriptor,
         count: TokenCount,
         route: Route,
-        serving: Serving,
+        dependencies: EndpointDependencies,
         snapshot: Callable[[], Snapshot],
     ) -> None:
-        super().__init__(serving.in_flight, serving.log)
+        super().__init__(dependencies.in_flight, dependencies.log)
         self._protocol = protocol
         self._count = count
         self._is_model_in_path = route.names_model
@@ -37,13 +37,13 @@ class CountTokens(Endpoint):
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """As in `Endpoint`."""
-        entry: Entry = scope[ENTRY]
-        document = document_of(body)
-        check_model(asked_model(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        document = parse_document(body)
+        check_model(requested_model_of(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
         try:
             counted = self._count.request_of(document)
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
-        content = self._count.write(weigh(counted, self._protocol.weighed_fields) // 4 + 8)
-        ids = [(name, entry.echo) for name in self._protocol.id_headers]
+        content = self._count.write(estimated_tokens(weigh(counted, self._protocol.weighed_fields)))
+        ids = [(name, context.echo) for name in self._protocol.id_headers]
         await send_body(send, 200, content, JSON, [*ids, (b"x-gateway-estimated", b"true")])

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.error_format.shapes import send_error
+from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
-from llm_gateway.gate.entry import ENTRY, Entry, defect, log_defect
-from llm_gateway.worker.pipeline.recording import Recorded
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
+from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 
 class Endpoint(ABC):
@@ -24,7 +24,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Answer with a 200. The caller is `scope[ENTRY]`.
+        """Answer with a 200. The caller is `scope[REQUEST_CONTEXT]`.
 
         Raises:
             GatewayError: what the caller is told instead; nothing has been sent then.
@@ -32,7 +32,7 @@ class Endpoint(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        entry: Entry = scope[ENTRY]
+        context: RequestContext = scope[REQUEST_CONTEXT]
         in_flight = self._in_flight
         try:
             if scope["method"] != "POST":
@@ -54,12 +54,12 @@ class Endpoint(ABC):
             return
         except asyncio.CancelledError as cancelled:
             stopping = Overloaded("The gateway is stopping.")
-            stopping.is_recorded = isinstance(cancelled, Recorded)
+            stopping.is_recorded = isinstance(cancelled, CancelledAndRecorded)
             await send_error(send, scope, stopping)
         except Exception as error:  # edge: a defect of ours
-            await send_error(send, scope, self.failed(entry, error))
+            await send_error(send, scope, self.failed(context, error))
 
-    def failed(self, entry: Entry, error: Exception) -> InternalError:
+    def failed(self, context: RequestContext, error: Exception) -> InternalError:
         """Log a defect of ours; what the caller is told of it."""
-        log_defect(self._log, entry, error)
-        return defect(entry)
+        log_defect(self._log, context, error)
+        return defect(context)

@@ -1,4 +1,4 @@
-"""POST /api/v1/generate: decode, the straight line, encode."""
+"""Endpoint for POST /api/v1/generate, the gateway's own API."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
-from llm_gateway.domain.messages import Answer, Request
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.json_problem import not_an_object, not_json
-from llm_gateway.error_format.problem import JSON, Headers, problem_of, send_body
-from llm_gateway.error_format.sentences import all_invalid
+from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body
+from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
-from llm_gateway.gate.entry import ENTRY, Entry
 from llm_gateway.gate.headers import caching, deadline, tags
-from llm_gateway.protocols.base import EventStream, Piece
-from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, ask_of, weight_of
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.protocols.contract import EventStream, RawEvent
+from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
-from llm_gateway.worker.endpoints.streaming import Drains, StreamedResponse
+from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
 
 
-class Generate(Endpoint):
-    """The endpoint. `timeout_s` is the longest deadline a request may have."""
+class GenerateEndpoint(Endpoint):
+    """Serve /generate. `timeout_s` is the longest deadline a request may have."""
 
     def __init__(
         self,
         gateway: Gateway,
         in_flight: InFlight,
-        drains: Drains,
+        drain_limit: DrainLimit,
         *,
         timeout_s: float,
         log: Callable[..., None],
     ) -> None:
         super().__init__(in_flight, log)
         self._gateway = gateway
-        self._drains = drains
+        self._drain_limit = drain_limit
         self._timeout_s = timeout_s
         self._decode = msgspec.json.Decoder(GenerateBody).decode
         self._encode = msgspec.json.Encoder().encode
@@ -53,12 +54,12 @@ class Generate(Endpoint):
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
         started = time.monotonic()
-        entry: Entry = scope[ENTRY]
-        request = self._request(entry, self._decoded(body), started)
-        ids = [(b"x-request-id", entry.echo)]
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        request = self._request(context, self._decoded(body), started)
+        ids = [(b"x-request-id", context.echo)]
         if request.stream:
-            writer = EventWriter(lambda answer: self._encoded(answer, started), entry.echo.decode())
-            response = StreamedResponse(writer, receive, send, self._drains, ids, partial(self.failed, entry))
+            writer = GenerateEventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
+            response = StreamedResponse(writer, receive, send, self._drain_limit, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
@@ -99,23 +100,23 @@ class Generate(Endpoint):
             raise Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
         return decoded
 
-    def _request(self, entry: Entry, body: GenerateBody, started: float) -> Request:
-        headers = entry.headers
+    def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
+        headers = context.headers
         use_cache, keep_in_cache = caching(headers)
         return Request(
-            id=entry.request_id,
+            id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
             deadline=deadline(headers, started, self._timeout_s),
-            key_name=entry.caller.name,
+            key_name=context.caller.name,
             surface="generate",
             user_id=body.user_id,
             service=body.service,
-            ask=ask_of(body),
+            client_request=client_request_of(body),
             task_type=body.task_type,
             max_tokens=body.max_tokens,
             json_mode=body.json_mode,
-            client_request_id=entry.client_request_id,
+            client_request_id=context.client_request_id,
             tags=tags(headers),
             use_cache=use_cache,
             keep_in_cache=keep_in_cache,
@@ -125,8 +126,8 @@ class Generate(Endpoint):
         )
 
 
-class EventWriter:
-    """A streamed answer: `delta` events with text, and a last one, `result`, with the fields of a whole answer."""
+class GenerateEventWriter:
+    """Write a streamed answer: `delta` events with text, then one `result` event with the fields of a whole answer."""
 
     content_type = EventStream.content_type
     keep_alive = EventStream.keep_alive
@@ -136,24 +137,26 @@ class EventWriter:
         self._request_id = request_id
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return provider_and_route(came.provider, came.route)
 
-    def pieces(self, pieces: list[Piece]) -> bytes:
-        """As in `Writer`."""
-        texts = [c.text for piece in pieces for c in piece.chunks if isinstance(c, TextDelta | RefusalDelta)]
+    def take(self, raw_events: list[RawEvent]) -> bytes:
+        """As in `EventWriter`."""
+        texts = [
+            c.text for raw_event in raw_events for c in raw_event.chunks if isinstance(c, TextDelta | RefusalDelta)
+        ]
         return b"".join([_delta(text) for text in texts if text])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return _delta(answer.reply.content) + self.end(answer)
 
     def end(self, answer: Answer) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return encode_event(self._encode(answer), b"result")
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `Writer`."""
+        """As in `EventWriter`."""
         return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")
 
 

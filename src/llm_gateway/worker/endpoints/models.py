@@ -8,17 +8,17 @@ from urllib.parse import unquote
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.error_format.problem import JSON, send_body
-from llm_gateway.error_format.shapes import send_error
+from llm_gateway.error_format.responses import JSON, send_body
+from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, MethodNotAllowed, UnknownModel
-from llm_gateway.gate.entry import ENTRY, Entry
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.descriptor import ListedModel, ModelList
 from llm_gateway.protocols.registry import protocol_of
 from llm_gateway.routing.route import AUTO
 
 
-class Models:
-    """The endpoint at `path` and below it, over the configuration in force."""
+class ModelsEndpoint:
+    """Serve the list of models at `path`, and single models below it, from the configuration in force."""
 
     def __init__(self, path: str, snapshot: Callable[[], Snapshot]) -> None:
         self._path = path
@@ -26,8 +26,8 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        entry: Entry = scope[ENTRY]
-        protocol = protocol_of(scope["path"], entry.headers, scope["query_string"])
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        protocol = protocol_of(scope["path"], context.headers, scope["query_string"])
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("This path takes GET only.", allow=("GET", "HEAD"))
@@ -37,7 +37,7 @@ class Models:
         except GatewayError as error:
             await send_error(send, scope, error)
             return
-        await send_body(send, 200, body, JSON, [(name, entry.echo) for name in protocol.id_headers])
+        await send_body(send, 200, body, JSON, [(name, context.echo) for name in protocol.id_headers])
 
     def _written(self, path: str, shape: ModelList) -> bytes:
         models = _listed(self._snapshot())

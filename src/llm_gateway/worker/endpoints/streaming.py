@@ -8,12 +8,12 @@ from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from starlette.types import Receive, Send
 
-from llm_gateway.domain.messages import Answer
-from llm_gateway.error_format.problem import Headers
+from llm_gateway.domain.reply import Answer
+from llm_gateway.error_format.responses import Headers
 from llm_gateway.errors import GatewayError, Overloaded
-from llm_gateway.protocols.base import Piece
-from llm_gateway.worker.pipeline.recording import Recorded
+from llm_gateway.protocols.contract import RawEvent
 from llm_gateway.worker.pipeline.relay import Relay
+from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 HEARTBEAT_S = 15.0
 DRAIN_S = 30.0
@@ -30,8 +30,8 @@ OnDefect: TypeAlias = Callable[[Exception], GatewayError]
 """Hears of a defect of ours; returns what the client is told."""
 
 
-class Writer(Protocol):
-    """What puts a reply on the line, for one surface; `keep_alive` is written while nothing comes."""
+class EventWriter(Protocol):
+    """Encodes a streamed reply for one API; `keep_alive` is what is written while no event comes."""
 
     content_type: bytes
     keep_alive: bytes
@@ -44,7 +44,7 @@ class Writer(Protocol):
         """A reply that is whole already, with its end."""
         ...
 
-    def pieces(self, pieces: list[Piece]) -> bytes:
+    def take(self, raw_events: list[RawEvent]) -> bytes:
         """What comes, on the line."""
         ...
 
@@ -58,10 +58,10 @@ class Writer(Protocol):
 
 
 @runtime_checkable
-class PushSend(Protocol):
+class BodySink(Protocol):
     """An ASGI `send` that also takes body data without a coroutine for each piece (`server/exchange.py` has one)."""
 
-    def push(self, data: bytes) -> bool:
+    def take(self, data: bytes) -> bool:
         """Send a piece of the body at once; whether the client keeps up."""
         ...
 
@@ -70,8 +70,8 @@ class PushSend(Protocol):
         ...
 
 
-class Drains:
-    """How many streams are read to their end though nobody listens, over all surfaces."""
+class DrainLimit:
+    """Counts the streams that are read to their end after their client left; there is one count for all endpoints."""
 
     __slots__ = ("count", "on_disconnect")
 
@@ -84,17 +84,17 @@ class StreamedResponse:
     """One streamed response."""
 
     __slots__ = (
-        "_beat", "_defect", "_drains", "_has_begun", "_has_ended", "_headers", "_heartbeat_s", "_is_gone", "_is_open",
-        "_keeps_up", "_loop", "_opening", "_patience", "_push", "_receive", "_relaying", "_send", "_sent_at", "_told",
-        "_writer",
+        "_beat", "_body_sink", "_defect", "_drain_limit", "_has_begun", "_has_ended", "_headers", "_heartbeat_s",
+        "_is_gone", "_is_open", "_keeps_up", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send",
+        "_sent_at", "_told", "_writer",
     )  # fmt: skip
 
     def __init__(
         self,
-        writer: Writer,
+        writer: EventWriter,
         receive: Receive,
         send: Send,
-        drains: Drains,
+        drain_limit: DrainLimit,
         headers: Headers,
         defect: OnDefect,
         heartbeat_s: float = HEARTBEAT_S,
@@ -102,8 +102,8 @@ class StreamedResponse:
         self._writer = writer
         self._receive = receive
         self._send = send
-        self._push = _push_send(send)
-        self._drains = drains
+        self._body_sink = _body_sink_of(send)
+        self._drain_limit = drain_limit
         self._headers = headers
         self._told: Headers = []
         self._defect = defect
@@ -157,8 +157,8 @@ class StreamedResponse:
             watch.cancel()
             if self._patience is not None:
                 self._patience.cancel()
-                self._drains.count -= 1
-        await self._push.caught_up()
+                self._drain_limit.count -= 1
+        await self._body_sink.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _opened(self) -> Relay | Answer:
@@ -174,7 +174,7 @@ class StreamedResponse:
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
                 opening.result().drop()  # type: ignore[union-attr]  # it is one
-            raise Recorded from None
+            raise CancelledAndRecorded from None
         finally:
             del opening  # as in `run`
 
@@ -185,16 +185,16 @@ class StreamedResponse:
             start = [(b"content-type", self._writer.content_type), *HEAD, *self._told, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
             self._is_open = True
-        await self._push.caught_up()
+        await self._body_sink.caught_up()
         self._keeps_up = True
 
-    def take(self, pieces: list[Piece]) -> bool:
+    def take(self, raw_events: list[RawEvent]) -> bool:
         """As in `Sink`."""
-        data = self._writer.pieces(pieces)
+        data = self._writer.take(raw_events)
         if not data or self._is_gone:
             return True
         self._sent_at = self._loop.time()
-        self._keeps_up = self._push.push(data)
+        self._keeps_up = self._body_sink.take(data)
         return self._keeps_up
 
     async def _relay(self, relay: Relay) -> None:
@@ -215,11 +215,11 @@ class StreamedResponse:
         self._is_gone = True
         if self._has_ended:
             return
-        drains = self._drains
-        if drains.on_disconnect == "abort" or drains.count >= MOST_DRAINED:
+        drain_limit = self._drain_limit
+        if drain_limit.on_disconnect == "abort" or drain_limit.count >= MOST_DRAINED:
             self._give_up()
         else:
-            drains.count += 1
+            drain_limit.count += 1
             self._patience = self._loop.call_later(DRAIN_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -233,18 +233,18 @@ class StreamedResponse:
         quiet_s = self._loop.time() - self._sent_at
         if quiet_s >= self._heartbeat_s:
             if self._is_open and self._keeps_up and not self._is_gone:
-                self._keeps_up = self._push.push(self._writer.keep_alive)
+                self._keeps_up = self._body_sink.take(self._writer.keep_alive)
             quiet_s = 0.0
         self._beat = self._loop.call_later(self._heartbeat_s - quiet_s, self._keep_alive)
 
     async def _write(self, data: bytes) -> None:
         await self.ready()
         self._sent_at = self._loop.time()
-        self._keeps_up = self._push.push(data)
+        self._keeps_up = self._body_sink.take(data)
 
 
-def _push_send(send: object) -> PushSend:
-    return send if isinstance(send, PushSend) else _QueuedSend(cast(Send, send))
+def _body_sink_of(send: object) -> BodySink:
+    return send if isinstance(send, BodySink) else _QueuedSend(cast(Send, send))
 
 
 class _QueuedSend:
@@ -254,13 +254,13 @@ class _QueuedSend:
         self._send = send
         self._waiting: list[bytes] = []
 
-    def push(self, data: bytes) -> bool:
-        """As in `PushSend`."""
+    def take(self, data: bytes) -> bool:
+        """As in `BodySink`."""
         self._waiting.append(data)
         return False
 
     async def caught_up(self) -> None:
-        """As in `PushSend`."""
+        """As in `BodySink`."""
         waiting, self._waiting = self._waiting, []
         for data in waiting:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Request
+from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.limiter.base import Decision, Limiter, Reservation
 

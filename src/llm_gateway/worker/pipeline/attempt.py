@@ -1,7 +1,7 @@
 """One attempt: intent → send → decode → outcome. What it holds (a permit, a reservation) is given back however it ends.
 
 A whole answer is concluded here at once. A stream is handed on once its content begins, and whoever reads it on says
-how it ended (`worker/pipeline/streams.py`).
+how it ended (`worker/pipeline/open_stream.py`).
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import CONTENT
-from llm_gateway.domain.messages import Reply, Request
-from llm_gateway.domain.plan import Call, Exchange, Served
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
-from llm_gateway.protocols.base import Malformed, UpstreamError
-from llm_gateway.providers.base import Dialect
+from llm_gateway.protocols.contract import Malformed, UpstreamError
 from llm_gateway.providers.decoding import json_text
-from llm_gateway.upstream.pool import Unsent
+from llm_gateway.providers.dialect import Dialect
+from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
-from llm_gateway.worker.pipeline.course import Course, Failure
-from llm_gateway.worker.pipeline.health import Health, Permit
-from llm_gateway.worker.pipeline.incoming import Incoming, StreamCut
-from llm_gateway.worker.pipeline.recording import Recording
-from llm_gateway.worker.pipeline.streams import Committed, Ends
+from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
+from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
+from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation, reply_of
 from llm_gateway.worker.pipeline.transport import Transport
+from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamCut, UpstreamEvents
+from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 SAID_CHARACTERS = 500
-BETWEEN_EVENTS_S = 120.0
 KEY_REFUSED, LIMITED = 401, 429
 
 
 class _Try:
     """One attempt under way: what it holds until it is concluded."""
 
-    __slots__ = ("attempt", "call", "candidate", "course", "full_timeout", "permit", "reservation", "started")
+    __slots__ = ("attempt", "call", "candidate", "full_timeout", "permit", "reservation", "started", "state")
 
     def __init__(
-        self, course: Course, candidate: Candidate, call: Call, permit: Permit, reservation: Reservation
+        self, state: RoutingState, candidate: Candidate, call: UpstreamCall, permit: Permit, reservation: Reservation
     ) -> None:
-        self.course = course
+        self.state = state
         self.candidate = candidate
         self.call = call
         self.permit = permit
@@ -56,18 +56,18 @@ class _Try:
         self.started = 0.0
 
 
-class AttemptParts(NamedTuple):
+class AttemptDependencies(NamedTuple):
     """Dependencies of `Attempts`.
 
-    `adapters` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
+    `dialects` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
     `time.monotonic()`.
     """
 
-    health: Health
+    availability: ProviderAvailability
     admission: Admission
     transport: Transport
-    recording: Recording
-    adapters: Mapping[str, Dialect]
+    recorder: UsageRecorder
+    dialects: Mapping[str, Dialect]
     translation: Translation
     redact: Callable[[str], str]
     clock: Callable[[], float] = time.monotonic
@@ -76,54 +76,54 @@ class AttemptParts(NamedTuple):
 class Attempts:
     """Makes attempts."""
 
-    def __init__(self, parts: AttemptParts) -> None:
-        self._health = parts.health
-        self._admission = parts.admission
-        self._transport = parts.transport
-        self._recording = parts.recording
-        self._adapters = parts.adapters
-        self._translation = parts.translation
-        self._redact = parts.redact
-        self._clock = parts.clock
+    def __init__(self, dependencies: AttemptDependencies) -> None:
+        self._availability = dependencies.availability
+        self._admission = dependencies.admission
+        self._transport = dependencies.transport
+        self._recorder = dependencies.recorder
+        self._dialects = dependencies.dialects
+        self._translation = dependencies.translation
+        self._redact = dependencies.redact
+        self._clock = dependencies.clock
 
     async def make(
         self,
-        course: Course,
+        state: RoutingState,
         candidate: Candidate,
-        call: Call,
+        call: UpstreamCall,
         permit: Permit,
         reservation: Reservation,
-    ) -> Served | Committed | None:
-        """One attempt, with what was given for it. None if it failed, which is noted in `course`."""
-        this = _Try(course, candidate, call, permit, reservation)
+    ) -> Success | OpenStream | None:
+        """One attempt, with what was given for it. None if it failed, which is noted in `state`."""
+        this = _Try(state, candidate, call, permit, reservation)
         provider_id = candidate.provider.id
-        self._health.begin(provider_id)
-        committed = None
+        self._availability.begin(provider_id)
+        stream = None
         try:
             came = await self._send(this)
-            if isinstance(came, Exchange):
+            if isinstance(came, UpstreamResult):
                 return self._conclude(this, came)
-            committed = await self._commit(this, came)
-            return committed
+            stream = await self._commit(this, came)
+            return stream
         except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
             permit.release()
             raise
         finally:
-            if committed is None:
-                self._health.end(provider_id)
+            if stream is None:
+                self._availability.end(provider_id)
 
-    async def _send(self, this: _Try) -> Exchange | Incoming:
-        request, provider = this.course.request, this.candidate.provider
+    async def _send(self, this: _Try) -> UpstreamResult | UpstreamEvents:
+        request, provider = this.state.request, this.candidate.provider
         try:
-            this.attempt = await self._recording.intend(
-                this.course.record, request, this.candidate, this.reservation.tokens
+            this.attempt = await self._recorder.write_intent(
+                this.state.record, request, this.candidate, this.reservation.tokens
             )
         except BaseException:  # edge: whatever went wrong, nothing was sent, so nothing stays reserved
             self._admission.never_sent(this.reservation)
             this.permit.release()
             raise
         if not this.permit.holds():
-            return Exchange(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
+            return UpstreamResult(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
         this.started = self._clock()
         remaining = request.deadline - this.started
         this.full_timeout = provider.timeout_s <= remaining
@@ -132,30 +132,30 @@ class Attempts:
             return await send(provider, this.call, min(provider.timeout_s, remaining))
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
             this.permit.release()
-            if isinstance(error, Unsent):
+            if isinstance(error, CancelledBeforeSend):
                 self._never_sent(this)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
 
     def _never_sent(self, this: _Try) -> None:
         this.attempt.sent = False
-        self._recording.bought_nothing(this.attempt)
+        self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
 
     # A whole answer
 
-    def _conclude(self, this: _Try, exchange: Exchange) -> Served | None:
-        this.attempt.status = exchange.status or None
-        if exchange.fault is not None:
-            failure = self._faulted(this, exchange)
-        elif 200 <= exchange.status < 300:
-            answered = self._answered(this, exchange)
-            if isinstance(answered, Served):
+    def _conclude(self, this: _Try, result: UpstreamResult) -> Success | None:
+        this.attempt.status = result.status or None
+        if result.fault is not None:
+            failure = self._faulted(this, result)
+        elif 200 <= result.status < 300:
+            answered = self._answered(this, result)
+            if isinstance(answered, Success):
                 self._end(this)
                 return answered
             failure = answered
         else:
-            failure = self._refused(this, exchange)
+            failure = self._refused(this, result)
         self._failed(this, failure)
         return None
 
@@ -165,41 +165,41 @@ class Attempts:
 
     def _failed(self, this: _Try, failure: Failure) -> None:
         self._end(this, error=failure.message)
-        this.course.failed(failure)
+        this.state.note_failure(failure)
 
     def _end(self, this: _Try, error: str | None = None) -> None:
         this.attempt.error = error
         this.attempt.latency_ms = int((self._clock() - this.started) * 1000)
-        self._recording.outcome(this.course.record, this.attempt)
+        self._recorder.write_outcome(this.state.record, this.attempt)
 
-    def _faulted(self, this: _Try, exchange: Exchange) -> Failure:
+    def _faulted(self, this: _Try, result: UpstreamResult) -> Failure:
         """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
-        if exchange.fault == "not_sent":
+        if result.fault == "not_sent":
             self._never_sent(this)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._words(this, exchange.message)
-        if exchange.is_ours or (exchange.fault == "timeout" and not this.full_timeout):
+        message = self._words(this, result.message)
+        if result.is_ours or (result.fault == "timeout" and not this.full_timeout):
             this.permit.release()
         else:
             this.permit.fail(message)
         return Failure(message, sent=this.attempt.sent)
 
-    def _refused(self, this: _Try, exchange: Exchange) -> Failure:
+    def _refused(self, this: _Try, result: UpstreamResult) -> Failure:
         """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
-        adapter = self._adapters[this.candidate.provider.kind]
-        refusal, status = adapter.interpret(exchange), exchange.status
-        self._recording.bought_nothing(this.attempt)
+        dialect = self._dialects[this.candidate.provider.kind]
+        refusal, status = dialect.interpret(result), result.status
+        self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(adapter.decode_error(exchange.body))[:SAID_CHARACTERS]
+        said = self._redact(dialect.decode_error(result.body))[:SAID_CHARACTERS]
         message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
         limited = refusal.about == "moment" and status == LIMITED
         if limited:
-            this.course.passed_over(this.permit.limited(refusal.retry_after_s, message), limited=True)
+            this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
         elif refusal.about == "account":
             # A 401 is about the key, whatever was sent; a 402 or 403 may be about one prompt in words nobody knows.
-            request_id = this.course.request.id
+            request_id = this.state.request.id
             content = request_id if status == KEY_REFUSED else this.call.body
             this.permit.refused(request_id, hash(content), message)
         elif refusal.about == "moment" and (status >= 500 or status < 400):
@@ -215,11 +215,11 @@ class Attempts:
             status=status,
         )
 
-    def _answered(self, this: _Try, exchange: Exchange) -> Served | Failure:
+    def _answered(self, this: _Try, result: UpstreamResult) -> Success | Failure:
         """A success status: served, unless its content is not what the dialect or JSON mode promises."""
-        request, provider = this.course.request, this.candidate.provider
+        request, provider = this.state.request, this.candidate.provider
         try:
-            reply = self._translation.reply(request.ask, provider, exchange.body, this.call.dropped)
+            reply = self._translation.reply(request.client_request, provider, result.body, this.call.dropped)
         except Malformed as error:
             message = self._words(this, str(error))
             this.permit.fail(message)
@@ -239,79 +239,79 @@ class Attempts:
         """Book a complete reply: breaker, names, cost, limit. The reply comes back with its input counted."""
         attempt = this.attempt
         this.permit.succeed()
-        reply = _with_input(reply, this.course.request)
+        reply = _with_input(reply, this.state.request)
         attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
         names = f"{reply.upstream_model} {reply.upstream_request_id}"
         if self._redact(names) != names:
             attempt.upstream_model = attempt.upstream_request_id = None
         attempt.finish_reason = reply.finish_reason
-        self._recording.bought(this.candidate.provider, attempt, reply)
+        self._recorder.set_cost(this.candidate.provider, attempt, reply)
         used = reply.usage.input_tokens + reply.usage.output_tokens
         attempt.limit_tokens = self._admission.used(this.reservation, used)
         return reply
 
     @staticmethod
-    def _served(this: _Try, reply: Reply) -> Served:
+    def _served(this: _Try, reply: Reply) -> Success:
         candidate = this.candidate
-        return Served(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
+        return Success(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
 
     # A stream
 
-    async def _commit(self, this: _Try, incoming: Incoming) -> Committed | None:
+    async def _commit(self, this: _Try, events: UpstreamEvents) -> OpenStream | None:
         """Read on until there is some content; from then on it is the client's."""
-        request, provider = this.course.request, this.candidate.provider
+        request, provider = this.state.request, this.candidate.provider
         this.attempt.status = 200
-        reader = self._translation.reader(request.ask, provider)
-        ends = Ends(partial(self._stream_served, this), partial(self._stream_cut, this))
-        committed = Committed(incoming, reader, this.candidate, this.call, ends)
+        reader = self._translation.reader(request.client_request, provider)
+        callbacks = AttemptCallbacks(partial(self._stream_served, this), partial(self._stream_cut, this))
+        stream = OpenStream(events, reader, this.candidate, this.call, callbacks)
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
             while True:
-                pieces = await committed.next(commit_by - self._clock())
-                committed.held += pieces
-                if any(isinstance(chunk, CONTENT) for piece in pieces for chunk in piece.chunks):
+                raw_events = await stream.next(commit_by - self._clock())
+                stream.held += raw_events
+                if any(isinstance(chunk, CONTENT) for raw_event in raw_events for chunk in raw_event.chunks):
                     break
-                if committed.assembly.is_finished:
+                if stream.assembler.is_finished:
                     break
-                if reader.is_done or not pieces:
+                if reader.is_done or not raw_events:
                     raise Malformed("The stream ended before it said anything")
-                commit_by = min(self._clock() + BETWEEN_EVENTS_S, request.deadline)
+                commit_by = min(self._clock() + MAX_EVENT_GAP_S, request.deadline)
         except (StreamCut, Malformed, UpstreamError) as error:
-            incoming.close()
+            events.close()
             self._never_began(this, error)
             return None
         except BaseException as error:  # edge: cancelled while it waits, or a defect; it may be billed
-            incoming.close()
+            events.close()
             this.permit.release()
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
         this.permit.accepted()
-        return committed
+        return stream
 
     def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
         fault = error.fault if isinstance(error, StreamCut) else "broken"
         message = str(error) if fault == "broken" else "No complete answer in time"
-        self._failed(this, self._faulted(this, Exchange(fault=fault, message=message)))
+        self._failed(this, self._faulted(this, UpstreamResult(fault=fault, message=message)))
 
-    def _stream_served(self, this: _Try, committed: Committed) -> Served:
+    def _stream_served(self, this: _Try, stream: OpenStream) -> Success:
         """The stream is complete."""
-        is_text = this.course.request.ask.is_canonical
-        completion = committed.assembly.completion()
-        reply = self._bought(this, reply_of(completion, dropped=committed.dropped, is_text=is_text))
-        if this.course.request.json_mode and json_text(reply.content) != reply.content:
+        is_text = this.state.request.client_request.is_canonical
+        completion = stream.assembler.completion()
+        reply = self._bought(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
+        if this.state.request.json_mode and json_text(reply.content) != reply.content:
             reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
         self._end(this)
-        self._health.end(this.candidate.provider.id)
+        self._availability.end(this.candidate.provider.id)
         return self._served(this, reply)
 
-    def _stream_cut(self, this: _Try, committed: Committed, message: str, is_ours: bool) -> str:
+    def _stream_cut(self, this: _Try, stream: OpenStream, message: str, is_ours: bool) -> str:
         """The stream ends in its middle: what came of it was bought. `is_ours`: nobody wanted the rest.
 
         Returns the message as it may be shown.
         """
-        completion = committed.assembly.completion()
+        completion = stream.assembler.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
-        self._recording.bought(this.candidate.provider, this.attempt, _with_input(reply, this.course.request))
+        self._recorder.set_cost(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         message = self._words(this, message)
         if is_ours:
@@ -319,7 +319,7 @@ class Attempts:
         else:
             this.permit.fail(message)
         self._end(this, error=message)
-        self._health.end(this.candidate.provider.id)
+        self._availability.end(this.candidate.provider.id)
         return message
 
 

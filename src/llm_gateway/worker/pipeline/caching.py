@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from llm_gateway.cache.base import Cache
-from llm_gateway.domain.messages import Request
-from llm_gateway.domain.plan import Plan, Served
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import CacheStatus
 from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError
 from llm_gateway.protocols.registry import PROTOCOLS
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Served)
+_decoder = msgspec.msgpack.Decoder(Success)
 
-FlightResult: TypeAlias = Served | GatewayError
+FlightResult: TypeAlias = Success | GatewayError
 
 
 class Flight:
@@ -51,7 +52,7 @@ class Lookup:
         self.base = base
         self.keeps = keeps
         self.status: CacheStatus = status
-        self.served: Served | None = None
+        self.served: Success | None = None
         self.flight: Flight | None = None
 
 
@@ -95,7 +96,7 @@ class Caching:
                     lookup.flight = self._flights[flight_key] = Flight(flight_key)
                 return lookup
             landed = await self._wait(flight, request)
-            if isinstance(landed, Served):
+            if isinstance(landed, Success):
                 return self._hit(lookup, landed)
             if waited and not isinstance(landed, DeadlineExceeded):
                 try:
@@ -104,7 +105,7 @@ class Caching:
                     del flight, landed  # the error's traceback holds this frame
             waited = True
 
-    async def _kept(self, keys: list[bytes]) -> Served | None:
+    async def _kept(self, keys: list[bytes]) -> Success | None:
         for key in keys:
             kept = await self._cache.get(key)
             if kept is not None:
@@ -121,19 +122,19 @@ class Caching:
             raise DeadlineExceeded("The deadline passed while an identical request was being answered.") from None
 
     @staticmethod
-    def _hit(lookup: Lookup, served: Served) -> Lookup:
+    def _hit(lookup: Lookup, served: Success) -> Lookup:
         lookup.status, lookup.served = "hit", served
         return lookup
 
     def _base(self, request: Request) -> _Hash:
-        who, ask = None if self._shared else request.user_id, request.ask
-        if ask.is_canonical:
-            return sha256(_encoded((who, ask.conversation)))
-        uncached = PROTOCOLS[ask.protocol].uncached_fields
-        document = {name: value for name, value in ask.document.items() if name not in uncached}
-        return sha256(_encoded((who, ask.protocol, ask.fields, document)))
+        who, client_request = None if self._shared else request.user_id, request.client_request
+        if client_request.is_canonical:
+            return sha256(_encoded((who, client_request.conversation)))
+        uncached = PROTOCOLS[client_request.protocol].uncached_fields
+        document = {name: value for name, value in client_request.document.items() if name not in uncached}
+        return sha256(_encoded((who, client_request.protocol, client_request.fields, document)))
 
-    async def keep(self, lookup: Lookup, served: Served) -> None:
+    async def keep(self, lookup: Lookup, served: Success) -> None:
         """Keep a complete success under the candidate that gave it, and hand it to those who wait."""
         try:
             if lookup.base is not None and lookup.keeps and served.reply.may_be_kept:

@@ -1,6 +1,6 @@
 """Try the plan's candidates in order until one answers.
 
-A candidate is passed over when its protocol cannot express what is asked, when its health forbids a call (`health/`) or
+A candidate is passed over when its protocol cannot express what is asked, when it is unavailable (`availability/`) or
 when its limit is full; else an attempt is made (`attempt.py`). At most three sent attempts a request, all within the
 request's deadline; a lone candidate is retried once, and twice while it answers 429.
 """
@@ -14,16 +14,17 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.messages import Request
-from llm_gateway.domain.plan import Call, Plan, Served
+from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, Invalid
-from llm_gateway.protocols.base import Unreadable, Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import Attempts
-from llm_gateway.worker.pipeline.course import Course, Failure
-from llm_gateway.worker.pipeline.health import Health, Wait
-from llm_gateway.worker.pipeline.streams import Committed
+from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.open_stream import OpenStream
+from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
 
 MAX_SENT_ATTEMPTS = 3
@@ -33,8 +34,8 @@ LIMITED_PAUSE_S = (0.5, 2.0)
 DEADLINE_SLACK_S = 0.005
 
 
-class Pace(NamedTuple):
-    """Time and chance: seconds of `time.monotonic()`, how to wait, and a number between two others."""
+class Timing(NamedTuple):
+    """Clock, sleep and random numbers of failover, injected so that tests control them."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -47,124 +48,126 @@ class Failover:
     def __init__(
         self,
         *,
-        health: Health,
+        availability: ProviderAvailability,
         admission: Admission,
         attempts: Attempts,
         translation: Translation,
-        pace: Pace = Pace(),  # noqa: B008 - immutable
+        timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> None:
-        self._health = health
+        self._availability = availability
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
-        self._pace = pace
+        self._timing = timing
 
-    async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Served:
+    async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Success:
         """The first complete success.
 
         Raises:
             GatewayError: 400, 429, 502, 503 or 504, once nothing is left to try or the deadline passed.
         """
-        served = await self._walk(Course(request, record), plan)
-        if isinstance(served, Committed):
+        served = await self._walk(RoutingState(request, record), plan)
+        if isinstance(served, OpenStream):
             raise TypeError("A stream was opened for a request that wants a whole answer.")
         return served
 
-    async def open(self, request: Request, plan: Plan, record: UsageRecord) -> Committed | Served:
+    async def open(self, request: Request, plan: Plan, record: UsageRecord) -> OpenStream | Success:
         """The first stream that has begun to answer; `served` or `cut` concludes it. Or an answer that came whole.
 
         Raises:
             GatewayError: as for `run`.
         """
-        return await self._walk(Course(request, record), plan)
+        return await self._walk(RoutingState(request, record), plan)
 
-    async def _walk(self, course: Course, plan: Plan) -> Served | Committed:
+    async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
         for tier in plan.tiers:
             waiting = list(tier)
             while waiting:
                 candidate = waiting[0] if len(waiting) == 1 else min(waiting, key=self._busyness)
                 waiting.remove(candidate)
-                served = await self._try(course, candidate)
+                served = await self._try(state, candidate)
                 if served is not None:
                     return served
-                if course.failure is not None and course.failure.final:
-                    raise course.error()
-                if course.sent >= MAX_SENT_ATTEMPTS:
-                    self._check_deadline(course)
-                    raise course.error()
+                if state.failure is not None and state.failure.final:
+                    raise state.error()
+                if state.sent >= MAX_SENT_ATTEMPTS:
+                    self._check_deadline(state)
+                    raise state.error()
         candidates = plan.candidates
-        served = await self._retry(course, candidates[0]) if len(candidates) == 1 else None
+        served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
         if served is not None:
             return served
-        self._check_deadline(course)
-        raise course.error()
+        self._check_deadline(state)
+        raise state.error()
 
     def _busyness(self, candidate: Candidate) -> int:
-        return self._health.in_flight(candidate.provider.id)
+        return self._availability.in_flight(candidate.provider.id)
 
-    async def _retry(self, course: Course, candidate: Candidate) -> Served | Committed | None:
+    async def _retry(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
         """Try the lone candidate again: once after a failure, at most twice while it answers 429."""
         for retries in range(MAX_SENT_ATTEMPTS - 1):
-            failure = course.failure
+            failure = state.failure
             if failure is None or not (failure.limited or retries == 0):
                 return None
-            if not await self._worth_a_retry(course, candidate, failure):
+            if not await self._worth_a_retry(state, candidate, failure):
                 return None
-            course.tries_again()
-            served = await self._try(course, candidate)
-            if served is not None or course.failure is failure:  # the latter: it was passed over
+            state.forget_waits()
+            served = await self._try(state, candidate)
+            if served is not None or state.failure is failure:  # the latter: it was passed over
                 return served
         return None
 
-    async def _worth_a_retry(self, course: Course, candidate: Candidate, failure: Failure) -> bool:
+    async def _worth_a_retry(self, state: RoutingState, candidate: Candidate, failure: Failure) -> bool:
         """Whether the candidate is tried once more after this failure; pauses before saying yes."""
         low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
         if not failure.retry_on_same or failure.retry_after_s > high:
             return False
-        pause = max(self._pace.uniform(low, high), failure.retry_after_s)
-        if self._remaining(course) - pause <= DEADLINE_SLACK_S or not self._health.may_retry(candidate.provider.id):
+        pause = max(self._timing.uniform(low, high), failure.retry_after_s)
+        if self._remaining(state) - pause <= DEADLINE_SLACK_S or not self._availability.may_retry(
+            candidate.provider.id
+        ):
             return False
-        await self._pace.sleep(pause)
+        await self._timing.sleep(pause)
         return True
 
-    def _remaining(self, course: Course) -> float:
-        return course.request.deadline - self._pace.clock()
+    def _remaining(self, state: RoutingState) -> float:
+        return state.request.deadline - self._timing.clock()
 
-    def _check_deadline(self, course: Course) -> float:
-        remaining = self._remaining(course)
+    def _check_deadline(self, state: RoutingState) -> float:
+        remaining = self._remaining(state)
         if remaining <= DEADLINE_SLACK_S:
-            said = f" The last attempt: {course.failure.message}" if course.failure is not None else ""
+            said = f" The last attempt: {state.failure.message}" if state.failure is not None else ""
             raise DeadlineExceeded(f"No provider answered within the request's deadline.{said}")
         return remaining
 
-    async def _try(self, course: Course, candidate: Candidate) -> Served | Committed | None:
-        """One candidate: passed over, failed (None, noted in `course`), or served."""
-        self._check_deadline(course)
-        call = self._call(course, candidate)
+    async def _try(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
+        """One candidate: passed over, failed (None, noted in `state`), or served."""
+        self._check_deadline(state)
+        call = self._call(state, candidate)
         if call is None:
             return None
-        permit = self._health.admit(candidate)
+        permit = self._availability.admit(candidate)
         if isinstance(permit, Wait):
-            course.passed_over(permit.seconds, limited=permit.limited)
+            state.note_skipped(permit.seconds, limited=permit.limited)
             return None
         try:
-            decision = await self._admission.admit(course.request, candidate)
+            decision = await self._admission.admit(state.request, candidate)
         except BaseException:  # edge: cancelled, or the limiter does not answer; the permit must not be lost with it
             permit.release()
             raise
         if decision.reservation is None:
             permit.release()
             if not decision.exceeds:
-                course.passed_over(decision.retry_after_s, limited=True)
+                state.note_skipped(decision.retry_after_s, limited=True)
             return None
-        return await self._attempts.make(course, candidate, call, permit, decision.reservation)
+        return await self._attempts.make(state, candidate, call, permit, decision.reservation)
 
-    def _call(self, course: Course, candidate: Candidate) -> Call | None:
-        """The call for this candidate; None if its protocol cannot express what is asked (noted in `course`)."""
+    def _call(self, state: RoutingState, candidate: Candidate) -> UpstreamCall | None:
+        """The call for this candidate; None if its protocol cannot express what is asked (noted in `state`)."""
         try:
-            return self._translation.call(course.request, candidate)
+            return self._translation.call(state.request, candidate)
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
         except Unsupported as error:
-            course.cannot(candidate.provider.name, error.field, error.why)
+            state.note_unsupported(candidate.provider.name, error.field, error.why)
             return None

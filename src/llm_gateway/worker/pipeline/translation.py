@@ -6,98 +6,113 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import Choice, Completion, Foreign, Refusal, Text, ToolCall
-from llm_gateway.domain.messages import Ask, Reply, Request
-from llm_gateway.domain.plan import Call
-from llm_gateway.protocols.base import Malformed, StreamReader, Unsupported
-from llm_gateway.protocols.counts import cut
+from llm_gateway.domain.reply import Reply
+from llm_gateway.domain.request import ClientRequest, Request
+from llm_gateway.domain.upstream_call import UpstreamCall
+from llm_gateway.protocols.contract import Malformed, StreamReader, Unsupported
+from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
-from llm_gateway.providers.base import Wire
+from llm_gateway.providers.dialect import ProtocolCodec
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Translation:
-    """Translates between clients and providers, by the wires that a snapshot's provider carries.
+    """Translates between clients and providers, by the codecs that a snapshot's provider carries.
 
     Where the provider speaks the client's protocol the document passes through. Else it is translated as a document,
     where the two protocols have such a translation (embeddings), or by way of its conversation.
     """
 
-    def call(self, request: Request, candidate: Candidate) -> Call:
+    def call(self, request: Request, candidate: Candidate) -> UpstreamCall:
         """Write the call that asks the candidate's model for the answer.
 
         Raises:
             Unreadable: the client's document is not a request of its protocol.
             Unsupported: the provider's protocol cannot express what the client asks for.
         """
-        ask, provider, model = request.ask, candidate.provider, candidate.model
-        if not ask.is_canonical:
-            native: Wire | None = provider.wires.get(ask.protocol)
+        client_request, provider, model = request.client_request, candidate.provider, candidate.model
+        if not client_request.is_canonical:
+            native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
-                document = PROTOCOLS[ask.protocol].pass_on({**ask.document, "model": model}, stream=request.stream)
-                return Call(native.path(model, request.stream), _encode(document), is_native=True, fields=ask.fields)
-            found = _translation_of_document(ask, provider)
+                document = PROTOCOLS[client_request.protocol].pass_on(
+                    {**client_request.document, "model": model}, stream=request.stream
+                )
+                return UpstreamCall(
+                    native.path(model, request.stream), _encode(document), is_native=True, fields=client_request.fields
+                )
+            found = _translation_of_document(client_request, provider)
             if found is not None:
-                wire, translation = found
-                written = translation.write(ask.document, model)
-                return Call(wire.path(model, False), _encode(written.document), dropped=written.dropped)
-        main: Wire | None = provider.main_wire
-        if main is None or main.write is None or not (ask.is_canonical or PROTOCOLS[ask.protocol].is_translatable):
-            raise Unsupported("model", f"{provider.name} does not speak the protocol of this endpoint ({ask.protocol})")
+                codec, translation = found
+                written = translation.write(client_request.document, model)
+                return UpstreamCall(codec.path(model, False), _encode(written.document), dropped=written.dropped)
+        main: ProtocolCodec | None = provider.translation_codec
+        if (
+            main is None
+            or main.write is None
+            or not (client_request.is_canonical or PROTOCOLS[client_request.protocol].is_translatable)
+        ):
+            raise Unsupported(
+                "model", f"{provider.name} does not speak the protocol of this endpoint ({client_request.protocol})"
+            )
         try:
-            written = main.write(ask.conversation, model, stream=request.stream)
+            written = main.write(client_request.conversation, model, stream=request.stream)
         except Unsupported as error:
-            raise Unsupported(field_name(ask.protocol, error.field), error.why) from None
-        dropped = _dropped(ask, written.dropped) if ask.dropped or written.dropped else ()
-        return Call(main.path(model, request.stream), _encode(written.document), dropped=dropped)
+            raise Unsupported(field_name(client_request.protocol, error.field), error.why) from None
+        dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
+        return UpstreamCall(main.path(model, request.stream), _encode(written.document), dropped=dropped)
 
-    def reply(self, ask: Ask, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
+    def reply(self, client_request: ClientRequest, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
         """Read the 2xx body of a provider that could not be told the hints in `dropped`.
 
         Raises:
             Malformed: the body is not a complete answer.
         """
-        if not ask.is_canonical:
-            native: Wire | None = provider.wires.get(ask.protocol)
+        if not client_request.is_canonical:
+            native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
                 return reply_of(native.read_reply(body), body, dropped)
-            found = _translation_of_document(ask, provider)
+            found = _translation_of_document(client_request, provider)
             if found is not None:
-                wire, translation = found
-                return reply_of(wire.read_reply(body), translation.read(body), dropped)
-        completion = provider.main_wire.read_reply(body)
+                codec, translation = found
+                return reply_of(codec.read_reply(body), translation.read(body), dropped)
+        completion = provider.translation_codec.read_reply(body)
         for choice in completion.choices:
             _leave_foreign_out(choice)
-        return reply_of(completion, dropped=dropped, is_text=ask.is_canonical)
+        return reply_of(completion, dropped=dropped, is_text=client_request.is_canonical)
 
-    def reader(self, ask: Ask, provider: Provider) -> StreamReader:
+    def reader(self, client_request: ClientRequest, provider: Provider) -> StreamReader:
         """Make the reader of the provider's stream.
 
         Raises:
             Unsupported: the provider's protocol has no streams.
         """
-        native: Wire | None = provider.wires.get(ask.protocol)
-        wire: Wire = native or provider.main_wire
-        if native is None and wire.json_reader is not None and ask.conversation.format is not None:
-            return wire.json_reader()
-        if wire.reader is None:
+        native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
+        codec: ProtocolCodec = native or provider.translation_codec
+        if native is None and codec.json_reader is not None and client_request.conversation.format is not None:
+            return codec.json_reader()
+        if codec.reader is None:
             raise Unsupported("stream", "this is not answered in a stream")
-        return wire.reader()
+        return codec.reader()
 
 
-def _translation_of_document(ask: Ask, provider: Provider) -> tuple[Wire, DocumentTranslation] | None:
+def _translation_of_document(
+    client_request: ClientRequest, provider: Provider
+) -> tuple[ProtocolCodec, DocumentTranslation] | None:
     """Find a protocol of the provider's into which the client's documents are translated as they are."""
-    for name, translation in PROTOCOLS[ask.protocol].translations.items():
-        wire = provider.wires.get(name)
-        if wire is not None:
-            return wire, translation
+    for name, translation in PROTOCOLS[client_request.protocol].translations.items():
+        codec = provider.codecs.get(name)
+        if codec is not None:
+            return codec, translation
     return None
 
 
-def _dropped(ask: Ask, fields: tuple[str, ...]) -> tuple[str, ...]:
+def _dropped(client_request: ClientRequest, fields: tuple[str, ...]) -> tuple[str, ...]:
     """Name what the client asked for in vain, in its protocol's words and each once."""
-    return tuple(dict.fromkeys((*ask.dropped, *[field_name(ask.protocol, field) for field in fields])))
+    return tuple(
+        dict.fromkeys((*client_request.dropped, *[field_name(client_request.protocol, field) for field in fields]))
+    )
 
 
 def reply_of(
@@ -109,8 +124,8 @@ def reply_of(
         content=_text_of(choices[0]) if choices and not body else "",
         usage=completion.usage,
         finish_reason=choices[0].finish_reason if choices else "stop",
-        upstream_model=cut(completion.model),
-        upstream_request_id=cut(completion.id),
+        upstream_model=truncated(completion.model),
+        upstream_request_id=truncated(completion.id),
         usage_estimated=completion.usage_estimated,
         completion=None if body or is_text else completion,
         body=body,

@@ -14,12 +14,12 @@ from time import monotonic, time
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
-from llm_gateway.domain.plan import Call, Exchange
+from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.upstream.authorized import AuthorizedPool
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
-from llm_gateway.upstream.pool import NotSent, Pool, Unsendable, Unsent, tls
-from llm_gateway.upstream.response import Broken, Response, ResponseStream
-from llm_gateway.worker.pipeline.incoming import CAUSE_CHARACTERS, Incoming
+from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, UnsendableHeader, tls_context
+from llm_gateway.upstream.response import IncompleteResponse, Response, ResponseStream
+from llm_gateway.worker.pipeline.upstream_events import CAUSE_CHARACTERS, UpstreamEvents
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_WAIT_S = 3600.0
@@ -53,16 +53,16 @@ class Transport:
         self._pools: dict[str, _Pooled] = {}
         self._building: dict[tuple[str, int], asyncio.Task[Pool]] = {}
 
-    async def post(self, provider: Provider, call: Call, timeout_s: float) -> Exchange:
+    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
         """POST `call` to the provider, all within `timeout_s` seconds. Never raises for what upstream does."""
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
             return _exchange(await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.fields))
-        except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
+        except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
             return _fault(error)
 
-    async def open(self, provider: Provider, call: Call, timeout_s: float) -> Exchange | Incoming:
+    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
         """POST `call`; its events as they come, or a whole exchange where there is no stream of events.
 
         The head of the response must be here within `timeout_s` seconds, the whole of what is no stream, too. Never
@@ -74,12 +74,12 @@ class Transport:
             stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.fields)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
-                return Incoming(pool, stream)
+                return UpstreamEvents(pool, stream)
             return await self._rest(pool, stream, timeout_s - (monotonic() - started))
-        except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
+        except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
             return _fault(error)
 
-    async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> Exchange:
+    async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> UpstreamResult:
         """A response that is no stream, whole."""
         pieces, size = [], 0
         try:
@@ -88,7 +88,7 @@ class Transport:
                     pieces.append(piece)
                     size += len(piece)
                     if size > self._max_body_bytes:
-                        raise Broken(f"The answer is larger than {self._max_body_bytes} bytes")
+                        raise IncompleteResponse(f"The answer is larger than {self._max_body_bytes} bytes")
         finally:
             pool.release(stream)
         return _exchange(Response(stream.status, stream.headers, b"".join(pieces)))
@@ -98,7 +98,7 @@ class Transport:
         if pooled is not None and pooled.version == provider.updated_at_ms:
             return pooled.pool
         if provider.target is None:
-            raise NotSent("The provider is not ready yet")
+            raise RequestNotSent("The provider is not ready yet")
         return await self._build_once(provider, provider.target.root, timeout_s)
 
     async def _build_once(self, provider: Provider, root: str, timeout_s: float) -> Pool:
@@ -112,9 +112,9 @@ class Transport:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(building)
         except TimeoutError:
-            raise NotSent("The provider's host was not resolved in time", is_ours=True) from None
+            raise RequestNotSent("The provider's host was not resolved in time", is_ours=True) from None
         except asyncio.CancelledError:
-            raise Unsent from None
+            raise CancelledBeforeSend from None
         finally:
             del building  # a task holds the exception it raised here, whose traceback holds this frame
 
@@ -135,9 +135,9 @@ class Transport:
             pinned = await asyncio.to_thread(self._egress.check, root)
         if self._tls is None and root.lower().startswith("https:"):
             try:
-                self._tls = await asyncio.to_thread(tls)
+                self._tls = await asyncio.to_thread(tls_context)
             except OSError as error:
-                raise NotSent(f"No certificates can be read: {error.strerror}", is_ours=True) from None
+                raise RequestNotSent(f"No certificates can be read: {error.strerror}", is_ours=True) from None
         target = provider.target or Target(root, "", {})
         make = Pool if target.authorize is None else partial(AuthorizedPool, target.authorize)
         return make(root, target.headers, tls=self._tls, pinned=pinned, max_body_bytes=self._max_body_bytes)
@@ -147,7 +147,7 @@ class Transport:
         if gone is not None:
             gone.pool.close_soon()
 
-    async def list_models(self, provider: Provider, timeout_s: float) -> Exchange:
+    async def list_models(self, provider: Provider, timeout_s: float) -> UpstreamResult:
         """GET the provider's model list, all within `timeout_s` seconds. Never raises for what upstream does.
 
         On a connection of its own, which ends with it: it tells whether one can be made now.
@@ -155,11 +155,11 @@ class Transport:
         pool: Pool | None = None
         try:
             if provider.target is None:
-                raise NotSent("The provider is not ready yet")
+                raise RequestNotSent("The provider is not ready yet")
             async with asyncio.timeout(timeout_s):
                 pool = await self._pool(provider, provider.target.models_url)
                 return _exchange(await pool.get(timeout_s))
-        except (NotSent, AddressRefused, Broken, TimeoutError, Unsendable) as error:
+        except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
             return _fault(error)
         finally:
             if pool is not None:
@@ -206,18 +206,18 @@ class Transport:
         await asyncio.sleep(0)  # closed connections are gone by the next turn of the loop
 
 
-def _exchange(response: Response) -> Exchange:
+def _exchange(response: Response) -> UpstreamResult:
     retry_after = None if response.status == 200 else _retry_after(response.header(b"retry-after"))
-    return Exchange(status=response.status, body=response.body, retry_after_s=retry_after)
+    return UpstreamResult(status=response.status, body=response.body, retry_after_s=retry_after)
 
 
-def _fault(error: Exception) -> Exchange:
+def _fault(error: Exception) -> UpstreamResult:
     message = str(error)[:CAUSE_CHARACTERS]
-    if isinstance(error, NotSent):
-        return Exchange(fault="not_sent", message=message, is_ours=error.is_ours)
+    if isinstance(error, RequestNotSent):
+        return UpstreamResult(fault="not_sent", message=message, is_ours=error.is_ours)
     if isinstance(error, TimeoutError):
-        return Exchange(fault="timeout", message="No complete answer in time")
-    return Exchange(fault="broken" if isinstance(error, Broken) else "not_sent", message=message)
+        return UpstreamResult(fault="timeout", message="No complete answer in time")
+    return UpstreamResult(fault="broken" if isinstance(error, IncompleteResponse) else "not_sent", message=message)
 
 
 def _retry_after(field: bytes | None) -> float | None:

@@ -1,0 +1,157 @@
+"""OpenAPI paths of the endpoints of vendors' protocols, built from their descriptors.
+
+What they take and answer is those vendors' own documentation; here stands what the gateway adds: paths, model names,
+who pays, and the errors in each vendor's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from llm_gateway.protocols.descriptor import Descriptor, ModelList, Route
+from llm_gateway.protocols.registry import PROTOCOLS
+
+Document: TypeAlias = dict[str, Any]
+
+ERRORS = {
+    400: "The request does not fit, or no provider can be asked for one of its fields.",
+    401: "The key is missing or wrong.",
+    403: "The key lacks the scope `call`, the host is not one of ours, or a provider flagged the input.",
+    404: "No enabled provider lists the model; the message names those there are.",
+    413: "The body is over 4 MiB.",
+    422: "A provider refused what it was asked.",
+    429: "Every provider that could serve this is at its limit.",
+    500: "A defect of the gateway's.",
+    502: "Attempts were made and the last one failed.",
+    503: "No provider can be asked now, or the gateway is stopping or serves as many as it may.",
+    504: "The request's own deadline passed.",
+}
+SERVER_STATUSES = (408, 431)
+STREAMED = "With `stream: true` the answer is a stream of the vendor's own events."
+MODEL_TEXT = "A model's name, `provider/model`, or `auto` for the gateway's own routing."
+NEEDS = "Needs a key with the scope `call` or `admin`."
+ASKED: Document = {"$ref": "#/components/schemas/Asked"}
+MODEL_PARAMETER: Document = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": MODEL_TEXT,
+    "schema": {"type": "string", "minLength": 1},
+}
+
+
+def protocol_schemas() -> Document:
+    """Return the schemas that `protocol_paths` refers to."""
+    model = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*$", "description": MODEL_TEXT}
+    errors = {each.error_schema["title"]: each.error_schema for each in PROTOCOLS.values()}
+    return errors | {"Asked": {"type": "object", "required": ["model"], "properties": {"model": model}}}
+
+
+def security_schemes() -> Document:
+    """The ways in which clients of the protocols send their key, by name, beside a bearer token."""
+    schemes: Document = {}
+    for protocol in PROTOCOLS.values():
+        description = f"The same key, as {protocol.vendor}'s SDKs send it."
+        for header in protocol.credential_headers:
+            if header != b"authorization":
+                scheme = {"type": "apiKey", "in": "header", "name": header.decode(), "description": description}
+                schemes.setdefault(_scheme_name(header.decode()), scheme)
+        if protocol.key_parameter is not None:
+            description = f"The same key, as {protocol.vendor}'s examples send it; on these paths only."
+            scheme = {"type": "apiKey", "in": "query", "name": protocol.key_parameter, "description": description}
+            schemes.setdefault(_parameter_scheme(protocol), scheme)
+    return schemes
+
+
+def header_key_requirements() -> list[dict[str, list[str]]]:
+    """Return the security requirements for `security_schemes` that are headers, valid on all paths."""
+    return [{name: []} for name, scheme in security_schemes().items() if scheme["in"] == "header"]
+
+
+def protocol_paths(keys: list[dict[str, list[str]]]) -> Document:
+    """Return the paths of all protocols' endpoints. `keys` is the security of all paths."""
+    paths: Document = {}
+    for protocol in PROTOCOLS.values():
+        counted = protocol.count_tokens.routes if protocol.count_tokens is not None else ()
+        for route in protocol.routes:
+            paths[route.path] = {"post": _post(protocol, route, keys, _pays(protocol))}
+        for route in counted:
+            paths[route.path] = {"post": _post(protocol, route, keys, ())}
+        if protocol.models is not None:
+            for path in protocol.models.paths:
+                if path not in paths:
+                    paths |= _models(protocol, protocol.models, path, keys)
+    return paths
+
+
+def _scheme_name(header: str) -> str:
+    return "".join(word.title() for word in header.removeprefix("x-").split("-"))
+
+
+def _parameter_scheme(protocol: Descriptor) -> str:
+    return f"{protocol.vendor}KeyParameter"
+
+
+def _pays(protocol: Descriptor) -> Iterable[tuple[str, str]]:
+    fields = " or ".join(f"`{'.'.join(path)}`" for path in protocol.user_fields)
+    body = f"the body's {fields}, else " if fields else ""
+    yield "x-user-id", f"Who is billed; else {body}`anonymous`."
+    yield "x-service-name", "The calling service; else the key's name."
+    yield "x-task-type", "What kind of task it is; else `general`."
+
+
+def _post(
+    protocol: Descriptor, route: Route, keys: list[dict[str, list[str]]], headers: Iterable[tuple[str, str]]
+) -> Document:
+    content: Document = {"application/json": {"schema": {"type": "array" if route.stream else "object"}}}
+    if route.stream is not False:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    header: Document = {"type": "string", "pattern": "^[ -~]{0,256}$"}
+    parameters: list[Document] = [MODEL_PARAMETER] if route.names_model else []
+    parameters += [{"name": name, "in": "header", "description": text, "schema": header} for name, text in headers]
+    asked = {"type": "object"} if route.names_model else ASKED
+    return _operation(protocol, keys) | {
+        "summary": route.summary,
+        "description": f"{STREAMED if route.stream is None else ''}\n\n{NEEDS}".strip(),
+        "operationId": route.operation,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "responses": {"200": {"description": "The answer.", "content": content}} | _errors([protocol], ERRORS),
+    }
+
+
+def _models(protocol: Descriptor, models: ModelList, path: str, keys: list[dict[str, list[str]]]) -> Document:
+    sharing = [each for each in PROTOCOLS.values() if each.models is not None and path in each.models.paths]
+    few = {status: text for status, text in ERRORS.items() if status in (400, 401, 403, 404, 413, 500, 503)}
+    content = {"application/json": {"schema": {"type": "object"}}}
+    keyed = next((each for each in sharing if each.key_parameter is not None), protocol)
+    shared = _operation(keyed, keys) | {
+        "description": NEEDS,
+        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(sharing, few),
+    }
+    every = shared | {
+        "summary": "Models that can be asked for by name",
+        "operationId": f"list{models.operation}s",
+    }
+    one = shared | {
+        "summary": "One of them",
+        "operationId": f"get{models.operation}",
+        "parameters": [MODEL_PARAMETER],
+    }
+    return {path: {"get": every}, f"{path}/{{model}}": {"get": one}}
+
+
+def _operation(protocol: Descriptor, keys: list[dict[str, list[str]]]) -> Document:
+    found: Document = {"tags": ["surfaces"]}
+    if protocol.key_parameter is not None:
+        found["security"] = [*keys, {_parameter_scheme(protocol): []}]
+    return found
+
+
+def _errors(protocols: Iterable[Descriptor], sentences: dict[int, str]) -> Document:
+    """Return the errors on a path of these protocols, in the shape of one of them."""
+    schemas = [{"$ref": f"#/components/schemas/{each.error_schema['title']}"} for each in protocols]
+    content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
+    own = {str(status): {"description": text, "content": content} for status, text in sentences.items()}
+    return own | {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in SERVER_STATUSES}

@@ -1,0 +1,114 @@
+"""The configuration in memory: one immutable snapshot, swapped whole after every change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
+from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.errors import ConfigurationError, GatewayError
+from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.providers import ProviderStore
+
+Prepare: TypeAlias = Callable[[Provider, str], Provider]
+Log: TypeAlias = Callable[[str, str], None]
+Subscriber: TypeAlias = Callable[[Snapshot], None]
+
+
+class LiveConfiguration:
+    """Holds the configuration in force as `snapshot`, empty until the first `reload`.
+
+    `prepare` takes a provider and its key and returns it with target and prices. If it fails, or the key does not
+    open, the provider stands in the snapshot as disabled and `log` gets its name and the reason. `public_prices`
+    returns the price lists that the prepared providers need.
+    """
+
+    def __init__(
+        self,
+        providers: ProviderStore,
+        overrides: OverrideStore,
+        prepare: Prepare,
+        public_prices: Callable[[], PublicPrices],
+        log: Log,
+    ) -> None:
+        self.snapshot = build_snapshot([], [], PublicPrices())
+        self._providers = providers
+        self._overrides = overrides
+        self._prepare = prepare
+        self._public_prices = public_prices
+        self._log = log
+        self._subscribers: list[Subscriber] = []
+        self._reloading = threading.Lock()
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call `subscriber` with every later snapshot, in the thread that reloads."""
+        self._subscribers.append(subscriber)
+
+    def reload(self) -> Snapshot:
+        """Read the stores and swap the snapshot. One reload at a time, so that none puts back an older state.
+
+        Raises:
+            StoreUnavailable: the database does not answer; the snapshot stays as it was.
+        """
+        with self._reloading:
+            loaded = self._providers.load()
+            providers = [self._prepared(provider, sealed) for provider, sealed in loaded]
+            has_vendor = any(provider.is_enabled and not provider.is_embedded for provider, _ in loaded)
+            snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices(), has_vendor=has_vendor)
+            self.snapshot = snapshot
+            for subscriber in self._subscribers:
+                subscriber(self.snapshot)
+            return self.snapshot
+
+    def _prepared(self, provider: Provider, sealed: bytes) -> Provider:
+        try:
+            return self._prepare(provider, self._providers.unseal(provider.id, sealed))
+        except Exception as error:  # edge: one unusable provider must not take the others with it
+            self._log(provider.name, _reason(error))
+            return msgspec.structs.replace(provider, is_enabled=False)
+
+
+def _reason(error: Exception) -> str:
+    # The message of an unforeseen error could quote the key.
+    return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__
+
+
+def build_snapshot(
+    providers: list[Provider], overrides: list[Override], public_prices: PublicPrices, *, has_vendor: bool | None = None
+) -> Snapshot:
+    """Index the providers and overrides that the store holds.
+
+    The embedded model answers those who do not name it only where `has_vendor` is false: no other provider is enabled,
+    not even one that cannot be used. A made-up answer would be worse than an error. None: as `providers` are.
+    """
+    if has_vendor is None:
+        has_vendor = any(provider.is_enabled and not provider.is_embedded for provider in providers)
+    enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
+    by_model: dict[str, list[Candidate]] = {}
+    pinned: dict[str, Tiers] = {}
+    for provider in enabled:
+        for model in provider.models:
+            candidate = Candidate.of(provider, model)
+            by_model.setdefault(model, []).append(candidate)
+            pinned[f"{provider.name}/{model}"] = ((candidate,),)
+    by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
+    return Snapshot(
+        providers={p.name: p for p in providers},
+        tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
+        overrides={(o.user_id, o.service_name): o for o in overrides},
+        tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
+        pinned_models=frozenset(pinned.keys() - by_name.keys()),
+        public_prices=public_prices,
+    )
+
+
+def _tiers(candidates: list[Candidate]) -> Tiers:
+    """Group candidates, which are sorted by priority, by it."""
+    by_priority: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        by_priority.setdefault(candidate.provider.priority, []).append(candidate)
+    return tuple(tuple(tier) for tier in by_priority.values())

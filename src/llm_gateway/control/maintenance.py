@@ -1,0 +1,39 @@
+"""Periodic jobs: delete old usage records, and refresh prices that change with the time of day."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from llm_gateway.control.live_configuration import LiveConfiguration
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.retention import Retention
+
+DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
+REFRESH_EVERY_S = 300.0
+
+
+async def delete_old_usage_forever(retention: Retention, log: Callable[..., None]) -> None:
+    """Delete expired usage records and sum up past days, every hour in small steps."""
+    while True:
+        try:
+            is_left = await asyncio.to_thread(retention.step)
+        except StoreUnavailable:
+            log("old usage records stay for now: the database does not answer", level="warning")
+            is_left = False
+        except Exception as error:  # edge: whatever it is, it is tried again, and said
+            log("old usage records cannot be tidied up", level="error", exc_info=error)
+            is_left = False
+        await asyncio.sleep(DELETE_PAUSE_S if is_left else DELETE_EVERY_S)
+
+
+async def refresh_prices_forever(configuration: LiveConfiguration, log: Callable[..., None]) -> None:
+    """Rebuild the snapshot every five minutes, for prices that change with the time of day."""
+    while True:
+        await asyncio.sleep(REFRESH_EVERY_S)
+        try:
+            await asyncio.to_thread(configuration.reload)
+        except StoreUnavailable:
+            log("prices are not refreshed: the database does not answer", level="warning")
+        except Exception as error:  # edge: whatever it is, it is tried again, and said
+            log("prices cannot be refreshed", level="error", exc_info=error)

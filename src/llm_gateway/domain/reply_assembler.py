@@ -1,0 +1,204 @@
+"""Assemble a reply from its chunks, and split a whole reply into chunks."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Choice,
+    Chunk,
+    Completion,
+    Counted,
+    Finish,
+    Foreign,
+    ForeignDelta,
+    Part,
+    Refusal,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.domain.token_estimate import estimated_output_tokens
+from llm_gateway.domain.usage import Usage
+
+_Other: TypeAlias = ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | ForeignDelta | Finish
+
+
+class _Open:
+    """A choice under way: its parts, the last of them open as a list of pieces of its text."""
+
+    __slots__ = ("calls", "finish", "logprobs", "parts", "pieces")
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.pieces: list[list[str]] = []
+        self.calls: dict[int, int] = {}
+        self.finish = Finish()
+        self.logprobs: dict[str, list[Any]] = {}
+
+    def append(self, part: Part, text: str) -> None:
+        self.parts.append(part)
+        self.pieces.append([text])
+
+    def last(self, kind: type[Part]) -> bool:
+        return bool(self.parts) and isinstance(self.parts[-1], kind)
+
+
+class ReplyAssembler:
+    """Collects the chunks of a streamed reply into a `Completion`."""
+
+    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "is_estimated", "usage")
+
+    def __init__(self) -> None:
+        self.begin = Begin()
+        self.usage: Usage | None = None
+        self.is_estimated = False
+        self.characters = 0
+        self._choices: dict[int, _Open] = {}
+        self._finished: set[int] = set()
+        self._text_of = -1  # the choice whose open part is a text, if it spoke last
+        self._texts: list[str] = []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice that began is complete, and one did."""
+        return bool(self._finished) and len(self._finished) == len(self._choices)
+
+    def take(self, chunk: Chunk) -> None:
+        """Add the next chunk."""
+        if isinstance(chunk, TextDelta):
+            # as nearly all are
+            if chunk.choice == self._text_of and chunk.logprobs is None and chunk.signature is None:
+                self.characters += len(chunk.text)
+                self._texts.append(chunk.text)
+                return
+            self._text(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
+        elif isinstance(chunk, Begin):
+            self.begin = chunk
+        elif isinstance(chunk, Counted):
+            self.usage, self.is_estimated = chunk.usage, chunk.is_estimated
+        else:
+            self._text_of = -1
+            self._other(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
+
+    def _open(self, index: int) -> _Open:
+        choice = self._choices[index] = _Open()
+        return choice
+
+    def _other(self, choice: _Open, chunk: _Other) -> None:
+        if isinstance(chunk, ToolDelta):
+            self.characters += len(chunk.arguments)
+            choice.pieces[choice.calls[chunk.call]].append(chunk.arguments)
+        elif isinstance(chunk, ToolBegin):
+            choice.calls[chunk.call] = len(choice.parts)
+            choice.append(ToolCall(id=chunk.id, name=chunk.name, arguments="", signature=chunk.signature), "")
+        elif isinstance(chunk, ThinkingDelta):
+            self._thinking(choice, chunk)
+        elif isinstance(chunk, RefusalDelta):
+            self.characters += len(chunk.text)
+            if choice.last(Refusal):
+                choice.pieces[-1].append(chunk.text)
+            else:
+                choice.append(Refusal(text=""), chunk.text)
+        elif isinstance(chunk, ForeignDelta):
+            if not choice.last(Foreign):
+                choice.append(Foreign(kind=chunk.kind), "")
+        else:
+            choice.finish = chunk
+            self._finished.add(chunk.choice)
+
+    def _text(self, choice: _Open, chunk: TextDelta) -> None:
+        self.characters += len(chunk.text)
+        parts = choice.parts
+        last = parts[-1] if parts else None
+        if isinstance(last, Text) and last.signature is None:
+            choice.pieces[-1].append(chunk.text)
+        elif chunk.signature is not None and not chunk.text:
+            return  # it signs nothing
+        else:
+            choice.append(Text(text=""), chunk.text)
+        self._text_of, self._texts = chunk.choice, choice.pieces[-1]
+        if chunk.signature is not None:
+            parts[-1] = Text(text="", signature=chunk.signature)
+            self._text_of = -1
+        if chunk.logprobs is not None:
+            for name, values in chunk.logprobs.items():
+                if isinstance(values, list):
+                    choice.logprobs.setdefault(name, []).extend(values)
+
+    def _thinking(self, choice: _Open, chunk: ThinkingDelta) -> None:
+        self.characters += len(chunk.text)
+        last = choice.parts[-1] if choice.parts else None
+        if not isinstance(last, Thinking) or last.signature is not None or last.redacted is not None:
+            last = Thinking()
+            choice.append(last, "")
+        choice.pieces[-1].append(chunk.text)
+        last.signature, last.redacted = chunk.signature, chunk.redacted
+
+    def completion(self) -> Completion:
+        """What has come so far, as a whole reply. Without a count of the provider's, the output is guessed."""
+        usage = self.usage
+        return Completion(
+            choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
+            usage=Usage(output_tokens=estimated_output_tokens(self.characters)) if usage is None else usage,
+            usage_estimated=usage is None or self.is_estimated,
+            id=self.begin.id,
+            model=self.begin.model,
+            created_s=self.begin.created_s,
+        )
+
+
+def _closed(choice: _Open) -> Choice:
+    parts: list[Part] = []
+    for part, pieces in zip(choice.parts, choice.pieces, strict=True):
+        text = "".join(pieces)
+        if isinstance(part, ToolCall):
+            part = ToolCall(id=part.id, name=part.name, arguments=text, signature=part.signature)  # noqa: PLW2901
+        elif isinstance(part, Thinking):
+            part = Thinking(text=text, signature=part.signature, redacted=part.redacted)  # noqa: PLW2901
+        elif isinstance(part, Refusal):
+            part = Refusal(text=text)  # noqa: PLW2901
+        elif not isinstance(part, Foreign):
+            part = Text(text=text, signature=part.signature if isinstance(part, Text) else None)  # noqa: PLW2901
+        parts.append(part)
+    return Choice(
+        parts=parts,
+        finish_reason=choice.finish.reason,
+        stop_sequence=choice.finish.stop_sequence,
+        logprobs=dict(choice.logprobs) or None,
+    )
+
+
+def chunks_of(completion: Completion) -> list[Chunk]:
+    """A whole reply in pieces, one for each part: how a kept answer is streamed. Foreign parts are left out."""
+    chunks: list[Chunk] = [Begin(id=completion.id, model=completion.model, created_s=completion.created_s)]
+    for index, choice in enumerate(completion.choices):
+        chunks += _pieces(choice, index)
+    chunks.append(Counted(usage=completion.usage))
+    return chunks
+
+
+def _pieces(choice: Choice, index: int) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    calls = 0
+    logprobs = choice.logprobs
+    for part in choice.parts:
+        if isinstance(part, Text):
+            chunks.append(TextDelta(text=part.text, signature=part.signature, choice=index, logprobs=logprobs))
+            logprobs = None
+        elif isinstance(part, Refusal):
+            chunks.append(RefusalDelta(text=part.text, choice=index))
+        elif isinstance(part, Thinking):
+            chunks.append(ThinkingDelta(text=part.text, signature=part.signature, redacted=part.redacted, choice=index))
+        elif isinstance(part, ToolCall):
+            chunks.append(ToolBegin(call=calls, id=part.id, name=part.name, signature=part.signature, choice=index))
+            chunks.append(ToolDelta(call=calls, arguments=part.arguments, choice=index))
+            calls += 1
+    chunks.append(Finish(reason=choice.finish_reason, stop_sequence=choice.stop_sequence, choice=index))
+    return chunks

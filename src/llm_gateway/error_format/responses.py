@@ -1,0 +1,96 @@
+"""Send HTTP responses: whole bodies, and errors as problem details (RFC 9457)."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.types import Send
+
+from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, Unauthorized
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+Headers = list[tuple[bytes, bytes]]
+
+LONGEST_TEXT, LONGEST_NAME = 600, 100
+_UNPRINTABLE = dict.fromkeys((*range(32), 127), "�") | {ord(blank): " " for blank in "\t\n\r"}
+
+
+class FieldError(msgspec.Struct):
+    """What is wrong with one field: where it is, a sentence, and what kind of error it is."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(msgspec.Struct):
+    """The body of every error. `detail` says what to do; `errors` come with 422 only."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] | msgspec.UnsetType = msgspec.UNSET
+
+
+def problem_of(error: GatewayError, request_id: str) -> Problem:
+    """The error as a problem document."""
+    return Problem(
+        type=f"urn:llm-gateway:error:{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=shown(error.detail, LONGEST_TEXT),
+        code=error.code,
+        request_id=request_id,
+        errors=_field_errors(error) if isinstance(error, Invalid) else msgspec.UNSET,
+    )
+
+
+def shown(text: str, longest: int) -> str:
+    """A text that may quote what the caller sent: printable, and cut in its middle if it is long."""
+    text = text.translate(_UNPRINTABLE)
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def _field_errors(error: Invalid) -> list[FieldError]:
+    errors = msgspec.convert(error.errors, list[FieldError])
+    for one in errors:
+        one.loc = [shown(part, LONGEST_NAME) if isinstance(part, str) else part for part in one.loc]
+        one.msg = shown(one.msg, LONGEST_TEXT)
+    return errors
+
+
+def error_headers(error: GatewayError) -> Headers:
+    """What an error says in headers: whether to retry, and when."""
+    headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
+    if error.retry_after_s is not None:
+        milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
+        headers.append((b"retry-after", str(math.ceil(milliseconds / 1000)).encode()))
+        headers.append((b"retry-after-ms", str(milliseconds).encode()))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allow).encode()))
+    return headers
+
+
+async def send_body(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers) -> None:
+    """One whole response."""
+    start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_problem(send: Send, error: GatewayError, echo: bytes, more_headers: Headers | None = None) -> None:
+    """One error. `echo` is the id in x-request-id and in the body: the caller's own, else ours."""
+    body = msgspec.json.encode(problem_of(error, echo.decode()))
+    headers = [*(more_headers or ()), *error_headers(error)]
+    headers.append((b"x-request-id", echo))
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    await send_body(send, error.status, body, PROBLEM, headers)

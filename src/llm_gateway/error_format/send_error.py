@@ -1,0 +1,33 @@
+"""Send an error in the format of the path that was requested: problem details, or a vendor protocol's own."""
+
+from __future__ import annotations
+
+from starlette.types import Scope, Send
+
+from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_problem
+from llm_gateway.errors import GatewayError, Invalid
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, log_error
+from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, protocol_of
+
+
+async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers: Headers | None = None) -> None:
+    """Answer a request that passed the gate, or was stopped there, with an error as clients of its path read it."""
+    path: str = scope["path"]
+    context: RequestContext = scope[REQUEST_CONTEXT]
+    echo = context.echo
+    if not path.startswith(VENDOR_PATH_PREFIXES):
+        log_error(scope, error, error.status)
+        await send_problem(send, error, echo, more_headers)
+        return
+    log_error(scope, error, status_of(error))
+    protocol = protocol_of(path, context.headers, scope["query_string"])
+    body = protocol.write_error(error, echo.decode())
+    headers = [*(more_headers or ()), *error_headers(error), *((name, echo) for name in protocol.id_headers)]
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    await send_body(send, status_of(error), body, JSON, headers)
+
+
+def status_of(error: GatewayError) -> int:
+    """The status on a surface of a vendor's: theirs have no 422."""
+    return 400 if isinstance(error, Invalid) else error.status

@@ -1,0 +1,186 @@
+"""Authenticate callers by their key and check its scope, in one ASGI layer before every route, known or not."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Iterable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.error_format.send_error import send_error
+from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from llm_gateway.gate.key_problem import explain
+from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
+from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
+
+HOME_PATH = "/"
+OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
+GENERATE_PATH = "/api/v1/generate"
+DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
+BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
+"""What makes a browser ask for the key (RFC 7617)."""
+BROWSER = " A browser asks for it: leave the name empty, and enter the key as the password."
+TWO_KEYS = "The request carries two different keys: send one."
+
+_CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
+_CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+
+
+class Keyring:
+    """Known keys, compared as keyed hashes of the whole key, so that timing tells nothing about their content."""
+
+    def __init__(self, keys: Iterable[tuple[str, str, frozenset[str]]]) -> None:
+        self._pepper = secrets.token_bytes(32)
+        self._callers = {self._hash(key.encode()): Caller(name, scopes) for name, key, scopes in keys}
+
+    def _hash(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
+
+    def find(self, key: bytes) -> Caller | None:
+        """The caller this key belongs to."""
+        return self._callers.get(self._hash(key))
+
+
+class Gate:
+    """Lets a request through to `app` when its key is known and may do what it asks.
+
+    `local_only` (dev): only Host `localhost`, `127.0.0.1` or `[::1]`, so that no web page can reach the gateway by
+    rebinding a name; `allowed_hosts` are let in beside them, by their names without port. `log` takes the lines of
+    requests that get an error, here or behind the gate. `dev_key` is the public development key where it is in force:
+    clients without a valid key are told it.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        *,
+        local_only: bool,
+        log: Callable[..., None],
+        dev_key: str | None = None,
+        allowed_hosts: frozenset[str] = frozenset(),
+    ) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._local_only = local_only
+        self._log = log
+        self._dev_key = dev_key
+        self._allowed_hosts = allowed_hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id()
+        headers = dict(scope["headers"])
+        own = headers.get(b"x-request-id")
+        if own is not None and _CLIENT_ID.fullmatch(own):
+            client_request_id, echo = own.decode("ascii"), own
+        else:
+            client_request_id, echo = None, request_id.encode()
+        caller = NOBODY
+        try:
+            caller = self._identify(scope, headers)
+            _check_scope(caller, scope)
+        except GatewayError as error:
+            scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
+            asking = isinstance(error, Unauthorized) and opens_with_basic(scope["method"], scope["path"])
+            await send_error(send, scope, error, [(b"www-authenticate", BASIC)] if asking else [])
+            return
+        scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
+        await self._app(scope, receive, send)
+
+    def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
+        if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
+            self._check_host(headers.get(b"host", b""))
+        if _is_open(scope):
+            return NOBODY
+        key = _presented_key(scope)
+        caller = self._keyring.find(key) if key is not None else None
+        if caller is None:
+            browser = BROWSER if opens_with_basic(scope["method"], scope["path"]) else ""
+            raise Unauthorized(explain(scope, headers, key, self._dev_key) + browser)
+        return caller
+
+    def _check_host(self, host: bytes) -> None:
+        """Refuse a host that is not this machine, unless it is an allowed one.
+
+        Raises:
+            Forbidden: it is neither.
+        """
+        name, colon, port = host.decode("latin-1").lower().partition(":")
+        if name not in self._allowed_hosts or (colon and not port.isdecimal()):
+            raise Forbidden(
+                "The request's Host is not one that the gateway answers to in dev: call it as localhost, 127.0.0.1 or "
+                "[::1], or add the host's name to LLM_GATEWAY_ALLOWED_HOSTS, comma-separated."
+            )
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")
+
+
+def _check_scope(caller: Caller, scope: Scope) -> None:
+    if "admin" in caller.scopes or _is_open(scope):
+        return
+    needed = scope_needed(scope["method"], scope["path"])
+    if needed not in caller.scopes:
+        raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
+
+
+def opens_with_basic(method: str, path: str) -> bool:
+    """Whether the key may come as the password of Basic credentials: only where a person reads in a browser.
+
+    A browser attaches them by itself, to requests that other sites make too, so nothing that changes or costs anything
+    takes them.
+    """
+    return method in ("GET", "HEAD") and (path in (DOCS_PATH, DOCUMENT_PATH) or path.startswith(DOCS_PATH + "/"))
+
+
+def _presented_key(scope: Scope) -> bytes | None:
+    key = _key_in_query(scope) if scope["query_string"] else None
+    for name, value in scope["headers"]:
+        if name not in _CREDENTIALS:
+            continue
+        if name == b"authorization":
+            scheme, _, presented = value.partition(b" ")
+            presented = presented.strip()
+            if scheme.lower() != b"bearer":
+                if scheme.lower() != b"basic" or not opens_with_basic(scope["method"], scope["path"]):
+                    continue
+                presented = _password(presented)
+        else:
+            presented = value.strip()
+        if not presented:
+            continue
+        if key is not None and key != presented:
+            raise BadRequest(TWO_KEYS)
+        key = presented
+    return key
+
+
+def _key_in_query(scope: Scope) -> bytes | None:
+    keys = set(keys_in_query(scope["path"], scope["query_string"]))
+    if len(keys) > 1:
+        raise BadRequest(TWO_KEYS)
+    return keys.pop() if keys else None
+
+
+def _password(credentials: bytes) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
+
+
+def scope_needed(method: str, path: str) -> str:
+    """What a key must be allowed to do for this request."""
+    if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
+        return "call"
+    return "read" if method in ("GET", "HEAD") else "admin"

@@ -1,0 +1,128 @@
+"""Transfer one journal directory to the database: read, assemble, deliver, advance the checkpoint, delete segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.journal.frames import Entry
+from llm_gateway.journal.reader import SegmentReader
+from llm_gateway.journal.record_assembler import RecordAssembler
+from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
+from llm_gateway.journal.segments import Log, Position, WriterDir
+
+
+class DirectoryTransfer:
+    """Moves one directory's records to the sink. Stopped at any moment and begun anew, it loses and repeats none."""
+
+    def __init__(
+        self,
+        directory: WriterDir,
+        sink: Sink,
+        *,
+        log: Log,
+        known: dict[str, UsageRecord] | None = None,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin at the checkpoint. `known` as in RecordAssembler; `pause` is called after each chunk that was read."""
+        self._directory = directory
+        self._log = log
+        self._pause = pause
+        self._quarantine = Quarantine(quarantine_file(directory.path.parents[1]), log)
+        self._delivery = RecordDelivery(sink, self._quarantine, pause)
+        self._undecodable: list[tuple[Entry, str]] = []
+        self._assembler = RecordAssembler(
+            directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason)), known
+        )
+        self._reader = SegmentReader(directory, self._on_damage)
+        self._records: list[UsageRecord] = []
+        self._kept = self._reader.position
+        self._segment = 0
+
+    @property
+    def position(self) -> Position:
+        """Everything before it was read; all of that is delivered when `step` has returned."""
+        return self._reader.position
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests have begun and not ended, as far as was read."""
+        return len(self._assembler)
+
+    def step(self, limit: Position | None) -> tuple[int, bool]:
+        """Move the next batch. (records moved, whether there may be more); `limit` as in SegmentReader.read.
+
+        Raises:
+            StoreUnavailable: the database does not answer; the next step goes on from here.
+            OSError: the journal cannot be read.
+        """
+        self._deliver()
+        while len(self._records) < BATCH_RECORDS and (entries := self._reader.read(limit)):
+            segment = self._reader.position.segment
+            for entry in entries:
+                record = self._assembler.add(segment, entry)
+                if record is not None:
+                    self._records.append(record)
+            self._pause()
+        records, self._records = self._records, []
+        moved = len(records)
+        self._delivery.add(records)
+        del records  # so that the delivery frees them, a few at a time
+        self._deliver()
+        return moved, moved >= BATCH_RECORDS
+
+    def abandon(self) -> int:
+        """Close and move the requests that are open: their writer is gone. Returns how many.
+
+        Raises:
+            StoreUnavailable: the database does not answer; a new transfer will do it.
+        """
+        records = self._assembler.abandon()
+        self._delivery.add(records)
+        self._deliver(keep=False)
+        return len(records)
+
+    def close(self) -> None:
+        """Close the file that is read."""
+        self._reader.close()
+
+    def _deliver(self, *, keep: bool = True) -> None:
+        self._delivery.run()
+        while self._undecodable:
+            entry, reason = self._undecodable[-1]
+            self._quarantine.add(entry.request_id, reason, payload=entry.payload.decode("utf-8", "replace"))
+            self._undecodable.pop()
+        if keep:
+            # Without a checkpoint (the disk may be full) records are sent again; deleting segments makes space.
+            with suppress(OSError):
+                self._keep_checkpoint()
+            with suppress(OSError):
+                self._delete_segments()
+
+    def _keep_checkpoint(self) -> None:
+        restart = self._assembler.restart(self._reader.position)
+        if restart != self._kept:
+            self._directory.keep_checkpoint(restart)
+            self._kept = restart
+
+    def _delete_segments(self) -> None:
+        here = self._reader.position.segment
+        if here == self._segment:
+            return
+        needed = self._assembler.segments()
+        done = [number for number in self._directory.segments() if number < here]
+        for number in done:
+            if number not in needed:
+                self._directory.segment(number).unlink(missing_ok=True)
+        if needed.isdisjoint(done):
+            self._segment = here
+
+    def _on_damage(self, file: Path, offset: int, size: int) -> None:
+        kept = self._directory.path.with_name(f"{self._directory.path.name}-{file.name}.damaged")
+        with suppress(OSError):  # it stands there already, or the disk is full: then the log must do
+            kept.hardlink_to(file)
+        self._log(
+            "the usage journal is damaged", level="error", file=str(file), offset=offset, bytes=size, kept=str(kept)
+        )

@@ -1,0 +1,253 @@
+"""What a client of the Messages API asks for, in canonical form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    CacheTtl,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Reasoning,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.accessors import (
+    Document,
+    child,
+    listed,
+    number,
+    objects,
+    others,
+    reasoning_word,
+    refuse_others,
+    required_text,
+    result_parts,
+    strings,
+    text,
+    truth,
+    whole,
+)
+from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+
+DELIVERY = frozenset({"model", "messages", "stream"})
+HINTS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
+"""Told to the vendor itself: no other has a place for them."""
+CARRIED = frozenset(
+    {
+        "system", "max_tokens", "tools", "tool_choice", "thinking", "stop_sequences", "temperature", "top_p", "top_k",
+        "metadata", "service_tier", "output_config",
+    }
+)  # fmt: skip
+KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
+TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
+OUTPUT = frozenset({"effort", "format"})
+
+
+def read_request(document: Document) -> ParsedRequest:
+    """The conversation in a request.
+
+    Raises:
+        Unreadable: the document is none.
+        Unsupported: it asks for what only a provider of this protocol could do.
+    """
+    refuse_others(document, KNOWN)
+    messages = listed(document, "messages")
+    if not messages:
+        raise Unreadable("messages", "messages is required, with one message at least.")
+    limit = whole(document, "max_tokens", 1)
+    if limit is None:
+        raise Unreadable("max_tokens", "max_tokens is required.")
+    config = child(document, "output_config") or {}
+    metadata = child(document, "metadata") or {}
+    conversation = Conversation(
+        turns=[*_system(document), *_turns(messages)],
+        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
+        tool_choice=_tool_choice(child(document, "tool_choice")),
+        format=_format(child(config, "format", "output_config")),
+        max_tokens=limit,
+        temperature=number(document, "temperature", 0, 1),
+        top_p=number(document, "top_p", 0, 1),
+        top_k=whole(document, "top_k"),
+        stop=strings(document, "stop_sequences"),
+        reasoning=_reasoning(
+            child(document, "thinking"), reasoning_word(text(config, "effort", "output_config"), "output_config.effort")
+        ),
+        user=text(metadata, "user_id", "metadata"),
+        service_tier=text(document, "service_tier"),
+    )
+    hints = [name for name in HINTS if document.get(name)]
+    hints += others(config, OUTPUT, "output_config")
+    hints += {name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")}
+    return ParsedRequest(conversation, tuple(hints))
+
+
+def _system(document: Document) -> list[Turn]:
+    given = document.get("system")
+    if not given:
+        return []
+    if isinstance(given, str):
+        return [Turn(role="system", parts=[Text(text=given)])]
+    parts: list[Part] = []
+    for part, place in objects(listed(document, "system"), "system"):
+        if part.get("type") != "text":
+            raise Unreadable(f"{place}.type", f"{place}.type must be text.")
+        parts.append(Text(text=required_text(part, "text", place), cache=_cache(part, place)))
+    return [Turn(role="system", parts=parts)]
+
+
+def _turns(messages: list[Any]) -> list[Turn]:
+    turns: list[Turn] = []
+    for message, place in objects(messages, "messages"):
+        role = required_text(message, "role", place)
+        if role not in ("user", "assistant"):
+            raise Unreadable(f"{place}.role", f"{place}.role must be user or assistant; system is a field of its own.")
+        parts = _content(message, place)
+        if role == "assistant":
+            turns.append(Turn(role="assistant", parts=parts))
+            continue
+        results = [part for part in parts if isinstance(part, ToolResult)]
+        others: list[Part] = [part for part in parts if not isinstance(part, ToolResult)]
+        if results:
+            turns.append(Turn(role="tool", parts=list(results)))
+        if others or not results:
+            turns.append(Turn(role="user", parts=others))
+    return turns
+
+
+def _content(message: Document, place: str) -> list[Part]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [Text(text=content)]
+    if not isinstance(content, list):
+        raise Unreadable(f"{place}.content", f"{place}.content must be text or a list of blocks.")
+    return [_block(block, where) for block, where in objects(content, f"{place}.content")]
+
+
+def _block(block: Document, place: str) -> Part:
+    kind = required_text(block, "type", place)
+    cache = _cache(block, place)
+    if kind == "text":
+        return Text(text=required_text(block, "text", place), cache=cache)
+    if kind == "image":
+        return Image(**_source(block, place), cache=cache)
+    if kind == "document":
+        return _document(block, place, cache)
+    if kind == "tool_use":
+        given = child(block, "input", place) or {}
+        return ToolCall(
+            id=required_text(block, "id", place),
+            name=required_text(block, "name", place),
+            arguments=msgspec.json.encode(given).decode(),
+            cache=cache,
+        )
+    if kind == "tool_result":
+        return _tool_result(block, place, cache)
+    if kind == "thinking":
+        return Thinking(text=text(block, "thinking", place) or "", signature=text(block, "signature", place))
+    if kind == "redacted_thinking":
+        return Thinking(redacted=required_text(block, "data", place))
+    if kind == "search_result":
+        texts = [required_text(one, "text", where) for one, where in objects(listed(block, "content", place), place)]
+        return Text(text="\n".join([text(block, "title", place) or "", *texts]).strip(), cache=cache)
+    raise Unsupported(f"{place}.type", f"blocks of type {kind[:40]!r} are not known to other protocols")
+
+
+def _source(block: Document, place: str) -> dict[str, Any]:
+    source = child(block, "source", place) or {}
+    kind = text(source, "type", f"{place}.source")
+    if kind == "base64":
+        media_type = required_text(source, "media_type", f"{place}.source")
+        return {"media_type": media_type, "data": required_text(source, "data", f"{place}.source")}
+    if kind == "url":
+        return {"url": required_text(source, "url", f"{place}.source")}
+    if kind == "file":
+        return {"file_id": required_text(source, "file_id", f"{place}.source")}
+    raise Unsupported(f"{place}.source.type", "it must be base64, url or file")
+
+
+def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
+    source = child(block, "source", place) or {}
+    citations = child(block, "citations", place)
+    if citations is not None and citations.get("enabled"):
+        raise Unsupported(f"{place}.citations", "other protocols cite nothing")
+    if source.get("type") == "text":
+        return Text(text=required_text(source, "data", f"{place}.source"), cache=cache)
+    return File(name=text(block, "title", place), **_source(block, place), cache=cache)
+
+
+def _tool_result(block: Document, place: str, cache: CacheTtl | None) -> ToolResult:
+    parts = [] if block.get("content") is None else _content(block, place)
+    return ToolResult(
+        call_id=required_text(block, "tool_use_id", place),
+        content=result_parts(parts, place),
+        is_error=truth(block, "is_error", place) or False,
+        cache=cache,
+    )
+
+
+def _cache(block: Document, place: str) -> CacheTtl | None:
+    mark = child(block, "cache_control", place)
+    if mark is None:
+        return None
+    return "1h" if mark.get("ttl") == "1h" else "5m"
+
+
+def _tool(tool: Document, place: str) -> Tool:
+    if tool.get("type") not in (None, "custom"):
+        raise Unsupported(f"{place}.type", "tools that the vendor runs itself are not known to other protocols")
+    return Tool(
+        name=required_text(tool, "name", place),
+        description=text(tool, "description", place),
+        parameters=child(tool, "input_schema", place),
+        strict=truth(tool, "strict", place),
+        cache=_cache(tool, place),
+    )
+
+
+def _tool_choice(choice: Document | None) -> ToolChoice | None:
+    if choice is None:
+        return None
+    serial = truth(choice, "disable_parallel_tool_use", "tool_choice")
+    parallel = None if serial is None else not serial
+    kind = choice.get("type")
+    if kind == "tool":
+        return ToolChoice(mode="required", name=required_text(choice, "name", "tool_choice"), parallel=parallel)
+    if kind == "auto":
+        return ToolChoice(mode="auto", parallel=parallel)
+    if kind == "any":
+        return ToolChoice(mode="required", parallel=parallel)
+    if kind == "none":
+        return ToolChoice(mode="none")
+    raise Unreadable("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
+
+
+def _format(given: Document | None) -> Format | None:
+    if given is None:
+        return None
+    return Format(schema=child(given, "schema", "output_config.format") or {})
+
+
+def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | None:
+    kind = None if thinking is None else text(thinking, "type", "thinking")
+    if thinking is not None and kind not in ("enabled", "disabled", "adaptive"):
+        raise Unreadable("thinking.type", "thinking.type must be enabled, disabled or adaptive.")
+    if thinking is None or kind == "disabled":
+        if effort is None and kind is None:
+            return None
+        return Reasoning(effort=effort or "none")
+    show = None if thinking.get("display") is None else thinking.get("display") == "summarized"
+    if kind == "enabled":
+        budget = whole(thinking, "budget_tokens", 1, where="thinking")
+        return Reasoning(effort=effort, budget_tokens=budget, show=show)
+    return Reasoning(effort=effort, show=show)

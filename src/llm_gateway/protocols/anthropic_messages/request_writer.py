@@ -1,0 +1,272 @@
+"""A conversation as a request of the Messages API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    CacheTtl,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.anthropic_messages.model_capabilities import (
+    MAX_TEMPERATURE,
+    default_max_tokens,
+    refuses_force,
+    takes_all,
+    takes_one_sampling,
+)
+from llm_gateway.protocols.anthropic_messages.thinking import must_call, think
+from llm_gateway.protocols.contract import Unsupported, UpstreamBody
+from llm_gateway.protocols.part_attributes import is_sealed, left_out
+
+Document = dict[str, Any]
+
+JSON_TOOL = "json_answer"
+JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
+TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
+"""OpenAI's word and Anthropic's own: https://platform.claude.com/docs/en/api/service-tiers."""
+HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
+UNKNOWN_MARKS = ("detail", "name", "thinking")
+SAMPLING = ("temperature", "top_p", "top_k")
+LEAST_TOP_P = 0.95
+"""With thinking."""
+
+
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
+    """The request's document.
+
+    Raises:
+        Unsupported: it holds what cannot be said so.
+    """
+    for field, is_asked, why in (
+        ("n", conversation.n > 1, "Anthropic's protocol gives one answer"),
+        ("logprobs", conversation.logprobs, "Anthropic's protocol has none"),
+        ("logit_bias", conversation.logit_bias is not None, "Anthropic's protocol has none"),
+        ("stop", not all(map(str.strip, conversation.stop)), "Anthropic's protocol takes no stop sequence of blanks"),
+    ):
+        if is_asked:
+            raise Unsupported(field, why)
+    dropped = [name for name in HINTS if getattr(conversation, name) is not None]
+    dropped += left_out(conversation, UNKNOWN_MARKS, keeps_sealed=True)
+    system, turns = _split(conversation.turns)
+    document: Document = {
+        "model": model,
+        "max_tokens": conversation.max_tokens or default_max_tokens(model),
+        "messages": _messages(turns),
+        "system": _system(system),
+        "stop_sequences": conversation.stop or None,
+        "metadata": {"user_id": conversation.user} if conversation.user else None,
+        "stream": True if stream else None,
+    }
+    if conversation.service_tier is not None:
+        document["service_tier"] = TIERS.get(conversation.service_tier)
+        if document["service_tier"] is None:
+            dropped.append("service_tier")
+    _tools(conversation, model, document)
+    dropped += think(conversation, model, document)
+    _sample(conversation, model, document, dropped)
+    if conversation.format is not None and not must_call(conversation):  # a call has the tool's own schema
+        _answer_in(conversation.format, model, document)
+    return UpstreamBody({name: value for name, value in document.items() if value is not None}, tuple(dropped))
+
+
+def _sample(conversation: Conversation, model: str, document: Document, dropped: list[str]) -> None:
+    """How words are chosen. Who thinks in tokens chooses nearly by itself.
+
+    https://platform.claude.com/docs/en/build-with-claude/extended-thinking#feature-compatibility
+    """
+    asked = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
+    refused = set() if takes_all(model) else set(SAMPLING)
+    if document.get("thinking", {}).get("type") == "enabled":
+        refused |= {"temperature", "top_k"} | ({"top_p"} if asked.get("top_p", 1) < LEAST_TOP_P else set())
+    elif "temperature" in asked and takes_one_sampling(model):
+        refused.add("top_p")
+    dropped += [name for name in asked if name in refused]
+    if asked.get("temperature", 0) > MAX_TEMPERATURE:
+        asked["temperature"] = MAX_TEMPERATURE
+        dropped += [] if "temperature" in refused else ["temperature"]
+    document |= {name: value for name, value in asked.items() if name not in refused}
+
+
+def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
+    """What is said to the system at the beginning, and the rest; later it becomes part of what the user says."""
+    for index, turn in enumerate(turns):
+        if turn.role not in ("system", "developer"):
+            return [part for before in turns[:index] for part in before.parts], turns[index:]
+    raise Unsupported("messages", "Anthropic's protocol needs a message of the user's")
+
+
+def _system(parts: list[Part]) -> str | list[Document] | None:
+    texts = [part for part in parts if isinstance(part, Text) and _is_said(part)]
+    if len(texts) == 1 and texts[0].cache is None:
+        return texts[0].text
+    return [_block(part) for part in texts] or None
+
+
+def _messages(turns: list[Turn]) -> list[Document]:
+    messages: list[Document] = []
+    for turn in turns:
+        role = "assistant" if turn.role == "assistant" else "user"
+        blocks = [_block(part) for part in turn.parts if _is_said(part)]
+        if not blocks:
+            continue
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += blocks
+        else:
+            messages.append({"role": role, "content": blocks})
+    if not messages:
+        raise Unsupported("messages", "Anthropic's protocol needs a message with something in it")
+    for message in messages:
+        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/handle-tool-calls: results come first.
+        message["content"].sort(key=lambda block: block["type"] != "tool_result")
+        blocks = message["content"]
+        if len(blocks) == 1 and set(blocks[0]) == {"type", "text"}:
+            message["content"] = blocks[0]["text"]
+    return messages
+
+
+def _is_said(part: Part) -> bool:
+    """Blank texts are refused; thoughts go back to their maker only, who knows them by their signature."""
+    if isinstance(part, Text | Refusal):
+        return bool(part.text.strip())
+    return not isinstance(part, Thinking) or is_sealed(part)
+
+
+def _block(part: Part) -> Document:
+    if isinstance(part, Text):
+        return _marked({"type": "text", "text": part.text}, part.cache)
+    if isinstance(part, Refusal):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ToolCall):
+        use = {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part)}
+        return _marked(use, part.cache)
+    if isinstance(part, ToolResult):
+        return _result(part)
+    if isinstance(part, Thinking):
+        if part.redacted is not None:
+            return {"type": "redacted_thinking", "data": part.redacted}
+        return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+    if isinstance(part, Image):
+        return _marked({"type": "image", "source": _source(part, "image")}, part.cache)
+    if isinstance(part, File):
+        return _file(part)
+    raise Unsupported("audio", "Anthropic's protocol takes no sound")
+
+
+def _input(call: ToolCall) -> Document:
+    try:
+        given = msgspec.json.decode(call.arguments or "{}")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Unsupported("tool_calls", "Anthropic's protocol takes calls whose arguments are a JSON object")
+    return given
+
+
+def _result(result: ToolResult) -> Document:
+    block: Document = {"type": "tool_result", "tool_use_id": result.call_id}
+    content = [_block(part) for part in result.content if _is_said(part)]
+    if len(content) == 1 and set(content[0]) == {"type", "text"}:
+        block["content"] = content[0]["text"]
+    elif content:
+        block["content"] = content
+    if result.is_error:
+        block["is_error"] = True
+    return _marked(block, result.cache)
+
+
+def _file(part: File) -> Document:
+    media_type = part.media_type or "application/pdf"
+    if part.data is not None and media_type.startswith("text/"):
+        raise Unsupported("file", "Anthropic's protocol takes text files as text")
+    source = _source(File(media_type=media_type, data=part.data, url=part.url, file_id=part.file_id), "file")
+    block: Document = {"type": "document", "source": source}
+    if part.name:
+        block["title"] = part.name
+    return _marked(block, part.cache)
+
+
+def _source(part: Image | File, field: str) -> Document:
+    if part.data is not None:
+        return {"type": "base64", "media_type": part.media_type, "data": part.data}
+    if part.url is not None:
+        return {"type": "url", "url": part.url}
+    raise Unsupported(field, "what is stored at another vendor cannot be passed on")
+
+
+def _marked(block: Document, cache: CacheTtl | None) -> Document:
+    if cache is None:
+        return block
+    return {**block, "cache_control": {"type": "ephemeral"} | ({"ttl": "1h"} if cache == "1h" else {})}
+
+
+def _tools(conversation: Conversation, model: str, document: Document) -> None:
+    if not conversation.tools:
+        return
+    if must_call(conversation) and refuses_force(model):
+        raise Unsupported("tool_choice", f"{model} cannot be made to call a tool")
+    document["tools"] = [_tool(tool) for tool in conversation.tools]
+    if conversation.tool_choice is not None:
+        document["tool_choice"] = _tool_choice(conversation.tool_choice)
+
+
+def _tool(tool: Tool) -> Document:
+    schema = {"type": "object", **(tool.parameters or {"properties": {}})}
+    document: Document = {"name": tool.name, "input_schema": schema}
+    if tool.description:
+        document["description"] = tool.description
+    if tool.strict is not None:
+        document["strict"] = tool.strict
+    return _marked(document, tool.cache)
+
+
+def _tool_choice(choice: ToolChoice) -> Document:
+    if choice.mode == "none":
+        return {"type": "none"}
+    kind: Document = {"type": "auto" if choice.mode == "auto" else "any"}
+    if choice.name is not None:
+        kind = {"type": "tool", "name": choice.name}
+    if choice.parallel is not None:
+        kind["disable_parallel_tool_use"] = not choice.parallel
+    return kind
+
+
+def _answer_in(wanted: Format, model: str, document: Document) -> None:
+    """The JSON is the input of a tool, forced where a model allows it, else asked for in words.
+
+    Beside other tools it is one of them, of which one at a time is called: to answer is to call it. There is no JSON
+    mode without a schema; structured outputs need a closed one, which clients' seldom are.
+    """
+    others = document.get("tools") or []
+    may_choose = bool(others) and document.get("tool_choice", {}).get("type") != "none"
+    is_forced = takes_all(model) and document.get("thinking", {}).get("type") != "enabled"
+    if not (may_choose or is_forced):
+        others = []  # what may not be called cannot be there to be chosen
+    schema = {"type": "object", **(wanted.schema or {})}
+    description = wanted.description or "Takes the whole answer, as one JSON object."
+    document["tools"] = [*others, {"name": JSON_TOOL, "description": description, "input_schema": schema}]
+    system = document.get("system")
+    if system is None or isinstance(system, str):
+        document["system"] = f"{system}\n{JSON_INSTRUCTION}" if system else JSON_INSTRUCTION
+    else:
+        document["system"] = [*system, {"type": "text", "text": JSON_INSTRUCTION}]
+    if not is_forced:
+        document["tool_choice"] = {"type": "auto"}
+    elif may_choose:
+        document["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
+    else:
+        document["tool_choice"] = {"type": "tool", "name": JSON_TOOL}

@@ -1,0 +1,50 @@
+"""Requests of generateContent that pass through to a provider of the same protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.protocols.descriptor import Document
+from llm_gateway.protocols.gemini.field_names import camel_names
+from llm_gateway.protocols.gemini.request_writer import BY_LEVEL, NO_SIGNATURE
+from llm_gateway.protocols.gemini.thoughts import is_of_another_vendor
+
+
+def pass_on(document: Document, *, stream: bool) -> Document:
+    """Leave out the model, which is in the path, and thoughts of other vendors, whose seals Gemini would refuse.
+
+    Calls that another vendor made have no signature, which some models of Gemini's demand: they get the one that says
+    so.
+    """
+    model = str(document.get("model"))
+    document = {name: value for name, value in document.items() if name != "model"}
+    contents = document.get("contents")
+    if isinstance(contents, list):
+        passed = [_passed(content, needs_signature=BY_LEVEL.match(model) is not None) for content in contents]
+        document["contents"] = [content for content in passed if content is not None]
+    return document
+
+
+def _passed(content: Any, *, needs_signature: bool) -> Any:
+    """Return the content as Gemini may have it; None if nothing of it is left."""
+    parts = content.get("parts") if isinstance(content, dict) and content.get("role") == "model" else None
+    if not isinstance(parts, list):
+        return content
+    kept = [part for part in parts if not _is_foreign_thought(part)]
+    if needs_signature and not any(_field(part, "thoughtSignature") for part in kept):
+        for index, part in enumerate(kept):
+            if _field(part, "functionCall"):
+                kept[index] = {**part, "thoughtSignature": NO_SIGNATURE}
+                return {**content, "parts": kept}
+    if len(kept) == len(parts):
+        return content
+    return {**content, "parts": kept} if kept else None
+
+
+def _is_foreign_thought(part: Any) -> bool:
+    signature = _field(part, "thoughtSignature")
+    return _field(part, "thought") is True and isinstance(signature, str) and is_of_another_vendor(signature)
+
+
+def _field(part: Any, name: str) -> Any:
+    return camel_names(part).get(name) if isinstance(part, dict) else None

@@ -1,0 +1,228 @@
+"""A conversation as a request of generateContent.
+
+Sources: https://ai.google.dev/api/caching#Content, https://ai.google.dev/gemini-api/docs/function-calling,
+https://ai.google.dev/gemini-api/docs/thinking, https://ai.google.dev/gemini-api/docs/structured-output.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Image,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.contract import Unsupported, UpstreamBody
+from llm_gateway.protocols.part_attributes import left_out
+
+Document = dict[str, Any]
+
+MAX_TEMPERATURE = 2.0
+MOST_STOPS = 5
+BY_LEVEL = re.compile(r".*gemini-(?:[3-9]|\d\d)")
+"""Models that are told how much to think in words: https://ai.google.dev/gemini-api/docs/thinking#thinking-levels."""
+ALWAYS_THINKS = re.compile(r".*gemini-2\.5-pro")
+LEAST_BUDGET = 128
+"""Of a model that cannot be told not to think: https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
+LEVELS = dict.fromkeys(("none", "minimal", "low"), "low") | dict.fromkeys(("medium", "high", "xhigh", "max"), "high")
+BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
+"""https://ai.google.dev/gemini-api/docs/openai#thinking."""
+NO_SIGNATURE = "skip_thought_signature_validator"
+"""For calls that no Gemini model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
+HINTS = ("verbosity", "metadata", "service_tier", "user")
+UNKNOWN_MARKS = ("cache_control", "detail", "name", "strict", "thinking")
+
+
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
+    """The request's document. Whether it is a stream stands in the path.
+
+    Raises:
+        Unsupported: it holds what cannot be said so.
+    """
+    if conversation.logit_bias is not None:
+        raise Unsupported("logit_bias", "Gemini's protocol has none")
+    if conversation.logprobs:
+        raise Unsupported("logprobs", "they are of another shape in Gemini's protocol")
+    if len(conversation.stop) > MOST_STOPS:
+        raise Unsupported("stop", f"Gemini's protocol takes {MOST_STOPS} stop sequences at most")
+    dropped = [name for name in HINTS if getattr(conversation, name) is not None]
+    dropped += left_out(conversation, UNKNOWN_MARKS)
+    if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
+        dropped.append("reasoning")
+    system = [turn for turn in conversation.turns if turn.role in ("system", "developer")]
+    document: Document = {
+        "contents": _contents(conversation.turns, model),
+        "generationConfig": _generation(conversation, model),
+    }
+    texts = [{"text": part.text} for turn in system for part in turn.parts if isinstance(part, Text) and part.text]
+    if texts:
+        document["systemInstruction"] = {"parts": texts}
+    if conversation.tools:
+        document["tools"] = [{"functionDeclarations": [_tool(tool) for tool in conversation.tools]}]
+        choice = conversation.tool_choice
+        if choice is not None:
+            document["toolConfig"] = {"functionCallingConfig": _calling(choice)}
+            if choice.parallel is not None:
+                dropped.append("parallel_tool_calls")
+    return UpstreamBody(document, tuple(dropped))
+
+
+def _generation(conversation: Conversation, model: str) -> Document:
+    temperature = conversation.temperature
+    config: Document = {
+        "maxOutputTokens": conversation.max_tokens,
+        "temperature": None if temperature is None else min(temperature, MAX_TEMPERATURE),
+        "topP": conversation.top_p,
+        "topK": conversation.top_k,
+        "stopSequences": conversation.stop or None,
+        "candidateCount": conversation.n if conversation.n > 1 else None,
+        "seed": conversation.seed,
+        "presencePenalty": conversation.presence_penalty,
+        "frequencyPenalty": conversation.frequency_penalty,
+        "thinkingConfig": _thinking(conversation.reasoning, model),
+    }
+    if conversation.format is not None:
+        config["responseMimeType"] = "application/json"
+        if conversation.format.schema:
+            config["responseJsonSchema"] = conversation.format.schema
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
+    if reasoning is None:
+        return None
+    shows = reasoning.show if reasoning.show is not None else reasoning.budget_tokens is not None
+    config: Document = {"includeThoughts": True} if shows else {}
+    effort = reasoning.effort
+    if BY_LEVEL.match(model):
+        if effort is None and reasoning.budget_tokens is not None:
+            effort = "low" if reasoning.budget_tokens < BUDGETS["medium"] else "high"
+        if effort in LEVELS:
+            config["thinkingLevel"] = LEVELS[effort]
+    elif reasoning.budget_tokens is not None:
+        config["thinkingBudget"] = reasoning.budget_tokens
+    elif effort in BUDGETS:
+        config["thinkingBudget"] = BUDGETS[effort]
+    if config.get("thinkingBudget") == 0 and ALWAYS_THINKS.match(model):
+        config["thinkingBudget"] = LEAST_BUDGET
+    return config or None
+
+
+def _thinks_anyway(model: str) -> bool:
+    return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
+
+
+def _contents(turns: list[Turn], model: str) -> list[Document]:
+    contents: list[Document] = []
+    names: dict[str, str] = {}
+    for turn in turns:
+        if turn.role in ("system", "developer"):
+            continue
+        role = "model" if turn.role == "assistant" else "user"
+        parts = []
+        for part in turn.parts:
+            if isinstance(part, ToolCall):
+                names[part.id] = part.name
+            written = _part(part, names, model)
+            if written is not None:
+                parts.append(written)
+        if not parts:
+            continue
+        if contents and contents[-1]["role"] == role:
+            contents[-1]["parts"] += parts
+        else:
+            contents.append({"role": role, "parts": parts})
+    if not contents:
+        raise Unsupported("messages", "Gemini's protocol needs a message of the user's")
+    return contents
+
+
+def _part(part: Part, names: dict[str, str], model: str) -> Document | None:
+    """A part; nothing for empty texts, and for thoughts, which only their own model could read."""
+    if isinstance(part, Text | Refusal):
+        if isinstance(part, Text) and part.signature is not None:
+            return {"text": part.text, "thoughtSignature": part.signature}
+        return {"text": part.text} if part.text else None
+    if isinstance(part, ToolCall):
+        return _call(part, model)
+    if isinstance(part, ToolResult):
+        return _result(part, names)
+    if isinstance(part, Image):
+        return _blob(part, "image", part.media_type or "image/jpeg")
+    if isinstance(part, File):
+        return _blob(part, "file", part.media_type or "application/pdf")
+    if isinstance(part, Audio):
+        return {"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}
+    if isinstance(part, Thinking):
+        return None
+    raise Unsupported("messages", "it holds a part that Gemini's protocol does not know")
+
+
+def _call(call: ToolCall, model: str) -> Document:
+    try:
+        given = msgspec.json.decode(call.arguments or "{}")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Unsupported("tool_calls", "Gemini's protocol takes calls whose arguments are a JSON object")
+    document: Document = {"functionCall": {"name": call.name, "args": given}}
+    signature = call.signature or (NO_SIGNATURE if BY_LEVEL.match(model) else None)
+    return document if signature is None else {**document, "thoughtSignature": signature}
+
+
+def _result(result: ToolResult, names: dict[str, str]) -> Document:
+    name = result.name or names.get(result.call_id)
+    if name is None:
+        raise Unsupported("messages", "a tool's result follows no call of that id, and Gemini wants the tool's name")
+    texts = [part.text for part in result.content if isinstance(part, Text)]
+    if len(texts) < len(result.content):
+        raise Unsupported("tool_result", "Gemini's protocol takes only text as the result of a tool")
+    return {"functionResponse": {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}}
+
+
+def _response(text: str, *, is_error: bool) -> Document:
+    if is_error:
+        return {"error": text}
+    try:
+        given = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        given = None
+    return given if isinstance(given, dict) else {"result": text}
+
+
+def _blob(part: Image | File, field: str, media_type: str) -> Document:
+    if part.data is not None:
+        return {"inlineData": {"mimeType": media_type, "data": part.data}}
+    if part.url is not None:
+        return {"fileData": {"mimeType": media_type, "fileUri": part.url}}
+    raise Unsupported(field, "what is stored at another vendor cannot be passed on")
+
+
+def _tool(tool: Tool) -> Document:
+    document: Document = {"name": tool.name}
+    if tool.description:
+        document["description"] = tool.description
+    if tool.parameters:
+        document["parametersJsonSchema"] = tool.parameters
+    return document
+
+
+def _calling(choice: ToolChoice) -> Document:
+    if choice.name is not None:
+        return {"mode": "ANY", "allowedFunctionNames": [choice.name]}
+    return {"mode": {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.mode]}

@@ -1,0 +1,112 @@
+"""Read streams of streamGenerateContent: every event is a GenerateContentResponse."""
+
+from __future__ import annotations
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Finish,
+    ForeignDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.counts import truncated
+from llm_gateway.protocols.gemini.response import (
+    FOREIGN_METADATA,
+    GeneratedContent,
+    ReplyCandidate,
+    ReplyPart,
+    decode_strictly,
+    decoder,
+    finish_reason,
+)
+from llm_gateway.protocols.gemini.thoughts import thought_of
+from llm_gateway.protocols.gemini.usage import read_usage
+from llm_gateway.sse import Event
+
+
+class StreamReader:
+    """Reads events. A stream has no end of its own: it is done when every candidate is."""
+
+    has_own_end = False
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._has_begun = False
+        self._has_content = self._has_thoughts = False
+        self._calls: dict[int, int] = {}
+        self._id = ""
+        self._text_of = -1  # the choice whose last part is a text that may still be signed
+
+    def take(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        try:
+            return self.read(decode_strictly(event.data))
+        except PARSE_ERRORS:
+            return self.read(decoder.decode(event.data))
+
+    def read(self, found: GeneratedContent) -> list[Chunk]:
+        """Return the chunks of a decoded response, be it a whole reply or an event."""
+        if found.error:
+            error = found.error if isinstance(found.error, dict) else {"message": found.error}
+            raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("status") or ""))
+        chunks: list[Chunk] = []
+        if not self._has_begun:
+            self._has_begun = True
+            self._id = truncated(found.response_id) or ""
+            chunks.append(Begin(id=found.response_id, model=found.model_version))
+        for candidate in found.candidates or ():
+            self._candidate(candidate, chunks)
+        if not found.candidates and found.prompt_feedback is not None and found.prompt_feedback.block_reason:
+            self.is_done = True
+            chunks.append(Finish(reason="content_filter"))
+        counted = read_usage(found.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
+        if counted is not None:
+            chunks.append(counted)
+        return chunks
+
+    def _candidate(self, candidate: ReplyCandidate, chunks: list[Chunk]) -> None:
+        choice = candidate.index
+        for part in (candidate.content.parts if candidate.content is not None else None) or ():
+            self._part(part, choice, chunks)
+        beside = [kind for kind in FOREIGN_METADATA if getattr(candidate, kind) is not None]
+        chunks += [ForeignDelta(kind=kind, choice=choice) for kind in beside]
+        if candidate.finish_reason:
+            reason = finish_reason(candidate.finish_reason)
+            if reason == "stop" and choice in self._calls:
+                reason = "tool_calls"
+            chunks.append(Finish(reason=reason, choice=choice))
+
+    def _part(self, part: ReplyPart, choice: int, chunks: list[Chunk]) -> None:
+        if part.function_call is not None:
+            self._has_content = True
+            self._text_of = -1
+            number = self._calls.get(choice, 0)
+            self._calls[choice] = number + 1
+            call = part.function_call
+            made_up = f"call_{self._id}_{choice}_{number}"
+            chunks.append(
+                ToolBegin(
+                    call=number, id=call.id or made_up, name=call.name, signature=part.thought_signature, choice=choice
+                )
+            )
+            chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
+        elif part.text and not part.thought:
+            self._has_content = True
+            self._text_of = choice if part.thought_signature is None else -1
+            chunks.append(TextDelta(text=part.text, signature=part.thought_signature, choice=choice))
+        elif (foreign := part.foreign()) is not None:
+            self._has_content = True
+            self._text_of = -1
+            chunks.append(ForeignDelta(kind=foreign, choice=choice))
+        elif part.thought:
+            seal = thought_of("", part.thought_signature)
+            text = part.text or ""
+            self._has_thoughts |= bool(text)
+            chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
+        elif part.thought_signature and self._text_of == choice:
+            self._text_of = -1
+            chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))

@@ -1,0 +1,260 @@
+"""A conversation as a request of chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_gateway.domain.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.contract import Unsupported, UpstreamBody
+from llm_gateway.protocols.openai_chat.model_capabilities import effort, reasons, takes_temperature
+from llm_gateway.protocols.part_attributes import left_out
+
+JSON_INSTRUCTION = "Answer with a single JSON object."
+"""OpenAI refuses `json_object` when no message says JSON."""
+EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
+"""Tokens of thought below which a word stands for them; `high` above all."""
+UNKNOWN_MARKS = ("cache_control", "is_error", "thinking")
+SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+"""What models that reason do not take: https://developers.openai.com/api/docs/guides/reasoning."""
+MOST_STOPS = 4
+TIERS = {"standard_only": "default"}
+"""Anthropic's word for OpenAI's."""
+
+Document = dict[str, Any]
+
+
+def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
+    """Write the document of a request. `has_json_mode`: the vendor knows `response_format`'s `json_object`.
+
+    Fields that the client left to the provider are left out one by one, since most requests have few of them and each
+    request pays for what is built and thrown away again.
+
+    Raises:
+        Unsupported: the conversation holds what chat completions cannot express.
+    """
+    dropped = left_out(conversation, UNKNOWN_MARKS)
+    document: Document = {"model": model, "messages": _messages(conversation)}
+    if conversation.max_tokens is not None:
+        document["max_completion_tokens" if reasons(model) else "max_tokens"] = conversation.max_tokens
+    if conversation.tools:
+        _add_tools(conversation, document)
+    if conversation.format is not None and (wanted := _format(conversation.format, has_json_mode=has_json_mode)):
+        document["response_format"] = wanted
+    if takes_temperature(model):
+        _add_sampling(conversation, document)
+    else:
+        dropped += [name for name in SAMPLING if getattr(conversation, name) is not None]
+    if conversation.reasoning is not None:
+        word = _effort(conversation.reasoning, model, dropped)
+        if word is not None:
+            document["reasoning_effort"] = word
+    _add_options(conversation, document)
+    if conversation.top_k is not None:
+        dropped.append("top_k")
+    if conversation.metadata is not None:
+        dropped.append("metadata")
+    if stream:
+        document["stream"] = True
+        document["stream_options"] = {"include_usage": True}
+    return UpstreamBody(document, tuple(dropped))
+
+
+def _add_tools(conversation: Conversation, document: Document) -> None:
+    document["tools"] = [_tool(tool) for tool in conversation.tools]
+    choice = conversation.tool_choice
+    if choice is not None:
+        document["tool_choice"] = _tool_choice(choice)
+        if choice.parallel is not None:
+            document["parallel_tool_calls"] = choice.parallel
+
+
+def _add_sampling(conversation: Conversation, document: Document) -> None:
+    if conversation.temperature is not None:
+        document["temperature"] = conversation.temperature
+    if conversation.top_p is not None:
+        document["top_p"] = conversation.top_p
+    if conversation.presence_penalty is not None:
+        document["presence_penalty"] = conversation.presence_penalty
+    if conversation.frequency_penalty is not None:
+        document["frequency_penalty"] = conversation.frequency_penalty
+
+
+def _add_options(conversation: Conversation, document: Document) -> None:
+    if conversation.stop:
+        document["stop"] = _stops(conversation.stop)
+    if conversation.n > 1:
+        document["n"] = conversation.n
+    if conversation.seed is not None:
+        document["seed"] = conversation.seed
+    if conversation.logit_bias is not None:
+        document["logit_bias"] = conversation.logit_bias
+    if conversation.logprobs:
+        document["logprobs"] = True
+    if conversation.logprobs and conversation.top_logprobs is not None:
+        document["top_logprobs"] = conversation.top_logprobs
+    if conversation.verbosity is not None:
+        document["verbosity"] = conversation.verbosity
+    if conversation.user is not None:
+        document["user"] = conversation.user
+    if conversation.service_tier is not None:
+        document["service_tier"] = TIERS.get(conversation.service_tier, conversation.service_tier)
+
+
+def _stops(stops: list[str]) -> list[str]:
+    if len(stops) > MOST_STOPS:
+        raise Unsupported("stop", "OpenAI's protocol takes four stop sequences at most")
+    return stops
+
+
+def _effort(reasoning: Reasoning, model: str, dropped: list[str]) -> str | None:
+    if not reasons(model):
+        dropped.append("reasoning")
+        return None
+    if reasoning.effort is not None:
+        word = effort(model, reasoning.effort)
+        dropped += [] if word == reasoning.effort else ["reasoning"]
+        return word
+    if reasoning.budget_tokens is None:
+        return None
+    budget = reasoning.budget_tokens
+    return effort(model, next((word for limit, word in EFFORTS if budget < limit), "high"))
+
+
+def _messages(conversation: Conversation) -> list[Document]:
+    messages: list[Document] = []
+    for turn in conversation.turns:
+        role, parts = turn.role, turn.parts
+        if role == "tool":
+            messages += [_tool_message(part) for part in parts if isinstance(part, ToolResult)]
+        elif role == "assistant":
+            messages.append(_assistant(turn))
+        else:
+            content = _content(parts)
+            if role == "user" or _has_words(content):  # providers refuse an empty system message
+                message: Document = {"role": role, "content": content}
+                if turn.name is not None:
+                    message["name"] = turn.name
+                messages.append(message)
+    if conversation.format is not None and conversation.format.schema is None and not _says_json(messages):
+        _instruct(messages)
+    return messages
+
+
+def _has_words(content: str | list[Document]) -> bool:
+    return bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
+
+
+def _says_json(messages: list[Document]) -> bool:
+    return any("json" in str(message.get("content")).lower() for message in messages)
+
+
+def _instruct(messages: list[Document]) -> None:
+    """Ask for JSON in the first message, since some models' templates know one system message only."""
+    if messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
+        messages[0]["content"] += f"\n{JSON_INSTRUCTION}"
+    else:
+        messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
+
+
+def _assistant(turn: Turn) -> Document:
+    content = [part for part in turn.parts if not isinstance(part, ToolCall | Thinking | Refusal)]
+    message: Document = {"role": "assistant", "content": _content(content) if content else None}
+    calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
+    if calls:
+        message["tool_calls"] = calls
+    refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    if message["content"] is None and not calls and not refusals:
+        message["content"] = ""
+    if turn.name is not None:
+        message["name"] = turn.name
+    return message
+
+
+def _call(part: ToolCall) -> Document:
+    call: Document = {
+        "id": part.id,
+        "type": "function",
+        "function": {"name": part.name, "arguments": part.arguments},
+    }
+    if part.signature is not None:  # https://ai.google.dev/gemini-api/docs/thought-signatures
+        call["extra_content"] = {"google": {"thought_signature": part.signature}}
+    return call
+
+
+def _tool_message(result: ToolResult) -> Document:
+    texts = [part.text for part in result.content if isinstance(part, Text)]
+    if len(texts) < len(result.content):
+        raise Unsupported("tool_result", "OpenAI's protocol takes only text as the result of a tool")
+    content = "\n".join(texts)
+    return {"role": "tool", "tool_call_id": result.call_id, "content": content}
+
+
+def _content(parts: Sequence[Part]) -> str | list[Document]:
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return [_part(part) for part in parts]
+
+
+def _part(part: Part) -> Document:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Image):
+        if part.file_id is not None:
+            raise Unsupported("image", "a picture stored at another vendor cannot be passed on")
+        picture: Document = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
+        return {"type": "image_url", "image_url": picture | ({"detail": part.detail} if part.detail else {})}
+    if isinstance(part, File):
+        if part.data is None:
+            raise Unsupported("file", "OpenAI's chat protocol takes files with their content only")
+        data = f"data:{part.media_type or 'application/pdf'};base64,{part.data}"
+        return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}
+    if isinstance(part, Audio):
+        return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+    raise Unsupported(str(type(part).__name__).lower(), "it does not belong there")
+
+
+def _tool(tool: Tool) -> Document:
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+    }
+    return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
+
+
+def _tool_choice(choice: ToolChoice) -> str | Document:
+    if choice.name is not None:
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.mode
+
+
+def _format(wanted: Format, *, has_json_mode: bool) -> Document | None:
+    if wanted.schema is None:
+        return {"type": "json_object"} if has_json_mode else None
+    schema = {
+        "name": wanted.name or "answer",
+        "schema": wanted.schema,
+        "description": wanted.description,
+        "strict": wanted.strict,
+    }
+    return {"type": "json_schema", "json_schema": {key: value for key, value in schema.items() if value is not None}}

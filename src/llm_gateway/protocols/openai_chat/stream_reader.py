@@ -1,0 +1,190 @@
+"""Read streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Finish,
+    ForeignDelta,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed, UpstreamError
+from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
+from llm_gateway.protocols.openai_chat.reply import (
+    FOREIGN,
+    ContentPart,
+    FinishField,
+    arguments_of,
+    finish_reason,
+    text_of,
+    thought_of,
+)
+from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage
+from llm_gateway.sse import Event
+
+DONE = b"[DONE]"
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    type: Lenient[str] = None
+    index: Lenient[int] = None
+    id: Lenient[str] = None
+    function: _Function | None = None
+    extra_content: Lenient[dict[str, Any]] = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | list[ContentPart] | None = None
+    refusal: str | None = None
+    reasoning_content: Lenient[str] = None
+    reasoning: Lenient[str] = None
+    tool_calls: list[_Call] | None = None
+    audio: Any = None
+    images: Any = None
+    function_call: Any = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    finish_reason: FinishField = None
+    index: LenientIndex = 0
+    logprobs: Lenient[dict[str, Any]] = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    id: Lenient[str] = None
+    model: Lenient[str] = None
+    created: Lenient[float] = None
+    usage: Lenient[ReportedUsage] = None
+    error: Any = None
+
+
+_decoder = ReplyDecoder(_Chunk, "chat completion chunk")
+_decode = _decoder.strictly
+
+
+class StreamReader:
+    """Reads chunks. A call that comes without an index is known by its id, else it is the last one's."""
+
+    has_own_end = True
+    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "is_done")
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._has_begun = False
+        self._calls: dict[tuple[int, int | str], int] = {}
+        self._count: dict[int, int] = {}
+        self._has_content = False
+        self._has_finished = False
+
+    def take(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        data = event.data
+        if data == DONE:
+            self.is_done = True
+            return self._last() if self._has_begun and not self._has_finished else []
+        try:
+            found = _decode(data)
+        except PARSE_ERRORS:
+            found = _decoder.decode(data)
+        if found.error or event.name == b"error":
+            raise _failed(found.error)
+        chunks: list[Chunk] = []
+        if not self._has_begun:
+            self._has_begun = True
+            chunks.append(Begin(id=found.id, model=found.model, created_s=seconds(found.created)))
+        for choice in found.choices or ():
+            if choice.delta is not None:
+                self._delta(choice, choice.delta, chunks)
+            if choice.finish_reason:
+                chunks.append(self._finish(choice.index, choice.finish_reason))
+        if found.usage is not None:
+            counted = read_usage(found.usage, has_content=self._has_content)
+            if counted is not None:
+                chunks.append(counted)
+        return chunks
+
+    def _finish(self, choice: int, said: str) -> Finish:
+        self._has_finished = True
+        reason = finish_reason(said)
+        if reason == "stop" and choice in self._count:
+            reason = "tool_calls"  # what OpenAI says where tool_choice names a function
+        return Finish(reason=reason, choice=choice)
+
+    def _last(self) -> list[Chunk]:
+        """The end of a reply that ended by itself, though the vendor gives no reason."""
+        choices = sorted(self._count) or [0]
+        return [Finish(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices]
+
+    def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
+        content = delta.content
+        thought = delta.reasoning_content or delta.reasoning
+        if thought or content.__class__ is list:
+            self._think(thought or thought_of(content), choice.index, chunks)
+        if content:
+            text = content if isinstance(content, str) else text_of(content)
+            if text:
+                self._has_content = True
+                chunks.append(TextDelta(text=text, choice=choice.index, logprobs=choice.logprobs))
+        if delta.tool_calls or delta.refusal:
+            self._other(delta, choice.index, chunks)
+        if delta.audio or delta.images or delta.function_call:
+            self._has_content = True
+            chunks += [ForeignDelta(kind=kind, choice=choice.index) for kind in FOREIGN if getattr(delta, kind)]
+
+    def _think(self, thought: str, choice: int, chunks: list[Chunk]) -> None:
+        """Thoughts come before the text of the same delta, as in a whole reply."""
+        if thought:
+            self._has_content = True
+            chunks.append(ThinkingDelta(text=thought, choice=choice))
+
+    def _other(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
+        self._has_content = True
+        if delta.refusal:
+            chunks.append(RefusalDelta(text=delta.refusal, choice=choice))
+        for call in delta.tool_calls or ():
+            self._call(call, choice, chunks)
+
+    def _call(self, call: _Call, choice: int, chunks: list[Chunk]) -> None:
+        key: int | str | None = call.index if call.index is not None else call.id
+        number = self._calls.get((choice, key)) if key is not None else self._count.get(choice, 0) - 1
+        name = call.function.name if call.function is not None else None
+        if number is None or number < 0:
+            if call.function is None:
+                chunks.append(ForeignDelta(kind=call.type or "tool_call", choice=choice))
+                return
+            if not name:
+                raise Malformed("A tool call begins without a name")
+            number = self._count.get(choice, 0)
+            self._count[choice] = number + 1
+            self._calls[choice, number if key is None else key] = number
+            google = (call.extra_content or {}).get("google")
+            signed = google.get("thought_signature") if isinstance(google, dict) else None
+            signature = signed if isinstance(signed, str) else None
+            chunks.append(
+                ToolBegin(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
+            )
+        if call.function is not None and call.function.arguments:
+            chunks.append(ToolDelta(call=number, arguments=arguments_of(call.function.arguments), choice=choice))
+
+
+def _failed(error: Any) -> UpstreamError:
+    if not isinstance(error, dict):
+        return UpstreamError(f"The provider failed: {error}" if error else "The provider failed")
+    return UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))

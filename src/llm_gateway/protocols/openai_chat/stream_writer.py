@@ -1,0 +1,104 @@
+"""Write streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Counted,
+    Finish,
+    ForeignDelta,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolDelta,
+)
+from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.contract import EventStream, ReplyContext
+from llm_gateway.protocols.openai_chat.stream_reader import DONE
+from llm_gateway.protocols.openai_chat.usage import write_usage
+from llm_gateway.sse import encode_event
+
+
+class StreamWriter(EventStream):
+    """Writes chunks. Usage is told if the client asked for it, in a last chunk of its own."""
+
+    def __init__(self, context: ReplyContext) -> None:
+        options = context.document.get("stream_options")
+        self._tells_usage = isinstance(options, dict) and options.get("include_usage") is True
+        self._common = {
+            "id": f"chatcmpl-{context.request_id}",
+            "object": "chat.completion.chunk",
+            "created": context.created_s,
+            "model": context.model,
+        }
+        self._begun: set[int] = set()
+        self._usage: Usage | None = None
+
+    def write(self, chunk: Chunk) -> bytes:
+        """As in `StreamWriter`."""
+        if isinstance(chunk, TextDelta):
+            return self._delta(chunk.choice, {"content": chunk.text}, logprobs=chunk.logprobs)
+        if isinstance(chunk, Counted):
+            self._usage = chunk.usage
+            return b""
+        if isinstance(chunk, Begin):
+            if chunk.model is not None:
+                self._common["model"] = chunk.model
+            return b""
+        if isinstance(chunk, Finish):
+            return self._delta(chunk.choice, {}, finish=chunk.reason)
+        if isinstance(chunk, RefusalDelta):
+            return self._delta(chunk.choice, {"refusal": chunk.text})
+        if isinstance(chunk, ThinkingDelta):
+            return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
+        if isinstance(chunk, ForeignDelta):
+            return b""
+        return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
+
+    def end(self) -> bytes:
+        """As in `StreamWriter`."""
+        usage = b""
+        if self._tells_usage:
+            counted = write_usage(self._usage or Usage())
+            usage = encode_event(msgspec.json.encode({**self._common, "choices": [], "usage": counted}))
+        return usage + encode_event(DONE)
+
+    def error(self, message: str, code: str) -> bytes:
+        """As in `StreamWriter`."""
+        error = {"message": message, "type": "server_error", "param": None, "code": code}
+        return encode_event(msgspec.json.encode({"error": error}))
+
+    def _delta(
+        self, choice: int, delta: dict[str, Any], *, finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        if choice not in self._begun:
+            self._begun.add(choice)
+            delta = {"role": "assistant", "content": "", **delta}
+        return encode_event(
+            msgspec.json.encode(
+                {
+                    **self._common,
+                    "choices": [{"index": choice, "delta": delta, "finish_reason": finish, "logprobs": logprobs}],
+                }
+            )
+        )
+
+
+def _call(chunk: ToolBegin | ToolDelta) -> dict[str, Any]:
+    if isinstance(chunk, ToolDelta):
+        return {"index": chunk.call, "function": {"arguments": chunk.arguments}}
+    call: dict[str, Any] = {
+        "index": chunk.call,
+        "id": chunk.id,
+        "type": "function",
+        "function": {"name": chunk.name, "arguments": ""},
+    }
+    if chunk.signature is not None:
+        call["extra_content"] = {"google": {"thought_signature": chunk.signature}}
+    return call

@@ -1,0 +1,269 @@
+"""What a client of the Responses API asks for, in canonical form."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from llm_gateway.domain.conversation import (
+    Conversation,
+    File,
+    Format,
+    Image,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from llm_gateway.protocols.accessors import (
+    Document,
+    child,
+    labels,
+    listed,
+    number,
+    objects,
+    others,
+    reasoning_word,
+    refuse_others,
+    required_text,
+    result_parts,
+    text,
+    texts_only,
+    truth,
+    whole,
+)
+from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.openai_chat.request_reader import from_data_url
+from llm_gateway.protocols.openai_responses.sealed import opened
+
+STORED = "the gateway keeps no responses; send the whole conversation in input"
+NEEDS_STATE = {
+    "previous_response_id": STORED,
+    "conversation": STORED,
+    "background": "the gateway keeps no responses that could be asked for later",
+    "store": "the gateway keeps no responses; leave store out, or set it to false",
+    "prompt": "the gateway keeps no prompts; send instructions and input",
+}
+"""What a stateless gateway cannot do, and what to do instead."""
+DELIVERY = frozenset({"model", "input", "stream", "stream_options", "truncation"})
+HINTS = (
+    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
+    "max_tool_calls",
+)  # fmt: skip
+"""Told to the vendor itself: no other has a place for them."""
+CARRIED = frozenset(
+    {
+        "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
+        "temperature", "top_p", "top_logprobs", "user", "metadata", "service_tier",
+    }
+)  # fmt: skip
+KNOWN = DELIVERY | CARRIED | frozenset(HINTS) | frozenset(NEEDS_STATE)
+ROLES = ("system", "developer", "user", "assistant")
+TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
+REASONING = frozenset({"effort", "summary", "generate_summary"})
+"""https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
+
+
+def refuse_state(document: Document) -> None:
+    """Raise for what needs stored state, whoever is asked.
+
+    Raises:
+        Unsupported: the field and what to do instead.
+    """
+    for field, why in NEEDS_STATE.items():
+        if document.get(field):
+            raise Unsupported(field, why)
+
+
+def read_request(document: Document) -> ParsedRequest:
+    """The conversation in a request.
+
+    Raises:
+        Unreadable: the document is none.
+        Unsupported: it asks for what only a provider of this protocol could do, or for stored state.
+    """
+    refuse_state(document)
+    refuse_others(document, KNOWN)
+    if document.get("truncation") not in (None, "disabled"):
+        raise Unsupported("truncation", "other protocols refuse what is too long")
+    wanted = child(document, "text") or {}
+    reasoning = child(document, "reasoning")
+    logprobs = whole(document, "top_logprobs", 0, 20)
+    conversation = Conversation(
+        turns=_turns(document),
+        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
+        tool_choice=_tool_choice(document),
+        format=_format(child(wanted, "format", "text")),
+        max_tokens=whole(document, "max_output_tokens", 1),
+        temperature=number(document, "temperature", 0, 2),
+        top_p=number(document, "top_p", 0, 1),
+        logprobs=bool(logprobs),
+        top_logprobs=logprobs,
+        reasoning=_reasoning(reasoning),
+        verbosity=text(wanted, "verbosity", "text"),
+        user=text(document, "user"),
+        metadata=labels(document, "metadata"),
+        service_tier=text(document, "service_tier"),
+    )
+    hints = [name for name in HINTS if document.get(name)]
+    hints += others(reasoning or {}, REASONING, "reasoning")
+    hints += sorted({name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")})
+    return ParsedRequest(conversation, tuple(hints))
+
+
+def _turns(document: Document) -> list[Turn]:
+    turns: list[Turn] = []
+    instructions = text(document, "instructions")
+    if instructions:
+        turns.append(Turn(role="system", parts=[Text(text=instructions)]))
+    given = document.get("input")
+    if isinstance(given, str):
+        return [*turns, Turn(role="user", parts=[Text(text=given)])]
+    if not isinstance(given, list) or not given:
+        raise Unreadable("input", "input is required: text, or a list of items.")
+    for item, place in objects(given, "input"):
+        role, parts = _item(item, place)
+        if turns and turns[-1].role == role and role in ("assistant", "tool"):
+            turns[-1].parts.extend(parts)  # what a model did in one turn comes as items of their own
+        else:
+            turns.append(Turn(role=role, parts=parts))
+    return turns
+
+
+def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
+    kind = item.get("type")
+    if kind is None or kind == "message":
+        role = required_text(item, "role", place)
+        if role not in ROLES:
+            raise Unreadable(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}.")
+        parts = _content(item, place)
+        if role in ("system", "developer"):
+            texts_only(parts, f"{place}.content")
+        return cast(Role, role), parts
+    if kind == "function_call":
+        call = ToolCall(
+            id=required_text(item, "call_id", place),
+            name=required_text(item, "name", place),
+            arguments=text(item, "arguments", place) or "",
+        )
+        return "assistant", [call]
+    if kind == "function_call_output":
+        return "tool", [_output(item, place)]
+    if kind == "reasoning":
+        return "assistant", [_thought(item, place)]
+    if kind == "item_reference":
+        raise Unsupported(f"{place}.type", STORED)
+    raise Unsupported(f"{place}.type", f"items of type {str(kind)[:40]!r} are not known to other protocols")
+
+
+def _thought(item: Document, place: str) -> Thinking:
+    """A thought, with its maker's seal where it is in our envelope: what OpenAI encrypted nobody else can read."""
+    sealed = text(item, "encrypted_content", place)
+    thought = None if sealed is None else opened(sealed)
+    if thought is not None:
+        return thought
+    parts = objects(listed(item, "summary", place), f"{place}.summary")
+    return Thinking(text="\n".join([text(one, "text", where) or "" for one, where in parts]))
+
+
+def _output(item: Document, place: str) -> ToolResult:
+    output = item.get("output")
+    if isinstance(output, str):
+        content: list[Part] = [Text(text=output)]
+    else:
+        content = [_part(part, where) for part, where in objects(listed(item, "output", place), f"{place}.output")]
+    return ToolResult(
+        call_id=required_text(item, "call_id", place),
+        content=result_parts(content, place),
+    )
+
+
+def _content(item: Document, place: str) -> list[Part]:
+    content = item.get("content")
+    if isinstance(content, str):
+        return [Text(text=content)]
+    return [_part(part, where) for part, where in objects(listed(item, "content", place), f"{place}.content")]
+
+
+def _part(part: Document, place: str) -> Part:
+    kind = required_text(part, "type", place)
+    if kind in ("input_text", "output_text", "text"):
+        return Text(text=required_text(part, "text", place))
+    if kind == "refusal":
+        return Refusal(text=required_text(part, "refusal", place))
+    if kind == "input_image":
+        return _image(part, place)
+    if kind == "input_file":
+        return _file(part, place)
+    raise Unsupported(f"{place}.type", f"parts of type {kind[:40]!r} are not known to other protocols")
+
+
+def _image(part: Document, place: str) -> Image:
+    detail, file_id = text(part, "detail", place), text(part, "file_id", place)
+    if file_id is not None:
+        return Image(file_id=file_id, detail=detail)
+    url = required_text(part, "image_url", place)
+    media_type, data = from_data_url(url)
+    return Image(url=url, detail=detail) if data is None else Image(media_type=media_type, data=data, detail=detail)
+
+
+def _file(part: Document, place: str) -> File:
+    name, file_id, url = (text(part, field, place) for field in ("filename", "file_id", "file_url"))
+    if file_id is not None or url is not None:
+        return File(name=name, file_id=file_id, url=url)
+    media_type, data = from_data_url(required_text(part, "file_data", place))
+    if data is None:
+        raise Unreadable(f"{place}.file_data", f"{place}.file_data must be a data: URL with base64.")
+    return File(name=name, media_type=media_type, data=data)
+
+
+def _tool(tool: Document, place: str) -> Tool:
+    if tool.get("type") != "function":
+        raise Unsupported(f"{place}.type", "tools that the vendor runs itself are not known to other protocols")
+    return Tool(
+        name=required_text(tool, "name", place),
+        description=text(tool, "description", place),
+        parameters=child(tool, "parameters", place),
+        strict=truth(tool, "strict", place),
+    )
+
+
+def _tool_choice(document: Document) -> ToolChoice | None:
+    choice, parallel = document.get("tool_choice"), truth(document, "parallel_tool_calls")
+    if choice is None:
+        return None if parallel is None else ToolChoice(parallel=parallel)
+    if choice in ("auto", "none", "required"):
+        return ToolChoice(mode=choice, parallel=parallel)
+    if not isinstance(choice, dict) or choice.get("type") != "function":
+        raise Unsupported("tool_choice", "it must be auto, none, required, or name a function")
+    return ToolChoice(mode="required", name=required_text(choice, "name", "tool_choice"), parallel=parallel)
+
+
+def _format(given: Document | None) -> Format | None:
+    kind = given.get("type") if given is not None else "text"
+    if given is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return Format()
+    if kind != "json_schema":
+        raise Unreadable("text.format.type", "text.format.type must be text, json_object or json_schema.")
+    return Format(
+        name=text(given, "name", "text.format"),
+        schema=child(given, "schema", "text.format") or {},
+        description=text(given, "description", "text.format"),
+        strict=truth(given, "strict", "text.format"),
+    )
+
+
+def _reasoning(given: Document | None) -> Reasoning | None:
+    if given is None:
+        return None
+    effort = reasoning_word(text(given, "effort", "reasoning"), "reasoning.effort")
+    summary: Any = text(given, "summary", "reasoning") or text(given, "generate_summary", "reasoning")
+    return Reasoning(effort=effort, summary=summary, show=True if summary else None)

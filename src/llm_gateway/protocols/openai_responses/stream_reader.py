@@ -1,0 +1,141 @@
+"""A provider's stream of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from llm_gateway.domain.conversation import (
+    Begin,
+    Chunk,
+    Finish,
+    ForeignDelta,
+    Part,
+    RefusalDelta,
+    TextDelta,
+    ThinkingDelta,
+    ToolBegin,
+    ToolCall,
+    ToolDelta,
+)
+from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
+from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
+from llm_gateway.sse import Event
+
+ENDS = frozenset({"response.completed", "response.incomplete"})
+FAILURES = frozenset({"error", "response.failed"})
+DELTAS = frozenset(
+    {"response.output_text.delta", "response.function_call_arguments.delta", "response.refusal.delta"}
+    | {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}
+)
+OTHERS = frozenset(
+    {"response.created", "response.output_item.added", "response.output_item.done"}
+    | {"response.reasoning_summary_part.added"}
+)
+
+
+class _Item(msgspec.Struct, gc=False):
+    reads: ClassVar = ITEMS
+
+    type: str
+    call_id: Lenient[str] = None
+    name: str | None = None
+    encrypted_content: Lenient[str] = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    reads: ClassVar = ENDS | FAILURES | DELTAS | OTHERS
+
+    type: str
+    delta: str | dict[str, Any] | None = None
+    output_index: LenientIndex = 0
+    summary_index: LenientIndex = 0
+    item: _Item | None = None
+    response: Lenient[ResponseHead] = None
+    message: Lenient[str] = None
+    code: Lenient[str] = None
+    error: Any = None
+
+
+_decoder = ReplyDecoder(_Event, "response's event")
+_decode = _decoder.strictly
+
+
+class StreamReader:
+    """Reads events."""
+
+    has_own_end = True
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self._calls: dict[int, int] = {}
+        self._has_begun = False
+        self._has_content = False
+
+    def take(self, event: Event) -> list[Chunk]:
+        """As in `StreamReader`."""
+        if event.data == b"[DONE]":
+            self.is_done = True
+            return [Finish()] if self._has_begun and not self._has_content else []
+        try:
+            found = _decode(event.data)
+        except PARSE_ERRORS:
+            found = _decoder.decode(event.data)
+        kind = found.type
+        if isinstance(found.delta, str):
+            return self._delta(kind, found.output_index, found.delta)
+        if kind == "response.created":
+            self._has_begun = True
+            response = found.response or ResponseHead()
+            return [Begin(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+        if kind == "response.output_item.added":
+            return self._added(found)
+        if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
+            return [ThinkingDelta(redacted=found.item.encrypted_content)]
+        if kind == "response.reasoning_summary_part.added":
+            return [ThinkingDelta(text="\n")] if found.summary_index else []
+        if kind in ENDS:
+            return self._end(found.response or ResponseHead())
+        if kind in FAILURES:
+            raise _failed(found)
+        return []
+
+    def _delta(self, kind: str, index: int, delta: str) -> list[Chunk]:
+        self._has_content = True
+        if kind == "response.output_text.delta":
+            return [TextDelta(text=delta)]
+        if kind == "response.function_call_arguments.delta" and index in self._calls:
+            return [ToolDelta(call=self._calls[index], arguments=delta)]
+        if kind == "response.refusal.delta":
+            return [RefusalDelta(text=delta)]
+        if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+            return [ThinkingDelta(text=delta)]
+        return []
+
+    def _added(self, found: _Event) -> list[Chunk]:
+        item = found.item
+        if item is None or item.type in ("message", "reasoning"):
+            return []
+        self._has_content = True
+        if item.type != "function_call":
+            return [ForeignDelta(kind=item.type)]
+        call = self._calls[found.output_index] = len(self._calls)
+        return [ToolBegin(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
+
+    def _end(self, response: ResponseHead) -> list[Chunk]:
+        self.is_done = True
+        calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
+        chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
+        counted = read_usage(response.usage, has_content=self._has_content)
+        return chunks if counted is None else [*chunks, counted]
+
+
+def _failed(found: _Event) -> UpstreamError:
+    error = found.error or (found.response.error if found.response is not None else None) or {}
+    if not isinstance(error, dict):
+        error = {"message": error}
+    message = found.message or error.get("message") or "The provider failed"
+    return UpstreamError(str(message), str(found.code or error.get("code") or ""))

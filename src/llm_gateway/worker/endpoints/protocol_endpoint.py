@@ -1,0 +1,280 @@
+"""Endpoints for vendor-compatible APIs: one endpoint class, parametrised by the protocol's descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from llm_gateway.domain.conversation import Completion, Counted
+from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.reply_assembler import chunks_of
+from llm_gateway.domain.request import ClientRequest, Request
+from llm_gateway.domain.token_estimate import weigh
+from llm_gateway.error_format.json_problem import not_an_object, not_json
+from llm_gateway.error_format.responses import JSON, Headers, send_body
+from llm_gateway.errors import GatewayError, Invalid, NotSupported
+from llm_gateway.gate import headers as request_headers
+from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
+from llm_gateway.protocols.descriptor import Descriptor, Route
+from llm_gateway.suggestions import closest
+from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
+from llm_gateway.worker.endpoints.endpoint import Endpoint
+from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
+from llm_gateway.worker.gateway import Gateway
+from llm_gateway.worker.pipeline.relay import Relay
+
+ANONYMOUS = "anonymous"
+GENERAL = "general"
+DEFAULT_MAX_TOKENS = 4096
+"""How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
+MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+MOST_COMPARED = 100
+MOST_NESTED = 400
+"""Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+class EndpointDependencies(NamedTuple):
+    """Dependencies of the endpoints. `timeout_s` is the longest deadline a request may have."""
+
+    gateway: Gateway
+    in_flight: InFlight
+    drain_limit: DrainLimit
+    timeout_s: float
+    log: Callable[..., None]
+
+
+class ProtocolEndpoint(Endpoint):
+    """Serve one route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
+
+    def __init__(self, protocol: Descriptor, route: Route, dependencies: EndpointDependencies) -> None:
+        super().__init__(dependencies.in_flight, dependencies.log)
+        self._protocol = protocol
+        self._stream = route.stream
+        self._is_model_in_path = route.names_model
+        self._gateway = dependencies.gateway
+        self._drain_limit = dependencies.drain_limit
+        self._timeout_s = dependencies.timeout_s
+
+    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """As in `Endpoint`."""
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        document = parse_document(body)
+        try:
+            self._protocol.check(document)
+        except Unsupported as error:
+            raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
+        request = self._request(
+            context, document, requested_model_of(scope, document, is_in_path=self._is_model_in_path)
+        )
+        reply_context = ReplyContext(
+            request_id=request.id,
+            model=request.requested_model or "",
+            created_s=request.at_ms // 1000,
+            document=document,
+            query=scope["query_string"],
+        )
+        ids: Headers = [(name, context.echo) for name in self._protocol.id_headers]
+        if request.stream and self._protocol.stream_writer is not None:
+            writer = ProtocolEventWriter(self._protocol, self._protocol.stream_writer(reply_context), document)
+            response = StreamedResponse(writer, receive, send, self._drain_limit, ids, partial(self.failed, context))
+            await response.run(asyncio.ensure_future(self._gateway.stream(request)))
+            return
+        answer = await self._gateway.generate(request)
+        reply = answer.reply
+        content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), reply_context)
+        await send_body(send, 200, content, JSON, [*gateway_headers(answer), *ids])
+
+    def _request(self, context: RequestContext, document: dict[str, Any], model: str) -> Request:
+        protocol, stream = self._protocol, self._stream
+        if stream is None:
+            stream = document.get("stream")
+            if stream is not None and not isinstance(stream, bool):
+                raise Invalid("stream must be true or false.", loc=("body", "stream"))
+        started = time.monotonic()
+        headers = context.headers
+        use_cache, keep_in_cache = request_headers.caching(headers)
+        return Request(
+            id=context.request_id,
+            at_ms=time.time_ns() // 1_000_000,
+            started=started,
+            deadline=request_headers.deadline(headers, started, self._timeout_s),
+            key_name=context.caller.name,
+            surface=protocol.surface,
+            user_id=request_headers.label(headers, b"x-user-id")
+            or find_user(document, protocol.user_fields)
+            or ANONYMOUS,
+            service=request_headers.label(headers, b"x-service-name") or context.caller.name,
+            task_type=request_headers.label(headers, b"x-task-type") or GENERAL,
+            max_tokens=output_limit(document, protocol),
+            client_request_id=context.client_request_id,
+            tags=request_headers.tags(headers),
+            use_cache=use_cache,
+            keep_in_cache=keep_in_cache,
+            client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
+            input_weight=weigh(document, protocol.weighed_fields),
+            stream=stream is True,
+            requested_model=model,
+        )
+
+    def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
+        """The header lines that only a provider of the client's protocol understands."""
+        names = self._protocol.forwarded_headers
+        return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in names if name in headers])
+
+    def _read(self, document: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        read = self._protocol.read_request(document)
+        return read.conversation, read.dropped
+
+
+class ProtocolEventWriter:
+    """Write a streamed reply as a protocol's events: the provider's own if it speaks the protocol, else encoded."""
+
+    __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
+
+    def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
+        self.content_type, self.keep_alive, self._is_raw = writer.content_type, writer.keep_alive, writer.is_raw
+        self._hides = protocol.hides(document)
+        self._read_reply = protocol.read_reply
+        self._writer = writer
+        self._is_native = False
+
+    def opened(self, came: Relay | Answer) -> Headers:
+        """As in `EventWriter`."""
+        if isinstance(came, Answer):
+            return gateway_headers(came)
+        self._is_native = came.is_native
+        return provider_headers(came.provider, came.model, came.route, came.dropped)
+
+    def take(self, raw_events: list[RawEvent]) -> bytes:
+        """As in `EventWriter`."""
+        if not self._is_native:
+            return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
+        hides = self._hides
+        if not self._is_raw:
+            return b"".join([self._writer.pass_on(raw_event.raw) for raw_event in raw_events])
+        if hides is None:
+            return b"".join([raw_event.raw for raw_event in raw_events])
+        if len(raw_events) == 1:
+            [raw_event] = raw_events
+            return b"" if hides(raw_event) else raw_event.raw
+        return b"".join([raw_event.raw for raw_event in raw_events if not hides(raw_event)])
+
+    def kept(self, answer: Answer) -> bytes:
+        """As in `EventWriter`."""
+        completion = answer.reply.completion or self._read_reply(answer.reply.body)
+        return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
+
+    def end(self, answer: Answer) -> bytes:
+        """As in `EventWriter`: the provider's own events had an end of their own."""
+        if self._is_native:
+            return self._writer.close()
+        usage = answer.reply.usage
+        counted = self._writer.write(Counted(usage=usage)) if answer.reply.usage_estimated else b""
+        return counted + self._writer.end()
+
+    def error(self, error: GatewayError) -> bytes:
+        """As in `EventWriter`."""
+        return self._writer.error(error.detail, error.code)
+
+
+def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
+    """Whether writing it again could need more of the stack than there is."""
+    if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
+        return False
+    level: list[Any] = [document]
+    for _ in range(MOST_NESTED):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def parse_document(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        Invalid: there is none.
+    """
+    try:
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise not_json(body, error) from None
+    if not isinstance(document, dict):
+        raise not_an_object(document)
+    if _is_nested_deeply(body, document):
+        raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
+    return document
+
+
+def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
+    """Return the model that a request asks for, which its path names, or its document.
+
+    Raises:
+        Invalid: the document names none.
+    """
+    if is_in_path:
+        named: str = scope["path_params"]["model"]
+        if "\0" in named:
+            raise Invalid("The model's name must not contain a NUL character.", loc=("path", "model"))
+        return named
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        raise Invalid(
+            "model is required: the name of a model, provider/model, or auto for the gateway's own routing."
+            + _misspelt_model(document),
+            loc=("body", "model"),
+        )
+    if "\0" in model:
+        raise Invalid("model must not contain a NUL character.", loc=("body", "model"))
+    return model
+
+
+def _misspelt_model(document: dict[str, Any]) -> str:
+    """Return a remark about a field whose name is close to `model`, which is missing; nothing if there is none."""
+    found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
+    return f" The body has {found}: if model is meant, write that." if found is not None else ""
+
+
+def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
+    """Return the customer's id from the first of these fields that holds one."""
+    for path in fields:
+        user = document.get(path[0])
+        if user is None:
+            continue
+        for name in path[1:]:
+            user = user.get(name) if isinstance(user, dict) else None
+        if isinstance(user, str) and user and len(user) <= request_headers.MAX_LABEL_CHARACTERS and "\0" not in user:
+            return user
+    return None
+
+
+def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
+    """Return how many tokens may be answered, over all choices."""
+    places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)] or [document]
+    limit = max([_first_positive(place, protocol.output_fields) or 0 for place in places]) or DEFAULT_MAX_TOKENS
+    choices = max([_first_positive(place, protocol.choice_fields) or 1 for place in places])
+    return min(limit * (choices if choices <= MOST_CHOICES else 1), MOST_TOKENS)
+
+
+def _first_positive(document: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = document.get(name)
+        if value is not None and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None

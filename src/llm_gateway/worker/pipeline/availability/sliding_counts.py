@@ -1,0 +1,44 @@
+"""Sliding counts over the last ten seconds."""
+
+from __future__ import annotations
+
+WINDOW_S = 10
+
+
+class SlidingCounts:
+    """Two counters over the present second and the nine before it: all events, and the marked ones among them."""
+
+    __slots__ = ("all", "marked", "second", "sum_all", "sum_marked")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.second = 0
+        self.all = [0] * WINDOW_S
+        self.marked = [0] * WINDOW_S
+        self.sum_all = 0
+        self.sum_marked = 0
+
+    def advance(self, now: float) -> int:
+        """Drop the seconds that are too old. Returns the present one's index; a clock that steps back stands still."""
+        second = int(now)
+        if second > self.second:
+            for passed in range(max(self.second, second - WINDOW_S) + 1, second + 1):
+                index = passed % WINDOW_S
+                self.sum_all -= self.all[index]
+                self.sum_marked -= self.marked[index]
+                self.all[index] = self.marked[index] = 0
+            self.second = second
+        return self.second % WINDOW_S
+
+    def count(self, now: float) -> None:
+        """Count one event."""
+        self.all[self.advance(now)] += 1
+        self.sum_all += 1
+
+    def mark(self, now: float) -> None:
+        """Count one event among the marked."""
+        self.marked[self.advance(now)] += 1
+        self.sum_marked += 1

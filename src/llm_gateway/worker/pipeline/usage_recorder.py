@@ -1,0 +1,228 @@
+"""Write usage records to the journal: an intent before each attempt, its outcome, and a settle at the end.
+
+A record is opened when a request passed the gate, and settled whatever its end. The counterpart that moves records on
+to the database is `journal/shipper.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from llm_gateway.domain.catalog import Candidate, Provider
+from llm_gateway.domain.reply import Answer, Reply
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import Success
+from llm_gateway.domain.usage import (
+    AttemptRecord,
+    CostStatus,
+    Outcome,
+    Price,
+    Usage,
+    UsageRecord,
+    add_usage,
+    cost,
+    encode_record,
+    worst_status,
+)
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
+from llm_gateway.journal.writer import JournalWriter
+
+CLIENT_CLOSED = 499
+"""The status recorded for a request that was cancelled before it was answered."""
+
+
+class CancelledAndRecorded(asyncio.CancelledError):
+    """A request was cancelled, and its usage record (and with it the log's line) has been written."""
+
+
+class UsageRecorder:
+    """Writes the usage record of every request.
+
+    `list_price(a provider's price_vendor, the model's name as the provider reported it)` is asked when the configured
+    model name has no price. `observe` gets every settled record (metrics, the request's log line).
+    """
+
+    def __init__(
+        self,
+        journal: JournalWriter,
+        *,
+        instance: str,
+        list_price: Callable[[str | None, str], Price | None],
+        observe: Callable[[UsageRecord], None],
+    ) -> None:
+        self._journal = journal
+        self._instance = instance
+        self._list_price = list_price
+        self._observe = observe
+
+    def start(self, request: Request) -> UsageRecord:
+        """Return a new record of a request that has just arrived; nothing is written yet."""
+        return UsageRecord(
+            id=request.id,
+            at_ms=request.at_ms,
+            instance=self._instance,
+            key_name=request.key_name,
+            user_id=request.user_id,
+            service=request.service,
+            task_type=request.task_type,
+            surface=request.surface,
+            client_request_id=request.client_request_id,
+            tags=request.tags,
+            stream=request.stream,
+            requested_model=request.requested_model,
+        )
+
+    async def write_intent(
+        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int
+    ) -> AttemptRecord:
+        """Journal that an attempt is about to be sent, with the most it can cost as its bound.
+
+        Raises:
+            JournalUnavailable: it cannot be journalled, so it must not be sent.
+        """
+        provider = candidate.provider
+        bound = Usage(input_tokens=request.estimated_input_tokens(), output_tokens=request.max_tokens)
+        attempt = AttemptRecord(
+            id=new_id(),
+            provider_id=provider.id,
+            provider=provider.name,
+            kind=provider.kind,
+            model=candidate.model,
+            started_ms=time.time_ns() // 1_000_000,
+            reserved_tokens=reserved,
+            limit_tokens=reserved,
+            usage=bound,
+            price=candidate.price,
+        )
+        _price(attempt, "estimated")
+        earlier, record.attempts = record.attempts, [attempt]
+        payload = encode_record(record)
+        record.attempts = earlier
+        await self._journal.intent(record.id, payload)
+        record.attempts.append(attempt)
+        return attempt
+
+    def write_outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
+        """Journal how a failed attempt ended; its fields are set already.
+
+        A served attempt's outcome stands in its request's settle: the two are written in the same turn of the loop, so
+        an entry of its own would tell a reader nothing.
+        """
+        if attempt.error is not None:
+            self._journal.outcome(record.id, encode_record(attempt))
+
+    def set_cost(self, provider: Provider, attempt: AttemptRecord, reply: Reply) -> None:
+        """Set what a provider's reply cost: by the configured model's price, else by the name that it reported."""
+        attempt.usage = reply.usage
+        if attempt.price is None and reply.upstream_model is not None:
+            attempt.price = self._list_price(provider.price_vendor, reply.upstream_model)
+        _price(attempt, "estimated" if reply.usage_estimated else "exact")
+
+    @staticmethod
+    def set_free(attempt: AttemptRecord) -> None:
+        """Set an attempt's cost to 0: it was never sent, or the provider refused it."""
+        attempt.usage = Usage()
+        attempt.usage_estimated = False
+        attempt.cost_nanos = 0
+        attempt.cost_status = "exact"
+
+    @staticmethod
+    def note_first_token(record: UsageRecord) -> None:
+        """Set how long the first content of a stream took."""
+        record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
+
+    async def settle_success(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
+        """Settle the record as `ok`; it is durable when this returns. `route` says why this provider answered."""
+        record.status = 200
+        record.outcome = "ok"
+        record.provider, record.model = served.provider, served.model
+        self._close(record)
+        await self._journal.durable()
+        return Answer(
+            reply=served.reply,
+            provider=served.provider,
+            model=served.model,
+            cost_nanos=record.cost_nanos,
+            cost_status=record.cost_status,
+            route=route,
+        )
+
+    def settle_hit(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
+        """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable."""
+        reply = served.reply
+        record.status = 200
+        record.outcome, record.cache = "cached", "hit"
+        record.provider, record.model = served.provider, served.model
+        record.saved_input_tokens = reply.usage.input_tokens
+        record.saved_output_tokens = reply.usage.output_tokens
+        record.saved_cost_nanos = served.cost_nanos
+        self._close(record)
+        return Answer(
+            reply=reply,
+            provider=served.provider,
+            model=served.model,
+            cost_nanos=0,
+            cost_status="exact",
+            cached=True,
+            route=route,
+        )
+
+    async def settle_error(self, record: UsageRecord, error: GatewayError) -> None:
+        """Settle the record with an error; durable when this returns if anything may have been billed.
+
+        A record that was settled already stays as it is: its answer could not be made durable, but it was bought.
+        """
+        if record.status:
+            return
+        record.status = error.status
+        record.error_code = error.code
+        record.outcome = _outcome_of(error)
+        if record.attempts:
+            record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
+        self._close(record)
+        if record.attempts:
+            await self._journal.durable()
+
+    def settle_cancelled(self, record: UsageRecord) -> None:
+        """Settle the record as cancelled; one that was settled already stays as it is."""
+        if record.status:
+            return
+        record.status = CLIENT_CLOSED
+        record.error_code = "cancelled"
+        record.outcome = "cancelled"
+        if record.attempts:
+            record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
+        self._close(record)
+
+    def _close(self, record: UsageRecord) -> None:
+        attempts = record.attempts
+        if len(attempts) == 1:
+            only = attempts[0]
+            record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
+        elif attempts:
+            for attempt in attempts:
+                record.usage = add_usage(record.usage, attempt.usage)
+                record.cost_nanos += attempt.cost_nanos
+            record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
+        record.latency_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
+        self._journal.settle(record.id, encode_record(record))
+        self._observe(record)
+
+
+def _price(attempt: AttemptRecord, status: CostStatus) -> None:
+    attempt.usage_estimated = status == "estimated"
+    if attempt.price is None:
+        attempt.cost_nanos, attempt.cost_status = 0, "unpriced"
+    else:
+        attempt.cost_nanos, attempt.cost_status = cost(attempt.price, attempt.usage), status
+
+
+def _outcome_of(error: GatewayError) -> Outcome:
+    if isinstance(error, RateLimited | RequestExceedsLimit):
+        return "rate_limited"
+    if isinstance(error, NoProvider):
+        return "no_provider"
+    return "failed"

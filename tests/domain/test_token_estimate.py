@@ -1,0 +1,33 @@
+"""How many tokens a request is estimated to take before a provider counts them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.worker.pipeline.fakes import request
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system", "tokens"),
+    [
+        ("", "", 8),
+        ("abc", "", 8),
+        ("abcd", "", 9),
+        ("ab", "cd", 9),
+        ("a" * 4000, "s" * 400, 1108),
+        ("ü" * 8, "", 13),
+        ("日" * 8, "日", 17),
+    ],
+)
+def test_estimate(prompt: str, system: str, tokens: int) -> None:
+    assert request(prompt=prompt, system=system).estimated_input_tokens() == tokens
+
+
+@given(st.text(), st.text(), st.text())
+def test_more_text_is_never_estimated_as_less(prompt: str, system: str, more: str) -> None:
+    less = request(prompt=prompt, system=system).estimated_input_tokens()
+
+    assert request(prompt=prompt + more, system=system).estimated_input_tokens() >= less
+    assert request(prompt=prompt, system=system + more).estimated_input_tokens() >= less

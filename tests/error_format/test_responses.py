@@ -1,0 +1,40 @@
+"""What an error may say: the caller's own words come back short and printable, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_gateway.error_format.responses import LONGEST_NAME, LONGEST_TEXT, problem_of
+from llm_gateway.errors import Invalid, NotFound
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ("There is nothing at /ä/☃.", "There is nothing at /ä/☃."),
+        ("a\x00b\x1f\x7f.", "a\ufffdb\ufffd\ufffd."),
+        ("one\ntwo\r\n\tthree.", "one two   three."),
+        ("x" * LONGEST_TEXT, "x" * LONGEST_TEXT),
+    ],
+)
+def test_a_detail(detail: str, shown: str) -> None:
+    assert problem_of(NotFound(detail), "id").detail == shown
+
+
+def test_a_long_detail_keeps_its_end_where_the_advice_is() -> None:
+    detail = problem_of(NotFound("x" * 100_000 + " is not a field of this request."), "id").detail
+    assert len(detail) == LONGEST_TEXT
+    assert detail.startswith("xxx")
+    assert "…" in detail
+    assert detail.endswith(" is not a field of this request.")
+
+
+def test_the_places_of_mistakes() -> None:
+    problem = problem_of(Invalid("No.", loc=("body", "n" * 5000, 3, "a\0")), "id")
+    assert isinstance(problem.errors, list)
+    assert problem.errors[0].loc == [
+        "body",
+        "n" * (LONGEST_NAME // 2 - 1) + "…" + "n" * (LONGEST_NAME // 2),
+        3,
+        "a\ufffd",
+    ]

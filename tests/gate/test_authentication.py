@@ -1,0 +1,362 @@
+"""The gate: what gets in, with what, and that it stands before everything."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from llm_gateway.app import Application
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.error_format.responses import JSON, send_body
+from llm_gateway.gate.authentication import OPEN_PATHS, Gate, Keyring
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
+from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
+
+ALL = frozenset({"call", "read", "admin"})
+KEYS = [
+    ("all", "key-of-all", ALL),
+    ("caller", "key-of-caller", frozenset({"call"})),
+    ("reader", "key-of-reader", frozenset({"read"})),
+    ("both", "key-of-both", frozenset({"call", "read"})),
+    ("owner", "key-of-owner", frozenset({"admin"})),
+]
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+
+
+async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+    """What stands behind the gate: says who came in."""
+    context: RequestContext = scope[REQUEST_CONTEXT]
+    await send_body(send, 200, (context.caller.name or "nobody").encode(), JSON, [(b"x-request-id", context.echo)])
+
+
+@pytest.fixture
+def gate() -> Client:
+    return Client(Gate(inside, Keyring(KEYS), local_only=True, log=ignore), key=None)
+
+
+def routes(app: Application) -> Iterator[tuple[str, str]]:
+    """Every registered path with each of its methods."""
+    planes: Any = app._entry._app  # type: ignore[attr-defined]
+    for path in planes._endpoints:
+        yield "GET" if path.endswith("/models") else "POST", path
+    for start, methods in planes._methods.items():
+        for method in methods:
+            yield "POST", f"{start}ID:{method}"
+    for start in planes._below:
+        yield "GET", start + "ID"
+    waiting = list(planes._management._app.routes)
+    for route in waiting:
+        if hasattr(route, "original_router"):
+            waiting.extend(route.original_router.routes)
+            continue
+        for method in route.methods:
+            yield method, re.sub(r"\{.*?\}", new_id(), route.path)
+
+
+async def test_no_route_answers_without_a_key(app: Application) -> None:
+    client = Client(app, key=None)
+    found = set(routes(app))
+    assert {path for _, path in found} >= {
+        "/api/v1/generate",
+        "/api/v1/health",
+        "/api/v1/health/providers",
+        "/api/v1/providers",
+        "/api/v1/usage/summary",
+        "/openapi.json",
+        "/docs",
+        "/docs/start.js",
+        "/api/v1/overrides",
+        "/api/v1/usage/by-customer",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+    }
+    unknown = {(method, path) for method in METHODS for path in ("/", "/docs/", "/redoc", "/nothing", "/api/v1", "*")}
+    wrong = {(method, path) for method in METHODS for _, path in found}
+    for method, path in sorted(found | unknown | wrong):
+        response = await client.call(method, path)
+        if method in ("GET", "HEAD") and path in OPEN_PATHS:
+            assert response.status in (200, 405)
+        elif path.startswith(VENDOR_PATH_PREFIXES):
+            assert (response.status, set(response.json) & {"error"}) == (401, {"error"})
+        else:
+            problem = assert_problem(response, 401, "unauthorized")
+            assert path == "/" or path not in problem["detail"]
+
+
+async def test_open_paths_are_the_first_page_and_those_of_the_reference() -> None:
+    assert {"/", "/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
+
+
+@pytest.mark.parametrize("path", ["/api/v1/health/", "/api/v1/health/providers", "/API/V1/HEALTH", "//api/v1/health"])
+async def test_what_only_looks_like_an_open_path_is_shut(gate: Client, path: str) -> None:
+    assert_problem(await gate.call("GET", path), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-service-key": "key-of-all"},
+        {"X-SERVICE-KEY": "  key-of-all "},
+        {"x-api-key": "key-of-all"},
+        {"x-goog-api-key": "key-of-all"},
+        {"authorization": "Bearer key-of-all"},
+        {"authorization": "bearer   key-of-all"},
+        {"authorization": "Basic dXNlcjpwYXNz", "x-service-key": "key-of-all"},
+        {"authorization": "Bearer key-of-all", "x-service-key": "key-of-all", "x-api-key": "key-of-all"},
+    ],
+)
+async def test_the_key_is_taken_from_each_of_the_three_headers(gate: Client, headers: dict[str, str]) -> None:
+    response = await gate.call("DELETE", "/anything", headers=headers)
+    assert (response.status, response.body) == (200, b"all")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-service-key": ""},
+        {"x-service-key": "key-of-al"},
+        {"x-service-key": "key-of-all2"},
+        {"x-service-key": "KEY-OF-ALL"},
+        {"x-service-key": b"\xff\x00\xfe"},
+        {"x-service-key": "x" * 30_000},
+        {"x-service-key": "all"},
+        {"x-service-key": "all:key-of-all"},
+        {"authorization": "key-of-all"},
+        {"authorization": "Basic key-of-all"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+        {"cookie": "x-service-key=key-of-all"},
+    ],
+)
+async def test_every_failure_is_a_401_that_repeats_nothing_of_the_key(
+    gate: Client, headers: dict[str, str | bytes]
+) -> None:
+    response = await gate.call("GET", "/secret-path?key=key-of-all", headers=headers)
+    problem = assert_problem(response, 401, "unauthorized")
+    assert problem["detail"].endswith("Send a service key of the gateway as `X-Service-Key: KEY`.")
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-should-retry"] == "false"
+    assert "key-of" not in response.body.decode()
+    for value in headers.values():
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        assert len(text) < 4 or text.startswith("Bearer") or text not in response.body.decode()
+
+
+async def test_all_unknown_keys_get_the_same_sentence(gate: Client) -> None:
+    keys = ("key-of-al", "key-of-all2", "KEY-OF-ALL", "all", "all:key-of-all", "y" * 30_000)
+    found = {(await gate.call("GET", "/x", headers={"x-service-key": key})).json["detail"] for key in keys}
+    assert len(found) == 1
+    assert "not known" in found.pop()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("x-service-key", "key-of-all"), ("x-api-key", "key-of-caller")],
+        [("x-service-key", "key-of-all"), ("x-service-key", "key-of-caller")],
+        [("authorization", "Bearer wrong"), ("x-service-key", "key-of-all")],
+        [("authorization", "Bearer first-key"), ("authorization", "Bearer second-key")],
+        [("x-api-key", "guess-one"), ("x-service-key", "guess-two")],
+    ],
+)
+async def test_two_different_keys_are_refused(gate: Client, headers: list[tuple[str, str]]) -> None:
+    response = await gate.call("GET", "/anything", headers=headers)
+    assert_problem(response, 400, "bad_request")
+    for _, value in headers:
+        assert len(value) < 4 or value.removeprefix("Bearer ") not in response.body.decode()
+
+
+def basic(password: str, name: str = "me") -> dict[str, str]:
+    return {"authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+DOCS = ("/docs", "/docs/", "/docs/start.js", "/openapi.json")
+
+
+async def test_a_browser_may_read_the_docs_with_the_key_as_basic_password(gate: Client) -> None:
+    for path in DOCS:
+        for headers in (basic("key-of-all"), basic("key-of-all", ""), basic("key-of-all", "ü")):
+            for method in ("GET", "HEAD"):
+                assert (await gate.call(method, path, headers=headers)).body == b"all"
+        both = {**basic("key-of-all"), "x-service-key": "key-of-all"}
+        assert (await gate.call("GET", path, headers=both)).body == b"all"
+        other = {**basic("key-of-all"), "x-service-key": "key-of-caller"}
+        assert_problem(await gate.call("GET", path, headers=other), 400, "bad_request")
+        assert_problem(await gate.call("GET", path, headers=basic("key-of-caller")), 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    "value", ["Basic", "Basic ", "Basic key-of-all", "Basic !!!", "Basic \u00fc", "Digest x", "Basic bWU6d3Jvbmc="]
+)
+async def test_without_the_key_a_browser_is_told_to_ask_for_it(gate: Client, value: str) -> None:
+    for path in DOCS:
+        response = await gate.call("GET", path, headers={"authorization": value})
+        assert_problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == 'Basic realm="LLM Gateway", charset="UTF-8", Bearer'
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/docs"),
+        ("DELETE", "/docs/x"),
+        ("POST", "/openapi.json"),
+        ("GET", "/docsx"),
+        ("GET", "/openapi.json/"),
+        ("GET", "/api/v1/providers"),
+        ("POST", "/api/v1/providers"),
+        ("POST", "/api/v1/generate"),
+        ("GET", "/metrics"),
+        ("POST", "/"),
+    ],
+)
+async def test_basic_opens_nothing_else(gate: Client, method: str, path: str) -> None:
+    """A browser attaches it by itself, to requests that other sites make too."""
+    response = await gate.call(method, path, headers=basic("key-of-all"))
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "path", "allowed"),
+    [
+        ("caller", "POST", "/api/v1/generate", True),
+        ("caller", "GET", "/api/v1/generate", True),
+        ("caller", "POST", "/v1/chat/completions", True),
+        ("caller", "GET", "/v1/models", True),
+        ("caller", "GET", "/api/v1/providers", False),
+        ("caller", "GET", "/metrics", False),
+        ("caller", "GET", "/openapi.json", False),
+        ("caller", "GET", "/nothing", False),
+        ("caller", "POST", "/api/v1/generate/", False),
+        ("reader", "GET", "/api/v1/usage/summary", True),
+        ("reader", "HEAD", "/api/v1/providers", True),
+        ("reader", "GET", "/metrics", True),
+        ("reader", "POST", "/api/v1/generate", False),
+        ("reader", "POST", "/api/v1/providers", False),
+        ("reader", "PATCH", "/api/v1/providers/x", False),
+        ("reader", "DELETE", "/api/v1/providers/x", False),
+        ("reader", "OPTIONS", "/api/v1/providers", False),
+        ("both", "POST", "/api/v1/generate", True),
+        ("both", "GET", "/api/v1/usage/summary", True),
+        ("both", "POST", "/api/v1/providers", False),
+        ("owner", "POST", "/api/v1/generate", True),
+        ("owner", "GET", "/api/v1/usage/summary", True),
+        ("owner", "DELETE", "/api/v1/providers/x", True),
+    ],
+)
+async def test_scopes(gate: Client, key: str, method: str, path: str, allowed: bool) -> None:
+    response = await gate.call(method, path, headers={"x-service-key": f"key-of-{key}"})
+    if allowed:
+        assert (response.status, response.body) == (200, key.encode())
+    else:
+        assert_problem(response, 403, "forbidden")
+        assert response.headers["x-should-retry"] == "false"
+        assert f"key-of-{key}" not in response.body.decode()
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8200", "127.0.0.1", "127.0.0.1:8200", "[::1]", "[::1]:99", "localhost:1"]
+)
+async def test_dev_answers_to_local_hosts(gate: Client, host: str) -> None:
+    response = await gate.call("GET", "/x", headers={"x-service-key": "key-of-all"}, host=host)
+    assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:8200",
+        "127.0.0.1.evil.example",
+        "127.0.0.2",
+        "localhost:",
+        "localhost:8200:1",
+        "localhost, evil.example",
+        "[::1",
+        "0.0.0.0",
+        "user@localhost",
+    ],
+)
+async def test_dev_answers_to_no_other_host(gate: Client, host: str | None) -> None:
+    for path in ("/x", "/api/v1/health"):
+        response = await gate.call("GET", path, headers={"x-service-key": "key-of-all"}, host=host)
+        assert_problem(response, 403, "forbidden")
+        assert not host or host not in response.json["detail"] or host in "localhost, 127.0.0.1 or [::1]"
+        assert "LLM_GATEWAY_ALLOWED_HOSTS" in response.json["detail"]
+
+
+@pytest.mark.parametrize("host", ["gateway", "GATEWAY:8200", "box.internal:1"])
+async def test_dev_answers_to_hosts_that_are_allowed(host: str) -> None:
+    client = Client(own_hosts_gate(), "key-of-all")
+    assert (await client.call("GET", "/x", host=host)).status == 200
+
+
+@pytest.mark.parametrize("host", ["gateway.evil.example", "gateway:", "gateway:x", "gateway:1:2", "", None, "internal"])
+async def test_an_allowed_host_lets_no_other_in(host: str | None) -> None:
+    client = Client(own_hosts_gate(), "key-of-all")
+    assert_problem(await client.call("GET", "/x", host=host), 403, "forbidden")
+
+
+def own_hosts_gate() -> Gate:
+    names = frozenset({"gateway", "box.internal"})
+    return Gate(inside, Keyring(KEYS), local_only=True, log=ignore, allowed_hosts=names)
+
+
+async def test_production_answers_to_any_host() -> None:
+    client = Client(Gate(inside, Keyring(KEYS), local_only=False, log=ignore), "key-of-all")
+    assert (await client.call("GET", "/x", host="gateway.example")).status == 200
+
+
+async def test_the_dev_key_opens_dev_and_only_dev(gate: Client, app: Application) -> None:
+    assert (await Client(app, DEV_KEY).call("GET", "/api/v1/providers")).status == 200
+    assert_problem(await gate.call("GET", "/x", headers={"x-service-key": DEV_KEY}), 401, "unauthorized")
+
+
+async def test_open_paths_need_no_key_and_give_no_rights(gate: Client) -> None:
+    for path in OPEN_PATHS:
+        assert (await gate.call("GET", path)).body == b"nobody"
+        assert_problem(await gate.call("POST", path), 401, "unauthorized")
+
+
+@pytest.mark.parametrize("key", ["key-of-all", None])
+async def test_a_callers_request_id_is_the_one_it_sees(gate: Client, key: str | None) -> None:
+    client = Client(gate.app, key)
+    assert (await client.call("GET", "/x", headers={"x-request-id": "mine-1"})).headers["x-request-id"] == "mine-1"
+    without = await client.call("GET", "/x")
+    assert UUID(without.headers["x-request-id"]).version == 7
+    if key is None:
+        answer = await client.call("GET", "/x", headers={"x-request-id": "mine-1"})
+        assert answer.json["request_id"] == answer.headers["x-request-id"] == "mine-1"
+        assert without.json["request_id"] == without.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("own", ["", "with blank", "x" * 129, "tab\there", "umläut", "a\x00b"])
+async def test_an_unfit_request_id_is_not_echoed(gate: Client, own: str) -> None:
+    echoed = (await gate.call("GET", "/x", headers={"x-request-id": own})).headers["x-request-id"]
+    assert UUID(echoed).version == 7
+
+
+async def test_what_is_no_request_passes(gate: Client) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    await Gate(app, Keyring(KEYS), local_only=True, log=ignore)({"type": "lifespan"}, nothing, nothing)
+    assert seen == ["lifespan"]

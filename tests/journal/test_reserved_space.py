@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+
+from llm_gateway.domain.usage import AttemptRecord, Price, Tier, Usage, UsageRecord, encode_record
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.journal.frames import Kind, encode_frame
+from llm_gateway.journal.reserved_space import (
+    ERROR_CHARACTERS,
+    NAME_CHARACTERS,
+    UNBILLED_BYTES,
+    ReservedSpace,
+    UnbilledBuffer,
+    promised_bytes,
+)
+
+WORST = "\x01"
+"""A character that JSON writes as six."""
+MOST = 10**9
+LONG = 2**53
+
+
+def worst_usage() -> Usage:
+    return Usage(**dict.fromkeys(Usage.__struct_fields__, MOST))
+
+
+def worst_price() -> Price:
+    tiers: tuple[Tier, ...] = tuple((10**7 + n, 10**13) for n in range(3))
+    return Price(**dict.fromkeys(Price.__struct_fields__, tiers))
+
+
+def worst_intent(number: int, *, label: str) -> AttemptRecord:
+    return AttemptRecord(
+        id=new_id(),
+        provider_id=new_id(),
+        provider="p" * 63,
+        kind="anthropic",
+        model=f"{number}" * 200,
+        started_ms=1_700_000_000_000,
+        reserved_tokens=1,
+        limit_tokens=1,
+        usage=Usage(input_tokens=1, output_tokens=1),
+        cost_status="exact",
+    )
+
+
+def end(attempt: AttemptRecord, text: str) -> None:
+    """What an attempt's end can write at most."""
+    attempt.upstream_model = attempt.upstream_request_id = attempt.finish_reason = text * NAME_CHARACTERS
+    attempt.error = text * ERROR_CHARACTERS
+    attempt.sent, attempt.status = False, 599
+    attempt.usage, attempt.price, attempt.cost_status = worst_usage(), worst_price(), "estimated"
+    attempt.limit_tokens = attempt.cost_nanos = attempt.latency_ms = LONG
+
+
+@pytest.mark.parametrize("attempts", [1, 3, 9])
+@pytest.mark.parametrize("label", ["x", WORST * 256], ids=["short", "long"])
+@pytest.mark.parametrize("text", [WORST, "\N{FULL MOON SYMBOL}"], ids=["control", "moon"])
+def test_no_request_writes_more_than_it_was_promised(attempts: int, label: str, text: str) -> None:
+    record = UsageRecord(
+        id=new_id(),
+        at_ms=1_700_000_000_000,
+        instance=new_id(),
+        key_name="k",
+        user_id=label,
+        service=label,
+        task_type=label,
+        surface="generate",
+    )
+
+    def size(kind: Kind, what: AttemptRecord | UsageRecord) -> int:
+        return len(encode_frame(kind, record.id, encode_record(what)))
+
+    promised = written = 0
+    kept: list[AttemptRecord] = []
+    for number in range(attempts):
+        attempt = worst_intent(number, label=label)
+        record.attempts = [attempt]
+        promised += promised_bytes(size("I", record))
+        end(attempt, text)
+        written += size("O", attempt)
+        kept.append(attempt)
+    record.attempts = kept
+    record.outcome, record.status, record.error_code = "no_provider", 599, "journal_unavailable"
+    record.cache, record.provider, record.model = "bypass", kept[-1].provider, kept[-1].model
+    record.usage, record.cost_status = worst_usage(), "estimated"
+    record.cost_nanos = record.latency_ms = record.first_token_ms = LONG
+    written += size("S", record)
+
+    assert written <= promised
+    if (label, text) == ("x", WORST):
+        assert promised < 1.2 * written  # no more is set aside than may be needed
+
+
+def test_what_is_promised_is_kept_until_the_request_ends() -> None:
+    space = ReservedSpace(100)
+    assert (len(space), space.bytes_with(0), space.bytes_with(100), space.bytes_with(101)) == (0, 100, 100, 101)
+
+    space.promise("a", 80)
+    space.promise("b", 50)
+    space.promise("a", 7)
+    assert (len(space), space.bytes_with(3)) == (2, 140)
+
+    assert space.redeem("a")
+    assert not space.redeem("a")
+    assert (len(space), space.bytes_with(60)) == (1, 110)
+    assert not space.redeem("c")
+    assert space.redeem("b")
+    assert (len(space), space.bytes_with(101)) == (0, 101)
+
+
+def test_what_is_set_aside_is_bounded() -> None:
+    buffer = UnbilledBuffer()
+    assert not buffer
+
+    buffer.add(bytes(UNBILLED_BYTES - 1))
+    buffer.add(b"xy")
+    buffer.add(b"z")
+    buffer.add(b"z")
+
+    assert buffer
+    assert buffer.bytes == UNBILLED_BYTES == 8 * 1024 * 1024
+    frames, lost = buffer.take()
+    assert ([len(frame) for frame in frames], lost) == ([UNBILLED_BYTES - 1, 1], 2)
+    assert not buffer
+    assert buffer.bytes == 0
+    assert buffer.take() == ([], 0)
+
+
+def test_what_was_only_lost_is_something_to_tell() -> None:
+    buffer = UnbilledBuffer()
+    buffer.add(bytes(UNBILLED_BYTES + 1))
+
+    assert buffer
+    assert buffer.take() == ([], 1)

@@ -1,0 +1,94 @@
+"""Bodies that pass through to Gemini: whatever only the gateway or another vendor put into them is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_gateway.domain.conversation import Thinking
+from llm_gateway.protocols import gemini, gemini_embeddings
+from llm_gateway.protocols.gemini.pass_through import pass_on
+from llm_gateway.protocols.gemini.request_writer import NO_SIGNATURE
+from llm_gateway.protocols.gemini.thoughts import signature_of
+
+CLAUDES = signature_of(Thinking(text="Hm", signature="c2ln"))
+OPENAIS = signature_of(Thinking(redacted="gAAAAsealed"))
+CALL = {"functionCall": {"name": "f", "args": {"a_b": 1}}}
+RESULT = {"functionResponse": {"name": "f", "response": {}}}
+ASKED = {"role": "user", "parts": [{"text": "x"}]}
+
+
+def passed(*contents: Any, model: str = "gemini-2.5-pro", **fields: Any) -> Any:
+    """The contents that Gemini gets."""
+    document = {"contents": list(contents), **fields, "model": model}
+    found = pass_on(document, stream=False)
+    assert found == {**fields, "contents": found["contents"]}
+    return found["contents"]
+
+
+def said(*parts: Any) -> dict[str, Any]:
+    return {"role": "model", "parts": list(parts)}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        [ASKED],
+        [ASKED, said({"text": "Hm", "thought": True}, {"text": "y", "thoughtSignature": "Z2VtaW5p"})],
+        [ASKED, said({"text": "Hm", "thought": True, "thoughtSignature": "not base64!"})],
+        [ASKED, said(CALL), {"role": "user", "parts": [RESULT]}],
+        [ASKED, said({"newKind": 5}, "odd", None, 3), "odd", {"role": "model"}, {"role": "model", "parts": "odd"}],
+    ],
+)
+def test_what_is_gemini_s_or_unknown_stays_as_it_is(contents: list[Any]) -> None:
+    assert passed(*contents) == contents
+
+
+def test_other_fields_stay_and_the_model_goes_into_the_path() -> None:
+    assert passed(ASKED, cachedContent="cachedContents/1", newField=[1]) == [ASKED]
+    assert pass_on({"model": "m", "contents": "odd"}, stream=True) == {"contents": "odd"}
+
+
+@pytest.mark.parametrize("signature", [CLAUDES, OPENAIS])
+@pytest.mark.parametrize("field", ["thoughtSignature", "thought_signature"])
+def test_thoughts_of_other_vendors_are_left_out(signature: str, field: str) -> None:
+    thought = {"text": "Hm", "thought": True, field: signature}
+    assert passed(ASKED, said(thought, {"text": "y"})) == [ASKED, said({"text": "y"})]
+    assert passed(ASKED, said(thought), ASKED) == [ASKED, ASKED], "a content without parts would be refused"
+
+
+@pytest.mark.parametrize("call", [CALL, {"function_call": {"name": "f"}}])
+def test_calls_without_a_signature_get_one_where_the_model_wants_it(call: dict[str, Any]) -> None:
+    [_, content] = passed(ASKED, said({"text": "y"}, call, CALL), model="gemini-3-pro")
+    assert content["parts"] == [{"text": "y"}, {**call, "thoughtSignature": NO_SIGNATURE}, CALL]
+
+    signed = said({**call, "thoughtSignature": "Z2VtaW5p"}, CALL)
+    assert passed(ASKED, signed, model="gemini-3-pro") == [ASKED, signed], "the first of parallel calls has it"
+
+    foreign = {"text": "Hm", "thought": True, "thoughtSignature": CLAUDES}
+    [_, content] = passed(ASKED, said(foreign, call), model="gemini-3-pro")
+    assert content["parts"] == [{**call, "thoughtSignature": NO_SIGNATURE}]
+
+
+def test_a_request_is_not_changed_by_being_passed_on() -> None:
+    contents = [ASKED, said(CALL)]
+    passed(*contents, model="gemini-3-pro")
+    assert contents == [{"role": "user", "parts": [{"text": "x"}]}, {"role": "model", "parts": [CALL]}]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("m", "models/m"), ("models/m", "models/m"), ("tunedModels/m", "tunedModels/m"), ("org/m", "models/org/m")],
+)
+def test_embeddings_of_a_batch_name_the_model_each(model: str, name: str) -> None:
+    document = {"requests": [{"model": "models/other", "content": {}}, "odd"], "model": model}
+    assert gemini_embeddings.pass_on(document, stream=False) == {"requests": [{"model": name, "content": {}}, "odd"]}
+    assert gemini_embeddings.pass_on({"content": {}, "model": model}, stream=False) == {"content": {}}
+
+
+def test_embeddings_hold_no_conversation() -> None:
+    for descriptor in (gemini_embeddings.DESCRIPTOR, gemini_embeddings.BATCH):
+        assert not descriptor.is_translatable
+        assert descriptor.stream_writer is None
+    assert gemini.DESCRIPTOR.is_translatable

@@ -1,0 +1,57 @@
+"""Parallel calls that are told in turns, in protocols whose blocks are written one after the other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm_gateway.domain.conversation import Begin, Chunk, Finish, TextDelta, ToolBegin, ToolCall, ToolDelta
+from llm_gateway.domain.reply_assembler import ReplyAssembler
+from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
+from llm_gateway.protocols.contract import ReplyContext
+from llm_gateway.protocols.delta_serializer import DeltaSerializer
+from llm_gateway.sse import Splitter
+
+FIRST, SECOND = ToolBegin(call=0, id="call_a", name="a"), ToolBegin(call=1, id="call_b", name="b")
+TURNS: list[Chunk] = [
+    FIRST, SECOND,
+    ToolDelta(call=0, arguments='{"x":'), ToolDelta(call=1, arguments='{"y":'), TextDelta(text="and"),
+    ToolDelta(call=0, arguments="1}"), ToolDelta(call=1, arguments="2}"),
+]  # fmt: skip
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=1, document={})
+
+
+def test_what_comes_in_the_middle_of_a_call_waits() -> None:
+    delta_serializer = DeltaSerializer()
+    written = [each for chunk in TURNS for each in delta_serializer.take(chunk)]
+
+    assert written == [TURNS[0], TURNS[2], TURNS[5]]
+    assert delta_serializer.end() == [TURNS[1], TURNS[3], TURNS[6], TURNS[4]]
+    assert delta_serializer.end() == []
+
+
+def test_calls_that_come_one_after_the_other_do_not_wait() -> None:
+    chunks: list[Chunk] = [
+        TextDelta(text="so"), FIRST, ToolDelta(call=0, arguments="{"), ToolDelta(call=0, arguments="}"),
+        SECOND, ToolDelta(call=1, arguments="{}"), TextDelta(text="and"), Finish(reason="tool_calls"),
+    ]  # fmt: skip
+    delta_serializer = DeltaSerializer()
+
+    assert [delta_serializer.take(chunk) for chunk in chunks] == [[chunk] for chunk in chunks]
+    assert delta_serializer.end() == []
+
+
+@pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses, openai_chat])
+def test_no_argument_is_lost(protocol: object) -> None:
+    writer = protocol.StreamWriter(CONTEXT)  # type: ignore[attr-defined]
+    reader, assembler = protocol.StreamReader(), ReplyAssembler()  # type: ignore[attr-defined]
+    chunks = [Begin(id="1", model="m"), *TURNS, Finish(reason="tool_calls")]
+    body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
+    for event in Splitter(10_000_000).take(body):
+        for chunk in reader.take(event):
+            assembler.take(chunk)
+
+    parts = assembler.completion().choices[0].parts
+    calls = {part.name: json.loads(part.arguments) for part in parts if isinstance(part, ToolCall)}
+    assert calls == {"a": {"x": 1}, "b": {"y": 2}}

@@ -1,0 +1,140 @@
+"""Breakers: what opens them."""
+
+from __future__ import annotations
+
+import random as chance
+import time
+
+import pytest
+
+from llm_gateway.worker.pipeline.availability import ProviderAvailability
+from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker
+from tests.worker.pipeline.breaking import Clock, admitted, calls, opened, state
+
+
+def test_a_new_breaker_is_closed(breaker: CircuitBreaker) -> None:
+    assert state(breaker) == "closed"
+    assert breaker.retry_after_s() == 0.0
+    assert breaker.admit()
+
+
+def test_uses_the_real_clock_and_chance_by_default() -> None:
+    breaker = CircuitBreaker()
+    opened(breaker)
+    assert 23.0 < breaker.retry_after_s() <= 36.0
+    assert isinstance(ProviderAvailability(log=lambda *_, **__: None).breaker("p", "m"), CircuitBreaker)
+    assert (time.monotonic, chance.random) == (breaker._clock, breaker._random)
+
+
+def test_opens_on_the_fifth_failure_in_a_row(breaker: CircuitBreaker) -> None:
+    calls(breaker, "xxxx")
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+    assert breaker.admit() is None
+
+
+def test_a_success_breaks_the_row(breaker: CircuitBreaker) -> None:
+    calls(breaker, "xxxx.xxxx")
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
+def test_what_tells_nothing_does_not_break_the_row_and_is_no_failure(breaker: CircuitBreaker) -> None:
+    calls(breaker, "xxxx" + "-" * 30)
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
+def test_a_row_has_no_time_limit(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(4):
+        calls(breaker, "x")
+        clock.now += 3600
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
+def test_rate_needs_20_calls(breaker: CircuitBreaker) -> None:
+    calls(breaker, "xxx." * 4 + "xxx")
+    assert state(breaker) == "closed"
+    calls(breaker, ".")
+    assert state(breaker) == "open"
+
+
+def test_the_failure_rate_opens_it_at_half_of_the_calls(breaker: CircuitBreaker) -> None:
+    calls(breaker, "." * 20 + "x." * 19)
+    assert state(breaker) == "closed"
+    for _ in range(18):
+        calls(breaker, "xx.")
+    calls(breaker, "x")
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
+def test_rate_of_nine_in_twenty_stays_closed(breaker: CircuitBreaker) -> None:
+    calls(breaker, ".." + "x." * 9)
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
+def test_rate_of_half_is_judged_on_a_success_too(breaker: CircuitBreaker) -> None:
+    calls(breaker, "x." * 9 + "x")
+    assert state(breaker) == "closed"
+    calls(breaker, ".")
+    assert state(breaker) == "open"
+
+
+def test_rate_forgets_after_10_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
+    clock.now = 1000.9
+    calls(breaker, "x." * 9)
+    clock.now = 1009.999
+    calls(breaker, ".")
+    assert state(breaker) == "closed"
+    clock.now = 1010.0
+    calls(breaker, "x.x")
+    assert state(breaker) == "closed"
+    clock.now = 1019.9
+    calls(breaker, ".x" * 7 + ".x")
+    assert state(breaker) == "closed"
+    calls(breaker, ".")
+    assert state(breaker) == "open"
+
+
+def test_rate_counts_9_seconds_back(breaker: CircuitBreaker, clock: Clock) -> None:
+    calls(breaker, "x." * 9)
+    clock.now = 1009.999
+    calls(breaker, "x.")
+    assert state(breaker) == "open"
+
+
+@pytest.mark.parametrize("gap", [10, 11, 19, 20, 21, 1000])
+def test_rate_forgets_everything_in_a_long_silence(breaker: CircuitBreaker, clock: Clock, gap: int) -> None:
+    for second in range(10):
+        clock.now = 1000.0 + second
+        calls(breaker, "x" if second % 2 else ".")
+    clock.now = 1009.0 + gap
+    calls(breaker, ".x" * 9 + ".")
+    assert state(breaker) == "closed"
+
+
+def test_late_failures_of_concurrent_calls_open_once(breaker: CircuitBreaker, clock: Clock) -> None:
+    permits = [admitted(breaker) for _ in range(12)]
+    for permit in permits[:5]:
+        breaker.fail(permit)
+    assert breaker.retry_after_s() == 30.0
+    clock.now += 20
+    for permit in permits[5:11]:
+        breaker.fail(permit)
+    assert breaker.retry_after_s() == 10.0
+    breaker.succeed(permits[11])
+    assert state(breaker) == "open"
+    clock.now += 10
+    breaker.fail(admitted(breaker))
+    assert breaker.retry_after_s() == 60.0
