@@ -14,7 +14,7 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings
-from llm_gateway.settings_reader import REMOVED, descriptions, load_settings
+from llm_gateway.settings_reader import REMOVED, load_settings, setting_helps
 
 KEY = "k" * 32
 ENCRYPTION_KEY = "ab" * 32
@@ -68,8 +68,8 @@ def test_the_documentation_lists_every_setting_and_no_other() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    assert list(descriptions()) == list(Settings.__struct_fields__)
-    assert all(descriptions().values())
+    assert list(setting_helps()) == list(Settings.__struct_fields__)
+    assert all(found.form and found.text for found in setting_helps().values())
 
 
 def test_every_default_is_in_its_own_range(read: Read) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from dotenv.parser import Binding, parse_stream
@@ -62,9 +62,28 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
     return settings
 
 
-def descriptions() -> dict[str, str]:
-    """Return what each setting is, by field name."""
-    return {name: meta.description or "" for name, (_, meta) in _fields().items()}
+class SettingHelp(NamedTuple):
+    """A setting as `serve --help` shows it: what it is, the form of its value, its range, default and variable."""
+
+    form: str
+    text: str
+
+
+def setting_helps() -> dict[str, SettingHelp]:
+    """Return the help of each setting, by field name."""
+    defaults = Settings()
+    return {name: _help(name, kind, meta, getattr(defaults, name)) for name, (kind, meta) in _fields().items()}
+
+
+def _help(name: str, kind: object, meta: msgspec.Meta, default: object) -> SettingHelp:
+    is_choice = get_origin(kind) is Literal
+    form = "|".join(get_args(kind)) if is_choice else {int: "INT", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
+    text = meta.description or ""
+    if kind in (int, float):
+        text += f"; {_requirement(kind, meta)}"
+    if default not in (None, ""):
+        text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
+    return SettingHelp(form, f"{text} [{_variable(name)}]")
 
 
 def _fields() -> dict[str, tuple[Any, msgspec.Meta]]:
