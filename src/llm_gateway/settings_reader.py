@@ -77,7 +77,8 @@ def setting_helps() -> dict[str, SettingHelp]:
 
 def _help(name: str, kind: object, meta: msgspec.Meta, default: object) -> SettingHelp:
     is_choice = get_origin(kind) is Literal
-    form = "|".join(get_args(kind)) if is_choice else {int: "INT", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
+    forms: dict[object, str] = {int: "INT", float: "NUMBER", Path: "PATH"}
+    form = "|".join(get_args(kind)) if is_choice else forms.get(kind, "TEXT")
     text = meta.description or ""
     if kind in (int, float):
         text += f"; {_requirement(kind, meta)}"

@@ -64,8 +64,8 @@ def test_every_enabled_provider_is_in_the_tier_of_its_priority(providers: list[P
     assert sum(len(tier) for tier in made.tiers) == sum(p.is_enabled for p in providers)
 
 
-def embedded(**changes: object) -> Provider:
-    return provider("local", kind="local", models=("toy",), **{"priority": 0, **changes})
+def embedded(priority: int = 0) -> Provider:
+    return provider("local", kind="local", models=("toy",), priority=priority)
 
 
 def test_the_embedded_model_answers_while_it_is_the_only_provider() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from starlette.types import Receive, Scope, Send
 
@@ -16,7 +18,7 @@ async def inside(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise AssertionError
 
 
-async def detail(path: str, headers: dict[str, str | bytes], *, dev_key: str | None = None) -> str:
+async def detail(path: str, headers: Mapping[str, str | bytes], *, dev_key: str | None = None) -> str:
     keyring = Keyring([("all", "key-of-all", frozenset({"admin"}))])
     client = Client(Gate(inside, keyring, local_only=True, log=ignore, dev_key=dev_key), key=None)
     response = await client.call("GET", path, headers=headers)

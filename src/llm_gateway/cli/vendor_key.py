@@ -43,8 +43,8 @@ class VendorKey:
         if self.api_key is not None:
             raise CommandFailed(
                 "--api-key is not taken: on the command line other users can read the key, and the shell keeps it. "
-                "Export it and name the variable with --api-key-env OPENAI_API_KEY, pipe it in with --api-key-stdin, or "
-                "let --api-key-prompt ask for it.",
+                "Export it and name the variable with --api-key-env OPENAI_API_KEY, pipe it in with --api-key-stdin, "
+                "or let --api-key-prompt ask for it.",
                 USAGE,
             )
 

@@ -36,13 +36,15 @@ class Unsupported(Exception):
     """A provider's protocol cannot express what a conversation asks for, and leaving it out would change the answer.
 
     `field` is a field of `Conversation`, or a part of it in words of the canonical form (`n`, `logit_bias`, `audio`);
-    the client is told its own protocol's name for it (`field_names` of its descriptor).
+    the client is told its own protocol's name for it (`field_names` of its descriptor). Of a field that does not exist,
+    `known` are the fields beside it that do: one of them may be meant.
     """
 
-    def __init__(self, field: str, why: str) -> None:
+    def __init__(self, field: str, why: str, known: frozenset[str] = frozenset()) -> None:
         super().__init__(f"{field}: {why}")
         self.field = field
         self.why = why
+        self.known = known
 
 
 class Malformed(Exception):

@@ -173,5 +173,5 @@ class Failover:
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
         except Unsupported as error:
-            state.note_unsupported(candidate.provider.name, error.field, error.why)
+            state.note_unsupported(candidate.provider.name, error)
             return None
