@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -52,9 +52,17 @@ def unknown_field(place: tuple[str, ...], known: Iterable[str]) -> Invalid:
     return Invalid(sentence, loc=("body", *place), kind="extra_forbidden")
 
 
-def all_invalid(document: dict[str, Any], kind: type[msgspec.Struct], error: msgspec.ValidationError) -> Invalid:
-    """Return an error that names every mistake of a document, of which decoding into `kind` told the first, `error`."""
-    found = list(islice(_mistakes(document, kind), MOST_ERRORS))
+def all_invalid(
+    document: dict[str, Any],
+    kind: type[msgspec.Struct],
+    error: msgspec.ValidationError,
+    more: Iterable[Invalid] = (),
+) -> Invalid:
+    """Return an error that names every mistake of a document, of which decoding into `kind` told the first, `error`.
+
+    `more` are mistakes that `kind` does not know of.
+    """
+    found = list(islice(chain(_mistakes(document, kind), more), MOST_ERRORS))
     return Invalid.all_of(found) if found else invalid_request(error)
 
 

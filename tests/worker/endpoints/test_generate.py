@@ -177,12 +177,13 @@ async def test_all_mistakes_are_named_at_once_with_what_was_meant(world: World) 
         ("max_tokens", "value_error"),
         ("stream", "value_error"),
         ("user_id", "missing"),
+        ("prompt", "missing"),
     ]
     assert problem["detail"] == (
         "userId is not a field of this request. If user_id is meant, write that. "
         "promt is not a field of this request. If prompt is meant, write that. foo is not a field of this request. "
         "service must be text, not a whole number. max_tokens must be at most 8000. "
-        "stream must be true or false, not text. user_id is required."
+        "stream must be true or false, not text. user_id is required. prompt is required."
     )
 
 

@@ -97,7 +97,7 @@ class GenerateEndpoint(Endpoint):
             if "\0" in label:
                 raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
         if decoded.prompt is msgspec.UNSET and decoded.messages is None:
-            raise Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
+            raise _without_prompt()
         return decoded
 
     def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
@@ -181,4 +181,9 @@ def _decoded_otherwise(body: bytes) -> GenerateBody:
     try:
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        raise all_invalid(fields, GenerateBody, error) from None
+        has_prompt = "prompt" in fields or "messages" in fields
+        raise all_invalid(fields, GenerateBody, error, () if has_prompt else (_without_prompt(),)) from None
+
+
+def _without_prompt() -> Invalid:
+    return Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
