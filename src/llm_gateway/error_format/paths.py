@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 
 from llm_gateway.protocols.descriptor import MODEL
 from llm_gateway.protocols.registry import PROTOCOLS, paths_of
+from llm_gateway.suggestions import closest
 
 MANAGEMENT_PATHS = (
     "/api/v1/health",
@@ -29,37 +28,32 @@ MANAGEMENT_PATHS = (
     "/readyz",
 )
 """The documented paths of the control plane, which the data plane cannot ask for its routes."""
-LONGEST, LONGEST_COMPARED = 200, 64
-CLOSE = 0.8
 _PARAMETER = re.compile(r"\{\w+\}")
+LONGEST, MOST_SEGMENTS = 200, 8
+_PREFIXES = frozenset({"api", "v1", "v1beta", "v2", "openai", "anthropic", "gemini", "google", "llm", "gateway"})
+"""Segments before a resource: versions, and what hosts and vendors put in front of them."""
+_FAR = 1000
+_MISSPELT, _OTHER_PREFIX = 10, 1
+"""How far a path is from another one by one of its segments, or by all that comes before its resource."""
 
 
 def nothing_at(path: str, where: str = "docs/API.md lists what there is") -> str:
     """Return the message for a path that does not exist; `where` says where the paths are listed."""
     path = path.partition("?")[0]  # a client may have encoded the question mark before its key
     found = closest_path(path)
-    hint = f"if {found} is meant, call that" if found is not None else where
-    return f"There is nothing at {path[:LONGEST]}: {hint}."
+    hint = f"if {found} is meant, call that; " if found is not None else ""
+    return f"There is nothing at {path[:LONGEST]}: {hint}{where}."
 
 
 def closest_path(path: str) -> str | None:
     """Return the path that was probably meant: with its version, without a slash at its end, spelled right."""
-    if len(path) > LONGEST:
+    given = [segment for segment in path.split("/") if segment]
+    if len(path) > LONGEST or len(given) > MOST_SEGMENTS:
         return None
-    plain = "/" + "/".join(part for part in path.split("/") if part)
-    candidates = list(dict.fromkeys(_filled(template, plain) for template in _templates()))
-    lower = plain.lower()
-    for candidate in candidates:
-        if lower == candidate.lower() != path:
-            return candidate
-    tail = _tail(lower)
-    for candidate in candidates:
-        if tail and tail == _tail(candidate.lower()):
-            return candidate
-    if len(path) > LONGEST_COMPARED:
-        return None
-    found = get_close_matches(lower, candidates, n=1, cutoff=CLOSE)
-    return found[0] if found and found[0] != path else None
+    rated = [(_distance(given, template.split("/")[1:]), template) for template in _templates()]
+    distance, template = min(rated, key=lambda each: each[0])
+    found = _filled(template, given) if distance < _FAR else None
+    return found if found != path else None
 
 
 @cache
@@ -68,31 +62,43 @@ def _templates() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*ours, *(path for each in PROTOCOLS.values() for path in paths_of(each))]))
 
 
-def _tail(path: str) -> str:
-    """Return a path without what comes before its resource: hosts' and vendors' prefixes, and versions."""
-    parts = path.strip("/").split("/")
-    while len(parts) > 1 and parts[0] in _PREFIXES:
-        parts = parts[1:]
-    return "/".join(parts)
+def _resource(segments: list[str]) -> list[str]:
+    """Return a path's segments without those that come before its resource."""
+    while len(segments) > 1 and segments[0].lower() in _PREFIXES:
+        segments = segments[1:]
+    return segments
 
 
-_PREFIXES = frozenset({"api", "v1", "v1beta", "v2", "openai", "anthropic", "gemini", "google", "llm", "gateway"})
+def _distance(given: list[str], template: list[str]) -> int:
+    """Return how far a path is from a template; `_FAR` if it cannot be meant."""
+    own, known = _resource(given), _resource(template)
+    if len(own) != len(known):
+        return _FAR
+    distance = 0 if len(given) == len(template) and given[: -len(own)] == template[: -len(known)] else _OTHER_PREFIX
+    for segment, meant in zip(own, known, strict=True):
+        distance += _distance_of(segment, meant)
+    return distance
 
 
-def _filled(template: str, path: str) -> str:
+def _distance_of(segment: str, meant: str) -> int:
+    if MODEL in meant:
+        model, _, segment = segment.rpartition(":")
+        meant = meant.rpartition(":")[2]
+        if not model:
+            return _FAR
+    if segment == meant or _PARAMETER.fullmatch(meant):
+        return 0
+    return _MISSPELT if closest(segment, (meant,)) is not None else _FAR
+
+
+def _filled(template: str, given: list[str]) -> str:
     """Return a path's template with the path's own values in place of its parameters."""
-    start, names_model, method = template.partition(MODEL)
-    if names_model:
-        name = path.rpartition(":")[0].rpartition("models/")[2]
-        return f"{start}{name}{method}" if name else template
-    if "{" not in template:
-        return template
-    parts, given = template.split("/"), path.split("/")
-    if len(parts) != len(given):
-        return template
-    return "/".join(_pairs(parts, given))
-
-
-def _pairs(parts: list[str], given: list[str]) -> Iterator[str]:
-    for part, own in zip(parts, given, strict=True):
-        yield own if _PARAMETER.fullmatch(part) else part
+    own = _resource(given)
+    segments = template.split("/")
+    for place, meant in enumerate(segments[-len(own) :], start=len(segments) - len(own)):
+        value = own[place - len(segments)]
+        if MODEL in meant:
+            segments[place] = meant.replace(MODEL, value.rpartition(":")[0])
+        elif _PARAMETER.fullmatch(meant):
+            segments[place] = value
+    return "/".join(segments)
