@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import chain, islice
 from typing import Any
 
@@ -66,8 +67,14 @@ def all_invalid(
     return Invalid.all_of(found) if found else invalid_request(error)
 
 
+@cache
+def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the fields of a struct by their names in JSON; looking them up leaves a cycle of references each time."""
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
 def _mistakes(document: dict[str, Any], kind: type[msgspec.Struct]) -> Iterator[Invalid]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = _fields(kind)
     missing = [name for name, field in fields.items() if field.required and name not in document]
     for name in document:
         if name not in fields:
