@@ -34,7 +34,7 @@ def files() -> Durability:
 
 @pytest.fixture
 def spares() -> list[int]:
-    """The number of segments each time a spare was allocated."""
+    """Return a list of the number of segments each time a spare was allocated."""
     return []
 
 

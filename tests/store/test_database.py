@@ -71,7 +71,7 @@ def test_a_refused_url_is_not_repeated() -> None:
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"cannot be made \(.*\): set LLM_GATEWAY_DATA_DIR"):
+    with pytest.raises(ConfigurationError, match=r"cannot be created \(.*\): set LLM_GATEWAY_DATA_DIR"):
         Database.open(f"sqlite:///{tmp_path}/file/gateway.db")
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_unavailable_and_at_the_start_a_mistake(tmp_path: Path
     assert database.check() is False
     with pytest.raises(StoreUnavailable), database.read():
         pass
-    with pytest.raises(ConfigurationError, match="no SQLite database or damaged: put a good one there"):
+    with pytest.raises(ConfigurationError, match="is damaged or not a SQLite database: restore a backup"):
         database.migrate()
     database.close()
 

@@ -52,7 +52,7 @@ def test_what_writing_and_reading_sqlite_says(tmp_path: Path, wrapped: bool) -> 
     path.write_text("x" * 5000)
     error = said(sqlite_error(path, "SELECT 1 FROM sqlite_master"), wrapped=wrapped)
     assert isinstance(error, ConfigurationError)
-    assert "no SQLite database or damaged" in str(error)
+    assert "damaged or not a SQLite database" in str(error)
 
 
 def test_the_servers_own_words_are_in_the_error() -> None:

@@ -91,7 +91,7 @@ def test_other_keys_are_refused_without_repeating_them(entry: str) -> None:
         parse_keys(f"{OLD.hex()},{entry}")
     assert (
         str(caught.value)
-        == "Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not 32 bytes in base64 or hex: put the key there as it was made."
+        == "Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not 32 bytes in base64 or hex: copy the whole key again."
     )
 
 
@@ -137,4 +137,4 @@ def test_key_file_with_something_else_in_it(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         load_or_create_key_file(path)
-    assert str(caught.value) == f"Key 1 of {path} is not 32 bytes in base64 or hex: put the key there as it was made."
+    assert str(caught.value) == f"Key 1 of {path} is not 32 bytes in base64 or hex: copy the whole key again."

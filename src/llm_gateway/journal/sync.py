@@ -97,7 +97,7 @@ class AioSyncer:
         if self._is_closed:
             return
         if self._then is not None:
-            raise RuntimeError("Another sync is running.")
+            raise RuntimeError("Another sync is already running.")
         self._todo, self._then, self._failed = [*fds], then, None
         self._submit()
 
