@@ -64,9 +64,8 @@ async def write_journal(data_dir: Path, count: int) -> tuple[list[UsageRecord], 
     settled, cut_off = [], []
     for number in range(count):
         record = made_up_record(number)
-        intent = msgspec.structs.replace(
-            record, usage=Usage(), cost_nanos=0
-        )  # usage and cost are the attempt's upper bound
+        # Usage and cost of an intent are only in its attempt, as the upper bound.
+        intent = msgspec.structs.replace(record, usage=Usage(), cost_nanos=0)
         await journal.intent(record.id, encode_record(intent))
         if number % CUT_OFF_EVERY:
             journal.settle(record.id, encode_record(record))
