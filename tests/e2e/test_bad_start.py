@@ -217,7 +217,7 @@ def foreign(path: Path) -> None:
 
 UNFIT: list[tuple[Callable[[Path], object], str]] = [
     (newer, "at version '9999', which a newer llm-gateway made: install that version"),
-    (foreign, "does not take the gateway's tables (table providers already exists): set LLM_GATEWAY_DATABASE_URL"),
+    (foreign, "does not accept the gateway's tables (table providers already exists): set LLM_GATEWAY_DATABASE_URL"),
     (lambda path: path.write_text("Dear diary"), "is damaged or not a SQLite database: restore a backup, or set"),
     (Path.mkdir, "is not a writable file in a writable directory"),
 ]

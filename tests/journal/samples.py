@@ -155,7 +155,7 @@ class Database:
 
 
 class FailingFileSystem(FileSystem):
-    """A file system that counts writes and syncs, fails the calls in `fails`, and delays syncs until `gate` is set.
+    """A file system that counts writes and syncs, and fails the calls in `fails`; syncs wait for `syncs_allowed`.
 
     `by_kernel`: sync by Linux AIO, else in a thread.
     """
@@ -168,8 +168,8 @@ class FailingFileSystem(FileSystem):
         self.open_fds: set[int] = set()
         self.fails: dict[str, int] = {}
         self.most_at_once: int | None = None
-        self.gate = threading.Event()
-        self.gate.set()
+        self.syncs_allowed = threading.Event()
+        self.syncs_allowed.set()
 
     def create(self, path: Path, size: int, *, durable: bool) -> int:
         self._fail("create")
@@ -184,7 +184,7 @@ class FailingFileSystem(FileSystem):
         return super().write(fd, data[: self.most_at_once], offset)
 
     def sync(self, fd: int) -> None:
-        if not self.gate.wait(10):
+        if not self.syncs_allowed.wait(10):
             raise TimeoutError
         self.syncs += 1
         self._fail("sync")
@@ -224,13 +224,13 @@ class FailingAio(AioContext):
 
     def submit(self, fds: Sequence[int]) -> int:
         self._files.syncs += len(fds)
-        if self._files.gate.is_set():
+        if self._files.syncs_allowed.is_set():
             return super().submit(fds)
         threading.Thread(target=self._submit_later, args=[[*fds]], daemon=True).start()
         return len(fds)
 
     def _submit_later(self, fds: list[int]) -> None:
-        assert self._files.gate.wait(10)
+        assert self._files.syncs_allowed.wait(10)
         assert super().submit(fds) == len(fds)
 
     def results(self) -> list[int]:

@@ -139,7 +139,9 @@ async def test_no_spare_is_allocated_after_closing(tmp_path: Path, files: Durabi
     for number, is_waited_for in enumerate((True, False)):
         files.fails.clear()
         directory = WriterDir.make(tmp_path / "journal" / f"writer-{number}")
-        writer = SegmentWriter(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.gate.set)
+        writer = SegmentWriter(
+            directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.syncs_allowed.set
+        )
         if is_waited_for:
             await until(lambda: writer.has_failed)  # noqa: B023 - called within this round
         await writer.close()

@@ -206,10 +206,10 @@ def test_stopping_waits_for_the_database_at_most_its_timeout(
 
 
 def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Heard) -> None:
-    gate = threading.Event()
+    released = threading.Event()
 
     def hang(_: list[UsageRecord]) -> None:
-        gate.wait(10)
+        released.wait(10)
 
     shipper = Shipper(journal, hang, log=heard)
     shipper.start()
@@ -221,7 +221,7 @@ def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Hear
 
     with pytest.raises(BlockingIOError):
         WriterDir(journal.directory.path)
-    gate.set()
+    released.set()
 
 
 def test_a_directory_that_cannot_be_deleted_is_logged(journal: Journal, heard: Heard, shipper: Shipper) -> None:

@@ -137,24 +137,24 @@ async def test_an_intent_is_written_with_the_entries_waiting_before_it(
 async def test_durable_waits_only_for_the_write_unless_fsync_is_always(
     open_writer: Open, files: FailingFileSystem, fsync: Fsync
 ) -> None:
-    files.gate.clear()
+    files.syncs_allowed.clear()
     writer = open_writer(fsync)
     writer.settle(request_id(1), settled(1))
 
     await asyncio.wait_for(writer.durable(), 1)
 
     assert on_disk(writer) == [("S", 1)]
-    files.gate.set()
+    files.syncs_allowed.set()
 
 
 async def test_durable_waits_for_the_sync_if_fsync_is_always(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    files.gate.clear()
+    files.syncs_allowed.clear()
     writer.settle(request_id(1), settled(1))
     waiter = asyncio.ensure_future(writer.durable())
     assert await is_waiting(waiter)
 
-    files.gate.set()
+    files.syncs_allowed.set()
 
     await asyncio.wait_for(waiter, 1)
     assert files.syncs == 1
@@ -162,7 +162,7 @@ async def test_durable_waits_for_the_sync_if_fsync_is_always(open_writer: Open, 
 
 async def test_entries_appended_during_a_sync_share_the_next_one(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    files.gate.clear()
+    files.syncs_allowed.clear()
     waiters = []
     for number in range(5):
         writer.settle(request_id(number), settled(number))
@@ -170,7 +170,7 @@ async def test_entries_appended_during_a_sync_share_the_next_one(open_writer: Op
         await asyncio.sleep(0.01)
     assert len(files.writes) == 5
 
-    files.gate.set()
+    files.syncs_allowed.set()
     await asyncio.gather(*waiters)
 
     assert files.syncs == 2
@@ -211,12 +211,12 @@ async def test_durable_without_new_entries_does_not_suspend(open_writer: Open, f
 
 async def test_a_cancelled_waiter_does_not_cancel_the_others(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    files.gate.clear()
+    files.syncs_allowed.clear()
     writer.settle(request_id(1), settled(1))
     gone, stays = asyncio.ensure_future(writer.durable()), asyncio.ensure_future(writer.durable())
     await asyncio.sleep(0.01)
     gone.cancel()
-    files.gate.set()
+    files.syncs_allowed.set()
 
     await asyncio.wait_for(stays, 1)
     assert gone.cancelled()

@@ -65,7 +65,7 @@ def test_the_postgres_servers_message_is_in_the_error() -> None:
     )
     error = said(ProgrammingError("CREATE …", None, ServerGone("permission denied for schema public.")), wrapped=False)
     assert isinstance(error, ConfigurationError)
-    assert "does not take the gateway's tables (permission denied for schema public)" in str(error)
+    assert "does not accept the gateway's tables (permission denied for schema public)" in str(error)
 
 
 def test_an_error_without_a_message_is_named_by_its_class() -> None:

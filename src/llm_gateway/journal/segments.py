@@ -6,14 +6,14 @@
 
 The life of a segment file (`segment_writer.py` and `writer.py` move it on, `directory_transfer.py` deletes it):
 
-    no space: try again after 0.5 s
-         +---+
-         |   v
-        (none) -- allocated --> spare -- rotate: current is full --> current -- rotate --> retired
-                                  |      or a sync failed                                     |
-                                  | writer closes                            synced, or sync failed: closed
-                                  v                                                           v
-                               deleted <-- shipped, no open request has entries in it --- complete
+    none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> deleted
+     ^ |                    |
+     '-' no space:          '-- the writer closes --> deleted
+         0.5 s later
+
+rotate:  the current segment is full, or a sync failed.
+retired: stays open until it is synced. After a failed sync it is closed at once: its entries are written again.
+shipped: the shipper has read past it, and no open request has entries in it.
 """
 
 from __future__ import annotations

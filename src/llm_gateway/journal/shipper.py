@@ -3,12 +3,14 @@
 While the database is down, records wait in the journal's files; memory never holds more than one batch. Records are
 stored once by their id, so starting again at the checkpoint counts nothing twice.
 
-    start() --> shipping -- everything written is stored --> idle -- 0.15 s, or flush() --> shipping
-                 ^    |
-                 |    +-- StoreUnavailable: keep the position ---------+
-                 |    +-- any other error: go back to the checkpoint --+--> backing off (0.1 s, doubled up to 5 s)
-                 |                                                                |
-                 +------------------------- time is over, or flush() -------------+
+    start() --> shipping -- all written entries are stored --> idle
+                 ^ ^ |                                          |
+                 | '-+----------- 0.15 s, or flush() -----------'
+                 |   |
+                 |   | StoreUnavailable: keep the position
+                 |   | any other error: go back to the checkpoint
+                 |   v
+                 '-- backing off (0.1 s, doubled up to 5 s), or flush()
 
     stop(): ends once everything written is stored, or at its timeout. Nothing else ends the thread.
 """

@@ -53,13 +53,14 @@ def _explanation(error: BaseException | None, place: str) -> ConfigurationError 
         return ConfigurationError(f"{place} cannot be written ({reason}): free space, or set {SETTING}.")
     if code in _OPENING:
         return ConfigurationError(
-            f"{place} cannot be opened ({reason}): let the gateway write it and its directory, or set {SETTING}."
+            f"{place} cannot be opened ({reason}): "
+            f"give the gateway write access to it and its directory, or set {SETTING}."
         )
     return _foreign(place, reason)
 
 
 def _foreign(place: str, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"{place} does not take the gateway's tables ({reason}): set {SETTING} to another one.")
+    return ConfigurationError(f"{place} does not accept the gateway's tables ({reason}): set {SETTING} to another one.")
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -60,15 +60,21 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families; prometheus-client calls this at each scrape."""
         requests = CounterMetricFamily(
-            "llm_gateway_requests", "Requests by end", labels=["surface", "outcome", "error_code"]
+            "llm_gateway_requests", "Finished requests", labels=["surface", "outcome", "error_code"]
         )
         for labels, count in list(self._requests.items()):
             requests.add_metric(labels, count)
-        attempts = CounterMetricFamily("llm_gateway_attempts", "Upstream calls", labels=["provider", "model", "status"])
+        attempts = CounterMetricFamily(
+            "llm_gateway_attempts", "Calls to providers", labels=["provider", "model", "status"]
+        )
         for (provider, model, status), count in list(self._attempts.items()):
             attempts.add_metric([provider, model, str(status or "none")], count)
-        tokens = CounterMetricFamily("llm_gateway_tokens", "Tokens bought", labels=["provider", "model", "direction"])
-        cost = CounterMetricFamily("llm_gateway_cost_usd", "Money spent, USD", labels=["provider", "model"])
+        tokens = CounterMetricFamily(
+            "llm_gateway_tokens", "Tokens billed by providers", labels=["provider", "model", "direction"]
+        )
+        cost = CounterMetricFamily(
+            "llm_gateway_cost_usd", "Cost billed by providers, USD", labels=["provider", "model"]
+        )
         for (provider, model), (tokens_in, tokens_out, nanos) in list(self._tokens.items()):
             tokens.add_metric([provider, model, "input"], tokens_in)
             tokens.add_metric([provider, model, "output"], tokens_out)
