@@ -69,7 +69,7 @@ def test_a_refused_record_is_quarantined_and_the_rest_of_its_batch_stored(
     assert decode_record(msgspec.json.encode(kept["record"])) == record(5, attempt("a"), user_id="b")
     assert heard.events == [
         (
-            "the database refused a usage record: moved to the quarantine file",
+            "a usage record cannot be stored: moved to the quarantine file",
             {
                 "level": "error",
                 "request_id": request_id(5),

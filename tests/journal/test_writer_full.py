@@ -115,7 +115,7 @@ async def test_unbilled_records_do_not_use_the_reserve(
     await until(lambda: writer.written.entries == before + 1 + many - 3)
 
     assert (
-        "usage records of unbilled requests were dropped: no disk space",
+        "usage records of unbilled requests were dropped: the disk was full",
         {"level": "error", "count": 3},
     ) in heard.events
     assert await accepts(writer, 4)

@@ -111,7 +111,7 @@ class Quarantine:
         except OSError as error:
             raise StoreUnavailable(f"{self._path} cannot be written ({error.strerror}).") from error
         self._log(
-            "the database refused a usage record: moved to the quarantine file",
+            "a usage record cannot be stored: moved to the quarantine file",
             level="error",
             request_id=request_id,
             reason=reason,

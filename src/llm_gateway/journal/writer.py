@@ -258,7 +258,7 @@ class JournalWriter:
     def _append_unbilled(self) -> None:
         frames, lost = self._unbilled.take()
         if lost:
-            self._log("usage records of unbilled requests were dropped: no disk space", level="error", count=lost)
+            self._log("usage records of unbilled requests were dropped: the disk was full", level="error", count=lost)
         self._waiting += frames
         self.appended += len(frames)
 
