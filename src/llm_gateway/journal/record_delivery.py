@@ -31,8 +31,9 @@ Sink: TypeAlias = Callable[[list[UsageRecord]], None]
     def sink(records: list[UsageRecord]) -> None:
         usage_store.write(records, throttle)
 
-Called: from one background thread at a time, never from the event loop, with 1 to BATCH_RECORDS records, in the order
-their requests ended. The next batch comes after the call returned. Not called with an empty list, nor after shutdown.
+Called: by the replay at startup, before requests are served, then from the shipper's background thread, one call after
+the other. Each gets 1 to BATCH_RECORDS records in the order their requests ended. Never called with an empty list, nor
+after the shipper has stopped.
 
 Returns: all records are stored durably, in one transaction. A record that is stored already (same id) is skipped: after
 a crash or an error the same records are sent again.
