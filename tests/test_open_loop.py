@@ -211,7 +211,7 @@ class TestTrees:
     def test_a_folder_that_is_no_checkout_is_refused(self, tmp_path: Path) -> None:
         done = _bench("tail", "--tree", str(tmp_path))
         assert done.returncode == 2
-        assert "is no checkout of this project: it has no src/llm_gateway" in done.stderr
+        assert "is not a checkout of this project: it has no src/llm_gateway" in done.stderr
 
     @linux
     @pytest.mark.parametrize("bench", ["tail", "compare"])

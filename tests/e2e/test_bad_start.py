@@ -217,9 +217,9 @@ def foreign(path: Path) -> None:
 
 UNFIT: list[tuple[Callable[[Path], object], str]] = [
     (newer, "at version '9999', which a newer llm-gateway made: install that version"),
-    (foreign, "does not take the gateway's tables (table providers already exists): set LLM_GATEWAY_DATABASE_URL"),
-    (lambda path: path.write_text("Dear diary"), "no SQLite database or damaged: put a good one there, or set"),
-    (Path.mkdir, "is not a file that can be written"),
+    (foreign, "does not accept the gateway's tables (table providers already exists): set LLM_GATEWAY_DATABASE_URL"),
+    (lambda path: path.write_text("Dear diary"), "is damaged or not a SQLite database: restore a backup, or set"),
+    (Path.mkdir, "is not a writable file in a writable directory"),
 ]
 
 
@@ -239,7 +239,7 @@ def test_a_database_that_cannot_be_written(tmp_path: Path, data: Path) -> None:
     (data / "gateway.db").chmod(0o400)
     refusal = refused(tmp_path, *as_usual_user())
     assert refusal.code == 78
-    assert "is not a file that can be written" in refusal.sentence
+    assert "is not a writable file in a writable directory" in refusal.sentence
 
 
 def test_a_database_that_another_process_holds(tmp_path: Path, data: Path) -> None:
