@@ -1,4 +1,4 @@
-"""`reprice`: stored usage at the prices in force now."""
+"""Command `reprice`: recalculate the cost of stored usage records with the current prices."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _milliseconds(moment: datetime) -> int:
 
 @contextmanager
 def _progress(since_ms: int, until_ms: int) -> Iterator[Callable[[RepriceReport], None]]:
-    """A bar on standard error if it is a terminal: how far the run has come in time."""
+    """Show a progress bar on standard error if that is a terminal; the yielded function updates it."""
     if not sys.stderr.isatty():
         yield lambda _report: None
         return

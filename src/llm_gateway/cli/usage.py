@@ -1,4 +1,4 @@
-"""`usage`: what was asked for and what it cost."""
+"""Commands `usage …`: report requests, tokens and cost, in total and by provider, service or customer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SUMMARY = (
 
 
 def usage_app(arguments: Sequence[str] = ()) -> App:
-    """The commands of this noun. `replay` needs half of the gateway, and is loaded only when it is called."""
+    """Build the commands `usage …`. `replay` imports much of the gateway, so that it is imported only when called."""
     app = App(name="usage")
     app.default(report)
     app.command(summary)
@@ -114,7 +114,7 @@ def summary(*, days: Days = 30, json: Json = False, gateway: Address = HERE) -> 
 
 
 def _total(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dict[str, Any]:
-    """The sums, except of what cannot be summed; the money as whole nano-dollars, so that it is exact."""
+    """Return the totals of the columns that can be summed. Cost is summed in whole nano-dollars, which is exact."""
     summed = {"request_count": 0, "total_tokens": 0}
     for name in summed:
         summed[name] = sum(row.get(name, 0) for row in rows)

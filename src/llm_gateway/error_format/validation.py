@@ -22,7 +22,7 @@ BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
 def invalid_request(error: msgspec.ValidationError) -> Invalid:
-    """The field that does not fit, with its place, from msgspec's sentence ("Expected `int` <= 8000 - at `$.n`")."""
+    """Return the error for a field, parsed from msgspec's sentence ("Expected `int` <= 8000 - at `$.n`")."""
     found = _WHERE.fullmatch(str(error))
     text, path = (found[1], found[3]) if found else (str(error), "")
     parts = [part for part in path.split(".") if part]
@@ -35,7 +35,7 @@ def invalid_request(error: msgspec.ValidationError) -> Invalid:
 
 
 def _demand(text: str) -> str:
-    """What a value must be."""
+    """Return the end of the sentence that starts with the field: the requirement it does not meet."""
     if found := _TYPE.fullmatch(text):
         wanted = " or ".join(NOUNS.get(name, name) for name in found[1].split(" | "))
         return f"must be {wanted}, not {NOUNS.get(found[2], found[2])}"

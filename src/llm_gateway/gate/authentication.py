@@ -1,4 +1,7 @@
-"""Authenticate callers by their key and check its scope, in one ASGI layer before every route, known or not."""
+"""ASGI middleware that authenticates a request by its service key and checks the key's scope.
+
+It runs before routing, so that unknown paths need a key, too.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
-"""What makes a browser ask for the key (RFC 7617)."""
+"""The challenge that makes a browser prompt for the key (RFC 7617)."""
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -29,7 +32,7 @@ _LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGN
 
 
 class Keyring:
-    """Known keys, compared as keyed hashes of the whole key, so that timing tells nothing about their content."""
+    """The configured service keys. Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key."""
 
     def __init__(self, keys: Iterable[tuple[str, str, frozenset[str]]]) -> None:
         self._pepper = secrets.token_bytes(32)
@@ -39,15 +42,15 @@ class Keyring:
         return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
 
     def find(self, key: bytes) -> Caller | None:
-        """The caller this key belongs to."""
+        """Return the caller to whom this key belongs, None for an unknown key."""
         return self._callers.get(self._hash(key))
 
 
 class Gate:
-    """Lets a request through to `app` when its key is known and may do what it asks.
+    """ASGI middleware that passes a request to `app` if its key is known and has the required scope.
 
-    `local_only` (dev): only Host `localhost`, `127.0.0.1` or `[::1]`, so that no web page can reach the gateway by
-    rebinding a name. `log` takes the lines of requests that get an error, here or behind the gate.
+    `local_only` (dev) accepts only the hosts `localhost`, `127.0.0.1` and `[::1]`, which protects against web pages
+    that reach loopback by DNS rebinding. `log` takes the lines of requests that fail here or in `app`.
     """
 
     def __init__(self, app: ASGIApp, keyring: Keyring, *, local_only: bool, log: Callable[..., None]) -> None:
@@ -57,7 +60,7 @@ class Gate:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Authenticate an HTTP request; pass other ASGI events on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -105,10 +108,10 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
 
 
 def opens_with_basic(method: str, path: str) -> bool:
-    """Whether the key may come as the password of Basic credentials: only where a person reads in a browser.
+    """Return True if the key can be the password of Basic credentials: on the documentation's pages only.
 
-    A browser attaches them by itself, to requests that other sites make too, so nothing that changes or costs anything
-    takes them.
+    Browsers attach Basic credentials by themselves, also to requests that other sites cause, so that operations with
+    an effect or a cost must not accept them.
     """
     return method in ("GET", "HEAD") and (path in (DOCS_PATH, DOCUMENT_PATH) or path.startswith(DOCS_PATH + "/"))
 
@@ -150,7 +153,7 @@ def _password(credentials: bytes) -> bytes:
 
 
 def scope_needed(method: str, path: str) -> str:
-    """What a key must be allowed to do for this request."""
+    """Return the scope that this request requires: `call`, `read` or `admin`."""
     if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
         return "call"
     return "read" if method in ("GET", "HEAD") else "admin"
