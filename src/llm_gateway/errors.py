@@ -18,7 +18,7 @@ GatewayError
 ├─ RequestExceedsLimit       429  request_exceeds_limit       larger than every limit, do not retry
 ├─ InternalError             500  internal_error              a defect of the gateway
 ├─ ProviderFailed            502  provider_error              retry: attempts were made and the last failed
-├─ NoProvider                503  no_provider                 none enabled, or a pinned override's is not
+├─ NoProvider                503  no_provider                 none enabled, or not the one of a pinned override
 ├─ ProvidersUnavailable      503  providers_unavailable       retry: all circuit breakers are open
 ├─ Overloaded                503  overloaded                  retry: too many requests in flight, or stopping
 ├─ JournalUnavailable        503  journal_unavailable         retry: usage cannot be recorded (disk full)
@@ -163,7 +163,7 @@ class UnknownModel(GatewayError):
 
 
 class NoProvider(GatewayError):
-    """No provider is enabled, or an override without fallback names a disabled or deleted one."""
+    """No provider is enabled, or an override without fallback names a provider or model that is not."""
 
     status, code, title = 503, "no_provider", "No provider"
     default_retry_after_s = 30.0
