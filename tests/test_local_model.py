@@ -184,7 +184,7 @@ def test_a_child_without_a_parent_does_not_start() -> None:
     assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=WAIT_S).returncode == 0
 
 
-async def test_a_child_that_cannot_start_is_retried_three_times(tmp_path: Path) -> None:
+async def test_a_child_that_cannot_start_is_tried_three_times(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")
     log = Log()

@@ -13,7 +13,7 @@ from llm_gateway.process import protect_process
 
 STDERR = 2
 COMPLAINT_S = 1.0
-"""Seconds to wait for room in a full stderr pipe before the error message is dropped."""
+"""Seconds to wait for space in a full stderr pipe before the error message is dropped."""
 
 
 def main() -> int:

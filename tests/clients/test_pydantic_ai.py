@@ -118,7 +118,7 @@ async def test_a_schema_beside_tools(llmock: LLMock, surface: Surface) -> None:
 
 @SURFACES
 @pytest.mark.usefixtures("vendor")
-async def test_errors_are_the_librarys_own(llmock: LLMock, surface: Surface) -> None:
+async def test_errors_raise_the_librarys_own_exceptions(llmock: LLMock, surface: Surface) -> None:
     llmock.fail(400, message="too odd", times=None)
 
     with pytest.raises(ModelHTTPError, match="too odd") as refused:

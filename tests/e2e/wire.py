@@ -31,7 +31,7 @@ class Answer:
 
 
 class Wire:
-    """One TCP connection."""
+    """A TCP connection to the gateway."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)

@@ -40,7 +40,7 @@ def check(*, json: Json = False) -> None:
 
     It looks at settings, data directory, database, encryption keys, port and model, and changes nothing.
 
-    Ends with 78 if a setting does not fit, with 1 if something else stands in the way.
+    The exit code is 78 for invalid settings and 1 for any other problem.
 
     ```sh
     llm-gateway check

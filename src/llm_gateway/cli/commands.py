@@ -119,7 +119,7 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
 
     @cli.command(group=own)
     def completion(shell: Shell = "bash", /) -> None:
-        """Print what makes a shell complete these commands.
+        """Print the completion script of a shell.
 
         ```sh
         llm-gateway completion bash > ~/.local/share/bash-completion/completions/llm-gateway

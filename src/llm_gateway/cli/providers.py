@@ -176,8 +176,8 @@ def add(
 ) -> None:
     """Add a provider. It is used from the next request on.
 
-    The vendor's API key is asked for on a terminal, and read from standard input elsewhere. It is stored encrypted and
-    never shown again.
+    On a terminal the command prompts for the vendor's API key; elsewhere it reads the key from standard input. The key
+    is stored encrypted and never shown again.
 
     ```sh
     llm-gateway providers add openai --model gpt-4o-mini
@@ -209,7 +209,7 @@ def update(
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Change a provider. What is not named stays as it is, its key too.
+    """Change a provider. Options that are not given change nothing, nor does the key.
 
     ```sh
     llm-gateway providers update openai --priority 5

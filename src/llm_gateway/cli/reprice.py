@@ -45,8 +45,8 @@ def reprice(
 ) -> None:
     """Give stored usage the prices in force now.
 
-    This is for prices that were wrong or missing when it was recorded. It works on the settings' database, in small
-    steps; a gateway may be running. It can be stopped and begun again.
+    Use it for prices that were wrong or missing when the usage was recorded. It works on the settings' database in
+    small steps, while a gateway can keep running. An interrupted run can be repeated.
 
     ```sh
     llm-gateway reprice --since 2026-11-01 --dry-run

@@ -71,7 +71,7 @@ def report(
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Report what was asked for and what it cost: a summary, or a line for each provider, service or customer.
+    """Report requests, tokens and cost: a summary, or a line for each provider, service or customer.
 
     ```sh
     llm-gateway usage

@@ -33,7 +33,7 @@ class Health(BaseModel):
 
 
 class ProviderHealth(BaseModel):
-    """One configured provider."""
+    """A configured provider and its number of models."""
 
     name: str
     display_name: str
