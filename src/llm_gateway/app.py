@@ -74,6 +74,9 @@ class Application:
     async def _start(self) -> None:
         """Open the stores, the embedded model, the journal and the worker, and start the periodic tasks.
 
+        The exit stack closes them in reverse order. The worker ends first, so that the journal gets all its records;
+        then the journal is closed, and the shipper moves the last records to the database before that closes.
+
         Raises:
             ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
             StoreUnavailable: the database does not answer.
@@ -108,6 +111,7 @@ class Application:
         self._serving = True
 
     def _build_worker(self, control: Control, journal: JournalWriter, shipper: Shipper) -> tuple[Worker, Metrics]:
+        """Build the data plane, and the metrics that count its usage records."""
         settings, configuration, loop = self._settings, control.configuration, asyncio.get_running_loop()
         quarantined = QuarantineCount(quarantine_file(control.path))
         metrics = Metrics(

@@ -164,6 +164,7 @@ class LocalModel:
             self._keeper = None
 
     async def _keep(self) -> None:
+        """Start the child, and start it again each time it ends; the module's docstring draws the states."""
         tries, pause = 0, self._pause_s
         while True:
             began = time.monotonic()

@@ -112,6 +112,11 @@ class Client:
         return detail
 
     def _send(self, method: str, url: str, body: object) -> Answer:
+        """Send one request on a new connection. Proxies from the environment are not used for loopback.
+
+        Raises:
+            CommandFailed: the connection failed or broke, or no response came in time.
+        """
         from datetime import timedelta  # noqa: PLC0415 - 20 ms that help and local commands save
 
         from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415 - as above

@@ -117,6 +117,11 @@ def opens_with_basic(method: str, path: str) -> bool:
 
 
 def _presented_key(scope: Scope) -> bytes | None:
+    """Return the key of the request, from a vendor's query parameter or any credential header, None without one.
+
+    Raises:
+        BadRequest: the request carries two different keys.
+    """
     key = _key_in_query(scope) if scope["query_string"] else None
     for name, value in scope["headers"]:
         if name not in _CREDENTIALS:

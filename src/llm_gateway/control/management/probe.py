@@ -66,6 +66,7 @@ class Probe:
         return f"{result.message.rstrip('.')}. Check base_url and the network in between."
 
     def _answer(self, provider: Provider, result: UpstreamResult) -> str | None:
+        """Return None for a model list, else what the status means and what the provider's own error message is."""
         status = result.status
         if 200 <= status < 300:
             if _lists_models(result.body):
