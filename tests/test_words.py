@@ -46,7 +46,7 @@ FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 OPENERS = frozenset(
     (
         "what", "who", "whose", "whoever", "whether", "how", "where", "when", "why", "as", "from",
-        "every", "everything", "everybody", "nobody", "nothing", "one",
+        "every", "everything", "everybody", "nobody", "nothing",
     )
 )  # fmt: skip
 """First words that start a description before its subject is known."""
