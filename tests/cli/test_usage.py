@@ -90,7 +90,7 @@ def test_an_empty_report_and_a_missing_price_are_explained(
 ) -> None:
     with GatewayProcess(tmp_path) as gateway:
         monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{gateway.port}")
-        assert on_terminal("usage", "--by", "service").out == "Nothing was asked for in 30 days.\n"
+        assert on_terminal("usage", "--by", "service").out == "No requests in 30 days.\n"
         assert "$0.00" in on_terminal("usage").out
         gateway.provider("acme", vendor.base_url, prices=None)
         assert gateway.ask().json["cost_status"] == "unpriced"

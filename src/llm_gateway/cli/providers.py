@@ -83,7 +83,7 @@ class ProviderOptions:
         str | None,
         Parameter(
             metavar="NAME,...",
-            help="the protocols it speaks; known vendors bring theirs, and a wrong name is told the right ones",
+            help="the protocols it speaks; known vendors have defaults; the error for an unknown name lists all",
         ),
     ] = None
     priority: Annotated[int | None, Parameter(help="higher is preferred", allow_leading_hyphen=True)] = None

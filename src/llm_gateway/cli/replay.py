@@ -10,7 +10,7 @@ from llm_gateway.settings_reader import load_settings
 
 
 def replay(*, json: Json = False) -> None:
-    """Move what gateways that are gone left in the usage journal to the database.
+    """Move usage records that stopped gateways left in the journal to the database.
 
     `serve` does this too when it starts. No gateway may be running on the data directory of the settings.
 

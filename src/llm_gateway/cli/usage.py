@@ -12,10 +12,12 @@ from llm_gateway.cli.client import HERE, Address, connect
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
 
-Days = Annotated[int, Parameter(validator=Number(gte=1, lte=365), help="the last so many times 24 hours")]
+Days = Annotated[
+    int, Parameter(validator=Number(gte=1, lte=365), help="length of the period in days of 24 hours, up to now")
+]
 By: TypeAlias = Literal["provider", "service", "customer"]
 DEFAULT_LIMIT = 50
-REPLAY = "Move what gateways that are gone left in the usage journal to the database."
+REPLAY = "Move usage records that stopped gateways left in the journal to the database."
 
 REQUESTS = Column("request_count", "Requests", "count")
 TOKENS = Column("total_tokens", "Tokens", "count")
@@ -65,7 +67,8 @@ def report(
     limit: Annotated[
         int | None,
         Parameter(
-            validator=Number(gte=1, lte=500), help=f"with --by customer: so many lines [default: {DEFAULT_LIMIT}]"
+            validator=Number(gte=1, lte=500),
+            help=f"with --by customer: maximum number of rows [default: {DEFAULT_LIMIT}]",
         ),
     ] = None,
     json: Json = False,
@@ -88,7 +91,7 @@ def report(
     if json:
         print_json(rows)
         return
-    print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"Nothing was asked for in {days} days.")
+    print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"No requests in {days} days.")
     if by == "customer" and len(rows) == (limit or DEFAULT_LIMIT):
         note(f"These are the first {len(rows)}; there may be more: --limit, up to 500.")
 

@@ -14,7 +14,7 @@ from llm_gateway.errors import Invalid
 from llm_gateway.suggestions import if_meant
 
 MOST_ERRORS = 20
-"""So many mistakes of a body are listed; it can have a thousand."""
+"""Maximum number of errors of a body in one response."""
 
 _WHERE = re.compile(r"(.*?) - at `(key in )?\$\.?(.*)`$", re.DOTALL)
 _FIELD = re.compile(r"(missing required|contains unknown) field `(.*)`", re.DOTALL)
@@ -48,7 +48,7 @@ def invalid_request(error: msgspec.ValidationError, within: str = "") -> Invalid
 
 
 def unknown_field(place: tuple[str, ...], known: Iterable[str]) -> Invalid:
-    """Return the error for a field that a request does not have; `known` are the names that it might have meant."""
+    """Return the error for a field that a request does not have; `known` are the names to suggest from."""
     sentence = f"{'.'.join(place)} is not a field of this request.{if_meant(place[-1], known)}"
     return Invalid(sentence, loc=("body", *place), kind="extra_forbidden")
 
@@ -59,9 +59,9 @@ def all_invalid(
     error: msgspec.ValidationError,
     more: Iterable[Invalid] = (),
 ) -> Invalid:
-    """Return an error that names every mistake of a document, of which decoding into `kind` told the first, `error`.
+    """Return an error that lists all errors of a document. `error` is the first one, from decoding it into `kind`.
 
-    `more` are mistakes that `kind` does not know of.
+    `more` are errors that `kind` does not describe.
     """
     found = list(islice(chain(_mistakes(document, kind), more), MOST_ERRORS))
     return Invalid.all_of(found) if found else invalid_request(error)

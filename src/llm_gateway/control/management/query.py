@@ -35,7 +35,7 @@ async def known_parameters(request: Request) -> None:
     for name, _ in request.query_params.multi_items():
         if name not in known and name not in seen:
             takes = f"takes {', '.join(sorted(known))} only" if known else "takes none"
-            sentence = f"{name} is no parameter of this path, which {takes}.{if_meant(name, known)}"
+            sentence = f"{name} is not a parameter of this path, which {takes}.{if_meant(name, known)}"
             mistakes.append(Invalid(sentence, loc=("query", name), kind="extra"))
         elif name in seen:
             mistakes.append(Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated"))
