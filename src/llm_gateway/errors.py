@@ -122,7 +122,7 @@ class Invalid(GatewayError):
 
     @classmethod
     def all_of(cls, found: Sequence[Invalid]) -> Invalid:
-        """Return one error for several mistakes; `detail` names each of them."""
+        """Combine several errors of a request; `detail` has the sentence of each."""
         together = cls(" ".join(each.detail for each in found))
         together.errors = [error for each in found for error in each.errors]
         return together

@@ -81,12 +81,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def own_hosts(self) -> frozenset[str]:
-        """Names of this gateway, beside localhost, that requests in dev may have as their Host."""
+        """Host names that dev accepts in addition to localhost."""
         return frozenset(h.strip().lower() for h in self.allowed_hosts.split(",") if h.strip())
 
     @property
     def dev_key(self) -> str | None:
-        """The public development key, where it opens this gateway."""
+        """The public development key if it is valid for this gateway, else None."""
         is_taken = self.env == "dev" and any(key == DEV_KEY for _, key, _ in self.callers())
         return DEV_KEY if is_taken else None
 

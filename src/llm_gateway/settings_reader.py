@@ -65,7 +65,7 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
 
 
 class SettingHelp(NamedTuple):
-    """A setting as `serve --help` shows it: what it is, the form of its value, its range, default and variable."""
+    """Help of a setting for `serve --help`: form of its value, and text with range, default and variable."""
 
     form: str
     text: str

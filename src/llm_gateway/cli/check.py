@@ -117,12 +117,12 @@ def _data_directory(settings: Settings) -> str:
 
 
 def _try_to_make(path: Path, there: Path) -> None:
-    """Make a directory and those above it up to `there`, which exists, and remove them again.
+    """Create a directory and its missing parents below `there`, which exists, and remove them again.
 
-    Permissions do not tell everything: the superuser may write to /proc, where no directory can be made.
+    Permissions are not sufficient: the superuser has write permission for /proc, where no directory can be created.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: a directory cannot be created.
     """
     missing = [place for place in (path, *path.parents) if place.is_relative_to(there) and place != there]
     made: list[Path] = []
@@ -132,7 +132,7 @@ def _try_to_make(path: Path, there: Path) -> None:
             made.append(place)
     finally:
         for place in reversed(made):
-            with suppress(OSError):  # a gateway that starts meanwhile uses it already
+            with suppress(OSError):  # a gateway that started in the meantime uses it
                 place.rmdir()
 
 

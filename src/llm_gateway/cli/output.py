@@ -27,7 +27,7 @@ SIGNIFICANT_DIGITS = 4
 MONEY_DIGITS = 2
 LIST_LENGTH = 3
 WHOLE_KINDS = frozenset({"count", "money", "share"})
-"""Kinds of columns whose values stay in one line."""
+"""Kinds of columns whose values are not wrapped."""
 BETWEEN_COLUMNS = 3
 """Characters between two columns of a table."""
 
@@ -128,7 +128,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _draw_rows(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> None:
-    """Draw a table, or one thing below the other where a terminal is too narrow for the words of a table."""
+    """Draw a table, or each row as a list of fields if the terminal is too narrow for a table."""
     lines = [*rows, total] if total is not None else list(rows)
     cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
     widths = [

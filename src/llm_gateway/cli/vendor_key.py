@@ -38,10 +38,10 @@ class VendorKey:
     no_api_key: Annotated[Flag, Parameter(help="the server asks for none (Ollama, vLLM, …)")] = False
 
     def __post_init__(self) -> None:
-        """Refuse the key itself.
+        """Reject `--api-key`, which would show the key in the list of processes.
 
         Raises:
-            CommandFailed: it stands on the command line.
+            CommandFailed: the option is given.
         """
         if self.api_key is not None:
             raise CommandFailed(

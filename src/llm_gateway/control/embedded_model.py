@@ -13,7 +13,7 @@ from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
 
 class OnlyModelWarning:
-    """Warns once when the embedded model becomes the only one that answers. Call it with every new snapshot."""
+    """A warning, logged when the embedded model becomes the only one that answers. Call it with each new snapshot."""
 
     def __init__(self, log: Callable[..., None]) -> None:
         self._log = log

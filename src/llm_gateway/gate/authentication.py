@@ -112,7 +112,7 @@ class Gate:
         return caller
 
     def _check_host(self, host: bytes) -> None:
-        """Refuse a host that is not this machine, unless it is an allowed one.
+        """Check that the Host header names this machine or an allowed host.
 
         Raises:
             Forbidden: it is neither.

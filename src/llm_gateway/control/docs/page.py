@@ -54,7 +54,7 @@ document.addEventListener("click", (event) => {{
   if (status) status.parentElement.classList.toggle("is-open");
 }});
 """
-# Without it the errors of one operation, each with its example, are ten screens long.
+# Fold the error responses: with their examples those of one operation fill ten screens.
 STYLE = """\
 tr.response:is([data-code^="4"], [data-code^="5"]) > td.response-col_status { cursor: pointer; }
 tr.response:is([data-code^="4"], [data-code^="5"]) > td.response-col_status::after { content: " \\25B8"; }

@@ -172,7 +172,7 @@ def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[s
 
 
 def _unfit(error: RequestValidationError, known: Sequence[str]) -> Invalid:
-    """Return an error that names every mistake of a request; `known` are the names of its body's fields."""
+    """Return an error that lists all errors of a request; `known` are the names of its body's fields."""
     return Invalid.all_of([_mistake(found, known) for found in error.errors()[:MOST_ERRORS]])
 
 
@@ -191,7 +191,7 @@ def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
 
 
 def _body_fields(request: Request) -> list[str]:
-    """Return the names of the fields that the body of this request may have."""
+    """Return the names of the fields that the body of this request can have."""
     route = request.scope.get("route")
     if not isinstance(route, APIRoute) or route.body_field is None:
         return []

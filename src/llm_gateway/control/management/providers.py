@@ -99,7 +99,7 @@ Prices = Annotated[
 
 
 def _listed(name: str, known: Collection[str]) -> str:
-    """Return the names there are, and which of them is probably meant; a full stop is put behind it elsewhere."""
+    """Return the known names and the suggested one, for the end of a message without its full stop."""
     return f"{', '.join(known)}.{if_meant(name, known)}".removesuffix(".")
 
 
