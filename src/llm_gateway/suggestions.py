@@ -8,14 +8,16 @@ from heapq import nlargest
 from itertools import islice
 
 LONGEST, MOST_KNOWN, MOST_RATED, MOST_COMPARED = 64, 20_000, 200, 5
-"""Names that are longer or more than these are not looked at: a full comparison of two long ones takes milliseconds."""
+"""Limits of the search: characters of a name, names read, names rated, names compared in full.
+
+A full comparison of two long names takes milliseconds."""
 CLOSE = 0.7
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like `name`; None if none is close.
 
-    Case, `_`, `-` and `.` do not count, so that userId finds user_id. The work is bounded whatever the names are.
+    Case, `_`, `-` and `.` do not count, so that userId finds user_id. The work is bounded for all names.
     """
     plain = _plain(name)
     if not plain or len(name) > LONGEST:
@@ -27,7 +29,9 @@ def closest(name: str, known: Iterable[str]) -> str | None:
             return each
         if other and abs(len(other) - len(plain)) <= max(2, len(plain) // 2) and len(near) < MOST_RATED:
             near.setdefault(other, each)
-    matcher = SequenceMatcher(b=plain)  # as difflib.get_close_matches, which compares all that share their letters
+    matcher = SequenceMatcher(
+        b=plain
+    )  # difflib.get_close_matches does the same, but compares all similar names in full
     rated = [(_quick_ratio(matcher, other), other) for other in near]
     best = [(_ratio(matcher, other), other) for quick, other in nlargest(MOST_COMPARED, rated) if quick >= CLOSE]
     ratio, found = max(best, default=(0.0, ""))

@@ -1,4 +1,4 @@
-"""What is printed: money, tables, tab-separated lines, JSON; nothing a terminal would obey."""
+"""Output formats: money, tables, tab-separated lines, JSON; control characters are escaped."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_money_shows_at_least_four_significant_digits(amount: float, shown: str)
 
 
 @given(st.integers(-(10**18), 10**18))
-def test_money_is_never_shown_as_nothing_and_is_off_by_less_than_a_percent(nanos: int) -> None:
+def test_money_above_0_is_never_shown_as_0_and_is_off_by_less_than_a_percent(nanos: int) -> None:
     exact = Decimal(nanos) / 10**9
     shown = Decimal(dollars(exact).replace("$", "").replace(",", ""))
     assert (shown == 0) == (exact == 0)
@@ -62,7 +62,7 @@ def test_values_for_programs_stay_in_one_field_of_one_line() -> None:
 
 
 @given(st.text())
-def test_nothing_that_a_terminal_obeys_is_printable(text: str) -> None:
+def test_characters_that_control_a_terminal_are_escaped(text: str) -> None:
     shown = printable(text)
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in shown)
     assert not set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029") & set(shown)
@@ -77,12 +77,12 @@ def test_tab_separated_lines_have_a_header_and_no_total(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "name\tcost\ton\n"
 
 
-def test_one_thing_is_printed_as_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_row_is_printed_as_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
     print_fields({"name": "a", "cost": 0.5, "on": None}, COLUMNS)
     assert capsys.readouterr().out == "name\ta\ncost\t0.5\non\t\n"
 
 
-def test_json_is_the_value_and_safe_to_look_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_decodes_to_the_value_and_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"name": "é\u009b31m\u202e\x1b", "cost": 1e-09}
     print_json(value)
     shown = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The snapshot that is built of what the store holds."""
+"""Configuration snapshot built from the stored providers and overrides."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def names(made: Snapshot) -> list[list[str]]:
     return [[f"{c.provider.name}/{c.model}" for c in tier] for tier in made.tiers]
 
 
-def test_a_snapshot_of_nothing_is_empty() -> None:
+def test_a_snapshot_of_an_empty_store_is_empty() -> None:
     assert snapshot([]) == Snapshot(providers={}, tiers=(), overrides={})
 
 
-def test_tiers_by_priority_then_name_with_the_default_model() -> None:
+def test_tiers_are_ordered_by_priority_then_name() -> None:
     made = snapshot(
         [
             provider("d", priority=-1),
@@ -47,7 +47,7 @@ PROVIDERS = st.lists(
 
 
 @given(PROVIDERS, st.randoms())
-def test_the_order_of_the_store_does_not_matter(providers: list[Provider], random: object) -> None:
+def test_the_order_of_stored_providers_does_not_matter(providers: list[Provider], random: object) -> None:
     shuffled = providers.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined] # hypothesis' st.randoms() gives a Random
 

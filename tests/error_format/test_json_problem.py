@@ -1,4 +1,4 @@
-"""What a client is told of a body that is not JSON: where, what it looks like, what to do."""
+"""Messages for a body that is not JSON: line and column, likely cause, what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sentence(body: bytes) -> str:
         (b'{"a": "\xff"}', (1, 8), "a byte that is not UTF-8"),
     ],
 )
-def test_the_place_is_told_and_what_stands_there(body: bytes, place: tuple[int, int], problem: str) -> None:
+def test_the_message_names_the_place_and_the_problem(body: bytes, place: tuple[int, int], problem: str) -> None:
     found = sentence(body)
     assert found.startswith(f"The body is not valid JSON: line {place[0]}, column {place[1]}: ")
     assert problem in found
@@ -70,7 +70,7 @@ def test_the_place_is_told_and_what_stands_there(body: bytes, place: tuple[int, 
         (b"[" * 100_000, "nested too deep"),
     ],
 )
-def test_a_body_that_is_something_else_is_told_what(body: bytes, problem: str) -> None:
+def test_a_body_in_another_format_is_recognised(body: bytes, problem: str) -> None:
     assert problem in sentence(body)
 
 
@@ -78,5 +78,5 @@ def test_a_body_that_is_something_else_is_told_what(body: bytes, problem: str) -
     ("value", "noun"),
     [("{}", "not text"), ([], "not a list"), (None, "not null"), (1.5, "not a number, true or false")],
 )
-def test_json_that_is_no_object_is_told_what_it_is(value: object, noun: str) -> None:
+def test_json_that_is_not_an_object_is_named(value: object, noun: str) -> None:
     assert noun in not_an_object(value).detail

@@ -1,4 +1,4 @@
-"""The path that was probably meant."""
+"""Suggestion of the path that was probably meant."""
 
 from __future__ import annotations
 

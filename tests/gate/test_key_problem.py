@@ -1,4 +1,4 @@
-"""What a client without a valid key is told: each cause in its own sentence, in the words of the path's own clients."""
+"""Messages for requests without a valid key: a sentence for each cause, in the terms of the path's protocol."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ async def detail(path: str, headers: Mapping[str, str | bytes], *, dev_key: str 
         ("/v1beta/models/gemini-2.5-pro:generateContent", {}, "`x-goog-api-key: KEY`"),
     ],
 )
-async def test_each_surface_is_told_its_own_header(path: str, headers: dict[str, str | bytes], place: str) -> None:
+async def test_each_protocols_message_names_its_own_header(
+    path: str, headers: dict[str, str | bytes], place: str
+) -> None:
     assert await detail(path, headers) == f"No key was sent. Send a service key of the gateway as {place}."
 
 
@@ -77,10 +79,10 @@ async def test_each_surface_is_told_its_own_header(path: str, headers: dict[str,
         ({"x-service-key": "<KEY>"}, "looks like a placeholder"),
         ({"x-service-key": f"sk-ant-{SECRET}"}, "looks like a key of Anthropic's"),
         ({"x-service-key": f"sk-{SECRET}"}, "looks like a key of OpenAI's"),
-        ({"x-service-key": SECRET}, "The key is not known: it is none of those in LLM_GATEWAY_SERVICE_KEYS"),
+        ({"x-service-key": SECRET}, "The key is not known: it is not one of those in LLM_GATEWAY_SERVICE_KEYS"),
     ],
 )
-async def test_each_cause_has_its_own_sentence(headers: dict[str, str | bytes], problem: str) -> None:
+async def test_each_cause_has_a_sentence_of_its_own(headers: dict[str, str | bytes], problem: str) -> None:
     found = await detail("/api/v1/providers", headers)
     assert problem in found
     assert found.endswith(SERVICE)
@@ -91,13 +93,13 @@ async def test_a_key_in_the_query_string_is_named_where_it_is_not_read() -> None
     assert "not known" in await detail(f"/v1beta/models?key={SECRET}", {})
 
 
-async def test_the_public_development_key_is_told_where_it_is_in_force() -> None:
+async def test_the_message_names_the_public_development_key_if_it_is_valid() -> None:
     for path, headers in (("/api/v1/generate", {}), ("/v1/messages", {"x-api-key": SECRET})):
         assert (await detail(path, headers, dev_key=DEV_KEY)).endswith(f" In dev mode the key is {DEV_KEY}.")
         assert DEV_KEY not in await detail(path, headers)
 
 
-async def test_browsers_are_told_how_to_enter_the_key() -> None:
+async def test_the_message_tells_browsers_how_to_enter_the_key() -> None:
     assert (await detail("/docs", {})).endswith("leave the name empty, and enter the key as the password.")
 
 

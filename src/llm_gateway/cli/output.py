@@ -1,6 +1,6 @@
-"""What commands print: a table on a terminal, tab-separated text to anything else, JSON where it is asked for.
+"""Output of commands: tables on a terminal, tab-separated text in pipes and files, JSON with `--json`.
 
-Names that customers chose are printed too, so nothing that a terminal would obey leaves here as it is.
+Values can be chosen by customers, so control characters are escaped before they reach a terminal.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SIGNIFICANT_DIGITS = 4
 MONEY_DIGITS = 2
 LIST_LENGTH = 3
 WHOLE_KINDS = frozenset({"count", "money", "share"})
-"""Kinds of columns whose values stay in one line."""
+"""Kinds of columns whose values are not wrapped."""
 BETWEEN_COLUMNS = 3
 """Characters between two columns of a table."""
 
-# C0 and C1 controls, the separators that end lines, and what turns the direction of writing.
+# C0 and C1 controls, line and paragraph separators, bidirectional formatting, surrogates.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Column(NamedTuple):
-    """A field of the rows: its title on a terminal and what it is, or how it is shown there.
+    """A column of a table: the rows' field, its title on a terminal, and its kind or the function that formats it.
 
-    `missing` is what a null means to a reader; `on_terminal` False keeps a column for programs.
+    `missing` is shown for null. Columns with `on_terminal` False are printed for programs only.
     """
 
     field: str
@@ -49,24 +49,24 @@ class Column(NamedTuple):
 
 
 def is_terminal() -> bool:
-    """Whether a person sees standard output."""
+    """Return True if standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def note(sentence: str) -> None:
-    """A remark for a person: on standard error, and only if it is a terminal."""
+    """Print a hint on standard error if that is a terminal."""
     if sys.stderr.isatty():
         print(sentence, file=sys.stderr)
 
 
 def print_json(value: object) -> None:
-    """`value` as indented JSON."""
+    """Print `value` as indented JSON."""
     lines = json_text.dumps(value, indent=2, ensure_ascii=False).split("\n")
     print("\n".join(map(printable, lines)))
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, total: Row | None = None, empty: str = "") -> None:
-    """A table. `total` is its last line, for a person only; `empty` is said to one when there are no rows."""
+    """Print a table. `total` is its last line, and `empty` replaces a table without rows; both on terminals only."""
     if not is_terminal():
         print("\t".join(column.field for column in columns))
         for row in rows:
@@ -78,7 +78,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, total: Row | N
 
 
 def print_fields(row: Row, columns: Sequence[Column]) -> None:
-    """One thing, a line per field."""
+    """Print one row, a line for each field."""
     if not is_terminal():
         for column in columns:
             print(f"{column.field}\t{plain(row[column.field])}")
@@ -87,7 +87,7 @@ def print_fields(row: Row, columns: Sequence[Column]) -> None:
 
 
 def plain(value: Any) -> str:
-    """A value for programs: whole, in one field of one line."""
+    """Format a value for programs: not shortened, without tabs and line breaks."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -100,12 +100,12 @@ def plain(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with what would move a cursor, end a line or a field written as an escape."""
+    """Escape characters of `text` that would move a cursor or end a line or a field."""
     return _CONTROL.sub(_escaped, text)
 
 
 def dollars(amount: float | Decimal) -> str:
-    """Money for a person: cents, or as many digits as show the first four that are not 0, down to the nano-dollar."""
+    """Format an amount in USD for people: cents, or up to four significant digits, at most nine decimals."""
     exact = Decimal(str(amount))
     digits = MONEY_DIGITS
     if exact:
@@ -116,7 +116,7 @@ def dollars(amount: float | Decimal) -> str:
 
 
 def _in_line(texts: Sequence[str]) -> list[str]:
-    """The same amounts, padded so that their points stand below each other."""
+    """Pad amounts so that their decimal points align."""
     digits = [len(text.partition(".")[2]) for text in texts]
     padded = [text + " " * (max(digits) - own) if text else "" for text, own in zip(texts, digits, strict=True)]
     width = max(map(len, padded), default=0)
@@ -128,7 +128,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _draw_rows(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> None:
-    """Draw a table, or one thing below the other where a terminal is too narrow for the words of a table."""
+    """Draw a table, or each row as a list of fields if the terminal is too narrow for a table."""
     lines = [*rows, total] if total is not None else list(rows)
     cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
     widths = [
@@ -197,7 +197,7 @@ def _width() -> int:
 
 
 def _shown(values: Sequence[Any], column: Column, *, whole: bool = False) -> list[str]:
-    """The cells of a column for a person; `whole` shortens no lists."""
+    """Format the cells of a column for people. Long lists are shortened unless `whole`."""
     show = column.kind if callable(column.kind) else _of_kind(column.kind, whole=whole)
     texts = [column.missing if value is None else printable(show(value)) for value in values]
     return _in_line(texts) if column.kind == "money" else texts

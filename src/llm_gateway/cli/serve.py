@@ -1,4 +1,4 @@
-"""`serve`: flags become settings, and the process becomes the server."""
+"""Command `serve`: pass its flags on as settings and replace the process with the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _fields: Any = {
     name: Annotated[str, Parameter(help=found.text, metavar=found.form)] for name, found in setting_helps().items()
 }
 ServeFlags: Any = TypedDict("ServeFlags", _fields, total=False)  # type: ignore[misc]
-"""Every setting as text, under its own name; what the texts must be is checked by the server."""
+"""All settings as text flags of the same name; the server checks their values."""
 
 
 def serve(*, flags: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Run the embedded model where it is wanted, and make it a provider on the first start."""
+"""Start the embedded local model if the settings or a provider require it, and register it on the first start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
 
 class OnlyModelWarning:
-    """Warns once when the embedded model becomes the only one that answers. Call it with every new snapshot."""
+    """A warning, logged when the embedded model becomes the only one that answers. Call it with each new snapshot."""
 
     def __init__(self, log: Callable[..., None]) -> None:
         self._log = log
@@ -35,7 +35,14 @@ class OnlyModelWarning:
 async def start_embedded_model(
     settings: Settings, providers: ProviderStore, stack: AsyncExitStack, log: Callable[..., None]
 ) -> LocalModel | None:
-    """Run the embedded model where it is wanted; in dev a first start registers it, below every other provider."""
+    """Start the embedded model, if enabled, and return it. `stack` stops it.
+
+    With LLM_GATEWAY_LOCAL_MODEL=auto it starts if a provider uses it, or in dev if no provider is configured yet. That
+    first start registers it as a provider with priority 0, below the default of providers added later.
+
+    Raises:
+        ConfigurationError: the setting requires the model, and its packages are missing or it does not answer.
+    """
     configured = providers.list()
     is_configured = any(p.kind == "local" and p.base_url is None for p in configured)
     first_start = settings.env == "dev" and not configured

@@ -1,4 +1,4 @@
-"""Explain why a body is not JSON: where, what it looks like, and what to do."""
+"""Explain why a request body is not JSON: line and column, the likely cause, and what to do."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DECODER_SAYS = (
     ("object keys must be strings", "a field's name must stand between double quotes (\")"),
 )
 _ONE_TOO_FAR = ("trailing characters", "invalid escape")
-"""What msgspec reports at the byte behind the one at fault."""
+"""Errors that msgspec reports one byte after the wrong one."""
 _LITERAL = re.compile(rb"(?<=[\s:\[,])[tfn][a-z]{0,4}\Z")
 _WORD = re.compile(r"-?[A-Za-z]{2,9}\b")
 _WORDS = {"True": "true", "False": "false", "None": "null", "nil": "null", "undefined": "null"}
 _NUMBERS = ("NaN", "Infinity", "-Infinity", "-inf", "inf")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 AROUND = 64
-"""Bytes that are looked at from the place where decoding ended."""
+"""Bytes that are examined from the place where decoding failed."""
 
 
 def not_json(body: bytes, error: Exception) -> Invalid:
@@ -76,7 +76,7 @@ def _sentence(body: bytes, error: Exception) -> str:
 
 
 def _problem_of_whole(body: bytes) -> str | None:
-    """Return what a body is that is not even meant to be UTF-8 JSON; None if it may be."""
+    """Return what a body is if it is empty or in another format or encoding; None if it can be UTF-8 JSON."""
     start = body[:256].lstrip()
     if not start and not body.strip():
         return 'it is empty. Send an object such as {"name": "value"}'
@@ -120,7 +120,7 @@ def _place(body: bytes, at: int) -> str:
 
 
 def _problem_at(body: bytes, at: int, text: str) -> str:
-    """Return what stands at a place where something else was expected, and what to do; `text` is the decoder's."""
+    """Return what is wrong at a place, and what to do. `text` is the decoder's message."""
     rest = body[at : at + AROUND].decode(errors="replace")
     if word := _WORD.match(rest):
         if word[0] in _WORDS:

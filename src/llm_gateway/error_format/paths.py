@@ -1,4 +1,4 @@
-"""Find the path that a client probably meant, among all that the gateway has."""
+"""Find the path that a client probably meant, for the message of a 404."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ MANAGEMENT_PATHS = (
     "/openapi.json",
     "/readyz",
 )
-"""The documented paths of the control plane, which the data plane cannot ask for its routes."""
+"""The documented paths of the control plane; the data plane cannot import its routes."""
 _PARAMETER = re.compile(r"\{\w+\}")
 LONGEST, MOST_SEGMENTS = 200, 8
 _PREFIXES = frozenset({"api", "v1", "v1beta", "v2", "openai", "anthropic", "gemini", "google", "llm", "gateway"})
-"""Segments before a resource: versions, and what hosts and vendors put in front of them."""
+"""Segments before a resource: versions, and prefixes of hosts and vendors."""
 _FAR = 1000
 _MISSPELT, _OTHER_PREFIX = 10, 1
-"""How far a path is from another one by one of its segments, or by all that comes before its resource."""
+"""Distances between two paths for a misspelt segment, and for another prefix."""
 
 
 def nothing_at(path: str, where: str = "docs/API.md lists what there is") -> str:
     """Return the message for a path that does not exist; `where` says where the paths are listed."""
-    path = path.partition("?")[0]  # a client may have encoded the question mark before its key
+    path = path.partition("?")[0]  # an encoded question mark can hide a query with a key
     found = closest_path(path)
     hint = f"if {found} is meant, call that; " if found is not None else ""
     return f"There is nothing at {path[:LONGEST]}: {hint}{where}."

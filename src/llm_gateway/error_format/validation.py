@@ -14,7 +14,7 @@ from llm_gateway.errors import Invalid
 from llm_gateway.suggestions import if_meant
 
 MOST_ERRORS = 20
-"""So many mistakes of a body are listed; it can have a thousand."""
+"""Maximum number of errors of a body in one response."""
 
 _WHERE = re.compile(r"(.*?) - at `(key in )?\$\.?(.*)`$", re.DOTALL)
 _FIELD = re.compile(r"(missing required|contains unknown) field `(.*)`", re.DOTALL)
@@ -30,9 +30,9 @@ BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
 def invalid_request(error: msgspec.ValidationError, within: str = "") -> Invalid:
-    """The field that does not fit, with its place, from msgspec's sentence ("Expected `int` <= 8000 - at `$.n`").
+    """Return the error for a field, parsed from msgspec's sentence ("Expected `int` <= 8000 - at `$.n`").
 
-    `within` is the field whose value was decoded, where it was not the whole body.
+    `within` is the field whose value was decoded, empty for the whole body.
     """
     found = _WHERE.fullmatch(str(error))
     text, path = (found[1], found[3]) if found else (str(error), "")
@@ -48,7 +48,7 @@ def invalid_request(error: msgspec.ValidationError, within: str = "") -> Invalid
 
 
 def unknown_field(place: tuple[str, ...], known: Iterable[str]) -> Invalid:
-    """Return the error for a field that a request does not have; `known` are the names that it might have meant."""
+    """Return the error for a field that a request does not have; `known` are the names to suggest from."""
     sentence = f"{'.'.join(place)} is not a field of this request.{if_meant(place[-1], known)}"
     return Invalid(sentence, loc=("body", *place), kind="extra_forbidden")
 
@@ -59,9 +59,9 @@ def all_invalid(
     error: msgspec.ValidationError,
     more: Iterable[Invalid] = (),
 ) -> Invalid:
-    """Return an error that names every mistake of a document, of which decoding into `kind` told the first, `error`.
+    """Return an error that lists all errors of a document. `error` is the first one, from decoding it into `kind`.
 
-    `more` are mistakes that `kind` does not know of.
+    `more` are errors that `kind` does not describe.
     """
     found = list(islice(chain(_mistakes(document, kind), more), MOST_ERRORS))
     return Invalid.all_of(found) if found else invalid_request(error)
@@ -91,7 +91,7 @@ def _mistakes(document: dict[str, Any], kind: type[msgspec.Struct]) -> Iterator[
 
 
 def _demand(text: str) -> str:
-    """What a value must be."""
+    """Return the end of the sentence that starts with the field: the requirement it does not meet."""
     if found := _TYPE.fullmatch(text):
         wanted = " or ".join(NOUNS.get(name, name) for name in found[1].split(" | "))
         return f"must be {wanted}, not {NOUNS.get(found[2], found[2])}"

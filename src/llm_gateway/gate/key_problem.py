@@ -1,7 +1,7 @@
-"""Explain why a request has no valid key, in the words of its surface; a message never holds any part of a key.
+"""Explain why a request has no valid key, in the terms of the protocol of its path. Messages contain no part of a key.
 
-The causes are told apart: no key, a key in another place, one that is not written as its header takes it, one that is
-not known. That gives nothing away, since only the last of them depends on which keys there are.
+The causes are distinguished: no key, a key in another header or parameter, a malformed key, an unknown key. That
+reveals nothing to an attacker, since only the last one depends on the configured keys.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ SHOWN = {
     b"x-api-key": "x-api-key: KEY",
     b"x-goog-api-key": "x-goog-api-key: KEY",
 }
-"""Headers that hold keys, as a client writes them."""
+"""Headers in which clients send keys, as examples for messages."""
 _ALMOST = (
     *("api-key", "apikey", "api_key", "x-apikey", "x-api_key", "key", "x-key", "token", "x-token", "bearer"),
     *("service-key", "servicekey", "x-servicekey", "x-service-token", "auth-token", "x-auth-token", "x-auth-key"),
     *("x-authorization", "proxy-authorization", "ocp-apim-subscription-key"),
 )
-"""Headers that hold a key elsewhere, or look like one of ours."""
+"""Headers in which other APIs expect a key, or that resemble the gateway's own."""
 _IN_QUERY = re.compile(rb"(?i)(?:^|&)(?:x[-_])?(?:service[-_]?|api[-_]?)?(?:key|token)=")
 _SCHEMES = ("basic", "token", "apikey", "api-key", "key", "digest", "x-api-key", "x-service-key")
 _QUOTES = tuple("\"'`\u2018\u2019\u201c\u201d\xab\xbb")
 _PLACEHOLDER = re.compile(r"<.*>$|\{.*\}$|\[.*\]$|(?i:your|insert|replace)[-_ ]|KEY$|x{5,}$|\.{3}")
 _VENDORS = {"sk-ant-": "Anthropic", "sk-": "OpenAI", "AIza": "Google", "gsk_": "Groq", "hf_": "Hugging Face"}
 MOST_HEADERS, LONGEST_NAME = 100, 40
-"""Limits of the search for a header whose name is close to one that holds keys."""
+"""Maximum number of headers that are searched for a misspelt name, and of characters of such a name."""
 
 
 def explain(scope: Scope, headers: Mapping[bytes, bytes], key: bytes | None, dev_key: str | None) -> str:
     """Return a sentence on what is wrong with the key, and one on what to send.
 
-    `key` is the one that was found but is not known, None where none was. `dev_key` is the public development key
-    where it is in force.
+    `key` is the unknown key of the request, None if it has no key. `dev_key` is the public development key if it is
+    valid.
     """
     place = _place_of(scope, headers)
     problem = _problem_of_value(key) if key is not None else _problem_of_headers(scope, headers)
@@ -73,7 +73,7 @@ def _problem_of_headers(scope: Scope, headers: Mapping[bytes, bytes]) -> str:
 
 
 def _misspelt(headers: Mapping[bytes, bytes]) -> str | None:
-    """Return the name of a header that is close to one that holds keys."""
+    """Return the name of a header that resembles one of the headers for keys."""
     known = [name.decode() for name in SHOWN]
     for name in list(headers)[:MOST_HEADERS]:
         if len(name) <= LONGEST_NAME and get_close_matches(name.decode("latin-1"), known, n=1, cutoff=0.85):
@@ -119,7 +119,7 @@ def _problem_of_value(key: bytes) -> str:
                 f"The key is not known; it looks like a key of {vendor}'s. Vendors' keys are given to the gateway with "
                 "`llm-gateway providers add` or POST /api/v1/providers."
             )
-    return "The key is not known: it is none of those in LLM_GATEWAY_SERVICE_KEYS."
+    return "The key is not known: it is not one of those in LLM_GATEWAY_SERVICE_KEYS."
 
 
 def _title(name: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What answers at `/`."""
+"""Responses at `/`: a page for browsers, JSON for other clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What answers at `/`: a page for people who open the gateway in a browser, JSON for programs. Neither needs a key."""
+"""Route `/`: a page for browsers and JSON for programs that say what this server is. Neither needs a key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ enter the key as the password.</p>
 </html>
 """
 DEV_KEY_IN_FORCE = "This gateway runs in dev mode and takes the public development key, <code>{key}</code>."
-SERVICE_KEY = "A service key is one of those in <code>LLM_GATEWAY_SERVICE_KEYS</code>: ask whoever runs this gateway."
+SERVICE_KEY = (
+    "A service key is one of those in <code>LLM_GATEWAY_SERVICE_KEYS</code>: ask the operator of this gateway."
+)
 HEADERS = {
     "content-security-policy": (
         f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
@@ -69,7 +71,7 @@ _HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5
 
 
 def home_router(dev_key: str | None) -> APIRouter:
-    """Build the route; `dev_key` is the public development key where it is in force."""
+    """Build the route; `dev_key` is the public development key if it is valid."""
     router = APIRouter()
 
     @router.get(HOME_PATH, include_in_schema=False)

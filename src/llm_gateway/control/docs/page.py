@@ -1,6 +1,6 @@
-"""The API's description: as a document for programs, and as a page for people that loads nothing from another host.
+"""Routes of the API's documentation: the OpenAPI document, and a Swagger UI page that loads nothing from other hosts.
 
-The page is Swagger UI, whose files the `fastapi-offline` package ships; only they are used of it.
+Swagger UI's files come from the `fastapi-offline` package; nothing else of that package is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAGE = f"""\
 </body>
 </html>
 """
-# The origin has no credentials, which the page's own address may have: a browser refuses to fetch with them.
+# location.origin has no credentials. The page's own address can have them, and browsers refuse to fetch such URLs.
 START = f"""\
 SwaggerUIBundle({{
   url: location.origin + "{DOCUMENT_PATH}",
@@ -54,7 +54,7 @@ document.addEventListener("click", (event) => {{
   if (status) status.parentElement.classList.toggle("is-open");
 }});
 """
-# Without it the errors of one operation, each with its example, are ten screens long.
+# Fold the error responses: with their examples those of one operation fill ten screens.
 STYLE = """\
 tr.response:is([data-code^="4"], [data-code^="5"]) > td.response-col_status { cursor: pointer; }
 tr.response:is([data-code^="4"], [data-code^="5"]) > td.response-col_status::after { content: " \\25B8"; }
@@ -63,7 +63,7 @@ tr.response:is([data-code^="4"], [data-code^="5"]):not(.is-open)
   > td.response-col_description > :not(.response-col_description__inner) { display: none; }
 """
 PAGE_HEADERS = {
-    # Swagger UI draws its icons from data: URLs; nothing else is let in.
+    # Swagger UI draws its icons from data: URLs; everything else must come from the gateway.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -75,17 +75,17 @@ PAGE_HEADERS = {
 
 
 def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) -> APIRouter:
-    """`document` is the OpenAPI document as JSON; `package` ships Swagger UI's files."""
+    """Build the documentation's routes. `document` returns OpenAPI JSON; `package` contains Swagger UI's files."""
     router = APIRouter(tags=["documentation"])
 
     @router.get(DOCUMENT_PATH, response_model=dict[str, Any])
     def openapi_document() -> Response:
-        """This document: OpenAPI 3.1."""
+        """Return this document (OpenAPI 3.1)."""
         return Response(document(), media_type="application/json", headers=PAGE_HEADERS)
 
     @router.get(DOCS_PATH, response_class=HTMLResponse)
     def docs_page() -> Response:
-        """This document as a page. A browser may send the key as the password of Basic credentials."""
+        """Show this document as a page. Browsers can send the key as the password of Basic credentials."""
         return HTMLResponse(PAGE, headers=PAGE_HEADERS)
 
     @router.get(f"{DOCS_PATH}/start.js", include_in_schema=False)
@@ -106,7 +106,11 @@ def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) ->
 
 
 def _assets(package: str) -> Path:
-    """Where the package keeps its files. It is found, not imported."""
+    """Return the directory of the package's static files, without importing the package.
+
+    Raises:
+        NotFound: the package is not installed.
+    """
     found = importlib.util.find_spec(package)
     for place in (found.submodule_search_locations if found else None) or ():
         return Path(place) / "static"

@@ -1,4 +1,4 @@
-"""The management plane's frame: one FastAPI app behind the gate, with the gateway's limits and error shape."""
+"""FastAPI application of the management API, with the gateway's limits of request bodies and its error format."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ from llm_gateway.suggestions import if_meant
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 MOST_FIELDS = 100
-"""More than any request has. To say of each of 300,000 that it is unknown would keep all others waiting."""
+"""Maximum number of a body's fields, more than any request has. Validating 300,000 unknown ones would block the event
+loop for other requests."""
 
 
 def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_flight: InFlight) -> ASGIApp:
-    """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
+    """Build the management API as an ASGI application. Errors are sent as problem details (RFC 9457)."""
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
@@ -69,9 +70,8 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         return render(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))
 
     async def on_defect(request: Request, _: Exception) -> Response:
-        return render(
-            request, defect(request.scope[REQUEST_CONTEXT])
-        )  # Bounded, which gets the exception after this, logs it
+        # Starlette raises the exception again after this response; Bounded logs it.
+        return render(request, defect(request.scope[REQUEST_CONTEXT]))
 
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -81,12 +81,12 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
 
 
 class Bounded:
-    """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON.
+    """ASGI middleware that reads the request body within limits, checks that it is JSON, and passes it on re-encoded.
 
-    Of a method that has none nothing is read, so that nobody can make the gateway hold it; the server drops it. Where
-    there is no such route, that is said whatever the body is.
+    Bodies of GET, HEAD and DELETE are not read, so that they take no memory; the HTTP server drops them. A path or
+    method without a route gets its 404 or 405 even if the body is not valid.
 
-    HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
+    HEAD is handled as GET; the HTTP server drops the content (RFC 9110, section 9.3.2).
     """
 
     def __init__(self, app: ASGIApp, routes: list[APIRoute], in_flight: InFlight, log: Callable[..., None]) -> None:
@@ -96,7 +96,7 @@ class Bounded:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Handle one HTTP request."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         method, started = scope["method"], False
 
@@ -117,14 +117,14 @@ class Bounded:
             await send_error(send, scope, error)
         except ClientGone:
             return
-        except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
+        except Exception as error:  # edge: a defect of the gateway: the client gets the request id, the log the cause
             log_defect(self._log, context, error)
             if not started:
                 await send_error(send, scope, defect(context))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         body = await read_body(receive, self._in_flight)
-        self._in_flight.release(len(body))  # counted while it is read: these bodies are few and decoded at once
+        self._in_flight.release(len(body))  # counted only while it is read: it is decoded at once
         if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
             return _normalised(body)
         return b""
@@ -163,7 +163,7 @@ def _translated(error: HTTPException, routes: list[APIRoute], path: str) -> Gate
 
 
 def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[str, ...]:
-    """What the path takes: all its routes together, of which the router's own error names only the first one's."""
+    """Return the methods of all routes of the path. Starlette's error names only those of the first route."""
     named = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
     named.update(method for route in routes if route.path_regex.fullmatch(path) for method in route.methods or ())
     if "GET" in named:
@@ -172,7 +172,7 @@ def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[s
 
 
 def _unfit(error: RequestValidationError, known: Sequence[str]) -> Invalid:
-    """Return an error that names every mistake of a request; `known` are the names of its body's fields."""
+    """Return an error that lists all errors of a request; `known` are the names of its body's fields."""
     return Invalid.all_of([_mistake(found, known) for found in error.errors()[:MOST_ERRORS]])
 
 
@@ -191,7 +191,7 @@ def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
 
 
 def _body_fields(request: Request) -> list[str]:
-    """Return the names of the fields that the body of this request may have."""
+    """Return the names of the fields that the body of this request can have."""
     route = request.scope.get("route")
     if not isinstance(route, APIRoute) or route.body_field is None:
         return []
