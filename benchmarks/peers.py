@@ -31,16 +31,9 @@ def installed(requirement: str, folder: Path) -> Path:
     if stamp.exists():
         return home
     print(f"installing {requirement} into {home} …", file=sys.stderr, flush=True)
-    venv.create(home, clear=True, with_pip=True)
-    command: list[str | Path] = [
-        home / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        requirement,
-    ]
+    venv.create(home, clear=True)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", home, "--disable-pip-version-check"]
+    command = [*pip, "install", "--quiet", requirement]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise TargetFailed(f"{requirement} could not be installed:\n{done.stdout}")

@@ -292,6 +292,7 @@ SOUND_HOUSE = {
     "settings_reader.py": "import dotenv, llm_gateway.settings",
     "errors.py": "",
     "process.py": "",
+    "suggestions.py": "",
 }
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Floors"),

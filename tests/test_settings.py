@@ -14,7 +14,7 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings
-from llm_gateway.settings_reader import REMOVED, descriptions, load_settings
+from llm_gateway.settings_reader import REMOVED, load_settings, setting_helps
 
 KEY = "k" * 32
 ENCRYPTION_KEY = "ab" * 32
@@ -68,8 +68,8 @@ def test_the_documentation_lists_every_setting_and_no_other() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    assert list(descriptions()) == list(Settings.__struct_fields__)
-    assert all(descriptions().values())
+    assert list(setting_helps()) == list(Settings.__struct_fields__)
+    assert all(found.form and found.text for found in setting_helps().values())
 
 
 def test_every_default_is_in_its_own_range(read: Read) -> None:
@@ -110,6 +110,10 @@ def test_keys_have_names_and_scopes(read: Read) -> None:
 def test_private_hosts_are_listed_with_commas(read: Read) -> None:
     settings = read(ALLOWED_PRIVATE_HOSTS=" Internal.Example, ,10.0.0.1")
     assert settings.private_hosts == {"internal.example", "10.0.0.1"}
+
+
+def test_own_hosts_are_listed_with_commas(read: Read) -> None:
+    assert read(ALLOWED_HOSTS=" Gateway, ,box.internal").own_hosts == {"gateway", "box.internal"}
 
 
 def test_the_database_is_in_the_data_directory_unless_it_has_a_url(read: Read) -> None:
@@ -222,6 +226,8 @@ REFUSED = [
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{DEV_KEY}"}, r"The service key 'ops' is publicly known or shorter than 32"),
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{KEY},b:{'x' * 31}"}, r"The service key 'b' is publicly known or shorter"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": ""}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
+    ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
+    ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": "  "}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
 ]
 

@@ -1,4 +1,4 @@
-"""Server-sent events cut out of a stream of bytes, however the stream is cut."""
+"""Server-sent events parsed from a byte stream that arrives in pieces of any size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
 def expected(stream: bytes) -> list[tuple[bytes, bytes]]:
-    """Name and data of each event of a whole stream, read line by line as the standard describes it."""
+    """Return name and data of each event, parsed line by line as the HTML standard describes."""
     lines = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     events: list[tuple[bytes, bytes]] = []
     name, data = b"", list[bytes]()
@@ -55,7 +55,7 @@ def split(parts: Iterator[bytes], max_event_bytes: int = 1_000_000) -> list[Even
     st.lists(st.integers(0, 300), max_size=40),
 )
 @example([(b"data: a", b"\r\n"), (b"", b"\r\n"), (b"data:b", b"\r"), (b"", b"\r")], b"\xef\xbb\xbf", list(range(300)))
-def test_events_are_those_of_the_whole_stream_wherever_it_is_cut(
+def test_events_do_not_depend_on_the_cuts_of_the_stream(
     lines: list[tuple[bytes, bytes]], mark: bytes, cuts: list[int]
 ) -> None:
     stream = mark + b"".join(line + end for line, end in lines)
@@ -67,7 +67,7 @@ def test_events_are_those_of_the_whole_stream_wherever_it_is_cut(
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 10_000_000])
-def test_an_event_larger_than_the_limit_is_refused_before_it_is_whole(size: int) -> None:
+def test_an_event_above_the_limit_is_rejected_before_it_is_complete(size: int) -> None:
     stream = b"data: " + b"x" * 100_000
     parts = (stream[at : at + size] for at in range(0, len(stream), size))
 
@@ -75,7 +75,7 @@ def test_an_event_larger_than_the_limit_is_refused_before_it_is_whole(size: int)
         split(parts, 50_000)
 
 
-def test_blank_lines_and_comments_do_not_pile_up() -> None:
+def test_blank_lines_and_comments_are_not_buffered() -> None:
     splitter = Splitter(1000)
 
     for _ in range(10_000):
@@ -86,7 +86,7 @@ def test_blank_lines_and_comments_do_not_pile_up() -> None:
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
 def test_cost_per_piece_does_not_grow_with_the_event(line_end: bytes) -> None:
-    """500 KB in 1-byte pieces cost per piece what 50 KB do; searching all of it each time would cost ten times that."""
+    """500 KB cost as much per 1-byte piece as 50 KB; searching the whole buffer each time would cost ten times that."""
 
     def seconds_per_piece(size: int) -> float:
         splitter = Splitter(4_000_000)

@@ -95,7 +95,7 @@ class Application:
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )
         app = worker.build(control.build(journal, shipper, data_plane))
-        self._entry = Gate(app, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
+        self._entry = _build_gate(app, settings, log)
         self._background(worker.transport.recheck())
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
@@ -139,6 +139,17 @@ class Application:
                 await task
 
         self._stack.push_async_callback(end)
+
+
+def _build_gate(app: ASGIApp, settings: Settings, log: Callable[..., None]) -> Gate:
+    return Gate(
+        app,
+        Keyring(settings.callers()),
+        local_only=settings.env == "dev",
+        log=log,
+        dev_key=settings.dev_key,
+        allowed_hosts=settings.own_hosts,
+    )
 
 
 def _request_lines(level: str, write: Callable[[UsageRecord], None]) -> Callable[[UsageRecord], None] | None:

@@ -28,6 +28,7 @@ RecordsRefused               the database refuses some of the usage records of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -116,6 +117,13 @@ class Invalid(GatewayError):
     def __init__(self, detail: str, *, loc: tuple[str | int, ...] = ("body",), kind: str = "value_error") -> None:
         super().__init__(detail)
         self.errors: list[dict[str, object]] = [{"loc": list(loc), "msg": detail, "type": kind}]
+
+    @classmethod
+    def all_of(cls, found: Sequence[Invalid]) -> Invalid:
+        """Return one error for several mistakes; `detail` names each of them."""
+        together = cls(" ".join(each.detail for each in found))
+        together.errors = [error for each in found for error in each.errors]
+        return together
 
 
 class RateLimited(GatewayError):

@@ -59,6 +59,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_private_hosts: Annotated[
         str, Meta(description="upstream hosts that may be private in production, comma-separated")
     ] = ""
+    allowed_hosts: Annotated[
+        str, Meta(description="names beside localhost by which dev may be called, comma-separated")
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe level logged")
     ] = "info"
@@ -75,6 +78,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     def private_hosts(self) -> frozenset[str]:
         """Upstream hosts that may resolve to private addresses in production."""
         return frozenset(h.strip().lower() for h in self.allowed_private_hosts.split(",") if h.strip())
+
+    @property
+    def own_hosts(self) -> frozenset[str]:
+        """Names of this gateway, beside localhost, that requests in dev may have as their Host."""
+        return frozenset(h.strip().lower() for h in self.allowed_hosts.split(",") if h.strip())
+
+    @property
+    def dev_key(self) -> str | None:
+        """The public development key, where it opens this gateway."""
+        is_taken = self.env == "dev" and any(key == DEV_KEY for _, key, _ in self.callers())
+        return DEV_KEY if is_taken else None
 
     def callers(self) -> list[tuple[str, str, frozenset[str]]]:
         """Return the service keys as (name, key, scopes).

@@ -10,9 +10,10 @@ import io
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from dotenv.parser import Binding, parse_stream
@@ -25,6 +26,7 @@ ENV_FILE = Path(".env")
 MIN_KEY_LENGTH = 32
 KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 REMOVED = {
     "redis_url": ("", "cache and rate limits are in the gateway's memory"),
     "workers": ("1", "one process serves every request"),
@@ -50,14 +52,39 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
         raise ConfigurationError(" ".join(problems))
     if "env" not in values and not _is_loopback(settings.host):
         settings = msgspec.structs.replace(settings, env="production")
+    if unfit := sorted(host for host in settings.own_hosts if not _HOST.fullmatch(host)):
+        raise ConfigurationError(
+            f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
+            f"not {_shown(unfit[0])}."
+        )
     if unsafe := list(_unsafe(settings)):
         raise ConfigurationError(" ".join(unsafe))
     return settings
 
 
-def descriptions() -> dict[str, str]:
-    """Return what each setting is, by field name."""
-    return {name: meta.description or "" for name, (_, meta) in _fields().items()}
+class SettingHelp(NamedTuple):
+    """A setting as `serve --help` shows it: what it is, the form of its value, its range, default and variable."""
+
+    form: str
+    text: str
+
+
+def setting_helps() -> dict[str, SettingHelp]:
+    """Return the help of each setting, by field name."""
+    defaults = Settings()
+    return {name: _help(name, kind, meta, getattr(defaults, name)) for name, (kind, meta) in _fields().items()}
+
+
+def _help(name: str, kind: object, meta: msgspec.Meta, default: object) -> SettingHelp:
+    is_choice = get_origin(kind) is Literal
+    forms: dict[object, str] = {int: "INT", float: "NUMBER", Path: "PATH"}
+    form = "|".join(get_args(kind)) if is_choice else forms.get(kind, "TEXT")
+    text = meta.description or ""
+    if kind in (int, float):
+        text += f"; {_requirement(kind, meta)}"
+    if default not in (None, ""):
+        text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
+    return SettingHelp(form, f"{text} [{_variable(name)}]")
 
 
 def _fields() -> dict[str, tuple[Any, msgspec.Meta]]:

@@ -1,20 +1,21 @@
-"""Server-sent events, as bytes: https://html.spec.whatwg.org/multipage/server-sent-events.html. No I/O."""
+"""Parse and encode server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html. No I/O."""
 
 from __future__ import annotations
 
 import msgspec
 
 COMMENT = b": keep-alive\n\n"
-"""Keeps what stands between awake; every client passes over it."""
+"""A comment line, which clients ignore: sent during silence so that proxies do not close the connection."""
 BOM = b"\xef\xbb\xbf"
+"""The UTF-8 byte order mark, which the specification allows at the beginning of a stream."""
 
 
 class TooLarge(Exception):
-    """An event is larger than is taken."""
+    """An event exceeds the size limit."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """One event: its name (empty: `message`), its data, and how it stood on the line, blank line included."""
+    """A server-sent event: name (empty for `message`), data, and the bytes of the event including the blank line."""
 
     name: bytes
     data: bytes
@@ -22,28 +23,33 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Splitter:
-    """Cuts a stream of bytes into events, however the bytes are cut into pieces.
+    r"""An incremental parser: call `take` with each chunk of bytes, in any segmentation, and `end` at the end.
 
-    Linear in the stream's length: bytes that were searched for an event's end are not searched again.
+        splitter = Splitter(max_event_bytes=1_000_000)
+        splitter.take(b"data: 1\n")     # []
+        splitter.take(b"\ndata: 2\n")   # [Event(b"", b"1", b"data: 1\n\n")]
+        splitter.end()                  # [Event(b"", b"2", b"data: 2\n\n")]
+
+    Runs in time linear in the stream's length: bytes already searched for an event's end are not searched again.
     """
 
     __slots__ = ("_ends_with_cr", "_held", "_is_first", "_max_event_bytes")
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
-        self._held = bytearray()  # the incomplete event, its lines ended by newlines alone
-        self._ends_with_cr = False  # the stream so far ended with a carriage return, which may be half a line's end
+        self._held = bytearray()  # the incomplete event, its line ends normalised to \n
+        self._ends_with_cr = False  # the last chunk ended with \r, which may be the first half of \r\n
         self._is_first = True
 
     def take(self, data: bytes) -> list[Event]:
-        """Return the events that `data` completes; comments and events without data are dropped.
+        """Return the events that `data` completes; drop comments and events without data.
 
         Raises:
-            TooLarge: an event, complete or not, is larger than the limit.
+            TooLarge: an event, complete or not, exceeds `max_event_bytes`.
         """
         if not (self._held or self._ends_with_cr or self._is_first):
             last = len(data) - 2
-            # One whole event of one line, as nearly all are.
+            # Fast path: nearly every chunk is one complete event with a single data line.
             if data.find(b"\n") == last and data[:6] == b"data: " and data[last:] == b"\n\n" and b"\r" not in data:
                 if last > self._max_event_bytes:
                     raise TooLarge(self._too_large())
@@ -54,7 +60,7 @@ class Splitter:
 
     def _add(self, data: bytes) -> list[Event]:
         held = self._held
-        searched = max(len(held) - 1, 0)
+        searched = max(len(held) - 1, 0)  # the blank line may begin with the last byte held
         if held or self._is_first:
             held += data
             if self._is_first and not self._is_past_bom(held):
@@ -73,7 +79,7 @@ class Splitter:
         return [event for block in blocks if (event := self._event(block)) is not None]
 
     def _is_past_bom(self, held: bytearray) -> bool:
-        """Drop a byte order mark at the stream's beginning; False while these bytes may be a part of one."""
+        """Drop a byte order mark at the beginning of the stream; return False while the bytes may be half of one."""
         if len(held) < len(BOM) and BOM.startswith(held):
             return False
         self._is_first = False
@@ -82,7 +88,7 @@ class Splitter:
         return True
 
     def _with_newlines(self, data: bytes) -> bytes:
-        """End lines by newlines alone; keep back a carriage return at the end, since a newline may follow."""
+        r"""Normalise line ends to \n; hold back a \r at the end of `data`, since a \n may follow."""
         if self._ends_with_cr:
             data = b"\r" + data
         self._ends_with_cr = data.endswith(b"\r")
@@ -91,7 +97,10 @@ class Splitter:
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def end(self) -> list[Event]:
-        """Return the last event if the stream ended without the blank line that should follow it."""
+        """Return the last event of a stream that ended without the blank line after it.
+
+        The specification discards such an event; here it may hold the end of a billed answer.
+        """
         rest = bytes(self._held).rstrip(b"\n")
         self._held = bytearray()
         event = self._event(rest) if rest else None
@@ -117,5 +126,5 @@ class Splitter:
 
 
 def encode_event(data: bytes, name: bytes = b"") -> bytes:
-    """An event on the line; `data` without line breaks, as JSON has none."""
+    """Encode an event. `data` must not contain line breaks, as encoded JSON never does."""
     return b"event: %b\ndata: %b\n\n" % (name, data) if name else b"data: %b\n\n" % data

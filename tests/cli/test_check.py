@@ -113,6 +113,34 @@ def test_a_directory_that_is_a_file(capsys: Capsys) -> None:
     assert (ran.code, found(ran)["data directory"][0]) == (1, "failed")
 
 
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/x", "/proc", "x" * 300, "a/b/c" + "x" * 300])
+def test_a_directory_that_cannot_be_made_fails(monkeypatch: pytest.MonkeyPatch, capsys: Capsys, place: str) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_DATA_DIR", place)
+    ran = call(capsys, "check")
+    mark, says = found(ran)["data directory"]
+    assert (ran.code, mark) == (1, "failed")
+    assert "LLM_GATEWAY_DATA_DIR" in says
+    assert list(Path().iterdir()) == [], "it leaves nothing behind"
+
+
+def test_a_directory_that_can_be_made_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_DATA_DIR", "a/b/c")
+    ran = call(capsys, "check")
+    assert (ran.code, found(ran)["data directory"][0]) == (0, "ok")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["mysql://a@b/c", "sqlite://", "nonsense"])
+def test_a_database_url_that_does_not_fit_ends_with_78(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capsys, url: str
+) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", url)
+    ran = call(capsys, "check")
+    assert ran.code == 78
+    [(mark, says)] = found(ran).values()
+    assert (mark, says.split()[0]) == ("failed", "LLM_GATEWAY_DATABASE_URL")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_cannot_be_written(capsys: Capsys) -> None:
     Path("data").mkdir(mode=0o500)

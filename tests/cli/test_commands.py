@@ -121,7 +121,7 @@ def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
         (["nonsense"], 'Unknown command "nonsense".'),
         (["providers", "lst"], 'Did you mean "list"?'),
         (["providers", "add", "x"], "--model requires an argument. See: llm-gateway providers add --help"),
-        (["providers", "add", "x", "-m", "y", "--api-key", "sk-1"], "Unknown option: --api-key"),
+        (["providers", "add", "x", "-m", "y", "--api-key", "sk-1"], "--api-key is not taken"),
         (["providers", "add", "x", "-m", "y", "--rpm", "0"], "--rpm"),
         (["usage", "--days", "366"], "--days"),
         (["usage", "--by", "month"], "--by"),

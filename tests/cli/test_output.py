@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 
 import pytest
@@ -88,3 +89,37 @@ def test_json_is_the_value_and_safe_to_look_at(capsys: pytest.CaptureFixture[str
     assert json.loads(shown) == value
     assert "é" in shown
     assert not {"\u009b", "\u202e", "\x1b"} & set(shown)
+
+
+ROWS = [
+    {"name": "openrouter", "models": ["gpt-4o-mini-2024-07-18", "meta/llama-3.3"], "cost": 1.5, "limit": 10_000_000},
+    {"name": "a customer of many words", "models": [], "cost": 0.0000255, "limit": 60},
+]
+WIDE = (
+    Column("name", "Name"),
+    Column("models", "Models", "list"),
+    Column("cost", "Cost", "money"),
+    Column("limit", "Tokens/min", "count"),
+)
+WORDS = {
+    "openrouter",
+    "gpt-4o-mini-2024-07-18,",
+    "meta/llama-3.3",
+    "customer",
+    "10,000,000",
+    "$0.0000255",
+    "Tokens/min",
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_words_stay_whole_however_narrow_the_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_rows(ROWS, WIDE, total={"name": "Total", "models": [], "cost": 1.5, "limit": 1})
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert {word for line in lines for word in line.split()} >= WORDS
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("Name  ") and "Models" in line for line in lines) == (width >= 80)

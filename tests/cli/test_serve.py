@@ -81,6 +81,23 @@ def test_every_setting_is_a_flag_of_serve(monkeypatch: pytest.MonkeyPatch, capsy
         assert f"--{name.replace('_', '-')} " in output
 
 
+def test_the_help_of_serve_tells_forms_ranges_defaults_and_variables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert ends(monkeypatch, "serve", "--help") == 0
+    lines = {line.split()[0]: line.strip() for line in capsys.readouterr().out.splitlines() if "--" in line}
+    port = "port to listen on; a whole number from 1 to 65535 [default: 8200] [LLM_GATEWAY_PORT]"
+    assert lines["--port"] == f"--port INT: {port}"
+    assert lines["--log-level"].startswith("--log-level debug|info|warning|error: ")
+    assert "[default: info]" in lines["--log-level"]
+    assert lines["--data-dir"].startswith("--data-dir PATH: ")
+    assert "; a finite number above 0 [default: 120]" in lines["--request-timeout-seconds"]
+    assert lines["--service-keys"].endswith("comma-separated [LLM_GATEWAY_SERVICE_KEYS]")
+    for name in Settings.__struct_fields__:
+        assert f"[LLM_GATEWAY_{name.upper()}]" in lines[f"--{name.replace('_', '-')}"]
+
+
 def test_flags_of_serve_become_settings_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_GATEWAY_PORT", "1")
     monkeypatch.setenv("LLM_GATEWAY_LOG_LEVEL", "debug")

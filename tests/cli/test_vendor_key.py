@@ -60,6 +60,8 @@ def test_update_keeps_the_key_unless_asked(set_up: SetUp) -> None:
         (["--api-key-env", "NOWHERE"], "NOWHERE is not set"),
         (["--api-key-env", CANARY], "takes the name of a variable"),
         (["--api-key-stdin", "--no-api-key"], "Choose one"),
+        (["--api-key", CANARY], "--api-key is not taken"),
+        ([f"--api-key={CANARY}"], "--api-key-env OPENAI_API_KEY"),
         (["--key-file", "-"], "--api-key-env"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Requests and replies in canonical form: defaults, and replies as the cache keeps them."""
+"""Canonical requests and replies: default values, and the encoding of cached replies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.usage import Usage
 
 
-def test_a_requests_defaults() -> None:
+def test_a_request_has_defaults_for_its_optional_fields() -> None:
     asked = Request(
         id="i",
         at_ms=1,
@@ -40,5 +40,5 @@ def test_a_requests_defaults() -> None:
         usage_estimated=st.booleans(),
     )
 )
-def test_a_reply_as_bytes_and_back(reply: Reply) -> None:
+def test_a_reply_is_the_same_after_encoding_and_decoding(reply: Reply) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=Reply) == reply

@@ -1,4 +1,4 @@
-"""How many tokens a request is estimated to take before a provider counts them."""
+"""Token estimates from the length of texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from tests.worker.pipeline.fakes import request
         ("日" * 8, "日", 17),
     ],
 )
-def test_estimate(prompt: str, system: str, tokens: int) -> None:
+def test_the_estimate_counts_four_ascii_characters_or_three_bytes_as_a_token(
+    prompt: str, system: str, tokens: int
+) -> None:
     assert request(prompt=prompt, system=system).estimated_input_tokens() == tokens
 
 

@@ -1,4 +1,4 @@
-"""cost(): tiers, kinds within kinds, counts that contradict each other, one rounding. add_usage(), records as bytes."""
+"""Cost of a call (tiers, kinds of tokens, contradictory counts, rounding), sums of usage, encoding of records."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def usage(input: int = 0, output: int = 0, **kinds: int) -> Usage:  # noqa: A002
     return Usage(input_tokens=input, output_tokens=output, **{f"{kind}_tokens": n for kind, n in kinds.items()})
 
 
-def test_units() -> None:
+def test_prices_per_million_tokens_give_costs_in_nano_dollars() -> None:
     assert NANOS_PER_USD == 1_000_000_000
     usd_3_per_million = 3 * NANOS_PER_USD
     assert cost(Price(((0, usd_3_per_million),), ((0, 0),)), usage(1_000_000)) == 3 * NANOS_PER_USD
     assert cost(Price(((0, usd_3_per_million),), ((0, 0),)), usage(1)) == 3000
 
 
-def test_nothing_costs_nothing() -> None:
+def test_a_call_without_tokens_costs_nothing() -> None:
     assert cost(WHOLE, Usage()) == 0
 
 
-def test_free_is_free() -> None:
+def test_any_usage_costs_nothing_at_the_free_price() -> None:
     assert cost(FREE, usage(10**9, 10**9, cache_read=5, reasoning=7)) == 0
 
 
@@ -86,7 +86,7 @@ def test_free_is_free() -> None:
         (usage(10, 10, reasoning=4, audio_output=5, cache_read=3), 7 * 2 + 3 * 5 + 1 * 3 + 4 * 13 + 5 * 19),
     ],
 )
-def test_a_kind_with_a_price_is_taken_out_of_its_parent(counts: Usage, nanos: int) -> None:
+def test_tokens_of_a_kind_with_a_price_are_subtracted_from_its_parent(counts: Usage, nanos: int) -> None:
     assert cost(WHOLE, counts) == nanos
 
 
@@ -131,7 +131,7 @@ def test_a_kind_without_a_price_costs_what_its_parent_costs(price: Price, counts
         (usage(10, cache_write=4, cache_write_1h=-1), 6 * 2 + 4 * 7),
     ],
 )
-def test_counts_that_contradict_each_other_are_cut(counts: Usage, nanos: int) -> None:
+def test_counts_that_contradict_each_other_are_capped_at_their_parent(counts: Usage, nanos: int) -> None:
     assert cost(WHOLE, counts) == nanos
 
 
@@ -147,19 +147,19 @@ TIERED = Price(
     ("tokens", "input_price", "output_price"),
     [(0, 1, 10), (1, 1, 10), (100, 1, 10), (101, 2, 20), (200, 2, 20), (201, 4, 40), (10_000, 4, 40)],
 )
-def test_a_tier_holds_for_all_tokens_once_the_input_is_above_it(
+def test_a_tier_applies_to_all_tokens_if_the_input_exceeds_its_threshold(
     tokens: int, input_price: int, output_price: int
 ) -> None:
     assert cost(TIERED, usage(tokens, 1)) == tokens * input_price + output_price
 
 
-def test_tiers_go_by_the_whole_input_for_every_kind() -> None:
+def test_the_total_input_selects_the_tier_of_every_kind() -> None:
     assert cost(TIERED, usage(150, 10, cache_read=100, reasoning=4)) == 50 * 2 + 100 * 3 + 6 * 20 + 4 * 7
     assert cost(TIERED, usage(151, 10, cache_read=100, reasoning=4)) == 51 * 2 + 100 * 5 + 6 * 20 + 4 * 9
     assert cost(TIERED, usage(50, 1000)) == 50 + 10_000
 
 
-def test_the_first_tier_holds_from_nothing_whatever_its_figure() -> None:
+def test_the_first_tier_applies_below_every_threshold() -> None:
     assert cost(Price(((1000, 5 * M),), ((1000, 7 * M), (2000, 9 * M))), usage(10, 1)) == 57
 
 
@@ -175,12 +175,12 @@ def test_the_first_tier_holds_from_nothing_whatever_its_figure() -> None:
         (1, 1, 0),
     ],
 )
-def test_rounds_half_up(price: int, tokens: int, nanos: int) -> None:
+def test_a_cost_is_rounded_half_up(price: int, tokens: int, nanos: int) -> None:
     assert cost(Price(((0, price),), ((0, 0),)), usage(tokens)) == nanos
     assert cost(Price(((0, 0),), ((0, price),)), usage(0, tokens)) == nanos
 
 
-def test_rounds_once_over_all_kinds() -> None:
+def test_a_cost_is_rounded_once_over_all_kinds() -> None:
     third = ((0, 333_333),)
     price = Price(third, third, third, third, third, third, third, third)
     counts = usage(4, 3, cache_read=1, cache_write=2, cache_write_1h=1, audio_input=1, reasoning=1, audio_output=1)
@@ -188,7 +188,7 @@ def test_rounds_once_over_all_kinds() -> None:
     assert cost(Price(((0, 300_000),), ((0, 200_000),)), usage(1, 1)) == 1
 
 
-def test_no_count_is_too_large() -> None:
+def test_costs_of_very_large_counts_are_exact() -> None:
     assert cost(Price(((0, 10**15),), ((0, 10**15),)), usage(10**12, 10**12)) == 2 * 10**21
 
 
@@ -204,7 +204,7 @@ counts = st.builds(
 
 
 def exactly(price: Price, usage: Usage) -> Fraction:
-    """The rule once more, in fractions of a dollar and without haste."""
+    """Compute the cost with exact fractions: a slow, independent implementation of the same rule."""
 
     def at(tiers: tuple[Tier, ...]) -> Fraction:
         above = [nanos for start, nanos in tiers[1:] if usage.input_tokens > start]
@@ -233,13 +233,13 @@ def exactly(price: Price, usage: Usage) -> Fraction:
 
 @examples(5)
 @given(prices, counts)
-def test_is_the_exact_sum_rounded_half_up(price: Price, usage: Usage) -> None:
+def test_the_cost_is_the_exact_sum_rounded_half_up(price: Price, usage: Usage) -> None:
     assert cost(price, usage) == floor(exactly(price, usage) * NANOS_PER_USD + Fraction(1, 2))
 
 
 @examples(4)
 @given(prices, counts)
-def test_charges_no_more_than_the_totals_at_the_highest_price(price: Price, usage: Usage) -> None:
+def test_the_cost_is_at_most_the_totals_at_the_highest_price(price: Price, usage: Usage) -> None:
     highest = max(nanos for kind in Price.__struct_fields__ for _, nanos in getattr(price, kind))
     tokens = max(0, usage.input_tokens) + max(0, usage.output_tokens)
     assert 0 <= cost(price, usage) <= (tokens * highest + 500_000) // M
@@ -252,7 +252,7 @@ def test_add_usage_adds_kind_by_kind(a: Usage, b: Usage) -> None:
     )
 
 
-def test_records_come_back_from_their_bytes() -> None:
+def test_records_are_the_same_after_encoding_and_decoding() -> None:
     attempt = AttemptRecord(
         id="a",
         provider_id="p",

@@ -1,4 +1,4 @@
-"""Identifiers: UUIDs of version 7, unique and sorted by time."""
+"""UUIDv7 identifiers: format, uniqueness and order by time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_an_id_is_a_uuid_of_version_7() -> None:
         assert (str(parsed), parsed.version, parsed.variant) == (text, 7, RFC_4122)
 
 
-def test_an_id_begins_with_the_millisecond() -> None:
+def test_an_id_begins_with_the_millisecond_of_its_creation() -> None:
     before = time.time_ns() // 1_000_000
     made = [int(new_id().replace("-", "")[:12], 16) for _ in range(50)]
     after = time.time_ns() // 1_000_000

@@ -315,4 +315,8 @@ def test_what_a_vendor_cannot_be_told_is_named(gateway: GatewayProcess, llmock: 
     with pytest.raises(openai.BadRequestError) as stream:
         chat.chat.completions.create(model="auto", messages=asked(), extra_body={"stream": "true"})
     assert stream.value.param == "stream"
+    with pytest.raises(openai.BadRequestError) as misspelt:
+        chat.chat.completions.create(model="auto", messages=asked(), extra_body={"temprature": 1})
+    assert misspelt.value.param == "temprature"
+    assert "If temperature is meant, write that." in misspelt.value.message
     assert len(llmock.requests) == 1

@@ -91,8 +91,8 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
             assert path == "/" or path not in problem["detail"]
 
 
-async def test_open_paths_are_those_of_the_reference() -> None:
-    assert {"/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
+async def test_open_paths_are_the_first_page_and_those_of_the_reference() -> None:
+    assert {"/", "/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
 
 
 @pytest.mark.parametrize("path", ["/api/v1/health/", "/api/v1/health/providers", "/API/V1/HEALTH", "//api/v1/health"])
@@ -137,15 +137,25 @@ async def test_the_key_is_taken_from_each_of_the_three_headers(gate: Client, hea
         {"cookie": "x-service-key=key-of-all"},
     ],
 )
-async def test_every_failure_is_the_same_401(gate: Client, headers: dict[str, str | bytes]) -> None:
+async def test_every_failure_is_a_401_that_repeats_nothing_of_the_key(
+    gate: Client, headers: dict[str, str | bytes]
+) -> None:
     response = await gate.call("GET", "/secret-path?key=key-of-all", headers=headers)
     problem = assert_problem(response, 401, "unauthorized")
-    assert problem["detail"] == "Send a valid key in the X-Service-Key header."
+    assert problem["detail"].endswith("Send a service key of the gateway as `X-Service-Key: KEY`.")
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.headers["x-should-retry"] == "false"
+    assert "key-of" not in response.body.decode()
     for value in headers.values():
         text = value.decode("latin-1") if isinstance(value, bytes) else value
-        assert len(text) < 4 or text not in response.body.decode()
+        assert len(text) < 4 or text.startswith("Bearer") or text not in response.body.decode()
+
+
+async def test_all_unknown_keys_get_the_same_sentence(gate: Client) -> None:
+    keys = ("key-of-al", "key-of-all2", "KEY-OF-ALL", "all", "all:key-of-all", "y" * 30_000)
+    found = {(await gate.call("GET", "/x", headers={"x-service-key": key})).json["detail"] for key in keys}
+    assert len(found) == 1
+    assert "not known" in found.pop()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +216,7 @@ async def test_without_the_key_a_browser_is_told_to_ask_for_it(gate: Client, val
         ("POST", "/api/v1/providers"),
         ("POST", "/api/v1/generate"),
         ("GET", "/metrics"),
-        ("GET", "/"),
+        ("POST", "/"),
     ],
 )
 async def test_basic_opens_nothing_else(gate: Client, method: str, path: str) -> None:
@@ -284,7 +294,25 @@ async def test_dev_answers_to_no_other_host(gate: Client, host: str | None) -> N
     for path in ("/x", "/api/v1/health"):
         response = await gate.call("GET", path, headers={"x-service-key": "key-of-all"}, host=host)
         assert_problem(response, 403, "forbidden")
-        assert not host or host not in response.json["detail"] or host in "localhost, 127.0.0.1 and [::1]"
+        assert not host or host not in response.json["detail"] or host in "localhost, 127.0.0.1 or [::1]"
+        assert "LLM_GATEWAY_ALLOWED_HOSTS" in response.json["detail"]
+
+
+@pytest.mark.parametrize("host", ["gateway", "GATEWAY:8200", "box.internal:1"])
+async def test_dev_answers_to_hosts_that_are_allowed(host: str) -> None:
+    client = Client(own_hosts_gate(), "key-of-all")
+    assert (await client.call("GET", "/x", host=host)).status == 200
+
+
+@pytest.mark.parametrize("host", ["gateway.evil.example", "gateway:", "gateway:x", "gateway:1:2", "", None, "internal"])
+async def test_an_allowed_host_lets_no_other_in(host: str | None) -> None:
+    client = Client(own_hosts_gate(), "key-of-all")
+    assert_problem(await client.call("GET", "/x", host=host), 403, "forbidden")
+
+
+def own_hosts_gate() -> Gate:
+    names = frozenset({"gateway", "box.internal"})
+    return Gate(inside, Keyring(KEYS), local_only=True, log=ignore, allowed_hosts=names)
 
 
 async def test_production_answers_to_any_host() -> None:

@@ -297,7 +297,7 @@ def test_cancelled_requests_leave_no_cycle(tmp_path: Path) -> None:
                     body = json.dumps({**fields, "model": "p/m", "stream": stream}).encode()
                     calls.append(asyncio.create_task(it.call(path, body, NOT_CACHED)))
             await asyncio.sleep(0.5)
-            for task in list(cast(Any, it.server)._hub.tasks):
+            for task in list(cast(Any, it.server)._shared.tasks):
                 task.cancel()
             await asyncio.gather(*calls)
             calls.clear()

@@ -1,7 +1,7 @@
-"""Questions made by hypothesis, and the documents in which clients of each API ask them.
+"""Hypothesis strategies for requests, and functions that write such a request as the body of each vendor's API.
 
-A question holds canonical parts. `expected` builds the conversation that it is; the writers below spell it in each
-client's protocol by hand, from the vendors' documentation, so that a mistake of a reader cannot hide in them.
+`expected` builds the conversation that every API must read from it. The writers below are independent of the gateway:
+written by hand from the vendors' documentation, so that they do not repeat a reader's mistake.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ papers = st.just(File(name="a b.pdf", media_type="application/pdf", data="JVBERi
 
 
 class Question(NamedTuple):
-    """What is asked. `settings` are fields of `Conversation`."""
+    """A request, independent of any API. `settings` are fields of `Conversation`."""
 
     system: str | None
     turns: list[Turn]
@@ -58,13 +58,13 @@ class Question(NamedTuple):
 
 @st.composite
 def turns_of(draw: st.DrawFn, tools: list[str], *, text_only: bool) -> list[Turn]:
-    """Turns that end with the user's, or with the results of tools."""
+    """Draw turns of a user, a model and tools; the last one is the user's or holds tool results."""
     turns: list[Turn] = []
     for number in range(draw(st.integers(1, 3))):
-        said: list[Part] = [Text(text=text) for text in draw(st.lists(texts, min_size=1, max_size=2))]
+        parts: list[Part] = [Text(text=text) for text in draw(st.lists(texts, min_size=1, max_size=2))]
         if not text_only and draw(st.booleans()):
-            said.append(draw(pictures | papers))
-        turns.append(Turn(role="user", parts=said))
+            parts.append(draw(pictures | papers))
+        turns.append(Turn(role="user", parts=parts))
         has_calls = draw(st.booleans())
         if tools and has_calls:
             called: list[Part] = [Text(text=draw(words))] if draw(st.booleans()) else []
@@ -93,7 +93,7 @@ SHARED: dict[str, st.SearchStrategy[Any]] = {
     "service_tier": st.sampled_from(["auto", "default"]),
     "reasoning": st.sampled_from([Reasoning(effort=word) for word in ("none", "minimal", "low", "high", "max")]),
 }
-"""Settings that three APIs have."""
+"""Settings that the APIs of OpenAI (both) and Anthropic have."""
 OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "temperature": st.sampled_from([1.0000001, 2.0]),
     "stop": st.sampled_from([["END"], [" "], ["\n", "###"], ["1", "2", "3", "4"], ["1", "2", "3", "4", "5"]]),
@@ -107,12 +107,12 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "verbosity": st.sampled_from(["low", "high"]),
     "format": st.just(Format()) | st.builds(Format, name=st.just("answer"), schema=schemas),
 }
-"""Settings that some APIs lack; a question has one of them at most, so that others can ask most questions."""
+"""Settings that some APIs lack; a request has at most one of them, so that most requests fit most APIs."""
 
 
 @st.composite
 def questions(draw: st.DrawFn) -> Question:
-    """Everything that chat completions can ask for and another protocol, too."""
+    """Draw a request that chat completions can express, and at least one other protocol."""
     tools: list[str] = draw(st.lists(names, max_size=2, unique=True)) if draw(st.booleans()) else []
     settings = {name: draw(values) for name, values in SHARED.items() if draw(st.booleans())}
     if draw(st.booleans()):
@@ -134,7 +134,7 @@ def questions(draw: st.DrawFn) -> Question:
 
 @st.composite
 def short_questions(draw: st.DrawFn) -> Question:
-    """What /generate can ask: words, a length, a temperature, and JSON or not."""
+    """Draw a request that /generate can express: text, max_tokens, temperature, and JSON mode or not."""
     settings: dict[str, Any] = {
         "max_tokens": draw(st.sampled_from([1, 1000, 8000])),
         "temperature": draw(st.sampled_from([0.0, 0.7, 1.0, 1.0000001, 2.0])),
@@ -154,7 +154,7 @@ def expected(question: Question) -> Conversation:
 
 
 def chat_document(question: Question) -> Document:
-    """A body of /chat/completions."""
+    """Write the body of POST /chat/completions."""
     messages = [] if question.system is None else [{"role": "system", "content": question.system}]
     for turn in question.turns:
         messages += _chat_messages(turn)
@@ -206,7 +206,7 @@ def _chat_setting(name: str, value: Any) -> Document:
 
 
 def messages_document(question: Question) -> Document:
-    """A body of /v1/messages; tool results and what the user says next are one message."""
+    """Write the body of POST /v1/messages; tool results and the user's next text are one message."""
     messages: list[Document] = []
     before = ""
     for turn in question.turns:
@@ -269,7 +269,7 @@ MESSAGES_NAMES = {"stop": "stop_sequences"}
 
 
 def responses_document(question: Question) -> Document:
-    """A body of /responses."""
+    """Write the body of POST /responses."""
     document: Document = {"model": "m", "input": [item for turn in question.turns for item in _items(turn)]}
     if question.system is not None:
         document["instructions"] = question.system
@@ -285,11 +285,11 @@ def _items(turn: Turn) -> list[Document]:
             for part in turn.parts
             if isinstance(part, ToolResult)
         ]
-    said = [part for part in turn.parts if not isinstance(part, ToolCall)]
+    parts = [part for part in turn.parts if not isinstance(part, ToolCall)]
     kind = "output_text" if turn.role == "assistant" else "input_text"
     items: list[Document] = []
-    if said:
-        content = _content(said, lambda part: _input(part, kind))
+    if parts:
+        content = _content(parts, lambda part: _input(part, kind))
         items.append({"type": "message", "role": turn.role, "content": content})
     return items + [
         {"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments}
@@ -323,11 +323,11 @@ def _responses_setting(name: str, value: Any) -> Document:
     return {{"max_tokens": "max_output_tokens"}.get(name, name): value}
 
 
-# What they share.
+# Shared by all of them.
 
 
 def _content(parts: Sequence[Part], write: Callable[[Part], Document]) -> str | list[Document]:
-    """One text is told as text, as most clients do; all else as a list of parts."""
+    """Write a single text as a string, as most clients do, anything else as a list of parts."""
     if len(parts) == 1 and isinstance(parts[0], Text):
         return parts[0].text
     return [write(part) for part in parts]
@@ -352,7 +352,7 @@ def _function(tool: Tool) -> Document:
 
 
 def _choice(choice: ToolChoice, named: Document, *, implied: bool) -> Document:
-    """`implied`: that the model chooses is the default, so only `parallel_tool_calls` is there."""
+    """Write the tool choice; `implied`: `tool_choice` is the default and left out."""
     document: Document = {} if implied else {"tool_choice": choice.mode if choice.name is None else named}
     return document | ({} if choice.parallel is None else {"parallel_tool_calls": choice.parallel})
 

@@ -1,6 +1,6 @@
-"""Replies made by hypothesis, as each vendor sends them: in a whole body, and in a stream of events.
+"""Hypothesis strategies for providers' replies, and functions that write them as each vendor does, whole and streamed.
 
-The bodies and events are spelled by hand after the vendors' documentation (named at each dialect).
+The writers are independent of the gateway: written by hand from the vendors' documentation, linked at each vendor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Counts(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a provider says. `counts` None: it reports no usage."""
+    """A provider's reply, independent of any API. `counts` None: the provider reports no usage."""
 
     parts: list[Part]
     reason: FinishReason
@@ -40,14 +40,14 @@ class Reply(NamedTuple):
 
 @st.composite
 def counts(draw: st.DrawFn) -> Counts:
-    """Tokens from one to very many, with and without cached and reasoning ones."""
+    """Draw token counts from 0 to 10**8, with and without cached and reasoning tokens."""
     asked, answered = draw(st.sampled_from([1, 19, 10**8])), draw(st.sampled_from([0, 1, 10, 10**8]))
     return Counts(asked, answered, draw(st.sampled_from([0, asked])), draw(st.sampled_from([0, answered])))
 
 
 @st.composite
 def replies(draw: st.DrawFn) -> Reply:
-    """Any mixture of thoughts, texts, a refusal and calls, also none of them."""
+    """Draw a reply of up to four thoughts, texts, refusals and tool calls, or none."""
     kinds = draw(st.lists(st.sampled_from(["thought", "text", "text", "refusal", "call", "call"]), max_size=4))
     parts = [_part(draw, kind, number) for number, kind in enumerate(kinds)]
     reasons: list[FinishReason] = ["tool_calls", "length"] if "call" in kinds else ["stop", "length", "content_filter"]
@@ -65,12 +65,12 @@ def _part(draw: st.DrawFn, kind: str, number: int) -> Part:
 
 
 def told(completion: Completion) -> list[tuple[str, Any]]:
-    """What the parts of the only choice say, in their order. Texts that follow each other are one, empty ones none."""
+    """Return (kind, content) of the parts of the only choice; see `told_parts`."""
     return told_parts(completion.choices[0].parts)
 
 
 def told_parts(parts: list[Part]) -> list[tuple[str, Any]]:
-    """The same of parts."""
+    """Return (kind, content) of the parts, in order; consecutive texts are joined, empty ones left out."""
     said: list[tuple[str, Any]] = []
     for kind, group in groupby(parts, key=_kind):
         if kind == "call":
@@ -93,7 +93,7 @@ def _kind(part: Part) -> str:
 
 
 def usage_of(reported: Counts) -> Usage:
-    """The canonical counts."""
+    """Return the canonical usage for these counts."""
     return Usage(
         input_tokens=reported.asked,
         output_tokens=reported.answered,
@@ -108,9 +108,9 @@ def pieces(text: str, size: int) -> list[str]:
 
 
 class Vendor(NamedTuple):
-    """A dialect: its protocol, and what writes a reply in it.
+    """A vendor's protocol and the functions that write a reply in it.
 
-    `adapted` is the reply as far as the dialect can tell it; `events(reply, size)` cuts texts into deltas of `size`.
+    `adapted` reduces a reply to what the protocol can express; `events(reply, size)` cuts texts into `size` characters.
     """
 
     protocol: Any
@@ -128,7 +128,7 @@ _CHAT_ORDER = ("thought", "text", "refusal", "call")
 
 
 def _chat_adapted(reply: Reply) -> Reply:
-    """A message has one text of each kind, and calls after them."""
+    """Sort the parts: a message has one text of each kind, followed by the calls."""
     return reply._replace(parts=sorted(reply.parts, key=lambda part: _CHAT_ORDER.index(_kind(part))))
 
 
@@ -187,7 +187,7 @@ _STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal
 
 
 def _no_refusal(reply: Reply) -> Reply:
-    """Models of this vendor decline in words."""
+    """Turn refusals into texts: the protocol has no refusals."""
     said: list[Part] = [Text(text=part.text) if isinstance(part, Refusal) else part for part in reply.parts]
     return reply._replace(parts=said)
 
@@ -290,7 +290,7 @@ def _output_text(part: Part) -> Document:
 
 
 def _summaries(text: str) -> list[str]:
-    """A long thought is summarised in two parts, an empty one in none."""
+    """Split a thought into two summaries, so that readers must join them; an empty thought has none."""
     middle = len(text) // 2
     return [text[:middle], text[middle:]] if middle else [text] if text else []
 
@@ -327,7 +327,7 @@ _GEMINI_REASONS = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS",
 
 
 def _gemini_usage(reported: Counts) -> Document:
-    """Zero counts are left out, as in all of Google's JSON."""
+    """Write the usage without zero counts, as all of Google's JSON."""
     usage = {
         "promptTokenCount": reported.asked,
         "cachedContentTokenCount": reported.cached,
@@ -389,7 +389,7 @@ VENDORS = {
 
 
 def sse(vendor: Vendor, events: list[Document], *, newline: str, is_ascii: bool) -> bytes:
-    """Events on the line, with a comment between them as proxies send to keep a connection open."""
+    """Encode events as server-sent events, with keep-alive comments between them."""
     lines = []
     for event in events:
         name = f"event: {event['type']}{newline}" if "type" in event else ""

@@ -1,4 +1,4 @@
-"""Conversations and replies in canonical form, made up by hypothesis: of what every protocol can express."""
+"""Hypothesis strategies for canonical conversations and completions that every protocol can express."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pictures = st.builds(Image, media_type=st.just("image/png"), data=st.just("aGVsb
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
-    """A system text, turns of a user and a model, tool calls with their results, and settings."""
+    """Draw a conversation: system text, turns of a user and a model, tool calls with results, settings."""
     turns: list[Turn] = []
     if draw(st.booleans()):
         turns.append(Turn(role="system", parts=[Text(text=draw(texts))]))
@@ -72,7 +72,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required":
 
 @st.composite
 def completions(draw: st.DrawFn) -> Completion:
-    """A reply of text, of tool calls, or of both."""
+    """Draw a completion of text, tool calls, or both."""
     parts: list[Part] = [Text(text=draw(texts))] if draw(st.booleans()) else []
     calls = draw(st.lists(names, min_size=0 if parts else 1, max_size=3))
     parts += [ToolCall(id=f"call_{n}", name=name, arguments=draw(arguments)) for n, name in enumerate(calls)]

@@ -1,4 +1,4 @@
-"""Tokens as each vendor counts them, from the pages that define them: what is billed, whole and streamed."""
+"""Tests of token counts: each vendor's usage is read as its documentation defines it, whole and streamed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ EXACT: dict[str, tuple[str, Document, Usage]] = {
 
 
 def counted(name: str, usage: Any) -> Completion:
-    """The reply of the dialect with this usage."""
+    """Read a reply of the dialect with this usage."""
     field = DIALECTS[name].usage
     return DIALECTS[name].read(encoded({**WHOLE[name], field: usage}))
 
@@ -173,7 +173,7 @@ def test_counts_in_a_stream_are_those_of_the_whole_reply(case: str) -> None:
     assert (completion.usage, completion.usage_estimated) == (expected, False)
 
 
-UNBELIEVED: list[tuple[str, Any]] = [
+IMPLAUSIBLE: list[tuple[str, Any]] = [
     ("chat", None),
     ("chat", {}),
     ("chat", {"prompt_tokens": 0, "completion_tokens": 0}),
@@ -195,8 +195,8 @@ UNBELIEVED: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "reported"), UNBELIEVED, ids=str)
-def test_counts_that_cannot_be_are_estimated_from_the_text(name: str, reported: Any) -> None:
+@pytest.mark.parametrize(("name", "reported"), IMPLAUSIBLE, ids=str)
+def test_implausible_counts_are_replaced_by_an_estimate_from_the_text(name: str, reported: Any) -> None:
     completion = counted(name, reported)
 
     assert (completion.usage, completion.usage_estimated) == (Usage(output_tokens=2), True)
@@ -216,8 +216,8 @@ def test_a_client_reads_the_tokens_that_were_billed(protocol: Any) -> None:
 
 
 @SURFACES
-def test_calls_that_come_in_turns_are_told_each_with_its_own_arguments(protocol: Any) -> None:
-    """OpenAI's parallel calls may; in Anthropic's and the Responses protocol one is whole before the next begins."""
+def test_interleaved_calls_are_written_with_their_own_arguments(protocol: Any) -> None:
+    """OpenAI's parallel calls may interleave; Anthropic's and Responses' must be complete before the next begins."""
     chunks: list[Chunk] = [
         Begin(),
         ToolBegin(call=0, id="a", name="t"),
@@ -238,7 +238,7 @@ def test_calls_that_come_in_turns_are_told_each_with_its_own_arguments(protocol:
 
 
 @pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses])
-def test_only_the_first_of_several_answers_is_told_where_a_protocol_has_one(protocol: Any) -> None:
+def test_only_the_first_choice_is_written_if_a_protocol_has_only_one(protocol: Any) -> None:
     chunks: list[Chunk] = [Begin(), TextDelta(text="a", choice=1), TextDelta(text="b"), Finish(choice=1), Finish()]
 
     told = streamed(protocol, chunks)
@@ -247,7 +247,7 @@ def test_only_the_first_of_several_answers_is_told_where_a_protocol_has_one(prot
 
 
 def assembled(chunks: list[Chunk]) -> Completion:
-    """The reply that the chunks are."""
+    """Assemble the completion from the chunks."""
     assembler = ReplyAssembler()
     for chunk in chunks:
         assembler.take(chunk)
@@ -255,7 +255,7 @@ def assembled(chunks: list[Chunk]) -> Completion:
 
 
 def streamed(protocol: Any, chunks: list[Chunk]) -> Completion:
-    """The reply that a client reads in the stream of these chunks."""
+    """Write the chunks as a stream, and read it as a client does."""
     writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
     return assembled([chunk for event in Splitter(10**6).take(body) for chunk in reader.take(event)])

@@ -1,4 +1,4 @@
-"""Parallel calls that are told in turns, in protocols whose blocks are written one after the other."""
+"""Tests of the delta serializer: interleaved tool calls are written one after the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TURNS: list[Chunk] = [
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=1, document={})
 
 
-def test_what_comes_in_the_middle_of_a_call_waits() -> None:
+def test_chunks_in_the_middle_of_a_call_are_held_back() -> None:
     delta_serializer = DeltaSerializer()
     written = [each for chunk in TURNS for each in delta_serializer.take(chunk)]
 
@@ -31,7 +31,7 @@ def test_what_comes_in_the_middle_of_a_call_waits() -> None:
     assert delta_serializer.end() == []
 
 
-def test_calls_that_come_one_after_the_other_do_not_wait() -> None:
+def test_consecutive_calls_are_not_held_back() -> None:
     chunks: list[Chunk] = [
         TextDelta(text="so"), FIRST, ToolDelta(call=0, arguments="{"), ToolDelta(call=0, arguments="}"),
         SECOND, ToolDelta(call=1, arguments="{}"), TextDelta(text="and"), Finish(reason="tool_calls"),
@@ -43,7 +43,7 @@ def test_calls_that_come_one_after_the_other_do_not_wait() -> None:
 
 
 @pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses, openai_chat])
-def test_no_argument_is_lost(protocol: object) -> None:
+def test_interleaved_calls_keep_all_their_arguments(protocol: object) -> None:
     writer = protocol.StreamWriter(CONTEXT)  # type: ignore[attr-defined]
     reader, assembler = protocol.StreamReader(), ReplyAssembler()  # type: ignore[attr-defined]
     chunks = [Begin(id="1", model="m"), *TURNS, Finish(reason="tool_calls")]

@@ -1,4 +1,4 @@
-"""A reply that ended by itself is an answer, with or without text; one that was cut is not. All dialects, surfaces."""
+"""Tests of replies without text: complete ones are answers in every protocol, truncated ones are errors."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={"stream
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_whole_answer_without_text_is_one_with_exact_tokens(kind: str) -> None:
+def test_a_complete_reply_without_text_is_an_answer_with_exact_tokens(kind: str) -> None:
     name, document = WHOLE[kind]
     body = encoded(document)
     completion = DIALECTS[name].read(body)
@@ -159,7 +159,7 @@ def test_a_whole_answer_without_text_is_one_with_exact_tokens(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_without_counts_it_is_estimated(kind: str) -> None:
+def test_usage_of_an_empty_reply_without_counts_is_estimated(kind: str) -> None:
     name, document = WHOLE[kind]
     body = encoded({field: value for field, value in document.items() if not field.startswith("usage")})
     reply = reply_of(DIALECTS[name].read(body))
@@ -167,7 +167,7 @@ def test_without_counts_it_is_estimated(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNENDED)
-def test_what_did_not_end_is_no_answer(name: str) -> None:
+def test_an_empty_reply_without_a_finish_reason_is_malformed(name: str) -> None:
     body = encoded(UNENDED[name])
     with pytest.raises(Malformed, match="The answer has no content"):
         DIALECTS[name].read(body)
@@ -185,7 +185,7 @@ def test_a_stream_without_text_is_an_answer_with_exact_tokens(kind: str) -> None
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_stream_that_was_cut_is_none(name: str) -> None:
+def test_an_empty_stream_that_was_cut_is_not_complete(name: str) -> None:
     reader, assembler = DIALECTS[name].reader(), ReplyAssembler()
     for event in CUT[name]:
         for chunk in reader.take(Event(b"", encoded(event), b"")):
@@ -198,11 +198,11 @@ def test_a_stream_that_was_cut_is_none(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "end"), [("chat", b"[DONE]"), ("messages", encoded(STOPPED)), ("responses", b"[DONE]")]
 )
-def test_an_end_without_a_beginning_says_nothing(name: str, end: bytes) -> None:
+def test_an_end_marker_without_a_beginning_gives_no_chunks(name: str, end: bytes) -> None:
     assert DIALECTS[name].reader().take(Event(b"", end, b"")) == []
 
 
-def test_what_was_held_back_for_json_comes_at_the_protocols_end() -> None:
+def test_text_held_back_for_json_comes_with_the_end_of_the_stream() -> None:
     reader = anthropic_messages.StreamReader(wants_json=True)
     text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "{}"}}
     chunks = [chunk for event in (STARTED, text, STOPPED) for chunk in reader.take(Event(b"", encoded(event), b""))]
@@ -212,7 +212,7 @@ def test_what_was_held_back_for_json_comes_at_the_protocols_end() -> None:
 
 @pytest.mark.parametrize("surface", SURFACES)
 @pytest.mark.parametrize("kind", WHOLE)
-def test_each_surface_writes_it_as_its_sdk_reads_it(kind: str, surface: str) -> None:
+def test_each_sdk_reads_a_reply_without_text(kind: str, surface: str) -> None:
     name, document = WHOLE[kind]
     written = json.loads(SURFACES[surface].write_reply(DIALECTS[name].read(encoded(document)), CONTEXT))
 
@@ -231,7 +231,7 @@ def test_each_surface_writes_it_as_its_sdk_reads_it(kind: str, surface: str) -> 
 
 @pytest.mark.parametrize("surface", SURFACES)
 @pytest.mark.parametrize("kind", STREAMS)
-def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None:
+def test_a_stream_without_text_ends_validly_in_each_protocol(kind: str, surface: str) -> None:
     name, events = STREAMS[kind]
     reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(CONTEXT)
     body = b""
@@ -256,7 +256,7 @@ def test_each_surface_streams_it_to_a_valid_end(kind: str, surface: str) -> None
 
 
 @pytest.mark.parametrize(("surface", "index"), [("messages", 1), ("responses", 7), ("chat", 0)])
-def test_the_choice_that_comes_first_is_written_wherever_it_is_counted_from(surface: str, index: int) -> None:
+def test_the_first_choice_to_arrive_is_written_whatever_its_index(surface: str, index: int) -> None:
     reader, writer = gemini.StreamReader(), SURFACES[surface].StreamWriter(CONTEXT)
     event = {"candidates": [{"index": index, "content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]}
 

@@ -1,4 +1,4 @@
-"""What only its own protocol knows is read without complaint; what vendors say in odd ways is understood."""
+"""Tests of replies with parts that only one protocol knows, and of vendors' variants of known parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
-def told(reader: Any, *documents: Any) -> list[Any]:
+def read_events(reader: Any, *documents: Any) -> list[Any]:
     return [chunk for d in documents for chunk in reader.take(Event(b"", json.dumps(d).encode(), b""))]
 
 
@@ -57,12 +57,12 @@ def message(*content: Any, stop_reason: str | None = "end_turn") -> bytes:
         ),
     ],
 )
-def test_an_answer_of_what_no_other_protocol_knows(reply: Any, kind: str) -> None:
+def test_parts_that_no_other_protocol_knows_are_read_as_foreign(reply: Any, kind: str) -> None:
     assert reply.choices[0].parts == [Foreign(kind=kind)]
 
 
-def test_an_empty_message_with_a_reason_is_an_answer() -> None:
-    """https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons#empty-responses-with-end_turn."""
+def test_an_empty_message_with_a_stop_reason_is_an_answer() -> None:
+    """Source: https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons#empty-responses-with-end_turn."""
     assert anthropic_messages.read_reply(message()).choices[0].parts == []
     with pytest.raises(Malformed):
         anthropic_messages.read_reply(message(stop_reason=None))
@@ -89,8 +89,8 @@ def chat_delta(**delta: Any) -> Any:
         ),
     ],
 )
-def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
-    chunks = told(reader, event)
+def test_foreign_parts_in_a_stream_are_read_as_foreign(reader: Any, event: Any, kind: str) -> None:
+    chunks = read_events(reader, event)
     assert chunks[-1] == ForeignDelta(kind=kind)
 
     assembler = ReplyAssembler()
@@ -100,32 +100,32 @@ def test_a_stream_of_it(reader: Any, event: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])
-def test_other_protocols_leave_it_out(protocol: Any) -> None:
+def test_writers_leave_foreign_parts_out(protocol: Any) -> None:
     writer = protocol.StreamWriter(CONTEXT)
     assert writer.write(ForeignDelta(kind="audio")) == b""
     writer.write(TextDelta(text="Hello"))
     assert b"audio" not in writer.end()
 
 
-def test_openai_says_stop_where_a_named_function_was_called() -> None:
+def test_stop_after_a_forced_call_is_read_as_tool_calls() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     assert openai_chat.read_reply(chat({"tool_calls": [call]})).choices[0].finish_reason == "tool_calls"
 
     reader = openai_chat.StreamReader()
-    told(reader, chat_delta(tool_calls=[{**call, "index": 0}]))
-    assert told(reader, {"choices": [{"delta": {}, "finish_reason": "stop"}]}) == [Finish(reason="tool_calls")]
+    read_events(reader, chat_delta(tool_calls=[{**call, "index": 0}]))
+    assert read_events(reader, {"choices": [{"delta": {}, "finish_reason": "stop"}]}) == [Finish(reason="tool_calls")]
 
 
-def test_arguments_that_are_an_object() -> None:
+def test_arguments_sent_as_an_object_become_json_text() -> None:
     call = {"id": "c1", "function": {"name": "f", "arguments": {"a": 1}}}
     [part] = openai_chat.read_reply(chat({"tool_calls": [call]})).choices[0].parts
     assert part == ToolCall(id="c1", name="f", arguments='{"a":1}')
 
 
-def test_a_streamed_content_may_be_a_list() -> None:
-    """https://docs.mistral.ai/capabilities/reasoning."""
+def test_streamed_content_that_is_a_list_is_read() -> None:
+    """Source: https://docs.mistral.ai/capabilities/reasoning."""
     thought = chat_delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}])
-    chunks = told(openai_chat.StreamReader(), thought, chat_delta(content=[{"type": "text", "text": "Well"}]))
+    chunks = read_events(openai_chat.StreamReader(), thought, chat_delta(content=[{"type": "text", "text": "Well"}]))
     assert chunks[1:] == [ThinkingDelta(text="Hm"), TextDelta(text="Well")]
 
 
@@ -146,15 +146,19 @@ def ended(reason: str) -> Any:
 
 
 @pytest.mark.parametrize(("given", "last"), [({}, stop(0)), ({"a": 1}, stop(0)), ({}, ended("tool_use"))])
-def test_a_call_without_pieces_has_the_arguments_it_began_with(given: Any, last: Any) -> None:
+def test_a_call_without_argument_deltas_has_the_arguments_of_its_start(given: Any, last: Any) -> None:
     tool = start(0, type="tool_use", id="t1", name="f", input=given)
-    chunks = told(anthropic_messages.StreamReader(), tool, piece(0, type="input_json_delta", partial_json=""), last)
+    chunks = read_events(
+        anthropic_messages.StreamReader(), tool, piece(0, type="input_json_delta", partial_json=""), last
+    )
     assert chunks[:2] == [ToolBegin(call=0, id="t1", name="f"), ToolDelta(call=0, arguments=json.dumps(given))]
 
 
-def test_arguments_in_pieces_come_once() -> None:
+def test_argument_deltas_replace_the_arguments_of_the_start() -> None:
     tool = start(0, type="tool_use", id="t1", name="f", input={})
-    chunks = told(anthropic_messages.StreamReader(), tool, piece(0, partial_json="{}"), stop(0), ended("tool_use"))
+    chunks = read_events(
+        anthropic_messages.StreamReader(), tool, piece(0, partial_json="{}"), stop(0), ended("tool_use")
+    )
     assert [chunk.arguments for chunk in chunks if isinstance(chunk, ToolDelta)] == ["{}"]
 
 
@@ -163,7 +167,7 @@ ANSWER = {"type": "tool_use", "id": "t1", "name": JSON_TOOL, "input": {"a": 1}}
 SEARCH = {"type": "tool_use", "id": "t2", "name": "search", "input": {}}
 
 
-def test_what_is_said_around_json_is_none_of_it() -> None:
+def test_text_around_a_json_answer_is_dropped() -> None:
     [choice] = anthropic_messages.read_reply(message(TALK, ANSWER, stop_reason="tool_use")).choices
     assert (choice.parts, choice.finish_reason) == ([Text(text='{"a": 1}')], "stop")
 
@@ -173,14 +177,14 @@ def test_what_is_said_around_json_is_none_of_it() -> None:
     assert without.parts == [Text(text="Here is the JSON:")]
 
 
-def test_what_is_said_before_json_is_held_back_in_a_stream() -> None:
+def test_text_before_a_json_answer_is_held_back_in_a_stream() -> None:
     talk = [start(0, type="text", text=""), piece(0, text="Here"), piece(0, text=" it is:"), stop(0)]
     answer = [start(1, type="tool_use", id="t1", name=JSON_TOOL, input={}), piece(1, partial_json='{"a":1}'), stop(1)]
     after = [start(2, type="text", text="That was it."), stop(2), ended("tool_use")]
-    chunks = told(anthropic_messages.StreamReader(wants_json=True), *talk, *answer, *after)
+    chunks = read_events(anthropic_messages.StreamReader(wants_json=True), *talk, *answer, *after)
     assert chunks == [TextDelta(text='{"a":1}'), Finish(reason="stop")]
 
-    without = told(anthropic_messages.StreamReader(wants_json=True), *talk, ended("end_turn"))
+    without = read_events(anthropic_messages.StreamReader(wants_json=True), *talk, ended("end_turn"))
     assert without == [TextDelta(text="Here it is:"), Finish(reason="stop")]
-    thinking = told(anthropic_messages.StreamReader(wants_json=True), piece(0, thinking="Hm"))
+    thinking = read_events(anthropic_messages.StreamReader(wants_json=True), piece(0, thinking="Hm"))
     assert thinking == [ThinkingDelta(text="Hm")]

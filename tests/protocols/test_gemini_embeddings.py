@@ -1,4 +1,4 @@
-"""Google's embeddings: passed through with their usage, or translated for OpenAI's."""
+"""Tests of Google's embeddings protocol: usage of passed-through replies, and translation to and from OpenAI's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def content(*texts: str) -> dict[str, Any]:
-    """A content of texts."""
+    """Build a content with one part for each text."""
     return {"parts": [{"text": text} for text in texts]}
 
 
@@ -43,7 +43,9 @@ def content(*texts: str) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_a_request_for_openai(document: dict[str, Any], expected: dict[str, Any], dropped: tuple[str, ...]) -> None:
+def test_a_request_is_translated_for_openai(
+    document: dict[str, Any], expected: dict[str, Any], dropped: tuple[str, ...]
+) -> None:
     written = gemini_embeddings.to_openai(document, "m")
 
     assert (written.document, written.dropped) == ({"model": "m", **expected}, dropped)
@@ -66,14 +68,16 @@ def test_a_request_for_openai(document: dict[str, Any], expected: dict[str, Any]
         ({"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": ""}}]}}, Unsupported, "content"),
     ],
 )
-def test_what_openai_cannot_be_asked(document: dict[str, Any], error: type[Exception], field: str) -> None:
+def test_a_request_that_openai_cannot_express_is_refused(
+    document: dict[str, Any], error: type[Exception], field: str
+) -> None:
     with pytest.raises(error) as caught:
         gemini_embeddings.to_openai(document, "m")
     assert caught.value.field == field  # type: ignore[attr-defined]
 
 
 @given(vectors=st.lists(st.lists(st.floats(-1, 1), max_size=3), min_size=1, max_size=4), data=st.data())
-def test_openai_s_embeddings_keep_their_order(vectors: list[list[float]], data: st.DataObject) -> None:
+def test_embeddings_from_openai_are_sorted_by_index(vectors: list[list[float]], data: st.DataObject) -> None:
     listed = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(vectors)]
     body = json.dumps({"data": data.draw(st.permutations(listed)), "model": "m"}).encode()
 
@@ -85,7 +89,7 @@ def test_openai_s_embeddings_keep_their_order(vectors: list[list[float]], data: 
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"data": []}', b'{"data": [{"embedding": "AAAA"}]}', b"x"])
-def test_what_are_no_embeddings_of_openai_s(body: bytes) -> None:
+def test_an_invalid_reply_from_openai_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         gemini_embeddings.from_openai(body, is_batch=True)
 
@@ -100,19 +104,19 @@ def test_what_are_no_embeddings_of_openai_s(body: bytes) -> None:
         ({"embeddings": [], "usageMetadata": "odd"}, Usage(), True),
     ],
 )
-def test_the_usage_of_a_reply(document: dict[str, Any], usage: Usage, is_estimated: bool) -> None:
+def test_usage_is_read_from_a_reply(document: dict[str, Any], usage: Usage, is_estimated: bool) -> None:
     completion = gemini_embeddings.read_reply(json.dumps(document).encode())
 
     assert (completion.usage, completion.usage_estimated, completion.choices) == (usage, is_estimated, [])
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"embedding": null}', b'{"embeddings": 5}'])
-def test_what_are_no_embeddings_of_googles(body: bytes) -> None:
+def test_an_invalid_reply_from_google_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         gemini_embeddings.read_reply(body)
 
 
-def test_there_is_no_conversation_in_it() -> None:
+def test_embeddings_are_not_read_as_conversations() -> None:
     with pytest.raises(Unsupported):
         gemini_embeddings.read_request({"content": content("x")})
     with pytest.raises(Unsupported):

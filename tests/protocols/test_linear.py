@@ -1,4 +1,4 @@
-"""Reading and writing a stream costs the same for each event, however many came before."""
+"""Tests that reading and writing streams takes linear time: an event costs the same early and late in a stream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.protocols.vendor_replies import encoded
 
 FEW, MANY = 1_000, 16_000
 MOST = 4.0
-"""How much dearer an event may be among MANY than among FEW: quadratic work makes it 16 times as dear."""
+"""Allowed factor between the cost of an event among MANY and among FEW; quadratic work has a factor of 16."""
 TRIES = 5
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 LOGPROBS = {"content": [{"token": "x", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
@@ -103,7 +103,7 @@ WRITERS = {
 
 
 def is_linear(work: Callable[[int], None]) -> bool:
-    """Whether MANY cost no more than MOST times as much each as FEW, in one of a few tries."""
+    """Return whether an event among MANY costs at most MOST times one among FEW, in one of TRIES attempts."""
     return any(_cost(work, MANY) / MANY < MOST * _cost(work, FEW) / FEW for _ in range(TRIES))
 
 
@@ -114,7 +114,7 @@ def _cost(work: Callable[[int], None], count: int) -> float:
 
 
 @pytest.mark.parametrize("kind", EVENTS)
-def test_each_event_costs_the_same_to_read(kind: str) -> None:
+def test_reading_an_event_costs_the_same_late_in_a_stream(kind: str) -> None:
     make, documents = EVENTS[kind]
     events = [Event(b"", encoded(document), b"") for document in documents]
 
@@ -131,7 +131,7 @@ def test_each_event_costs_the_same_to_read(kind: str) -> None:
 
 @pytest.mark.parametrize("surface", WRITERS)
 @pytest.mark.parametrize("kind", CHUNKS)
-def test_each_chunk_costs_the_same_to_write(kind: str, surface: str) -> None:
+def test_writing_a_chunk_costs_the_same_late_in_a_stream(kind: str, surface: str) -> None:
     first, repeated = CHUNKS[kind]
 
     def write(count: int) -> None:
@@ -143,7 +143,7 @@ def test_each_chunk_costs_the_same_to_write(kind: str, surface: str) -> None:
     assert is_linear(write)
 
 
-def test_choices_without_end_cost_the_same() -> None:
+def test_a_reply_with_many_choices_costs_the_same_for_each() -> None:
     def collect(count: int) -> None:
         assembler = ReplyAssembler()
         for choice in range(count):
@@ -155,7 +155,7 @@ def test_choices_without_end_cost_the_same() -> None:
     assert is_linear(collect)
 
 
-def test_quadratic_work_is_found() -> None:
+def test_quadratic_work_is_detected() -> None:
     def quadratic(count: int) -> None:
         text = ""
         for _ in range(count // 8):

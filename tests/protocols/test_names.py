@@ -1,4 +1,4 @@
-"""A client is told the name of a field that its own protocol has."""
+"""Tests of field names in error messages: each protocol's own name for a field of the conversation."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ from llm_gateway.protocols.registry import field_name
         ("generate", "stop", "stop"),
     ],
 )
-def test_a_field_has_its_protocols_own_name(protocol: str, field: str, name: str) -> None:
+def test_a_field_is_named_as_its_protocol_does(protocol: str, field: str, name: str) -> None:
     assert field_name(protocol, field) == name

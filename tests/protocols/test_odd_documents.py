@@ -1,7 +1,7 @@
-"""A client's odd document is read or refused with the field's name; it never breaks a reader or a writer.
+"""Tests of invalid requests: every reader accepts one or refuses it with the field's name, and raises nothing else.
 
-Each document below has every field that its API documents, and each test puts an odd value in the place of each of
-them, however deep.
+The requests below have every field that their API documents. The tests replace the value of each field, at any depth,
+by an invalid one.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ RESPONSES: dict[str, Any] = {
 
 
 class Api(NamedTuple):
-    """An API, a document with all of its fields, and how many of them there are at least."""
+    """A client's API, a request with all of its fields, and the least number of values in the request."""
 
     protocol: ModuleType
     document: dict[str, Any]
@@ -129,7 +129,7 @@ WRITERS = [(openai_chat, "gpt-4o"), (anthropic_messages, "claude-haiku-4-5"), (g
 
 
 def places(document: Any, at: Path = ()) -> Iterator[Path]:
-    """The path of every value in a document."""
+    """Yield the path of every value in a document."""
     for name, value in document.items() if isinstance(document, dict) else enumerate(document):
         yield (*at, name)
         if isinstance(value, dict | list):
@@ -144,7 +144,7 @@ def written_everywhere(conversation: Conversation) -> None:
 
 
 def refused_field(api: Api, document: dict[str, Any]) -> str | None:
-    """The field for which the document is refused; None: it was read, and then written in every dialect."""
+    """Return the field for which the document is refused; None if it could be read, and written in every dialect."""
     try:
         read = api.protocol.read_request(document)
     except (Unreadable, Unsupported) as refused:
@@ -166,7 +166,7 @@ def test_the_document_with_every_field_is_read_and_written(name: str) -> None:
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 @pytest.mark.parametrize("name", APIS)
-def test_an_odd_value_is_read_or_refused_by_the_name_of_its_field(name: str, odd: Any) -> None:
+def test_an_invalid_value_is_read_or_refused_with_its_field(name: str, odd: Any) -> None:
     api = APIS[name]
     for path in places(api.document):
         document = msgspec.json.decode(msgspec.json.encode(changed(api.document, path, odd)))
@@ -175,7 +175,7 @@ def test_an_odd_value_is_read_or_refused_by_the_name_of_its_field(name: str, odd
 
 
 @pytest.mark.parametrize("name", APIS)
-def test_a_field_left_out_is_read_or_refused(name: str) -> None:
+def test_a_request_without_one_of_its_fields_is_read_or_refused_with_a_field(name: str) -> None:
     api = APIS[name]
     for path in places(api.document):
         without = changed(api.document, path, None)
@@ -188,8 +188,8 @@ def test_a_field_left_out_is_read_or_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", APIS)
-def test_null_is_as_good_as_absent(name: str) -> None:
-    """SDKs of typed languages write null for what is not set."""
+def test_null_counts_as_absent(name: str) -> None:
+    """SDKs of typed languages send null for fields that are not set."""
     api = APIS[name]
     for field in api.document:
         absent = {key: value for key, value in api.document.items() if key != field}
@@ -200,12 +200,12 @@ def test_null_is_as_good_as_absent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", APIS)
-def test_a_field_that_is_not_known_is_refused_unless_it_says_nothing(name: str) -> None:
+def test_an_unknown_field_is_refused_unless_it_is_empty(name: str) -> None:
     api = APIS[name]
     empty: list[Any] = [None, [], {}]
-    for nothing in empty:
-        assert api.protocol.read_request({**api.document, "of_next_year": nothing})
-    for something in (1, False, "x", ["x"], {"a": 1}):
+    for value in empty:
+        assert api.protocol.read_request({**api.document, "future_field": value})
+    for value in (1, False, "x", ["x"], {"a": 1}):
         with pytest.raises(Unsupported) as refused:
-            api.protocol.read_request({**api.document, "of_next_year": something})
-        assert refused.value.field == "of_next_year"
+            api.protocol.read_request({**api.document, "future_field": value})
+        assert refused.value.field == "future_field"

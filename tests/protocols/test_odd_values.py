@@ -1,4 +1,7 @@
-"""A bought answer is not lost because a field on which it does not depend is odd: every such field, every dialect."""
+"""Tests of lenient decoding: a reply survives invalid values in every field that does not affect the answer.
+
+"Side fields" are those fields: ids, times, indexes, usage, and all others besides the content.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ CASES = pytest.mark.parametrize("name", DIALECTS)
 
 @CASES
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
-def test_a_whole_answer_survives_any_side_field(name: str, odd: Any) -> None:
+def test_a_whole_answer_survives_an_invalid_side_field(name: str, odd: Any) -> None:
     dialect = DIALECTS[name]
     said = text_of(dialect.read(encoded(dialect.whole)))
     paths = list(side_fields(dialect.whole, dialect.content))
@@ -41,7 +44,7 @@ def test_a_whole_answer_survives_any_side_field(name: str, odd: Any) -> None:
 
 @CASES
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
-def test_a_stream_survives_any_side_field(name: str, odd: Any) -> None:
+def test_a_stream_survives_an_invalid_side_field(name: str, odd: Any) -> None:
     dialect = DIALECTS[name]
     said = text_of(read_stream(dialect, dialect.stream)[0])
     paths = [path for path in side_fields(dialect.stream, dialect.content) if len(path) > 1]
@@ -56,7 +59,7 @@ def test_a_stream_survives_any_side_field(name: str, odd: Any) -> None:
 
 
 def counted(dialect: Dialect, path: Path, value: Any) -> list[tuple[Usage, bool]]:
-    """The usage of the whole reply and of the stream with this count."""
+    """Return (usage, is estimated) of the whole reply and of the stream in which the count at `path` is `value`."""
     whole = dialect.read(encoded(changed(dialect.whole, (dialect.usage, *path), value)))
     events = [
         changed(event, place, value) if (place := _count_at(event, dialect.usage, path)) else event
@@ -77,7 +80,7 @@ def _count_at(event: Any, usage: str, path: Path) -> Path | None:
 
 
 @CASES
-def test_whole_floats_are_counts(name: str) -> None:
+def test_counts_may_be_whole_floats(name: str) -> None:
     dialect = DIALECTS[name]
     exact = (dialect.read(encoded(dialect.whole)).usage, False)
     for path in (*dialect.totals, *dialect.details):
@@ -93,7 +96,7 @@ def _at(dialect: Dialect, path: Path) -> Any:
 
 
 @pytest.mark.parametrize("odd", ["true", 1, [1], {"a": 1}], ids=repr)
-def test_an_odd_mark_of_a_thought_is_one(odd: Any) -> None:
+def test_a_truthy_thought_flag_marks_a_thought(odd: Any) -> None:
     dialect = DIALECTS["gemini"]
     body = encoded(changed(dialect.whole, ("candidates", 0, "content", "parts", 0, "thought"), odd))
     assert text_of(dialect.read(body)) == "Hello! How can I help?"
@@ -101,25 +104,25 @@ def test_an_odd_mark_of_a_thought_is_one(odd: Any) -> None:
 
 @CASES
 @pytest.mark.parametrize("odd", ["3", True, 1e30, 10**30, -1, 2.5, [], [3], {"a": 1}, "x"], ids=repr)
-def test_what_is_no_count_is_estimated(name: str, odd: Any) -> None:
-    """An odd total makes all of it an estimate from the text; an odd detail leaves the totals, which are believed."""
+def test_usage_with_an_invalid_count_is_estimated(name: str, odd: Any) -> None:
+    """An invalid total makes the usage an estimate from the text; an invalid detail leaves the reported totals."""
     dialect = DIALECTS[name]
     totals = dialect.read(encoded(dialect.whole)).usage
     for path in dialect.totals:
         for usage, is_estimated in counted(dialect, path, odd):
             assert is_estimated, path
-            assert usage.input_tokens == 0, "which the attempt estimates from the request"
-            assert 0 < usage.output_tokens < 30, "from the text"
+            assert usage.input_tokens == 0, "input tokens are estimated later, from the request"
+            assert 0 < usage.output_tokens < 30, "output tokens are estimated from the text"
     for path in dialect.details:
         if type(odd) is type(_at(dialect, path)) and odd in ([], {"a": 1}):
-            continue  # details that tell nothing
+            continue  # empty details are valid
         for usage, is_estimated in counted(dialect, path, odd):
             assert is_estimated, path
             assert (usage.input_tokens, usage.output_tokens) == (totals.input_tokens, totals.output_tokens), path
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
-def test_embeddings_survive_any_side_field(odd: Any) -> None:
+def test_embeddings_survive_an_invalid_side_field(odd: Any) -> None:
     whole = {"object": "list", "data": [{"embedding": [0.5], "index": 0}], "model": "m", "usage": {"prompt_tokens": 8}}
     for path in (("object",), ("model",), ("usage",), ("usage", "prompt_tokens"), ("data", 0, "index")):
         reply = reply_of(openai_embeddings.read_reply(encoded(changed(whole, path, odd))))
@@ -140,8 +143,8 @@ SURROGATES = {
 
 @CASES
 @pytest.mark.parametrize("kind", SURROGATES)
-def test_a_character_that_is_none_is_replaced(name: str, kind: str) -> None:
-    """In the answer itself; who speaks the provider's protocol gets its bytes."""
+def test_invalid_characters_are_replaced(name: str, kind: str) -> None:
+    """In translated answers; clients of the provider's own protocol receive its bytes unchanged."""
     written, read = SURROGATES[kind]
     dialect = DIALECTS[name]
     said = json.dumps(text_of(read_stream(dialect, dialect.stream)[0])).encode()
@@ -166,15 +169,15 @@ def _text_at(name: str) -> Path:
 
 @CASES
 @pytest.mark.parametrize("odd", [5, True, {"a": 1}, [[1]]], ids=repr)
-def test_content_that_cannot_be_read_is_malformed(name: str, odd: Any) -> None:
+def test_invalid_content_is_malformed(name: str, odd: Any) -> None:
     dialect = DIALECTS[name]
-    with pytest.raises(Malformed, match=r"^The answer is no "):
+    with pytest.raises(Malformed, match=r"^Invalid "):
         dialect.read(encoded(changed(dialect.whole, _text_at(name), odd)))
 
 
 @CASES
 @given(document=st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=3), st.lists, max_leaves=5))
-def test_documents_of_any_shape_are_malformed_and_nothing_worse(name: str, document: Any) -> None:
+def test_documents_of_any_other_shape_are_malformed(name: str, document: Any) -> None:
     with pytest.raises(Malformed):
         DIALECTS[name].read(encoded(document))
     with pytest.raises(Malformed):
@@ -182,8 +185,8 @@ def test_documents_of_any_shape_are_malformed_and_nothing_worse(name: str, docum
 
 
 @pytest.mark.parametrize("name", ["messages", "gemini", "chat"])
-def test_a_tool_gets_its_input_with_the_character_replaced(name: str) -> None:
-    """`chat` has the input as a text of JSON, the others as JSON; Anthropic's clients as JSON in any case."""
+def test_lone_surrogates_in_tool_input_are_replaced(name: str) -> None:
+    """Chat completions have the input as JSON text, the others as JSON; Anthropic's clients always get JSON."""
     call = {"name": "f", "args": {"a": "\ud800"}}
     body = {
         "messages": {"content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"a": "\ud800"}}]},
@@ -199,5 +202,5 @@ def test_a_tool_gets_its_input_with_the_character_replaced(name: str) -> None:
     assert block["input"] == {"a": "\ufffd"}
 
 
-def test_what_a_model_wrote_wrong_is_handed_on_as_it_is() -> None:
+def test_invalid_json_arguments_are_passed_on_unchanged() -> None:
     assert lenient_decoding.arguments_object('{"a": "\\ud800') == {"invalid_json": '{"a": "\\ud800'}

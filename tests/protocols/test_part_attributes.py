@@ -1,4 +1,4 @@
-"""What a provider cannot be told and may be left out is named; what may not be is refused."""
+"""Tests of request features that a provider lacks: optional ones are dropped and reported, others are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASKS = [Turn(role="user", parts=[Text(text="x")])]
 
 
 @pytest.mark.parametrize(
-    ("model", "effort", "said"),
+    ("model", "effort", "sampling"),
     [
         ("claude-3-7-sonnet", None, {"temperature": 0.8, "top_p": 0.5, "top_k": 7}),
         ("claude-sonnet-4-20250514", None, {"temperature": 0.8, "top_p": 0.5, "top_k": 7}),
@@ -35,22 +35,24 @@ ASKS = [Turn(role="user", parts=[Text(text="x")])]
         ("another-of-this-dialect", None, {"temperature": 0.8, "top_p": 0.5, "top_k": 7}),
     ],
 )
-def test_what_a_claude_model_is_told_of_sampling(model: str, effort: Any, said: dict[str, float]) -> None:
-    """What it would refuse is left out, and named."""
+def test_sampling_parameters_that_a_claude_model_rejects_are_dropped(
+    model: str, effort: Any, sampling: dict[str, float]
+) -> None:
+    """Parameters that the model would reject are left out and reported as dropped."""
     reasoning = None if effort is None else Reasoning(effort=effort)
     conversation = Conversation(turns=ASKS, temperature=0.8, top_p=0.5, top_k=7, reasoning=reasoning)
     written = anthropic_messages.write_request(conversation, model, stream=False)
 
-    sampling = ("temperature", "top_p", "top_k")
-    assert {name: written.document[name] for name in sampling if name in written.document} == said
-    assert sorted(written.dropped) == sorted(set(sampling) - set(said))
+    names = ("temperature", "top_p", "top_k")
+    assert {name: written.document[name] for name in names if name in written.document} == sampling
+    assert sorted(written.dropped) == sorted(set(names) - set(sampling))
 
 
 @pytest.mark.parametrize(
     ("given", "openai", "anthropic"),
     [("standard_only", "default", "standard_only"), ("default", "default", "standard_only"), ("flex", "flex", None)],
 )
-def test_service_tiers_have_their_own_words(given: str, openai: str, anthropic: str | None) -> None:
+def test_service_tiers_are_renamed_for_each_vendor(given: str, openai: str, anthropic: str | None) -> None:
     conversation = Conversation(turns=ASKS, service_tier=given)
     told = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False)
 
@@ -59,14 +61,14 @@ def test_service_tiers_have_their_own_words(given: str, openai: str, anthropic: 
 
 
 @pytest.mark.parametrize(("budget", "level"), [(1024, "low"), (8192, "high")])
-def test_a_budget_of_thoughts_is_a_level_of_newer_gemini_models(budget: int, level: str) -> None:
+def test_newer_gemini_models_get_a_thinking_level_for_a_budget(budget: int, level: str) -> None:
     conversation = Conversation(turns=ASKS, reasoning=Reasoning(budget_tokens=budget))
     document = gemini.write_request(conversation, "gemini-3-pro", stream=False).document
 
     assert document["generationConfig"]["thinkingConfig"] == {"includeThoughts": True, "thinkingLevel": level}
 
 
-def test_marks_without_a_place_are_named() -> None:
+def test_attributes_that_a_protocol_cannot_carry_are_reported_as_dropped() -> None:
     turns = [
         Turn(role="user", name="ann", parts=[Image(url="https://example.org/a.png", detail="low")]),
         Turn(role="assistant", parts=[Thinking(text="Hm"), ToolCall(id="c1", name="t", arguments="{}")]),
@@ -82,7 +84,7 @@ def test_marks_without_a_place_are_named() -> None:
     assert google.dropped == ("cache_control", "detail", "name", "strict", "thinking")
 
 
-def test_thoughts_that_their_maker_sealed_go_back_to_it() -> None:
+def test_signed_thoughts_are_sent_back_to_anthropic() -> None:
     turns = [*ASKS, Turn(role="assistant", parts=[Thinking(text="Hm", signature="sig"), Text(text="Well")]), *ASKS]
     written = anthropic_messages.write_request(Conversation(turns=turns), "claude-haiku-4-5", stream=False)
 
@@ -90,7 +92,7 @@ def test_thoughts_that_their_maker_sealed_go_back_to_it() -> None:
     assert written.document["messages"][1]["content"][0] == {"type": "thinking", "thinking": "Hm", "signature": "sig"}
 
 
-def test_what_only_anthropic_knows_inside_of_fields_is_named() -> None:
+def test_nested_fields_that_only_anthropic_knows_are_reported_as_dropped() -> None:
     document = {
         "max_tokens": 5,
         "messages": [{"role": "user", "content": "x"}],
@@ -100,7 +102,7 @@ def test_what_only_anthropic_knows_inside_of_fields_is_named() -> None:
     assert anthropic_messages.read_request(document).dropped == ("output_config.task_budget", "tools.defer_loading")
 
 
-def test_citations_are_not_lost_in_silence() -> None:
+def test_citations_are_refused_rather_than_dropped() -> None:
     paper = {"type": "document", "source": {"type": "text", "data": "x"}, "citations": {"enabled": True}}
     document = {"max_tokens": 5, "messages": [{"role": "user", "content": [paper]}]}
     with pytest.raises(Unsupported) as caught:
@@ -148,7 +150,7 @@ REFUSAL = {"type": "refusal", "refusal": "No"}
         ),
     ],
 )
-def test_what_does_not_belong_there_is_refused_not_lost(read: Any, document: Any, field: str) -> None:
+def test_parts_that_a_role_may_not_contain_are_refused(read: Any, document: Any, field: str) -> None:
     with pytest.raises(Unreadable) as caught:
         read(document)
     assert caught.value.field == field
@@ -167,7 +169,7 @@ def test_what_does_not_belong_there_is_refused_not_lost(read: Any, document: Any
         ("gpt-6-sol", "max", "max"),
     ],
 )
-def test_how_much_to_think_in_a_word_that_the_model_knows(model: str, word: str, sent: str) -> None:
+def test_reasoning_effort_is_replaced_by_the_nearest_that_the_model_accepts(model: str, word: str, sent: str) -> None:
     conversation = Conversation(turns=ASKS, reasoning=Reasoning(effort=word))
     written = openai_chat.write_request(conversation, model, stream=False)
 
@@ -183,14 +185,14 @@ def test_how_much_to_think_in_a_word_that_the_model_knows(model: str, word: str,
         ("gemini-3-pro", {"thinkingLevel": "low"}, ("reasoning",)),
     ],
 )
-def test_gemini_is_told_not_to_think_as_far_as_it_can_be(model: str, config: Any, dropped: Any) -> None:
+def test_gemini_gets_the_least_thinking_that_the_model_allows(model: str, config: Any, dropped: Any) -> None:
     conversation = Conversation(turns=ASKS, reasoning=Reasoning(effort="none"))
     written = gemini.write_request(conversation, model, stream=False)
 
     assert (written.document["generationConfig"]["thinkingConfig"], written.dropped) == (config, dropped)
 
 
-def test_thoughts_that_shall_not_be_shown_are_not_asked_for() -> None:
+def test_hidden_thoughts_are_not_requested_from_gemini() -> None:
     conversation = Conversation(turns=ASKS, reasoning=Reasoning(budget_tokens=2000, show=False))
     document = gemini.write_request(conversation, "gemini-2.5-pro", stream=False).document
 
@@ -210,11 +212,11 @@ SAID = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}
         (anthropic_messages.read_request, "thinking.type", {**SAID, "thinking": {}}),
     ],
 )
-def test_words_that_nobody_knows_are_refused(read: Any, field: str, document: Any) -> None:
+def test_unknown_reasoning_words_are_refused(read: Any, field: str, document: Any) -> None:
     with pytest.raises(Unreadable) as caught:
         read(document)
     assert caught.value.field == field
 
 
-def test_what_is_empty_need_not_be_known() -> None:
+def test_an_empty_unknown_field_is_ignored() -> None:
     assert anthropic_messages.read_request({**SAID, "mcp_servers": []}).dropped == ()

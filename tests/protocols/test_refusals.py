@@ -1,4 +1,4 @@
-"""What cannot be read, and what cannot be said: each names its field."""
+"""Tests of refused requests: invalid or untranslatable ones are refused with the name of the field."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ UNREADABLE: list[tuple[ModuleType, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("protocol", "document", "field"), UNREADABLE, ids=lambda part: str(part)[:40])
-def test_what_cannot_be_read(protocol: ModuleType, document: dict[str, Any], field: str) -> None:
+def test_an_invalid_request_is_refused_with_the_field(
+    protocol: ModuleType, document: dict[str, Any], field: str
+) -> None:
     with pytest.raises(Unreadable) as refused:
         protocol.read_request({"model": "m", **document})
 
@@ -77,7 +79,9 @@ UNSUPPORTED: list[tuple[ModuleType, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("protocol", "document", "field"), UNSUPPORTED, ids=lambda part: str(part)[:40])
-def test_what_only_its_own_vendor_knows(protocol: ModuleType, document: dict[str, Any], field: str) -> None:
+def test_a_feature_of_one_vendor_is_refused_with_the_field(
+    protocol: ModuleType, document: dict[str, Any], field: str
+) -> None:
     with pytest.raises(Unsupported) as refused:
         protocol.read_request({"model": "m", **document})
 
@@ -110,7 +114,9 @@ INEXPRESSIBLE: list[tuple[ModuleType, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("protocol", "changes", "field"), INEXPRESSIBLE, ids=lambda part: str(part)[:40])
-def test_what_cannot_be_said(protocol: ModuleType, changes: dict[str, Any], field: str) -> None:
+def test_a_feature_that_the_providers_protocol_lacks_is_refused_with_the_field(
+    protocol: ModuleType, changes: dict[str, Any], field: str
+) -> None:
     with pytest.raises(Unsupported) as refused:
         protocol.write_request(Conversation(**{"turns": ASKS, **changes}), "m", stream=False)
 

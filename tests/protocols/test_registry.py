@@ -1,4 +1,4 @@
-"""No file outside of `protocols/` and the providers' dialects knows a protocol by name or path."""
+"""Tests of the protocol registry: lookup by path, header and query, and no protocol names elsewhere in the code."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from llm_gateway.protocols.descriptor import MODEL
 from llm_gateway.protocols.registry import PROTOCOLS, keys_in_query, paths_of, protocol_at, protocol_of
 
 SOURCE = Path(llm_gateway.__file__).parent
-HOMES = ("protocols/", "providers/")
+PACKAGES = ("protocols/", "providers/")
 
 
-def test_no_other_file_knows_a_protocol_by_name_or_path() -> None:
+def test_no_file_outside_protocols_and_providers_names_a_protocol_or_its_path() -> None:
     words = [*PROTOCOLS, *(path.partition(MODEL)[0] for each in PROTOCOLS.values() for path in paths_of(each))]
     known = re.compile("|".join(map(re.escape, words)))
     files = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*.py")}
     found = {
-        name for name, path in files.items() if not name.startswith(HOMES) and known.search(path.read_text("utf-8"))
+        name for name, path in files.items() if not name.startswith(PACKAGES) and known.search(path.read_text("utf-8"))
     }
     assert found == set()
 
@@ -74,7 +74,7 @@ def test_no_two_protocols_share_a_name_a_path_or_a_surface() -> None:
         ("/v1/nothing", {b"anthropic-version": b"2023-06-01"}, b"", "openai_chat"),
     ],
 )
-def test_on_a_shared_path_a_request_belongs_to_the_protocol_whose_marks_it_bears(
+def test_on_a_shared_path_headers_or_the_key_parameter_select_the_protocol(
     path: str, headers: dict[bytes, bytes], query: bytes, name: str
 ) -> None:
     assert protocol_of(path, headers, query).name == name
@@ -93,11 +93,11 @@ def test_on_a_shared_path_a_request_belongs_to_the_protocol_whose_marks_it_bears
         ("/", b"key=one", []),
     ],
 )
-def test_a_query_holds_keys_on_the_paths_of_google_s_protocol_only(path: str, query: bytes, keys: list[bytes]) -> None:
+def test_keys_in_the_query_are_accepted_on_googles_paths_only(path: str, query: bytes, keys: list[bytes]) -> None:
     assert keys_in_query(path, query) == keys
 
 
-def test_paths_with_a_model_in_them_end_with_a_method() -> None:
+def test_paths_that_contain_a_model_end_with_a_method() -> None:
     for descriptor in PROTOCOLS.values():
         for path in paths_of(descriptor):
             assert MODEL not in path or re.fullmatch(r"/[a-z0-9/]+/\{model\}:[A-Za-z]+", path)

@@ -1,4 +1,4 @@
-"""Replies with thoughts, refusals and calls, as the vendors write them, whole and in a stream."""
+"""Tests of replies with thoughts, refusals and tool calls, read and written whole and as streams; and of errors."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ SURFACES = pytest.mark.parametrize(
 
 
 @SURFACES
-def test_the_sdks_types_take_what_is_written(protocol: ModuleType, judge: Any) -> None:
+def test_replies_are_valid_for_the_types_of_the_vendors_sdks(protocol: ModuleType, judge: Any) -> None:
     for reason in ("stop", "length", "content_filter", "tool_calls"):
         completion = Completion(choices=[Choice(parts=RICH.choices[0].parts, finish_reason=reason)], usage=RICH.usage)
         judge.model_validate(json.loads(protocol.write_reply(completion, CONTEXT)), strict=False)
 
 
 @SURFACES
-def test_what_comes_back_of_it(protocol: ModuleType, judge: Any) -> None:
+def test_a_written_reply_is_read_back(protocol: ModuleType, judge: Any) -> None:
     del judge
     [choice] = protocol.read_reply(protocol.write_reply(RICH, CONTEXT)).choices
 
@@ -77,7 +77,7 @@ def test_what_comes_back_of_it(protocol: ModuleType, judge: Any) -> None:
 
 
 @SURFACES
-def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
+def test_a_written_stream_is_read_back(protocol: ModuleType, judge: Any) -> None:
     del judge
     writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(RICH)) + writer.end()
@@ -92,20 +92,22 @@ def test_a_stream_of_it(protocol: ModuleType, judge: Any) -> None:
     assert calls == [("c1", "t", '{"a":1}'), ("c2", "t", "[oops")]
 
 
-def told(reader: Any, *documents: Any) -> list[Any]:
+def read_events(reader: Any, *documents: Any) -> list[Any]:
     return [chunk for d in documents for chunk in reader.take(Event(b"", json.dumps(d).encode(), b""))]
 
 
-def test_thoughts_of_others_are_read() -> None:
+def test_reasoning_fields_of_other_vendors_are_read() -> None:
     deltas = [{"reasoning_content": "a"}, {"reasoning": "b"}, {"content": "c"}]
-    chunks = told(openai_chat.StreamReader(), *[{"choices": [{"delta": delta}]} for delta in deltas])
+    chunks = read_events(openai_chat.StreamReader(), *[{"choices": [{"delta": delta}]} for delta in deltas])
 
     assert chunks[1:] == [ThinkingDelta(text="a"), ThinkingDelta(text="b"), TextDelta(text="c")]
 
 
-def test_calls_without_an_index() -> None:
+def test_deltas_without_an_index_belong_to_the_last_call() -> None:
     calls = [{"id": "x", "function": {"name": "t", "arguments": "{"}}, {"function": {"arguments": "}"}}]
-    chunks = told(openai_chat.StreamReader(), *[{"choices": [{"delta": {"tool_calls": [call]}}]} for call in calls])
+    chunks = read_events(
+        openai_chat.StreamReader(), *[{"choices": [{"delta": {"tool_calls": [call]}}]} for call in calls]
+    )
 
     assert chunks[1:] == [
         ToolBegin(call=0, id="x", name="t"),
@@ -114,7 +116,7 @@ def test_calls_without_an_index() -> None:
     ]
 
 
-def test_gemini_speaks() -> None:
+def test_a_gemini_reply_with_thoughts_and_a_call_is_read() -> None:
     parts = [
         {"text": "Hm", "thought": True},
         {"text": "So"},
@@ -136,7 +138,7 @@ def test_gemini_speaks() -> None:
         ToolCall(id="call_r_0_0", name="t", arguments='{"a": 1}', signature="s"),
     ]
     assert completion.usage == Usage(input_tokens=5, output_tokens=9, reasoning_tokens=2)
-    blocked = told(gemini.StreamReader(), {"promptFeedback": {"blockReason": "SAFETY"}})
+    blocked = read_events(gemini.StreamReader(), {"promptFeedback": {"blockReason": "SAFETY"}})
     assert blocked[1:] == [Finish(reason="content_filter")]
 
 
@@ -154,9 +156,9 @@ def test_gemini_speaks() -> None:
         (gemini.StreamReader, {"error": {"message": "on fire", "status": "INTERNAL"}}),
     ],
 )
-def test_a_provider_that_fails_in_its_stream(reader: Any, document: dict[str, Any]) -> None:
+def test_an_error_event_raises_an_upstream_error(reader: Any, document: dict[str, Any]) -> None:
     with pytest.raises(UpstreamError, match="on fire"):
-        told(reader(), document)
+        read_events(reader(), document)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +176,12 @@ def test_a_provider_that_fails_in_its_stream(reader: Any, document: dict[str, An
         (gemini.read_reply, b'{"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]}'),
     ],
 )
-def test_what_is_no_reply(read: Any, body: bytes) -> None:
+def test_an_incomplete_reply_is_malformed(read: Any, body: bytes) -> None:
     with pytest.raises(Malformed):
         read(body)
 
 
-def test_errors_in_each_vendors_shape() -> None:
+def test_errors_have_the_format_of_each_vendor() -> None:
     invalid = Invalid("temperature is no number.", loc=("body", "temperature"))
     one = json.loads(openai_error(invalid, "r"))["error"]
     assert (one["type"], one["param"], one["code"]) == ("invalid_request_error", "temperature", "validation_error")

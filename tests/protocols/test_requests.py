@@ -1,4 +1,4 @@
-"""Requests with everything in them, read and written by every protocol; and what cannot be read, or not be said."""
+"""Tests of requests that use every field: read by each protocol, and translated into the others."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ RESPONSES: dict[str, Any] = {
 }
 
 
-def test_all_of_chat() -> None:
+def test_a_chat_request_with_every_field_is_read() -> None:
     read = openai_chat.read_request(CHAT)
     found = read.conversation
 
@@ -187,7 +187,7 @@ def test_all_of_chat() -> None:
     assert (found.reasoning, found.logprobs, found.top_logprobs) == (Reasoning(effort="low"), True, 3)
 
 
-def test_chat_to_chat() -> None:
+def test_a_chat_request_is_rewritten_for_a_reasoning_model() -> None:
     written = openai_chat.write_request(openai_chat.read_request(CHAT).conversation, "gpt-5-mini", stream=True)
 
     document = written.document
@@ -204,12 +204,12 @@ def test_chat_to_chat() -> None:
 
 
 def simple(document: dict[str, Any], *without: str) -> Conversation:
-    """Without what no other protocol can say."""
+    """Read a chat request without the fields in `without`, which other protocols cannot express."""
     left = {name: value for name, value in copy.deepcopy(document).items() if name not in without}
     return openai_chat.read_request(left).conversation
 
 
-def test_chat_to_messages() -> None:
+def test_a_chat_request_is_translated_for_anthropic() -> None:
     conversation = simple(CHAT, "n", "logprobs", "top_logprobs", "logit_bias")
     conversation.turns[1].parts.pop()
     written = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=True)
@@ -227,7 +227,7 @@ def test_chat_to_messages() -> None:
     assert (document["stream"], document["metadata"]) == (True, {"user_id": "u"})
 
 
-def test_chat_to_gemini() -> None:
+def test_a_chat_request_is_translated_for_gemini() -> None:
     conversation = simple(CHAT, "logprobs", "top_logprobs", "logit_bias")
     written = gemini.write_request(conversation, "gemini-2.5-pro", stream=True)
 
@@ -250,7 +250,7 @@ def test_chat_to_gemini() -> None:
     assert config["thinkingConfig"] == {"thinkingBudget": 1024}
 
 
-def test_messages_to_messages() -> None:
+def test_a_messages_request_comes_back_unchanged() -> None:
     read = anthropic_messages.read_request(MESSAGES)
     written = anthropic_messages.write_request(read.conversation, "claude-haiku-4-5", stream=False)
 
@@ -258,7 +258,7 @@ def test_messages_to_messages() -> None:
     assert written.document == MESSAGES
 
 
-def test_messages_to_chat_and_gemini() -> None:
+def test_a_messages_request_is_translated_for_openai_and_gemini() -> None:
     conversation = anthropic_messages.read_request(MESSAGES).conversation
     chat = openai_chat.write_request(conversation, "gpt-4o", stream=False)
     google = gemini.write_request(conversation, "gemini-3-pro", stream=False)
@@ -270,7 +270,7 @@ def test_messages_to_chat_and_gemini() -> None:
     assert google.document["contents"][2]["parts"][0]["functionResponse"]["response"] == {"error": "down"}
 
 
-def test_all_of_responses() -> None:
+def test_a_responses_request_with_every_field_is_read() -> None:
     read = openai_responses.read_request(RESPONSES)
     found = read.conversation
 
@@ -293,7 +293,7 @@ ASKS = [Turn(role="user", parts=[Text(text="x")])]
 
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-opus-5-5"])
-def test_json_at_anthropic_is_a_tools_input(model: str) -> None:
+def test_json_answers_of_anthropic_are_the_input_of_a_tool(model: str) -> None:
     conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), temperature=0.5, reasoning=None)
     written = anthropic_messages.write_request(conversation, model, stream=False)
 
@@ -304,8 +304,8 @@ def test_json_at_anthropic_is_a_tools_input(model: str) -> None:
     assert ("temperature" in written.document, written.dropped) == (is_older, () if is_older else ("temperature",))
 
 
-def test_json_beside_tools_at_anthropic_where_one_must_be_called() -> None:
-    """Instructor asks for both; the call has the tool's own schema, so the other one changes nothing."""
+def test_a_forced_tool_replaces_the_json_tool_at_anthropic() -> None:
+    """Instructor sends both a forced tool and a format; the call follows the tool's schema, so the format is moot."""
     conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
     conversation.tool_choice = ToolChoice(mode="required", name="weather")
     document = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
@@ -322,8 +322,8 @@ def test_json_beside_tools_at_anthropic_where_one_must_be_called() -> None:
         ("none", "claude-haiku-4-5", {"type": "tool", "name": "json_answer"}),
     ],
 )
-def test_json_beside_tools_at_anthropic(mode: Any, model: str, choice: object) -> None:
-    """An agent's last answer is JSON, but it may call tools before: the answer is one more tool."""
+def test_the_json_tool_is_added_to_the_clients_tools_at_anthropic(mode: Any, model: str, choice: object) -> None:
+    """An agent may call tools before its last answer, which is JSON: the answer becomes one more tool."""
     conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
     conversation.tool_choice = None if mode is None else ToolChoice(mode=mode)
 
@@ -345,7 +345,7 @@ def test_json_beside_tools_at_anthropic(mode: Any, model: str, choice: object) -
         ),
     ],
 )
-def test_thinking_at_anthropic(reasoning: Reasoning, model: str, expected: dict[str, Any]) -> None:
+def test_reasoning_is_translated_for_anthropic(reasoning: Reasoning, model: str, expected: dict[str, Any]) -> None:
     document = anthropic_messages.write_request(
         Conversation(turns=ASKS, reasoning=reasoning), model, stream=False
     ).document
@@ -353,7 +353,7 @@ def test_thinking_at_anthropic(reasoning: Reasoning, model: str, expected: dict[
     assert {name: document[name] for name in expected} == expected
 
 
-def test_json_asked_for_in_words_where_nothing_else_helps() -> None:
+def test_json_is_requested_in_a_message_if_the_vendor_has_no_json_mode() -> None:
     conversation = Conversation(turns=ASKS, format=Format())
 
     plain = openai_chat.write_request(conversation, "m", stream=False, has_json_mode=False).document

@@ -1,4 +1,4 @@
-"""Items of the Responses API: seals of thoughts go out and come back, and a stream tells what its end repeats."""
+"""Tests of Responses items: encrypted reasoning survives round trips, streamed items equal those of whole responses."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def events_of(chunks: list[Chunk]) -> list[Any]:
     return [json.loads(event.data) for event in Splitter(1_000_000).take(body)]
 
 
-def test_anthropics_seals_go_out_and_come_back() -> None:
-    """Else its next turn with tools is refused: the thoughts before the call must be there, as they were."""
+def test_anthropics_signatures_survive_a_round_trip_through_the_client() -> None:
+    """Anthropic refuses tool results without the unchanged thoughts that preceded the call."""
     parts = [*THOUGHTS, ToolCall(id="c1", name="t", arguments="{}")]
     output = output_of(parts)
     result = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
@@ -76,7 +76,7 @@ def test_anthropics_seals_go_out_and_come_back() -> None:
     assert all(item["encrypted_content"].startswith("gw1.") for item in output[:2])
 
 
-def test_the_text_that_was_signed_comes_back_whatever_became_of_the_summary() -> None:
+def test_the_signed_text_comes_back_even_without_its_summary() -> None:
     [item] = output_of([Thinking(text="Hm", signature="sig")])
     conversation = read({"input": [ASKED, {**item, "summary": []}]})
 
@@ -92,7 +92,7 @@ def enveloped(content: bytes) -> str:
     ["gAAAAABqmchuLHMA", "sealed", "", "gw1.", "gw1.☃", "gw1.x", "gw2.e30=", enveloped(b"{}"), enveloped(b"[5"),
      enveloped(b"\xff"), enveloped(b'{"text":"a"}'), enveloped(b'{"signature":5}'), None],
 )  # fmt: skip
-def test_what_others_sealed_is_no_seal_to_anthropic(content: str | None) -> None:
+def test_encrypted_content_of_other_vendors_is_not_sent_to_anthropic(content: str | None) -> None:
     item = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": content}
     said = {"role": "assistant", "content": "So"}
     conversation = read({"input": [ASKED, item, said, ASKED]})
@@ -109,8 +109,8 @@ def test_what_others_sealed_is_no_seal_to_anthropic(content: str | None) -> None
 
 
 @pytest.mark.parametrize("content", ["gAAAAABqmchuLHMA", enveloped(b'{"redacted":"a"}')])
-def test_a_kept_answer_has_its_makers_own_seals(content: str) -> None:
-    """An answer of OpenAI's, kept and told again, goes back to OpenAI."""
+def test_a_cached_answer_keeps_its_vendors_encrypted_content(content: str) -> None:
+    """A cached answer of OpenAI's may be sent back to OpenAI in the next turn."""
     item = {"type": "reasoning", "summary": [], "encrypted_content": content}
     body = json.dumps({"output": [item], "status": "completed"}).encode()
     completion = openai_responses.read_reply(body)
@@ -120,7 +120,7 @@ def test_a_kept_answer_has_its_makers_own_seals(content: str) -> None:
     assert whole["encrypted_content"] == streamed["encrypted_content"] == content
 
 
-def test_a_thought_that_nobody_sealed_has_no_seal() -> None:
+def test_an_unsigned_thought_has_no_encrypted_content() -> None:
     for thought in (Thinking(text="Hm"), Thinking(text="Hm", signature=""), Thinking(text="Hm", redacted="")):
         [item] = output_of([thought])
         assert "encrypted_content" not in item
@@ -155,7 +155,7 @@ SEQUENCES: dict[str, tuple[list[Chunk], list[str]]] = {
 
 @pytest.mark.parametrize("name", SEQUENCES)
 @pytest.mark.parametrize("count", [Counted(usage=Usage(input_tokens=5, output_tokens=7)), None], ids=["", "uncounted"])
-def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -> None:
+def test_the_items_of_a_stream_equal_those_of_its_final_response(name: str, count: Counted | None) -> None:
     chunks, kinds = SEQUENCES[name]
     every = [Begin(model="m"), *chunks, Finish(reason="length"), *([] if count is None else [count])]
     events = events_of(every)
@@ -173,7 +173,7 @@ def test_a_stream_tells_what_its_end_repeats(name: str, count: Counted | None) -
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_events_tell_the_items_they_are_of(name: str) -> None:
+def test_events_name_the_items_they_belong_to(name: str) -> None:
     events = events_of(SEQUENCES[name][0])
     output = events[-1]["response"]["output"]
 
@@ -191,7 +191,7 @@ def test_events_tell_the_items_they_are_of(name: str) -> None:
     assert told == summaries
 
 
-def test_anthropics_own_events_end_in_items_that_anthropic_takes_back() -> None:
+def test_thoughts_streamed_by_anthropic_come_back_with_their_signatures() -> None:
     blocks: list[Any] = [
         {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sig"}},
@@ -226,7 +226,7 @@ IN_EVENTS = [
 ]
 
 
-def test_logprobs_that_were_asked_for_are_told() -> None:
+def test_requested_logprobs_are_written() -> None:
     logprobs = {"content": [FIRST, SECOND], "refusal": None}
     completion = Completion(choices=[Choice(parts=[Text(text="So.")], logprobs=logprobs)])
     body = openai_responses.write_reply(completion, CONTEXT)
@@ -236,7 +236,7 @@ def test_logprobs_that_were_asked_for_are_told() -> None:
     Response.model_validate_json(body)
 
 
-def test_logprobs_are_the_texts() -> None:
+def test_logprobs_belong_to_the_first_text() -> None:
     [thought, message] = output_of([Thinking(text="Hm"), Text(text="So."), Text(text="")], {"content": [SECOND]})
     assert "content" not in thought
     assert [len(part["logprobs"]) for part in message["content"]] == [1, 0]
@@ -244,7 +244,7 @@ def test_logprobs_are_the_texts() -> None:
     assert "logprobs" not in call
 
 
-def test_logprobs_in_a_stream() -> None:
+def test_logprobs_are_streamed_with_their_text() -> None:
     chunks: list[Chunk] = [
         TextDelta(text="So", logprobs={"content": [FIRST]}),
         TextDelta(text=".", logprobs={"content": [SECOND]}),
@@ -265,13 +265,13 @@ def test_logprobs_in_a_stream() -> None:
 
 @pytest.mark.parametrize("odd", [None, {}, {"content": None}, {"content": "x"}, {"tokens": ["So"]},
                                  {"content": [5, {"token": "So"}, {"token": 5, "logprob": 0}]}])  # fmt: skip
-def test_logprobs_of_another_shape_are_left_out(odd: Any) -> None:
+def test_invalid_logprobs_are_left_out(odd: Any) -> None:
     [message] = output_of([Text(text="So")], odd)
     assert message["content"][0]["logprobs"] == []
     assert events_of([TextDelta(text="So", logprobs=odd)])[-1]["response"]["output"] == [message]
 
 
-def test_what_a_token_might_have_been_may_be_odd_too() -> None:
+def test_invalid_top_logprobs_are_left_out() -> None:
     [message] = output_of(
         [Text(text="So")], {"content": [{**SECOND, "top_logprobs": [5, FIRST]}, {**SECOND, "top_logprobs": 5}]}
     )
@@ -285,26 +285,26 @@ def test_an_item_whose_type_is_null_is_a_message() -> None:
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max", None])
-def test_efforts(effort: str | None) -> None:
+def test_every_reasoning_effort_is_read(effort: str | None) -> None:
     reasoning = read({"input": "x", "reasoning": {"effort": effort}}).reasoning
     assert reasoning is not None
     assert reasoning.effort == effort
 
 
 @pytest.mark.parametrize("effort", ["very high", "", "LOW"])
-def test_an_effort_that_is_none(effort: str) -> None:
+def test_an_unknown_reasoning_effort_is_refused(effort: str) -> None:
     with pytest.raises(Unreadable) as refused:
         read({"input": "x", "reasoning": {"effort": effort}})
     assert refused.value.field == "reasoning.effort"
 
 
-def test_a_summary_that_is_none_names_its_place() -> None:
+def test_an_invalid_summary_is_refused_with_its_path() -> None:
     with pytest.raises(Unreadable) as refused:
         read({"input": [ASKED, {"type": "reasoning", "summary": ["x"]}]})
     assert refused.value.field == "input[1].summary[0]"
 
 
-def test_what_only_openai_knows_inside_of_fields_is_named() -> None:
+def test_nested_fields_that_only_openai_knows_are_reported_as_dropped() -> None:
     known = {"type": "function", "description": "d", "parameters": {}, "strict": True}
     tools = [{**known, "name": name, "defer_loading": True, "allowed_callers": ["direct"]} for name in ("a", "b")]
     document = {

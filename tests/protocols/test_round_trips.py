@@ -1,4 +1,4 @@
-"""Through a protocol and back: whatever it can express comes back unchanged in meaning, whole and in a stream."""
+"""Round trips through each protocol: written and read again, requests, replies and streams keep their meaning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SURFACES = pytest.mark.parametrize(
 
 
 def meaning(conversation: Conversation) -> Any:
-    """What is said, whatever way it is cut into turns and whatever way arguments are spelled."""
+    """Return the parts and settings, independent of the split into turns and the formatting of arguments."""
     said: list[tuple[str, Any]] = []
     for turn in conversation.turns:
         for part in turn.parts:
@@ -41,7 +41,7 @@ def meaning(conversation: Conversation) -> Any:
 
 
 def essence(completion: Completion) -> Any:
-    """What was answered: texts together, calls, why it ended, and what it took."""
+    """Return the joined text, the calls, the finish reason and the token counts."""
     [choice] = completion.choices
     calls = [(p.id, p.name, json.loads(p.arguments)) for p in choice.parts if isinstance(p, ToolCall)]
     text = "".join(part.text for part in choice.parts if isinstance(part, Text))
@@ -51,7 +51,7 @@ def essence(completion: Completion) -> Any:
 
 @BOTH_SIDES
 @given(conversation=conversations())
-def test_a_request(protocol: ModuleType, conversation: Conversation) -> None:
+def test_a_request_survives_a_round_trip(protocol: ModuleType, conversation: Conversation) -> None:
     written = protocol.write_request(conversation, "model-1", stream=False)
     document = json.loads(msgspec.json.encode(written.document))
 
@@ -62,7 +62,7 @@ def test_a_request(protocol: ModuleType, conversation: Conversation) -> None:
 
 
 @given(conversation=conversations())
-def test_gemini_takes_it_all(conversation: Conversation) -> None:
+def test_every_conversation_can_be_written_for_gemini(conversation: Conversation) -> None:
     document = gemini.write_request(conversation, "gemini-2.5-pro", stream=True).document
 
     said = [part for content in document["contents"] for part in content["parts"]]
@@ -76,7 +76,7 @@ def test_gemini_takes_it_all(conversation: Conversation) -> None:
 
 @SURFACES
 @given(completion=completions())
-def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
+def test_a_reply_survives_a_round_trip(protocol: ModuleType, completion: Completion) -> None:
     body = protocol.write_reply(completion, CONTEXT)
 
     read = protocol.read_reply(body)
@@ -88,7 +88,7 @@ def test_a_reply(protocol: ModuleType, completion: Completion) -> None:
 
 @SURFACES
 @given(completion=completions())
-def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
+def test_a_stream_survives_a_round_trip(protocol: ModuleType, completion: Completion) -> None:
     writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     body = b"".join(writer.write(chunk) for chunk in chunks_of(completion))
     assert not any(end in body for end in (b"data: [DONE]", b"event: message_stop", b"event: response.completed"))
@@ -108,7 +108,7 @@ def test_a_stream(protocol: ModuleType, completion: Completion) -> None:
 
 
 @given(completion=completions())
-def test_pieces_and_whole(completion: Completion) -> None:
+def test_a_reply_split_into_chunks_is_assembled_again(completion: Completion) -> None:
     assembler = ReplyAssembler()
     for chunk in chunks_of(completion):
         assembler.take(chunk)
@@ -117,12 +117,12 @@ def test_pieces_and_whole(completion: Completion) -> None:
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, anthropic_messages], ids=["chat", "messages"])
-def test_a_conversation_must_ask_something(protocol: ModuleType) -> None:
+def test_a_request_without_messages_is_refused(protocol: ModuleType) -> None:
     with pytest.raises(Exception, match="messages"):
         protocol.read_request({"model": "m", "max_tokens": 5, "messages": []})
 
 
-def test_a_system_text_in_the_middle_is_told_to_claude_by_the_user() -> None:
+def test_a_later_system_text_is_sent_to_claude_as_a_user_message() -> None:
     conversation = Conversation(
         turns=[
             Turn(role="user", parts=[Text(text="one")]),

@@ -1,7 +1,7 @@
-"""One question is one conversation and one upstream call, whichever API it comes through, streamed or not.
+"""Tests that a request gives the same conversation and the same upstream call through every API, streamed or not.
 
-Differences between the APIs that are no mistake are named here: `LACKS` says which settings an API has no field for,
-`as_read` what its documents cannot say about the settings that it has.
+Intended differences between the APIs are listed here: `lacks` holds the settings for which an API has no field,
+`as_read` what its requests cannot express about the settings that it has.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.worker.pipeline.fakes import provider, request
 
 
 class Api(NamedTuple):
-    """How clients of an API ask. `lacks`: settings that it has no field for."""
+    """A client's API and the function that writes a request for it. `lacks`: settings for which it has no field."""
 
     protocol: ModuleType
     write: Callable[[Question], Document]
@@ -70,13 +70,13 @@ DIALECTS = [
 ]
 WRITERS = pytest.mark.parametrize(("dialect", "model"), DIALECTS, ids=[model for _, model in DIALECTS])
 FEW = examples(0.5)
-"""For each of many parameters; `make fuzz` tries more."""
+"""Fewer examples for tests with many parameters; `make fuzz` tries more."""
 STREAM_FLAGS = ("stream", "stream_options")
 EMPTY_SYSTEM = Turn(role="system", parts=[Text(text="")])
 
 
 def can_ask(name: str, question: Question) -> bool:
-    """Whether the API has fields for all of the question's settings, and takes their values."""
+    """Return whether the API has fields for all of the request's settings, and accepts their values."""
     settings = question.settings
     if not APIS[name].lacks.isdisjoint(settings):
         return False
@@ -94,7 +94,7 @@ def can_ask(name: str, question: Question) -> bool:
 
 
 def as_read(name: str, question: Question) -> Conversation:
-    """The conversation as this API's documents tell it."""
+    """Return the conversation that this API's reader must find in the request."""
     conversation = expected(question)
     if name == "gemini_content":
         return google.as_read(conversation)
@@ -106,7 +106,7 @@ def as_read(name: str, question: Question) -> Conversation:
 
 
 def read(name: str, question: Question) -> Conversation:
-    """The conversation in the bytes that a client of this API sends."""
+    """Write the request as a client of this API does, and read the conversation in it."""
     api = APIS[name]
     body = msgspec.json.encode(api.write(question))
     found = api.protocol.read_request(msgspec.json.decode(body))
@@ -116,7 +116,7 @@ def read(name: str, question: Question) -> Conversation:
 
 
 def asked(dialect: ModuleType, model: str, conversation: Conversation, *, stream: bool = False) -> Any:
-    """Write the upstream document; return it with what it leaves out, or the reason of the refusal."""
+    """Write the upstream request; return it with the dropped fields, or field and reason of the refusal."""
     try:
         written = dialect.write_request(conversation, model, stream=stream)
     except Unsupported as error:
@@ -126,7 +126,7 @@ def asked(dialect: ModuleType, model: str, conversation: Conversation, *, stream
 
 
 @given(question=questions())
-def test_each_api_reads_the_question_as_it_is(question: Question) -> None:
+def test_every_api_reads_a_request_as_the_same_conversation(question: Question) -> None:
     for name in APIS:
         if can_ask(name, question):
             assert read(name, question) == as_read(name, question)
@@ -151,7 +151,7 @@ def test_the_upstream_call_does_not_depend_on_the_api_nor_on_streaming(
 
 
 def bodies(question: Question) -> list[GenerateBody]:
-    """All ways in which /generate takes the question: as messages, with the last of them or the only one as prompt."""
+    """Return all bodies that express the request for /generate: all messages, or the last message as prompt."""
     settings = {name: value for name, value in question.settings.items() if name != "format"}
     common = {"user_id": "u", "service": "s", "json_mode": "format" in question.settings, **settings}
     messages = chat_document(question._replace(system=None))["messages"]
@@ -196,7 +196,7 @@ KINDS = pytest.mark.parametrize(
 @FEW
 @given(question=short_questions())
 @example(question=Question("", [Turn(role="user", parts=[Text(text="hi")])], {"max_tokens": 1, "temperature": 2.0}))
-def test_generate_sends_one_call_for_a_prompt_for_messages_and_for_a_stream(
+def test_generate_sends_the_same_call_for_a_prompt_for_messages_and_for_a_stream(
     kind: str, model: str, question: Question
 ) -> None:
     calls = [sent(client_request_of(body), kind, model, stream=body.stream) for body in bodies(question)]
@@ -207,7 +207,7 @@ def test_generate_sends_one_call_for_a_prompt_for_messages_and_for_a_stream(
 @KINDS
 @FEW
 @given(question=short_questions())
-def test_generate_sends_the_call_that_chat_completions_would(kind: str, model: str, question: Question) -> None:
+def test_generate_sends_the_same_call_as_chat_completions(kind: str, model: str, question: Question) -> None:
     wanted = read("openai_chat", question)
     dialect = {"anthropic": anthropic_messages, "gemini": gemini}.get(kind, openai_chat)
     direct = asked(dialect, model, wanted)
@@ -221,7 +221,7 @@ def test_generate_sends_the_call_that_chat_completions_would(kind: str, model: s
 @pytest.mark.parametrize("kind", ["anthropic", "gemini"])
 @FEW
 @given(question=questions())
-def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Question) -> None:
+def test_apis_of_other_vendors_send_the_same_call(kind: str, question: Question) -> None:
     model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}[kind]
     calls = {}
     for name, api in APIS.items():
@@ -234,7 +234,7 @@ def test_surfaces_of_other_vendors_send_the_same_bytes(kind: str, question: Ques
 
 
 def reading(api: Api) -> Callable[[Document], tuple[Conversation, tuple[str, ...]]]:
-    """What reads a document of this API, as its endpoint does."""
+    """Return the function that reads requests of this API, as `ClientRequest` takes it."""
 
     def read_document(document: Document) -> tuple[Conversation, tuple[str, ...]]:
         found = api.protocol.read_request(document)

@@ -1,4 +1,4 @@
-"""One reply means the same whole and streamed, in each vendor's dialect, and through each client's API."""
+"""Tests that a reply has the same content whole and streamed, from each vendor and through each client's API."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.examples import examples
 from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 
 APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses, "gemini": gemini}
-WISHES = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
-"""For usage and thoughts, which not every API tells without being asked."""
-CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document=WISHES)
+OPTIONS = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
+"""Request fields with which clients request usage and thoughts, which some APIs send only then."""
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document=OPTIONS)
 FEW = examples(0.5)
-"""For each of many parameters; `make fuzz` tries more."""
+"""Fewer examples for tests with many parameters; `make fuzz` tries more."""
 DIALECTS = pytest.mark.parametrize("name", VENDORS)
 SURFACES = pytest.mark.parametrize("api", APIS)
 
 
-class Line(NamedTuple):
-    """How a stream comes over the line: deltas of `size` characters, and bytes cut at `cuts`."""
+class Encoding(NamedTuple):
+    """The encoding of a stream: deltas of `size` characters, line ends, ASCII or not, and segments cut at `cuts`."""
 
     size: int
     newline: str
@@ -37,13 +37,13 @@ class Line(NamedTuple):
     cuts: list[int]
 
     def pieces(self, body: bytes) -> list[bytes]:
-        """The body in the pieces in which the socket gives it."""
+        """Cut the body into the segments in which the socket delivers it."""
         places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in self.cuts)})
         return [body[start:end] for start, end in pairwise(places)]
 
 
-lines = st.builds(
-    Line,
+encodings = st.builds(
+    Encoding,
     st.integers(1, 9),
     st.sampled_from(["\n", "\r\n", "\r"]),
     st.booleans(),
@@ -51,10 +51,10 @@ lines = st.builds(
 )
 
 
-def chunks_in(vendor: Vendor, events: list[Document], line: Line) -> list[Chunk]:
-    """What the dialect's reader reads of these events."""
+def chunks_in(vendor: Vendor, events: list[Document], encoding: Encoding) -> list[Chunk]:
+    """Encode the events, and read their chunks with the dialect's reader."""
     reader, splitter, chunks = vendor.protocol.StreamReader(), Splitter(10**7), list[Chunk]()
-    for data in line.pieces(sse(vendor, events, newline=line.newline, is_ascii=line.is_ascii)):
+    for data in encoding.pieces(sse(vendor, events, newline=encoding.newline, is_ascii=encoding.is_ascii)):
         for event in splitter.take(data):
             chunks += reader.take(event)
     for event in splitter.end():
@@ -63,7 +63,7 @@ def chunks_in(vendor: Vendor, events: list[Document], line: Line) -> list[Chunk]
 
 
 def assembled(chunks: list[Chunk]) -> Completion:
-    """The reply that the chunks are; it must be complete."""
+    """Assemble the completion from the chunks; assert that it is complete."""
     assembler = ReplyAssembler()
     for chunk in chunks:
         assembler.take(chunk)
@@ -72,13 +72,13 @@ def assembled(chunks: list[Chunk]) -> Completion:
 
 
 def whole_of(vendor: Vendor, reply: Reply) -> Completion:
-    """What the dialect's reader reads of the whole body."""
+    """Read the whole reply with the dialect's reader."""
     completion: Completion = vendor.protocol.read_reply(msgspec.json.encode(vendor.whole(reply)))
     return completion
 
 
 def rest(completion: Completion) -> Any:
-    """Why it ended, whose it is, and what it took."""
+    """Return everything besides the content: finish reason, model, id, usage, and whether the usage is estimated."""
     [choice] = completion.choices
     return choice.finish_reason, completion.model, completion.id, completion.usage, completion.usage_estimated
 
@@ -86,7 +86,7 @@ def rest(completion: Completion) -> Any:
 @DIALECTS
 @FEW
 @given(reply=replies())
-def test_a_whole_reply_is_read_as_the_vendor_means_it(name: str, reply: Reply) -> None:
+def test_a_whole_reply_is_read_as_its_vendor_defines_it(name: str, reply: Reply) -> None:
     vendor = VENDORS[name]
     reply = vendor.adapted(reply)
     completion = whole_of(vendor, reply)
@@ -99,32 +99,32 @@ def test_a_whole_reply_is_read_as_the_vendor_means_it(name: str, reply: Reply) -
         assert told(completion) == said
     assert (model, number, reason) == ("m", "c", reply.reason)
     if reply.counts is None or (said and not reply.counts.answered):
-        assert is_estimated, "no answer has no tokens"
+        assert is_estimated, "an answer with content has output tokens"
     elif reply.counts.answered > reply.counts.reasoning or name != "gemini":
         assert (usage, is_estimated) == (usage_of(reply.counts), False)
 
 
 @DIALECTS
-@given(reply=replies(), line=lines)
-def test_a_streamed_reply_is_the_whole_reply(name: str, reply: Reply, line: Line) -> None:
+@given(reply=replies(), encoding=encodings)
+def test_a_streamed_reply_equals_the_whole_reply(name: str, reply: Reply, encoding: Encoding) -> None:
     vendor = VENDORS[name]
     reply = vendor.adapted(reply)
     whole = whole_of(vendor, reply)
-    streamed = assembled(chunks_in(vendor, vendor.events(reply, line.size), line))
+    streamed = assembled(chunks_in(vendor, vendor.events(reply, encoding.size), encoding))
 
     assert told(streamed) == told(whole)
     assert rest(streamed) == rest(whole)
 
 
 def written_whole(api: str, completion: Completion) -> Completion:
-    """The reply as a client reads it in a body."""
+    """Write the reply as a body, and read it as a client does."""
     protocol = APIS[api]
     read: Completion = protocol.read_reply(protocol.write_reply(completion, CONTEXT))
     return read
 
 
 def written_stream(api: str, chunks: list[Chunk]) -> Completion:
-    """The reply as a client reads it in a stream. Usage that was estimated is told at the end, as the gateway does."""
+    """Write the reply as a stream, and read it as a client does; estimated usage is added last, as by the gateway."""
     protocol = APIS[api]
     writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     estimated = assembled(chunks)
@@ -133,14 +133,14 @@ def written_stream(api: str, chunks: list[Chunk]) -> Completion:
     for event in Splitter(10**7).take(body):
         for chunk in reader.take(event):
             assembler.take(chunk)
-    assert reader.is_done or (api == "gemini" and assembler.is_finished)  # Google's streams have no end of their own
+    assert reader.is_done or (api == "gemini" and assembler.is_finished)  # Google's streams have no end marker
     return assembler.completion()
 
 
 def for_client(completion: Completion, api: str) -> Any:
-    """What a client of the API can know of the reply: the order of parts of different kinds is each API's own.
+    """Return what a client of the API can observe of a reply.
 
-    In Anthropic's and Google's a refusal is a text.
+    The order of parts of different kinds differs by API. In Anthropic's and Google's a refusal is a text.
     """
     said = told(completion)
     alike = [("text", "refusal")] if api in ("messages", "gemini") else [("text",), ("refusal",)]
@@ -155,15 +155,15 @@ def for_client(completion: Completion, api: str) -> Any:
 @SURFACES
 @DIALECTS
 @FEW
-@given(reply=replies(), line=lines)
-def test_clients_of_each_api_are_told_the_same_whole_and_streamed(
-    name: str, api: str, reply: Reply, line: Line
+@given(reply=replies(), encoding=encodings)
+def test_clients_of_each_api_read_the_same_reply_whole_and_streamed(
+    name: str, api: str, reply: Reply, encoding: Encoding
 ) -> None:
-    assume(not reply.parts or reply.counts is None or reply.counts.answered)  # which no reader believes
+    assume(not reply.parts or reply.counts is None or reply.counts.answered)  # content with 0 tokens is implausible
     vendor = VENDORS[name]
     reply = vendor.adapted(reply)
     whole = whole_of(vendor, reply)
-    streamed = chunks_in(vendor, vendor.events(reply, line.size), line)
+    streamed = chunks_in(vendor, vendor.events(reply, encoding.size), encoding)
     if whole.usage_estimated:  # the gateway adds the request's tokens
         whole.usage = msgspec.structs.replace(whole.usage, input_tokens=1)
         streamed.append(Counted(usage=whole.usage))
@@ -175,18 +175,20 @@ def test_clients_of_each_api_are_told_the_same_whole_and_streamed(
 
 @DIALECTS
 @FEW
-@given(reply=replies(), line=lines, after=st.integers(0, 10**6))
-def test_an_error_in_the_stream_ends_it_with_what_came_before(name: str, reply: Reply, line: Line, after: int) -> None:
+@given(reply=replies(), encoding=encodings, after=st.integers(0, 10**6))
+def test_an_error_ends_a_stream_after_the_content_before_it(
+    name: str, reply: Reply, encoding: Encoding, after: int
+) -> None:
     vendor = VENDORS[name]
     reply = vendor.adapted(reply)
-    events = vendor.events(reply, line.size)
+    events = vendor.events(reply, encoding.size)
     kept = events[: after % len(events)]
     vendor = vendor._replace(done=b"")
-    before = chunks_in(vendor, kept, line)
+    before = chunks_in(vendor, kept, encoding)
 
     with pytest.raises(UpstreamError, match="on fire"):
-        chunks_in(vendor, [*kept, vendor.error], line)
-    whole = "".join(c.text for c in chunks_in(vendor, events, line) if isinstance(c, TextDelta))
+        chunks_in(vendor, [*kept, vendor.error], encoding)
+    whole = "".join(c.text for c in chunks_in(vendor, events, encoding) if isinstance(c, TextDelta))
     assert whole.startswith("".join(c.text for c in before if isinstance(c, TextDelta)))
     for protocol in APIS.values():
         writer, reader = protocol.StreamWriter(CONTEXT), protocol.StreamReader()

@@ -1,4 +1,4 @@
-"""How much a Claude model shall think: within what it takes, and what the client allows."""
+"""Tests of thinking settings for Claude models: budget within the client's token limit, and when thinking is off."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def written(model: str = OLDER, turns: Any = None, **fields: Any) -> Any:
         (100, "low", None, 100),
     ],
 )
-def test_thoughts_and_answer_together_stay_within_the_clients_limit(
+def test_thinking_budget_and_answer_stay_within_the_clients_limit(
     limit: int | None, effort: str, budget: int | None, max_tokens: int
 ) -> None:
     told = written(max_tokens=limit, reasoning=Reasoning(effort=effort))
@@ -61,13 +61,13 @@ def test_thoughts_and_answer_together_stay_within_the_clients_limit(
         ([*ASKS, Turn(role="assistant", parts=[CALL]), RESULT, Turn(role="assistant", parts=[Text(text="y")])], True),
     ],
 )
-def test_amid_tools_whose_thoughts_are_lost_it_does_not_think(turns: Any, thinks: bool) -> None:
+def test_thinking_is_off_if_the_thoughts_before_a_tool_call_are_lost(turns: Any, thinks: bool) -> None:
     told = written(turns=turns, tools=TOOLS, reasoning=Reasoning(effort="low"))
 
     assert ("thinking" in told.document, "reasoning" in told.dropped) == (thinks, not thinks)
 
 
-def test_who_must_call_a_tool_does_not_think() -> None:
+def test_thinking_is_off_if_a_tool_call_is_required() -> None:
     forced = ToolChoice(mode="required")
     told = written(tools=TOOLS, tool_choice=forced, reasoning=Reasoning(effort="low"))
 
@@ -79,7 +79,7 @@ def test_who_must_call_a_tool_does_not_think() -> None:
     assert written("claude-opus-4-8", tools=TOOLS, tool_choice=forced).document["tool_choice"] == {"type": "any"}
 
 
-def test_newer_models_are_not_told_not_to_think() -> None:
+def test_thinking_is_not_disabled_for_newer_models() -> None:
     told = written(NEWER, reasoning=Reasoning(effort="none"))
     assert ("thinking" in told.document, told.dropped) == (False, ("reasoning",))
 
@@ -87,17 +87,17 @@ def test_newer_models_are_not_told_not_to_think() -> None:
     assert shown.document["thinking"] == {"type": "adaptive", "display": "summarized"}
 
 
-def test_json_is_forced_from_who_is_told_not_to_think() -> None:
+def test_the_json_tool_is_required_if_thinking_is_off() -> None:
     told = written(format=Format(), reasoning=Reasoning(effort="none"))
     assert told.document["tool_choice"] == {"type": "tool", "name": "json_answer"}
 
 
-def test_tools_that_may_not_be_called_are_not_there_to_be_chosen() -> None:
+def test_tools_are_left_out_if_none_may_be_called() -> None:
     told = written(tools=TOOLS, tool_choice=ToolChoice(mode="none"), format=Format(), reasoning=Reasoning(effort="low"))
     assert [tool["name"] for tool in told.document["tools"]] == ["json_answer"]
 
 
-def test_blank_texts_are_not_said_and_results_come_first() -> None:
+def test_blank_texts_are_dropped_and_tool_results_come_first() -> None:
     turns = [
         *ASKS,
         Turn(role="assistant", parts=[Text(text="\n\n"), CALL]),
@@ -113,6 +113,6 @@ def test_blank_texts_are_not_said_and_results_come_first() -> None:
     assert caught.value.field == "messages"
 
 
-def test_a_temperature_that_is_cut_is_named() -> None:
+def test_a_reduced_temperature_is_reported_as_dropped() -> None:
     told = written(temperature=1.7)
     assert (told.document["temperature"], told.dropped) == (1.0, ("temperature",))

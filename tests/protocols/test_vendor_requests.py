@@ -1,4 +1,4 @@
-"""Requests from the vendors' own documentation whose parts one protocol has and another spells in its own way."""
+"""Tests with request parts from the vendors' documentation: content blocks, files, thinking settings, system texts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ BLOCKS: dict[str, tuple[Document, Part]] = {
 
 
 @pytest.mark.parametrize("source", BLOCKS)
-def test_a_block_of_the_messages_api_is_read(source: str) -> None:
+def test_a_content_block_of_the_messages_api_is_read(source: str) -> None:
     block, part = BLOCKS[source]
     document = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [block]}]}
 
@@ -106,14 +106,16 @@ def test_a_block_that_only_anthropic_knows_is_refused(block: Document, field: st
     ],
     ids=str,
 )
-def test_how_much_claude_shall_think_is_read(thinking: Any, config: Document, expected: Reasoning | None) -> None:
+def test_thinking_settings_of_the_messages_api_are_read(
+    thinking: Any, config: Document, expected: Reasoning | None
+) -> None:
     document = {"max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "thinking": thinking}
 
     assert anthropic_messages.read_request({**document, "output_config": config}).conversation.reasoning == expected
 
 
 @pytest.mark.parametrize(("budget", "effort"), [(512, "low"), (2047, "low"), (2048, "medium"), (16384, "high")])
-def test_tokens_of_thought_are_a_word_at_openai(budget: int, effort: str) -> None:
+def test_a_thinking_budget_becomes_a_reasoning_effort_at_openai(budget: int, effort: str) -> None:
     conversation = Conversation(turns=ASKS, reasoning=Reasoning(budget_tokens=budget))
 
     written = openai_chat.write_request(conversation, "gpt-5.2", stream=False)
@@ -122,7 +124,7 @@ def test_tokens_of_thought_are_a_word_at_openai(budget: int, effort: str) -> Non
     assert openai_chat.write_request(conversation, "gpt-4o", stream=False).dropped == ("reasoning",)
 
 
-def test_odd_budgets_are_refused_by_their_whole_name() -> None:
+def test_an_invalid_thinking_budget_is_refused_with_its_path() -> None:
     document = {"max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "thinking": {"type": "enabled"}}
     for odd in (0, "many", 1.5, True):
         thinking = {"type": "enabled", "budget_tokens": odd}
@@ -132,7 +134,7 @@ def test_odd_budgets_are_refused_by_their_whole_name() -> None:
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t", "\x1f"])
 def test_a_blank_system_text_is_not_sent_to_anthropic(blank: str) -> None:
-    """It answers 400, "system: text content blocks must contain non-whitespace text"."""
+    """Anthropic answers with 400, "system: text content blocks must contain non-whitespace text"."""
     system = [Turn(role="system", parts=[Text(text=blank, cache="5m")])]
     written = anthropic_messages.write_request(Conversation(turns=system + ASKS), "claude-haiku-4-5", stream=False)
 
@@ -143,7 +145,7 @@ def test_a_blank_system_text_is_not_sent_to_anthropic(blank: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_an_empty_system_text_is_sent_to_nobody(role: Any) -> None:
+def test_an_empty_system_text_is_not_sent_to_openai_or_gemini(role: Any) -> None:
     conversation = Conversation(turns=[Turn(role=role, parts=[Text(text="")]), *ASKS])
 
     document = openai_chat.write_request(conversation, "gpt-4o", stream=False).document
@@ -151,7 +153,7 @@ def test_an_empty_system_text_is_sent_to_nobody(role: Any) -> None:
     assert "systemInstruction" not in gemini.write_request(conversation, "gemini-2.5-pro", stream=False).document
 
 
-def test_the_instruction_to_answer_in_json_follows_a_system_text_that_is_cached() -> None:
+def test_the_json_instruction_follows_a_cached_system_text() -> None:
     system = [Turn(role="system", parts=[Text(text="Be brief.", cache="5m")])]
     conversation = Conversation(turns=system + ASKS, format=Format())
 
@@ -171,7 +173,7 @@ def test_the_instruction_to_answer_in_json_follows_a_system_text_that_is_cached(
     ],
     ids=str,
 )
-def test_what_anthropic_cannot_take_is_refused(part: Part, field: str) -> None:
+def test_files_that_anthropic_cannot_read_are_refused(part: Part, field: str) -> None:
     conversation = Conversation(turns=[Turn(role="user", parts=[part])])
 
     with pytest.raises(Unsupported) as refused:
@@ -181,7 +183,7 @@ def test_what_anthropic_cannot_take_is_refused(part: Part, field: str) -> None:
 
 
 def test_files_of_the_responses_api_are_read() -> None:
-    """https://platform.openai.com/docs/guides/pdf-files and …/guides/images-vision."""
+    """Sources: https://platform.openai.com/docs/guides/pdf-files and …/guides/images-vision."""
     content = [
         {"type": "input_file", "file_url": "https://example.com/a.pdf"},
         {"type": "input_file", "file_id": "file-1"},

@@ -1,4 +1,4 @@
-"""Streams as single vendors send them, where they differ from the common form; each says what its whole reply says."""
+"""Tests of streams in which single vendors deviate from the documented form, and of the replies written for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def chunks_of(reader: Any, *events: Document | bytes) -> list[Chunk]:
-    """What the reader reads of the events, but for the beginning."""
+    """Read the events and return the chunks, without `Begin`."""
     chunks: list[Chunk] = []
     for event in events:
         data = event if isinstance(event, bytes) else encoded(event)
@@ -136,7 +136,7 @@ CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
 
 
 @pytest.mark.parametrize("vendor", CHAT)
-def test_a_chat_stream_is_read(vendor: str) -> None:
+def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     events, expected = CHAT[vendor]
 
     assert chunks_of(openai_chat.StreamReader(), *events) == expected
@@ -159,7 +159,9 @@ def test_a_chat_stream_is_read(vendor: str) -> None:
     ],
     ids=str,
 )
-def test_a_chat_stream_that_breaks_off(event: Document | bytes, error: type[Exception], message: str) -> None:
+def test_an_invalid_or_failed_event_ends_a_chat_stream(
+    event: Document | bytes, error: type[Exception], message: str
+) -> None:
     reader = openai_chat.StreamReader()
     assert chunks_of(reader, delta(content="Hi")) == [TextDelta(text="Hi")]
 
@@ -230,7 +232,7 @@ MESSAGES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
 
 
 @pytest.mark.parametrize("vendor", MESSAGES)
-def test_a_messages_stream_is_read(vendor: str) -> None:
+def test_a_messages_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     events, expected = MESSAGES[vendor]
 
     assert chunks_of(anthropic_messages.StreamReader(), STARTED, *events) == expected
@@ -271,14 +273,14 @@ RESPONSES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
 
 
 @pytest.mark.parametrize("vendor", RESPONSES)
-def test_a_responses_stream_is_read(vendor: str) -> None:
+def test_a_responses_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     events, expected = RESPONSES[vendor]
 
     assert chunks_of(openai_responses.StreamReader(), {"type": "response.created"}, *events) == expected
 
 
-def test_thoughts_of_a_whole_response_are_its_summary_or_its_open_text() -> None:
-    """https://platform.openai.com/docs/api-reference/responses/object: gpt-oss gives `reasoning_text`."""
+def test_thoughts_of_a_whole_response_are_its_summary_or_its_reasoning_text() -> None:
+    """Source: https://platform.openai.com/docs/api-reference/responses/object; gpt-oss sends `reasoning_text`."""
     open_text = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm"}]}
     both = {**open_text, "summary": [{"type": "summary_text", "text": "a"}, {"type": "summary_text", "text": "b"}]}
     body = {"status": "completed", "output": [open_text, {**open_text, "summary": []}, both]}
@@ -306,7 +308,7 @@ def completed(parts: list[Part]) -> Completion:
     ],
     ids=str,
 )
-def test_thoughts_as_blocks_of_a_message(thought: Thinking, blocks: list[Document]) -> None:
+def test_thoughts_are_written_as_blocks_of_a_message(thought: Thinking, blocks: list[Document]) -> None:
     body = anthropic_messages.write_reply(completed([thought, Text(text="Hi")]), CONTEXT)
 
     assert msgspec.json.decode(body)["content"][:-1] == blocks
@@ -320,7 +322,7 @@ def test_thoughts_as_blocks_of_a_message(thought: Thinking, blocks: list[Documen
     ],
     ids=lambda value: str(value)[:20],
 )  # fmt: skip
-def test_arguments_as_the_input_of_a_tool(arguments: str, given: Document) -> None:
+def test_arguments_are_written_as_the_input_of_a_tool_block(arguments: str, given: Document) -> None:
     call = ToolCall(id="a", name="t", arguments=arguments)
 
     [block] = msgspec.json.decode(anthropic_messages.write_reply(completed([call]), CONTEXT))["content"]
@@ -328,7 +330,7 @@ def test_arguments_as_the_input_of_a_tool(arguments: str, given: Document) -> No
     assert block == {"type": "tool_use", "id": "a", "name": "t", "input": given}
 
 
-def test_what_only_its_vendor_knows_is_in_no_other_reply() -> None:
+def test_foreign_parts_are_left_out_of_whole_replies() -> None:
     completion = completed([Foreign(kind="mcp_call"), Text(text="Hi")])
 
     assert msgspec.json.decode(openai_chat.write_reply(completion, CONTEXT))["choices"][0]["message"]["content"] == "Hi"

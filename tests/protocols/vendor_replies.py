@@ -1,4 +1,4 @@
-"""Replies as the vendors publish them, whole and as streams, with every field that the answer does not depend on."""
+"""Sample replies from the vendors' documentation, whole and streamed, with all fields, and functions to alter them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ RESPONSE: dict[str, Any] = {
 
 
 class Dialect(NamedTuple):
-    """A vendor's protocol: how it is read, a whole reply, and the events of a stream with the same text.
+    """A vendor's protocol: its readers, a whole reply, and the events of a stream with the same text.
 
-    `content` are the names of fields that hold the answer itself, `done` is what ends a stream beside its events;
-    `totals` and `details` are the counts, `usage` the field that holds them.
+    `content` names the fields that hold the answer itself; `done` is the data of the stream's end marker, if it has
+    one; `usage` names the field with the counts, `totals` and `details` are the paths of the counts in it.
     """
 
     read: Callable[[bytes], Completion]
@@ -156,7 +156,7 @@ DIALECTS = {
 
 
 def side_fields(document: Any, content: frozenset[str], at: Path = ()) -> Iterator[Path]:
-    """The fields that the answer does not depend on, however deep."""
+    """Yield the paths of all fields that do not affect the answer, at any depth."""
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for name, value in items:
         if isinstance(name, str) and name not in content:
@@ -166,7 +166,7 @@ def side_fields(document: Any, content: frozenset[str], at: Path = ()) -> Iterat
 
 
 def changed(document: Any, path: Path, value: Any) -> Any:
-    """The document with another value there."""
+    """Return a copy of the document with `value` at `path`."""
     document = copy.deepcopy(document)
     place = document
     for name in path[:-1]:
@@ -176,12 +176,12 @@ def changed(document: Any, path: Path, value: Any) -> Any:
 
 
 def encoded(document: Any) -> bytes:
-    """As Python's vendors write JSON: NaN stays, surrogates are escaped."""
+    """Encode JSON as vendors that use Python do: NaN is kept, surrogates are escaped."""
     return json.dumps(document).encode()
 
 
 def read_stream(dialect: Dialect, events: list[dict[str, Any]]) -> tuple[Completion, bool]:
-    """What a stream says, and whether it is complete."""
+    """Read a stream; return the completion, and whether the stream is complete."""
     reader, assembler = dialect.reader(), ReplyAssembler()
     for data in [*map(encoded, events), *([dialect.done] if dialect.done else [])]:
         for chunk in reader.take(Event(b"", data, b"")):
@@ -190,6 +190,6 @@ def read_stream(dialect: Dialect, events: list[dict[str, Any]]) -> tuple[Complet
 
 
 def text_of(completion: Completion) -> str:
-    """The text, of whatever choice."""
+    """Return the joined text of all choices."""
     parts = [part for choice in completion.choices for part in choice.parts]
     return "".join(part.text for part in parts if isinstance(part, Text | Refusal))

@@ -1,4 +1,4 @@
-"""Answers as the vendors publish them, and answers made of parts."""
+"""Sample responses: the examples in the vendors' documentation, and responses built from parts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.worker.pipeline.fakes import provider
 
 
 def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True) -> UpstreamCall:
-    """Write the call to a provider of this kind."""
+    """Return the upstream call for a request to a provider of this kind."""
     asked_of = Candidate.of(provider(kind=kind, models=[model], has_json_mode=has_json_mode), model)
     return Translation().call(asked, asked_of)
 
 
 def decode(kind: str, body: bytes) -> Reply:
-    """Read the reply of a provider of this kind to POST /generate."""
+    """Return the reply to POST /generate that a response body of this kind of provider contains."""
     return Translation().reply(ClientRequest.of(Conversation(turns=[])), provider(kind=kind), body, ())
 
 
-# The example of https://platform.openai.com/docs/api-reference/chat/create, whole.
+# The complete example of https://platform.openai.com/docs/api-reference/chat/create.
 OPENAI: dict[str, Any] = {
     "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
     "object": "chat.completion",
@@ -68,7 +68,7 @@ def completion(message: object = None, finish_reason: object = "stop", **changes
     return msgspec.json.encode({key: value for key, value in document.items() if value is not ...})
 
 
-# The example of https://platform.claude.com/docs/en/api/messages, with every count its reference names.
+# The example of https://platform.claude.com/docs/en/api/messages, with every count in the reference.
 ANTHROPIC: dict[str, Any] = {
     "id": "msg_013Zva2CMHLNnjNjtJKqJ2EF",
     "type": "message",

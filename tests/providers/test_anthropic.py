@@ -1,4 +1,4 @@
-"""Anthropic's dialect: what is sent to which model, and what is understood of the documents it publishes and others."""
+"""Dialect of Anthropic: requests for each generation of models, replies, usage and error responses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSTRUCTION = "Answer only by calling the tool json_answer. Its input is your wh
 
 
 def written(model: str = CLASSIC, **changes: Any) -> Any:
-    """The body of a call."""
+    """Return the decoded body of a call."""
     return msgspec.json.decode(encode("anthropic", request(**changes), model).body)
 
 
@@ -40,7 +40,7 @@ def text(said: str = "Hello") -> dict[str, str]:
 
 
 class TestTarget:
-    def test_urls_and_headers(self) -> None:
+    def test_a_target_has_the_vendors_urls_and_headers(self) -> None:
         target = target_with_key(anthropic, "https://api.anthropic.com/", "sk-ant-key")
 
         assert (target.root, target.models_url) == ("https://api.anthropic.com", "https://api.anthropic.com/v1/models")
@@ -53,7 +53,7 @@ class TestTarget:
 
 
 class TestEncode:
-    def test_a_whole_request(self) -> None:
+    def test_a_request_is_written_in_the_vendors_format(self) -> None:
         call = encode("anthropic", request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0), CLASSIC)
 
         assert call.path == "/v1/messages"
@@ -65,11 +65,11 @@ class TestEncode:
             "temperature": 0.0,
         }
 
-    def test_without_a_system_text_there_is_no_such_field(self) -> None:
+    def test_a_request_without_a_system_prompt_has_no_system_field(self) -> None:
         assert "system" not in written(system="")
 
     @pytest.mark.parametrize(("asked", "sent"), [(0.0, 0.0), (0.7, 0.7), (1.0, 1.0), (1.01, 1.0), (2.0, 1.0)])
-    def test_the_hottest_is_one(self, asked: float, sent: float) -> None:
+    def test_temperatures_above_one_are_sent_as_one(self, asked: float, sent: float) -> None:
         assert written(temperature=asked)["temperature"] == sent
 
     @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ class TestEncode:
             *("anthropic.claude-sonnet-4-5-20250929-v1:0", "anthropic/claude-opus-4.5", "kimi-k3", "deepseek-chat"),
         ],
     )
-    def test_models_that_take_all(self, model: str) -> None:
+    def test_older_models_get_a_temperature_and_a_forced_tool(self, model: str) -> None:
         body = written(model, json_mode=True)
 
         assert body["temperature"] == 0.7
@@ -95,7 +95,7 @@ class TestEncode:
             *("anthropic/claude-fable-5", "anthropic.claude-opus-5-5-v1:0", "claude-next"),
         ],
     )
-    def test_models_that_do_not(self, model: str) -> None:
+    def test_newer_models_get_no_temperature_and_no_forced_tool(self, model: str) -> None:
         body = written(model, json_mode=True)
 
         assert "temperature" not in body
@@ -103,7 +103,7 @@ class TestEncode:
 
     @pytest.mark.parametrize("model", [CLASSIC, RECENT])
     @pytest.mark.parametrize(("system", "sent"), [("", INSTRUCTION), ("Be brief", f"Be brief\n{INSTRUCTION}")])
-    def test_json_is_the_input_of_a_tool(self, model: str, system: str, sent: str) -> None:
+    def test_json_mode_requests_the_answer_as_the_input_of_a_tool(self, model: str, system: str, sent: str) -> None:
         body = written(model, system=system, json_mode=True)
 
         assert body["system"] == sent
@@ -111,19 +111,19 @@ class TestEncode:
         assert (tool["name"], tool["input_schema"]) == ("json_answer", {"type": "object"})
         assert body["messages"][-1]["role"] == "user", "newer models refuse an answer that is begun for them"
 
-    def test_otherwise_there_is_no_tool(self) -> None:
+    def test_a_request_without_json_mode_has_no_tool(self) -> None:
         assert written().keys() & {"tools", "tool_choice"} == set()
 
     @given(st.text(st.characters(codec="utf-8")).filter(str.strip), st.text(st.characters(codec="utf-8")))
-    def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
+    def test_prompts_are_sent_unchanged(self, prompt: str, system: str) -> None:
         body = written(prompt=prompt, system=system)
 
-        said = system if system.strip() else ""  # a blank text is not sent: Anthropic refuses it
+        said = system if system.strip() else ""  # Anthropic rejects blank texts
         assert (body["messages"], body.get("system", "")) == ([{"role": "user", "content": prompt}], said)
 
     @pytest.mark.parametrize("prompt", [" ", "\n\t", "\u3000"])
-    def test_a_blank_prompt_is_not_sent_since_anthropic_refuses_it(self, prompt: str) -> None:
-        with pytest.raises(Unsupported, match="needs a message with something in it"):
+    def test_a_blank_prompt_is_rejected_as_anthropic_would_reject_it(self, prompt: str) -> None:
+        with pytest.raises(Unsupported, match="requires at least one non-empty message"):
             written(prompt=prompt)
 
 
@@ -149,7 +149,7 @@ BLOCKS = st.lists(
 
 
 class TestDecode:
-    def test_the_published_example(self) -> None:
+    def test_the_example_in_the_documentation_is_read(self) -> None:
         assert decode("anthropic", msgspec.json.encode(ANTHROPIC)) == Reply(
             content="Hi! My name is Claude.",
             usage=Usage(
@@ -166,27 +166,27 @@ class TestDecode:
             usage_estimated=False,
         )
 
-    def test_the_input_of_our_tool_is_the_answer(self) -> None:
+    def test_the_input_of_the_json_tool_is_the_answer(self) -> None:
         reply = decode("anthropic", msgspec.json.encode(ANTHROPIC_TOOL))
 
         assert (reply.content, reply.finish_reason) == ('{"capital":"Paris","of":["France"]}', "stop")
 
-    def test_its_json_is_passed_on_as_it_was_written(self) -> None:
+    def test_the_json_of_the_answer_keeps_its_spelling(self) -> None:
         written = b'{"n": 1.0000000000000000001, "n": 12345678901234567890123, "t": "\\u00e9\xc3\xa9"}'
         body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', written)
 
         assert decode("anthropic", body).content.encode() == written
 
-    def test_another_tool_is_none_of_ours(self) -> None:
+    def test_a_call_of_another_tool_is_not_the_answer(self) -> None:
         call = {"type": "tool_use", "id": "t", "name": "search", "input": {}}
         reply = decode("anthropic", message(text("I look it up."), call, stop_reason="tool_use"))
 
         assert (reply.content, reply.finish_reason) == ("I look it up.", "tool_calls")
 
-    def test_texts_are_put_together(self) -> None:
+    def test_the_texts_of_several_blocks_are_joined(self) -> None:
         assert decode("anthropic", message(text("one "), {"type": "new"}, text("two"))).content == "one two"
 
-    def test_an_empty_text_is_a_text(self) -> None:
+    def test_an_empty_text_block_is_a_valid_answer(self) -> None:
         assert decode("anthropic", message(text(""))).content == ""
 
     @pytest.mark.parametrize(
@@ -203,17 +203,17 @@ class TestDecode:
             ("x" * 1000, "stop"),
         ],
     )
-    def test_the_finish_reason_in_our_words(self, said: str | None, canonical: str) -> None:
+    def test_stop_reasons_become_canonical_finish_reasons(self, said: str | None, canonical: str) -> None:
         assert decode("anthropic", message(text(), stop_reason=said)).finish_reason == canonical
 
     @pytest.mark.parametrize(("said", "canonical"), [("refusal", "content_filter"), ("max_tokens", "length")])
-    def test_refused_or_cut_off_before_a_word_was_said(self, said: str, canonical: str) -> None:
+    def test_a_reply_refused_or_cut_off_before_any_text_is_valid(self, said: str, canonical: str) -> None:
         for content in ([], [{"type": "thinking", "thinking": "Hm"}]):
             reply = decode("anthropic", message(*content, stop_reason=said))
 
             assert (reply.content, reply.finish_reason) == ("", canonical)
 
-    def test_json_that_was_cut_off(self) -> None:
+    def test_json_cut_off_by_the_token_limit_is_an_answer(self) -> None:
         cut = {"type": "tool_use", "name": "json_answer", "input": {}}
         reply = decode("anthropic", message(cut, stop_reason="max_tokens"))
 
@@ -222,23 +222,23 @@ class TestDecode:
     @pytest.mark.parametrize(
         ("body", "said"),
         [
-            (b"", "The answer is no message: "),
-            (b"<html>502</html>", "The answer is no message: "),
-            (b"[]", "The answer is no message: Expected `object`, got `array`"),
-            (b"{}", "The answer is no message: Object missing required field `content`"),
-            (b'{"type": "error", "error": {"type": "overloaded_error", "message": "x"}}', "The answer is no message: "),
+            (b"", "Invalid message: "),
+            (b"<html>502</html>", "Invalid message: "),
+            (b"[]", "Invalid message: Expected `object`, got `array`"),
+            (b"{}", "Invalid message: Object missing required field `content`"),
+            (b'{"type": "error", "error": {"type": "overloaded_error", "message": "x"}}', "Invalid message: "),
             (b'{"content": null}', "The answer has no content"),
-            (b'{"content": "text"}', "The answer is no message: "),
-            (b'{"content": [{"text": "no type"}]}', "The answer is no message: "),
-            (b'{"content": [{"type": "text", "text": "half', "The answer is no message: "),
-            (b'{"x": ' + b"[" * 100_000, "The answer is no message: "),
-            (message({"type": "text", "text": 5}), "The answer is no message: "),
+            (b'{"content": "text"}', "Invalid message: "),
+            (b'{"content": [{"text": "no type"}]}', "Invalid message: "),
+            (b'{"content": [{"type": "text", "text": "half', "Invalid message: "),
+            (b'{"x": ' + b"[" * 100_000, "Invalid message: "),
+            (message({"type": "text", "text": 5}), "Invalid message: "),
             (message(stop_reason=None), "The answer has no content"),
             (message({"type": "thinking", "thinking": "Hm"}, stop_reason=None), "The answer has no content"),
             (message({"type": "text", "text": None}, stop_reason=""), "The answer has no content"),
         ],
     )
-    def test_malformed(self, body: bytes, said: str) -> None:
+    def test_a_malformed_reply_is_an_error_that_says_why(self, body: bytes, said: str) -> None:
         with pytest.raises(Malformed) as raised:
             decode("anthropic", body)
 
@@ -248,12 +248,12 @@ class TestDecode:
         assert decode("anthropic", message({"type": "tool_use", "name": "json_answer"})).content == "{}"
 
     @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | BLOCKS.map(lambda blocks: message(*blocks)))
-    def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
+    def test_any_bytes_are_a_reply_or_malformed(self, body: bytes) -> None:
         with suppress(Malformed):
             assert isinstance(decode("anthropic", body), Reply)
 
     @given(st.binary(max_size=20))
-    def test_a_tools_input_of_any_bytes(self, given: bytes) -> None:
+    def test_any_bytes_as_the_input_of_the_json_tool_are_a_reply_or_malformed(self, given: bytes) -> None:
         body = message({"type": "tool_use", "name": "json_answer", "input": "?"}).replace(b'"?"', given)
         with suppress(Malformed):
             assert isinstance(decode("anthropic", body).content, str)
@@ -282,10 +282,10 @@ class TestUsage:
         ],
         ids=repr,
     )
-    def test_what_was_not_counted_is_estimated(self, usage: dict[str, int]) -> None:
+    def test_missing_or_implausible_counts_are_estimated(self, usage: dict[str, int]) -> None:
         assert counted(**usage) == (Usage(output_tokens=11), True)
 
-    def test_no_usage_at_all(self) -> None:
+    def test_a_reply_without_usage_is_estimated(self) -> None:
         assert decode("anthropic", message(text("x" * 41), usage=None)).usage_estimated
 
     @pytest.mark.parametrize(
@@ -299,7 +299,9 @@ class TestUsage:
             (None, None, 0, 0),
         ],
     )
-    def test_what_was_written_to_the_cache(self, written: int | None, created: Any, total: int, long: int) -> None:
+    def test_tokens_written_to_the_cache_are_counted_by_lifetime(
+        self, written: int | None, created: Any, total: int, long: int
+    ) -> None:
         usage, estimated = counted(
             input_tokens=1, output_tokens=1, cache_creation_input_tokens=written, cache_creation=created
         )
@@ -308,7 +310,7 @@ class TestUsage:
         assert not estimated
 
     @given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS))
-    def test_parts_lie_within_their_totals(self, counts: tuple[int | None, ...]) -> None:
+    def test_counts_of_kinds_never_exceed_their_totals(self, counts: tuple[int | None, ...]) -> None:
         asked, answered, read, written, long, thought = counts
         usage, _ = counted(
             input_tokens=asked,
@@ -331,7 +333,7 @@ def refusal(kind: str, message: str) -> bytes:
 
 
 class TestRefusals:
-    def test_the_providers_own_words(self) -> None:
+    def test_the_message_of_an_error_response_is_extracted(self) -> None:
         assert anthropic.decode_error(refusal("overloaded_error", "Overloaded")) == "Overloaded"
 
     @pytest.mark.parametrize(
@@ -346,10 +348,10 @@ class TestRefusals:
             (529, "overloaded_error", "Overloaded", "moment"),
         ],
     )
-    def test_what_a_refusal_is_about(self, status: int, kind: str, said: str, about: Subject) -> None:
+    def test_error_responses_are_classified(self, status: int, kind: str, said: str, about: Subject) -> None:
         refused = anthropic.interpret(UpstreamResult(status, refusal(kind, said)))
 
         assert refused == UpstreamRefusal(about, is_final=about == "request")
 
-    def test_the_wait_is_kept(self) -> None:
+    def test_the_wait_in_an_error_response_is_kept(self) -> None:
         assert anthropic.interpret(UpstreamResult(429, refusal("rate_limit_error", "slow"), 7.0)).retry_after_s == 7.0

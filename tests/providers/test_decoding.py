@@ -1,4 +1,4 @@
-"""What all dialects read alike."""
+"""Error messages in response bodies, JSON in a model's text, and checks of token counts."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from llm_gateway.providers.decoding import error_of, json_text
         ("[" * 100_000, None),
     ],
 )
-def test_the_json_in_an_answer(content: str, found: str | None) -> None:
+def test_json_is_found_in_an_answer_with_or_without_a_code_fence(content: str, found: str | None) -> None:
     assert json_text(content) == found
 
 
 @given(st.text('`json \n{}[]1"a:,\ud800', max_size=30))
-def test_whatever_is_found_is_json(content: str) -> None:
+def test_any_text_that_is_found_is_valid_json(content: str) -> None:
     found = json_text(content)
 
     assert found is None or (msgspec.json.decode(found) is not ... and found in content)
@@ -60,17 +60,17 @@ def test_whatever_is_found_is_json(content: str) -> None:
         (b"[" * 100_000, {}),
     ],
 )
-def test_the_error_in_a_document(body: bytes, error: dict[str, object]) -> None:
+def test_the_error_object_is_found_in_a_response_body(body: bytes, error: dict[str, object]) -> None:
     assert error_of(body) == error
 
 
 @given(st.lists(st.integers(-2, 2) | st.integers(MAX_COUNT - 2, MAX_COUNT + 2), min_size=1, max_size=3))
-def test_counts_are_believed_together(counts: list[int]) -> None:
+def test_counts_are_plausible_only_if_their_sum_is(counts: list[int]) -> None:
     assert are_plausible(*counts) == (all(count >= 0 for count in counts) and sum(counts) <= MAX_COUNT)
 
 
 @given(st.integers(0, 10), st.none() | st.integers(-5, 15))
-def test_a_part_lies_within_its_total(total: int, part: int | None) -> None:
+def test_a_clamped_part_never_exceeds_its_total(total: int, part: int | None) -> None:
     found = clamped(total, part)
 
     assert 0 <= found <= total

@@ -1,4 +1,4 @@
-"""Gemini's dialect: what is sent, and what is understood of the documents it publishes and of those it does not."""
+"""Dialect of Gemini: paths, requests, replies, usage and error responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.worker.pipeline.fakes import request
 
 
 def written(**changes: Any) -> Any:
-    """The body of a call."""
+    """Return the decoded body of a call."""
     return msgspec.json.decode(encode("gemini", request(**changes), "gemini-2.5-flash").body)
 
 
@@ -35,7 +35,7 @@ def generated(*parts: object, finish: object = "STOP", **changes: Any) -> bytes:
 
 
 class TestTarget:
-    def test_urls_and_headers(self) -> None:
+    def test_a_target_has_the_vendors_urls_and_headers(self) -> None:
         target = target_with_key(gemini, "https://generativelanguage.googleapis.com//", "AIza-key")
 
         assert target.root == "https://generativelanguage.googleapis.com"
@@ -48,7 +48,7 @@ class TestTarget:
 
 
 class TestEncode:
-    def test_a_whole_request(self) -> None:
+    def test_a_request_is_written_in_the_vendors_format(self) -> None:
         call = encode(
             "gemini",
             request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=True),
@@ -62,14 +62,14 @@ class TestEncode:
             "generationConfig": {"maxOutputTokens": 7, "temperature": 0.0, "responseMimeType": "application/json"},
         }
 
-    def test_what_was_not_asked_for_is_not_sent(self) -> None:
+    def test_optional_fields_that_are_not_requested_are_not_sent(self) -> None:
         body = written(system="", json_mode=False)
 
         assert body.keys() == {"contents", "generationConfig"}
         assert body["generationConfig"].keys() == {"maxOutputTokens", "temperature"}
 
     @pytest.mark.parametrize("temperature", [0.0, 1.3, 2.0])
-    def test_the_temperature(self, temperature: float) -> None:
+    def test_the_temperature_is_sent_unchanged(self, temperature: float) -> None:
         assert written(temperature=temperature)["generationConfig"]["temperature"] == temperature
 
     @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ class TestEncode:
             ("publishers/google/models/g", "models/publishers%2Fgoogle%2Fmodels%2Fg"),
         ],
     )
-    def test_a_models_path(self, model: str, path: str) -> None:
+    def test_a_models_path_is_percent_encoded(self, model: str, path: str) -> None:
         assert gemini.path_of(model) == f"/v1beta/{path}"
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1))
-    def test_a_name_stays_one_segment(self, model: str) -> None:
+    def test_a_model_name_is_one_path_segment(self, model: str) -> None:
         segment = gemini.path_of(f"models/{model}").removeprefix("/v1beta/models/")
 
         assert segment.isascii()
@@ -97,7 +97,7 @@ class TestEncode:
         assert unquote(segment, errors="strict") == model
 
     @given(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"), min_size=1))
-    def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
+    def test_prompts_are_sent_unchanged(self, prompt: str, system: str) -> None:
         body = written(prompt=prompt, system=system)
 
         assert body["contents"][0]["parts"] == [{"text": prompt}]
@@ -120,7 +120,7 @@ PIECES = st.recursive(
 
 
 class TestDecode:
-    def test_a_published_answer(self) -> None:
+    def test_the_example_in_the_documentation_is_read(self) -> None:
         assert decode("gemini", msgspec.json.encode(GEMINI)) == Reply(
             content="Hello! How can I help?",
             usage=Usage(
@@ -136,7 +136,7 @@ class TestDecode:
             usage_estimated=False,
         )
 
-    def test_a_blocked_prompt_is_the_providers_answer(self) -> None:
+    def test_a_blocked_prompt_is_a_valid_empty_reply(self) -> None:
         reply = decode("gemini", msgspec.json.encode(GEMINI_BLOCKED))
 
         assert (reply.content, reply.finish_reason) == ("", "content_filter")
@@ -154,19 +154,19 @@ class TestDecode:
             ("x" * 1000, "content_filter"),
         ],
     )
-    def test_the_finish_reason_in_our_words(self, said: str | None, canonical: str) -> None:
+    def test_finish_reasons_become_canonical_ones(self, said: str | None, canonical: str) -> None:
         assert decode("gemini", generated({"text": "Hello"}, finish=said)).finish_reason == canonical
 
     @pytest.mark.parametrize(("said", "canonical"), [("SAFETY", "content_filter"), ("MAX_TOKENS", "length")])
     @pytest.mark.parametrize(
         "content", [{}, {"role": "model"}, {"parts": []}, {"parts": [{"text": "Hm", "thought": True}]}, None]
     )
-    def test_blocked_or_cut_off_before_a_word_was_said(self, said: str, canonical: str, content: Any) -> None:
+    def test_a_reply_blocked_or_cut_off_before_any_text_is_valid(self, said: str, canonical: str, content: Any) -> None:
         reply = decode("gemini", generated(candidates=[{"content": content, "finishReason": said}]))
 
         assert (reply.content, reply.finish_reason) == ("", canonical)
 
-    def test_the_first_candidate_counts(self) -> None:
+    def test_the_text_of_the_first_candidate_is_the_answer(self) -> None:
         candidates = [{"content": {"parts": [{"text": text}]}} for text in ("one", "two")]
 
         assert decode("gemini", generated(candidates=candidates)).content == "one"
@@ -174,12 +174,12 @@ class TestDecode:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"", "The answer is no generated content: "),
-            (b"<html>502</html>", "The answer is no generated content: "),
-            (b"[{}]", "The answer is no generated content: Expected `object`, got `array`"),
-            (b'{"candidates": [{"content": {"parts": [{"text": "half', "The answer is no generated content: "),
-            (b'{"x": ' + b"[" * 100_000, "The answer is no generated content: "),
-            (generated({"text": 5}), "The answer is no generated content: "),
+            (b"", "Invalid generated content: "),
+            (b"<html>502</html>", "Invalid generated content: "),
+            (b"[{}]", "Invalid generated content: Expected `object`, got `array`"),
+            (b'{"candidates": [{"content": {"parts": [{"text": "half', "Invalid generated content: "),
+            (b'{"x": ' + b"[" * 100_000, "Invalid generated content: "),
+            (generated({"text": 5}), "Invalid generated content: "),
             (b"{}", "The answer has no candidates"),
             (b'{"error": {"code": 500, "message": "Internal"}}', "The answer has no candidates"),
             (b'{"candidates": []}', "The answer has no candidates"),
@@ -190,14 +190,14 @@ class TestDecode:
             (generated(finish="UNEXPECTED_TOOL_CALL"), "The answer was broken off (UNEXPECTED_TOOL_CALL)"),
         ],
     )
-    def test_malformed(self, body: bytes, message: str) -> None:
+    def test_a_malformed_reply_is_an_error_that_says_why(self, body: bytes, message: str) -> None:
         with pytest.raises(Malformed) as raised:
             decode("gemini", body)
 
         assert str(raised.value).startswith(message)
 
     @given(st.binary(max_size=200) | PIECES.map(msgspec.json.encode) | PIECES.map(generated))
-    def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
+    def test_any_bytes_are_a_reply_or_malformed(self, body: bytes) -> None:
         with suppress(Malformed):
             assert isinstance(decode("gemini", body), Reply)
 
@@ -226,18 +226,18 @@ class TestUsage:
         ],
         ids=repr,
     )
-    def test_what_was_not_counted_is_estimated(self, usage: dict[str, Any]) -> None:
+    def test_missing_or_implausible_counts_are_estimated(self, usage: dict[str, Any]) -> None:
         assert counted(**usage) == (Usage(output_tokens=11), True)
 
-    def test_no_usage_at_all(self) -> None:
+    def test_a_reply_without_usage_is_estimated(self) -> None:
         assert decode("gemini", generated({"text": "x"}, usageMetadata=None)).usage_estimated
 
-    def test_thoughts_alone(self) -> None:
+    def test_a_reply_of_thoughts_only_is_counted(self) -> None:
         usage = counted("", promptTokenCount=5, thoughtsTokenCount=95)
 
         assert usage == (Usage(input_tokens=5, output_tokens=95, reasoning_tokens=95), False)
 
-    def test_audio(self) -> None:
+    def test_audio_tokens_are_counted(self) -> None:
         audio = [{"modality": "TEXT", "tokenCount": 1}, {"modality": "AUDIO", "tokenCount": 3}, {"modality": "AUDIO"}]
         usage, _ = counted(
             promptTokenCount=5, candidatesTokenCount=2, promptTokensDetails=audio, candidatesTokensDetails=audio
@@ -246,7 +246,7 @@ class TestUsage:
         assert usage == Usage(input_tokens=5, output_tokens=2, audio_input_tokens=3, audio_output_tokens=2)
 
     @given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS))
-    def test_parts_lie_within_their_totals(self, counts: tuple[int | None, ...]) -> None:
+    def test_counts_of_kinds_never_exceed_their_totals(self, counts: tuple[int | None, ...]) -> None:
         asked, cached, tools, said, thought, audio = counts
         usage, _ = counted(
             promptTokenCount=asked,
@@ -283,7 +283,7 @@ def retry(delay: object) -> dict[str, object]:
 
 class TestRefusals:
     @pytest.mark.parametrize("wrap", [lambda document: document, lambda document: [document]], ids=["one", "a list"])
-    def test_the_providers_own_words(self, wrap: Any) -> None:
+    def test_the_message_of_an_error_response_is_extracted(self, wrap: Any) -> None:
         body = msgspec.json.encode(wrap(refusal(503, "UNAVAILABLE", "The model is overloaded.")))
 
         assert gemini.decode_error(body) == "The model is overloaded."
@@ -302,7 +302,7 @@ class TestRefusals:
             (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), "moment"),
         ],
     )
-    def test_what_a_refusal_is_about(self, status: int, document: Any, about: Subject) -> None:
+    def test_error_responses_are_classified(self, status: int, document: Any, about: Subject) -> None:
         refused = gemini.interpret(UpstreamResult(status, msgspec.json.encode(document)))
 
         assert refused == UpstreamRefusal(about, is_final=about == "request")
@@ -319,13 +319,15 @@ class TestRefusals:
             *(([retry(odd)], None, None) for odd in ("", "s", "37", ".s", "-1s", "nans", "1e9s", "1.2.3s", 5, None)),
         ],
     )
-    def test_how_long_to_wait(self, details: list[object], header: float | None, wait: float | None) -> None:
+    def test_the_wait_comes_from_the_header_or_else_from_the_body(
+        self, details: list[object], header: float | None, wait: float | None
+    ) -> None:
         body = msgspec.json.encode(refusal(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", *details))
 
         assert gemini.interpret(UpstreamResult(429, body, header)) == UpstreamRefusal("moment", retry_after_s=wait)
 
     @given(st.sampled_from([400, 429]), st.binary(max_size=100) | PIECES.map(msgspec.json.encode))
-    def test_any_body(self, status: int, body: bytes) -> None:
+    def test_any_body_of_an_error_response_is_classified(self, status: int, body: bytes) -> None:
         refused = UpstreamResult(status, body)
 
         assert gemini.interpret(refused) == refusal_by_status(refused)

@@ -1,4 +1,4 @@
-"""OpenAI's dialect: what is sent, and what is understood of the documents it publishes and of those it does not."""
+"""Dialect of OpenAI-compatible vendors: requests for each kind of model, and replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.worker.pipeline.fakes import request
 
 
 class TestTarget:
-    def test_urls_and_headers(self) -> None:
+    def test_a_target_has_the_vendors_urls_and_headers(self) -> None:
         target = target_with_key(openai, "https://api.openai.com/v1", "sk-key")
 
         assert target.root == "https://api.openai.com/v1"
@@ -31,17 +31,17 @@ class TestTarget:
             "accept": "application/json",
         }
 
-    def test_a_slash_at_the_end_does_not_matter(self) -> None:
+    def test_a_trailing_slash_of_the_base_url_does_not_matter(self) -> None:
         assert openai.target("http://h/v1//").root == "http://h/v1"
 
 
 def written(model: str = "m", **changes: Any) -> Any:
-    """The body of a call."""
+    """Return the decoded body of a call."""
     return msgspec.json.decode(encode("openai", request(**changes), model).body)
 
 
 class TestEncode:
-    def test_a_whole_request(self) -> None:
+    def test_a_request_is_written_in_the_vendors_format(self) -> None:
         call = encode(
             "openai", request(prompt="Hi", system="Be brief", max_tokens=7, temperature=0.0, json_mode=False), "gpt-4.1"
         )
@@ -54,7 +54,7 @@ class TestEncode:
             "temperature": 0.0,
         }
 
-    def test_without_a_system_text_there_is_no_such_message(self) -> None:
+    def test_a_request_without_a_system_prompt_has_no_system_message(self) -> None:
         body = written(prompt="Hi", system="")
 
         assert body["messages"] == [{"role": "user", "content": "Hi"}]
@@ -70,14 +70,16 @@ class TestEncode:
             ("js", "on", [["system", "js\nAnswer with a single JSON object."], ["user", "on"]]),
         ],
     )
-    def test_json_mode_says_json_where_nobody_did(self, system: str, prompt: str, messages: list[list[str]]) -> None:
+    def test_json_mode_adds_the_word_json_if_the_prompts_lack_it(
+        self, system: str, prompt: str, messages: list[list[str]]
+    ) -> None:
         body = written(system=system, prompt=prompt, json_mode=True)
 
         assert body["response_format"] == {"type": "json_object"}
         assert [[message["role"], message["content"]] for message in body["messages"]] == messages
 
     @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))
-    def test_text_arrives_as_it_is(self, prompt: str, system: str) -> None:
+    def test_prompts_are_sent_unchanged(self, prompt: str, system: str) -> None:
         body = written(prompt=prompt, system=system)
 
         assert body["messages"][-1]["content"] == prompt
@@ -90,13 +92,13 @@ class TestEncode:
             *("gpt-5.1-chat-latest", "gpt-6-sol", "openai/gpt-5-mini", "openai/o3:nitro", "a/b/gpt-5.5"),
         ],
     )
-    def test_models_that_reason(self, model: str) -> None:
+    def test_reasoning_models_get_max_completion_tokens_and_no_temperature(self, model: str) -> None:
         body = written(model, max_tokens=7, temperature=0.3)
 
         assert (body["max_completion_tokens"], body.keys() & {"max_tokens", "temperature"}) == (7, set())
 
     @pytest.mark.parametrize("model", ["gpt-5-chat-latest", "openai/gpt-5-chat"])
-    def test_the_one_that_chats(self, model: str) -> None:
+    def test_gpt_5_chat_gets_max_completion_tokens_and_a_temperature(self, model: str) -> None:
         body = written(model, max_tokens=7, temperature=0.3)
 
         assert (body["max_completion_tokens"], body["temperature"], "max_tokens" in body) == (7, 0.3, False)
@@ -108,12 +110,12 @@ class TestEncode:
             *("openai/gpt-oss-120b", "grok-4", "o1js", "solo-3", "mistral-large-latest", "my-gpt-5"),
         ],
     )
-    def test_models_that_do_not(self, model: str) -> None:
+    def test_other_models_get_max_tokens_and_a_temperature(self, model: str) -> None:
         body = written(model, max_tokens=7, temperature=0.0)
 
         assert (body["max_tokens"], body["temperature"], "max_completion_tokens" in body) == (7, 0.0, False)
 
-    def test_without_a_json_mode_words_must_do(self) -> None:
+    def test_without_json_mode_only_the_prompt_asks_for_json(self) -> None:
         call = encode("openai", request(prompt="Hi", system="", json_mode=True), "m", has_json_mode=False)
 
         assert msgspec.json.decode(call.body) == {
@@ -140,7 +142,7 @@ DOCUMENTS = st.recursive(
 
 
 class TestDecode:
-    def test_the_published_example(self) -> None:
+    def test_the_example_in_the_documentation_is_read(self) -> None:
         assert decode("openai", msgspec.json.encode(OPENAI)) == Reply(
             content="Hello! How can I assist you today?",
             usage=Usage(
@@ -157,7 +159,7 @@ class TestDecode:
             usage_estimated=False,
         )
 
-    def test_a_plain_one(self) -> None:
+    def test_a_minimal_completion_is_read(self) -> None:
         assert decode("openai", completion()) == Reply(
             content="Hello", usage=Usage(input_tokens=19, output_tokens=10), finish_reason="stop"
         )
@@ -172,21 +174,21 @@ class TestDecode:
             ("x" * 1000, "stop"),
         ],
     )
-    def test_the_finish_reason_in_our_words(self, said: str, canonical: str) -> None:
+    def test_finish_reasons_become_canonical_ones(self, said: str, canonical: str) -> None:
         assert decode("openai", completion(finish_reason=said)).finish_reason == canonical
 
     @pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
-    def test_an_answer_the_vendor_broke_off(self, reason: str) -> None:
+    def test_a_finish_reason_that_means_failure_is_malformed(self, reason: str) -> None:
         with pytest.raises(Malformed, match=f"^The answer was broken off \\({reason}\\)$"):
             decode("openai", completion(finish_reason=reason))
 
     @pytest.mark.parametrize("reason", ["length", "content_filter"])
-    def test_cut_off_before_a_word_was_said(self, reason: str) -> None:
+    def test_a_reply_cut_off_before_any_text_is_valid(self, reason: str) -> None:
         reply = decode("openai", completion({"content": None}, finish_reason=reason))
 
         assert (reply.content, reply.finish_reason) == ("", reason)
 
-    def test_text_in_parts_without_the_thoughts(self) -> None:
+    def test_the_text_of_content_parts_excludes_thinking(self) -> None:
         parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Yes, "}]
 
         assert decode("openai", completion({"content": [*parts, {"text": "sir"}]})).content == "Yes, sir"
@@ -194,7 +196,7 @@ class TestDecode:
             decode("openai", completion({"content": parts[:1]}, finish_reason=None))
 
     @pytest.mark.parametrize("reason", [None, ""])
-    def test_without_one_it_stopped(self, reason: str | None) -> None:
+    def test_a_missing_finish_reason_means_stop(self, reason: str | None) -> None:
         assert decode("openai", completion(finish_reason=reason)).finish_reason == "stop"
 
     def test_a_refusal_is_an_answer(self) -> None:
@@ -205,7 +207,7 @@ class TestDecode:
     def test_a_refusal_beside_empty_content_is_the_answer(self) -> None:
         assert decode("openai", completion({"content": "", "refusal": "no"})).content == "no"
 
-    def test_the_first_choice_counts(self) -> None:
+    def test_the_text_of_the_first_choice_is_the_answer(self) -> None:
         choices = [{"message": {"content": text}} for text in ("one", "two")]
 
         assert decode("openai", completion(choices=choices)).content == "one"
@@ -213,34 +215,34 @@ class TestDecode:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"", "The answer is no chat completion: "),
-            (b"<html>502</html>", "The answer is no chat completion: "),
-            (b"[]", "The answer is no chat completion: Expected `object`, got `array`"),
-            (b"{}", "The answer is no chat completion: Object missing required field `choices`"),
-            (b'{"choices": null}', "The answer is no chat completion: "),
-            (b'{"choices": [{}]}', "The answer is no chat completion: "),
-            (b'{"choices": [{"message": null}]}', "The answer is no chat completion: "),
-            (b'{"choices": [{"message": {"content": 5}}]}', "The answer is no chat completion: "),
-            (b'{"choices": [{"message": {"content": "half', "The answer is no chat completion: "),
-            (b'{"x": ' + b"[" * 100_000, "The answer is no chat completion: "),
+            (b"", "Invalid chat completion: "),
+            (b"<html>502</html>", "Invalid chat completion: "),
+            (b"[]", "Invalid chat completion: Expected `object`, got `array`"),
+            (b"{}", "Invalid chat completion: Object missing required field `choices`"),
+            (b'{"choices": null}', "Invalid chat completion: "),
+            (b'{"choices": [{}]}', "Invalid chat completion: "),
+            (b'{"choices": [{"message": null}]}', "Invalid chat completion: "),
+            (b'{"choices": [{"message": {"content": 5}}]}', "Invalid chat completion: "),
+            (b'{"choices": [{"message": {"content": "half', "Invalid chat completion: "),
+            (b'{"x": ' + b"[" * 100_000, "Invalid chat completion: "),
             (completion(choices=[]), "The answer has no choices"),
             (completion({"role": "assistant"}, finish_reason=None), "The answer has no content"),
             (completion({"content": None, "refusal": None}, finish_reason=""), "The answer has no content"),
         ],
     )
-    def test_malformed(self, body: bytes, message: str) -> None:
+    def test_a_malformed_reply_is_an_error_that_says_why(self, body: bytes, message: str) -> None:
         with pytest.raises(Malformed) as raised:
             decode("openai", body)
 
         assert str(raised.value).startswith(message)
 
     @given(st.binary(max_size=200) | DOCUMENTS.map(msgspec.json.encode))
-    def test_anything_else_is_malformed_and_nothing_worse(self, body: bytes) -> None:
+    def test_any_bytes_are_a_reply_or_malformed(self, body: bytes) -> None:
         with suppress(Malformed):
             assert isinstance(decode("openai", body), Reply)
 
 
-def test_the_embedded_model_speaks_the_same() -> None:
+def test_the_embedded_model_has_the_same_dialect() -> None:
     assert (local.static_key, local.target, local.decode_error, local.interpret, local.codecs) == (
         openai.static_key,
         openai.target,

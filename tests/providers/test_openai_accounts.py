@@ -1,4 +1,4 @@
-"""OpenAI's dialect, the rest of it: what was counted, and what a refusal means and says."""
+"""Dialect of OpenAI-compatible vendors: usage, and the classes and messages of error responses."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ class TestUsage:
         ],
         ids=repr,
     )
-    def test_what_was_not_counted_is_estimated(self, usage: object) -> None:
+    def test_missing_or_implausible_counts_are_estimated(self, usage: object) -> None:
         reply = decode("openai", completion({"content": "x" * 41}, usage=usage))
 
         assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
 
-    def test_a_count_beyond_any_integer_of_ours_is_none(self) -> None:
+    def test_a_count_beyond_64_bits_is_estimated(self) -> None:
         body = completion(usage={"prompt_tokens": 1, "completion_tokens": 777}).replace(b"777", b"9" * 40)
 
         assert decode("openai", body).usage_estimated
 
     @pytest.mark.parametrize("counts", [(0, 0), (0, 5), (5, 0)])
-    def test_counts_of_nothing_for_something_are_none(self, counts: tuple[int, int]) -> None:
+    def test_zero_counts_for_a_reply_with_text_are_estimated(self, counts: tuple[int, int]) -> None:
         usage = {"prompt_tokens": counts[0], "completion_tokens": counts[1]}
         reply = decode("openai", completion({"content": "x" * 41}, usage=usage))
 
         assert (reply.usage, reply.usage_estimated) == (Usage(output_tokens=11), True)
 
-    def test_the_largest_counts(self) -> None:
+    def test_the_largest_plausible_counts_are_kept(self) -> None:
         large = counted(prompt_tokens=1_000_000_000, completion_tokens=1_000_000_000)
         assert large == (Usage(input_tokens=1_000_000_000, output_tokens=1_000_000_000), False)
 
     @pytest.mark.parametrize("details", [{}, {"cached_tokens": None, "audio_tokens": None}, {"reasoning_tokens": None}])
-    def test_details_that_say_nothing(self, details: dict[str, Any]) -> None:
+    def test_empty_details_do_not_change_the_totals(self, details: dict[str, Any]) -> None:
         whole = Usage(input_tokens=19, output_tokens=10)
 
         assert counted(prompt_tokens=19, completion_tokens=10, prompt_tokens_details=details)[0] == whole
         assert counted(prompt_tokens=19, completion_tokens=10, completion_tokens_details=details)[0] == whole
 
-    def test_one_side_of_the_details(self) -> None:
+    def test_details_of_input_or_output_alone_are_counted(self) -> None:
         into, _ = counted(prompt_tokens=19, completion_tokens=10, prompt_tokens_details={"cached_tokens": 8})
         out, _ = counted(prompt_tokens=19, completion_tokens=10, completion_tokens_details={"reasoning_tokens": 8})
 
@@ -77,7 +77,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("audio", "thought", "is_estimated"), [(0, 11, False), (-5, 11, True), (0, 2**63, True), ("3", 11, True)]
     )
-    def test_details_are_parts_of_the_whole(self, audio: Any, thought: int, is_estimated: bool) -> None:
+    def test_details_never_exceed_their_totals(self, audio: Any, thought: int, is_estimated: bool) -> None:
         usage, estimated = counted(
             prompt_tokens=19,
             completion_tokens=10,
@@ -90,7 +90,7 @@ class TestUsage:
         )
         assert estimated is is_estimated, "a count that cannot be one may hide what the call cost"
 
-    def test_tokens_written_to_the_cache(self) -> None:
+    def test_tokens_written_to_the_cache_are_counted(self) -> None:
         usage, _ = counted(prompt_tokens=19, completion_tokens=1, prompt_tokens_details={"cache_write_tokens": 20})
 
         assert usage == Usage(input_tokens=19, output_tokens=1, cache_write_tokens=19)
@@ -100,7 +100,9 @@ class TestUsage:
         [(135, 94, 103), (41, 5, 9), (None, 5, 9), (32 + 9 + 10**10, 10**10, 9), (36, -5, 9)],
         ids=["beside", "within", "no total", "incredible", "negative"],
     )
-    def test_xai_counts_thoughts_beside_the_answer(self, total: int | None, thought: int, out: int) -> None:
+    def test_reasoning_tokens_that_xai_counts_separately_are_added_to_the_output(
+        self, total: int | None, thought: int, out: int
+    ) -> None:
         usage, _ = counted(
             prompt_tokens=32,
             completion_tokens=9,
@@ -157,17 +159,17 @@ class TestInterpret:
             (500, {"error": GROQ}, UpstreamRefusal("moment")),
         ],
     )
-    def test_what_a_refusal_is_about(self, status: int, document: Any, meant: UpstreamRefusal) -> None:
+    def test_error_responses_are_classified(self, status: int, document: Any, meant: UpstreamRefusal) -> None:
         assert openai.interpret(UpstreamResult(status, msgspec.json.encode(document))) == meant
 
     @given(st.sampled_from([400, 402, 403, 429]), st.binary(max_size=100))
-    def test_any_body(self, status: int, body: bytes) -> None:
+    def test_any_body_of_an_error_response_is_classified(self, status: int, body: bytes) -> None:
         refused = UpstreamResult(status, body, 3.0)
 
         assert openai.interpret(refused) == refusal_by_status(refused)
 
     @pytest.mark.parametrize("code", [[], {}, 5, None])
-    def test_a_code_that_is_no_word(self, code: object) -> None:
+    def test_an_error_code_that_is_not_a_string_is_ignored(self, code: object) -> None:
         assert openai.interpret(UpstreamResult(403, msgspec.json.encode({"error": {"code": code}}))) == ACCOUNT
 
 
@@ -191,16 +193,16 @@ class TestDecodeError:
             (b'"\xff"', '"\ufffd"'),
         ],
     )
-    def test_the_providers_own_words(self, body: bytes, message: str) -> None:
+    def test_the_message_of_an_error_response_is_extracted(self, body: bytes, message: str) -> None:
         assert openai.decode_error(body) == message
 
-    def test_enough_of_a_long_one_to_find_its_secrets(self) -> None:
+    def test_a_long_message_is_kept_long_enough_to_redact_its_secrets(self) -> None:
         assert openai.decode_error(msgspec.json.encode({"error": {"message": "x" * 2001}})) == "x" * 2000
         assert openai.decode_error(b"y" * 2001) == "y" * 2000
 
     @given(st.binary(max_size=100))
-    def test_it_never_fails(self, body: bytes) -> None:
+    def test_a_message_is_found_in_any_bytes(self, body: bytes) -> None:
         assert isinstance(openai.decode_error(body), str)
 
-    def test_nor_at_a_deep_one(self) -> None:
+    def test_a_deeply_nested_error_body_does_not_fail(self) -> None:
         assert openai.decode_error(b"[" * 100_000) == "[" * 2000

@@ -1,4 +1,4 @@
-"""From a stored provider to one that can be called: its target, its prices, its key learned as a secret."""
+"""Preparing stored providers: target, protocols, authorizers, prices, and keys learned for redaction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTED = Price(input=((0, 1),), output=((0, 2),))
 
 
 class Prices(PriceList):
-    """A list with one model, that remembers what was asked."""
+    """A price list with one model, which records its lookups."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Prices(PriceList):
 
 
 class Signature:
-    """Authorises calls one by one."""
+    """An authorizer for single calls."""
 
     async def __call__(self, call: OutgoingCall) -> bytes:
         return f"x-signature: {call.method}\r\n".encode()
@@ -71,7 +71,7 @@ def stored(name: str = "acme", **changes: Any) -> Provider:
     return provider(name, **{**bare, **changes})
 
 
-def test_a_presets_address() -> None:
+def test_a_provider_without_a_base_url_gets_that_of_its_preset() -> None:
     prepared = Bench().prepare(stored(), "the-key")
 
     assert prepared.target is not None
@@ -79,7 +79,7 @@ def test_a_presets_address() -> None:
     assert prepared.target.headers["authorization"] == "Bearer the-key"
 
 
-def test_an_explicit_address_wins() -> None:
+def test_an_explicit_base_url_replaces_that_of_the_preset() -> None:
     prepared = Bench().prepare(stored(base_url="https://proxy.test"), "k")
 
     assert prepared.target is not None
@@ -88,7 +88,7 @@ def test_an_explicit_address_wins() -> None:
 
 
 @pytest.mark.parametrize(("name", "is_asked"), [("acme", True), ("plain", False), ("unknown", True)])
-def test_json_mode_is_asked_for_unless_the_preset_lacks_it(name: str, is_asked: bool) -> None:
+def test_json_mode_is_requested_unless_the_preset_lacks_it(name: str, is_asked: bool) -> None:
     prepared = Bench().prepare(stored(name, base_url="https://x.test"), "k")
 
     call = Translation().call(request(json_mode=True), Candidate.of(prepared, "listed"))
@@ -106,7 +106,7 @@ class TestProtocols:
             ("acme", ("openai_responses",), {"openai_responses"}),
         ],
     )
-    def test_its_own_come_first_then_the_presets_then_those_of_its_kind(
+    def test_protocols_come_from_the_provider_else_its_preset_else_its_kind(
         self, name: str, protocols: tuple[str, ...] | None, spoken: set[str]
     ) -> None:
         prepared = Bench().prepare(stored(name, protocols=protocols), "k")
@@ -114,11 +114,11 @@ class TestProtocols:
         assert set(prepared.codecs) == spoken
         assert prepared.protocols == protocols, "and are shown as they were given"
 
-    def test_a_presets_are_not_those_of_another_kind(self) -> None:
+    def test_the_protocols_of_a_preset_do_not_apply_to_another_kind(self) -> None:
         bench = Bench(("http://127.0.0.1:1/v1", "its-key"))
         assert set(bench.prepare(stored("whole", kind="local"), "k").codecs) == {"openai_chat", "openai_embeddings"}
 
-    def test_one_that_it_cannot_speak_makes_it_unusable(self) -> None:
+    def test_a_protocol_that_the_kind_cannot_speak_is_a_configuration_error(self) -> None:
         with pytest.raises(
             ConfigurationError, match=r"^A provider of kind 'openai' cannot speak 'gemini_content'; it can"
         ):
@@ -126,27 +126,27 @@ class TestProtocols:
 
 
 class TestAuthorize:
-    def test_a_static_key_is_in_the_headers_and_nothing_is_done_for_each_call(self) -> None:
+    def test_a_static_key_is_in_the_headers_without_an_authorizer(self) -> None:
         target = Bench().prepare(stored(), "the-key").target
 
         assert target is not None
         assert (target.authorize, target.headers["authorization"]) == (None, "Bearer the-key")
 
-    def test_calls_that_are_authorised_one_by_one_do_not_carry_the_key(self) -> None:
+    def test_the_headers_of_an_account_with_an_authorizer_do_not_contain_the_key(self) -> None:
         target = Bench(signs=True).prepare(stored(), "the-key").target
 
         assert target is not None
         assert isinstance(target.authorize, Signature)
         assert "authorization" not in target.headers
 
-    def test_a_snapshot_built_anew_keeps_what_authorises(self) -> None:
+    def test_a_new_snapshot_keeps_the_authorizer(self) -> None:
         bench = Bench(signs=True)
         first, again = bench.prepare(stored(), "k"), bench.prepare(stored(priority=99), "k")
 
         assert again.target == first.target
 
     @pytest.mark.parametrize(("changes", "key"), [({}, "other"), ({"base_url": "https://x.test"}, "k")])
-    def test_another_key_or_address_has_its_own(self, changes: dict[str, Any], key: str) -> None:
+    def test_another_key_or_base_url_gets_a_new_authorizer(self, changes: dict[str, Any], key: str) -> None:
         bench = Bench(signs=True)
         first, other = bench.prepare(stored(), "k"), bench.prepare(stored(**changes), key)
 
@@ -155,7 +155,7 @@ class TestAuthorize:
         assert other.target.authorize is not first.target.authorize
 
 
-def test_everything_else_stays() -> None:
+def test_the_stored_fields_of_a_provider_stay_unchanged() -> None:
     before = stored(base_url=None)
     prepared = Bench().prepare(before, "k")
 
@@ -167,51 +167,51 @@ def test_everything_else_stays() -> None:
     )
 
 
-def test_without_an_address_it_cannot_be_called() -> None:
+def test_a_provider_without_any_base_url_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match=r"^It has no base_url, and its name is no vendor's\.$"):
         Bench().prepare(stored("unknown"), "k")
 
 
-def test_without_a_dialect_neither() -> None:
+def test_a_provider_of_an_unknown_kind_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match=r"^This version does not speak 'smoke'\.$"):
         Bench().prepare(stored(kind="smoke"), "k")
 
 
 class TestPrices:
-    def test_the_operators_own_comes_first(self) -> None:
+    def test_the_operators_price_takes_precedence_over_the_list(self) -> None:
         bench = Bench()
         prepared = bench.prepare(stored(prices={"listed": {"input": 2.5, "output": 10}}), "k")
 
         assert prepared.price_by_model == {"listed": Price(input=((0, 2_500_000_000),), output=((0, 10_000_000_000),))}
         assert bench.prices.asked == [("acme", "other")]
 
-    def test_then_the_list_by_the_configured_name(self) -> None:
+    def test_the_list_is_searched_by_the_configured_model_name(self) -> None:
         bench = Bench()
 
         assert bench.prepare(stored(), "k").price_by_model == {"listed": LISTED}
         assert bench.prices.asked == [("acme", "listed"), ("acme", "other")]
 
-    def test_a_provider_of_no_preset_is_looked_up_by_model_alone(self) -> None:
+    def test_a_provider_without_a_preset_is_looked_up_by_model_name_only(self) -> None:
         bench = Bench()
         bench.prepare(stored("mine", base_url="https://x.test"), "k")
 
         assert bench.prices.asked == [(None, "listed"), (None, "other")]
 
-    def test_names_that_it_reports_are_looked_up_in_its_vendors_list(self) -> None:
+    def test_reported_model_names_are_looked_up_in_the_vendors_list(self) -> None:
         prepare = Bench(("http://127.0.0.1:1/v1", "k")).prepare
 
         assert prepare(stored(), "k").price_vendor == "vendor of acme"
         assert prepare(stored("mine", base_url="https://x.test"), "k").price_vendor == "vendor of None"
         assert prepare(stored("mine", kind="local"), "k").price_vendor is None
 
-    def test_local_models_cost_nothing_exactly(self) -> None:
+    def test_local_models_are_free(self) -> None:
         bench = Bench(("http://127.0.0.1:1/v1", "k"))
         prepared = bench.prepare(stored("mine", kind="local"), "k")
 
         assert prepared.price_by_model == {"listed": FREE, "other": FREE}
         assert bench.prices.asked == []
 
-    def test_unless_the_operator_says_what_they_cost(self) -> None:
+    def test_the_operator_can_set_a_price_for_a_local_model(self) -> None:
         own = {"listed": {"input": 1.0, "output": 1.0}}
         prepared = Bench(("http://127.0.0.1:1/v1", "k")).prepare(stored("local", kind="local", prices=own), "k")
 
@@ -220,7 +220,7 @@ class TestPrices:
 
 
 class TestLocal:
-    def test_the_embedded_models_own_address_and_key(self) -> None:
+    def test_the_embedded_model_has_the_address_and_key_of_its_server(self) -> None:
         bench = Bench(("http://127.0.0.1:4321/v1", "its-key"))
         prepared = bench.prepare(stored("local", kind="local"), "unused")
 
@@ -229,11 +229,11 @@ class TestLocal:
         assert prepared.target.headers["authorization"] == "Bearer its-key"
         assert bench.learned == ["unused", "its-key"]
 
-    def test_not_running(self) -> None:
+    def test_an_embedded_model_that_does_not_run_is_a_configuration_error(self) -> None:
         with pytest.raises(ConfigurationError, match="The embedded local model is not running: set"):
             Bench().prepare(stored("local", kind="local"), "k")
 
-    def test_another_server_of_that_kind(self) -> None:
+    def test_a_local_provider_with_a_base_url_uses_that_server(self) -> None:
         prepared = Bench().prepare(stored("mine", kind="local", base_url="http://gpu.test:8080/v1"), "k")
 
         assert prepared.target is not None
@@ -242,7 +242,7 @@ class TestLocal:
 
 
 @pytest.mark.parametrize("changes", [{}, {"kind": "smoke"}, {"name": "unknown"}], ids=repr)
-def test_the_key_is_learned_whatever_happens(changes: dict[str, Any]) -> None:
+def test_the_key_is_learned_for_redaction_even_if_preparing_fails(changes: dict[str, Any]) -> None:
     bench = Bench()
     try:
         bench.prepare(stored(**changes), "the-key")

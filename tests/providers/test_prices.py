@@ -1,4 +1,4 @@
-"""Prices: the operator's own, and how the public list is looked up. What it says is in test_prices_list.py."""
+"""Prices of the operator, and lookups in the public list, whose content test_prices_list.py checks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_operator_prices_need_input_and_output(given_prices: dict[str, float]) -
     )
 
 
-def test_operator_prices_of_unknown_kinds_are_refused() -> None:
+def test_operator_prices_of_unknown_kinds_are_rejected() -> None:
     with pytest.raises(ValueError, match="price") as caught:
         from_operator({"input": 1.0, "output": 1.0, "cached": 1.0, "image": 2.0})
     assert str(caught.value) == (
@@ -77,7 +77,7 @@ def test_operator_prices_of_unknown_kinds_are_refused() -> None:
     "usd", [-0.01, float("nan"), float("inf"), float("-inf"), 1_000_000.1, 10**400, True, "1", None]
 )
 @pytest.mark.parametrize("kind", ["output", "cache_read"])
-def test_operator_prices_that_are_no_prices_are_refused(kind: str, usd: float) -> None:
+def test_operator_prices_that_are_not_numbers_in_range_are_rejected(kind: str, usd: float) -> None:
     with pytest.raises(ValueError, match="price") as caught:
         from_operator({"input": 1.0, "output": 1.0, kind: usd})
     assert str(caught.value) == f"The price of {kind} must be a number from 0 to 1000000, in USD per million tokens"
@@ -100,11 +100,11 @@ def test_operator_prices_that_are_no_prices_are_refused(kind: str, usd: float) -
         ),
     ],
 )
-def test_what_can_be_priced(model_price: ModelPrice, price: Price | None) -> None:
+def test_a_list_price_is_converted_if_it_is_per_token_only(model_price: ModelPrice, price: Price | None) -> None:
     assert prices._from_genai(model_price) == price
 
 
-def test_tiers_and_kinds_come_over() -> None:
+def test_tiers_and_kinds_of_list_prices_are_converted() -> None:
     gemini = PriceList(Clock()).find("gemini", "gemini-2.5-pro")
     assert gemini is not None
     assert gemini.input == ((0, 1_250_000_000), (200_000, 2_500_000_000))
@@ -132,7 +132,7 @@ def test_tiers_and_kinds_come_over() -> None:
         ("groq", "llama-3.1-8b-instant", 50_000_000),
     ],
 )
-def test_finds(vendor: str | None, model: str, price_per_million: int) -> None:
+def test_the_price_of_a_known_model_name_is_found(vendor: str | None, model: str, price_per_million: int) -> None:
     price = PriceList(Clock()).find(vendor, model)
     assert price is not None
     assert price.input == ((0, price_per_million),)
@@ -160,7 +160,7 @@ def test_finds(vendor: str | None, model: str, price_per_million: int) -> None:
         ("anthropic", "claude-3-haiku".ljust(257, "x")),
     ],
 )
-def test_does_not_find(vendor: str | None, model: str) -> None:
+def test_an_unknown_model_name_has_no_price(vendor: str | None, model: str) -> None:
     assert PriceList(Clock()).find(vendor, model) is None
 
 
@@ -170,7 +170,7 @@ def test_every_hosted_preset_is_known_to_genai_prices() -> None:
     assert set(load_presets()) == set(prices.GENAI_PROVIDERS) | prices.SELF_HOSTED
 
 
-def test_price_that_depends_on_the_hour_is_resolved_anew() -> None:
+def test_a_price_that_depends_on_the_time_of_day_is_determined_again_after_a_minute() -> None:
     day = datetime(2025, 6, 1, tzinfo=UTC).timestamp()
     clock = Clock(day + 29 * 60 + 30)
     price_list = PriceList(clock)
@@ -195,7 +195,7 @@ def test_price_that_depends_on_the_hour_is_resolved_anew() -> None:
     assert price_list.find("deepseek", "deepseek-chat") == off_peak
 
 
-def test_the_hour_is_that_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_of_day_in_price_lists_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     day = datetime(2025, 6, 1, tzinfo=UTC).timestamp()
     in_utc = [PriceList(Clock(day + hour * 3600)).find("deepseek", "deepseek-chat") for hour in range(24)]
     monkeypatch.setenv("TZ", "UTC-7")
@@ -208,7 +208,7 @@ def test_the_hour_is_that_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert there == in_utc
 
 
-def test_lookups_are_remembered_and_bounded() -> None:
+def test_lookups_are_cached_up_to_a_limit() -> None:
     price_list = PriceList(Clock(), max_names=3)
     assert price_list.find("openai", "gpt-4o-mini") is price_list.find("openai", "gpt-4o-mini")
     for n in range(5):
@@ -217,7 +217,7 @@ def test_lookups_are_remembered_and_bounded() -> None:
     assert list(price_list._lookup._entries) == [("*", "zz-3"), ("*", "zz-0"), ("*", "zz-4")]
 
 
-def test_genai_prices_remembers_no_names_for_us() -> None:
+def test_lookups_leave_the_cache_of_genai_prices_empty() -> None:
     price_list = PriceList(Clock())
     snapshot = get_snapshot()
     for name in ("gpt-4o-mini-remembered", "zz-remembered"):

@@ -1,4 +1,4 @@
-"""Every model of the public list costs here what genai-prices says it costs, or is refused for a reason."""
+"""Comparison with genai-prices: every model of its list has the same cost here, or is unpriced for a reason."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ OUR_NAMES = {
     "output_reasoning_tokens": "reasoning_tokens",
 }
 PRICE_KEYS = {key: key.replace("_tokens", "_mtok") for key in (*INPUT_KEYS, *OUTPUT_KEYS) if "1h" not in key}
-"""Those written for an hour cannot stand alone: they are some of those written."""
+"""Without cache_write_1h, which cannot occur alone: its tokens are a subset of cache_write."""
 CACHED_BY_MODALITY = ("cache_audio_read_tokens", "cache_image_read_tokens")
-"""Of these a `Usage` knows nothing: all cached tokens are text."""
+"""Kinds that a `Usage` does not distinguish: it counts all cached tokens as text."""
 
 
 def every_model() -> Iterator[tuple[Provider, ModelInfo]]:
@@ -40,7 +40,7 @@ def every_model() -> Iterator[tuple[Provider, ModelInfo]]:
 
 
 def moments(model: ModelInfo) -> Iterator[datetime]:
-    """Now, and both sides of every date and hour at which the model's price changes."""
+    """Yield now, and the times just before and after every change of the model's price."""
     yield NOW
     for conditional in model.prices if isinstance(model.prices, list) else []:
         edges = []
@@ -60,7 +60,7 @@ def rows_of(value: object) -> list[Decimal]:
 
 
 def in_whole_nanos(model_price: ModelPrice) -> ModelPrice:
-    """The same with every price rounded half up to the nano-dollar per million tokens, the same object if it was so."""
+    """Round every price half up to the nano-dollar per million tokens; return the same object if nothing changes."""
 
     def rounded(price: Decimal) -> Decimal:
         return price.quantize(Decimal("1e-9"), ROUND_HALF_UP)
@@ -77,7 +77,7 @@ def in_whole_nanos(model_price: ModelPrice) -> ModelPrice:
 
 
 def usages(model_price: ModelPrice, rng: random.Random) -> Iterator[tuple[Usage, genai_prices.Usage]]:
-    """Ours and theirs: of no special kind, each kind alone, and all at once; at random sizes and around every tier."""
+    """Yield equal usages, ours and theirs: no kind, each kind, all kinds; of random sizes and around every tier."""
     starts = {
         tier.start for value in model_price.__dict__.values() if isinstance(value, TieredPrices) for tier in value.tiers
     }
@@ -137,7 +137,7 @@ def test_every_model_costs_what_genai_prices_says() -> None:
     assert sum(fractions.values()) < 60
 
 
-def test_every_kind_of_price_is_compared() -> None:
+def test_the_comparison_covers_every_kind_of_price() -> None:
     known = {
         kind
         for _, model in every_model()
@@ -165,14 +165,14 @@ REFUSED = {
     ("perplexity", "sonar-reasoning"),
     ("perplexity", "sonar-reasoning-pro"),
 }
-"""What has a price per token, but every call of it is billed for more than tokens: unpriced, as it would be too low."""
+"""Models with a price per token whose calls are billed for more than tokens: unpriced, since it would be too low."""
 
 
 def has_token_price(model: ModelInfo) -> bool:
     return model.get_prices(NOW).input_mtok is not None
 
 
-def test_what_is_refused_though_it_has_a_price_per_token() -> None:
+def test_the_models_left_unpriced_despite_a_price_per_token_are_known() -> None:
     price_list = PriceList(NOW.timestamp)
     vendors = {theirs: ours for ours, theirs in prices.GENAI_PROVIDERS.items()}
     refused = set()
@@ -188,14 +188,14 @@ def test_what_is_refused_though_it_has_a_price_per_token() -> None:
 
 
 @pytest.mark.parametrize(("vendor", "model"), sorted(REFUSED))
-def test_a_refused_model_has_no_price_anywhere(vendor: str, model: str) -> None:
+def test_a_model_left_unpriced_has_no_price_at_any_vendor(vendor: str, model: str) -> None:
     price_list = PriceList(NOW.timestamp)
     assert price_list.find(vendor, model) is None
     assert price_list.find(None, model) is None
     assert price_list.find_at(vendor, model, int(NOW.timestamp() * 1000)) is None
 
 
-def test_without_a_price_are_those_without_one_per_token_or_with_one_per_request() -> None:
+def test_only_models_without_a_price_per_token_or_with_one_per_request_are_unpriced() -> None:
     for _, model in every_model():
         named = model.get_prices(NOW).__dict__
         keys = {key for key, value in named.items() if value is not None}
@@ -206,7 +206,7 @@ def test_without_a_price_are_those_without_one_per_token_or_with_one_per_request
             assert not keys & NOT_PER_TOKEN
 
 
-def test_a_list_price_of_a_time_is_the_one_that_was_in_force() -> None:
+def test_the_list_price_at_a_time_is_the_one_valid_then() -> None:
     price_list = PriceList(NOW.timestamp)
     checked = 0
     for provider, model in every_model():

@@ -1,4 +1,4 @@
-"""Every name that genai-prices knows has the price here that it has there, and without it once the lists are built."""
+"""Comparison with genai-prices: every model name it knows has the same price in the converted lists."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def price_list() -> PriceList:
 
 @pytest.fixture(scope="module")
 def theirs() -> DataSnapshot:
-    """A snapshot of its own: it remembers every name."""
+    """Return a separate snapshot of genai-prices, since it caches every name."""
     return DataSnapshot(providers=get_snapshot().providers, from_auto_update=False)
 
 
-def said_by_genai_prices(theirs: DataSnapshot, preset: str | None, name: str) -> Price | None:
+def price_by_genai_prices(theirs: DataSnapshot, preset: str | None, name: str) -> Price | None:
     if SEARCHING.search(name):
         return None
     try:
@@ -47,7 +47,7 @@ def said_by_genai_prices(theirs: DataSnapshot, preset: str | None, name: str) ->
 
 
 def texts(clause: types.MatchLogic) -> Iterator[str]:
-    """What a clause compares names with, in a place where it matches and in one where it may not."""
+    """Yield names made of a clause's text: one that matches, and one that need not match."""
     match clause:
         case types.ClauseEquals(equals=text):
             yield text
@@ -66,7 +66,7 @@ def texts(clause: types.MatchLogic) -> Iterator[str]:
 def names_of(provider: types.Provider) -> Iterator[str]:
     for number, model in enumerate(provider.models):
         yield model.id
-        if number % (1 + len(provider.models) // 120):  # of very long lists, some
+        if number % (1 + len(provider.models) // 120):  # a sample of very long lists
             continue
         yield f"{model.id.upper()}{ENDINGS[len(model.id) % len(ENDINGS)]}"
         yield f"{provider.id}/{model.id}"
@@ -74,7 +74,7 @@ def names_of(provider: types.Provider) -> Iterator[str]:
 
 
 def sellers(preset: str | None) -> list[types.Provider]:
-    """The vendors whose lists have a say in names of the preset."""
+    """Return the vendors whose lists are searched for names of the preset."""
     listed = {provider.id: provider for provider in get_snapshot().providers}
     if preset is None:
         return [provider for provider in listed.values() if provider.id != "openrouter"]
@@ -83,11 +83,11 @@ def sellers(preset: str | None) -> list[types.Provider]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_name_of_a_vendors_list_has_the_price_that_genai_prices_says(
+def test_every_name_of_a_vendors_list_has_the_price_that_genai_prices_returns(
     price_list: PriceList, theirs: DataSnapshot, preset: str | None
 ) -> None:
     names = {name for provider in sellers(preset) for name in names_of(provider)}
-    expected = {name: said_by_genai_prices(theirs, preset, name) for name in names}
+    expected = {name: price_by_genai_prices(theirs, preset, name) for name in names}
 
     assert {name: price_list.find(preset, name) for name in names} == expected
     assert any(price is not None for price in expected.values()) or preset == "perplexity"
@@ -96,7 +96,7 @@ def test_every_name_of_a_vendors_list_has_the_price_that_genai_prices_says(
 
 @examples(0.25)
 @given(st.data())
-def test_a_name_that_fits_a_regular_expression_has_the_price_that_genai_prices_says(
+def test_a_name_that_matches_a_regular_expression_has_the_price_that_genai_prices_returns(
     price_list: PriceList, theirs: DataSnapshot, data: st.DataObject
 ) -> None:
     patterns = [rule for provider in get_snapshot().providers for model in provider.models for rule in regexes(model)]
@@ -104,7 +104,7 @@ def test_a_name_that_fits_a_regular_expression_has_the_price_that_genai_prices_s
     preset = data.draw(st.sampled_from(PRESETS))
 
     assert len(patterns) > 50
-    assert price_list.find(preset, name[:256]) == said_by_genai_prices(theirs, preset, name[:256])
+    assert price_list.find(preset, name[:256]) == price_by_genai_prices(theirs, preset, name[:256])
 
 
 def regexes(model: types.ModelInfo) -> Iterator[str]:
@@ -117,7 +117,7 @@ def regexes(model: types.ModelInfo) -> Iterator[str]:
                 waiting += clauses
 
 
-def test_every_clause_of_the_lists_is_understood() -> None:
+def test_every_clause_of_the_lists_is_converted() -> None:
     for provider in get_snapshot().providers:
         for clause in (*(model.match for model in provider.models), *filter(None, [provider.model_match])):
             assert "Rule(how='any', text='', parts=())" not in repr(prices._rule(clause))
@@ -134,7 +134,7 @@ CONSTRAINTS = (
 
 
 @given(st.lists(CONSTRAINTS, min_size=1, max_size=4), st.integers(-4 * 86_400, 4 * 86_400))
-def test_the_price_in_force_is_the_one_that_genai_prices_says(
+def test_the_price_valid_at_a_time_is_the_one_that_genai_prices_returns(
     constraints: list[types.StartDateConstraint | types.TimeOfDateConstraint | None], seconds: int
 ) -> None:
     at = NOW + timedelta(seconds=seconds)
@@ -149,7 +149,7 @@ def test_the_price_in_force_is_the_one_that_genai_prices_says(
     assert ours == prices._from_genai(model.get_prices(at))
 
 
-def test_lists_are_the_same_after_a_way_over_the_wire(price_list: PriceList) -> None:
+def test_lists_are_the_same_after_encoding_and_decoding(price_list: PriceList) -> None:
     for preset in PRESETS:
         price_list.vendor_of(preset)
     sent = msgspec.msgpack.encode(price_list.public)
@@ -158,7 +158,7 @@ def test_lists_are_the_same_after_a_way_over_the_wire(price_list: PriceList) -> 
     assert len(sent) < 300_000
 
 
-def test_a_vendors_list_is_built_once_for_all_its_providers() -> None:
+def test_a_vendors_list_is_converted_once_for_all_its_providers() -> None:
     price_list = PriceList(NOW.timestamp)
     assert (price_list.vendor_of("openai"), price_list.vendor_of("ollama")) == ("openai", None)
     openai = price_list.public
@@ -169,7 +169,7 @@ def test_a_vendors_list_is_built_once_for_all_its_providers() -> None:
     assert price_list.public.vendors["openai"] is openai.vendors["openai"]
 
 
-def test_new_lists_have_a_say_at_once() -> None:
+def test_new_lists_are_used_at_once() -> None:
     lists = [PublicPrices()]
     lookup = PriceLookup(lambda: lists[-1], NOW.timestamp)
     assert lookup.find("openai", "gpt-4o-mini") is None

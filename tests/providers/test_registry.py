@@ -1,4 +1,4 @@
-"""Kinds, presets and protocols: what is configured by name exists, and fits."""
+"""Registry of dialects: kinds, presets and the codecs of an account."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_gateway.providers.registry import DIALECTS, all_protocols, choose_codec
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
-def test_every_kind_is_a_dialect(kind: str) -> None:
+def test_every_kind_implements_the_dialect_contract(kind: str) -> None:
     dialect = DIALECTS[kind]
 
     assert all(callable(part) for part in (dialect.target, dialect.decode_error, dialect.interpret))
@@ -27,7 +27,7 @@ def test_the_name_of_a_kind_is_the_name_of_its_file() -> None:
     }
 
 
-def test_the_kind_is_the_given_one_else_the_presets_else_openai() -> None:
+def test_the_kind_is_the_configured_one_else_that_of_the_preset_else_openai() -> None:
     presets = {"acme": Preset("gemini")}
 
     assert kind_of("acme", "anthropic", presets) == "anthropic"
@@ -35,7 +35,7 @@ def test_the_kind_is_the_given_one_else_the_presets_else_openai() -> None:
     assert kind_of("other", None, presets) == "openai"
 
 
-def test_presets() -> None:
+def test_presets_have_the_vendors_urls_and_protocols() -> None:
     presets = load_presets()
 
     spoken = ("openai_chat", "openai_responses", "openai_embeddings")
@@ -51,7 +51,7 @@ def test_presets() -> None:
 
 
 @pytest.mark.parametrize(("name", "preset"), load_presets().items())
-def test_every_preset_is_a_callable_address(name: str, preset: Preset) -> None:
+def test_every_preset_has_a_valid_base_url_and_protocols(name: str, preset: Preset) -> None:
     assert preset.kind in DIALECTS
     assert protocols_problem(preset.kind, preset.protocols or (), DIALECTS[preset.kind]) is None
     if preset.base_url is None:
@@ -63,16 +63,16 @@ def test_every_preset_is_a_callable_address(name: str, preset: Preset) -> None:
     assert not preset.base_url.endswith("/")
 
 
-def test_every_protocol_that_clients_speak_can_be_spoken_to_an_account() -> None:
+def test_every_client_protocol_has_a_codec_for_accounts() -> None:
     assert PROTOCOLS.keys() <= set(all_protocols())
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
-def test_every_kind_speaks_by_default_a_protocol_into_which_others_are_translated(kind: str) -> None:
+def test_every_kind_has_a_default_protocol_for_translations(kind: str) -> None:
     assert choose_codecs(DIALECTS[kind], None).translation_codec is not None
 
 
-class TestSpeech:
+class TestCodecs:
     @pytest.mark.parametrize(
         ("protocols", "main"),
         [
@@ -83,7 +83,7 @@ class TestSpeech:
             (("openai_embeddings",), None),
         ],
     )
-    def test_an_account_has_the_wires_of_its_protocols_and_is_written_to_in_one_that_can_be_written(
+    def test_an_account_has_the_codecs_of_its_protocols_and_translates_into_the_first_writable_one(
         self, protocols: tuple[str, ...] | None, main: str | None
     ) -> None:
         codecs, translation_codec = choose_codecs(openai, protocols)
@@ -91,7 +91,7 @@ class TestSpeech:
         assert set(codecs) == set(protocols or ("openai_chat", "openai_embeddings"))
         assert translation_codec == (main and openai.codecs[main])
 
-    def test_a_protocol_of_another_kind_is_named_with_those_there_are(self) -> None:
+    def test_the_error_for_a_protocol_of_another_kind_lists_the_possible_ones(self) -> None:
         assert protocols_problem("openai", ("openai_chat", "gemini_content"), openai) == (
             "A provider of kind 'openai' cannot speak 'gemini_content'; it can speak: openai_chat, openai_responses, "
             "openai_embeddings."

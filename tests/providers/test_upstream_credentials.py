@@ -1,4 +1,4 @@
-"""How calls are authorised: static keys, and a token that is fetched anew beside the calls."""
+"""Credentials for providers: static keys, and tokens that are refreshed in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALL = OutgoingCall("POST", "https://acme.test/v1/chat", b"{}")
 
 
 class Issuer:
-    """Issues the tokens t1, t2, … for 100 seconds each, one when `allow` lets it, and remembers what happened."""
+    """An issuer of the tokens t1, t2, …, each valid for 100 s, that waits for `allow` and records its calls."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -40,7 +40,7 @@ class Issuer:
         self.logged.append((event, fields))
 
     async def at(self, age_s: float) -> bytes:
-        """What a call gets at this time after the start, and whatever it began is done."""
+        """Authorise a call at this age in seconds, wait for the fetch it started, and return its header lines."""
         self.clock.now = NOW + age_s
         lines = await self.token(CALL)
         await settled()
@@ -63,7 +63,7 @@ def bearer(token: str) -> bytes:
         (StaticKey("x-api-key"), {"x-api-key": "k"}),
     ],
 )
-def test_a_static_key_is_a_header(key: StaticKey, header: dict[str, str]) -> None:
+def test_a_static_key_is_sent_in_its_header(key: StaticKey, header: dict[str, str]) -> None:
     assert key.headers("k") == header
 
 
@@ -74,7 +74,7 @@ async def test_a_token_is_fetched_once_and_used_while_it_is_fresh() -> None:
     assert issuer.fetches == 1
 
 
-async def test_an_old_token_is_still_used_while_the_next_is_fetched_beside_the_calls() -> None:
+async def test_an_old_token_is_still_used_while_the_next_is_fetched_in_the_background() -> None:
     issuer = Issuer()
     await issuer.at(0)
     issuer.allow.clear()
@@ -86,7 +86,7 @@ async def test_an_old_token_is_still_used_while_the_next_is_fetched_beside_the_c
     assert await issuer.at(81) == bearer("t2")
 
 
-async def test_calls_that_come_at_once_without_a_valid_token_wait_for_one_fetch() -> None:
+async def test_concurrent_calls_without_a_valid_token_wait_for_one_fetch() -> None:
     issuer = Issuer()
     issuer.allow.clear()
     waiting = [asyncio.create_task(issuer.token(CALL)) for _ in range(50)]
@@ -116,7 +116,7 @@ async def test_an_expired_token_is_never_used() -> None:
     assert await issuer.at(95) == bearer("t2")
 
 
-async def test_a_call_that_is_cancelled_leaves_the_fetch_to_the_others() -> None:
+async def test_a_cancelled_call_does_not_cancel_the_fetch_for_the_others() -> None:
     issuer = Issuer()
     issuer.allow.clear()
     first, second = (asyncio.create_task(issuer.token(CALL)) for _ in range(2))
@@ -130,7 +130,7 @@ async def test_a_call_that_is_cancelled_leaves_the_fetch_to_the_others() -> None
     assert issuer.fetches == 1
 
 
-async def test_a_fetch_that_fails_costs_nothing_while_the_token_is_valid_and_is_tried_again_later() -> None:
+async def test_a_failed_fetch_while_the_token_is_valid_is_logged_and_tried_again_later() -> None:
     issuer = Issuer()
     await issuer.at(0)
     issuer.fault = NotAuthorized("the client secret has expired")
@@ -156,9 +156,7 @@ async def test_a_fetch_that_fails_costs_nothing_while_the_token_is_valid_and_is_
         (TimeoutError(), f"no answer within {FETCH_S:g} s"),
     ],
 )
-async def test_without_a_valid_token_a_failed_fetch_fails_the_call_with_a_sentence(
-    fault: Exception, reason: str
-) -> None:
+async def test_a_failed_fetch_without_a_valid_token_fails_the_call_with_a_reason(fault: Exception, reason: str) -> None:
     issuer = Issuer()
     issuer.fault = fault
 
@@ -171,14 +169,12 @@ async def test_without_a_valid_token_a_failed_fetch_fails_the_call_with_a_senten
 @pytest.mark.parametrize(
     ("value", "valid_s", "reason"),
     [
-        ("a\r\nx-evil: 1", 100.0, "it holds characters"),
-        ("", 100.0, "it holds characters"),
-        ("t", 0.0, "it has expired"),
+        ("a\r\nx-evil: 1", 100.0, "it has characters that are not allowed"),
+        ("", 100.0, "it has characters that are not allowed"),
+        ("t", 0.0, "it is already expired"),
     ],
 )
-async def test_a_token_that_cannot_be_used_is_an_error_that_does_not_quote_it(
-    value: str, valid_s: float, reason: str
-) -> None:
+async def test_the_error_for_an_unusable_token_does_not_quote_it(value: str, valid_s: float, reason: str) -> None:
     issuer = Issuer()
     issuer.value, issuer.valid_s = value, valid_s
 
@@ -187,7 +183,7 @@ async def test_a_token_that_cannot_be_used_is_an_error_that_does_not_quote_it(
     assert "evil" not in str(raised.value)
 
 
-async def test_every_token_is_learned_before_it_is_used_and_never_represented() -> None:
+async def test_every_token_is_learned_for_redaction_before_use_and_hidden_in_its_repr() -> None:
     issuer = Issuer()
     await issuer.at(0)
     await issuer.at(96)

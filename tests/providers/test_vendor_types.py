@@ -1,4 +1,4 @@
-"""The vendors' own SDKs as judges: they send what we send, their types take what we write and know what we read."""
+"""Comparison with the vendors' SDKs: they send the same requests, and their types accept our documents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUESTS = [
 
 
 class Vendor:
-    """Keeps the one request it gets, and answers it with `document`."""
+    """A server that records one request and answers it with `document`."""
 
     def __init__(self) -> None:
         self.document: Any = {}
@@ -74,17 +74,17 @@ def vendor() -> Iterator[Vendor]:
 
 
 def ours(kind: str, base_url: str, asked: Request, model: str) -> tuple[str, Any, dict[str, str]]:
-    """URL, body and headers of our call."""
+    """Return URL, body and headers of the gateway's call."""
     target, call = target_with_key(DIALECTS[kind], base_url, "the-key"), encode(kind, asked, model)
     return target.root + call.path, msgspec.json.decode(call.body), target.headers
 
 
 class TestSameAsTheSdk:
-    """The same request by the vendor's SDK and by us is the same call."""
+    """The gateway and the vendor's SDK send the same call for the same request."""
 
     @pytest.mark.parametrize("model", ["gpt-4.1", "gpt-5-mini"])
     @pytest.mark.parametrize("asked", REQUESTS, ids=["text", "json"])
-    def test_openai(self, vendor: Vendor, model: str, asked: Request) -> None:
+    def test_a_call_to_openai_equals_that_of_the_sdk(self, vendor: Vendor, model: str, asked: Request) -> None:
         vendor.document = OPENAI
         url, body, headers = ours("openai", f"{vendor.url}/v1", asked, model)
         with openai_sdk.OpenAI(api_key="the-key", base_url=f"{vendor.url}/v1", max_retries=0) as client:
@@ -96,7 +96,7 @@ class TestSameAsTheSdk:
 
     @pytest.mark.parametrize("model", ["claude-opus-5-5", "claude-haiku-4-5"])
     @pytest.mark.parametrize("asked", REQUESTS, ids=["text", "json"])
-    def test_anthropic(self, vendor: Vendor, model: str, asked: Request) -> None:
+    def test_a_call_to_anthropic_equals_that_of_the_sdk(self, vendor: Vendor, model: str, asked: Request) -> None:
         vendor.document = ANTHROPIC
         url, body, headers = ours("anthropic", vendor.url, asked, model)
         older = (
@@ -113,7 +113,7 @@ class TestSameAsTheSdk:
 
     @pytest.mark.parametrize("model", ["gemini-2.5-flash", "models/gemini-2.5-flash", "tunedModels/mine"])
     @pytest.mark.parametrize("asked", REQUESTS, ids=["text", "json"])
-    def test_gemini(self, vendor: Vendor, model: str, asked: Request) -> None:
+    def test_a_call_to_gemini_equals_that_of_the_sdk(self, vendor: Vendor, model: str, asked: Request) -> None:
         vendor.document = GEMINI
         url, body, headers = ours("gemini", vendor.url, asked, model)
         texts: dict[str, list[str]] = {"system": [], "user": []}
@@ -128,7 +128,7 @@ class TestSameAsTheSdk:
         )
         with genai.Client(api_key="the-key", http_options=options, vertexai=False) as client:
             answer = client.models.generate_content(model=model, contents="".join(texts["user"]), config=config)
-        vendor.body.get("systemInstruction", {}).pop("role", None)  # the API ignores the role the SDK gives it
+        vendor.body.get("systemInstruction", {}).pop("role", None)  # the SDK adds a role, which the API ignores
 
         assert (vendor.url + vendor.path, vendor.body) == (url, body)
         assert vendor.headers["x-goog-api-key"] == headers["x-goog-api-key"]
@@ -136,7 +136,7 @@ class TestSameAsTheSdk:
 
 
 def unfold(value: object) -> object:
-    """What pydantic validates only when it is looked at."""
+    """Return a copy with all values validated, which pydantic otherwise does only on access."""
     if isinstance(value, Mapping):
         return {name: unfold(part) for name, part in value.items()}
     return [unfold(part) for part in value] if isinstance(value, Iterable) and not isinstance(value, str) else value
@@ -145,35 +145,35 @@ def unfold(value: object) -> object:
 class TestTypes:
     @pytest.mark.parametrize("model", ["gpt-4.1", "o3", "gpt-5-chat-latest"])
     @pytest.mark.parametrize("asked", REQUESTS, ids=["text", "json"])
-    def test_openai_takes_what_we_write(self, model: str, asked: Request) -> None:
+    def test_request_types_of_openai_accept_our_requests(self, model: str, asked: Request) -> None:
         _, body, _ = ours("openai", "http://h/v1", asked, model)
 
         checked = TypeAdapter(openai_params.CompletionCreateParamsNonStreaming).validate_python(body)
         assert unfold(checked) == body, "and nothing it does not know"
 
     @pytest.mark.parametrize("asked", REQUESTS, ids=["text", "json"])
-    def test_anthropic_takes_what_we_write(self, asked: Request) -> None:
+    def test_request_types_of_anthropic_accept_our_requests(self, asked: Request) -> None:
         _, body, _ = ours("anthropic", "http://h", asked, "claude-opus-5-5")
 
         checked = TypeAdapter(anthropic_params.MessageCreateParamsNonStreaming).validate_python(body)
         assert unfold(checked) == body, "and nothing it does not know"
 
     @pytest.mark.parametrize("document", [ANTHROPIC, ANTHROPIC_TOOL], ids=["text", "tool"])
-    def test_our_documents_are_anthropics(self, document: Any) -> None:
+    def test_sample_replies_fit_the_types_of_anthropic(self, document: Any) -> None:
         message = Message.model_validate(document, strict=True)
 
         assert message.usage.model_extra == {}
         assert message.usage.cache_creation is not None
         assert message.usage.output_tokens_details is not None
 
-    def test_our_document_is_openais(self) -> None:
+    def test_the_sample_reply_fits_the_types_of_openai(self) -> None:
         completion = ChatCompletion.model_validate(OPENAI, strict=True)
 
         assert completion.usage is not None
         assert (completion.usage.model_extra, completion.choices[0].message.model_extra) == ({}, {})
 
     @pytest.mark.parametrize("document", [GEMINI, GEMINI_BLOCKED], ids=["text", "blocked"])
-    def test_our_documents_are_geminis(self, document: Any) -> None:
+    def test_sample_replies_fit_the_types_of_gemini(self, document: Any) -> None:
         answer = genai_types.GenerateContentResponse.model_validate(document)
 
         assert answer.usage_metadata is not None
@@ -181,7 +181,7 @@ class TestTypes:
         usage = decode("gemini", msgspec.json.encode(document)).usage
         assert usage.input_tokens + usage.output_tokens == counted
 
-    def test_every_reason_gemini_knows_has_a_meaning(self) -> None:
+    def test_every_finish_reason_of_gemini_is_mapped(self) -> None:
         from llm_gateway.protocols.gemini.response import CUT_OFF, FAILED, STOPPED
 
         known = {reason.value for reason in genai_types.FinishReason}
@@ -192,7 +192,7 @@ class TestTypes:
             *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION", "PUP_LIMITED_DISABLED", "MODEL_ARMOR"),
         }
 
-    def test_every_reason_anthropic_knows_has_a_meaning(self) -> None:
+    def test_every_stop_reason_of_anthropic_is_mapped(self) -> None:
         from anthropic.types import StopReason
 
         from llm_gateway.protocols.anthropic_messages.reply import FINISH_REASONS
@@ -201,7 +201,7 @@ class TestTypes:
         assert known - FINISH_REASONS.keys() == {"end_turn", "stop_sequence", "pause_turn"}
         assert FINISH_REASONS.keys() < known
 
-    def test_every_current_claude_is_one_that_we_know(self) -> None:
+    def test_every_current_claude_model_has_known_capabilities(self) -> None:
         from anthropic.types import Model
 
         from llm_gateway.protocols.anthropic_messages.model_capabilities import TAKES_ALL

@@ -126,6 +126,23 @@ def test_a_provider_that_cannot_be_prepared(database: Database, box: SecretBox, 
     assert house.logged == [("a", reason)]
 
 
+def test_the_embedded_model_does_not_answer_for_a_provider_that_cannot_be_used(
+    database: Database, box: SecretBox
+) -> None:
+    def prepare(provider: Provider, api_key: str) -> Provider:
+        if provider.name == "a":
+            raise ConfigurationError("The host is private.")
+        return aim(provider, api_key)
+
+    house = House(database, box, prepare)
+    house.providers.create(
+        ProviderDraft(name="local", display_name="local", api_key="unused", kind="local", models=("toy",))
+    )
+    assert house.configuration.reload().tiers != ()
+    house.add("a")
+    assert house.configuration.reload().tiers == ()
+
+
 def test_a_failed_reload_keeps_the_snapshot(house: House, database: Database) -> None:
     house.add("a")
     before = house.configuration.reload()

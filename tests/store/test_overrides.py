@@ -70,15 +70,20 @@ def test_one_for_a_user_and_all_services(store: OverrideStore, service: str | No
 
 
 @pytest.mark.parametrize(
-    ("fields", "loc"),
-    [({"provider_name": "mistral"}, "provider_name"), ({"model_name": "gpt-4"}, "model_name")],
+    ("fields", "loc", "meant"),
+    [
+        ({"provider_name": "mistral"}, "provider_name", ""),
+        ({"provider_name": "grok"}, "provider_name", " If groq is meant, write that."),
+        ({"model_name": "gpt-4o-mni"}, "model_name", " If gpt-4o-mini is meant, write that."),
+    ],
 )
 def test_an_override_names_a_provider_and_one_of_its_models(
-    store: OverrideStore, fields: dict[str, str], loc: str
+    store: OverrideStore, fields: dict[str, str], loc: str, meant: str
 ) -> None:
     with pytest.raises(Invalid) as raised:
         store.create(draft(**fields))
     assert raised.value.errors[0]["loc"] == ["body", loc]
+    assert (" is meant" in raised.value.detail, raised.value.detail.endswith(meant)) == (bool(meant), True)
     assert store.list() == []
     store.create(draft(provider_name="groq", model_name="gpt-4o-mini"))
 

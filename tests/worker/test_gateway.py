@@ -260,3 +260,25 @@ class TestTogether:
 
         late = house.journal.records()[0]
         assert (late.id, late.outcome, late.error_code, late.cache) == ("late", "failed", "deadline_exceeded", "miss")
+
+
+async def test_an_answer_tells_why_its_provider_gave_it() -> None:
+    house = House([A, B]).script(a=[answer(), refusal(500), answer()], b=[answer()])
+    assert (await house.ask(id="1", use_cache=False)).route == b"priority"
+    assert (await house.ask(id="2", use_cache=False)).route == b"priority; fallback"
+    assert (await house.ask(id="3", use_cache=False, requested_model="a/m1")).route == b"model"
+    assert (await House([A]).script(a=[answer()]).ask()).route == b"only"
+    assert (await House([A, B], override("b")).script(b=[answer()]).ask()).route == b"override"
+    failed = House([A, B], override("b")).script(a=[answer()], b=[refusal(500)])
+    assert (await failed.ask()).route == b"override; fallback"
+
+
+async def test_a_retry_of_the_only_provider_is_no_fallback() -> None:
+    assert (await House([A]).script(a=[refusal(500), answer()]).ask()).route == b"only"
+
+
+async def test_a_kept_answer_tells_why_its_provider_gives_it() -> None:
+    house = House([A, B]).script(a=[answer()])
+    await house.ask(id="1")
+    again = await house.ask(id="2")
+    assert (again.cached, again.route) == (True, b"priority")

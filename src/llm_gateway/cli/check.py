@@ -1,11 +1,13 @@
-"""`check`: whether `serve` could start, looked at from outside. It makes and changes nothing."""
+"""`check`: whether `serve` could start, looked at from outside. It leaves nothing behind."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from rich.console import Console
@@ -20,7 +22,7 @@ from llm_gateway.server.listening import bind
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store import migrations
-from llm_gateway.store.database import Database, sqlite_file
+from llm_gateway.store.database import Database, check_url, sqlite_file
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox
 
@@ -62,6 +64,7 @@ def look() -> list[Finding]:
     """Everything that was found; the settings first, and alone if they do not fit."""
     try:
         settings = load_settings()
+        check_url(settings.url)
     except ConfigurationError as error:
         return [Finding("settings", False, str(error))]
     names = ", ".join(name for name, _, _ in settings.callers())
@@ -84,22 +87,53 @@ def _found(what: str, find: Callable[[], str]) -> Finding:
         return Finding(what, False, str(error))
     except StoreUnavailable as error:
         return Finding(what, False, error.detail)
+    except OSError as error:
+        return Finding(what, False, f"It cannot be looked at ({error.strerror}): {error.filename}.")
 
 
 def _data_directory(settings: Settings) -> str:
     path = settings.data_dir.absolute()
-    there = _nearest(path)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    try:
+        there = _nearest(path)
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigurationError(
+                f"{there} cannot be written: change its owner, or set LLM_GATEWAY_DATA_DIR to another directory."
+            )
+        if there != path:
+            _try_to_make(path, there)
+            return f"{path} will be made"
+        with TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
-            f"{there} cannot be written: change its owner, or set LLM_GATEWAY_DATA_DIR to another directory."
-        )
-    if there != path:
-        return f"{path} will be made"
+            f"{str(path)!r} cannot be made or written ({reason}): set LLM_GATEWAY_DATA_DIR to a writable directory."
+        ) from None
     if _is_locked(path / LOCK_FILE):
         raise ConfigurationError(
             f"Another gateway uses {path}: stop it, or set LLM_GATEWAY_DATA_DIR to another directory."
         )
     return f"{path} can be written"
+
+
+def _try_to_make(path: Path, there: Path) -> None:
+    """Make a directory and those above it up to `there`, which exists, and remove them again.
+
+    Permissions do not tell everything: the superuser may write to /proc, where no directory can be made.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = [place for place in (path, *path.parents) if place.is_relative_to(there) and place != there]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            place.mkdir(mode=0o700)
+            made.append(place)
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):  # a gateway that starts meanwhile uses it already
+                place.rmdir()
 
 
 def _nearest(path: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_text
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -26,6 +26,10 @@ NANO_DIGITS = 9
 SIGNIFICANT_DIGITS = 4
 MONEY_DIGITS = 2
 LIST_LENGTH = 3
+WHOLE_KINDS = frozenset({"count", "money", "share"})
+"""Kinds of columns whose values stay in one line."""
+BETWEEN_COLUMNS = 3
+"""Characters between two columns of a table."""
 
 # C0 and C1 controls, the separators that end lines, and what turns the direction of writing.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -70,7 +74,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, total: Row | N
     elif not rows:
         print(empty)
     else:
-        _draw(_table(rows, [column for column in columns if column.on_terminal], total))
+        _draw_rows(rows, [column for column in columns if column.on_terminal], total)
 
 
 def print_fields(row: Row, columns: Sequence[Column]) -> None:
@@ -79,15 +83,7 @@ def print_fields(row: Row, columns: Sequence[Column]) -> None:
         for column in columns:
             print(f"{column.field}\t{plain(row[column.field])}")
         return
-    from rich.table import Table  # noqa: PLC0415 - 50 ms that only a terminal needs
-    from rich.text import Text  # noqa: PLC0415 - as above
-
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for column in columns:
-        table.add_row(column.title, Text(_shown([row[column.field]], column, whole=True)[0]))
-    _draw(table)
+    _draw_fields([(column.title, _shown([row[column.field]], column, whole=True)[0]) for column in columns])
 
 
 def plain(value: Any) -> str:
@@ -131,30 +127,73 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> Table:
+def _draw_rows(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> None:
+    """Draw a table, or one thing below the other where a terminal is too narrow for the words of a table."""
+    lines = [*rows, total] if total is not None else list(rows)
+    cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
+    widths = [
+        max(_longest_word(text, is_whole=column.kind in WHOLE_KINDS) for text in (column.title, *texts))
+        for column, texts in zip(columns, cells, strict=True)
+    ]
+    if sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1) <= _width():
+        _draw(_table(columns, cells, widths, has_total=total is not None))
+        return
+    for number, line in enumerate(zip(*cells, strict=True)):
+        if number:
+            print()
+        _draw_fields([(column.title, text.strip()) for column, text in zip(columns, line, strict=True)])
+
+
+def _longest_word(text: str, *, is_whole: bool) -> int:
+    words = [text] if is_whole else text.split()
+    return max(map(_cells, words), default=0)
+
+
+def _draw_fields(fields: Iterable[tuple[str, str]]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - 50 ms that only a terminal needs
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text in fields:
+        table.add_row(title, Text(text))
+    _draw(table)
+
+
+def _table(columns: Sequence[Column], cells: Sequence[list[str]], widths: Sequence[int], *, has_total: bool) -> Table:
+    """Build a table whose columns are at least as wide as their longest words."""
     from rich import box  # noqa: PLC0415 - 50 ms that only a terminal needs
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
     table = Table(
-        box=box.SIMPLE_HEAD if total is None else box.SIMPLE,
-        show_edge=False,
-        pad_edge=False,
-        show_footer=total is not None,
+        box=box.SIMPLE if has_total else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_footer=has_total
     )
-    lines = [*rows, total] if total is not None else list(rows)
-    cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
-    for column, texts in zip(columns, cells, strict=True):
+    for column, texts, width in zip(columns, cells, widths, strict=True):
         table.add_column(
             column.title.rjust(len(texts[0])) if column.kind == "money" else column.title,
-            Text(texts.pop(), "bold") if total is not None else "",
+            Text(texts.pop(), "bold") if has_total else "",
             justify="right" if column.kind in ("count", "share") else "left",
             overflow="fold",
-            no_wrap=column.kind in ("count", "money", "share"),
+            min_width=width,
+            no_wrap=column.kind in WHOLE_KINDS,
         )
     for line in zip(*cells, strict=True):
         table.add_row(*map(Text, line))
     return table
+
+
+def _cells(text: str) -> int:
+    from rich.cells import cell_len  # noqa: PLC0415 - 50 ms that only a terminal needs
+
+    return cell_len(text)
+
+
+def _width() -> int:
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that only a terminal needs
+
+    return Console().width
 
 
 def _shown(values: Sequence[Any], column: Column, *, whole: bool = False) -> list[str]:

@@ -23,6 +23,7 @@ from llm_gateway.cli.output import (
     printable,
 )
 from llm_gateway.cli.vendor_key import NO_KEY, UNSAID, VendorKey
+from llm_gateway.suggestions import if_meant
 
 Name = Annotated[str, Parameter(help="the provider's name or id")]
 Models = Annotated[list[str], Parameter(alias="-m", help="a model it serves; repeat it, the first is the default")]
@@ -318,8 +319,9 @@ def find(client: Client, name: str) -> dict[str, Any]:
         for provider in providers:
             if provider[field] == name:
                 return provider
-    there_are = f"there are {', '.join(each['name'] for each in providers)}" if providers else "none is configured"
-    raise CommandFailed(f"There is no provider {name!r}: {there_are}.")
+    names = [each["name"] for each in providers]
+    there_are = f"there are {', '.join(names)}" if providers else "none is configured"
+    raise CommandFailed(f"There is no provider {name!r}: {there_are}.{if_meant(name, names)}")
 
 
 def _changed(client: Client, before: dict[str, Any], changes: dict[str, Any], done: str, *, json: bool) -> None:

@@ -31,7 +31,22 @@ class VendorKey:
         str | None, Parameter(metavar="VARIABLE", help="read it from the environment variable of this name")
     ] = None
     api_key_prompt: Annotated[Flag, Parameter(help="ask for it on the terminal, hidden")] = False
+    api_key: Annotated[str | None, Parameter(show=False, allow_leading_hyphen=True)] = None
     no_api_key: Annotated[Flag, Parameter(help="the server asks for none (Ollama, vLLM, …)")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse the key itself.
+
+        Raises:
+            CommandFailed: it stands on the command line.
+        """
+        if self.api_key is not None:
+            raise CommandFailed(
+                "--api-key is not taken: on the command line other users can read the key, and the shell keeps it. "
+                "Export it and name the variable with --api-key-env OPENAI_API_KEY, pipe it in with --api-key-stdin, "
+                "or let --api-key-prompt ask for it.",
+                USAGE,
+            )
 
     @property
     def is_given(self) -> bool:

@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway.control.docs.home import home_router
+from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
@@ -98,6 +100,7 @@ class Control:
         self, settings: Settings, stores: Stores, local: LocalModel | None, redact: Redactor, log: Log
     ) -> None:
         self.path = stores.path
+        self._dev_key = settings.dev_key
         self._stores = stores
         self._local = local
         self._redact = redact
@@ -116,6 +119,7 @@ class Control:
         self.configuration = LiveConfiguration(
             stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used
         )
+        self.configuration.subscribe(OnlyModelWarning(log))
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason
@@ -135,6 +139,7 @@ class Control:
         rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
         probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
         routers = (
+            home_router(self._dev_key),
             health_router(
                 database_ok=stores.database.check,
                 ready=data_plane.ready,

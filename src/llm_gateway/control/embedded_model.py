@@ -5,10 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.local_model import LocalModel, find_model
 from llm_gateway.settings import Settings
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
+
+
+class OnlyModelWarning:
+    """Warns once when the embedded model becomes the only one that answers. Call it with every new snapshot."""
+
+    def __init__(self, log: Callable[..., None]) -> None:
+        self._log = log
+        self._is_only = False
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Compare the snapshot with the one before it."""
+        answering = [candidate for tier in snapshot.tiers for candidate in tier]
+        was_only, self._is_only = self._is_only, len(answering) == 1 and answering[0].provider.is_embedded
+        if self._is_only and not was_only:
+            self._log(
+                "only the embedded model answers, which is small and invents things: add a provider with "
+                "POST /api/v1/providers or `llm-gateway providers add`",
+                level="warning",
+                model=answering[0].model,
+            )
 
 
 async def start_embedded_model(

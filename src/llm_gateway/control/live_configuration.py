@@ -55,8 +55,11 @@ class LiveConfiguration:
             StoreUnavailable: the database does not answer; the snapshot stays as it was.
         """
         with self._reloading:
-            providers = [self._prepared(provider, sealed) for provider, sealed in self._providers.load()]
-            self.snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices())
+            loaded = self._providers.load()
+            providers = [self._prepared(provider, sealed) for provider, sealed in loaded]
+            has_vendor = any(provider.is_enabled and not provider.is_embedded for provider, _ in loaded)
+            snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices(), has_vendor=has_vendor)
+            self.snapshot = snapshot
             for subscriber in self._subscribers:
                 subscriber(self.snapshot)
             return self.snapshot
@@ -74,8 +77,16 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__
 
 
-def build_snapshot(providers: list[Provider], overrides: list[Override], public_prices: PublicPrices) -> Snapshot:
-    """Index the providers and overrides that the store holds."""
+def build_snapshot(
+    providers: list[Provider], overrides: list[Override], public_prices: PublicPrices, *, has_vendor: bool | None = None
+) -> Snapshot:
+    """Index the providers and overrides that the store holds.
+
+    The embedded model answers those who do not name it only where `has_vendor` is false: no other provider is enabled,
+    not even one that cannot be used. A made-up answer would be worse than an error. None: as `providers` are.
+    """
+    if has_vendor is None:
+        has_vendor = any(provider.is_enabled and not provider.is_embedded for provider in providers)
     enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
     by_model: dict[str, list[Candidate]] = {}
     pinned: dict[str, Tiers] = {}
@@ -87,7 +98,7 @@ def build_snapshot(providers: list[Provider], overrides: list[Override], public_
     by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
     return Snapshot(
         providers={p.name: p for p in providers},
-        tiers=_tiers([Candidate.of(provider, provider.models[0]) for provider in enabled]),
+        tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
         overrides={(o.user_id, o.service_name): o for o in overrides},
         tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
         pinned_models=frozenset(pinned.keys() - by_name.keys()),

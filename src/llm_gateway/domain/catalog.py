@@ -1,4 +1,4 @@
-"""The configuration: providers, overrides, and the immutable snapshot the data plane reads."""
+"""Configuration types: providers, routing overrides, and the immutable snapshot that workers read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llm_gateway.domain.usage import Price
 
 
 class NotAuthorized(Exception):
-    """A call cannot be authorised, so it is not sent. The message is a sentence without keys or tokens."""
+    """An upstream call cannot be authorised, so it is not sent. The message is safe to log: no keys, no tokens."""
 
 
 class OutgoingCall(NamedTuple):
-    """An HTTP request that is about to be sent, as far as a signature covers it. `url` is absolute."""
+    """The parts of an HTTP request that a signature covers, taken just before it is sent. `url` is absolute."""
 
     method: str
     url: str
@@ -24,27 +24,38 @@ class OutgoingCall(NamedTuple):
 
 
 class UpstreamAuthorizer(Protocol):
-    """Authorises the calls of one account (implementations: `providers/upstream_credentials.py`).
+    r"""Contract of the object that authorises every call of one account: it makes header lines for one call.
 
-    Only accounts whose headers change from call to call have one: a signature, or a token that expires. It is awaited
-    before every call, so it does slow work beside the calls wherever it can. Keep `__call__` a method of a class, since
-    instances are held by weak references.
+    Only accounts whose headers change from call to call have one: a signature over each request, or a token that
+    expires (`RefreshedToken` in `providers/upstream_credentials.py`). A static key is in the target's headers instead.
+
+        class Signature:
+            async def __call__(self, call: OutgoingCall) -> bytes:
+                return f"x-signature: {sign(call.method, call.url, call.body)}\r\n".encode()
+
+    Call order: `Preparer` (`providers/prepare.py`) makes one for each (provider, address, key) and puts it into the
+    snapshot; later snapshots keep it. The connection pool awaits it once before each attempt of a request and before
+    each request for the model list, when the body is encoded and nothing is sent yet. It is not awaited for an answer
+    from the cache, or for an attempt that a rate limit or a circuit breaker rejects.
+
+    Several calls can await it at once. Its time counts towards the timeout of the call, so do slow work in the
+    background where possible. Implement it as a class, since `Preparer` holds instances by weak references.
     """
 
     async def __call__(self, call: OutgoingCall) -> bytes:
-        """Return header lines, each with its line end.
+        """Return the header lines for `call`, each ending in CRLF.
 
         Raises:
-            NotAuthorized: the call cannot be authorised now.
+            NotAuthorized: the call cannot be authorised now; the attempt counts as not sent.
         """
         ...
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
-    """Where a provider's calls go, worked out once per configuration: URLs and ready headers.
+    """The URLs and headers of a provider's calls, computed once per configuration.
 
-    `root` is an absolute URL without a slash at its end, to which the path of a `Call` is appended. `headers` hold the
-    account's key, unless `authorize` makes header lines for each call. Its representation shows neither.
+    `root` is an absolute URL without a trailing slash; the path of an `UpstreamCall` is appended to it. `headers`
+    include the account's key, unless `authorize` makes header lines for each call. `repr()` shows neither.
     """
 
     root: str
@@ -59,14 +70,14 @@ class Target(msgspec.Struct, frozen=True, gc=False):
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """A configured upstream account.
 
-    Times are milliseconds UTC, `timeout_s` seconds for one attempt, `prices` the operator's own (model → kind → USD
-    per million tokens). `protocols` None means the defaults of its preset or kind.
+    `*_ms` are milliseconds UTC, `timeout_s` is the time limit of one attempt in seconds, `prices` are set by the
+    operator (model → kind → USD per million tokens). `protocols` None selects the defaults of the preset or kind.
 
-    The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` are
-    `providers.dialect.ProtocolCodec` by protocol, one for each that the account speaks; `translation_codec` is the one
-    into which other protocols are translated, None where nothing is. A model that is missing from `price_by_model` has
-    no known price. `price_vendor` names the list in the snapshot's `public_prices` that has the names
-    which the provider may report, None if there is none. The key itself is only inside `target`.
+    The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` holds one
+    `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
+    are translated with `translation_codec`, None if the account takes no translations. A model without an entry in
+    `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
+    for models that the provider reports in its replies, None if there is none. Only `target` contains the API key.
     """
 
     id: str
@@ -90,9 +101,14 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this is the model inside the gateway, which is small and meant for trying the gateway out."""
+        return self.kind == "local" and self.base_url is None
+
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer's routing change; `service_name` None means all services."""
+    """A routing rule for one user: try this provider and model first. `service_name` None applies to all services."""
 
     id: str
     user_id: str
@@ -105,7 +121,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One (provider, model) a request may be sent to; `price` None when nobody knows one."""
+    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache."""
 
     provider: Provider
     model: str
@@ -114,7 +130,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, provider: Provider, model: str) -> Candidate:
-        """The candidate with what is derived from its provider."""
+        """Make a candidate: look up its price and build its part of the cache key."""
         cache_part = f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode()
         return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
 
@@ -123,12 +139,14 @@ Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The whole configuration at one moment, swapped as one object.
+    """The whole configuration at one moment, replaced as one object.
 
-    `tiers` are the enabled providers with their default models, by priority, highest first, by name within a tier;
-    `providers` is keyed by name, `overrides` by (user_id, service_name or None). `tiers_by_model` are the enabled
-    providers that list a model, by its name, and each alone by `provider/model`; those names are `pinned_models`.
-    `public_prices` are the price lists that the providers' `price_vendor` name.
+    `providers` is keyed by name, `overrides` by (user_id, service_name or None). `tiers` holds the enabled providers
+    with their default models: one tier for each priority, highest first, sorted by name within a tier.
+    `tiers_by_model` has two kinds of keys: a model's name, for all enabled providers that list it, and
+    `provider/model`, for that provider alone; the latter keys are `pinned_models`. The embedded model is in `tiers`
+    only if no other provider is enabled. `public_prices` contains the price lists that the providers' `price_vendor`
+    refers to.
     """
 
     providers: dict[str, Provider]

@@ -1,8 +1,8 @@
-"""Conversations in canonical form: what every protocol is read into and written from.
+"""Canonical chat requests, replies and stream chunks, independent of any vendor's protocol.
 
-Three surfaces and three dialects meet here, so there are translators for each, not one for each pair. What all
-protocols share has one place each; what only some know is a field that others leave out, and a writer that cannot
-express a field says so (`protocols/contract.py`).
+Each protocol has one reader into this form and one writer from it, instead of one translator per pair of protocols.
+A concept that only some vendors know is an optional field; a writer that cannot express a field drops it by name or
+raises `Unsupported` (`protocols/contract.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Schema: TypeAlias = dict[str, Any]
 
 
 class Text(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="text"):
-    """Text.
+    """A text part.
 
-    `cache` is how long the provider may keep everything up to here (a prompt-cache breakpoint); `signature` is what
-    Gemini wants back with the text (`thoughtSignature`).
+    `cache` marks a prompt-cache breakpoint: how long the provider may cache everything up to and including this part.
+    `signature` is Gemini's `thoughtSignature`, which the client has to return with the text.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Text(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field
 
 
 class Image(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="image"):
-    """A picture: `data` (base64) with its `media_type`, or a `url`, or a `file_id` at the provider; one of them."""
+    """An image: exactly one of `data` (base64, with `media_type`), `url`, or `file_id` (uploaded to the provider)."""
 
     media_type: str | None = None
     data: str | None = None
@@ -44,7 +44,7 @@ class Image(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fiel
 
 
 class File(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="file"):
-    """A document, given as an `Image` is."""
+    """A document: exactly one of `data` (base64, with `media_type`), `url`, or `file_id`, as for `Image`."""
 
     name: str | None = None
     media_type: str | None = None
@@ -55,16 +55,16 @@ class File(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field
 
 
 class Audio(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="audio"):
-    """Sound: base64 and its format (`wav`, `mp3`)."""
+    """Audio input: base64 data and its format (`wav`, `mp3`)."""
 
     data: str
     format: str
 
 
 class ToolCall(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="tool_call"):
-    """The model calls a tool. `arguments` is JSON text as the model wrote it, perhaps invalid.
+    """A tool call by the model. `arguments` is the JSON text that the model wrote; it can be invalid JSON.
 
-    `signature`: what Gemini wants back with the call (`thoughtSignature`).
+    `signature` is Gemini's `thoughtSignature`, which the client has to return with the call.
     """
 
     id: str
@@ -75,7 +75,7 @@ class ToolCall(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_f
 
 
 class ToolResult(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="tool_result"):
-    """What the call `call_id` brought. `name` is the tool's, where it is known."""
+    """The result of the tool call `call_id`. `name` is the tool's name, None if the client's protocol omits it."""
 
     call_id: str
     content: list[Text | Image | File]
@@ -85,10 +85,10 @@ class ToolResult(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag
 
 
 class Thinking(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="thinking"):
-    """What the model thought, as far as it is shown.
+    """A thinking (reasoning) part of a reply.
 
-    `signature` lets its provider check it when it comes back. `redacted` is the sealed form of what is not shown
-    (Anthropic's `redacted_thinking`, the encrypted content of a Responses reasoning item); `text` is empty then.
+    `signature` lets the provider verify the text when the client returns it. `redacted` is encrypted thinking
+    (Anthropic's `redacted_thinking`, the encrypted content of a Responses API reasoning item).
     """
 
     text: str = ""
@@ -97,15 +97,15 @@ class Thinking(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_f
 
 
 class Refusal(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="refusal"):
-    """The model declines, in words."""
+    """A refusal: the text in which the model declines to answer (OpenAI's `refusal`)."""
 
     text: str
 
 
 class Foreign(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="foreign"):
-    """Something of an answer that only its own protocol knows (a custom tool's call, sound).
+    """A part of a reply that the canonical form cannot express (a custom tool's call, audio output).
 
-    It passes through, or not at all. `kind` is the vendor's word for it.
+    It reaches the client only if the reply passes through untranslated. `kind` is the vendor's type name.
     """
 
     kind: str
@@ -115,7 +115,7 @@ Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking
 
 
 class Turn(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One message. A `tool` turn holds ToolResults only, those of one round together; `name` is the speaker's."""
+    """A message. A `tool` turn holds only the ToolResults of one round of calls; `name` is the participant's name."""
 
     role: Role
     parts: list[Part]
@@ -123,7 +123,7 @@ class Turn(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Tool(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """A function the model may call; `parameters` None: it takes none."""
+    """A function that the model may call. `parameters` is its JSON schema, None if it takes no parameters."""
 
     name: str
     description: str | None = None
@@ -133,7 +133,7 @@ class Tool(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class ToolChoice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """Whether tools may, must or must not be called; `name`: which one must. `parallel` None: as the provider likes."""
+    """The tool choice: `mode`, the one tool to call (`name`), and `parallel`, None for the provider's default."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
@@ -141,7 +141,7 @@ class ToolChoice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Format(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """What the answer must be: a JSON object, or JSON that fits `schema`."""
+    """The response format: a JSON object, or JSON that conforms to `schema`."""
 
     name: str | None = None
     schema: Schema | None = None
@@ -150,13 +150,14 @@ class Format(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 REASONING_WORDS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-"""From not at all to as much as can be."""
+"""Levels of reasoning effort, in ascending order."""
 
 
 class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """How much the model shall think: in one of REASONING_WORDS or in tokens.
+    """The requested reasoning: `effort` (one of REASONING_WORDS) or a budget in tokens.
 
-    `show` None: as the provider likes; `summary` is the Responses API's (`auto`, `concise`, `detailed`).
+    `show` is whether to return the thoughts, None for the provider's default. `summary` is the Responses API's level
+    of detail (`auto`, `concise`, `detailed`).
     """
 
     effort: str | None = None
@@ -166,9 +167,9 @@ class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """A request for the next turn of a conversation. None: not said, the provider's own default holds.
+    """A chat request: the turns so far and the settings for the next one. None selects the provider's default.
 
-    Temperatures are OpenAI's scale, 0 to 2. `logit_bias` is keyed by token id as text.
+    Temperatures use OpenAI's scale, 0 to 2. `logit_bias` maps token ids, as strings, to biases.
     """
 
     turns: list[Turn]
@@ -195,9 +196,9 @@ class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Choice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One answer: Text, Refusal, Thinking, ToolCall and Foreign parts in the order they came.
+    """One of the `n` answers of a reply: Text, Refusal, Thinking, ToolCall and Foreign parts in the order received.
 
-    `stop_sequence` is the one that ended it, where the provider says so. `logprobs` is OpenAI's document of them.
+    `stop_sequence` is the sequence that ended the answer, if the provider reports it. `logprobs` has OpenAI's shape.
     """
 
     parts: list[Part]
@@ -207,10 +208,10 @@ class Choice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Completion(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """A whole reply. `model` is the name the provider reported, `created_s` seconds since 1970.
+    """A complete reply. `model` is the name that the provider reported, `created_s` Unix time in seconds.
 
-    `usage_estimated`: the provider counted nothing; then only the output is guessed, the input is the caller's to add.
-    Or it counted kinds of tokens in a way that cannot be believed, beside totals that can.
+    `usage_estimated` is True in two cases. The provider reported no usage: then `usage` has an estimate of the output
+    only, and the caller adds the input. Or the totals are plausible, but the count of some kind of token is not.
     """
 
     choices: list[Choice]
@@ -221,11 +222,11 @@ class Completion(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     created_s: int | None = None
 
 
-# A reply in pieces, in the order they come. `choice` says which of n answers a piece belongs to.
+# Stream chunks, in the order of the stream. `choice` is the index of the answer (of `n`) that a chunk belongs to.
 
 
 class Begin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """The reply begins; nothing of its content is known. At most one, first."""
+    """The start of a reply: ids and model, no content. At most one per stream, before all other chunks."""
 
     id: str | None = None
     model: str | None = None
@@ -233,7 +234,7 @@ class Begin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class TextDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """More text; `logprobs` is OpenAI's document for it. A `signature` ends the text: what follows is another part."""
+    """More text. `logprobs` has OpenAI's shape. A `signature` ends the part; text that follows starts a new one."""
 
     text: str
     signature: str | None = None
@@ -242,14 +243,14 @@ class TextDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class RefusalDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """More of a refusal."""
+    """More text of a refusal."""
 
     text: str
     choice: int = 0
 
 
 class ThinkingDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """More of a thought. A `signature` or `redacted` ends it: what follows is another one."""
+    """More thinking. A `signature` or `redacted` ends the part; thinking that follows starts a new one."""
 
     text: str = ""
     signature: str | None = None
@@ -258,7 +259,7 @@ class ThinkingDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class ToolBegin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """A tool call begins; `call` numbers the calls of a choice from 0."""
+    """The start of a tool call. `call` is its index among the calls of this choice, from 0."""
 
     call: int
     id: str
@@ -268,7 +269,7 @@ class ToolBegin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class ToolDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """More of a call's arguments."""
+    """More of the JSON text of a tool call's arguments."""
 
     call: int
     arguments: str
@@ -276,14 +277,14 @@ class ToolDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class ForeignDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """Some of a `Foreign` part, or all of it."""
+    """A piece of a `Foreign` part, or the whole part."""
 
     kind: str
     choice: int = 0
 
 
 class Finish(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """A choice is complete."""
+    """The end of a choice, with its finish reason."""
 
     reason: FinishReason = "stop"
     stop_sequence: str | None = None
@@ -291,9 +292,9 @@ class Finish(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Counted(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """What the whole reply took, as far as it is known now: a later one replaces it.
+    """The usage of the whole reply so far. A later `Counted` replaces an earlier one.
 
-    `is_estimated`: the totals can be believed, but not all counts of single kinds of tokens.
+    `is_estimated` is True if the totals are plausible but the count of some kind of token is not.
     """
 
     usage: Usage
@@ -305,4 +306,4 @@ Chunk: TypeAlias = (
 )
 
 CONTENT = (TextDelta, RefusalDelta, ThinkingDelta, ToolBegin, ToolDelta, ForeignDelta)
-"""The chunks that hold some of the answer. The first of them handed to the client is the commit point."""
+"""Chunks that carry content. After the first one is sent to the client, no other provider can be tried."""

@@ -1,7 +1,7 @@
-"""Public list prices as data: which names belong to which model of a vendor, and what it costs at what time.
+"""Vendors' public list prices as data: rules that match model names, and prices that vary by date and time of day.
 
-`providers/prices.py` builds them from genai-prices; a process that has a snapshot finds the same prices without that
-package.
+`providers/prices.py` builds these lists from the genai-prices package. Workers receive them in the snapshot, so they
+find the same prices without importing that package (20 MB).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import msgspec
 from llm_gateway.domain.usage import Price
 
 ANY_VENDOR = "*"
-"""Stands for a vendor that is not known: the first vendor that claims a model's name is taken."""
+"""Placeholder for an unknown vendor: `PublicPrices.find` uses the first vendor whose `claims` match the name."""
 
 SEARCHING = re.compile(r"search-preview|search-api|deep-research|\bsonar\b", re.IGNORECASE)
-"""Models that search the web on every call and are billed for it by the search or request, though the list has often
-only their price per token (OpenAI: "Web search" at openai.com/api/pricing; docs.perplexity.ai, "Pricing")."""
+"""Models that search the web on every call and are billed per search or request. The public list often has only
+their price per token, which is too low ("Web search" at openai.com/api/pricing; docs.perplexity.ai, "Pricing")."""
 
 _COMPACT_DATE = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 _DAY_S = 86_400
@@ -28,7 +28,7 @@ How: TypeAlias = Literal["equals", "starts_with", "ends_with", "contains", "rege
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """A condition on a model's name: it compares the name with `text` (lower case or a regex), or combines `parts`.
+    """A condition on a model's name: compares it with `text` (lower case or a regex), or combines the rules in `parts`.
 
     Rule("any", parts=(Rule("equals", "gpt-4o"), Rule("starts_with", "gpt-4o-2024")))
     """
@@ -38,7 +38,7 @@ class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults
     parts: tuple[Rule, ...] = ()
 
     def matches(self, name: str) -> bool:
-        """Return whether a name (in lower case) meets the condition."""
+        """Return whether `name`, in lower case, meets the condition."""
         match self.how:
             case "equals":
                 return name == self.text
@@ -57,9 +57,9 @@ class Rule(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults
 
 
 class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
-    """A price and when it is in force: always, from `since_s` on (Unix time), or `daily` between two seconds of a day.
+    """A price and its validity: always, from `since_s` on (Unix time), or `daily` between two seconds of the UTC day.
 
-    Days are UTC's. `price` None: the model cannot be priced per token.
+    `price` is None if the model cannot be priced per token.
     """
 
     price: Price | None
@@ -67,7 +67,7 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
     daily: tuple[float, float] | None = None
 
     def is_active(self, at_s: float) -> bool:
-        """Return whether the price is in force at that time (Unix time)."""
+        """Return whether the price is valid at `at_s` (Unix time)."""
         if self.since_s is not None:
             return at_s >= self.since_s
         if self.daily is None:
@@ -77,13 +77,13 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
 
 
 class PricedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One model of a vendor: its names and its prices. Of several prices in force the last one counts."""
+    """One model of a vendor: the rule for its names, and its prices. Of several valid prices the last one applies."""
 
     names: Rule
     prices: tuple[TimedPrice, ...]
 
     def price_at(self, at_s: float) -> Price | None:
-        """Return the price in force at that time (Unix time), or the first price if none is."""
+        """Return the price valid at `at_s` (Unix time), or the first price if none is valid."""
         for timed in reversed(self.prices):
             if timed.is_active(at_s):
                 return timed.price
@@ -91,10 +91,10 @@ class PricedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class VendorPrices(msgspec.Struct, frozen=True, gc=False):
-    """One vendor's models; a name means the first one that it matches.
+    """One vendor's price list. A name belongs to the first model whose rule matches it.
 
-    `fallbacks` are vendors whose models this one sells, too. `claims` matches names that belong to this vendor when the
-    vendor is not known; None: no names do.
+    `fallbacks` are other vendors whose models this vendor sells, too. `claims` matches the names that are attributed
+    to this vendor if the vendor is unknown (ANY_VENDOR); None attributes no names to it.
     """
 
     models: tuple[PricedModel, ...]
@@ -102,7 +102,7 @@ class VendorPrices(msgspec.Struct, frozen=True, gc=False):
     claims: Rule | None = None
 
     def find(self, name: str) -> PricedModel | None:
-        """Return the model that a name (in lower case) means."""
+        """Return the first model that matches `name` (in lower case), None if none does."""
         return next((model for model in self.models if model.names.matches(name)), None)
 
 
@@ -112,10 +112,10 @@ class PublicPrices(msgspec.Struct, frozen=True, gc=False):
     vendors: dict[str, VendorPrices] = {}
 
     def find(self, vendor: str, model: str) -> PricedModel | None:
-        """Return the model that a name of a vendor (or of ANY_VENDOR) means; None if no list has it.
+        """Return the model called `model` at `vendor` (or ANY_VENDOR), None if no list has it.
 
-        None as well for models that search, see SEARCHING. A compact date in the name (`-20251211`) is tried in its
-        long form, too (`-2025-12-11`), as genai-prices does.
+        Returns None for models that search the web, too: see SEARCHING. A name with a compact date (`-20251211`) is
+        also looked up with the long form of the date (`-2025-12-11`), as genai-prices does.
         """
         if SEARCHING.search(model):
             return None
@@ -149,6 +149,6 @@ def _long_date(found: re.Match[str]) -> str:
     year, month, day = found.groups()
     try:
         date(int(year), int(month), int(day))
-    except ValueError:  # there is no such day
+    except ValueError:  # eight digits that are no date, such as -20250231
         return found[0]
     return f"-{year}-{month}-{day}"

@@ -1,4 +1,4 @@
-"""A provider's reply in canonical form, and the answer that a client gets with it."""
+"""Reply of a provider, and the answer for the client: reply, provider, model and cost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from llm_gateway.domain.usage import Usage
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What a provider answered. `upstream_model` is the name it reported, `usage_estimated` that it counted nothing.
+    """A complete reply of a provider.
 
-    A client is answered with a `body`, the provider's own document in the client's protocol, with a `completion`, or,
-    if it wants text, with `content`.
-    `dropped` names the hints that the provider could not be told. `may_be_kept`: not where it holds what only its own
-    protocol knows, which can be handed on as it came, but not be told again.
+    One of three fields becomes the client's response: `body`, the provider's own document, if both speak the same
+    protocol; `completion`, if the reply is translated; `content`, for clients that expect plain text.
+
+    `upstream_model` is the model name that the provider reported. `usage_estimated`: `usage` is not the provider's
+    own count. `dropped` names the request fields that the provider's protocol could not express. `may_be_kept` is
+    False if the reply has parts that only its own protocol can express: it cannot be cached and translated later.
     """
 
     content: str
@@ -30,7 +32,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the caller gets: the reply, who gave it, and what it cost (integer nano-dollars)."""
+    """The answer for one client: the reply, the provider and model behind it, and its cost (integer nano-dollars).
+
+    `route` says why this provider answered, as `Plan.route_to` returns it.
+    """
 
     reply: Reply
     provider: str
@@ -38,3 +43,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_nanos: int
     cost_status: str
     cached: bool = False
+    route: bytes = b"priority"

@@ -1,4 +1,4 @@
-"""Assemble a reply from its chunks, and split a whole reply into chunks."""
+"""Assemble stream chunks into a complete reply, and split a complete reply into stream chunks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Other: TypeAlias = ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | Forei
 
 
 class _Open:
-    """A choice under way: its parts, the last of them open as a list of pieces of its text."""
+    """A choice that is still streaming. `pieces` has a list of text pieces for each of `parts`, joined at the end."""
 
     __slots__ = ("calls", "finish", "logprobs", "parts", "pieces")
 
@@ -51,7 +51,7 @@ class _Open:
 
 
 class ReplyAssembler:
-    """Collects the chunks of a streamed reply into a `Completion`."""
+    """A streamed reply under construction. `characters` counts the output received so far, for token estimates."""
 
     __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "is_estimated", "usage")
 
@@ -62,18 +62,18 @@ class ReplyAssembler:
         self.characters = 0
         self._choices: dict[int, _Open] = {}
         self._finished: set[int] = set()
-        self._text_of = -1  # the choice whose open part is a text, if it spoke last
+        self._text_of = -1  # the choice whose open text part the last chunk belonged to; -1 if there is none
         self._texts: list[str] = []
 
     @property
     def is_finished(self) -> bool:
-        """Whether every choice that began is complete, and one did."""
+        """True if at least one choice began, and every choice that began has finished."""
         return bool(self._finished) and len(self._finished) == len(self._choices)
 
     def take(self, chunk: Chunk) -> None:
         """Add the next chunk."""
         if isinstance(chunk, TextDelta):
-            # as nearly all are
+            # The common case takes the shortest path: nearly all chunks continue the open text part.
             if chunk.choice == self._text_of and chunk.logprobs is None and chunk.signature is None:
                 self.characters += len(chunk.text)
                 self._texts.append(chunk.text)
@@ -120,7 +120,7 @@ class ReplyAssembler:
         if isinstance(last, Text) and last.signature is None:
             choice.pieces[-1].append(chunk.text)
         elif chunk.signature is not None and not chunk.text:
-            return  # it signs nothing
+            return  # a signature without any text to sign
         else:
             choice.append(Text(text=""), chunk.text)
         self._text_of, self._texts = chunk.choice, choice.pieces[-1]
@@ -142,7 +142,7 @@ class ReplyAssembler:
         last.signature, last.redacted = chunk.signature, chunk.redacted
 
     def completion(self) -> Completion:
-        """What has come so far, as a whole reply. Without a count of the provider's, the output is guessed."""
+        """Return the reply received so far. Estimates the output tokens if the provider has reported no usage."""
         usage = self.usage
         return Completion(
             choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
@@ -155,6 +155,7 @@ class ReplyAssembler:
 
 
 def _closed(choice: _Open) -> Choice:
+    """Join the pieces of each part into its text."""
     parts: list[Part] = []
     for part, pieces in zip(choice.parts, choice.pieces, strict=True):
         text = "".join(pieces)
@@ -176,7 +177,7 @@ def _closed(choice: _Open) -> Choice:
 
 
 def chunks_of(completion: Completion) -> list[Chunk]:
-    """A whole reply in pieces, one for each part: how a kept answer is streamed. Foreign parts are left out."""
+    """Split a complete reply into chunks, one or two per part, to stream a cached answer. Omits Foreign parts."""
     chunks: list[Chunk] = [Begin(id=completion.id, model=completion.model, created_s=completion.created_s)]
     for index, choice in enumerate(completion.choices):
         chunks += _pieces(choice, index)

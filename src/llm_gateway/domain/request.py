@@ -1,4 +1,4 @@
-"""A client's request in canonical form, whichever protocol the client speaks."""
+"""Client request in canonical form: its content, deadline, caller and routing options."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Tags: TypeAlias = dict[str, str]
 
 
 class ClientRequest:
-    """The content of a client's request: a document of the protocol that it speaks, or a conversation.
+    """The content of a client's request: a document in the client's protocol, or a conversation.
 
-    The conversation in a document is read when a provider that speaks another protocol needs it, so that what only one
-    protocol knows passes through to a provider of the same. `protocol` is its name in the registry of `protocols/`.
-    `fields` are header lines that only those who speak it understand.
+    The document is parsed into a conversation only when a provider that speaks another protocol needs it. A provider
+    of the same protocol gets the document itself, including fields that the canonical form cannot express.
+    `protocol` is the protocol's name in the registry of `protocols/`. `fields` are header lines to forward to
+    providers of the same protocol only (`anthropic-beta`).
     """
 
     __slots__ = ("_conversation", "_read", "document", "dropped", "fields", "protocol")
@@ -39,23 +40,23 @@ class ClientRequest:
 
     @classmethod
     def of(cls, conversation: Conversation) -> ClientRequest:
-        """Make the request of a client that speaks no vendor's protocol (POST /generate): it wants text back."""
+        """Make the request of a client of the gateway's own API (POST /generate), which expects plain text."""
         client_request = cls("generate", {}, None)
         client_request._conversation = conversation
         return client_request
 
     @property
     def is_canonical(self) -> bool:
-        """Whether it was made by `of`."""
+        """True if the request has no vendor's document, because it was made by `of`."""
         return self._read is None
 
     @property
     def conversation(self) -> Conversation:
-        """The conversation; what it has no place for is in `dropped` from then on.
+        """The conversation, parsed at the first access; `dropped` then names the fields that it cannot express.
 
         Raises:
-            Unreadable, Unsupported: (protocols/contract.py) the document is no request of its protocol, or holds
-                what no other protocol can express.
+            Unreadable: the document does not conform to its protocol (`protocols/contract.py`).
+            Unsupported: the document has a field that no other protocol can express, and that changes the answer.
         """
         if self._conversation is None:
             if self._read is None:
@@ -65,13 +66,13 @@ class ClientRequest:
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One call as a caller made it.
+    """A client request that passed authentication and validation.
 
-    `id` is ours (UUIDv7); `at_ms` is wall-clock milliseconds UTC for the record; `started` and `deadline` are seconds
-    of `time.monotonic()`. The texts of `client_request` weigh `input_weight` ASCII characters, its answer at most
-    `max_tokens`.
-    `json_mode`: an answer that is not JSON counts as failed. `requested_model` is as the client spelled it; None:
-    what the routing gives.
+    `id` is the gateway's own (UUIDv7), `client_request_id` the client's. `at_ms` is wall-clock time in milliseconds
+    UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_weight` is the size of
+    the input in equivalent ASCII characters (`token_estimate.weight`), `max_tokens` the limit of the output.
+    `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
+    None to let the routing choose. `use_cache` allows an answer from the cache, `keep_in_cache` storing the answer.
     """
 
     id: str
@@ -95,5 +96,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     requested_model: str | None = None
 
     def estimated_input_tokens(self) -> int:
-        """Estimate the tokens of the input."""
+        """Return the estimated number of input tokens."""
         return estimated_tokens(self.input_weight)

@@ -1,31 +1,32 @@
-"""Estimate the input tokens of a request before any provider has counted them."""
+"""Estimate input and output tokens from the length of texts, without a tokenizer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 PICTURE_WEIGHT = 4 * 1500
-"""Of a picture or file that is inlined or linked: about what a page or a large picture takes."""
+"""Weight of an inlined image or file: four characters for each of 1,500 tokens, about a page or a large image."""
 INLINE_CHARACTERS = 2000
+"""A longer text without whitespace in its first characters, this many, counts as base64 data."""
 
 
 def estimated_tokens(input_weight: int) -> int:
-    """Estimate the tokens of an input: four ASCII characters or three UTF-8 bytes each, plus the messages' framing."""
+    """Estimate the tokens of an input: one per four ASCII characters of `weight`, plus 8 for the messages' framing."""
     return input_weight // 4 + 8
 
 
 def estimated_output_tokens(characters: int) -> int:
-    """Estimate the tokens of an answer from its length: four characters each."""
+    """Estimate the tokens of an answer from its length: one per four characters."""
     return characters // 4 + 1
 
 
 def weight(text: str) -> int:
-    """How many ASCII characters would take as many tokens."""
+    """Return the number of ASCII characters that take as many tokens as `text`: 4 per 3 bytes if it is not ASCII."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) * 4 // 3
 
 
 def weigh(document: dict[str, Any], fields: tuple[str, ...]) -> int:
-    """Return how many ASCII characters would take as many tokens as these fields of the document."""
+    """Return the number of ASCII characters that take as many tokens as these `fields` of a request document."""
     waiting: list[Any] = [document[name] for name in fields if name in document]
     total = 0
     while waiting:
@@ -41,7 +42,7 @@ def weigh(document: dict[str, Any], fields: tuple[str, ...]) -> int:
 
 
 def _weight_of(text: str) -> int:
-    """Base64 has no blanks: a long text without any near its beginning is taken for a picture or a file."""
+    """Return the weight of `text`: PICTURE_WEIGHT if it looks like base64, long and without whitespace at its start."""
     if len(text) > INLINE_CHARACTERS and " " not in text[:INLINE_CHARACTERS] and "\n" not in text[:INLINE_CHARACTERS]:
         return PICTURE_WEIGHT
     return weight(text)

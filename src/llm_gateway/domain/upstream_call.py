@@ -1,4 +1,4 @@
-"""One upstream call, its result, and the success that a request is answered with."""
+"""Upstream call types: the HTTP call to a provider, its result, and a successful reply with its cost."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import msgspec
 from llm_gateway.domain.reply import Reply
 
 Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
-"""Why there is no response: provably never sent; too late; or cut after sending, so possibly billed."""
+"""Reason that a call has no response. `not_sent` is certain; a `timeout` or `broken` call can have been billed."""
 
 
 class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
-    """One upstream call as it is sent: `path` is appended to the target's root (percent-encoded already).
+    """An HTTP call to a provider, ready to send. `path` is percent-encoded and appended to the target's root.
 
-    A path may hold the model's name but nothing else of a request: the transport remembers every path of a provider.
-    `is_native`: the body is the client's own document, in the protocol that the provider speaks, too. `fields` are
-    header lines of this call, each with its line end. `dropped` names the hints that the provider cannot be told.
+    The only part of a request that `path` may contain is the model's name: the transport caches every path of a
+    provider. `is_native`: the body is the client's own document, since the provider speaks the client's protocol.
+    `fields` are extra header lines, each ending in CRLF. `dropped` names the request fields that the provider's
+    protocol cannot express.
     """
 
     path: str
@@ -28,10 +29,10 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
 
 
 class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
-    """The result of one upstream call: a response (`status`, `body`), or a `fault` and its `message`.
+    """The result of one upstream call: a response (`status`, `body`), or a `fault` with a `message`.
 
-    `retry_after_s` is the response's Retry-After in seconds. `is_ours`: the fault is this machine's (no more files),
-    and says nothing about the provider.
+    `retry_after_s` is the response's Retry-After in seconds. `is_ours`: this machine is at fault (for example out of
+    file descriptors), so the provider's circuit breaker ignores the result.
     """
 
     status: int = 0
@@ -43,9 +44,9 @@ class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class Success(msgspec.Struct, frozen=True, gc=False):
-    """A complete success: the reply, the names of who gave it, and what that attempt cost (nano-dollars).
+    """A successful attempt: the reply, its provider and model, and the attempt's cost in nano-dollars.
 
-    `cache_part` is the candidate's, under which the reply is kept.
+    `cache_part` is the candidate's part of the key under which the reply is cached.
     """
 
     reply: Reply

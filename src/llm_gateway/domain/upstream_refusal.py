@@ -1,4 +1,4 @@
-"""Interpret a provider's error response: is it about the request, the model, the account, or the moment?"""
+"""Classify a provider's error response: does it concern the request, the model, the account, or only the moment?"""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ Subject: TypeAlias = Literal["request", "model", "account", "moment"]
 
 
 class UpstreamRefusal(msgspec.Struct, frozen=True, gc=False):
-    """The meaning of a provider's error response.
+    """The class of a provider's error response.
 
-    `about` says who is affected: nobody but this request; calls of this model; the whole account (its key, its credit);
-    or everybody for a moment (overload, failure, rate limit). `is_final`: every candidate would refuse this request, so
-    the client is told. `retry_after_s` is the wait that the provider asked for, None if it asked for none.
+    `about` is the scope of the error: `request`, this request only; `model`, all calls of this model; `account`, all
+    calls of the account (bad key, no credit); `moment`, a temporary condition (overload, failure, rate limit).
+    `is_final`: every candidate would reject this request, so the client gets the error. `retry_after_s` is the wait
+    that the provider requests, None if it requests none.
     """
 
     about: Subject
@@ -32,11 +33,11 @@ _BY_STATUS: dict[int, tuple[Subject, bool]] = {
     404: ("model", False),
     413: ("request", True),
     422: ("request", True),
-    501: ("model", False),  # it cannot do this one thing (embeddings, say)
+    501: ("model", False),  # the model does not support the operation (for example embeddings)
 }
 
 
 def refusal_by_status(refused: UpstreamResult) -> UpstreamRefusal:
-    """Interpret an error response by its status alone (RFC 9110, section 15). Vendors' rules: `providers/`."""
+    """Classify an error response by its status alone (RFC 9110, section 15). Vendors' own rules are in `providers/`."""
     about, is_final = _BY_STATUS.get(refused.status, ("moment", False))
     return UpstreamRefusal(about, is_final, refused.retry_after_s)

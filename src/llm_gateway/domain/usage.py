@@ -1,4 +1,4 @@
-"""Counts, prices, money, and the record of one request.
+"""Token counts, prices, the cost of a call, and the usage record of a request with its attempts.
 
 Money is integer nano-dollars (1 USD = 1_000_000_000). A price is integer nano-dollars per million tokens, so every
 price of the public lists is exact and a cost is rounded once, at the end.
@@ -19,15 +19,14 @@ Outcome: TypeAlias = Literal["ok", "cached", "rate_limited", "failed", "cancelle
 CacheStatus: TypeAlias = Literal["hit", "miss", "bypass"]
 
 Tier: TypeAlias = tuple[int, int]
-"""(from_input_tokens, nano-dollars per million tokens): the price once the input is larger than the first figure."""
+"""(from_input_tokens, nano-dollars per million tokens): the price of calls with more than `from_input_tokens`."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """Tokens of one call, by kind.
+    """Token counts of one call, by kind.
 
-    `input_tokens` and `output_tokens` are totals; the others say how many of those were of a kind that may have a
-    price of its own (cache_* and audio_input within input, cache_write_1h within cache_write, reasoning and
-    audio_output within output).
+    `input_tokens` and `output_tokens` are totals. The others are subsets that can have a price of their own: cache_*
+    and audio_input of the input, cache_write_1h of cache_write, reasoning and audio_output of the output.
     """
 
     input_tokens: int = 0
@@ -41,7 +40,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class Price(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a model costs: tiers per kind, ascending. A kind without tiers costs what its parent kind costs."""
+    """The price of a model: ascending tiers for each kind of token. A kind without tiers costs what its parent does."""
 
     input: tuple[Tier, ...]
     output: tuple[Tier, ...]
@@ -57,13 +56,13 @@ FREE = Price(input=((0, 0),), output=((0, 0),))
 
 
 def cost(price: Price, usage: Usage) -> int:
-    """Nano-dollars for `usage` at `price`, rounded half up once.
+    """Return the cost of `usage` at `price` in nano-dollars, rounded half up once.
 
-    A tier holds for all tokens of a call whose input is larger than its first figure (the rule of vendors' price
-    lists and of genai-prices); the first tier holds from nothing. A kind with a price of its own is taken out of its
-    parent: cache_read, cache_write, then audio_input out of input (cache_write_1h out of cache_write), reasoning, then
-    audio_output out of output. Where counts contradict each other a kind is cut to what its parent has left, and below
-    zero is zero: no more than the totals is ever charged, and nothing is charged twice.
+    A tier applies to all tokens of a call whose input exceeds the tier's threshold (the rule of vendors' price lists
+    and of genai-prices); below every threshold the first tier applies. Tokens of a kind with a price of its own are
+    subtracted from its parent, in this order: cache_read, cache_write, audio_input from input; cache_write_1h from
+    cache_write; reasoning, audio_output from output. If counts contradict each other, a kind is capped at what
+    remains of its parent, and negative counts are 0: no token is charged twice, and never more than the totals.
     """
     size = usage.input_tokens
     rest = max(size, 0)
@@ -93,7 +92,7 @@ def cost(price: Price, usage: Usage) -> int:
 
 
 def _output_cost(price: Price, usage: Usage, size: int) -> int:
-    """Nano-dollars times a million for the output of a call with `size` input tokens."""
+    """Return the cost of the output of a call with `size` input tokens, in nano-dollars × 1,000,000."""
     rest = usage.output_tokens
     total = 0
     if usage.reasoning_tokens > 0 and price.reasoning:
@@ -108,7 +107,7 @@ def _output_cost(price: Price, usage: Usage, size: int) -> int:
 
 
 def _price_at(tiers: tuple[Tier, ...], size: int) -> int:
-    """The price of the last tier that `size` input tokens are above; of the first when above none."""
+    """Return the price of the last tier that `size` input tokens exceed, of the first tier if they exceed none."""
     price = tiers[0][1]
     if len(tiers) > 1:
         for from_input_tokens, tier_price in tiers:
@@ -118,7 +117,7 @@ def _price_at(tiers: tuple[Tier, ...], size: int) -> int:
 
 
 def add_usage(a: Usage, b: Usage) -> Usage:
-    """Both calls' tokens together, kind by kind."""
+    """Return the sums of two calls' token counts, kind by kind."""
     return Usage(
         input_tokens=a.input_tokens + b.input_tokens,
         output_tokens=a.output_tokens + b.output_tokens,
@@ -132,11 +131,11 @@ def add_usage(a: Usage, b: Usage) -> Usage:
 
 
 class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One upstream call, as it is recorded. Times in milliseconds, money in nano-dollars.
+    """The record of one upstream call. `*_ms` are milliseconds, `*_nanos` nano-dollars.
 
-    `sent` is False only when the call was provably never sent. `limit_tokens` is what the call counts against its
-    provider's token limit once settled. `price` is the price the cost was computed with. `usage_estimated` says that
-    `usage` is our own count or the most it can have been, whether or not there was a price for it.
+    `sent` is False only if the call was certainly never sent. `reserved_tokens` counted against the provider's token
+    limit while the call was pending, `limit_tokens` counts since it ended. `price` is the price that `cost_nanos` was
+    computed with. `usage_estimated`: `usage` is the gateway's estimate or upper bound, not the provider's count.
     """
 
     id: str
@@ -162,10 +161,10 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One request that passed the gate and validation, whatever its end.
+    """The record of one request that passed authentication and validation, written whatever its outcome.
 
-    `at_ms` is when it came (milliseconds UTC). `usage` and `cost_nanos` are what was bought for it, summed over its
-    attempts; a cache hit bought nothing, and what it spared is in `saved_*`.
+    `at_ms` is its time of arrival in milliseconds UTC. `usage` and `cost_nanos` are sums over its attempts. They are
+    zero for a cache hit; `saved_*` then has what the cached answer cost when it was bought.
     """
 
     id: str
@@ -202,7 +201,7 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 def worst_status(statuses: Iterable[CostStatus]) -> CostStatus:
-    """What a sum of costs is: unpriced if a part of it is, else estimated if a part of it is; exact when empty."""
+    """Return the status of a sum of costs: the least certain one of its parts, `exact` if there are no parts."""
     return max(statuses, key=_SURENESS.index, default="exact")
 
 
@@ -210,24 +209,24 @@ _SURENESS: tuple[CostStatus, ...] = ("exact", "estimated", "unpriced")
 
 
 def encode_record(record: Any) -> bytes:
-    """The JSON text of a record or an attempt, as it stands in the journal."""
+    """Encode a record or an attempt as the JSON text that is written to the journal."""
     return _encoder.encode(record)
 
 
 def decode_record(payload: bytes) -> UsageRecord:
-    """The record of a journal payload.
+    """Decode the usage record in a journal payload.
 
     Raises:
-        msgspec.DecodeError: the payload is no record.
+        msgspec.DecodeError: the payload is not a usage record.
     """
     return _record_decoder.decode(payload)
 
 
 def decode_attempt(payload: bytes) -> AttemptRecord:
-    """The attempt of a journal payload.
+    """Decode the attempt record in a journal payload.
 
     Raises:
-        msgspec.DecodeError: the payload is no attempt.
+        msgspec.DecodeError: the payload is not an attempt record.
     """
     return _attempt_decoder.decode(payload)
 
@@ -238,7 +237,7 @@ _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
 
 
 class SentAttempt(msgspec.Struct, frozen=True):
-    """An attempt that counts against its provider's rate limits."""
+    """An attempt, as it counts against its provider's rate limits: time of its start, and tokens."""
 
     provider_id: str
     started_ms: int

@@ -1,4 +1,4 @@
-"""Identifiers of requests, providers and overrides: UUIDs of version 7."""
+"""Generate UUIDv7 identifiers (RFC 9562) for requests, providers and overrides."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) in canonical text: sorts by the millisecond it was made in.
+    """Return a new UUIDv7 (RFC 9562, section 5.7) as canonical text; ids sort by the millisecond of their creation.
 
-    Its random bits are unique, not secret: the operating system seeds the generator once, since asking it for every id
-    takes a tenth of a request's time.
+    The random bits are unique, not secret. They come from Python's generator, which the operating system seeds once:
+    a system call for each id takes a tenth of a request's time.
     """
     ms = time.time_ns() // 1_000_000
     tail = random.getrandbits(80)

@@ -13,14 +13,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
-OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
+HOME_PATH = "/"
+OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
 """What makes a browser ask for the key (RFC 7617)."""
+BROWSER = " A browser asks for it: leave the name empty, and enter the key as the password."
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -47,14 +50,27 @@ class Gate:
     """Lets a request through to `app` when its key is known and may do what it asks.
 
     `local_only` (dev): only Host `localhost`, `127.0.0.1` or `[::1]`, so that no web page can reach the gateway by
-    rebinding a name. `log` takes the lines of requests that get an error, here or behind the gate.
+    rebinding a name; `allowed_hosts` are let in beside them, by their names without port. `log` takes the lines of
+    requests that get an error, here or behind the gate. `dev_key` is the public development key where it is in force:
+    clients without a valid key are told it.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, *, local_only: bool, log: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        *,
+        local_only: bool,
+        log: Callable[..., None],
+        dev_key: str | None = None,
+        allowed_hosts: frozenset[str] = frozenset(),
+    ) -> None:
         self._app = app
         self._keyring = keyring
         self._local_only = local_only
         self._log = log
+        self._dev_key = dev_key
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -82,14 +98,28 @@ class Gate:
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
-            raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
+            self._check_host(headers.get(b"host", b""))
         if _is_open(scope):
             return NOBODY
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
-            raise Unauthorized("Send a valid key in the X-Service-Key header.")
+            browser = BROWSER if opens_with_basic(scope["method"], scope["path"]) else ""
+            raise Unauthorized(explain(scope, headers, key, self._dev_key) + browser)
         return caller
+
+    def _check_host(self, host: bytes) -> None:
+        """Refuse a host that is not this machine, unless it is an allowed one.
+
+        Raises:
+            Forbidden: it is neither.
+        """
+        name, colon, port = host.decode("latin-1").lower().partition(":")
+        if name not in self._allowed_hosts or (colon and not port.isdecimal()):
+            raise Forbidden(
+                "The request's Host is not one that the gateway answers to in dev: call it as localhost, 127.0.0.1 or "
+                "[::1], or add the host's name to LLM_GATEWAY_ALLOWED_HOSTS, comma-separated."
+            )
 
 
 def _is_open(scope: Scope) -> bool:

@@ -42,7 +42,9 @@ class InFlight:
         """
         if self.bytes + size > self.cap_bytes:
             raise Overloaded(
-                "The bodies of the requests in flight are as large as they may be: try again.", retry_after_s=1
+                "The bodies of the requests in flight are as large as LLM_GATEWAY_MAX_BODY_BYTES_IN_FLIGHT allows: "
+                "try again, or raise it.",
+                retry_after_s=1,
             )
         self.bytes += size
 

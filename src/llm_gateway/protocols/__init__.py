@@ -1,1 +1,1 @@
-"""Wire protocols of chat, a file each side: documents and streams to canonical form and back. Pure, no I/O."""
+"""Translate chat requests, replies and streams between vendors' wire formats and the canonical conversation. No I/O."""

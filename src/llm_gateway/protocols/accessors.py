@@ -1,4 +1,7 @@
-"""Typed accessors for request documents; raise `Unreadable` with the field's path. null counts as absent."""
+"""Typed accessors for the fields of a JSON request; they raise `Unreadable` with the field's path.
+
+A field that is null counts as absent. `where` is the path of the enclosing object (`messages[2]`), for the error.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,17 @@ from llm_gateway.domain.conversation import REASONING_WORDS, File, Image, Part, 
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 
 Document = dict[str, Any]
+"""A JSON object: a request, or an object inside it."""
 
 
 def text(document: Document, name: str, where: str = "") -> str | None:
-    """A string, or None."""
+    """Return the field's string, or None if absent."""
     found: str | None = _typed(document, name, where, str, "text")
     return found
 
 
 def required_text(document: Document, name: str, where: str = "") -> str:
-    """A string that must be there."""
+    """Return the field's string; raise `Unreadable` if absent."""
     found = text(document, name, where)
     if found is None:
         raise Unreadable(_path(where, name), f"{_path(where, name)} is required.")
@@ -26,9 +30,9 @@ def required_text(document: Document, name: str, where: str = "") -> str:
 
 
 def whole(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
-    """A whole number within its range, or None."""
+    """Return the field's whole number, or None if absent; raise `Unreadable` outside `least`…`most`."""
     found, place = document.get(name), _path(where, name)
-    if isinstance(found, float) and found.is_integer():
+    if isinstance(found, float) and found.is_integer():  # JSON knows one type of number: 100.0 is 100
         found = int(found)
     if found is None:
         return None
@@ -40,7 +44,7 @@ def whole(document: Document, name: str, least: int = 0, most: int | None = None
 
 
 def number(document: Document, name: str, least: float, most: float, where: str = "") -> float | None:
-    """A number within its range, or None."""
+    """Return the field's number, or None if absent; raise `Unreadable` outside `least`…`most`."""
     found = document.get(name)
     if found is None:
         return None
@@ -50,25 +54,25 @@ def number(document: Document, name: str, least: float, most: float, where: str 
 
 
 def truth(document: Document, name: str, where: str = "") -> bool | None:
-    """True, false or None."""
+    """Return the field's boolean, or None if absent."""
     found: bool | None = _typed(document, name, where, bool, "true or false")
     return found
 
 
 def listed(document: Document, name: str, where: str = "") -> list[Any]:
-    """A list; empty where there is none."""
+    """Return the field's list, empty if absent."""
     found = _typed(document, name, where, list, "a list")
     return [] if found is None else found
 
 
 def child(document: Document, name: str, where: str = "") -> Document | None:
-    """An object, or None."""
+    """Return the field's object, or None if absent."""
     found: Document | None = _typed(document, name, where, dict, "an object")
     return found
 
 
 def objects(found: list[Any], where: str) -> Iterable[tuple[Document, str]]:
-    """The objects of a list, each with its place."""
+    """Yield the objects of a list with the path of each; raise `Unreadable` at an item that is not an object."""
     for index, one in enumerate(found):
         place = f"{where}[{index}]"
         if not isinstance(one, dict):
@@ -77,7 +81,7 @@ def objects(found: list[Any], where: str) -> Iterable[tuple[Document, str]]:
 
 
 def strings(document: Document, name: str, where: str = "") -> list[str]:
-    """A list of strings, or one alone; empty where there is none."""
+    """Return the field's list of strings, empty if absent; a single string counts as a list of one."""
     found = document.get(name)
     if found is None:
         return []
@@ -88,7 +92,7 @@ def strings(document: Document, name: str, where: str = "") -> list[str]:
 
 
 def labels(document: Document, name: str) -> dict[str, str] | None:
-    """An object of strings, or None."""
+    """Return the field's object of string values, or None if absent."""
     found = child(document, name)
     if found is None:
         return None
@@ -98,43 +102,45 @@ def labels(document: Document, name: str) -> dict[str, str] | None:
 
 
 def others(document: Document, known: frozenset[str], where: str) -> list[str]:
-    """The fields beside those that this version knows, each with where it is."""
+    """Return the paths of the fields that are not in `known`."""
     return [f"{where}.{name}" for name, value in document.items() if name not in known and value is not None]
 
 
 def texts_only(parts: Iterable[Part], where: str) -> None:
-    """Raise where there is something else than text: a system's words."""
+    """Raise `Unreadable` unless all parts are text, as system messages require."""
     if not all(isinstance(part, Text) for part in parts):
         raise Unreadable(where, f"{where} must be text.")
 
 
 def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]:
-    """What a tool may bring."""
+    """Return the parts of a tool result; raise `Unreadable` if one is not a text, image or file."""
     found = []
     for part in parts:
         if not isinstance(part, Text | Image | File):
-            raise Unreadable(where, f"{where}: a tool's result is text, pictures and files.")
+            raise Unreadable(where, f"{where} may contain only text, images and files, since it is a tool's result.")
         found.append(part)
     return found
 
 
 def reasoning_word(word: str | None, where: str) -> str | None:
-    """How much to think, in a word that is known."""
+    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_WORDS`."""
     if word is not None and word not in REASONING_WORDS:
         raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_WORDS)}.")
     return word
 
 
 def refuse_others(document: Document, known: frozenset[str], where: str = "") -> None:
-    """Raise for a field that this version does not know; whether it may be left out nobody can tell.
+    """Reject a request that has a field which is not in `known`, unless the field is empty.
+
+    Dropping an unknown field could change the answer without notice.
 
     Raises:
-        Unsupported: there is one.
+        Unsupported: with the field's path.
     """
     for name, value in document.items():
         if name not in known and value not in (None, [], {}):
             why = "it is not known here, so only a provider that speaks this protocol can be sent it"
-            raise Unsupported(_path(where, name), why)
+            raise Unsupported(_path(where, name), why, known)
 
 
 def _typed(document: Document, name: str, where: str, kind: type[Any], words: str) -> Any:

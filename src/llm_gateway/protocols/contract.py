@@ -1,14 +1,35 @@
-"""The contract of a protocol package: how it reads and writes requests, replies and streams, and the errors it raises.
+"""Interfaces that each protocol package implements: request and reply functions, stream readers and writers, errors.
 
-A protocol is a package of pure functions, one file for each thing that goes over the line:
+A protocol package holds pure functions, one file for each kind of message. Its `Descriptor` (`descriptor.py`) lists
+those that serve clients; a `ProtocolCodec` (`providers/dialect.py`) lists those that call providers.
 
-    request_reader.py   read_request(document) -> ParsedRequest                 a client's request (surfaces)
-    request_writer.py   write_request(conversation, model, *, stream) -> UpstreamBody   a provider's request (dialects)
-    reply.py            read_reply(body) -> Completion                          a provider's reply (dialects)
-                        write_reply(completion, context) -> bytes               a client's reply (surfaces)
-    stream_reader.py    StreamReader()                                          a provider's events to chunks (dialects)
-    stream_writer.py    StreamWriter(context)                                   chunks to a client's events (surfaces)
-    errors.py           write_error(error, request_id) -> bytes                 an error in a client's shape (surfaces)
+    file                function                                              direction
+    request_reader.py   read_request(document) -> ParsedRequest               client's request  -> conversation
+    request_writer.py   write_request(conversation, model, *, stream)         conversation -> provider's request
+                            -> UpstreamBody
+    reply.py            read_reply(body) -> Completion                        provider's reply  -> completion
+                        write_reply(completion, context) -> bytes             completion   -> client's reply
+    stream_reader.py    StreamReader().take(event) -> list[Chunk]             provider's events -> chunks
+    stream_writer.py    StreamWriter(context).write(chunk) -> bytes           chunks       -> client's events
+    errors.py           write_error(error, request_id) -> bytes               error        -> client's error body
+
+Call order for one request that a provider of another protocol answers:
+
+    read_request -> write_request -> read_reply -> write_reply                              whole reply
+    read_request -> write_request -> StreamReader.take ... -> StreamWriter.write ... end    streamed reply
+
+`write_error` ends a request that failed before any byte of its response was sent, `StreamWriter.error` one after that.
+
+If the provider speaks the client's protocol, `read_request`, `write_request` and `write_reply` are not called: the
+request document and the reply body pass through. `read_reply` and `StreamReader` still run, to count tokens.
+
+Example, a streamed reply translated from Anthropic's protocol to OpenAI's:
+
+    reader, writer = anthropic_messages.StreamReader(), openai_chat.StreamWriter(context)
+    for event in events:
+        for chunk in reader.take(event):
+            await send(writer.write(chunk))
+    await send(writer.end())
 """
 
 from __future__ import annotations
@@ -21,10 +42,11 @@ from llm_gateway.domain.conversation import Chunk, Conversation
 from llm_gateway.sse import COMMENT, Event
 
 PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What msgspec raises for JSON that is invalid, not UTF-8, or nested too deeply."""
 
 
 class Unreadable(Exception):
-    """A client's document is not what its protocol says. `field` is where (`messages[2].content`), the message what."""
+    """The client's request violates its protocol. `field` is the path of the invalid value (`messages[2].content`)."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -33,24 +55,26 @@ class Unreadable(Exception):
 
 
 class Unsupported(Exception):
-    """A provider's protocol cannot express what a conversation asks for, and leaving it out would change the answer.
+    """The provider's protocol cannot express a requested feature, and dropping the feature would change the answer.
 
-    `field` is a field of `Conversation`, or a part of it in words of the canonical form (`n`, `logit_bias`, `audio`);
-    the client is told its own protocol's name for it (`field_names` of its descriptor).
+    `field` is a field of `Conversation` or a kind of part (`n`, `logit_bias`, `audio`). The error that the client
+    receives names the field as the client's protocol does (`Descriptor.field_names`). `known`: the valid names beside
+    an unknown field, from which one may be suggested.
     """
 
-    def __init__(self, field: str, why: str) -> None:
+    def __init__(self, field: str, why: str, known: frozenset[str] = frozenset()) -> None:
         super().__init__(f"{field}: {why}")
         self.field = field
         self.why = why
+        self.known = known
 
 
 class Malformed(Exception):
-    """A provider's reply or event is none of its protocol. The message says what is wrong."""
+    """The provider's reply or event violates its protocol. The message says how."""
 
 
 class UpstreamError(Exception):
-    """A provider said in its stream that it failed. `type` is its own word for it."""
+    """The provider reported an error inside its stream. `type` is the provider's error type."""
 
     def __init__(self, message: str, type: str = "") -> None:  # noqa: A002 - the vendors' own name
         super().__init__(message)
@@ -59,18 +83,18 @@ class UpstreamError(Exception):
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):
-    """A client's request as a conversation. `dropped` names the fields of the document that it cannot carry."""
+    """The conversation in a client's request. `dropped` names the request's fields that a conversation cannot hold."""
 
     conversation: Conversation
     dropped: tuple[str, ...] = ()
 
 
 class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reply to a client repeats of its request: ids, model name, and the request's document.
+    """The values of a client's request that its reply repeats: request id, model name, time, document, query.
 
-    `request_id` is ours (a UUID), from which a protocol makes its own ids (`chatcmpl-…`); `model` is the name shown to
-    the client, `created_s` seconds since 1970, and `document` the client's request, of which a reply repeats parts.
-    `query` is the query string of its path.
+    `request_id` is the gateway's UUID; protocols derive their own ids from it (`chatcmpl-…`). `model` is the name
+    shown to the client, `created_s` is in seconds since 1970, `document` is the client's request body and `query`
+    the query string of its URL.
     """
 
     request_id: str
@@ -81,81 +105,117 @@ class ReplyContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamBody(msgspec.Struct, frozen=True):
-    """The body of an upstream request. `dropped` names the fields of `Conversation` that it cannot express."""
+    """The body of an upstream request. `dropped` names the fields of `Conversation` that the body does not express."""
 
     document: dict[str, Any]
     dropped: tuple[str, ...] = ()
 
 
 class RawEvent(msgspec.Struct, frozen=True, gc=False):
-    """A provider's event: its bytes as received, and the chunks read from it. A cached reply's events have no bytes."""
+    """An event of a provider's stream: its bytes as received, and the chunks read from it."""
 
     raw: bytes
     chunks: list[Chunk]
 
 
 class StreamReader(Protocol):
-    """Reads a provider's stream. One for each stream."""
+    """A parser of one provider stream: server-sent events in, canonical chunks out.
+
+    Create one reader per stream. Call `take` once per event, in the order received, and stop reading the connection
+    once `is_done` is True; events received together with the last one may still be passed to `take`. Do not call
+    `take` after it raised. No call is needed when the connection ends.
+
+        reader = StreamReader()
+        for event in splitter.take(data):
+            chunks += reader.take(event)
+            if reader.is_done:
+                break
+
+    A reader yields at most one `Begin`, before all other chunks; `Counted` may repeat, and the last one counts.
+    """
 
     is_done: bool
-    """The protocol's own end has been seen: a stream that ends without it was cut."""
+    """True once the protocol's end marker was read (`[DONE]`, `response.completed`). A stream without it was cut."""
     has_own_end: bool
-    """Whether the protocol has an end of its own; else a stream is complete once every choice is."""
+    """True if the protocol has an end marker. Otherwise a stream is complete once every choice has finished."""
 
     def take(self, event: Event) -> list[Chunk]:
-        """Return the chunks that the event holds.
+        """Return the chunks of the provider's next event, possibly none.
 
         Raises:
-            Malformed: it is no event of this protocol.
-            UpstreamError: the provider failed.
+            Malformed: the event violates this protocol.
+            UpstreamError: the event reports an error of the provider.
         """
         ...
 
 
 class StreamWriter(Protocol):
-    """Writes a client's stream. One for each stream; what differs from server-sent events is in `EventStream`."""
+    """An encoder of one client stream: canonical chunks in, bytes of the response body out.
+
+    Create one writer per stream. The provider's protocol decides which methods are called; `error` may be called
+    before the first `write`, and nothing is called after `end`, `close` or `error`:
+
+        other protocol                 write(chunk) ...  end()      or  error(message, code)
+        same protocol, `is_raw`        (bytes unchanged) close()    or  error(message, code)
+        same protocol, not `is_raw`    pass_on(raw) ...  close()    or  error(message, code)
+        cached reply                   write(chunk) ...  end()
+
+        writer = StreamWriter(context)
+        body = b"".join(writer.write(chunk) for chunk in chunks) + writer.end()
+
+    Chunks come in the order of the provider's stream: `Begin` first, if there is one, and `Counted` at any time, even
+    after the last `Finish`. Subclass `EventStream` for a protocol whose streams are server-sent events.
+    """
 
     content_type: bytes
+    """Value of the response's content-type header."""
     keep_alive: bytes
-    """What is written while nothing comes, so that proxies do not close the connection."""
+    """Bytes that clients ignore, sent while the provider is silent so that proxies keep the connection open."""
     is_raw: bool
-    """Whether the events of a provider of the same protocol are passed on as they are, without `pass_on`."""
+    """True if events of a provider of the same protocol are sent unchanged; `pass_on` is not called then."""
 
     def pass_on(self, raw: bytes) -> bytes:
-        """Return a provider's own event, a server-sent one, as this stream has it."""
+        """Convert one server-sent event of a provider of the same protocol into this stream's framing.
+
+        Called once per event instead of `write`, and only if `is_raw` is False: e.g. Gemini's JSON array.
+        """
         ...
 
     def close(self) -> bytes:
-        """Return what ends a stream of events that were passed on; `end` and `error` write it themselves."""
+        """Return the bytes that end a stream of passed-on events: e.g. the bracket that closes a JSON array.
+
+        Called after the last passed-on event. Not called after `end` or `error`, which write these bytes themselves.
+        """
         ...
 
     def write(self, chunk: Chunk) -> bytes:
-        """The events that tell of the chunk, in one piece; empty where the protocol has none for it."""
+        """Encode a chunk as events of this protocol; return b"" if the protocol has no event for it (yet)."""
         ...
 
     def end(self) -> bytes:
-        """What ends a complete stream."""
+        """Return the last events of a complete reply: everything held back, usage, and the protocol's end marker."""
         ...
 
     def error(self, message: str, code: str) -> bytes:
-        """What ends a stream that failed in its middle: an explicit error, never the end of a complete one.
+        """Return the event that ends a reply which failed after its first bytes were sent.
 
-        `code` is the gateway's own (`errors.py`).
+        It must be an explicit error that no client takes for the end of a complete reply. `code` is the gateway's
+        error code (`errors.py`).
         """
         ...
 
 
 class EventStream:
-    """Server-sent events: what a `StreamWriter` that writes them shares with all others."""
+    """Base of the `StreamWriter`s whose streams are server-sent events that pass through unchanged."""
 
     content_type = b"text/event-stream; charset=utf-8"
     keep_alive = COMMENT
     is_raw = True
 
     def pass_on(self, raw: bytes) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the event unchanged."""
         return raw
 
     def close(self) -> bytes:
-        """As in `StreamWriter`."""
+        """Return b"": the provider's own last event has ended the stream."""
         return b""

@@ -6,15 +6,15 @@ from llm_gateway.domain.token_estimate import estimated_output_tokens
 from llm_gateway.domain.usage import Usage
 
 MAX_COUNT = 10**9
-"""Tokens; no call has more, so a larger count is none."""
+"""The most tokens in one call that are plausible. Larger counts are treated as missing."""
 END_OF_TIME_S = 253_402_300_800
-"""The year 10000."""
+"""The beginning of the year 10000, in seconds since 1970: the first time that `datetime` cannot represent."""
 NAME_CHARACTERS = 256
-"""What is kept of a model's name or an id: a record must not grow with what a provider makes up."""
+"""Length to which a provider's model name or id is cut, to bound the size of usage records."""
 
 
 def truncated(name: str | None) -> str | None:
-    """Cut a name or an id to the length that is recorded."""
+    """Cut a model name or an id to `NAME_CHARACTERS`."""
     return name if name is None else name[:NAME_CHARACTERS]
 
 
@@ -30,17 +30,17 @@ def clamped(total: int, part: int | None) -> int:
 
 def any_implausible(*parts: int | None) -> bool:
     """Return whether any reported count is negative or too large for one call; None is not reported."""
-    for part in parts:  # noqa: SIM110 - a generator would cost more than all of it, for every reply
+    for part in parts:  # noqa: SIM110 - a generator costs more than this loop, for every reply
         if part is not None and not 0 <= part <= MAX_COUNT:
             return True
     return False
 
 
 def estimated_usage(characters: int) -> Usage:
-    """Estimate the usage of an answer that its provider did not count: only the output, from its length."""
+    """Estimate the output tokens of an answer from its length; for providers that report no usage."""
     return Usage(output_tokens=estimated_output_tokens(characters))
 
 
 def seconds(reported: float | None) -> int | None:
-    """A time in whole seconds since 1970; None if it is missing, negative or after the year 9999."""
+    """Round a time down to whole seconds since 1970; None if it is missing, negative or after the year 9999."""
     return int(reported) if reported is not None and 0 <= reported < END_OF_TIME_S else None

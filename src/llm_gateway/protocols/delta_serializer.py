@@ -1,4 +1,26 @@
-"""Serialise interleaved tool-call deltas for protocols that require complete blocks."""
+"""Serialise interleaved tool-call deltas for protocols that require complete blocks.
+
+OpenAI's parallel tool calls may interleave; in Anthropic's, Google's and the Responses protocol a call must be
+complete before the next part begins. `DeltaSerializer` therefore holds back chunks while a call is incomplete:
+
+                       ToolBegin: pass                   ┌─ ToolDelta of this call: pass
+                ┌───────────────────────────────────┐    │  ToolBegin, arguments complete: pass
+                │                                   ▼    ▼
+    ┌──────────────────────┐                   ┌───────────┐
+    │ no call              │                   │ open call │
+    │ other chunk: pass    │                   └───────────┘
+    └──────────────────────┘                      │     │
+                ▲                                 │     │ other chunk or ToolBegin, arguments incomplete: hold
+                └─────────────────────────────────┘     ▼
+                  other chunk, arguments complete:  ┌────────────────────────────────────────┐
+                  pass                              │ holding                                │
+                                                    │ ToolDelta of this call: pass           │
+                                                    │ every other chunk: hold, until `end`   │
+                                                    └────────────────────────────────────────┘
+
+`Begin`, `Counted` and `Finish` pass in every state. `holding` lasts until the stream ends; `end` then returns the
+chunks held back, sorted so that the arguments of each call follow its `ToolBegin`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +33,9 @@ _decode = msgspec.json.Decoder().decode
 
 
 class DeltaSerializer:
-    """Holds back what comes in the middle of a tool call, as when parallel calls are told in turns.
+    """A filter that delays chunks which arrive in the middle of another tool call. One for each choice of a stream.
 
-    A call is taken for whole when its arguments are a JSON document; what never becomes one is whole at the end.
+    A call is complete when its arguments parse as JSON. A call whose arguments never parse is complete at `end`.
     """
 
     def __init__(self) -> None:
@@ -22,7 +44,7 @@ class DeltaSerializer:
         self._held: list[Chunk] = []
 
     def take(self, chunk: Chunk) -> list[Chunk]:
-        """Return the chunks that may be written now."""
+        """Return the chunks that may be written now: `chunk` alone, or none while it is held back."""
         if self._call is None and not isinstance(chunk, ToolBegin):
             return [chunk]
         if isinstance(chunk, Begin | Counted | Finish):
@@ -37,8 +59,9 @@ class DeltaSerializer:
         return [chunk]
 
     def end(self) -> list[Chunk]:
-        """What was held back, each call with all of its arguments."""
+        """Return the chunks that were held back, each call with all of its arguments."""
         held, self._held = self._held, []
+        # Sort each ToolDelta to the position of its ToolBegin, and keep the order of arrival otherwise.
         places: dict[int, int] = {}
         order = []
         for number, chunk in enumerate(held):

@@ -1,4 +1,33 @@
-"""What the rest of the gateway knows of a protocol: each package of `protocols/` describes itself in one of these."""
+"""The `Descriptor` in which each protocol package declares its routes, functions and field names to the gateway.
+
+A minimal protocol, which `registry.PROTOCOLS` then lists:
+
+    DESCRIPTOR = Descriptor(
+        name="acme",
+        vendor="Acme",
+        surface="acme_chat",
+        routes=(Route(path="/v1/acme", operation="createAcme", summary="Chat completion (Acme)", stream=None),),
+        read_request=read_request,  # signatures: contract.py
+        read_reply=read_reply,
+        write_reply=write_reply,
+        write_error=write_error,
+        error_schema={"title": "AcmeError", "type": "object"},
+        stream_writer=StreamWriter,
+        weighed_fields=("messages",),
+        uncached_fields=frozenset({"model", "stream"}),
+    )
+
+Call order for one client request:
+
+    check(document)              always, before a provider is chosen
+    then, if the provider speaks this protocol:
+      pass_on(document)          for each provider tried; then read_reply (whole reply) or hides (stream)
+    or, if `translations` has a protocol of the provider:
+      translation.write, .read   for each provider tried; never for streams
+    or, if `is_translatable`:
+      read_request(document)     once; then write_reply (whole reply) or stream_writer (stream)
+    write_error                  if the request failed before its response began
+"""
 
 from __future__ import annotations
 
@@ -12,26 +41,27 @@ from llm_gateway.errors import GatewayError
 from llm_gateway.protocols.contract import ParsedRequest, RawEvent, ReplyContext, StreamWriter, UpstreamBody
 
 Document = dict[str, Any]
+"""A JSON object: the body of a request or response."""
 PARTS = ("audio", "file", "image", "tool_calls", "tool_result")
-"""Parts of messages: a client calls the field in which they stand by its protocol's name."""
+"""Kinds of message parts; `Descriptor.field_names` maps them to the request field that contains the messages."""
 MODEL = "{model}"
-"""In the path of a `Route`: the model's name, slashes included. What follows it begins with a colon."""
+"""Placeholder for the model's name in the path of a `Route`. A name may contain slashes; a colon must follow it."""
 
 
 def _accept(_document: Document) -> None:
-    """Refuse nothing."""
+    """Accept every document: the default of `Descriptor.check`."""
 
 
 def _pass_all(document: Document, *, stream: bool) -> Document:
-    """Change nothing."""
+    """Return the document unchanged: the default of `Descriptor.pass_on`."""
     return document
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A path that takes POST. Where `{model}` is not in it, the body names the model in `model`.
+    """A POST route. The model's name is in the path at `{model}`, or else in the body's `model`.
 
-    `stream` is whether it answers in a stream; None: if the body says `stream: true`. `operation` and `summary`
-    describe it in the OpenAPI document.
+    `stream` is True for streamed responses, False for whole ones, and None if the body's `stream` field decides.
+    `operation` and `summary` describe the route in the OpenAPI document.
     """
 
     path: str
@@ -41,12 +71,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def names_model(self) -> bool:
-        """Whether the model's name is in the path."""
+        """True if the path contains the model's name."""
         return MODEL in self.path
 
 
 class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
-    """Endpoints that estimate how many tokens a request will take. `request_of` returns that request."""
+    """The routes that estimate the input tokens of a request.
+
+    `request_of(body)` returns the request inside the body, and `write(tokens)` encodes the response.
+    """
 
     routes: tuple[Route, ...]
     write: Callable[[int], bytes]
@@ -54,7 +87,7 @@ class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedModel(msgspec.Struct, frozen=True):
-    """A model that clients may ask for by name; `created_ms` is when its provider was configured (0: never)."""
+    """A model that clients may request by name. `created_ms`: when its provider was configured, ms since 1970, or 0."""
 
     name: str
     owner: str
@@ -62,10 +95,10 @@ class ListedModel(msgspec.Struct, frozen=True):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """The list of models at each of `paths`, and one of them below it.
+    """The GET routes of the model list (`paths`) and of a single model (`paths` + `/{model}`).
 
-    Protocols may share a path: a request belongs to the one whose `markers` (headers) or key parameter it carries, else
-    to the first in the registry.
+    Protocols may share a path. A request then belongs to the protocol of which it carries a header in `markers` or
+    the key parameter, otherwise to the first protocol in the registry.
     """
 
     paths: tuple[str, ...]
@@ -76,9 +109,10 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DocumentTranslation(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests and replies as another protocol has them, where there is no conversation in them.
+    """A direct translation into another protocol, for requests without a conversation such as embeddings.
 
-    `write(document, model)` returns the request, `read(body)` a reply as the client's own protocol has it.
+    `write(document, model)` returns the provider's request; `read(body)` converts the provider's reply into the
+    client's protocol.
     """
 
     write: Callable[[Document, str], UpstreamBody]
@@ -86,54 +120,61 @@ class DocumentTranslation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
-    """A protocol that clients speak to the gateway, on `routes`. `vendor` is whose it is.
-
-    `surface` names its endpoint in records and logs. `credential_headers` hold a client's key, `id_headers` the id of
-    the request in a response, and `forwarded_headers` are those that only a provider of the same protocol understands.
-    `field_names` are its words for fields of `Conversation` that it calls otherwise. `is_translatable`: a provider of
-    another protocol can be asked, too, by way of a conversation; otherwise requests pass through, or are translated by
-    one of `translations`, keyed by the other protocol's name.
-
-    Fields of a request's document, by what they are: `user_fields` (paths) name the customer, the first that is there;
-    `output_fields` limit an answer's tokens, and `choice_fields` say how many answers, both in the objects
-    `settings_fields` where there are such; `weighed_fields` hold what the model reads; `uncached_fields` are no part of
-    the question, so that answers may be shared regardless of them.
-    """
+    """A protocol in which clients may call the gateway. The module docstring shows an example and the call order."""
 
     name: str
+    """Key in the registry, also in the configuration of providers (`protocols`)."""
     vendor: str
     surface: str
+    """The endpoint's name in usage records and logs."""
     routes: tuple[Route, ...]
     read_request: Callable[[Document], ParsedRequest]
+    """Parse a client's request. Not called if the request passes through to a provider of the same protocol."""
     read_reply: Callable[[bytes], Completion]
+    """Parse a reply in this protocol, to count its tokens and, from the cache, to stream it."""
     write_reply: Callable[[Completion, ReplyContext], bytes]
+    """Encode a client's whole reply. Not called for replies that pass through, nor for streams."""
     write_error: Callable[[GatewayError, str], bytes]
+    """Encode an error response, given the request id. Not called once the response has begun."""
     error_schema: Document
-    """JSON schema of `write_error`'s documents."""
+    """JSON schema of the error responses, for the OpenAPI document. Requires a `title`."""
     stream_writer: Callable[[ReplyContext], StreamWriter] | None = None
+    """Create the writer of one client stream. None: the protocol has no streams."""
     check: Callable[[Document], None] = _accept
-    """Raise Unsupported for what no provider can be asked through a gateway that keeps nothing."""
+    """Raise `Unsupported` for features that no provider can offer through a stateless gateway."""
     pass_on: Callable[..., Document] = _pass_all
-    """`pass_on(document, stream=…)` returns what a provider of the same protocol is sent instead."""
+    """`pass_on(document, stream=…)` returns the request to send to a provider of the same protocol."""
     hides: Callable[[Document], Callable[[RawEvent], bool] | None] = lambda _document: None
-    """Whether a provider's event is kept from a client with this document, since only the gateway asked for it."""
+    """Return a predicate for events to withhold from this client: those that only the gateway requested. Or None."""
     field_names: Mapping[str, str] = {}
+    """This protocol's names for fields of `Conversation` and kinds of parts, for error messages."""
     namespace: str | None = None
-    """All paths below it are this protocol's, and errors there are written by it."""
+    """Path prefix below which all errors, even for unknown paths, are written in this protocol."""
     unknown_path: str = "docs/API.md lists what there is"
-    """What clients are told of a path that the protocol does not have."""
+    """Advice in the error message for an unknown path."""
     credential_headers: tuple[bytes, ...] = (b"authorization",)
+    """Request headers that may hold the client's key."""
     key_parameter: str | None = None
-    """The query parameter that may hold a client's key, on this protocol's paths only."""
+    """Query parameter that may hold the client's key; honoured on this protocol's paths only."""
     id_headers: tuple[bytes, ...] = (b"x-request-id",)
+    """Response headers that hold the request id."""
     forwarded_headers: tuple[bytes, ...] = ()
+    """Request headers that are forwarded, only to providers of the same protocol."""
     is_translatable: bool = True
+    """True if requests can be translated for providers of other protocols, by way of a `Conversation`."""
     translations: Mapping[str, DocumentTranslation] = {}
+    """Direct translations, by the name of the provider's protocol."""
     count_tokens: TokenCount | None = None
     models: ModelList | None = None
     user_fields: tuple[tuple[str, ...], ...] = ()
+    """Paths of request fields that identify the customer; the first one present is used."""
     settings_fields: tuple[str, ...] = ()
+    """Objects in the request that contain `output_fields` and `choice_fields`. Empty: the request itself does."""
     output_fields: tuple[str, ...] = ()
+    """Request fields that limit the tokens of an answer."""
     choice_fields: tuple[str, ...] = ()
+    """Request fields that set the number of answers."""
     weighed_fields: tuple[str, ...]
+    """Request fields that the model reads, from which input tokens are estimated."""
     uncached_fields: frozenset[str]
+    """Request fields left out of the cache key, since they do not change the answer."""

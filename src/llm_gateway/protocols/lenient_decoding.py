@@ -1,10 +1,10 @@
-"""Decode what providers send: strictly first, then without the odd values on which the answer does not depend.
+"""Decode providers' JSON replies, replacing invalid values in fields that do not affect the answer.
 
-A bought answer must not be lost because a count is `3.0`, an id a number or a character half a surrogate pair. So a
-struct marks the fields beside the answer (`Lenient`, `LenientCount`, `LenientIndex`), and only a body that the strict
-decoder refuses is read once more: with the standard library, which takes more, and with each odd value of a marked
-field replaced by what the mark says. A field without a mark is the answer itself: where it is odd, the body stays
-unreadable.
+A billed answer must not be lost because a token count is `3.0`, an id is a number or a character is half a surrogate
+pair. Structs therefore annotate such fields as `Lenient`, `LenientCount` or `LenientIndex`. A body is first decoded
+strictly, with msgspec. Only if that fails, it is parsed once more with the standard library, which accepts more
+(NaN, lone surrogates, huge integers), and each invalid value of an annotated field is replaced by the annotation's
+default. Fields without annotation are the answer itself: if one is invalid, decoding fails.
 """
 
 from __future__ import annotations
@@ -20,66 +20,69 @@ import msgspec
 from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed
 
 T = TypeVar("T")
-Mender: TypeAlias = Callable[[Any], Any]
+Repair: TypeAlias = Callable[[Any], Any]
+"""A function that returns a parsed JSON value with invalid parts replaced."""
 
+DEFAULT = "default"
+"""Key of the default in the `extra` of an annotation's `msgspec.Meta`."""
 INVALID_COUNT = -1
-"""What an odd count is read as, so that it can be told from one that was left out (`counts.py`)."""
+"""Stands for an invalid token count, to distinguish it from an absent one (None); see `counts.py`."""
 MAX_INDEX = 10_000
-"""The largest index of a choice or of a part of a reply that is believed."""
+"""The largest plausible index of a choice, or of a part, in a reply."""
 MAX_DIGITS = 400
-"""Of an integer; Python refuses to read very long ones."""
+"""Integers of this many digits are read as floats: Python's `int` refuses to parse more than 4,300 digits."""
 
 
-def invalid_becomes(odd: Any) -> msgspec.Meta:
-    """Annotate a field on which the answer does not depend: an invalid value is decoded as the JSON value `odd`."""
-    return msgspec.Meta(extra={"odd": odd})
+def invalid_becomes(default: Any) -> msgspec.Meta:
+    """Annotate a field that does not affect the answer: an invalid value is decoded as the JSON value `default`."""
+    return msgspec.Meta(extra={DEFAULT: default})
 
 
 Lenient: TypeAlias = Annotated[T | None, invalid_becomes(None)]
-"""A field on which the answer does not depend: None where its value is invalid."""
+"""A field that does not affect the answer: None if its value is invalid."""
 LenientCount: TypeAlias = Annotated[int | None, invalid_becomes(INVALID_COUNT)]
-"""A count of tokens: whole floats count, all else that is no integer is `INVALID_COUNT`."""
+"""A token count: whole floats are accepted, any other value that is not an integer becomes `INVALID_COUNT`."""
 LenientIndex: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_INDEX), invalid_becomes(0)]
-"""An index: 0 where its value is invalid."""
+"""An index of a choice or part: 0 if its value is invalid."""
 
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ReplyDecoder(Generic[T]):
-    """Decodes a provider's replies or events of one type.
+    """A decoder of one type of a provider's replies or events.
 
-    `what` is the type in words, for messages ("chat completion"). A struct with a class attribute `reads` (types by
-    the `type` field) is read no further where its type is another one.
+    `what` names the type in error messages ("chat completion"). A struct may have a class attribute `reads`: the
+    values of its `type` field for which its other fields are decoded. Objects of other types keep only `type`.
     """
 
     def __init__(self, kind: type[T], what: str) -> None:
         self.strictly = msgspec.json.Decoder(kind).decode
-        """Decodes what is as it should be, and raises PARSE_ERRORS for the rest: for hot paths."""
+        """Decodes valid bodies and raises PARSE_ERRORS for others. For hot paths, which call `decode` only then."""
         self._what = what
-        self._mend = _mender(kind, {})
+        self._repair = _repair_of(kind, {})
 
     def decode(self, body: bytes) -> T:
-        """The document in a provider's body.
+        """Decode a provider's body, with invalid values of annotated fields replaced.
 
         Raises:
-            Malformed: the body is no such document.
+            Malformed: the body is not JSON, or a field of the answer itself is missing or invalid.
         """
         try:
             return self.strictly(body)
         except PARSE_ERRORS as error:
             refusal = str(error)  # not the error: its traceback holds this frame, which would hold it
         try:
-            return self.strictly(_encode(self._mend(_loaded(body.decode("utf-8", "replace")))))
+            return self.strictly(_encode(self._repair(_loaded(body.decode("utf-8", "replace")))))
         except msgspec.ValidationError as error:
-            refusal = str(error)  # it says what is wrong with the answer itself
+            refusal = str(error)  # more to the point than the first: it concerns the answer itself
         except (*PARSE_ERRORS, ValueError):
             pass
-        raise Malformed(f"The answer is no {self._what}: {refusal}") from None
+        raise Malformed(f"Invalid {self._what}: {refusal}") from None
 
 
 def without_surrogates(text: str) -> str:
-    """JSON text with single surrogates in its strings replaced; as it is where it is no JSON."""
+    """Replace lone surrogates in the strings of a JSON text; text that is not JSON is returned unchanged."""
     if "\\u" not in text:
         return text
     try:
@@ -89,9 +92,9 @@ def without_surrogates(text: str) -> str:
 
 
 def arguments_object(arguments: str) -> dict[str, Any]:
-    """Return a tool call's arguments as the object that Anthropic's and Google's protocols need.
+    """Return a tool call's arguments as the JSON object that Anthropic's and Google's protocols require.
 
-    Text that the model wrote wrong is handed on in the object, for the tool to complain of.
+    Invalid JSON of the model becomes `{"invalid_json": text}`, so that the tool can report it to the model.
     """
     try:
         given = msgspec.json.decode(without_surrogates(arguments) or "{}")
@@ -101,7 +104,7 @@ def arguments_object(arguments: str) -> dict[str, Any]:
 
 
 def _loaded(text: str) -> Any:
-    """The document, with what JSON has not: NaN, single surrogates, numbers of any size, a byte order mark."""
+    """Parse JSON, tolerating NaN, lone surrogates, numbers of any size and a byte order mark."""
     return json.loads(text.removeprefix("\ufeff"), parse_int=_whole)
 
 
@@ -109,79 +112,82 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) < MAX_DIGITS else float(digits)
 
 
-def _mender(kind: Any, known: dict[Any, Mender]) -> Mender:
-    """What mends the values of a type. `known`: those of its structs so far, since they may hold themselves."""
+def _repair_of(kind: Any, known: dict[Any, Repair]) -> Repair:
+    """Build the function that repairs values of a type.
+
+    `known` holds the repairs of structs seen so far, since a struct may contain itself.
+    """
     if get_origin(kind) is Annotated:
         inner, *metas = get_args(kind)
-        mend = _mender(inner, known)
-        marks = [meta.extra["odd"] for meta in metas if isinstance(meta, msgspec.Meta) and meta.extra]
-        return _Marked(kind, mend, marks[0]) if marks else mend
+        repair = _repair_of(inner, known)
+        defaults = [meta.extra[DEFAULT] for meta in metas if isinstance(meta, msgspec.Meta) and meta.extra]
+        return _LenientRepair(kind, repair, defaults[0]) if defaults else repair
     for one in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
         if get_origin(one) is list:
-            return _Listed(_mender(get_args(one)[0], known))
+            return _ListRepair(_repair_of(get_args(one)[0], known))
         if isinstance(one, type) and issubclass(one, msgspec.Struct):
             if one not in known:
-                known[one] = made = _Object(one)
+                known[one] = made = _ObjectRepair(one)
                 made.learn(known)
             return known[one]
     return _plain
 
 
-class _Listed:
-    """Mends the values of a list."""
+class _ListRepair:
+    """The repair of a list: repairs each value."""
 
-    def __init__(self, mend: Mender) -> None:
-        self._mend = mend
+    def __init__(self, repair: Repair) -> None:
+        self._repair = repair
 
     def __call__(self, value: Any) -> Any:
-        return [self._mend(each) for each in value] if isinstance(value, list) else _plain(value)
+        return [self._repair(each) for each in value] if isinstance(value, list) else _plain(value)
 
 
-class _Object:
-    """Mends the fields of an object that its struct has, and leaves the others out."""
+class _ObjectRepair:
+    """The repair of an object: repairs the fields of its struct and drops all others."""
 
     def __init__(self, kind: type[msgspec.Struct]) -> None:
         self._kind = kind
         self._reads: Iterable[str] | None = getattr(kind, "reads", None)
-        self._fields: dict[str, Mender] = {}
+        self._fields: dict[str, Repair] = {}
 
-    def learn(self, known: dict[Any, Mender]) -> None:
+    def learn(self, known: dict[Any, Repair]) -> None:
         for field in msgspec.structs.fields(self._kind):
-            self._fields[field.encode_name] = _mender(field.type, known)
+            self._fields[field.encode_name] = _repair_of(field.type, known)
 
     def __call__(self, value: Any) -> Any:
         if not isinstance(value, dict):
             return _plain(value)
         if self._reads is not None and isinstance(kind := value.get("type"), str) and kind not in self._reads:
             return {"type": _plain(kind)}
-        return {name: mend(value[name]) for name, mend in self._fields.items() if name in value}
+        return {name: repair(value[name]) for name, repair in self._fields.items() if name in value}
 
 
-class _Marked:
-    """Mends the value of a field beside the answer."""
+class _LenientRepair:
+    """The repair of an annotated field: replaces an invalid value by the annotation's default."""
 
-    def __init__(self, kind: Any, mend: Mender, odd: Any) -> None:
+    def __init__(self, kind: Any, repair: Repair, default: Any) -> None:
         self._check = msgspec.json.Decoder(kind).decode
-        self._mend = mend
-        self._odd = odd
+        self._repair = repair
+        self._default = default
         self._is_text = str in get_args(get_args(kind)[0])
 
     def __call__(self, value: Any) -> Any:
-        mended = self._mend(value)
-        if isinstance(mended, float):
-            if not math.isfinite(mended):
-                return self._odd
-            mended = int(mended) if mended.is_integer() else mended
+        repaired = self._repair(value)
+        if isinstance(repaired, float):
+            if not math.isfinite(repaired):
+                return self._default
+            repaired = int(repaired) if repaired.is_integer() else repaired
         try:
-            self._check(_encode(mended))
+            self._check(_encode(repaired))
         except PARSE_ERRORS:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            return str(value) if self._is_text and is_number else self._odd
-        return mended
+            return str(value) if self._is_text and is_number else self._default  # a number as id: 7 becomes "7"
+        return repaired
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can have it: surrogates paired or replaced (U+FFFD). Numbers that are not finite become null."""
+    """Repair a value of any type: pair surrogates, or replace lone ones by U+FFFD. Encoding turns NaN into null."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Optional per-part attributes (cache_control, detail, …) that not every protocol can carry."""
+"""Find the optional attributes of a conversation (cache_control, image detail, …) that a protocol cannot carry."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from llm_gateway.domain.conversation import Conversation, Image, Part, Text, Thi
 
 
 def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed: bool = False) -> list[str]:
-    """Which of the marks that a protocol does not know are there.
+    """Return the names of attributes in `unknown` that the conversation has, sorted.
 
-    They are `cache_control`, `detail` (of a picture), `name` (of a speaker), `is_error` (of a tool's result), `strict`
-    (of a tool) and `thinking`: earlier thoughts, which only the model that had them could read. `keeps_sealed`: the
-    protocol has a place for those with its maker's seal.
+    Possible names: `cache_control`, `detail` (of an image), `name` (of a message's author), `is_error` (of a tool
+    result), `strict` (of a tool) and `thinking` (reasoning of earlier turns). `keeps_sealed`: the protocol carries
+    signed or encrypted reasoning, which is then not reported.
     """
-    if not _may_have_marks(conversation):
+    if not _may_have_attributes(conversation):
         return []
     parts = [part for turn in conversation.turns for part in turn.parts]
-    found = {mark for part in parts if not (keeps_sealed and is_sealed(part)) for mark in _marks(part)}
+    found = {name for part in parts if not (keeps_sealed and is_sealed(part)) for name in _attributes_of(part)}
     if any(turn.name is not None for turn in conversation.turns):
         found.add("name")
     if any(tool.strict for tool in conversation.tools):
@@ -27,8 +27,8 @@ def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed
     return sorted(found.intersection(unknown))
 
 
-def _may_have_marks(conversation: Conversation) -> bool:
-    """Tell quickly whether a conversation is nothing but text, as most are: then there are none to look for."""
+def _may_have_attributes(conversation: Conversation) -> bool:
+    """Return False for plain text without tools, as most conversations are: a quick check that saves the search."""
     if conversation.tools:
         return True
     for turn in conversation.turns:
@@ -41,11 +41,11 @@ def _may_have_marks(conversation: Conversation) -> bool:
 
 
 def is_sealed(part: Part) -> bool:
-    """Whether it is a thought that its maker would know again."""
+    """Return whether the part is reasoning that its provider signed or encrypted, and can therefore verify."""
     return isinstance(part, Thinking) and bool(part.signature or part.redacted)
 
 
-def _marks(part: Part) -> Iterator[str]:
+def _attributes_of(part: Part) -> Iterator[str]:
     if getattr(part, "cache", None) is not None:
         yield "cache_control"
     if isinstance(part, Image) and part.detail is not None:
@@ -54,6 +54,6 @@ def _marks(part: Part) -> Iterator[str]:
         if part.is_error:
             yield "is_error"
         for inner in part.content:
-            yield from _marks(inner)
+            yield from _attributes_of(inner)
     elif isinstance(part, Thinking):
         yield "thinking"

@@ -1,4 +1,4 @@
-"""The protocols that clients may speak: one line each."""
+"""Registry of the protocols that clients may speak, and lookup of a protocol by request path, header or query."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ PROTOCOLS: Mapping[str, Descriptor] = {
         gemini_embeddings.BATCH,
     )
 }
-"""By name. The first tells errors on paths that are no protocol's own, such as the list of models."""
+"""All protocols by name."""
 DEFAULT = next(iter(PROTOCOLS.values()))
+"""The protocol of requests on paths that several protocols share (`/v1/models`) or that belong to none."""
 
 
 def paths_of(descriptor: Descriptor) -> list[str]:
-    """Every path of a protocol, those that it shares with others included."""
+    """Return every path of a protocol, including those that it shares with other protocols."""
     routes = [*descriptor.routes, *(descriptor.count_tokens.routes if descriptor.count_tokens is not None else ())]
     return [route.path for route in routes] + [*(descriptor.models.paths if descriptor.models is not None else ())]
 
@@ -40,17 +41,17 @@ def paths_of(descriptor: Descriptor) -> list[str]:
 VENDOR_PATH_PREFIXES = tuple(
     dict.fromkeys(f"/{path.split('/')[1]}/" for each in PROTOCOLS.values() for path in paths_of(each))
 )
-"""The first segments of the paths of all vendor protocols, with both slashes: `/v1/`, `/v1beta/`."""
+"""First path segments of all vendor protocols, with both slashes: `/v1/`, `/v1beta/`."""
 
 
 def field_name(protocol: str, field: str) -> str:
-    """Translate a field of `Conversation`, or a mark of its parts, into the protocol's word for it."""
+    """Return the protocol's name for a field of `Conversation` or an attribute of its parts."""
     known = PROTOCOLS.get(protocol)
     return field if known is None else known.field_names.get(field, field)
 
 
 def protocol_at(path: str) -> Descriptor | None:
-    """Find the protocol whose endpoint, or one below it, is at this path."""
+    """Return the protocol that owns this path: of an endpoint, of a path below one, or by `namespace`."""
     for descriptor in PROTOCOLS.values():
         if any(_is_at(route.path, path) for route in descriptor.routes):
             return descriptor
@@ -63,7 +64,10 @@ def protocol_at(path: str) -> Descriptor | None:
 
 
 def protocol_of(path: str, headers: Mapping[bytes, bytes], query: bytes) -> Descriptor:
-    """Return the protocol of a request's client: its path's, or on a shared path that of what the request carries."""
+    """Return the protocol in which a request's errors are written.
+
+    On a path that protocols share, a protocol's header or key parameter decides; without any, it is `DEFAULT`.
+    """
     found = protocol_at(path)
     if found is not None:
         return found
@@ -77,7 +81,7 @@ def protocol_of(path: str, headers: Mapping[bytes, bytes], query: bytes) -> Desc
 
 
 def keys_in_query(path: str, query: bytes) -> list[bytes]:
-    """Return the keys in a query string, none on paths of protocols that take no key there."""
+    """Return the API keys in a query string; empty on paths of protocols that accept no key in the query."""
     return _values(protocol_of(path, {}, query).key_parameter, query)
 
 
@@ -89,8 +93,8 @@ def _is_at(template: str, path: str) -> bool:
 
 
 def _values(parameter: str | None, query: bytes) -> list[bytes]:
-    """Return what a query string says of a parameter; nothing where it is empty."""
+    """Return the values of a query parameter, without empty ones."""
     if parameter is None or not query:
         return []
-    pairs = parse_qsl(query.decode("latin-1"), encoding="latin-1")
+    pairs = parse_qsl(query.decode("latin-1"), encoding="latin-1")  # a bijection of bytes, so no key is altered
     return [value.encode("latin-1") for name, value in pairs if name == parameter and value]

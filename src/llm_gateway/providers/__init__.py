@@ -1,1 +1,1 @@
-"""Upstream accounts: their dialects (one a file, listed in `registry.py`), authorisation, presets and prices."""
+"""Upstream accounts: API dialects (one file each, listed in `registry.py`), credentials, vendor presets and prices."""

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API.
+"""Dialect of Anthropic accounts: URLs, headers and error classification for the Messages API.
 
 Sources: https://platform.claude.com/docs/en/api/messages, …/api/errors, …/build-with-claude/handling-stop-reasons and
 the pages "What's new in Claude …" of single models.
@@ -17,8 +17,10 @@ from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 API_VERSION = "2023-06-01"
-"""The next one, 2026-10-21, takes no temperature for any model: https://platform.claude.com/docs/en/api/versioning."""
+"""Sent as `anthropic-version`. The next version, 2026-10-21, rejects `temperature` for every model:
+https://platform.claude.com/docs/en/api/versioning."""
 OUT_OF_MONEY = "Your credit balance is too low"
+"""Start of the error message for an account without credit."""
 
 static_key = StaticKey("x-api-key")
 codecs = {
@@ -33,9 +35,9 @@ codecs = {
 
 
 def target(base_url: str) -> Target:
-    """Return where the calls of an account go, and the headers they carry beside the key.
+    """Return the URLs of an account's calls, and their headers without the API key.
 
-    `base_url` has no version, as in Anthropic's SDK.
+    `base_url` has no `/v1`, as in Anthropic's SDK.
     """
     root = base_url.rstrip("/")
     headers = {
@@ -47,15 +49,13 @@ def target(base_url: str) -> Target:
 
 
 def decode_error(body: bytes) -> str:
-    """The provider's own message in an error body, or its beginning as text."""
+    """Return the provider's message in an error body, else the start of the body as text."""
     return error_text(body)
 
 
 def interpret(refused: UpstreamResult) -> UpstreamRefusal:
-    """What a refusal is about.
-
-    An account without credit is refused with 400 `invalid_request_error`, though 402 `billing_error` exists.
-    """
+    """Classify an error response: by its status, but 400 for lack of credit concerns the account."""
+    # Anthropic documents 402 `billing_error`, but answers 400 `invalid_request_error` when the credit is used up.
     if refused.status == 400 and error_text(refused.body).startswith(OUT_OF_MONEY):
         return UpstreamRefusal("account")
     return refusal_by_status(refused)

@@ -1,4 +1,4 @@
-"""What all dialects read alike: errors in words, JSON found in prose. Pure."""
+"""Extract error messages from response bodies, and JSON from a model's text (shared by all dialects)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import msgspec
 from llm_gateway.protocols.contract import PARSE_ERRORS
 
 ERROR_TEXT_CHARACTERS = 2000
-"""More than is shown, so that secrets are found whole before the rest is cut."""
+"""Limit of an error message. Longer than what is shown: secrets must be redacted before the final cut, while whole."""
 
 FENCE = "```"
+"""Markdown's mark around a code block."""
 
 
 def error_of(body: bytes) -> dict[str, Any]:
-    """The object that describes the error in a body, empty if there is none.
+    """Return the object that describes the error in a response body, empty if there is none.
 
-    It is under `error`, or the document itself; Gemini sends a list of such documents now and then.
+    It is the value of `error`, or the document itself. Gemini sometimes sends a list with one such document.
     """
     try:
         document: Any = msgspec.json.decode(body)
@@ -32,7 +33,7 @@ def error_of(body: bytes) -> dict[str, Any]:
 
 
 def error_text(body: bytes) -> str:
-    """The provider's own message in an error body, or its beginning as text."""
+    """Return the provider's message in an error body, else the start of the body as text."""
     message = error_of(body).get("message")
     if isinstance(message, str) and message:
         return message[:ERROR_TEXT_CHARACTERS]
@@ -40,9 +41,9 @@ def error_text(body: bytes) -> str:
 
 
 def json_text(content: str) -> str | None:
-    """The JSON a model answered with; None if it is none.
+    """Return the JSON text in a model's answer, None if the answer is not JSON.
 
-    Where nothing forces a model to write JSON only, many wrap it in a Markdown fence, which is taken off.
+    Removes a Markdown code fence around it: many models add one unless the API enforces JSON.
     """
     if _is_json(content):
         return content

@@ -1,6 +1,32 @@
-"""The contract of a dialect: where an account's calls go, which protocols it can speak, and what its refusals mean.
+"""Contract of an API dialect: URLs, headers, protocol codecs and error classification for one kind of account.
 
-Dialects are pure: `worker/pipeline/translation.py` writes and reads through their codecs. `registry.py` lists them.
+A dialect is a module of pure functions, listed in `registry.py`. The smallest one, for a vendor with OpenAI's protocol:
+
+    static_key = StaticKey("authorization", "Bearer ")
+    codecs = {
+        "openai_chat": ProtocolCodec(
+            lambda model, stream: "/chat/completions", read_reply, StreamReader, write_request
+        ),
+    }
+
+    def target(base_url: str) -> Target:
+        return Target(root=base_url, models_url=f"{base_url}/models", headers={"content-type": "application/json"})
+
+    def decode_error(body: bytes) -> str:
+        return error_text(body)
+
+    def interpret(refused: UpstreamResult) -> UpstreamRefusal:
+        return refusal_by_status(refused)
+
+Call order:
+
+    snapshot is built   target, static_key, codecs        once per provider (`prepare.py`)
+    attempt starts      codec.path, codec.write           `write` only to translate (`worker/pipeline/translation.py`)
+    status 2xx          codec.read_reply, or codec.reader for a stream
+    any other status    interpret, then decode_error      (`worker/pipeline/attempt.py`)
+    no response         nothing: the transport reports a fault
+
+No function does I/O, keeps state, or raises for any response body, except the readers with their documented errors.
 """
 
 from __future__ import annotations
@@ -17,40 +43,59 @@ from llm_gateway.providers.upstream_credentials import StaticKey
 
 
 class Dialect(Protocol):
-    """What accounts of one kind have in common, as a module of pure functions."""
+    """The vendor-specific part of all accounts of one kind, implemented as a module."""
 
     @property
     def static_key(self) -> StaticKey:
-        """The header in which calls carry the account's key."""
+        """The header for the account's API key.
+
+        Read when the snapshot is built; ignored for an account with an `UpstreamAuthorizer`.
+        """
         ...
 
     def target(self, base_url: str) -> Target:
-        """Return where the calls of an account go, and the headers they carry beside the key."""
+        """Return the URLs of an account's calls, and their headers without the API key.
+
+        Called when the snapshot is built, once per provider; never during a request.
+        """
         ...
 
     @property
     def codecs(self) -> Mapping[str, ProtocolCodec]:
-        """The protocols that an account can speak, by name.
+        """The protocols that accounts of this kind can speak, by their names in `protocols/registry.py`.
 
-        Other protocols are translated into the first that the account speaks and that can be written.
+        Read when the snapshot is built and when a provider's configuration is validated. The order matters: requests
+        in other protocols are translated into the first protocol that the account speaks and that has a `write`.
         """
         ...
 
     def decode_error(self, body: bytes) -> str:
-        """The provider's own message in an error body, or its beginning as text; secrets and length are cut later."""
+        """Return the provider's message in an error body, else the start of the body as text.
+
+        Called once for each response with an error status, after `interpret`, and when a provider is checked. Do not
+        redact or shorten the message much: the caller redacts secrets, then cuts it.
+        """
         ...
 
     def interpret(self, refused: UpstreamResult) -> UpstreamRefusal:
-        """What an error response is about (the request, the model, the account, the moment), and its wait."""
+        """Classify an error response: what it concerns (request, model, account, moment), and the wait it requests.
+
+        Called once for each attempt that got a status other than 2xx, before `decode_error`. The result decides
+        about failover, retry and circuit breaker. Not called for a fault (no response), nor for an error inside a
+        stream that began with status 200.
+        """
         ...
 
 
 class ProtocolCodec(NamedTuple):
-    """One protocol that a dialect speaks: path of a call, request writer, reply readers (protocols/contract.py).
+    """One protocol of a dialect: path of a call, request writer, reply readers (contracts: `protocols/contract.py`).
 
-    `path(model, stream)` is appended to the target's root. `write` None: nothing is translated into it, it only passes
-    through. `json_reader` reads what was translated and shall be JSON, where that comes in another way than text.
-    `is_default` False: an account speaks it only if its preset or its own `protocols` say so.
+    `path(model, stream)` returns the path and query to append to the target's root; called for every attempt.
+    `read_reply(body)` reads the body of a 2xx response. `reader()` makes the reader of one stream, None if the
+    protocol has no streams. `write(conversation, model, stream=…)` translates a request into this protocol, None if it
+    takes only requests of its own protocol. `json_reader()` replaces `reader()` for a translated request that asks for
+    JSON, if the protocol returns JSON other than as text (as a tool call). `is_default` False: an account speaks the
+    protocol only if its preset or its `protocols` setting lists it.
     """
 
     path: Callable[[str, bool], str]

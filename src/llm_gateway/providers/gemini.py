@@ -1,4 +1,4 @@
-"""Google's Gemini API, generateContent.
+"""Dialect of Google Gemini accounts: URLs, headers and error classification for generateContent and embeddings.
 
 Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/gemini-api/docs/troubleshooting, and
 https://cloud.google.com/apis/design/errors for `ErrorInfo` and `RetryInfo`.
@@ -22,9 +22,9 @@ static_key = StaticKey("x-goog-api-key")
 
 
 def target(base_url: str) -> Target:
-    """Return where the calls of an account go, and the headers they carry beside the key.
+    """Return the URLs of an account's calls, and their headers without the API key.
 
-    `base_url` has no version, as in Google's SDK.
+    `base_url` has no `/v1beta`, as in Google's SDK.
     """
     root = base_url.rstrip("/")
     headers = {"content-type": "application/json", "accept": "application/json"}
@@ -32,7 +32,7 @@ def target(base_url: str) -> Target:
 
 
 def path_of(model: str) -> str:
-    """A model's path; its name may say already that it is one of `models/` or `tunedModels/`."""
+    """Return the path of a model, whose name can start with `models/` (the default) or `tunedModels/`."""
     kind, slash, name = model.partition("/")
     if slash and kind in ("models", "tunedModels"):
         return f"/v1beta/{kind}/{quote(name, safe='')}"
@@ -55,12 +55,15 @@ codecs = {
 
 
 def decode_error(body: bytes) -> str:
-    """The provider's own message in an error body, or its beginning as text."""
+    """Return the provider's message in an error body, else the start of the body as text."""
     return error_text(body)
 
 
 def interpret(refused: UpstreamResult) -> UpstreamRefusal:
-    """What a refusal is about. A bad key is a 400 (`API_KEY_INVALID`); a 429 says in its body how long to wait."""
+    """Classify an error response.
+
+    Google reports a bad key as 400 (`API_KEY_INVALID`), and the wait after a 429 in the body (`RetryInfo`).
+    """
     refusal = refusal_by_status(refused)
     if refused.status not in (400, 429):
         return refusal
@@ -76,7 +79,7 @@ def interpret(refused: UpstreamResult) -> UpstreamRefusal:
 
 
 def _seconds(duration: Any) -> float | None:
-    """Seconds of a `google.protobuf.Duration` in JSON: "37.8s"."""
+    """Parse a `google.protobuf.Duration` in JSON ("37.8s") into seconds, None if it is not one."""
     if not isinstance(duration, str) or not duration.endswith("s") or not duration[:-1].replace(".", "", 1).isdecimal():
         return None
     return float(duration[:-1])

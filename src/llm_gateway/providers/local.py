@@ -1,6 +1,6 @@
-"""The embedded local model: OpenAI's dialect, spoken to the llama.cpp server on loopback.
+"""Dialect of the embedded local model: OpenAI's, for calls to the llama.cpp server on loopback.
 
-The model knows no `developer` texts and no tools; JSON mode is enforced by llama.cpp's grammar.
+The model has no `developer` role and no tools. llama.cpp enforces JSON mode with a grammar.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""OpenAI chat completions, the dialect most vendors speak.
+"""Dialect of OpenAI-compatible accounts: URLs, headers and error classification, which most vendors share.
 
-Source: https://platform.openai.com/docs/api-reference/chat. Where others differ the rule names them.
+Source: https://platform.openai.com/docs/api-reference/chat. A rule for another vendor's deviation names that vendor.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 CONTENT_FILTERED = ("content_filter", "content_policy_violation")
-"""Azure OpenAI: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter; OpenRouter, see below."""
-_TOO_DEAR = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
-"""OpenRouter's 402 for the price of one request: https://github.com/Gitlawb/openclaude/issues/1125, and
-https://github.com/anomalyco/opencode/issues/12219. "can only afford 0" is an account without credit."""
+"""Error codes of a content filter: Azure OpenAI,
+https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter, and OpenRouter (see `_is_flagged`)."""
+_TOO_EXPENSIVE = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
+"""OpenRouter's 402 for one request that costs more than the credit left:
+https://github.com/Gitlawb/openclaude/issues/1125, https://github.com/anomalyco/opencode/issues/12219.
+"can only afford 0" is an account without credit, so it does not match."""
 
 static_key = StaticKey("authorization", "Bearer ")
 codecs = {
@@ -29,29 +31,26 @@ codecs = {
         lambda _model, _stream: "/responses",
         openai_responses.read_reply,
         openai_responses.StreamReader,
-        is_default=False,  # few servers speak it whole: docs/decisions/providers.md, D-121
+        is_default=False,  # few compatible servers implement all of it: docs/decisions/providers.md, D-121
     ),
     "openai_embeddings": ProtocolCodec(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
 
 
 def target(base_url: str) -> Target:
-    """Return where the calls of an account go, and the headers they carry beside the key."""
+    """Return the URLs of an account's calls, and their headers without the API key."""
     root = base_url.rstrip("/")
     headers = {"content-type": "application/json", "accept": "application/json"}
     return Target(root=root, models_url=f"{root}/models", headers=headers)
 
 
 def decode_error(body: bytes) -> str:
-    """The provider's own message in an error body, or its beginning as text."""
+    """Return the provider's message in an error body, else the start of the body as text."""
     return error_text(body)
 
 
 def interpret(refused: UpstreamResult) -> UpstreamRefusal:
-    """What a refusal is about, where its status does not say it or says something else.
-
-    Several vendors speak this dialect; each rule names whose it is.
-    """
+    """Classify an error response: by its status, with exceptions for single vendors, each with its source."""
     status = refused.status
     if status not in (400, 402, 403):
         return refusal_by_status(refused)
@@ -60,18 +59,22 @@ def interpret(refused: UpstreamResult) -> UpstreamRefusal:
     if code in CONTENT_FILTERED or (status == 403 and _is_flagged(error.get("metadata"))):
         return UpstreamRefusal("request", is_final=True)
     if status == 400 and code == "json_validate_failed":
-        # Groq's model wrote no JSON: https://console.groq.com/docs/structured-outputs#json-object-mode
+        # Groq: the model did not produce valid JSON, so another try can succeed:
+        # https://console.groq.com/docs/structured-outputs#json-object-mode
         return UpstreamRefusal("moment")
     if status == 400 and message.startswith("Incorrect API key provided"):
-        return UpstreamRefusal("account")  # xAI, told from other 400s by its message only
+        return UpstreamRefusal("account")  # xAI: only the message distinguishes it from other 400s
     if status == 403 and (code == "model_not_found" or "does not have access to model" in message):
-        # OpenAI's projects: https://github.com/Aider-AI/aider/issues/1903
+        # OpenAI: the key's project may not use this model: https://github.com/Aider-AI/aider/issues/1903
         return UpstreamRefusal("model")
-    if status == 402 and _TOO_DEAR.search(message):
+    if status == 402 and _TOO_EXPENSIVE.search(message):
         return UpstreamRefusal("request")
     return refusal_by_status(refused)
 
 
 def _is_flagged(metadata: object) -> bool:
-    """OpenRouter's moderation: https://openrouter.ai/docs/api/reference/errors-and-debugging, "Moderation Errors"."""
+    """Return whether OpenRouter's moderation rejected the request.
+
+    https://openrouter.ai/docs/api/reference/errors-and-debugging, "Moderation Errors".
+    """
     return isinstance(metadata, dict) and ("reasons" in metadata or "flagged_input" in metadata)

@@ -1,4 +1,4 @@
-"""From a stored provider and its key to one that can be called: where calls go, how, and what its models cost."""
+"""Prepare stored providers for calls: resolve their URL, headers, API key, protocol codecs and model prices."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from llm_gateway.providers.registry import choose_codecs, protocols_problem
 
 
 def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
-    """Return where an account's calls go, with the key in their headers."""
+    """Return the URLs and headers of an account's calls, including the header with the API key."""
     target = dialect.target(base_url)
     return msgspec.structs.replace(target, headers=dialect.static_key.headers(api_key) | target.headers)
 
 
 def has_static_key(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
-    """Authorise every account by its key alone."""
+    """Return None for every provider: the API key in a header authorises its calls (default of `Preparer`)."""
     return None
 
 
 class Preparer:
-    """Adds what is derived to a provider: `target`, `codecs`, `translation_codec`, `price_by_model` and `price_vendor`.
+    """A function from a stored provider to one with its derived fields (`target` and the fields after it) filled in.
 
     Args:
-        dialects: by kind.
-        vendors: the presets, by name.
-        prices: the public price list.
-        local_endpoint: returns (base URL, key) of the embedded model's server, None when it does not run.
-        learn: hears every key, so that none is ever shown.
-        authorize: returns what authorises the calls of a provider with this key, None for a static key. Asked once
-            for each (provider, address, key): a snapshot that is built anew keeps the tokens of the one before.
+        dialects: the dialects, by kind.
+        presets: the vendors' presets, by name.
+        prices: the public price lists.
+        local_endpoint: returns (base URL, key) of the embedded model's server, None while it does not run.
+        learn: receives every API key, so that logs and messages redact it.
+        authorize: returns the authorizer of a provider with this key, None if the key in a header is enough. Called
+            once for each (provider, base URL, key) while the authorizer is in use, so that a new snapshot keeps the
+            tokens of the previous one.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class Preparer:
         self._authorizers: WeakValueDictionary[tuple[str, str, str], UpstreamAuthorizer] = WeakValueDictionary()
 
     def __call__(self, provider: Provider, api_key: str) -> Provider:
-        """Return the provider, ready to be called.
+        """Return the provider with its derived fields, ready for calls.
 
         Raises:
-            ConfigurationError: there is no dialect for its kind, no URL to call, or a protocol that it cannot speak.
+            ConfigurationError: its kind has no dialect, it has no URL, or its dialect lacks one of its protocols.
         """
         self._learn([api_key])
         dialect = self._dialects.get(provider.kind)
@@ -89,6 +90,7 @@ class Preparer:
         )
 
     def _target(self, provider: Provider, api_key: str, dialect: Dialect) -> Target:
+        """Resolve the base URL (the provider's, the embedded model's or the preset's), and add the credentials."""
         base_url = provider.base_url
         if base_url is None and provider.kind == "local":
             endpoint = self._local_endpoint()

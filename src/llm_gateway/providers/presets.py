@@ -1,4 +1,4 @@
-"""Presets: the kind, address and protocols of well-known vendors (presets.toml), by the name of the account."""
+"""Presets of well-known vendors: dialect, base URL and protocols, looked up by the provider's name (presets.toml)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import msgspec
 
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A preset: what an account of this name speaks, and where; and what it lacks of that dialect.
+    """The defaults for a provider with a vendor's name: its dialect (`kind`), base URL and protocols.
 
-    `protocols` None means those that the dialect's accounts speak by default.
+    `has_json_mode` False: the vendor rejects `response_format` `json_object`, so JSON is requested in the prompt.
+    `protocols` None selects the dialect's default protocols.
     """
 
     kind: str
@@ -21,6 +22,6 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_presets() -> dict[str, Preset]:
-    """Read the presets of `presets.toml`, by name."""
+    """Read `presets.toml` and return its presets by name."""
     text = resources.files("llm_gateway.providers").joinpath("presets.toml").read_text("utf-8")
     return msgspec.convert(tomllib.loads(text), dict[str, Preset])

@@ -1,6 +1,6 @@
-"""Find list prices by model name in the price lists of a snapshot (`domain/public_prices.py`), and remember them.
+"""Cached lookup of list prices by model name in the public price lists (`domain/public_prices.py`).
 
-It does not need genai-prices, so it can run where calls are served.
+Does not import genai-prices, so that workers can use it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from llm_gateway.domain.public_prices import PricedModel, PublicPrices
 from llm_gateway.domain.usage import Price
 
 MAX_NAMES = 4096
+"""Default number of cached (vendor, model name) entries; the oldest one is evicted first."""
 MAX_MODEL_NAME = 256
+"""Characters of a model's name; a longer name has no price and is not cached."""
 TIMED_TTL_S = 60.0
+"""Seconds for which a price that changes with the time is reused."""
 
 
 class _Entry(msgspec.Struct):
-    """The result of looking up one name. `resolved_at` is when `price` was read, None if it never changes."""
+    """A cached lookup. `resolved_at` is the Unix time at which `price` was determined, None if it never changes."""
 
     model: PricedModel | None
     price: Price | None
@@ -28,9 +31,10 @@ class _Entry(msgspec.Struct):
 
 
 class PriceLookup:
-    """Finds prices in the lists that `lists` returns. `clock` gives Unix time, for prices that depend on it.
+    """A bounded cache of prices found in the lists that `lists` returns. `clock` returns Unix time.
 
-    Names come from outside (a provider reports its model's), so no more than `max_names` are remembered, misses too.
+    Providers report model names in their replies, so the names are untrusted: at most `max_names` entries are cached,
+    including names without a price. New lists clear the cache.
     """
 
     def __init__(
@@ -46,9 +50,9 @@ class PriceLookup:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
 
     def find(self, vendor: str | None, model: str) -> Price | None:
-        """Return the price of a model, None where there is none per token, no such name, or no vendor.
+        """Return the current price of a model; None if `vendor` is None, the name is unknown, or it has no token price.
 
-        A price that depends on the time is the one of now, at most a minute old.
+        A price that depends on the time of day can be up to a minute old.
         """
         if vendor is None or len(model) > MAX_MODEL_NAME:
             return None
@@ -60,7 +64,7 @@ class PriceLookup:
         return entry.price
 
     def find_at(self, vendor: str | None, model: str, at_s: float) -> Price | None:
-        """Return the price that a call at that time (Unix time) had."""
+        """Return the price of a model that was valid at `at_s` (Unix time); None as for `find`."""
         if vendor is None or len(model) > MAX_MODEL_NAME:
             return None
         found = self._entry(vendor, model).model

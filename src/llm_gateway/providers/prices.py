@@ -1,8 +1,8 @@
-"""What models cost: the operator's own prices, and the public list of genai-prices (this file is its only home).
+"""Model prices from two sources: the operator's configuration, and the public price lists of genai-prices.
 
-Both become `domain.usage.Price`: integer nano-dollars per million tokens. The package is imported at the first lookup,
-as it takes a third of a second and 20 MB, and is only read: its lists become `domain/public_prices.py`, which the
-snapshot carries to where calls are served.
+Both are converted to `domain.usage.Price`: integer nano-dollars per million tokens. Only this file imports
+genai-prices, and only at the first lookup, since the import takes a third of a second and 20 MB. Its lists are
+converted to `domain/public_prices.py`; the snapshot carries those to the workers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = Price.__struct_fields__
 MAX_USD_PER_MILLION = 1_000_000
-"""A dollar a token: more is a slip of the pen."""
+"""Highest price that an operator can configure, a dollar per token: more is taken for a typing mistake."""
 
 GENAI_PROVIDERS = {
     "openai": "openai",
@@ -42,8 +42,9 @@ GENAI_PROVIDERS = {
     "perplexity": "perplexity",
     "cohere": "cohere",
 }
+"""Preset → provider id in genai-prices."""
 SELF_HOSTED = frozenset({"ollama", "vllm", "lmstudio", "local"})
-"""Their models have the names of models that others sell; nobody bills by the token."""
+"""Presets without list prices: nobody bills their tokens, though their models have the names of models for sale."""
 
 GENAI_KEYS = {
     "input": "input_mtok",
@@ -55,12 +56,13 @@ GENAI_KEYS = {
     "audio_input": "input_audio_mtok",
     "audio_output": "output_audio_mtok",
 }
+"""Kind of token → field of `genai_prices.types.ModelPrice`."""
 UNCOUNTED_CHARGES = ("requests_kcount", "output_citation_mtok")
-"""What every call of such a model is billed beside the tokens a `Usage` counts: its price would be too low."""
+"""Charges per call that a `Usage` does not count. A model with one of them has no price, since it would be too low."""
 
 
 def own_price(provider: Provider, model: str) -> Price | None:
-    """The price of a provider's model that no public list has a say in: the operator's, or that of our own machine."""
+    """Return the operator's price of a model, FREE for the embedded model, or None to look in the public lists."""
     if provider.prices and model in provider.prices:
         return from_operator(provider.prices[model])
     return FREE if provider.kind == "local" else None
@@ -69,10 +71,10 @@ def own_price(provider: Provider, model: str) -> Price | None:
 def attempt_price(
     prices: PriceList, presets: Container[str], provider: Provider, attempt: AttemptRecord
 ) -> Price | None:
-    """The price in force now for an attempt made at that provider, list prices of the time when it was made.
+    """Return the price to recompute a recorded attempt with: the operator's price of today, else the list price then.
 
-    As when it is recorded: by the configured model, else by the name the provider reported. `presets` are the names
-    of the presets.
+    Looks up the configured model first, then the model name that the provider reported, as at recording time.
+    `presets` are the names of the presets.
     """
     preset = provider.name if provider.name in presets else None
     price = own_price(provider, attempt.model) or prices.find_at(preset, attempt.model, attempt.started_ms)
@@ -82,10 +84,10 @@ def attempt_price(
 
 
 def from_operator(prices: Mapping[str, float]) -> Price:
-    """The price of one model from its JSON form, kind → USD per million tokens, rounded half up to the nano-dollar.
+    """Convert an operator's price of one model (kind → USD per million tokens), rounded half up to the nano-dollar.
 
     Raises:
-        ValueError: a kind is unknown or missing, or a price is no number from 0 to 1,000,000.
+        ValueError: a kind is unknown or missing, or a price is not a number from 0 to 1,000,000.
     """
     unknown = [kind for kind in prices if kind not in KINDS]
     if unknown or "input" not in prices or "output" not in prices:
@@ -109,9 +111,9 @@ def _nanos(usd: Decimal) -> int:
 
 
 class PriceList:
-    """The public price list. `clock` gives wall-clock seconds (Unix time), for prices that depend on the time.
+    """The public price lists of genai-prices, converted vendor by vendor when first needed. `clock` returns Unix time.
 
-    `public` holds the lists of the vendors that were looked up so far; the snapshot carries it.
+    `public` contains the lists of the vendors that were looked up so far; the snapshot carries it to the workers.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, max_names: int = MAX_NAMES) -> None:
@@ -120,9 +122,10 @@ class PriceList:
         self._lookup = PriceLookup(lambda: self.public, clock, max_names)
 
     def vendor_of(self, preset: str | None) -> str | None:
-        """Return the vendor whose list prices a preset's models, ANY_VENDOR if `preset` is None (not a preset).
+        """Return the vendor whose list has the prices of a preset's models; add that list to `public`.
 
-        Its list is in `public` from then on. Returns None for self-hosted models, which nobody bills by the token.
+        Returns ANY_VENDOR if `preset` is None (the provider has no vendor's name), and None for self-hosted models,
+        which nobody bills by the token.
         """
         if preset in SELF_HOSTED:
             return None
@@ -134,21 +137,21 @@ class PriceList:
         return vendor
 
     def find(self, preset: str | None, model: str) -> Price | None:
-        """The price of a preset's model, None when it is not known or cannot be told per token.
+        """Return the current price of a preset's model, None if it is unknown or not per token.
 
-        A preset's is looked up by its vendor's own list alone; of another one only the model's name is known. A price
-        that depends on the time is the one of now, at most a minute old.
+        Searches the list of the preset's vendor only; if `preset` is None, the list of the first vendor that claims
+        the model's name. A price that depends on the time of day can be up to a minute old.
         """
         return self._lookup.find(self.vendor_of(preset), model)
 
     def find_at(self, preset: str | None, model: str, at_ms: int) -> Price | None:
-        """The same for a call at that time (milliseconds UTC), by the list as it is known now."""
+        """Return the price at `at_ms` (milliseconds UTC) according to today's lists; otherwise like `find`."""
         return self._lookup.find_at(self.vendor_of(preset), model, at_ms / 1000)
 
 
 def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
-    """Return `known` with the lists that lookups of `vendor` need (ANY_VENDOR: of every vendor that claims names)."""
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, and only here
+    """Return `known` plus the lists for lookups of `vendor` and its fallbacks; for ANY_VENDOR all lists with claims."""
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, used only here
 
     listed = {provider.id: provider for provider in get_snapshot().providers}
     wanted = set(known.vendors)
@@ -176,7 +179,7 @@ def _convert_vendor(provider: GenaiProvider) -> VendorPrices:
 
 
 def _rule(clause: object) -> Rule:
-    """Convert a clause; one of a kind that this version does not know matches nothing."""
+    """Convert a clause of genai-prices. A clause of an unknown type becomes a rule that matches nothing."""
     from genai_prices import types  # noqa: PLC0415 -- as above
 
     match clause:
@@ -216,16 +219,16 @@ def _timed_price(conditional: ConditionalPrice) -> TimedPrice:
 
 
 def _second_of_day(moment: time_of_day) -> float:
-    """The second of UTC's day; a time without a zone is UTC."""
+    """Return the second of the UTC day at `moment`; a time without a time zone is UTC."""
     there = datetime.combine(date(1970, 1, 1), moment, moment.tzinfo or UTC)
     return there.timestamp() % 86_400
 
 
 def _from_genai(prices: ModelPrice) -> Price | None:
-    """The canonical price, None when there is none per input token or a call is billed more than a `Usage` counts.
+    """Convert a price; None if it has no price per input token, or charges that a `Usage` does not count.
 
-    As in genai-prices an output without a price (embeddings) costs nothing. Prices per image, page, second or search
-    do not matter here: no call of ours has such a thing.
+    As in genai-prices, an output without a price (embeddings) is free. Prices per image, page, second or search are
+    ignored: the gateway makes no such calls.
     """
     if prices.input_mtok is None or any(getattr(prices, key) is not None for key in UNCOUNTED_CHARGES):
         return None

@@ -1,4 +1,4 @@
-"""The dialects that accounts can be configured with: the one list of kinds, and the protocols of each."""
+"""Registry of API dialects by provider `kind`, and the choice of protocol codecs for an account."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from llm_gateway.providers.dialect import Dialect, ProtocolCodec
 from llm_gateway.providers.presets import Preset
 
 DIALECTS: Mapping[str, Dialect] = {"openai": openai, "anthropic": anthropic, "gemini": gemini, "local": local}
-"""By `kind`. Everything else that lists kinds reads this. The first is what a name without a preset speaks."""
+"""Dialects by `kind`, the only list of kinds. The first is the default for a provider without a preset."""
 
 DEFAULT_KIND = next(iter(DIALECTS))
 
 
 def kind_of(name: str, kind: str | None, presets: Mapping[str, Preset]) -> str:
-    """Return the kind that was given, else that of the preset of this name, else the default."""
+    """Return `kind` if it is set, else the kind of the preset called `name`, else DEFAULT_KIND."""
     preset = presets.get(name)
     return kind or (preset.kind if preset else DEFAULT_KIND)
 
 
 def all_protocols() -> tuple[str, ...]:
-    """Return the names of the protocols that accounts of any kind can speak."""
+    """Return the names of all protocols that accounts of some kind can speak."""
     return tuple(dict.fromkeys(protocol for dialect in DIALECTS.values() for protocol in dialect.codecs))
 
 
 def protocols_problem(kind: str, protocols: Iterable[str], dialect: Dialect) -> str | None:
-    """Return a sentence that says why an account of this kind cannot speak these protocols; None if it can."""
+    """Return an error message if an account of this kind cannot speak one of `protocols`, else None."""
     for protocol in protocols:
         if protocol not in dialect.codecs:
             known = ", ".join(dialect.codecs)
@@ -37,14 +37,17 @@ def protocols_problem(kind: str, protocols: Iterable[str], dialect: Dialect) -> 
 
 
 class AccountCodecs(NamedTuple):
-    """The codecs of an account by protocol, and the one into which other protocols are translated."""
+    """The codecs of an account by protocol, and the codec that requests in other protocols are translated with."""
 
     codecs: Mapping[str, ProtocolCodec]
     translation_codec: ProtocolCodec | None
 
 
 def choose_codecs(dialect: Dialect, protocols: tuple[str, ...] | None, *, has_json_mode: bool = True) -> AccountCodecs:
-    """Choose the codecs of an account that speaks `protocols`, None: the dialect's defaults."""
+    """Return the codecs of an account that speaks `protocols` (None: the dialect's defaults).
+
+    `has_json_mode` False makes translated requests ask for JSON in the prompt instead of `response_format`.
+    """
     codecs = {
         protocol: codec
         for protocol, codec in dialect.codecs.items()

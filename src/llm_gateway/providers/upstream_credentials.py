@@ -1,7 +1,17 @@
-"""Authorise calls to upstream accounts: by a static key, or by header lines that are made for each call.
+"""Credentials for calls to providers: a static API key, or a bearer token that is refreshed before it expires.
 
-A static key becomes part of the target's headers when the snapshot is built, so that a call pays nothing for it. An
-account that needs more has an `UpstreamAuthorizer` (`domain/catalog.py`) as its target's `authorize`.
+A static key is added to the target's headers when the snapshot is built, so it costs nothing per call. An account
+whose headers change from call to call has an `UpstreamAuthorizer` (contract and call order: `domain/catalog.py`) as
+its target's `authorize`, for example a `RefreshedToken`:
+
+    async def fetch() -> Token:
+        found = await ask_issuer(client_id, client_secret)
+        return Token(found["access_token"], valid_s=found["expires_in"])
+
+    def authorize(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
+        return RefreshedToken(fetch, learn=redactor.learn, log=log)
+
+    Preparer(..., authorize=authorize)
 """
 
 from __future__ import annotations
@@ -15,26 +25,28 @@ from typing import NamedTuple
 from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall
 
 FETCH_S = 10.0
+"""Seconds within which a fetch of a token must end."""
 RETRY_S = 5.0
+"""Seconds between a failed fetch and the next one, while the old token is still valid."""
 REFRESH_AT, USE_UNTIL = 0.75, 0.95
-"""Parts of a token's life: from the first on a new one is fetched, from the second on calls wait for it."""
+"""Fractions of a token's lifetime: a new one is fetched after the first; after the second, calls wait for it."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750, section 2.1."""
+"""The syntax of a bearer token: RFC 6750, section 2.1."""
 
 
 class StaticKey(NamedTuple):
-    """A key that every call carries in one header, after `prefix`."""
+    """The header for an account's API key: the value is `prefix` followed by the key."""
 
     header: str
     prefix: str = ""
 
     def headers(self, key: str) -> dict[str, str]:
-        """Return the header that authorises calls."""
+        """Return the header with `key` in it."""
         return {self.header: f"{self.prefix}{key}"}
 
 
 class Token(NamedTuple):
-    """An access token and the seconds for which it is valid. Its representation does not show it."""
+    """An access token and its lifetime in seconds. `repr()` hides the token."""
 
     value: str
     valid_s: float
@@ -44,20 +56,20 @@ class Token(NamedTuple):
 
 
 class RefreshedToken:
-    """A bearer token that is fetched anew before it expires.
+    """A bearer token that is fetched again before it expires.
 
-        none ──call waits──▶ fresh ──0.75 of its life──▶ old ──fetched beside calls──▶ fresh
-          ▲                                               │
-          └──────────────0.95 of its life─────────────────┘
+        none ── call waits for the fetch ──▶ fresh ── 0.75 of the lifetime ──▶ old ── 0.95 of the lifetime ──▶ none
+                                               ▲                                │
+                                               └─ call: background fetch ───────┘
 
-    At most one fetch runs at a time, whatever the number of calls. While the token is valid a failed fetch is logged
-    and tried again after 5 s; without a valid token it fails the calls that wait for it.
+    At most one fetch runs at a time, whatever the number of calls. While the token is valid, a failed fetch is logged
+    and repeated after 5 s. Without a valid token, a failed fetch fails the calls that wait for it.
 
     Args:
-        fetch: gets a new token; it raises `NotAuthorized` with a sentence for operators, or any other exception, of
-            which only the type is told, since its message could hold a secret.
-        learn: hears every token before it is used, so that none is ever shown.
-        log: takes an event and its fields.
+        fetch: returns a new token. It raises `NotAuthorized` with a message for operators. Of any other exception
+            only the type is logged, since its message could contain a secret.
+        learn: receives every token before its first use, so that logs and messages redact it.
+        log: receives an event name and its fields.
     """
 
     def __init__(
@@ -77,7 +89,7 @@ class RefreshedToken:
         self._refreshing: asyncio.Task[str | None] | None = None
 
     async def __call__(self, call: OutgoingCall) -> bytes:
-        """As in `UpstreamAuthorizer`."""
+        """Return the `authorization` line; fetch a token first if none is valid (`UpstreamAuthorizer`)."""
         now = self._clock()
         if now >= self._refresh_at and self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(now))
@@ -88,12 +100,12 @@ class RefreshedToken:
         return self._lines
 
     async def _refresh(self, now: float) -> str | None:
-        """Fetch a token. Returns a sentence if there is none: a stored exception would keep its frames alive."""
+        """Fetch a token. Return an error message if that fails: a stored exception would keep its frames alive."""
         try:
             async with asyncio.timeout(FETCH_S):
                 token = await self._fetch()
             self._take(token, now)
-        except Exception as error:  # edge: whatever the token's issuer does, the calls that wait must be told
+        except Exception as error:  # edge: whatever the token's issuer does, the waiting calls need a result
             problem = f"No access token could be fetched: {_reason(error)}"
             failed_at = self._clock()
             self._refresh_at = min(failed_at + RETRY_S, max(failed_at, self._use_until))
@@ -107,9 +119,9 @@ class RefreshedToken:
     def _take(self, token: Token, now: float) -> None:
         self._learn([token.value])
         if not _TOKEN.fullmatch(token.value):
-            raise NotAuthorized("it holds characters that no header can carry")
+            raise NotAuthorized("it has characters that are not allowed in a bearer token")
         if token.valid_s <= 0:
-            raise NotAuthorized("it has expired already")
+            raise NotAuthorized("it is already expired")
         self._lines = f"authorization: Bearer {token.value}\r\n".encode("ascii")
         self._refresh_at = now + REFRESH_AT * token.valid_s
         self._use_until = now + USE_UNTIL * token.valid_s

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
-from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.plan import Plan, Reason
 from llm_gateway.domain.request import Request
 from llm_gateway.errors import NoProvider, UnknownModel
+from llm_gateway.suggestions import if_meant
 
 AUTO = "auto"
 MOST_NAMED, MOST_CHARACTERS = 20, 100
@@ -22,13 +23,14 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
         UnknownModel: no enabled provider lists it.
     """
     tiers = snapshot.tiers
+    reason = _reason_of(tiers)
     if request.requested_model is not None and request.requested_model != AUTO:
         named = snapshot.tiers_by_model.get(request.requested_model)
         if named is None:
             raise UnknownModel(_unknown(request.requested_model, snapshot))
         if request.requested_model in snapshot.pinned_models:
-            return Plan(named)
-        tiers = named
+            return Plan(named, reason="model")
+        tiers, reason = named, "model"
     if snapshot.overrides:
         for service in (request.service, None):
             override = snapshot.overrides.get((request.user_id, service))
@@ -47,7 +49,11 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
             "No provider is enabled that can be used: create one with POST /api/v1/providers or enable one; if one is "
             "enabled, the gateway's log says what is wrong with it."
         )
-    return Plan(tiers)
+    return Plan(tiers, reason=reason)
+
+
+def _reason_of(tiers: Tiers) -> Reason:
+    return "only" if len(tiers) == 1 and len(tiers[0]) == 1 else "priority"
 
 
 def check_model(model: str, snapshot: Snapshot) -> None:
@@ -66,13 +72,16 @@ def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
 def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
     first = (Candidate.of(provider, override.model_name),)
     if not override.allow_fallback:
-        return Plan((first,), override.id)
+        return Plan((first,), override.id, "override")
     others = (tuple(c for c in tier if c.provider is not provider) for tier in tiers)
-    return Plan((first, *(tier for tier in others if tier)), override.id)
+    return Plan((first, *(tier for tier in others if tier)), override.id, "override")
 
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
     names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
     rest = " and more, which the list of models has" if len(names) > MOST_NAMED else ""
     listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
-    return f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}. There are: {listed}; or provider/model."
+    near = if_meant(model, (AUTO, *snapshot.tiers_by_model))
+    return (
+        f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}.{near} There are: {listed}; or provider/model."
+    )

@@ -129,6 +129,10 @@ usage_rollups = sa.Table(
 )
 
 
+POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+"""Schemes of the URLs of Postgres."""
+
+
 class Database:
     """Transactions on one database. Safe to use from many threads; make one with `open` and `close` it."""
 
@@ -159,7 +163,7 @@ class Database:
         if _is_sqlite_file(parsed):
             path = Path(str(parsed.database)).absolute()
             return cls(*_open_sqlite(path, busy_timeout_s, fsync), read_limit_s, f"The database file {path}")
-        if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        if parsed.drivername in POSTGRES:
             place = f"Postgres on {parsed.host or 'this machine'}"
             return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s, place)
         raise _unfit_url()
@@ -243,6 +247,17 @@ def sqlite_file(url: str) -> Path | None:
     """
     parsed = _parsed(url)
     return Path(str(parsed.database)) if _is_sqlite_file(parsed) else None
+
+
+def check_url(url: str) -> None:
+    """Look at the text of a database URL only.
+
+    Raises:
+        ConfigurationError: it is no URL of a database that the gateway can use.
+    """
+    parsed = _parsed(url)
+    if not (_is_sqlite_file(parsed) or parsed.drivername in POSTGRES):
+        raise _unfit_url()
 
 
 def _parsed(url: str) -> URL:

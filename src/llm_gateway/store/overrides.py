@@ -15,6 +15,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
 from llm_gateway.store.database import Database, overrides, providers
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.suggestions import if_meant
 
 Overrides: TypeAlias = list[Override]
 
@@ -88,14 +89,17 @@ def _require_model(connection: Connection, draft: OverrideDraft) -> None:
     query = sa.select(providers.c.models).where(providers.c.name == draft.provider_name).with_for_update(read=True)
     models = connection.execute(query).scalar_one_or_none()
     if models is None:
+        names = connection.execute(sa.select(providers.c.name).order_by(providers.c.name)).scalars()
         raise Invalid(
-            f"There is no provider named {draft.provider_name!r}: create it first, or name another.",
+            f"There is no provider named {draft.provider_name!r}: create it first, or name another."
+            f"{if_meant(draft.provider_name, names)}",
             loc=("body", "provider_name"),
         )
-    if draft.model_name not in msgspec.json.decode(models, type=tuple[str, ...]):
+    listed = msgspec.json.decode(models, type=tuple[str, ...])
+    if draft.model_name not in listed:
         raise Invalid(
             f"The provider {draft.provider_name!r} does not list the model {draft.model_name!r}: "
-            "name one of its models, or add this one to them.",
+            f"name one of its models, or add this one to them.{if_meant(draft.model_name, listed)}",
             loc=("body", "model_name"),
         )
 

@@ -58,7 +58,10 @@ class Egress:
         if not self.strict or host in self._private_hosts:
             return None
         if parts.scheme != "https":
-            raise AddressRefused(f"{host} must be called over https in production.")
+            raise AddressRefused(
+                f"{host} must be called over https in production: write https://, or name the host in "
+                "LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS if it is one of your own network that speaks plain http."
+            )
         try:
             addresses = self._resolve(host, port)
         except (OSError, UnicodeError) as error:

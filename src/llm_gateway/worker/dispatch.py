@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import GENERATE_PATH
@@ -93,5 +94,4 @@ def build_endpoints(
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     context: RequestContext = scope[REQUEST_CONTEXT]
     protocol = protocol_of(scope["path"], context.headers, scope["query_string"])
-    path = scope["path"].partition("?")[0]  # a client may have encoded the question mark before its key
-    await send_error(send, scope, NotFound(f"There is nothing at {path[:200]}: {protocol.unknown_path}."))
+    await send_error(send, scope, NotFound(nothing_at(scope["path"], protocol.unknown_path)))

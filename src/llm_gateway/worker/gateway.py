@@ -73,7 +73,7 @@ class Gateway:
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:
-                return self._recorder.settle_hit(record, lookup.served)
+                return self._recorder.settle_hit(record, lookup.served, plan.route_to(lookup.served.provider))
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recorder.settle_error(record, error)
@@ -90,7 +90,8 @@ class Gateway:
         """Steps 3 to 5; whoever waits for this call hears how it ended, too."""
         try:
             served = await self._failover.run(request, plan, record)
-            answer = await self._recorder.settle_success(record, served)
+            route_taken = _route_taken(plan, record, served.provider)
+            answer = await self._recorder.settle_success(record, served, route_taken)
         except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
@@ -99,19 +100,25 @@ class Gateway:
 
     async def _open(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Relay | Answer:
         """Step 3 to the commit point; steps 4 and 5 are the relay's, at its end."""
-        settled = partial(self._settle, lookup, record)
         opened = await self._failover.open(request, plan, record)
+        route_taken = _route_taken(plan, record, opened.provider)
+        settled = partial(self._settle, lookup, record, route_taken)
         if isinstance(opened, Success):
             return await settled(opened)
         self._recorder.note_first_token(record)
         return Relay(
             opened,
+            route=route_taken,
             settled=settled,
             failed=partial(self._recorder.settle_error, record),
             gone=partial(self._recorder.settle_cancelled, record),
         )
 
-    async def _settle(self, lookup: Lookup, record: UsageRecord, served: Success) -> Answer:
-        answer = await self._recorder.settle_success(record, served)
+    async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Success) -> Answer:
+        answer = await self._recorder.settle_success(record, served, route_taken)
         await self._caching.keep(lookup, served)
         return answer
+
+
+def _route_taken(plan: Plan, record: UsageRecord, provider: str) -> bytes:
+    return plan.route_to(provider, record.attempts[0].provider if record.attempts else None)

@@ -14,6 +14,7 @@ from llm_gateway.app import Application
 from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
@@ -90,7 +91,12 @@ def test_it_describes_every_route(document: Any, reader: Client) -> None:
     named = {key: found for start in ("/", *VENDOR_PATH_PREFIXES) for key, found in operations(document, start).items()}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
     registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
-    assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}
+    assert registered - described == {
+        ("GET", "/"),
+        ("GET", "/docs/start.css"),
+        ("GET", "/docs/start.js"),
+        ("GET", "/docs/ID"),
+    }
     assert described - registered == set()
 
 
@@ -358,3 +364,9 @@ async def test_real_answers_are_as_described(client: Client, document: Any, mock
     assert (await call("DELETE", gone, place=f"/api/v1/overrides/{override['id']}")).status == 204
     assert (await call("DELETE", one, place=place)).status == 204
     assert (await call("POST", "/api/v1/generate", ASKED)).status == 503
+
+
+@READS_ONLY
+async def test_the_listed_paths_of_the_control_plane_are_its_documented_ones(document: Any) -> None:
+    documented = {path for path in document["paths"] if not path.startswith(("/v1", "/api/v1/generate"))}
+    assert documented == set(MANAGEMENT_PATHS)

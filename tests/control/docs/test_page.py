@@ -25,7 +25,7 @@ async def test_the_page_loads_only_what_the_gateway_serves(reader: Client) -> No
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "://" not in page.body.decode()
     paths = loaded(page.body.decode())
-    assert {path.rpartition("/")[2] for path in paths} == {*ASSETS, "start.js"}
+    assert {path.rpartition("/")[2] for path in paths} == {*ASSETS, "start.js", "start.css"}
     for path in paths:
         assert re.fullmatch(r"/docs/[a-z.-]+", path)
         asset = await reader.call("GET", path)
@@ -41,6 +41,17 @@ async def test_the_page_shows_the_description_of_this_gateway(reader: Client) ->
     start = (await reader.call("GET", "/docs/start.js")).body.decode()
     assert 'location.origin + "/openapi.json"' in start
     assert "://" not in start
+
+
+@READS_ONLY
+async def test_the_page_keeps_the_key_and_folds_errors(reader: Client) -> None:
+    start = (await reader.call("GET", "/docs/start.js")).body.decode()
+    style = (await reader.call("GET", "/docs/start.css")).body.decode()
+    bundle = (await reader.call("GET", "/docs/swagger-ui-bundle.js")).body.decode()
+    assert "persistAuthorization: true" in start
+    used = set(re.findall(r"(?:tr|td)\.([a-z_-]+)|:not\(\.(response[a-z_-]+)\)", style + start))
+    for name in {first or second for first, second in used} | {"data-code", "persistAuthorization"}:
+        assert name in bundle, "Swagger UI has it under another name now"
 
 
 @READS_ONLY

@@ -148,11 +148,16 @@ async def test_a_body_of_more_fields_than_any_request_has_is_not_looked_at(world
     assert problem["detail"] == "The body has 101 fields, more than any request: send those of this one."
 
 
+SIZE = "size is not a field of this request. If sizes is meant, write that."
+
+
 async def test_the_mistakes_of_a_body_are_named(world: World) -> None:
     for sent, sentence in (
         (b"", "The body must be a JSON object."),
         ([1], "The body must be a JSON object."),
-        ({}, "name is required."),
+        ({}, "name is required. sizes is required."),
+        ({"size": [], "name": "n"}, f"sizes is required. {SIZE}"),
+        ({"name": 1, "sizes": [""]}, "name: Input should be a valid string. sizes.0: Input should be a valid integer."),
         ({"name": "n", "sizes": [1], "x": 1}, "x is not a field of this request."),
         ({"name": "n", "sizes": [1, "2"]}, "sizes.1: Input should be a valid integer."),
     ):

@@ -203,6 +203,11 @@ async def test_a_wrong_kind_or_protocol_is_told_the_right_ones(client: Client) -
     assert (
         await told(kind="soap") == "kind: 'soap' is not a kind of provider; those are openai, anthropic, gemini, local."
     )
+    assert (await told(kind="openia")).endswith(
+        "those are openai, anthropic, gemini, local. If openai is meant, write that."
+    )
+    assert (await told(protocols=["openai-chat"])).endswith(". If openai_chat is meant, write that.")
+    assert (await told(name="opnai", base_url=None)).endswith(". If openai is meant, write that.")
     every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_content"
     every += ", gemini_embeddings, gemini_batch_embeddings"
     assert await told(protocols=["soap"]) == f"protocols: 'soap' is not a protocol; those are {every}."

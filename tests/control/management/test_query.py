@@ -56,15 +56,24 @@ async def test_its_own_parameters_are_taken(client: Client) -> None:
     assert (await client.call("GET", "/metrics?x=1")).json == "fine"
 
 
+THREE = (
+    "x is no parameter of this path, which takes days, limit only. "
+    "limits is no parameter of this path, which takes days, limit only. If limit is meant, write that. "
+    "x came twice: send it once."
+)
+DAY = "day is no parameter of this path, which takes days, limit only. If days is meant, write that."
+
+
 @pytest.mark.parametrize(
     ("method", "target", "sentence"),
     [
-        ("GET", "/api/v1/report?day=1", "day is no parameter of this path, which takes days, limit only."),
+        ("GET", "/api/v1/report?day=1", DAY),
         ("GET", "/api/v1/report?days=1&", None),
         ("GET", "/api/v1/report?&days=1&&x", "x is no parameter of this path, which takes days, limit only."),
         ("GET", "/api/v1/report?days=1&days=1", "days came twice: send it once."),
-        ("GET", "/api/v1/report?days=x&day=1", "day is no parameter of this path, which takes days, limit only."),
-        ("HEAD", "/api/v1/report?day=1", "day is no parameter of this path, which takes days, limit only."),
+        ("GET", "/api/v1/report?days=x&day=1", DAY),
+        ("HEAD", "/api/v1/report?day=1", DAY),
+        ("GET", "/api/v1/report?x&limits=1&x", THREE),
         ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is no parameter of this path, which takes none."),
     ],
 )

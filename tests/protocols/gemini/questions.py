@@ -1,4 +1,7 @@
-"""Questions as clients of generateContent ask them: https://ai.google.dev/api/generate-content."""
+"""Generated test requests (`tests/protocols/questions.py`) as generateContent documents.
+
+Source: https://ai.google.dev/api/generate-content.
+"""
 
 from __future__ import annotations
 
@@ -33,27 +36,27 @@ CONFIG = {
     "frequency_penalty": "frequencyPenalty",
 }
 JPEG = "image/jpeg"
-"""What a picture by URL is taken for where nothing says what it is; Google's field must say it."""
+"""Media type assumed for an image URL, since Google requires one."""
 LEVELS = ("minimal", "low", "medium", "high", "xhigh")
 
 
 def can_ask(question: Question) -> bool:
-    """Whether Google's fields can hold the values of the question's settings."""
+    """Return whether Google's fields can express the settings of the question."""
     choice, reasoning = question.settings.get("tool_choice"), question.settings.get("reasoning")
     if choice is not None and choice.parallel is not None:
         return False
     if reasoning is not None and reasoning.effort not in ("none", *LEVELS):
         return False
-    # A part of a conversation is left out where there is nothing in it, so that calls may come to stand side by side.
-    return all(_is_said(turn) for turn in question.turns if turn.role == "assistant")
+    # Empty texts are omitted, so that tool calls around one would be merged into one turn.
+    return all(_has_no_empty_text(turn) for turn in question.turns if turn.role == "assistant")
 
 
-def _is_said(turn: Turn) -> bool:
+def _has_no_empty_text(turn: Turn) -> bool:
     return all(not isinstance(part, Text) or bool(part.text) for part in turn.parts)
 
 
 def as_read(conversation: Conversation) -> Conversation:
-    """The conversation as Google's documents tell it."""
+    """Return the conversation that reading the document must give: without what Google's format lacks."""
     conversation = copy.deepcopy(conversation)
     names = _names(conversation.turns)
     for turn in conversation.turns:
@@ -63,14 +66,14 @@ def as_read(conversation: Conversation) -> Conversation:
             elif isinstance(part, Image) and part.url is not None:
                 part.media_type = JPEG
     if conversation.format is not None:
-        conversation.format = Format(schema=conversation.format.schema)  # it has no name
+        conversation.format = Format(schema=conversation.format.schema)  # Google's format has no name
     if conversation.reasoning is not None:
         conversation.reasoning = Reasoning(effort=conversation.reasoning.effort, show=False)
     return conversation
 
 
 def content_document(question: Question) -> Document:
-    """A body of generateContent."""
+    """Write the question as the body of a generateContent request."""
     names = _names(question.turns)
     contents = [
         {"role": "model" if turn.role == "assistant" else "user", "parts": [_part(part, names) for part in turn.parts]}
@@ -100,7 +103,7 @@ def content_document(question: Question) -> Document:
 
 
 def _names(turns: list[Turn]) -> dict[str, str]:
-    """The tools' names by the ids of calls."""
+    """Return tool names by call id."""
     return {part.id: part.name for turn in turns for part in turn.parts if isinstance(part, ToolCall)}
 
 

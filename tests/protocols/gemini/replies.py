@@ -1,4 +1,4 @@
-"""Replies in canonical form with everything that Google's protocol can tell, made up by hypothesis."""
+"""Hypothesis strategies for canonical replies with everything that Google's format can express."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ calls = st.builds(ToolCall, id=signatures, name=names, arguments=arguments, sign
 
 @st.composite
 def choices(draw: st.DrawFn) -> Choice:
-    """An answer of thoughts, texts and calls in any order; no two parts of it can be told as one."""
+    """Draw a choice of thoughts, texts and calls in any order, without adjacent parts that a reader would merge."""
     parts: list[Part] = []
     for _ in range(draw(st.integers(0, 4))):
         part = draw(
@@ -44,7 +44,7 @@ def choices(draw: st.DrawFn) -> Choice:
 
 @st.composite
 def completions(draw: st.DrawFn) -> Completion:
-    """A reply with one to three answers and all kinds of tokens that Google counts."""
+    """Draw a reply with one to three choices and all kinds of tokens that Google counts."""
     asked, answered = draw(st.integers(1, 1000)), draw(st.integers(1, 1000))
     thought = draw(st.integers(0, answered))
     return Completion(
@@ -63,7 +63,7 @@ def completions(draw: st.DrawFn) -> Completion:
 
 
 def plain(completion: Completion) -> list[Any]:
-    """The answers, with the arguments of calls whatever way they are spelled."""
+    """Return the choices with decoded arguments of calls, so that the spelling of the JSON does not matter."""
     found: list[Any] = []
     for choice in completion.choices:
         parts = [

@@ -1,4 +1,4 @@
-"""Requests of generateContent for tests: the least of them, and parts of it."""
+"""Minimal generateContent requests for tests, and shortcuts to read parts of them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ ASKS = {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
 
 
 def asking(**fields: Any) -> dict[str, Any]:
-    """The shortest request with some fields more."""
+    """Return a minimal request with additional fields."""
     return {**ASKS, **fields}
 
 
 def configured(**config: Any) -> Conversation:
-    """The conversation that a `generationConfig` makes."""
+    """Return the conversation read from a request with this `generationConfig`."""
     return gemini.read_request(asking(generationConfig=config)).conversation
 
 
 def said(*contents: dict[str, Any]) -> list[Turn]:
-    """The turns of contents."""
+    """Return the turns read from contents."""
     return gemini.read_request({"contents": list(contents)}).conversation.turns
 
 
 def part_of(part: dict[str, Any]) -> Part:
-    """What the user's only part is read as."""
+    """Return the canonical part read from the only part of a user's content."""
     [turn] = said({"parts": [part]})
     [found] = turn.parts
     return found
 
 
 def snake(value: Any) -> Any:
-    """The document with the field names that Google defines in snake_case."""
+    """Return the document with Google's field names in snake_case."""
     if isinstance(value, list):
         return [snake(one) for one in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Settings of generateContent in canonical form, and what is refused or left out."""
+"""Reading the settings of generateContent: canonical values, dropped fields and rejected fields."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.protocols.gemini.requests import GOOGLE_SCHEMA, SCHEMA, asking, confi
         ({"thinkingConfig": {"thinkingLevel": "THINKING_LEVEL_UNSPECIFIED"}}, None),
     ],
 )
-def test_how_much_to_think(config: dict[str, Any], expected: Reasoning | None) -> None:
+def test_the_thinking_config_becomes_canonical_reasoning(config: dict[str, Any], expected: Reasoning | None) -> None:
     assert configured(**config).reasoning == expected
 
 
@@ -49,7 +49,7 @@ def test_how_much_to_think(config: dict[str, Any], expected: Reasoning | None) -
         ({"responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
     ],
 )
-def test_what_the_answer_must_be(config: dict[str, Any], expected: Format | None) -> None:
+def test_the_response_mime_type_and_schema_become_the_format(config: dict[str, Any], expected: Format | None) -> None:
     assert configured(**config).format == expected
 
 
@@ -68,7 +68,9 @@ def test_what_the_answer_must_be(config: dict[str, Any], expected: Format | None
         ({"mode": "VALIDATED", "allowedFunctionNames": ["a"]}, ToolChoice(), "a"),
     ],
 )
-def test_which_tools_may_be_called(config: Any, choice: ToolChoice | None, tools: str) -> None:
+def test_the_calling_config_becomes_the_tool_choice_and_the_tools(
+    config: Any, choice: ToolChoice | None, tools: str
+) -> None:
     declared = [{"functionDeclarations": [{"name": name} for name in "ab"]}, {"functionDeclarations": [{"name": "c"}]}]
     found = gemini.read_request(asking(tools=declared, toolConfig={"functionCallingConfig": config})).conversation
 
@@ -99,7 +101,9 @@ def test_which_tools_may_be_called(config: Any, choice: ToolChoice | None, tools
         ({"generationConfig": {"responseModalities": ["TEXT"]}}, ()),
     ],
 )  # fmt: skip
-def test_what_no_other_protocol_has_a_place_for_is_named(fields: dict[str, Any], dropped: tuple[str, ...]) -> None:
+def test_fields_that_no_other_protocol_has_are_dropped_by_name(
+    fields: dict[str, Any], dropped: tuple[str, ...]
+) -> None:
     assert gemini.read_request(asking(**fields)).dropped == dropped
 
 
@@ -129,7 +133,7 @@ def test_what_no_other_protocol_has_a_place_for_is_named(fields: dict[str, Any],
         ),
     ],
 )  # fmt: skip
-def test_what_only_google_can_do_is_refused(fields: dict[str, Any], field: str) -> None:
+def test_features_that_only_google_has_are_rejected(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(Unsupported) as caught:
         gemini.read_request(asking(**fields))
     assert caught.value.field == field
@@ -184,14 +188,14 @@ def test_what_only_google_can_do_is_refused(fields: dict[str, Any], field: str) 
         ({"tools": [{"functionDeclarations": [{}]}]}, "tools[0].functionDeclarations[0].name"),
     ],
 )
-def test_what_is_no_request_is_refused_with_its_place(fields: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_rejected_with_its_path(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(Unreadable) as caught:
         gemini.read_request(asking(**fields))
     assert caught.value.field == field
     assert field in caught.value.message
 
 
-def test_an_instruction_may_be_a_text() -> None:
+def test_a_system_instruction_can_be_a_string() -> None:
     turns = gemini.read_request(asking(system_instruction="Be brief")).conversation.turns
 
     assert turns[0] == Turn(role="system", parts=[Text(text="Be brief")])
@@ -200,5 +204,5 @@ def test_an_instruction_may_be_a_text() -> None:
 @pytest.mark.parametrize(
     ("tier", "expected"), [("standard", "default"), ("FLEX", "flex"), ("priority", "priority"), ("unspecified", None)]
 )
-def test_service_tiers(tier: str, expected: str | None) -> None:
+def test_service_tiers_become_canonical_ones(tier: str, expected: str | None) -> None:
     assert gemini.read_request(asking(serviceTier=tier)).conversation.service_tier == expected

@@ -1,4 +1,4 @@
-"""Errors in Google's shape, and the answers that hold no conversation: models and counts of tokens."""
+"""Error responses, model lists, token counts and field names in Google's format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.protocols.gemini.replies import CONTEXT
 
 
 def told(error: GatewayError) -> dict[str, Any]:
-    """The error that a client reads."""
+    """Return the error object that a client receives."""
     document = json.loads(gemini.write_error(error, "request-1"))
     assert list(document) == ["error"]
     found: dict[str, Any] = document["error"]
@@ -61,7 +61,9 @@ def told(error: GatewayError) -> dict[str, Any]:
         (DeadlineExceeded("x"), 504, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
     ],
 )
-def test_errors_have_googles_words(error: GatewayError, code: int, status: str, reason: str) -> None:
+def test_errors_have_googles_status_and_the_gateways_reason(
+    error: GatewayError, code: int, status: str, reason: str
+) -> None:
     found = told(error)
 
     assert (found["code"], found["status"], found["message"]) == (code, status, "x")
@@ -82,7 +84,7 @@ def test_errors_have_googles_words(error: GatewayError, code: int, status: str, 
         (NotSupported("x", field="generationConfig.seed"), "generationConfig.seed"),
     ],
 )
-def test_the_field_at_fault_is_a_violation(error: GatewayError, field: str) -> None:
+def test_the_field_at_fault_is_reported_as_a_violation(error: GatewayError, field: str) -> None:
     assert told(error)["details"][2] == {
         "@type": "type.googleapis.com/google.rpc.BadRequest",
         "fieldViolations": [{"field": field, "description": "x"}],
@@ -93,17 +95,17 @@ def test_the_field_at_fault_is_a_violation(error: GatewayError, field: str) -> N
     ("seconds", "delay"),
     [(1, "1s"), (30.0, "30s"), (0.25, "0.25s"), (0.0, "0.001s"), (1e-5, "0.001s"), (2_592_000.5, "2592000.5s")],
 )
-def test_how_long_to_wait(seconds: float, delay: str) -> None:
+def test_the_wait_is_reported_as_retry_info(seconds: float, delay: str) -> None:
     retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
 
     assert told(RateLimited("x", retry_after_s=seconds))["details"][-1] == retry
 
 
-def test_what_does_not_apply_is_left_out() -> None:
+def test_details_that_do_not_apply_are_omitted() -> None:
     assert len(told(InternalError("x"))["details"]) == len(told(Invalid("x"))["details"]) == 2
 
 
-def test_the_list_of_models() -> None:
+def test_models_are_listed_in_googles_format() -> None:
     methods = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"]
     models = [ListedModel("gpt-4o", "openai", 0), ListedModel("org/model", "other", 0)]
     documents = [
@@ -115,7 +117,7 @@ def test_the_list_of_models() -> None:
     assert [json.loads(write_model(model)) for model in models] == documents
 
 
-def test_what_is_counted() -> None:
+def test_the_tokens_of_contents_or_of_a_whole_request_are_counted() -> None:
     contents = [{"parts": [{"text": "x"}]}]
     whole = {"contents": contents, "systemInstruction": {"parts": [{"text": "y"}]}}
 
@@ -129,7 +131,7 @@ def test_what_is_counted() -> None:
 @pytest.mark.parametrize(
     "document", [{}, {"contents": [], "generateContentRequest": {}}, {"generateContentRequest": 5}]
 )
-def test_what_cannot_be_counted(document: dict[str, Any]) -> None:
+def test_a_count_without_contents_or_with_both_forms_is_rejected(document: dict[str, Any]) -> None:
     with pytest.raises(Unreadable):
         counted_request(document)
 
@@ -147,7 +149,7 @@ def test_what_cannot_be_counted(document: dict[str, Any]) -> None:
         ("", ""),
     ],
 )
-def test_spellings(given: str, name: str) -> None:
+def test_snake_case_names_become_camel_case(given: str, name: str) -> None:
     assert camel_names({given: 1}) == {name: 1}
 
 
@@ -160,7 +162,7 @@ def test_spellings(given: str, name: str) -> None:
         ("logit_bias", "logit_bias"),
     ],
 )
-def test_a_client_of_googles_is_told_googles_names(field: str, name: str) -> None:
+def test_canonical_fields_are_reported_with_googles_names(field: str, name: str) -> None:
     assert FIELD_NAMES.get(field, field) == name
 
 
@@ -177,7 +179,7 @@ def test_a_client_of_googles_is_told_googles_names(field: str, name: str) -> Non
         ("internal_error", 500),
     ],
 )
-def test_an_error_that_ends_a_stream_has_the_status_of_its_code(code: str, status: int) -> None:
+def test_an_error_in_a_stream_has_the_status_of_its_code(code: str, status: int) -> None:
     event = gemini.StreamWriter(CONTEXT).error("It failed.", code)
     document = msgspec.json.decode(event.removeprefix(b"data: ").strip())
     assert (document["error"]["code"], document["error"]["message"]) == (status, "It failed.")

@@ -1,4 +1,4 @@
-"""Bodies that pass through to Gemini: whatever only the gateway or another vendor put into them is left out."""
+"""Requests that pass through to Gemini, without the parts that the gateway or another vendor added."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASKED = {"role": "user", "parts": [{"text": "x"}]}
 
 
 def passed(*contents: Any, model: str = "gemini-2.5-pro", **fields: Any) -> Any:
-    """The contents that Gemini gets."""
+    """Return the contents that Gemini receives."""
     document = {"contents": list(contents), **fields, "model": model}
     found = pass_on(document, stream=False)
     assert found == {**fields, "contents": found["contents"]}
@@ -41,25 +41,25 @@ def said(*parts: Any) -> dict[str, Any]:
         [ASKED, said({"newKind": 5}, "odd", None, 3), "odd", {"role": "model"}, {"role": "model", "parts": "odd"}],
     ],
 )
-def test_what_is_gemini_s_or_unknown_stays_as_it_is(contents: list[Any]) -> None:
+def test_parts_of_gemini_and_unknown_parts_stay_unchanged(contents: list[Any]) -> None:
     assert passed(*contents) == contents
 
 
-def test_other_fields_stay_and_the_model_goes_into_the_path() -> None:
+def test_other_fields_stay_and_the_model_is_removed() -> None:
     assert passed(ASKED, cachedContent="cachedContents/1", newField=[1]) == [ASKED]
     assert pass_on({"model": "m", "contents": "odd"}, stream=True) == {"contents": "odd"}
 
 
 @pytest.mark.parametrize("signature", [CLAUDES, OPENAIS])
 @pytest.mark.parametrize("field", ["thoughtSignature", "thought_signature"])
-def test_thoughts_of_other_vendors_are_left_out(signature: str, field: str) -> None:
+def test_thoughts_of_other_vendors_are_removed(signature: str, field: str) -> None:
     thought = {"text": "Hm", "thought": True, field: signature}
     assert passed(ASKED, said(thought, {"text": "y"})) == [ASKED, said({"text": "y"})]
     assert passed(ASKED, said(thought), ASKED) == [ASKED, ASKED], "a content without parts would be refused"
 
 
 @pytest.mark.parametrize("call", [CALL, {"function_call": {"name": "f"}}])
-def test_calls_without_a_signature_get_one_where_the_model_wants_it(call: dict[str, Any]) -> None:
+def test_calls_without_a_signature_get_a_placeholder_if_the_model_requires_one(call: dict[str, Any]) -> None:
     [_, content] = passed(ASKED, said({"text": "y"}, call, CALL), model="gemini-3-pro")
     assert content["parts"] == [{"text": "y"}, {**call, "thoughtSignature": NO_SIGNATURE}, CALL]
 
@@ -71,7 +71,7 @@ def test_calls_without_a_signature_get_one_where_the_model_wants_it(call: dict[s
     assert content["parts"] == [{**call, "thoughtSignature": NO_SIGNATURE}]
 
 
-def test_a_request_is_not_changed_by_being_passed_on() -> None:
+def test_passing_a_request_on_does_not_change_the_original() -> None:
     contents = [ASKED, said(CALL)]
     passed(*contents, model="gemini-3-pro")
     assert contents == [{"role": "user", "parts": [{"text": "x"}]}, {"role": "model", "parts": [CALL]}]
@@ -81,13 +81,13 @@ def test_a_request_is_not_changed_by_being_passed_on() -> None:
     ("model", "name"),
     [("m", "models/m"), ("models/m", "models/m"), ("tunedModels/m", "tunedModels/m"), ("org/m", "models/org/m")],
 )
-def test_embeddings_of_a_batch_name_the_model_each(model: str, name: str) -> None:
+def test_each_embedding_request_of_a_batch_names_the_model(model: str, name: str) -> None:
     document = {"requests": [{"model": "models/other", "content": {}}, "odd"], "model": model}
     assert gemini_embeddings.pass_on(document, stream=False) == {"requests": [{"model": name, "content": {}}, "odd"]}
     assert gemini_embeddings.pass_on({"content": {}, "model": model}, stream=False) == {"content": {}}
 
 
-def test_embeddings_hold_no_conversation() -> None:
+def test_an_embedding_request_is_not_read_as_a_conversation() -> None:
     for descriptor in (gemini_embeddings.DESCRIPTOR, gemini_embeddings.BATCH):
         assert not descriptor.is_translatable
         assert descriptor.stream_writer is None

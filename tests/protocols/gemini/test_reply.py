@@ -1,4 +1,4 @@
-"""Whole replies of generateContent: written as Google writes them, and read back."""
+"""Complete replies of generateContent: written in Google's format, and read."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HIDING = msgspec.structs.replace(CONTEXT, document={})
 
 
 def written(*parts: Part, context: ReplyContext = CONTEXT, **fields: Any) -> dict[str, Any]:
-    """The document of a reply with one answer."""
+    """Return the document of a reply with one choice of these parts."""
     completion = Completion(choices=[Choice(parts=list(parts), **fields)])
     document: dict[str, Any] = json.loads(gemini.write_reply(completion, context))
     return document
 
 
-def test_a_whole_reply() -> None:
+def test_a_reply_is_written_in_googles_format() -> None:
     completion = Completion(
         choices=[
             Choice(
@@ -94,7 +94,7 @@ def test_a_reply_is_read_back_as_it_was_written(completion: Completion) -> None:
 
 
 @given(completion=completions())
-def test_googles_own_types_take_it(completion: Completion) -> None:
+def test_googles_sdk_accepts_written_replies(completion: Completion) -> None:
     found = genai_types.GenerateContentResponse.model_validate_json(gemini.write_reply(completion, CONTEXT))
 
     [first, *_] = found.candidates or []
@@ -111,7 +111,7 @@ def test_googles_own_types_take_it(completion: Completion) -> None:
     ("reason", "word"),
     [("stop", "STOP"), ("tool_calls", "STOP"), ("length", "MAX_TOKENS"), ("content_filter", "SAFETY")],
 )
-def test_finish_reasons_in_googles_words(reason: Any, word: str) -> None:
+def test_finish_reasons_become_googles(reason: Any, word: str) -> None:
     [candidate] = written(Text(text="x"), finish_reason=reason)["candidates"]
 
     assert candidate["finishReason"] == word == genai_types.FinishReason(word).value
@@ -134,13 +134,13 @@ def test_finish_reasons_in_googles_words(reason: Any, word: str) -> None:
         ),
     ],
 )
-def test_parts(part: Part, expected: list[Any]) -> None:
+def test_parts_are_written_in_googles_format(part: Part, expected: list[Any]) -> None:
     [candidate] = written(part)["candidates"]
 
     assert candidate["content"] == {"role": "model", "parts": expected}
 
 
-def test_thoughts_are_shown_to_those_who_ask_for_them() -> None:
+def test_thoughts_are_included_only_if_requested() -> None:
     """https://ai.google.dev/gemini-api/docs/thinking#summaries."""
     thought = Thinking(text="Hm", signature="c2ln")
     [hidden] = written(thought, Text(text="So"), context=HIDING)["candidates"]
@@ -160,7 +160,7 @@ def test_thoughts_are_shown_to_those_who_ask_for_them() -> None:
         ({"generationConfig": None}, False),
     ],
 )
-def test_who_asks_for_thoughts(document: dict[str, Any], shows: bool) -> None:
+def test_include_thoughts_is_found_in_both_spellings(document: dict[str, Any], shows: bool) -> None:
     context = msgspec.structs.replace(CONTEXT, document=document)
 
     assert bool(written(Thinking(text="Hm"), context=context)["candidates"][0]["content"]["parts"]) is shows
@@ -175,8 +175,8 @@ def test_who_asks_for_thoughts(document: dict[str, Any], shows: bool) -> None:
         Thinking(redacted="gAAAAABsealed-by_OpenAI=="),
     ],
 )
-def test_another_vendor_s_seal_survives_googles_sdk(thought: Thinking) -> None:
-    """The SDK decodes the base64 of a signature, and encodes it again."""
+def test_another_vendors_signature_survives_googles_sdk(thought: Thinking) -> None:
+    """The SDK decodes the base64 of a signature and encodes it again in another alphabet."""
     given = {"text": thought.text, "thought": True, "thoughtSignature": signature_of(thought)}
     sent = json.loads(genai_types.Part.model_validate(given).model_dump_json(by_alias=True, exclude_none=True))
 
@@ -184,11 +184,11 @@ def test_another_vendor_s_seal_survives_googles_sdk(thought: Thinking) -> None:
 
 
 @pytest.mark.parametrize("signature", [None, "", "c2ln", "not base64!", "ünicode", "gw1.", "Z3cxLmJyb2tlbg=="])
-def test_a_signature_of_googles_own_is_left_to_google(signature: str | None) -> None:
+def test_googles_own_signatures_are_dropped(signature: str | None) -> None:
     assert thought_of("Hm", signature) == Thinking(text="Hm")
 
 
-def test_log_probabilities() -> None:
+def test_logprobs_are_written_in_googles_format() -> None:
     token = {"token": "H", "logprob": -0.5, "bytes": [72]}
     logprobs = {"content": [{**token, "top_logprobs": [token, {"token": "h", "logprob": -1.5}]}, "odd"]}
     [candidate] = written(Text(text="H"), logprobs=logprobs)["candidates"]
@@ -201,11 +201,11 @@ def test_log_probabilities() -> None:
 
 
 @pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": []}, {"refusal": [1]}])
-def test_no_log_probabilities(logprobs: Any) -> None:
+def test_missing_logprobs_are_omitted(logprobs: Any) -> None:
     assert "logprobsResult" not in written(Text(text="H"), logprobs=logprobs)["candidates"][0]
 
 
-def test_the_model_asked_for_is_named_where_the_provider_names_none() -> None:
+def test_the_requested_model_is_named_if_the_provider_reports_none() -> None:
     assert written(Text(text="x"))["modelVersion"] == "model-1"
 
 
@@ -235,7 +235,7 @@ def test_the_model_asked_for_is_named_where_the_provider_names_none() -> None:
         ),
     ],
 )
-def test_usage(usage: Usage, expected: dict[str, Any]) -> None:
+def test_usage_is_written_in_googles_format(usage: Usage, expected: dict[str, Any]) -> None:
     completion = Completion(choices=[Choice(parts=[Text(text="x")])], usage=usage)
 
     assert json.loads(gemini.write_reply(completion, CONTEXT))["usageMetadata"] == expected
@@ -269,8 +269,8 @@ FOREIGN_PARTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("part", FOREIGN_PARTS, ids=lambda part: next(iter(part)))
-def test_a_part_that_only_google_knows_is_foreign(part: dict[str, Any]) -> None:
-    """So an answer with it passes through, and is not kept: it could not be told again."""
+def test_a_part_that_only_google_has_is_foreign(part: dict[str, Any]) -> None:
+    """A reply with a foreign part passes through and is not cached, since it could not be translated later."""
     document = {"candidates": [{"content": {"parts": [{"text": "See"}, part]}, "finishReason": "STOP"}]}
     [choice] = gemini.read_reply(msgspec.json.encode(document)).choices
     assert choice.parts[0] == Text(text="See")
@@ -279,13 +279,13 @@ def test_a_part_that_only_google_knows_is_foreign(part: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["groundingMetadata", "citationMetadata", "urlContextMetadata"])
-def test_what_google_says_beside_the_content_is_foreign(name: str) -> None:
+def test_metadata_of_a_candidate_that_only_google_has_is_foreign(name: str) -> None:
     candidate = {"content": {"parts": [{"text": "See"}]}, "finishReason": "STOP", name: {}}
     [choice] = gemini.read_reply(msgspec.json.encode({"candidates": [candidate]})).choices
     assert [type(part) for part in choice.parts] == [Text, Foreign]
 
 
-def test_an_empty_text_is_not() -> None:
+def test_an_empty_text_is_not_foreign() -> None:
     parts = [{"text": ""}, {"text": "", "thoughtSignature": "c2ln"}, {"text": "", "thought": True}]
     document = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
     [choice] = gemini.read_reply(msgspec.json.encode(document)).choices

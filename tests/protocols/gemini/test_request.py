@@ -1,4 +1,4 @@
-"""Requests of generateContent in canonical form: every field, both spellings, and what is refused or left out."""
+"""Reading generateContent requests: every field, both spellings, parts, and the matching of tool results."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_every_field_has_its_place() -> None:
+def test_every_field_becomes_its_canonical_field() -> None:
     assert gemini.read_request(EVERYTHING) == ParsedRequest(
         Conversation(
             turns=[
@@ -153,7 +153,7 @@ def test_every_field_has_its_place() -> None:
     )
 
 
-def test_snake_case_is_read_as_camel_case() -> None:
+def test_snake_case_names_are_read_like_camel_case() -> None:
     """https://protobuf.dev/programming-guides/json/: parsers accept both."""
     document = snake(EVERYTHING)
 
@@ -161,7 +161,7 @@ def test_snake_case_is_read_as_camel_case() -> None:
     assert gemini.read_request(document) == gemini.read_request(EVERYTHING)
 
 
-def test_the_client_s_own_names_keep_their_spelling() -> None:
+def test_keys_of_schemas_and_arguments_keep_their_spelling() -> None:
     schema = {"type": "OBJECT", "properties": {"first_name": {"type": "STRING"}}}
     call = {"functionCall": {"name": "t", "args": {"first_name": "Ann"}}}
     tools = [{"function_declarations": [{"name": "t", "parameters": schema}]}]
@@ -172,14 +172,14 @@ def test_the_client_s_own_names_keep_their_spelling() -> None:
     assert found.turns[1].parts == [ToolCall(id="call_0", name="t", arguments='{"first_name":"Ann"}')]
 
 
-def test_reading_leaves_the_document_as_it_is() -> None:
+def test_reading_does_not_change_the_document() -> None:
     document = copy.deepcopy(EVERYTHING)
     gemini.read_request(document)
 
     assert document == EVERYTHING
 
 
-def test_a_request_is_written_to_google_as_it_was_read() -> None:
+def test_a_request_is_written_to_gemini_as_it_was_read() -> None:
     conversation = gemini.read_request(EVERYTHING).conversation
     conversation.logprobs, conversation.top_logprobs = False, None
     written = gemini.write_request(conversation, "gemini-2.5-pro", stream=False)
@@ -197,7 +197,7 @@ def test_a_request_is_written_to_google_as_it_was_read() -> None:
     assert document["generationConfig"]["thinkingConfig"] == {"includeThoughts": True, "thinkingBudget": 1024}
 
 
-def test_a_request_reaches_openai_and_anthropic() -> None:
+def test_a_request_is_translated_for_openai_and_anthropic() -> None:
     document = {**EVERYTHING, "contents": copy.deepcopy(EVERYTHING["contents"])}
     document["contents"][0]["parts"] = document["contents"][0]["parts"][:2]
     conversation = gemini.read_request(document).conversation
@@ -227,11 +227,11 @@ def test_a_request_reaches_openai_and_anthropic() -> None:
         ({"fileData": {"fileUri": "https://a.org/b", "displayName": "b"}}, File(url="https://a.org/b", name="b")),
     ],
 )
-def test_parts(part: dict[str, Any], expected: Part) -> None:
+def test_parts_become_canonical_parts(part: dict[str, Any], expected: Part) -> None:
     assert part_of(part) == expected
 
 
-def test_a_picture_of_the_sdk_s_spelling_is_the_same_picture() -> None:
+def test_url_safe_base64_becomes_standard_base64() -> None:
     """google-genai sends base64 in the URL-safe alphabet."""
     data = bytes(range(256))
     found = part_of({"inlineData": {"mimeType": "image/png", "data": base64.urlsafe_b64encode(data).decode()}})
@@ -241,7 +241,7 @@ def test_a_picture_of_the_sdk_s_spelling_is_the_same_picture() -> None:
 
 
 @pytest.mark.parametrize("role", [None, "user", "function", "tool"])
-def test_results_come_under_several_roles(role: str | None) -> None:
+def test_results_are_read_from_every_role_that_clients_use(role: str | None) -> None:
     call = {"role": "model", "parts": [{"functionCall": {"name": "t", "args": {}}}]}
     result = {"role": role, "parts": [{"functionResponse": {"name": "t", "response": {"result": "x"}}}]}
 
@@ -263,7 +263,7 @@ def test_results_come_under_several_roles(role: str | None) -> None:
         (None, "{}", False),
     ],
 )
-def test_results_as_text(response: Any, text: str, is_error: bool) -> None:
+def test_results_become_text_with_an_error_flag(response: Any, text: str, is_error: bool) -> None:
     call = {"role": "model", "parts": [{"functionCall": {"name": "t"}}]}
     turns = said(*ASKS["contents"], call, {"parts": [{"functionResponse": {"name": "t", "response": response}}]})
 
@@ -271,7 +271,7 @@ def test_results_as_text(response: Any, text: str, is_error: bool) -> None:
     assert result == ToolResult(call_id="call_0", name="t", content=[Text(text=text)], is_error=is_error)
 
 
-def test_a_result_may_hold_media() -> None:
+def test_a_result_can_contain_media() -> None:
     call = {"role": "model", "parts": [{"functionCall": {"name": "t"}}]}
     media = {"inlineData": {"mimeType": "image/png", "data": "YQ=="}}
     response = {"functionResponse": {"name": "t", "response": {"output": "x"}, "parts": [media]}}
@@ -281,7 +281,7 @@ def test_a_result_may_hold_media() -> None:
     assert result.content == [Text(text="x"), Image(media_type="image/png", data="YQ==")]
 
 
-def test_results_are_paired_with_calls_by_id_and_else_in_their_order() -> None:
+def test_results_are_matched_to_calls_by_id_or_else_in_order() -> None:
     names = [("t", None), ("t", "given"), ("u", None), ("t", None)]
     calls = [{"functionCall": {"name": name, "id": given}} for name, given in names]
     answers = [("u", None), ("t", "given"), ("t", None), ("t", None)]
@@ -299,15 +299,15 @@ def test_results_are_paired_with_calls_by_id_and_else_in_their_order() -> None:
     ]
 
 
-def test_an_id_that_is_made_up_is_no_other_call_s() -> None:
+def test_a_generated_call_id_differs_from_all_others() -> None:
     calls = [{"functionCall": {"name": "t", "id": "call_1"}}, {"functionCall": {"name": "t"}}]
     turns = said(*ASKS["contents"], {"role": "model", "parts": calls})
 
     assert [part.id for part in turns[1].parts if isinstance(part, ToolCall)] == ["call_1", "call_2"]
 
 
-def test_the_chunks_of_a_stream_are_one_answer() -> None:
-    """google-genai's chats keep a content for each chunk of a streamed answer."""
+def test_consecutive_model_contents_become_one_turn() -> None:
+    """Chats of google-genai keep one content for each chunk of a streamed answer."""
     chunks = [
         {"text": "H", "thought": True},
         {"text": "m", "thought": True},
@@ -334,14 +334,14 @@ def test_the_chunks_of_a_stream_are_one_answer() -> None:
 
 
 @pytest.mark.parametrize("part", [{"text": "", "thoughtSignature": "c2ln"}, {"thoughtSignature": "c2ln"}])
-def test_a_signature_without_a_text_is_left_out(part: dict[str, Any]) -> None:
+def test_a_signature_without_text_is_dropped(part: dict[str, Any]) -> None:
     call = {"functionCall": {"name": "t"}}
     turns = said(*ASKS["contents"], {"role": "model", "parts": [call, part]})
 
     assert turns[1].parts == [ToolCall(id="call_0", name="t", arguments="{}")]
 
 
-def test_thoughts_that_another_vendor_signed_come_back_whole() -> None:
+def test_thoughts_signed_by_another_vendor_are_restored() -> None:
     thought = Thinking(text="Hm, well", signature="c2ln+/==")
     signature = signature_of(thought)
     chunks = [
@@ -355,7 +355,7 @@ def test_thoughts_that_another_vendor_signed_come_back_whole() -> None:
     assert turns[1].parts == [thought, Text(text="So")]
 
 
-def test_a_hidden_thought_does_not_replace_the_one_before() -> None:
+def test_a_redacted_thought_does_not_replace_the_one_before() -> None:
     hidden = Thinking(redacted="sealed")
     parts = [{"text": "Hm", "thought": True}, {"text": "", "thought": True, "thoughtSignature": signature_of(hidden)}]
     turns = said(*ASKS["contents"], {"role": "model", "parts": parts})

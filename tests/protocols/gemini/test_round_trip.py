@@ -1,4 +1,4 @@
-"""Requests through Google's protocol and back: whatever it can express comes back unchanged in meaning."""
+"""Round trips of requests through Google's format: everything that it can express is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.protocols.test_linear import is_linear
 
 
 def meaning(conversation: Conversation) -> Any:
-    """What is said and asked for: calls by their places, results by the place of their call."""
+    """Return the conversation with calls numbered in order instead of ids, so that generated ids compare equal."""
     places: dict[str, int] = {}
     said: list[Any] = []
     for turn in conversation.turns:
@@ -31,7 +31,7 @@ def meaning(conversation: Conversation) -> Any:
 
 
 @given(conversation=conversations())
-def test_a_conversation_is_read_back_as_it_was_written(conversation: Conversation) -> None:
+def test_a_conversation_is_the_same_after_writing_and_reading(conversation: Conversation) -> None:
     written = gemini.write_request(conversation, "gemini-2.5-pro", stream=False)
     read = gemini.read_request(json.loads(msgspec.json.encode(written.document)))
 
@@ -40,14 +40,14 @@ def test_a_conversation_is_read_back_as_it_was_written(conversation: Conversatio
 
 
 @given(conversation=conversations())
-def test_what_was_read_is_written_as_it_came(conversation: Conversation) -> None:
+def test_a_request_is_the_same_after_reading_and_writing(conversation: Conversation) -> None:
     document = gemini.write_request(conversation, "gemini-3-pro", stream=False).document
     read = gemini.read_request(json.loads(msgspec.json.encode(document))).conversation
 
     assert gemini.write_request(read, "gemini-3-pro", stream=False).document == document
 
 
-def test_signatures_of_texts_and_calls_come_back() -> None:
+def test_signatures_of_texts_and_calls_are_kept() -> None:
     parts: list[Part] = [
         Text(text="So", signature="c2ln"),
         ToolCall(id="call_0", name="t", arguments="{}", signature="Y2FsbA=="),
@@ -59,7 +59,7 @@ def test_signatures_of_texts_and_calls_come_back() -> None:
     assert gemini.read_request(document).conversation.turns == turns
 
 
-def test_each_content_costs_the_same_to_read() -> None:
+def test_the_time_to_read_contents_grows_linearly() -> None:
     call = {"role": "model", "parts": [{"functionCall": {"name": "t"}}]}
     result = {"role": "user", "parts": [{"functionResponse": {"name": "t", "response": {}}}]}
     chunk = {"role": "model", "parts": [{"text": "x"}]}

@@ -1,4 +1,4 @@
-"""Google's schemas as JSON schemas."""
+"""Conversion of Google's schemas to JSON schemas."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ from llm_gateway.protocols.gemini.schema import json_schema
         ({"type": "STRING", "pattern": "^a$"}, {"type": "string", "pattern": "^a$"}),
     ],
 )  # fmt: skip
-def test_a_schema_of_googles_is_a_json_schema(google: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_a_schema_of_google_becomes_a_json_schema(google: dict[str, Any], expected: dict[str, Any]) -> None:
     assert json_schema(google) == expected
 
 
 @pytest.mark.parametrize("value", [True, False, None, "x", 5])
-def test_what_is_no_object_stays_as_it_is(value: Any) -> None:
+def test_a_value_that_is_no_object_stays_unchanged(value: Any) -> None:
     assert json_schema(value) is value
 
 
-def test_schemas_as_deep_as_a_body_may_be_are_read() -> None:
+def test_schemas_as_deep_as_a_body_can_be_are_converted() -> None:
     deepest: dict[str, Any] = {"type": "STRING"}
     for _ in range(400):
         deepest = {"items": deepest}
@@ -104,7 +104,7 @@ JSON_SCHEMAS = st.recursive(
 
 
 def shouted(schema: Any) -> Any:
-    """The schema with its types in Google's spelling."""
+    """Return the schema with its types in Google's spelling (upper case)."""
     if isinstance(schema, list):
         return [shouted(one) for one in schema]
     if not isinstance(schema, dict):
@@ -121,6 +121,6 @@ def shouted(schema: Any) -> Any:
 
 
 @given(schema=JSON_SCHEMAS)
-def test_a_json_schema_in_googles_spelling_comes_back(schema: dict[str, Any]) -> None:
+def test_a_json_schema_in_googles_spelling_is_restored(schema: dict[str, Any]) -> None:
     assert json_schema(shouted(schema)) == schema
     assert json_schema(schema) == schema

@@ -1,4 +1,4 @@
-"""Google's own SDK as the judge: it understands what we write, and we understand what it sends."""
+"""Compatibility with Google's SDK: it reads our responses, and we read its requests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ANSWER = Completion(
 
 
 class Server:
-    """Keeps the paths and bodies of the requests it gets, and answers each with the same bytes."""
+    """A server that records the paths and bodies of requests and answers each with the same bytes."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -105,13 +105,13 @@ def client(running: Server) -> Iterator[genai.Client]:
 
 
 def stream_of(completion: Completion) -> bytes:
-    """The events of a reply, with what keeps a quiet connection open between them."""
+    """Return the events of a reply, with keep-alive bytes between them."""
     writer = gemini.StreamWriter(CONTEXT)
     pieces = [writer.write(chunk) for chunk in chunks_of(completion)]
     return writer.keep_alive.join([b"", *pieces, writer.end()])
 
 
-def test_a_whole_answer(running: Server, client: genai.Client) -> None:
+def test_the_sdk_reads_a_complete_reply(running: Server, client: genai.Client) -> None:
     running.say(gemini.write_reply(ANSWER, CONTEXT))
     found = client.models.generate_content(model="m", contents="Hi")
 
@@ -126,7 +126,7 @@ def test_a_whole_answer(running: Server, client: genai.Client) -> None:
     assert (usage.cached_content_token_count, usage.total_token_count) == (4, 19)
 
 
-def test_a_stream(running: Server, client: genai.Client) -> None:
+def test_the_sdk_reads_a_stream(running: Server, client: genai.Client) -> None:
     running.say(stream_of(ANSWER), content_type="text/event-stream")
     chunks = list(client.models.generate_content_stream(model="m", contents="Hi"))
 
@@ -142,7 +142,9 @@ def test_a_stream(running: Server, client: genai.Client) -> None:
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_a_chat_sends_back_what_the_model_said(running: Server, client: genai.Client, streams: bool) -> None:
+def test_a_chat_of_the_sdk_returns_the_models_answer_unchanged(
+    running: Server, client: genai.Client, streams: bool
+) -> None:
     chat = client.chats.create(model="m")
     if streams:
         running.say(stream_of(ANSWER), content_type="text/event-stream")
@@ -164,7 +166,7 @@ def test_a_chat_sends_back_what_the_model_said(running: Server, client: genai.Cl
     assert turns[2].parts == [ToolResult(call_id="toolu_1", name="weather", content=[Text(text="sun")])]
 
 
-def test_an_error_before_the_answer(running: Server, client: genai.Client) -> None:
+def test_the_sdk_raises_an_error_response(running: Server, client: genai.Client) -> None:
     running.say(gemini.write_error(Invalid("contents is required.", loc=("body", "contents")), "request-1"), 422)
     with pytest.raises(errors.ClientError) as caught:
         client.models.generate_content(model="m", contents="Hi")
@@ -173,7 +175,7 @@ def test_an_error_before_the_answer(running: Server, client: genai.Client) -> No
     assert caught.value.message == "contents is required."
 
 
-def test_an_error_within_a_stream(running: Server, client: genai.Client) -> None:
+def test_the_sdk_raises_an_error_within_a_stream(running: Server, client: genai.Client) -> None:
     writer = gemini.StreamWriter(CONTEXT)
     body = writer.write(TextDelta(text="Hel")) + writer.error("It broke.", Overloaded.code)
     running.say(body, content_type="text/event-stream")
@@ -184,7 +186,7 @@ def test_an_error_within_a_stream(running: Server, client: genai.Client) -> None
     assert (caught.value.code, caught.value.status, caught.value.message) == (503, "UNAVAILABLE", "It broke.")
 
 
-def test_what_the_sdk_asks_for(running: Server, client: genai.Client) -> None:
+def test_a_request_of_the_sdk_is_read(running: Server, client: genai.Client) -> None:
     def declared(name: str, **schema: Any) -> types.FunctionDeclaration:
         return types.FunctionDeclaration(name=name, description="d", **schema)
 
@@ -235,7 +237,7 @@ def test_what_the_sdk_asks_for(running: Server, client: genai.Client) -> None:
     assert found.reasoning == Reasoning(budget_tokens=1024, show=True)
 
 
-def test_models_counts_and_embeddings(running: Server, client: genai.Client) -> None:
+def test_the_sdk_reads_models_token_counts_and_embeddings(running: Server, client: genai.Client) -> None:
     running.say(write_models([ListedModel("gpt-4o", "openai", 0)]))
     assert [model.name for model in client.models.list()] == ["models/gpt-4o"]
 

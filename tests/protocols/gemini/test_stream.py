@@ -1,4 +1,4 @@
-"""Streams of streamGenerateContent: as events and as one JSON array, written and read back."""
+"""Streams of streamGenerateContent: written as events or as one JSON array, and read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WRITERS = pytest.mark.parametrize("writer", [gemini.StreamWriter, gemini.ArrayWr
 
 
 def documents(body: bytes) -> list[dict[str, Any]]:
-    """The documents of a stream, whichever way it is written."""
+    """Return the documents of a stream in either format."""
     if body.startswith(b"["):
         found: list[dict[str, Any]] = json.loads(body)
         return found
@@ -47,13 +47,13 @@ def documents(body: bytes) -> list[dict[str, Any]]:
 
 
 def streamed(*chunks: Chunk, context: Any = CONTEXT) -> list[dict[str, Any]]:
-    """The events of a complete stream."""
+    """Return the documents of a complete stream of these chunks."""
     writer = gemini.StreamWriter(context)
     return documents(b"".join(writer.write(chunk) for chunk in chunks) + writer.end())
 
 
 def said(*chunks: Chunk, context: Any = CONTEXT) -> list[list[Any]]:
-    """The parts of each event, the last one left out."""
+    """Return the parts in each event except the last one."""
     return [
         part
         for document in streamed(*chunks, context=context)[:-1]
@@ -63,7 +63,7 @@ def said(*chunks: Chunk, context: Any = CONTEXT) -> list[list[Any]]:
 
 
 def read_back(body: bytes) -> tuple[Completion, bool]:
-    """What our own reader makes of a stream, and whether it is complete."""
+    """Return the reply that `StreamReader` reads from a stream, and whether the stream is complete."""
     reader, assembler = gemini.StreamReader(), ReplyAssembler()
     for document in documents(body):
         for event in Splitter(10_000_000).take(encode_event(json.dumps(document).encode())):
@@ -74,7 +74,7 @@ def read_back(body: bytes) -> tuple[Completion, bool]:
 
 @WRITERS
 @given(completion=completions())
-def test_a_stream_is_read_back_as_the_whole_reply(writer: Any, completion: Completion) -> None:
+def test_a_stream_is_read_as_the_complete_reply(writer: Any, completion: Completion) -> None:
     stream = writer(CONTEXT)
     body = b"".join(stream.write(chunk) for chunk in chunks_of(completion)) + stream.end()
 
@@ -85,7 +85,7 @@ def test_a_stream_is_read_back_as_the_whole_reply(writer: Any, completion: Compl
 
 
 @given(completion=completions(), data=st.data())
-def test_pieces_of_any_size_say_the_same(completion: Completion, data: st.DataObject) -> None:
+def test_chunks_of_any_size_give_the_same_reply(completion: Completion, data: st.DataObject) -> None:
     stream, body = gemini.StreamWriter(CONTEXT), b""
     for chunk in chunks_of(completion):
         for piece in cut(chunk, data.draw(st.integers(1, 5))):
@@ -95,7 +95,7 @@ def test_pieces_of_any_size_say_the_same(completion: Completion, data: st.DataOb
 
 
 def cut(chunk: Chunk, size: int) -> list[Chunk]:
-    """The chunk in smaller ones; a signature comes with the last."""
+    """Split a chunk into smaller ones; the last one has the signature."""
     if isinstance(chunk, TextDelta | ThinkingDelta) and len(chunk.text) > size:
         first: Chunk
         if isinstance(chunk, TextDelta):
@@ -109,7 +109,7 @@ def cut(chunk: Chunk, size: int) -> list[Chunk]:
     return [chunk]
 
 
-def test_the_events_of_a_stream() -> None:
+def test_a_stream_is_written_as_generate_content_responses() -> None:
     usage = Usage(input_tokens=5, output_tokens=3)
     found = streamed(
         Begin(model="gpt-4o"),
@@ -134,7 +134,7 @@ def test_the_events_of_a_stream() -> None:
     ]
 
 
-def test_the_bytes_of_events() -> None:
+def test_events_are_written_as_server_sent_events() -> None:
     writer = gemini.StreamWriter(CONTEXT)
     body = writer.write(TextDelta(text="Hi"))
 
@@ -143,7 +143,7 @@ def test_the_bytes_of_events() -> None:
     assert writer.close() == b""
 
 
-def test_the_bytes_of_an_array() -> None:
+def test_an_array_is_written_element_by_element() -> None:
     writer = gemini.ArrayWriter(CONTEXT)
     pieces = [writer.write(TextDelta(text="Hi")), writer.write(TextDelta(text="!")), writer.end()]
 
@@ -152,7 +152,7 @@ def test_the_bytes_of_an_array() -> None:
     assert len(json.loads(b"".join(pieces))) == 3
 
 
-def test_an_array_stays_json_while_it_is_kept_alive() -> None:
+def test_an_array_with_keep_alive_bytes_is_valid_json() -> None:
     writer = gemini.ArrayWriter(CONTEXT)
     alive = writer.keep_alive
     body = alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")) + alive + writer.end()
@@ -160,7 +160,7 @@ def test_an_array_stays_json_while_it_is_kept_alive() -> None:
     assert len(json.loads(body)) == 3
 
 
-def test_events_that_are_kept_alive_are_the_same_events() -> None:
+def test_keep_alive_bytes_do_not_change_the_events() -> None:
     writer = gemini.StreamWriter(CONTEXT)
     alive = writer.keep_alive
     events = Splitter(1000).take(alive + writer.write(TextDelta(text="Hi")) + alive + writer.write(TextDelta(text="!")))
@@ -172,7 +172,7 @@ def test_events_that_are_kept_alive_are_the_same_events() -> None:
 
 
 @WRITERS
-def test_a_provider_s_own_events_are_passed_on(writer: Any) -> None:
+def test_events_of_the_provider_are_passed_on(writer: Any) -> None:
     stream = writer(CONTEXT)
     events = [{"candidates": [], "own": number} for number in range(3)]
     raw = [encode_event(json.dumps(event).encode()) for event in events]
@@ -196,7 +196,7 @@ def test_a_stream_that_fails_ends_with_the_error(writer: Any, is_begun: bool) ->
     [*before, last] = documents(body + stream.error("The provider failed", "provider_error"))
 
     assert len(before) == is_begun
-    assert list(last) == ["error"], "google-genai looks for it at the beginning"
+    assert list(last) == ["error"], "google-genai expects it at the beginning"
     assert (last["error"]["code"], last["error"]["status"]) == (502, "UNAVAILABLE")
     assert last["error"]["message"] == "The provider failed"
     with pytest.raises(UpstreamError, match="The provider failed") as caught:
@@ -208,13 +208,13 @@ def test_a_stream_that_fails_ends_with_the_error(writer: Any, is_begun: bool) ->
     ("code", "status", "word"),
     [("overloaded", 503, "UNAVAILABLE"), ("deadline_exceeded", 504, "DEADLINE_EXCEEDED"), ("other", 500, "INTERNAL")],
 )
-def test_what_a_stream_s_error_is_called(code: str, status: int, word: str) -> None:
+def test_an_error_within_a_stream_has_googles_status(code: str, status: int, word: str) -> None:
     [document] = documents(gemini.StreamWriter(CONTEXT).error("x", code))
 
     assert (document["error"]["code"], document["error"]["status"]) == (status, word)
 
 
-def test_an_open_call_is_not_told_when_the_stream_fails() -> None:
+def test_an_open_call_is_not_written_if_the_stream_fails() -> None:
     writer = gemini.StreamWriter(CONTEXT)
 
     assert b"".join(writer.write(chunk) for chunk in CALL) == b""
@@ -222,13 +222,13 @@ def test_an_open_call_is_not_told_when_the_stream_fails() -> None:
 
 
 @pytest.mark.parametrize("after", [[TextDelta(text="x")], [Finish(reason="tool_calls")], []])
-def test_a_call_is_told_whole(after: list[Chunk]) -> None:
+def test_a_call_is_written_once_it_is_complete(after: list[Chunk]) -> None:
     call = {"functionCall": {"id": "a", "name": "t", "args": {"a": 1}}, "thoughtSignature": "c2ln"}
 
     assert said(*CALL, ToolDelta(call=0, arguments=": 1}"), *after)[0] == [call]
 
 
-def test_calls_that_are_mixed_are_told_one_after_the_other() -> None:
+def test_interleaved_calls_are_written_one_after_the_other() -> None:
     found = said(
         ToolBegin(call=0, id="a", name="t"),
         ToolBegin(call=1, id="b", name="u"),
@@ -245,7 +245,7 @@ def test_calls_that_are_mixed_are_told_one_after_the_other() -> None:
     ]
 
 
-def test_calls_of_several_answers_are_kept_apart() -> None:
+def test_calls_of_several_choices_are_kept_apart() -> None:
     documents = streamed(
         ToolBegin(call=0, id="a", name="t", choice=0),
         ToolBegin(call=0, id="b", name="t", choice=1),
@@ -264,7 +264,7 @@ def test_calls_of_several_answers_are_kept_apart() -> None:
     assert [candidate["index"] for candidate in documents[-1]["candidates"]] == [0, 1]
 
 
-def test_arguments_of_no_call_are_left_out() -> None:
+def test_arguments_without_a_call_are_dropped() -> None:
     assert said(ToolDelta(call=3, arguments="{}"), TextDelta(text="x")) == [[{"text": "x"}]]
 
 
@@ -279,18 +279,18 @@ def test_arguments_of_no_call_are_left_out() -> None:
         (ThinkingDelta(text="Hm"), [[{"text": "Hm", "thought": True}]]),
     ],
 )
-def test_chunks(chunk: Chunk, expected: list[Any]) -> None:
+def test_chunks_are_written_as_parts(chunk: Chunk, expected: list[Any]) -> None:
     assert said(chunk) == expected
 
 
-def test_thoughts_are_hidden_from_those_who_do_not_ask() -> None:
+def test_thoughts_are_omitted_unless_requested() -> None:
     chunks: list[Chunk] = [ThinkingDelta(text="Hm"), ThinkingDelta(signature="c2ln"), TextDelta(text="So")]
 
     assert said(*chunks, context=HIDING) == [[{"text": "So"}]]
     assert len(said(*chunks)) == 3
 
 
-def test_a_seal_holds_the_whole_thought() -> None:
+def test_a_signature_contains_the_whole_thought() -> None:
     [_, _, [part]] = said(ThinkingDelta(text="H"), ThinkingDelta(text="m"), ThinkingDelta(signature="c2ln"))
     contents = [{"parts": [{"text": "x"}]}, {"role": "model", "parts": [part]}]
 
@@ -300,7 +300,7 @@ def test_a_seal_holds_the_whole_thought() -> None:
     ]
 
 
-def test_log_probabilities_come_with_their_text() -> None:
+def test_logprobs_are_written_with_their_text() -> None:
     logprobs = {"content": [{"token": "H", "logprob": -0.5, "top_logprobs": []}]}
     [first, last] = streamed(TextDelta(text="H", logprobs=logprobs), Finish())
 
@@ -308,7 +308,7 @@ def test_log_probabilities_come_with_their_text() -> None:
     assert "logprobsResult" not in last["candidates"][0]
 
 
-def test_a_stream_without_a_word_has_one_event() -> None:
+def test_a_stream_without_content_has_one_event() -> None:
     [document] = streamed(Begin(), Finish(reason="content_filter"))
 
     [candidate] = document["candidates"]
@@ -320,17 +320,17 @@ def test_a_stream_without_a_word_has_one_event() -> None:
 
 
 def generated(*parts: Any, finish: str | None = None, **more: Any) -> dict[str, Any]:
-    """An event as Google sends it."""
+    """Return the document of an event as Google sends it."""
     candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
     return {"candidates": [candidate | ({"finishReason": finish} if finish else {})], "responseId": "r", **more}
 
 
 def body_of(*events: dict[str, Any]) -> bytes:
-    """A stream's bytes, with the line ends that Google uses."""
+    """Return the bytes of a stream, with CRLF line ends as Google sends them."""
     return b"".join(b"data: " + json.dumps(event).encode() + b"\r\n\r\n" for event in events)
 
 
-def test_a_stream_of_googles() -> None:
+def test_a_stream_of_google_is_read() -> None:
     usage = {"promptTokenCount": 4, "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 9}
     completion, is_finished = read_back(
         body_of(
@@ -354,7 +354,7 @@ def test_a_stream_of_googles() -> None:
     assert (completion.id, completion.model) == ("r", "gemini-3-pro")
 
 
-def test_a_signature_that_comes_late_is_the_text_s_in_a_whole_reply_too() -> None:
+def test_a_signature_after_its_text_belongs_to_it_in_a_complete_reply_too() -> None:
     text, signature = {"text": "Hello"}, {"text": "", "thoughtSignature": "c2ln"}
     stream, _ = read_back(body_of(generated(text), generated(signature, finish="STOP")))
     whole = gemini.read_reply(json.dumps(generated({**text, "thoughtSignature": "c2ln"}, finish="STOP")).encode())
@@ -366,11 +366,11 @@ def test_a_signature_that_comes_late_is_the_text_s_in_a_whole_reply_too() -> Non
     "events",
     [[generated({"text": "Hel"})], [generated({"text": "Hel"}), generated({"text": "lo"})], [{"responseId": "r"}]],
 )
-def test_a_stream_that_is_cut_is_not_complete(events: list[dict[str, Any]]) -> None:
+def test_a_stream_that_was_cut_is_not_complete(events: list[dict[str, Any]]) -> None:
     assert not read_back(body_of(*events))[1]
 
 
-def test_an_answer_of_several_is_complete_when_each_is() -> None:
+def test_a_stream_of_several_choices_is_complete_when_each_choice_is() -> None:
     def event(index: int, finish: str | None) -> dict[str, Any]:
         return {"candidates": [{"content": {"parts": [{"text": "x"}]}, "index": index, "finishReason": finish}]}
 
@@ -379,7 +379,7 @@ def test_an_answer_of_several_is_complete_when_each_is() -> None:
     assert read_back(body_of(*begun, event(1, "STOP")))[1]
 
 
-def test_an_error_within_a_stream_of_googles() -> None:
+def test_an_error_within_a_stream_of_google_is_raised() -> None:
     error = {"error": {"code": 503, "message": "The model is overloaded", "status": "UNAVAILABLE"}}
 
     with pytest.raises(UpstreamError, match="overloaded") as caught:

@@ -40,6 +40,7 @@ async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
     response = await world.post(LEAST)
     assert response.status == 200
     assert response.headers["content-type"] == "application/json"
+    assert (response.headers["x-gateway-provider"], response.headers["x-gateway-route"]) == ("p", "priority")
     answer = response.json
     types = {
         "content": str, "provider": str, "model": str, "input_tokens": int, "output_tokens": int,
@@ -163,6 +164,54 @@ async def test_an_unknown_field_is_refused_and_named(world: World, field: str) -
     problem = assert_problem(await world.post({**LEAST, field: 1}), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["body", field]
     assert problem["errors"][0]["type"] == "extra_forbidden"
+
+
+async def test_all_mistakes_are_named_at_once_with_what_was_meant(world: World) -> None:
+    body = {"userId": "u", "service": 1, "promt": "p", "max_tokens": 9000, "stream": "yes", "foo": None}
+    problem = assert_problem(await world.post(body), 422, "validation_error")
+    assert [(error["loc"][1], error["type"]) for error in problem["errors"]] == [
+        ("userId", "extra_forbidden"),
+        ("promt", "extra_forbidden"),
+        ("foo", "extra_forbidden"),
+        ("service", "value_error"),
+        ("max_tokens", "value_error"),
+        ("stream", "value_error"),
+        ("user_id", "missing"),
+        ("prompt", "missing"),
+    ]
+    assert problem["detail"] == (
+        "userId is not a field of this request. If user_id is meant, write that. "
+        "promt is not a field of this request. If prompt is meant, write that. foo is not a field of this request. "
+        "service must be text, not a whole number. max_tokens must be at most 8000. "
+        "stream must be true or false, not text. user_id is required. prompt is required."
+    )
+
+
+async def test_a_body_of_thousands_of_mistakes_names_20(world: World) -> None:
+    problem = assert_problem(
+        await world.post({f"prompt{number}": 1 for number in range(50_000)}), 422, "validation_error"
+    )
+    assert len(problem["errors"]) == 20
+    assert len(problem["detail"]) <= 600
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"user_id": "u",\n "service": "s", // no\n}', "line 2, column 18: this looks like a comment"),
+        (b"{'user_id': 'u'}", "line 1, column 2: texts and names stand between double quotes"),
+        (b'\xef\xbb\xbf{"user_id": "u"}', "byte order mark"),
+        ('{"user_id": "u"}'.encode("utf-16"), "UTF-16"),
+        (b"user_id=u&service=s", "looks like a form"),
+        (b"", "it is empty"),
+        (b'["u"]', "must be a JSON object, not a list"),
+        (b'"{}"', "encoded twice"),
+    ],
+)
+async def test_what_is_no_json_is_told_where_and_what_it_looks_like(world: World, body: bytes, sentence: str) -> None:
+    problem = assert_problem(await world.post(body), 422, "validation_error")
+    assert sentence in problem["detail"]
+    assert problem["errors"][0]["type"] == "json_invalid"
 
 
 def with_field(text: str) -> bytes:

@@ -94,7 +94,7 @@ class Native:
     """A relay of a provider of the client's own protocol."""
 
     is_native = True
-    provider, model, dropped = "p", "m", ()
+    provider, model, route, dropped = "p", "m", b"priority", ()
 
 
 def test_a_provider_s_events_are_the_elements_of_an_array() -> None:

@@ -53,7 +53,9 @@ class TestCheck:
         assert names.asked == [("api", port)]
 
     def test_only_https_is_allowed(self) -> None:
-        with pytest.raises(AddressRefused, match=r"^api must be called over https in production\.$"):
+        with pytest.raises(
+            AddressRefused, match=r"^api must be called over https in production: .* LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS"
+        ):
             strict(api=["8.8.8.8"]).check("http://api/v1")
 
     @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1"])

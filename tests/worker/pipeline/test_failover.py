@@ -12,7 +12,7 @@ from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
-from llm_gateway.worker.pipeline.failover import Timing
+from llm_gateway.worker.pipeline.failover import TOO_LATE, Timing
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -241,10 +241,7 @@ class TestDeadline:
         error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
 
         assert type(error) is DeadlineExceeded
-        assert error.detail == (
-            "No provider answered within the request's deadline. "
-            "The last attempt: Provider a: No complete answer in time"
-        )
+        assert error.detail == (f"{TOO_LATE} The last attempt: Provider a: No complete answer in time")
         assert world.upstream.called == ["a"]
 
     @pytest.mark.parametrize("names", ["a", "abc"])
@@ -272,7 +269,7 @@ class TestDeadline:
         error, record = await failing(world, request(deadline=left), plan([A]))
 
         assert type(error) is DeadlineExceeded
-        assert error.detail == "No provider answered within the request's deadline."
+        assert error.detail == TOO_LATE
         assert (world.upstream.calls, record.attempts, world.journal.entries) == ([], [], [])
 
     async def test_a_little_before_it_an_attempt_starts(self, world: World) -> None:

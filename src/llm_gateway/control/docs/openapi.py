@@ -69,6 +69,17 @@ HEADERS: dict[str, Document] = {
     },
     "retry-after": {"description": "Whole seconds, rounded up.", "schema": {"type": "integer", "minimum": 1}},
     "retry-after-ms": {"description": "The same in milliseconds.", "schema": {"type": "integer", "minimum": 1}},
+    "x-gateway-provider": {
+        "description": "The provider that answered.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "x-gateway-route": {
+        "description": "Why it answered: by `priority`, since it is the `only` one, since the request names a `model`, "
+        "or by an `override`; with `; fallback` behind it if one that comes before it failed or could not be asked.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^(priority|only|model|override)(; fallback)?$"},
+    },
     "www-authenticate": {
         "description": "Which credentials are taken.",
         "required": True,
@@ -142,6 +153,8 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation)
+    answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
+    answered["headers"] |= _headers("x-gateway-provider", "x-gateway-route")
     document["paths"] |= protocol_paths(KEYS)
     schemas.update(protocol_schemas())
     return document

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import DOCS_PATH, DOCUMENT_PATH
 
@@ -29,6 +30,7 @@ PAGE = f"""\
 <title>LLM Gateway API</title>
 <link rel="icon" href="{DOCS_PATH}/favicon.png">
 <link rel="stylesheet" href="{DOCS_PATH}/swagger-ui.css">
+<link rel="stylesheet" href="{DOCS_PATH}/start.css">
 </head>
 <body>
 <div id="api"></div>
@@ -45,7 +47,20 @@ SwaggerUIBundle({{
   deepLinking: true,
   tryItOutEnabled: true,
   validatorUrl: null,
+  persistAuthorization: true,
 }});
+document.addEventListener("click", (event) => {{
+  const status = event.target.closest("tr.response > td.response-col_status");
+  if (status) status.parentElement.classList.toggle("is-open");
+}});
+"""
+# Without it the errors of one operation, each with its example, are ten screens long.
+STYLE = """\
+tr.response:is([data-code^="4"], [data-code^="5"]) > td.response-col_status { cursor: pointer; }
+tr.response:is([data-code^="4"], [data-code^="5"]) > td.response-col_status::after { content: " \\25B8"; }
+tr.response.is-open:is([data-code^="4"], [data-code^="5"]) > td.response-col_status::after { content: " \\25BE"; }
+tr.response:is([data-code^="4"], [data-code^="5"]):not(.is-open)
+  > td.response-col_description > :not(.response-col_description__inner) { display: none; }
 """
 PAGE_HEADERS = {
     # Swagger UI draws its icons from data: URLs; nothing else is let in.
@@ -77,10 +92,14 @@ def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) ->
     def start() -> Response:
         return Response(START, media_type="text/javascript", headers=PAGE_HEADERS)
 
+    @router.get(f"{DOCS_PATH}/start.css", include_in_schema=False)
+    def style() -> Response:
+        return Response(STYLE, media_type="text/css", headers=PAGE_HEADERS)
+
     @router.get(f"{DOCS_PATH}/{{name}}", include_in_schema=False)
     def asset(name: str) -> Response:
         if name not in ASSETS:
-            raise NotFound(f"There is nothing at {DOCS_PATH}/{name}.")
+            raise NotFound(nothing_at(f"{DOCS_PATH}/{name}"))
         return FileResponse(_assets(package) / name, media_type=MEDIA_TYPES[Path(name).suffix], headers=PAGE_HEADERS)
 
     return router

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -21,15 +21,17 @@ from llm_gateway import __version__
 from llm_gateway.control.docs.openapi import describe
 from llm_gateway.control.docs.page import docs_router
 from llm_gateway.control.management.query import known_parameters
+from llm_gateway.error_format.json_problem import not_json
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_of
 from llm_gateway.error_format.send_error import send_error
+from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
+from llm_gateway.suggestions import if_meant
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-MOST_ERRORS = 20
-"""So many mistakes of a body are listed; it can have a thousand."""
 MOST_FIELDS = 100
 """More than any request has. To say of each of 300,000 that it is unknown would keep all others waiting."""
 
@@ -64,7 +66,7 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         return render(request, _translated(cast(HTTPException, error), routes, request.url.path))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
-        return render(request, _unfit(cast(RequestValidationError, error)))
+        return render(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))
 
     async def on_defect(request: Request, _: Exception) -> Response:
         return render(
@@ -136,10 +138,8 @@ def _normalised(body: bytes) -> bytes:
         if isinstance(decoded, dict) and len(decoded) > MOST_FIELDS:
             raise Invalid(f"The body has {len(decoded)} fields, more than any request: send those of this one.")
         return msgspec.json.encode(decoded)
-    except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
-        raise Invalid(f"The body is no JSON: {error}.", kind="json_invalid") from None
-    except RecursionError:
-        raise Invalid("The body is nested too deep.", kind="json_invalid") from None
+    except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as error:
+        raise not_json(body, error) from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -155,7 +155,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _translated(error: HTTPException, routes: list[APIRoute], path: str) -> GatewayError:
     if error.status_code == 404:
-        return NotFound(f"There is nothing at {path}.")
+        return NotFound(nothing_at(path))
     if error.status_code == 405:
         allow = _methods(error, routes, path)
         return MethodNotAllowed(f"This path takes {', '.join(allow) or 'other methods'} only.", allow=allow)
@@ -171,21 +171,28 @@ def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[s
     return tuple(sorted(named - {""}))
 
 
-def _unfit(error: RequestValidationError) -> Invalid:
-    errors = [
-        {"loc": list(found["loc"]), "msg": found["msg"], "type": found["type"]}
-        for found in error.errors()[:MOST_ERRORS]
-    ]
-    first: dict[str, Any] = errors[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
+def _unfit(error: RequestValidationError, known: Sequence[str]) -> Invalid:
+    """Return an error that names every mistake of a request; `known` are the names of its body's fields."""
+    return Invalid.all_of([_mistake(found, known) for found in error.errors()[:MOST_ERRORS]])
+
+
+def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
+    loc, kind = tuple(found["loc"]), found["type"]
+    where = ".".join(str(part) for part in loc[1:])
     if not where:
         sentence = "The body must be a JSON object."
-    elif first["type"] == "missing":
+    elif kind == "missing":
         sentence = f"{where} is required."
-    elif first["type"] == "extra_forbidden":
-        sentence = f"{where} is not a field of this request."
+    elif kind == "extra_forbidden":
+        sentence = f"{where} is not a field of this request.{if_meant(str(loc[-1]), known)}"
     else:
-        sentence = f"{where}: {first['msg'].removeprefix('Value error, ')}."
-    invalid = Invalid(sentence)
-    invalid.errors = cast(list[dict[str, object]], errors)
-    return invalid
+        sentence = f"{where}: {found['msg'].removeprefix('Value error, ')}."
+    return Invalid(sentence, loc=loc, kind=kind)
+
+
+def _body_fields(request: Request) -> list[str]:
+    """Return the names of the fields that the body of this request may have."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or route.body_field is None:
+        return []
+    return list(getattr(route.body_field.field_info.annotation, "model_fields", ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
 from llm_gateway.providers.registry import DIALECTS, all_protocols, kind_of, protocols_problem
 from llm_gateway.store.identifiers import missing
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.suggestions import if_meant
 from llm_gateway.upstream.egress import AddressRefused, Egress
 
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -89,16 +90,21 @@ Prices = Annotated[
 ]
 
 
+def _listed(name: str, known: Collection[str]) -> str:
+    """Return the names there are, and which of them is probably meant; a full stop is put behind it elsewhere."""
+    return f"{', '.join(known)}.{if_meant(name, known)}".removesuffix(".")
+
+
 def _known_kind(kind: str) -> str:
     if kind not in DIALECTS:
-        raise ValueError(f"{kind[:60]!r} is not a kind of provider; those are {', '.join(DIALECTS)}")
+        raise ValueError(f"{kind[:60]!r} is not a kind of provider; those are {_listed(kind, DIALECTS)}")
     return kind
 
 
 def _each_once(protocols: list[str]) -> list[str]:
     for place, protocol in enumerate(protocols):
         if protocol not in all_protocols():
-            raise ValueError(f"{protocol[:60]!r} is not a protocol; those are {', '.join(all_protocols())}")
+            raise ValueError(f"{protocol[:60]!r} is not a protocol; those are {_listed(protocol, all_protocols())}")
         if protocol in protocols[:place]:
             raise ValueError(f"{protocol} is named twice; name it once")
     return protocols
@@ -263,7 +269,10 @@ class ProviderRules:
                 )
         elif preset is None or preset.base_url is None:
             names = ", ".join(sorted(self._presets))
-            raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
+            raise Invalid(
+                f"base_url is needed, unless the name is one of {names}.{if_meant(name, self._presets)}",
+                loc=("body", "base_url"),
+            )
         elif preset.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
             self._check_url(preset.base_url)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 
+from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import Invalid
 from llm_gateway.gate.authentication import OPEN_PATHS
+from llm_gateway.suggestions import if_meant
 
 STRICT_PREFIX = "/api/v1/"
 
@@ -26,11 +28,16 @@ async def known_parameters(request: Request) -> None:
         return
     route = request.scope.get("route")
     known = {field.alias for field in route.dependant.query_params} if isinstance(route, APIRoute) else set()
-    seen = set()
+    mistakes, seen = [], set()
     for name, _ in request.query_params.multi_items():
-        if name not in known:
+        if name not in known and name not in seen:
             takes = f"takes {', '.join(sorted(known))} only" if known else "takes none"
-            raise Invalid(f"{name} is no parameter of this path, which {takes}.", loc=("query", name), kind="extra")
-        if name in seen:
-            raise Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated")
+            sentence = f"{name} is no parameter of this path, which {takes}.{if_meant(name, known)}"
+            mistakes.append(Invalid(sentence, loc=("query", name), kind="extra"))
+        elif name in seen:
+            mistakes.append(Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated"))
         seen.add(name)
+        if len(mistakes) == MOST_ERRORS:
+            break
+    if mistakes:
+        raise Invalid.all_of(mistakes)

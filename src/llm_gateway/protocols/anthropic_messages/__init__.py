@@ -1,4 +1,7 @@
-"""Anthropic's Messages API: https://platform.claude.com/docs/en/api/messages."""
+"""Anthropic's Messages API: https://platform.claude.com/docs/en/api/messages.
+
+Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
+"""
 
 import msgspec
 
@@ -18,7 +21,14 @@ DESCRIPTOR = Descriptor(
     name="anthropic_messages",
     vendor="Anthropic",
     surface="messages",
-    routes=(Route(path="/v1/messages", operation="createMessage", summary="Message, as Anthropic's", stream=None),),
+    routes=(
+        Route(
+            path="/v1/messages",
+            operation="createMessage",
+            summary="Create a message (Anthropic's Messages API)",
+            stream=None,
+        ),
+    ),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,
@@ -41,7 +51,7 @@ DESCRIPTOR = Descriptor(
             Route(
                 path="/v1/messages/count_tokens",
                 operation="countTokens",
-                summary="How many tokens a message will take, estimated",
+                summary="Estimate the input tokens of a message (Anthropic's Messages API)",
             ),
         ),
         write=lambda tokens: msgspec.json.encode({"input_tokens": tokens}),
@@ -58,4 +68,4 @@ DESCRIPTOR = Descriptor(
     weighed_fields=("system", "messages", "tools"),
     uncached_fields=frozenset({"model", "stream", "metadata", "service_tier"}),
 )
-"""Betas: https://platform.claude.com/docs/en/api/beta-headers; ids: …/api/errors."""
+"""Sources: beta headers, https://platform.claude.com/docs/en/api/beta-headers; request ids, …/api/errors."""

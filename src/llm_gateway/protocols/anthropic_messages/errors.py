@@ -1,4 +1,4 @@
-"""Errors as Anthropic's SDKs read them: https://platform.claude.com/docs/en/api/errors."""
+"""Error responses in Anthropic's format: https://platform.claude.com/docs/en/api/errors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+"""HTTP status → `error.type`, from which Anthropic's SDKs choose the exception class."""
 SCHEMA: dict[str, Any] = {
     "title": "AnthropicError",
     "type": "object",
@@ -36,12 +37,12 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
-    """The error's document; `code` is ours."""
+    """Encode an error response. `error.code` is the gateway's own error code, an addition to Anthropic's format."""
     return msgspec.json.encode(error_document(error.detail, error.code, error.status) | {"request_id": request_id})
 
 
 def error_document(message: str, code: str, status: int) -> dict[str, object]:
-    """What an error event holds, too."""
+    """Return the document of an error response without its request id; an `error` event of a stream has the same."""
     kind = "overloaded_error" if code == Overloaded.code else TYPES.get(status, "api_error")
     if 400 <= status < 500 and status not in TYPES:
         kind = "invalid_request_error"

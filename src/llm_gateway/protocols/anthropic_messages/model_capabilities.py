@@ -1,4 +1,4 @@
-"""Which request parameters a Claude model accepts, derived from its name."""
+"""Request parameters that a Claude model accepts, derived from the model's name."""
 
 from __future__ import annotations
 
@@ -9,37 +9,39 @@ TAKES_ALL = re.compile(
     r".*claude-(?:instant|v?[123](?!\d)|4-(?:opus|sonnet)"
     r"|(?:opus|sonnet|haiku)-4(?:[-.][0-6](?!\d)|(?![-.]\d{1,2}(?!\d))))"
 )
-"""Claude up to 4.6. Later ones refuse any temperature, `top_p` and `top_k`, many of them a forced tool too (Fable and
-Mythos 5.1, Opus 5.5, Sonnet 5.5):
+"""Claude up to 4.6. Later models reject `temperature`, `top_p` and `top_k`, and some reject a forced tool (`UNFORCED`):
 https://platform.claude.com/docs/en/models/opus-5-5/whats-new-opus-5-5#forced-tool-use-is-not-supported,
-https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide. Others that speak this dialect take all, too.
+https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide.
 """
 ONE_SAMPLING = re.compile(r".*claude-(?:opus|sonnet|haiku)-4[-.][1-6](?!\d)")
-"""Models that refuse a temperature together with `top_p`:
+"""Models that reject `temperature` together with `top_p`:
 https://platform.claude.com/docs/en/about-claude/models/migrating-to-claude-4."""
 UNFORCED = re.compile(r".*claude-(?:(?:fable|mythos)-5[-.]1|(?:opus|sonnet)-5[-.]5)(?!\d)")
-"""Models that refuse a forced tool, as above."""
+"""Models that reject a forced tool (Fable and Mythos 5.1, Opus 5.5, Sonnet 5.5). Sources: see `TAKES_ALL`."""
 OLD = re.compile(r".*claude-(?:instant|v?[12](?!\d)|3-(?:opus|sonnet|haiku))")
-"""Models whose answers have 4,096 tokens at most."""
+"""Models whose answers are limited to 4,096 tokens."""
 MAX_TOKENS, MAX_TOKENS_OF_OLD = 8192, 4096
-"""What is asked for where a client does not say, since this protocol must be told."""
+"""Default `max_tokens` for requests without one, since the Messages API requires it."""
 
 
 def takes_all(model: str) -> bool:
-    """Whether it takes a temperature, a forced tool, and thinking in tokens."""
+    """Return whether the model accepts sampling parameters, a forced tool, and a thinking budget in tokens.
+
+    True for models of other vendors that offer the Messages API.
+    """
     return "claude" not in model or TAKES_ALL.match(model) is not None
 
 
 def refuses_force(model: str) -> bool:
-    """Whether it cannot be made to call a tool."""
+    """Return whether the model rejects a `tool_choice` that forces a tool call."""
     return UNFORCED.match(model) is not None
 
 
 def takes_one_sampling(model: str) -> bool:
-    """Whether it takes a temperature or `top_p`, but not both."""
+    """Return whether the model accepts either `temperature` or `top_p`, but not both."""
     return ONE_SAMPLING.match(model) is not None
 
 
 def default_max_tokens(model: str) -> int:
-    """How long an answer may be where the client does not say."""
+    """Return the `max_tokens` to send if the client sets none."""
     return MAX_TOKENS_OF_OLD if OLD.match(model) else MAX_TOKENS

@@ -1,4 +1,4 @@
-"""Anthropic's list of models: https://platform.claude.com/docs/en/api/models-list."""
+"""Model lists in Anthropic's format: https://platform.claude.com/docs/en/api/models-list."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llm_gateway.protocols.descriptor import ListedModel
 
 
 def write_model(model: ListedModel) -> bytes:
-    """Return the answer of `GET /v1/models/{model}`."""
+    """Encode the response to `GET /v1/models/{model}`."""
     return msgspec.json.encode(_document(model))
 
 
 def write_models(models: Sequence[ListedModel]) -> bytes:
-    """Return the answer of `GET /v1/models`: one page with all of them."""
+    """Encode the response to `GET /v1/models`: one page with all models."""
     data = [_document(model) for model in models]
     ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
     return msgspec.json.encode({"data": data, "has_more": False, **ends})

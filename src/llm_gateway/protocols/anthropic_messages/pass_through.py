@@ -1,4 +1,4 @@
-"""Messages that pass through to a provider of the same protocol."""
+"""Adjust Messages API requests that pass through untranslated to an Anthropic account."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """Leave out thoughts without a signature: another vendor had them, and Anthropic refuses what it did not sign."""
+    """Remove thinking blocks without a signature: another vendor's model wrote them, and Anthropic rejects them."""
     if not isinstance(messages := document.get("messages"), list):
         return document
     return {**document, "messages": [_without_unsigned_thoughts(message) for message in messages]}

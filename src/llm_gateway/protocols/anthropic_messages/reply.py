@@ -1,4 +1,4 @@
-"""Whole replies of the Messages API."""
+"""Read and write complete (non-streaming) replies of the Messages API."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "refusal": "content_filter",
     "tool_use": "tool_calls",
 }
-"""The others (end_turn, stop_sequence, pause_turn) stop."""
+"""`stop_reason` → finish reason. All others (end_turn, stop_sequence, pause_turn) mean `stop`."""
 STOP_REASONS: dict[FinishReason, str] = {
     "stop": "end_turn",
     "length": "max_tokens",
     "content_filter": "refusal",
     "tool_calls": "tool_use",
 }
-
+"""Finish reason → `stop_reason`."""
 
 BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
-"""The types of blocks that are read; others are foreign."""
+"""Types of content blocks that are translated; blocks of other types become `Foreign` parts."""
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -69,10 +69,10 @@ _decoder = ReplyDecoder(_Reply, "message")
 
 
 def read_reply(body: bytes) -> Completion:
-    """The message in a provider's body. The call of our own JSON tool is the answer's text.
+    """Read the message in a response body. A call of the JSON tool (`JSON_TOOL`) becomes the text of the answer.
 
     Raises:
-        Malformed: it holds no complete one.
+        Malformed: the body is not a complete message.
     """
     found = _decoder.decode(body)
     parts = [_read_block(block) for block in found.content or ()]
@@ -81,10 +81,12 @@ def read_reply(body: bytes) -> Completion:
         parts = [_as_text(part) if _is_json(part) else part for part in parts if not isinstance(part, Text)]
         if reason == "tool_calls" and not any(isinstance(part, ToolCall) for part in parts):
             reason = "stop"
-    has_content = any(not isinstance(part, Thinking) and _says_something(part) for part in parts)
-    if not has_content and not found.stop_reason:  # with a reason it is an answer: handling-stop-reasons
+    has_content = any(not isinstance(part, Thinking) and _is_content(part) for part in parts)
+    # An empty answer with a stop reason is valid:
+    # https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons
+    if not has_content and not found.stop_reason:
         raise Malformed("The answer has no content")
-    counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
+    counted = read_usage(found.usage, has_content=any(map(_is_content, parts)))
     choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)
     return Completion(
         choices=[choice],
@@ -96,7 +98,7 @@ def read_reply(body: bytes) -> Completion:
 
 
 def _is_json(part: Part) -> bool:
-    """Whether it is our own JSON tool's call: the answer itself, around which a model may have talked."""
+    """Return whether the part is a call of the JSON tool, so that text around it is not part of the answer."""
     return isinstance(part, ToolCall) and part.name == JSON_TOOL
 
 
@@ -117,19 +119,19 @@ def _read_block(block: _Block) -> Part:
     return Foreign(kind=block.type)
 
 
-def _says_something(part: Part) -> bool:
+def _is_content(part: Part) -> bool:
     return bool(part.text) if isinstance(part, Text | Thinking) else True
 
 
 def _length(part: Part) -> int:
-    """Characters, to guess tokens from."""
+    """Return the number of characters of a part, to estimate its tokens."""
     if isinstance(part, ToolCall):
         return len(part.arguments)
     return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
-    """The document of a message: the first of the choices."""
+    """Encode a reply as a message. The format has room for one choice, so only the first one is written."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
     document = message_document(context, completion.model or context.model, completion.usage)
     document["content"] = [block for part in choice.parts for block in _write_blocks(part)]
@@ -138,7 +140,7 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
 
 
 def message_document(context: ReplyContext, model: str, usage: Usage) -> dict[str, Any]:
-    """A message that says nothing yet."""
+    """Return the document of a message without content, as in a `message_start` event."""
     return {
         "id": f"msg_{context.request_id}",
         "type": "message",
@@ -152,14 +154,14 @@ def message_document(context: ReplyContext, model: str, usage: Usage) -> dict[st
 
 
 def stop_of(reason: FinishReason, sequence: str | None) -> tuple[str, str | None]:
-    """`stop_reason` and `stop_sequence`."""
+    """Return the values of `stop_reason` and `stop_sequence`."""
     if reason == "stop" and sequence is not None:
         return "stop_sequence", sequence
     return STOP_REASONS[reason], None
 
 
 def _write_blocks(part: Part) -> list[dict[str, Any]]:
-    """The blocks of a part; OpenAI's thoughts have a summary beside their sealed form, which here are two blocks."""
+    """Return the content blocks of a part: two for thinking by OpenAI that has both a summary and encrypted content."""
     if isinstance(part, Text | Refusal):
         return [{"type": "text", "text": part.text, "citations": None}]
     if isinstance(part, ToolCall):

@@ -1,4 +1,4 @@
-"""What a client of the Messages API asks for, in canonical form."""
+"""Read a client's Messages API request into a canonical conversation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupporte
 
 DELIVERY = frozenset({"model", "messages", "stream"})
 HINTS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
-"""Told to the vendor itself: no other has a place for them."""
+"""Fields that only Anthropic knows. Dropped by name in a translation, since they do not change the answer."""
 CARRIED = frozenset(
     {
         "system", "max_tokens", "tools", "tool_choice", "thinking", "stop_sequences", "temperature", "top_p", "top_k",
@@ -55,16 +55,16 @@ OUTPUT = frozenset({"effort", "format"})
 
 
 def read_request(document: Document) -> ParsedRequest:
-    """The conversation in a request.
+    """Read the conversation in a request document.
 
     Raises:
-        Unreadable: the document is none.
-        Unsupported: it asks for what only a provider of this protocol could do.
+        Unreadable: the document does not conform to the Messages API.
+        Unsupported: the request needs a feature that only a provider of the Messages API has.
     """
     refuse_others(document, KNOWN)
     messages = listed(document, "messages")
     if not messages:
-        raise Unreadable("messages", "messages is required, with one message at least.")
+        raise Unreadable("messages", "messages is required and must have at least one message.")
     limit = whole(document, "max_tokens", 1)
     if limit is None:
         raise Unreadable("max_tokens", "max_tokens is required.")
@@ -107,11 +107,12 @@ def _system(document: Document) -> list[Turn]:
 
 
 def _turns(messages: list[Any]) -> list[Turn]:
+    """Read messages. A user message with tool results becomes a `tool` turn, and a `user` turn for its other blocks."""
     turns: list[Turn] = []
     for message, place in objects(messages, "messages"):
         role = required_text(message, "role", place)
         if role not in ("user", "assistant"):
-            raise Unreadable(f"{place}.role", f"{place}.role must be user or assistant; system is a field of its own.")
+            raise Unreadable(f"{place}.role", f"{place}.role must be user or assistant; system is a separate field.")
         parts = _content(message, place)
         if role == "assistant":
             turns.append(Turn(role="assistant", parts=parts))
@@ -160,7 +161,7 @@ def _block(block: Document, place: str) -> Part:
     if kind == "search_result":
         texts = [required_text(one, "text", where) for one, where in objects(listed(block, "content", place), place)]
         return Text(text="\n".join([text(block, "title", place) or "", *texts]).strip(), cache=cache)
-    raise Unsupported(f"{place}.type", f"blocks of type {kind[:40]!r} are not known to other protocols")
+    raise Unsupported(f"{place}.type", f"other protocols have no blocks of type {kind[:40]!r}")
 
 
 def _source(block: Document, place: str) -> dict[str, Any]:
@@ -173,14 +174,14 @@ def _source(block: Document, place: str) -> dict[str, Any]:
         return {"url": required_text(source, "url", f"{place}.source")}
     if kind == "file":
         return {"file_id": required_text(source, "file_id", f"{place}.source")}
-    raise Unsupported(f"{place}.source.type", "it must be base64, url or file")
+    raise Unsupported(f"{place}.source.type", "only base64, url and file are supported")
 
 
 def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
     source = child(block, "source", place) or {}
     citations = child(block, "citations", place)
     if citations is not None and citations.get("enabled"):
-        raise Unsupported(f"{place}.citations", "other protocols cite nothing")
+        raise Unsupported(f"{place}.citations", "other protocols have no citations")
     if source.get("type") == "text":
         return Text(text=required_text(source, "data", f"{place}.source"), cache=cache)
     return File(name=text(block, "title", place), **_source(block, place), cache=cache)
@@ -205,7 +206,7 @@ def _cache(block: Document, place: str) -> CacheTtl | None:
 
 def _tool(tool: Document, place: str) -> Tool:
     if tool.get("type") not in (None, "custom"):
-        raise Unsupported(f"{place}.type", "tools that the vendor runs itself are not known to other protocols")
+        raise Unsupported(f"{place}.type", "only Anthropic offers server-side tools")
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),

@@ -1,4 +1,4 @@
-"""A conversation as a request of the Messages API."""
+"""Write a canonical conversation as a Messages API request."""
 
 from __future__ import annotations
 
@@ -36,29 +36,32 @@ from llm_gateway.protocols.part_attributes import is_sealed, left_out
 Document = dict[str, Any]
 
 JSON_TOOL = "json_answer"
+"""Name of the tool whose input is the answer if the client asks for JSON: see `_answer_in`."""
 JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
 TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
-"""OpenAI's word and Anthropic's own: https://platform.claude.com/docs/en/api/service-tiers."""
+"""`service_tier` of OpenAI and Anthropic → Anthropic's value: https://platform.claude.com/docs/en/api/service-tiers."""
 HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
+"""Fields of `Conversation` that the Messages API lacks. Dropped by name, since the answer stays valid."""
 UNKNOWN_MARKS = ("detail", "name", "thinking")
+"""Attributes of parts (`part_attributes.py`) that the Messages API lacks."""
 SAMPLING = ("temperature", "top_p", "top_k")
 LEAST_TOP_P = 0.95
-"""With thinking."""
+"""Lowest `top_p` that the Messages API accepts together with thinking."""
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
-    """The request's document.
+    """Write the document of a request.
 
     Raises:
-        Unsupported: it holds what cannot be said so.
+        Unsupported: the Messages API cannot express a field of the conversation that would change the answer.
     """
-    for field, is_asked, why in (
-        ("n", conversation.n > 1, "Anthropic's protocol gives one answer"),
-        ("logprobs", conversation.logprobs, "Anthropic's protocol has none"),
-        ("logit_bias", conversation.logit_bias is not None, "Anthropic's protocol has none"),
-        ("stop", not all(map(str.strip, conversation.stop)), "Anthropic's protocol takes no stop sequence of blanks"),
+    for field, is_requested, why in (
+        ("n", conversation.n > 1, "Anthropic's API returns one answer per request"),
+        ("logprobs", conversation.logprobs, "Anthropic's API returns no logprobs"),
+        ("logit_bias", conversation.logit_bias is not None, "Anthropic's API has no logit_bias"),
+        ("stop", not all(map(str.strip, conversation.stop)), "Anthropic's API accepts no blank stop sequences"),
     ):
-        if is_asked:
+        if is_requested:
             raise Unsupported(field, why)
     dropped = [name for name in HINTS if getattr(conversation, name) is not None]
     dropped += left_out(conversation, UNKNOWN_MARKS, keeps_sealed=True)
@@ -79,49 +82,52 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     _tools(conversation, model, document)
     dropped += think(conversation, model, document)
     _sample(conversation, model, document, dropped)
-    if conversation.format is not None and not must_call(conversation):  # a call has the tool's own schema
+    # A forced call has the schema of its tool, so the response format does not apply.
+    if conversation.format is not None and not must_call(conversation):
         _answer_in(conversation.format, model, document)
     return UpstreamBody({name: value for name, value in document.items() if value is not None}, tuple(dropped))
 
 
 def _sample(conversation: Conversation, model: str, document: Document, dropped: list[str]) -> None:
-    """How words are chosen. Who thinks in tokens chooses nearly by itself.
+    """Set the sampling parameters that the model accepts; add the names of the others to `dropped`.
 
+    With a thinking budget, models accept only `top_p`, from 0.95:
     https://platform.claude.com/docs/en/build-with-claude/extended-thinking#feature-compatibility
     """
-    asked = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
+    requested = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
     refused = set() if takes_all(model) else set(SAMPLING)
     if document.get("thinking", {}).get("type") == "enabled":
-        refused |= {"temperature", "top_k"} | ({"top_p"} if asked.get("top_p", 1) < LEAST_TOP_P else set())
-    elif "temperature" in asked and takes_one_sampling(model):
+        refused |= {"temperature", "top_k"} | ({"top_p"} if requested.get("top_p", 1) < LEAST_TOP_P else set())
+    elif "temperature" in requested and takes_one_sampling(model):
         refused.add("top_p")
-    dropped += [name for name in asked if name in refused]
-    if asked.get("temperature", 0) > MAX_TEMPERATURE:
-        asked["temperature"] = MAX_TEMPERATURE
+    dropped += [name for name in requested if name in refused]
+    if requested.get("temperature", 0) > MAX_TEMPERATURE:
+        requested["temperature"] = MAX_TEMPERATURE
         dropped += [] if "temperature" in refused else ["temperature"]
-    document |= {name: value for name, value in asked.items() if name not in refused}
+    document |= {name: value for name, value in requested.items() if name not in refused}
 
 
 def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
-    """What is said to the system at the beginning, and the rest; later it becomes part of what the user says."""
+    """Split the leading system turns from the rest. Later system turns are sent as user messages."""
     for index, turn in enumerate(turns):
         if turn.role not in ("system", "developer"):
             return [part for before in turns[:index] for part in before.parts], turns[index:]
-    raise Unsupported("messages", "Anthropic's protocol needs a message of the user's")
+    raise Unsupported("messages", "Anthropic's API requires at least one user message")
 
 
 def _system(parts: list[Part]) -> str | list[Document] | None:
-    texts = [part for part in parts if isinstance(part, Text) and _is_said(part)]
+    texts = [part for part in parts if isinstance(part, Text) and _is_sendable(part)]
     if len(texts) == 1 and texts[0].cache is None:
         return texts[0].text
     return [_block(part) for part in texts] or None
 
 
 def _messages(turns: list[Turn]) -> list[Document]:
+    """Write turns as messages with the roles user and assistant; merge adjacent turns of the same role."""
     messages: list[Document] = []
     for turn in turns:
         role = "assistant" if turn.role == "assistant" else "user"
-        blocks = [_block(part) for part in turn.parts if _is_said(part)]
+        blocks = [_block(part) for part in turn.parts if _is_sendable(part)]
         if not blocks:
             continue
         if messages and messages[-1]["role"] == role:
@@ -129,9 +135,10 @@ def _messages(turns: list[Turn]) -> list[Document]:
         else:
             messages.append({"role": role, "content": blocks})
     if not messages:
-        raise Unsupported("messages", "Anthropic's protocol needs a message with something in it")
+        raise Unsupported("messages", "Anthropic's API requires at least one non-empty message")
     for message in messages:
-        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/handle-tool-calls: results come first.
+        # Tool results must precede other blocks:
+        # https://platform.claude.com/docs/en/agents-and-tools/tool-use/handle-tool-calls
         message["content"].sort(key=lambda block: block["type"] != "tool_result")
         blocks = message["content"]
         if len(blocks) == 1 and set(blocks[0]) == {"type", "text"}:
@@ -139,8 +146,8 @@ def _messages(turns: list[Turn]) -> list[Document]:
     return messages
 
 
-def _is_said(part: Part) -> bool:
-    """Blank texts are refused; thoughts go back to their maker only, who knows them by their signature."""
+def _is_sendable(part: Part) -> bool:
+    """Return False for parts that the API rejects: blank texts, and thinking without a signature."""
     if isinstance(part, Text | Refusal):
         return bool(part.text.strip())
     return not isinstance(part, Thinking) or is_sealed(part)
@@ -164,7 +171,7 @@ def _block(part: Part) -> Document:
         return _marked({"type": "image", "source": _source(part, "image")}, part.cache)
     if isinstance(part, File):
         return _file(part)
-    raise Unsupported("audio", "Anthropic's protocol takes no sound")
+    raise Unsupported("audio", "Anthropic's API accepts no audio")
 
 
 def _input(call: ToolCall) -> Document:
@@ -173,13 +180,13 @@ def _input(call: ToolCall) -> Document:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         given = None
     if not isinstance(given, dict):
-        raise Unsupported("tool_calls", "Anthropic's protocol takes calls whose arguments are a JSON object")
+        raise Unsupported("tool_calls", "Anthropic's API accepts only JSON objects as the arguments of a tool call")
     return given
 
 
 def _result(result: ToolResult) -> Document:
     block: Document = {"type": "tool_result", "tool_use_id": result.call_id}
-    content = [_block(part) for part in result.content if _is_said(part)]
+    content = [_block(part) for part in result.content if _is_sendable(part)]
     if len(content) == 1 and set(content[0]) == {"type", "text"}:
         block["content"] = content[0]["text"]
     elif content:
@@ -192,7 +199,7 @@ def _result(result: ToolResult) -> Document:
 def _file(part: File) -> Document:
     media_type = part.media_type or "application/pdf"
     if part.data is not None and media_type.startswith("text/"):
-        raise Unsupported("file", "Anthropic's protocol takes text files as text")
+        raise Unsupported("file", "Anthropic's API accepts no text files: send the content as text")
     source = _source(File(media_type=media_type, data=part.data, url=part.url, file_id=part.file_id), "file")
     block: Document = {"type": "document", "source": source}
     if part.name:
@@ -205,7 +212,7 @@ def _source(part: Image | File, field: str) -> Document:
         return {"type": "base64", "media_type": part.media_type, "data": part.data}
     if part.url is not None:
         return {"type": "url", "url": part.url}
-    raise Unsupported(field, "what is stored at another vendor cannot be passed on")
+    raise Unsupported(field, "a file stored at another vendor cannot be sent")
 
 
 def _marked(block: Document, cache: CacheTtl | None) -> Document:
@@ -215,10 +222,11 @@ def _marked(block: Document, cache: CacheTtl | None) -> Document:
 
 
 def _tools(conversation: Conversation, model: str, document: Document) -> None:
+    """Set `tools` and `tool_choice` in `document`."""
     if not conversation.tools:
         return
     if must_call(conversation) and refuses_force(model):
-        raise Unsupported("tool_choice", f"{model} cannot be made to call a tool")
+        raise Unsupported("tool_choice", f"model {model} does not support forced tool calls")
     document["tools"] = [_tool(tool) for tool in conversation.tools]
     if conversation.tool_choice is not None:
         document["tool_choice"] = _tool_choice(conversation.tool_choice)
@@ -246,16 +254,17 @@ def _tool_choice(choice: ToolChoice) -> Document:
 
 
 def _answer_in(wanted: Format, model: str, document: Document) -> None:
-    """The JSON is the input of a tool, forced where a model allows it, else asked for in words.
+    """Request a JSON answer as the input of a tool (`JSON_TOOL`), forced if the model allows it, plus an instruction.
 
-    Beside other tools it is one of them, of which one at a time is called: to answer is to call it. There is no JSON
-    mode without a schema; structured outputs need a closed one, which clients' seldom are.
+    If the client has tools of its own, the JSON tool is added to them and the model calls one at a time: to answer is
+    to call the JSON tool. The API has no JSON mode without a schema, and its structured outputs require a schema
+    with `additionalProperties: false`, which clients' schemas seldom have.
     """
     others = document.get("tools") or []
     may_choose = bool(others) and document.get("tool_choice", {}).get("type") != "none"
     is_forced = takes_all(model) and document.get("thinking", {}).get("type") != "enabled"
     if not (may_choose or is_forced):
-        others = []  # what may not be called cannot be there to be chosen
+        others = []  # the choice of a tool cannot exclude single tools, so uncallable ones are left out
     schema = {"type": "object", **(wanted.schema or {})}
     description = wanted.description or "Takes the whole answer, as one JSON object."
     document["tools"] = [*others, {"name": JSON_TOOL, "description": description, "input_schema": schema}]

@@ -1,4 +1,23 @@
-"""A provider's stream of the Messages API: https://platform.claude.com/docs/en/build-with-claude/streaming."""
+"""Read a provider's Messages API stream: parse server-sent events into canonical chunks.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The states, the events that change them, and
+in parentheses the chunks that `take` returns:
+
+    start ── message_start ──▶ content ── message_delta ─────▶ finished ── message_stop ──▶ done
+                (Begin)         ▲ │ │     (Finish, Counted)                                  ▲
+                                └─┘ └────── message_stop, no stop reason so far (Finish) ────┘
+                          content_block_*
+                          (content chunks)
+
+An `error` event raises `UpstreamError` in every state. `ping` and unknown events return nothing.
+
+If the client requested JSON (`wants_json`), the answer is the input of the JSON tool, or the text if the model does not
+call that tool. Until this is known, text is held back:
+
+    holding ── content_block_start of the JSON tool (discards held text) ──▶ json: returns the tool's input as TextDelta
+       │                                                                           and discards other text
+       └────── message_delta or message_stop (returns held text) ──────────▶ text
+"""
 
 from __future__ import annotations
 
@@ -75,9 +94,10 @@ _decode = _decoder.strictly
 
 
 class StreamReader:
-    """Reads events. The call of our own JSON tool is the answer's text.
+    """A `StreamReader` for the Messages API. The input of a call of the JSON tool becomes the text of the answer.
 
-    `wants_json`: it may be called, and what is said before it is none of the answer; without the call it is all of it.
+    `wants_json`: the request contains the JSON tool. If the model calls it, text that precedes the call is discarded;
+    otherwise the text is the answer.
     """
 
     has_own_end = True
@@ -94,10 +114,10 @@ class StreamReader:
         self._has_finished = False
 
     def take(self, event: Event) -> list[Chunk]:
-        """As in `StreamReader`."""
+        """Return the chunks of one event (see `protocols/contract.py`)."""
         try:
             found = _decode(event.data)
-        except PARSE_ERRORS:
+        except PARSE_ERRORS:  # a field has an unexpected type: the lenient decoder ignores it, more slowly
             found = _decoder.decode(event.data)
         kind = found.type
         if kind == "content_block_delta":
@@ -107,24 +127,25 @@ class StreamReader:
         if kind == "content_block_stop":
             return self._stop(found.index)
         if kind == "message_start":
-            return self._start(found.message or _Message())
+            return self._message_start(found.message or _Message())
         if kind == "message_delta":
-            return self._end(found)
+            return self._message_delta(found)
         if kind == "message_stop":
             self.is_done = True
-            return self._last()
+            return self._message_stop()
         if kind == "error":
             error = found.error if isinstance(found.error, dict) else {"message": found.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
         return []
 
-    def _start(self, message: _Message) -> list[Chunk]:
+    def _message_start(self, message: _Message) -> list[Chunk]:
         self._has_begun = True
         if message.usage is not None:
             self._usage = message.usage
         return [Begin(id=message.id, model=message.model)]
 
     def _block(self, index: int, block: _Block) -> list[Chunk]:
+        """Start a block: return the chunk that begins it, and its text if the event has some already."""
         if block.type == "tool_use":
             self._has_content = True
             self._inputs[index] = block.input
@@ -138,12 +159,12 @@ class StreamReader:
         if block.type == "thinking":
             return self._think(block.thinking)
         if block.type == "text":
-            return self._say(block.text or "")
+            return self._text(block.text or "")
         self._has_content = True
         return [ForeignDelta(kind=block.type)]
 
     def _stop(self, index: int) -> list[Chunk]:
-        """A call whose input did not come in pieces has it all from the beginning."""
+        """End a block. A tool call without `input_json_delta` events has its whole input in content_block_start."""
         given = self._inputs.pop(index, None)
         if given is None:
             return []
@@ -152,7 +173,7 @@ class StreamReader:
             return [TextDelta(text=arguments)]
         return [ToolDelta(call=self._calls[index], arguments=arguments)]
 
-    def _say(self, text: str) -> list[Chunk]:
+    def _text(self, text: str) -> list[Chunk]:
         if not text:
             return []
         self._has_content = True
@@ -168,14 +189,14 @@ class StreamReader:
 
     def _delta(self, index: int, delta: _Delta) -> list[Chunk]:
         if delta.text:
-            return self._say(delta.text)
+            return self._text(delta.text)
         if delta.partial_json:
             self._inputs.pop(index, None)
             if index == self._json_block:
                 return [TextDelta(text=delta.partial_json)]
             call = self._calls.get(index)
             if call is None:
-                return []  # a tool that the vendor runs itself
+                return []  # the input of a server-side tool, which Anthropic runs itself
             return [ToolDelta(call=call, arguments=delta.partial_json)]
         if delta.thinking:
             return self._think(delta.thinking)
@@ -183,22 +204,22 @@ class StreamReader:
             return [ThinkingDelta(signature=delta.signature)]
         return []
 
-    def _rest(self) -> list[Chunk]:
-        """What was held back, and the input of blocks that were not ended."""
+    def _flush(self) -> list[Chunk]:
+        """Return the text held back, and the input of tool calls without a content_block_stop."""
         chunks: list[Chunk] = [TextDelta(text="".join(self._held))] if self._held else []
         self._held = None
         for index in list(self._inputs):
             chunks += self._stop(index)
         return chunks
 
-    def _last(self) -> list[Chunk]:
-        chunks = self._rest()
-        if self._has_begun and not self._has_finished:  # it ended by itself, though it gives no reason
+    def _message_stop(self) -> list[Chunk]:
+        chunks = self._flush()
+        if self._has_begun and not self._has_finished:  # complete, though without a stop reason
             chunks.append(Finish(reason="tool_calls" if self._calls else "stop"))
         return chunks
 
-    def _end(self, found: _Event) -> list[Chunk]:
-        chunks = self._rest()
+    def _message_delta(self, found: _Event) -> list[Chunk]:
+        chunks = self._flush()
         delta = found.delta
         if delta is not None and delta.stop_reason:
             self._has_finished = True
@@ -207,15 +228,15 @@ class StreamReader:
                 reason = "stop"
             chunks.append(Finish(reason=reason, stop_sequence=delta.stop_sequence))
         if found.usage is not None:
-            self._usage = _later(self._usage, found.usage)
+            self._usage = _merged(self._usage, found.usage)
             counted = read_usage(self._usage, has_content=self._has_content)
             if counted is not None:
                 chunks.append(counted)
         return chunks
 
 
-def _later(before: ReportedUsage, now: ReportedUsage) -> ReportedUsage:
-    """The counts of now, which are cumulative, and those of before that now does not repeat."""
+def _merged(before: ReportedUsage, now: ReportedUsage) -> ReportedUsage:
+    """Merge two usage reports: counts are cumulative, and a later report can omit counts of an earlier one."""
     return ReportedUsage(
         **{
             name: getattr(before, name) if getattr(now, name) is None else getattr(now, name)

@@ -1,4 +1,18 @@
-"""A client's stream of the Messages API: https://platform.claude.com/docs/en/build-with-claude/streaming."""
+"""Write a client's Messages API stream: turn canonical chunks into server-sent events.
+
+Source: https://platform.claude.com/docs/en/build-with-claude/streaming. A message is a sequence of content blocks, at
+most one of them open. The states (`_has_begun`, `_open`), with the events written:
+
+    start ── message_start ──▶ between blocks ── content_block_start ──▶ in a block ──┐ content_block_delta
+                                │  ▲                                       │   ▲──────┘
+                                │  └───────── content_block_stop ──────────┘
+                                └── end(): message_delta, message_stop ──▶ ended
+
+The first content and `end` write message_start; `end` also writes the content_block_stop of an open block. A block
+stays open while chunks of its kind follow (text and refusals are one kind). A chunk of another kind, a new tool call
+and a signature end it. Interleaved tool calls are first put in sequence (`delta_serializer.py`). `Begin`,
+`Counted` and `Finish` write nothing at once: their data goes into message_start and message_delta.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +42,7 @@ from llm_gateway.sse import encode_event
 
 
 class StreamWriter(EventStream):
-    """Writes events, blocks one after the other: the choice that comes first. The stop reason waits for the end."""
+    """A `StreamWriter` for the Messages API. Writes the first choice of a stream; the format has no room for others."""
 
     def __init__(self, context: ReplyContext) -> None:
         self._context = context
@@ -43,7 +57,7 @@ class StreamWriter(EventStream):
         self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the events for one chunk (see `protocols/contract.py`)."""
         if not isinstance(chunk, Begin | Counted):
             if self._choice is None:
                 self._choice = chunk.choice
@@ -70,7 +84,7 @@ class StreamWriter(EventStream):
         return b""
 
     def end(self) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the rest of a complete stream: held chunks, then message_delta and message_stop."""
         held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         reason, sequence = stop_of(self._finish.reason, self._finish.stop_sequence)
         delta = {
@@ -81,7 +95,7 @@ class StreamWriter(EventStream):
         return held + self._begin() + self._close() + _event(delta) + _event({"type": "message_stop"})
 
     def error(self, message: str, code: str) -> bytes:
-        """As in `StreamWriter`."""
+        """Return an `error` event, which ends a stream that failed."""
         return _event(error_document(message, code, 500))
 
     def _begin(self) -> bytes:
@@ -92,7 +106,7 @@ class StreamWriter(EventStream):
         return _event({"type": "message_start", "message": message})
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:
-        """Begin a block unless one of this kind is open."""
+        """Start a block of this kind, ending the open one first; write nothing if one of this kind is open."""
         if self._open == kind:
             return b""
         opening = self._begin() + self._close()

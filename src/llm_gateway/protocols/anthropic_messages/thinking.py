@@ -1,4 +1,4 @@
-"""How much a Claude model shall think, within what it takes and what the client allows.
+"""Map the requested reasoning to Anthropic's `thinking` and `effort`, within the limits of model and request.
 
 https://platform.claude.com/docs/en/build-with-claude/extended-thinking, …/adaptive-thinking.
 """
@@ -12,22 +12,27 @@ from llm_gateway.protocols.anthropic_messages.model_capabilities import takes_al
 from llm_gateway.protocols.part_attributes import is_sealed
 
 BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
-"""Tokens of thought for the words of others."""
+"""Reasoning effort → thinking budget in tokens."""
 LEAST_BUDGET = 1024
+"""Smallest `budget_tokens` that the API accepts."""
 EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
+"""Values of `output_config.effort`."""
 ANSWER_TOKENS = 4096
-"""What is left for the answer beside the thoughts, where the client does not bound both together."""
+"""Tokens reserved for the answer in addition to the thinking budget, if the client sets no `max_tokens`."""
 LEFT_OUT = ["reasoning"]
 
 
 def must_call(conversation: Conversation) -> bool:
-    """Whether a tool must be called."""
+    """Return whether the request forces a tool call."""
     choice = conversation.tool_choice
     return bool(conversation.tools) and choice is not None and choice.mode == "required"
 
 
 def think(conversation: Conversation, model: str, document: dict[str, Any]) -> list[str]:
-    """Say in the request's document how much to think; `["reasoning"]` where it cannot be said."""
+    """Set `thinking` in `document`, and `max_tokens` if needed.
+
+    Returns `["reasoning"]` if the option had to be dropped, else an empty list.
+    """
     reasoning = conversation.reasoning
     if reasoning is None:
         return []
@@ -39,7 +44,7 @@ def think(conversation: Conversation, model: str, document: dict[str, Any]) -> l
     budget = max(LEAST_BUDGET, reasoning.budget_tokens or BUDGETS.get(reasoning.effort or "medium", 8192))
     limit = conversation.max_tokens
     if limit is not None and limit <= budget:
-        budget = limit // 2  # both together are what the client allows
+        budget = limit // 2  # max_tokens bounds thinking and answer together
     if budget < LEAST_BUDGET or must_call(conversation) or _is_amid_tools(conversation):
         return LEFT_OUT
     document["thinking"] = {"type": "enabled", "budget_tokens": budget}
@@ -49,9 +54,9 @@ def think(conversation: Conversation, model: str, document: dict[str, Any]) -> l
 
 
 def _adapt(reasoning: Reasoning, document: dict[str, Any]) -> list[str]:
-    """Models that choose for themselves how much to think take a word for how hard to try."""
+    """Set adaptive thinking, for models that take an effort instead of a budget in tokens."""
     if reasoning.effort == "none":
-        return LEFT_OUT  # to turn it off is refused by some
+        return LEFT_OUT  # some of these models reject `disabled`
     document["thinking"] = {"type": "adaptive"} | ({"display": "summarized"} if reasoning.show else {})
     if reasoning.effort in EFFORTS:
         document["output_config"] = {"effort": reasoning.effort}
@@ -59,7 +64,7 @@ def _adapt(reasoning: Reasoning, document: dict[str, Any]) -> list[str]:
 
 
 def _is_amid_tools(conversation: Conversation) -> bool:
-    """Whether the model's last turn called tools and its thoughts are lost: with thinking they would be missed.
+    """Return whether the last assistant turn has tool calls but no signed thinking: the API then rejects thinking.
 
     https://platform.claude.com/docs/en/build-with-claude/extended-thinking#preserving-thinking-blocks
     """

@@ -1,4 +1,4 @@
-"""Tokens as Anthropic counts them."""
+"""Read and write Anthropic's `usage` objects."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, 
 
 
 class CacheCreation(msgspec.Struct, gc=False):
-    """Tokens written to the cache, by how long they stay."""
+    """Tokens written to the prompt cache, by lifetime."""
 
     ephemeral_5m_input_tokens: LenientCount = None
     ephemeral_1h_input_tokens: LenientCount = None
 
 
 class OutputDetails(msgspec.Struct, gc=False):
-    """Kinds among the output."""
+    """Kinds of tokens that are part of the output."""
 
     thinking_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
-    """A `usage` object."""
+    """A `usage` object as received; implausible values are checked in `read_usage`."""
 
     input_tokens: LenientCount = None
     output_tokens: LenientCount = None
@@ -42,10 +42,10 @@ _NOTHING_CREATED, _NO_DETAILS = CacheCreation(), OutputDetails()
 
 
 def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
-    """The canonical counts; None where the provider left them out, or what it says cannot be.
+    """Convert reported counts; None if a total is missing or implausible.
 
-    `input_tokens` counts neither what was read from the cache nor what was written to it: the total is the sum of all
-    three. `output_tokens` counts thinking, too.
+    `input_tokens` excludes tokens read from the cache and tokens written to it: the total is the sum of the three.
+    `output_tokens` includes thinking. `has_content`: the reply is not empty, so 0 output tokens are implausible.
     """
     if reported is None or reported.input_tokens is None or reported.output_tokens is None:
         return None
@@ -56,28 +56,28 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
         written = (created.ephemeral_5m_input_tokens or 0) + long
         if any_implausible(created.ephemeral_5m_input_tokens, long):
             return None
-    asked, answered = reported.input_tokens, reported.output_tokens
-    if not (asked + read + written and are_plausible(asked, read, written)):
+    fresh, output = reported.input_tokens, reported.output_tokens
+    if not (fresh + read + written and are_plausible(fresh, read, written)):
         return None
-    if not (are_plausible(answered) and (answered or not has_content)):
+    if not (are_plausible(output) and (output or not has_content)):
         return None
     thought = (reported.output_tokens_details or _NO_DETAILS).thinking_tokens
     usage = Usage(
-        input_tokens=asked + read + written,
-        output_tokens=answered,
+        input_tokens=fresh + read + written,
+        output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=clamped(written, long),
-        reasoning_tokens=clamped(answered, thought),
+        reasoning_tokens=clamped(output, thought),
     )
     return Counted(usage=usage, is_estimated=any_implausible(created.ephemeral_1h_input_tokens, thought))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:
-    """A `usage` object."""
-    kept = usage.cache_read_tokens + usage.cache_write_tokens
+    """Return a `usage` object; `input_tokens` excludes cached tokens, as in Anthropic's API."""
+    cached = usage.cache_read_tokens + usage.cache_write_tokens
     return {
-        "input_tokens": max(0, usage.input_tokens - kept),
+        "input_tokens": max(0, usage.input_tokens - cached),
         "output_tokens": usage.output_tokens,
         "cache_read_input_tokens": usage.cache_read_tokens,
         "cache_creation_input_tokens": usage.cache_write_tokens,

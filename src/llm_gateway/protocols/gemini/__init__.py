@@ -1,4 +1,7 @@
-"""Google's generateContent: https://ai.google.dev/api/generate-content."""
+"""Google's Gemini API, generateContent: https://ai.google.dev/api/generate-content.
+
+Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
+"""
 
 from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route, TokenCount
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
@@ -26,11 +29,14 @@ __all__ = [
 ]
 
 MODEL_PATHS = {"/v1beta/models": "", "/v1/models": "V1"}
-"""Where Google has its models, and what tells the operations there apart: its SDKs take either version."""
+"""Path of the models, for each API version that SDKs use → suffix of the operation's name in the OpenAPI document."""
 
 
 def routes(method: str, summary: str, *, operation: str = "", stream: bool = False) -> tuple[Route, ...]:
-    """Return the routes of a method of models; `operation` is its name in the OpenAPI document, if it is another."""
+    """Return the routes of one method (`generateContent`), one for each API version.
+
+    `operation` is the name in the OpenAPI document if it differs from `method`.
+    """
     name = operation or method
     return tuple(
         Route(path=f"{path}/{MODEL}:{method}", operation=name + version, summary=summary, stream=stream)
@@ -43,8 +49,8 @@ DESCRIPTOR = Descriptor(
     vendor="Google",
     surface="generate_content",
     routes=(
-        *routes("generateContent", "Generated content, as Google's"),
-        *routes("streamGenerateContent", "The same in a stream: events with `alt=sse`, else an array", stream=True),
+        *routes("generateContent", "Generate content (Google's Gemini API)"),
+        *routes("streamGenerateContent", "Stream generated content: events with `alt=sse`, else an array", stream=True),
     ),
     read_request=read_request,
     read_reply=read_reply,
@@ -60,7 +66,7 @@ DESCRIPTOR = Descriptor(
     credential_headers=(b"x-goog-api-key", b"authorization"),
     key_parameter="key",
     count_tokens=TokenCount(
-        routes=routes("countTokens", "How many tokens a request will take, estimated", operation="countContentTokens"),
+        routes=routes("countTokens", "Estimate the input tokens of a request", operation="countContentTokens"),
         request_of=counted_request,
         write=write_count,
     ),
@@ -80,4 +86,4 @@ DESCRIPTOR = Descriptor(
     ),
     uncached_fields=frozenset({"model", "labels", "serviceTier", "service_tier", "store"}),
 )
-"""Google's requests name no user: `labels` are an account's own, for its bill, and SDKs send them to Vertex AI only."""
+"""No `user_fields`: requests have no user id. `labels` are for an account's bill; SDKs send them to Vertex AI only."""

@@ -1,4 +1,4 @@
-"""Google's `contents` as turns: https://ai.google.dev/api/caching#Content."""
+"""Read Google's `contents` array into canonical turns: https://ai.google.dev/api/caching#Content."""
 
 from __future__ import annotations
 
@@ -26,46 +26,49 @@ from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.thoughts import thought_of
 
 DATA = ("text", "functionCall", "functionResponse", "inlineData", "fileData")
-"""The fields of a part of which it has exactly one."""
+"""Data fields of a part; each part has exactly one of them."""
 PART = frozenset({*DATA, "thought", "thoughtSignature"})
 FOREIGN = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
-"""Parts of tools that Google runs itself."""
+"""Data fields of server-side tools, which Google runs itself."""
 CALL = frozenset({"id", "name", "args"})
 RESPONSE = frozenset({"id", "name", "response", "parts"})
 ROLES: dict[str, Role] = {"user": "user", "function": "user", "tool": "user", "model": "assistant"}
-"""Google takes results under `user`; older SDKs send them as `function`, some clients as `tool`."""
+"""`role` → canonical role. Tool results have the role `user`; older SDKs send `function`, some clients `tool`."""
 AUDIO_FORMATS = {"x-wav": "wav", "wave": "wav", "vnd.wave": "wav", "mpeg": "mp3"}
+"""Subtype of an audio media type → canonical format, where they differ."""
 STORED_AT_GOOGLE = ("gs://", "https://generativelanguage.googleapis.com/", "files/")
 STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 
 def standard_base64(data: str) -> str:
-    """Return base64 in the standard alphabet: Google's SDKs send the URL-safe one, which no other vendor takes."""
+    """Convert base64 to the standard alphabet: Google's SDKs send the URL-safe one, which other vendors reject."""
     return data.translate(STANDARD_ALPHABET) if "-" in data or "_" in data else data
 
 
 class ContentsReader:
-    """Reads the contents of one request. `dropped` collects the fields that no other protocol has a place for."""
+    """A reader for the contents of one request. `dropped` collects the paths of fields that only Google knows."""
 
     def __init__(self) -> None:
         self.dropped: dict[str, None] = {}
         self._calls = _Calls()
 
     def turns(self, contents: list[Any]) -> list[Turn]:
-        """Return the turns. Contents of the model that follow each other are one: SDKs keep one for each chunk.
+        """Return the turns. Consecutive `model` contents become one turn: SDKs keep one content per stream chunk.
 
         Raises:
             Unreadable: a content is malformed.
-            Unsupported: a part is known to Google only.
+            Unsupported: only Google knows the type of a part.
         """
         turns: list[Turn] = []
         for given, place in objects(contents, "contents"):
             content = camel_names(given)
-            said = text(content, "role", place) or "user"
-            if said not in ROLES:
-                raise Unreadable(f"{place}.role", f"{place}.role must be user or model; systemInstruction is a field.")
+            role = text(content, "role", place) or "user"
+            if role not in ROLES:
+                raise Unreadable(
+                    f"{place}.role", f"{place}.role must be user or model; use systemInstruction for a system prompt."
+                )
             parts = self.parts(content, place)
-            if ROLES[said] == "assistant":
+            if ROLES[role] == "assistant":
                 _add(turns, "assistant", parts)
                 continue
             results: list[Part] = [part for part in parts if isinstance(part, ToolResult)]
@@ -80,21 +83,28 @@ class ContentsReader:
         return [turn for turn in turns if turn.parts]
 
     def parts(self, content: Document, place: str) -> list[Part]:
-        """Return the parts of a content, of which there must be at least one."""
+        """Return the parts of a content.
+
+        Raises:
+            Unreadable: it has no parts, or one is malformed.
+            Unsupported: only Google knows the type of a part.
+        """
         given = listed(content, "parts", place)
         if not given:
             raise Unreadable(f"{place}.parts", f"{place}.parts must hold at least one part.")
         return [self._part(camel_names(part), where) for part, where in objects(given, f"{place}.parts")]
 
     def _part(self, part: Document, place: str) -> Part:
+        """Read one part, whose only data field says what it is. `place` is its path, for error messages."""
         kinds = [name for name in (*DATA, *FOREIGN) if part.get(name) is not None]
-        if not kinds and part.get("thoughtSignature") is not None:  # as the last event of a stream may have it
+        # A signature without data signs an empty text: the last event of a stream can have such a part.
+        if not kinds and part.get("thoughtSignature") is not None:
             part, kinds = {**part, "text": ""}, ["text"]
         if len(kinds) != 1:
             raise Unreadable(place, f"{place} must have exactly one of {', '.join(DATA)}.")
         [kind] = kinds
         if kind in FOREIGN:
-            raise Unsupported(f"{place}.{kind}", "tools that Google runs itself are not known to other protocols")
+            raise Unsupported(f"{place}.{kind}", "only Google offers server-side tools")
         self._note_others(part, PART, "contents.parts")
         signature = text(part, "thoughtSignature", place)
         if kind == "text":
@@ -139,7 +149,7 @@ class ContentsReader:
 
 
 class _Calls:
-    """Pairs results with calls: by id, else the oldest call of the name that has no result yet."""
+    """The tool calls of a conversation, to match results: by id, else the oldest unanswered call of that name."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
@@ -147,7 +157,7 @@ class _Calls:
         self._open: dict[str, deque[str]] = {}
 
     def begin(self, given: str | None, name: str) -> str:
-        """Return the id of a call, made up if the client gives none."""
+        """Register a call and return its id, generated if the client sends none."""
         call_id, number = given, len(self._ids)
         while not call_id or (given is None and call_id in self._ids):
             call_id, number = f"call_{number}", number + 1
@@ -156,7 +166,7 @@ class _Calls:
         return call_id
 
     def answer(self, given: str | None, name: str) -> str | None:
-        """Return the id of the call that a result belongs to, or None."""
+        """Return the id of the call that a result belongs to, None if there is none."""
         waiting = self._open.get(name, deque())
         while not given and waiting:
             found = waiting.popleft()
@@ -175,10 +185,10 @@ def _add(turns: list[Turn], role: Role, parts: list[Part]) -> None:
 
 
 class _Joiner:
-    """Joins texts, and thoughts, that follow each other: the chunks of a stream.
+    """A list of parts in which adjacent texts are merged, and adjacent thoughts, since SDKs keep stream chunks apart.
 
-    A signature ends a text; it is lost where there is no text to carry it. A signed thought comes with all of its text,
-    so it takes the place of its chunks.
+    A signature ends a text; a signature without text is dropped. A signed thought contains its whole text, so it
+    replaces the unsigned chunks before it.
     """
 
     def __init__(self) -> None:
@@ -187,7 +197,7 @@ class _Joiner:
         self._pieces: list[str] = []
 
     def add(self, part: Part) -> None:
-        """Take the next part."""
+        """Append the next part."""
         if isinstance(part, Thinking) and (part.signature or part.redacted):
             if part.signature and self._kind is Thinking:
                 self._pieces = []
@@ -205,11 +215,12 @@ class _Joiner:
             self.parts.append(part)
 
     def close(self, signature: str | None = None) -> None:
-        """End the text or thought that is open."""
-        said = "".join(self._pieces)
+        """End the open text or thought, if there is one."""
+        joined = "".join(self._pieces)
         self._pieces = []
-        if said:
-            self.parts.append(Text(text=said, signature=signature) if self._kind is Text else Thinking(text=said))
+        if joined:
+            is_text = self._kind is Text
+            self.parts.append(Text(text=joined, signature=signature) if is_text else Thinking(text=joined))
 
 
 def _joined(parts: Iterable[Part]) -> list[Part]:
@@ -221,9 +232,10 @@ def _joined(parts: Iterable[Part]) -> list[Part]:
 
 
 def _result(response: Document) -> tuple[str, bool]:
-    """Return a result as text, and whether it is an error: https://ai.google.dev/api/caching#FunctionResponse.
+    """Return the text of a function's response, and whether it is an error.
 
-    `output` and `error` are Google's own names, `result` is the one that its SDKs write.
+    The key is `output` or `error` in Google's documentation (https://ai.google.dev/api/caching#FunctionResponse), and
+    `result` in its SDKs.
     """
     if len(response) == 1:
         [(name, value)] = response.items()
@@ -248,7 +260,7 @@ def _blob(blob: Document, place: str) -> Image | File | Audio:
 def _file(given: Document, place: str) -> Image | File:
     uri, media_type = required_text(given, "fileUri", place), text(given, "mimeType", place)
     if uri.startswith(STORED_AT_GOOGLE):
-        raise Unsupported(f"{place}.fileUri", "a file that is stored at Google can be read by Google only")
+        raise Unsupported(f"{place}.fileUri", "only Google can read a file stored at Google")
     if media_type is not None and media_type.lower().startswith("image/"):
         return Image(media_type=media_type, url=uri)
     return File(name=text(given, "displayName", place), media_type=media_type, url=uri)

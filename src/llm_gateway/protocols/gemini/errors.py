@@ -1,4 +1,4 @@
-"""Errors as Google's SDKs read them: https://google.aip.dev/193."""
+"""Error responses in Google's format: https://google.aip.dev/193."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STATUSES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-"""https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+"""HTTP status → `error.status`: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto."""
 STREAM_CODES = {
     error.code: 400 if issubclass(error, Invalid | ProviderRefused) else error.status
     for error in GatewayError.__subclasses__()
 }
-"""HTTP statuses of the gateway's codes, for errors that end a stream."""
+"""Error code of the gateway → HTTP status, for errors in a stream, whose own status was sent as 200."""
 DOMAIN = "llm-gateway"
 TYPE = "type.googleapis.com/google.rpc."
 SCHEMA: dict[str, Any] = {
@@ -52,7 +52,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
-    """Return the error's document. The gateway's own code is `details[0].metadata.code`."""
+    """Encode an error response. The gateway's own error code is `details[0].metadata.code`."""
     details: list[dict[str, Any]] = [{"@type": f"{TYPE}RequestInfo", "requestId": request_id}]
     field = _field_of(error)
     if field:
@@ -65,20 +65,20 @@ def write_error(error: GatewayError, request_id: str) -> bytes:
 
 
 def duration(seconds: float) -> str:
-    """Return a `google.protobuf.Duration`, at least a millisecond: https://protobuf.dev/programming-guides/json/."""
+    """Format a `google.protobuf.Duration` of at least 1 ms ("37.8s"): https://protobuf.dev/programming-guides/json/."""
     whole, milliseconds = divmod(max(1, math.ceil(seconds * 1000)), 1000)
     return f"{whole}.{milliseconds:03}".rstrip("0").rstrip(".") + "s" if milliseconds else f"{whole}s"
 
 
 def error_document(message: str, code: str, status: int, details: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Return what an error response, or the last event of a failed stream, holds. `error` must be its first field."""
+    """Return the document of an error response, or of the last event of a failed stream. `error` must come first."""
     info = {"@type": f"{TYPE}ErrorInfo", "reason": code.upper(), "domain": DOMAIN, "metadata": {"code": code}}
     word = STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
     return {"error": {"code": status, "message": message, "status": word, "details": [info, *(details or ())]}}
 
 
 def _field_of(error: GatewayError) -> str | None:
-    """Return the path of the field at fault, if there is one."""
+    """Return the path of the request field that caused the error, None if there is none."""
     if isinstance(error, NotSupported):
         return error.field
     if isinstance(error, Invalid):

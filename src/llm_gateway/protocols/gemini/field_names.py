@@ -1,6 +1,6 @@
-"""Google's field names: its parsers take lowerCamelCase and the original snake_case alike.
+"""Google's field names: conversion from snake_case to camelCase, and names for canonical fields.
 
-https://protobuf.dev/programming-guides/json/
+Google's parsers accept both spellings: https://protobuf.dev/programming-guides/json/
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FIELD_NAMES: Mapping[str, str] = {
     "top_logprobs": "generationConfig.logprobs",
     "top_p": "generationConfig.topP",
 }
-"""Words for fields of `Conversation`."""
+"""Canonical field (of `Conversation`) → path in a Gemini request, for error messages."""
 
 
 def camel_names(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the object with its own field names in camelCase; objects within it stay as they are.
+    """Return the object with its own field names in camelCase; nested objects stay unchanged.
 
-    Only messages that Google defines may be renamed: names inside of schemas, arguments and results are the client's.
+    Call it only for objects that Google defines: keys of schemas, arguments and results belong to the client.
     """
     if not any("_" in name for name in document):
         return document
@@ -44,6 +44,6 @@ def camel_names(document: dict[str, Any]) -> dict[str, Any]:
 
 def _camel(name: str) -> str:
     if name.startswith("_"):
-        return name  # `_responseJsonSchema`, as older SDKs spell it
+        return name  # older SDKs send `_responseJsonSchema`
     first, *others = name.split("_")
     return first + "".join([other[:1].upper() + other[1:] for other in others])

@@ -1,4 +1,4 @@
-"""Google's list of models: https://ai.google.dev/api/models."""
+"""Model lists in Google's format: https://ai.google.dev/api/models."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from llm_gateway.protocols.descriptor import ListedModel
 
 PREFIX = "models/"
 METHODS = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"]
-"""Whether a model has embeddings is known to its provider only."""
+"""Methods listed for every model: the gateway does not know which models have embeddings."""
 
 
 def write_model(model: ListedModel) -> bytes:
-    """Return the answer of `GET /v1beta/models/{model}`."""
+    """Encode the response to `GET /v1beta/models/{model}`."""
     return msgspec.json.encode(_document(model))
 
 
 def write_models(models: Sequence[ListedModel]) -> bytes:
-    """Return the answer of `GET /v1beta/models`: one page with all of them."""
+    """Encode the response to `GET /v1beta/models`: one page with all models."""
     return msgspec.json.encode({"models": [_document(model) for model in models]})
 
 
 def _document(model: ListedModel) -> dict[str, Any]:
-    """Return one model. The gateway knows no limits of it, so none are in it."""
+    """Return the entry of one model, without token limits, which the gateway does not know."""
     return {"name": PREFIX + model.name, "displayName": model.name, "supportedGenerationMethods": METHODS}

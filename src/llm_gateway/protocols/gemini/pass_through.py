@@ -1,4 +1,4 @@
-"""Requests of generateContent that pass through to a provider of the same protocol."""
+"""Adjust generateContent requests that pass through untranslated to a Gemini account."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llm_gateway.protocols.gemini.thoughts import is_of_another_vendor
 
 
 def pass_on(document: Document, *, stream: bool) -> Document:
-    """Leave out the model, which is in the path, and thoughts of other vendors, whose seals Gemini would refuse.
+    """Remove the field `model`, which is in the path, and thoughts by other vendors, whose signatures Gemini rejects.
 
-    Calls that another vendor made have no signature, which some models of Gemini's demand: they get the one that says
-    so.
+    Some Gemini models require a signature on tool calls. Calls by other vendors' models have none, so they get
+    Google's placeholder (NO_SIGNATURE).
     """
     model = str(document.get("model"))
     document = {name: value for name, value in document.items() if name != "model"}
@@ -26,7 +26,7 @@ def pass_on(document: Document, *, stream: bool) -> Document:
 
 
 def _passed(content: Any, *, needs_signature: bool) -> Any:
-    """Return the content as Gemini may have it; None if nothing of it is left."""
+    """Return the content without thoughts by other vendors; None if it has no other parts."""
     parts = content.get("parts") if isinstance(content, dict) and content.get("role") == "model" else None
     if not isinstance(parts, list):
         return content

@@ -1,4 +1,4 @@
-"""Read and write whole replies of generateContent: https://ai.google.dev/api/generate-content."""
+"""Read and write complete (non-streaming) replies of generateContent: https://ai.google.dev/api/generate-content."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from llm_gateway.protocols.lenient_decoding import arguments_object
 
 
 def read_reply(body: bytes) -> Completion:
-    """The reply in a provider's body. What was blocked is one, too: empty, or cut where it was stopped.
+    """Read the reply in a response body. A blocked prompt or answer is a valid reply with no or partial content.
 
     Raises:
-        Malformed: it holds no complete one.
+        Malformed: the body is not a complete reply.
     """
     found = decoder.decode(body)
     blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason
@@ -60,11 +60,11 @@ FINISH_REASONS: dict[FinishReason, str] = {
     "length": "MAX_TOKENS",
     "content_filter": "SAFETY",
 }
-"""Google has no reason of its own for calls."""
+"""Finish reason → `finishReason`. Google has no separate reason for tool calls."""
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
-    """Return the document of a reply. Thoughts are shown only if the client asked for them, as Google does."""
+    """Encode a reply. Includes thoughts only if the client requested them, as Google does."""
     shows = shows_thoughts(context.document)
     candidates = [_write_choice(choice, index, shows=shows) for index, choice in enumerate(completion.choices)]
     document = response_document(context, completion.model or context.model, candidates)
@@ -73,7 +73,7 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
 
 
 def shows_thoughts(document: dict[str, Any]) -> bool:
-    """Whether a request asks to see thoughts (`generationConfig.thinkingConfig.includeThoughts`)."""
+    """Return whether a request sets `generationConfig.thinkingConfig.includeThoughts`."""
     found: Any = document
     for name in ("generationConfig", "thinkingConfig", "includeThoughts"):
         found = camel_names(found).get(name) if isinstance(found, dict) else None
@@ -88,7 +88,7 @@ def response_document(context: ReplyContext, model: str, candidates: list[dict[s
 def candidate_document(
     index: int, parts: list[dict[str, Any]], reason: FinishReason | None = None, logprobs: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return a candidate; `logprobs` is OpenAI's document of them."""
+    """Return a candidate of a response. `logprobs` has OpenAI's shape."""
     document: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": index}
     if reason is not None:
         document["finishReason"] = FINISH_REASONS[reason]
@@ -105,7 +105,7 @@ def _write_choice(choice: Choice, index: int, *, shows: bool) -> dict[str, Any]:
 
 
 def write_part(part: Part, *, shows: bool) -> dict[str, Any] | None:
-    """Return a part; None for what Google's protocol has no part for. `shows`: thoughts are among what it may hold."""
+    """Return a part; None if Google has no such part, or for a thought if `shows` is False."""
     if isinstance(part, Text | Refusal):
         document: dict[str, Any] = {"text": part.text}
         signature = part.signature if isinstance(part, Text) else None

@@ -1,4 +1,4 @@
-"""What a client of generateContent asks for, in canonical form.
+"""Read a client's generateContent request into a canonical conversation.
 
 Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching#Tool.
 """
@@ -30,7 +30,7 @@ from llm_gateway.protocols.gemini.schema import json_schema
 CONFIG = "generationConfig"
 CALLING = "toolConfig.functionCallingConfig"
 HINTS = ("safetySettings", "labels", "store")
-"""Told to the vendor itself: no other has a place for them."""
+"""Fields that only Google knows. Dropped by name in a translation, since they do not change the answer."""
 KNOWN = frozenset(
     {"model", "contents", "systemInstruction", "tools", "toolConfig", CONFIG, "serviceTier", "cachedContent", *HINTS}
 )
@@ -47,30 +47,30 @@ DECLARATION_HINTS = frozenset({"response", "responseJsonSchema", "behavior"})
 THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
 LEVELS = ("minimal", "low", "medium", "high", "xhigh")
 DYNAMIC = -1
-"""A `thinkingBudget` of which the model is the judge: https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
+"""The `thinkingBudget` that lets the model choose: https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
 TIERS = {"standard": "default", "unspecified": None}
-"""`flex` and `priority` are the words of others, too."""
+"""`serviceTier` → canonical (OpenAI's) tier. `flex` and `priority` have the same name."""
 
 
 def read_request(document: Document) -> ParsedRequest:
-    """Return the conversation in a request. Names are taken in camelCase and snake_case, as Google does.
+    """Read the conversation in a request document. Field names can be camelCase or snake_case, as at Google.
 
     Raises:
-        Unreadable: the document is no request.
-        Unsupported: it asks for what only a provider of this protocol can do.
+        Unreadable: the document does not conform to generateContent.
+        Unsupported: the request needs a feature that only a provider of the Gemini API has.
     """
     document = camel_names(document)
     refuse_others(document, KNOWN)
     if document.get("cachedContent"):
-        raise Unsupported("cachedContent", "what is cached at Google can be read by Google only")
+        raise Unsupported("cachedContent", "only Google can read content cached at Google")
     config = camel_names(child(document, CONFIG) or {})
     refuse_others(config, CONFIG_KNOWN, CONFIG)
     if [one.upper() for one in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
-        raise Unsupported(f"{CONFIG}.responseModalities", "answers are text only")
+        raise Unsupported(f"{CONFIG}.responseModalities", "only text answers are supported")
     reader = ContentsReader()
     turns = reader.turns(listed(document, "contents"))
     if not turns:
-        raise Unreadable("contents", "contents is required, with at least one part that is not empty.")
+        raise Unreadable("contents", "contents is required and must have at least one part that is not empty.")
     tools, dropped = _tools(document)
     choice, tools, ignored = _tool_choice(document, tools)
     tier = text(document, "serviceTier")
@@ -127,9 +127,9 @@ def _format(config: Document) -> Format | None:
     if schema is None and child(config, "responseSchema", CONFIG) is not None:
         schema = json_schema(config["responseSchema"])
     if kind not in (None, "text/plain", "application/json"):
-        raise Unsupported(place, "answers of other types than text/plain and application/json are Google's own")
+        raise Unsupported(place, "only text/plain and application/json are supported")
     if schema is not None and kind == "text/plain":
-        raise Unreadable(place, f"{place} must be application/json where there is a schema.")
+        raise Unreadable(place, f"{place} must be application/json if there is a schema.")
     return Format(schema=schema) if kind == "application/json" or schema is not None else None
 
 
@@ -155,14 +155,14 @@ def _reasoning(config: Document) -> Reasoning | None:
 
 
 def _tools(document: Document) -> tuple[list[Tool], list[str]]:
-    """Return the tools, and which fields of them have no place elsewhere."""
+    """Return the tools, and the paths of their fields that only Google knows."""
     tools: list[Tool] = []
     dropped: dict[str, None] = {}
     for given, place in objects(listed(document, "tools"), "tools"):
         group = camel_names(given)
         for name, value in group.items():
             if name != "functionDeclarations" and value is not None:
-                raise Unsupported(f"{place}.{name}", "tools that Google runs itself are not known to other protocols")
+                raise Unsupported(f"{place}.{name}", "only Google offers server-side tools")
         where = f"{place}.functionDeclarations"
         for one, spot in objects(listed(group, "functionDeclarations", place), where):
             declaration = camel_names(one)
@@ -184,9 +184,9 @@ def _tool(declaration: Document, place: str) -> Tool:
 
 
 def _tool_choice(document: Document, tools: list[Tool]) -> tuple[ToolChoice | None, list[Tool], list[str]]:
-    """Return the choice, the tools that may be called, and what was dropped.
+    """Return the tool choice, the tools that can be called, and the paths of dropped fields.
 
-    Where several functions are allowed, the others are left out of the tools: no other protocol has such a list.
+    Other protocols have no list of allowed functions, so the other functions are removed from the tools.
     """
     config = camel_names(child(document, "toolConfig") or {})
     dropped = [f"toolConfig.{name}" for name in config if name != "functionCallingConfig" and config[name]]

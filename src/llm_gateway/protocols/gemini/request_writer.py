@@ -1,4 +1,4 @@
-"""A conversation as a request of generateContent.
+"""Write a canonical conversation as a generateContent request.
 
 Sources: https://ai.google.dev/api/caching#Content, https://ai.google.dev/gemini-api/docs/function-calling,
 https://ai.google.dev/gemini-api/docs/thinking, https://ai.google.dev/gemini-api/docs/structured-output.
@@ -34,32 +34,40 @@ Document = dict[str, Any]
 
 MAX_TEMPERATURE = 2.0
 MOST_STOPS = 5
+"""Number of stop sequences that Gemini accepts."""
 BY_LEVEL = re.compile(r".*gemini-(?:[3-9]|\d\d)")
-"""Models that are told how much to think in words: https://ai.google.dev/gemini-api/docs/thinking#thinking-levels."""
+"""Models that take a `thinkingLevel` instead of a budget in tokens:
+https://ai.google.dev/gemini-api/docs/thinking#thinking-levels."""
 ALWAYS_THINKS = re.compile(r".*gemini-2\.5-pro")
+"""Models that take a thinking budget but cannot turn thinking off."""
 LEAST_BUDGET = 128
-"""Of a model that cannot be told not to think: https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
+"""Smallest thinking budget in tokens of a model that cannot turn thinking off:
+https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
 LEVELS = dict.fromkeys(("none", "minimal", "low"), "low") | dict.fromkeys(("medium", "high", "xhigh", "max"), "high")
+"""Reasoning effort → `thinkingLevel`."""
 BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
-"""https://ai.google.dev/gemini-api/docs/openai#thinking."""
+"""Reasoning effort → `thinkingBudget` in tokens: https://ai.google.dev/gemini-api/docs/openai#thinking."""
 NO_SIGNATURE = "skip_thought_signature_validator"
-"""For calls that no Gemini model made: https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
+"""The `thoughtSignature` for tool calls that another vendor's model made:
+https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
 HINTS = ("verbosity", "metadata", "service_tier", "user")
+"""Fields of `Conversation` that Gemini lacks. Dropped by name, since the answer stays valid."""
 UNKNOWN_MARKS = ("cache_control", "detail", "name", "strict", "thinking")
+"""Attributes of parts (`part_attributes.py`) that Gemini lacks."""
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
-    """The request's document. Whether it is a stream stands in the path.
+    """Write the document of a request. `stream` does not change it: streams have a path of their own.
 
     Raises:
-        Unsupported: it holds what cannot be said so.
+        Unsupported: Gemini cannot express a field of the conversation that would change the answer.
     """
     if conversation.logit_bias is not None:
-        raise Unsupported("logit_bias", "Gemini's protocol has none")
+        raise Unsupported("logit_bias", "Gemini's API has no logit_bias")
     if conversation.logprobs:
-        raise Unsupported("logprobs", "they are of another shape in Gemini's protocol")
+        raise Unsupported("logprobs", "Gemini's API returns logprobs in another format")
     if len(conversation.stop) > MOST_STOPS:
-        raise Unsupported("stop", f"Gemini's protocol takes {MOST_STOPS} stop sequences at most")
+        raise Unsupported("stop", f"Gemini's API accepts at most {MOST_STOPS} stop sequences")
     dropped = [name for name in HINTS if getattr(conversation, name) is not None]
     dropped += left_out(conversation, UNKNOWN_MARKS)
     if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
@@ -104,6 +112,7 @@ def _generation(conversation: Conversation, model: str) -> Document:
 
 
 def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
+    """Return the `thinkingConfig`: a level for models in BY_LEVEL, a budget in tokens for others."""
     if reasoning is None:
         return None
     shows = reasoning.show if reasoning.show is not None else reasoning.budget_tokens is not None
@@ -118,16 +127,19 @@ def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
         config["thinkingBudget"] = reasoning.budget_tokens
     elif effort in BUDGETS:
         config["thinkingBudget"] = BUDGETS[effort]
+    # A budget of 0 turns thinking off, which these models reject.
     if config.get("thinkingBudget") == 0 and ALWAYS_THINKS.match(model):
         config["thinkingBudget"] = LEAST_BUDGET
     return config or None
 
 
 def _thinks_anyway(model: str) -> bool:
+    """Return whether the model cannot turn thinking off."""
     return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
 
 
 def _contents(turns: list[Turn], model: str) -> list[Document]:
+    """Write turns as contents with the roles user and model; merge adjacent turns of the same role."""
     contents: list[Document] = []
     names: dict[str, str] = {}
     for turn in turns:
@@ -148,12 +160,12 @@ def _contents(turns: list[Turn], model: str) -> list[Document]:
         else:
             contents.append({"role": role, "parts": parts})
     if not contents:
-        raise Unsupported("messages", "Gemini's protocol needs a message of the user's")
+        raise Unsupported("messages", "Gemini's API requires at least one non-empty message besides the system prompt")
     return contents
 
 
 def _part(part: Part, names: dict[str, str], model: str) -> Document | None:
-    """A part; nothing for empty texts, and for thoughts, which only their own model could read."""
+    """Return a part of a request; None for empty texts, and for thoughts, which only their own model can read."""
     if isinstance(part, Text | Refusal):
         if isinstance(part, Text) and part.signature is not None:
             return {"text": part.text, "thoughtSignature": part.signature}
@@ -170,7 +182,7 @@ def _part(part: Part, names: dict[str, str], model: str) -> Document | None:
         return {"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}
     if isinstance(part, Thinking):
         return None
-    raise Unsupported("messages", "it holds a part that Gemini's protocol does not know")
+    raise Unsupported("messages", "Gemini's API does not support the type of a message part")
 
 
 def _call(call: ToolCall, model: str) -> Document:
@@ -179,7 +191,7 @@ def _call(call: ToolCall, model: str) -> Document:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         given = None
     if not isinstance(given, dict):
-        raise Unsupported("tool_calls", "Gemini's protocol takes calls whose arguments are a JSON object")
+        raise Unsupported("tool_calls", "Gemini's API accepts only JSON objects as the arguments of a tool call")
     document: Document = {"functionCall": {"name": call.name, "args": given}}
     signature = call.signature or (NO_SIGNATURE if BY_LEVEL.match(model) else None)
     return document if signature is None else {**document, "thoughtSignature": signature}
@@ -188,10 +200,10 @@ def _call(call: ToolCall, model: str) -> Document:
 def _result(result: ToolResult, names: dict[str, str]) -> Document:
     name = result.name or names.get(result.call_id)
     if name is None:
-        raise Unsupported("messages", "a tool's result follows no call of that id, and Gemini wants the tool's name")
+        raise Unsupported("messages", "Gemini's API requires that a tool result follows a tool call with the same id")
     texts = [part.text for part in result.content if isinstance(part, Text)]
     if len(texts) < len(result.content):
-        raise Unsupported("tool_result", "Gemini's protocol takes only text as the result of a tool")
+        raise Unsupported("tool_result", "Gemini's API accepts only text as the result of a tool")
     return {"functionResponse": {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}}
 
 
@@ -210,7 +222,7 @@ def _blob(part: Image | File, field: str, media_type: str) -> Document:
         return {"inlineData": {"mimeType": media_type, "data": part.data}}
     if part.url is not None:
         return {"fileData": {"mimeType": media_type, "fileUri": part.url}}
-    raise Unsupported(field, "what is stored at another vendor cannot be passed on")
+    raise Unsupported(field, "a file stored at another vendor cannot be sent")
 
 
 def _tool(tool: Tool) -> Document:

@@ -1,4 +1,4 @@
-"""Decode GenerateContentResponse, which is a whole reply as well as one event of a stream.
+"""Decode a GenerateContentResponse, which is a complete reply or one event of a stream.
 
 Finish reasons: https://ai.google.dev/api/generate-content#FinishReason.
 """
@@ -9,9 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.domain.conversation import (
-    FinishReason,
-)
+from llm_gateway.domain.conversation import FinishReason
 from llm_gateway.protocols.contract import Malformed
 from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.gemini.usage import ReportedUsage
@@ -23,21 +21,20 @@ FAILED = frozenset(
     {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
     | {"MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "IMAGE_OTHER"}
 )
-"""The model failed; asked again or elsewhere it may not. What is in none of these sets is a filter of some kind:
-SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
-
+"""Finish reasons that mean the model failed; another try or another model can succeed. Reasons in none of these three
+sets come from content filters: SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
 
 FOREIGN_PARTS = ("inline_data", "file_data", "executable_code", "code_execution_result")
 """Parts that no other protocol has: https://ai.google.dev/api/caching#Part."""
 FOREIGN_METADATA = ("grounding_metadata", "citation_metadata", "url_context_metadata")
-"""What a candidate holds beside its content: https://ai.google.dev/api/generate-content#Candidate."""
+"""Fields of a candidate that no other protocol has: https://ai.google.dev/api/generate-content#Candidate."""
 
 FinishField: TypeAlias = Annotated[str | None, invalid_becomes("OTHER")]
-"""A `finishReason`; an odd one (the number of the word), too, says that the answer ended."""
+"""A `finishReason`. A value of another type (an enum number) still means that the answer ended."""
 
 
 class FunctionCall(msgspec.Struct, gc=False):
-    """A call of a function."""
+    """A `functionCall` of the model."""
 
     name: str
     id: Lenient[str] = None
@@ -57,7 +54,7 @@ class ReplyPart(msgspec.Struct, gc=False, rename="camel"):
     code_execution_result: Any = None
 
     def foreign(self) -> str | None:
-        """Return the name of what only this protocol knows, None if there is nothing of the kind."""
+        """Return the name of a data field that no other protocol has, None if there is none."""
         for kind in FOREIGN_PARTS:
             if getattr(self, kind) is not None:
                 return kind
@@ -72,7 +69,7 @@ class ReplyContent(msgspec.Struct, gc=False):
 
 
 class ReplyCandidate(msgspec.Struct, gc=False, rename="camel"):
-    """One of the answers."""
+    """One candidate (answer) of a response."""
 
     content: ReplyContent | None = None
     finish_reason: FinishField = None
@@ -83,13 +80,13 @@ class ReplyCandidate(msgspec.Struct, gc=False, rename="camel"):
 
 
 class PromptFeedback(msgspec.Struct, gc=False, rename="camel"):
-    """Why a prompt was blocked."""
+    """The `promptFeedback`, with the reason if Google blocked the prompt."""
 
     block_reason: Annotated[str | None, invalid_becomes("OTHER")] = None
 
 
 class GeneratedContent(msgspec.Struct, gc=False, rename="camel"):
-    """A GenerateContentResponse: a whole reply, or one event of a stream."""
+    """A GenerateContentResponse: a complete reply, or one event of a stream."""
 
     candidates: list[ReplyCandidate] | None = None
     prompt_feedback: Lenient[PromptFeedback] = None
@@ -103,12 +100,12 @@ decoder = ReplyDecoder(GeneratedContent, "generated content")
 decode_strictly = decoder.strictly
 
 
-def finish_reason(said: str) -> FinishReason:
-    """The canonical word.
+def finish_reason(reported: str) -> FinishReason:
+    """Convert a `finishReason`.
 
     Raises:
-        Malformed: the model failed.
+        Malformed: the reason is one of FAILED.
     """
-    if said in FAILED:
-        raise Malformed(f"The answer was broken off ({truncated(said)})")
-    return "stop" if said in STOPPED else "length" if said in CUT_OFF else "content_filter"
+    if reported in FAILED:
+        raise Malformed(f"The answer was broken off ({truncated(reported)})")
+    return "stop" if reported in STOPPED else "length" if reported in CUT_OFF else "content_filter"

@@ -1,4 +1,4 @@
-"""Google's `Schema` (a subset of OpenAPI 3.0) as JSON schema: https://ai.google.dev/api/caching#Schema."""
+"""Convert Google's `Schema` (a subset of OpenAPI 3.0) to JSON schema: https://ai.google.dev/api/caching#Schema."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from llm_gateway.domain.conversation import Schema
 from llm_gateway.protocols.gemini.field_names import camel_names
 
 NAMED = ("properties", "defs", "$defs")
-"""Fields that hold schemas by name."""
+"""Fields that contain an object of schemas."""
 LISTED = ("anyOf", "prefixItems")
+"""Fields that contain a list of schemas."""
 SINGLE = ("items", "additionalProperties")
+"""Fields that contain one schema."""
 COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
-"""Fields of type int64, which Google's JSON spells as text."""
+"""Fields of type int64, which are strings in Google's JSON."""
 LEFT_OUT = frozenset({"nullable", "propertyOrdering"})
 RENAMED = {"defs": "$defs", "ref": "$ref"}
 
 
 def json_schema(given: Any) -> Any:
-    """Return the JSON schema for a `Schema`. What is no object (`additionalProperties: false`) stays as it is.
+    """Return the JSON schema for a `Schema`. A value that is no object (`additionalProperties: false`) is unchanged.
 
-    `STRING` becomes `string`, `nullable` a type or an alternative of its own, `example` a list of `examples`.
+    `STRING` becomes `string`, `nullable` an additional type or alternative, `example` a list of `examples`.
     """
     if not isinstance(given, dict):
         return given
@@ -34,7 +36,7 @@ def json_schema(given: Any) -> Any:
         elif name in LISTED and isinstance(value, list):
             schema[name] = several = []
             for inner in value:
-                several.append(json_schema(inner))  # noqa: PERF401 - a comprehension takes one more frame a level
+                several.append(json_schema(inner))  # noqa: PERF401 - a comprehension needs one more stack frame per level
         elif name in SINGLE:
             schema[name] = json_schema(value)
         else:
@@ -43,7 +45,7 @@ def json_schema(given: Any) -> Any:
 
 
 def _field(name: str, value: Any) -> Schema:
-    """Return a field that holds no schema, as JSON schema has it; empty where there is no such field."""
+    """Convert a field without a nested schema; return an empty dict if JSON schema has no such field."""
     if name in LEFT_OUT or (name == "format" and value == "enum"):
         return {}
     if name == "type":

@@ -1,4 +1,4 @@
-"""Read streams of streamGenerateContent: every event is a GenerateContentResponse."""
+"""Read a provider's streamGenerateContent stream: parse its events, each a GenerateContentResponse, into chunks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llm_gateway.sse import Event
 
 
 class StreamReader:
-    """Reads events. A stream has no end of its own: it is done when every candidate is."""
+    """A `StreamReader` for Gemini. The protocol has no end event: a stream is complete if all its candidates are."""
 
     has_own_end = False
 
@@ -39,17 +39,17 @@ class StreamReader:
         self._has_content = self._has_thoughts = False
         self._calls: dict[int, int] = {}
         self._id = ""
-        self._text_of = -1  # the choice whose last part is a text that may still be signed
+        self._text_of = -1  # the choice whose last part is a text that can still get a signature; -1 if there is none
 
     def take(self, event: Event) -> list[Chunk]:
-        """As in `StreamReader`."""
+        """Return the chunks of one event (see `protocols/contract.py`)."""
         try:
             return self.read(decode_strictly(event.data))
-        except PARSE_ERRORS:
+        except PARSE_ERRORS:  # a field has an unexpected type: the lenient decoder ignores it, more slowly
             return self.read(decoder.decode(event.data))
 
     def read(self, found: GeneratedContent) -> list[Chunk]:
-        """Return the chunks of a decoded response, be it a whole reply or an event."""
+        """Return the chunks of a decoded response: a complete reply, or one event of a stream."""
         if found.error:
             error = found.error if isinstance(found.error, dict) else {"message": found.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("status") or ""))
@@ -72,8 +72,8 @@ class StreamReader:
         choice = candidate.index
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             self._part(part, choice, chunks)
-        beside = [kind for kind in FOREIGN_METADATA if getattr(candidate, kind) is not None]
-        chunks += [ForeignDelta(kind=kind, choice=choice) for kind in beside]
+        metadata = [kind for kind in FOREIGN_METADATA if getattr(candidate, kind) is not None]
+        chunks += [ForeignDelta(kind=kind, choice=choice) for kind in metadata]
         if candidate.finish_reason:
             reason = finish_reason(candidate.finish_reason)
             if reason == "stop" and choice in self._calls:
@@ -81,16 +81,21 @@ class StreamReader:
             chunks.append(Finish(reason=reason, choice=choice))
 
     def _part(self, part: ReplyPart, choice: int, chunks: list[Chunk]) -> None:
+        """Append the chunks of one part. Its fields, not a type, say what it is; the order of the branches matters."""
         if part.function_call is not None:
             self._has_content = True
             self._text_of = -1
             number = self._calls.get(choice, 0)
             self._calls[choice] = number + 1
             call = part.function_call
-            made_up = f"call_{self._id}_{choice}_{number}"
+            generated_id = f"call_{self._id}_{choice}_{number}"
             chunks.append(
                 ToolBegin(
-                    call=number, id=call.id or made_up, name=call.name, signature=part.thought_signature, choice=choice
+                    call=number,
+                    id=call.id or generated_id,
+                    name=call.name,
+                    signature=part.thought_signature,
+                    choice=choice,
                 )
             )
             chunks.append(ToolDelta(call=number, arguments=bytes(call.args).decode("utf-8", "replace"), choice=choice))
@@ -107,6 +112,6 @@ class StreamReader:
             text = part.text or ""
             self._has_thoughts |= bool(text)
             chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
-        elif part.thought_signature and self._text_of == choice:
+        elif part.thought_signature and self._text_of == choice:  # signs the text of an earlier part
             self._text_of = -1
             chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))

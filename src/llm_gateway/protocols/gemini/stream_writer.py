@@ -1,6 +1,15 @@
-"""A client's stream of streamGenerateContent: https://ai.google.dev/api/generate-content#v1beta.models.streamGenerateContent.
+"""Write a client's streamGenerateContent stream: turn canonical chunks into server-sent events or a JSON array.
 
-Every event is a GenerateContentResponse. With `alt=sse` they are server-sent events, without it one JSON array.
+Source: https://ai.google.dev/api/generate-content#v1beta.models.streamGenerateContent. Every event is a complete
+GenerateContentResponse, so a tool call is written when it is complete. Each candidate (choice) has these states:
+
+    first chunk ──▶ no open call ── ToolBegin ──▶ open call ──┐ ToolDelta: adds to the arguments
+                     │ ▲    ▲                      │   ▲──────┘
+                     └─┘    └──────────────────────┘ any other chunk or end(): writes the complete call,
+        text, thinking: written at once              then the chunk (ToolBegin opens the next call)
+
+`Finish` and `Counted` are kept until `end`, which writes one last event with the finish reasons of all candidates and
+the usage. `Begin` sets the model's name. `error` writes an error document instead, in any state.
 """
 
 from __future__ import annotations
@@ -35,7 +44,7 @@ from llm_gateway.sse import encode_event
 
 
 class _Candidate:
-    """What is held back of one candidate: a call until it is whole, and a thought's text until it is signed."""
+    """The open tool call of one candidate, and the text so far of its open thought, which the signature covers."""
 
     __slots__ = ("arguments", "call", "delta_serializer", "thought")
 
@@ -47,10 +56,10 @@ class _Candidate:
 
 
 class StreamWriter(EventStream):
-    """Writes server-sent events. Calls are written whole; the finish reasons and the usage come with the last event."""
+    """A `StreamWriter` for `alt=sse`: server-sent events."""
 
     keep_alive = b"\n"
-    """Keeps a quiet connection open. No comment: google-genai takes each line without `data:` for JSON."""
+    """An empty line, not a comment: google-genai parses every line without `data:` as JSON."""
 
     def __init__(self, context: ReplyContext) -> None:
         self._context = context
@@ -61,7 +70,7 @@ class StreamWriter(EventStream):
         self._usage: Usage | None = None
 
     def write(self, chunk: Chunk) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the events for one chunk (see `protocols/contract.py`)."""
         if isinstance(chunk, Begin):
             self._model = chunk.model or self._model
             return b""
@@ -75,13 +84,13 @@ class StreamWriter(EventStream):
             candidate = self._candidates[chunk.choice] = _Candidate()
         if isinstance(chunk, Finish):
             self._finished[chunk.choice] = chunk
-            return self._rest(candidate, chunk.choice)
+            return self._flush(candidate)
         return b"".join([self._write(candidate, each) for each in candidate.delta_serializer.take(chunk)])
 
     def end(self) -> bytes:
-        """As in `StreamWriter`."""
-        rest = [self._rest(candidate, choice) for choice, candidate in self._candidates.items()]
-        # google-genai's chats keep no answer in which an event has no part, so the last one has an empty text.
+        """Return the rest of a complete stream: open calls, then the event with finish reasons and usage."""
+        rest = [self._flush(candidate) for candidate in self._candidates.values()]
+        # Chats of google-genai discard an answer if one of its events has no part, so the last event has an empty text.
         candidates = [
             candidate_document(choice, [{"text": ""}], self._finished.get(choice, Finish()).reason)
             for choice in sorted(self._candidates or (0,))
@@ -92,7 +101,7 @@ class StreamWriter(EventStream):
         return b"".join(rest) + self._event(document) + self.close()
 
     def error(self, message: str, code: str) -> bytes:
-        """As in `StreamWriter`."""
+        """Return an event with an error document, which ends a stream that failed."""
         return self._event(error_document(message, code, STREAM_CODES.get(code, 500))) + self.close()
 
     def _write(self, candidate: _Candidate, chunk: Chunk) -> bytes:
@@ -130,13 +139,13 @@ class StreamWriter(EventStream):
         part = write_part(thought, shows=True)
         return self._part(chunk.choice, None if part is None else {**part, "text": chunk.text})
 
-    def _rest(self, candidate: _Candidate, choice: int) -> bytes:
-        """Write what was held back of a candidate."""
+    def _flush(self, candidate: _Candidate) -> bytes:
+        """Write the chunks of a candidate that were held back, and its open call."""
         held = b"".join([self._write(candidate, each) for each in candidate.delta_serializer.end()])
         return held + self._call(candidate)
 
     def _call(self, candidate: _Candidate) -> bytes:
-        """Write the open call, if there is one: it is whole."""
+        """Write the open call, if there is one, as a complete `functionCall` part."""
         begin = candidate.call
         if begin is None:
             return b""
@@ -156,7 +165,7 @@ class StreamWriter(EventStream):
 
 
 class ArrayWriter(StreamWriter):
-    """Writes the same stream as one JSON array, an element as soon as it is there: the default without `alt=sse`."""
+    """A `StreamWriter` for the default without `alt=sse`: one JSON array, written element by element."""
 
     content_type = b"application/json; charset=utf-8"
     is_raw = False
@@ -166,12 +175,12 @@ class ArrayWriter(StreamWriter):
         self._has_begun = False
 
     def pass_on(self, raw: bytes) -> bytes:
-        """As in `StreamWriter`."""
+        """Convert a provider's server-sent event to an element of the array."""
         lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
         return self._element(b"\n".join(lines)) if lines else b""
 
     def close(self) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the end of the array."""
         return b"\n]\n" if self._has_begun else b"[]\n"
 
     def _event(self, document: dict[str, Any]) -> bytes:
@@ -184,6 +193,6 @@ class ArrayWriter(StreamWriter):
 
 
 def open_writer(context: ReplyContext) -> StreamWriter:
-    """Return the writer of the form that the query string asks for: events with `alt=sse`, else an array."""
+    """Return the writer for the format in the query string: server-sent events for `alt=sse`, else a JSON array."""
     pairs = parse_qsl(context.query.decode("latin-1"))
     return StreamWriter(context) if ("alt", "sse") in pairs or ("$alt", "sse") in pairs else ArrayWriter(context)

@@ -1,8 +1,8 @@
-"""Signed thoughts of other vendors in Google's parts.
+"""Encode signed thoughts of other vendors as Gemini's `thoughtSignature`, and decode them again.
 
-Google's clients return `thoughtSignature` as they got it, except that SDKs decode its base64 and encode it again in
-the URL-safe alphabet. So the seal of another vendor travels in the envelope that the Responses API gets
-(`openai_responses/sealed.py`), once more in base64. A signature that is none of ours is Gemini's.
+Clients return `thoughtSignature` unchanged, except that Google's SDKs decode its base64 and encode it in the URL-safe
+alphabet. So the gateway puts the other vendor's signature into the envelope that it uses for the Responses API, too
+(`openai_responses/sealed.py`), and encodes that in base64. Any other signature is Gemini's own.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from llm_gateway.protocols.openai_responses.sealed import FERNET, OURS, opened, 
 
 
 def signature_of(thought: Thinking) -> str | None:
-    """Return the `thoughtSignature` that brings a thought back whole; None if its maker did not sign it."""
+    """Return a `thoughtSignature` that contains the thought; None if its vendor did not sign it."""
     sealed = seal(thought)
     return None if sealed is None else base64.urlsafe_b64encode(sealed.encode()).decode()
 
 
 def thought_of(text: str, signature: str | None) -> Thinking:
-    """Return the thought in a part. Gemini's own signature is left out: only a Gemini model could read it."""
+    """Return the thought of a part, decoded from its signature. Drops Gemini's own: other vendors cannot read it."""
     content = _sealed(signature) if signature else ""
     if content.startswith(FERNET):
         return Thinking(redacted=content)
@@ -28,7 +28,7 @@ def thought_of(text: str, signature: str | None) -> Thinking:
 
 
 def is_of_another_vendor(signature: str) -> bool:
-    """Whether `signature_of` made it, so that no Gemini model could read it."""
+    """Return whether `signature_of` made this signature, so that Gemini would reject it."""
     return _sealed(signature).startswith((FERNET, OURS))
 
 

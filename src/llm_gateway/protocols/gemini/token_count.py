@@ -1,4 +1,4 @@
-"""Google's countTokens: https://ai.google.dev/api/tokens."""
+"""Read countTokens requests and write their responses: https://ai.google.dev/api/tokens."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llm_gateway.protocols.gemini.field_names import camel_names
 
 
 def counted_request(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the request whose tokens are to be counted: `generateContentRequest`, or the document's own contents.
+    """Return the request whose tokens to count: `generateContentRequest`, or the document itself with its `contents`.
 
     Raises:
-        Unreadable: there is neither, or both.
+        Unreadable: the document has neither, or both.
     """
     document = camel_names(document)
     whole = child(document, "generateContentRequest")
     if (whole is None) == (document.get("contents") is None):
-        raise Unreadable("contents", "contents or generateContentRequest is required, and not both.")
+        raise Unreadable("contents", "either contents or generateContentRequest is required, not both.")
     return document if whole is None else camel_names(whole)
 
 
 def write_count(tokens: int) -> bytes:
-    """Return the answer of countTokens."""
+    """Encode the response of countTokens."""
     return msgspec.json.encode({"totalTokens": tokens})

@@ -1,4 +1,4 @@
-"""Tokens as Gemini counts them."""
+"""Read and write Gemini's `usageMetadata` objects."""
 
 from __future__ import annotations
 
@@ -19,52 +19,53 @@ class ModalityCount(msgspec.Struct, gc=False, rename="camel"):
     token_count: LenientCount = None
 
 
-_ODD_DETAILS = [{"tokenCount": INVALID_COUNT}]
+_INVALID_DETAILS = [{"tokenCount": INVALID_COUNT}]
 
 
 class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
-    """A `usageMetadata` object."""
+    """A `usageMetadata` object as received; implausible values are checked in `read_usage`."""
 
     prompt_token_count: LenientCount = None
     cached_content_token_count: LenientCount = None
     tool_use_prompt_token_count: LenientCount = None
     candidates_token_count: LenientCount = None
     thoughts_token_count: LenientCount = None
-    prompt_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_ODD_DETAILS)] = None
-    candidates_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_ODD_DETAILS)] = None
+    prompt_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_INVALID_DETAILS)] = None
+    candidates_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_INVALID_DETAILS)] = None
 
 
 def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thoughts: bool = False) -> Counted | None:
-    """The canonical counts; None where the provider left them out, or what it says cannot be.
+    """Convert reported counts; None if a total is missing or implausible.
 
-    `promptTokenCount` has the cached tokens in it, `candidatesTokenCount` not the thoughts. Google's JSON leaves out
-    what is zero, so a count that is missing where there is text, or thoughts, was not made.
+    `promptTokenCount` includes cached tokens, `candidatesTokenCount` excludes thoughts. Google's JSON omits zeros. So
+    a missing count means 0 if the reply is empty; if it has text (`has_content`) or thoughts (`has_thoughts`), the
+    provider did not count.
     """
     if reported is None or reported.prompt_token_count is None:
         return None
-    said, thought = reported.candidates_token_count, reported.thoughts_token_count or 0
-    if said is None:
+    output, thought = reported.candidates_token_count, reported.thoughts_token_count or 0
+    if output is None:
         if has_content or (has_thoughts and not thought):
             return None
-        said = 0
-    asked, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
-    if not (asked and are_plausible(asked, used_tools) and are_plausible(said, thought)):
+        output = 0
+    prompt, used_tools = reported.prompt_token_count, reported.tool_use_prompt_token_count or 0
+    if not (prompt and are_plausible(prompt, used_tools) and are_plausible(output, thought)):
         return None
     cached = reported.cached_content_token_count
-    heard, spoken = _audio(reported.prompt_tokens_details), _audio(reported.candidates_tokens_details)
+    audio_in, audio_out = _audio(reported.prompt_tokens_details), _audio(reported.candidates_tokens_details)
     usage = Usage(
-        input_tokens=asked + used_tools,
-        output_tokens=said + thought,
-        cache_read_tokens=clamped(asked, cached),
+        input_tokens=prompt + used_tools,
+        output_tokens=output + thought,
+        cache_read_tokens=clamped(prompt, cached),
         reasoning_tokens=thought,
-        audio_input_tokens=clamped(asked, heard),
-        audio_output_tokens=clamped(said, spoken),
+        audio_input_tokens=clamped(prompt, audio_in),
+        audio_output_tokens=clamped(output, audio_out),
     )
-    return Counted(usage=usage, is_estimated=any_implausible(cached, heard, spoken))
+    return Counted(usage=usage, is_estimated=any_implausible(cached, audio_in, audio_out))
 
 
 def _audio(details: list[ModalityCount] | None) -> int:
-    """Sum the tokens of sound; `INVALID_COUNT` if the count of any modality cannot be believed."""
+    """Sum the audio tokens; return INVALID_COUNT if the count of any modality is implausible."""
     total = 0
     for part in details or ():
         count = part.token_count or 0
@@ -76,7 +77,7 @@ def _audio(details: list[ModalityCount] | None) -> int:
 
 
 def write_usage(usage: Usage) -> dict[str, Any]:
-    """Return `usageMetadata`. Kinds of tokens that there are none of are left out, as Google does."""
+    """Return a `usageMetadata` object. Omits kinds of tokens with a count of 0, as Google does."""
     thoughts = min(usage.reasoning_tokens, usage.output_tokens)
     document: dict[str, Any] = {
         "promptTokenCount": usage.input_tokens,

@@ -1,7 +1,7 @@
-"""Google's embedContent and batchEmbedContents: https://ai.google.dev/api/embeddings.
+"""Google's embedding methods, embedContent and batchEmbedContents: https://ai.google.dev/api/embeddings.
 
-They pass through to a provider of this protocol. For OpenAI's embeddings they are translated as documents, since there
-is no conversation in them.
+Requests pass through to Gemini accounts. For providers of OpenAI's embeddings API the documents are translated
+directly (`to_openai`, `from_openai`): they contain no conversation that a canonical form could express.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.model_list import PREFIX
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, LenientIndex, ReplyDecoder
 
-NO_CONVERSATION = "only a provider that has embeddings can be asked for them"
+NO_CONVERSATION = "only a provider with an embeddings API can answer this"
 HINTS = ("taskType", "title")
-"""Told to Google's own models."""
+"""Fields that only Google's models know. Dropped by name in a translation."""
 
 
 class _Usage(msgspec.Struct, gc=False, rename="camel"):
@@ -53,7 +53,7 @@ _openai_decoder = ReplyDecoder(_OpenAi, "list of embeddings")
 
 
 def read_request(document: dict[str, Any]) -> ParsedRequest:
-    """Refuse: there is no conversation in the document.
+    """Reject the document, which has no conversation to read.
 
     Raises:
         Unsupported: always.
@@ -62,10 +62,10 @@ def read_request(document: dict[str, Any]) -> ParsedRequest:
 
 
 def read_reply(body: bytes) -> Completion:
-    """Return the usage of a provider's embeddings; they themselves stay in the body.
+    """Read the usage in a response body. The embeddings are not decoded: the client gets the body as it is.
 
     Raises:
-        Malformed: the body holds none.
+        Malformed: the body has no embeddings.
     """
     found = _decoder.decode(body)
     if bytes(found.embedding) == b"null" and found.embeddings is None:
@@ -77,7 +77,7 @@ def read_reply(body: bytes) -> Completion:
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
-    """Refuse: embeddings pass through, or are translated by `from_openai`.
+    """Reject the completion: embeddings pass through, or are translated by `from_openai`.
 
     Raises:
         Unsupported: always.
@@ -86,10 +86,10 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
 
 
 def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
-    """Return the request of OpenAI's embeddings that asks for the same, for one content or a batch.
+    """Translate a request for one content, or a batch, into a request of OpenAI's embeddings API.
 
     Raises:
-        Unreadable: the document is no request.
+        Unreadable: the document does not conform to Google's API.
         Unsupported: a content is not text, or the requests of a batch differ in their dimensions.
     """
     document = camel_names(document)
@@ -99,10 +99,10 @@ def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
         given = objects(listed(document, "requests"), "requests")
         requests = [(camel_names(one), place) for one, place in given]
     if not requests:
-        raise Unreadable("requests", "requests must hold at least one request.")
+        raise Unreadable("requests", "requests must have at least one request.")
     sizes = {whole(one, "outputDimensionality", 1, where=place) for one, place in requests}
     if len(sizes) > 1:
-        raise Unsupported("requests.outputDimensionality", "OpenAI's protocol takes one for all of a batch")
+        raise Unsupported("requests.outputDimensionality", "OpenAI's API accepts one value for the whole batch")
     written: dict[str, Any] = {"model": model, "input": [_text(one, place) for one, place in requests]}
     [size] = sizes
     if size is not None:
@@ -111,10 +111,10 @@ def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
 
 
 def from_openai(body: bytes, *, is_batch: bool) -> bytes:
-    """Return OpenAI's embeddings as the answer of batchEmbedContents or of embedContent.
+    """Translate a response of OpenAI's embeddings API into one of batchEmbedContents or embedContent.
 
     Raises:
-        Malformed: the body holds none.
+        Malformed: the body has no embeddings.
     """
     vectors = sorted(_openai_decoder.decode(body).data, key=lambda vector: vector.index)
     if not vectors:
@@ -131,13 +131,13 @@ def _text(request: dict[str, Any], place: str) -> str:
     texts = []
     for part in ContentsReader().parts(camel_names(content), where):
         if not isinstance(part, Text):
-            raise Unsupported(where, "OpenAI's protocol has embeddings of text only")
+            raise Unsupported(where, "OpenAI's API embeds only text")
         texts.append(part.text)
     return "\n".join(texts)
 
 
 def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """Name the model where Google wants it besides the path: in each request of a batch."""
+    """Remove the field `model`, which is in the path, and set it in each request of a batch, as Google requires."""
     name = str(document.get("model"))
     name = name if name.startswith((PREFIX, "tunedModels/")) else PREFIX + name
     document = {field: value for field, value in document.items() if field != "model"}
@@ -170,12 +170,12 @@ def _descriptor(method: str, surface: str, name: str, summary: str, *, is_batch:
 
 
 DESCRIPTOR = _descriptor(
-    "embedContent", "embed_content", "gemini_embeddings", "Embedding of one content, as Google's", is_batch=False
+    "embedContent", "embed_content", "gemini_embeddings", "Embed one content (Google's Gemini API)", is_batch=False
 )
 BATCH = _descriptor(
     "batchEmbedContents",
     "batch_embed_contents",
     "gemini_batch_embeddings",
-    "Embeddings of several contents, as Google's",
+    "Embed several contents (Google's Gemini API)",
     is_batch=True,
 )

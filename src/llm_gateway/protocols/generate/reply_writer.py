@@ -6,7 +6,10 @@ import msgspec
 
 
 class GenerateAnswer(msgspec.Struct, gc=False):
-    """The response fields of the reference, then two more: why it ended, and how sure the cost is."""
+    """The fields of the response.
+
+    `finish_reason` and `cost_status` (exact, estimated or unpriced) are additions to the API reference.
+    """
 
     content: str
     provider: str

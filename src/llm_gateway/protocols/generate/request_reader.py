@@ -1,4 +1,4 @@
-"""Read the body of POST /api/v1/generate."""
+"""Parse the request body of POST /api/v1/generate."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from llm_gateway.errors import Invalid, NotSupported
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat import read_request
 
-# The pattern is checked apart from decoding, which is faster; here it is for the API's description.
 WITHOUT_NUL = {"pattern": r"^[^\x00]*$"}
+"""JSON schema of text without NUL, for the OpenAPI document. The endpoint checks it: a pattern slows down decoding."""
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema=WITHOUT_NUL)]
+"""A value that usage is grouped by; the limit in characters bounds the size of usage records."""
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512, extra_json_schema=WITHOUT_NUL)]
 
 
 class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The request fields of the reference, with their ranges, then three more.
+    """The fields of the request, with their ranges.
 
-    `messages` are those of OpenAI's chat completions; `prompt`, which is required without them, is the last of them.
+    `model`, `messages` and `stream` are additions to the API reference. `messages` has the format of OpenAI's chat
+    completions. `prompt` is appended as the last user message; it is required if there are no `messages`.
     """
 
     user_id: Label
@@ -39,10 +41,11 @@ class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 def client_request_of(body: GenerateBody) -> ClientRequest:
-    """Read what a body asks for: a conversation whose last turn is `prompt`.
+    """Build the conversation that a body requests; `prompt` is its last turn.
 
     Raises:
-        Invalid, NotSupported: its `messages` are not those of chat completions, or hold what no provider is asked for.
+        Invalid: `messages` are not valid messages of chat completions.
+        NotSupported: `messages` contain parts that the gateway cannot translate.
     """
     turns = [] if body.messages is None else _turns(body.messages)
     if body.system:
@@ -69,7 +72,7 @@ def _turns(messages: list[dict[str, Any]]) -> list[Turn]:
 
 
 def weight_of(body: GenerateBody) -> int:
-    """Count the ASCII characters that take as many tokens as the input."""
+    """Return the weight of the input: the number of ASCII characters that have as many tokens (`token_estimate.py`)."""
     of_prompt = 0 if body.prompt is msgspec.UNSET else weight(body.prompt)
     of_messages = 0 if body.messages is None else weigh({"messages": body.messages}, ("messages",))
     return of_prompt + weight(body.system) + of_messages

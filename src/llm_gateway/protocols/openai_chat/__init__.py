@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: https://platform.openai.com/docs/api-reference/chat."""
+"""OpenAI's chat completions protocol: https://platform.openai.com/docs/api-reference/chat."""
 
 from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
@@ -20,7 +20,7 @@ DESCRIPTOR = Descriptor(
         Route(
             path="/v1/chat/completions",
             operation="createChatCompletion",
-            summary="Chat completion, as OpenAI's",
+            summary="Create a chat completion (OpenAI's Chat Completions API)",
             stream=None,
         ),
     ),

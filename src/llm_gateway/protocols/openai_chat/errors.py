@@ -1,4 +1,4 @@
-"""Errors as OpenAI's SDKs read them: https://platform.openai.com/docs/guides/error-codes."""
+"""Write error responses in OpenAI's format: https://platform.openai.com/docs/guides/error-codes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
+"""OpenAI's error `type` by HTTP status; every other status is a `server_error`."""
 SCHEMA: dict[str, Any] = {
     "title": "OpenAIError",
     "type": "object",
@@ -38,10 +39,11 @@ SCHEMA: dict[str, Any] = {
         }
     },
 }
+"""JSON schema of an error response; `request_id` is the gateway's addition."""
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
-    """The error's document; `code` is ours, `param` the field at fault."""
+    """Encode the error; `code` is the gateway's error code, `param` the path of the invalid field."""
     return msgspec.json.encode(
         {
             "error": {
@@ -56,11 +58,11 @@ def write_error(error: GatewayError, request_id: str) -> bytes:
 
 
 def param_of(error: GatewayError) -> str | None:
-    """The field at fault, if one is."""
+    """Return the path of the invalid request field, or None if the error does not concern one."""
     if isinstance(error, NotSupported):
         return error.field
     if isinstance(error, Invalid):
         loc = error.errors[0]["loc"]
-        parts = [str(part) for part in loc[1:]] if isinstance(loc, list) else []
+        parts = [str(part) for part in loc[1:]] if isinstance(loc, list) else []  # without the leading "body"
         return ".".join(parts) or None
     return None

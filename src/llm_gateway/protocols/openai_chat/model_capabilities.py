@@ -1,4 +1,7 @@
-"""Which request parameters a model accepts, derived from its name: reasoning, temperature, effort."""
+"""Request parameters that an OpenAI model accepts, derived from its name: temperature, token limit, reasoning effort.
+
+Model names may have a vendor prefix, as OpenRouter's do: `openai/gpt-5-mini`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ from functools import lru_cache
 from llm_gateway.domain.conversation import REASONING_WORDS
 
 REASONS = re.compile(r"o\d(?=[-:@]|$)|gpt-[5-9](?!\d)")
-"""Models that know only `max_completion_tokens` and the default temperature, their names without a vendor's before it:
-o1, o3-mini, gpt-5, (openai/) gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, as Azure calls gpt-3.5.
+"""Reasoning models by name, without the vendor's prefix. They reject `max_tokens` and any but the default temperature.
 
-Sources: https://developers.openai.com/api/docs/guides/reasoning, and "Unsupported value: 'temperature'" of the API.
-From GPT-5.1 on a temperature is accepted with reasoning effort `none` alone, whose default differs from model to model.
+Matches o1, o3-mini, gpt-5, gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, Azure's name for gpt-3.5.
+
+Sources: https://developers.openai.com/api/docs/guides/reasoning, and the API error "Unsupported value: 'temperature'".
+From GPT-5.1 on a temperature is accepted with reasoning effort `none` only, and the default effort differs by model.
 """
 CHATS = "gpt-5-chat"
-"""The one among them that does not reason, and takes a temperature."""
+"""A model that `REASONS` matches though it does not reason: it accepts a temperature."""
 
 MOST_REMEMBERED = 1024
-"""Names of models for which the answer is remembered, since every request asks."""
+"""Model names in each cache below; each request looks one up."""
 
 WORDS = (
     (re.compile(r"o\d"), ("low", "medium", "high")),
@@ -26,11 +30,14 @@ WORDS = (
     (re.compile(r"gpt-5\.1(?!\d)"), ("none", "low", "medium", "high")),
     (re.compile(r"gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh")),
 )
-"""The words for how much to think that models know: https://developers.openai.com/api/docs/guides/reasoning."""
+"""Values of `reasoning_effort` by model; the first match decides.
+
+Source: https://developers.openai.com/api/docs/guides/reasoning.
+"""
 
 
 def effort(model: str, word: str) -> str:
-    """The word for how much to think that this model knows and that is nearest to another."""
+    """Return the `reasoning_effort` nearest to `word` that the model accepts."""
     name = model.rpartition("/")[2]
     known = next((words for models, words in WORDS if models.match(name)), REASONING_WORDS)
     place = REASONING_WORDS.index(word)
@@ -39,11 +46,11 @@ def effort(model: str, word: str) -> str:
 
 @lru_cache(maxsize=MOST_REMEMBERED)
 def reasons(model: str) -> bool:
-    """Whether it wants `max_completion_tokens`."""
+    """Return whether the model is a reasoning model, which requires `max_completion_tokens` for `max_tokens`."""
     return REASONS.match(model.rpartition("/")[2]) is not None
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
 def takes_temperature(model: str) -> bool:
-    """Whether it may be sent a temperature."""
+    """Return whether the model accepts `temperature` and the other sampling parameters."""
     return not reasons(model) or model.rpartition("/")[2].startswith(CHATS)

@@ -1,4 +1,4 @@
-"""OpenAI's list of models: https://platform.openai.com/docs/api-reference/models."""
+"""Write OpenAI's list of models, and single entries: https://platform.openai.com/docs/api-reference/models."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llm_gateway.protocols.descriptor import ListedModel
 
 
 def write_model(model: ListedModel) -> bytes:
-    """Return the answer of `GET /v1/models/{model}`."""
+    """Encode the response of `GET /v1/models/{model}`."""
     return msgspec.json.encode(_document(model))
 
 
 def write_models(models: Sequence[ListedModel]) -> bytes:
-    """Return the answer of `GET /v1/models`."""
+    """Encode the response of `GET /v1/models`."""
     return msgspec.json.encode({"object": "list", "data": [_document(model) for model in models]})
 
 

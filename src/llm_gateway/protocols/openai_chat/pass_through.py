@@ -1,4 +1,8 @@
-"""Chat completions that pass through to a provider of the same protocol, and what of its stream comes back."""
+"""Adjust chat completion requests that pass through to a provider of the same protocol, and filter their streams.
+
+The gateway always requests a stream's usage (`stream_options.include_usage`), since it bills by it. The event with the
+usage is withheld from clients that did not request it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,11 @@ from llm_gateway.domain.conversation import Counted
 from llm_gateway.protocols.contract import RawEvent
 
 NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
+"""The empty list of choices in the event that reports usage."""
 
 
 def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """Ask for the usage of a stream, which accounting needs."""
+    """Return the document with usage requested, if it is for a stream."""
     if not stream:
         return document
     options = document.get("stream_options")
@@ -22,14 +27,14 @@ def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
 
 
 def hides(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:
-    """Hide the event of usage from a client that did not ask for it."""
+    """Return a predicate for the usage event, to withhold; None if the client requested it."""
     options = document.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
     return None if wants_usage else _is_usage
 
 
 def _is_usage(raw_event: RawEvent) -> bool:
-    """Whether an event holds nothing but usage, be it believed or not."""
+    """Return whether the event holds only usage, even if its counts are implausible and so give no chunk."""
     if any(not isinstance(chunk, Counted) for chunk in raw_event.chunks):
         return False
     return b'"usage"' in raw_event.raw and NO_CHOICE.search(raw_event.raw) is not None

@@ -1,4 +1,8 @@
-"""Whole replies of chat completions."""
+"""Read and write whole (not streamed) chat completions.
+
+https://platform.openai.com/docs/api-reference/chat/object. The reader also accepts the variants of other vendors of
+this API; comments name the vendor.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +33,15 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
-"""Every other word is a way to say stop (Together's `eos`)."""
+"""Canonical finish reasons. Every other value means `stop` (Together's `eos`)."""
 BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
-"""OpenRouter and Mistral, DeepSeek: the vendor failed in mid-answer."""
+"""Finish reasons of an answer that the vendor aborted: `error` by OpenRouter and Mistral, the other by DeepSeek."""
 FOREIGN = ("audio", "images", "function_call")
-"""Fields of a message that no other protocol knows."""
+"""Fields of a message that no other protocol can express."""
 
 
 FinishField: TypeAlias = Annotated[str | None, invalid_becomes("stop")]
-"""A `finish_reason`; an odd one, too, says that the answer ended."""
+"""A `finish_reason`. An invalid value counts as `stop`, since it still marks the answer's end."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -53,7 +57,7 @@ class _Call(msgspec.Struct, gc=False):
 
 
 class ContentPart(msgspec.Struct, gc=False):
-    """A part of a content that is a list, as Mistral's reasoning models give it: a text, or thoughts.
+    """An item of a `content` list, as Mistral's reasoning models return it: text or reasoning.
 
     https://docs.mistral.ai/capabilities/reasoning
     """
@@ -91,10 +95,10 @@ _decoder = ReplyDecoder(_Completion, "chat completion")
 
 
 def read_reply(body: bytes) -> Completion:
-    """The completion in a provider's body.
+    """Parse the completion in a provider's response body.
 
     Raises:
-        Malformed: it holds no complete one.
+        Malformed: the body is not a complete chat completion.
     """
     found = _decoder.decode(body)
     if not found.choices:
@@ -115,15 +119,15 @@ def _have_parts(choices: list[Choice]) -> bool:
     return bool(choices[0].parts) or any(choice.parts for choice in choices)
 
 
-def finish_reason(said: str | None) -> FinishReason:
-    """The canonical word.
+def finish_reason(reported: str | None) -> FinishReason:
+    """Return the canonical finish reason for the provider's.
 
     Raises:
-        Malformed: the vendor says that it failed.
+        Malformed: the provider aborted the answer.
     """
-    if said in BROKEN_OFF:
-        raise Malformed(f"The answer was broken off ({said})")
-    return FINISH_REASONS.get(said or "stop", "stop")
+    if reported in BROKEN_OFF:
+        raise Malformed(f"The answer was broken off ({reported})")
+    return FINISH_REASONS.get(reported or "stop", "stop")
 
 
 def _read_choice(choice: _Choice) -> Choice:
@@ -135,7 +139,7 @@ def _read_choice(choice: _Choice) -> Choice:
 
 
 def _holds_more_than_text(message: _Message) -> bool:
-    """Tell whether a message is one of the few that hold something beside `content`."""
+    """Return whether the message has any field besides `content`; few have."""
     return bool(
         message.tool_calls
         or message.reasoning_content
@@ -163,15 +167,15 @@ def _read_parts(choice: _Choice, message: _Message) -> Choice:
         parts += [Foreign(kind=kind) for kind in FOREIGN if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
     if reason == "stop" and message.tool_calls and any(isinstance(part, ToolCall) for part in parts):
-        reason = "tool_calls"  # what OpenAI says where tool_choice names a function
+        reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
     has_content = content is not None or any(not isinstance(part, Thinking) for part in parts)
-    if not has_content and not choice.finish_reason:  # with a reason it is an answer without words
+    if not has_content and not choice.finish_reason:  # with a finish reason it is an empty answer, which is valid
         raise Malformed("The answer has no content")
     return Choice(parts=parts, finish_reason=reason, logprobs=choice.logprobs)
 
 
 def text_of(content: str | list[ContentPart] | None) -> str | None:
-    """Join the texts of a content; None if it has none."""
+    """Return the text of a message's `content`; None if it has no text."""
     if isinstance(content, list):
         texts = [part.text for part in content if part.text is not None]
         return "".join(texts) if texts else None
@@ -179,14 +183,14 @@ def text_of(content: str | list[ContentPart] | None) -> str | None:
 
 
 def thought_of(content: str | list[ContentPart] | None) -> str:
-    """The thoughts among the parts of a content."""
+    """Return the reasoning text in a message's `content` list."""
     if not isinstance(content, list):
         return ""
     return "".join([inner.text or "" for part in content for inner in part.thinking or ()])
 
 
 def arguments_of(given: Any) -> str:
-    """A call's arguments as JSON text; some vendors send the object itself."""
+    """Return a tool call's arguments as JSON text; some vendors send the object instead of its text."""
     if given is None or isinstance(given, str):
         return given or ""
     return msgspec.json.encode(given).decode()
@@ -206,7 +210,7 @@ def _read_call(call: _Call, number: int) -> ToolCall | Foreign:
 
 
 def _length(choices: list[Choice]) -> int:
-    """Characters, to guess tokens from."""
+    """Count the characters of the answer, from which its tokens are estimated."""
     total = 0
     for choice in choices:
         for part in choice.parts:
@@ -218,7 +222,7 @@ def _length(choices: list[Choice]) -> int:
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
-    """The document of a completion."""
+    """Encode a completion as the response body for a client."""
     return msgspec.json.encode(
         {
             "id": f"chatcmpl-{context.request_id}",
@@ -249,7 +253,7 @@ def _write_choice(choice: Choice, index: int) -> dict[str, Any]:
 
 
 def write_call(call: ToolCall) -> dict[str, Any]:
-    """A tool call; Gemini's signature travels as its own OpenAI-compatible API has it."""
+    """Build a tool call; Gemini's thought signature goes where Google's OpenAI-compatible API has it."""
     document: dict[str, Any] = {
         "id": call.id,
         "type": "function",

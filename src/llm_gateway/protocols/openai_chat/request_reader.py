@@ -1,4 +1,8 @@
-"""What a client of chat completions asks for, in canonical form."""
+"""Parse chat completion requests into conversations.
+
+https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `CARRIED` become fields of the
+conversation, `HINTS` are dropped and reported, and unknown fields are rejected.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,7 @@ from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupporte
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})
+"""Fields handled by the endpoint or, `messages`, on its own."""
 HINTS = (
     "store",
     "prediction",
@@ -52,7 +57,7 @@ HINTS = (
     "prompt_cache_retention",
     "safety_identifier",
 )
-"""Told to the vendor itself: no other has a place for them."""
+"""Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
 CARRIED = frozenset(
     {
         "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
@@ -60,22 +65,23 @@ CARRIED = frozenset(
         "logprobs", "top_logprobs", "reasoning_effort", "verbosity", "user", "metadata", "service_tier", "modalities",
     }
 )  # fmt: skip
+"""Fields that a `Conversation` expresses."""
 KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
 
 
 def read_request(document: Document) -> ParsedRequest:
-    """The conversation in a request.
+    """Parse the conversation in a request.
 
     Raises:
-        Unreadable: the document is none.
-        Unsupported: it asks for what only a provider of this protocol could do.
+        Unreadable: the document is not a valid request of this protocol.
+        Unsupported: the request needs a feature that only providers of this protocol have.
     """
     refuse_others(document, KNOWN)
     if strings(document, "modalities") not in ([], ["text"]):
-        raise Unsupported("modalities", "answers are text only")
+        raise Unsupported("modalities", "only text output is supported")
     messages = listed(document, "messages")
     if not messages:
-        raise Unreadable("messages", "messages is required, with one message at least.")
+        raise Unreadable("messages", "messages is required and needs at least one message.")
     return ParsedRequest(_conversation(document, _turns(messages)), tuple(name for name in HINTS if document.get(name)))
 
 
@@ -113,7 +119,7 @@ def _turns(messages: list[Any]) -> list[Turn]:
         role = required_text(message, "role", place)
         if role not in ROLES:
             raise Unreadable(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}.")
-        if role == "tool":
+        if role == "tool":  # a canonical tool turn holds the results of all parallel calls
             result = _tool_result(message, place)
             if turns and turns[-1].role == "tool":
                 turns[-1].parts.append(result)
@@ -140,14 +146,14 @@ def _assistant_parts(message: Document, place: str) -> list[Part]:
     for call, where in objects(listed(message, "tool_calls", place), f"{place}.tool_calls"):
         parts.append(_tool_call(call, where))
     if message.get("function_call") is not None or message.get("audio") is not None:
-        raise Unsupported(f"{place}", "function_call and audio of earlier answers are known to their vendor only")
+        raise Unsupported(f"{place}", "only OpenAI can read function_call and audio of earlier answers")
     return parts
 
 
 def _tool_call(call: Document, place: str) -> ToolCall:
     function = child(call, "function", place)
     if call.get("type", "function") != "function" or function is None:
-        raise Unsupported(f"{place}.type", "only function calls are known to other protocols")
+        raise Unsupported(f"{place}.type", "other protocols support only tool calls of type 'function'")
     extra = call.get("extra_content")
     google = extra.get("google") if isinstance(extra, dict) else None
     signature = google.get("thought_signature") if isinstance(google, dict) else None
@@ -187,7 +193,7 @@ def _part(part: Document, place: str) -> Part:
         return Audio(data=required_text(audio, "data", place), format=required_text(audio, "format", place))
     if kind == "file":
         return _file(child(part, "file", place) or {}, place, cache)
-    raise Unsupported(f"{place}.type", f"parts of type {kind[:40]!r} are not known to other protocols")
+    raise Unsupported(f"{place}.type", f"other protocols do not support parts of type {kind[:40]!r}")
 
 
 def _image(part: Document, place: str, cache: CacheTtl | None) -> Image:
@@ -212,15 +218,15 @@ def _file(given: Document, place: str, cache: CacheTtl | None) -> File:
 
 
 def from_data_url(url: str) -> tuple[str | None, str | None]:
-    """Media type and base64 of a `data:` URL (RFC 2397); (None, None) for any other."""
+    """Split a base64 `data:` URL (RFC 2397) into media type and base64 text; (None, None) for any other URL."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
         return None, None
-    return head[5:-7].partition(";")[0] or "text/plain", data
+    return head[5:-7].partition(";")[0] or "text/plain", data  # the default of RFC 2397, section 2
 
 
 def _cache(part: Document, place: str) -> CacheTtl | None:
-    """OpenRouter and others take Anthropic's mark on parts."""
+    """Read `cache_control`, Anthropic's extension that OpenRouter and others accept on parts of this protocol."""
     mark = child(part, "cache_control", place)
     if mark is None:
         return None
@@ -230,7 +236,7 @@ def _cache(part: Document, place: str) -> CacheTtl | None:
 def _tool(tool: Document, place: str) -> Tool:
     function = child(tool, "function", place)
     if tool.get("type") != "function" or function is None:
-        raise Unsupported(f"{place}.type", "only functions are known to other protocols")
+        raise Unsupported(f"{place}.type", "other protocols support only tools of type 'function'")
     return Tool(
         name=required_text(function, "name", f"{place}.function"),
         description=text(function, "description", f"{place}.function"),

@@ -1,4 +1,4 @@
-"""A conversation as a request of chat completions."""
+"""Write a conversation as a chat completions request: https://platform.openai.com/docs/api-reference/chat/create."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ from llm_gateway.protocols.openai_chat.model_capabilities import effort, reasons
 from llm_gateway.protocols.part_attributes import left_out
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
-"""OpenAI refuses `json_object` when no message says JSON."""
+"""Added if no message contains the word JSON: OpenAI rejects the response format `json_object` then."""
 EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
-"""Tokens of thought below which a word stands for them; `high` above all."""
+"""Thinking budgets in tokens (exclusive upper bounds) and the `reasoning_effort` of each; above the last: `high`."""
 UNKNOWN_MARKS = ("cache_control", "is_error", "thinking")
+"""Attributes that chat completions cannot carry (`part_attributes.py`)."""
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-"""What models that reason do not take: https://developers.openai.com/api/docs/guides/reasoning."""
+"""Parameters that reasoning models reject: https://developers.openai.com/api/docs/guides/reasoning."""
 MOST_STOPS = 4
+"""Stop sequences in one request: https://platform.openai.com/docs/api-reference/chat/create#chat_create-stop."""
 TIERS = {"standard_only": "default"}
-"""Anthropic's word for OpenAI's."""
+"""OpenAI's service tiers, by Anthropic's names where these differ."""
 
 Document = dict[str, Any]
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
-    """Write the document of a request. `has_json_mode`: the vendor knows `response_format`'s `json_object`.
+    """Build the body of a chat completions request. `has_json_mode`: the vendor supports `json_object`.
 
-    Fields that the client left to the provider are left out one by one, since most requests have few of them and each
-    request pays for what is built and thrown away again.
+    Absent fields are skipped one by one rather than set to None and removed: most requests set few of them, and this
+    runs for each request.
 
     Raises:
-        Unsupported: the conversation holds what chat completions cannot express.
+        Unsupported: the conversation needs a feature that chat completions lack.
     """
     dropped = left_out(conversation, UNKNOWN_MARKS)
     document: Document = {"model": model, "messages": _messages(conversation)}
@@ -119,7 +121,7 @@ def _add_options(conversation: Conversation, document: Document) -> None:
 
 def _stops(stops: list[str]) -> list[str]:
     if len(stops) > MOST_STOPS:
-        raise Unsupported("stop", "OpenAI's protocol takes four stop sequences at most")
+        raise Unsupported("stop", f"OpenAI's protocol accepts at most {MOST_STOPS} stop sequences")
     return stops
 
 
@@ -147,7 +149,7 @@ def _messages(conversation: Conversation) -> list[Document]:
             messages.append(_assistant(turn))
         else:
             content = _content(parts)
-            if role == "user" or _has_words(content):  # providers refuse an empty system message
+            if role == "user" or _has_text(content):  # providers reject an empty system message
                 message: Document = {"role": role, "content": content}
                 if turn.name is not None:
                     message["name"] = turn.name
@@ -157,7 +159,7 @@ def _messages(conversation: Conversation) -> list[Document]:
     return messages
 
 
-def _has_words(content: str | list[Document]) -> bool:
+def _has_text(content: str | list[Document]) -> bool:
     return bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
 
 
@@ -166,7 +168,7 @@ def _says_json(messages: list[Document]) -> bool:
 
 
 def _instruct(messages: list[Document]) -> None:
-    """Ask for JSON in the first message, since some models' templates know one system message only."""
+    """Add `JSON_INSTRUCTION` to the first message: some models' chat templates allow only one system message."""
     if messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
         messages[0]["content"] += f"\n{JSON_INSTRUCTION}"
     else:
@@ -182,7 +184,7 @@ def _assistant(turn: Turn) -> Document:
     refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
     if refusals:
         message["refusal"] = "".join(refusals)
-    if message["content"] is None and not calls and not refusals:
+    if message["content"] is None and not calls and not refusals:  # null is valid only beside one of these
         message["content"] = ""
     if turn.name is not None:
         message["name"] = turn.name
@@ -203,7 +205,7 @@ def _call(part: ToolCall) -> Document:
 def _tool_message(result: ToolResult) -> Document:
     texts = [part.text for part in result.content if isinstance(part, Text)]
     if len(texts) < len(result.content):
-        raise Unsupported("tool_result", "OpenAI's protocol takes only text as the result of a tool")
+        raise Unsupported("tool_result", "OpenAI's protocol accepts only text as the result of a tool")
     content = "\n".join(texts)
     return {"role": "tool", "tool_call_id": result.call_id, "content": content}
 
@@ -219,17 +221,19 @@ def _part(part: Part) -> Document:
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
         if part.file_id is not None:
-            raise Unsupported("image", "a picture stored at another vendor cannot be passed on")
+            raise Unsupported(
+                "image", "an image stored at another vendor cannot be passed on; send its content or a URL"
+            )
         picture: Document = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
         return {"type": "image_url", "image_url": picture | ({"detail": part.detail} if part.detail else {})}
     if isinstance(part, File):
         if part.data is None:
-            raise Unsupported("file", "OpenAI's chat protocol takes files with their content only")
+            raise Unsupported("file", "OpenAI's chat protocol accepts only files sent with their content (base64)")
         data = f"data:{part.media_type or 'application/pdf'};base64,{part.data}"
         return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}
     if isinstance(part, Audio):
         return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
-    raise Unsupported(str(type(part).__name__).lower(), "it does not belong there")
+    raise Unsupported(str(type(part).__name__).lower(), "a message of this role cannot contain it")
 
 
 def _tool(tool: Tool) -> Document:

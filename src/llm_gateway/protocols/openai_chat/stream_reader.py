@@ -1,4 +1,19 @@
-"""Read streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming."""
+"""Read streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming.
+
+The labels are event: chunks.
+
+    created ── first event: Begin ──▶ begun ── finish_reason: Finish ──▶ finished
+       │                                │                                   │
+       │ [DONE]                         │ [DONE]: Finish of each choice     │ [DONE]
+       │                                ▼                                   │
+       └─────────────────────────────▶ done ◀───────────────────────────────┘
+
+In `begun` and `finished`, deltas become TextDelta, ThinkingDelta, RefusalDelta, ToolBegin, ToolDelta or ForeignDelta,
+and usage becomes Counted, without a change of state: usage follows the last finish reason, and choices finish one by
+one.
+
+An `error` in an event raises UpstreamError in every state.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +48,7 @@ from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage
 from llm_gateway.sse import Event
 
 DONE = b"[DONE]"
+"""Data of the event that ends a stream."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -80,7 +96,11 @@ _decode = _decoder.strictly
 
 
 class StreamReader:
-    """Reads chunks. A call that comes without an index is known by its id, else it is the last one's."""
+    """A `contract.StreamReader` of chat completion chunks.
+
+    A tool call's delta belongs to the call with its `index`; without one, to the call with its `id`; without both, to
+    the last call.
+    """
 
     has_own_end = True
     __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "is_done")
@@ -88,20 +108,20 @@ class StreamReader:
     def __init__(self) -> None:
         self.is_done = False
         self._has_begun = False
-        self._calls: dict[tuple[int, int | str], int] = {}
-        self._count: dict[int, int] = {}
+        self._calls: dict[tuple[int, int | str], int] = {}  # (choice, index or id) -> number of the call
+        self._count: dict[int, int] = {}  # choice -> number of calls begun
         self._has_content = False
         self._has_finished = False
 
     def take(self, event: Event) -> list[Chunk]:
-        """As in `StreamReader`."""
+        """Return the chunks of an event; see `contract.StreamReader.take`."""
         data = event.data
         if data == DONE:
             self.is_done = True
-            return self._last() if self._has_begun and not self._has_finished else []
+            return self._missing_finishes() if self._has_begun and not self._has_finished else []
         try:
             found = _decode(data)
-        except PARSE_ERRORS:
+        except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
             found = _decoder.decode(data)
         if found.error or event.name == b"error":
             raise _failed(found.error)
@@ -120,15 +140,15 @@ class StreamReader:
                 chunks.append(counted)
         return chunks
 
-    def _finish(self, choice: int, said: str) -> Finish:
+    def _finish(self, choice: int, reported: str) -> Finish:
         self._has_finished = True
-        reason = finish_reason(said)
+        reason = finish_reason(reported)
         if reason == "stop" and choice in self._count:
-            reason = "tool_calls"  # what OpenAI says where tool_choice names a function
+            reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
         return Finish(reason=reason, choice=choice)
 
-    def _last(self) -> list[Chunk]:
-        """The end of a reply that ended by itself, though the vendor gives no reason."""
+    def _missing_finishes(self) -> list[Chunk]:
+        """Return the finishes of a complete reply for which the vendor sent no finish reason."""
         choices = sorted(self._count) or [0]
         return [Finish(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices]
 
@@ -143,18 +163,18 @@ class StreamReader:
                 self._has_content = True
                 chunks.append(TextDelta(text=text, choice=choice.index, logprobs=choice.logprobs))
         if delta.tool_calls or delta.refusal:
-            self._other(delta, choice.index, chunks)
+            self._refuse_or_call(delta, choice.index, chunks)
         if delta.audio or delta.images or delta.function_call:
             self._has_content = True
             chunks += [ForeignDelta(kind=kind, choice=choice.index) for kind in FOREIGN if getattr(delta, kind)]
 
     def _think(self, thought: str, choice: int, chunks: list[Chunk]) -> None:
-        """Thoughts come before the text of the same delta, as in a whole reply."""
+        """Append the reasoning of a delta; called before its text is appended, the order of a whole reply."""
         if thought:
             self._has_content = True
             chunks.append(ThinkingDelta(text=thought, choice=choice))
 
-    def _other(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
+    def _refuse_or_call(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
         self._has_content = True
         if delta.refusal:
             chunks.append(RefusalDelta(text=delta.refusal, choice=choice))
@@ -165,7 +185,7 @@ class StreamReader:
         key: int | str | None = call.index if call.index is not None else call.id
         number = self._calls.get((choice, key)) if key is not None else self._count.get(choice, 0) - 1
         name = call.function.name if call.function is not None else None
-        if number is None or number < 0:
+        if number is None or number < 0:  # the first delta of a call
             if call.function is None:
                 chunks.append(ForeignDelta(kind=call.type or "tool_call", choice=choice))
                 return

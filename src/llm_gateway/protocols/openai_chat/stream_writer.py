@@ -1,4 +1,15 @@
-"""Write streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming."""
+"""Write streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming.
+
+Every choice goes through these states; the labels are chunk: event written.
+
+               first delta: delta with role "assistant"             Finish: delta {} with finish_reason
+    not begun ─────────────────────────────────────────▶ begun ──────────────────────────────────────────▶ finished
+                                                         ▲   │
+                                                         └───┘ text, refusal, reasoning, tool call: delta
+
+`end` then writes the usage event, if the client requested it, and `[DONE]`; `error` writes an error event and no
+`[DONE]`. `Begin` and `Counted` write nothing: their values go into later events. Chunks of different choices may mix.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +37,14 @@ from llm_gateway.sse import encode_event
 
 
 class StreamWriter(EventStream):
-    """Writes chunks. Usage is told if the client asked for it, in a last chunk of its own."""
+    """A `contract.StreamWriter` of chat completion chunks.
+
+    If the client requested usage (`stream_options.include_usage`), it comes last, in an event without choices.
+    """
 
     def __init__(self, context: ReplyContext) -> None:
         options = context.document.get("stream_options")
-        self._tells_usage = isinstance(options, dict) and options.get("include_usage") is True
+        self._includes_usage = isinstance(options, dict) and options.get("include_usage") is True
         self._common = {
             "id": f"chatcmpl-{context.request_id}",
             "object": "chat.completion.chunk",
@@ -41,7 +55,7 @@ class StreamWriter(EventStream):
         self._usage: Usage | None = None
 
     def write(self, chunk: Chunk) -> bytes:
-        """As in `StreamWriter`."""
+        """Encode a chunk; see `contract.StreamWriter.write`."""
         if isinstance(chunk, TextDelta):
             return self._delta(chunk.choice, {"content": chunk.text}, logprobs=chunk.logprobs)
         if isinstance(chunk, Counted):
@@ -62,15 +76,15 @@ class StreamWriter(EventStream):
         return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
 
     def end(self) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the usage event, if the client requested it, and `[DONE]`."""
         usage = b""
-        if self._tells_usage:
+        if self._includes_usage:
             counted = write_usage(self._usage or Usage())
             usage = encode_event(msgspec.json.encode({**self._common, "choices": [], "usage": counted}))
         return usage + encode_event(DONE)
 
     def error(self, message: str, code: str) -> bytes:
-        """As in `StreamWriter`."""
+        """Return an error event in the format that OpenAI's SDKs raise as `APIError`."""
         error = {"message": message, "type": "server_error", "param": None, "code": code}
         return encode_event(msgspec.json.encode({"error": error}))
 
@@ -79,7 +93,7 @@ class StreamWriter(EventStream):
     ) -> bytes:
         if choice not in self._begun:
             self._begun.add(choice)
-            delta = {"role": "assistant", "content": "", **delta}
+            delta = {"role": "assistant", "content": "", **delta}  # SDKs take the role from the first delta
         return encode_event(
             msgspec.json.encode(
                 {

@@ -1,4 +1,8 @@
-"""Tokens as this dialect counts them. Where vendors differ the rule names them."""
+"""Read and write the `usage` object of chat completions.
+
+https://platform.openai.com/docs/api-reference/chat/object#chat-object-usage. Comments name vendors that count
+differently.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, 
 
 
 class PromptDetails(msgspec.Struct, gc=False):
-    """Kinds among the prompt's tokens."""
+    """The `prompt_tokens_details` of a `usage` object: subsets of the prompt's tokens."""
 
     cached_tokens: LenientCount = None
     cache_write_tokens: LenientCount = None
@@ -21,14 +25,14 @@ class PromptDetails(msgspec.Struct, gc=False):
 
 
 class CompletionDetails(msgspec.Struct, gc=False):
-    """Kinds among the completion's tokens."""
+    """The `completion_tokens_details` of a `usage` object: subsets of the completion's tokens."""
 
     reasoning_tokens: LenientCount = None
     audio_tokens: LenientCount = None
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
-    """A `usage` object."""
+    """A provider's `usage` object."""
 
     prompt_tokens: LenientCount = None
     completion_tokens: LenientCount = None
@@ -43,38 +47,55 @@ _NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = PromptDetails(), CompletionDetails(
 
 
 def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
-    """The canonical counts; None where the provider left them out, or what it says cannot be."""
+    """Return the canonical counts; None if the provider's are missing or implausible.
+
+    `has_content`: the answer is not empty, so it must have at least one output token.
+    """
     if reported is None or reported.prompt_tokens is None or reported.completion_tokens is None:
         return None
-    asked, answered = reported.prompt_tokens, reported.completion_tokens
-    if not (0 < asked <= MAX_COUNT and has_content <= answered <= MAX_COUNT):
+    input_tokens, output_tokens = reported.prompt_tokens, reported.completion_tokens
+    if not (0 < input_tokens <= MAX_COUNT and has_content <= output_tokens <= MAX_COUNT):  # also drops INVALID_COUNT
         return None
-    into = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
-    out = reported.completion_tokens_details or _NO_COMPLETION_DETAILS
+    input_details = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
+    output_details = reported.completion_tokens_details or _NO_COMPLETION_DETAILS
     if not (
-        into.cached_tokens or into.cache_write_tokens or into.audio_tokens or out.reasoning_tokens or out.audio_tokens
+        input_details.cached_tokens
+        or input_details.cache_write_tokens
+        or input_details.audio_tokens
+        or output_details.reasoning_tokens
+        or output_details.audio_tokens
     ):
-        return Counted(usage=Usage(input_tokens=asked, output_tokens=answered))
-    # xAI counts reasoning beside completion_tokens, which only its total tells:
+        return Counted(usage=Usage(input_tokens=input_tokens, output_tokens=output_tokens))
+    # xAI does not include reasoning in completion_tokens; this shows only in its total:
     # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
-    thought = out.reasoning_tokens
-    if thought and are_plausible(answered, thought) and reported.total_tokens == asked + answered + thought:
-        answered += thought
+    reasoning = output_details.reasoning_tokens
+    if (
+        reasoning
+        and are_plausible(output_tokens, reasoning)
+        and reported.total_tokens == input_tokens + output_tokens + reasoning
+    ):
+        output_tokens += reasoning
     usage = Usage(
-        input_tokens=asked,
-        output_tokens=answered,
-        cache_read_tokens=clamped(asked, into.cached_tokens),
-        cache_write_tokens=clamped(asked, into.cache_write_tokens),
-        audio_input_tokens=clamped(asked, into.audio_tokens),
-        reasoning_tokens=clamped(answered, out.reasoning_tokens),
-        audio_output_tokens=clamped(answered, out.audio_tokens),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=clamped(input_tokens, input_details.cached_tokens),
+        cache_write_tokens=clamped(input_tokens, input_details.cache_write_tokens),
+        audio_input_tokens=clamped(input_tokens, input_details.audio_tokens),
+        reasoning_tokens=clamped(output_tokens, output_details.reasoning_tokens),
+        audio_output_tokens=clamped(output_tokens, output_details.audio_tokens),
     )
-    parts = (into.cached_tokens, into.cache_write_tokens, into.audio_tokens, out.reasoning_tokens, out.audio_tokens)
+    parts = (
+        input_details.cached_tokens,
+        input_details.cache_write_tokens,
+        input_details.audio_tokens,
+        output_details.reasoning_tokens,
+        output_details.audio_tokens,
+    )
     return Counted(usage=usage, is_estimated=any_implausible(reported.total_tokens, *parts))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:
-    """A `usage` object."""
+    """Build a `usage` object for a client."""
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,

@@ -1,6 +1,7 @@
-"""OpenAI's embeddings: https://platform.openai.com/docs/api-reference/embeddings. It only passes through.
+"""OpenAI's embeddings protocol, which only passes through: https://platform.openai.com/docs/api-reference/embeddings.
 
-There is no conversation in it, so a provider that does not speak it cannot be asked.
+An embeddings request contains no conversation, so it cannot be translated for providers of other protocols. Only the
+token counts of replies are read.
 """
 
 from __future__ import annotations
@@ -30,44 +31,50 @@ class _Embeddings(msgspec.Struct, gc=False):
 
 
 _decoder = ReplyDecoder(_Embeddings, "list of embeddings")
+WHY = "embeddings require a provider that speaks OpenAI's protocol"
+"""The reason in the error if the provider speaks another protocol."""
 
 
 def read_request(document: dict[str, Any]) -> ParsedRequest:
-    """There is no conversation in it.
+    """Reject translation: an embeddings request contains no conversation.
 
     Raises:
         Unsupported: always.
     """
-    raise Unsupported("model", "only a provider that speaks OpenAI's protocol has embeddings")
+    raise Unsupported("model", WHY)
 
 
 def read_reply(body: bytes) -> Completion:
-    """What a provider's embeddings took; themselves they stay in the body.
+    """Return the usage in a provider's reply, without choices: the embeddings stay in the body, which passes through.
 
     Raises:
-        Malformed: the body holds none.
+        Malformed: the body is not a list of embeddings.
     """
     found = _decoder.decode(body)
     counted = found.usage.prompt_tokens if found.usage is not None else None
-    if not counted or not are_plausible(counted):
+    if not counted or not are_plausible(counted):  # the caller then estimates the input from the request
         return Completion(choices=[], model=found.model, usage_estimated=True)
     return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
-    """There is nothing to write: embeddings pass through.
+    """Reject translation: embeddings only pass through.
 
     Raises:
         Unsupported: always.
     """
-    raise Unsupported("model", "only a provider that speaks OpenAI's protocol has embeddings")
+    raise Unsupported("model", WHY)
 
 
 DESCRIPTOR = Descriptor(
     name="openai_embeddings",
     vendor="OpenAI",
     surface="embeddings",
-    routes=(Route(path="/v1/embeddings", operation="createEmbeddings", summary="Embeddings, as OpenAI's"),),
+    routes=(
+        Route(
+            path="/v1/embeddings", operation="createEmbeddings", summary="Create embeddings (OpenAI's Embeddings API)"
+        ),
+    ),
     read_request=read_request,
     read_reply=read_reply,
     write_reply=write_reply,

@@ -1,4 +1,4 @@
-"""OpenAI's Responses API, the part that keeps nothing: https://platform.openai.com/docs/api-reference/responses."""
+"""OpenAI's Responses protocol, without stored state: https://platform.openai.com/docs/api-reference/responses."""
 
 from llm_gateway.protocols.descriptor import PARTS, Descriptor, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
@@ -26,7 +26,7 @@ DESCRIPTOR = Descriptor(
         Route(
             path="/v1/responses",
             operation="createResponse",
-            summary="Response, as OpenAI's; nothing is stored",
+            summary="Create a response (OpenAI's Responses API); nothing is stored",
             stream=None,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Requests of the Responses API that pass through to a provider of the same protocol."""
+"""Adjust Responses requests that pass through to a provider of the same protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llm_gateway.protocols.openai_responses.sealed import OURS
 
 
 def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """Ask the vendor to store nothing, whose default is to store, and leave other vendors' thoughts out."""
+    """Set `store` to false, since OpenAI stores responses by default, and drop other vendors' reasoning items."""
     document = {**document, "store": False}
     if isinstance(items := document.get("input"), list):
         document["input"] = [item for item in items if not _is_ours(item)]
@@ -16,7 +16,7 @@ def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
 
 
 def _is_ours(item: Any) -> bool:
-    """Whether it is another vendor's thought, in the envelope in which this surface gave it."""
+    """Return whether the item is another vendor's reasoning, in the envelope that the gateway made (`sealed.py`)."""
     return (
         isinstance(item, dict)
         and item.get("type") == "reasoning"

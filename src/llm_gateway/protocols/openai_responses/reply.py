@@ -1,4 +1,7 @@
-"""Whole replies of the Responses API."""
+"""Read and write whole (not streamed) replies of the Responses API.
+
+https://platform.openai.com/docs/api-reference/responses/object
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class _OutputDetails(msgspec.Struct, gc=False):
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
-    """A `usage` object."""
+    """A provider's `usage` object."""
 
     input_tokens: LenientCount = None
     output_tokens: LenientCount = None
@@ -50,7 +53,7 @@ class _Part(msgspec.Struct, gc=False):
 
 
 ITEMS = frozenset({"message", "function_call", "reasoning"})
-"""The types of items that are read; others are foreign."""
+"""Types of output items that other protocols can express; items of other types become `Foreign` parts."""
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -70,7 +73,7 @@ class _Incomplete(msgspec.Struct, gc=False):
 
 
 class ResponseHead(msgspec.Struct, gc=False):
-    """A `response` object without its output, which a stream tells in events of its own."""
+    """A `response` object without its output, which streams deliver in separate events."""
 
     id: Lenient[str] = None
     model: Lenient[str] = None
@@ -89,34 +92,39 @@ _decoder = ReplyDecoder(_Response, "response")
 
 
 ENDED = frozenset({"completed", "incomplete"})
-"""A response of such a status ended by itself; without any output it is an answer, too."""
+"""Statuses of a response that is complete, even without any output."""
 
 
 def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
-    """The canonical counts; None where the provider left them out, or what it says cannot be."""
+    """Return the canonical counts; None if the provider's are missing or implausible.
+
+    `has_content`: the answer is not empty, so it must have at least one output token.
+    """
     if reported is None or reported.input_tokens is None or reported.output_tokens is None:
         return None
-    asked, answered = reported.input_tokens, reported.output_tokens
-    if not (0 < asked <= MAX_COUNT and has_content <= answered <= MAX_COUNT):
+    input_tokens, output_tokens = reported.input_tokens, reported.output_tokens
+    if not (0 < input_tokens <= MAX_COUNT and has_content <= output_tokens <= MAX_COUNT):  # also drops INVALID_COUNT
         return None
-    into = reported.input_tokens_details or _InputDetails()
-    out = reported.output_tokens_details or _OutputDetails()
+    input_details = reported.input_tokens_details or _InputDetails()
+    output_details = reported.output_tokens_details or _OutputDetails()
     usage = Usage(
-        input_tokens=asked,
-        output_tokens=answered,
-        cache_read_tokens=clamped(asked, into.cached_tokens),
-        cache_write_tokens=clamped(asked, into.cache_write_tokens),
-        reasoning_tokens=clamped(answered, out.reasoning_tokens),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=clamped(input_tokens, input_details.cached_tokens),
+        cache_write_tokens=clamped(input_tokens, input_details.cache_write_tokens),
+        reasoning_tokens=clamped(output_tokens, output_details.reasoning_tokens),
     )
-    is_estimated = any_implausible(into.cached_tokens, into.cache_write_tokens, out.reasoning_tokens)
+    is_estimated = any_implausible(
+        input_details.cached_tokens, input_details.cache_write_tokens, output_details.reasoning_tokens
+    )
     return Counted(usage=usage, is_estimated=is_estimated)
 
 
 def read_reply(body: bytes) -> Completion:
-    """The response in a provider's body.
+    """Parse the response in a provider's response body.
 
     Raises:
-        Malformed: it holds no complete one.
+        Malformed: the body is not a complete response.
     """
     found = _decoder.decode(body)
     if found.status == "failed" or (found.error and not found.output):
@@ -125,7 +133,7 @@ def read_reply(body: bytes) -> Completion:
     parts = [part for item in found.output or () for part in _parts(item)]
     if not parts and found.status not in ENDED:
         raise Malformed("The answer has no content")
-    counted = read_usage(found.usage, has_content=any(map(_says_something, parts)))
+    counted = read_usage(found.usage, has_content=any(map(_has_content, parts)))
     return Completion(
         choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
         usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
@@ -137,7 +145,7 @@ def read_reply(body: bytes) -> Completion:
 
 
 def reason_of(found: ResponseHead, parts: list[Part]) -> FinishReason:
-    """Why a response ended."""
+    """Return the canonical finish reason of a response with these parts."""
     if found.incomplete_details is not None and found.incomplete_details.reason == "content_filter":
         return "content_filter"
     if found.status == "incomplete":
@@ -159,7 +167,7 @@ def _parts(item: _Item) -> list[Part]:
     return [Foreign(kind=item.type)]
 
 
-def _says_something(part: Part) -> bool:
+def _has_content(part: Part) -> bool:
     return bool(part.text) if isinstance(part, Text | Refusal | Thinking) else True
 
 
@@ -170,7 +178,7 @@ def _length(part: Part) -> int:
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
-    """The document of a response: the first of the choices."""
+    """Encode a completion's first choice as the response body for a client; the protocol has no more choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
     output = _output_of(choice, context.request_id)
     return msgspec.json.encode(
@@ -179,7 +187,7 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
 
 
 def _output_of(choice: Choice, request_id: str) -> list[dict[str, Any]]:
-    """The items of an answer; its logprobs are the first text's, as in `chunks_of`."""
+    """Build the output items of a choice; its logprobs go to the first text, as in `reply_assembler.chunks_of`."""
     output = [item_of(parts, request_id, index) for index, parts in enumerate(grouped(choice.parts))]
     logprobs = logprobs_of(choice.logprobs)
     contents = (part for item in output if item["type"] == "message" for part in item["content"])
@@ -190,11 +198,11 @@ def _output_of(choice: Choice, request_id: str) -> list[dict[str, Any]]:
 
 
 def grouped(parts: list[Part]) -> list[list[Part]]:
-    """Texts and refusals that follow each other are one message; all else is an item of its own."""
+    """Group parts by output item: consecutive texts and refusals form one message, all other parts one item each."""
     groups: list[list[Part]] = []
     for part in parts:
-        is_said = isinstance(part, Text | Refusal)
-        if is_said and groups and isinstance(groups[-1][-1], Text | Refusal):
+        is_in_message = isinstance(part, Text | Refusal)
+        if is_in_message and groups and isinstance(groups[-1][-1], Text | Refusal):
             groups[-1].append(part)
         else:
             groups.append([part])
@@ -202,7 +210,7 @@ def grouped(parts: list[Part]) -> list[list[Part]]:
 
 
 def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
-    """An output item."""
+    """Build the output item of a group of parts (`grouped`); `index` is its place in the output."""
     part = parts[0]
     if isinstance(part, ToolCall):
         return call_item(part, request_id, index)
@@ -222,7 +230,7 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
 
 
 def call_item(call: ToolCall, request_id: str, index: int, status: str = "completed") -> dict[str, Any]:
-    """A function call as an output item."""
+    """Build the output item of a function call."""
     return {
         "type": "function_call",
         "id": f"fc_{request_id}_{index}",
@@ -234,20 +242,20 @@ def call_item(call: ToolCall, request_id: str, index: int, status: str = "comple
 
 
 def content_of(part: Part) -> dict[str, Any]:
-    """A part of a message."""
+    """Build a content part of a message."""
     if isinstance(part, Refusal):
         return {"type": "refusal", "refusal": part.text}
     text = part.text if isinstance(part, Text) else ""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def logprobs_of(said: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A text's `logprobs`, from the document of chat completions: the same, but that `bytes` is never null.
+def logprobs_of(reported: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Convert chat completions' `logprobs` object into a text's `logprobs`, whose `bytes` are never null.
 
-    https://platform.openai.com/docs/api-reference/responses/object#responses-object-output. What a provider wrote in
-    another shape is left out.
+    https://platform.openai.com/docs/api-reference/responses/object#responses-object-output. Entries of any other
+    shape are dropped.
     """
-    tokens = (said or {}).get("content")
+    tokens = (reported or {}).get("content")
     if not isinstance(tokens, list):
         return []
     return [
@@ -274,8 +282,11 @@ def _likely(given: dict[str, Any]) -> list[Any]:
 def response_document(
     context: ReplyContext, model: str, output: list[dict[str, Any]], reason: FinishReason | None, usage: Usage | None
 ) -> dict[str, Any]:
-    """A `response` object: the reply and, as the vendor does, what was asked. `reason` None: it is under way."""
-    asked = context.document
+    """Build a `response` object: the reply and, as OpenAI does, the request's settings.
+
+    `reason` None: the response is in progress.
+    """
+    request = context.document
     incomplete = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason or "")
     status = "in_progress" if reason is None else "incomplete" if incomplete else "completed"
     return {
@@ -286,28 +297,28 @@ def response_document(
         "background": False,
         "error": None,
         "incomplete_details": {"reason": incomplete} if incomplete else None,
-        "instructions": asked.get("instructions"),
-        "max_output_tokens": asked.get("max_output_tokens"),
+        "instructions": request.get("instructions"),
+        "max_output_tokens": request.get("max_output_tokens"),
         "model": model,
         "output": output,
-        "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+        "parallel_tool_calls": request.get("parallel_tool_calls", True),
         "previous_response_id": None,
-        "reasoning": asked.get("reasoning") or {"effort": None, "summary": None},
+        "reasoning": request.get("reasoning") or {"effort": None, "summary": None},
         "store": False,
-        "temperature": asked.get("temperature"),
-        "text": asked.get("text") or {"format": {"type": "text"}},
-        "tool_choice": asked.get("tool_choice") or "auto",
-        "tools": asked.get("tools") or [],
-        "top_p": asked.get("top_p"),
+        "temperature": request.get("temperature"),
+        "text": request.get("text") or {"format": {"type": "text"}},
+        "tool_choice": request.get("tool_choice") or "auto",
+        "tools": request.get("tools") or [],
+        "top_p": request.get("top_p"),
         "truncation": "disabled",
         "usage": None if usage is None else write_usage(usage),
-        "user": asked.get("user"),
-        "metadata": asked.get("metadata") or {},
+        "user": request.get("user"),
+        "metadata": request.get("metadata") or {},
     }
 
 
 def write_usage(usage: Usage) -> dict[str, Any]:
-    """A `usage` object."""
+    """Build a `usage` object for a client."""
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {

@@ -1,4 +1,8 @@
-"""What a client of the Responses API asks for, in canonical form."""
+"""Parse Responses requests into conversations.
+
+https://platform.openai.com/docs/api-reference/responses/create. Fields are handled by kind: `CARRIED` become fields of
+the conversation, `HINTS` are dropped and reported, `NEEDS_STATE` and unknown fields are rejected.
+"""
 
 from __future__ import annotations
 
@@ -46,35 +50,38 @@ STORED = "the gateway keeps no responses; send the whole conversation in input"
 NEEDS_STATE = {
     "previous_response_id": STORED,
     "conversation": STORED,
-    "background": "the gateway keeps no responses that could be asked for later",
+    "background": "the gateway keeps no responses, so none can be fetched later; leave background out",
     "store": "the gateway keeps no responses; leave store out, or set it to false",
     "prompt": "the gateway keeps no prompts; send instructions and input",
 }
-"""What a stateless gateway cannot do, and what to do instead."""
+"""Fields that need stored state, which the gateway does not keep, and the advice for the error message."""
 DELIVERY = frozenset({"model", "input", "stream", "stream_options", "truncation"})
+"""Fields handled by the endpoint or on their own."""
 HINTS = (
     "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
     "max_tool_calls",
 )  # fmt: skip
-"""Told to the vendor itself: no other has a place for them."""
+"""Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
 CARRIED = frozenset(
     {
         "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
         "temperature", "top_p", "top_logprobs", "user", "metadata", "service_tier",
     }
 )  # fmt: skip
+"""Fields that a `Conversation` expresses."""
 KNOWN = DELIVERY | CARRIED | frozenset(HINTS) | frozenset(NEEDS_STATE)
 ROLES = ("system", "developer", "user", "assistant")
 TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
+"""Known fields of a function in `tools`; others are dropped and reported."""
 REASONING = frozenset({"effort", "summary", "generate_summary"})
-"""https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
+"""Known fields of `reasoning`; others are dropped and reported. https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
 def refuse_state(document: Document) -> None:
-    """Raise for what needs stored state, whoever is asked.
+    """Reject a request that needs stored state, even for a provider of the same protocol.
 
     Raises:
-        Unsupported: the field and what to do instead.
+        Unsupported: with the field and the alternative.
     """
     for field, why in NEEDS_STATE.items():
         if document.get(field):
@@ -82,16 +89,16 @@ def refuse_state(document: Document) -> None:
 
 
 def read_request(document: Document) -> ParsedRequest:
-    """The conversation in a request.
+    """Parse the conversation in a request.
 
     Raises:
-        Unreadable: the document is none.
-        Unsupported: it asks for what only a provider of this protocol could do, or for stored state.
+        Unreadable: the document is not a valid request of this protocol.
+        Unsupported: the request needs stored state, or a feature that only providers of this protocol have.
     """
     refuse_state(document)
     refuse_others(document, KNOWN)
     if document.get("truncation") not in (None, "disabled"):
-        raise Unsupported("truncation", "other protocols refuse what is too long")
+        raise Unsupported("truncation", "other protocols cannot truncate the input; leave it out or send 'disabled'")
     wanted = child(document, "text") or {}
     reasoning = child(document, "reasoning")
     logprobs = whole(document, "top_logprobs", 0, 20)
@@ -130,7 +137,7 @@ def _turns(document: Document) -> list[Turn]:
     for item, place in objects(given, "input"):
         role, parts = _item(item, place)
         if turns and turns[-1].role == role and role in ("assistant", "tool"):
-            turns[-1].parts.extend(parts)  # what a model did in one turn comes as items of their own
+            turns[-1].parts.extend(parts)  # one turn of the model is several items: reasoning, messages, calls
         else:
             turns.append(Turn(role=role, parts=parts))
     return turns
@@ -159,11 +166,14 @@ def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
         return "assistant", [_thought(item, place)]
     if kind == "item_reference":
         raise Unsupported(f"{place}.type", STORED)
-    raise Unsupported(f"{place}.type", f"items of type {str(kind)[:40]!r} are not known to other protocols")
+    raise Unsupported(f"{place}.type", f"other protocols do not support items of type {str(kind)[:40]!r}")
 
 
 def _thought(item: Document, place: str) -> Thinking:
-    """A thought, with its maker's seal where it is in our envelope: what OpenAI encrypted nobody else can read."""
+    """Read a reasoning item, with its signature if the gateway encoded one (`sealed.py`).
+
+    Otherwise only the summary is read: no other provider can decrypt what OpenAI encrypted.
+    """
     sealed = text(item, "encrypted_content", place)
     thought = None if sealed is None else opened(sealed)
     if thought is not None:
@@ -201,7 +211,7 @@ def _part(part: Document, place: str) -> Part:
         return _image(part, place)
     if kind == "input_file":
         return _file(part, place)
-    raise Unsupported(f"{place}.type", f"parts of type {kind[:40]!r} are not known to other protocols")
+    raise Unsupported(f"{place}.type", f"other protocols do not support parts of type {kind[:40]!r}")
 
 
 def _image(part: Document, place: str) -> Image:
@@ -225,7 +235,7 @@ def _file(part: Document, place: str) -> File:
 
 def _tool(tool: Document, place: str) -> Tool:
     if tool.get("type") != "function":
-        raise Unsupported(f"{place}.type", "tools that the vendor runs itself are not known to other protocols")
+        raise Unsupported(f"{place}.type", "other protocols do not support tools that OpenAI runs itself")
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),

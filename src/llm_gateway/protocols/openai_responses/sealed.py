@@ -1,9 +1,10 @@
-"""The seals of thoughts in the Responses API, whose clients keep one opaque text with a reasoning item.
+"""Encode other vendors' signed reasoning as the `encrypted_content` of Responses reasoning items, and decode it again.
 
-They send `encrypted_content` back as it came: https://platform.openai.com/docs/guides/reasoning#encrypted-reasoning-items.
-Anthropic takes tools' results only after the thoughts before the call, each with its signature and the very text that
-is signed: https://platform.claude.com/docs/en/build-with-claude/extended-thinking#preserving-thinking-blocks. So both
-go there in an envelope of our own: `gw1.` and the base64url of JSON, `{"text", "signature"}` or `{"redacted"}`.
+Responses clients keep one opaque string per reasoning item and return it unchanged:
+https://platform.openai.com/docs/guides/reasoning#encrypted-reasoning-items.
+Anthropic accepts tool results only after the reasoning that preceded the call, with its signature and the exact text
+that was signed: https://platform.claude.com/docs/en/build-with-claude/extended-thinking#preserving-thinking-blocks.
+The string therefore holds both: `gw1.` and the base64url of a JSON object, `{"text", "signature"}` or `{"redacted"}`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from llm_gateway.domain.conversation import Thinking
 from llm_gateway.protocols.contract import PARSE_ERRORS
 
 OURS = "gw1."
+"""Prefix of the strings that `seal` makes."""
 FERNET = "gAAAA"
-"""How OpenAI's own begin: version 0x80 and a time of 64 bits, https://github.com/fernet/spec/blob/master/Spec.md."""
+"""Prefix of OpenAI's strings: version 0x80 and a 64-bit time, https://github.com/fernet/spec/blob/master/Spec.md."""
 
 
 class _Envelope(msgspec.Struct, gc=False, omit_defaults=True):
@@ -30,9 +32,9 @@ _decoder = msgspec.json.Decoder(_Envelope)
 
 
 def seal(thought: Thinking) -> str | None:
-    """The `encrypted_content` of a thought; None where nobody sealed it.
+    """Return the `encrypted_content` for reasoning; None if it has neither a signature nor an encrypted form.
 
-    What OpenAI sealed, or a gateway before it, is told again as it came: its maker must know it.
+    Strings that OpenAI or another gateway made are returned unchanged, since their maker must recognise them.
     """
     redacted = thought.redacted
     if redacted and redacted.startswith((OURS, FERNET)):
@@ -47,7 +49,7 @@ def seal(thought: Thinking) -> str | None:
 
 
 def opened(content: str) -> Thinking | None:
-    """The thought in an `encrypted_content`; None where the envelope is none of ours, or damaged."""
+    """Return the reasoning in an `encrypted_content`; None if `seal` did not make the string, or it is damaged."""
     if not content.startswith(OURS):
         return None
     try:

@@ -1,4 +1,18 @@
-"""A provider's stream of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming."""
+"""Read streams of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming.
+
+The labels are event: chunks. Events that are not listed are ignored.
+
+    created ── response.created: Begin ──▶ begun ◀─┐  output_item.added: ToolBegin or ForeignDelta
+                                           │   │   │  output_item.done: ThinkingDelta with the encrypted reasoning
+                                           │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
+                                           │
+                                           │ response.completed, response.incomplete: Finish, Counted
+                                           │ [DONE], sent by some vendors: Finish if there was no content
+                                           ▼
+                                          done
+
+`error` and `response.failed` raise UpstreamError in every state.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +40,19 @@ from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, re
 from llm_gateway.sse import Event
 
 ENDS = frozenset({"response.completed", "response.incomplete"})
+"""Types of the last event of a complete stream."""
 FAILURES = frozenset({"error", "response.failed"})
+"""Types of the last event of a stream in which the provider failed."""
 DELTAS = frozenset(
     {"response.output_text.delta", "response.function_call_arguments.delta", "response.refusal.delta"}
     | {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}
 )
+"""Types of events whose `delta` is a piece of the answer."""
 OTHERS = frozenset(
     {"response.created", "response.output_item.added", "response.output_item.done"}
     | {"response.reasoning_summary_part.added"}
 )
+"""Types of all other events that are read."""
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -60,29 +78,29 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-_decoder = ReplyDecoder(_Event, "response's event")
+_decoder = ReplyDecoder(_Event, "response event")
 _decode = _decoder.strictly
 
 
 class StreamReader:
-    """Reads events."""
+    """A `contract.StreamReader` of Responses events."""
 
     has_own_end = True
 
     def __init__(self) -> None:
         self.is_done = False
-        self._calls: dict[int, int] = {}
+        self._calls: dict[int, int] = {}  # output_index -> number of the call
         self._has_begun = False
         self._has_content = False
 
     def take(self, event: Event) -> list[Chunk]:
-        """As in `StreamReader`."""
-        if event.data == b"[DONE]":
+        """Return the chunks of an event; see `contract.StreamReader.take`."""
+        if event.data == b"[DONE]":  # the end marker of chat completions, which some vendors send here, too
             self.is_done = True
             return [Finish()] if self._has_begun and not self._has_content else []
         try:
             found = _decode(event.data)
-        except PARSE_ERRORS:
+        except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
             found = _decoder.decode(event.data)
         kind = found.type
         if isinstance(found.delta, str):
@@ -96,7 +114,7 @@ class StreamReader:
         if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
             return [ThinkingDelta(redacted=found.item.encrypted_content)]
         if kind == "response.reasoning_summary_part.added":
-            return [ThinkingDelta(text="\n")] if found.summary_index else []
+            return [ThinkingDelta(text="\n")] if found.summary_index else []  # between parts, as in a whole reply
         if kind in ENDS:
             return self._end(found.response or ResponseHead())
         if kind in FAILURES:
@@ -127,6 +145,7 @@ class StreamReader:
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
+        # `reason_of` needs to know only whether there is a call.
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
         chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
         counted = read_usage(response.usage, has_content=self._has_content)

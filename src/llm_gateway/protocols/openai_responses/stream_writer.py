@@ -1,4 +1,23 @@
-"""A client's stream of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming."""
+"""Write streams of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming.
+
+The output is a list of items, one open at a time (`_open`). The labels are chunk: events, without the prefix
+`response.`; a chunk that belongs to another kind of item first closes the open one.
+
+    not begun ── Begin, or first content: created, in_progress ──▶ no item open
+                                                                    │       ▲
+            text, refusal, reasoning, ToolBegin: output_item.added  │       │ another kind of chunk, a ToolBegin,
+                                                                    ▼       │ a signature, or `end`: output_item.done
+     ┌─ item open ──────────────────────────────────────────────────────────┴─────────────────────────────────────┐
+     │ message    first chunk of a kind: content_part.added;  text: output_text.delta;  refusal: refusal.delta    │
+     │            another kind, or the item's end: output_text.done or refusal.done, content_part.done            │
+     │ thinking   first text: reasoning_summary_part.added;  text: reasoning_summary_text.delta                   │
+     │            the item's end: reasoning_summary_text.done, reasoning_summary_part.done                        │
+     │ call N     ToolDelta of call N: function_call_arguments.delta                                              │
+     │            the item's end: function_call_arguments.done                                                    │
+     └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+
+`end` closes the open item and writes `completed` or `incomplete`, with the whole response. `error` writes `error`.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +56,10 @@ from llm_gateway.sse import encode_event
 
 
 class StreamWriter(EventStream):
-    """Writes events: items one after the other, and at the end the response with these same items.
+    """A `contract.StreamWriter` of Responses events: the output items in sequence, then the whole response.
 
-    The choice that comes first. What the provider did not count is guessed, as in `ReplyAssembler`.
+    Writes only the choice of which content comes first: the protocol has no more. Usage that the provider did not
+    report is estimated, as in `ReplyAssembler`.
     """
 
     def __init__(self, context: ReplyContext) -> None:
@@ -52,19 +72,19 @@ class StreamWriter(EventStream):
         self._sequence = -1
         self._choice: int | None = None
         self._has_begun = False
-        self._open = ""  # what the open item is: message, thinking, or a call
-        self._index = -1
-        self._part = -1
-        self._part_kind = ""
+        self._open = ""  # the open item's kind: message, thinking or "call N"
+        self._index = -1  # output_index of the open item
+        self._part = -1  # content_index of the message's open part
+        self._part_kind = ""  # output_text or refusal; empty if no part is open
         self._text: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
-        self._said: list[dict[str, Any]] = []
+        self._content: list[dict[str, Any]] = []
         self._seal = ThinkingDelta()
         self._call = ToolCall(id="", name="", arguments="")
         self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
-        """As in `StreamWriter`."""
+        """Encode a chunk; see `contract.StreamWriter.write`. Chunks of other choices are dropped."""
         if isinstance(chunk, ForeignDelta):
             return b""
         if not isinstance(chunk, Begin | Counted):
@@ -79,11 +99,11 @@ class StreamWriter(EventStream):
             self._model = chunk.model or self._model
             return self._begin()
         if isinstance(chunk, TextDelta | RefusalDelta):
-            return self._say(chunk)
+            return self._write_text(chunk)
         if isinstance(chunk, ThinkingDelta):
-            return self._think(chunk)
+            return self._write_thinking(chunk)
         if isinstance(chunk, ToolBegin | ToolDelta):
-            return self._tool(chunk)
+            return self._write_call(chunk)
         if isinstance(chunk, Counted):
             self._usage = chunk.usage
         elif isinstance(chunk, Finish):
@@ -91,7 +111,7 @@ class StreamWriter(EventStream):
         return b""
 
     def end(self) -> bytes:
-        """As in `StreamWriter`."""
+        """Return the rest of the open item and the whole response."""
         held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         closing = held + self._begin() + self._close()
         usage = estimated_usage(self._characters) if self._usage is None else self._usage
@@ -100,7 +120,7 @@ class StreamWriter(EventStream):
         return closing + self._event(kind, response=response)
 
     def error(self, message: str, code: str) -> bytes:
-        """As in `StreamWriter`."""
+        """Return an `error` event, after which the API sends nothing."""
         return self._event("error", code=code, message=message, param=None)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
@@ -121,18 +141,18 @@ class StreamWriter(EventStream):
         prefix = {"message": "msg", "thinking": "rs"}.get(self._open, "fc")
         return {"output_index": self._index, "item_id": f"{prefix}_{self._context.request_id}_{self._index}"}
 
-    def _opened(self, kind: str, item: dict[str, Any]) -> bytes:
-        """Begin an item of this index and kind, after what was open."""
+    def _open_item(self, kind: str, item: dict[str, Any]) -> bytes:
+        """Begin an item of this kind; `_next` has closed the one before and set the index."""
         self._open, self._text = kind, []
         return self._event("response.output_item.added", output_index=self._index, item=item)
 
     def _next(self) -> bytes:
-        """End the open item: the next has an index of its own."""
+        """Close the open item and advance the index to the next."""
         closing = self._begin() + self._close()
         self._index += 1
         return closing
 
-    def _say(self, chunk: TextDelta | RefusalDelta) -> bytes:
+    def _write_text(self, chunk: TextDelta | RefusalDelta) -> bytes:
         kind = "output_text" if isinstance(chunk, TextDelta) else "refusal"
         opening = b"" if self._open == "message" else self._open_message()
         if self._part_kind != kind:
@@ -150,12 +170,12 @@ class StreamWriter(EventStream):
 
     def _open_message(self) -> bytes:
         closing = self._next()
-        self._part, self._said = -1, []
+        self._part, self._content = -1, []
         item = item_of([Text(text="")], self._context.request_id, self._index) | {
             "content": [],
             "status": "in_progress",
         }
-        return closing + self._opened("message", item)
+        return closing + self._open_item("message", item)
 
     def _open_part(self, kind: str) -> bytes:
         self._part, self._part_kind, self._text, self._logprobs = self._part + 1, kind, [], []
@@ -174,16 +194,16 @@ class StreamWriter(EventStream):
         else:
             part = content_of(Text(text=text)) | {"logprobs": self._logprobs}
             whole = {"text": text, "logprobs": _without_bytes(self._logprobs)}
-        self._said.append(part)
+        self._content.append(part)
         return self._event(f"response.{kind}.done", **place, **whole) + self._event(
             "response.content_part.done", **place, part=part
         )
 
-    def _think(self, chunk: ThinkingDelta) -> bytes:
+    def _write_thinking(self, chunk: ThinkingDelta) -> bytes:
         written = b""
         if self._open != "thinking":
             written = self._next()
-            written += self._opened("thinking", item_of([Thinking()], self._context.request_id, self._index))
+            written += self._open_item("thinking", item_of([Thinking()], self._context.request_id, self._index))
             self._seal = ThinkingDelta()
         if chunk.text:
             if not self._text:
@@ -200,12 +220,12 @@ class StreamWriter(EventStream):
     def _summary(self, what: str, **fields: Any) -> bytes:
         return self._event(f"response.reasoning_summary_{what}", **self._place(), summary_index=0, **fields)
 
-    def _tool(self, chunk: ToolBegin | ToolDelta) -> bytes:
+    def _write_call(self, chunk: ToolBegin | ToolDelta) -> bytes:
         if isinstance(chunk, ToolBegin):
             closing = self._next()
             self._call = ToolCall(id=chunk.id, name=chunk.name, arguments="")
             item = call_item(self._call, self._context.request_id, self._index, "in_progress")
-            return closing + self._opened(f"call {chunk.call}", item)
+            return closing + self._open_item(f"call {chunk.call}", item)
         if self._open != f"call {chunk.call}":
             return b""
         self._text.append(chunk.arguments)
@@ -213,13 +233,13 @@ class StreamWriter(EventStream):
         return self._event("response.function_call_arguments.delta", **self._place(), delta=chunk.arguments)
 
     def _close(self) -> bytes:
-        """End the open item."""
+        """Close the open item, if there is one, and add it to the output."""
         if not self._open:
             return b""
         text = "".join(self._text)
         if self._open == "message":
             written = self._close_part()
-            item = item_of([Text(text="")], self._context.request_id, self._index) | {"content": self._said}
+            item = item_of([Text(text="")], self._context.request_id, self._index) | {"content": self._content}
         elif self._open == "thinking":
             written = b""
             if text:
@@ -238,7 +258,7 @@ class StreamWriter(EventStream):
 
 
 def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As the events tell them.
+    """Drop `bytes` from logprobs: events do not have it, whole responses do.
 
     https://platform.openai.com/docs/api-reference/responses-streaming/response/output_text/delta
     """

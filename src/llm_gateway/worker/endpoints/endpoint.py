@@ -38,7 +38,10 @@ class Endpoint(ABC):
             if scope["method"] != "POST":
                 raise MethodNotAllowed("This path takes POST only.", allow=("POST",))
             if in_flight.count >= in_flight.cap:
-                raise Overloaded("The gateway is serving as many requests as it may: try again.", retry_after_s=1)
+                raise Overloaded(
+                    "The gateway serves as many requests as LLM_GATEWAY_MAX_IN_FLIGHT allows: try again, or raise it.",
+                    retry_after_s=1,
+                )
             in_flight.count += 1
             try:
                 body = await read_body(receive, in_flight)

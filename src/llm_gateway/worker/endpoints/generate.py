@@ -15,8 +15,9 @@ from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body
-from llm_gateway.error_format.validation import invalid_request
+from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
@@ -24,6 +25,7 @@ from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
 from llm_gateway.sse import encode_event
+from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -61,7 +63,8 @@ class GenerateEndpoint(Endpoint):
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
-        await send_body(send, 200, self._encoded(answer, started), JSON, ids)
+        headers = [*provider_and_route(answer.provider, answer.route), *ids]
+        await send_body(send, 200, self._encoded(answer, started), JSON, headers)
 
     def _encoded(self, answer: Answer, started: float) -> bytes:
         reply = answer.reply
@@ -94,7 +97,7 @@ class GenerateEndpoint(Endpoint):
             if "\0" in label:
                 raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
         if decoded.prompt is msgspec.UNSET and decoded.messages is None:
-            raise Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
+            raise _without_prompt()
         return decoded
 
     def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
@@ -135,7 +138,7 @@ class GenerateEventWriter:
 
     def opened(self, came: Relay | Answer) -> Headers:
         """As in `EventWriter`."""
-        return []
+        return provider_and_route(came.provider, came.route)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
         """As in `EventWriter`."""
@@ -169,10 +172,18 @@ def _decoded_otherwise(body: bytes) -> GenerateBody:
     """
     try:
         fields: Any = msgspec.json.decode(body)
-        if isinstance(fields, dict) and isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
-            fields["max_tokens"] = int(count)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise not_json(body, error) from None
+    if not isinstance(fields, dict):
+        raise not_an_object(fields)
+    if isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
+        fields["max_tokens"] = int(count)
+    try:
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        raise invalid_request(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        has_prompt = "prompt" in fields or "messages" in fields
+        raise all_invalid(fields, GenerateBody, error, () if has_prompt else (_without_prompt(),)) from None
+
+
+def _without_prompt() -> Invalid:
+    return Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -17,7 +17,7 @@ from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.token_estimate import weigh
-from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as request_headers
@@ -25,6 +25,8 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
+from llm_gateway.suggestions import closest
+from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -35,6 +37,7 @@ GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
 """How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+MOST_COMPARED = 100
 MOST_NESTED = 400
 """Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
 
@@ -151,7 +154,7 @@ class ProtocolEventWriter:
         if isinstance(came, Answer):
             return gateway_headers(came)
         self._is_native = came.is_native
-        return _provider_headers(came.provider, came.model, came.dropped)
+        return provider_headers(came.provider, came.model, came.route, came.dropped)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
         """As in `EventWriter`."""
@@ -185,24 +188,6 @@ class ProtocolEventWriter:
         return self._writer.error(error.detail, error.code)
 
 
-def gateway_headers(answer: Answer) -> Headers:
-    """Return an answer's x-gateway-* headers: provider, model, cache and cost, which protocols have no fields for."""
-    cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
-    cache = b"hit" if answer.cached else b"miss"
-    return [
-        *_provider_headers(answer.provider, answer.model, answer.reply.dropped),
-        (b"x-gateway-cache", cache),
-        (b"x-gateway-cost-usd", cost),
-    ]
-
-
-def _provider_headers(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
-    headers = [(b"x-gateway-provider", provider.encode()), (b"x-gateway-model", quote(model, safe="/:@").encode())]
-    if dropped:
-        headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
-    return headers
-
-
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
     """Whether writing it again could need more of the stack than there is."""
     if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
@@ -229,9 +214,9 @@ def parse_document(body: bytes) -> dict[str, Any]:
     try:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        raise not_json(body, error) from None
     if not isinstance(document, dict):
-        raise Invalid("The body must be a JSON object.", kind="json_invalid")
+        raise not_an_object(document)
     if _is_nested_deeply(body, document):
         raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
     return document
@@ -251,12 +236,19 @@ def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bo
     model = document.get("model")
     if not isinstance(model, str) or not model:
         raise Invalid(
-            "model is required: the name of a model, provider/model, or auto for the gateway's own routing.",
+            "model is required: the name of a model, provider/model, or auto for the gateway's own routing."
+            + _misspelt_model(document),
             loc=("body", "model"),
         )
     if "\0" in model:
         raise Invalid("model must not contain a NUL character.", loc=("body", "model"))
     return model
+
+
+def _misspelt_model(document: dict[str, Any]) -> str:
+    """Return a remark about a field whose name is close to `model`, which is missing; nothing if there is none."""
+    found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
+    return f" The body has {found}: if model is meant, write that." if found is not None else ""
 
 
 def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:

@@ -31,6 +31,10 @@ MAX_SENT_ATTEMPTS = 3
 RETRY_PAUSE_S = (0.2, 2.0)
 LIMITED_PAUSE_S = (0.5, 2.0)
 """Before a 429 is tried again; a provider that asks for more than the upper bound is not tried again."""
+TOO_LATE = (
+    "No provider answered within the request's deadline, which is its x-request-timeout-ms, else "
+    "LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS: raise it, or ask for less."
+)
 DEADLINE_SLACK_S = 0.005
 
 
@@ -137,7 +141,7 @@ class Failover:
         remaining = self._remaining(state)
         if remaining <= DEADLINE_SLACK_S:
             said = f" The last attempt: {state.failure.message}" if state.failure is not None else ""
-            raise DeadlineExceeded(f"No provider answered within the request's deadline.{said}")
+            raise DeadlineExceeded(f"{TOO_LATE}{said}")
         return remaining
 
     async def _try(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
@@ -169,5 +173,5 @@ class Failover:
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
         except Unsupported as error:
-            state.note_unsupported(candidate.provider.name, error.field, error.why)
+            state.note_unsupported(candidate.provider.name, error)
             return None

@@ -35,23 +35,25 @@ class Sink(Protocol):
 class Relay:
     """The pieces of one stream, to be run once.
 
-    `settled` makes it durable, `failed` and `gone` record how else it ended. `answer` is there once it is complete.
+    `route` says why this provider answers (`Plan.route_to`). `settled` makes it durable, `failed` and `gone` record how
+    else it ended. `answer` is there once it is complete.
     """
 
     __slots__ = (
         "_failed", "_gone", "_is_abandoned", "_last", "_settled", "_stream", "_take", "answer", "dropped",
-        "is_native", "model", "provider",
+        "is_native", "model", "provider", "route",
     )  # fmt: skip
 
     def __init__(
         self,
         stream: OpenStream,
         *,
+        route: bytes = b"priority",
         settled: Callable[[Success], Awaitable[Answer]],
         failed: Callable[[GatewayError], Awaitable[None]],
         gone: Callable[[], None],
     ) -> None:
-        self.provider, self.model = stream.provider, stream.model
+        self.provider, self.model, self.route = stream.provider, stream.model, route
         self.is_native, self.dropped = stream.is_native, stream.dropped
         self.answer: Answer | None = None
         self._stream = stream

@@ -15,6 +15,8 @@ from llm_gateway.errors import (
     RateLimited,
     RequestExceedsLimit,
 )
+from llm_gateway.protocols.contract import Unsupported
+from llm_gateway.suggestions import if_meant
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -44,7 +46,7 @@ class RoutingState:
         self.failure: Failure | None = None
         self.limited_for: float | None = None
         self.out_for: float | None = None
-        self.unsupported: NotSupported | None = None
+        self.unsupported: tuple[str, Unsupported] | None = None
 
     def note_skipped(self, seconds: float, *, limited: bool) -> None:
         """Note that a candidate is at its limit, or spared (open breaker, resting account), for `seconds` more."""
@@ -57,10 +59,10 @@ class RoutingState:
         """Forget the waits of the lone candidate: it is tried again, and may name another."""
         self.limited_for = self.out_for = None
 
-    def note_unsupported(self, provider: str, field: str, why: str) -> None:
+    def note_unsupported(self, provider: str, error: Unsupported) -> None:
         """Note that a candidate's protocol cannot express a field of the request."""
         if self.unsupported is None:
-            self.unsupported = NotSupported(f"{provider} cannot be asked for this: {field}: {why}.", field=field)
+            self.unsupported = provider, error
 
     def note_failure(self, failure: Failure) -> None:
         """Note a failed attempt. One failure that is no 429 decides that the request did not end at a limit."""
@@ -83,7 +85,10 @@ class RoutingState:
                 "Every provider that could serve this failed lately and is being spared.", retry_after_s=self.out_for
             )
         if self.unsupported is not None:
-            return self.unsupported
+            provider, error = self.unsupported
+            near = if_meant(error.field.rpartition(".")[2], error.known)
+            detail = f"{provider} cannot be asked for this: {error.field}: {error.why}.{near}"
+            return NotSupported(detail, field=error.field)
         return RequestExceedsLimit(
             "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
             "lower max_tokens, or raise rate_limit_tpm."

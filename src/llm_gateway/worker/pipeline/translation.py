@@ -59,7 +59,7 @@ class Translation:
         try:
             written = main.write(client_request.conversation, model, stream=request.stream)
         except Unsupported as error:
-            raise Unsupported(field_name(client_request.protocol, error.field), error.why) from None
+            raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
         dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
         return UpstreamCall(main.path(model, request.stream), _encode(written.document), dropped=dropped)
 

@@ -134,8 +134,8 @@ class UsageRecorder:
         """Set how long the first content of a stream took."""
         record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
 
-    async def settle_success(self, record: UsageRecord, served: Success) -> Answer:
-        """Settle the record as `ok`; it is durable when this returns."""
+    async def settle_success(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
+        """Settle the record as `ok`; it is durable when this returns. `route` says why this provider answered."""
         record.status = 200
         record.outcome = "ok"
         record.provider, record.model = served.provider, served.model
@@ -147,9 +147,10 @@ class UsageRecorder:
             model=served.model,
             cost_nanos=record.cost_nanos,
             cost_status=record.cost_status,
+            route=route,
         )
 
-    def settle_hit(self, record: UsageRecord, served: Success) -> Answer:
+    def settle_hit(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
         """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable."""
         reply = served.reply
         record.status = 200
@@ -166,6 +167,7 @@ class UsageRecorder:
             cost_nanos=0,
             cost_status="exact",
             cached=True,
+            route=route,
         )
 
     async def settle_error(self, record: UsageRecord, error: GatewayError) -> None:

@@ -1,0 +1,70 @@
+"""The programs in tools/: a release is refused before it is built, and an installation says where its log is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-11-23\n"
+
+
+def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A committed repository with the release's tools, and a version that its changelog does not describe."""
+    shutil.copytree(REPOSITORY / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "src/llm_gateway").mkdir(parents=True)
+    (tmp_path / "src/llm_gateway/__init__.py").write_text('__version__ = "0.2.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.test")
+    for command in (("init",), ("add", "."), (*identity, "commit", "--message", "first")):
+        assert run(tmp_path, "git", *command).returncode == 0
+    return tmp_path
+
+
+def test_a_version_without_a_section_in_the_changelog_is_not_released(repository: Path) -> None:
+    ended = run(repository, sys.executable, "-m", "tools.release", "dist")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "CHANGELOG.md has no section [0.2.0]: write it, commit, and try again.\n",
+    )
+    assert not (repository / "dist").exists()
+
+
+def test_files_that_are_not_committed_are_not_released(repository: Path) -> None:
+    (repository / "CHANGELOG.md").write_text(CHANGELOG.replace("[0.1.0]", "[0.2.0]"))
+    ended = run(repository, sys.executable, "-m", "tools.release", "dist")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("A release is built from committed files, and these are not:")
+    assert "CHANGELOG.md" in ended.stderr
+
+
+def test_a_failing_installation_shows_the_end_of_its_log_and_where_it_is(tmp_path: Path) -> None:
+    failing = "for number in range(100): print('line', number)\nraise SystemExit(3)"
+    log = tmp_path / "install.log"
+    ended = run(REPOSITORY, sys.executable, "tools/quietly.py", log, "Installing it", sys.executable, "-c", failing)
+    assert ended.returncode == 3
+    assert re.fullmatch(r"Installing it … failed in \d s\n", ended.stdout)
+    shown = ended.stderr.splitlines()
+    assert shown[0] == "line 85"
+    assert shown[-1] == f"This failed: Installing it. The whole log is {log}."
+    assert len(log.read_text().splitlines()) == 100
+
+
+def test_an_installation_that_works_is_one_line(tmp_path: Path) -> None:
+    noisy = "print('Collecting a package')"
+    log = tmp_path / "install.log"
+    ended = run(REPOSITORY, sys.executable, "tools/quietly.py", log, "Installing it", sys.executable, "-c", noisy)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.fullmatch(r"Installing it … done in \d s\n", ended.stdout)
+    assert log.read_text() == "Collecting a package\n"
