@@ -17,7 +17,8 @@ from llm_gateway.cli.usage import REPLAY
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
 
 EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-DOCUMENT = Path(__file__).parents[2] / "docs" / "CLI.md"
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENT = REPOSITORY / "docs" / "CLI.md"
 HEAVY = ("pydantic", "sqlalchemy", "fastapi", "uvicorn", "pyreqwest", "alembic")
 
 
@@ -37,7 +38,7 @@ COMMANDS = dict(leaves(build_cli()))
 def examples(text: str) -> list[list[str]]:
     """Return the llm-gateway commands in a text's shell blocks, without variables and redirections."""
     lines = [line.partition(" > ")[0] for block in EXAMPLE.findall(text) for line in block.splitlines()]
-    found = [re.search(r"(?:^|\| |\$ |\" )llm-gateway(?: (.+))?$", line.strip()) for line in lines]
+    found = [re.search(r"(?:^|\| |\$ |\" |\.venv/bin/)llm-gateway(?: (.+))?$", line.strip()) for line in lines]
     return [shlex.split((match[1] or "").partition(" | ")[0]) for match in found if match]
 
 
@@ -76,6 +77,14 @@ def test_the_examples_of_the_documentation_parse() -> None:
         cli.parse_args(example, exit_on_error=False, print_error=False)
     shown = {path for path in COMMANDS for example in found if tuple(example[: len(path)]) == path}
     assert shown == set(COMMANDS), "each command is shown"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/SETUP.md"])
+def test_the_commands_of_other_documents_parse(name: str) -> None:
+    found = examples((REPOSITORY / name).read_text(encoding="utf-8"))
+    assert found, "no commands"
+    for example in found:
+        build_cli().parse_args(example, exit_on_error=False, print_error=False)
 
 
 REPLAYING = ("usage replay", "llm_gateway.cli.replay:replay", REPLAY)
