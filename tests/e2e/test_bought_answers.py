@@ -213,4 +213,4 @@ def test_json_mode_still_wants_json(scene: Scene) -> None:
     answer = scene.gateway.ask(json_mode=True)
 
     assert (answer.status, answer.json["code"]) == (502, "provider_error")
-    assert "JSON was asked for and the content is none" in answer.json["detail"]
+    assert "The request requires JSON, and the answer is not JSON" in answer.json["detail"]

@@ -63,7 +63,7 @@ class TestCheck:
 
         assert str(raised.value) == (
             f"api is at {address}, which is not a public address: "
-            "name the host in LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS if it is meant."
+            "to allow it, add the host to LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS."
         )
 
     def test_one_private_address_among_public_ones_is_one_too_many(self) -> None:

@@ -301,7 +301,7 @@ class TestJsonMode:
         served = await world.failover.run(request(json_mode=True), plan([A], [B]), record)
 
         assert (served.provider, served.cost_nanos) == ("b", 130_000)
-        assert record.attempts[0].error == "Provider a: JSON was asked for and the content is none"
+        assert record.attempts[0].error == "Provider a: The request requires JSON, and the answer is not JSON"
 
     async def test_it_was_bought_all_the_same(self, world: World) -> None:
         world.script(a=[answer("none")], b=[answer("{}")])

@@ -74,7 +74,7 @@ class TestLimits:
         error, record = await failing_with_record(world, plan([one], [two]))
 
         assert type(error) is RateLimited
-        assert error.detail == "Every provider that could serve this is at its rate limit."
+        assert error.detail == "Every provider that could serve this request is at its rate limit."
         assert (error.status, error.code, error.retryable, error.retry_after_s) == (429, "rate_limited", True, 21.0)
         assert (world.upstream.calls, record.attempts) == ([], [])
 
@@ -105,7 +105,7 @@ class TestLimits:
             None,
         )
         assert error.detail == (
-            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
+            "Prompt and max_tokens together exceed every provider's token limit per minute: "
             "lower max_tokens, or raise rate_limit_tpm."
         )
 
@@ -188,7 +188,7 @@ class TestUnavailable:
         for order in ([A], [B]), ([B], [A]):
             error, record = await failing_with_record(world, plan(*order))
             assert type(error) is ProvidersUnavailable
-            assert error.detail == "Every provider that could serve this failed lately and is being spared."
+            assert error.detail == "Every provider that could serve this request failed recently and is paused."
             assert (error.status, error.code, error.retryable) == (503, "providers_unavailable", True)
             assert error.retry_after_s == 20.0
             assert (world.upstream.calls, record.attempts) == ([], [])

@@ -308,7 +308,7 @@ async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_t
     spared, _ = record.attempts
     assert world.upstream.called == ["b"]
     assert (spared.sent, spared.cost_nanos, spared.limit_tokens) == (False, 0, 0)
-    assert spared.error == "Provider a: It failed meanwhile and is being spared"
+    assert spared.error == "Provider a: Not called, since it became unavailable"
 
 
 def broken_reader(body: bytes) -> Completion:
