@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-
-import pytest
 
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.pipeline.transport import Transport
-from tests.worker.pipeline.test_transport import CALL, Upstream
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    made = Upstream()
-    server = await asyncio.start_server(made, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
+from tests.worker.pipeline.provider_server import CALL, Upstream
 
 
 class Slow(Egress):
