@@ -1,4 +1,4 @@
-"""What every surface does: bodies up to 4 MiB, the cap on requests in flight, and errors in their one shape."""
+"""Behaviour common to all endpoints: bodies up to 4 MiB, the cap on requests in flight, and error responses."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def sized(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("piece", [MEBIBYTE, 4 * MEBIBYTE])
-async def test_four_mebibytes_are_taken(world: World, piece: int) -> None:
+async def test_a_body_of_4_mib_is_accepted(world: World, piece: int) -> None:
     body = sized(4 * MEBIBYTE)
     assert (await world.post([body[i : i + piece] for i in range(0, len(body), piece)])).status == 200
 
 
 @pytest.mark.parametrize("piece", [65536, 4 * MEBIBYTE, 5 * MEBIBYTE])
-async def test_one_byte_more_is_refused(world: World, piece: int) -> None:
+async def test_a_body_of_4_mib_and_a_byte_is_refused(world: World, piece: int) -> None:
     body = sized(4 * MEBIBYTE + 1)
     response = await world.post([body[i : i + piece] for i in range(0, len(body), piece)])
     assert_problem(response, 413, "payload_too_large")
@@ -40,7 +40,7 @@ async def test_one_byte_more_is_refused(world: World, piece: int) -> None:
     assert world.line.requests == []
 
 
-async def test_a_body_too_large_is_dropped_up_to_eight_mebibytes(world: World) -> None:
+async def test_a_body_that_is_too_large_is_read_and_dropped_up_to_8_mib(world: World) -> None:
     pieces: list[object] = [b"x" * MEBIBYTE] * 20
     taken = 0
 
@@ -95,7 +95,7 @@ async def test_a_body_of_too_many_values_is_refused(world: World) -> None:
     assert (world.in_flight.bytes, world.in_flight.count, world.line.requests) == (0, 0, [])
 
 
-async def test_dropping_ends_after_a_while() -> None:
+async def test_dropping_a_body_ends_after_a_time_limit() -> None:
     world = World(drop_s=0.05)
     response = await call_and_say(world, [piece(b"x" * 5 * MEBIBYTE, more=True)])
     assert_problem(response, 413, "payload_too_large")
@@ -106,13 +106,13 @@ def piece(body: bytes, *, more: bool) -> dict[str, Any]:
 
 
 async def call_and_say(world: World, messages: list[dict[str, Any]]) -> Response:
-    """A request made of these ASGI messages, after which the client falls silent."""
+    """Make a request of these ASGI messages, after which the client sends nothing more."""
     headers = [("host", "localhost"), ("x-service-key", DEV_KEY)]
     return await exchange(world.client.app, "POST", PATH, headers, list(messages))
 
 
 @pytest.mark.parametrize("before", [b"", b"{", b"x" * 5 * MEBIBYTE])
-async def test_nobody_is_answered_when_the_client_went_away(world: World, before: bytes) -> None:
+async def test_nothing_is_sent_to_a_client_that_disconnected(world: World, before: bytes) -> None:
     gone = [piece(before, more=True), {"type": "http.disconnect"}]
     assert (await call_and_say(world, gone)).status == 0
     assert (await call_and_say(world, gone[1:])).status == 0
@@ -148,7 +148,7 @@ async def test_methods_other_than_post_are_not_allowed(world: World, method: str
         (errors.DeadlineExceeded("Late."), "deadline_exceeded", "true", None),
     ],
 )
-async def test_errors_of_the_line(
+async def test_errors_of_the_gateway_are_problem_documents(
     world: World, error: errors.GatewayError, code: str, retry: str, after: tuple[str, str] | None
 ) -> None:
     world.line.error = error
@@ -165,7 +165,7 @@ async def test_errors_of_the_line(
         assert None not in said
 
 
-async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
+async def test_a_defect_of_the_gateway_is_logged_and_not_shown(world: World) -> None:
     world.line.error = ZeroDivisionError("the secret cause")
     response = await world.post(LEAST)
     problem = assert_problem(response, 500, "internal_error")
@@ -176,12 +176,12 @@ async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
     assert world.in_flight.count == 0
 
 
-async def test_what_is_cut_short_by_the_gateways_end_is_told_so(world: World) -> None:
+async def test_requests_cancelled_by_a_stop_get_a_503(world: World) -> None:
     world.line.error = asyncio.CancelledError()
     assert_problem(await world.post(LEAST), 503, "overloaded")
 
 
-async def test_more_than_the_cap_is_refused_at_once(world: World) -> None:
+async def test_requests_above_the_cap_are_refused_at_once(world: World) -> None:
     world.line.go_on.clear()
     under_way = [asyncio.create_task(world.post(LEAST)) for _ in range(2)]
     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Aw
 
 
 class Upstream:
-    """A server that reads a request whole, remembers it, and then does as it is told."""
+    """A server that reads a whole request, keeps it, and then runs `behaviour`."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[bytes, bytes]] = []

@@ -31,13 +31,13 @@ async def test_the_call_is_sent_with_path_key_and_body(transport: Transport, ups
 
 
 @pytest.mark.parametrize("status", [201, 400, 401, 404, 429, 500, 503, 529])
-async def test_every_status_with_its_body(transport: Transport, upstream: Upstream, status: int) -> None:
+async def test_every_status_is_returned_with_its_body(transport: Transport, upstream: Upstream, status: int) -> None:
     upstream.behaviour = answering(f"{status} X", body=b"said")
 
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(status, b"said")
 
 
-async def test_an_answer_without_a_body_is_an_answer(transport: Transport, upstream: Upstream) -> None:
+async def test_a_response_without_a_body_is_returned(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = answering("503 X", "retry-after: 3\r\n")
 
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(503, b"", 3.0)
@@ -71,7 +71,7 @@ async def test_retry_after_is_read_as_number_or_date(
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000", "+0200"])
-async def test_retry_after_a_date(
+async def test_a_retry_after_date_is_read_in_its_time_zone(
     transport: Transport, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, zone: str
 ) -> None:
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
@@ -88,13 +88,13 @@ async def test_retry_after_a_date(
     assert 27 < exchange.retry_after_s <= 30
 
 
-async def test_a_retry_after_that_is_no_text(transport: Transport, upstream: Upstream) -> None:
+async def test_a_retry_after_that_is_not_text_is_ignored(transport: Transport, upstream: Upstream) -> None:
     upstream.behaviour = saying(b"HTTP/1.1 503 Busy\r\nretry-after: \xe9\r\ncontent-length: 0\r\n\r\n")
 
     assert await transport.post(upstream.provider(), CALL, 5) == UpstreamResult(503)
 
 
-async def test_a_body_in_many_parts(transport: Transport, upstream: Upstream) -> None:
+async def test_a_chunked_body_is_joined(transport: Transport, upstream: Upstream) -> None:
     parts = [b"%x\r\n%s\r\n" % (len(part), part) for part in (b"one", b"two" * 100, b"three")]
     upstream.behaviour = saying(
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", *parts, b"0\r\n\r\n", pause_s=0.005

@@ -31,7 +31,7 @@ class TestNeverSent:
         assert exchange.message.startswith("No connection: ")
         assert "refused" in exchange.message.lower()
 
-    async def test_a_name_that_does_not_resolve(self, transport: Transport) -> None:
+    async def test_a_host_that_does_not_resolve_is_not_sent_to(self, transport: Transport) -> None:
         target = Target("http://does-not-exist.invalid", "", {})
 
         exchange = await transport.post(provider(target=target), CALL, 5)
@@ -39,7 +39,7 @@ class TestNeverSent:
         assert exchange.fault == "not_sent"
         assert exchange.message.startswith("No connection: ")
 
-    async def test_a_server_that_speaks_no_tls(self, transport: Transport) -> None:
+    async def test_a_failed_tls_handshake_means_not_sent(self, transport: Transport) -> None:
         async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             writer.close()
@@ -50,12 +50,14 @@ class TestNeverSent:
 
         assert exchange.fault == "not_sent"
 
-    async def test_a_provider_without_a_target(self, transport: Transport) -> None:
+    async def test_a_provider_without_a_target_is_not_sent_to(self, transport: Transport) -> None:
         exchange = await transport.post(provider(target=None), CALL, 5)
 
         assert exchange == UpstreamResult(fault="not_sent", message="The provider is not ready yet")
 
-    async def test_a_key_that_is_no_header(self, transport: Transport, upstream: Upstream) -> None:
+    async def test_a_key_with_a_line_break_is_not_sent_and_not_quoted(
+        self, transport: Transport, upstream: Upstream
+    ) -> None:
         target = Target(f"http://127.0.0.1:{upstream.port}", "", {"authorization": "Bearer canary\n1"})
 
         exchange = await transport.post(provider(target=target), CALL, 5)
@@ -64,7 +66,7 @@ class TestNeverSent:
         assert upstream.requests == []
 
     @pytest.mark.parametrize("has_client", [True, False])
-    async def test_no_more_files_is_no_fault_of_the_provider(
+    async def test_running_out_of_file_descriptors_is_not_the_providers_fault(
         self, transport: Transport, upstream: Upstream, has_client: bool
     ) -> None:
         if has_client:
@@ -104,7 +106,9 @@ class TestBroken:
         ],
         ids=["reset", "closed", "half head", "half body", "half chunk", "bad chunk", "no http"],
     )
-    async def test_after_it_was_sent(self, transport: Transport, upstream: Upstream, behaviour: Behaviour) -> None:
+    async def test_an_incomplete_or_malformed_response_is_broken_and_not_retried(
+        self, transport: Transport, upstream: Upstream, behaviour: Behaviour
+    ) -> None:
         upstream.behaviour = behaviour
 
         exchange = await transport.post(upstream.provider(), CALL, 5)
@@ -132,7 +136,7 @@ class TestBroken:
         else:
             assert exchange == UpstreamResult(fault="broken", message="The answer is larger than 1000 bytes")
 
-    def test_the_limit_is_32_mib(self) -> None:
+    def test_the_limit_of_a_whole_response_is_32_mib(self) -> None:
         assert MAX_BODY_BYTES == 32 * 1024 * 1024
 
 
@@ -156,14 +160,14 @@ class TestTimeout:
         assert exchange == UpstreamResult(fault="timeout", message="No complete answer in time")
         assert 0.09 < time.monotonic() - began < 0.9
 
-    async def test_a_drip_is_no_answer_in_time(self, transport: Transport, upstream: Upstream) -> None:
+    async def test_a_response_that_drips_times_out(self, transport: Transport, upstream: Upstream) -> None:
         upstream.behaviour = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", *[b"x"] * 100, pause_s=0.02)
         began = time.monotonic()
 
         assert (await transport.post(upstream.provider(), CALL, 0.15)).fault == "timeout"
         assert time.monotonic() - began < 0.9
 
-    async def test_cancelled_while_it_waits(self, transport: Transport, upstream: Upstream) -> None:
+    async def test_cancellation_while_waiting_is_raised(self, transport: Transport, upstream: Upstream) -> None:
         upstream.behaviour = saying(pause_s=1)
         task = asyncio.create_task(transport.post(upstream.provider(), CALL, 5))
         await upstream.asked.wait()

@@ -11,7 +11,7 @@ from tests.worker.pipeline.fakes import snapshot
 from tests.worker.pipeline.provider_server import CALL, Upstream, answering
 
 
-async def test_a_connection_is_used_again(transport: Transport, upstream: Upstream) -> None:
+async def test_consecutive_calls_share_a_connection(transport: Transport, upstream: Upstream) -> None:
     for _ in range(3):
         assert (await transport.post(upstream.provider(), CALL, 5)).status == 200
 
@@ -37,14 +37,14 @@ async def test_a_changed_provider_gets_a_new_pool(transport: Transport, upstream
     assert [b"Bearer new" in head for head, _ in upstream.requests] == [False, True]
 
 
-async def test_every_provider_has_its_own(transport: Transport, upstream: Upstream) -> None:
+async def test_every_provider_has_its_own_pool(transport: Transport, upstream: Upstream) -> None:
     for name in ("a", "b", "a"):
         await transport.post(upstream.provider(name=name, id=name), CALL, 5)
 
     assert upstream.connections == 2
 
 
-async def test_a_provider_that_is_gone_loses_its_pool(transport: Transport, upstream: Upstream) -> None:
+async def test_a_deleted_providers_pool_is_closed(transport: Transport, upstream: Upstream) -> None:
     stays, goes = upstream.provider(name="a", id="a"), upstream.provider(name="b", id="b")
     for one in (stays, goes):
         await transport.post(one, CALL, 5)
@@ -57,7 +57,7 @@ async def test_a_provider_that_is_gone_loses_its_pool(transport: Transport, upst
     assert counts == [2, 3]
 
 
-async def test_a_closed_transport_may_be_used_again(transport: Transport, upstream: Upstream) -> None:
+async def test_a_closed_transport_can_be_used_again(transport: Transport, upstream: Upstream) -> None:
     await transport.post(upstream.provider(), CALL, 5)
     await transport.close()
     await transport.close()
@@ -68,7 +68,7 @@ async def test_a_closed_transport_may_be_used_again(transport: Transport, upstre
 async def test_a_stream_that_is_closed_twice_gives_its_connection_back_once(
     transport: Transport, upstream: Upstream
 ) -> None:
-    """Two requests on one connection would take each other's answers."""
+    """Otherwise two requests would share one connection, and get each other's responses."""
     upstream.behaviour = answering("200 OK", "content-type: text/event-stream\r\n", b"data: 1\n\n")
     asked = upstream.provider()
     first = await transport.open(asked, CALL, 5)
