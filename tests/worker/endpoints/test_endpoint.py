@@ -37,7 +37,7 @@ async def test_a_body_of_4_mib_and_a_byte_is_refused(world: World, piece: int) -
     response = await world.post([body[i : i + piece] for i in range(0, len(body), piece)])
     assert_problem(response, 413, "payload_too_large")
     assert response.headers["connection"] == "close"
-    assert world.line.requests == []
+    assert world.gateway.requests == []
 
 
 async def test_a_body_that_is_too_large_is_read_and_dropped_up_to_8_mib(world: World) -> None:
@@ -66,7 +66,7 @@ async def test_bodies_beyond_the_cap_are_refused_until_others_have_ended(world: 
     assert_problem(refused, 503, "overloaded")
     assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("1", "true")
     assert (await world.post(pieces)).status == 200
-    assert (world.in_flight.bytes, world.in_flight.count, len(world.line.requests)) == (0, 0, 1)
+    assert (world.in_flight.bytes, world.in_flight.count, len(world.gateway.requests)) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_no_body_stays_counted_however_the_request_ends(world: World, mess
 async def test_a_body_of_too_many_values_is_refused(world: World) -> None:
     body = b'{"messages":[%b]}' % b",".join([b"{}"] * 200_001)
     assert_problem(await world.post([body]), 413, "payload_too_large")
-    assert (world.in_flight.bytes, world.in_flight.count, world.line.requests) == (0, 0, [])
+    assert (world.in_flight.bytes, world.in_flight.count, world.gateway.requests) == (0, 0, [])
 
 
 async def test_dropping_a_body_ends_after_a_time_limit() -> None:
@@ -151,14 +151,14 @@ async def test_methods_other_than_post_are_not_allowed(world: World, method: str
 async def test_errors_of_the_gateway_are_problem_documents(
     world: World, error: errors.GatewayError, code: str, retry: str, after: tuple[str, str] | None
 ) -> None:
-    world.line.error = error
+    world.gateway.error = error
     response = await world.post(LEAST, x_request_id="mine")
     problem = assert_problem(response, error.status, code)
     assert problem["detail"] == error.detail
     assert response.headers["x-should-retry"] == retry
     assert response.headers["x-request-id"] == "mine"
     assert problem["request_id"] == "mine"
-    assert world.line.requests[0].client_request_id == "mine"
+    assert world.gateway.requests[0].client_request_id == "mine"
     said = (response.headers.get("retry-after"), response.headers.get("retry-after-ms"))
     assert said == (after or (None, None))
     if error.status in (429, 503) and code != "request_exceeds_limit":
@@ -166,28 +166,28 @@ async def test_errors_of_the_gateway_are_problem_documents(
 
 
 async def test_a_defect_of_the_gateway_is_logged_and_not_shown(world: World) -> None:
-    world.line.error = ZeroDivisionError("the secret cause")
+    world.gateway.error = ZeroDivisionError("the secret cause")
     response = await world.post(LEAST)
     problem = assert_problem(response, 500, "internal_error")
     assert "secret" not in response.body.decode()
     assert problem["request_id"] in problem["detail"]
     assert world.logged[0]["request_id"] == problem["request_id"]
-    assert world.logged[0]["exc_info"] is world.line.error
+    assert world.logged[0]["exc_info"] is world.gateway.error
     assert world.in_flight.count == 0
 
 
 async def test_requests_cancelled_by_a_stop_get_a_503(world: World) -> None:
-    world.line.error = asyncio.CancelledError()
+    world.gateway.error = asyncio.CancelledError()
     assert_problem(await world.post(LEAST), 503, "overloaded")
 
 
 async def test_requests_above_the_cap_are_refused_at_once(world: World) -> None:
-    world.line.go_on.clear()
+    world.gateway.go_on.clear()
     under_way = [asyncio.create_task(world.post(LEAST)) for _ in range(2)]
     await asyncio.sleep(0)
     response = await world.post(LEAST)
     assert_problem(response, 503, "overloaded")
     assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("1", "true")
-    world.line.go_on.set()
+    world.gateway.go_on.set()
     assert [(await task).status for task in under_way] == [200, 200]
     assert (await world.post(LEAST)).status == 200

@@ -52,8 +52,8 @@ async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
 
 
 async def test_the_latency_in_the_answer_is_end_to_end(world: World) -> None:
-    world.line.go_on.clear()
-    asyncio.get_running_loop().call_later(0.06, world.line.go_on.set)
+    world.gateway.go_on.clear()
+    asyncio.get_running_loop().call_later(0.06, world.gateway.go_on.set)
     assert 55 <= (await world.post(LEAST)).json["latency_ms"] < 1000
 
 
@@ -97,7 +97,7 @@ async def test_optional_fields_have_defaults(world: World) -> None:
 )
 async def test_every_value_within_the_limits_is_accepted(world: World, field: str, value: object) -> None:
     assert (await world.post({**LEAST, field: value})).status == 200
-    assert asked_with(world.line.requests[0])[field] == value
+    assert asked_with(world.gateway.requests[0])[field] == value
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_an_invalid_field_is_named(world: World, field: str, value: object
     assert [error["loc"] for error in problem["errors"]] == [["body", field]]
     assert field in problem["detail"]
     assert response.headers["x-should-retry"] == "false"
-    assert world.line.requests == []
+    assert world.gateway.requests == []
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "prompt"])
@@ -201,13 +201,13 @@ def with_field(text: str) -> bytes:
 )
 async def test_a_body_that_is_not_a_request_is_refused(world: World, body: bytes) -> None:
     assert_problem(await world.post(body), 422, "validation_error")
-    assert world.line.requests == []
+    assert world.gateway.requests == []
     assert world.logged == []
 
 
 async def test_the_last_of_two_fields_with_one_name_wins(world: World) -> None:
     assert (await world.post(with_field('"prompt": "second"'))).status == 200
-    assert world.line.requests[0].client_request.conversation.turns == [said("user", "second")]
+    assert world.gateway.requests[0].client_request.conversation.turns == [said("user", "second")]
 
 
 async def test_a_body_in_several_messages_is_joined(world: World) -> None:
@@ -307,11 +307,11 @@ async def test_a_clients_request_id_is_stored_beside_the_gateways_own(world: Wor
     assert request.client_request_id == "order-7"
     assert UUID(request.id).version == 7
     response = await world.post(LEAST)
-    assert response.headers["x-request-id"] == world.line.requests[-1].id
+    assert response.headers["x-request-id"] == world.gateway.requests[-1].id
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "task_type", "model"])
 async def test_a_nul_character_in_a_label_is_refused(world: World, field: str) -> None:
     problem = assert_problem(await world.post({**LEAST, field: "a\0b"}), 422, "validation_error")
     assert problem["detail"] == f"{field} must not contain a NUL character."
-    assert world.line.requests == []
+    assert world.gateway.requests == []

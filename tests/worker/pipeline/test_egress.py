@@ -141,8 +141,8 @@ def at(url: str, **changes: Any) -> Provider:
 class Pinned(Egress):
     """Strict egress that accepts loopback addresses, since only there can tests see where a connection goes.
 
-    Answers one address after the other, the last one for ever. The host `bell` is another one, and rings when it is
-    checked for the `rounds`-th time, which tells that whatever is checked before it was done so often.
+    It returns one address after the other, then the last one again. The host `bell` is for waiting: it sets an event
+    when it is checked for the `rounds`-th time, since hosts that are checked before it have been checked as often.
     """
 
     def __init__(self, *answers: str | AddressRefused, rounds: int = 0) -> None:

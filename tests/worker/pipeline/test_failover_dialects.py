@@ -67,7 +67,7 @@ async def test_a_blocked_prompt_is_returned_without_trying_others(world: World) 
     served = await world.failover.run(request(), plan([GEM], [A]), world.open(request()))
 
     assert (served.reply.content, served.reply.finish_reason) == ("", "content_filter")
-    assert world.upstream.called == ["gem"], "nobody else is asked until one complies"
+    assert world.upstream.called == ["gem"], "no other provider is tried until one complies"
 
 
 class TestRefusedKeys:
@@ -111,7 +111,7 @@ class TestRefusedKeys:
 
 
 class TestRetryInfo:
-    async def test_one_429_with_a_retry_delay_holds_nobody_back(self, world: World) -> None:
+    async def test_one_429_with_a_retry_delay_does_not_close_the_gate(self, world: World) -> None:
         world.script(gem=[said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))], b=[answer()])
 
         await world.failover.run(request(), plan([GEM], [B]), world.open(request()))

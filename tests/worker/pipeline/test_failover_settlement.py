@@ -116,7 +116,7 @@ class TestBreaker:
         assert breaker.state == "open"
 
     @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
-    async def test_other_failures_leave_the_breaker_as_it_was(self, world: World, step: UpstreamResult) -> None:
+    async def test_other_failures_do_not_change_the_breaker(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 

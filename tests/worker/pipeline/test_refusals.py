@@ -91,7 +91,7 @@ async def ask(world: World, one: Provider, customer: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_one_refusal_affects_nobody_else(world: World, name: str) -> None:
+async def test_one_refusal_affects_no_other_request(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
     refusal = UpstreamResult(

@@ -240,7 +240,7 @@ class TestSettle:
             assert record.cost_status == worst
 
     @pytest.mark.parametrize("status", ["exact", "estimated", "unpriced"])
-    async def test_one_attempts_cost_status_is_the_requests(self, world: World, status: CostStatus) -> None:
+    async def test_the_cost_status_of_a_single_attempt_is_the_requests(self, world: World, status: CostStatus) -> None:
         record = world.open(request())
         attempt(record, cost_status=status)
 
