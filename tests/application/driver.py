@@ -38,7 +38,7 @@ class Response:
 
 
 class Client:
-    """Sends requests to `app` with the service key `key` (None: without any)."""
+    """A client of `app` with the service key `key` (None: without one)."""
 
     def __init__(self, app: ASGIApp, key: str | None = DEV_KEY) -> None:
         self.app = app

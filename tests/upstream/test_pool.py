@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
 
 class Server:
-    """Answers each request with the next of `answers`, the last one again and again; an empty one closes."""
+    """A server that sends the next of `answers` to each request, the last one repeatedly; an empty one closes."""
 
     def __init__(self) -> None:
         self.answers = [OK]

@@ -291,7 +291,7 @@ async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
     loop = asyncio.get_running_loop()
 
     def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log("event loop", level="error", problem=context["message"], exc_info=context.get("exception"))
+        log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
 
     loop.set_exception_handler(report)
     loop.add_signal_handler(signal.SIGTERM, server.stop)

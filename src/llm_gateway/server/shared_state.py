@@ -53,7 +53,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """Raised by a parser's callback for a request that is refused with `status`."""
+    """A request that is refused with `status`; the parser's callbacks raise it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)

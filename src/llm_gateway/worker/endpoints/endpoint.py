@@ -36,7 +36,7 @@ class Endpoint(ABC):
         in_flight = self._in_flight
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed("This path takes POST only.", allow=("POST",))
+                raise MethodNotAllowed("This path accepts only POST.", allow=("POST",))
             if in_flight.count >= in_flight.cap:
                 raise Overloaded("The gateway is serving its maximum number of requests: try again.", retry_after_s=1)
             in_flight.count += 1
@@ -53,7 +53,7 @@ class Endpoint(ABC):
         except ClientGone:
             return
         except asyncio.CancelledError as cancelled:
-            stopping = Overloaded("The gateway is stopping.")
+            stopping = Overloaded("The gateway is stopping: send the request again.")
             stopping.is_recorded = isinstance(cancelled, CancelledAndRecorded)
             await send_error(send, scope, stopping)
         except Exception as error:  # edge: a defect of the gateway is logged and answered with 500

@@ -30,7 +30,7 @@ class ModelsEndpoint:
         protocol = protocol_of(scope["path"], context.headers, scope["query_string"])
         try:
             if scope["method"] not in ("GET", "HEAD"):
-                raise MethodNotAllowed("This path takes GET only.", allow=("GET", "HEAD"))
+                raise MethodNotAllowed("This path accepts only GET.", allow=("GET", "HEAD"))
             if protocol.models is None:
                 raise TypeError(f"{protocol.name} has no list of models.")
             body = self._encoded(scope["path"], protocol.models)

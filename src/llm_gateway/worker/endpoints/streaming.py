@@ -164,9 +164,9 @@ class StreamedResponse:
     """
 
     __slots__ = (
-        "_beat", "_body_sink", "_defect", "_drain_limit", "_has_begun", "_has_ended", "_headers", "_heartbeat_s",
-        "_is_gone", "_is_open", "_keeps_up", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send",
-        "_sent_at", "_told", "_writer",
+        "_body_sink", "_defect", "_drain_limit", "_drain_timer", "_has_begun", "_has_ended", "_headers", "_heartbeat",
+        "_heartbeat_s", "_is_gone", "_is_open", "_keeps_up", "_loop", "_opening", "_receive", "_relaying",
+        "_reply_headers", "_send", "_sent_at", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -185,20 +185,20 @@ class StreamedResponse:
         self._body_sink = _body_sink_of(send)
         self._drain_limit = drain_limit
         self._headers = headers
-        self._told: Headers = []
+        self._reply_headers: Headers = []
         self._defect = defect
         self._heartbeat_s = heartbeat_s
         self._has_begun = False
-        self._is_open = False  # the head has left
+        self._is_open = False  # the head was sent
         self._has_ended = False
         self._keeps_up = True
         self._is_gone = False
         self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._patience: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[Relay | Answer] | None = None
         self._relaying: Relay | None = None
-        self._beat: asyncio.TimerHandle
+        self._heartbeat: asyncio.TimerHandle
 
     async def run(self, opening: asyncio.Task[Relay | Answer]) -> None:
         """Wait for `opening`, and send its reply to the end.
@@ -207,12 +207,12 @@ class StreamedResponse:
             GatewayError: the reply failed before anything was sent.
         """
         self._opening = opening
-        del opening  # a task holds the exception it raised, whose traceback would hold it here
+        del opening  # breaks a reference cycle: the task's exception has a traceback that holds this frame
         watch = asyncio.ensure_future(_until_gone(self._receive))
         watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone())
         try:
             came = await self._opened()
-            self._told = self._writer.opened(came)
+            self._reply_headers = self._writer.opened(came)
             if isinstance(came, Answer):
                 await self._write(self._writer.kept(came))
             else:
@@ -226,7 +226,7 @@ class StreamedResponse:
                 return  # `_give_up` cancelled the opening
             if not self._has_begun:
                 raise
-            await self._write(self._writer.error(Overloaded("The gateway is stopping.")))
+            await self._write(self._writer.error(Overloaded("The gateway is stopping: send the request again.")))
         except Exception as error:  # edge: a defect of the gateway; after the 200, the stream has to report it
             if not self._has_begun:
                 raise
@@ -235,8 +235,8 @@ class StreamedResponse:
             self._has_ended = True
             self._opening = self._relaying = None
             watch.cancel()
-            if self._patience is not None:
-                self._patience.cancel()
+            if self._drain_timer is not None:
+                self._drain_timer.cancel()
                 self._drain_limit.count -= 1
         await self._body_sink.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -262,7 +262,7 @@ class StreamedResponse:
         """Return once the client has read what was sent before (see `Sink`). Sends the head of the response first."""
         if not self._has_begun:
             self._has_begun = True
-            start = [(b"content-type", self._writer.content_type), *HEAD, *self._told, *self._headers]
+            start = [(b"content-type", self._writer.content_type), *HEAD, *self._reply_headers, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
             self._is_open = True
         await self._body_sink.caught_up()
@@ -279,13 +279,13 @@ class StreamedResponse:
 
     async def _relay(self, relay: Relay) -> None:
         self._relaying = relay
-        if self._is_gone and self._patience is None:
+        if self._is_gone and self._drain_timer is None:
             relay.abandon()
-        self._beat = self._loop.call_later(self._heartbeat_s, self._keep_alive)
+        self._heartbeat = self._loop.call_later(self._heartbeat_s, self._keep_alive)
         try:
             await relay.run(self)
         finally:
-            self._beat.cancel()
+            self._heartbeat.cancel()
         end = b"" if relay.answer is None else self._writer.end(relay.answer)
         if end and not self._is_gone:
             await self._write(end)
@@ -300,7 +300,7 @@ class StreamedResponse:
             self._give_up()
         else:
             drain_limit.count += 1
-            self._patience = self._loop.call_later(DRAIN_S, self._give_up)
+            self._drain_timer = self._loop.call_later(DRAIN_S, self._give_up)
 
     def _give_up(self) -> None:
         if self._relaying is not None:
@@ -315,7 +315,7 @@ class StreamedResponse:
             if self._is_open and self._keeps_up and not self._is_gone:
                 self._keeps_up = self._body_sink.take(self._writer.keep_alive)
             quiet_s = 0.0
-        self._beat = self._loop.call_later(self._heartbeat_s - quiet_s, self._keep_alive)
+        self._heartbeat = self._loop.call_later(self._heartbeat_s - quiet_s, self._keep_alive)
 
     async def _write(self, data: bytes) -> None:
         await self.ready()

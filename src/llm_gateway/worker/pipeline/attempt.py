@@ -143,11 +143,11 @@ class Attempts:
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its upper bound is kept
             this.permit.release()
             if isinstance(error, CancelledBeforeSend):
-                self._never_sent(this)
+                self._set_not_sent(this)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
 
-    def _never_sent(self, this: _Try) -> None:
+    def _set_not_sent(self, this: _Try) -> None:
         this.attempt.sent = False
         self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
@@ -157,19 +157,19 @@ class Attempts:
     def _conclude(self, this: _Try, result: UpstreamResult) -> Success | None:
         this.attempt.status = result.status or None
         if result.fault is not None:
-            failure = self._faulted(this, result)
+            failure = self._conclude_fault(this, result)
         elif 200 <= result.status < 300:
-            answered = self._answered(this, result)
+            answered = self._conclude_answer(this, result)
             if isinstance(answered, Success):
                 self._end(this)
                 return answered
             failure = answered
         else:
-            failure = self._refused(this, result)
+            failure = self._conclude_refusal(this, result)
         self._failed(this, failure)
         return None
 
-    def _words(self, this: _Try, message: str) -> str:
+    def _message(self, this: _Try, message: str) -> str:
         """Return a failure's message for clients and the log, with the provider's name and without secrets."""
         return self._redact(f"Provider {this.candidate.provider.name}: {message}")
 
@@ -182,23 +182,23 @@ class Attempts:
         this.attempt.latency_ms = int((self._clock() - this.started) * 1000)
         self._recorder.write_outcome(this.state.record, this.attempt)
 
-    def _faulted(self, this: _Try, result: UpstreamResult) -> Failure:
+    def _conclude_fault(self, this: _Try, result: UpstreamResult) -> Failure:
         """Conclude an attempt without a complete response.
 
         It counts as the provider's failure, unless the gateway caused it or the request's deadline cut the time short.
         """
         if result.fault == "not_sent":
-            self._never_sent(this)
+            self._set_not_sent(this)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._words(this, result.message)
+        message = self._message(this, result.message)
         if result.is_ours or (result.fault == "timeout" and not this.full_timeout):
             this.permit.release()
         else:
             this.permit.fail(message)
         return Failure(message, sent=this.attempt.sent)
 
-    def _refused(self, this: _Try, result: UpstreamResult) -> Failure:
+    def _conclude_refusal(self, this: _Try, result: UpstreamResult) -> Failure:
         """Conclude an attempt that got an error status, which is not billed.
 
         `refusal.about` decides what it means: the rate limit or a moment's overload, the account, or the request.
@@ -209,7 +209,7 @@ class Attempts:
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redact before cutting: half a key would no longer be recognised as one.
         reason = self._redact(dialect.decode_error(result.body))[:MAX_PROVIDER_MESSAGE_CHARACTERS]
-        message = self._words(this, f"answered {status}: {reason}" if reason else f"answered {status}")
+        message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
         limited = refusal.about == "moment" and status == LIMITED
         if limited:
             this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
@@ -231,27 +231,27 @@ class Attempts:
             status=status,
         )
 
-    def _answered(self, this: _Try, result: UpstreamResult) -> Success | Failure:
+    def _conclude_answer(self, this: _Try, result: UpstreamResult) -> Success | Failure:
         """Conclude an attempt that got a 2xx status: a failure if the body is malformed, or not JSON in JSON mode."""
         request, provider = this.state.request, this.candidate.provider
         try:
             reply = self._translation.reply(request.client_request, provider, result.body, this.call.dropped)
         except Malformed as error:
-            message = self._words(this, str(error))
+            message = self._message(this, str(error))
             this.permit.fail(message)
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
             return Failure(message)
         this.permit.accepted()
-        reply = self._bought(this, reply)
+        reply = self._record_reply(this, reply)
         if request.json_mode and reply.finish_reason != "length":
             content = json_text(reply.content)
             if content is None:
-                return Failure(self._words(this, "The request requires JSON, and the answer is not JSON"))
+                return Failure(self._message(this, "The request requires JSON, and the answer is not JSON"))
             if content != reply.content:
                 reply = msgspec.structs.replace(reply, content=content)
-        return self._served(this, reply)
+        return self._success(this, reply)
 
-    def _bought(self, this: _Try, reply: Reply) -> Reply:
+    def _record_reply(self, this: _Try, reply: Reply) -> Reply:
         """Record a complete reply, which is billed: availability, model name, cost, rate limit.
 
         Returns the reply, with its input tokens estimated if the provider did not count them.
@@ -270,7 +270,7 @@ class Attempts:
         return reply
 
     @staticmethod
-    def _served(this: _Try, reply: Reply) -> Success:
+    def _success(this: _Try, reply: Reply) -> Success:
         candidate = this.candidate
         return Success(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
 
@@ -300,7 +300,7 @@ class Attempts:
                 commit_by = min(self._clock() + MAX_EVENT_GAP_S, request.deadline)
         except (StreamCut, Malformed, UpstreamError) as error:
             events.close()
-            self._never_began(this, error)
+            self._fail_before_content(this, error)
             return None
         except BaseException as error:  # edge: cancelled, or a defect; the call may be billed
             events.close()
@@ -310,22 +310,22 @@ class Attempts:
         this.permit.accepted()
         return stream
 
-    def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
+    def _fail_before_content(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
         fault = error.fault if isinstance(error, StreamCut) else "broken"
         message = str(error) if fault == "broken" else "No complete answer in time"
-        self._failed(this, self._faulted(this, UpstreamResult(fault=fault, message=message)))
+        self._failed(this, self._conclude_fault(this, UpstreamResult(fault=fault, message=message)))
 
     def _stream_served(self, this: _Try, stream: OpenStream) -> Success:
         """Conclude the attempt of a complete stream."""
         is_text = this.state.request.client_request.is_canonical
         completion = stream.assembler.completion()
-        reply = self._bought(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
+        reply = self._record_reply(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
         if this.state.request.json_mode and json_text(reply.content) != reply.content:
             # It was relayed as it came. A request for a whole answer may not get this text from the cache.
             reply = msgspec.structs.replace(reply, may_be_kept=False)
         self._end(this)
         self._availability.end(this.candidate.provider.id)
-        return self._served(this, reply)
+        return self._success(this, reply)
 
     def _stream_cut(self, this: _Try, stream: OpenStream, message: str, is_ours: bool) -> str:
         """Conclude the attempt of a stream that ended early; the tokens received so far are billed.
@@ -336,7 +336,7 @@ class Attempts:
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
         self._recorder.set_cost(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._words(this, message)
+        message = self._message(this, message)
         if is_ours:
             this.permit.release()
         else:

@@ -76,8 +76,8 @@ class Caching:
         On a miss, the caller makes the upstream call, and then calls `keep` or `abandon` with the lookup.
 
         Raises:
-            GatewayError: two calls that this request waited for failed (one that only missed its own deadline does not
-                count), or this request's deadline passed while it waited.
+            GatewayError: the second call that this request waited for failed, or a later one (one that only missed its
+                own deadline does not count); or this request's deadline passed while it waited.
         """
         if self._ttl_s <= 0 or not (request.use_cache or request.keep_in_cache):
             return Lookup(None, "bypass", keeps=False)

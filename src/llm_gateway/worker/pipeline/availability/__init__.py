@@ -34,7 +34,7 @@ GATE_CLOSED, GATE_OPENED = "rate limit gate closed", "rate limit gate opened"
 CONFIGURATION_CHANGED = "its configuration changed"
 
 
-_Tell: TypeAlias = Callable[[str, Candidate, str, float | None], None]
+_LogChange: TypeAlias = Callable[[str, Candidate, str, float | None], None]
 """Log a change: the event, the candidate whose call caused it, the reason, and for how many seconds, if known."""
 
 
@@ -64,10 +64,10 @@ class _Model:
 class _Provider:
     """The state of one provider: its account, its models, its calls in flight, and its recent calls and retries."""
 
-    __slots__ = ("account", "calls", "candidate", "in_flight", "models", "tell")
+    __slots__ = ("account", "calls", "candidate", "in_flight", "log_change", "models")
 
-    def __init__(self, clock: Callable[[], float], tell: _Tell) -> None:
-        self.tell = tell
+    def __init__(self, clock: Callable[[], float], log_change: _LogChange) -> None:
+        self.log_change = log_change
         self.account = AccountPause(clock)
         self.candidate: Candidate | None = None
         self.models: dict[str, _Model] = {}
@@ -104,21 +104,21 @@ class Permit:
         if gate.in_a_row:
             gate.accepted()
         if not account.is_clear and account.accepted(self._account_permit):
-            self._tell_account(ACCOUNT_PAUSE_ENDED, "its trial call was accepted")
+            self._log_account(ACCOUNT_PAUSE_ENDED, "its trial call was accepted")
 
     def succeed(self) -> None:
         """Report that the call got a complete answer."""
         breaker = self._model.breaker
         why = breaker.succeed(self._breaker_permit)
         if why is not None:
-            self._tell_breaker(why)
+            self._log_breaker(why)
 
     def fail(self, message: str) -> None:
         """Report that the call failed by the provider's fault; `message` is logged and must not hold secrets."""
         self._account.release(self._account_permit)
         why = self._model.breaker.fail(self._breaker_permit)
         if why is not None:
-            self._tell_breaker(f"{why}: {message}")
+            self._log_breaker(f"{why}: {message}")
 
     def limited(self, retry_after_s: float | None, message: str) -> float:
         """Report a 429; `retry_after_s` is its Retry-After. Returns the Retry-After for the client, in seconds."""
@@ -126,7 +126,7 @@ class Permit:
         gate = self._model.gate
         why = gate.limited(retry_after_s, self._model.breaker.answered())
         if why is not None:
-            self._tell_model(GATE_CLOSED, f"{why}: {message}", gate.closed_for_s())
+            self._log_model(GATE_CLOSED, f"{why}: {message}", gate.closed_for_s())
         return gate.wait_s(retry_after_s)
 
     def refused(self, request_id: str, content: int, message: str) -> None:
@@ -136,29 +136,29 @@ class Permit:
         why = "its trial call was refused" if account.is_paused else f"{REFUSALS_IN_A_ROW} refusals in a row"
         seconds = account.refused(self._account_permit, request_id, content)
         if seconds is not None:
-            self._tell_account(ACCOUNT_PAUSE_BEGAN, f"{why}: {message}", seconds)
+            self._log_account(ACCOUNT_PAUSE_BEGAN, f"{why}: {message}", seconds)
 
     def release(self) -> None:
         """End the permit of a call that was not sent, or whose end is not the provider's doing (cancelled, 4xx)."""
         self._account.release(self._account_permit)
         self._model.breaker.release(self._breaker_permit)
 
-    def _tell_breaker(self, why: str) -> None:
+    def _log_breaker(self, why: str) -> None:
         breaker = self._model.breaker
         if breaker.state == "closed":
-            self._tell_model(BREAKER_CLOSED, why)
+            self._log_model(BREAKER_CLOSED, why)
         else:
-            self._tell_model(BREAKER_OPENED, why, breaker.retry_after_s())
+            self._log_model(BREAKER_OPENED, why, breaker.retry_after_s())
 
-    def _tell_model(self, event: str, reason: str, seconds: float | None = None) -> None:
+    def _log_model(self, event: str, reason: str, seconds: float | None = None) -> None:
         if self._model.is_current:
             self._model.candidate = self._candidate
-            self._provider.tell(event, self._candidate, reason, seconds)
+            self._provider.log_change(event, self._candidate, reason, seconds)
 
-    def _tell_account(self, event: str, reason: str, seconds: float | None = None) -> None:
+    def _log_account(self, event: str, reason: str, seconds: float | None = None) -> None:
         if self._provider.account is self._account:
             self._provider.candidate = self._candidate
-            self._provider.tell(event, self._candidate, reason, seconds)
+            self._provider.log_change(event, self._candidate, reason, seconds)
 
 
 class ProviderAvailability:
@@ -183,7 +183,7 @@ class ProviderAvailability:
     def _provider(self, provider_id: str) -> _Provider:
         known = self._providers.get(provider_id)
         if known is None:
-            known = self._providers[provider_id] = _Provider(self._clock, self._tell)
+            known = self._providers[provider_id] = _Provider(self._clock, self._log_change)
         return known
 
     def _model(self, provider: _Provider, name: str) -> _Model:
@@ -206,7 +206,7 @@ class ProviderAvailability:
             if seconds > 0:
                 return Wait(seconds, limited=True)
             gate.reopen()
-            self._tell(GATE_OPENED, candidate, "its wait is over")
+            self._log_change(GATE_OPENED, candidate, "its wait is over")
         account = provider.account
         account_permit = account.admit()
         if account_permit is None:
@@ -217,7 +217,7 @@ class ProviderAvailability:
             return Wait(model.breaker.retry_after_s(), limited=False)
         return Permit(candidate, provider, model, account_permit, breaker_permit)
 
-    def _tell(self, event: str, candidate: Candidate, reason: str, seconds: float | None = None) -> None:
+    def _log_change(self, event: str, candidate: Candidate, reason: str, seconds: float | None = None) -> None:
         lasts = {} if seconds is None else {"seconds": round(seconds, 1)}
         self._log(
             event, level="warning", provider=candidate.provider.name, model=candidate.model, reason=reason, **lasts
@@ -262,7 +262,7 @@ class ProviderAvailability:
         was_paused = provider.account.is_paused
         provider.account = AccountPause(self._clock)  # calls in flight go on reporting to the old one
         if was_paused and provider.candidate is not None:
-            self._tell(ACCOUNT_PAUSE_ENDED, provider.candidate, reason)
+            self._log_change(ACCOUNT_PAUSE_ENDED, provider.candidate, reason)
 
     def reset(self, provider_id: str) -> None:
         """Close the breakers and open the gates of a provider whose configuration changed; its account stays paused."""
@@ -273,9 +273,9 @@ class ProviderAvailability:
             if model.candidate is None:
                 continue
             if model.breaker.state != "closed":
-                self._tell(BREAKER_CLOSED, model.candidate, CONFIGURATION_CHANGED)
+                self._log_change(BREAKER_CLOSED, model.candidate, CONFIGURATION_CHANGED)
             if model.gate.is_closed:
-                self._tell(GATE_OPENED, model.candidate, CONFIGURATION_CHANGED)
+                self._log_change(GATE_OPENED, model.candidate, CONFIGURATION_CHANGED)
 
     def forget(self, provider_id: str) -> None:
         """Drop the state of a deleted provider."""

@@ -31,7 +31,7 @@ RATE_MIN_CALLS = 20
 COOLDOWN_S = 30.0
 MAX_COOLDOWN_S = 300.0
 JITTER = 0.2
-"""Share by which a cooldown varies at random, so that the workers of a gateway do not probe all at once."""
+"""Share by which a cooldown varies at random, so that breakers that opened together do not probe together."""
 PROBE_WAIT_S = 1.0
 """Retry-After for clients, in seconds, while the one call of a half-open breaker is in flight."""
 
