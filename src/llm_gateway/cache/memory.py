@@ -55,7 +55,7 @@ class MemoryCache:
         self._entries[key] = (value, self._clock() + ttl_s)
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._drop(next(iter(self._entries)))  # `get` moves entries to the end, so the first is the oldest
 
     def _drop(self, key: bytes) -> None:
         value, _ = self._entries.pop(key)

@@ -31,6 +31,7 @@ class _Window:
 
     def advance(self, second: int) -> None:
         """Move the window's end to `second`, and drop the seconds that leave the window."""
+        # At most one turn around the ring, however long nothing happened.
         for passed in range(max(self.second, second - BUCKETS) + 1, second + 1):
             index = passed % BUCKETS
             self.request_sum -= self.requests[index]
@@ -42,7 +43,7 @@ class _Window:
         """Return the first second in which a request with `tokens`, which does not fit now, fits if no other comes."""
         requests_over = self.request_sum + 1 - rpm
         tokens_over = self.token_sum + tokens - tpm
-        for leaving in range(self.second - BUCKETS + 1, self.second + 1):
+        for leaving in range(self.second - BUCKETS + 1, self.second + 1):  # the oldest second leaves first
             requests_over -= self.requests[leaving % BUCKETS]
             tokens_over -= self.tokens[leaving % BUCKETS]
             if requests_over <= 0 and tokens_over <= 0:
@@ -92,7 +93,7 @@ class MemoryLimiter:
         if window is None or not window.second - BUCKETS < reservation.bucket <= window.second:
             return
         index = reservation.bucket % BUCKETS
-        change = max(max(tokens, 0) - reservation.tokens, -window.tokens[index])
+        change = max(max(tokens, 0) - reservation.tokens, -window.tokens[index])  # no count goes below 0
         window.tokens[index] += change
         window.token_sum += change
         if not sent and window.requests[index] > 0:

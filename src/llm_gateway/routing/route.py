@@ -33,7 +33,7 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
             return Plan(named)
         tiers = named
     if snapshot.overrides:
-        for service in (request.service, None):
+        for service in (request.service, None):  # None is the key of an override for all services
             override = snapshot.overrides.get((request.user_id, service))
             if override is None:
                 continue

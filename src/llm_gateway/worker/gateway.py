@@ -82,7 +82,7 @@ class Gateway:
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recorder.settle_error(record, error)
-            error.is_recorded = True
+            error.is_recorded = True  # the record writes the log line; the error response must not write another
             raise
         except asyncio.CancelledError:
             self._recorder.settle_cancelled(record)
@@ -99,6 +99,7 @@ class Gateway:
         except BaseException as error:  # edge: waiting requests must be woken by any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
+        # Only now: an answer whose record could not be made durable must not be served from the cache.
         await self._caching.keep(lookup, served)
         return answer
 

@@ -253,7 +253,7 @@ class StreamedResponse:
             opening.cancel()
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
-                opening.result().drop()  # type: ignore[union-attr]  # it is one
+                opening.result().drop()  # type: ignore[union-attr]  # opened in the meantime, so its tokens are billed
             raise CancelledAndRecorded from None
         finally:
             del opening  # as in `run`

@@ -118,7 +118,7 @@ class Attempts:
             permit.release()
             raise
         finally:
-            if stream is None:
+            if stream is None:  # a stream stays in flight until the relay concludes it
                 self._availability.end(provider_id)
 
     async def _send(self, this: _Try) -> UpstreamResult | UpstreamEvents:
@@ -218,7 +218,7 @@ class Attempts:
             request_id = this.state.request.id
             content = request_id if status == KEY_REFUSED else this.call.body
             this.permit.refused(request_id, hash(content), message)
-        elif refusal.about == "moment" and (status >= 500 or status < 400):
+        elif refusal.about == "moment" and (status >= 500 or status < 400):  # a 408 or 409 is retried without blame
             this.permit.fail(message)
         else:
             this.permit.release()
@@ -297,6 +297,7 @@ class Attempts:
                     break
                 if reader.is_done or not raw_events:
                     raise Malformed("The stream ended before any content")
+                # The provider is answering: from here, the limit is the gap between events.
                 commit_by = min(self._clock() + MAX_EVENT_GAP_S, request.deadline)
         except (StreamCut, Malformed, UpstreamError) as error:
             events.close()

@@ -86,6 +86,7 @@ class Caching:
             return Lookup(base, "bypass", keeps=keeps)
         lookup = Lookup(base, "miss", keeps=keeps)
         keys = [_key(base, candidate.cache_part) for candidate in plan.candidates]
+        # Requests share a flight only if their plans try the same candidates in the same order.
         flight_key = keys[0] if len(keys) == 1 else b"".join(keys)
         waited = False
         while True:
@@ -96,7 +97,7 @@ class Caching:
                 return lookup
             flight = self._flights.get(flight_key)
             if flight is None:
-                if request.keep_in_cache:
+                if request.keep_in_cache:  # an answer that must not be stored is not shared either
                     lookup.flight = self._flights[flight_key] = Flight(flight_key)
                 return lookup
             landed = await self._wait(flight, request)
@@ -121,7 +122,7 @@ class Caching:
             flight.landed = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(request.deadline - self._clock()):
-                return await asyncio.shield(flight.landed)
+                return await asyncio.shield(flight.landed)  # cancelling one waiter must not cancel the others
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed while an identical request was being answered.") from None
 

@@ -98,9 +98,10 @@ class Failover:
                 if state.failure is not None and state.failure.final:
                     raise state.error()
                 if state.sent >= MAX_SENT_ATTEMPTS:
-                    self._check_deadline(state)
+                    self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
                     raise state.error()
         candidates = plan.candidates
+        # With alternatives, trying the next candidate takes the place of a retry.
         served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
         if served is not None:
             return served

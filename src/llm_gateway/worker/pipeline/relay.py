@@ -98,7 +98,7 @@ class Relay:
         stream = self._stream
         try:
             last, stream.held = stream.held, []
-            if not stream.reader.is_done:
+            if not stream.reader.is_done:  # else the reply was complete when its content was noticed
                 last = await self._deliver(sink, last)
         except (StreamCut, Malformed, UpstreamError) as error:
             await self._cut(str(error))

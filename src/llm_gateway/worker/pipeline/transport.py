@@ -133,7 +133,7 @@ class Transport:
 
     async def _build(self, provider: Provider, root: str) -> Pool:
         pool = await self._pool(provider, root)
-        self._forget(provider.id)
+        self._forget(provider.id)  # the pool of the earlier configuration
         self._pools[provider.id] = _Pooled(provider.updated_at_ms, pool)
         return pool
 
@@ -144,6 +144,7 @@ class Transport:
 
     async def _pool(self, provider: Provider, root: str) -> Pool:
         pinned = None
+        # The embedded model has no base URL; it listens on loopback, which strict egress would refuse.
         if self._egress.strict and not (provider.kind == "local" and provider.base_url is None):
             pinned = await asyncio.to_thread(self._egress.check, root)
         if self._tls is None and root.lower().startswith("https:"):

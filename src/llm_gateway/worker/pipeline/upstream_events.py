@@ -51,6 +51,7 @@ class UpstreamEvents:
                 events = self._splitter.take(data) if data else self._splitter.end()
                 if events or not data:
                     return events
+                # Only whole events count: data that completes none must not extend the wait again and again.
                 deadline = deadline or monotonic() + timeout_s
                 timeout_s = deadline - monotonic()
         except TimeoutError:

@@ -105,6 +105,7 @@ class UsageRecorder:
             price=candidate.price,
         )
         _price(attempt, "estimated")
+        # The entry holds this attempt only: earlier ones have entries of their own.
         earlier, record.attempts = record.attempts, [attempt]
         payload = encode_record(record)
         record.attempts = earlier
@@ -204,7 +205,7 @@ class UsageRecorder:
 
     def _close(self, record: UsageRecord) -> None:
         attempts = record.attempts
-        if len(attempts) == 1:
+        if len(attempts) == 1:  # nearly always
             only = attempts[0]
             record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
         elif attempts:

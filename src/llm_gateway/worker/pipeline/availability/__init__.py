@@ -101,6 +101,7 @@ class Permit:
     def accepted(self) -> None:
         """Report that the provider serves the call: it accepts the key, and the call is within its rate limit."""
         gate, account = self._model.gate, self._account
+        # Nearly every call finds nothing to reset, so this saves two method calls on the hot path.
         if gate.in_a_row:
             gate.accepted()
         if not account.is_clear and account.accepted(self._account_permit):
@@ -213,7 +214,7 @@ class ProviderAvailability:
             return Wait(account.retry_after_s(), limited=False)
         breaker_permit = model.breaker.admit()
         if breaker_permit is None:
-            account.release(account_permit)
+            account.release(account_permit)  # it may be the account's only probe
             return Wait(model.breaker.retry_after_s(), limited=False)
         return Permit(candidate, provider, model, account_permit, breaker_permit)
 

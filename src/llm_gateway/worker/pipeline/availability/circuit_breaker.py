@@ -87,7 +87,7 @@ class CircuitBreaker:
             return None
         self._state = "half_open"
         self._probing = True
-        self._permit += 1
+        self._permit += 1  # each probe gets a number of its own: reports of earlier permits are ignored
         return self._permit
 
     def holds(self, permit: int) -> bool:
@@ -159,7 +159,7 @@ class CircuitBreaker:
         jitter = 1 - JITTER + 2 * JITTER * self._random()
         self._state = "open"
         self._open_until = self._clock() + self._cooldown_s * jitter
-        self._cooldown_s = min(2 * self._cooldown_s, MAX_COOLDOWN_S)
+        self._cooldown_s = min(2 * self._cooldown_s, MAX_COOLDOWN_S)  # of the next opening, unless a call succeeds
         self._probing = False
         self._permit += 1
 

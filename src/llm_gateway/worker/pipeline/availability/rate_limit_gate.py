@@ -77,7 +77,7 @@ class RateLimitGate:
         self._until = now + min(retry_after_s, MAX_RETRY_AFTER_S)
         was_closed, self.is_closed = self.is_closed, True
         recent.clear()
-        return None if was_closed else why
+        return None if was_closed else why  # closed again before any call reopened it: not a change to log
 
     def wait_s(self, retry_after_s: float | None) -> float:
         """Return the Retry-After, in seconds, for a client whose call got a 429 with `retry_after_s`."""
