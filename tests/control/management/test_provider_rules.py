@@ -71,7 +71,7 @@ async def test_a_key_is_never_seen_again(
     for answer in answers:
         assert answer in echoed or CANARY not in f"{answer.headers}{answer.body!r}"
     output = capfd.readouterr()
-    assert "provider account rests" in output.out
+    assert "provider account paused" in output.out
     assert CANARY not in output.out + output.err
     assert [path for path, content in files.items() if CANARY.encode() in content] == []
 

@@ -97,7 +97,7 @@ class TestRefusedKeys:
         assert world.upstream.called == [provider_name, "b"] * 2
         assert world.wait(one) == Wait(15.0, limited=False)
         assert [(event, fields["provider"]) for event, fields in world.logged] == [
-            ("provider account rests", provider_name)
+            ("provider account paused", provider_name)
         ]
 
     async def test_a_400_about_the_request_is_returned_to_the_client(self, world: World) -> None:

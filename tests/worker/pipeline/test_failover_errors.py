@@ -211,7 +211,7 @@ class TestUnavailable:
         assert world.upstream.called == ["a", "b", "a", "b", "b"]
         reason = "2 refusals in a row: Provider a: answered 401: bad key"
         fields = {"level": "warning", "provider": "a", "model": "m1", "reason": reason, "seconds": 15.0}
-        assert world.logged == [("provider account rests", fields)]
+        assert world.logged == [("provider account paused", fields)]
         error = await failing(world, plan([A]))
         assert (type(error), error.retry_after_s) == (ProvidersUnavailable, 15.0)
 

@@ -116,7 +116,7 @@ async def test_two_refusals_in_a_row_pause_the_account_and_nothing_else(world: W
     for customer in ("first", "second"):
         assert await ask(world, one, customer) == ("ProviderFailed" if case.told else "other")
     assert await ask(world, one, "third") == ("other" if case.rests else "one")
-    assert [event for event, _ in world.logged] == (["provider account rests"] if case.rests else [])
+    assert [event for event, _ in world.logged] == (["provider account paused"] if case.rests else [])
 
 
 @pytest.mark.parametrize("status", [402, 403])

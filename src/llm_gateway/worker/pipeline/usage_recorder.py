@@ -179,7 +179,7 @@ class UsageRecorder:
     async def settle_error(self, record: UsageRecord, error: GatewayError) -> None:
         """Settle the record with an error; durable when this returns if anything may have been billed.
 
-        A record that was settled already stays as it is: its answer could not be made durable, but it was bought.
+        A record that was settled already stays as it is: its answer could not be made durable, but it is billed.
         """
         if record.status:
             return

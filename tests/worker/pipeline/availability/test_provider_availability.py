@@ -256,7 +256,7 @@ class TestLoggedChanges:
         refuse(logged_availability, "1")
         assert changes.take() == []
         refuse(logged_availability, "2")
-        began = ("provider account rests", "p", "m1")
+        began = ("provider account paused", "p", "m1")
         assert changes.take() == [(*began, "2 refusals in a row: no key", 15.0)]
         late.refused("3", 3, "late")
         clock.now += 15
@@ -265,7 +265,7 @@ class TestLoggedChanges:
         clock.now += 30
         serve(logged_availability)
         serve(logged_availability)
-        assert changes.take() == [("provider account rest ended", "p", "m1", "its trial call was accepted", None)]
+        assert changes.take() == [("provider account pause ended", "p", "m1", "its trial call was accepted", None)]
 
     def test_a_gate_logs_when_it_closes_and_opens(
         self, logged_availability: ProviderAvailability, changes: Changes, clock: Clock
@@ -296,7 +296,7 @@ class TestLoggedChanges:
         logged_availability.lift("id-p", "its test passed")
         logged_availability.lift("id-p", "its test passed")
         logged_availability.lift("unknown", "its test passed")
-        assert changes.take() == [("provider account rest ended", "p", "m1", "its test passed", None)]
+        assert changes.take() == [("provider account pause ended", "p", "m1", "its test passed", None)]
         refuse(logged_availability, "4")
         serve(logged_availability)
         assert changes.take() == []

@@ -29,7 +29,7 @@ FREE_RETRIES = 3
 """Retries in 10 seconds that are allowed however few calls there are."""
 
 BREAKER_OPENED, BREAKER_CLOSED = "circuit breaker opened", "circuit breaker closed"
-ACCOUNT_PAUSE_BEGAN, ACCOUNT_PAUSE_ENDED = "provider account rests", "provider account rest ended"
+ACCOUNT_PAUSE_BEGAN, ACCOUNT_PAUSE_ENDED = "provider account paused", "provider account pause ended"
 GATE_CLOSED, GATE_OPENED = "rate limit gate closed", "rate limit gate opened"
 CONFIGURATION_CHANGED = "its configuration changed"
 

@@ -8,7 +8,7 @@ No I/O: the clock is injected, and the caller reports how each call ended. One `
       └── accepted: count and length of the pause are reset ──────────────────────────────────────────┘
 
 A probe that ends in neither way (time-out, 5xx) lets the next call probe. A new key or address, or a passing test of
-the provider, replaces the `AccountPause` with a new, active one. The log calls a paused account resting.
+the provider, replaces the `AccountPause` with a new, active one.
 """
 
 from __future__ import annotations
