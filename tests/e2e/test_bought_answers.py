@@ -213,4 +213,4 @@ def test_json_mode_rejects_an_answer_without_text(scene: Scene) -> None:
     answer = scene.gateway.ask(json_mode=True)
 
     assert (answer.status, answer.json["code"]) == (502, "provider_error")
-    assert "JSON was asked for and the content is none" in answer.json["detail"]
+    assert "The request requires JSON, and the answer is not JSON" in answer.json["detail"]

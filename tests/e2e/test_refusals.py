@@ -91,7 +91,7 @@ def test_a_rejected_key_pauses_the_provider_until_it_is_corrected(
     path = gateway.provider(name, mock.base_url)
     mock.behave("status-401", model="ok", times=2)
     assert [gateway.ask(f"{number}").status for number in range(3)] == [502, 502, 503]
-    assert_changes(gateway, name, ("provider account rests", "ok"))
+    assert_changes(gateway, name, ("provider account paused", "ok"))
 
     assert gateway.call("PATCH", path, {"display_name": "Anew", "priority": 3}).status == 200
     refused = gateway.ask("still")
@@ -106,7 +106,7 @@ def test_a_rejected_key_pauses_the_provider_until_it_is_corrected(
         )
         assert gateway.call("PATCH", path, change).status == 200
     assert gateway.ask("now").status == 200
-    assert_changes(gateway, name, ("provider account rests", "ok"), ("provider account rest ended", "ok"))
+    assert_changes(gateway, name, ("provider account paused", "ok"), ("provider account pause ended", "ok"))
 
 
 def test_a_failed_test_does_not_end_the_providers_pause(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
@@ -127,6 +127,6 @@ def test_each_change_of_availability_is_logged_once_under_load(gateway: GatewayP
 
     assert_changes(gateway, "failing", ("circuit breaker opened", "status-500"))
     assert_changes(gateway, "limited", ("rate limit gate closed", "status-429-after-60"))
-    assert_changes(gateway, "leaking", ("provider account rests", "leak"))
+    assert_changes(gateway, "leaking", ("provider account paused", "leak"))
     assert_changes(gateway, "healthy")
     assert "0123456789abcdef" not in gateway.log

@@ -1,4 +1,4 @@
-"""Request and snapshot in, plan out. Pure: what to try, in what order."""
+"""Plan the providers and models to try for a request, from a snapshot of the configuration. Pure: no I/O, no state."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from llm_gateway.errors import NoProvider, UnknownModel
 from llm_gateway.suggestions import if_meant
 
 AUTO = "auto"
+"""The model name that leaves the choice of provider and model to the gateway."""
 MOST_NAMED, MOST_CHARACTERS = 20, 100
+"""Model names listed in an error message, and characters of the client's model name quoted there."""
 
 
 def route(request: Request, snapshot: Snapshot) -> Plan:
-    """The customer's override first (for this service, else for all services), then every enabled provider in tiers.
+    """Return the plan: the customer's override first, then every enabled provider, in tiers of descending priority.
 
-    Who asks for a model gets the enabled providers that list it, in tiers; `provider/model` is that one and nothing
-    else, overrides included.
+    An override for the request's service goes before one for all services. A request that names a model gets the
+    enabled providers that list it. `provider/model` gets exactly that one; overrides do not apply.
 
     Raises:
-        NoProvider: nothing is enabled, or the override is pinned and its provider or model is gone.
-        UnknownModel: no enabled provider lists it.
+        NoProvider: no provider is enabled, or the override allows no fallback and its provider or model is disabled or
+            deleted.
+        UnknownModel: no enabled provider lists the model.
     """
     tiers = snapshot.tiers
     reason = _reason_of(tiers)
@@ -32,11 +35,11 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
             return Plan(named, reason="model")
         tiers, reason = named, "model"
     if snapshot.overrides:
-        for service in (request.service, None):
+        for service in (request.service, None):  # None is the key of an override for all services
             override = snapshot.overrides.get((request.user_id, service))
             if override is None:
                 continue
-            provider = _awake(override, snapshot)
+            provider = _usable_provider(override, snapshot)
             if provider is not None:
                 return _overridden(override, provider, tiers)
             if not override.allow_fallback:
@@ -57,12 +60,16 @@ def _reason_of(tiers: Tiers) -> Reason:
 
 
 def check_model(model: str, snapshot: Snapshot) -> None:
-    """Raise UnknownModel for a model that no enabled provider lists."""
+    """Check that a request may name `model`.
+
+    Raises:
+        UnknownModel: no enabled provider lists it.
+    """
     if model != AUTO and model not in snapshot.tiers_by_model:
         raise UnknownModel(_unknown(model, snapshot))
 
 
-def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
+def _usable_provider(override: Override, snapshot: Snapshot) -> Provider | None:
     provider = snapshot.providers.get(override.provider_name)
     if provider is None or not provider.is_enabled or override.model_name not in provider.models:
         return None

@@ -71,7 +71,7 @@ async def test_a_stored_key_appears_in_no_response_file_or_log(
     for answer in answers:
         assert answer in echoed or CANARY not in f"{answer.headers}{answer.body!r}"
     output = capfd.readouterr()
-    assert "provider account rests" in output.out
+    assert "provider account paused" in output.out
     assert CANARY not in output.out + output.err
     assert [path for path, content in files.items() if CANARY.encode() in content] == []
 

@@ -1,4 +1,4 @@
-"""POST /api/v1/generate: what is read, what of it is refused, and what comes back."""
+"""POST /api/v1/generate: fields and headers of requests, refused requests, and the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def said(role: Role, text: str) -> Turn:
 
 
 def asked_with(request: Request) -> dict[str, object]:
-    """The body's fields as they reached the gateway."""
+    """Post a body, and return its fields as they reached the gateway."""
     conversation = request.client_request.conversation
     texts = {turn.role: part.text for turn in conversation.turns for part in turn.parts if isinstance(part, Text)}
     return {
@@ -52,9 +52,9 @@ async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
     assert 0 <= answer["latency_ms"] < 1000
 
 
-async def test_latency_is_end_to_end(world: World) -> None:
-    world.line.go_on.clear()
-    asyncio.get_running_loop().call_later(0.06, world.line.go_on.set)
+async def test_the_latency_in_the_answer_is_end_to_end(world: World) -> None:
+    world.gateway.go_on.clear()
+    asyncio.get_running_loop().call_later(0.06, world.gateway.go_on.set)
     assert 55 <= (await world.post(LEAST)).json["latency_ms"] < 1000
 
 
@@ -98,7 +98,7 @@ async def test_optional_fields_have_defaults(world: World) -> None:
 )
 async def test_every_value_within_the_limits_is_accepted(world: World, field: str, value: object) -> None:
     assert (await world.post({**LEAST, field: value})).status == 200
-    assert asked_with(world.line.requests[0])[field] == value
+    assert asked_with(world.gateway.requests[0])[field] == value
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ async def test_every_value_within_the_limits_is_accepted(world: World, field: st
         ("json_mode", None),
     ],
 )
-async def test_what_is_refused_by_field(world: World, field: str, value: object) -> None:
+async def test_an_invalid_field_is_named(world: World, field: str, value: object) -> None:
     response = await world.post({**LEAST, field: value})
     problem = assert_problem(response, 422, "validation_error")
     assert [error["loc"] for error in problem["errors"]] == [["body", field]]
     assert field in problem["detail"]
     assert response.headers["x-should-retry"] == "false"
-    assert world.line.requests == []
+    assert world.gateway.requests == []
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "prompt"])
@@ -248,18 +248,18 @@ def with_field(text: str) -> bytes:
         pytest.param(b'{"user_id":' * 100_000, id="deep objects"),
     ],
 )
-async def test_what_is_no_request(world: World, body: bytes) -> None:
+async def test_a_body_that_is_not_a_request_is_refused(world: World, body: bytes) -> None:
     assert_problem(await world.post(body), 422, "validation_error")
-    assert world.line.requests == []
+    assert world.gateway.requests == []
     assert world.logged == []
 
 
-async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
+async def test_the_last_of_two_fields_with_one_name_wins(world: World) -> None:
     assert (await world.post(with_field('"prompt": "second"'))).status == 200
-    assert world.line.requests[0].client_request.conversation.turns == [said("user", "second")]
+    assert world.gateway.requests[0].client_request.conversation.turns == [said("user", "second")]
 
 
-async def test_a_body_in_pieces(world: World) -> None:
+async def test_a_body_in_several_messages_is_joined(world: World) -> None:
     whole = json.dumps(LEAST).encode()
     assert (await world.post([whole[:7], b"", whole[7:], b""])).status == 200
 
@@ -276,13 +276,13 @@ async def test_a_body_in_pieces(world: World) -> None:
         ("9" * 5000, 120),
     ],
 )
-async def test_a_caller_may_shorten_the_deadline(world: World, value: str, seconds: float) -> None:
+async def test_a_client_can_shorten_the_deadline(world: World, value: str, seconds: float) -> None:
     request = await world.request(x_request_timeout_ms=value)
     assert request.deadline - request.started == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("value", ["0", "000", "", "-1", "1.5", "1s", "1e3", " ", "٣", "nan", "1_000"])
-async def test_a_deadline_that_is_no_positive_integer_is_refused(world: World, value: str) -> None:
+async def test_a_deadline_that_is_not_a_positive_integer_is_refused(world: World, value: str) -> None:
     assert_problem(await world.post(LEAST, x_request_timeout_ms=value), 400, "bad_request")
 
 
@@ -328,7 +328,7 @@ async def test_malformed_tags_are_refused(world: World, value: str | bytes) -> N
     assert_problem(await world.post(LEAST, x_tags=value), 400, "bad_request")
 
 
-async def test_unfit_tags_are_refused_quickly(world: World) -> None:
+async def test_large_malformed_tags_are_refused_quickly(world: World) -> None:
     started = time.monotonic()
     assert_problem(await world.post(LEAST, x_tags="a=" + " " * 30_000 + "="), 400, "bad_request")
     assert time.monotonic() - started < 0.5
@@ -346,21 +346,21 @@ async def test_unfit_tags_are_refused_quickly(world: World) -> None:
         ("", True, True),
     ],
 )
-async def test_cache_control_decides_on_reading_and_keeping(world: World, value: str, use: bool, keep: bool) -> None:
+async def test_cache_control_decides_on_cache_reads_and_writes(world: World, value: str, use: bool, keep: bool) -> None:
     request = await world.request(cache_control=value)
     assert (request.use_cache, request.keep_in_cache) == (use, keep)
 
 
-async def test_a_callers_request_id_is_stored_but_ours_identifies(world: World) -> None:
+async def test_a_clients_request_id_is_stored_beside_the_gateways_own(world: World) -> None:
     request = await world.request(x_request_id="order-7")
     assert request.client_request_id == "order-7"
     assert UUID(request.id).version == 7
     response = await world.post(LEAST)
-    assert response.headers["x-request-id"] == world.line.requests[-1].id
+    assert response.headers["x-request-id"] == world.gateway.requests[-1].id
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "task_type", "model"])
-async def test_a_nul_in_a_name_is_refused_since_no_record_can_hold_it(world: World, field: str) -> None:
+async def test_a_nul_character_in_a_label_is_refused(world: World, field: str) -> None:
     problem = assert_problem(await world.post({**LEAST, field: "a\0b"}), 422, "validation_error")
     assert problem["detail"] == f"{field} must not contain a NUL character."
-    assert world.line.requests == []
+    assert world.gateway.requests == []

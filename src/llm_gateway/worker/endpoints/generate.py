@@ -33,7 +33,7 @@ from llm_gateway.worker.pipeline.relay import Relay
 
 
 class GenerateEndpoint(Endpoint):
-    """Serve /generate. `timeout_s` is the longest deadline a request may have."""
+    """The endpoint of /generate. `timeout_s` is the longest deadline a request may have."""
 
     def __init__(
         self,
@@ -52,7 +52,11 @@ class GenerateEndpoint(Endpoint):
         self._encode = msgspec.json.Encoder().encode
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
+        """Send the answer as JSON, or as server-sent events if the request sets `stream`.
+
+        Raises:
+            GatewayError: as `Gateway.generate` and `Gateway.stream`; 400 or 422 for a body that cannot be read.
+        """
         started = time.monotonic()
         context: RequestContext = scope[REQUEST_CONTEXT]
         request = self._request(context, self._decoded(body), started)
@@ -87,7 +91,7 @@ class GenerateEndpoint(Endpoint):
         try:
             decoded = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            decoded = _decoded_otherwise(body)
+            decoded = _decoded_with_integral_float(body)
         for name, label in (
             ("user_id", decoded.user_id),
             ("service", decoded.service),
@@ -127,7 +131,10 @@ class GenerateEndpoint(Endpoint):
 
 
 class GenerateEventWriter:
-    """Write a streamed answer: `delta` events with text, then one `result` event with the fields of a whole answer."""
+    """The events of a streamed answer: `delta` events with text, then one `result` event with the other fields.
+
+    It implements `EventWriter`.
+    """
 
     content_type = EventStream.content_type
     keep_alive = EventStream.keep_alive
@@ -137,26 +144,26 @@ class GenerateEventWriter:
         self._request_id = request_id
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `EventWriter`."""
+        """Return no headers: the `result` event carries the provider, the model and the cost."""
         return provider_and_route(came.provider, came.route)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
-        """As in `EventWriter`."""
+        """Return one `delta` event for each piece of text, refusals included."""
         texts = [
             c.text for raw_event in raw_events for c in raw_event.chunks if isinstance(c, TextDelta | RefusalDelta)
         ]
         return b"".join([_delta(text) for text in texts if text])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `EventWriter`."""
+        """Return one `delta` event with the whole text, then the `result` event."""
         return _delta(answer.reply.content) + self.end(answer)
 
     def end(self, answer: Answer) -> bytes:
-        """As in `EventWriter`."""
+        """Return the `result` event."""
         return encode_event(self._encode(answer), b"result")
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `EventWriter`."""
+        """Return one `error` event with problem details (RFC 9457)."""
         return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")
 
 
@@ -164,11 +171,13 @@ def _delta(text: str) -> bytes:
     return encode_event(msgspec.json.encode({"text": text}), b"delta")
 
 
-def _decoded_otherwise(body: bytes) -> GenerateBody:
-    """The body once more: perhaps its max_tokens is spelled 1000.0, as some languages write every number.
+def _decoded_with_integral_float(body: bytes) -> GenerateBody:
+    """Decode the body once more, with an integral float in max_tokens (1000.0) taken as an integer.
+
+    Some languages write every number of a JSON document as a float.
 
     Raises:
-        Invalid: that was not it, or not all.
+        Invalid: the body has another mistake.
     """
     try:
         fields: Any = msgspec.json.decode(body)

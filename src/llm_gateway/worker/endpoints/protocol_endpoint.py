@@ -35,11 +35,13 @@ from llm_gateway.worker.pipeline.relay import Relay
 ANONYMOUS = "anonymous"
 GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
-"""How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
+"""Output tokens to reserve in rate limits and cost bounds for a request that sets no limit of its own."""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+"""Bounds of the output tokens to reserve; a larger number of choices is ignored, since the provider rejects it."""
 MOST_COMPARED = 100
+"""Fields of a body without `model` that are compared with that name."""
 MOST_NESTED = 400
-"""Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
+"""Maximum nesting levels of a body: encoding a deeper one again could exhaust Python's stack."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -55,7 +57,7 @@ class EndpointDependencies(NamedTuple):
 
 
 class ProtocolEndpoint(Endpoint):
-    """Serve one route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
+    """One route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
 
     def __init__(self, protocol: Descriptor, route: Route, dependencies: EndpointDependencies) -> None:
         super().__init__(dependencies.in_flight, dependencies.log)
@@ -67,7 +69,7 @@ class ProtocolEndpoint(Endpoint):
         self._timeout_s = dependencies.timeout_s
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """As in `Endpoint`."""
+        """Send the answer in the protocol's format, whole or streamed (see `Endpoint.serve`)."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         document = parse_document(body)
         try:
@@ -128,7 +130,7 @@ class ProtocolEndpoint(Endpoint):
         )
 
     def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
-        """The header lines that only a provider of the client's protocol understands."""
+        """Return the request's header lines that are passed on to a provider of the same protocol."""
         names = self._protocol.forwarded_headers
         return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in names if name in headers])
 
@@ -138,7 +140,10 @@ class ProtocolEndpoint(Endpoint):
 
 
 class ProtocolEventWriter:
-    """Write a streamed reply as a protocol's events: the provider's own if it speaks the protocol, else encoded."""
+    """The events of a streamed reply: the provider's own if it speaks the client's protocol, otherwise encoded.
+
+    It implements `EventWriter`.
+    """
 
     __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
 
@@ -150,14 +155,17 @@ class ProtocolEventWriter:
         self._is_native = False
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `EventWriter`."""
+        """Return the x-gateway-* headers that are known when the reply begins."""
         if isinstance(came, Answer):
             return gateway_headers(came)
         self._is_native = came.is_native
         return provider_headers(came.provider, came.model, came.route, came.dropped)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
-        """As in `EventWriter`."""
+        """Return the provider's bytes if it speaks the client's protocol, otherwise the chunks encoded.
+
+        An event that the client did not opt in to, such as the usage event that the gateway requests, is left out.
+        """
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
         hides = self._hides
@@ -171,12 +179,12 @@ class ProtocolEventWriter:
         return b"".join([raw_event.raw for raw_event in raw_events if not hides(raw_event)])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `EventWriter`."""
+        """Return a whole answer as a complete stream of the client's protocol."""
         completion = answer.reply.completion or self._read_reply(answer.reply.body)
         return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
 
     def end(self, answer: Answer) -> bytes:
-        """As in `EventWriter`: the provider's own events had an end of their own."""
+        """Return the final events; few or none for a provider's own events, which included their end."""
         if self._is_native:
             return self._writer.close()
         usage = answer.reply.usage
@@ -184,12 +192,13 @@ class ProtocolEventWriter:
         return counted + self._writer.end()
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `EventWriter`."""
+        """Return the protocol's error event."""
         return self._writer.error(error.detail, error.code)
 
 
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
-    """Whether writing it again could need more of the stack than there is."""
+    """Return whether `document` has more than `MOST_NESTED` levels."""
+    # Counting brackets is cheap, and few bodies have so many.
     if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
         return False
     level: list[Any] = [document]
@@ -206,10 +215,10 @@ def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
 
 
 def parse_document(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body.
+    """Return the JSON object that `body` holds.
 
     Raises:
-        Invalid: there is none.
+        Invalid: the body is not JSON, not an object, or nested too deeply.
     """
     try:
         document = _decode(body)
@@ -223,10 +232,10 @@ def parse_document(body: bytes) -> dict[str, Any]:
 
 
 def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
-    """Return the model that a request asks for, which its path names, or its document.
+    """Return the model that a request names, in its path or in its document.
 
     Raises:
-        Invalid: the document names none.
+        Invalid: there is no model name, or it cannot be one.
     """
     if is_in_path:
         named: str = scope["path_params"]["model"]
@@ -252,7 +261,7 @@ def _misspelt_model(document: dict[str, Any]) -> str:
 
 
 def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
-    """Return the customer's id from the first of these fields that holds one."""
+    """Return the customer's id from the first of `fields` (paths of keys) that holds one; None if none does."""
     for path in fields:
         user = document.get(path[0])
         if user is None:
@@ -265,7 +274,7 @@ def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> 
 
 
 def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
-    """Return how many tokens may be answered, over all choices."""
+    """Return the maximum number of output tokens over all choices, for rate limits and the bound of the cost."""
     places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)] or [document]
     limit = max([_first_positive(place, protocol.output_fields) or 0 for place in places]) or DEFAULT_MAX_TOKENS
     choices = max([_first_positive(place, protocol.choice_fields) or 1 for place in places])
