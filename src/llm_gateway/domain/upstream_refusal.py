@@ -1,4 +1,4 @@
-"""Classify a provider's error response: does it concern the request, the model, the account, or only the moment?"""
+"""Scope of a provider's error response (request, model, account, moment), and its default by HTTP status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parse Responses requests into conversations.
+"""Read a client's Responses API request into a conversation, to send it to a provider of another protocol.
 
 https://platform.openai.com/docs/api-reference/responses/create. Fields are handled by kind: `CARRIED` become fields of
 the conversation, `HINTS` are dropped and reported, `NEEDS_STATE` and unknown fields are rejected.
