@@ -1,4 +1,4 @@
-"""Vendors' public list prices as data: rules that match model names, and prices that vary by date and time of day.
+"""Types of vendors' public price lists: rules that match model names, prices by date and time of day, lookup.
 
 `providers/prices.py` builds these lists from the genai-prices package. Workers receive them in the snapshot, so they
 find the same prices without importing that package (20 MB).

@@ -1,4 +1,4 @@
-"""Read a provider's Messages API stream: parse server-sent events into canonical chunks.
+"""Turn the parsed server-sent events of a provider's Messages API stream into canonical chunks.
 
 Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The states, the events that change them, and
 in parentheses the chunks that `take` returns:

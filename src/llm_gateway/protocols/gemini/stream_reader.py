@@ -1,4 +1,4 @@
-"""Read a provider's streamGenerateContent stream: parse its events, each a GenerateContentResponse, into chunks."""
+"""Turn the parsed events of a provider's streamGenerateContent stream into canonical chunks."""
 
 from __future__ import annotations
 

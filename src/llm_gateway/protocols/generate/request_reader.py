@@ -1,4 +1,4 @@
-"""Read the request body of POST /api/v1/generate into a conversation."""
+"""Fields and ranges of the body of POST /api/v1/generate, and its conversion into a conversation."""
 
 from __future__ import annotations
 

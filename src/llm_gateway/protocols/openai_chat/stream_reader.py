@@ -1,4 +1,4 @@
-"""Read a provider's chat completions stream: parse its server-sent events into canonical chunks.
+"""Turn the parsed server-sent events of a provider's chat completions stream into canonical chunks.
 
 The labels are event: chunks.
 

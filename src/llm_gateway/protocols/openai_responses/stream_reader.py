@@ -1,4 +1,4 @@
-"""Read a provider's Responses API stream: parse its server-sent events into canonical chunks.
+"""Turn the parsed server-sent events of a provider's Responses API stream into canonical chunks.
 
 The labels are event: chunks. Events that are not listed are ignored.
 

@@ -1,4 +1,4 @@
-"""Endpoints for vendor-compatible APIs: one endpoint class, parametrised by the protocol's descriptor."""
+"""Endpoints of vendor-compatible APIs that run a request through the gateway; one class for all protocols."""
 
 from __future__ import annotations
 
