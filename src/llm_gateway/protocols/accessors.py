@@ -29,7 +29,7 @@ def required_text(document: Document, name: str, where: str = "") -> str:
     return found
 
 
-def whole(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
+def integer(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """Return the field's whole number, or None if absent; raise `Unreadable` outside `least`…`most`."""
     found, place = document.get(name), _path(where, name)
     if isinstance(found, float) and found.is_integer():  # JSON knows one type of number: 100.0 is 100
@@ -53,19 +53,19 @@ def number(document: Document, name: str, least: float, most: float, where: str 
     return float(found)
 
 
-def truth(document: Document, name: str, where: str = "") -> bool | None:
+def boolean(document: Document, name: str, where: str = "") -> bool | None:
     """Return the field's boolean, or None if absent."""
     found: bool | None = _typed(document, name, where, bool, "true or false")
     return found
 
 
-def listed(document: Document, name: str, where: str = "") -> list[Any]:
+def list_field(document: Document, name: str, where: str = "") -> list[Any]:
     """Return the field's list, empty if absent."""
     found = _typed(document, name, where, list, "a list")
     return [] if found is None else found
 
 
-def child(document: Document, name: str, where: str = "") -> Document | None:
+def object_field(document: Document, name: str, where: str = "") -> Document | None:
     """Return the field's object, or None if absent."""
     found: Document | None = _typed(document, name, where, dict, "an object")
     return found
@@ -91,9 +91,9 @@ def strings(document: Document, name: str, where: str = "") -> list[str]:
     return given
 
 
-def labels(document: Document, name: str) -> dict[str, str] | None:
+def string_map(document: Document, name: str) -> dict[str, str] | None:
     """Return the field's object of string values, or None if absent."""
-    found = child(document, name)
+    found = object_field(document, name)
     if found is None:
         return None
     if not all(isinstance(value, str) for value in found.values()):
@@ -101,7 +101,7 @@ def labels(document: Document, name: str) -> dict[str, str] | None:
     return found
 
 
-def others(document: Document, known: frozenset[str], where: str) -> list[str]:
+def unknown_fields(document: Document, known: frozenset[str], where: str) -> list[str]:
     """Return the paths of the fields that are not in `known`."""
     return [f"{where}.{name}" for name, value in document.items() if name not in known and value is not None]
 
@@ -129,7 +129,7 @@ def reasoning_word(word: str | None, where: str) -> str | None:
     return word
 
 
-def refuse_others(document: Document, known: frozenset[str], where: str = "") -> None:
+def reject_unknown_fields(document: Document, known: frozenset[str], where: str = "") -> None:
     """Reject a request that has a field which is not in `known`, unless the field is empty.
 
     Dropping an unknown field could change the answer without notice.

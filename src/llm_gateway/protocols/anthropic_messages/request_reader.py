@@ -24,19 +24,19 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     Document,
-    child,
-    listed,
+    boolean,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    others,
     reasoning_word,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     result_parts,
     strings,
     text,
-    truth,
-    whole,
+    unknown_fields,
 )
 from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 
@@ -61,34 +61,35 @@ def read_request(document: Document) -> ParsedRequest:
         Unreadable: the document does not conform to the Messages API.
         Unsupported: the request needs a feature that only a provider of the Messages API has.
     """
-    refuse_others(document, KNOWN)
-    messages = listed(document, "messages")
+    reject_unknown_fields(document, KNOWN)
+    messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and must have at least one message.")
-    limit = whole(document, "max_tokens", 1)
+    limit = integer(document, "max_tokens", 1)
     if limit is None:
         raise Unreadable("max_tokens", "max_tokens is required.")
-    config = child(document, "output_config") or {}
-    metadata = child(document, "metadata") or {}
+    config = object_field(document, "output_config") or {}
+    metadata = object_field(document, "metadata") or {}
     conversation = Conversation(
         turns=[*_system(document), *_turns(messages)],
-        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
-        tool_choice=_tool_choice(child(document, "tool_choice")),
-        format=_format(child(config, "format", "output_config")),
+        tools=[_tool(one, place) for one, place in objects(list_field(document, "tools"), "tools")],
+        tool_choice=_tool_choice(object_field(document, "tool_choice")),
+        format=_format(object_field(config, "format", "output_config")),
         max_tokens=limit,
         temperature=number(document, "temperature", 0, 1),
         top_p=number(document, "top_p", 0, 1),
-        top_k=whole(document, "top_k"),
+        top_k=integer(document, "top_k"),
         stop=strings(document, "stop_sequences"),
         reasoning=_reasoning(
-            child(document, "thinking"), reasoning_word(text(config, "effort", "output_config"), "output_config.effort")
+            object_field(document, "thinking"),
+            reasoning_word(text(config, "effort", "output_config"), "output_config.effort"),
         ),
         user=text(metadata, "user_id", "metadata"),
         service_tier=text(document, "service_tier"),
     )
     hints = [name for name in HINTS if document.get(name)]
-    hints += others(config, OUTPUT, "output_config")
-    hints += {name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")}
+    hints += unknown_fields(config, OUTPUT, "output_config")
+    hints += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
     return ParsedRequest(conversation, tuple(hints))
 
 
@@ -99,7 +100,7 @@ def _system(document: Document) -> list[Turn]:
     if isinstance(given, str):
         return [Turn(role="system", parts=[Text(text=given)])]
     parts: list[Part] = []
-    for part, place in objects(listed(document, "system"), "system"):
+    for part, place in objects(list_field(document, "system"), "system"):
         if part.get("type") != "text":
             raise Unreadable(f"{place}.type", f"{place}.type must be text.")
         parts.append(Text(text=required_text(part, "text", place), cache=_cache(part, place)))
@@ -145,7 +146,7 @@ def _block(block: Document, place: str) -> Part:
     if kind == "document":
         return _document(block, place, cache)
     if kind == "tool_use":
-        given = child(block, "input", place) or {}
+        given = object_field(block, "input", place) or {}
         return ToolCall(
             id=required_text(block, "id", place),
             name=required_text(block, "name", place),
@@ -159,13 +160,15 @@ def _block(block: Document, place: str) -> Part:
     if kind == "redacted_thinking":
         return Thinking(redacted=required_text(block, "data", place))
     if kind == "search_result":
-        texts = [required_text(one, "text", where) for one, where in objects(listed(block, "content", place), place)]
+        texts = [
+            required_text(one, "text", where) for one, where in objects(list_field(block, "content", place), place)
+        ]
         return Text(text="\n".join([text(block, "title", place) or "", *texts]).strip(), cache=cache)
     raise Unsupported(f"{place}.type", f"other protocols have no blocks of type {kind[:40]!r}")
 
 
 def _source(block: Document, place: str) -> dict[str, Any]:
-    source = child(block, "source", place) or {}
+    source = object_field(block, "source", place) or {}
     kind = text(source, "type", f"{place}.source")
     if kind == "base64":
         media_type = required_text(source, "media_type", f"{place}.source")
@@ -178,8 +181,8 @@ def _source(block: Document, place: str) -> dict[str, Any]:
 
 
 def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
-    source = child(block, "source", place) or {}
-    citations = child(block, "citations", place)
+    source = object_field(block, "source", place) or {}
+    citations = object_field(block, "citations", place)
     if citations is not None and citations.get("enabled"):
         raise Unsupported(f"{place}.citations", "other protocols have no citations")
     if source.get("type") == "text":
@@ -192,13 +195,13 @@ def _tool_result(block: Document, place: str, cache: CacheTtl | None) -> ToolRes
     return ToolResult(
         call_id=required_text(block, "tool_use_id", place),
         content=result_parts(parts, place),
-        is_error=truth(block, "is_error", place) or False,
+        is_error=boolean(block, "is_error", place) or False,
         cache=cache,
     )
 
 
 def _cache(block: Document, place: str) -> CacheTtl | None:
-    mark = child(block, "cache_control", place)
+    mark = object_field(block, "cache_control", place)
     if mark is None:
         return None
     return "1h" if mark.get("ttl") == "1h" else "5m"
@@ -210,8 +213,8 @@ def _tool(tool: Document, place: str) -> Tool:
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),
-        parameters=child(tool, "input_schema", place),
-        strict=truth(tool, "strict", place),
+        parameters=object_field(tool, "input_schema", place),
+        strict=boolean(tool, "strict", place),
         cache=_cache(tool, place),
     )
 
@@ -219,7 +222,7 @@ def _tool(tool: Document, place: str) -> Tool:
 def _tool_choice(choice: Document | None) -> ToolChoice | None:
     if choice is None:
         return None
-    serial = truth(choice, "disable_parallel_tool_use", "tool_choice")
+    serial = boolean(choice, "disable_parallel_tool_use", "tool_choice")
     parallel = None if serial is None else not serial
     kind = choice.get("type")
     if kind == "tool":
@@ -236,7 +239,7 @@ def _tool_choice(choice: Document | None) -> ToolChoice | None:
 def _format(given: Document | None) -> Format | None:
     if given is None:
         return None
-    return Format(schema=child(given, "schema", "output_config.format") or {})
+    return Format(schema=object_field(given, "schema", "output_config.format") or {})
 
 
 def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | None:
@@ -249,6 +252,6 @@ def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | Non
         return Reasoning(effort=effort or "none")
     show = None if thinking.get("display") is None else thinking.get("display") == "summarized"
     if kind == "enabled":
-        budget = whole(thinking, "budget_tokens", 1, where="thinking")
+        budget = integer(thinking, "budget_tokens", 1, where="thinking")
         return Reasoning(effort=effort, budget_tokens=budget, show=show)
     return Reasoning(effort=effort, show=show)

@@ -20,7 +20,16 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.accessors import Document, child, listed, objects, required_text, result_parts, text, truth
+from llm_gateway.protocols.accessors import (
+    Document,
+    boolean,
+    list_field,
+    object_field,
+    objects,
+    required_text,
+    result_parts,
+    text,
+)
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.thoughts import thought_of
@@ -89,7 +98,7 @@ class ContentsReader:
             Unreadable: it has no parts, or one is malformed.
             Unsupported: only Google knows the type of a part.
         """
-        given = listed(content, "parts", place)
+        given = list_field(content, "parts", place)
         if not given:
             raise Unreadable(f"{place}.parts", f"{place}.parts must hold at least one part.")
         return [self._part(camel_names(part), where) for part, where in objects(given, f"{place}.parts")]
@@ -109,10 +118,10 @@ class ContentsReader:
         signature = text(part, "thoughtSignature", place)
         if kind == "text":
             found = required_text(part, "text", place)
-            if truth(part, "thought", place):
+            if boolean(part, "thought", place):
                 return thought_of(found, signature)
             return Text(text=found, signature=signature)
-        inner, where = camel_names(child(part, kind, place) or {}), f"{place}.{kind}"
+        inner, where = camel_names(object_field(part, kind, place) or {}), f"{place}.{kind}"
         if kind == "functionCall":
             return self._call(inner, signature, where)
         if kind == "functionResponse":
@@ -130,7 +139,7 @@ class ContentsReader:
         return ToolCall(
             id=self._calls.begin(text(call, "id", place), name),
             name=name,
-            arguments=msgspec.json.encode(child(call, "args", place) or {}).decode(),
+            arguments=msgspec.json.encode(object_field(call, "args", place) or {}).decode(),
             signature=signature,
         )
 
@@ -140,8 +149,8 @@ class ContentsReader:
         call_id = self._calls.answer(text(response, "id", place), name)
         if call_id is None:
             raise Unreadable(place, f"{place} must follow a functionCall of the same name, or have its id.")
-        content, is_error = _result(child(response, "response", place) or {})
-        given = objects(listed(response, "parts", place), f"{place}.parts")
+        content, is_error = _result(object_field(response, "response", place) or {})
+        given = objects(list_field(response, "parts", place), f"{place}.parts")
         media = [self._part(camel_names(part), where) for part, where in given]
         return ToolResult(
             call_id=call_id, content=[Text(text=content), *result_parts(media, place)], name=name, is_error=is_error

@@ -10,17 +10,17 @@ from typing import Any
 from llm_gateway.domain.conversation import Conversation, Format, Reasoning, Text, Tool, ToolChoice, Turn
 from llm_gateway.protocols.accessors import (
     Document,
-    child,
-    listed,
+    boolean,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     strings,
     text,
     texts_only,
-    truth,
-    whole,
 )
 from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.contents import ContentsReader
@@ -60,15 +60,15 @@ def read_request(document: Document) -> ParsedRequest:
         Unsupported: the request needs a feature that only a provider of the Gemini API has.
     """
     document = camel_names(document)
-    refuse_others(document, KNOWN)
+    reject_unknown_fields(document, KNOWN)
     if document.get("cachedContent"):
         raise Unsupported("cachedContent", "only Google can read content cached at Google")
-    config = camel_names(child(document, CONFIG) or {})
-    refuse_others(config, CONFIG_KNOWN, CONFIG)
+    config = camel_names(object_field(document, CONFIG) or {})
+    reject_unknown_fields(config, CONFIG_KNOWN, CONFIG)
     if [one.upper() for one in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
         raise Unsupported(f"{CONFIG}.responseModalities", "only text answers are supported")
     reader = ContentsReader()
-    turns = reader.turns(listed(document, "contents"))
+    turns = reader.turns(list_field(document, "contents"))
     if not turns:
         raise Unreadable("contents", "contents is required and must have at least one part that is not empty.")
     tools, dropped = _tools(document)
@@ -95,7 +95,7 @@ def _system(document: Document) -> list[Turn]:
         return []
     if isinstance(given, str):
         return [Turn(role="system", parts=[Text(text=given)])]
-    parts = ContentsReader().parts(camel_names(child(document, "systemInstruction") or {}), "systemInstruction")
+    parts = ContentsReader().parts(camel_names(object_field(document, "systemInstruction") or {}), "systemInstruction")
     texts_only(parts, "systemInstruction")
     return [Turn(role="system", parts=parts)]
 
@@ -103,17 +103,17 @@ def _system(document: Document) -> list[Turn]:
 def _with_settings(conversation: Conversation, config: Document) -> Conversation:
     found = conversation
     found.format = _format(config)
-    found.max_tokens = whole(config, "maxOutputTokens", 1, where=CONFIG)
+    found.max_tokens = integer(config, "maxOutputTokens", 1, where=CONFIG)
     found.temperature = number(config, "temperature", 0, 2, CONFIG)
     found.top_p = number(config, "topP", 0, 1, CONFIG)
-    found.top_k = whole(config, "topK", where=CONFIG)
+    found.top_k = integer(config, "topK", where=CONFIG)
     found.stop = strings(config, "stopSequences", CONFIG)
-    found.n = whole(config, "candidateCount", 1, 128, CONFIG) or 1
-    found.seed = whole(config, "seed", -(2**63), where=CONFIG)
+    found.n = integer(config, "candidateCount", 1, 128, CONFIG) or 1
+    found.seed = integer(config, "seed", -(2**63), where=CONFIG)
     found.presence_penalty = number(config, "presencePenalty", -2, 2, CONFIG)
     found.frequency_penalty = number(config, "frequencyPenalty", -2, 2, CONFIG)
-    found.logprobs = truth(config, "responseLogprobs", CONFIG) or False
-    found.top_logprobs = whole(config, "logprobs", 0, 20, CONFIG)
+    found.logprobs = boolean(config, "responseLogprobs", CONFIG) or False
+    found.top_logprobs = integer(config, "logprobs", 0, 20, CONFIG)
     found.reasoning = _reasoning(config)
     return found
 
@@ -123,8 +123,8 @@ def _format(config: Document) -> Format | None:
     kind = text(config, "responseMimeType", CONFIG)
     schema: Any = None
     for name in ("responseJsonSchema", "_responseJsonSchema"):
-        schema = child(config, name, CONFIG) if schema is None else schema
-    if schema is None and child(config, "responseSchema", CONFIG) is not None:
+        schema = object_field(config, name, CONFIG) if schema is None else schema
+    if schema is None and object_field(config, "responseSchema", CONFIG) is not None:
         schema = json_schema(config["responseSchema"])
     if kind not in (None, "text/plain", "application/json"):
         raise Unsupported(place, "only text/plain and application/json are supported")
@@ -135,10 +135,10 @@ def _format(config: Document) -> Format | None:
 
 def _reasoning(config: Document) -> Reasoning | None:
     place = f"{CONFIG}.thinkingConfig"
-    given = camel_names(child(config, "thinkingConfig", CONFIG) or {})
-    refuse_others(given, THINKING, place)
-    shows = truth(given, "includeThoughts", place) or False
-    budget = whole(given, "thinkingBudget", DYNAMIC, where=place)
+    given = camel_names(object_field(config, "thinkingConfig", CONFIG) or {})
+    reject_unknown_fields(given, THINKING, place)
+    shows = boolean(given, "includeThoughts", place) or False
+    budget = integer(given, "thinkingBudget", DYNAMIC, where=place)
     level = text(given, "thinkingLevel", place)
     level = None if level is None or level == "THINKING_LEVEL_UNSPECIFIED" else level.lower()
     if level is not None and level not in LEVELS:
@@ -158,23 +158,23 @@ def _tools(document: Document) -> tuple[list[Tool], list[str]]:
     """Return the tools, and the paths of their fields that only Google knows."""
     tools: list[Tool] = []
     dropped: dict[str, None] = {}
-    for given, place in objects(listed(document, "tools"), "tools"):
+    for given, place in objects(list_field(document, "tools"), "tools"):
         group = camel_names(given)
         for name, value in group.items():
             if name != "functionDeclarations" and value is not None:
                 raise Unsupported(f"{place}.{name}", "only Google offers server-side tools")
         where = f"{place}.functionDeclarations"
-        for one, spot in objects(listed(group, "functionDeclarations", place), where):
+        for one, spot in objects(list_field(group, "functionDeclarations", place), where):
             declaration = camel_names(one)
-            refuse_others(declaration, DECLARATION | DECLARATION_HINTS, spot)
+            reject_unknown_fields(declaration, DECLARATION | DECLARATION_HINTS, spot)
             dropped |= {f"tools.{name}": None for name in sorted(DECLARATION_HINTS) if declaration.get(name)}
             tools.append(_tool(declaration, spot))
     return tools, list(dropped)
 
 
 def _tool(declaration: Document, place: str) -> Tool:
-    parameters = child(declaration, "parametersJsonSchema", place)
-    if parameters is None and child(declaration, "parameters", place) is not None:
+    parameters = object_field(declaration, "parametersJsonSchema", place)
+    if parameters is None and object_field(declaration, "parameters", place) is not None:
         parameters = json_schema(declaration["parameters"])
     return Tool(
         name=required_text(declaration, "name", place),
@@ -188,9 +188,9 @@ def _tool_choice(document: Document, tools: list[Tool]) -> tuple[ToolChoice | No
 
     Other protocols have no list of allowed functions, so the other functions are removed from the tools.
     """
-    config = camel_names(child(document, "toolConfig") or {})
+    config = camel_names(object_field(document, "toolConfig") or {})
     dropped = [f"toolConfig.{name}" for name in config if name != "functionCallingConfig" and config[name]]
-    given = child(config, "functionCallingConfig", "toolConfig")
+    given = object_field(config, "functionCallingConfig", "toolConfig")
     if given is None:
         return None, tools, dropped
     calling = camel_names(given)

@@ -13,7 +13,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.accessors import child, listed, objects, whole
+from llm_gateway.protocols.accessors import integer, list_field, object_field, objects
 from llm_gateway.protocols.contract import Malformed, ParsedRequest, ReplyContext, Unreadable, Unsupported, UpstreamBody
 from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
@@ -96,11 +96,11 @@ def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
     if document.get("requests") is None:
         requests = [(document, "")]
     else:
-        given = objects(listed(document, "requests"), "requests")
+        given = objects(list_field(document, "requests"), "requests")
         requests = [(camel_names(one), place) for one, place in given]
     if not requests:
         raise Unreadable("requests", "requests must have at least one request.")
-    sizes = {whole(one, "outputDimensionality", 1, where=place) for one, place in requests}
+    sizes = {integer(one, "outputDimensionality", 1, where=place) for one, place in requests}
     if len(sizes) > 1:
         raise Unsupported("requests.outputDimensionality", "OpenAI's API accepts one value for the whole batch")
     written: dict[str, Any] = {"model": model, "input": [_text(one, place) for one, place in requests]}
@@ -125,7 +125,7 @@ def from_openai(body: bytes, *, is_batch: bool) -> bytes:
 
 def _text(request: dict[str, Any], place: str) -> str:
     where = f"{place}.content" if place else "content"
-    content = child(request, "content", place)
+    content = object_field(request, "content", place)
     if content is None:
         raise Unreadable(where, f"{where} is required.")
     texts = []

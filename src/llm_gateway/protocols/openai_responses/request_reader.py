@@ -27,20 +27,20 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     Document,
-    child,
-    labels,
-    listed,
+    boolean,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    others,
     reasoning_word,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     result_parts,
+    string_map,
     text,
     texts_only,
-    truth,
-    whole,
+    unknown_fields,
 )
 from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
@@ -96,18 +96,18 @@ def read_request(document: Document) -> ParsedRequest:
         Unsupported: the request needs stored state, or a feature that only providers of this protocol have.
     """
     refuse_state(document)
-    refuse_others(document, KNOWN)
+    reject_unknown_fields(document, KNOWN)
     if document.get("truncation") not in (None, "disabled"):
         raise Unsupported("truncation", "other protocols cannot truncate the input; leave it out or send 'disabled'")
-    wanted = child(document, "text") or {}
-    reasoning = child(document, "reasoning")
-    logprobs = whole(document, "top_logprobs", 0, 20)
+    wanted = object_field(document, "text") or {}
+    reasoning = object_field(document, "reasoning")
+    logprobs = integer(document, "top_logprobs", 0, 20)
     conversation = Conversation(
         turns=_turns(document),
-        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
+        tools=[_tool(one, place) for one, place in objects(list_field(document, "tools"), "tools")],
         tool_choice=_tool_choice(document),
-        format=_format(child(wanted, "format", "text")),
-        max_tokens=whole(document, "max_output_tokens", 1),
+        format=_format(object_field(wanted, "format", "text")),
+        max_tokens=integer(document, "max_output_tokens", 1),
         temperature=number(document, "temperature", 0, 2),
         top_p=number(document, "top_p", 0, 1),
         logprobs=bool(logprobs),
@@ -115,12 +115,12 @@ def read_request(document: Document) -> ParsedRequest:
         reasoning=_reasoning(reasoning),
         verbosity=text(wanted, "verbosity", "text"),
         user=text(document, "user"),
-        metadata=labels(document, "metadata"),
+        metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
     hints = [name for name in HINTS if document.get(name)]
-    hints += others(reasoning or {}, REASONING, "reasoning")
-    hints += sorted({name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")})
+    hints += unknown_fields(reasoning or {}, REASONING, "reasoning")
+    hints += sorted({name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")})
     return ParsedRequest(conversation, tuple(hints))
 
 
@@ -178,7 +178,7 @@ def _thought(item: Document, place: str) -> Thinking:
     thought = None if sealed is None else opened(sealed)
     if thought is not None:
         return thought
-    parts = objects(listed(item, "summary", place), f"{place}.summary")
+    parts = objects(list_field(item, "summary", place), f"{place}.summary")
     return Thinking(text="\n".join([text(one, "text", where) or "" for one, where in parts]))
 
 
@@ -187,7 +187,7 @@ def _output(item: Document, place: str) -> ToolResult:
     if isinstance(output, str):
         content: list[Part] = [Text(text=output)]
     else:
-        content = [_part(part, where) for part, where in objects(listed(item, "output", place), f"{place}.output")]
+        content = [_part(part, where) for part, where in objects(list_field(item, "output", place), f"{place}.output")]
     return ToolResult(
         call_id=required_text(item, "call_id", place),
         content=result_parts(content, place),
@@ -198,7 +198,7 @@ def _content(item: Document, place: str) -> list[Part]:
     content = item.get("content")
     if isinstance(content, str):
         return [Text(text=content)]
-    return [_part(part, where) for part, where in objects(listed(item, "content", place), f"{place}.content")]
+    return [_part(part, where) for part, where in objects(list_field(item, "content", place), f"{place}.content")]
 
 
 def _part(part: Document, place: str) -> Part:
@@ -239,13 +239,13 @@ def _tool(tool: Document, place: str) -> Tool:
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),
-        parameters=child(tool, "parameters", place),
-        strict=truth(tool, "strict", place),
+        parameters=object_field(tool, "parameters", place),
+        strict=boolean(tool, "strict", place),
     )
 
 
 def _tool_choice(document: Document) -> ToolChoice | None:
-    choice, parallel = document.get("tool_choice"), truth(document, "parallel_tool_calls")
+    choice, parallel = document.get("tool_choice"), boolean(document, "parallel_tool_calls")
     if choice is None:
         return None if parallel is None else ToolChoice(parallel=parallel)
     if choice in ("auto", "none", "required"):
@@ -265,9 +265,9 @@ def _format(given: Document | None) -> Format | None:
         raise Unreadable("text.format.type", "text.format.type must be text, json_object or json_schema.")
     return Format(
         name=text(given, "name", "text.format"),
-        schema=child(given, "schema", "text.format") or {},
+        schema=object_field(given, "schema", "text.format") or {},
         description=text(given, "description", "text.format"),
-        strict=truth(given, "strict", "text.format"),
+        strict=boolean(given, "strict", "text.format"),
     )
 
 
