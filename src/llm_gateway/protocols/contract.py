@@ -129,7 +129,7 @@ class StreamReader(Protocol):
             if reader.is_done:
                 break
 
-    A reader yields at most one `Begin`, before all other chunks; `Counted` may repeat, and the last one counts.
+    A reader yields at most one `ReplyStart`, before all other chunks. `UsageUpdate` may repeat; the last one counts.
     """
 
     is_done: bool
@@ -161,8 +161,8 @@ class StreamWriter(Protocol):
         writer = StreamWriter(context)
         body = b"".join(writer.write(chunk) for chunk in chunks) + writer.end()
 
-    Chunks come in the order of the provider's stream: `Begin` first, if there is one, and `Counted` at any time, even
-    after the last `Finish`. Subclass `EventStream` for a protocol whose streams are server-sent events.
+    Chunks come in the order of the provider's stream: `ReplyStart` first, if there is one, and `UsageUpdate` at any
+    time, even after the last `ChoiceEnd`. Subclass `EventStream` for a protocol whose streams are server-sent events.
     """
 
     content_type: bytes

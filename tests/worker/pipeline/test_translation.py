@@ -76,7 +76,7 @@ def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None
     with pytest.raises(Malformed):
         TRANSLATION.reply(asked, provider(kind="anthropic"), body, ())
     native = TRANSLATION.reply(messages(USER), provider(kind="anthropic"), body, ())
-    assert (native.body, native.may_be_kept) == (body, False)
+    assert (native.body, native.is_cacheable) == (body, False)
 
 
 def test_openai_is_not_sent_thoughts_in_our_own_envelope() -> None:

@@ -24,7 +24,7 @@ from tests.upstream import MockUpstream
 from tests.worker.pipeline.fakes import Clock, provider
 
 BODY = msgspec.json.encode({"model": "ok", "messages": [{"role": "user", "content": "Hi"}]})
-CALL = UpstreamCall("/chat/completions", BODY, fields=b"x-own: 1\r\n")
+CALL = UpstreamCall("/chat/completions", BODY, header_lines=b"x-own: 1\r\n")
 
 
 class Signing:

@@ -10,12 +10,12 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    VendorPart,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
@@ -40,7 +40,7 @@ STOP_REASONS: dict[FinishReason, str] = {
 """Finish reason → `stop_reason`."""
 
 BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
-"""Types of content blocks that are translated; blocks of other types become `Foreign` parts."""
+"""Types of content blocks that are translated; blocks of other types become `VendorPart` parts."""
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -116,7 +116,7 @@ def _read_block(block: _Block) -> Part:
         return Thinking(text=block.thinking or "", signature=block.signature)
     if block.type == "redacted_thinking":
         return Thinking(redacted=block.data or "")
-    return Foreign(kind=block.type)
+    return VendorPart(kind=block.type)
 
 
 def _is_content(part: Part) -> bool:

@@ -10,10 +10,10 @@ from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -236,10 +236,10 @@ def _tool_choice(choice: Document | None) -> ToolChoice | None:
     raise Unreadable("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
 
 
-def _format(given: Document | None) -> Format | None:
+def _format(given: Document | None) -> ResponseFormat | None:
     if given is None:
         return None
-    return Format(schema=object_field(given, "schema", "output_config.format") or {})
+    return ResponseFormat(schema=object_field(given, "schema", "output_config.format") or {})
 
 
 def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | None:

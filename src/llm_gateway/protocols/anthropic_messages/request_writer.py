@@ -10,10 +10,10 @@ from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Refusal,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -253,7 +253,7 @@ def _tool_choice(choice: ToolChoice) -> Document:
     return kind
 
 
-def _answer_in(wanted: Format, model: str, document: Document) -> None:
+def _answer_in(wanted: ResponseFormat, model: str, document: Document) -> None:
     """Request a JSON answer as the input of a tool (`JSON_TOOL`), forced if the model allows it, plus an instruction.
 
     If the client has tools of its own, the JSON tool is added to them and the model calls one at a time: to answer is

@@ -37,7 +37,7 @@ from llm_gateway.protocols.gemini.thoughts import thought_of
 DATA = ("text", "functionCall", "functionResponse", "inlineData", "fileData")
 """Data fields of a part; each part has exactly one of them."""
 PART = frozenset({*DATA, "thought", "thoughtSignature"})
-FOREIGN = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
+VENDOR_PARTS = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
 """Data fields of server-side tools, which Google runs itself."""
 CALL = frozenset({"id", "name", "args"})
 RESPONSE = frozenset({"id", "name", "response", "parts"})
@@ -105,14 +105,14 @@ class ContentsReader:
 
     def _part(self, part: Document, place: str) -> Part:
         """Read one part, whose only data field says what it is. `place` is its path, for error messages."""
-        kinds = [name for name in (*DATA, *FOREIGN) if part.get(name) is not None]
+        kinds = [name for name in (*DATA, *VENDOR_PARTS) if part.get(name) is not None]
         # A signature without data signs an empty text: the last event of a stream can have such a part.
         if not kinds and part.get("thoughtSignature") is not None:
             part, kinds = {**part, "text": ""}, ["text"]
         if len(kinds) != 1:
             raise Unreadable(place, f"{place} must have exactly one of {', '.join(DATA)}.")
         [kind] = kinds
-        if kind in FOREIGN:
+        if kind in VENDOR_PARTS:
             raise Unsupported(f"{place}.{kind}", "only Google offers server-side tools")
         self._note_others(part, PART, "contents.parts")
         signature = text(part, "thoughtSignature", place)

@@ -30,7 +30,7 @@ def _passed(content: Any, *, needs_signature: bool) -> Any:
     parts = content.get("parts") if isinstance(content, dict) and content.get("role") == "model" else None
     if not isinstance(parts, list):
         return content
-    kept = [part for part in parts if not _is_foreign_thought(part)]
+    kept = [part for part in parts if not _is_thought_of_another_vendor(part)]
     if needs_signature and not any(_field(part, "thoughtSignature") for part in kept):
         for index, part in enumerate(kept):
             if _field(part, "functionCall"):
@@ -41,7 +41,7 @@ def _passed(content: Any, *, needs_signature: bool) -> Any:
     return {**content, "parts": kept} if kept else None
 
 
-def _is_foreign_thought(part: Any) -> bool:
+def _is_thought_of_another_vendor(part: Any) -> bool:
     signature = _field(part, "thoughtSignature")
     return _field(part, "thought") is True and isinstance(signature, str) and is_of_another_vendor(signature)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.domain.conversation import Conversation, Format, Reasoning, Text, Tool, ToolChoice, Turn
+from llm_gateway.domain.conversation import Conversation, Reasoning, ResponseFormat, Text, Tool, ToolChoice, Turn
 from llm_gateway.protocols.accessors import (
     Document,
     boolean,
@@ -118,7 +118,7 @@ def _with_settings(conversation: Conversation, config: Document) -> Conversation
     return found
 
 
-def _format(config: Document) -> Format | None:
+def _format(config: Document) -> ResponseFormat | None:
     place = f"{CONFIG}.responseMimeType"
     kind = text(config, "responseMimeType", CONFIG)
     schema: Any = None
@@ -130,7 +130,7 @@ def _format(config: Document) -> Format | None:
         raise Unsupported(place, "only text/plain and application/json are supported")
     if schema is not None and kind == "text/plain":
         raise Unreadable(place, f"{place} must be application/json if there is a schema.")
-    return Format(schema=schema) if kind == "application/json" or schema is not None else None
+    return ResponseFormat(schema=schema) if kind == "application/json" or schema is not None else None
 
 
 def _reasoning(config: Document) -> Reasoning | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llm_gateway.domain.conversation import Conversation, Format, Text, Turn
+from llm_gateway.domain.conversation import Conversation, ResponseFormat, Text, Turn
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.token_estimate import weigh, weight
 from llm_gateway.errors import Invalid, NotSupported
@@ -57,7 +57,7 @@ def client_request_of(body: GenerateBody) -> ClientRequest:
             turns=turns,
             max_tokens=body.max_tokens,
             temperature=body.temperature,
-            format=Format() if body.json_mode else None,
+            format=ResponseFormat() if body.json_mode else None,
         )
     )
 

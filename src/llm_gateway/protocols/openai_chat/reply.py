@@ -14,12 +14,12 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    VendorPart,
 )
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage, seconds
@@ -36,7 +36,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
 """Canonical finish reasons. Every other value means `stop` (Together's `eos`)."""
 BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
 """Finish reasons of an answer that the vendor aborted: `error` by OpenRouter and Mistral, the other by DeepSeek."""
-FOREIGN = ("audio", "images", "function_call")
+VENDOR_FIELDS = ("audio", "images", "function_call")
 """Fields of a message that no other protocol can express."""
 
 
@@ -164,7 +164,7 @@ def _read_parts(choice: _Choice, message: _Message) -> Choice:
     for number, call in enumerate(message.tool_calls or ()):
         parts.append(_read_call(call, number))
     if message.audio or message.images or message.function_call:
-        parts += [Foreign(kind=kind) for kind in FOREIGN if getattr(message, kind)]
+        parts += [VendorPart(kind=kind) for kind in VENDOR_FIELDS if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
     if reason == "stop" and message.tool_calls and any(isinstance(part, ToolCall) for part in parts):
         reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
@@ -196,9 +196,9 @@ def arguments_of(given: Any) -> str:
     return msgspec.json.encode(given).decode()
 
 
-def _read_call(call: _Call, number: int) -> ToolCall | Foreign:
+def _read_call(call: _Call, number: int) -> ToolCall | VendorPart:
     if call.function is None:
-        return Foreign(kind=call.type or "tool_call")
+        return VendorPart(kind=call.type or "tool_call")
     google = (call.extra_content or {}).get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     return ToolCall(

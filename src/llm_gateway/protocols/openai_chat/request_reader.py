@@ -13,11 +13,11 @@ from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Role,
     Text,
     Thinking,
@@ -258,16 +258,16 @@ def _tool_choice(document: Document) -> ToolChoice | None:
     return ToolChoice(mode="required", name=required_text(function, "name", "tool_choice.function"), parallel=parallel)
 
 
-def _format(given: Document | None) -> Format | None:
+def _format(given: Document | None) -> ResponseFormat | None:
     kind = given.get("type") if given is not None else "text"
     if given is None or kind == "text":
         return None
     if kind == "json_object":
-        return Format()
+        return ResponseFormat()
     schema = object_field(given, "json_schema", "response_format") if kind == "json_schema" else None
     if schema is None:
         raise Unreadable("response_format", "response_format must be of type text, json_object or json_schema.")
-    return Format(
+    return ResponseFormat(
         name=text(schema, "name", "response_format.json_schema"),
         schema=object_field(schema, "schema", "response_format.json_schema") or {},
         description=text(schema, "description", "response_format.json_schema"),

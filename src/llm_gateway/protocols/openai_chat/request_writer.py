@@ -9,11 +9,11 @@ from llm_gateway.domain.conversation import (
     Audio,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -252,7 +252,7 @@ def _tool_choice(choice: ToolChoice) -> str | Document:
     return choice.mode
 
 
-def _format(wanted: Format, *, has_json_mode: bool) -> Document | None:
+def _format(wanted: ResponseFormat, *, has_json_mode: bool) -> Document | None:
     if wanted.schema is None:
         return {"type": "json_object"} if has_json_mode else None
     schema = {

@@ -12,14 +12,14 @@ import msgspec
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
-    Counted,
     FinishReason,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    UsageUpdate,
+    VendorPart,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
@@ -53,7 +53,7 @@ class _Part(msgspec.Struct, gc=False):
 
 
 ITEMS = frozenset({"message", "function_call", "reasoning"})
-"""Types of output items that other protocols can express; items of other types become `Foreign` parts."""
+"""Types of output items that other protocols can express; items of other types become `VendorPart` parts."""
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -95,7 +95,7 @@ ENDED = frozenset({"completed", "incomplete"})
 """Statuses of a response that is complete, even without any output."""
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpdate | None:
     """Return the canonical counts; None if the provider's are missing or implausible.
 
     `has_content`: the answer is not empty, so it must have at least one output token.
@@ -117,7 +117,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     is_estimated = any_implausible(
         input_details.cached_tokens, input_details.cache_write_tokens, output_details.reasoning_tokens
     )
-    return Counted(usage=usage, is_estimated=is_estimated)
+    return UsageUpdate(usage=usage, is_estimated=is_estimated)
 
 
 def read_reply(body: bytes) -> Completion:
@@ -164,7 +164,7 @@ def _parts(item: _Item) -> list[Part]:
     if item.type == "reasoning":
         thoughts = "\n".join(part.text or "" for part in item.summary or item.content or ())
         return [Thinking(text=thoughts, redacted=item.encrypted_content)]
-    return [Foreign(kind=item.type)]
+    return [VendorPart(kind=item.type)]
 
 
 def _has_content(part: Part) -> bool:

@@ -11,11 +11,11 @@ from typing import Any, cast
 from llm_gateway.domain.conversation import (
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Role,
     Text,
     Thinking,
@@ -255,15 +255,15 @@ def _tool_choice(document: Document) -> ToolChoice | None:
     return ToolChoice(mode="required", name=required_text(choice, "name", "tool_choice"), parallel=parallel)
 
 
-def _format(given: Document | None) -> Format | None:
+def _format(given: Document | None) -> ResponseFormat | None:
     kind = given.get("type") if given is not None else "text"
     if given is None or kind == "text":
         return None
     if kind == "json_object":
-        return Format()
+        return ResponseFormat()
     if kind != "json_schema":
         raise Unreadable("text.format.type", "text.format.type must be text, json_object or json_schema.")
-    return Format(
+    return ResponseFormat(
         name=text(given, "name", "text.format"),
         schema=object_field(given, "schema", "text.format") or {},
         description=text(given, "description", "text.format"),

@@ -2,14 +2,14 @@
 
 The labels are event: chunks. Events that are not listed are ignored.
 
-    created ── response.created: Begin ──▶ begun ◀─┐  output_item.added: ToolBegin or ForeignDelta
-                                           │   │   │  output_item.done: ThinkingDelta with the encrypted reasoning
-                                           │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
-                                           │
-                                           │ response.completed, response.incomplete: Finish, Counted
-                                           │ [DONE], sent by some vendors: Finish if there was no content
-                                           ▼
-                                          done
+    created ── response.created: ReplyStart ──▶ begun ◀─┐  output_item.added: ToolStart or VendorPartDelta
+                                                │   │   │  output_item.done: ThinkingDelta (encrypted reasoning)
+                                                │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
+                                                │
+                                                │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate
+                                                │ [DONE], sent by some vendors: ChoiceEnd if there was no content
+                                                ▼
+                                               done
 
 `error` and `response.failed` raise UpstreamError in every state.
 """
@@ -21,17 +21,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Finish,
-    ForeignDelta,
     Part,
     RefusalDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds
@@ -97,7 +97,7 @@ class StreamReader:
         """Return the chunks of an event; see `contract.StreamReader.take`."""
         if event.data == b"[DONE]":  # the end marker of chat completions, which some vendors send here, too
             self.is_done = True
-            return [Finish()] if self._has_begun and not self._has_content else []
+            return [ChoiceEnd()] if self._has_begun and not self._has_content else []
         try:
             found = _decode(event.data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
@@ -108,7 +108,7 @@ class StreamReader:
         if kind == "response.created":
             self._has_begun = True
             response = found.response or ResponseHead()
-            return [Begin(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+            return [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
         if kind == "response.output_item.added":
             return self._added(found)
         if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
@@ -139,15 +139,15 @@ class StreamReader:
             return []
         self._has_content = True
         if item.type != "function_call":
-            return [ForeignDelta(kind=item.type)]
+            return [VendorPartDelta(kind=item.type)]
         call = self._calls[found.output_index] = len(self._calls)
-        return [ToolBegin(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
+        return [ToolStart(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
         # `reason_of` needs to know only whether there is a call.
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
-        chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
+        chunks: list[Chunk] = [ChoiceEnd(reason=reason_of(response, calls))]
         counted = read_usage(response.usage, has_content=self._has_content)
         return chunks if counted is None else [*chunks, counted]
 

@@ -99,7 +99,7 @@ class GenerateEndpoint(Endpoint):
 
     def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
         headers = context.headers
-        use_cache, keep_in_cache = caching(headers)
+        use_cache, store_in_cache = caching(headers)
         return Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
@@ -116,7 +116,7 @@ class GenerateEndpoint(Endpoint):
             client_request_id=context.client_request_id,
             tags=tags(headers),
             use_cache=use_cache,
-            keep_in_cache=keep_in_cache,
+            store_in_cache=store_in_cache,
             input_weight=weight_of(body),
             stream=body.stream,
             requested_model=body.model,

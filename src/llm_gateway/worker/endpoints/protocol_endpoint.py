@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.domain.conversation import Completion, Counted
+from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
@@ -100,7 +100,7 @@ class ProtocolEndpoint(Endpoint):
                 raise Invalid("stream must be true or false.", loc=("body", "stream"))
         started = time.monotonic()
         headers = context.headers
-        use_cache, keep_in_cache = request_headers.caching(headers)
+        use_cache, store_in_cache = request_headers.caching(headers)
         return Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
@@ -117,7 +117,7 @@ class ProtocolEndpoint(Endpoint):
             client_request_id=context.client_request_id,
             tags=request_headers.tags(headers),
             use_cache=use_cache,
-            keep_in_cache=keep_in_cache,
+            store_in_cache=store_in_cache,
             client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
             input_weight=weigh(document, protocol.weighed_fields),
             stream=stream is True,
@@ -177,7 +177,7 @@ class ProtocolEventWriter:
         if self._is_native:
             return self._writer.close()
         usage = answer.reply.usage
-        counted = self._writer.write(Counted(usage=usage)) if answer.reply.usage_estimated else b""
+        counted = self._writer.write(UsageUpdate(usage=usage)) if answer.reply.usage_estimated else b""
         return counted + self._writer.end()
 
     def error(self, error: GatewayError) -> bytes:

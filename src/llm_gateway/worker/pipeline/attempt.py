@@ -299,7 +299,7 @@ class Attempts:
         completion = stream.assembler.completion()
         reply = self._bought(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
         if this.state.request.json_mode and json_text(reply.content) != reply.content:
-            reply = msgspec.structs.replace(reply, may_be_kept=False)  # who asks for a whole answer is promised JSON
+            reply = msgspec.structs.replace(reply, is_cacheable=False)  # who asks for a whole answer is promised JSON
         self._end(this)
         self._availability.end(this.candidate.provider.id)
         return self._served(this, reply)
