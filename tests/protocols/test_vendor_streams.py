@@ -146,8 +146,8 @@ def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     ("event", "error", "message"),
     [
         (called("{}", index=0, id="a"), Malformed, "without a name"),
-        (delta("error"), Malformed, "broken off"),
-        (delta("insufficient_system_resource"), Malformed, "broken off"),
+        (delta("error"), Malformed, "aborted the answer"),
+        (delta("insufficient_system_resource"), Malformed, "aborted the answer"),
         ({"error": {"message": "on fire", "type": "server_error"}}, UpstreamError, "on fire"),
         ({"error": {"code": 500}}, UpstreamError, "The provider failed"),
         ({"error": "on fire"}, UpstreamError, "on fire"),
@@ -330,7 +330,7 @@ def test_arguments_are_written_as_the_input_of_a_tool_block(arguments: str, give
     assert block == {"type": "tool_use", "id": "a", "name": "t", "input": given}
 
 
-def test_foreign_parts_are_left_out_of_whole_replies() -> None:
+def test_vendor_parts_are_left_out_of_whole_replies() -> None:
     completion = completed([VendorPart(kind="mcp_call"), Text(text="Hi")])
 
     assert msgspec.json.decode(openai_chat.write_reply(completion, CONTEXT))["choices"][0]["message"]["content"] == "Hi"

@@ -204,9 +204,9 @@ class TestTypes:
     def test_every_current_claude_model_has_known_capabilities(self) -> None:
         from anthropic.types import Model
 
-        from llm_gateway.protocols.anthropic_messages.model_capabilities import TAKES_ALL
+        from llm_gateway.protocols.anthropic_messages.model_capabilities import ACCEPTS_ALL_PARAMETERS
 
         named = [name for names in Model.__args__ for name in getattr(names, "__args__", ())]  # type: ignore[attr-defined]
-        older = {name for name in named if TAKES_ALL.match(name)}
+        older = {name for name in named if ACCEPTS_ALL_PARAMETERS.match(name)}
         assert older == {name for name in named if "-4-5" in name or "-4-6" in name}
         assert len(named) > len(older) > 0

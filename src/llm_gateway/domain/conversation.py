@@ -149,12 +149,12 @@ class ResponseFormat(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True)
     strict: bool | None = None
 
 
-REASONING_WORDS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Levels of reasoning effort, in ascending order."""
 
 
 class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """The requested reasoning: `effort` (one of REASONING_WORDS) or a budget in tokens.
+    """The requested reasoning: `effort` (one of REASONING_EFFORTS) or a budget in tokens.
 
     `show` is whether to return the thoughts, None for the provider's default. `summary` is the Responses API's level
     of detail (`auto`, `concise`, `detailed`).

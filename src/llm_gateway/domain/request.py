@@ -69,8 +69,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A client request that passed authentication and validation.
 
     `id` is the gateway's own (UUIDv7), `client_request_id` the client's. `at_ms` is wall-clock time in milliseconds
-    UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_weight` is the size of
-    the input in equivalent ASCII characters (`token_estimate.weight`), `max_tokens` the limit of the output.
+    UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_length` is the size of
+    the input in equivalent ASCII characters (`token_estimate.py`), `max_tokens` the limit of the output.
     `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
     None to let the routing choose. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
     """
@@ -91,10 +91,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tags: Tags = {}
     use_cache: bool = True
     store_in_cache: bool = True
-    input_weight: int = 0
+    input_length: int = 0
     stream: bool = False
     requested_model: str | None = None
 
     def estimated_input_tokens(self) -> int:
         """Return the estimated number of input tokens."""
-        return estimated_tokens(self.input_weight)
+        return estimated_tokens(self.input_length)

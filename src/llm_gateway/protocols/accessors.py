@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llm_gateway.domain.conversation import REASONING_WORDS, File, Image, Part, Text
-from llm_gateway.protocols.contract import Unreadable, Unsupported
-
-Document = dict[str, Any]
-"""A JSON object: a request, or an object inside it."""
+from llm_gateway.domain.conversation import REASONING_EFFORTS, File, Image, Part, Text
+from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 
 
-def text(document: Document, name: str, where: str = "") -> str | None:
+def text(document: JsonObject, name: str, where: str = "") -> str | None:
     """Return the field's string, or None if absent."""
     found: str | None = _typed(document, name, where, str, "text")
     return found
 
 
-def required_text(document: Document, name: str, where: str = "") -> str:
+def required_text(document: JsonObject, name: str, where: str = "") -> str:
     """Return the field's string; raise `Unreadable` if absent."""
     found = text(document, name, where)
     if found is None:
@@ -29,7 +26,7 @@ def required_text(document: Document, name: str, where: str = "") -> str:
     return found
 
 
-def integer(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
+def integer(document: JsonObject, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """Return the field's whole number, or None if absent; raise `Unreadable` outside `least`…`most`."""
     found, place = document.get(name), _path(where, name)
     if isinstance(found, float) and found.is_integer():  # JSON knows one type of number: 100.0 is 100
@@ -43,7 +40,7 @@ def integer(document: Document, name: str, least: int = 0, most: int | None = No
     return found
 
 
-def number(document: Document, name: str, least: float, most: float, where: str = "") -> float | None:
+def number(document: JsonObject, name: str, least: float, most: float, where: str = "") -> float | None:
     """Return the field's number, or None if absent; raise `Unreadable` outside `least`…`most`."""
     found = document.get(name)
     if found is None:
@@ -53,25 +50,25 @@ def number(document: Document, name: str, least: float, most: float, where: str 
     return float(found)
 
 
-def boolean(document: Document, name: str, where: str = "") -> bool | None:
+def boolean(document: JsonObject, name: str, where: str = "") -> bool | None:
     """Return the field's boolean, or None if absent."""
     found: bool | None = _typed(document, name, where, bool, "true or false")
     return found
 
 
-def list_field(document: Document, name: str, where: str = "") -> list[Any]:
+def list_field(document: JsonObject, name: str, where: str = "") -> list[Any]:
     """Return the field's list, empty if absent."""
     found = _typed(document, name, where, list, "a list")
     return [] if found is None else found
 
 
-def object_field(document: Document, name: str, where: str = "") -> Document | None:
+def object_field(document: JsonObject, name: str, where: str = "") -> JsonObject | None:
     """Return the field's object, or None if absent."""
-    found: Document | None = _typed(document, name, where, dict, "an object")
+    found: JsonObject | None = _typed(document, name, where, dict, "an object")
     return found
 
 
-def objects(found: list[Any], where: str) -> Iterable[tuple[Document, str]]:
+def objects(found: list[Any], where: str) -> Iterable[tuple[JsonObject, str]]:
     """Yield the objects of a list with the path of each; raise `Unreadable` at an item that is not an object."""
     for index, one in enumerate(found):
         place = f"{where}[{index}]"
@@ -80,7 +77,7 @@ def objects(found: list[Any], where: str) -> Iterable[tuple[Document, str]]:
         yield one, place
 
 
-def strings(document: Document, name: str, where: str = "") -> list[str]:
+def strings(document: JsonObject, name: str, where: str = "") -> list[str]:
     """Return the field's list of strings, empty if absent; a single string counts as a list of one."""
     found = document.get(name)
     if found is None:
@@ -91,7 +88,7 @@ def strings(document: Document, name: str, where: str = "") -> list[str]:
     return given
 
 
-def string_map(document: Document, name: str) -> dict[str, str] | None:
+def string_map(document: JsonObject, name: str) -> dict[str, str] | None:
     """Return the field's object of string values, or None if absent."""
     found = object_field(document, name)
     if found is None:
@@ -101,7 +98,7 @@ def string_map(document: Document, name: str) -> dict[str, str] | None:
     return found
 
 
-def unknown_fields(document: Document, known: frozenset[str], where: str) -> list[str]:
+def unknown_fields(document: JsonObject, known: frozenset[str], where: str) -> list[str]:
     """Return the paths of the fields that are not in `known`."""
     return [f"{where}.{name}" for name, value in document.items() if name not in known and value is not None]
 
@@ -122,14 +119,14 @@ def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]
     return found
 
 
-def reasoning_word(word: str | None, where: str) -> str | None:
-    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_WORDS`."""
-    if word is not None and word not in REASONING_WORDS:
-        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_WORDS)}.")
-    return word
+def checked_effort(effort: str | None, where: str) -> str | None:
+    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_EFFORTS`."""
+    if effort is not None and effort not in REASONING_EFFORTS:
+        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_EFFORTS)}.")
+    return effort
 
 
-def reject_unknown_fields(document: Document, known: frozenset[str], where: str = "") -> None:
+def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: str = "") -> None:
     """Reject a request that has a field which is not in `known`, unless the field is empty.
 
     Dropping an unknown field could change the answer without notice.
@@ -143,7 +140,7 @@ def reject_unknown_fields(document: Document, known: frozenset[str], where: str 
             raise Unsupported(_path(where, name), why)
 
 
-def _typed(document: Document, name: str, where: str, kind: type[Any], words: str) -> Any:
+def _typed(document: JsonObject, name: str, where: str, kind: type[Any], words: str) -> Any:
     found = document.get(name)
     if found is not None and not isinstance(found, kind):
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be {words}.")

@@ -34,13 +34,15 @@ Example, a streamed reply translated from Anthropic's protocol to OpenAI's:
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from llm_gateway.domain.conversation import Chunk, Conversation
 from llm_gateway.sse import COMMENT, Event
 
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object: the body of a request or response, or an object inside it."""
 PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What msgspec raises for JSON that is invalid, not UTF-8, or nested too deeply."""
 
@@ -153,10 +155,10 @@ class StreamWriter(Protocol):
     Create one writer per stream. The provider's protocol decides which methods are called; `error` may be called
     before the first `write`, and nothing is called after `end`, `close` or `error`:
 
-        other protocol                 write(chunk) ...  end()      or  error(message, code)
-        same protocol, `is_raw`        (bytes unchanged) close()    or  error(message, code)
-        same protocol, not `is_raw`    pass_on(raw) ...  close()    or  error(message, code)
-        cached reply                   write(chunk) ...  end()
+        other protocol                 write(chunk) ...            end()      or  error(message, code)
+        same protocol, `is_raw`        (bytes unchanged)           close()    or  error(message, code)
+        same protocol, not `is_raw`    passthrough_event(raw) ...  close()    or  error(message, code)
+        cached reply                   write(chunk) ...            end()
 
         writer = StreamWriter(context)
         body = b"".join(writer.write(chunk) for chunk in chunks) + writer.end()
@@ -170,9 +172,9 @@ class StreamWriter(Protocol):
     keep_alive: bytes
     """Bytes that clients ignore, sent while the provider is silent so that proxies keep the connection open."""
     is_raw: bool
-    """True if events of a provider of the same protocol are sent unchanged; `pass_on` is not called then."""
+    """True if events of a provider of the same protocol are sent unchanged; `passthrough_event` is not called then."""
 
-    def pass_on(self, raw: bytes) -> bytes:
+    def passthrough_event(self, raw: bytes) -> bytes:
         """Convert one server-sent event of a provider of the same protocol into this stream's framing.
 
         Called once per event instead of `write`, and only if `is_raw` is False: e.g. Gemini's JSON array.
@@ -210,7 +212,7 @@ class EventStream:
     keep_alive = COMMENT
     is_raw = True
 
-    def pass_on(self, raw: bytes) -> bytes:
+    def passthrough_event(self, raw: bytes) -> bytes:
         """Return the event unchanged."""
         return raw
 

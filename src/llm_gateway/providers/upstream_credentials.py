@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall
+from llm_gateway.domain.catalog import CallToSign, NotAuthorized
 
 FETCH_S = 10.0
 """Seconds within which a fetch of a token must end."""
@@ -88,7 +88,7 @@ class RefreshedToken:
         self._refresh_at = self._use_until = -1.0
         self._refreshing: asyncio.Task[str | None] | None = None
 
-    async def __call__(self, call: OutgoingCall) -> bytes:
+    async def __call__(self, call: CallToSign) -> bytes:
         """Return the `authorization` line; fetch a token first if none is valid (`UpstreamAuthorizer`)."""
         now = self._clock()
         if now >= self._refresh_at and self._refreshing is None:

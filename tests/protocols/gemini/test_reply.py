@@ -285,7 +285,7 @@ def test_metadata_that_only_google_has_is_a_vendor_part(name: str) -> None:
     assert [type(part) for part in choice.parts] == [Text, VendorPart]
 
 
-def test_an_empty_text_is_not_foreign() -> None:
+def test_an_empty_text_is_not_a_vendor_part() -> None:
     parts = [{"text": ""}, {"text": "", "thoughtSignature": "c2ln"}, {"text": "", "thought": True}]
     document = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
     [choice] = gemini.read_reply(msgspec.json.encode(document)).choices

@@ -177,7 +177,11 @@ def test_events_of_the_provider_are_passed_on(writer: Any) -> None:
     events = [{"candidates": [], "own": number} for number in range(3)]
     raw = [encode_event(json.dumps(event).encode()) for event in events]
     raw[1] = b"data: {\ndata: " + json.dumps(events[1]).encode()[1:] + b"\n\n"
-    body = b"".join(stream.pass_on(piece) for piece in raw) + stream.pass_on(b": comment\n\n") + stream.close()
+    body = (
+        b"".join(stream.passthrough_event(piece) for piece in raw)
+        + stream.passthrough_event(b": comment\n\n")
+        + stream.close()
+    )
 
     body = body.replace(b": comment\n\n", b"") if writer is gemini.StreamWriter else body
     assert documents(body) == events

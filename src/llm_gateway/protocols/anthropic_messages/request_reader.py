@@ -23,14 +23,13 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.accessors import (
-    Document,
     boolean,
+    checked_effort,
     integer,
     list_field,
     number,
     object_field,
     objects,
-    reasoning_word,
     reject_unknown_fields,
     required_text,
     result_parts,
@@ -38,23 +37,23 @@ from llm_gateway.protocols.accessors import (
     text,
     unknown_fields,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 
-DELIVERY = frozenset({"model", "messages", "stream"})
-HINTS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
+ENDPOINT_FIELDS = frozenset({"model", "messages", "stream"})
+OPTIONAL_FIELDS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
 """Fields that only Anthropic knows. Dropped by name in a translation, since they do not change the answer."""
-CARRIED = frozenset(
+TRANSLATED_FIELDS = frozenset(
     {
         "system", "max_tokens", "tools", "tool_choice", "thinking", "stop_sequences", "temperature", "top_p", "top_k",
         "metadata", "service_tier", "output_config",
     }
 )  # fmt: skip
-KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
+KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
 OUTPUT = frozenset({"effort", "format"})
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Read the conversation in a request document.
 
     Raises:
@@ -82,18 +81,18 @@ def read_request(document: Document) -> ParsedRequest:
         stop=strings(document, "stop_sequences"),
         reasoning=_reasoning(
             object_field(document, "thinking"),
-            reasoning_word(text(config, "effort", "output_config"), "output_config.effort"),
+            checked_effort(text(config, "effort", "output_config"), "output_config.effort"),
         ),
         user=text(metadata, "user_id", "metadata"),
         service_tier=text(document, "service_tier"),
     )
-    hints = [name for name in HINTS if document.get(name)]
-    hints += unknown_fields(config, OUTPUT, "output_config")
-    hints += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
-    return ParsedRequest(conversation, tuple(hints))
+    dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    dropped += unknown_fields(config, OUTPUT, "output_config")
+    dropped += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
+    return ParsedRequest(conversation, tuple(dropped))
 
 
-def _system(document: Document) -> list[Turn]:
+def _system(document: JsonObject) -> list[Turn]:
     given = document.get("system")
     if not given:
         return []
@@ -127,7 +126,7 @@ def _turns(messages: list[Any]) -> list[Turn]:
     return turns
 
 
-def _content(message: Document, place: str) -> list[Part]:
+def _content(message: JsonObject, place: str) -> list[Part]:
     content = message.get("content")
     if isinstance(content, str):
         return [Text(text=content)]
@@ -136,7 +135,7 @@ def _content(message: Document, place: str) -> list[Part]:
     return [_block(block, where) for block, where in objects(content, f"{place}.content")]
 
 
-def _block(block: Document, place: str) -> Part:
+def _block(block: JsonObject, place: str) -> Part:
     kind = required_text(block, "type", place)
     cache = _cache(block, place)
     if kind == "text":
@@ -167,7 +166,7 @@ def _block(block: Document, place: str) -> Part:
     raise Unsupported(f"{place}.type", f"other protocols have no blocks of type {kind[:40]!r}")
 
 
-def _source(block: Document, place: str) -> dict[str, Any]:
+def _source(block: JsonObject, place: str) -> dict[str, Any]:
     source = object_field(block, "source", place) or {}
     kind = text(source, "type", f"{place}.source")
     if kind == "base64":
@@ -180,7 +179,7 @@ def _source(block: Document, place: str) -> dict[str, Any]:
     raise Unsupported(f"{place}.source.type", "only base64, url and file are supported")
 
 
-def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
+def _document(block: JsonObject, place: str, cache: CacheTtl | None) -> Part:
     source = object_field(block, "source", place) or {}
     citations = object_field(block, "citations", place)
     if citations is not None and citations.get("enabled"):
@@ -190,7 +189,7 @@ def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
     return File(name=text(block, "title", place), **_source(block, place), cache=cache)
 
 
-def _tool_result(block: Document, place: str, cache: CacheTtl | None) -> ToolResult:
+def _tool_result(block: JsonObject, place: str, cache: CacheTtl | None) -> ToolResult:
     parts = [] if block.get("content") is None else _content(block, place)
     return ToolResult(
         call_id=required_text(block, "tool_use_id", place),
@@ -200,14 +199,14 @@ def _tool_result(block: Document, place: str, cache: CacheTtl | None) -> ToolRes
     )
 
 
-def _cache(block: Document, place: str) -> CacheTtl | None:
+def _cache(block: JsonObject, place: str) -> CacheTtl | None:
     mark = object_field(block, "cache_control", place)
     if mark is None:
         return None
     return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
-def _tool(tool: Document, place: str) -> Tool:
+def _tool(tool: JsonObject, place: str) -> Tool:
     if tool.get("type") not in (None, "custom"):
         raise Unsupported(f"{place}.type", "only Anthropic offers server-side tools")
     return Tool(
@@ -219,7 +218,7 @@ def _tool(tool: Document, place: str) -> Tool:
     )
 
 
-def _tool_choice(choice: Document | None) -> ToolChoice | None:
+def _tool_choice(choice: JsonObject | None) -> ToolChoice | None:
     if choice is None:
         return None
     serial = boolean(choice, "disable_parallel_tool_use", "tool_choice")
@@ -236,13 +235,13 @@ def _tool_choice(choice: Document | None) -> ToolChoice | None:
     raise Unreadable("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
 
 
-def _format(given: Document | None) -> ResponseFormat | None:
+def _format(given: JsonObject | None) -> ResponseFormat | None:
     if given is None:
         return None
     return ResponseFormat(schema=object_field(given, "schema", "output_config.format") or {})
 
 
-def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | None:
+def _reasoning(thinking: JsonObject | None, effort: str | None) -> Reasoning | None:
     kind = None if thinking is None else text(thinking, "type", "thinking")
     if thinking is not None and kind not in ("enabled", "disabled", "adaptive"):
         raise Unreadable("thinking.type", "thinking.type must be enabled, disabled or adaptive.")

@@ -21,7 +21,6 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.accessors import (
-    Document,
     boolean,
     list_field,
     object_field,
@@ -30,7 +29,7 @@ from llm_gateway.protocols.accessors import (
     result_parts,
     text,
 )
-from llm_gateway.protocols.contract import Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.thoughts import thought_of
 
@@ -91,7 +90,7 @@ class ContentsReader:
                 turn.parts = _joined(turn.parts)
         return [turn for turn in turns if turn.parts]
 
-    def parts(self, content: Document, place: str) -> list[Part]:
+    def parts(self, content: JsonObject, place: str) -> list[Part]:
         """Return the parts of a content.
 
         Raises:
@@ -103,7 +102,7 @@ class ContentsReader:
             raise Unreadable(f"{place}.parts", f"{place}.parts must hold at least one part.")
         return [self._part(camel_names(part), where) for part, where in objects(given, f"{place}.parts")]
 
-    def _part(self, part: Document, place: str) -> Part:
+    def _part(self, part: JsonObject, place: str) -> Part:
         """Read one part, whose only data field says what it is. `place` is its path, for error messages."""
         kinds = [name for name in (*DATA, *VENDOR_PARTS) if part.get(name) is not None]
         # A signature without data signs an empty text: the last event of a stream can have such a part.
@@ -128,12 +127,12 @@ class ContentsReader:
             return self._response(inner, where)
         return _blob(inner, where) if kind == "inlineData" else _file(inner, where)
 
-    def _note_others(self, document: Document, known: frozenset[str], where: str) -> None:
+    def _note_others(self, document: JsonObject, known: frozenset[str], where: str) -> None:
         for name, value in document.items():
             if name not in known and value is not None:
                 self.dropped[f"{where}.{name}"] = None
 
-    def _call(self, call: Document, signature: str | None, place: str) -> ToolCall:
+    def _call(self, call: JsonObject, signature: str | None, place: str) -> ToolCall:
         self._note_others(call, CALL, "functionCall")
         name = required_text(call, "name", place)
         return ToolCall(
@@ -143,7 +142,7 @@ class ContentsReader:
             signature=signature,
         )
 
-    def _response(self, response: Document, place: str) -> ToolResult:
+    def _response(self, response: JsonObject, place: str) -> ToolResult:
         self._note_others(response, RESPONSE, "functionResponse")
         name = required_text(response, "name", place)
         call_id = self._calls.answer(text(response, "id", place), name)
@@ -240,7 +239,7 @@ def _joined(parts: Iterable[Part]) -> list[Part]:
     return joiner.parts
 
 
-def _result(response: Document) -> tuple[str, bool]:
+def _result(response: JsonObject) -> tuple[str, bool]:
     """Return the text of a function's response, and whether it is an error.
 
     The key is `output` or `error` in Google's documentation (https://ai.google.dev/api/caching#FunctionResponse), and
@@ -255,7 +254,7 @@ def _result(response: Document) -> tuple[str, bool]:
     return msgspec.json.encode(response).decode(), False
 
 
-def _blob(blob: Document, place: str) -> Image | File | Audio:
+def _blob(blob: JsonObject, place: str) -> Image | File | Audio:
     media_type = required_text(blob, "mimeType", place)
     data = standard_base64(required_text(blob, "data", place))
     kind, _, name = media_type.partition(";")[0].strip().lower().partition("/")
@@ -266,7 +265,7 @@ def _blob(blob: Document, place: str) -> Image | File | Audio:
     return File(name=text(blob, "displayName", place), media_type=media_type, data=data)
 
 
-def _file(given: Document, place: str) -> Image | File:
+def _file(given: JsonObject, place: str) -> Image | File:
     uri, media_type = required_text(given, "fileUri", place), text(given, "mimeType", place)
     if uri.startswith(STORED_AT_GOOGLE):
         raise Unsupported(f"{place}.fileUri", "only Google can read a file stored at Google")

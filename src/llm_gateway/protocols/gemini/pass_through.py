@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.protocols.descriptor import Document
+from llm_gateway.protocols.contract import JsonObject
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.request_writer import BY_LEVEL, NO_SIGNATURE
 from llm_gateway.protocols.gemini.thoughts import is_of_another_vendor
 
 
-def pass_on(document: Document, *, stream: bool) -> Document:
+def passthrough_request(document: JsonObject, *, stream: bool) -> JsonObject:
     """Remove the field `model`, which is in the path, and thoughts by other vendors, whose signatures Gemini rejects.
 
     Some Gemini models require a signature on tool calls. Calls by other vendors' models have none, so they get

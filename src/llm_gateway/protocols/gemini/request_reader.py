@@ -9,7 +9,6 @@ from typing import Any
 
 from llm_gateway.domain.conversation import Conversation, Reasoning, ResponseFormat, Text, Tool, ToolChoice, Turn
 from llm_gateway.protocols.accessors import (
-    Document,
     boolean,
     integer,
     list_field,
@@ -22,28 +21,38 @@ from llm_gateway.protocols.accessors import (
     text,
     texts_only,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.contents import ContentsReader
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.schema import json_schema
 
 CONFIG = "generationConfig"
 CALLING = "toolConfig.functionCallingConfig"
-HINTS = ("safetySettings", "labels", "store")
+OPTIONAL_FIELDS = ("safetySettings", "labels", "store")
 """Fields that only Google knows. Dropped by name in a translation, since they do not change the answer."""
 KNOWN = frozenset(
-    {"model", "contents", "systemInstruction", "tools", "toolConfig", CONFIG, "serviceTier", "cachedContent", *HINTS}
+    {
+        "model",
+        "contents",
+        "systemInstruction",
+        "tools",
+        "toolConfig",
+        CONFIG,
+        "serviceTier",
+        "cachedContent",
+        *OPTIONAL_FIELDS,
+    }
 )
-CONFIG_HINTS = ("mediaResolution", "audioTimestamp", "enableEnhancedCivicAnswers", "routingConfig")
+OPTIONAL_CONFIG_FIELDS = ("mediaResolution", "audioTimestamp", "enableEnhancedCivicAnswers", "routingConfig")
 CONFIG_KNOWN = frozenset(
     {
         "maxOutputTokens", "temperature", "topP", "topK", "stopSequences", "candidateCount", "seed", "presencePenalty",
         "frequencyPenalty", "responseMimeType", "responseSchema", "responseJsonSchema", "_responseJsonSchema",
-        "responseModalities", "responseLogprobs", "logprobs", "thinkingConfig", *CONFIG_HINTS,
+        "responseModalities", "responseLogprobs", "logprobs", "thinkingConfig", *OPTIONAL_CONFIG_FIELDS,
     }
 )  # fmt: skip
 DECLARATION = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
-DECLARATION_HINTS = frozenset({"response", "responseJsonSchema", "behavior"})
+OPTIONAL_DECLARATION_FIELDS = frozenset({"response", "responseJsonSchema", "behavior"})
 THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
 LEVELS = ("minimal", "low", "medium", "high", "xhigh")
 DYNAMIC = -1
@@ -52,7 +61,7 @@ TIERS = {"standard": "default", "unspecified": None}
 """`serviceTier` → canonical (OpenAI's) tier. `flex` and `priority` have the same name."""
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Read the conversation in a request document. Field names can be camelCase or snake_case, as at Google.
 
     Raises:
@@ -84,12 +93,12 @@ def read_request(document: Document) -> ParsedRequest:
         ),
         config,
     )
-    hints = [name for name in HINTS if document.get(name)]
-    hints += [f"{CONFIG}.{name}" for name in CONFIG_HINTS if config.get(name)]
-    return ParsedRequest(conversation, (*hints, *reader.dropped, *dropped, *ignored))
+    optional = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    optional += [f"{CONFIG}.{name}" for name in OPTIONAL_CONFIG_FIELDS if config.get(name)]
+    return ParsedRequest(conversation, (*optional, *reader.dropped, *dropped, *ignored))
 
 
-def _system(document: Document) -> list[Turn]:
+def _system(document: JsonObject) -> list[Turn]:
     given = document.get("systemInstruction")
     if not given:
         return []
@@ -100,7 +109,7 @@ def _system(document: Document) -> list[Turn]:
     return [Turn(role="system", parts=parts)]
 
 
-def _with_settings(conversation: Conversation, config: Document) -> Conversation:
+def _with_settings(conversation: Conversation, config: JsonObject) -> Conversation:
     found = conversation
     found.format = _format(config)
     found.max_tokens = integer(config, "maxOutputTokens", 1, where=CONFIG)
@@ -118,7 +127,7 @@ def _with_settings(conversation: Conversation, config: Document) -> Conversation
     return found
 
 
-def _format(config: Document) -> ResponseFormat | None:
+def _format(config: JsonObject) -> ResponseFormat | None:
     place = f"{CONFIG}.responseMimeType"
     kind = text(config, "responseMimeType", CONFIG)
     schema: Any = None
@@ -133,7 +142,7 @@ def _format(config: Document) -> ResponseFormat | None:
     return ResponseFormat(schema=schema) if kind == "application/json" or schema is not None else None
 
 
-def _reasoning(config: Document) -> Reasoning | None:
+def _reasoning(config: JsonObject) -> Reasoning | None:
     place = f"{CONFIG}.thinkingConfig"
     given = camel_names(object_field(config, "thinkingConfig", CONFIG) or {})
     reject_unknown_fields(given, THINKING, place)
@@ -154,7 +163,7 @@ def _reasoning(config: Document) -> Reasoning | None:
     )
 
 
-def _tools(document: Document) -> tuple[list[Tool], list[str]]:
+def _tools(document: JsonObject) -> tuple[list[Tool], list[str]]:
     """Return the tools, and the paths of their fields that only Google knows."""
     tools: list[Tool] = []
     dropped: dict[str, None] = {}
@@ -166,13 +175,13 @@ def _tools(document: Document) -> tuple[list[Tool], list[str]]:
         where = f"{place}.functionDeclarations"
         for one, spot in objects(list_field(group, "functionDeclarations", place), where):
             declaration = camel_names(one)
-            reject_unknown_fields(declaration, DECLARATION | DECLARATION_HINTS, spot)
-            dropped |= {f"tools.{name}": None for name in sorted(DECLARATION_HINTS) if declaration.get(name)}
+            reject_unknown_fields(declaration, DECLARATION | OPTIONAL_DECLARATION_FIELDS, spot)
+            dropped |= {f"tools.{name}": None for name in sorted(OPTIONAL_DECLARATION_FIELDS) if declaration.get(name)}
             tools.append(_tool(declaration, spot))
     return tools, list(dropped)
 
 
-def _tool(declaration: Document, place: str) -> Tool:
+def _tool(declaration: JsonObject, place: str) -> Tool:
     parameters = object_field(declaration, "parametersJsonSchema", place)
     if parameters is None and object_field(declaration, "parameters", place) is not None:
         parameters = json_schema(declaration["parameters"])
@@ -183,7 +192,7 @@ def _tool(declaration: Document, place: str) -> Tool:
     )
 
 
-def _tool_choice(document: Document, tools: list[Tool]) -> tuple[ToolChoice | None, list[Tool], list[str]]:
+def _tool_choice(document: JsonObject, tools: list[Tool]) -> tuple[ToolChoice | None, list[Tool], list[str]]:
     """Return the tool choice, the tools that can be called, and the paths of dropped fields.
 
     Other protocols have no list of allowed functions, so the other functions are removed from the tools.

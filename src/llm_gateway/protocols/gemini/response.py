@@ -17,12 +17,12 @@ from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyD
 
 STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
 CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
-FAILED = frozenset(
+ABORTED = frozenset(
     {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
     | {"MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "IMAGE_OTHER"}
 )
-"""Finish reasons that mean the model failed; another try or another model can succeed. Reasons in none of these three
-sets come from content filters: SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
+"""Finish reasons of an answer that the provider aborted; another try or another model can succeed. Reasons in none of
+these three sets come from content filters: SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
 
 VENDOR_PARTS = ("inline_data", "file_data", "executable_code", "code_execution_result")
 """Parts that no other protocol has: https://ai.google.dev/api/caching#Part."""
@@ -104,8 +104,8 @@ def finish_reason(reported: str) -> FinishReason:
     """Convert a `finishReason`.
 
     Raises:
-        Malformed: the reason is one of FAILED.
+        Malformed: the reason is one of ABORTED.
     """
-    if reported in FAILED:
-        raise Malformed(f"The answer was broken off ({truncated(reported)})")
+    if reported in ABORTED:
+        raise Malformed(f"The provider aborted the answer (finish reason: {truncated(reported)})")
     return "stop" if reported in STOPPED else "length" if reported in CUT_OFF else "content_filter"

@@ -108,10 +108,12 @@ class StreamReader:
             self._text_of = -1
             chunks.append(VendorPartDelta(kind=vendor_kind, choice=choice))
         elif part.thought:
-            seal = thought_of("", part.thought_signature)
+            thought = thought_of("", part.thought_signature)
             text = part.text or ""
             self._has_thoughts |= bool(text)
-            chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
+            chunks.append(
+                ThinkingDelta(text=text, signature=thought.signature, redacted=thought.redacted, choice=choice)
+            )
         elif part.thought_signature and self._text_of == choice:  # signs the text of an earlier part
             self._text_of = -1
             chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))

@@ -174,7 +174,7 @@ class ArrayWriter(StreamWriter):
         super().__init__(context)
         self._has_begun = False
 
-    def pass_on(self, raw: bytes) -> bytes:
+    def passthrough_event(self, raw: bytes) -> bytes:
         """Convert a provider's server-sent event to an element of the array."""
         lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
         return self._element(b"\n".join(lines)) if lines else b""

@@ -25,7 +25,7 @@ from llm_gateway.protocols.gemini.model_list import PREFIX
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, LenientIndex, ReplyDecoder
 
 NO_CONVERSATION = "only a provider with an embeddings API can answer this"
-HINTS = ("taskType", "title")
+OPTIONAL_FIELDS = ("taskType", "title")
 """Fields that only Google's models know. Dropped by name in a translation."""
 
 
@@ -107,7 +107,7 @@ def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
     [size] = sizes
     if size is not None:
         written["dimensions"] = size
-    return UpstreamBody(written, tuple(name for name in HINTS if any(one.get(name) for one, _ in requests)))
+    return UpstreamBody(written, tuple(name for name in OPTIONAL_FIELDS if any(one.get(name) for one, _ in requests)))
 
 
 def from_openai(body: bytes, *, is_batch: bool) -> bytes:
@@ -136,7 +136,7 @@ def _text(request: dict[str, Any], place: str) -> str:
     return "\n".join(texts)
 
 
-def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     """Remove the field `model`, which is in the path, and set it in each request of a batch, as Google requires."""
     name = str(document.get("model"))
     name = name if name.startswith((PREFIX, "tunedModels/")) else PREFIX + name
@@ -159,12 +159,12 @@ def _descriptor(method: str, surface: str, name: str, summary: str, *, is_batch:
         write_reply=write_reply,
         write_error=write_error,
         error_schema=SCHEMA,
-        pass_on=pass_on,
+        passthrough_request=passthrough_request,
         credential_headers=(b"x-goog-api-key", b"authorization"),
         key_parameter="key",
         is_translatable=False,
         translations={"openai_embeddings": DocumentTranslation(write=to_openai, read=read)},
-        weighed_fields=("content", "requests"),
+        input_fields=("content", "requests"),
         uncached_fields=frozenset({"model"}),
     )
 

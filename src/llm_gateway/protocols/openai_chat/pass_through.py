@@ -17,7 +17,7 @@ NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 """The empty list of choices in the event that reports usage."""
 
 
-def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     """Return the document with usage requested, if it is for a stream."""
     if not stream:
         return document
@@ -26,7 +26,7 @@ def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     return {**document, "stream_options": asked}
 
 
-def hides(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:
+def withheld_events(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:
     """Return a predicate for the usage event, to withhold; None if the client requested it."""
     options = document.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True

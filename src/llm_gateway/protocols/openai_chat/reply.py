@@ -34,7 +34,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "function_call": "tool_calls",
 }
 """Canonical finish reasons. Every other value means `stop` (Together's `eos`)."""
-BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
+ABORTED = frozenset({"error", "insufficient_system_resource"})
 """Finish reasons of an answer that the vendor aborted: `error` by OpenRouter and Mistral, the other by DeepSeek."""
 VENDOR_FIELDS = ("audio", "images", "function_call")
 """Fields of a message that no other protocol can express."""
@@ -125,8 +125,8 @@ def finish_reason(reported: str | None) -> FinishReason:
     Raises:
         Malformed: the provider aborted the answer.
     """
-    if reported in BROKEN_OFF:
-        raise Malformed(f"The answer was broken off ({reported})")
+    if reported in ABORTED:
+        raise Malformed(f"The provider aborted the answer (finish reason: {reported})")
     return FINISH_REASONS.get(reported or "stop", "stop")
 
 

@@ -1,7 +1,7 @@
 """Parse chat completion requests into conversations.
 
-https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `CARRIED` become fields of the
-conversation, `HINTS` are dropped and reported, and unknown fields are rejected.
+https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `TRANSLATED_FIELDS`
+become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, and unknown fields are rejected.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.accessors import (
-    Document,
     boolean,
+    checked_effort,
     integer,
     list_field,
     number,
     object_field,
     objects,
-    reasoning_word,
     reject_unknown_fields,
     required_text,
     result_parts,
@@ -44,12 +43,12 @@ from llm_gateway.protocols.accessors import (
     text,
     texts_only,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})
+ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
 """Fields handled by the endpoint or, `messages`, on its own."""
-HINTS = (
+OPTIONAL_FIELDS = (
     "store",
     "prediction",
     "prompt_cache_key",
@@ -58,7 +57,7 @@ HINTS = (
     "safety_identifier",
 )
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
-CARRIED = frozenset(
+TRANSLATED_FIELDS = frozenset(
     {
         "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
         "temperature", "top_p", "top_k", "stop", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
@@ -66,10 +65,10 @@ CARRIED = frozenset(
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
-KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
+KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Parse the conversation in a request.
 
     Raises:
@@ -82,11 +81,13 @@ def read_request(document: Document) -> ParsedRequest:
     messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and needs at least one message.")
-    return ParsedRequest(_conversation(document, _turns(messages)), tuple(name for name in HINTS if document.get(name)))
+    return ParsedRequest(
+        _conversation(document, _turns(messages)), tuple(name for name in OPTIONAL_FIELDS if document.get(name))
+    )
 
 
-def _conversation(document: Document, turns: list[Turn]) -> Conversation:
-    effort = reasoning_word(text(document, "reasoning_effort"), "reasoning_effort")
+def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
+    effort = checked_effort(text(document, "reasoning_effort"), "reasoning_effort")
     limit = integer(document, "max_completion_tokens", 1) or integer(document, "max_tokens", 1)
     return Conversation(
         turns=turns,
@@ -133,7 +134,7 @@ def _turns(messages: list[Any]) -> list[Turn]:
     return turns
 
 
-def _assistant_parts(message: Document, place: str) -> list[Part]:
+def _assistant_parts(message: JsonObject, place: str) -> list[Part]:
     parts: list[Part] = []
     thought = text(message, "reasoning_content", place)
     if thought:
@@ -150,7 +151,7 @@ def _assistant_parts(message: Document, place: str) -> list[Part]:
     return parts
 
 
-def _tool_call(call: Document, place: str) -> ToolCall:
+def _tool_call(call: JsonObject, place: str) -> ToolCall:
     function = object_field(call, "function", place)
     if call.get("type", "function") != "function" or function is None:
         raise Unsupported(f"{place}.type", "other protocols support only tool calls of type 'function'")
@@ -165,12 +166,12 @@ def _tool_call(call: Document, place: str) -> ToolCall:
     )
 
 
-def _tool_result(message: Document, place: str) -> ToolResult:
+def _tool_result(message: JsonObject, place: str) -> ToolResult:
     content = result_parts(_content(message, place), place)
     return ToolResult(call_id=required_text(message, "tool_call_id", place), content=content)
 
 
-def _content(message: Document, place: str) -> list[Part]:
+def _content(message: JsonObject, place: str) -> list[Part]:
     content = message.get("content")
     if isinstance(content, str):
         return [Text(text=content)]
@@ -179,7 +180,7 @@ def _content(message: Document, place: str) -> list[Part]:
     return [_part(part, where) for part, where in objects(content, f"{place}.content")]
 
 
-def _part(part: Document, place: str) -> Part:
+def _part(part: JsonObject, place: str) -> Part:
     kind = required_text(part, "type", place)
     cache = _cache(part, place)
     if kind == "text":
@@ -196,7 +197,7 @@ def _part(part: Document, place: str) -> Part:
     raise Unsupported(f"{place}.type", f"other protocols do not support parts of type {kind[:40]!r}")
 
 
-def _image(part: Document, place: str, cache: CacheTtl | None) -> Image:
+def _image(part: JsonObject, place: str, cache: CacheTtl | None) -> Image:
     given = part.get("image_url")
     picture = {"url": given} if isinstance(given, str) else object_field(part, "image_url", place) or {}
     url = required_text(picture, "url", f"{place}.image_url")
@@ -207,7 +208,7 @@ def _image(part: Document, place: str, cache: CacheTtl | None) -> Image:
     return Image(media_type=media_type, data=data, detail=detail, cache=cache)
 
 
-def _file(given: Document, place: str, cache: CacheTtl | None) -> File:
+def _file(given: JsonObject, place: str, cache: CacheTtl | None) -> File:
     name, file_id = text(given, "filename", f"{place}.file"), text(given, "file_id", f"{place}.file")
     if file_id is not None:
         return File(name=name, file_id=file_id, cache=cache)
@@ -225,7 +226,7 @@ def from_data_url(url: str) -> tuple[str | None, str | None]:
     return head[5:-7].partition(";")[0] or "text/plain", data  # the default of RFC 2397, section 2
 
 
-def _cache(part: Document, place: str) -> CacheTtl | None:
+def _cache(part: JsonObject, place: str) -> CacheTtl | None:
     """Read `cache_control`, Anthropic's extension that OpenRouter and others accept on parts of this protocol."""
     mark = object_field(part, "cache_control", place)
     if mark is None:
@@ -233,7 +234,7 @@ def _cache(part: Document, place: str) -> CacheTtl | None:
     return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
-def _tool(tool: Document, place: str) -> Tool:
+def _tool(tool: JsonObject, place: str) -> Tool:
     function = object_field(tool, "function", place)
     if tool.get("type") != "function" or function is None:
         raise Unsupported(f"{place}.type", "other protocols support only tools of type 'function'")
@@ -246,7 +247,7 @@ def _tool(tool: Document, place: str) -> Tool:
     )
 
 
-def _tool_choice(document: Document) -> ToolChoice | None:
+def _tool_choice(document: JsonObject) -> ToolChoice | None:
     choice, parallel = document.get("tool_choice"), boolean(document, "parallel_tool_calls")
     if choice is None:
         return None if parallel is None else ToolChoice(parallel=parallel)
@@ -258,7 +259,7 @@ def _tool_choice(document: Document) -> ToolChoice | None:
     return ToolChoice(mode="required", name=required_text(function, "name", "tool_choice.function"), parallel=parallel)
 
 
-def _format(given: Document | None) -> ResponseFormat | None:
+def _format(given: JsonObject | None) -> ResponseFormat | None:
     kind = given.get("type") if given is not None else "text"
     if given is None or kind == "text":
         return None
@@ -275,7 +276,7 @@ def _format(given: Document | None) -> ResponseFormat | None:
     )
 
 
-def _logit_bias(document: Document) -> dict[str, float] | None:
+def _logit_bias(document: JsonObject) -> dict[str, float] | None:
     bias = object_field(document, "logit_bias")
     if bias is None:
         return None

@@ -83,6 +83,6 @@ DESCRIPTOR = Descriptor(
     forwarded_headers=(b"openai-beta",),
     is_translatable=False,
     user_fields=(("user",), ("metadata", "user_id")),
-    weighed_fields=("input",),
+    input_fields=("input",),
     uncached_fields=frozenset({"model", "user"}),
 )

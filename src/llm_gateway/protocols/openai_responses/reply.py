@@ -25,7 +25,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, estimated_usage, seconds
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
-from llm_gateway.protocols.openai_responses.sealed import seal
+from llm_gateway.protocols.openai_responses.encrypted_reasoning import encode_reasoning
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -129,7 +129,7 @@ def read_reply(body: bytes) -> Completion:
     found = _decoder.decode(body)
     if found.status == "failed" or (found.error and not found.output):
         error = found.error.get("message") if isinstance(found.error, dict) else found.error
-        raise Malformed(f"The answer was broken off ({error})")
+        raise Malformed(f"The provider aborted the answer (error: {error})")
     parts = [part for item in found.output or () for part in _parts(item)]
     if not parts and found.status not in ENDED:
         raise Malformed("The answer has no content")
@@ -217,8 +217,8 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
-        sealed = seal(part)
-        return item if sealed is None else {**item, "encrypted_content": sealed}
+        encrypted = encode_reasoning(part)
+        return item if encrypted is None else {**item, "encrypted_content": encrypted}
     content = [content_of(one) for one in parts]
     return {
         "type": "message",

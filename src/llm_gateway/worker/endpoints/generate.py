@@ -22,7 +22,7 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import EventStream, RawEvent
-from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
+from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, input_length
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
@@ -117,7 +117,7 @@ class GenerateEndpoint(Endpoint):
             tags=tags(headers),
             use_cache=use_cache,
             store_in_cache=store_in_cache,
-            input_weight=weight_of(body),
+            input_length=input_length(body),
             stream=body.stream,
             requested_model=body.model,
         )

@@ -16,7 +16,7 @@ from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
-from llm_gateway.domain.token_estimate import weigh
+from llm_gateway.domain.token_estimate import equivalent_length_of
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.responses import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
@@ -68,7 +68,7 @@ class ProtocolEndpoint(Endpoint):
         context: RequestContext = scope[REQUEST_CONTEXT]
         document = parse_document(body)
         try:
-            self._protocol.check(document)
+            self._protocol.check_request(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
         request = self._request(
@@ -119,7 +119,7 @@ class ProtocolEndpoint(Endpoint):
             use_cache=use_cache,
             store_in_cache=store_in_cache,
             client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
-            input_weight=weigh(document, protocol.weighed_fields),
+            input_length=equivalent_length_of(document, protocol.input_fields),
             stream=stream is True,
             requested_model=model,
         )
@@ -137,11 +137,11 @@ class ProtocolEndpoint(Endpoint):
 class ProtocolEventWriter:
     """Write a streamed reply as a protocol's events: the provider's own if it speaks the protocol, else encoded."""
 
-    __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
+    __slots__ = ("_is_native", "_is_raw", "_is_withheld", "_read_reply", "_writer", "content_type", "keep_alive")
 
     def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
         self.content_type, self.keep_alive, self._is_raw = writer.content_type, writer.keep_alive, writer.is_raw
-        self._hides = protocol.hides(document)
+        self._is_withheld = protocol.withheld_events(document)
         self._read_reply = protocol.read_reply
         self._writer = writer
         self._is_native = False
@@ -157,15 +157,15 @@ class ProtocolEventWriter:
         """As in `EventWriter`."""
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
-        hides = self._hides
+        is_withheld = self._is_withheld
         if not self._is_raw:
-            return b"".join([self._writer.pass_on(raw_event.raw) for raw_event in raw_events])
-        if hides is None:
+            return b"".join([self._writer.passthrough_event(raw_event.raw) for raw_event in raw_events])
+        if is_withheld is None:
             return b"".join([raw_event.raw for raw_event in raw_events])
         if len(raw_events) == 1:
             [raw_event] = raw_events
-            return b"" if hides(raw_event) else raw_event.raw
-        return b"".join([raw_event.raw for raw_event in raw_events if not hides(raw_event)])
+            return b"" if is_withheld(raw_event) else raw_event.raw
+        return b"".join([raw_event.raw for raw_event in raw_events if not is_withheld(raw_event)])
 
     def kept(self, answer: Answer) -> bytes:
         """As in `EventWriter`."""

@@ -188,13 +188,13 @@ class Attempts:
     def _refused(self, this: _Try, result: UpstreamResult) -> Failure:
         """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
         dialect = self._dialects[this.candidate.provider.kind]
-        refusal, status = dialect.interpret(result), result.status
+        refusal, status = dialect.classify_error(result), result.status
         self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redacted before it is cut: the cut must not leave half a key, which looks like none.
         said = self._redact(dialect.decode_error(result.body))[:SAID_CHARACTERS]
         message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
-        limited = refusal.about == "moment" and status == LIMITED
+        limited = refusal.about == "temporary" and status == LIMITED
         if limited:
             this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
         elif refusal.about == "account":
@@ -202,7 +202,7 @@ class Attempts:
             request_id = this.state.request.id
             content = request_id if status == KEY_REFUSED else this.call.body
             this.permit.refused(request_id, hash(content), message)
-        elif refusal.about == "moment" and (status >= 500 or status < 400):
+        elif refusal.about == "temporary" and (status >= 500 or status < 400):
             this.permit.fail(message)
         else:
             this.permit.release()
@@ -210,7 +210,7 @@ class Attempts:
             message,
             final=refusal.is_final,
             limited=limited,
-            retry_on_same=refusal.about == "moment",
+            retry_on_same=refusal.about == "temporary",
             retry_after_s=refusal.retry_after_s or 0.0,
             status=status,
         )

@@ -36,7 +36,7 @@ class Translation:
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
-                document = PROTOCOLS[client_request.protocol].pass_on(
+                document = PROTOCOLS[client_request.protocol].passthrough_request(
                     {**client_request.document, "model": model}, stream=request.stream
                 )
                 return UpstreamCall(
@@ -67,7 +67,7 @@ class Translation:
         return UpstreamCall(main.path(model, request.stream), _encode(written.document), dropped=dropped)
 
     def reply(self, client_request: ClientRequest, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
-        """Read the 2xx body of a provider that could not be told the hints in `dropped`.
+        """Read the 2xx body of a provider that did not get the request fields in `dropped`.
 
         Raises:
             Malformed: the body is not a complete answer.

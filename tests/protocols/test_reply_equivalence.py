@@ -16,7 +16,7 @@ from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, opena
 from llm_gateway.protocols.contract import ReplyContext, UpstreamError
 from llm_gateway.sse import Splitter
 from tests.examples import examples
-from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
+from tests.protocols.reply_strategies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 
 APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses, "gemini": gemini}
 OPTIONS = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}

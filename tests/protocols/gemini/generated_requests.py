@@ -1,4 +1,4 @@
-"""Generated test requests (`tests/protocols/questions.py`) as generateContent documents.
+"""Generated test requests (`tests/protocols/request_strategies.py`) as generateContent documents.
 
 Source: https://ai.google.dev/api/generate-content.
 """
@@ -23,7 +23,7 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from tests.protocols.questions import Document, Question
+from tests.protocols.request_strategies import Document, Question
 
 LACKS = frozenset({"user", "service_tier", "logit_bias", "metadata", "verbosity"})
 CONFIG = {

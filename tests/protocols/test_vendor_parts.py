@@ -57,7 +57,7 @@ def message(*content: Any, stop_reason: str | None = "end_turn") -> bytes:
         ),
     ],
 )
-def test_parts_that_no_other_protocol_knows_are_read_as_foreign(reply: Any, kind: str) -> None:
+def test_parts_that_no_other_protocol_knows_are_read_as_vendor_parts(reply: Any, kind: str) -> None:
     assert reply.choices[0].parts == [VendorPart(kind=kind)]
 
 
@@ -89,7 +89,7 @@ def chat_delta(**delta: Any) -> Any:
         ),
     ],
 )
-def test_foreign_parts_in_a_stream_are_read_as_foreign(reader: Any, event: Any, kind: str) -> None:
+def test_vendor_parts_in_a_stream_are_read(reader: Any, event: Any, kind: str) -> None:
     chunks = read_events(reader, event)
     assert chunks[-1] == VendorPartDelta(kind=kind)
 
@@ -100,7 +100,7 @@ def test_foreign_parts_in_a_stream_are_read_as_foreign(reader: Any, event: Any, 
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])
-def test_writers_leave_foreign_parts_out(protocol: Any) -> None:
+def test_writers_leave_vendor_parts_out(protocol: Any) -> None:
     writer = protocol.StreamWriter(CONTEXT)
     assert writer.write(VendorPartDelta(kind="audio")) == b""
     writer.write(TextDelta(text="Hello"))

@@ -23,8 +23,8 @@ from llm_gateway.protocols.generate import GenerateBody, client_request_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.examples import examples
-from tests.protocols.gemini import questions as google
-from tests.protocols.questions import (
+from tests.protocols.gemini import generated_requests as google
+from tests.protocols.request_strategies import (
     Document,
     Question,
     chat_document,
