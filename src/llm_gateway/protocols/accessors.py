@@ -14,88 +14,88 @@ from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 
 def text(document: JsonObject, name: str, where: str = "") -> str | None:
     """Return the field's string, or None if absent."""
-    found: str | None = _typed(document, name, where, str, "text")
-    return found
+    value: str | None = _typed(document, name, where, str, "text")
+    return value
 
 
 def required_text(document: JsonObject, name: str, where: str = "") -> str:
     """Return the field's string; raise `Unreadable` if absent."""
-    found = text(document, name, where)
-    if found is None:
+    value = text(document, name, where)
+    if value is None:
         raise Unreadable(_path(where, name), f"{_path(where, name)} is required.")
-    return found
+    return value
 
 
 def integer(document: JsonObject, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """Return the field's whole number, or None if absent; raise `Unreadable` outside `least`…`most`."""
-    found, place = document.get(name), _path(where, name)
-    if isinstance(found, float) and found.is_integer():  # JSON knows one type of number: 100.0 is 100
-        found = int(found)
-    if found is None:
+    value, place = document.get(name), _path(where, name)
+    if isinstance(value, float) and value.is_integer():  # JSON knows one type of number: 100.0 is 100
+        value = int(value)
+    if value is None:
         return None
-    if not isinstance(found, int) or isinstance(found, bool):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise Unreadable(place, f"{place} must be a whole number.")
-    if found < least or (most is not None and found > most):
+    if value < least or (most is not None and value > most):
         raise Unreadable(place, f"{place} must be at least {least}" + (f" and at most {most}." if most else "."))
-    return found
+    return value
 
 
 def number(document: JsonObject, name: str, least: float, most: float, where: str = "") -> float | None:
     """Return the field's number, or None if absent; raise `Unreadable` outside `least`…`most`."""
-    found = document.get(name)
-    if found is None:
+    value = document.get(name)
+    if value is None:
         return None
-    if not isinstance(found, int | float) or isinstance(found, bool) or not least <= found <= most:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be a number from {least} to {most}.")
-    return float(found)
+    return float(value)
 
 
 def boolean(document: JsonObject, name: str, where: str = "") -> bool | None:
     """Return the field's boolean, or None if absent."""
-    found: bool | None = _typed(document, name, where, bool, "true or false")
-    return found
+    value: bool | None = _typed(document, name, where, bool, "true or false")
+    return value
 
 
 def list_field(document: JsonObject, name: str, where: str = "") -> list[Any]:
     """Return the field's list, empty if absent."""
-    found = _typed(document, name, where, list, "a list")
-    return [] if found is None else found
+    value = _typed(document, name, where, list, "a list")
+    return [] if value is None else value
 
 
 def object_field(document: JsonObject, name: str, where: str = "") -> JsonObject | None:
     """Return the field's object, or None if absent."""
-    found: JsonObject | None = _typed(document, name, where, dict, "an object")
-    return found
+    value: JsonObject | None = _typed(document, name, where, dict, "an object")
+    return value
 
 
-def objects(found: list[Any], where: str) -> Iterable[tuple[JsonObject, str]]:
+def objects(items: list[Any], where: str) -> Iterable[tuple[JsonObject, str]]:
     """Yield the objects of a list with the path of each; raise `Unreadable` at an item that is not an object."""
-    for index, one in enumerate(found):
+    for index, item in enumerate(items):
         place = f"{where}[{index}]"
-        if not isinstance(one, dict):
+        if not isinstance(item, dict):
             raise Unreadable(place, f"{place} must be an object.")
-        yield one, place
+        yield item, place
 
 
 def strings(document: JsonObject, name: str, where: str = "") -> list[str]:
     """Return the field's list of strings, empty if absent; a single string counts as a list of one."""
-    found = document.get(name)
-    if found is None:
+    value = document.get(name)
+    if value is None:
         return []
-    given = [found] if isinstance(found, str) else found
-    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be text or a list of texts.")
-    return given
+    return texts
 
 
 def string_map(document: JsonObject, name: str) -> dict[str, str] | None:
     """Return the field's object of string values, or None if absent."""
-    found = object_field(document, name)
-    if found is None:
+    labels = object_field(document, name)
+    if labels is None:
         return None
-    if not all(isinstance(value, str) for value in found.values()):
+    if not all(isinstance(value, str) for value in labels.values()):
         raise Unreadable(name, f"the values of {name} must be text.")
-    return found
+    return labels
 
 
 def unknown_fields(document: JsonObject, known: frozenset[str], where: str) -> list[str]:
@@ -111,12 +111,12 @@ def texts_only(parts: Iterable[Part], where: str) -> None:
 
 def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]:
     """Return the parts of a tool result; raise `Unreadable` if one is not a text, image or file."""
-    found = []
+    accepted = []
     for part in parts:
         if not isinstance(part, Text | Image | File):
             raise Unreadable(where, f"{where} may contain only text, images and files, since it is a tool's result.")
-        found.append(part)
-    return found
+        accepted.append(part)
+    return accepted
 
 
 def checked_effort(effort: str | None, where: str) -> str | None:
@@ -141,10 +141,10 @@ def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: st
 
 
 def _typed(document: JsonObject, name: str, where: str, kind: type[Any], words: str) -> Any:
-    found = document.get(name)
-    if found is not None and not isinstance(found, kind):
+    value = document.get(name)
+    if value is not None and not isinstance(value, kind):
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be {words}.")
-    return found
+    return value
 
 
 def _path(where: str, name: str) -> str:

@@ -69,7 +69,7 @@ class DeltaSerializer:
                 places[chunk.call] = number
             place = places.get(chunk.call, number) if isinstance(chunk, ToolStart | ToolDelta) else number
             order.append((place, number, chunk))
-        return [chunk for _, _, chunk in sorted(order, key=lambda one: one[:2])]
+        return [chunk for _, _, chunk in sorted(order, key=lambda entry: entry[:2])]
 
     def _is_whole(self) -> bool:
         if self._call is None:

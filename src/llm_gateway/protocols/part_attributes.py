@@ -19,14 +19,14 @@ def unsupported_attributes(
     if not _may_have_attributes(conversation):
         return []
     parts = [part for turn in conversation.turns for part in turn.parts]
-    found = {name for part in parts if not (keeps_verifiable and is_verifiable(part)) for name in _attributes_of(part)}
+    names = {name for part in parts if not (keeps_verifiable and is_verifiable(part)) for name in _attributes_of(part)}
     if any(turn.name is not None for turn in conversation.turns):
-        found.add("name")
+        names.add("name")
     if any(tool.strict for tool in conversation.tools):
-        found.add("strict")
+        names.add("strict")
     if any(tool.cache is not None for tool in conversation.tools):
-        found.add("cache_control")
-    return sorted(found.intersection(unsupported))
+        names.add("cache_control")
+    return sorted(names.intersection(unsupported))
 
 
 def _may_have_attributes(conversation: Conversation) -> bool:

@@ -5,8 +5,8 @@ whose headers change from call to call has an `UpstreamAuthorizer` (contract and
 its target's `authorize`, for example a `RefreshedToken`:
 
     async def fetch() -> Token:
-        found = await ask_issuer(client_id, client_secret)
-        return Token(found["access_token"], valid_s=found["expires_in"])
+        response = await ask_issuer(client_id, client_secret)
+        return Token(response["access_token"], valid_s=response["expires_in"])
 
     def authorize(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
         return RefreshedToken(fetch, learn=redactor.learn, log=log)

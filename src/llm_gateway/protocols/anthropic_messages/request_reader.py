@@ -71,7 +71,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
     metadata = object_field(document, "metadata") or {}
     conversation = Conversation(
         turns=[*_system(document), *_turns(messages)],
-        tools=[_tool(one, place) for one, place in objects(list_field(document, "tools"), "tools")],
+        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
         tool_choice=_tool_choice(object_field(document, "tool_choice")),
         format=_format(object_field(config, "format", "output_config")),
         max_tokens=limit,
@@ -160,7 +160,7 @@ def _block(block: JsonObject, place: str) -> Part:
         return Thinking(redacted=required_text(block, "data", place))
     if kind == "search_result":
         texts = [
-            required_text(one, "text", where) for one, where in objects(list_field(block, "content", place), place)
+            required_text(item, "text", where) for item, where in objects(list_field(block, "content", place), place)
         ]
         return Text(text="\n".join([text(block, "title", place) or "", *texts]).strip(), cache=cache)
     raise Unsupported(f"{place}.type", f"other protocols have no blocks of type {kind[:40]!r}")

@@ -116,25 +116,25 @@ class StreamReader:
     def take(self, event: Event) -> list[Chunk]:
         """Return the chunks of one event (see `protocols/contract.py`)."""
         try:
-            found = _decode(event.data)
+            payload = _decode(event.data)
         except PARSE_ERRORS:  # a field has an unexpected type: the lenient decoder ignores it, more slowly
-            found = _decoder.decode(event.data)
-        kind = found.type
+            payload = _decoder.decode(event.data)
+        kind = payload.type
         if kind == "content_block_delta":
-            return [] if found.delta is None else self._delta(found.index, found.delta)
+            return [] if payload.delta is None else self._delta(payload.index, payload.delta)
         if kind == "content_block_start":
-            return [] if found.content_block is None else self._block(found.index, found.content_block)
+            return [] if payload.content_block is None else self._block(payload.index, payload.content_block)
         if kind == "content_block_stop":
-            return self._stop(found.index)
+            return self._stop(payload.index)
         if kind == "message_start":
-            return self._message_start(found.message or _Message())
+            return self._message_start(payload.message or _Message())
         if kind == "message_delta":
-            return self._message_delta(found)
+            return self._message_delta(payload)
         if kind == "message_stop":
             self.is_done = True
             return self._message_stop()
         if kind == "error":
-            error = found.error if isinstance(found.error, dict) else {"message": found.error}
+            error = payload.error if isinstance(payload.error, dict) else {"message": payload.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
         return []
 
@@ -218,17 +218,17 @@ class StreamReader:
             chunks.append(ChoiceEnd(reason="tool_calls" if self._calls else "stop"))
         return chunks
 
-    def _message_delta(self, found: _Event) -> list[Chunk]:
+    def _message_delta(self, payload: _Event) -> list[Chunk]:
         chunks = self._flush()
-        delta = found.delta
+        delta = payload.delta
         if delta is not None and delta.stop_reason:
             self._has_finished = True
             reason: FinishReason = FINISH_REASONS.get(delta.stop_reason, "stop")
             if reason == "tool_calls" and self._json_block >= 0 and not self._calls:
                 reason = "stop"
             chunks.append(ChoiceEnd(reason=reason, stop_sequence=delta.stop_sequence))
-        if found.usage is not None:
-            self._usage = _merged(self._usage, found.usage)
+        if payload.usage is not None:
+            self._usage = _merged(self._usage, payload.usage)
             counted = read_usage(self._usage, has_content=self._has_content)
             if counted is not None:
                 chunks.append(counted)

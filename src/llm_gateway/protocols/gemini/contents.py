@@ -116,10 +116,10 @@ class ContentsReader:
         self._note_others(part, PART, "contents.parts")
         signature = text(part, "thoughtSignature", place)
         if kind == "text":
-            found = required_text(part, "text", place)
+            content = required_text(part, "text", place)
             if boolean(part, "thought", place):
-                return thought_of(found, signature)
-            return Text(text=found, signature=signature)
+                return thought_of(content, signature)
+            return Text(text=content, signature=signature)
         inner, where = camel_names(object_field(part, kind, place) or {}), f"{place}.{kind}"
         if kind == "functionCall":
             return self._call(inner, signature, where)
@@ -177,9 +177,9 @@ class _Calls:
         """Return the id of the call that a result belongs to, None if there is none."""
         waiting = self._open.get(name, deque())
         while not given and waiting:
-            found = waiting.popleft()
-            if found not in self._answered:
-                given = found
+            call_id = waiting.popleft()
+            if call_id not in self._answered:
+                given = call_id
         if given:
             self._answered.add(given)
         return given or None

@@ -74,7 +74,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         raise Unsupported("cachedContent", "only Google can read content cached at Google")
     config = camel_names(object_field(document, CONFIG) or {})
     reject_unknown_fields(config, CONFIG_KNOWN, CONFIG)
-    if [one.upper() for one in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
+    if [modality.upper() for modality in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
         raise Unsupported(f"{CONFIG}.responseModalities", "only text answers are supported")
     reader = ContentsReader()
     turns = reader.turns(list_field(document, "contents"))
@@ -110,21 +110,20 @@ def _system(document: JsonObject) -> list[Turn]:
 
 
 def _with_settings(conversation: Conversation, config: JsonObject) -> Conversation:
-    found = conversation
-    found.format = _format(config)
-    found.max_tokens = integer(config, "maxOutputTokens", 1, where=CONFIG)
-    found.temperature = number(config, "temperature", 0, 2, CONFIG)
-    found.top_p = number(config, "topP", 0, 1, CONFIG)
-    found.top_k = integer(config, "topK", where=CONFIG)
-    found.stop = strings(config, "stopSequences", CONFIG)
-    found.n = integer(config, "candidateCount", 1, 128, CONFIG) or 1
-    found.seed = integer(config, "seed", -(2**63), where=CONFIG)
-    found.presence_penalty = number(config, "presencePenalty", -2, 2, CONFIG)
-    found.frequency_penalty = number(config, "frequencyPenalty", -2, 2, CONFIG)
-    found.logprobs = boolean(config, "responseLogprobs", CONFIG) or False
-    found.top_logprobs = integer(config, "logprobs", 0, 20, CONFIG)
-    found.reasoning = _reasoning(config)
-    return found
+    conversation.format = _format(config)
+    conversation.max_tokens = integer(config, "maxOutputTokens", 1, where=CONFIG)
+    conversation.temperature = number(config, "temperature", 0, 2, CONFIG)
+    conversation.top_p = number(config, "topP", 0, 1, CONFIG)
+    conversation.top_k = integer(config, "topK", where=CONFIG)
+    conversation.stop = strings(config, "stopSequences", CONFIG)
+    conversation.n = integer(config, "candidateCount", 1, 128, CONFIG) or 1
+    conversation.seed = integer(config, "seed", -(2**63), where=CONFIG)
+    conversation.presence_penalty = number(config, "presencePenalty", -2, 2, CONFIG)
+    conversation.frequency_penalty = number(config, "frequencyPenalty", -2, 2, CONFIG)
+    conversation.logprobs = boolean(config, "responseLogprobs", CONFIG) or False
+    conversation.top_logprobs = integer(config, "logprobs", 0, 20, CONFIG)
+    conversation.reasoning = _reasoning(config)
+    return conversation
 
 
 def _format(config: JsonObject) -> ResponseFormat | None:
@@ -173,8 +172,8 @@ def _tools(document: JsonObject) -> tuple[list[Tool], list[str]]:
             if name != "functionDeclarations" and value is not None:
                 raise Unsupported(f"{place}.{name}", "only Google offers server-side tools")
         where = f"{place}.functionDeclarations"
-        for one, spot in objects(list_field(group, "functionDeclarations", place), where):
-            declaration = camel_names(one)
+        for function, spot in objects(list_field(group, "functionDeclarations", place), where):
+            declaration = camel_names(function)
             reject_unknown_fields(declaration, DECLARATION | OPTIONAL_DECLARATION_FIELDS, spot)
             dropped |= {f"tools.{name}": None for name in sorted(OPTIONAL_DECLARATION_FIELDS) if declaration.get(name)}
             tools.append(_tool(declaration, spot))

@@ -48,22 +48,26 @@ class StreamReader:
         except PARSE_ERRORS:  # a field has an unexpected type: the lenient decoder ignores it, more slowly
             return self.read(decoder.decode(event.data))
 
-    def read(self, found: GeneratedContent) -> list[Chunk]:
+    def read(self, generated: GeneratedContent) -> list[Chunk]:
         """Return the chunks of a decoded response: a complete reply, or one event of a stream."""
-        if found.error:
-            error = found.error if isinstance(found.error, dict) else {"message": found.error}
+        if generated.error:
+            error = generated.error if isinstance(generated.error, dict) else {"message": generated.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("status") or ""))
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            self._id = truncated(found.response_id) or ""
-            chunks.append(ReplyStart(id=found.response_id, model=found.model_version))
-        for candidate in found.candidates or ():
+            self._id = truncated(generated.response_id) or ""
+            chunks.append(ReplyStart(id=generated.response_id, model=generated.model_version))
+        for candidate in generated.candidates or ():
             self._candidate(candidate, chunks)
-        if not found.candidates and found.prompt_feedback is not None and found.prompt_feedback.block_reason:
+        if (
+            not generated.candidates
+            and generated.prompt_feedback is not None
+            and generated.prompt_feedback.block_reason
+        ):
             self.is_done = True
             chunks.append(ChoiceEnd(reason="content_filter"))
-        counted = read_usage(found.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
+        counted = read_usage(generated.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
         if counted is not None:
             chunks.append(counted)
         return chunks

@@ -67,10 +67,10 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body has no embeddings.
     """
-    found = _decoder.decode(body)
-    if bytes(found.embedding) == b"null" and found.embeddings is None:
+    reply = _decoder.decode(body)
+    if bytes(reply.embedding) == b"null" and reply.embeddings is None:
         raise Malformed("The answer has no embeddings")
-    counted = found.usage_metadata.prompt_token_count if found.usage_metadata is not None else None
+    counted = reply.usage_metadata.prompt_token_count if reply.usage_metadata is not None else None
     if not counted or not are_plausible(counted):
         return Completion(choices=[], usage_estimated=True)
     return Completion(choices=[], usage=Usage(input_tokens=counted))
@@ -97,17 +97,19 @@ def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
         requests = [(document, "")]
     else:
         given = objects(list_field(document, "requests"), "requests")
-        requests = [(camel_names(one), place) for one, place in given]
+        requests = [(camel_names(request), place) for request, place in given]
     if not requests:
         raise Unreadable("requests", "requests must have at least one request.")
-    sizes = {integer(one, "outputDimensionality", 1, where=place) for one, place in requests}
+    sizes = {integer(request, "outputDimensionality", 1, where=place) for request, place in requests}
     if len(sizes) > 1:
         raise Unsupported("requests.outputDimensionality", "OpenAI's API accepts one value for the whole batch")
-    written: dict[str, Any] = {"model": model, "input": [_text(one, place) for one, place in requests]}
+    written: dict[str, Any] = {"model": model, "input": [_text(request, place) for request, place in requests]}
     [size] = sizes
     if size is not None:
         written["dimensions"] = size
-    return UpstreamBody(written, tuple(name for name in OPTIONAL_FIELDS if any(one.get(name) for one, _ in requests)))
+    return UpstreamBody(
+        written, tuple(name for name in OPTIONAL_FIELDS if any(request.get(name) for request, _ in requests))
+    )
 
 
 def from_openai(body: bytes, *, is_batch: bool) -> bytes:
@@ -143,7 +145,9 @@ def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, 
     document = {field: value for field, value in document.items() if field != "model"}
     requests = document.get("requests")
     if isinstance(requests, list):
-        document["requests"] = [{**one, "model": name} if isinstance(one, dict) else one for one in requests]
+        document["requests"] = [
+            {**request, "model": name} if isinstance(request, dict) else request for request in requests
+        ]
     return document
 
 

@@ -22,8 +22,8 @@ def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, 
     if not stream:
         return document
     options = document.get("stream_options")
-    asked = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-    return {**document, "stream_options": asked}
+    stream_options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    return {**document, "stream_options": stream_options}
 
 
 def withheld_events(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:

@@ -100,18 +100,18 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a complete chat completion.
     """
-    found = _decoder.decode(body)
-    if not found.choices:
+    reply = _decoder.decode(body)
+    if not reply.choices:
         raise Malformed("The answer has no choices")
-    choices = [_read_choice(choice) for choice in found.choices]
-    counted = read_usage(found.usage, has_content=_have_parts(choices))
+    choices = [_read_choice(choice) for choice in reply.choices]
+    counted = read_usage(reply.usage, has_content=_have_parts(choices))
     return Completion(
         choices=choices,
         usage=estimated_usage(_length(choices)) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
-        id=found.id,
-        model=found.model,
-        created_s=seconds(found.created),
+        id=reply.id,
+        model=reply.model,
+        created_s=seconds(reply.created),
     )
 
 

@@ -91,7 +91,7 @@ def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
     limit = integer(document, "max_completion_tokens", 1) or integer(document, "max_tokens", 1)
     return Conversation(
         turns=turns,
-        tools=[_tool(one, place) for one, place in objects(list_field(document, "tools"), "tools")],
+        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
         tool_choice=_tool_choice(document),
         format=_format(object_field(document, "response_format")),
         max_tokens=limit,

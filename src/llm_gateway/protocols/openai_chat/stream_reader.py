@@ -120,22 +120,22 @@ class StreamReader:
             self.is_done = True
             return self._missing_finishes() if self._has_begun and not self._has_finished else []
         try:
-            found = _decode(data)
+            payload = _decode(data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
-            found = _decoder.decode(data)
-        if found.error or event.name == b"error":
-            raise _failed(found.error)
+            payload = _decoder.decode(data)
+        if payload.error or event.name == b"error":
+            raise _failed(payload.error)
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            chunks.append(ReplyStart(id=found.id, model=found.model, created_s=seconds(found.created)))
-        for choice in found.choices or ():
+            chunks.append(ReplyStart(id=payload.id, model=payload.model, created_s=seconds(payload.created)))
+        for choice in payload.choices or ():
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
                 chunks.append(self._finish(choice.index, choice.finish_reason))
-        if found.usage is not None:
-            counted = read_usage(found.usage, has_content=self._has_content)
+        if payload.usage is not None:
+            counted = read_usage(payload.usage, has_content=self._has_content)
             if counted is not None:
                 chunks.append(counted)
         return chunks

@@ -53,9 +53,9 @@ def decode_reasoning(content: str) -> Thinking | None:
     if not content.startswith(GATEWAY_PREFIX):
         return None
     try:
-        found = _decoder.decode(base64.urlsafe_b64decode(content.removeprefix(GATEWAY_PREFIX)))
+        envelope = _decoder.decode(base64.urlsafe_b64decode(content.removeprefix(GATEWAY_PREFIX)))
     except (ValueError, *PARSE_ERRORS):
         return None
-    if found.redacted:
-        return Thinking(redacted=found.redacted)
-    return Thinking(text=found.text, signature=found.signature) if found.signature else None
+    if envelope.redacted:
+        return Thinking(redacted=envelope.redacted)
+    return Thinking(text=envelope.text, signature=envelope.signature) if envelope.signature else None

@@ -126,29 +126,29 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a complete response.
     """
-    found = _decoder.decode(body)
-    if found.status == "failed" or (found.error and not found.output):
-        error = found.error.get("message") if isinstance(found.error, dict) else found.error
+    response = _decoder.decode(body)
+    if response.status == "failed" or (response.error and not response.output):
+        error = response.error.get("message") if isinstance(response.error, dict) else response.error
         raise Malformed(f"The provider aborted the answer (error: {error})")
-    parts = [part for item in found.output or () for part in _parts(item)]
-    if not parts and found.status not in ENDED:
+    parts = [part for item in response.output or () for part in _parts(item)]
+    if not parts and response.status not in ENDED:
         raise Malformed("The answer has no content")
-    counted = read_usage(found.usage, has_content=any(map(_has_content, parts)))
+    counted = read_usage(response.usage, has_content=any(map(_has_content, parts)))
     return Completion(
-        choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
+        choices=[Choice(parts=parts, finish_reason=reason_of(response, parts))],
         usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
-        id=found.id,
-        model=found.model,
-        created_s=seconds(found.created_at),
+        id=response.id,
+        model=response.model,
+        created_s=seconds(response.created_at),
     )
 
 
-def reason_of(found: ResponseHead, parts: list[Part]) -> FinishReason:
+def reason_of(response: ResponseHead, parts: list[Part]) -> FinishReason:
     """Return the canonical finish reason of a response with these parts."""
-    if found.incomplete_details is not None and found.incomplete_details.reason == "content_filter":
+    if response.incomplete_details is not None and response.incomplete_details.reason == "content_filter":
         return "content_filter"
-    if found.status == "incomplete":
+    if response.status == "incomplete":
         return "length"
     return "tool_calls" if any(isinstance(part, ToolCall) for part in parts) else "stop"
 
@@ -219,7 +219,7 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
         encrypted = encode_reasoning(part)
         return item if encrypted is None else {**item, "encrypted_content": encrypted}
-    content = [content_of(one) for one in parts]
+    content = [content_of(part) for part in parts]
     return {
         "type": "message",
         "id": f"msg_{request_id}_{index}",
@@ -259,7 +259,7 @@ def logprobs_of(reported: dict[str, Any] | None) -> list[dict[str, Any]]:
     if not isinstance(tokens, list):
         return []
     return [
-        {**token, "top_logprobs": [other for one in _likely(given) if (other := _logprob(one)) is not None]}
+        {**token, "top_logprobs": [other for entry in _likely(given) if (other := _logprob(entry)) is not None]}
         for given in tokens
         if (token := _logprob(given)) is not None
     ]

@@ -104,7 +104,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
     logprobs = integer(document, "top_logprobs", 0, 20)
     conversation = Conversation(
         turns=_turns(document),
-        tools=[_tool(one, place) for one, place in objects(list_field(document, "tools"), "tools")],
+        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
         tool_choice=_tool_choice(document),
         format=_format(object_field(wanted, "format", "text")),
         max_tokens=integer(document, "max_output_tokens", 1),
@@ -179,7 +179,7 @@ def _thought(item: JsonObject, place: str) -> Thinking:
     if thought is not None:
         return thought
     parts = objects(list_field(item, "summary", place), f"{place}.summary")
-    return Thinking(text="\n".join([text(one, "text", where) or "" for one, where in parts]))
+    return Thinking(text="\n".join([text(part, "text", where) or "" for part, where in parts]))
 
 
 def _output(item: JsonObject, place: str) -> ToolResult:

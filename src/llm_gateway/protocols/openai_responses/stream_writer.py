@@ -264,9 +264,9 @@ def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     return [
         {
-            "token": one["token"],
-            "logprob": one["logprob"],
-            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in one["top_logprobs"]],
+            "token": token["token"],
+            "logprob": token["logprob"],
+            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in token["top_logprobs"]],
         }
-        for one in logprobs
+        for token in logprobs
     ]
