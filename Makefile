@@ -64,7 +64,7 @@ coverage: $(EVERYTHING) ## Trace the tests that run in the test process; fails u
 test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run other people's client libraries, Python's and npm's, at the gateway
 	@$(CLIENTS)/bin/python -m pytest tests/clients
 
-lint: $(EVERYTHING) ## Check style, types and the import floors
+lint: $(EVERYTHING) ## Check style, types and the import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""The command line of the bench."""
+"""Command line of the benchmarks: run the main benchmark, or one of the others by its name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = Options(seconds=0.05, windows=1, warm_seconds=0.02, warm_requests=0, res
 
 ABOUT = """
 Measures the gateway of this tree in front of a mock vendor that answers at once, beside a plain nginx in the same run,
-and prints the budget: what each figure must be, what we aim for, what was measured. Takes about two minutes. The
+and prints the budget: the limit, target and measured value of each figure. Takes about two minutes. The
 gateway has one core, load and mock another; CPU is user and system time of all the gateway's processes, until
 everything is in the database, divided by the requests answered. Fails if an answer is not a 200 or the accounting does
 not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
@@ -79,7 +79,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit code."""
+    """Measure and print the tables. Returns the exit code."""
     if sys.platform != "linux":
         _say("The bench reads CPU time from /proc and pins processes to cores: it needs Linux.")
         return 1

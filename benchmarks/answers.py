@@ -1,4 +1,4 @@
-"""Cut a connection's bytes into HTTP answers; for both built-in load generators."""
+"""Split a connection's bytes into HTTP answers, for both built-in load generators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class AnswerReader:
-    """Collects one answer at a time; it must have a Content-Length."""
+    """Reader of one HTTP answer at a time; each must have a Content-Length."""
 
     __slots__ = ("_end", "_held")
 
@@ -17,7 +17,7 @@ class AnswerReader:
         self._end = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Return the answer once it is complete, else nothing."""
+        """Add received bytes. Returns the answer once it is complete, else empty bytes."""
         if self._held:
             data = self._held + data
         if not self._end:
@@ -35,5 +35,5 @@ class AnswerReader:
 
 
 def is_ok(answer: bytes) -> bool:
-    """Tell whether the answer's status is 200."""
+    """Return True if the answer's status is 200."""
     return answer[9:12] == b"200"

@@ -1,4 +1,4 @@
-"""The budget: what each figure must be, what we aim for, and what was measured."""
+"""Budget table of the main benchmark: limit, target and measured value of each figure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.findings import Figure, Findings
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the table. Every figure is better when it is smaller."""
+    """A row of a budget table: its limit (`must`), target (`aim`) and measured figure; smaller is better."""
 
     name: str
     unit: str
@@ -19,7 +19,7 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> str:
-        """How the median stands to the budget."""
+        """Comparison of the median with the budget, in words."""
         if self.measured is None:
             return "not measured"
         if self.must is None or self.aim is None:
@@ -30,7 +30,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def rows(found: Findings) -> list[Row]:
-    """The table of one run."""
+    """Return the rows of the table for one run."""
     cpu = {key: speed.cpu_us for key, speed in found.speeds.items()}
     nginx = cpu.get("nginx")
     proxied, hit = cpu.get("always"), cpu.get("hit")

@@ -1,10 +1,10 @@
-"""Compare another checkout of this project with this one: the figures of the bench, measured in alternation.
+"""Compare another checkout of this project with this one: the figures of the main benchmark, measured in alternation.
 
-In each round both gateways are started anew, each with an empty database, and take turns: short windows of each
-scenario alternate between them, and in the next turn the order is the other way round. A change is the median over all
-pairs of neighbouring windows of what this tree needs relative to the other, with the range in which that median lies
-with 95 % confidence: a machine whose speed drifts changes both of a pair. Fails if an answer is not a 200 or the
-accounting does not add up, never on a figure.
+In each round both gateways are started again, each with an empty database, and take turns: short windows of each
+scenario alternate between them, and the next turn reverses the order. A change is the median, over all pairs of
+neighbouring windows, of this tree's figure relative to the other's, with its 95 % confidence interval: a machine whose
+speed drifts changes both of a pair. Fails if an answer is not a 200 or the accounting does not add up, never on a
+figure.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from benchmarks.trees import Tree, tree_argument, with_this, without_paths
 from tests.upstream import UpstreamProcess
 
 TOLERATED = 0.03
-"""A change for the worse by more than this is marked."""
+"""Relative change for the worse above which a figure is marked."""
 
 
 class CompareOptions(msgspec.Struct, frozen=True):
-    """How thorough a run is."""
+    """Length and repetitions of a run."""
 
     seconds: float = 0.6
     turns: int = 6
@@ -48,7 +48,7 @@ class CompareOptions(msgspec.Struct, frozen=True):
     connections: int = 32
     warm_seconds: float = 1.0
     rest_seconds: float = 2.0
-    """Before idle memory is read."""
+    """Seconds before idle memory is read."""
 
 
 QUICK = CompareOptions(seconds=0.05, turns=1, rounds=1, warm_seconds=0.02, rest_seconds=0.0)
@@ -57,9 +57,9 @@ QUICK = CompareOptions(seconds=0.05, turns=1, rounds=1, warm_seconds=0.02, rest_
 class _Scenario(NamedTuple):
     name: str
     job: Callable[[int], Job]
-    """The job for a gateway at this port."""
+    """Return the job for a gateway at this port."""
     repeats: bool = False
-    """Whether all requests are the same, so that the cache answers all but the first."""
+    """True if all requests are the same, so that the cache answers all but the first."""
 
 
 INTERVAL = [_Scenario("POST /generate, fsync interval", calls.generate)]
@@ -73,7 +73,7 @@ BETTER_WHEN_MORE = "requests/s"
 
 
 class Comparison:
-    """What was measured: for each figure, for each tree, its values in the order of measuring."""
+    """Measured values of each figure for each tree, in the order of measuring, and the accounting."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, list[float]]] = {}
@@ -96,7 +96,7 @@ class Comparison:
 
 
 class CompareBench:
-    """Measures the trees in turns."""
+    """Benchmark that measures gateways of several trees in turns."""
 
     def __init__(
         self, options: CompareOptions, mock: UpstreamProcess, cores: Cores, folder: Path, say: Callable[[str], None]
@@ -110,7 +110,7 @@ class CompareBench:
         self._say = say
 
     def run(self, trees: Sequence[Tree]) -> None:
-        """Measure everything."""
+        """Measure all scenarios for all trees; results are in `found`."""
         for number in range(self._options.rounds):
             turn = number % len(trees)
             order = [*trees[turn:], *trees[:turn]]
@@ -126,7 +126,7 @@ class CompareBench:
                     self.found.add("resident memory after this load, MB", name, gateway.tree.resident_mb())
 
     def _start(self, trees: Sequence[Tree], policy: str, number: int, stack: ExitStack) -> dict[str, Gateway]:
-        """Start a gateway of each tree, by its name; the stack stops them."""
+        """Start a gateway of each tree. Returns them by the tree's name; the stack stops them."""
         gateways = {}
         for place, tree in enumerate(trees):
             folder = self._folder / f"{policy}-{number}-{place}"
@@ -143,7 +143,7 @@ class CompareBench:
             self.found.add("resident memory idle, MB", name, gateway.tree.resident_mb())
 
     def _latency(self, gateways: dict[str, Gateway]) -> None:
-        """Measure what one request at a time takes, less what it takes without a gateway."""
+        """Measure the latency of one request at a time, minus its latency without a gateway."""
         for name, gateway in gateways.items():
             ledger = Ledger(gateway, self._mock)
             ledger.add(self._one_by_one(calls.generate(gateway.port), self._options.warm_seconds))
@@ -178,7 +178,7 @@ class CompareBench:
             self.found.add_window(scenario.name, name, window)
 
     def _turns(self, gateways: dict[str, Gateway]) -> Iterator[tuple[str, Gateway]]:
-        """Give the gateways in turns, each first as often as another."""
+        """Yield the gateways in turns, each first equally often."""
         order = list(gateways.items())
         for turn in range(self._options.turns):
             yield from order if turn % 2 == 0 else reversed(order)
@@ -188,7 +188,7 @@ class CompareBench:
 
 
 def comparison_text(found: Comparison, trees: Sequence[str], facts: Sequence[str]) -> str:
-    """Write a line for each figure and each tree that the last of the trees is compared with."""
+    """Return the table: a line for each figure and each tree that the last tree is compared with."""
     *others, this = trees
     lines = [_line(figure, of_tree, other, this) for other in others for figure, of_tree in found.values.items()]
     parts = [
@@ -220,10 +220,9 @@ def _line(figure: str, of_tree: dict[str, list[float]], other: str, this: str) -
 
 
 def median_range(values: Sequence[float]) -> tuple[float, float]:
-    """The range in which the median of what was sampled lies with 95 % confidence; fewer than 6 values: all of them.
+    """Return the 95 % confidence interval of the median, by the sign test; the whole range for fewer than 6 values.
 
-    The values between which it lies are those whose rank a fair coin's heads would reach in 97.5 % of all series of
-    tosses (the sign test's interval).
+    Its ends are the order statistics whose rank is the 2.5 % and 97.5 % quantile of a binomial distribution with p ½.
     """
     ordered, number = sorted(values), len(values)
     below, tail = 0, 0.0
@@ -244,7 +243,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; the exit code."""
+    """Measure and print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=__doc__)
     add, default = parser.add_argument, CompareOptions()
     add("--tree", type=tree_argument, action="append", required=True, metavar="[NAME=]PATH", help="the other checkout")

@@ -1,4 +1,4 @@
-"""What a run found out, as data: the scenarios fill it, `budget` and `report` read it."""
+"""Data classes for the results of the main benchmark: `scenarios` fills them, `budget` and `report` read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """The median of some windows, and how far they lay apart."""
+    """Median, minimum and maximum of a figure over several windows."""
 
     value: float
     low: float
@@ -19,27 +19,27 @@ class Figure(msgspec.Struct, frozen=True):
         return cls(median(values), min(values), max(values))
 
     def over(self, other: Figure) -> Figure:
-        """The ratio to another figure, medians and extremes."""
+        """Return the ratio to another figure: of the medians, and its smallest and largest possible value."""
         return Figure(self.value / other.value, self.low / other.high, self.high / other.low)
 
 
 class Window(msgspec.Struct, frozen=True):
-    """One spell of load on a target."""
+    """Measurements of one window of load on a target."""
 
     cpu_us: float
     per_second: float
     p50_ms: float
     p99_ms: float
     busy: float
-    """The part of its core that the target used."""
+    """Share of its core that the target used, 0…1."""
     others: float
-    """The part of that core that everything else used: if it is not small, the figures are not good."""
+    """Share of that core that other processes used; if it is not small, the figures are doubtful."""
     late: float
-    """Seconds until everything was in the database."""
+    """Seconds after the load until everything was in the database."""
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """What one scenario showed: the fields of `Window` over its windows."""
+    """Result of one scenario: each field of `Window` over all its windows."""
 
     name: str
     cpu_us: Figure
@@ -56,7 +56,10 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 class Books(msgspec.Struct, frozen=True):
-    """Whether the accounting adds up. `slack` is how many requests were sent without reading their answer, at most."""
+    """Comparison of requests sent with requests recorded. `slack`: maximum of requests sent without reading the answer.
+
+    A generator that leaves at its deadline does not know whether the target took its last requests.
+    """
 
     name: str
     sent: int
@@ -65,16 +68,16 @@ class Books(msgspec.Struct, frozen=True):
     hits_expected: int
     hits: int
     bought: int
-    """Calls that the mock has seen."""
+    """Calls that the mock vendor has seen."""
 
     def plus(self, more: Books) -> Books:
-        """Add the books of some more load on the same target."""
+        """Return the sum with the accounting of more load on the same target."""
         mine, theirs = (msgspec.structs.astuple(books)[1:] for books in (self, more))
         return Books(self.name, *(a + b for a, b in zip(mine, theirs, strict=True)))
 
     @property
     def wrong(self) -> str:
-        """What does not add up; empty if all does."""
+        """Description of what does not add up; empty if everything does."""
         differences = {
             "records": self.recorded - self.sent,
             "cache hits": self.hits - self.hits_expected,
@@ -85,7 +88,7 @@ class Books(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct):
-    """All that was measured; None where it was not."""
+    """Results of a run; None where something was not measured."""
 
     speeds: dict[str, Speed] = {}
     books: list[Books] = []

@@ -1,8 +1,7 @@
-"""Measure how long the event loop is silent while the shipper moves a backlog, and what moving a record costs.
+"""Measure how long the event loop stalls while the shipper moves a backlog, and the CPU time of moving a record.
 
-One process on one core: a loop that always has something to do (decoding, hashing, a write, a socket: what a request
-does), and the real shipper that moves finished requests from a journal to a new database. Run it with
-`python -m benchmarks.gaps`.
+One process on one core: a busy event loop (decoding, hashing, a write, a socket: the work of a request), and the real
+shipper that moves finished requests from a journal to a new database. Run it with `python -m benchmarks.gaps`.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ while True:
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One backlog moved. How long calls waited for the loop, without and with the shipper, and the CPU of both."""
+    """Result of moving one backlog: waiting times of calls without and with the shipper, and the CPU time of both."""
 
     alone_p999_ms: float
     alone_max_ms: float
@@ -77,7 +76,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Backlog(JournalWriter):
-    """A journal whose writer has written `records` requests: what the shipper sees of a `JournalWriter`."""
+    """A journal with `records` already written, and the attributes of a `JournalWriter` that a shipper reads."""
 
     def __init__(self, folder: Path, records: list[UsageRecord], *, known: bool) -> None:
         self.directory = WriterDir.make(folder / "journal" / "writer")
@@ -100,7 +99,7 @@ class Backlog(JournalWriter):
 
 
 class Calls:
-    """A loop with something to do: another process sends it datagrams, each of which is work as for a request."""
+    """Work for the event loop: another process sends it datagrams, each of which causes the work of a request."""
 
     def __init__(self, folder: Path, rate: float, cores: set[int]) -> None:
         self._delays: list[float] = []
@@ -121,12 +120,12 @@ class Calls:
         os.pwrite(self._fd, DOCUMENT, 0)
 
     def delays_ms(self) -> list[float]:
-        """Since the last call: how long each datagram waited for the loop, in order of size."""
+        """Return the milliseconds that each datagram since the last call waited for the loop, sorted."""
         delays, self._delays = self._delays, []
         return sorted(delays)
 
     def close(self) -> None:
-        """End."""
+        """End the sending process and close the socket."""
         asyncio.get_running_loop().remove_reader(self._ours)
         self._sender.kill()
         self._sender.wait()
@@ -135,7 +134,7 @@ class Calls:
 
 
 async def measure(folder: Path, records: list[UsageRecord], given: argparse.Namespace, cores: Cores) -> Run:
-    """Move `records` beside a busy loop."""
+    """Move `records` beside a busy loop, and measure both."""
     database = Database.open(f"sqlite:///{folder / 'gateway.db'}")
     database.migrate()
     throttle = Throttle(work_s=given.work, rest_s=given.rest)
@@ -152,7 +151,7 @@ async def measure(folder: Path, records: list[UsageRecord], given: argparse.Name
     if given.real_time:
         os.sched_setscheduler(shipper._thread.native_id or 0, os.SCHED_FIFO, os.sched_param(1))
     clock = time.pthread_getcpuclockid(shipper._thread.ident or 0)
-    while shipper.behind().size:  # noqa: ASYNC110 - it is asked, not told
+    while shipper.behind().size:  # noqa: ASYNC110 - the shipper has no event for this
         await asyncio.sleep(0.01)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     shipped = time.clock_gettime(clock)
@@ -180,7 +179,7 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit code."""
+    """Measure and print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gaps", description=__doc__)
     parser.add_argument("--records", type=int, default=20_000, help="length of the backlog (default: 20000)")
     parser.add_argument("--customers", type=int, default=2_000, help="customers it is of (default: 2000)")

@@ -1,4 +1,4 @@
-"""A long history of usage records, written as the gateway's shipper writes them: through `UsageStore.write`."""
+"""Generate a long history of random usage records, and write it to a database through `UsageStore.write`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OUTCOMES: dict[Outcome, float] = {
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """How much happened. Every customer calls as often as any other: no other history has more rows to sum."""
+    """Size of a history. All customers call equally often, the case with the most rows to sum."""
 
     records: int = 10_000_000
     days: int = 90
@@ -50,7 +50,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Makes records of the `days` before `end_ms`, and of what comes after; the same ones from the same `seed`."""
+    """Generator of records for the `days` before `end_ms` and for later; the same `seed` gives the same records."""
 
     def __init__(self, shape: Shape, end_ms: int, seed: int = 7) -> None:
         self.shape = shape
@@ -62,7 +62,7 @@ class History:
         self._samples = [self._sample(outcome) for outcome in outcomes]
 
     def write(self, store: UsageStore, say: Callable[[str], None]) -> float:
-        """Write the whole history and build its blocks; the seconds it took."""
+        """Write the whole history and build its blocks. Returns the seconds that took."""
         began = said = perf_counter()
         done = 0
         for batch in self._batches():
@@ -78,7 +78,7 @@ class History:
         return perf_counter() - began
 
     def made_at(self, moments_ms: list[int]) -> list[UsageRecord]:
-        """One record each of requests that came then."""
+        """Return one record for each of these times."""
         count = len(moments_ms)
         samples = self._random.choices(self._samples, k=count)
         customers = self._random.choices(self._customers, k=count)
@@ -108,7 +108,7 @@ class History:
         attempts = []
         if outcome in ("ok", "cancelled", "failed"):
             attempts = [self._attempt()]
-        if outcome == "failed":  # the first was billed and of no use, the second was refused
+        if outcome == "failed":  # the first attempt was billed, the second refused
             attempts.append(msgspec.structs.replace(self._attempt(), usage=Usage(), cost_nanos=0, status=503))
         record = UsageRecord(
             id="",
@@ -166,7 +166,7 @@ def _moved(attempt: AttemptRecord, at_ms: int) -> AttemptRecord:
 
 
 def _id(at_ms: int, tail: int) -> str:
-    """A UUIDv7 of that millisecond, as `new_id` makes them."""
+    """Return a UUIDv7 of that millisecond, in the form of `new_id`."""
     value = (at_ms << 80) | 0x7000_8000_0000_0000_0000 | (tail & 0x0FFF_3FFF_FFFF_FFFF_FFFF)
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,8 +1,8 @@
-"""Count the instructions that a request executes in each thread of the gateway, in this tree and in others.
+"""Count the CPU instructions per request in each thread of the gateway, in this tree and in others.
 
-The gateway runs under valgrind's callgrind, which counts instructions whatever else the machine does: on a machine
-whose speed drifts, it shows a change of 1 % that no clock shows. It does not show what caches, the scheduler and the
-kernel cost; `compare` and `tail` do. Fails if an answer is not a 200, never on a figure.
+The gateway runs under valgrind's callgrind, whose counts do not depend on the load of the machine: where speed drifts,
+it shows a change of 1 % that no clock shows. It does not show the cost of caches, the scheduler and the kernel;
+`compare` and `tail` do. Fails if an answer is not a 200, never on a figure.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
 
 
 class CountedGateway(Gateway):
-    """A gateway under callgrind, which counts between `begin` and `end`."""
+    """A gateway under callgrind, which counts instructions between `begin` and `end`."""
 
     def __init__(self, folder: Path, cores: Cores, tree: Path) -> None:
         self._counts = folder / "counts"
@@ -52,11 +52,11 @@ class CountedGateway(Gateway):
         super().__init__(folder / "data", cores, {}, tree, runner=runner)
 
     def begin(self) -> None:
-        """Start to count."""
+        """Start counting."""
         self._control("-i", "on")
 
     def end(self) -> list[int]:
-        """Stop to count; the instructions of each thread, the event loop's first."""
+        """Stop counting. Returns the instructions of each thread, the event loop's first."""
         self._control("-i", "off")
         self._control("-d")
         deadline = monotonic() + DUMP_SECONDS
@@ -70,13 +70,13 @@ class CountedGateway(Gateway):
         subprocess.run(["callgrind_control", *command, str(self._process.pid)], check=True, stdout=subprocess.DEVNULL)
 
     def _read(self) -> list[int]:
-        """Read the dump's files, one a thread; none if one is not written to its end yet."""
+        """Read the dump's files, one per thread; an empty list if one is not complete yet."""
         found = [_TOTAL.search(path.read_text()) for path in sorted(self._counts.glob("*.1-*"))]
         return [int(match[1]) for match in found if match] if all(found) else []
 
 
 def count(tree: Tree, job: Callable[[int], Job], requests: int, mock: UpstreamProcess, cores: Cores) -> list[float]:
-    """Start a gateway of the tree and send it `requests`; the instructions a request of each of its threads.
+    """Start a gateway of the tree and send it `requests`. Returns the instructions per request of each thread.
 
     Raises:
         TargetFailed: the gateway failed, or an answer was not a 200.
@@ -117,7 +117,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Count and print; the exit code."""
+    """Count and print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks instructions", description=__doc__)
     add = parser.add_argument
     add("--tree", type=tree_argument, action="append", required=True, metavar="[NAME=]PATH", help="the other checkout")

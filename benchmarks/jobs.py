@@ -1,15 +1,15 @@
-"""One spell of load, described, and its result: what every load generator takes and returns."""
+"""Data classes for a job of a load generator and its result, exchanged as JSON between processes."""
 
 from __future__ import annotations
 
 import msgspec
 
 NUMBER = "#" * 12
-"""Placeholder for the number of a request, in a body that must be different each time."""
+"""Placeholder in a body for the number of the request, which makes each body different."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """POST `body` to `path` over `connections` for `seconds`, and on until `at_least` answers came."""
+    """A job: POST `body` to `path` over `connections` for `seconds`, and longer until `at_least` answers came."""
 
     port: int
     path: str
@@ -19,10 +19,10 @@ class Job(msgspec.Struct, frozen=True):
     seconds: float = 1.0
     at_least: int = 0
     first: int = 0
-    """The number of the first request: jobs of one run must not repeat each other's."""
+    """Number of the first request: jobs of one run must not repeat numbers."""
 
     def parts(self) -> tuple[bytes, bytes]:
-        """Build the whole request, split where its number stands; the second part is empty if it has none."""
+        """Return the whole HTTP request, split at the placeholder; the second part is empty without one."""
         body = self.body.encode()
         lines = [f"POST {self.path} HTTP/1.1", f"host: 127.0.0.1:{self.port}", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
@@ -31,7 +31,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct):
-    """The answers of a job. `failed` counts what was not a 200, `failure` shows the first of those."""
+    """Result of a job. `failed` counts the answers other than 200, `failure` shows the first of them."""
 
     requests: int
     failed: int
@@ -44,19 +44,19 @@ class Load(msgspec.Struct):
 
 
 class OpenJob(Job, frozen=True):
-    """Send requests at `rate` a second for `lead_seconds`, which are not measured, and then for `seconds`."""
+    """An open-loop job: send `rate` requests per second for `lead_seconds`, not measured, and then for `seconds`."""
 
     rate: float = 100.0
     lead_seconds: float = 0.0
     seed: int = 0
-    """Of the random arrivals: jobs of the same seed, rate and length send at the same times."""
+    """Seed of the random arrivals: jobs of the same seed, rate and length send at the same times."""
 
 
 class OpenLoad(msgspec.Struct):
-    """The answers of an open-loop job. Latencies are those of the requests that were due after the lead time."""
+    """Result of an open-loop job. Latencies are those of requests due after the lead time."""
 
     requests: int
-    """All that were sent, those of the lead time included."""
+    """Number of requests sent, those of the lead time included."""
     failed: int
     p50_us: float
     p90_us: float
@@ -64,7 +64,7 @@ class OpenLoad(msgspec.Struct):
     p999_us: float
     max_us: float
     lag_p99_us: float
-    """How late the generator itself sent, 99th percentile."""
+    """Delay of the generator itself in sending, 99th percentile."""
     connections: int
-    """The most that were open at once."""
+    """Maximum number of connections open at once."""
     failure: str = ""

@@ -1,4 +1,4 @@
-"""Check a gateway's accounting against what was sent to it."""
+"""Check a gateway's usage reports against the requests sent to it and the calls that the mock vendor saw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.upstream import UpstreamProcess
 
 
 class NoBooks:
-    """The ledger of a target that keeps no accounts."""
+    """The ledger of a target without accounting; does nothing."""
 
     def add(self, load: Load | OpenLoad) -> None: ...
 
@@ -19,7 +19,7 @@ class NoBooks:
 
 
 class Ledger:
-    """A gateway's accounts over some load: opened before its first request, closed after its last."""
+    """A gateway's accounting over some load: create it before the first request, close it after the last."""
 
     def __init__(self, gateway: Gateway, mock: UpstreamProcess) -> None:
         self._gateway = gateway
@@ -29,7 +29,7 @@ class Ledger:
         self._sent = self._slack = 0
 
     def add(self, load: Load | OpenLoad, direct: Load | None = None) -> None:
-        """Count what was sent; `direct` went past the gateway to the mock."""
+        """Count the requests of a load; those of `direct` went to the mock, not to the gateway."""
         self._sent += load.requests
         self._slack += load.unread if isinstance(load, Load) else 0
         if direct is not None:
@@ -37,11 +37,11 @@ class Ledger:
             self._slack += direct.unread
 
     def settle(self) -> dict[str, Any]:
-        """Wait until everything sent is in the database."""
+        """Wait until everything sent is in the database. Returns the usage summary."""
         return self._gateway.summary(self._before["total_requests"] + self._sent)
 
     def close(self, name: str, misses: int | None) -> Books:
-        """Return the books; `misses` is how many requests the cache could not answer, None for all."""
+        """Return the accounting; `misses` is the number of requests that the cache cannot answer, None for all."""
         after = self.settle()
         return Books(
             name=name,

@@ -1,7 +1,7 @@
-"""The built-in load generator: raw HTTP over uvloop, one request at a time on every connection.
+"""Closed-loop load generator: raw HTTP over uvloop, one request at a time on every connection.
 
-A process of its own (`python -m benchmarks.load`) that reads a `Job` and writes a `Load`, both JSON. It reads every
-answer, so that requests sent and requests recorded can be compared exactly.
+Runs in its own process (`python -m benchmarks.load`), which reads a `Job` and writes a `Load`, both JSON. It reads
+every answer, so that requests sent and requests recorded can be compared exactly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class BuiltIn:
-    """Runs jobs in a process of their own."""
+    """The built-in load generator; runs each job in a new process."""
 
     name = "the built-in generator"
 
@@ -37,7 +37,7 @@ class BuiltIn:
 
 
 class _Run:
-    """What the connections of a job share."""
+    """State shared by the connections of a job."""
 
     def __init__(self, job: Job) -> None:
         self.before, self.after = job.parts()
@@ -123,7 +123,7 @@ async def _load(job: Job) -> Load:
 
 
 def main() -> None:
-    """Read a job, do it, say what came of it."""
+    """Read a job from standard input, run it, and write its result to standard output."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(_load(job))))
 

@@ -1,4 +1,4 @@
-"""Processes and the machine they run on: pinning, CPU time, memory, and the facts a figure means nothing without."""
+"""Measure processes (CPU time, memory), pin them to cores, and describe the machine (CPU, kernel, disk)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SYNCS = 200
 
 
 class Cores:
-    """One core for what is measured, the others for the load and the mock (the same one if there is no other).
+    """Division of the machine: one core for the measured process, the others for load and mock (the same if only one).
 
-    Made once, before the first pinning: it divides the cores that this process may use now.
+    Create it once, before the first pinning: it divides the cores that this process may use at that moment.
     """
 
     def __init__(self) -> None:
@@ -30,17 +30,17 @@ class Cores:
         self.others = set(allowed[:-1]) or self.measured
 
     def leave_measured(self) -> None:
-        """Take this process, and what it starts from now on, off the measured core."""
+        """Move this process, and processes it starts later, off the measured core."""
         os.sched_setaffinity(0, self.others)
 
     def __str__(self) -> str:
-        """Who runs where, for the table's foot."""
+        """Describe the division for the facts below a table."""
         others = " and ".join(map(str, sorted(self.others)))
         return f"what is measured on core {min(self.measured)}, load and mock on {others}"
 
     @contextlib.contextmanager
     def for_measured(self) -> Iterator[None]:
-        """Processes started inside run on the measured core."""
+        """Run processes that are started within the block on the measured core."""
         os.sched_setaffinity(0, self.measured)
         try:
             yield
@@ -48,7 +48,7 @@ class Cores:
             self.leave_measured()
 
     def measured_seconds(self) -> float:
-        """How long the measured core has been busy since the machine started, whoever kept it so."""
+        """Return the seconds that the measured core has been busy since boot, with any process."""
         [core] = self.measured
         for line in Path("/proc/stat").read_text().splitlines():
             name, *times = line.split()
@@ -65,26 +65,26 @@ class ProcessTree:
         self.pid = pid
 
     def cpu_seconds(self) -> float:
-        """User and system time since the start, that of children that have ended included."""
+        """Return user plus system time in seconds since the start, including that of children that have ended."""
         stats = self._stats()
         ended = sum(int(field) for stat in stats.values() for field in stat[13:15]) / TICK
         return ended + sum(map(_cpu_seconds, stats))
 
     def resident_mb(self) -> float:
-        """Resident memory in MB (10^6 bytes)."""
+        """Return the resident memory in MB (10^6 bytes)."""
         return sum(int(stat[21]) for stat in self._stats().values()) * PAGE / 1e6
 
     def _stats(self) -> dict[int, list[str]]:
         names = (path.name for path in Path("/proc").iterdir())
         everyone = {int(name): stat for name in names if name.isdigit() and (stat := _stat(name))}
         family = [self.pid]
-        for pid in family:  # grows while it is walked
+        for pid in family:  # the list grows while it is iterated
             family += [child for child, stat in everyone.items() if int(stat[1]) == pid]
         return {pid: everyone[pid] for pid in family if pid in everyone}
 
 
 def _cpu_seconds(pid: int) -> float:
-    """The process's CPU-time clock (clock_getcpuclockid), since /proc counts ticks of 10 ms; 0 if it is gone."""
+    """Read the process's CPU-time clock (clock_getcpuclockid(3)); /proc counts ticks of 10 ms. 0 if it has ended."""
     try:
         return clock_gettime(~pid << 3 | 2)
     except OSError:
@@ -92,7 +92,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _stat(pid: str) -> list[str]:
-    """The fields of /proc/<pid>/stat from the third on; none if the process is gone."""
+    """Return the fields of /proc/<pid>/stat from the third on; an empty list if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -107,10 +107,10 @@ def free_port() -> int:
 
 
 def wait_for_200(port: int, path: str, process: subprocess.Popen[bytes], seconds: float = 30.0) -> float:
-    """Ask until `path` answers 200; the seconds that took.
+    """Request `path` until it answers 200. Returns the seconds that took.
 
     Raises:
-        RuntimeError: the process ended, or the time was not enough.
+        RuntimeError: the process ended, or did not answer 200 within `seconds`.
     """
     start = perf_counter()
     request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n".encode()
@@ -126,7 +126,7 @@ def wait_for_200(port: int, path: str, process: subprocess.Popen[bytes], seconds
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
-    """End a process we started, the hard way if it must be."""
+    """Terminate a child process (SIGTERM); kill it if it does not end within `seconds`."""
     process.terminate()
     try:
         process.wait(seconds)
@@ -136,7 +136,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
 
 
 def sync_ms(folder: Path) -> float:
-    """What one append with fdatasync takes on the disk under `folder`, median."""
+    """Measure an append with fdatasync on the disk under `folder`. Returns the median in milliseconds."""
     took = []
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         for _ in range(SYNCS):
@@ -148,14 +148,14 @@ def sync_ms(folder: Path) -> float:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that `folder` lies on."""
+    """Return the type of the file system that contains `folder`."""
     at = folder.resolve()
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     return max((mount, kind) for mount, kind in mounts if at.is_relative_to(mount))[1]
 
 
 def facts(folder: Path) -> list[str]:
-    """The machine, in sentences for the table's head."""
+    """Describe the machine, one fact per line, for a table."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

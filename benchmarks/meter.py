@@ -1,4 +1,4 @@
-"""Run spells of load, and measure what a target uses meanwhile."""
+"""Run jobs of a load generator, and measure a target's CPU time and latency meanwhile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBERS_PER_JOB = 10**9
 
 
 class Generator(Protocol):
-    """Makes load."""
+    """A load generator: `run` sends the requests of a job and returns the result."""
 
     name: str
 
@@ -25,7 +25,7 @@ class Generator(Protocol):
 
 
 class Meter:
-    """Numbers the requests of all jobs, and collects the failures in `failures`."""
+    """Runner of jobs: gives all requests of a run different numbers, and collects failures in `failures`."""
 
     def __init__(self, generator: Generator, cores: Cores, connections: int, say: Callable[[str], None]) -> None:
         self.failures: list[str] = []
@@ -36,7 +36,7 @@ class Meter:
         self._jobs = 0
 
     def load(self, job: Job, *, seconds: float, at_least: int = 0, connections: int = 0) -> Load:
-        """Run a job whose requests have new numbers."""
+        """Run a job with new request numbers."""
         self._jobs += 1
         load = self._generator.run(
             msgspec.structs.replace(
@@ -53,7 +53,7 @@ class Meter:
         return load
 
     def window(self, job: Job, tree: ProcessTree, books: Ledger | NoBooks, seconds: float) -> Window:
-        """Measure one spell of load. CPU time is read once everything of it is in the database."""
+        """Run a job and measure the target. CPU time is read once all its requests are in the database."""
         before, core_before = tree.cpu_seconds(), self._cores.measured_seconds()
         load = self.load(job, seconds=seconds)
         used, core_used = tree.cpu_seconds() - before, self._cores.measured_seconds() - core_before

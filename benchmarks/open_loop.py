@@ -1,8 +1,8 @@
-"""The open-loop load generator: a request leaves when it is due, whether or not earlier ones have been answered.
+"""Open-loop load generator: each request is sent when it is due, whether or not earlier ones have been answered.
 
-A process of its own (`python -m benchmarks.open_loop`) that reads an `OpenJob` and writes an `OpenLoad`, both JSON.
-Latency counts from the time a request was due, so that a stall of the target counts against every request it delays
-(no coordinated omission). It uses bare epoll because asyncio's timers are only accurate to a millisecond.
+Runs in its own process (`python -m benchmarks.open_loop`), which reads an `OpenJob` and writes an `OpenLoad`, both
+JSON. Latency counts from the time a request was due, so that a stall of the target counts against every request it
+delays (no coordinated omission). It uses bare epoll because asyncio's timers are only accurate to a millisecond.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ NS = 1_000_000_000
 START_AFTER_NS = 50_000_000
 PATIENCE_NS = 30 * NS
 MAX_CONNECTIONS = 2048
-"""With all of these busy, a request waits in the generator; its latency still counts from when it was due."""
+"""Maximum number of connections. If all are busy, a request waits in the generator; its latency counts from when it
+was due."""
 READ_BYTES = 65_536
 
 
 def run(job: OpenJob) -> OpenLoad:
-    """Run the job in a process of its own."""
+    """Run the job in a new process."""
     command = [sys.executable, "-m", "benchmarks.open_loop"]
     done = subprocess.run(command, cwd=ROOT, input=msgspec.json.encode(job), stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout, type=OpenLoad)
@@ -64,7 +65,7 @@ class _Connection:
     def __init__(self, port: int) -> None:
         self.reader = AnswerReader()
         self.due = 0
-        """When the request that it waits for was due; 0 if it is idle."""
+        """Due time of the request in flight on this connection; 0 if it is idle."""
         self.established = False
         self.unsent = b""
         """The request to send once the connection is established."""
@@ -81,7 +82,7 @@ class _Run:
         self._job = job
         self._before, self._after = job.parts()
         self._number = job.first
-        self._epoll = select.epoll()  # first, so that select() can wait for it: its number is small
+        self._epoll = select.epoll()  # opened first: select() can only wait for small descriptors
         self._connections: dict[int, _Connection] = {}
         self._connecting = 0
         self._idle: deque[_Connection] = deque()
@@ -156,7 +157,7 @@ class _Run:
 
     def _write(self, connection: _Connection, request: bytes) -> None:
         try:
-            connection.socket.sendall(request)  # always fits: the connection's last request has been answered
+            connection.socket.sendall(request)  # fits into the socket buffer: the last request was answered
         except OSError as error:
             self._drop(connection, f"cannot send: {error}".encode())
 
@@ -221,12 +222,12 @@ class _Run:
 
 
 def main() -> None:
-    """Read a job, do it, write its result."""
+    """Read a job from standard input, run it, and write its result to standard output."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=OpenJob)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    Path("/proc/self/timerslack_ns").write_text("1", encoding="ascii")  # or every wait takes 50 µs longer
-    gc.disable()  # it would stop the generator; what a job leaves behind is small
+    Path("/proc/self/timerslack_ns").write_text("1", encoding="ascii")  # the default makes every wait 50 µs longer
+    gc.disable()  # a collection would delay requests; a job leaves little garbage
     sys.stdout.buffer.write(msgspec.json.encode(_Run(job).run()))
 
 

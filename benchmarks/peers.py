@@ -1,4 +1,4 @@
-"""Other gateways to measure beside this one, installed from the package index into folders that are kept."""
+"""Install and run other gateways (peers) to measure beside this one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SMG = "smg==1.13.0"
 
 
 def peers_folder() -> Path:
-    """Where peers are installed: $PEERS_DIR, by default among the system's temporary files."""
+    """Return the directory for installed peers: $PEERS_DIR, by default within the system's temporary directory."""
     return Path(os.environ.get("PEERS_DIR") or Path(tempfile.gettempdir()) / "gateway-peers")
 
 
 def installed(requirement: str, folder: Path) -> Path:
-    """Install a package into a venv of its own, once; return the venv.
+    """Install a package into its own venv, unless that exists from an earlier run. Returns the venv.
 
     Raises:
         TargetFailed: pip could not install it.

@@ -1,4 +1,4 @@
-"""A run as Markdown."""
+"""Render the results of a benchmark as Markdown tables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from benchmarks.budget import Row
 from benchmarks.findings import Books, Findings, Speed
 
 CROWDED = 0.1
-"""The part of the measured core that others may use before the figures are doubtful."""
+"""Share of the measured core used by other processes above which the figures are doubtful."""
 
 
 def markdown(found: Findings, rows: Sequence[Row], facts: Iterable[str]) -> str:
-    """The budget table, the scenarios behind it, the accounting, and what they were measured on."""
+    """Return the budget table, the scenarios, the accounting, and the facts about the machine."""
     parts = [
         budget_table(rows),
         table(
@@ -33,18 +33,18 @@ def markdown(found: Findings, rows: Sequence[Row], facts: Iterable[str]) -> str:
 
 
 def budget_table(rows: Sequence[Row]) -> str:
-    """What each figure must be, what we aim for, and what was measured."""
+    """Return a table of limit, target and measured value of each figure."""
     return table(("figure", "must", "aim", "measured", "min to max", "verdict"), map(_budget_row, rows))
 
 
 def books_table(books: Iterable[Books]) -> str:
-    """Whether the accounting adds up."""
+    """Return a table that compares requests sent with requests recorded."""
     head = ("accounting", "requests sent", "recorded", "cache hits", "calls at the mock", "adds up")
     return table(head, map(_books_row, books))
 
 
 def with_section(text: str, title: str, body: str) -> str:
-    """The Markdown text with `body` as its section of that title, in its old place or at the end."""
+    """Replace the section `title` of a Markdown text by `body`; append it if there is none."""
     sections = [section for section in re.split(r"(?m)^(?=# )", text) if section.strip()]
     new = f"# {title}\n\n{body.strip()}\n"
     titles = [section.partition("\n")[0] for section in sections]
@@ -79,7 +79,7 @@ def _books_row(books: Books) -> list[str]:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up as plain text."""
+    """Return a Markdown table, padded so that its columns line up as plain text."""
     cells = [list(head), *map(list, lines)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     cells.insert(1, ["-" * width for width in widths])

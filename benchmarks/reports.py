@@ -1,4 +1,4 @@
-"""How long the usage reports take over millions of requests, while more are written."""
+"""Measure the duration of usage reports over millions of records, while more are being written."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ BATCH_S = 0.1
 BUDGET_DAYS = 90
 
 END_MS = int(datetime(2026, 6, 1, 12, 30, tzinfo=UTC).timestamp() * 1000)
-"""When the history ends. At half past twelve a period begins with 12 single hours: at no other time with more."""
+"""End of the history: at half past twelve a report's period starts with 12 single hours, the maximum."""
 
 ABOUT = """
 Writes a long history of usage records (10 million take five to ten minutes and 8 GB), then times every report over it
-while records are being written, and prints the budget: what each p99 must be, what we aim for, what was measured.
+while records are being written, and prints the budget: the limit, target and measured value of each p99.
 Fails if the reports do not add up, never on a figure.
 """
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """One report over so many days, in milliseconds."""
+    """Durations of one report over `days` days, in milliseconds."""
 
     report: str
     days: int
     took_ms: list[float]
 
     def at(self, part: float) -> float:
-        """What that part of the runs did not take longer than."""
+        """Return a quantile of the durations: `part` 0.99 for p99."""
         return sorted(self.took_ms)[math.ceil(part * len(self.took_ms)) - 1]
 
 
 class Writer(threading.Thread):
-    """Writes so many records a second, as they would come after the history's end, until it is told to stop."""
+    """Thread that writes `rate` records per second, dated after the history's end, until `stop`."""
 
     def __init__(self, store: UsageStore, history: History, rate: int) -> None:
         super().__init__(name="writer")
@@ -69,11 +69,11 @@ class Writer(threading.Thread):
         self.took_ms: list[float] = []
 
     def now_ms(self) -> int:
-        """The time there, milliseconds UTC."""
+        """Return the simulated time in milliseconds UTC: the history's end plus the elapsed time."""
         return self._history.end_ms + round((perf_counter() - self._began) * 1000)
 
     def run(self) -> None:
-        """Write; a batch every so often, as the shipper does."""
+        """Write a batch every BATCH_S seconds, as the shipper does."""
         while not self._ending.wait(BATCH_S):
             due = round((perf_counter() - self._began) * self._rate) - self.written
             batch = self._history.made_at([self.now_ms()] * due)
@@ -83,13 +83,13 @@ class Writer(threading.Thread):
             self.written += due
 
     def stop(self) -> None:
-        """End after the batch that is being written."""
+        """End the thread after the batch that is being written."""
         self._ending.set()
         self.join()
 
 
 def measure(store: UsageStore, now_ms: Callable[[], int], runs: int) -> list[Timing]:
-    """Time every report, one after the other, so many times."""
+    """Time every report, one after the other, `runs` times."""
     reports: dict[str, Callable[[int, int], object]] = {
         "summary": store.summary,
         "by-provider": store.by_provider,
@@ -102,12 +102,12 @@ def measure(store: UsageStore, now_ms: Callable[[], int], runs: int) -> list[Tim
             began = perf_counter()
             reports[timing.report](timing.days, now_ms())
             timing.took_ms.append((perf_counter() - began) * 1000)
-            sleep(0.002)  # between two reports someone else may have the interpreter
+            sleep(0.002)  # lets the writer's thread take the GIL between two reports
     return timings
 
 
 def wrong(store: UsageStore, now_ms: int, requests: int) -> list[str]:
-    """What does not add up; nothing if all does."""
+    """Return descriptions of what does not add up; an empty list if everything does."""
     whole = store.summary(365, now_ms)
     customers = store.by_customer(365, now_ms, 10**9)
     found = {
@@ -122,7 +122,7 @@ def wrong(store: UsageStore, now_ms: int, requests: int) -> list[str]:
 
 
 def budget(timings: Sequence[Timing]) -> list[Row]:
-    """The table of one run."""
+    """Return the rows of the budget table."""
     rows = []
     for timing in timings:
         if timing.days == BUDGET_DAYS:
@@ -133,7 +133,7 @@ def budget(timings: Sequence[Timing]) -> list[Row]:
 
 
 def markdown(timings: Sequence[Timing], writer: Writer, facts_: Sequence[str]) -> str:
-    """The budget table, the timings behind it, and what they were measured on."""
+    """Return the budget table, the durations, and the facts about the machine."""
     lines = [
         [each.report, str(each.days), str(len(each.took_ms)), *(f"{each.at(part):.1f}" for part in (0.5, 0.99, 1))]
         for each in timings
@@ -153,7 +153,7 @@ def _cost(totals: Iterable[Totals]) -> int:
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What a database that was kept holds, and how long it took to write."""
+    """Description of a database kept from an earlier run: its history, and the seconds it took to write."""
 
     shape: Shape
     end_ms: int
@@ -161,15 +161,16 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def _prepared(folder: Path, shape: Shape, say: Callable[[str], None]) -> tuple[UsageStore, float]:
-    """The history in a database of the folder, from an earlier run if it is there; and how long it took to write."""
+    """Return a store with the history, kept from an earlier run or written now, and the seconds writing took."""
     note, file = folder / "reports.json", folder / "reports.db"
     if note.exists():
         kept = msgspec.json.decode(note.read_bytes(), type=_Kept)
         if (kept.shape, kept.end_ms) == (shape, END_MS):
-            say(f"The records in {file} are taken as they are.")
+            say(f"Using the records in {file}, written by an earlier run.")
             return UsageStore(Database.open(f"sqlite:///{file}")), kept.seconds
     if shutil.disk_usage(folder).free < shape.records * BYTES_A_RECORD:
-        raise OSError(f"{folder} needs {shape.records * BYTES_A_RECORD / 1e9:.0f} GB of space: name another --folder")
+        needed = shape.records * BYTES_A_RECORD / 1e9
+        raise OSError(f"{folder} has less than {needed:.0f} GB of free space: choose another one with --folder")
     for old in folder.glob("reports.*"):
         old.unlink()
     say(f"Writing {shape} …")
@@ -198,7 +199,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; the exit code."""
+    """Measure and print the tables. Returns the exit code."""
     given = _parse(arguments)
     shape, runs = Shape(records=given.records), given.runs
     if given.quick:

@@ -1,4 +1,4 @@
-"""The measurements, in the order they run. What they find is held against the budget in `budget`."""
+"""Run the scenarios of the main benchmark in order, and collect their results for `budget` and `report`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LATE_SECONDS = 0.2
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How thorough a run is."""
+    """Length and repetitions of a run."""
 
     seconds: float = 5.0
     windows: int = 3
@@ -30,15 +30,15 @@ class Options(msgspec.Struct, frozen=True):
     warm_requests: int = 2000
     connections: int = 32
     rest_seconds: float = 2.0
-    """Before idle memory is read."""
+    """Seconds before idle memory is read."""
     soak_seconds: float = 0.0
-    """More load before loaded memory is read."""
+    """Seconds of additional load before loaded memory is read."""
     settings: dict[str, str] = {}
-    """LLM_GATEWAY_… for the gateway, beyond what the bench sets."""
+    """Additional LLM_GATEWAY_… settings for the gateway."""
 
 
 class Surroundings(NamedTuple):
-    """What all scenarios of a run share."""
+    """Mock vendor, data folder and cores, shared by all scenarios of a run."""
 
     mock: UpstreamProcess
     folder: Path
@@ -46,7 +46,7 @@ class Surroundings(NamedTuple):
 
 
 class Bench:
-    """Runs the scenarios, each against the one mock that runs all along."""
+    """The main benchmark: all scenarios, with the same mock vendor."""
 
     def __init__(
         self, options: Options, generator: Generator, surroundings: Surroundings, say: Callable[[str], None]
@@ -60,7 +60,7 @@ class Bench:
         self._say = say
 
     def run(self) -> Findings:
-        """Measure everything."""
+        """Run all scenarios. Returns their results."""
         self._nginx()
         self._interval()
         self._always()
@@ -112,7 +112,7 @@ class Bench:
             gateway.stop()
 
     def _starts(self) -> None:
-        """Starts over a database that is there already."""
+        """Measure starts on an existing database."""
         took = []
         for _ in range(1 + self._options.windows):
             gateway = self._gateway("always", name="starts")
@@ -127,7 +127,7 @@ class Bench:
         self._close(ledger, name, misses)
 
     def _added_latency(self, gateway: Gateway) -> None:
-        """Direct and through the gateway in turns, so that the machine's moods meet both."""
+        """Measure latency directly and through the gateway in turns, so that drifts of the machine affect both."""
         ledger = Ledger(gateway, self._mock)
         direct_job, through_job = calls.vendor(self._mock.port), calls.generate(gateway.port)
         added = []
@@ -143,7 +143,7 @@ class Bench:
         self._close(ledger, "1 connection, fsync always", misses=None)
 
     def _speed(self, name: str, job: Job, tree: ProcessTree, ledger: Ledger | None = None) -> Speed:
-        """Warm up, then measure windows."""
+        """Warm up, then measure the windows of one scenario."""
         books = ledger or NoBooks()
         books.add(self._meter.load(job, seconds=self._options.warm_seconds, at_least=self._options.warm_requests))
         books.settle()

@@ -1,4 +1,4 @@
-"""What a streamed chunk costs: the gateway between paced streams, beside a plain nginx in the same run."""
+"""Measure the CPU time per streamed chunk: the gateway relays paced streams, beside a plain nginx in the same run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MUST_RATIO, AIM_RATIO = 1.8, 1.1
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """So many streams at once, each of `chunks` with `pause_ms` between them."""
+    """Load of `streams` concurrent streams, each of `chunks` chunks with `pause_ms` between them."""
 
     name: str
     path: str
@@ -39,7 +39,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Spell(msgspec.Struct, frozen=True):
-    """What came of one shape at one target."""
+    """Measurements of one load on one target."""
 
     name: str
     chunks: int
@@ -79,7 +79,7 @@ LAST = _framed(_chunk({}, "stop")) + _framed(USAGE) + _framed(b"[DONE]") + b"0\r
 
 
 class Vendor(asyncio.Protocol):
-    """Streams what the body's `max_tokens` and `seed` say: so many chunks, so many milliseconds apart."""
+    """Mock vendor that streams as many chunks as the body's `max_tokens`, `user` milliseconds apart."""
 
     def __init__(self) -> None:
         self._waiting = b""
@@ -89,11 +89,11 @@ class Vendor(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio's."""
+        """Keep the transport (asyncio.Protocol)."""
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio's."""
+        """Parse requests and start a stream for each (asyncio.Protocol)."""
         self._waiting += data
         head, found, body = self._waiting.partition(b"\r\n\r\n")
         if not found:
@@ -123,7 +123,7 @@ class Vendor(asyncio.Protocol):
 
 
 class Client(asyncio.Protocol):
-    """Reads streams one after the other, and notes when something came."""
+    """Client that reads streams one after the other, and notes the arrival times of chunks."""
 
     def __init__(self, request: bytes, load: Load) -> None:
         self._request = request
@@ -133,7 +133,7 @@ class Client(asyncio.Protocol):
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio's."""
+        """Keep the transport (asyncio.Protocol)."""
         self._transport = transport  # type: ignore[assignment]
         self._ask()
 
@@ -142,7 +142,7 @@ class Client(asyncio.Protocol):
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio's."""
+        """Note the arrival of chunks and start the next stream (asyncio.Protocol)."""
         now, load = perf_counter(), self._load
         words = data.count(b" paragraph")
         if words:
@@ -162,7 +162,7 @@ class Client(asyncio.Protocol):
 
 
 class Load:
-    """What all clients have seen."""
+    """Counts and times of all clients."""
 
     def __init__(self) -> None:
         self.chunks = self.done = 0
@@ -204,7 +204,7 @@ async def _spell(port: int, shape: Shape, tree: ProcessTree, name: str, seconds:
     resident = tree.resident_mb()
     load.is_over = True
     done = load.done
-    while load.done < done + shape.streams and perf_counter() - at < seconds + 60:  # noqa: ASYNC110 - they end by themselves
+    while load.done < done + shape.streams and perf_counter() - at < seconds + 60:  # noqa: ASYNC110 - no event is set
         await asyncio.sleep(0.05)
     gaps = sorted(load.gaps) or [0.0]
     return Spell(
@@ -280,7 +280,7 @@ def _text(spells: Sequence[Spell], known: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; the exit code."""
+    """Measure and print the tables. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks streams", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a window (default: 5)")
     parser.add_argument("--write", action="store_true", help=f"also write the tables to benchmarks/{RESULTS.name}")

@@ -1,4 +1,4 @@
-"""Tail latency at fixed arrival rates: requests arrive at random and independently of the answers (an open loop).
+"""Measure tail latency at fixed arrival rates: requests arrive at random, independently of answers (open loop).
 
 Measures the gateway of this tree beside a plain nginx, in alternation, each in front of the same mock vendor; latency
 counts from the time a request was due. Then once more beside a busy process on the same core. The gateway keeps full
@@ -40,17 +40,17 @@ BUSY = "while True: pass"
 
 
 BUSY_RATE = 200
-"""Requests a second beside a busy process: a gateway on a slow machine then needs less than half the core."""
+"""Requests per second beside a busy process: low enough for a slow machine, where the gateway has half the core."""
 
 
 class TailOptions(msgspec.Struct, frozen=True):
-    """How thorough a run is."""
+    """Length and repetitions of a run."""
 
     seconds: float = 5.0
     rounds: int = 3
     rates: tuple[int, ...] = (500, 1500, 2500)
     lead_seconds: float = 1.0
-    """Load before each window that is not measured, so that a window shows sustained load."""
+    """Seconds of load before each window that are not measured, so that a window shows sustained load."""
     warm_seconds: float = 2.0
     rest_seconds: float = 0.2
 
@@ -59,18 +59,18 @@ QUICK = TailOptions(seconds=0.3, rounds=1, rates=(200,), lead_seconds=0.1, warm_
 
 
 class Target(NamedTuple):
-    """What requests are sent to."""
+    """A server to send requests to: a gateway, a proxy, or the mock vendor itself."""
 
     name: str
     job: Job
     tree: ProcessTree | None = None
-    """None: the mock itself, which is not on the measured core."""
+    """None for the mock itself, which is not on the measured core."""
     gateway: Gateway | None = None
     """The gateway whose accounting is checked."""
 
 
 class TailBench:
-    """Measures the targets in turns: in each round, each rate at each target."""
+    """Benchmark that measures the targets in turns: in each round, each rate at each target."""
 
     def __init__(self, options: TailOptions, mock: UpstreamProcess, cores: Cores, say: Callable[[str], None]) -> None:
         self.found = TailFindings()
@@ -81,7 +81,7 @@ class TailBench:
         self._jobs = 0
 
     def run(self, targets: Sequence[Target]) -> TailFindings:
-        """Measure everything."""
+        """Measure all rates at all targets; results are in `found`."""
         options = self._options
         conditions = [
             *(Condition(rate) for rate in options.rates),
@@ -110,7 +110,7 @@ class TailBench:
         return spell
 
     def _load(self, target: Target, rate: int, *, seconds: float, seed: int) -> Spell:
-        """Send requests; CPU time is read once everything is in the database."""
+        """Run one job and measure the target. CPU time is read once everything is in the database."""
         job = self._job(target, rate, seconds, seed)
         books = NoBooks() if target.gateway is None else Ledger(target.gateway, self._mock)
         cpu, core = self._times(target)
@@ -138,7 +138,7 @@ class TailBench:
         )
 
     def _job(self, target: Target, rate: int, seconds: float, seed: int) -> OpenJob:
-        """Describe the load; the same rate, length and seed mean the same arrivals at each target."""
+        """Return the job; the same rate, length and seed give the same arrival times at each target."""
         self._jobs += 1
         return msgspec.structs.replace(
             OpenJob(**msgspec.structs.asdict(target.job)),
@@ -156,7 +156,7 @@ class TailBench:
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
-        """Keep another process, of normal priority, spinning on the measured core."""
+        """Run a busy process of normal priority on the measured core during the block."""
         with self._cores.for_measured():
             process = subprocess.Popen([sys.executable, "-c", BUSY])
         try:
@@ -169,7 +169,7 @@ class TailBench:
 def _started(
     stack: contextlib.ExitStack, trees: Sequence[Tree], mock: UpstreamProcess, folder: Path, cores: Cores, peers: bool
 ) -> Iterator[Target]:
-    """Start the targets one by one; the stack stops them."""
+    """Start the targets one after the other; the stack stops them."""
     direct = calls.vendor(mock.port)
     yield Target(FLOOR, direct)
     nginx = Nginx(folder / "nginx", mock.port, cores)
@@ -232,7 +232,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print; the exit code."""
+    """Measure and print the tables. Returns the exit code."""
     given = _parse(arguments)
     rates = tuple(given.rates) if given.rates else None
     changes = {"seconds": given.seconds, "rounds": given.rounds, "rates": rates}

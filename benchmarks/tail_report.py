@@ -1,4 +1,4 @@
-"""The findings of the tail benchmark, and how they become Markdown."""
+"""Results of the tail-latency benchmark, and their rendering as Markdown."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from benchmarks.findings import Books, Figure
 from benchmarks.report import CROWDED, books_table, budget_table, table
 
 LATE_MS = 1.0
-"""A generator that sends later than this (99th percentile) makes the figures doubtful."""
+"""Delay of the load generator, in milliseconds at the 99th percentile, above which the figures are doubtful."""
 P99_BUDGET = (2.5, 1.3)
 BUSY_BUDGET = (2.0, 1.0)
-"""To smg: what the ratio must be, and what we aim for."""
+"""Limit and target of the ratio to smg."""
 FLOOR = "mock without a proxy"
-"""The target that shows what generator and mock themselves take."""
+"""Name of the target that shows the latency of load generator and mock themselves."""
 FIELDS = {"p50_ms": 2, "p90_ms": 2, "p99_ms": 2, "p999_ms": 2, "max_ms": 1, "cpu_us": 0, "lag_ms": 2, "connections": 0}
-"""The columns of the table, and their decimals."""
+"""Columns of the table, and their number of decimals."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """The load of a window."""
+    """Load of a window: arrival rate, and whether a busy process shares the core."""
 
     rate: int
     busy: bool = False
-    """Whether another process spins on the measured core meanwhile."""
+    """True if a busy process runs on the measured core meanwhile."""
 
     def __str__(self) -> str:
-        """Name it as in the tables."""
+        """Return its name in the tables."""
         return f"{self.rate:,}/s" + (" beside a busy process" if self.busy else "")
 
 
 class Spell(msgspec.Struct, frozen=True):
-    """One window of load on one target."""
+    """Measurements of one window of load on one target."""
 
     p50_ms: float
     p90_ms: float
@@ -43,14 +43,14 @@ class Spell(msgspec.Struct, frozen=True):
     max_ms: float
     cpu_us: float
     lag_ms: float
-    """How late the generator sent, 99th percentile."""
+    """Delay of the generator in sending, 99th percentile."""
     connections: int
     others: float
-    """The share of the measured core that other processes used."""
+    """Share of the measured core that other processes used."""
 
 
 class TailFindings:
-    """All windows, in the order of the table, and the accounting of the gateways."""
+    """Results of all windows, in the order of the table, and the accounting of the gateways."""
 
     def __init__(self) -> None:
         self.spells: dict[Condition, dict[str, list[Spell]]] = {}
@@ -61,13 +61,13 @@ class TailFindings:
         self.spells.setdefault(condition, {}).setdefault(target, []).append(spell)
 
     def account(self, books: Books) -> None:
-        """Add the accounts of one more window to those of the target."""
+        """Add the accounting of one more window to that of the target."""
         kept = self.books.get(books.name)
         self.books[books.name] = books if kept is None else kept.plus(books)
 
     @property
     def wrong(self) -> list[str]:
-        """Everything that makes the run a failure."""
+        """Failures of the run: failed answers, and accounting that does not add up."""
         return self.failures + [books.wrong for books in self.books.values() if books.wrong]
 
     def ratio(self, condition: Condition, field: str, targets: tuple[str, str]) -> Figure | None:
@@ -81,7 +81,7 @@ class TailFindings:
 
 
 def tail_text(found: TailFindings, this: str, facts: Sequence[str]) -> str:
-    """Write the ratios, the latencies, the accounting, and what they were measured on."""
+    """Return the ratios, the latencies, the accounting, and the facts about the machine."""
     latencies = ("p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
     head = ("load", "target", *latencies, "CPU µs/request", "generator late p99 ms", "connections")
     parts = [
@@ -95,7 +95,7 @@ def tail_text(found: TailFindings, this: str, facts: Sequence[str]) -> str:
 
 
 def _rows(found: TailFindings, this: str) -> Iterator[Row]:
-    """Compare this tree with every other target; only the ratios to smg have a budget."""
+    """Yield the ratios of this tree to every other target; only those to smg have a budget."""
     for condition, spells in found.spells.items():
         name, field, limits = ("p50", "p50_ms", BUSY_BUDGET) if condition.busy else ("p99", "p99_ms", P99_BUDGET)
         for other in spells:
@@ -126,7 +126,7 @@ def _cell(spells: Sequence[Spell], field: str, digits: int) -> str:
 
 
 def _warnings(found: TailFindings) -> Iterator[str]:
-    """Say what makes the figures doubtful."""
+    """Yield warnings about what makes the figures doubtful."""
     windows = [
         (condition, spell)
         for condition, targets in found.spells.items()

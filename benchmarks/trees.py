@@ -1,4 +1,4 @@
-"""Checkouts of this project that are measured in one run: this one, and those given by `--tree`."""
+"""Parse and name the checkouts of this project that one run measures: this one, and those given by `--tree`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from benchmarks.targets import ROOT
 
 
 class Tree(NamedTuple):
-    """A checkout, and the name that the tables give it."""
+    """A checkout of this project, and its name in the tables."""
 
     name: str
     path: Path
 
     def __str__(self) -> str:
-        """Name the tree and its commit, for the table's foot."""
+        """Return the name and commit, for the facts below a table."""
         return f"{self.name}: {_commit(self.path)}"
 
 
@@ -26,16 +26,20 @@ THIS = Tree("this tree", ROOT)
 
 
 def tree_argument(text: str) -> Tree:
-    """Parse `PATH` or `NAME=PATH`; for argparse."""
+    """Parse `PATH` or `NAME=PATH`.
+
+    Raises:
+        ArgumentTypeError: there is no checkout of this project at the path.
+    """
     name, given, path = text.partition("=")
     folder = Path(path if given else text).resolve()
     if not (folder / "src" / "llm_gateway").is_dir():
-        raise argparse.ArgumentTypeError(f"{folder} is no checkout of this project: it has no src/llm_gateway")
+        raise argparse.ArgumentTypeError(f"{folder} is not a checkout of this project: it has no src/llm_gateway")
     return Tree(name if given else folder.name, folder)
 
 
 def with_this(given: Iterable[Tree]) -> list[Tree]:
-    """Return the given trees and this one.
+    """Append this tree to the given ones.
 
     Raises:
         ValueError: two of them have the same name.
@@ -48,7 +52,7 @@ def with_this(given: Iterable[Tree]) -> list[Tree]:
 
 
 def without_paths(arguments: Sequence[str]) -> list[str]:
-    """Replace the paths of `--tree` options, which mean nothing on another machine."""
+    """Replace the paths in `--tree` options by PATH: they mean nothing on another machine."""
     texts = [argument.removeprefix("--tree=") for argument in arguments]
     shown: list[str] = []
     for number, argument in enumerate(arguments):

@@ -1,6 +1,6 @@
-"""wrk as the load generator, for those who would rather trust it; about four times lighter than the built-in one.
+"""Run wrk as the load generator: independent of this project, and four times lighter than the built-in one.
 
-It leaves at its deadline without waiting for what it has sent, so the books can be off by one request per connection.
+At its deadline it does not wait for answers, so the accounting can be off by one request per connection.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ end
 
 
 class Wrk:
-    """Runs jobs with wrk, one thread."""
+    """The load generator wrk, with one thread."""
 
     name = "wrk"
 
@@ -71,7 +71,7 @@ class Wrk:
 
 
 def find_wrk() -> Wrk | None:
-    """wrk, if it is installed."""
+    """Return wrk if it is installed, else None."""
     program = shutil.which("wrk")
     return Wrk(program) if program else None
 
@@ -87,5 +87,5 @@ def _script(job: Job) -> str:
 
 
 def _lua(text: str) -> str:
-    """A Lua string literal."""
+    """Return a Lua string literal."""
     return f"[==[{text}]==]"

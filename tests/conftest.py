@@ -1,4 +1,4 @@
-"""What every test run shares: the options, how many examples the property tests try, and the count of skipped tests."""
+"""Configuration of all test runs: options, examples of property tests, processes forbidden, skipped tests counted."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 FUZZING = "fuzz"
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 30)
-"""How often `make fuzz` runs a property test, with other examples each time.
+"""Number of times that `make fuzz` runs a property test, with other examples each time.
 
-One run with so many examples would take several times as long: hypothesis makes ever larger ones.
+A single run with as many examples takes several times as long: hypothesis generates ever larger ones.
 """
 
 EXAMPLES = {"default": 40, "ci": 40, "brief": 10, FUZZING: 100}
-"""Examples of a property test by profile; tests that need more take a multiple (`tests/examples.py`).
+"""Examples of a property test by profile; tests that need more use a multiple (`tests/examples.py`).
 
 `brief` is for `make quick` and `make coverage`, which run the same tests as `make test`.
 """
@@ -27,7 +27,7 @@ EXAMPLES = {"default": 40, "ci": 40, "brief": 10, FUZZING: 100}
 settings.register_profile("default", deadline=None, max_examples=EXAMPLES["default"])
 settings.register_profile("ci", deadline=None, max_examples=EXAMPLES["ci"], derandomize=True, print_blob=True)
 settings.register_profile("brief", deadline=None, max_examples=EXAMPLES["brief"], derandomize=True)
-# A method gets another instance in each round, which is what a method's test must bear.
+# Each round runs a test method on a new instance, which hypothesis reports as an error by default.
 settings.register_profile(
     FUZZING,
     deadline=None,
@@ -42,9 +42,9 @@ TESTS = Path(__file__).parent
 WITHOUT_PROCESSES = (
     "cache", "domain", "error_format", "limiter", "protocols", "providers", "routing", "telemetry", "worker/pipeline",
 )  # fmt: skip
-"""Folders whose tests may start no process; `make quick` runs them."""
+"""Folders whose tests must not start a process; `make quick` runs them."""
 STARTS = frozenset({"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
-"""Audit events of CPython (docs.python.org, "Audit events table")."""
+"""Audit events of CPython for the start of a process (docs.python.org, "Audit events table")."""
 
 
 class ProcessGuard:
@@ -59,7 +59,7 @@ class ProcessGuard:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Watch from the first fixture to the last; None outside those folders."""
+        """Forbid processes from a test's first fixture to its last, in those folders only."""
         self.forbids = any(item.path.is_relative_to(TESTS / folder) for folder in WITHOUT_PROCESSES)
         try:
             return (yield)
@@ -75,13 +75,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers more than there are cores: tests that start servers mostly wait for them."""
+    """Return two workers more than cores: tests that start servers mostly wait for them."""
     affinity = getattr(os, "sched_getaffinity", None)
     return 2 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests were skipped for want of what."""
+    """Print the number of skipped tests for each reason."""
     reports = terminalreporter.stats.get("skipped", [])
     reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
     if reasons:
@@ -100,7 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def fuzz_round(request: pytest.FixtureRequest) -> int:
-    """Which of the rounds it is."""
+    """Return the number of the round."""
     number: int = request.param
     return number
 

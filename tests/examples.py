@@ -1,4 +1,4 @@
-"""How many examples a property test tries, as a multiple of what the profile says (`tests/conftest.py`)."""
+"""Number of examples of a property test, as a multiple of the profile's (`tests/conftest.py`)."""
 
 from __future__ import annotations
 

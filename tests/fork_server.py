@@ -1,8 +1,7 @@
-"""Processes of the gateway and of its command line, forked from one that has imported both.
+"""Fork server that starts processes of the gateway and its command line with all imports already done.
 
-Importing takes 1.3 s of CPU time and starting 0.2 s, so tests that need a process start it here. All but the imports is
-as in a process of its own: environment, directory, descriptors, signals, memory, exit code. Run as a program, this file
-is the server.
+Imports take 1.3 s of CPU time, the rest of a start 0.2 s. Everything but the imports is as in a new process:
+environment, directory, descriptors, signals, memory, exit code. Run as a program, this module is the server.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 
 GATEWAY = "llm_gateway.__main__"
 COMMAND_LINE = "llm_gateway.cli"
-"""Modules whose `main` a process can run."""
+"""The modules whose `main` a forked process can run."""
 PRELOADED = (
     GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
     "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
@@ -45,16 +44,16 @@ class ForkedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs."""
+        """Return the exit code, None while the process runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code once it has ended, the negative number of the signal that ended it.
+        """Wait for the end. Returns the exit code, or the negative number of the signal that ended the process.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
+            subprocess.TimeoutExpired: the process still runs after `timeout` seconds.
         """
         if self.returncode is None:
             if not select.select([self._report], [], [], timeout)[0]:
@@ -64,7 +63,7 @@ class ForkedProcess:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it ended."""
+        """Send the process a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -76,11 +75,11 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The client's side. The server ends with the process that made this."""
+    """Client of the fork server, which ends with the process that created this object."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
-        # It is never waited for, so that pytest need not know of it; it ends when the socket is closed.
+        # Nothing waits for the server process: it ends by itself when the socket is closed.
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )
@@ -89,7 +88,7 @@ class ForkServer:
     def start(
         self, module: str, arguments: Sequence[str], descriptors: Sequence[int], cwd: Path, env: Mapping[str, str]
     ) -> ForkedProcess:
-        """Run `main` of a module as `python -m` would, with these as its standard input, output and errors."""
+        """Run `main` of a module as `python -m` would, with these descriptors as stdin, stdout and stderr."""
         ours, report = os.pipe()
         job = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": dict(env)}
         try:
@@ -101,7 +100,7 @@ class ForkServer:
     def run(
         self, module: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes = b""
     ) -> tuple[int, str, str]:
-        """Run it to its end between pipes. Returns its exit code and what it wrote to standard output and errors."""
+        """Run `main` of a module to its end with pipes. Returns its exit code, standard output and standard error."""
         with TemporaryFile() as given, ThreadPoolExecutor(2) as readers:
             given.write(stdin)
             given.seek(0)
@@ -122,12 +121,12 @@ def _read(descriptor: int) -> str:
 
 @functools.cache
 def fork_server() -> ForkServer:
-    """The server of this process; the first call starts it."""
+    """Return the fork server of this process; the first call starts it."""
     return ForkServer()
 
 
 def next_job(connection: socket.socket) -> dict[str, Any]:
-    """Fork a process for each job. Returns the job, in the forked process only; the server itself ends here."""
+    """Fork a process for each job, and return the job in it. In the server itself this function never returns."""
     reports: dict[int, int] = {}
 
     def report_ended(*_: object) -> None:
@@ -162,7 +161,7 @@ def next_job(connection: socket.socket) -> dict[str, Any]:
 
 
 def become_another(standard: Sequence[int], others: Iterable[int]) -> None:
-    """Take these descriptors as standard input, output and errors, and leave nothing of the server's."""
+    """Make these descriptors stdin, stdout and stderr, and close those of the server."""
     for number in others:
         os.close(number)
     for number, descriptor in zip(STANDARD, standard, strict=True):
@@ -177,7 +176,7 @@ def become_another(standard: Sequence[int], others: Iterable[int]) -> None:
 
 
 def serve(connection: socket.socket) -> None:
-    """Import, then fork as told; in a forked process, run `main` to the end of the process."""
+    """Import the modules, then fork a process for each job; in the forked process, run `main` to its end."""
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()
@@ -190,5 +189,5 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then closes the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C pytest closes the socket, which ends the server
     serve(socket.socket(fileno=int(sys.argv[1])))

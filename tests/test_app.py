@@ -1,4 +1,4 @@
-"""What the composition root does besides serving."""
+"""Functions of the composition root besides serving: repricing of stored usage."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data")
 
 
-def test_reprice_asks_the_operators_prices_then_the_list_by_both_names(settings: Settings) -> None:
+def test_reprice_uses_configured_prices_then_public_ones_by_both_model_names(settings: Settings) -> None:
     database = Database.open(settings.url)
     database.migrate()
     store, usage = ProviderStore(database, SecretBox([b"k" * 32])), UsageStore(database)
@@ -82,7 +82,7 @@ def test_reprice_asks_the_operators_prices_then_the_list_by_both_names(settings:
         ]
     )
     seen: list[int] = []
-    # A running gateway holds the data directory's lock; the keys are sealed with a key that only it has.
+    # A running gateway holds the lock of the data directory, and only it has the encryption key.
     with closing(DataDir(settings.data_dir)):
         for dry_run in (True, False):
             report: RepriceReport = reprice_once(
@@ -107,6 +107,6 @@ def test_reprice_asks_the_operators_prices_then_the_list_by_both_names(settings:
     database.close()
 
 
-def test_reprice_wants_a_database_of_this_version(settings: Settings) -> None:
+def test_reprice_requires_a_database_of_this_version(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="llm-gateway migrate"):
         reprice_once(settings, since_ms=0)

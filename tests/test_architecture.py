@@ -1,4 +1,4 @@
-"""The house limits and the floors, as tests. Each check is first shown a violation, to prove that it can fail."""
+"""Checks of the size limits and the import layers. Each check is also shown a violation, to prove that it can fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Check = Callable[[Path], list[str]]
 
 
 def sources(root: Path) -> Iterator[tuple[str, str]]:
-    """Every Python file under `root`: its place there, and its text."""
+    """Yield all Python files under `root`: the path below it, and the text."""
     for path in sorted(root.rglob("*.py")):
         yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
 
@@ -64,7 +64,7 @@ def many_parameters(root: Path) -> list[str]:
 
 
 def parameters(arguments: ast.arguments) -> int:
-    """How many a caller can give: self and cls are not counted."""
+    """Count the parameters that a caller can pass, without self and cls."""
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     if positional[:1] in (["self"], ["cls"]):
         positional = positional[1:]
@@ -72,7 +72,7 @@ def parameters(arguments: ast.arguments) -> int:
 
 
 def blind_excepts(root: Path) -> list[str]:
-    """`except:`, `except Exception` and `suppress(Exception)` without the reason on the same line."""
+    """Find `except:`, `except Exception` and `suppress(Exception)` without a reason on the same line."""
     return [
         f"{place}:{number}: {line.strip()}"
         for place, text in sources(root)
@@ -94,7 +94,7 @@ def blind_lines(tree: ast.Module) -> Iterator[int]:
 
 
 def names(expression: ast.expr) -> set[str]:
-    """The names in an expression: `a.b` is b, a tuple is all of its."""
+    """Return the names in an expression: b for `a.b`, those of all elements for a tuple."""
     match expression:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return {name}
@@ -104,12 +104,12 @@ def names(expression: ast.expr) -> set[str]:
 
 
 def forbidden_names(root: Path) -> list[str]:
-    """Modules and packages called by a name that says nothing."""
+    """Find modules and packages with a name that says nothing about their content."""
     return [place for place, _ in sources(root) if FORBIDDEN_NAMES & set(Path(place).with_suffix("").parts)]
 
 
 def foreign_imports_in_domain(root: Path) -> list[str]:
-    """What `domain/` imports beside the standard library and msgspec."""
+    """Find imports of `domain/` other than the standard library, msgspec and the package itself."""
     return [
         f"domain/{place}:{node.lineno}: {module}"
         for place, node in nodes(root / "domain")
@@ -124,7 +124,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
 
 
 def import_cycle(root: Path) -> list[str]:
-    """One circle of modules that import each other; the package must be the first of its name that Python finds."""
+    """Find a cycle of modules that import each other. `root` must be the package that Python imports by this name."""
     graph = grimp.build_graph(root.name, cache_dir=None)
     sorter = TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
     try:
@@ -146,11 +146,11 @@ for folder in sys.argv[1:]:
         code = lint_imports(no_cache=True, no_logo=True)
     print(json.dumps([code, output.getvalue()]))
 """
-"""Runs import-linter in each folder named; its imports take longer than its work."""
+"""Program that runs import-linter in each given folder; one process, since its imports take longer than its work."""
 
 
 def broken_contracts(*folders: Path) -> Iterator[list[str]]:
-    """For each folder: the import-linter contracts of its pyproject.toml that its src/llm_gateway breaks."""
+    """Yield for each folder the import-linter contracts of its pyproject.toml that its src/llm_gateway breaks."""
     run = subprocess.run(
         [sys.executable, "-c", LINT_EACH, *folders],
         env={"COLUMNS": "200", "NO_COLOR": "1"},
@@ -177,11 +177,11 @@ CHECKS: list[Check] = [
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_house_keeps_its_limits(check: Check) -> None:
+def test_the_package_keeps_the_size_and_naming_limits(check: Check) -> None:
     assert check(PACKAGE) == []
 
 
-def test_the_house_keeps_its_floors() -> None:
+def test_the_package_keeps_the_import_contracts() -> None:
     assert list(broken_contracts(REPOSITORY)) == [[]]
 
 
@@ -222,16 +222,16 @@ PLANTED: list[tuple[Check, str, str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("check", "place", "text", "found"), PLANTED)
-def test_a_limit_can_fail(tmp_path: Path, check: Check, place: str, text: str, found: list[str]) -> None:
+def test_a_violated_limit_is_found(tmp_path: Path, check: Check, place: str, text: str, found: list[str]) -> None:
     plant(tmp_path, {place: text})
 
     assert check(tmp_path) == found
 
 
-def test_a_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "planted_house"
-    plant(package, {"__init__.py": "", "a.py": "from planted_house.b import x", "b.py": "import planted_house.c"})
-    plant(package, {"c.py": "def later():\n    from planted_house import a"})
+def test_an_import_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "planted_package"
+    plant(package, {"__init__.py": "", "a.py": "from planted_package.b import x", "b.py": "import planted_package.c"})
+    plant(package, {"c.py": "def later():\n    from planted_package import a"})
     monkeypatch.syspath_prepend(tmp_path)
 
     [cycle] = import_cycle(package)
@@ -239,7 +239,7 @@ def test_a_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {module.rpartition(".")[2] for module in cycle.split(" → ")} == {"a", "b", "c"}
 
 
-SOUND_HOUSE = {
+SOUND_PACKAGE = {
     "__init__.py": "",
     "__main__.py": "import llm_gateway.app, llm_gateway.settings_reader",
     "cli/__init__.py": "import cyclopts, rich, llm_gateway.app, llm_gateway.settings",
@@ -292,14 +292,15 @@ SOUND_HOUSE = {
     "settings_reader.py": "import dotenv, llm_gateway.settings",
     "errors.py": "",
     "process.py": "",
+    "suggestions.py": "",
 }
 FLAWS = [
-    ("worker/gateway.py", "import llm_gateway.control.app", "Floors"),
-    ("control/app.py", "import llm_gateway.worker.gateway", "Floors"),
-    ("routing/__init__.py", "import llm_gateway.worker.pipeline.transport", "Floors"),
-    ("cache/__init__.py", "import llm_gateway.journal", "Floors"),
-    ("domain/__init__.py", "import llm_gateway.store", "Floors"),
-    ("stowaway.py", "", "Floors"),
+    ("worker/gateway.py", "import llm_gateway.control.app", "Layers"),
+    ("control/app.py", "import llm_gateway.worker.gateway", "Layers"),
+    ("routing/__init__.py", "import llm_gateway.worker.pipeline.transport", "Layers"),
+    ("cache/__init__.py", "import llm_gateway.journal", "Layers"),
+    ("domain/__init__.py", "import llm_gateway.store", "Layers"),
+    ("stowaway.py", "", "Layers"),
     ("worker/stowaway.py", "", "The data plane's imports"),
     ("worker/gateway.py", "import llm_gateway.worker.endpoints", "The data plane's imports"),
     ("worker/pipeline/transport.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
@@ -327,16 +328,16 @@ FLAWS = [
 
 @pytest.fixture(scope="module")
 def broken_by_flaw(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """The contracts that a sound house breaks, then those that it breaks with each of FLAWS."""
-    added = [{}, *({place: f"{SOUND_HOUSE.get(place, '')}\n{flaw}\n"} for place, flaw, _ in FLAWS)]
-    folders = [tmp_path_factory.mktemp("house") for _ in added]
+    """Return the contracts that a sound package breaks, then those that it breaks with each of FLAWS."""
+    added = [{}, *({place: f"{SOUND_PACKAGE.get(place, '')}\n{flaw}\n"} for place, flaw, _ in FLAWS)]
+    folders = [tmp_path_factory.mktemp("package") for _ in added]
     for folder, flaw in zip(folders, added, strict=True):
         (folder / "pyproject.toml").symlink_to(REPOSITORY / "pyproject.toml")
-        plant(folder / "src" / "llm_gateway", SOUND_HOUSE | flaw)
+        plant(folder / "src" / "llm_gateway", SOUND_PACKAGE | flaw)
     return list(broken_contracts(*folders))
 
 
-def test_a_sound_house_breaks_no_contract(broken_by_flaw: list[list[str]]) -> None:
+def test_a_sound_package_breaks_no_contract(broken_by_flaw: list[list[str]]) -> None:
     assert broken_by_flaw[0] == []
 
 

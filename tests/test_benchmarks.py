@@ -1,4 +1,4 @@
-"""The bench runs and its books add up. What it measures is nobody's business here."""
+"""Short runs of the benchmarks: they finish, fill their tables, and the gateway's accounting matches the load."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_a_quick_bench_fills_its_table_and_the_accounting_adds_up() -> None:
     assert [row[-1] for row in accounting] == ["OK"] * 6
 
 
-def test_a_quick_bench_of_the_reports_fills_its_table_and_they_add_up(tmp_path: Path) -> None:
+def test_a_quick_bench_of_the_reports_fills_its_table_and_the_sums_match(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "reports", "--quick", "--folder", str(tmp_path)]
-    for said in ("20,000 of 20,000", "are taken as they are"):
+    for said in ("20,000 of 20,000", "written by an earlier run"):
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
         assert said in done.stderr
@@ -107,7 +107,7 @@ def test_a_run_replaces_its_own_section_of_the_results(text: str, expected: str)
 
 
 def _tables(text: str) -> list[list[list[str]]]:
-    """The cells of each table's lines: a head and a rule stand before them."""
+    """Return the cells of each table's rows, without its header and separator."""
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
     rules = [number for number, row in enumerate(cells) if set("".join(row)) == {"-"}]
     ends = [rule - 1 for rule in rules[1:]] + [len(cells)]

@@ -1,4 +1,4 @@
-"""What tests/conftest.py does for every run: processes are forbidden where they must be, skipped tests are counted."""
+"""The rules of tests/conftest.py: processes are forbidden in some folders, and skipped tests are counted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.conftest import TESTS, WITHOUT_PROCESSES, ProcessGuard
 REPOSITORY = TESTS.parent
 
 
-def test_make_quick_runs_the_folders_whose_tests_may_start_no_process() -> None:
+def test_make_quick_runs_the_folders_without_processes() -> None:
     found = re.search(r"^QUICK := \$\(addprefix tests/,(.*)\)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert found
     assert tuple(found[1].split()) == WITHOUT_PROCESSES
     assert all((TESTS / folder).is_dir() for folder in WITHOUT_PROCESSES)
 
 
-def test_a_process_is_refused_where_none_may_start() -> None:
+def test_a_test_that_starts_a_process_fails_in_these_folders() -> None:
     guard = ProcessGuard()
     guard("subprocess.Popen", ())
     guard.forbids = True

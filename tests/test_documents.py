@@ -26,7 +26,7 @@ Check = Callable[[Path], list[str]]
 
 
 def documents(root: Path) -> list[Path]:
-    """The README and everything in docs/."""
+    """Return the README and all documents in docs/."""
     return [root / "README.md", *sorted(root.glob("docs/**/*.md"))]
 
 
@@ -35,7 +35,7 @@ def headings(document: Path) -> list[str]:
 
 
 def anchor(heading: str) -> str:
-    """The fragment that GitHub gives a heading."""
+    """Return the fragment that GitHub derives from a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -60,7 +60,7 @@ def broken_links(root: Path) -> list[str]:
 
 
 def unreachable_documents(root: Path) -> list[str]:
-    """The documents that no chain of links from the README leads to."""
+    """Find documents that no chain of links from the README reaches."""
     reached, waiting = set(), [(root / "README.md").resolve()]
     while waiting:
         document = waiting.pop()
@@ -86,7 +86,7 @@ def missing_paths(root: Path) -> list[str]:
 
 
 def decisions(root: Path) -> dict[str, tuple[Path, str]]:
-    """The file and the heading of every decision, by number."""
+    """Return file and heading of each decision, by number."""
     return {
         heading.partition(" ")[0]: (document, heading)
         for document in sorted((root / INDEX).parent.glob("*.md"))

@@ -1,4 +1,4 @@
-"""When a library is imported, seen in a fresh interpreter."""
+"""Lazy imports, checked in a new interpreter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 
-def test_genai_prices_is_imported_at_the_first_lookup_only() -> None:
+def test_genai_prices_is_imported_only_at_the_first_lookup() -> None:
     program = (
         "import sys; from llm_gateway.providers.prices import PriceList, from_operator; "
         "from_operator({'input': 1, 'output': 2}); PriceList().find('local', 'm'); "

@@ -1,6 +1,6 @@
-"""Every parser costs the same for each byte, however its input is cut and however much came before.
+"""Parsers take time linear in their input, in pieces of any size.
 
-Server-sent events have theirs in `test_sse.py`, the protocols' readers and writers in `protocols/test_linear.py`.
+Server-sent events are tested in `test_sse.py`, the protocols' readers and writers in `protocols/test_linear.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.server.harness import running
 
 FEW, MANY = 20_000, 160_000
 MOST = 4.0
-"""How much dearer a byte may be in MANY than in FEW: quadratic work makes it eight times as dear."""
+"""Maximum ratio of the time per byte in MANY to that in FEW; with quadratic work it is eight."""
 TRIES = 3
 
 
 async def cost_of(take: Callable[[int], Awaitable[float]], size: int) -> float:
-    """The least CPU seconds a byte of several tries."""
+    """Return the CPU seconds per byte, the least of several tries."""
     return min([await take(size) for _ in range(TRIES)]) / size
 
 
@@ -34,7 +34,7 @@ async def assert_linear(take: Callable[[int], Awaitable[float]]) -> None:
 
 
 class Wire:
-    """A transport that swallows what is written; the response's bytes are given to the connection by hand."""
+    """A transport that drops all output; the test passes input to the connection itself."""
 
     def write(self, _data: bytes) -> None: ...
     def pause_reading(self) -> None: ...
@@ -49,7 +49,7 @@ class Wire:
 
 
 def spent(feed: Callable[[bytes], None], data: bytes) -> float:
-    """Feed the data byte by byte; CPU seconds."""
+    """Feed the data byte by byte. Returns the CPU seconds."""
     pieces = [data[at : at + 1] for at in range(len(data))]
     start = process_time()
     for piece in pieces:
@@ -58,7 +58,7 @@ def spent(feed: Callable[[bytes], None], data: bytes) -> float:
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-async def test_a_providers_response_byte_by_byte(framing: str) -> None:
+async def test_a_providers_response_is_parsed_in_linear_time(framing: str) -> None:
     async def take(size: int) -> float:
         connection = UpstreamConnection(10_000_000)
         connection.connection_made(cast(asyncio.Transport, Wire()))
@@ -79,7 +79,7 @@ async def test_a_providers_response_byte_by_byte(framing: str) -> None:
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-async def test_a_clients_request_byte_by_byte(framing: str) -> None:
+async def test_a_clients_request_is_parsed_in_linear_time(framing: str) -> None:
     async def take(size: int) -> float:
         async with running(body_bytes=10_000_000) as server:
             client = await server.connect()

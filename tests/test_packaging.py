@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the sdist of this tree."""
+    """Build wheel and sdist of this tree into a folder."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
@@ -40,7 +40,7 @@ def pins(lock: str) -> dict[str, str]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    """The distributions that some requirements name, as lock files spell them."""
+    """Return the distributions of some requirements, as lock files spell them."""
     return {re.split(r"[^a-zA-Z0-9._-]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
 

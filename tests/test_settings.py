@@ -1,4 +1,4 @@
-"""Settings: where they come from, and every reason not to start with them, each with what to do about it."""
+"""Settings: their sources, and each error in them, with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings
-from llm_gateway.settings_reader import REMOVED, descriptions, load_settings
+from llm_gateway.settings_reader import REMOVED, load_settings, setting_helps
 
 KEY = "k" * 32
 ENCRYPTION_KEY = "ab" * 32
@@ -31,7 +31,7 @@ def env_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(env_file: Path) -> Read:
-    """Read the variables that a test names without the prefix, and `env_file`; not the environment of this process."""
+    """Load settings from the given variables (named without the prefix) and `env_file`, not from this process."""
 
     def read(**variables: str) -> Settings:
         return load_settings({f"LLM_GATEWAY_{name}": text for name, text in variables.items()}, env_file)
@@ -40,7 +40,7 @@ def read(env_file: Path) -> Read:
 
 
 def refusal(read: Read, **variables: str) -> str:
-    """Why these variables are refused."""
+    """Return the error message for these variables."""
     with pytest.raises(ConfigurationError) as refused:
         read(**variables)
     return str(refused.value)
@@ -68,8 +68,8 @@ def test_the_documentation_lists_every_setting_and_no_other() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    assert list(descriptions()) == list(Settings.__struct_fields__)
-    assert all(descriptions().values())
+    assert list(setting_helps()) == list(Settings.__struct_fields__)
+    assert all(found.form and found.text for found in setting_helps().values())
 
 
 def test_every_default_is_in_its_own_range(read: Read) -> None:
@@ -90,7 +90,7 @@ def test_settings_cannot_be_changed() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
-def test_settings_do_not_show_secrets(read: Read) -> None:
+def test_the_repr_of_settings_shows_no_secrets(read: Read) -> None:
     settings = read(**PRODUCTION, DATABASE_URL="postgresql://user:secret@db/name")
     assert repr(settings).startswith("Settings(env='production', host='127.0.0.1', port=8200, data_dir=")
     for shown in (repr(settings), repr(settings.__rich_repr__())):
@@ -112,6 +112,10 @@ def test_private_hosts_are_listed_with_commas(read: Read) -> None:
     assert settings.private_hosts == {"internal.example", "10.0.0.1"}
 
 
+def test_own_hosts_are_listed_with_commas(read: Read) -> None:
+    assert read(ALLOWED_HOSTS=" Gateway, ,box.internal").own_hosts == {"gateway", "box.internal"}
+
+
 def test_the_database_is_in_the_data_directory_unless_it_has_a_url(read: Read) -> None:
     assert read(DATABASE_URL="postgresql://db/gateway", DATA_DIR="/srv/x").url == "postgresql://db/gateway"
     assert read(DATA_DIR="/srv/x").url == "sqlite:////srv/x/gateway.db"
@@ -128,7 +132,7 @@ def test_the_database_is_in_the_data_directory_unless_it_has_a_url(read: Read) -
         ({"MAX_BODY_BYTES_IN_FLIGHT": "4194304"}, 4194304),
     ],
 )
-def test_numbers_are_written_as_people_write_them(read: Read, variables: dict[str, str], value: float) -> None:
+def test_numbers_are_parsed_in_common_notations(read: Read, variables: dict[str, str], value: float) -> None:
     [name] = variables
     assert getattr(read(**variables), name.lower()) == value
 
@@ -138,19 +142,19 @@ def test_dev_on_loopback_needs_nothing(read: Read, host: str) -> None:
     assert read(HOST=host).env == "dev"
 
 
-def test_listening_beyond_loopback_is_production(read: Read) -> None:
+def test_listening_beyond_loopback_implies_production(read: Read) -> None:
     settings = read(HOST="0.0.0.0", SERVICE_KEYS=f"ops:{KEY}", ENCRYPTION_KEYS=ENCRYPTION_KEY)
     assert (settings.env, settings.host) == ("production", "0.0.0.0")
 
 
-def test_dev_beyond_loopback_must_be_set(read: Read, env_file: Path) -> None:
+def test_dev_beyond_loopback_must_be_explicit(read: Read, env_file: Path) -> None:
     assert read(HOST="0.0.0.0", ENV="dev").env == "dev"
     env_file.write_text("LLM_GATEWAY_ENV=dev\n")
     assert read(HOST="0.0.0.0").env == "dev"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-def test_production_starts_with_all_it_needs(read: Read, host: str) -> None:
+def test_production_starts_with_keys_and_encryption_keys(read: Read, host: str) -> None:
     assert read(**PRODUCTION, HOST=host).callers() == [("ops", KEY, SCOPES)]
 
 
@@ -222,12 +226,14 @@ REFUSED = [
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{DEV_KEY}"}, r"The service key 'ops' is publicly known or shorter than 32"),
     ({**PRODUCTION, "SERVICE_KEYS": f"ops:{KEY},b:{'x' * 31}"}, r"The service key 'b' is publicly known or shorter"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": ""}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
+    ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
+    ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),
     ({**PRODUCTION, "ENCRYPTION_KEYS": "  "}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
 ]
 
 
 @pytest.mark.parametrize(("variables", "sentence"), REFUSED)
-def test_settings_that_it_does_not_start_with(read: Read, variables: dict[str, str], sentence: str) -> None:
+def test_invalid_or_unsafe_settings_are_rejected(read: Read, variables: dict[str, str], sentence: str) -> None:
     text = refusal(read, **variables)
     assert re.search(sentence, text)
     assert text.endswith((".", ".)"))
@@ -236,7 +242,7 @@ def test_settings_that_it_does_not_start_with(read: Read, variables: dict[str, s
         assert secret not in text
 
 
-def test_all_unfit_settings_are_named_at_once(read: Read) -> None:
+def test_all_invalid_settings_are_named_at_once(read: Read) -> None:
     text = refusal(read, PORT="http", ENV="staging", TYPO="1", WORKERS="2", SERVICE_KEYS="justakey", LOG_LEVEL="debug")
     assert re.findall(r"LLM_GATEWAY_(\w+) (?:must|is not|takes)", text) == [
         "ENV",
@@ -248,19 +254,19 @@ def test_all_unfit_settings_are_named_at_once(read: Read) -> None:
     assert "justakey" not in text
 
 
-def test_everything_unsafe_is_named_at_once(read: Read) -> None:
+def test_all_unsafe_settings_are_named_at_once(read: Read) -> None:
     text = refusal(read, ENV="production", SERVICE_KEYS="shop:short,ops:shorter")
     assert "'shop'" in text
     assert "'ops'" in text
     assert "LLM_GATEWAY_ENCRYPTION_KEYS" in text
 
 
-def test_a_removed_setting_may_ask_for_what_is_so_anyway(read: Read) -> None:
+def test_a_removed_setting_with_the_current_behaviour_is_accepted(read: Read) -> None:
     assert set(REMOVED) == {"workers", "redis_url"}
     assert read(WORKERS="1", REDIS_URL="") == Settings()
 
 
-def test_a_name_counts_in_any_case(env_file: Path) -> None:
+def test_variable_names_are_read_in_any_case(env_file: Path) -> None:
     assert load_settings({"llm_gateway_port": "8300"}, env_file).port == 8300
     both = {"LLM_GATEWAY_PORT": "8301", "llm_gateway_port": "8300", "Llm_Gateway_Port": "8302"}
     assert load_settings(both, env_file).port == 8301, "upper case wins, as a flag must"
@@ -268,18 +274,18 @@ def test_a_name_counts_in_any_case(env_file: Path) -> None:
         load_settings({"llm_gateway_typo": "1"}, env_file)
 
 
-def test_a_name_in_the_file_must_be_a_setting_too(read: Read, env_file: Path) -> None:
+def test_an_unknown_name_in_the_file_is_rejected(read: Read, env_file: Path) -> None:
     env_file.write_text("LLM_GATEWAY_SERVICEKEYS=a:b\n")
     assert refusal(read).startswith("LLM_GATEWAY_SERVICEKEYS is not a setting")
 
 
 @pytest.mark.parametrize("content", [b"LLM_GATEWAY_PORT=\xff\xfe\n", b"LLM_GATEWAY_DATA_DIR=a\0b\n"])
-def test_a_file_that_is_no_text_is_refused(read: Read, env_file: Path, content: bytes) -> None:
+def test_a_file_that_is_not_text_is_rejected(read: Read, env_file: Path, content: bytes) -> None:
     env_file.write_bytes(content)
     assert refusal(read).startswith("The file .env cannot be read")
 
 
-def test_a_directory_in_place_of_the_file_is_refused(read: Read, env_file: Path) -> None:
+def test_a_directory_in_place_of_the_file_is_rejected(read: Read, env_file: Path) -> None:
     env_file.mkdir()
     assert refusal(read).startswith("The file .env cannot be read")
 
@@ -294,25 +300,25 @@ def test_a_directory_in_place_of_the_file_is_refused(read: Read, env_file: Path)
         ("export llm_gateway_port\n", 1),
     ],
 )
-def test_a_line_of_the_file_without_a_value_is_refused(read: Read, env_file: Path, text: str, line: int) -> None:
+def test_a_line_of_the_file_without_a_value_is_rejected(read: Read, env_file: Path, text: str, line: int) -> None:
     env_file.write_text(text)
     assert refusal(read).startswith(f"Line {line} of the file .env is not NAME=value: correct it")
 
 
-def test_the_file_may_have_comments_quotes_exports_and_a_byte_order_mark(read: Read, env_file: Path) -> None:
+def test_the_file_can_have_comments_quotes_exports_and_a_byte_order_mark(read: Read, env_file: Path) -> None:
     text = "\ufeffLLM_GATEWAY_PORT=8300\r\n# none\r\n\r\nexport LLM_GATEWAY_CACHE_SCOPE = 'global' # all\r\nBARE\r\n"
     env_file.write_bytes(text.encode())
     settings = read()
     assert (settings.port, settings.cache_scope) == (8300, "global")
 
 
-def test_the_file_may_refer_to_variables(env_file: Path) -> None:
+def test_the_file_can_reference_variables(env_file: Path) -> None:
     env_file.write_text("BASE=/srv\nLLM_GATEWAY_DATA_DIR=${BASE}/${NAME}/${NONE}/${NONE:-default}\n")
     settings = load_settings({"BASE": "/not/this", "NAME": "gateway"}, env_file)
     assert settings.data_dir == Path("/srv/gateway/default")
 
 
-def test_the_process_ends_with_78_and_one_line(tmp_path: Path) -> None:
+def test_a_settings_error_ends_the_process_with_78_and_one_line(tmp_path: Path) -> None:
     unfit = {"LLM_GATEWAY_PORT": "x", "LLM_GATEWAY_WORKERS": "2", "LLM_GATEWAY_SERVICE_KEYS": f"ops:{KEY}"}
     ended = subprocess.run(
         [sys.executable, "-m", "llm_gateway"],

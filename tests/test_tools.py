@@ -20,7 +20,7 @@ def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A committed repository with the release's tools, and a version that its changelog does not describe."""
+    """Provide a committed repository with the release's tools, and a version that its changelog does not describe."""
     shutil.copytree(REPOSITORY / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "src/llm_gateway").mkdir(parents=True)
     (tmp_path / "src/llm_gateway/__init__.py").write_text('__version__ = "0.2.0"\n')

@@ -1,4 +1,4 @@
-"""Wait for what happens in another task, thread, process or at the other end of a connection."""
+"""Wait for a condition that another task, thread or process fulfils."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    """Return when the condition holds.
+    """Wait in the event loop until the condition holds.
 
     Raises:
-        TimeoutError: it did not within `timeout_s`.
+        TimeoutError: the condition does not hold within `timeout_s`.
     """
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - nobody tells of it
@@ -19,10 +19,10 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    """Return when the condition holds, without an event loop.
+    """Wait until the condition holds, without an event loop.
 
     Raises:
-        AssertionError: it did not within `timeout_s`.
+        AssertionError: the condition does not hold within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -1,4 +1,4 @@
-"""What `llm-gateway serve` becomes: the server process."""
+"""Entry point of the server process (`python -m llm_gateway`), which `llm-gateway serve` replaces itself with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llm_gateway.process import protect_process
 
 STDERR = 2
 COMPLAINT_S = 1.0
-"""How long a full pipe is waited for."""
+"""Seconds to wait for space in a full stderr pipe before the error message is dropped."""
 
 
 def main() -> int:
-    """Serve until told to stop. Returns the exit code.
+    """Serve until SIGTERM or SIGINT. Returns the exit code.
 
-    Importing takes most of a start. Nothing is open before the server's own handlers are in place, so a signal that
-    comes earlier may end the process at once; Python's own answer to Ctrl-C would be a traceback.
+    Imports take most of the start-up time. Until the server installs its own signal handlers nothing is open, so an
+    earlier signal ends the process at once; Python's default for Ctrl-C would print a traceback.
     """
     protect_process()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,7 +30,7 @@ def main() -> int:
 
     try:
         settings = load_settings()
-        from llm_gateway.app import run  # noqa: PLC0415 - unfit settings are reported without waiting for it
+        from llm_gateway.app import run  # noqa: PLC0415 - settings errors are reported without this slow import
 
         return run(settings)
     except ConfigurationError as error:
@@ -40,12 +40,12 @@ def main() -> int:
         _complain(error.detail)
         return 1
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):  # all is closed: whoever does not want to wait need not
+        for number in (signal.SIGTERM, signal.SIGINT):  # everything is closed: a second signal may end it
             signal.signal(number, _end)
 
 
 def _complain(text: str) -> None:
-    """Write why it cannot start; the exit code must not depend on whether anyone can read it."""
+    """Write why the gateway cannot start to stderr. A stderr that is closed or full does not change the exit code."""
     with contextlib.suppress(OSError):
         _, writable, _ = select.select([], [STDERR], [], COMPLAINT_S)
         if writable:

@@ -1,4 +1,7 @@
-"""The composition root of the process: settings in, ASGI app out, both planes behind one gate."""
+"""Composition root: build the ASGI application from the settings, then start, run and stop it.
+
+Requests pass authentication (`gate`), then reach the data plane (`worker`) or the management API (`control`).
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,14 @@ from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.app import Worker, WorkerDependencies
 
 WINDOW_MS = 61_000
-"""How far back calls of an earlier run count against rate limits: the limiter's window and its widest bucket."""
+"""Milliseconds before the start from which calls of an earlier run count against rate limits: the limiter's window of
+a minute plus its widest bucket."""
 SWITCH_INTERVAL_S = 0.0005
+"""Seconds after which a thread that waits for Python's global lock requests it from the thread that holds it."""
 
 
 class Application:
-    """The gateway as an ASGI app, built when its server starts it and taken down in reverse when it stops."""
+    """The gateway as an ASGI application. Lifespan startup opens its parts, shutdown closes them in reverse order."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -51,7 +56,7 @@ class Application:
         self._serving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry: the server's lifespan, and requests through the gate."""
+        """Handle the ASGI lifespan, and pass requests to authentication."""
         if scope["type"] != "lifespan":
             await self._entry(scope, receive, send)
             return
@@ -63,14 +68,17 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     def stop_serving(self) -> None:
-        """Readiness fails from now on; requests are still answered."""
+        """Make the readiness probe fail from now on. Requests are still answered."""
         self._serving = False
 
     async def _start(self) -> None:
-        """Open everything, bottom up.
+        """Open the stores, the embedded model, the journal and the worker, and start the periodic tasks.
+
+        The exit stack closes them in reverse order. The worker ends first, so that the journal gets all its records;
+        then the journal is closed, and the shipper moves the last records to the database before that closes.
 
         Raises:
-            ConfigurationError: it cannot start; the message says what to set.
+            ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
             StoreUnavailable: the database does not answer.
         """
         settings, stack, log = self._settings, self._stack, self.log
@@ -95,7 +103,7 @@ class Application:
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )
         app = worker.build(control.build(journal, shipper, data_plane))
-        self._entry = Gate(app, Keyring(settings.callers()), local_only=settings.env == "dev", log=log)
+        self._entry = _build_gate(app, settings, log)
         self._background(worker.transport.recheck())
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
@@ -103,6 +111,7 @@ class Application:
         self._serving = True
 
     def _build_worker(self, control: Control, journal: JournalWriter, shipper: Shipper) -> tuple[Worker, Metrics]:
+        """Build the data plane, and the metrics that count its usage records."""
         settings, configuration, loop = self._settings, control.configuration, asyncio.get_running_loop()
         quarantined = QuarantineCount(quarantine_file(control.path))
         metrics = Metrics(
@@ -141,8 +150,22 @@ class Application:
         self._stack.push_async_callback(end)
 
 
+def _build_gate(app: ASGIApp, settings: Settings, log: Callable[..., None]) -> Gate:
+    return Gate(
+        app,
+        Keyring(settings.callers()),
+        local_only=settings.env == "dev",
+        log=log,
+        dev_key=settings.dev_key,
+        allowed_hosts=settings.own_hosts,
+    )
+
+
 def _request_lines(level: str, write: Callable[[UsageRecord], None]) -> Callable[[UsageRecord], None] | None:
-    """Return what writes those request lines that `level` asks for: failed requests are warnings, others are info."""
+    """Return the function that logs a finished request at `level`, or None where none is logged.
+
+    Requests with status 5xx are logged as warnings, the others as info.
+    """
     if level == "error":
         return None
     return (lambda record: write(record) if record.status >= 500 else None) if level == "warning" else write
@@ -153,7 +176,7 @@ async def _not_started(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def replay_once(settings: Settings) -> int:
-    """Ship what gateways that are gone left in the journal. Returns the number of records.
+    """Move the usage records that stopped gateways left in the journal to the database. Returns their number.
 
     Raises:
         ConfigurationError: another gateway is running on this data directory.
@@ -175,15 +198,21 @@ def reprice_once(
     dry_run: bool = False,
     progress: Callable[[RepriceReport], None] = lambda _report: None,
 ) -> RepriceReport:
-    """Give stored records the prices in force now, or only say what that would change. A gateway may be running.
+    """Reprice stored usage records with the current prices. A gateway may be running on the same database.
 
-    Of the requests from `since_ms` to before `until_ms` (milliseconds UTC, None: now) the attempts at `provider` and
-    `model` (None: any); `progress` gets the report so far, batch by batch.
+    Args:
+        settings: settings of the gateway that owns the records.
+        since_ms: first time of a request, in milliseconds UTC.
+        until_ms: time before which requests are repriced, in milliseconds UTC; None for now.
+        provider: reprice only attempts at this provider; None for all.
+        model: reprice only attempts with this model; None for all.
+        dry_run: report the differences without writing them.
+        progress: called after each batch with the report so far.
 
     Raises:
         ConfigurationError: the database is not at this version; the message says what to do.
-        RecordsRefused: a new cost is absurd; what was repriced before it stays.
-        StoreUnavailable: the database does not answer; a new run does the rest.
+        RecordsRefused: the database rejects a new cost; records repriced before it keep their new cost.
+        StoreUnavailable: the database does not answer; another run continues where this one stopped.
     """
     wanted = Wanted(
         since_ms=since_ms, until_ms=now_ms() if until_ms is None else until_ms, provider=provider, model=model
@@ -193,26 +222,26 @@ def reprice_once(
 
 
 def _switch_threads_sooner() -> None:
-    """Let the event loop wait for the interpreter for 0.5 ms at most, not 5 (sys.setswitchinterval).
+    """Limit the event loop's wait for Python's global lock to 0.5 ms instead of 5 ms (`sys.setswitchinterval`).
 
-    The shipper's thread works in small pieces, but whenever it is within one as the loop comes back from a system call,
-    the loop waits for so long before the interpreter takes the lock away from the other thread.
+    When the event loop returns from a system call while the shipper's thread runs Python code, the loop waits this
+    interval before the interpreter takes the lock from that thread.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def _raise_file_limit() -> None:
-    """Take as many open files as this process may have: a connection is one, and shells start it with few."""
+    """Raise the soft limit of open files to the hard limit: each connection is one, and shells often allow 1024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # the system's own maximum may be lower
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def run(settings: Settings) -> int:
-    """Serve until told to stop. Returns the exit code.
+    """Serve until SIGTERM or SIGINT. Returns the exit code.
 
     Raises:
-        ConfigurationError: it cannot start; the message says what to set.
+        ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
         StoreUnavailable: the database does not answer.
     """
     _switch_threads_sooner()
@@ -231,10 +260,10 @@ def run(settings: Settings) -> int:
             log=app.log,
         )
     if app.log_writer.is_stuck:
-        os._exit(code)  # the interpreter's own end can abort when a thread comes back from a blocked write meanwhile
+        os._exit(code)  # a thread that returns from a blocked write during the interpreter's shutdown can abort it
     return code
 
 
 def now_ms() -> int:
-    """Milliseconds UTC."""
+    """Return the current time in milliseconds UTC."""
     return time.time_ns() // 1_000_000

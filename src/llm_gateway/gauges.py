@@ -1,4 +1,4 @@
-"""Gauges read at each scrape of the metrics: requests in flight, breakers, the journal's backlog."""
+"""Prometheus gauges read at each scrape: requests in flight, circuit breakers, the usage journal's backlog."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from llm_gateway.journal.shipper import Shipper
 from llm_gateway.worker.app import Worker
 
 Gauge: TypeAlias = tuple[str, str, dict[str, str], float]
-"""Name, meaning, labels, value."""
+"""Name, help text, labels, value."""
 
 BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:
-    """Yield what is known of calls and of the providers' health."""
+    """Yield the gauges of the data plane: requests in flight, event-loop tasks, circuit breakers."""
     yield "llm_gateway_requests_in_flight", "Requests being served", {}, worker.in_flight.count
     tasks = len(asyncio.all_tasks(loop))
     yield "llm_gateway_tasks", "Tasks of the event loop, which come and go with requests", {}, tasks
@@ -28,7 +28,10 @@ def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventL
 
 
 def journal_gauges(shipper: Shipper, quarantined: Callable[[], int]) -> Iterator[Gauge]:
-    """Yield how much of the usage journal is not in the database. `quarantined` counts records that it refused."""
+    """Yield the size and age of journal entries not yet in the database, and the number of quarantined records.
+
+    `quarantined` returns the number of records that the database rejected.
+    """
     behind = shipper.behind()
     yield (
         "llm_gateway_journal_bytes",

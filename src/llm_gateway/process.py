@@ -1,4 +1,4 @@
-"""What the server asks of its process: to be safe before it opens anything, and how its threads are scheduled."""
+"""Process-level protection: ignored signals, standard descriptors that are never reused, scheduling of threads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import signal
 
 IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that would end the process by default. A closed terminal, or a log rotation that signals its programs, must
-not cut the requests in flight."""
+"""Signals that end a process by default. A closed terminal (SIGHUP) or a log rotation must not cut off requests."""
 STANDARD_DESCRIPTORS = (0, 1, 2)
+"""File descriptors of stdin, stdout and stderr."""
 
 
 def protect_process() -> None:
-    """Ignore signals that ask for no shutdown, and open closed stdin, stdout and stderr on the null device.
+    """Ignore `IGNORED_SIGNALS`, and open stdin, stdout and stderr on the null device where they are closed.
 
-    Call it before anything is opened: the system gives out the lowest free descriptor, so that a socket or a database
-    file would become standard output, and log lines would be written into it. Both survive `exec`.
+    Call this before any file is opened. The system assigns the lowest free descriptor, so that a socket or a database
+    file could become standard output, and log lines would be written into it. Both measures survive `exec`.
     """
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -37,9 +37,9 @@ def _occupy(descriptor: int) -> None:
 
 
 def schedule_in_background() -> None:
-    """Let the calling thread wait for the thread that runs, instead of preempting it when it wakes (Linux: sched(7)).
+    """Schedule the calling thread as SCHED_BATCH, so that it does not preempt others on wake-up (Linux: sched(7)).
 
-    For threads that no request waits for: each would take the core from the event loop in the middle of a request.
+    Call this in threads on which no request waits. They would otherwise interrupt the event loop during a request.
     """
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):  # a sandbox may forbid it

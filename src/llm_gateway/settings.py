@@ -1,7 +1,7 @@
-"""Every setting of the gateway: one frozen struct that holds names, defaults, ranges and descriptions.
+"""Settings of the gateway: one frozen struct with the name, default, range and description of each.
 
-`settings_reader.py` fills it. It is imported by the composition roots and the command line only; everything below them
-takes plain values.
+`settings_reader.py` fills it. Only the composition roots and the command line import it; modules below them take plain
+values.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PREFIX = "LLM_GATEWAY_"
 DEV_KEY = "dev-gateway-key"
 SCOPES = frozenset({"call", "read", "admin"})
 SECRETS = frozenset({"database_url", "service_keys", "encryption_keys"})
-"""Settings that are shown nowhere: not in a repr, not in an error."""
+"""Settings whose values never appear in a repr or an error message."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """The settings in force. Durations are seconds, sizes bytes.
+    """The settings of one gateway process. Durations are in seconds, sizes in bytes.
 
-    The field `cache_scope` is the variable LLM_GATEWAY_CACHE_SCOPE and the flag `--cache-scope`. The constructor takes
-    values as they are; `load_settings` checks them.
+    The field `cache_scope` is the variable LLM_GATEWAY_CACHE_SCOPE and the flag `--cache-scope`. The constructor does
+    not check ranges; `load_settings` does.
     """
 
     env: Annotated[Literal["dev", "production"], Meta(description="dev or production")] = "dev"
@@ -59,6 +59,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_private_hosts: Annotated[
         str, Meta(description="upstream hosts that may be private in production, comma-separated")
     ] = ""
+    allowed_hosts: Annotated[
+        str, Meta(description="names beside localhost by which dev may be called, comma-separated")
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe level logged")
     ] = "info"
@@ -76,6 +79,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Upstream hosts that may resolve to private addresses in production."""
         return frozenset(h.strip().lower() for h in self.allowed_private_hosts.split(",") if h.strip())
 
+    @property
+    def own_hosts(self) -> frozenset[str]:
+        """Host names that dev accepts in addition to localhost."""
+        return frozenset(h.strip().lower() for h in self.allowed_hosts.split(",") if h.strip())
+
+    @property
+    def dev_key(self) -> str | None:
+        """The public development key if it is valid for this gateway, else None."""
+        is_taken = self.env == "dev" and any(key == DEV_KEY for _, key, _ in self.callers())
+        return DEV_KEY if is_taken else None
+
     def callers(self) -> list[tuple[str, str, frozenset[str]]]:
         """Return the service keys as (name, key, scopes).
 
@@ -87,7 +101,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return [_service_key(entry) for entry in self.service_keys.split(",") if entry.strip()]
 
     def __repr__(self) -> str:
-        """Every setting but the secret ones."""
+        """Show all settings except the secret ones."""
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -99,7 +113,7 @@ def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:
     name, _, rest = entry.partition(":")
     key, has_scopes, listed = rest.partition(":")
     name, key = name.strip(), key.strip()
-    # `name:key:` is a slip that must not give the key every scope.
+    # `name:key:` without scopes is an error: it must not grant all of them.
     scopes = frozenset(scope.strip() for scope in listed.split("+")) if has_scopes else SCOPES
     if not name or not key or not scopes <= SCOPES:
         raise ConfigurationError(

@@ -1,6 +1,6 @@
-"""Read the settings from `LLM_GATEWAY_*` variables and a `.env` file, and refuse what is unknown, unfit or unsafe.
+"""Read the settings from `LLM_GATEWAY_*` variables and a `.env` file; reject unknown, invalid or unsafe ones.
 
-`serve` passes its flags on as variables, so they win over the environment, and the environment wins over `.env`.
+Precedence: flags of `serve` (which it passes on as variables), then the environment, then `.env`, then defaults.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import io
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from dotenv.parser import Binding, parse_stream
@@ -23,13 +24,16 @@ from llm_gateway.settings import DEV_KEY, PREFIX, SECRETS, Settings
 
 ENV_FILE = Path(".env")
 MIN_KEY_LENGTH = 32
+"""Characters that a service key must have at least in production."""
 KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
+"""Characters of an invalid value that an error message quotes."""
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 REMOVED = {
     "redis_url": ("", "cache and rate limits are in the gateway's memory"),
     "workers": ("1", "one process serves every request"),
 }
-"""Settings that only other versions have: the value that asks for what this version does, and what that is."""
+"""Settings of earlier versions: the value that matches this version (accepted and ignored), and the reason."""
 
 
 def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = ENV_FILE) -> Settings:
@@ -38,7 +42,7 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
     Binding a host beyond loopback implies `production` unless the environment is set explicitly.
 
     Raises:
-        ConfigurationError: settings are unknown, unfit or not safe to start with; the message names all of them.
+        ConfigurationError: settings are unknown, invalid or unsafe; the message names all of them.
     """
     values, problems = _convert(_ours(_read_file(env_file, environment)) | _ours(environment))
     settings = Settings(**values)
@@ -50,35 +54,60 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
         raise ConfigurationError(" ".join(problems))
     if "env" not in values and not _is_loopback(settings.host):
         settings = msgspec.structs.replace(settings, env="production")
+    if unfit := sorted(host for host in settings.own_hosts if not _HOST.fullmatch(host)):
+        raise ConfigurationError(
+            f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
+            f"not {_shown(unfit[0])}."
+        )
     if unsafe := list(_unsafe(settings)):
         raise ConfigurationError(" ".join(unsafe))
     return settings
 
 
-def descriptions() -> dict[str, str]:
-    """Return what each setting is, by field name."""
-    return {name: meta.description or "" for name, (_, meta) in _fields().items()}
+class SettingHelp(NamedTuple):
+    """Help of a setting for `serve --help`: form of its value, and text with range, default and variable."""
+
+    form: str
+    text: str
+
+
+def setting_helps() -> dict[str, SettingHelp]:
+    """Return the help of each setting, by field name."""
+    defaults = Settings()
+    return {name: _help(name, kind, meta, getattr(defaults, name)) for name, (kind, meta) in _fields().items()}
+
+
+def _help(name: str, kind: object, meta: msgspec.Meta, default: object) -> SettingHelp:
+    is_choice = get_origin(kind) is Literal
+    forms: dict[object, str] = {int: "INT", float: "NUMBER", Path: "PATH"}
+    form = "|".join(get_args(kind)) if is_choice else forms.get(kind, "TEXT")
+    text = meta.description or ""
+    if kind in (int, float):
+        text += f"; {_requirement(kind, meta)}"
+    if default not in (None, ""):
+        text += f" [default: {default:g}]" if isinstance(default, float) else f" [default: {default}]"
+    return SettingHelp(form, f"{text} [{_variable(name)}]")
 
 
 def _fields() -> dict[str, tuple[Any, msgspec.Meta]]:
-    """Return the type of each setting, and its range and description, by field name."""
+    """Return type and metadata (range, description) of each setting by its field name."""
     hints = get_type_hints(Settings, include_extras=True)
     return {name: (get_args(hint)[0], get_args(hint)[1]) for name, hint in hints.items()}
 
 
 def _ours(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables with the prefix, by field name, whatever their case; upper case wins over other spellings."""
-    by_name = sorted(variables.items(), reverse=True)  # capitals sort first, so here they come last
+    """Return the variables with the gateway's prefix, in any case, by field name; upper case wins over other cases."""
+    by_name = sorted(variables.items(), reverse=True)  # capitals sort last in reverse, so they overwrite the others
     prefix = PREFIX.lower()
     return {name.lower().removeprefix(prefix): text for name, text in by_name if name.lower().startswith(prefix)}
 
 
 def _read_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Read the variables of a `.env` file, with `${NAME}` expanded; a missing file has none.
+    """Return the variables of a `.env` file with `${NAME}` expanded, none if the file is missing.
 
     Raises:
-        ConfigurationError: it is not readable text, or a line that matters is not NAME=value, over which python-dotenv
-            would pass with a warning at most.
+        ConfigurationError: the file is not readable UTF-8, or a line is not NAME=value (python-dotenv skips such lines
+            with a warning at most).
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -103,13 +132,13 @@ def _read_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _line(binding: Binding) -> int:
-    """The number of the line where a binding begins; empty lines before it belong to it."""
+    """Return the line number where a binding begins; python-dotenv counts empty lines before it as part of it."""
     text = binding.original.string
     return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _convert(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Convert each text to its setting's type. Returns the values that fit, and a sentence for each that does not."""
+    """Convert each text to its setting's type. Returns the valid values, and a sentence for each invalid one."""
     fields = _fields()
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -148,10 +177,10 @@ def _unknown(name: str, text: str, known: Iterable[str]) -> Iterator[str]:
 
 
 def _typed(kind: object, text: str) -> object:
-    """Return the text as a number or a path where the setting is one; its range is not checked.
+    """Convert the text to a number or a path if the setting's type is one. Does not check the range.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the text cannot be converted.
     """
     if kind is int:
         return int(text)
@@ -161,14 +190,14 @@ def _typed(kind: object, text: str) -> object:
             raise ValueError(text)
         return number
     if kind is Path:
-        if not text:  # as a path it would be the working directory
+        if not text:  # Path("") is the working directory
             raise ValueError(text)
         return Path(text)
     return text
 
 
 def _requirement(kind: object, meta: msgspec.Meta) -> str:
-    """Return what a setting must be, as a noun phrase."""
+    """Return the values that a setting allows, as a noun phrase for an error message."""
     if get_origin(kind) is Literal:
         *others, last = get_args(kind)
         return f"{', '.join(others)} or {last}"
@@ -183,7 +212,7 @@ def _requirement(kind: object, meta: msgspec.Meta) -> str:
 
 
 def _unsafe(settings: Settings) -> Iterator[str]:
-    """Yield every reason not to start with these settings."""
+    """Yield an error message for each combination of settings that is unsafe to start with."""
     keys = settings.callers()
     if len({key for _, key, _ in keys}) != len(keys) or len({name for name, _, _ in keys}) != len(keys):
         yield f"{PREFIX}SERVICE_KEYS names a key or a name twice."

@@ -1,4 +1,4 @@
-"""Calls an ASGI app as a server would, without one: what the API's tests send requests with."""
+"""HTTP client that calls an ASGI app directly, without a server, for the API's tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from starlette.types import ASGIApp, Message
 
 DEV_KEY = "dev-gateway-key"
 READS_ONLY = pytest.mark.asyncio(loop_scope="module")
-"""A test that changes nothing, so that it may ask the gateway of its module, `reader`."""
+"""Marks a test that changes nothing, so that it can use the gateway that its module shares (`reader`)."""
 
 Headers = Iterable[tuple[str, str | bytes]]
 
 
 def ignore(*_: object, **__: object) -> None:
-    """A log that nobody reads."""
+    """Drop a log event."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back. Header names are in lower case."""
+    """A whole response. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -38,7 +38,7 @@ class Response:
 
 
 class Client:
-    """Sends requests to `app` with the service key `key` (None: without any)."""
+    """A client of `app` with the service key `key` (None: without one)."""
 
     def __init__(self, app: ASGIApp, key: str | None = DEV_KEY) -> None:
         self.app = app
@@ -53,7 +53,7 @@ class Client:
         headers: Mapping[str, str | bytes] | Headers = (),
         host: str | None = "localhost:8200",
     ) -> Response:
-        """One request. `body` is bytes, a list of the pieces they come in, or an object to be sent as JSON."""
+        """Send one request. `body` is bytes, a list of pieces of bytes, or an object to send as JSON."""
         chunks = body if isinstance(body, list) and all(isinstance(piece, bytes) for piece in body) and body else [body]
         pieces = [piece if isinstance(piece, bytes) else json.dumps(piece).encode() for piece in chunks]
         messages: list[Message] = [
@@ -69,7 +69,7 @@ class Client:
 
 
 async def exchange(app: ASGIApp, method: str, path: str, headers: Headers, messages: list[Message]) -> Response:
-    """One request made of ASGI messages; after the last of them nothing more comes."""
+    """Make one request of ASGI messages; after the last message, the client sends nothing more."""
     path, _, query = path.partition("?")
     sent: list[Message] = []
     scope: dict[str, Any] = {
@@ -114,7 +114,7 @@ async def exchange(app: ASGIApp, method: str, path: str, headers: Headers, messa
 
 @asynccontextmanager
 async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
-    """The app between its start and its stop."""
+    """Start the app, and stop it at the end (ASGI lifespan)."""
     started, stopping = asyncio.Event(), asyncio.Event()
     waiting: list[Message] = [{"type": "lifespan.startup"}]
 
@@ -141,7 +141,7 @@ async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what comes soon."""
+    """Wait until the condition holds."""
     for _ in range(5000):
         if condition():
             return
@@ -150,7 +150,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def assert_problem(response: Response, status: int, code: str) -> dict[str, Any]:
-    """The one shape of every error: problem details, and the headers that say whether to try again."""
+    """Assert that a response is an error: problem details, with the headers that tell whether to retry."""
     assert response.status == status, response.body
     assert response.headers["content-type"] == "application/problem+json"
     assert int(response.headers["content-length"]) == len(response.body)

@@ -1,4 +1,4 @@
-"""What the API's tests share: the whole gateway in this process, with a mock vendor behind it."""
+"""Fixtures of the API's tests: the whole gateway in this process, with a mock vendor behind it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Application]]
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the environment or of a .env file gets into the tests."""
+    """Keep the environment and .env files out of the tests."""
     isolate(monkeypatch, tmp_path)
 
 
@@ -37,7 +37,7 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Logging is set up once a process; every test leaves it as it was."""
+    """Restore the process's logging after each test."""
     with logging_restored():
         yield
 
@@ -69,7 +69,7 @@ def data_dir(migrated: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(data_dir: Path) -> Start:
-    """Starts the gateway, with settings of the test's own."""
+    """Return a function that starts the gateway with the test's settings."""
     return partial(running, data_dir)
 
 
@@ -94,12 +94,12 @@ def client(app: Application) -> Client:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def reader(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
-    """Calls a gateway that a module's tests share: without providers, for tests marked READS_ONLY."""
+    """Return a client of a gateway that the tests of a module share: without providers, for READS_ONLY tests."""
     directory = tmp_path_factory.mktemp("reader")
     shutil.copy(migrated, directory / "gateway.db")
     with pytest.MonkeyPatch.context() as patch, logging_restored():
         isolate(patch, directory)
-        async with running(directory, log_level="error") as app:  # its lines are no test's output
+        async with running(directory, log_level="error") as app:  # its log lines belong to no test
             yield Client(app)
 
 

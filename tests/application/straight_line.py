@@ -1,4 +1,4 @@
-"""The surface of POST /api/v1/generate in front of a stand-in for the straight line."""
+"""The endpoint of POST /api/v1/generate behind authentication, in front of a fake `Gateway`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ANSWER = Answer(
 )  # fmt: skip
 
 
-class StraightLine:
-    """Stands in for the gateway: keeps what it was asked, and answers or fails as told."""
+class FakeGateway:
+    """A fake `Gateway` that keeps its requests, and returns ANSWER or raises `error` once `go_on` is set."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -42,17 +42,18 @@ class StraightLine:
 
 
 class World:
-    """The surface behind the gate."""
+    """The endpoint behind authentication, its fake gateway, and a client."""
 
     def __init__(self, drop_s: float = 5.0) -> None:
-        self.line = StraightLine()
+        self.gateway = FakeGateway()
         self.in_flight = InFlight(2, 10_000_000, drop_s)
         self.logged: list[dict[str, Any]] = []
         drain_limit = DrainLimit("drain")
-        generate = GenerateEndpoint(cast(Gateway, self.line), self.in_flight, drain_limit, timeout_s=120, log=self._log)
-        surfaces = Dispatch({GENERATE_PATH: generate}, {}, generate)
+        gateway = cast(Gateway, self.gateway)
+        generate = GenerateEndpoint(gateway, self.in_flight, drain_limit, timeout_s=120, log=self._log)
+        endpoints = Dispatch({GENERATE_PATH: generate}, {}, generate)
         keys = [("dev", DEV_KEY, frozenset({"call"}))]
-        self.client = Client(Gate(surfaces, Keyring(keys), local_only=True, log=ignore))
+        self.client = Client(Gate(endpoints, Keyring(keys), local_only=True, log=ignore))
 
     def _log(self, event: str, **fields: Any) -> None:
         self.logged.append({"event": event, **fields})
@@ -62,7 +63,7 @@ class World:
         return await self.client.call("POST", PATH, body, headers=named)
 
     async def request(self, **headers: str | bytes) -> Request:
-        """What a request with these headers becomes."""
+        """Post a request with these headers, and return it as it reached the gateway."""
         response = await self.post(LEAST, **headers)
         assert response.status == 200, response.body
-        return self.line.requests[-1]
+        return self.gateway.requests[-1]

@@ -1,4 +1,4 @@
-"""What every backend of the cache keeps to (`cache/base.py`); a new one is one more of BACKENDS."""
+"""The contract of cache backends (`cache/base.py`), run against each of BACKENDS; add new backends there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cache(request: pytest.FixtureRequest, clock: Clock) -> Cache:
     return opened
 
 
-async def test_gives_back_what_was_set_last(cache: Cache) -> None:
+async def test_get_returns_the_value_set_last(cache: Cache) -> None:
     assert await cache.get(b"k") is None
     await cache.set(b"k", b"v", 60.0)
     await cache.set(b"l", b"", 60.0)
@@ -41,7 +41,7 @@ async def test_gives_back_what_was_set_last(cache: Cache) -> None:
     assert await cache.get(b"k") == b"w"
 
 
-async def test_too_old_at_exactly_its_time(cache: Cache, clock: Clock) -> None:
+async def test_an_entry_expires_at_exactly_its_time(cache: Cache, clock: Clock) -> None:
     await cache.set(b"k", b"v", 10.0)
     clock.now = 59.999
     assert await cache.get(b"k") == b"v"
@@ -49,7 +49,7 @@ async def test_too_old_at_exactly_its_time(cache: Cache, clock: Clock) -> None:
     assert await cache.get(b"k") is None
 
 
-async def test_reading_does_not_lengthen_its_time_but_setting_does(cache: Cache, clock: Clock) -> None:
+async def test_setting_restarts_the_time_to_live_and_reading_does_not(cache: Cache, clock: Clock) -> None:
     await cache.set(b"k", b"v", 10.0)
     clock.now = 55.0
     assert await cache.get(b"k") == b"v"
@@ -63,12 +63,12 @@ async def test_reading_does_not_lengthen_its_time_but_setting_does(cache: Cache,
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0])
-async def test_no_time_keeps_nothing_not_even_what_was_there(cache: Cache, ttl_s: float) -> None:
+async def test_a_ttl_of_0_drops_the_entry(cache: Cache, ttl_s: float) -> None:
     await cache.set(b"k", b"v", 60.0)
     await cache.set(b"k", b"w", ttl_s)
     assert await cache.get(b"k") is None
 
 
-async def test_a_short_time_is_a_time(cache: Cache) -> None:
+async def test_a_very_short_ttl_stores_the_entry(cache: Cache) -> None:
     await cache.set(b"k", b"v", 0.5)
     assert await cache.get(b"k") == b"v"

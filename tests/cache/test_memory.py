@@ -1,4 +1,4 @@
-"""MemoryCache beside the contract: how much is kept, and what goes first."""
+"""MemoryCache beyond the contract: the bound in bytes, and the order of eviction."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def put(cache: MemoryCache, key: bytes, value: bytes = b"12345", ttl_s: float = 
     run(cache.set(key, value, ttl_s))
 
 
-def test_too_old_at_exactly_its_time(clock: Clock) -> None:
+def test_an_expired_entry_is_dropped_when_it_is_read(clock: Clock) -> None:
     cache = MemoryCache(10_000, clock)
     put(cache, b"k", ttl_s=10.0)
     clock.now = 59.999
@@ -54,7 +54,7 @@ def test_too_old_at_exactly_its_time(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0])
-def test_no_time_keeps_nothing(clock: Clock, ttl_s: float) -> None:
+def test_a_ttl_of_0_stores_nothing(clock: Clock, ttl_s: float) -> None:
     cache = MemoryCache(10_000, clock)
     put(cache, b"k")
     put(cache, b"k", ttl_s=ttl_s)
@@ -62,7 +62,7 @@ def test_no_time_keeps_nothing(clock: Clock, ttl_s: float) -> None:
     assert (len(cache), cache.size_bytes) == (0, 0)
 
 
-def test_size_is_key_value_and_overhead(clock: Clock) -> None:
+def test_the_size_is_key_value_and_overhead(clock: Clock) -> None:
     assert OVERHEAD_BYTES == 200
     cache = MemoryCache(10_000, clock)
     put(cache, b"abc", b"12345")
@@ -73,7 +73,7 @@ def test_size_is_key_value_and_overhead(clock: Clock) -> None:
     assert cache.size_bytes == 405
 
 
-def test_fills_to_the_last_byte(clock: Clock) -> None:
+def test_the_cache_can_be_filled_to_the_last_byte(clock: Clock) -> None:
     cache = MemoryCache(2 * 206, clock)
     put(cache, b"a")
     put(cache, b"b")
@@ -82,7 +82,7 @@ def test_fills_to_the_last_byte(clock: Clock) -> None:
     assert (run(cache.get(b"a")), run(cache.get(b"b")), run(cache.get(b"c"))) == (None, b"12345", b"")
 
 
-def test_least_recently_used_goes_first(clock: Clock) -> None:
+def test_the_least_recently_used_entry_is_evicted_first(clock: Clock) -> None:
     cache = MemoryCache(3 * 206, clock)
     for key in (b"a", b"b", b"c"):
         put(cache, key)
@@ -93,7 +93,7 @@ def test_least_recently_used_goes_first(clock: Clock) -> None:
     assert [run(cache.get(key)) is not None for key in (b"a", b"b", b"d")] == [True, True, True]
 
 
-def test_a_large_value_puts_several_out(clock: Clock) -> None:
+def test_a_large_value_evicts_several_entries(clock: Clock) -> None:
     cache = MemoryCache(4 * 206, clock)
     for key in (b"a", b"b", b"c", b"d"):
         put(cache, key)
@@ -108,7 +108,7 @@ def test_a_large_value_puts_several_out(clock: Clock) -> None:
     assert cache.size_bytes == 4 * 206
 
 
-def test_larger_than_the_cache_is_not_kept_and_the_rest_stays(clock: Clock) -> None:
+def test_a_value_larger_than_the_cache_is_not_stored_and_evicts_nothing(clock: Clock) -> None:
     cache = MemoryCache(500, clock)
     put(cache, b"a")
     put(cache, b"b", b"x" * 300)
@@ -119,7 +119,7 @@ def test_larger_than_the_cache_is_not_kept_and_the_rest_stays(clock: Clock) -> N
     assert run(cache.get(b"a")) is None
 
 
-def test_larger_than_the_cache_takes_the_old_value_away(clock: Clock) -> None:
+def test_a_value_larger_than_the_cache_drops_the_old_value(clock: Clock) -> None:
     cache = MemoryCache(500, clock)
     put(cache, b"a")
     put(cache, b"a", b"x" * 500)
@@ -129,7 +129,9 @@ def test_larger_than_the_cache_takes_the_old_value_away(clock: Clock) -> None:
 
 @examples(2)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 400), st.integers(0, 5), st.booleans()), max_size=60))
-def test_never_larger_than_allowed_and_never_wrong(operations: list[tuple[int, int, int, bool]]) -> None:
+def test_it_never_exceeds_its_bound_and_returns_only_current_values(
+    operations: list[tuple[int, int, int, bool]],
+) -> None:
     clock = Clock()
     cache = MemoryCache(1000, clock)
     last: dict[bytes, bytes] = {}

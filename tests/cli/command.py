@@ -1,4 +1,4 @@
-"""The command line as a test calls it: in this process, as a process with pipes, or on a terminal."""
+"""Run the command line in a test: in the test process, as a process with pipes, or on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Ran(NamedTuple):
-    """How a command ended and what it wrote; a terminal shows both streams as one."""
+    """Exit code and output of a command; a terminal has both streams in one."""
 
     code: int
     out: str
@@ -42,13 +42,13 @@ class Ran(NamedTuple):
 
     @property
     def rows(self) -> list[list[str]]:
-        """Its lines and their fields."""
+        """The output's lines, split into fields."""
         assert (self.code, self.err) == (0, "")
         return [line.split("\t") for line in self.out.splitlines()]
 
     @property
     def sentence(self) -> str:
-        """The one line of what went wrong."""
+        """The one line of the error message."""
         assert self.out == ""
         [line] = self.err.splitlines()
         assert line.startswith("llm-gateway: ")
@@ -56,27 +56,27 @@ class Ran(NamedTuple):
 
 
 class SetUp(NamedTuple):
-    """A running gateway and the mock vendor that providers may be at."""
+    """A running gateway and the mock vendor for its providers."""
 
     gateway: GatewayProcess
     vendor: UpstreamProcess
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ran:
-    """In this process; output goes to a pipe, as it were, and nothing is on standard input."""
+    """Run a command in this process. Output is no terminal, and standard input is empty."""
     capsys.readouterr()
     code = run(arguments)
     return Ran(code, *capsys.readouterr())
 
 
 def execute(*arguments: str, stdin: str | bytes = "", **environment: str) -> Ran:
-    """As a process between pipes."""
+    """Run a command as a process with pipes."""
     given = stdin.encode() if isinstance(stdin, str) else stdin
     return Ran(*fork_server().run(COMMAND_LINE, arguments, Path.cwd(), {**os.environ, **environment}, given))
 
 
 def execute_command(*arguments: str, **environment: str) -> Ran:
-    """As a process that begins with the installed command itself, interpreter and imports included."""
+    """Run the installed command as a new process, interpreter start and imports included."""
     ended = subprocess.run(
         [COMMAND, *arguments],
         env={**os.environ, **environment},
@@ -90,10 +90,10 @@ def execute_command(*arguments: str, **environment: str) -> Ran:
 
 
 def on_terminal(*arguments: str, typed: str = "", columns: int = 120, **environment: str) -> Ran:
-    """As a process on a terminal of its own, where `typed` is typed; colours are taken out of what it shows."""
+    """Run a command on a pseudo-terminal and type `typed`. Colours are removed from its output."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, columns))
-    # Who leads a session and opens a terminal has it as its own: that is where hidden prompts go.
+    # A session leader that opens a terminal gets it as its controlling terminal, which hidden prompts use.
     process = subprocess.Popen(
         ["/bin/sh", "-c", f'exec "$0" "$@" <>{os.ttyname(theirs)} >&0 2>&0', COMMAND, *arguments],
         env={**os.environ, "TERM": "xterm", **environment},
@@ -112,10 +112,10 @@ def on_terminal(*arguments: str, typed: str = "", columns: int = 120, **environm
 
 
 def _converse(terminal: int, typed: bytes) -> str:
-    """Type, and read until the other end is closed. Ctrl-C is typed until it is heard: just before a read it is not."""
+    """Type, and read until the other end is closed. Ctrl-C is repeated, since it can get lost just before a read."""
     shown, deadline = b"", time.monotonic() + PATIENCE_S
     os.write(terminal, typed)
-    with contextlib.suppress(OSError):  # Linux: EIO once nobody has the other end
+    with contextlib.suppress(OSError):  # Linux: EIO once no process has the other end open
         while time.monotonic() < deadline:
             if not select.select([terminal], [], [], 0.5)[0]:
                 os.write(terminal, typed if typed == CTRL_C else b"")

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: an empty directory, one gateway, one mock vendor."""
+"""Fixtures of the command line's tests: an empty directory, one gateway, one mock vendor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READER_KEY = "key-of-the-reader"
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.upper().startswith(("LLM_GATEWAY_", "GATEWAY_"))]:
         monkeypatch.delenv(name)
-    for name in ("COLUMNS", "LINES"):  # workers of pytest-xdist have them; a terminal has its own size
+    for name in ("COLUMNS", "LINES"):  # pytest-xdist sets them; the pseudo-terminal has its own size
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -39,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture
 def set_up(running: GatewayProcess, vendor: UpstreamProcess, monkeypatch: pytest.MonkeyPatch) -> SetUp:
-    """A gateway without providers and overrides, which the command line finds by itself."""
+    """Provide a gateway without providers and overrides, at the address in the command line's variables."""
     for noun in ("providers", "overrides"):
         for each in running.call("GET", f"/api/v1/{noun}").json:
             assert running.call("DELETE", f"/api/v1/{noun}/{each['id']}").status == 204

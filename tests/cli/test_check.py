@@ -1,4 +1,4 @@
-"""`check`: each thing that can stand in the way of `serve`, and that looking changes nothing."""
+"""Command `check` reports each problem that would prevent `serve`, and changes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_check_passes_in_a_fresh_directory_and_makes_nothing(capsys: Capsys) -> None:
+def test_check_passes_in_a_fresh_directory_and_creates_nothing(capsys: Capsys) -> None:
     ran = call(capsys, "check")
     assert ran.code == 0
     says = found(ran)
@@ -45,9 +45,7 @@ def test_check_passes_in_a_fresh_directory_and_makes_nothing(capsys: Capsys) -> 
 @pytest.mark.parametrize(
     ("name", "value"), [("PORT", "x"), ("TYPO", "1"), ("HOST", "0.0.0.0"), ("SERVICE_KEYS", "secret-but-short")]
 )
-def test_settings_that_do_not_fit_end_with_78(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capsys, name: str, value: str
-) -> None:
+def test_invalid_settings_end_with_78(monkeypatch: pytest.MonkeyPatch, capsys: Capsys, name: str, value: str) -> None:
     monkeypatch.setenv(f"LLM_GATEWAY_{name}", value)
     ran = call(capsys, "check")
     assert ran.code == 78
@@ -57,14 +55,16 @@ def test_settings_that_do_not_fit_end_with_78(
     assert "secret-but-short" not in ran.out
 
 
-def test_encryption_keys_that_are_none(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+def test_invalid_encryption_keys_are_reported_and_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
     monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", "secret-but-short")
     ran = call(capsys, "check")
     assert (ran.code, found(ran)["encryption keys"][0]) == (1, "failed")
     assert "secret-but-short" not in ran.out
 
 
-def test_stored_keys_must_open(tmp_path: Path, set_up: SetUp, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+def test_stored_keys_that_cannot_be_decrypted_are_reported(
+    tmp_path: Path, set_up: SetUp, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
     with GatewayProcess(tmp_path) as gateway:
         gateway.provider("acme", set_up.vendor.base_url)
     before = files(tmp_path)
@@ -88,7 +88,7 @@ def test_stored_keys_must_open(tmp_path: Path, set_up: SetUp, monkeypatch: pytes
     assert files(tmp_path) == before, "looking changed nothing"
 
 
-def test_a_running_gateway_stands_in_the_way(set_up: SetUp) -> None:
+def test_a_running_gateway_is_reported_by_check(set_up: SetUp) -> None:
     there = {
         "LLM_GATEWAY_DATA_DIR": str(set_up.gateway.directory / "data"),
         "LLM_GATEWAY_PORT": str(set_up.gateway.port),
@@ -101,25 +101,53 @@ def test_a_running_gateway_stands_in_the_way(set_up: SetUp) -> None:
     assert set_up.gateway.call("GET", "/readyz").status == 200
 
 
-def test_looking_at_the_lock_does_not_keep_it(capsys: Capsys) -> None:
+def test_check_does_not_keep_the_lock(capsys: Capsys) -> None:
     DataDir(Path("data")).close()
     assert call(capsys, "check").code == 0
     DataDir(Path("data")).close()
 
 
-def test_a_directory_that_is_a_file(capsys: Capsys) -> None:
+def test_a_data_directory_that_is_a_file_is_reported(capsys: Capsys) -> None:
     Path("data").touch()
     ran = call(capsys, "check")
     assert (ran.code, found(ran)["data directory"][0]) == (1, "failed")
 
 
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/dev/null/x", "/proc", "x" * 300, "a/b/c" + "x" * 300])
+def test_a_directory_that_cannot_be_made_fails(monkeypatch: pytest.MonkeyPatch, capsys: Capsys, place: str) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_DATA_DIR", place)
+    ran = call(capsys, "check")
+    mark, says = found(ran)["data directory"]
+    assert (ran.code, mark) == (1, "failed")
+    assert "LLM_GATEWAY_DATA_DIR" in says
+    assert list(Path().iterdir()) == [], "it leaves nothing behind"
+
+
+def test_a_directory_that_can_be_made_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_DATA_DIR", "a/b/c")
+    ran = call(capsys, "check")
+    assert (ran.code, found(ran)["data directory"][0]) == (0, "ok")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["mysql://a@b/c", "sqlite://", "nonsense"])
+def test_a_database_url_that_does_not_fit_ends_with_78(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capsys, url: str
+) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", url)
+    ran = call(capsys, "check")
+    assert ran.code == 78
+    [(mark, says)] = found(ran).values()
+    assert (mark, says.split()[0]) == ("failed", "LLM_GATEWAY_DATABASE_URL")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_that_cannot_be_written(capsys: Capsys) -> None:
+def test_a_data_directory_that_cannot_be_written_is_reported(capsys: Capsys) -> None:
     Path("data").mkdir(mode=0o500)
     assert found(call(capsys, "check"))["data directory"][0] == "failed"
 
 
-def test_a_database_that_is_none_or_newer(capsys: Capsys) -> None:
+def test_a_damaged_or_newer_database_is_reported(capsys: Capsys) -> None:
     Path("data").mkdir()
     file = Path("data/gateway.db")
     file.write_bytes(b"this is no database" * 1000)
@@ -135,14 +163,16 @@ def test_a_database_that_is_none_or_newer(capsys: Capsys) -> None:
     assert "newer llm-gateway" in ran.out
 
 
-def test_the_model_can_be_required_or_not_wanted(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+def test_check_reports_the_local_model_as_not_wanted_or_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
     monkeypatch.setenv("LLM_GATEWAY_LOCAL_MODEL", "false")
     assert found(call(capsys, "check"))["local model"] == ("ok", "not wanted")
     monkeypatch.setenv("LLM_GATEWAY_LOCAL_MODEL", "true")
     assert found(call(capsys, "check"))["local model"] == ("ok", "installed")
 
 
-def test_on_a_terminal_each_finding_is_a_line() -> None:
+def test_on_a_terminal_check_prints_a_line_for_each_finding() -> None:
     shown = on_terminal("check")
     assert shown.code == 0
     assert [line.split()[0] for line in shown.out.splitlines()] == ["ok"] * 6

@@ -1,4 +1,4 @@
-"""The client: which address and key, and what each failure says."""
+"""The command line's HTTP client: address, key, and the message and exit code of each failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.e2e.process import free_port, until
 
 @contextmanager
 def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, list[str]]]:
-    """A server that gives every request this answer. Yields its URL and the paths and keys it saw."""
+    """Serve the same response to all requests. Yields the server's URL and the paths and keys it saw."""
     seen: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -49,7 +49,7 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, l
         server.server_close()
 
 
-def test_nobody_there_ends_with_3_and_says_where_it_looked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gateway_a_command_ends_with_3_and_names_the_url(capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://localhost:{free_port()}"
     ended = call(capsys, "providers", "list", "--url", url)
     assert ended.code == 3
@@ -60,7 +60,7 @@ def test_nobody_there_ends_with_3_and_says_where_it_looked(capsys: pytest.Captur
     assert "http://gateway.invalid" in ended.sentence
 
 
-def test_it_ends_cleanly_every_time() -> None:
+def test_a_refused_connection_ends_cleanly_every_time() -> None:
     url = f"http://localhost:{free_port()}"
     assert {execute("providers", "list", "--url", url).code for _ in range(10)} == {3}
 
@@ -81,7 +81,7 @@ def test_a_missing_scope_is_named(set_up: SetUp, capsys: pytest.CaptureFixture[s
     assert "GATEWAY_KEY" in ended.sentence
 
 
-def test_the_development_key_is_for_this_machine_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_development_key_is_sent_to_loopback_only(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(200, b"[]") as (url, seen):
         assert call(capsys, "providers", "list", "--url", url).code == 0
         assert call(capsys, "providers", "list", "--url", f"{url}/api/v1/", "--key", "own").code == 0
@@ -115,21 +115,23 @@ def test_the_key_comes_from_the_variable_a_file_or_stdin(monkeypatch: pytest.Mon
         *(Address(url=url) for url in ("localhost:8200", "ftp://x", "http://", "http://me:pw@x", "http://x:y", "x")),
     ],
 )
-def test_an_address_that_does_not_fit_ends_with_2(address: Address) -> None:
+def test_an_invalid_url_ends_with_2(address: Address) -> None:
     with pytest.raises(CommandFailed) as ended:
         connect(address)
     assert ended.value.code == 2
     assert not {"two", "schlüssel", "pw"} & set(str(ended.value).split())
 
 
-def test_an_address_does_not_show_its_key() -> None:
+def test_the_repr_of_an_address_does_not_show_its_key() -> None:
     assert "secret" not in repr(Address(key="secret"))
 
 
 @pytest.mark.parametrize(
     ("status", "body"), [(404, b"<h1>Not here</h1>"), (200, b"<h1>Hello</h1>"), (502, b"{}"), (307, b"")]
 )
-def test_who_is_no_gateway(capsys: pytest.CaptureFixture[str], status: int, body: bytes) -> None:
+def test_a_server_that_is_not_a_gateway_ends_with_3(
+    capsys: pytest.CaptureFixture[str], status: int, body: bytes
+) -> None:
     with answering(status, body, Location="http://127.0.0.1:1/") as (url, seen):
         ended = call(capsys, "providers", "list", "--url", url)
         assert len(seen) == 1
@@ -139,7 +141,7 @@ def test_who_is_no_gateway(capsys: pytest.CaptureFixture[str], status: int, body
     )
 
 
-def test_a_cut_connection_says_whether_to_look_first() -> None:
+def test_a_lost_connection_after_a_write_advises_to_check_first() -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -185,5 +187,5 @@ def test_ctrl_c_ends_a_call_at_once_with_130() -> None:
         ("http://10.0.0.1", False),
     ],
 )
-def test_only_this_machines_addresses_are_loopback(url: str, is_ours: bool) -> None:
+def test_only_addresses_of_this_machine_are_loopback(url: str, is_ours: bool) -> None:
     assert is_loopback(url) == is_ours

@@ -1,4 +1,4 @@
-"""The tree of commands: help with examples that parse, exit codes, and streams that are gone."""
+"""Tree of commands: help with examples that parse, exit codes, and closed standard streams."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from llm_gateway.cli.usage import REPLAY
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
 
 EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-DOCUMENT = Path(__file__).parents[2] / "docs" / "CLI.md"
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENT = REPOSITORY / "docs" / "CLI.md"
 HEAVY = ("pydantic", "sqlalchemy", "fastapi", "uvicorn", "pyreqwest", "alembic")
 
 
 def leaves(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
-    """Every command that does something."""
+    """Yield all commands that are not only groups, with their path."""
     for name, command in app.resolved_commands().items():
         if name.startswith("-"):
             continue
@@ -35,13 +36,13 @@ COMMANDS = dict(leaves(build_cli()))
 
 
 def examples(text: str) -> list[list[str]]:
-    """The commands in a text's shell blocks, without what the shell itself takes."""
+    """Return the llm-gateway commands in a text's shell blocks, without variables and redirections."""
     lines = [line.partition(" > ")[0] for block in EXAMPLE.findall(text) for line in block.splitlines()]
-    found = [re.search(r"(?:^|\| |\$ |\" )llm-gateway(?: (.+))?$", line.strip()) for line in lines]
+    found = [re.search(r"(?:^|\| |\$ |\" |\.venv/bin/)llm-gateway(?: (.+))?$", line.strip()) for line in lines]
     return [shlex.split((match[1] or "").partition(" | ")[0]) for match in found if match]
 
 
-def test_every_command_is_there() -> None:
+def test_the_tree_has_every_command() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "serve", "check", "migrate", "rekey", "reprice", "completion", "keys new",
         "providers list", "providers show", "providers add", "providers update", "providers test",
@@ -52,7 +53,9 @@ def test_every_command_is_there() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_each_has_help_with_an_example_that_parses(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_command_has_help_with_an_example_that_parses(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     command = COMMANDS[path].default_command
     assert command is not None
     cli = build_cli()
@@ -76,18 +79,26 @@ def test_the_examples_of_the_documentation_parse() -> None:
     assert shown == set(COMMANDS), "each command is shown"
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/SETUP.md"])
+def test_the_commands_of_other_documents_parse(name: str) -> None:
+    found = examples((REPOSITORY / name).read_text(encoding="utf-8"))
+    assert found, "no commands"
+    for example in found:
+        build_cli().parse_args(example, exit_on_error=False, print_error=False)
+
+
 REPLAYING = ("usage replay", "llm_gateway.cli.replay:replay", REPLAY)
 
 
 @pytest.mark.parametrize(("name", "place", "summary"), [*LOCAL_COMMANDS, REPLAYING])
-def test_what_is_loaded_late_is_introduced_by_its_own_words(name: str, place: str, summary: str) -> None:
+def test_the_summary_of_a_lazy_command_is_its_docstrings(name: str, place: str, summary: str) -> None:
     command = COMMANDS[tuple(name.split())].default_command
     assert command is not None
     assert (command.__doc__ or "").startswith(summary)
     assert place == f"{command.__module__}:{command.__name__}"
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_imports_none_of_the_heavy_libraries() -> None:
     script = (
         "import sys\nfrom llm_gateway.cli.commands import run\nrun(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
     )
@@ -112,7 +123,7 @@ def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
         (["nonsense"], 'Unknown command "nonsense".'),
         (["providers", "lst"], 'Did you mean "list"?'),
         (["providers", "add", "x"], "--model requires an argument. See: llm-gateway providers add --help"),
-        (["providers", "add", "x", "-m", "y", "--api-key", "sk-1"], "Unknown option: --api-key"),
+        (["providers", "add", "x", "-m", "y", "--api-key", "sk-1"], "--api-key is not taken"),
         (["providers", "add", "x", "-m", "y", "--rpm", "0"], "--rpm"),
         (["usage", "--days", "366"], "--days"),
         (["usage", "--by", "month"], "--by"),
@@ -120,20 +131,20 @@ def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
         (["reprice", "--since", "yesterday"], "--since"),
     ],
 )
-def test_what_makes_no_sense_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_invalid_arguments_end_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     ended = call(capsys, *arguments)
     assert ended.code == 2
     assert said in ended.sentence
     assert "sk-1" not in ended.err
 
 
-def test_a_noun_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_group_without_a_command_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     ended = call(capsys, "providers")
     assert ended.code == 0
     assert "enable: Use a provider again." in ended.out
 
 
-def test_a_reader_that_went_away_is_no_error(set_up: SetUp) -> None:
+def test_a_closed_output_pipe_prints_no_error(set_up: SetUp) -> None:
     process = subprocess.Popen([COMMAND, "providers", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -143,7 +154,7 @@ def test_a_reader_that_went_away_is_no_error(set_up: SetUp) -> None:
     process.stderr.close()
 
 
-def test_a_full_disk_is_said(set_up: SetUp) -> None:
+def test_a_full_disk_is_reported(set_up: SetUp) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
             [COMMAND, "providers", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -151,7 +162,7 @@ def test_a_full_disk_is_said(set_up: SetUp) -> None:
     assert (ended.returncode, ended.stderr) == (1, "llm-gateway: No space left on device.\n")
 
 
-def test_closed_streams_and_a_narrow_encoding(set_up: SetUp) -> None:
+def test_commands_work_with_closed_streams_and_an_ascii_output(set_up: SetUp) -> None:
     for closing, code in (("<&-", 2), (">&-", 2), ("2>&-", 2)):
         command = f'"$0" providers add x -m y {closing} </dev/null'
         ended = subprocess.run(["/bin/sh", "-c", command, COMMAND], capture_output=True, text=True, check=False)

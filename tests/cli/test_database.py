@@ -1,4 +1,4 @@
-"""`migrate` and `rekey`: what they do to the database, and what they refuse."""
+"""Commands `migrate` and `rekey`: their effect on the database, and the databases they reject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTING = "LLM_GATEWAY_ENCRYPTION_KEYS"
 
 
 def stored_keys(directory: Path, keys: str) -> list[str]:
-    """The vendors' keys as they open with these encryption keys."""
+    """Return the vendors' keys, decrypted with these encryption keys."""
     database = Database.open(f"sqlite:///{directory / 'data' / 'gateway.db'}")
     try:
         store = ProviderStore(database, SecretBox(parse_keys(keys)))
@@ -29,14 +29,14 @@ def stored_keys(directory: Path, keys: str) -> list[str]:
         database.close()
 
 
-def test_migrate_makes_the_tables_and_can_be_run_again(capsys: Capsys) -> None:
+def test_migrate_creates_the_tables_and_can_be_repeated(capsys: Capsys) -> None:
     for _ in range(2):
         assert call(capsys, "migrate") == (0, "The database is up to date.\n", "")
     assert Path("data/gateway.db").stat().st_mode & 0o777 == 0o600
     assert call(capsys, "migrate", "--json").json == {"version": HEAD}
 
 
-def test_a_damaged_database_is_told(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_database_is_reported(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("data").mkdir()
     Path("data/gateway.db").write_bytes(b"this is no database" * 1000)
     monkeypatch.setenv(SETTING, NEW)
@@ -46,7 +46,7 @@ def test_a_damaged_database_is_told(capsys: Capsys, monkeypatch: pytest.MonkeyPa
         assert "database" in ended.sentence
 
 
-def test_rekey_beside_a_running_gateway(tmp_path: Path, set_up: SetUp) -> None:
+def test_rekey_works_beside_a_running_gateway(tmp_path: Path, set_up: SetUp) -> None:
     def rekey(keys: str) -> Ran:
         return execute("rekey", **{SETTING: keys})
 
@@ -66,7 +66,7 @@ def test_rekey_beside_a_running_gateway(tmp_path: Path, set_up: SetUp) -> None:
     assert stored_keys(tmp_path, NEW) == ["sk-1", "sk-2", "sk-test"]
 
 
-def test_rekey_with_the_generated_key(tmp_path: Path, set_up: SetUp) -> None:
+def test_rekey_reads_keys_sealed_with_the_generated_key(tmp_path: Path, set_up: SetUp) -> None:
     with GatewayProcess(tmp_path) as gateway:
         gateway.provider("acme", set_up.vendor.base_url, api_key="sk-1")
     assert execute("rekey").out == "Every provider key is encrypted with the first encryption key already.\n"
@@ -75,7 +75,7 @@ def test_rekey_with_the_generated_key(tmp_path: Path, set_up: SetUp) -> None:
     assert stored_keys(tmp_path, NEW) == ["sk-1"]
 
 
-def test_what_is_not_there_is_not_made(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rekey_and_reprice_create_no_database_and_no_key(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = call(capsys, "rekey")
     assert (ended.code, SETTING in ended.sentence) == (78, True)
     monkeypatch.setenv(SETTING, NEW)
@@ -85,7 +85,7 @@ def test_what_is_not_there_is_not_made(capsys: Capsys, monkeypatch: pytest.Monke
     assert not Path("data").exists()
 
 
-def test_an_empty_database_is_to_be_migrated_first(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rekey_of_an_empty_database_requires_migrate(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SETTING, NEW)
     Path("data").mkdir()
     Path("data/gateway.db").touch()

@@ -1,4 +1,4 @@
-"""New keys fit the settings they are made for."""
+"""Command `keys new`: the generated keys are valid in the settings."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def test_a_new_key_is_printed_as_json_with_its_entry(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "flags", [["--name", "a:b"], ["--name", "a b"], ["--name", ""], ["--scope", "root"], ["--scope", ""]]
 )
-def test_what_does_not_fit_ends_with_2(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+def test_an_invalid_name_or_scope_ends_with_2(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     ended = call(capsys, "keys", "new", *flags)
     assert ended.code == 2
     assert flags[0] in ended.sentence
 
 
-def test_a_person_is_told_where_it_goes() -> None:
+def test_a_terminal_gets_a_hint_to_the_setting() -> None:
     assert "LLM_GATEWAY_SERVICE_KEYS" in on_terminal("keys", "new").out
     assert "llm-gateway rekey" in on_terminal("keys", "new", "--encryption").out
 
 
-def test_the_scopes_are_those_of_the_settings() -> None:
+def test_the_scopes_match_those_of_the_settings() -> None:
     assert set(SCOPES) == KNOWN_SCOPES

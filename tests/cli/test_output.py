@@ -1,8 +1,9 @@
-"""What is printed: money, tables, tab-separated lines, JSON; nothing a terminal would obey."""
+"""Output formats: money, tables, tab-separated lines, JSON; control characters are escaped."""
 
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 
 import pytest
@@ -39,7 +40,7 @@ def test_money_shows_at_least_four_significant_digits(amount: float, shown: str)
 
 
 @given(st.integers(-(10**18), 10**18))
-def test_money_is_never_shown_as_nothing_and_is_off_by_less_than_a_percent(nanos: int) -> None:
+def test_money_above_0_is_never_shown_as_0_and_is_off_by_less_than_a_percent(nanos: int) -> None:
     exact = Decimal(nanos) / 10**9
     shown = Decimal(dollars(exact).replace("$", "").replace(",", ""))
     assert (shown == 0) == (exact == 0)
@@ -61,7 +62,7 @@ def test_values_for_programs_stay_in_one_field_of_one_line() -> None:
 
 
 @given(st.text())
-def test_nothing_that_a_terminal_obeys_is_printable(text: str) -> None:
+def test_characters_that_control_a_terminal_are_escaped(text: str) -> None:
     shown = printable(text)
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in shown)
     assert not set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029") & set(shown)
@@ -76,15 +77,49 @@ def test_tab_separated_lines_have_a_header_and_no_total(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "name\tcost\ton\n"
 
 
-def test_one_thing_is_printed_as_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_row_is_printed_as_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
     print_fields({"name": "a", "cost": 0.5, "on": None}, COLUMNS)
     assert capsys.readouterr().out == "name\ta\ncost\t0.5\non\t\n"
 
 
-def test_json_is_the_value_and_safe_to_look_at(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_decodes_to_the_value_and_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"name": "é\u009b31m\u202e\x1b", "cost": 1e-09}
     print_json(value)
     shown = capsys.readouterr().out
     assert json.loads(shown) == value
     assert "é" in shown
     assert not {"\u009b", "\u202e", "\x1b"} & set(shown)
+
+
+ROWS = [
+    {"name": "openrouter", "models": ["gpt-4o-mini-2024-07-18", "meta/llama-3.3"], "cost": 1.5, "limit": 10_000_000},
+    {"name": "a customer of many words", "models": [], "cost": 0.0000255, "limit": 60},
+]
+WIDE = (
+    Column("name", "Name"),
+    Column("models", "Models", "list"),
+    Column("cost", "Cost", "money"),
+    Column("limit", "Tokens/min", "count"),
+)
+WORDS = {
+    "openrouter",
+    "gpt-4o-mini-2024-07-18,",
+    "meta/llama-3.3",
+    "customer",
+    "10,000,000",
+    "$0.0000255",
+    "Tokens/min",
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_words_stay_whole_however_narrow_the_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_rows(ROWS, WIDE, total={"name": "Total", "models": [], "cost": 1.5, "limit": 1})
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert {word for line in lines for word in line.split()} >= WORDS
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("Name  ") and "Models" in line for line in lines) == (width >= 80)

@@ -1,4 +1,4 @@
-"""`overrides`, against a running gateway."""
+"""Commands `overrides …` against a running gateway."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def with_acme(set_up: SetUp) -> SetUp:
     return set_up
 
 
-def test_add_list_and_remove(with_acme: SetUp, capsys: Capsys) -> None:
+def test_an_override_is_added_listed_and_removed(with_acme: SetUp, capsys: Capsys) -> None:
     added = call(
         capsys, "overrides", "add", "alice", "acme", "status-500", "--service", "shop", "--only", "--json"
     ).json
@@ -36,12 +36,12 @@ def test_add_list_and_remove(with_acme: SetUp, capsys: Capsys) -> None:
     assert call(capsys, "overrides", "list", "--json").json == []
 
 
-def test_the_provider_may_be_named_by_its_id(with_acme: SetUp, capsys: Capsys) -> None:
+def test_the_provider_can_be_named_by_its_id(with_acme: SetUp, capsys: Capsys) -> None:
     [provider] = with_acme.gateway.call("GET", "/api/v1/providers").json
     assert call(capsys, "overrides", "add", "alice", provider["id"], "--json").json["provider_name"] == "acme"
 
 
-def test_a_customer_with_more_than_one_must_choose(with_acme: SetUp, capsys: Capsys) -> None:
+def test_removing_one_of_several_overrides_requires_its_id(with_acme: SetUp, capsys: Capsys) -> None:
     for service in ([], ["--service", "shop"]):
         assert call(capsys, "overrides", "add", "alice", "acme", *service).code == 0
     ended = call(capsys, "overrides", "remove", "alice")
@@ -54,7 +54,7 @@ def test_a_customer_with_more_than_one_must_choose(with_acme: SetUp, capsys: Cap
     assert (ended.code, ended.sentence) == (1, "There is no such override of alice: see llm-gateway overrides list.")
 
 
-def test_what_the_gateway_refuses(with_acme: SetUp, capsys: Capsys) -> None:
+def test_an_error_of_the_gateway_is_shown_as_its_sentence(with_acme: SetUp, capsys: Capsys) -> None:
     ended = call(capsys, "overrides", "add", "alice", "acme", "unknown-model")
     assert (ended.code, "unknown-model" in ended.sentence or "model" in ended.sentence) == (1, True)
     ended = call(capsys, "overrides", "add", "alice", "nobody")
@@ -63,7 +63,7 @@ def test_what_the_gateway_refuses(with_acme: SetUp, capsys: Capsys) -> None:
     assert call(capsys, "overrides", "add", "alice", "acme").code == 1
 
 
-def test_a_customers_name_cannot_steer_the_terminal(with_acme: SetUp, capsys: Capsys) -> None:
+def test_control_characters_in_a_customers_name_are_escaped(with_acme: SetUp, capsys: Capsys) -> None:
     assert "\x1b" not in call(capsys, "overrides", "add", "evil\x1b[2J[red]\t\n", "acme").out
     shown = on_terminal("overrides", "list").out
     assert "evil\\u001b[2J[red]\\u0009\\u000a" in shown

@@ -1,4 +1,4 @@
-"""`usage replay`."""
+"""Command `usage replay`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_replay_of_an_empty_journal_moves_nothing(capsys: pytest.CaptureFixture[
     assert call(capsys, "usage", "replay", "--json").json == {"records": 0}
 
 
-def test_a_running_gateway_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_beside_a_running_gateway_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     running = DataDir(Path("data"))
     ended = call(capsys, "usage", "replay")
     assert (ended.code, "Another gateway uses the data directory" in ended.sentence) == (78, True)

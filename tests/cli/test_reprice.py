@@ -1,4 +1,4 @@
-"""`reprice`: what a wrong price cost before and after, on the database of a gateway that runs."""
+"""Command `reprice` on the database of a running gateway: cost before and after."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TODAY = f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}"
 TOMORROW = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
 
 
-def test_a_price_that_came_late(tmp_path: Path, set_up: SetUp) -> None:
+def test_a_price_set_later_is_applied_to_stored_usage(tmp_path: Path, set_up: SetUp) -> None:
     with GatewayProcess(tmp_path) as gateway:
         path = gateway.provider("acme", set_up.vendor.base_url, prices=None)
         answers = [gateway.ask().json for _ in range(3)]
@@ -45,7 +45,7 @@ def test_a_price_that_came_late(tmp_path: Path, set_up: SetUp) -> None:
         assert Decimal(str(again["models"][0]["cost_after_usd"])) == cost
 
 
-def test_what_has_no_price_is_said(tmp_path: Path, set_up: SetUp) -> None:
+def test_attempts_without_a_known_price_are_reported(tmp_path: Path, set_up: SetUp) -> None:
     with GatewayProcess(tmp_path) as gateway:
         gateway.provider("acme", set_up.vendor.base_url, prices=None)
         gateway.ask()
@@ -57,11 +57,11 @@ def test_what_has_no_price_is_said(tmp_path: Path, set_up: SetUp) -> None:
 @pytest.mark.parametrize(
     "times", [["--since", TOMORROW], ["--since", "2026-02-01", "--until", "2026-01-01"], ["--since", "2026-13-01"]]
 )
-def test_times_that_make_no_sense_end_with_2(capsys: pytest.CaptureFixture[str], times: list[str]) -> None:
+def test_invalid_times_end_with_2(capsys: pytest.CaptureFixture[str], times: list[str]) -> None:
     ended = call(capsys, "reprice", *times)
     assert (ended.code, "--since" in ended.sentence) == (2, True)
 
 
-def test_a_time_may_have_a_zone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_time_can_have_a_zone(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "migrate").code == 0
     assert call(capsys, "reprice", "--since", "2026-01-01T00:00:00+02:00").code == 0

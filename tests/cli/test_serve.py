@@ -1,4 +1,4 @@
-"""`serve`: flags become settings, the process becomes the server, and nothing of the command line stays with it."""
+"""Command `serve` passes flags on as settings and replaces the process with the server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(*(name for name in ("llm_gateway", "fastapi", "cyclopts", "alembic", "mako
 
 
 class Became(BaseException):
-    """The process became another one."""
+    """Raised in place of replacing the process."""
 
     def __init__(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
         self.program = program
@@ -49,7 +49,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    """The exit code of the command."""
+    """Run the command. Returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["llm-gateway", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -57,7 +57,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
 
 
 def becomes(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, str]:
-    """The settings in the environment of the server the command becomes."""
+    """Run the command. Returns the settings in the environment of the server that replaces it."""
     monkeypatch.setattr(sys, "argv", ["llm-gateway", *arguments])
     with pytest.raises(Became) as became:
         cli.main()
@@ -68,17 +68,38 @@ def becomes(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("LLM_GATEWAY_")}
 
 
-def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_packages_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ends(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
 
 
-def test_every_setting_is_a_flag_of_serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_serve_lists_every_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert ends(monkeypatch, "serve", "--help") == 0
     output = capsys.readouterr().out
     for name in Settings.__struct_fields__:
         assert f"--{name.replace('_', '-')} " in output
+
+
+def test_the_help_of_serve_tells_forms_ranges_defaults_and_variables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert ends(monkeypatch, "serve", "--help") == 0
+    lines = {line.split()[0]: line.strip() for line in capsys.readouterr().out.splitlines() if "--" in line}
+    port = "port to listen on; a whole number from 1 to 65535 [default: 8200] [LLM_GATEWAY_PORT]"
+    assert lines["--port"] == f"--port INT: {port}"
+    assert lines["--log-level"].startswith("--log-level debug|info|warning|error: ")
+    assert "[default: info]" in lines["--log-level"]
+    assert lines["--data-dir"].startswith("--data-dir PATH: ")
+    assert "; a finite number above 0 [default: 120]" in lines["--request-timeout-seconds"]
+    assert lines["--service-keys"].endswith("comma-separated [LLM_GATEWAY_SERVICE_KEYS]")
+    for name in Settings.__struct_fields__:
+        assert f"[LLM_GATEWAY_{name.upper()}]" in lines[f"--{name.replace('_', '-')}"]
 
 
 def test_flags_of_serve_become_settings_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +115,7 @@ def test_flags_of_serve_become_settings_of_the_server(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", list(Settings.__struct_fields__))
-def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_every_setting_can_be_set_by_its_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     assert becomes(monkeypatch, "serve", flag, "x y") == {f"LLM_GATEWAY_{name.upper()}": "x y"}
 
@@ -110,14 +131,14 @@ def test_serve_on_a_damaged_database_ends_with_78() -> None:
     assert len(ended.err.splitlines()) == 1
 
 
-def test_a_file_beside_it_does_not_stand_in_for_a_module() -> None:
+def test_a_file_in_the_working_directory_is_not_imported() -> None:
     Path("msgspec.py").write_text("raise SystemExit('the wrong module')")
     ended = execute_command("serve", LLM_GATEWAY_PORT="x")
     assert ended.code == 78
     assert "LLM_GATEWAY_PORT" in ended.err
 
 
-def test_serving_takes_nothing_of_the_command_line_and_of_migrations() -> None:
+def test_the_server_imports_neither_command_line_nor_migrations() -> None:
     environment = {**os.environ, "LLM_GATEWAY_LOCAL_MODEL": "false", "LLM_GATEWAY_LOG_LEVEL": "error"}
     command = [sys.executable, "-c", STEADY]
     loaded = [
@@ -127,7 +148,7 @@ def test_serving_takes_nothing_of_the_command_line_and_of_migrations() -> None:
     assert loaded == [["llm_gateway", "fastapi", "alembic", "mako"], ["llm_gateway", "fastapi"]]
 
 
-def test_becoming_the_server_loads_nothing_first() -> None:
+def test_serve_without_flags_imports_no_library_first() -> None:
     script = "import sys; before = set(sys.modules); import llm_gateway.cli; print(*set(sys.modules) - before)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     ours = {

@@ -1,4 +1,4 @@
-"""The reports, against a gateway that has something to report."""
+"""Commands `usage …` against a gateway with recorded requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.upstream import UpstreamProcess
 
 Capsys = pytest.CaptureFixture[str]
 CHEAP = {"ok": {"input": 0.001, "output": 0}}
-"""A nano-dollar a token."""
+"""A price of one nano-dollar a token."""
 
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory, vendor: UpstreamProcess) -> Iterator[GatewayProcess]:
-    """A gateway whose two customers asked three times; one of them at a model without a price."""
+    """Provide a gateway with three requests of two customers; one of them used a model without a price."""
     directory: Path = tmp_path_factory.mktemp("used")
     with GatewayProcess(directory) as gateway:
         gateway.provider("acme", vendor.base_url, prices=CHEAP)
@@ -38,7 +38,7 @@ def api(used: GatewayProcess, path: str) -> Any:
     return used.call("GET", f"/api/v1/usage/{path}").json
 
 
-def test_json_is_the_apis_own(used: GatewayProcess, capsys: Capsys) -> None:
+def test_json_output_is_that_of_the_api(used: GatewayProcess, capsys: Capsys) -> None:
     assert call(capsys, "usage", "--json").json == api(used, "summary")
     assert call(capsys, "usage", "summary", "--days", "7", "--json").json == api(used, "summary?days=7")
     for by in ("provider", "service", "customer"):
@@ -46,7 +46,7 @@ def test_json_is_the_apis_own(used: GatewayProcess, capsys: Capsys) -> None:
     assert len(call(capsys, "usage", "--by", "customer", "--limit", "1", "--json").json) == 1
 
 
-def test_plain_reports_are_exact(used: GatewayProcess, capsys: Capsys) -> None:
+def test_amounts_in_tab_separated_reports_are_exact(used: GatewayProcess, capsys: Capsys) -> None:
     header, *rows = call(capsys, "usage", "--by", "customer").rows
     assert header == ["user_id", "request_count", "total_cost_usd"]
     assert [row[:2] for row in rows] == [["alice", "2"], ["bob", "1"]]
@@ -75,20 +75,22 @@ def test_a_terminal_shows_nano_dollars_and_a_total(used: GatewayProcess) -> None
     assert f"$0.{nanos:09}".rstrip("0") in on_terminal("usage").out
 
 
-def test_the_rest_of_the_customers_is_hinted_at(used: GatewayProcess) -> None:
+def test_a_terminal_gets_a_hint_if_the_limit_cuts_customers_off(used: GatewayProcess) -> None:
     assert "there may be more" in on_terminal("usage", "--by", "customer", "--limit", "1").out
     assert "there may be more" not in on_terminal("usage", "--by", "customer", "--limit", "3").out
 
 
-def test_a_limit_is_for_customers_only(capsys: Capsys) -> None:
+def test_a_limit_without_by_customer_ends_with_2(capsys: Capsys) -> None:
     ended = call(capsys, "usage", "--by", "service", "--limit", "3")
     assert (ended.code, "--by customer" in ended.sentence) == (2, True)
 
 
-def test_nothing_used_and_no_price(tmp_path: Path, vendor: UpstreamProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_report_and_a_missing_price_are_explained(
+    tmp_path: Path, vendor: UpstreamProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with GatewayProcess(tmp_path) as gateway:
         monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{gateway.port}")
-        assert on_terminal("usage", "--by", "service").out == "Nothing was asked for in 30 days.\n"
+        assert on_terminal("usage", "--by", "service").out == "No requests in 30 days.\n"
         assert "$0.00" in on_terminal("usage").out
         gateway.provider("acme", vendor.base_url, prices=None)
         assert gateway.ask().json["cost_status"] == "unpriced"

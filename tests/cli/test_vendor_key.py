@@ -1,4 +1,4 @@
-"""A vendor's key: prompt, standard input or a variable, and never on the command line."""
+"""A vendor's API key is read from a prompt, standard input or a variable, never from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def flags(set_up: SetUp, *more: str) -> list[str]:
 
 
 def key_sent(set_up: SetUp) -> str:
-    """The key with which the vendor is called."""
+    """Return the key that the vendor receives."""
     assert set_up.gateway.ask().status == 200
     return set_up.vendor.seen().calls[-1].key
 
@@ -25,25 +25,25 @@ def assert_it_was_taken(set_up: SetUp, ran: Ran) -> None:
     assert key_sent(set_up) == CANARY
 
 
-def test_it_is_read_from_a_pipe(set_up: SetUp) -> None:
+def test_the_key_is_read_from_a_pipe(set_up: SetUp) -> None:
     assert_it_was_taken(set_up, execute(*flags(set_up), stdin=f"{CANARY}\n"))
 
 
-def test_it_is_read_from_a_pipe_that_is_named(set_up: SetUp) -> None:
+def test_the_key_is_read_from_a_pipe_with_api_key_stdin(set_up: SetUp) -> None:
     assert_it_was_taken(set_up, execute(*flags(set_up, "--api-key-stdin"), stdin=CANARY))
 
 
-def test_it_is_read_from_a_variable(set_up: SetUp) -> None:
+def test_the_key_is_read_from_a_variable(set_up: SetUp) -> None:
     assert_it_was_taken(set_up, execute(*flags(set_up, "--api-key-env", "ACME_KEY"), ACME_KEY=CANARY))
 
 
-def test_a_terminal_asks_and_does_not_show_it(set_up: SetUp) -> None:
+def test_a_terminal_prompts_for_the_key_and_does_not_show_it(set_up: SetUp) -> None:
     ran = on_terminal(*flags(set_up), typed=f"{CANARY}\n")
     assert "API key of acme (it is not shown): " in ran.out
     assert_it_was_taken(set_up, ran)
 
 
-def test_update_keeps_the_key_unless_asked(set_up: SetUp) -> None:
+def test_update_changes_the_key_only_with_a_key_option(set_up: SetUp) -> None:
     assert execute(*flags(set_up), stdin=CANARY).code == 0
     assert execute("providers", "update", "acme", "--rpm", "100", stdin="not this").code == 0
     assert key_sent(set_up) == CANARY
@@ -60,10 +60,12 @@ def test_update_keeps_the_key_unless_asked(set_up: SetUp) -> None:
         (["--api-key-env", "NOWHERE"], "NOWHERE is not set"),
         (["--api-key-env", CANARY], "takes the name of a variable"),
         (["--api-key-stdin", "--no-api-key"], "Choose one"),
+        (["--api-key", CANARY], "--api-key is not taken"),
+        ([f"--api-key={CANARY}"], "--api-key-env OPENAI_API_KEY"),
         (["--key-file", "-"], "--api-key-env"),
     ],
 )
-def test_without_a_key_it_ends_with_2(set_up: SetUp, more: list[str], said: str) -> None:
+def test_a_missing_key_ends_with_2(set_up: SetUp, more: list[str], said: str) -> None:
     ended = execute(*flags(set_up, *more), stdin="\n" if "--key-file" not in more else "dev-gateway-key\n")
     assert ended.code == 2
     assert said in ended.sentence
@@ -71,19 +73,19 @@ def test_without_a_key_it_ends_with_2(set_up: SetUp, more: list[str], said: str)
     assert set_up.gateway.call("GET", "/api/v1/providers").json == []
 
 
-def test_nothing_typed_is_no_key(set_up: SetUp) -> None:
+def test_an_empty_or_interrupted_prompt_ends_the_command(set_up: SetUp) -> None:
     assert on_terminal(*flags(set_up), typed="\n").code == 2
     ended = on_terminal(*flags(set_up), typed="\x04")
     assert (ended.code, "Nothing was entered." in ended.out) == (1, True)
     assert on_terminal(*flags(set_up), typed="\x03").code == 130
 
 
-def test_bytes_that_are_no_text_are_refused(set_up: SetUp) -> None:
+def test_a_key_that_is_not_text_is_rejected(set_up: SetUp) -> None:
     ended = execute(*flags(set_up), stdin=b"\xff\xfe\x00sk")
     assert ended.code == 1
     assert "api_key" in ended.sentence
 
 
-def test_the_embedded_model_needs_none(set_up: SetUp) -> None:
+def test_the_embedded_model_requires_no_key(set_up: SetUp) -> None:
     ended = execute("providers", "add", "local", "-m", "x")
     assert (ended.code, "LLM_GATEWAY_LOCAL_MODEL" in ended.sentence) == (1, True)

@@ -1,7 +1,7 @@
-"""Other people's client libraries at a running gateway, told no more than a base URL and a key (`make test-clients`).
+"""Fixtures of the tests with third-party client libraries, configured with base URL and key only (`make test-clients`).
 
-They live in a venv of their own, for they agree with each other on versions that are not the gateway's. Where they are
-not installed, nothing here is collected.
+The libraries are in a separate venv, since they need other versions of packages than the gateway. Where they are not
+installed, pytest collects nothing here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     *("instructor", "langchain_anthropic", "langchain_openai", "langchain_tests", "llm", "pydantic_ai"),
-    "google.genai",  # the last: where its parent is missing, looking for it raises
+    "google.genai",  # the parent package comes first: find_spec raises if it is missing
 )
 INSTALLED = all(find_spec(name) for name in LIBRARIES)
 if not INSTALLED:
@@ -30,10 +30,10 @@ if not INSTALLED:
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5-20251001", "gemini": "gemini-2.5-pro"}
-"""One of each vendor, by dialect."""
+"""A model of each vendor, by dialect."""
 
 
-# The libraries keep their connections for the next call and never close them.
+# The libraries keep connections open for the next call and never close them.
 UNCLOSED = "unclosed"
 
 
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def collected() -> Iterator[None]:
-    """What is left at the end is collected while it may be; pytest does it later without those filters."""
+    """Collect garbage while these warning filters apply; pytest does it later without them."""
     yield
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", UNCLOSED, ResourceWarning)
@@ -52,7 +52,7 @@ def collected() -> Iterator[None]:
 
 
 class InstalledGateway(CommandProcess):
-    """The gateway of `make setup`, which knows nothing of this venv."""
+    """The gateway installed by `make setup`, in its own venv."""
 
     command = ROOT / ".venv" / "bin" / "llm-gateway"
 
@@ -65,7 +65,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture
 def gateway(running: GatewayProcess, llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> GatewayProcess:
-    """A running gateway without providers; the variables that SDKs read name it and its key."""
+    """Provide a running gateway without providers, and set the variables from which SDKs read address and key."""
     for provider in running.call("GET", "/api/v1/providers").json:
         assert running.call("DELETE", f"/api/v1/providers/{provider['id']}").status == 204
     root = f"http://127.0.0.1:{running.port}"
@@ -73,18 +73,18 @@ def gateway(running: GatewayProcess, llmock: LLMock, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(f"{name}_BASE_URL", base_url)
         monkeypatch.setenv(f"{name}_API_KEY", KEY)
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", root)
-    monkeypatch.setenv("GOOGLE_API_KEY", KEY)  # comes before GEMINI_API_KEY, and llmock sets it
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)  # it has priority over GEMINI_API_KEY, and llmock sets it
     return running
 
 
 def configure(gateway: GatewayProcess, llmock: LLMock, kind: str, **fields: Any) -> None:
-    """A provider of this dialect at the mock."""
+    """Configure a provider of this dialect at the mock."""
     gateway.provider(f"my-{kind}", llmock.base_url(kind), MODELS[kind], kind=kind, **fields)
 
 
 @pytest.fixture(params=MODELS)
 def vendor(request: pytest.FixtureRequest, gateway: GatewayProcess, llmock: LLMock) -> str:
-    """Each dialect in turn, as the one provider there is."""
+    """Configure a provider of each dialect in turn, as the only one."""
     kind: str = request.param
     configure(gateway, llmock, kind)
     return kind

@@ -1,4 +1,4 @@
-"""The programs of docs/CLIENTS.md run as they stand there, at a gateway with the embedded model."""
+"""The programs of docs/CLIENTS.md run unchanged against a gateway with the embedded model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_a_program(alone: GatewayProcess, number: int, tmp_path: Path) -> None:
+def test_a_program_of_the_document_runs(alone: GatewayProcess, number: int, tmp_path: Path) -> None:
     language, program = PROGRAMS[number]
     mine = program.replace(ADDRESS, f"http://localhost:{alone.port}")
     assert mine != program

@@ -1,4 +1,4 @@
-"""Google's SDK at the gateway, over vendors of every dialect."""
+"""Google's SDK `google-genai` against the gateway, over vendors of each dialect."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ PARIS = Capital(city="Paris", people=2_000_000)
 
 @pytest.fixture
 def client(gateway: GatewayProcess) -> genai.Client:
-    """The SDK, which takes the gateway and the key from its variables."""
+    """Provide the SDK, which reads the gateway's address and key from its variables."""
     return genai.Client()
 
 
 def said(client: genai.Client, *, stream: bool, **fields: Any) -> tuple[str, types.GenerateContentResponse]:
-    """Return the text of an answer, and its last part."""
+    """Send a request. Returns the text of the answer, and its last chunk."""
     asked = {"model": "auto", "contents": "Where?", **fields}
     made = list(client.models.generate_content_stream(**asked)) if stream else [client.models.generate_content(**asked)]
     return "".join(one.text or "" for one in made), made[-1]
 
 
 @STREAM
-def test_text(client: genai.Client, llmock: LLMock, vendor: str, stream: bool) -> None:
+def test_text_is_returned_whole_and_streamed(client: genai.Client, llmock: LLMock, vendor: str, stream: bool) -> None:
     llmock.reply(TEXT)
 
     text, last = said(client, stream=stream)
@@ -62,7 +62,7 @@ def test_text(client: genai.Client, llmock: LLMock, vendor: str, stream: bool) -
 
 @pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")  # the SDK's own
 @pytest.mark.usefixtures("vendor")
-async def test_text_asynchronously(client: genai.Client, llmock: LLMock) -> None:
+async def test_text_is_returned_by_the_asynchronous_client(client: genai.Client, llmock: LLMock) -> None:
     llmock.reply(TEXT, times=2)
 
     async with client.aio as asking:
@@ -73,7 +73,7 @@ async def test_text_asynchronously(client: genai.Client, llmock: LLMock) -> None
     assert (whole.text, streamed) == (TEXT, TEXT)
 
 
-def test_a_model_by_its_provider(client: genai.Client, llmock: LLMock, vendor: str) -> None:
+def test_a_model_can_be_requested_by_its_provider(client: genai.Client, llmock: LLMock, vendor: str) -> None:
     llmock.reply(TEXT)
     assert said(client, stream=False, model=f"my-{vendor}/{MODELS[vendor]}", contents="By name")[0] == TEXT
 
@@ -82,7 +82,7 @@ def test_a_model_by_its_provider(client: genai.Client, llmock: LLMock, vendor: s
 def test_functions_are_called_by_the_sdk_itself(
     client: genai.Client, llmock: LLMock, vendor: str, stream: bool
 ) -> None:
-    """Its automatic function calling: it declares a Python function, calls it, and sends the result back."""
+    """Automatic function calling: the SDK declares a Python function, calls it, and sends the result."""
     asked = []
 
     def weather(city: str) -> dict[str, str]:
@@ -125,7 +125,9 @@ def test_a_chat_keeps_its_tool_calls(client: genai.Client, llmock: LLMock, strea
 
 @STREAM
 @pytest.mark.parametrize("spelling", ["response_schema", "response_json_schema"])
-def test_structured_output(client: genai.Client, llmock: LLMock, vendor: str, stream: bool, spelling: str) -> None:
+def test_structured_output_is_parsed_by_the_sdk(
+    client: genai.Client, llmock: LLMock, vendor: str, stream: bool, spelling: str
+) -> None:
     llmock.reply(PARIS.model_dump_json())
     schema: Any = Capital if spelling == "response_schema" else Capital.model_json_schema()
     config = types.GenerateContentConfig(response_mime_type="application/json", **{spelling: schema})
@@ -139,7 +141,7 @@ def test_structured_output(client: genai.Client, llmock: LLMock, vendor: str, st
 
 
 @pytest.mark.usefixtures("vendor")
-def test_settings_and_a_picture(client: genai.Client, llmock: LLMock) -> None:
+def test_generation_settings_and_an_image_are_translated(client: genai.Client, llmock: LLMock) -> None:
     llmock.reply(TEXT)
     config = types.GenerateContentConfig(
         system_instruction="Be brief", temperature=0.5, max_output_tokens=77, stop_sequences=["END"]
@@ -154,14 +156,14 @@ def test_settings_and_a_picture(client: genai.Client, llmock: LLMock) -> None:
 
 
 @pytest.mark.usefixtures("vendor")
-def test_tokens_are_counted_without_asking_anyone(client: genai.Client, llmock: LLMock) -> None:
+def test_tokens_are_counted_without_an_upstream_call(client: genai.Client, llmock: LLMock) -> None:
     counted = client.models.count_tokens(model="auto", contents="x" * 400).total_tokens
     assert counted is not None
     assert counted > 90
     assert llmock.requests == []
 
 
-def test_models_are_listed(client: genai.Client, vendor: str) -> None:
+def test_models_are_listed_and_found_by_name(client: genai.Client, vendor: str) -> None:
     names = ["models/auto", f"models/{MODELS[vendor]}", f"models/my-{vendor}/{MODELS[vendor]}"]
     assert [model.name for model in client.models.list()] == names
     for name in names:
@@ -176,7 +178,9 @@ def streamer() -> Iterator[StreamingVendor]:
         yield running
 
 
-def test_embeddings(gateway: GatewayProcess, client: genai.Client, streamer: StreamingVendor) -> None:
+def test_embeddings_are_translated_or_passed_through(
+    gateway: GatewayProcess, client: genai.Client, streamer: StreamingVendor
+) -> None:
     config = types.EmbedContentConfig(output_dimensionality=1)
     for kind, answer in (
         ("openai", {"data": [{"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [0.25]}]}),
@@ -194,7 +198,7 @@ def test_embeddings(gateway: GatewayProcess, client: genai.Client, streamer: Str
 
 @STREAM
 @pytest.mark.usefixtures("vendor")
-def test_errors_are_the_sdks_own(client: genai.Client, llmock: LLMock, stream: bool) -> None:
+def test_errors_raise_the_sdks_own_exceptions(client: genai.Client, llmock: LLMock, stream: bool) -> None:
     llmock.fail(400, message="too odd").outage(status=500)
 
     with pytest.raises(errors.ClientError, match="too odd") as refused:
@@ -211,7 +215,7 @@ def test_errors_are_the_sdks_own(client: genai.Client, llmock: LLMock, stream: b
     assert nobody.value.code == 401
 
 
-def test_an_error_in_the_middle_of_a_stream(client: genai.Client, llmock: LLMock, vendor: str) -> None:
+def test_an_error_in_the_middle_of_a_stream_raises(client: genai.Client, llmock: LLMock, vendor: str) -> None:
     llmock.add(StreamFault("disconnect", after_chunks=4, match=Match(provider=vendor, stream=True)))
     llmock.add(Reply(text=TEXT * 5))
 
@@ -221,9 +225,7 @@ def test_an_error_in_the_middle_of_a_stream(client: genai.Client, llmock: LLMock
     assert broken.value.status == "UNAVAILABLE"
 
 
-def test_at_the_limit_it_is_told_how_long_to_wait(
-    gateway: GatewayProcess, client: genai.Client, llmock: LLMock
-) -> None:
+def test_a_rate_limit_error_has_a_retry_delay(gateway: GatewayProcess, client: genai.Client, llmock: LLMock) -> None:
     gateway.provider("my-openai", llmock.base_url("openai"), MODELS["openai"], kind="openai", rate_limit_rpm=1)
     llmock.reply(TEXT)
     said(client, stream=False, contents="The first")

@@ -1,4 +1,4 @@
-"""Instructor at the gateway: each way in which it asks for a schema, over vendors of every dialect."""
+"""Instructor against the gateway: each of its modes for structured output, over vendors of each dialect."""
 
 from __future__ import annotations
 
@@ -40,24 +40,28 @@ PARIS = Capital(city="Paris", people=2_000_000)
 
 
 def client(way: Way) -> instructor.Instructor:
-    """Around the SDK, which takes the gateway from its variables."""
+    """Wrap the SDK, which reads the gateway's address and key from its variables."""
     sdk, mode = way
     wrap: Callable[..., instructor.Instructor] = getattr(instructor, f"from_{sdk}")
     return wrap(SDKS[sdk](max_retries=0), mode=mode)
 
 
 def script(llmock: LLMock, way: Way, vendor: str, told: dict[str, Any]) -> None:
-    """The mock's next answer, in the way that was asked for."""
+    """Set the mock's next answer in the format of the mode."""
     if "TOOLS" in way[1].name:
         llmock.call_tool("Capital", told)
-    elif (*way, vendor) == ("openai", instructor.Mode.JSON, "anthropic"):  # JSON without a schema is a tool's argument
+    elif (*way, vendor) == (
+        "openai",
+        instructor.Mode.JSON,
+        "anthropic",
+    ):  # JSON mode without a schema becomes the argument of a tool
         llmock.call_tool("json_answer", told)
     else:
         llmock.reply(json.dumps(told))
 
 
 @EVERY_WAY
-def test_a_schema(llmock: LLMock, vendor: str, way: Way) -> None:
+def test_an_answer_matches_the_schema(llmock: LLMock, vendor: str, way: Way) -> None:
     script(llmock, way, vendor, PARIS.model_dump())
 
     made, completion = client(way).create_with_completion(response_model=Capital, **ASKED)
@@ -69,7 +73,7 @@ def test_a_schema(llmock: LLMock, vendor: str, way: Way) -> None:
 
 
 @EVERY_WAY
-def test_a_stream(llmock: LLMock, vendor: str, way: Way) -> None:
+def test_a_streamed_answer_matches_the_schema(llmock: LLMock, vendor: str, way: Way) -> None:
     script(llmock, way, vendor, PARIS.model_dump())
 
     made = list(client(way).create_partial(response_model=Capital, **ASKED))
@@ -78,8 +82,8 @@ def test_a_stream(llmock: LLMock, vendor: str, way: Way) -> None:
 
 
 @EVERY_WAY
-def test_what_does_not_fit_is_asked_again(llmock: LLMock, vendor: str, way: Way) -> None:
-    """The wrong answer goes back with what is wrong in it: a tool's result, or the next question."""
+def test_an_invalid_answer_is_requested_again(llmock: LLMock, vendor: str, way: Way) -> None:
+    """Instructor sends the invalid answer back with the validation error, as a tool result or a user message."""
     script(llmock, way, vendor, {"city": "Paris", "people": "many"})
     script(llmock, way, vendor, PARIS.model_dump())
 
@@ -92,7 +96,7 @@ def test_what_does_not_fit_is_asked_again(llmock: LLMock, vendor: str, way: Way)
 
 @EVERY_WAY
 @pytest.mark.usefixtures("vendor")
-def test_errors_are_the_sdks_own(llmock: LLMock, way: Way) -> None:
+def test_errors_raise_the_sdks_own_exceptions(llmock: LLMock, way: Way) -> None:
     error = {"openai": openai, "anthropic": anthropic}[way[0]].BadRequestError
     llmock.fail(400, message="too odd", times=None)
 
@@ -103,7 +107,7 @@ def test_errors_are_the_sdks_own(llmock: LLMock, way: Way) -> None:
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """This one and all that led to it."""
+    """Return the exception and all its causes."""
     found: list[BaseException] = []
     while error is not None:
         found.append(error)

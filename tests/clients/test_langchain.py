@@ -1,4 +1,4 @@
-"""LangChain's chat models through LangChain's own standard integration tests, over vendors of every dialect."""
+"""LangChain's chat models in LangChain's own standard integration tests, over vendors of each dialect."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from llmock.pytest_plugin import LLMock
 from tests.clients.conftest import MODELS
 
 pytestmark = [
-    # OpenAI's SDK keeps what it parsed where its types say there is nothing.
+    # OpenAI's SDK stores the parsed answer in a field that is None by its types.
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
-    # Standard tests leave the name of a file out.
+    # The standard tests omit a file's name.
     pytest.mark.filterwarnings("ignore:OpenAI may require a filename:UserWarning"),
-    # One standard test asks for this on purpose.
+    # One standard test uses this on purpose.
     pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning"),
 ]
 
 JOKE = {"setup": "Why do cats purr?", "punchline": "They are idling."}
 CUSTOMERS = ("你好啊集团", "こんにちは株式会社")
 IMAGE = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII=")
-"""An image of one point."""
+"""A PNG image of one pixel."""
 
 
 class Standard(ChatModelIntegrationTests):
-    """What holds over every surface."""
+    """Settings of the standard tests that all endpoints share."""
 
     kind = ""
 
@@ -44,7 +44,7 @@ class Standard(ChatModelIntegrationTests):
     def script(
         self, request: pytest.FixtureRequest, vendor: str, llmock: LLMock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What a model would take from the prompt and the mock does not; files that would be fetched from the web."""
+        """Script answers that a real model derives from the prompt, and replace files that tests fetch from the web."""
         self.kind = vendor
         monkeypatch.setattr(chat_models.httpx, "get", lambda *_, **__: SimpleNamespace(content=IMAGE))
         monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "tests")
@@ -61,7 +61,7 @@ class Standard(ChatModelIntegrationTests):
 
     @pytest.fixture
     def vcr_config(self) -> dict[str, Any]:
-        """Nothing is recorded."""
+        """Disable the recording of HTTP calls."""
         return {"ignore_localhost": True}
 
     @property
@@ -78,7 +78,9 @@ class Standard(ChatModelIntegrationTests):
 
     @property
     def supports_image_tool_message(self) -> bool:
-        return self.kind == "anthropic"  # the others' protocols take only text as the result of a tool: 400 says so
+        return (
+            self.kind == "anthropic"
+        )  # the other protocols accept only text as a tool's result: the gateway answers 400
 
     @property
     def supports_pdf_tool_message(self) -> bool:
@@ -86,7 +88,7 @@ class Standard(ChatModelIntegrationTests):
 
 
 class TestChat(Standard):
-    """Over chat completions."""
+    """Standard tests over chat completions."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -94,7 +96,7 @@ class TestChat(Standard):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "auto", "stream_usage": True}  # which it leaves out wherever the base URL is not OpenAI's
+        return {"model": "auto", "stream_usage": True}  # LangChain omits stream_options if the base URL is not OpenAI's
 
     @property
     def supports_json_mode(self) -> bool:
@@ -106,7 +108,7 @@ class TestChat(Standard):
 
 
 class TestResponses(TestChat):
-    """Over responses."""
+    """Standard tests over the Responses API."""
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class TestResponses(TestChat):
 
 
 class TestMessages(Standard):
-    """Over messages."""
+    """Standard tests over the Messages API."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -143,7 +145,9 @@ ERRORS = pytest.mark.parametrize(
 @ERRORS
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.usefixtures("vendor")
-def test_errors_are_the_sdks_own(llmock: LLMock, make: Callable[..., BaseChatModel], sdk: Any, stream: bool) -> None:
+def test_errors_raise_the_sdks_own_exceptions(
+    llmock: LLMock, make: Callable[..., BaseChatModel], sdk: Any, stream: bool
+) -> None:
     llmock.fail(400, message="too odd").outage(status=500)
 
     def ask(**fields: Any) -> None:

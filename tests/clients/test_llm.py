@@ -1,4 +1,4 @@
-"""The command `llm` at the gateway, told of it in its extra-openai-models.yaml."""
+"""The command `llm` against the gateway, configured in its extra-openai-models.yaml."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAM = pytest.mark.parametrize("flags", [["--no-stream"], []], ids=["whole", "
 
 
 class Command:
-    """`llm`, with a folder of its own to keep things in."""
+    """The command `llm` with its own user directory."""
 
     def __init__(self, folder: Path, gateway: GatewayProcess) -> None:
         self.environment = {**os.environ, "LLM_USER_PATH": str(folder)}
@@ -63,7 +63,7 @@ def llm(tmp_path: Path, gateway: GatewayProcess) -> Command:
 @MODELS
 @STREAM
 @pytest.mark.usefixtures("vendor")
-def test_an_answer(llmock: LLMock, llm: Command, model: str, flags: list[str]) -> None:
+def test_an_answer_is_printed_with_its_usage(llmock: LLMock, llm: Command, model: str, flags: list[str]) -> None:
     llmock.reply(TEXT)
 
     done = llm("prompt", "Where?", "-m", model, "-u", *flags)
@@ -86,7 +86,7 @@ def test_a_tool_round_trip(llmock: LLMock, llm: Command, model: str) -> None:
 
 @MODELS
 @pytest.mark.usefixtures("vendor")
-def test_a_schema(llmock: LLMock, llm: Command, model: str) -> None:
+def test_a_schema_reaches_the_vendor(llmock: LLMock, llm: Command, model: str) -> None:
     llmock.reply('{"city": "Paris", "people": 2000000}')
 
     done = llm("prompt", "Where?", "-m", model, "--schema", "city, people int")
@@ -107,7 +107,7 @@ def test_a_conversation_goes_on(llmock: LLMock, llm: Command) -> None:
 
 @STREAM
 @pytest.mark.usefixtures("vendor")
-def test_errors_are_told(llmock: LLMock, llm: Command, flags: list[str]) -> None:
+def test_errors_of_the_gateway_are_printed(llmock: LLMock, llm: Command, flags: list[str]) -> None:
     llmock.fail(400, message="too odd", times=None)
 
     refused, unknown = (llm("prompt", "Where?", "-m", model, *flags) for model in ("chat", "unknown"))

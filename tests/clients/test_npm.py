@@ -1,4 +1,4 @@
-"""What JavaScript's client libraries get from the gateway: one script per package, run by node, one step at a time."""
+"""JavaScript client libraries against the gateway: one script per package, run by node, one step at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def run(package: str, step: str) -> Any:
-    """What the script prints, decoded."""
+    """Run a step of a script and return its decoded output."""
     assert NODE is not None
     done = subprocess.run(
         [NODE, f"{package}.mjs", step], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
@@ -41,7 +41,7 @@ def run(package: str, step: str) -> Any:
 @PACKAGES
 @pytest.mark.parametrize("step", ["chat", "stream"])
 @pytest.mark.usefixtures("vendor")
-def test_an_answer(llmock: LLMock, package: str, step: str) -> None:
+def test_an_answer_has_text_reason_and_usage(llmock: LLMock, package: str, step: str) -> None:
     llmock.reply(TEXT)
 
     told = run(package, step)
@@ -54,7 +54,7 @@ def test_an_answer(llmock: LLMock, package: str, step: str) -> None:
 
 @pytest.mark.parametrize("step", ["responses", "responsesStream"])
 @pytest.mark.usefixtures("vendor")
-def test_responses(llmock: LLMock, step: str) -> None:
+def test_the_responses_api_returns_text(llmock: LLMock, step: str) -> None:
     llmock.reply(TEXT)
 
     assert run("openai", step) == TEXT
@@ -73,14 +73,14 @@ def test_a_tool_round_trip(llmock: LLMock, package: str, step: str) -> None:
 
 
 @PACKAGES
-def test_a_schema(llmock: LLMock, vendor: str, package: str) -> None:
+def test_a_schema_reaches_the_vendor(llmock: LLMock, vendor: str, package: str) -> None:
     llmock.reply(json.dumps(CAPITAL))
 
     assert run(package, "schema") == CAPITAL
     assert '"people"' in json.dumps(llmock.last_request.body), f"{vendor} was told the schema"
 
 
-def test_tokens_are_counted(gateway: GatewayProcess, llmock: LLMock) -> None:
+def test_tokens_are_counted_for_anthropics_library(gateway: GatewayProcess, llmock: LLMock) -> None:
     configure(gateway, llmock, "openai")
 
     assert 0 < run("anthropic", "counted") < 20
@@ -95,7 +95,7 @@ NAMES = {
 
 @PACKAGES
 @pytest.mark.usefixtures("vendor")
-def test_errors_are_the_librarys_own(llmock: LLMock, package: str) -> None:
+def test_errors_raise_the_librarys_own_exceptions(llmock: LLMock, package: str) -> None:
     llmock.outage(status=500)
 
     unknown, wrong, fails = (run(package, step) for step in ("unknownModel", "wrongKey", "vendorFails"))

@@ -1,4 +1,4 @@
-"""Pydantic AI's agents at the gateway: each of its three models that speak a surface, over vendors of every dialect."""
+"""Pydantic AI's agents against the gateway: its models for three protocols, over vendors of each dialect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARIS = Capital(city="Paris", people=2_000_000)
 
 @SURFACES
 @pytest.mark.usefixtures("vendor")
-async def test_an_answer(llmock: LLMock, surface: Surface) -> None:
+async def test_an_answer_has_text_and_usage(llmock: LLMock, surface: Surface) -> None:
     llmock.reply(TEXT)
 
     made = await Agent(surface("auto"), instructions="Be brief").run("Where?")
@@ -44,7 +44,7 @@ async def test_an_answer(llmock: LLMock, surface: Surface) -> None:
 
 @SURFACES
 @pytest.mark.usefixtures("vendor")
-async def test_a_stream(llmock: LLMock, surface: Surface) -> None:
+async def test_a_stream_has_text_and_usage(llmock: LLMock, surface: Surface) -> None:
     llmock.reply(TEXT)
 
     async with Agent(surface("auto")).run_stream("Where?") as made:
@@ -80,10 +80,12 @@ async def test_a_tool_round_trip(llmock: LLMock, surface: Surface, stream: bool)
 
 @SURFACES
 @pytest.mark.usefixtures("vendor")
-async def test_a_schema(llmock: LLMock, surface: Surface) -> None:
+async def test_a_native_schema_reaches_the_vendor(llmock: LLMock, surface: Surface) -> None:
     llmock.reply(PARIS.model_dump_json())
 
-    model = surface("auto", profile=ModelProfile(supports_json_schema_output=True))  # it knows that by Claude's names
+    model = surface(
+        "auto", profile=ModelProfile(supports_json_schema_output=True)
+    )  # Pydantic AI derives that from model names, which "auto" is not
     made = await Agent(model, output_type=NativeOutput(Capital)).run("Where?")
 
     assert made.output == PARIS
@@ -116,7 +118,7 @@ async def test_a_schema_beside_tools(llmock: LLMock, surface: Surface) -> None:
 
 @SURFACES
 @pytest.mark.usefixtures("vendor")
-async def test_errors_are_the_librarys_own(llmock: LLMock, surface: Surface) -> None:
+async def test_errors_raise_the_librarys_own_exceptions(llmock: LLMock, surface: Surface) -> None:
     llmock.fail(400, message="too odd", times=None)
 
     with pytest.raises(ModelHTTPError, match="too odd") as refused:

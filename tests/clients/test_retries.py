@@ -1,4 +1,4 @@
-"""The SDKs' own retries: they come again when the gateway says so, and not before."""
+"""The SDKs' own retries follow the gateway's retry-after and x-should-retry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SDKS = pytest.mark.parametrize("ask", [chat, responses, messages])
 
 
 class Nap:
-    """In place of `time.sleep`: keeps how long was asked for, and does at once what was to come in that time."""
+    """Replacement of `time.sleep` that records the requested seconds and runs an action instead of waiting."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -57,12 +57,12 @@ def nap(monkeypatch: pytest.MonkeyPatch) -> Nap:
 
 
 def provider(gateway: GatewayProcess, llmock: LLMock, **limits: int) -> str:
-    """A provider with these limits. Returns its path."""
+    """Configure a provider with these limits. Returns its path."""
     return gateway.provider(PROVIDER, llmock.base_url("openai"), MODELS["openai"], kind="openai", **limits)
 
 
 @SDKS
-def test_at_the_limit_it_waits_as_long_as_it_is_told(
+def test_at_the_rate_limit_an_sdk_waits_for_retry_after(
     gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
 ) -> None:
     path = provider(gateway, llmock, rate_limit_rpm=1)
@@ -79,7 +79,9 @@ def test_at_the_limit_it_waits_as_long_as_it_is_told(
 
 
 @SDKS
-def test_what_exceeds_the_limit_is_not_tried_again(gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask) -> None:
+def test_a_request_above_the_whole_limit_is_not_retried(
+    gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
+) -> None:
     provider(gateway, llmock, rate_limit_tpm=1)
 
     with pytest.raises((openai.RateLimitError, anthropic.RateLimitError)):
@@ -89,7 +91,7 @@ def test_what_exceeds_the_limit_is_not_tried_again(gateway: GatewayProcess, llmo
 
 
 @SDKS
-def test_what_the_vendor_refuses_is_not_tried_again(
+def test_a_request_that_the_vendor_rejects_is_not_retried(
     gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
 ) -> None:
     provider(gateway, llmock)
@@ -103,7 +105,7 @@ def test_what_the_vendor_refuses_is_not_tried_again(
 
 
 @SDKS
-def test_without_a_provider_that_works_it_gives_up_in_the_end(
+def test_without_a_working_provider_an_sdk_gives_up(
     gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
 ) -> None:
     provider(gateway, llmock)

@@ -1,4 +1,4 @@
-"""What runs beside the requests."""
+"""Periodic jobs: deletion of old usage records and daily sums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.store.histories import DAY_MS, record, stored_ids
 
 
 class Watched(UsageStore):
-    """`is_done` is set when there was nothing left to add up."""
+    """A retention whose `is_done` is set once no day is left to sum up."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -31,7 +31,7 @@ class Watched(UsageStore):
         return is_built
 
 
-async def test_old_records_are_deleted_and_days_that_are_over_are_added_up(tmp_path: Path) -> None:
+async def test_old_records_are_deleted_and_past_days_are_summed_up(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path / 'gateway.db'}")
     database.migrate()
     usage = Watched(database)

@@ -1,10 +1,11 @@
-"""The snapshot that is built of what the store holds."""
+"""Configuration snapshot built from the stored providers and overrides."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.domain.catalog import Provider, Snapshot
 from tests.worker.pipeline.fakes import override, provider, snapshot
 
@@ -13,11 +14,11 @@ def names(made: Snapshot) -> list[list[str]]:
     return [[f"{c.provider.name}/{c.model}" for c in tier] for tier in made.tiers]
 
 
-def test_a_snapshot_of_nothing_is_empty() -> None:
+def test_a_snapshot_of_an_empty_store_is_empty() -> None:
     assert snapshot([]) == Snapshot(providers={}, tiers=(), overrides={})
 
 
-def test_tiers_by_priority_then_name_with_the_default_model() -> None:
+def test_tiers_are_ordered_by_priority_then_name() -> None:
     made = snapshot(
         [
             provider("d", priority=-1),
@@ -46,7 +47,7 @@ PROVIDERS = st.lists(
 
 
 @given(PROVIDERS, st.randoms())
-def test_the_order_of_the_store_does_not_matter(providers: list[Provider], random: object) -> None:
+def test_the_order_of_stored_providers_does_not_matter(providers: list[Provider], random: object) -> None:
     shuffled = providers.copy()
     random.shuffle(shuffled)  # type: ignore[attr-defined] # hypothesis' st.randoms() gives a Random
 
@@ -61,3 +62,33 @@ def test_every_enabled_provider_is_in_the_tier_of_its_priority(providers: list[P
     assert all(len(of_tier) == 1 for of_tier in priorities)
     assert [p for tier in priorities for p in tier] == sorted({p.priority for p in providers if p.is_enabled})[::-1]
     assert sum(len(tier) for tier in made.tiers) == sum(p.is_enabled for p in providers)
+
+
+def embedded(priority: int = 0) -> Provider:
+    return provider("local", kind="local", models=("toy",), priority=priority)
+
+
+def test_the_embedded_model_answers_while_it_is_the_only_provider() -> None:
+    assert names(snapshot([embedded()])) == [["local/toy"]]
+    assert names(snapshot([embedded(), provider("a", is_enabled=False)])) == [["local/toy"]]
+
+
+def test_the_embedded_model_is_no_fallback_of_a_real_provider_but_may_be_named() -> None:
+    made = snapshot([embedded(priority=99), provider("a")])
+    assert names(made) == [["a/m1"]]
+    assert {"toy", "local/toy"} <= set(made.tiers_by_model)
+
+
+def test_a_local_server_of_the_operators_own_is_a_real_provider() -> None:
+    own = provider("box", kind="local", base_url="http://127.0.0.1:1/v1", models=("qwen",))
+    assert names(snapshot([embedded(), own])) == [["box/qwen"]]
+
+
+def test_one_warning_is_logged_when_the_embedded_model_becomes_the_only_one() -> None:
+    logged: list[dict[str, object]] = []
+    warn = OnlyModelWarning(lambda event, **fields: logged.append({"event": event, **fields}))
+    for providers in ([], [embedded()], [embedded()], [embedded(), provider("a")], [provider("a")]):
+        warn(snapshot(providers))
+    assert [(line["level"], line["model"]) for line in logged] == [("warning", "toy")]
+    warn(snapshot([embedded()]))
+    assert len(logged) == 2

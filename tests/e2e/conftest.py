@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: one mock vendor, and one gateway for those that need no start of their own."""
+"""Fixtures of the end-to-end tests: one mock vendor, and one gateway for tests that need no start of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def vendor() -> Iterator[UpstreamProcess]:
 
 @pytest.fixture
 def mock(vendor: UpstreamProcess) -> UpstreamProcess:
-    """The mock vendor, having seen nothing."""
+    """Provide the mock vendor without recorded calls."""
     vendor.reset()
     return vendor
 
@@ -31,7 +31,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture
 def gateway(running: GatewayProcess) -> GatewayProcess:
-    """A running gateway without providers."""
+    """Provide a running gateway without providers."""
     for provider in running.call("GET", "/api/v1/providers").json:
         assert running.call("DELETE", f"/api/v1/providers/{provider['id']}").status == 204
     return running

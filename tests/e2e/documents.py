@@ -1,4 +1,4 @@
-"""The examples in the documents: curl commands and the answers said to come."""
+"""Parse and run the examples of the documents: curl commands and their documented responses."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _VARIABLE = re.compile(r"\$([A-Z_]+)")
 
 
 class Example(NamedTuple):
-    """A command, and the text of the answer that stands under it, if one does."""
+    """A curl command, and the text of the response documented below it, if any."""
 
     command: str
     answer: str | None
 
 
 class Request(NamedTuple):
-    """What a curl command sends."""
+    """The HTTP request of a curl command."""
 
     method: str
     path: str
@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 
 def examples(document: Path) -> Iterator[Example]:
-    """The curl commands of a document in order, each with the JSON block that comes before any other block."""
+    """Return the curl commands of a document in order, each with the JSON block that follows before any other block."""
     blocks = [(match[1], match[2]) for match in _BLOCK.finditer(document.read_text("utf-8"))]
     for position, (language, text) in enumerate(blocks):
         if language == "sh" and text.startswith("curl "):
@@ -46,7 +46,7 @@ def examples(document: Path) -> Iterator[Example]:
 
 
 def parse(command: str) -> Request:
-    """What curl would send. Only the options the documents use are known."""
+    """Parse a curl command. Only the options that the documents use are supported."""
     words = iter(shlex.split(command.replace("\\\n", " "))[1:])
     method, url, body, headers = "", "", None, {}
     for word in words:
@@ -68,10 +68,10 @@ def parse(command: str) -> Request:
 
 
 class Reader:
-    """Someone who types a document's commands into a shell, one after the other.
+    """A reader of a document who runs its commands one after the other.
 
-    Ids of what an answer shows are known by name from then on: `$OPENAI_ID` is that of the provider named openai, and
-    `$OVERRIDE_ID` the last one that has no name.
+    Later commands can use ids of earlier responses: `$OPENAI_ID` is that of the provider named openai, and
+    `$OVERRIDE_ID` the last one of a resource without a name.
     """
 
     def __init__(self, gateway: GatewayProcess) -> None:
@@ -79,7 +79,7 @@ class Reader:
         self._ids: dict[str, str] = {}
 
     def run(self, command: str) -> Response:
-        """The answer to one command."""
+        """Run one command and return the response."""
         request = parse(_VARIABLE.sub(lambda found: self._ids[found[1]], command))
         response = self._gateway.send(request.method, request.path, request.body, request.headers)
         if response.body and "json" in (response.headers["content-type"] or ""):
@@ -91,7 +91,7 @@ class Reader:
 
 
 def differences(said: Any, came: Any, place: str = "answer") -> list[str]:
-    """Where an answer differs from what is said to come."""
+    """Return the paths at which a response differs from the documented one."""
     if isinstance(said, dict) and isinstance(came, dict):
         found = [f"{place}: {sorted(said)} is said, {sorted(came)} came"] if said.keys() != came.keys() else []
         for name in said.keys() & came.keys():

@@ -1,4 +1,4 @@
-"""Calls of Google's protocol as they are on the line, and what a vendor answers them."""
+"""Requests and vendor responses of Google's protocol as bytes on the wire."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.e2e.streaming_vendor import BEGIN, DONE, delta, event, finish, usage
 ASKED = {"contents": [{"role": "user", "parts": [{"text": "Count"}]}]}
 WORDS = [delta(content=word) for word in ("one ", "two ")]
 OPENAI = [BEGIN, *WORDS, finish(), usage(11, 7), DONE]
-"""The steps of a vendor that speaks OpenAI's protocol."""
+"""The stream of a vendor with OpenAI's protocol."""
 
 
 def generated(text: str, finish_reason: str | None = None, **part: Any) -> bytes:
@@ -24,19 +24,19 @@ def generated(text: str, finish_reason: str | None = None, **part: Any) -> bytes
 
 
 GEMINI = [generated("one "), generated("two ", "STOP", thoughtSignature="c2ln")]
-"""The steps of a vendor that speaks Google's."""
+"""The stream of a vendor with Google's protocol."""
 
 
 def post(
     gateway: GatewayProcess, method: str, body: object = ASKED, *, model: str = "auto", **headers: str
 ) -> Response:
-    """POST to a method of a model, past the cache."""
+    """Send POST to a method of a model, bypassing the cache."""
     path = f"/v1beta/models/{model}:{method}"
     return gateway.call("POST", path, body, cache_control="no-store", **headers)
 
 
 def error(response: Response, status: int, word: str) -> dict[str, Any]:
-    """Return the error in a response, which has Google's shape."""
+    """Return the error of a response after checking that it has Google's format."""
     assert response.status == status, response.body
     assert response.headers["content-type"] == "application/json"
     document = response.json

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own, started and stopped by signals, and real HTTP to it."""
+"""Run the gateway as a separate process, stop it with signals, and send it real HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STOP_S = 30.0
 
 @dataclass(frozen=True)
 class Response:
-    """What came back."""
+    """Status, headers and body of a response."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -39,10 +39,11 @@ class Response:
 
 
 class GatewayProcess:
-    """`with GatewayProcess(directory) as gateway: gateway.ask("Hello")`; leaving it asserts a graceful end.
+    """`with GatewayProcess(directory) as gateway: gateway.ask("Hello")`; leaving it asserts a graceful stop.
 
-    It works in `directory`, its data in `directory/data`, so the next one there goes on with the same data. Settings
-    are given by name: `accept_seconds=2`. It is forked from a process that has imported everything.
+    Its working directory is `directory`, its data directory `directory/data`, so that another one in the same directory
+    uses the same data. Settings are keyword arguments: `accept_seconds=2`. The process is forked from one that has
+    imported everything.
     """
 
     def __init__(self, directory: Path, **settings: object) -> None:
@@ -55,7 +56,7 @@ class GatewayProcess:
         self._process: ForkedProcess | subprocess.Popen[bytes] | None = None
 
     def launch(self, stdout: int | None = None) -> None:
-        """Start it, without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
+        """Start the process without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
         with self.log_file.open("wb") as log, Path(os.devnull).open("rb") as nothing:
             errors = log.fileno()
             self._process = self._start(nothing.fileno(), errors if stdout is None else stdout, errors)
@@ -69,7 +70,7 @@ class GatewayProcess:
         return self
 
     def wait_until_ready(self) -> None:
-        """Return once it serves."""
+        """Return once the gateway is ready."""
         deadline = time.monotonic() + START_S
         while True:
             code = self.process.poll()
@@ -96,17 +97,17 @@ class GatewayProcess:
 
     @property
     def log(self) -> str:
-        """Everything it wrote."""
+        """The log so far."""
         return self.log_file.read_text(errors="replace")
 
     def stop(self) -> int:
-        """Ask it to stop, unless it ended already. Returns the exit code."""
+        """Send SIGTERM, unless the process has ended. Returns the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         return self.ended()
 
     def ended(self) -> int:
-        """Wait for the end. Returns the exit code."""
+        """Wait for the end of the process. Returns the exit code."""
         try:
             return self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -115,12 +116,12 @@ class GatewayProcess:
             raise
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Send SIGKILL and wait for the end."""
         self.process.kill()
         self.process.wait()
 
     def call(self, method: str, path: str, body: object = None, *, key: str | None = KEY, **headers: str) -> Response:
-        """One request on a connection of its own."""
+        """Send one request, with a JSON body, on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             return send(connection, method, path, body, key=key, **headers)
@@ -128,7 +129,7 @@ class GatewayProcess:
             connection.close()
 
     def send(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Response:
-        """One request as it stands, on a connection of its own."""
+        """Send one request with the given text, on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers)
@@ -138,17 +139,17 @@ class GatewayProcess:
             connection.close()
 
     def ask(self, prompt: str = "Hello", *, no_store: bool = True, timeout_ms: int = 60_000, **fields: Any) -> Response:
-        """POST /generate, past the cache unless told otherwise."""
+        """Send POST /generate, which bypasses the cache unless `cache_control` is given."""
         body = {"user_id": "customer", "service": "e2e", "prompt": prompt, **fields}
         headers = {"cache_control": "no-store"} if no_store else {}
         return self.call("POST", "/api/v1/generate", body, x_request_timeout_ms=str(timeout_ms), **headers)
 
     def summary(self) -> Any:
-        """GET /usage/summary."""
+        """Return the response of GET /usage/summary."""
         return self.call("GET", "/api/v1/usage/summary").json
 
     def provider(self, name: str, base_url: str, model: str = "ok", **fields: object) -> str:
-        """Create a provider, the only one of that name. Returns its path."""
+        """Create a provider with prices and high rate limits. Returns its path."""
         body = {
             "name": name, "display_name": name, "api_key": "sk-test", "models": [model], "base_url": base_url,
             "prices": {model: {"input": 1, "output": 2}}, "rate_limit_rpm": 100_000, "rate_limit_tpm": 10**9, **fields,
@@ -159,7 +160,7 @@ class GatewayProcess:
 
 
 class CommandProcess(GatewayProcess):
-    """The gateway as `llm-gateway serve` starts it, with these flags: for tests of the start itself and of memory."""
+    """A gateway started by `llm-gateway serve` with these flags, for tests of the start and of memory."""
 
     command = COMMAND
 
@@ -188,7 +189,7 @@ def send(
     key: str | None = KEY,
     **headers: str,
 ) -> Response:
-    """One request on this connection."""
+    """Send one request on this connection."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         given["x-service-key"] = key
@@ -198,7 +199,7 @@ def send(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what comes soon."""
+    """Wait until the condition holds, at most 20 seconds."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline, "It never came to be"

@@ -1,4 +1,4 @@
-"""A vendor that streams chat completions as it is told, and knows when its clients are gone."""
+"""A mock vendor that streams given events and pauses, and records when its clients disconnect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "mo
 
 
 def delta(**fields: Any) -> bytes:
-    """A chunk with these fields in its delta."""
+    """Build a chat completion chunk with these fields in its delta."""
     return event({**HEAD, "choices": [{"index": 0, "delta": fields, "finish_reason": None}]})
 
 
@@ -38,19 +38,19 @@ BEGIN = delta(role="assistant", content="")
 
 @dataclass(frozen=True)
 class Pause:
-    """Say nothing for so many seconds, or until the client is gone."""
+    """A pause of this many seconds, or until the client disconnects."""
 
     seconds: float
 
 
 CUT = "cut"
-"""End the connection in the middle of the stream."""
+"""Step that closes the connection in the middle of the stream."""
 
 Step = bytes | Pause | str
 
 
 class StreamingVendor:
-    """`with StreamingVendor() as vendor`: every call is answered with `steps`, or with `answer` where it is set."""
+    """`with StreamingVendor() as vendor`: all requests get `steps`, or `answer` if that is set."""
 
     def __init__(self) -> None:
         self.steps: Sequence[Step] = ()
@@ -144,4 +144,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.settimeout(None)
 
     def log_message(self, *_: object) -> None:
-        """Not on the terminal."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""What an account is asked follows from the protocols that it says it speaks."""
+"""Requests are sent to a provider only in the protocols that its configuration lists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def vendors() -> Iterator[tuple[StreamingVendor, StreamingVendor]]:
         yield one, other
 
 
-def test_any_account_can_say_that_it_speaks_responses_and_take_it_back(
+def test_a_provider_gets_responses_requests_only_while_it_lists_that_protocol(
     gateway: GatewayProcess, vendors: tuple[StreamingVendor, StreamingVendor]
 ) -> None:
     vendor, _ = vendors
@@ -50,7 +50,7 @@ def test_any_account_can_say_that_it_speaks_responses_and_take_it_back(
     assert vendor.calls[-1]["messages"] == [{"role": "user", "content": "Hi"}]
 
 
-def test_an_account_for_embeddings_only_gets_those_and_is_passed_over_for_the_rest(
+def test_a_provider_for_embeddings_only_gets_no_other_requests(
     gateway: GatewayProcess, vendors: tuple[StreamingVendor, StreamingVendor]
 ) -> None:
     vectors, chat = vendors
@@ -67,7 +67,7 @@ def test_an_account_for_embeddings_only_gets_those_and_is_passed_over_for_the_re
     assert (len(vectors.calls), len(chat.calls)) == (1, 3)
 
 
-def test_a_request_that_no_account_can_be_asked_in_is_refused_without_a_call(
+def test_a_request_that_no_provider_supports_is_rejected_without_a_call(
     gateway: GatewayProcess, vendors: tuple[StreamingVendor, StreamingVendor]
 ) -> None:
     vendor, _ = vendors

@@ -1,4 +1,4 @@
-"""Requests that are wrong as HTTP, over the wire: paths, methods, heads, framing, and what is no HTTP at all."""
+"""Malformed HTTP over the wire: paths, methods, request heads, framing, and other protocols."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ HEALTH = "/api/v1/health"
 UNKNOWN = "01a2071a-648b-7caa-b3db-aca1d1e5ccc1"
 CALL = b'{"user_id":"u","service":"s","prompt":"p"}'
 HEAD_S = 10.0
-"""How long a head may take."""
+"""Seconds within which a request head must arrive."""
 KIB = 1024
 
 
 @pytest.fixture(scope="module")
 def slow(running: GatewayProcess) -> Iterator[tuple[Wire, float]]:
-    """Half a head, sent before all other tests, and when."""
+    """Send half a request head before all other tests. Yields the connection and the time."""
     with Wire(running.port) as wire:
         wire.send(request("GET", HEALTH)[:-2] + b"x-slow: ")
         yield wire, time.monotonic()
@@ -32,7 +32,7 @@ def slow(running: GatewayProcess) -> Iterator[tuple[Wire, float]]:
 
 @pytest.fixture(autouse=True)
 def served(running: GatewayProcess, vendor: UpstreamProcess, slow: object) -> Iterator[None]:
-    """Whatever a test does, the gateway serves on, has records of served calls alone, and stumbles over nothing."""
+    """Check after each test that the gateway still serves, recorded only served requests, and logged no defect."""
     vendor.reset()
     if not running.call("GET", PROVIDERS).json:
         running.provider("acme", vendor.base_url)
@@ -50,7 +50,7 @@ def port(running: GatewayProcess) -> int:
 
 
 def echo_if_read(answer: Answer) -> str | None:
-    """The caller's id, where it hangs on how the bytes were cut into packets whether it was read."""
+    """Return the client's id if the response has it; packet boundaries decide if the server has read it."""
     return MINE if answer.headers["x-request-id"] == MINE else None
 
 
@@ -60,7 +60,7 @@ def echo_if_read(answer: Answer) -> str | None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/nothing", "//", "/api/v1/providers/", "/api/v1//providers", "//api/v1/providers", "/api/v1/generate/",
+        "/nothing", "//", "/api/v1/providers/", "/api/v1//providers", "//api/v1/providers", "/api/v1/generate/",
         "/API/V1/PROVIDERS", "/api/v1/../v1/providers", "/api/v1/health/..%2fproviders", "/api/v1/generate%3Fx",
         "/api/v1/providers%00", "/api/v1/generate%0d%0ax-a:%20b", "/%", "/%zz", "/%ff", "*", "/" + "a" * 30_000,
         f"{PROVIDERS}/..", f"{PROVIDERS}/.", f"{PROVIDERS}/0", f"{PROVIDERS}/%00", f"{PROVIDERS}/%C3%A9",
@@ -69,7 +69,7 @@ def echo_if_read(answer: Answer) -> str | None:
         f"{PROVIDERS}/{UNKNOWN}/more", f"{PROVIDERS}/a%2Fb", f"{PROVIDERS}/' OR 1=1 --".replace(" ", "%20"),
     ],
 )  # fmt: skip
-def test_a_path_that_leads_nowhere(port: int, path: str) -> None:
+def test_an_unknown_path_is_404(port: int, path: str) -> None:
     for method in ("GET", "DELETE"):
         is_problem(ask(port, request(method, path)), 404, "not_found")
     is_problem(ask(port, request("PATCH", path, b"{}")), 404, "not_found")
@@ -77,7 +77,7 @@ def test_a_path_that_leads_nowhere(port: int, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/nothing", "/api/v1//providers", PROVIDERS, GENERATE, f"{PROVIDERS}/0", "*", "/%00"])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-def test_without_a_key_all_paths_are_alike(port: int, path: str, method: str) -> None:
+def test_without_a_valid_key_all_paths_are_401(port: int, path: str, method: str) -> None:
     data = request(method, path, b"{" if method == "POST" else None)
     is_problem(ask(port, data.replace(KEY.encode(), b"another")), 401, "unauthorized")
 
@@ -85,7 +85,7 @@ def test_without_a_key_all_paths_are_alike(port: int, path: str, method: str) ->
 @pytest.mark.parametrize(
     "target", [b"/\xc3\xa9", b"/a b", b"/a\tb", b"/\x00", b"", b"api", b"?", b"http://[/", b"/\x7f"]
 )
-def test_a_target_that_is_none(port: int, target: bytes) -> None:
+def test_an_invalid_request_target_is_rejected(port: int, target: bytes) -> None:
     answer = ask(port, request("GET", target))
     is_problem(answer, 400, "bad_request", echo=echo_if_read(answer))
 
@@ -107,14 +107,14 @@ def test_a_target_that_is_none(port: int, target: bytes) -> None:
         ("/healthz", "GET, HEAD"),
     ],
 )
-def test_a_method_that_a_path_does_not_take(port: int, path: str, allowed: str) -> None:
+def test_an_unsupported_method_is_405_with_allow(port: int, path: str, allowed: str) -> None:
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} - set(allowed.split(", ")):
         answer = ask(port, request(method, path))
         is_problem(answer, 405, "method_not_allowed")
         assert answer.headers["allow"] == allowed
 
 
-def test_head_gets_no_body(port: int) -> None:
+def test_a_response_to_head_has_no_body(port: int) -> None:
     with Wire(port) as wire:
         for path, status in ((GENERATE, 405), ("/nothing", 404), (HEALTH, 200), (PROVIDERS, 200)):
             wire.send(request("HEAD", path))
@@ -126,18 +126,18 @@ def test_head_gets_no_body(port: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["FOO", "get", "", "G\0T", "GET\t", "X" * 1000])
-def test_a_method_that_is_none(port: int, method: str) -> None:
+def test_an_unknown_method_is_rejected(port: int, method: str) -> None:
     is_problem(ask(port, request(method, HEALTH)), 400, "bad_request", echo=None)
 
 
-def test_connect_connects_nowhere(port: int) -> None:
+def test_connect_is_rejected_with_400(port: int) -> None:
     is_problem(ask(port, request("CONNECT", "localhost:1")), 400, "bad_request")
 
 
 # Heads
 
 
-def test_heads_that_are_too_large(port: int) -> None:
+def test_a_request_head_that_is_too_large_is_431(port: int) -> None:
     for junk in ("x-a: " + "a" * 300 * KIB, "\r\n".join(["a: b"] * 10_000), "x-a: " + "a" * 33 * KIB):
         is_problem(ask(port, request("GET", HEALTH, None, junk)), 431, "headers_too_large")
     answer = ask(port, request("GET", "/" + "a" * 40_000))
@@ -153,11 +153,11 @@ def test_heads_that_are_too_large(port: int) -> None:
         b"host: evil.example", b"n\xc3\xa9: x",
     ],
 )  # fmt: skip
-def test_a_header_that_is_none(port: int, header: bytes) -> None:
+def test_a_malformed_header_is_rejected(port: int, header: bytes) -> None:
     is_problem(ask(port, request("GET", HEALTH, None, b"x: 1", header)), 400, "bad_request")
 
 
-def test_hosts(port: int) -> None:
+def test_only_hosts_of_loopback_are_accepted(port: int) -> None:
     for host in ("evil.example", "localhost.evil.example", "localhost:99999999", "", "127.0.0.1@evil", "[::1"):
         is_problem(ask(port, request("GET", HEALTH, host=host)), 403, "forbidden")
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8200"):
@@ -183,8 +183,8 @@ def test_hosts(port: int) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("inside", [b"2a\r\n" + CALL + b"\r\n0\r\n\r\n", CALL, b"0\r\n\r\n"])
-def test_framing_that_could_be_read_in_two_ways(port: int, framing: str, inside: bytes) -> None:
-    """No server behind a proxy may see another request in there than the proxy did: all of it is refused."""
+def test_ambiguous_framing_is_rejected(port: int, framing: str, inside: bytes) -> None:
+    """A proxy in front of the gateway must not see other requests in the bytes than the gateway (request smuggling)."""
     with Wire(port) as wire:
         wire.send(request("POST", GENERATE, None, framing) + inside + request("GET", PROVIDERS))
         is_problem(wire.answer(), 400, "bad_request")
@@ -192,14 +192,14 @@ def test_framing_that_could_be_read_in_two_ways(port: int, framing: str, inside:
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"0x2\r\nhi\r\n", b"2\r\nhello\r\n", b"fffffffffffffffff\r\n"])
-def test_chunks_that_are_none(port: int, chunk: bytes) -> None:
+def test_malformed_chunks_are_rejected(port: int, chunk: bytes) -> None:
     with Wire(port) as wire:
         wire.send(request("POST", GENERATE, None, "transfer-encoding: chunked") + chunk)
         is_problem(wire.answer(), 400, "bad_request")
         assert wire.is_closed()
 
 
-def test_a_body_shorter_than_it_said(port: int) -> None:
+def test_a_body_shorter_than_its_content_length_is_rejected(port: int) -> None:
     with Wire(port) as wire:
         wire.send(request("POST", GENERATE, None, f"content-length: {len(CALL) + 1}") + CALL)
         wire.end()
@@ -207,7 +207,7 @@ def test_a_body_shorter_than_it_said(port: int) -> None:
         assert wire.is_closed()
 
 
-def test_a_body_longer_than_it_said(port: int) -> None:
+def test_bytes_after_the_content_length_are_rejected_as_a_request(port: int) -> None:
     with Wire(port) as wire:
         wire.send(request("POST", GENERATE, None, "content-length: 10") + CALL)
         is_problem(wire.answer(), 422, "validation_error")
@@ -215,7 +215,7 @@ def test_a_body_longer_than_it_said(port: int) -> None:
         assert wire.is_closed()
 
 
-def test_pipelined_requests_are_answered_in_their_order(port: int) -> None:
+def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     with Wire(port) as wire:
         wire.send(
             request("POST", GENERATE, CALL, "cache-control: no-store")
@@ -235,7 +235,7 @@ def test_pipelined_requests_are_answered_in_their_order(port: int) -> None:
 # Other protocols
 
 
-def test_http_1_0_is_spoken(port: int) -> None:
+def test_http_1_0_requests_are_answered(port: int) -> None:
     with Wire(port) as wire:
         wire.send(request("GET", PROVIDERS).replace(b"HTTP/1.1", b"HTTP/1.0"))
         answer = wire.answer()
@@ -257,7 +257,7 @@ def test_http_1_0_is_spoken(port: int) -> None:
         request("GET", HEALTH).replace(b"\r\n", b"\n"),
     ],
 )
-def test_what_is_not_http_1(port: int, data: bytes) -> None:
+def test_bytes_of_other_protocols_are_rejected(port: int, data: bytes) -> None:
     with Wire(port) as wire:
         wire.send(data)
         answer = wire.answer()
@@ -265,7 +265,7 @@ def test_what_is_not_http_1(port: int, data: bytes) -> None:
         assert wire.is_closed()
 
 
-def test_an_upgrade_is_not_taken(port: int) -> None:
+def test_an_upgrade_header_is_ignored(port: int) -> None:
     for protocol in ("websocket", "h2c"):
         upgrade = ("connection: upgrade", f"upgrade: {protocol}", "http2-settings: AAMAAABkAAQAAP__")
         assert ask(port, request("GET", PROVIDERS, None, *upgrade)).status == 200
@@ -274,7 +274,7 @@ def test_an_upgrade_is_not_taken(port: int) -> None:
 # Time
 
 
-def test_a_head_that_does_not_end(slow: tuple[Wire, float]) -> None:
+def test_a_request_head_that_does_not_end_is_408(slow: tuple[Wire, float]) -> None:
     wire, started = slow
     is_problem(wire.answer(), 408, "request_timeout")
     assert time.monotonic() - started >= HEAD_S

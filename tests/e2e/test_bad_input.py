@@ -1,4 +1,4 @@
-"""Bodies, fields, headers and parameters that do not fit, over the wire: a clear refusal, and nothing else happens."""
+"""Invalid bodies, fields, headers and parameters over the wire are rejected with a clear error and no side effect."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PROVIDER: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def busy(running: GatewayProcess, vendor: UpstreamProcess) -> str:
-    """A provider stands behind the gateway; its path."""
+    """Configure a provider. Returns its path."""
     return running.provider("acme", vendor.base_url)
 
 
 @pytest.fixture(autouse=True)
 def served(running: GatewayProcess, vendor: UpstreamProcess, busy: str) -> Iterator[None]:
-    """Whatever a test does, the gateway serves on, has records of served calls alone, and stumbles over nothing."""
+    """Check after each test that the gateway still serves, recorded only served requests, and logged no defect."""
     vendor.reset()
     before = running.summary()["total_requests"]
     providers = running.call("GET", PROVIDERS).json
@@ -59,7 +59,7 @@ def invalid(answer: Answer) -> dict[str, Any]:
     return problem
 
 
-# Bodies that are no JSON object
+# Bodies that are not a JSON object
 
 DEEP = 100_000
 NO_OBJECTS: list[tuple[str, bytes]] = [
@@ -102,7 +102,7 @@ NO_OBJECTS: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize("body", [body for _, body in NO_OBJECTS], ids=[name for name, _ in NO_OBJECTS])
-def test_a_body_that_is_no_json_object(port: int, busy: str, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_rejected(port: int, busy: str, body: bytes) -> None:
     invalid(ask(port, request("POST", GENERATE, body)))
     invalid(ask(port, request("POST", PROVIDERS, body)))
     invalid(ask(port, request("PATCH", busy, body)))
@@ -130,20 +130,20 @@ CALLS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "name"), CALLS, ids=lambda value: str(value)[:30])
-def test_a_call_that_does_not_fit(port: int, fields: dict[str, Any], name: str) -> None:
+def test_an_invalid_field_of_a_request_is_named(port: int, fields: dict[str, Any], name: str) -> None:
     problem = invalid(ask(port, request("POST", GENERATE, json.dumps({**CALL, **fields}).encode())))
     assert name in problem["detail"]
 
 
 @pytest.mark.parametrize("name", list(CALL))
-def test_a_call_without_a_field(port: int, name: str) -> None:
+def test_a_request_without_a_required_field_is_rejected(port: int, name: str) -> None:
     body = {key: value for key, value in CALL.items() if key != name}
     problem = invalid(ask(port, request("POST", GENERATE, json.dumps(body).encode())))
     assert problem["errors"] == [{"loc": ["body", name], "msg": f"{name} is required.", "type": "missing"}]
 
 
 @pytest.mark.parametrize("name", ["user_id", "service", "task_type", "prompt", "system", "unknown"])
-def test_half_a_pair_fits_nowhere(port: int, busy: str, name: str) -> None:
+def test_a_lone_surrogate_in_a_request_is_rejected(port: int, busy: str, name: str) -> None:
     for value in (HALF_A_PAIR, f"a{HALF_A_PAIR}b", "\udfff\ud800"):
         invalid(ask(port, request("POST", GENERATE, json.dumps({**CALL, name: value}).encode())))
         raw = json.dumps({**CALL, name: "?"}).encode().replace(b"?", value.encode("utf-8", "surrogatepass"))
@@ -174,7 +174,7 @@ ENTRIES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", ENTRIES, ids=lambda value: str(value)[:40])
-def test_a_provider_that_does_not_fit(port: int, busy: str, fields: dict[str, Any]) -> None:
+def test_an_invalid_field_of_a_provider_is_named(port: int, busy: str, fields: dict[str, Any]) -> None:
     created = invalid(ask(port, request("POST", PROVIDERS, json.dumps({**PROVIDER, **fields}).encode())))
     changed = invalid(ask(port, request("PATCH", busy, json.dumps(fields).encode())))
     for problem in (created, changed):
@@ -183,7 +183,7 @@ def test_a_provider_that_does_not_fit(port: int, busy: str, fields: dict[str, An
 
 
 @pytest.mark.parametrize("name", [*PROVIDER, "kind", "prices"])
-def test_half_a_pair_fits_in_no_provider(port: int, busy: str, name: str) -> None:
+def test_a_lone_surrogate_in_a_provider_is_rejected(port: int, busy: str, name: str) -> None:
     value = {"models": [HALF_A_PAIR], "prices": {HALF_A_PAIR: {"input": 1, "output": 1}}}.get(name, HALF_A_PAIR)
     invalid(ask(port, request("POST", PROVIDERS, json.dumps({**PROVIDER, name: value}).encode())))
     invalid(ask(port, request("PATCH", busy, json.dumps({name: value}).encode())))
@@ -201,28 +201,28 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", CHANGES, ids=lambda value: str(value)[:40])
-def test_an_override_that_does_not_fit(port: int, fields: dict[str, Any]) -> None:
+def test_an_invalid_field_of_an_override_is_named(port: int, fields: dict[str, Any]) -> None:
     [error] = invalid(ask(port, request("POST", OVERRIDES, json.dumps({**OVERRIDE, **fields}).encode())))["errors"]
     assert next(iter(fields)) in error["loc"]
     assert json.loads(ask(port, request("GET", OVERRIDES)).body) == []
 
 
 @pytest.mark.parametrize("name", [*OVERRIDE, "service_name"])
-def test_half_a_pair_fits_in_no_override(port: int, name: str) -> None:
+def test_a_lone_surrogate_in_an_override_is_rejected(port: int, name: str) -> None:
     invalid(ask(port, request("POST", OVERRIDES, json.dumps({**OVERRIDE, name: HALF_A_PAIR}).encode())))
 
 
 @pytest.mark.parametrize("body", [body for _, body in NO_OBJECTS], ids=[name for name, _ in NO_OBJECTS])
-def test_no_json_object_is_an_override(port: int, body: bytes) -> None:
+def test_an_override_that_is_not_an_object_is_rejected(port: int, body: bytes) -> None:
     invalid(ask(port, request("POST", OVERRIDES, body)))
 
 
-def test_a_long_list_of_mistakes_is_cut(port: int) -> None:
+def test_a_long_list_of_field_errors_is_cut(port: int) -> None:
     problem = invalid(ask(port, request("POST", PROVIDERS, json.dumps({**PROVIDER, "models": [1] * 1000}).encode())))
     assert len(problem["errors"]) == 20
 
 
-# What looks odd but fits
+# Unusual but valid values
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_long_list_of_mistakes_is_cut(port: int) -> None:
         (b'{"user_id":"u","service":"s","prompt":"\\/","temperature":-0.0,"max_tokens":8000}', "/"),
     ],
 )
-def test_what_is_odd_but_fits_is_sent_as_it_was_said(
+def test_unusual_but_valid_values_are_sent_unchanged(
     port: int, vendor: UpstreamProcess, body: bytes, prompt: str
 ) -> None:
     assert ask(port, request("POST", GENERATE, body, "cache-control: no-store")).status == 200
@@ -247,7 +247,7 @@ def test_what_is_odd_but_fits_is_sent_as_it_was_said(
 
 
 def filled(fields: dict[str, Any], name: str, size: int) -> bytes:
-    """A body of exactly this size, its field `name` filled up."""
+    """Return a body of exactly this size, with its field `name` padded."""
     short = json.dumps({**fields, name: ""}).encode()
     return json.dumps({**fields, name: "x" * (size - len(short))}).encode()
 
@@ -255,7 +255,9 @@ def filled(fields: dict[str, Any], name: str, size: int) -> bytes:
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("path", [GENERATE, PROVIDERS])
-def test_4_mib_are_taken_and_a_byte_more_is_not(port: int, path: str, waits: bool, is_chunked: bool) -> None:
+def test_a_body_of_4_mib_is_accepted_and_a_byte_more_is_not(
+    port: int, path: str, waits: bool, is_chunked: bool
+) -> None:
     fields, name = (CALL, "prompt") if path == GENERATE else (PROVIDER, "display_name")
     for size in (4 * MIB, 4 * MIB + 1):
         body = filled(fields, name, size)
@@ -285,11 +287,11 @@ def test_a_body_that_never_ends_is_cut_off(port: int) -> None:
             for _ in range(64):
                 wire.send(piece)
         except (BrokenPipeError, ConnectionResetError):
-            return  # it went on after the answer, until nobody listened any more
+            return  # sending continued after the response until the gateway closed the connection
         is_problem(wire.answer(), 413, "payload_too_large")
 
 
-def test_who_has_no_key_sends_no_body(port: int) -> None:
+def test_without_a_key_no_body_is_requested(port: int) -> None:
     data = request("POST", GENERATE, None, "content-length: 1000000000", "expect: 100-continue")
     with Wire(port) as wire:
         wire.send(data.replace(b"x-service-key", b"x-other"))
@@ -297,7 +299,7 @@ def test_who_has_no_key_sends_no_body(port: int) -> None:
         assert wire.is_closed()
 
 
-# Headers that mean something
+# Headers that the gateway reads
 
 
 @pytest.mark.parametrize(
@@ -311,12 +313,12 @@ def test_who_has_no_key_sends_no_body(port: int) -> None:
         "authorization: Bearer another",
     ],
 )
-def test_a_header_that_cannot_be_read(port: int, header: str | bytes) -> None:
+def test_a_malformed_header_is_rejected_by_name(port: int, header: str | bytes) -> None:
     is_problem(ask(port, request("POST", GENERATE, json.dumps(CALL).encode(), header)), 400, "bad_request")
 
 
 @pytest.mark.parametrize("own", ["", " ", "a b", "a" * 129, "é"])
-def test_an_id_that_cannot_be_echoed_is_not(port: int, own: str) -> None:
+def test_an_invalid_request_id_is_not_echoed(port: int, own: str) -> None:
     data = request("POST", GENERATE, b"{}").replace(b"x-request-id: mine-1", b"x-request-id: " + own.encode())
     is_problem(ask(port, data), 422, "validation_error", echo=None)
 
@@ -324,7 +326,7 @@ def test_an_id_that_cannot_be_echoed_is_not(port: int, own: str) -> None:
 @pytest.mark.parametrize(
     "header", ["content-type: text/plain", "content-type: \xff", "accept: image/png", "cache-control: \x80", "x: " * 99]
 )
-def test_headers_that_mean_nothing_here_are_passed_over(port: int, header: str) -> None:
+def test_odd_values_of_other_headers_are_ignored(port: int, header: str) -> None:
     body = json.dumps({**CALL, "prompt": header}).encode()
     assert ask(port, request("POST", GENERATE, body, header.encode("latin-1"))).status == 200
 
@@ -333,7 +335,7 @@ def test_headers_that_mean_nothing_here_are_passed_over(port: int, header: str) 
 
 
 @pytest.mark.parametrize("value", ["abc", "1e3", "0", "366", "-1", "", "%00", "1%00", "٣", "9" * 5000, "true", "[1]"])
-def test_a_parameter_that_does_not_fit(port: int, value: str) -> None:
+def test_an_invalid_parameter_is_named(port: int, value: str) -> None:
     for path, name in (("usage/summary", "days"), ("usage/by-provider", "days"), ("usage/by-service", "days")):
         problem = invalid(ask(port, request("GET", f"/api/v1/{path}?{name}={quote(value, safe='%')}")))
         assert problem["errors"][0]["loc"] == ["query", name]
@@ -343,7 +345,7 @@ def test_a_parameter_that_does_not_fit(port: int, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "%00", "a%00b", "x" * 257])
-def test_a_customer_that_nobody_can_be(port: int, value: str) -> None:
+def test_an_invalid_customer_to_filter_by_is_rejected(port: int, value: str) -> None:
     problem = invalid(ask(port, request("GET", f"{OVERRIDES}?user_id={value}")))
     assert problem["errors"][0]["loc"] == ["query", "user_id"]
 
@@ -363,11 +365,11 @@ def test_a_customer_that_nobody_can_be(port: int, value: str) -> None:
         ("/api/v1/providers/x?limit=1", "limit"),
     ],
 )
-def test_a_parameter_that_nobody_reads(port: int, target: str, name: str) -> None:
+def test_an_unknown_parameter_is_rejected(port: int, target: str, name: str) -> None:
     problem = invalid(ask(port, request("GET", target)))
     assert problem["errors"][0]["loc"] == ["query", name]
 
 
 @pytest.mark.parametrize("target", ["/api/v1/usage/summary?", "/api/v1/health?t=1", "/metrics?a=b", "/healthz?x"])
-def test_parameters_that_do_no_harm(port: int, target: str) -> None:
+def test_an_empty_query_and_parameters_of_probes_are_ignored(port: int, target: str) -> None:
     assert ask(port, request("GET", target)).status == 200

@@ -1,6 +1,6 @@
-"""What the gateway does not start with, as a process: its exit code, one sentence that says what to do, nothing broken.
+"""Failed starts of the gateway process: exit code, one sentence that says what to do, and undamaged data.
 
-What it is told to do about settings alone is in tests/test_settings.py.
+Errors in the settings alone are in tests/test_settings.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.fork_server import GATEWAY, fork_server
 from tests.upstream import UpstreamProcess
 
 POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
-"""Root without its powers: file modes and low ports are for it what they are for everyone."""
+"""Prefix that drops root's capabilities, so that file modes and privileged ports apply."""
 PASSWORD = "s3cr3t"
 KEYS = ["ab" * 32, "cd" * 32]
 
@@ -37,7 +37,7 @@ class Refusal:
 
 
 def as_usual_user() -> tuple[str, ...]:
-    """What to put before a command so that file modes count."""
+    """Return the prefix of a command to which file modes apply."""
     if os.geteuid() != 0:
         return ()
     if shutil.which(POWERLESS[0]) is None:
@@ -46,9 +46,9 @@ def as_usual_user() -> tuple[str, ...]:
 
 
 def refused(directory: Path, *before: str | Path, **settings: object) -> Refusal:
-    """Start it in `directory`; it must end by itself with one sentence.
+    """Start the gateway in `directory` and assert that it ends by itself with one sentence.
 
-    With `before`, that is put before the command, which is then run as such.
+    `before` is a prefix of the command, which then runs as a new process.
     """
     values = {"local_model": "false", "port": free_port(), **settings}
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
@@ -68,7 +68,7 @@ def refused(directory: Path, *before: str | Path, **settings: object) -> Refusal
 
 
 def starts(directory: Path, **settings: object) -> None:
-    """Nothing was left there that keeps it from starting and working."""
+    """Assert that the gateway now starts in the directory and serves."""
     with GatewayProcess(directory, **settings) as gateway:
         gateway.provider("acme", "http://127.0.0.1:1/v1")
         assert gateway.summary()["total_requests"] == 0
@@ -85,14 +85,14 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "a" * 300, "127.0.0.1 "])
-def test_a_host_that_is_not_there(tmp_path: Path, host: str) -> None:
+def test_a_host_that_cannot_be_bound_is_reported(tmp_path: Path, host: str) -> None:
     refusal = refused(tmp_path, host=host, env="dev")
     assert refusal.code == 78
     assert refusal.sentence.endswith("set LLM_GATEWAY_HOST.")
     assert list(tmp_path.iterdir()) == [], "the address comes first, nothing is made before it"
 
 
-def test_a_port_for_root_only(tmp_path: Path) -> None:
+def test_a_privileged_port_is_reported(tmp_path: Path) -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
         pytest.skip("everyone may have low ports here")
     refusal = refused(tmp_path, *as_usual_user(), port=80)
@@ -105,7 +105,7 @@ def test_a_port_for_root_only(tmp_path: Path) -> None:
 # The data directory
 
 
-def test_a_data_directory_that_is_none(tmp_path: Path) -> None:
+def test_a_data_directory_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/below"):
         refusal = refused(tmp_path, data_dir=tmp_path / place)
@@ -115,7 +115,7 @@ def test_a_data_directory_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["locked", "locked/data"])
-def test_a_data_directory_that_may_not_be_written(tmp_path: Path, place: str) -> None:
+def test_a_data_directory_that_cannot_be_written_is_reported(tmp_path: Path, place: str) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     refusal = refused(tmp_path, *as_usual_user(), data_dir=tmp_path / place)
     assert refusal.code == 78
@@ -124,8 +124,8 @@ def test_a_data_directory_that_may_not_be_written(tmp_path: Path, place: str) ->
 
 
 @pytest.mark.parametrize("blocks", [0, 39, 2000])
-def test_no_space_for_files(tmp_path: Path, blocks: int) -> None:
-    """The first write of the database fails, then a later one, then the journal's. A block is 512 bytes."""
+def test_a_file_size_limit_is_reported_at_start(tmp_path: Path, blocks: int) -> None:
+    """Disk sizes at which the database's first write fails, then a later one, then the journal's (512-byte blocks)."""
     refusal = refused(tmp_path, "sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh")
     assert refusal.code == 78
     assert "cannot be written (" in refusal.sentence
@@ -146,7 +146,7 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("size", ["4k", "64k", "1m"])
-def test_a_full_disk(tmp_path: Path, size: str) -> None:
+def test_a_full_disk_is_reported_at_start(tmp_path: Path, size: str) -> None:
     with small_disk(tmp_path / "disk", size) as disk:
         refusal = refused(tmp_path, data_dir=disk / "data")
         assert refusal.code == 78
@@ -161,7 +161,7 @@ def test_a_full_disk(tmp_path: Path, size: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"\0" * 44, b"\xff\xfe" * 22])
-def test_a_damaged_key_file(tmp_path: Path, data: Path, content: bytes) -> None:
+def test_a_damaged_key_file_is_reported(tmp_path: Path, data: Path, content: bytes) -> None:
     (data / "encryption.key").write_bytes(content)
     refusal = refused(tmp_path)
     assert refusal.code == 78
@@ -170,8 +170,10 @@ def test_a_damaged_key_file(tmp_path: Path, data: Path, content: bytes) -> None:
     assert (data / "encryption.key").read_bytes() == content, "it may be all that is left of the keys"
 
 
-def test_another_encryption_key(tmp_path: Path, mock: UpstreamProcess) -> None:
-    """It starts, says so, and takes the provider's key again: who has lost the old one could not do so otherwise."""
+def test_another_encryption_key_disables_the_provider_until_its_key_is_set(
+    tmp_path: Path, mock: UpstreamProcess
+) -> None:
+    """With another key the gateway starts, so that users who lost the old one can enter the provider's key again."""
     with GatewayProcess(tmp_path, encryption_keys=KEYS[0]) as gateway:
         path = gateway.provider("acme", mock.base_url)
         assert gateway.ask().status == 200
@@ -199,7 +201,7 @@ def write_database(path: Path, *statements: str) -> None:
 
 
 def content(path: Path) -> list[str] | bytes | None:
-    """What is in a database file, or in another one."""
+    """Return the contents of a SQLite database, or the bytes of another file."""
     if not path.is_file():
         return None
     with contextlib.closing(sqlite3.connect(path)) as connection, contextlib.suppress(sqlite3.DatabaseError):
@@ -217,14 +219,16 @@ def foreign(path: Path) -> None:
 
 UNFIT: list[tuple[Callable[[Path], object], str]] = [
     (newer, "at version '9999', which a newer llm-gateway made: install that version"),
-    (foreign, "does not take the gateway's tables (table providers already exists): set LLM_GATEWAY_DATABASE_URL"),
-    (lambda path: path.write_text("Dear diary"), "no SQLite database or damaged: put a good one there, or set"),
-    (Path.mkdir, "is not a file that can be written"),
+    (foreign, "does not accept the gateway's tables (table providers already exists): set LLM_GATEWAY_DATABASE_URL"),
+    (lambda path: path.write_text("Dear diary"), "is damaged or not a SQLite database: restore a backup, or set"),
+    (Path.mkdir, "is not a writable file in a writable directory"),
 ]
 
 
 @pytest.mark.parametrize(("make", "sentence"), UNFIT)
-def test_a_database_that_is_not_ours(tmp_path: Path, data: Path, make: Callable[[Path], object], sentence: str) -> None:
+def test_an_unusable_database_is_reported_and_left_unchanged(
+    tmp_path: Path, data: Path, make: Callable[[Path], object], sentence: str
+) -> None:
     file = data / "gateway.db"
     make(file)
     before = content(file)
@@ -234,15 +238,15 @@ def test_a_database_that_is_not_ours(tmp_path: Path, data: Path, make: Callable[
     assert content(file) == before
 
 
-def test_a_database_that_cannot_be_written(tmp_path: Path, data: Path) -> None:
+def test_a_database_that_cannot_be_written_is_reported(tmp_path: Path, data: Path) -> None:
     starts(tmp_path)
     (data / "gateway.db").chmod(0o400)
     refusal = refused(tmp_path, *as_usual_user())
     assert refusal.code == 78
-    assert "is not a file that can be written" in refusal.sentence
+    assert "is not a writable file in a writable directory" in refusal.sentence
 
 
-def test_a_database_that_another_process_holds(tmp_path: Path, data: Path) -> None:
+def test_a_database_locked_by_another_process_is_reported(tmp_path: Path, data: Path) -> None:
     with contextlib.closing(sqlite3.connect(data / "gateway.db")) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         refusal = refused(tmp_path)
@@ -254,7 +258,7 @@ def test_a_database_that_another_process_holds(tmp_path: Path, data: Path) -> No
 @pytest.mark.parametrize(
     "url", ["mysql://x", "sqlite://", "sqlite:///x?mode=ro", f"postgresql://u:{PASSWORD}@h:port/x"]
 )
-def test_a_database_url_that_is_none(tmp_path: Path, url: str) -> None:
+def test_an_invalid_database_url_is_reported(tmp_path: Path, url: str) -> None:
     refusal = refused(tmp_path, database_url=url)
     assert refusal.code == 78
     assert refusal.sentence == (
@@ -262,7 +266,7 @@ def test_a_database_url_that_is_none(tmp_path: Path, url: str) -> None:
     )
 
 
-def test_postgres_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unreachable_postgres_is_reported(tmp_path: Path) -> None:
     refusal = refused(tmp_path, database_url=f"postgresql://u:{PASSWORD}@127.0.0.1:{free_port()}/x")
     if importlib.util.find_spec("psycopg") is None:
         assert refusal.code == 78
@@ -276,7 +280,7 @@ def test_postgres_that_is_not_there(tmp_path: Path) -> None:
 # The journal
 
 
-def test_a_journal_that_is_none(tmp_path: Path, data: Path) -> None:
+def test_a_journal_that_is_a_file_is_reported(tmp_path: Path, data: Path) -> None:
     (data / "journal").write_text("mine")
     refusal = refused(tmp_path)
     assert refusal.code == 78
@@ -285,7 +289,7 @@ def test_a_journal_that_is_none(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["journal", "journal/left"])
-def test_a_journal_that_cannot_be_read(tmp_path: Path, data: Path, place: str) -> None:
+def test_a_journal_that_cannot_be_read_is_reported(tmp_path: Path, data: Path, place: str) -> None:
     (data / place).mkdir(parents=True)
     (data / place).chmod(0)
     refusal = refused(tmp_path, *as_usual_user())
@@ -299,7 +303,7 @@ SIGCGT_TERM = 1 << (signal.SIGTERM - 1)
 
 
 def takes_signals(pid: int) -> bool:
-    """Whether the process has set up what it does at SIGTERM."""
+    """Return True if the process has installed a handler for SIGTERM."""
     status = Path(f"/proc/{pid}/status").read_text()
     [caught] = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught, 16) & SIGCGT_TERM)
@@ -307,8 +311,8 @@ def takes_signals(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
-    """At any moment it ends without complaint, and the next one goes on with what it left."""
+def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """At any time the process ends without an error message, and the next one starts with its data."""
     for step in range(6):
         gateway = CommandProcess(tmp_path)
         gateway.launch()

@@ -1,4 +1,4 @@
-"""What was bought is served: odd counts and empty answers reach the client, once, and no breaker counts a failure."""
+"""Billed responses with odd token counts or no text reach the client once and count as no failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "strea
 
 
 class Scene(NamedTuple):
-    """A vendor of one kind behind the gateway, and the surface at which it is asked."""
+    """A vendor of one dialect, and the endpoint that the client uses."""
 
     gateway: GatewayProcess
     vendor: StreamingVendor
@@ -41,12 +41,12 @@ class Scene(NamedTuple):
         return self.dialect == self.surface
 
     def answers(self, document: Any) -> bytes:
-        """The vendor's next answers, whole. Returns their bytes."""
+        """Set the vendor's next complete responses. Returns their bytes."""
         self.vendor.answer = document
         return json.dumps(document).encode()
 
     def streams(self, events: list[Any]) -> bytes:
-        """The vendor's next answers, as events. Returns their bytes."""
+        """Set the vendor's next streams. Returns their bytes."""
         steps = [_event(document) for document in events]
         if self.dialect == "chat":
             steps.append(b"data: [DONE]\n\n")
@@ -54,7 +54,7 @@ class Scene(NamedTuple):
         return b"".join(steps)
 
     def ask(self, *, stream: bool, **headers: str) -> bytes:
-        """The body of the answer, which is a 200 for which the vendor was asked once."""
+        """Send a request, assert a 200 after one call of the vendor, and return the body."""
         messages = [{"role": "user", "content": "Hi"}]
         asked: dict[str, Any] = {"model": "auto", "stream": stream}
         if self.surface == "generate":
@@ -87,7 +87,7 @@ def scene(gateway: GatewayProcess, kind: str, surface: str) -> Iterator[Scene]:
 
 
 def odd(document: Any, *, floats: bool) -> Any:
-    """The document with other counts, and with odd values beside them."""
+    """Return the document with other token counts and with unknown fields beside them."""
     if isinstance(document, list):
         return [odd(each, floats=floats) for each in document]
     if not isinstance(document, dict):
@@ -111,7 +111,7 @@ def odd(document: Any, *, floats: bool) -> Any:
 @PAIRS
 @STREAMED
 @pytest.mark.parametrize("floats", [True, False], ids=["floats", "strings"])
-def test_odd_counts_lose_no_answer(scene: Scene, stream: bool, floats: bool) -> None:
+def test_odd_token_counts_lose_no_answer(scene: Scene, stream: bool, floats: bool) -> None:
     dialect = DIALECTS[scene.dialect]
     exact = dialect.read(json.dumps(dialect.whole).encode()).usage
     sent = (
@@ -136,7 +136,7 @@ def test_odd_counts_lose_no_answer(scene: Scene, stream: bool, floats: bool) -> 
 
 
 @pytest.mark.parametrize(("kind", "surface"), [("openai", "chat")])
-def test_odd_counts_lose_no_embeddings(scene: Scene) -> None:
+def test_odd_token_counts_lose_no_embeddings(scene: Scene) -> None:
     whole = {"object": "list", "data": [{"embedding": [0.5], "index": 0}], "model": 5, "usage": {"prompt_tokens": "8"}}
     for count, status in ((8.0, "exact"), ("8", "estimated"), (True, "estimated"), (1e30, "estimated")):
         sent = scene.answers(changed(whole, ("usage", "prompt_tokens"), count))
@@ -198,7 +198,7 @@ def test_the_sdks_read_empty_streams(scene: Scene) -> None:
                 message = came.get_final_message()
             assert message.usage.output_tokens == 10, kind
             assert message.stop_reason == (None if kind == "messages end alone" else "end_turn"), kind
-            if dialect != "chat":  # whose own bytes would be read, and its name has the Responses API
+            if dialect != "chat":  # its bytes would pass through, and "openai" would add the Responses API
                 with gpt.chat.completions.stream(model="auto", messages=said) as chunks:
                     [choice] = chunks.get_final_completion().choices
                 assert choice.finish_reason == "stop", kind
@@ -207,10 +207,10 @@ def test_the_sdks_read_empty_streams(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("kind", "surface"), [("openai", "generate")])
-def test_json_mode_still_wants_json(scene: Scene) -> None:
+def test_json_mode_rejects_an_answer_without_text(scene: Scene) -> None:
     scene.answers(WHOLE["chat null"][1])
 
     answer = scene.gateway.ask(json_mode=True)
 
     assert (answer.status, answer.json["code"]) == (502, "provider_error")
-    assert "JSON was asked for and the content is none" in answer.json["detail"]
+    assert "The request requires JSON, and the answer is not JSON" in answer.json["detail"]

@@ -1,4 +1,4 @@
-"""The gateway between its callers and vendors of every dialect: a mock that someone else wrote."""
+"""POST /generate over vendors of each dialect, played by the mock `llmock`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ OTHERS = {"openai": "anthropic", "anthropic": "gemini", "gemini": "openai"}
 
 
 def configure(gateway: GatewayProcess, llmock: LLMock, kind: str, **fields: object) -> str:
-    """A provider of this dialect at the mock. Returns its name."""
+    """Configure a provider of this dialect at the mock. Returns its name."""
     name = f"my-{kind}"
     gateway.provider(name, llmock.base_url(kind), MODELS[kind], kind=kind, **fields)
     return name
 
 
 @DIALECTS
-def test_an_answer_and_what_it_cost(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+def test_an_answer_is_returned_with_its_cost(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
     name = configure(gateway, llmock, kind)
     llmock.reply("The capital is Paris. It is a large town.")
 
@@ -47,7 +47,9 @@ def test_an_answer_and_what_it_cost(gateway: GatewayProcess, llmock: LLMock, kin
 
 
 @DIALECTS
-def test_a_vendor_that_keeps_answering_429_is_left_alone(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+def test_a_vendor_that_keeps_answering_429_gets_no_more_calls(
+    gateway: GatewayProcess, llmock: LLMock, kind: str
+) -> None:
     first, second = configure(gateway, llmock, kind, priority=20), configure(gateway, llmock, OTHERS[kind])
     llmock.rate_limit(times=5, retry_after=30, provider=kind)
 
@@ -60,7 +62,7 @@ def test_a_vendor_that_keeps_answering_429_is_left_alone(gateway: GatewayProcess
 
 @DIALECTS
 @pytest.mark.parametrize("status", [401, 404, 500, 503, 529])
-def test_another_vendor_answers(gateway: GatewayProcess, llmock: LLMock, kind: str, status: int) -> None:
+def test_another_vendor_answers_when_one_fails(gateway: GatewayProcess, llmock: LLMock, kind: str, status: int) -> None:
     configure(gateway, llmock, kind, priority=20)
     second = configure(gateway, llmock, OTHERS[kind])
     llmock.fail(status, provider=kind)
@@ -71,7 +73,9 @@ def test_another_vendor_answers(gateway: GatewayProcess, llmock: LLMock, kind: s
 
 
 @DIALECTS
-def test_the_callers_fault_is_told(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+def test_an_error_of_the_request_itself_is_returned_without_a_retry(
+    gateway: GatewayProcess, llmock: LLMock, kind: str
+) -> None:
     name = configure(gateway, llmock, kind)
     llmock.context_overflow(provider=kind)
 
@@ -85,7 +89,7 @@ def test_the_callers_fault_is_told(gateway: GatewayProcess, llmock: LLMock, kind
 
 
 @DIALECTS
-def test_a_lone_vendor_is_asked_again_when_it_wishes(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+def test_the_only_vendor_is_retried_after_its_retry_after(gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
     name = configure(gateway, llmock, kind)
     llmock.fail(503, retry_after=0.5, provider=kind)
 
@@ -96,7 +100,9 @@ def test_a_lone_vendor_is_asked_again_when_it_wishes(gateway: GatewayProcess, ll
 
 @pytest.mark.parametrize("kind", ["anthropic", "gemini"])
 @pytest.mark.parametrize(("said", "canonical"), [("content_filter", "content_filter"), ("length", "length")])
-def test_why_it_ended(gateway: GatewayProcess, llmock: LLMock, kind: str, said: str, canonical: str) -> None:
+def test_the_finish_reason_is_translated(
+    gateway: GatewayProcess, llmock: LLMock, kind: str, said: str, canonical: str
+) -> None:
     configure(gateway, llmock, kind)
     llmock.add(Reply(text="So far", finish_reason=said, match=Match(provider=kind)))
 
@@ -107,7 +113,7 @@ def test_why_it_ended(gateway: GatewayProcess, llmock: LLMock, kind: str, said: 
 
 class TestJsonMode:
     @DIALECTS
-    def test_json(self, gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+    def test_json_mode_returns_the_vendors_json(self, gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
         configure(gateway, llmock, kind)
         if kind == "anthropic":
             llmock.call_tool("json_answer", {"capital": "Paris"})
@@ -119,7 +125,9 @@ class TestJsonMode:
         assert (answer["content"], answer["finish_reason"]) == ('{"capital":"Paris"}', "stop")
 
     @DIALECTS
-    def test_prose_is_none(self, gateway: GatewayProcess, llmock: LLMock, kind: str) -> None:
+    def test_prose_is_replaced_by_another_vendors_json(
+        self, gateway: GatewayProcess, llmock: LLMock, kind: str
+    ) -> None:
         configure(gateway, llmock, kind, priority=20)
         second = configure(gateway, llmock, OTHERS[kind])
         llmock.tool_mode("off").reply("It is Paris.", provider=kind).reply("```json\n{}\n```", provider=OTHERS[kind])
@@ -130,7 +138,7 @@ class TestJsonMode:
 
 
 class Broken:
-    """A server that answers everything with status 200 and `body`."""
+    """A server that answers all requests with status 200 and `body`."""
 
     def __init__(self) -> None:
         self.body = b""
@@ -145,7 +153,7 @@ class Broken:
                 self.wfile.write(broken.body)
 
             def log_message(self, *_: object) -> None:
-                """Not to the terminal."""
+                """Log nothing."""
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -168,7 +176,7 @@ def broken() -> Iterator[Broken]:
     [b"", b"<html>Maintenance</html>", b'{"error": {"message": "odd"}}', b'{"content": [], "candidates": [{}]}'],
     ids=["empty", "page", "error", "no content"],
 )
-def test_an_answer_that_is_none(
+def test_an_empty_or_malformed_answer_fails_over(
     gateway: GatewayProcess, llmock: LLMock, broken: Broken, kind: str, body: bytes
 ) -> None:
     broken.body = body

@@ -1,4 +1,4 @@
-"""Every curl command in the documents is run, in order, and gets the answer that stands under it."""
+"""The curl commands in the documents run in order and get the documented responses; the programs run, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.process import GatewayProcess
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/API.md"])
-def test_the_examples_are_true(tmp_path: Path, name: str) -> None:
+def test_the_examples_get_the_documented_responses(tmp_path: Path, name: str) -> None:
     found = list(examples(REPOSITORY / name))
     assert found, "no examples"
     assert any(example.answer for example in found)
@@ -40,11 +40,11 @@ for number, program in enumerate(sys.argv[1:]):
     print({SEPARATOR!r} if number else "", end="")
     exec(compile(program, program, "exec"), {{"__name__": "__main__"}})
 """
-"""Runs each program given, in a namespace of its own; importing an SDK takes a second."""
+"""Program that runs each given program in its own namespace; one process, since importing an SDK takes a second."""
 
 
 @pytest.mark.parametrize("name", ["docs/OPENAI.md", "docs/ANTHROPIC.md", "docs/GEMINI.md"])
-def test_the_programs_run(tmp_path: Path, name: str) -> None:
+def test_the_programs_in_the_documents_run(tmp_path: Path, name: str) -> None:
     programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / name).read_text(), re.DOTALL)
     assert programs, "no programs"
     with GatewayProcess(tmp_path, local_model="auto") as gateway:
@@ -58,7 +58,7 @@ def test_the_programs_run(tmp_path: Path, name: str) -> None:
         assert gateway.summary()["total_requests"] >= len(programs) - 1
 
 
-def test_a_command_is_read_as_a_shell_would() -> None:
+def test_a_command_is_parsed_as_a_shell_would() -> None:
     command = (
         "curl -X PATCH http://localhost:8200/api/v1/x?a=1 \\\n  -H 'X-Service-Key: k' \\\n  -d '{\"a\": \"b c\"}'\n"
     )
@@ -67,7 +67,7 @@ def test_a_command_is_read_as_a_shell_would() -> None:
     assert parse("curl http://localhost:8200/a -d '{}'").method == "POST"
 
 
-def test_differences_are_found() -> None:
+def test_differences_between_responses_are_found() -> None:
     said = {"id": "a", "count": 1, "items": [{"latency_ms": 3, "name": "x"}]}
     assert differences(said, {"id": "b", "count": 1, "items": [{"latency_ms": 9, "name": "x"}]}) == []
     for came in (

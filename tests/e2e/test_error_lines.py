@@ -1,4 +1,4 @@
-"""Every request that got an error is found in the log by the id that its client saw: exactly one line each."""
+"""Requests that got an error have exactly one log line with the request id that the client saw."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Case:
 
 
 def cases(document: dict[str, Any]) -> Iterator[Case]:
-    """Every operation of the document × every kind of error a client can make."""
+    """Yield each operation of the OpenAPI document with each kind of client error."""
     for template, operations in document["paths"].items():
         path = re.sub(r"\{[^}]*\}", str(uuid.UUID(int=0)), template)
         for method in METHODS:
@@ -61,7 +61,7 @@ def cases(document: dict[str, Any]) -> Iterator[Case]:
 
 @dataclass
 class Seen:
-    """The ids that clients saw in errors, their statuses, and which of them were the clients' own."""
+    """The request ids of error responses with their statuses, and those that were the clients' own."""
 
     statuses: dict[str, int]
     own: set[str]
@@ -92,7 +92,7 @@ def ask_all(gateway: GatewayProcess) -> Seen:
 
 
 def request_id_in(told: dict[str, Any]) -> str:
-    """Return the id of a request in an error of any shape."""
+    """Return the request id in an error of any format."""
     if "request_id" in told:
         return str(told["request_id"])
     error = told["error"]
@@ -128,7 +128,7 @@ def test_each_error_has_exactly_one_line(gateway: GatewayProcess) -> None:
     assert "canary" not in gateway.log, "the query string is left out"
 
 
-def test_a_success_of_the_management_plane_has_none(gateway: GatewayProcess) -> None:
+def test_a_successful_management_request_has_no_error_line(gateway: GatewayProcess) -> None:
     for path in ("/api/v1/providers", "/api/v1/usage/summary", "/openapi.json", "/metrics", "/readyz"):
         answer = gateway.call("GET", path, x_request_id=f"fine{path.replace('/', '-')}")
         assert answer.status == 200
@@ -150,7 +150,7 @@ def test_a_success_of_the_management_plane_has_none(gateway: GatewayProcess) -> 
         (b"%b\r\n\r\n", 400, (None, None)),
     ],
 )
-def test_what_the_server_itself_refuses_has_one(
+def test_an_error_of_the_http_server_has_exactly_one_line(
     gateway: GatewayProcess, request_: bytes, status: int, where: tuple[str | None, str | None]
 ) -> None:
     own = uuid.uuid4().hex

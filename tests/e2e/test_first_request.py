@@ -1,4 +1,4 @@
-"""The first minutes of a new user: the real embedded model answers, and what it did is still known after a restart."""
+"""First start by a new user: the embedded model answers, and its usage is still known after a restart."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.upstream import UpstreamProcess
 
 QUESTION = "What is the capital of France?"
 SURE = {"temperature": 0, "max_tokens": 50}
-"""At the default temperature one answer in twenty or so of so small a model is about something else."""
+"""Options for stable answers: at the default temperature about one in twenty of this small model is off topic."""
 
 
-def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: UpstreamProcess) -> None:
+def test_a_fresh_start_answers_and_a_restart_keeps_its_usage(tmp_path: Path, mock: UpstreamProcess) -> None:
     with CommandProcess(tmp_path, local_model="auto") as gateway:
         [provider] = gateway.call("GET", "/api/v1/providers").json
         assert (provider["name"], provider["kind"], provider["priority"]) == ("local", "local", 0)
@@ -45,7 +45,7 @@ def test_a_fresh_start_answers_and_a_restart_goes_on(tmp_path: Path, mock: Upstr
         assert gateway.ask(QUESTION).json["provider"] == "acme", "a real provider comes first"
 
 
-def test_the_model_can_be_left_out(tmp_path: Path, mock: UpstreamProcess) -> None:
+def test_the_gateway_starts_without_the_embedded_model(tmp_path: Path, mock: UpstreamProcess) -> None:
     with CommandProcess(tmp_path, "--local-model", "false", local_model="auto") as gateway:
         assert gateway.call("GET", "/api/v1/providers").json == []
         assert gateway.ask().json["code"] == "no_provider"

@@ -1,4 +1,4 @@
-"""What only the vendor's own protocol knows passes through, is paid for, and harms nobody else."""
+"""Fields that only the vendor's protocol knows pass through, are billed, and do not affect other requests."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def ask(gateway: GatewayProcess, **fields: Any) -> Any:
     return gateway.call("POST", "/v1/chat/completions", {**ASKED, **fields})
 
 
-def test_a_custom_tools_call_passes_through(gateway: GatewayProcess, vendor: StreamingVendor) -> None:
+def test_a_call_of_a_custom_tool_passes_through(gateway: GatewayProcess, vendor: StreamingVendor) -> None:
     vendor.answer = WHOLE
-    for _ in range(4):  # more than a breaker forgives
+    for _ in range(4):  # more failures than open the circuit breaker
         answer = ask(gateway)
         assert (answer.status, answer.json) == (200, WHOLE)
     assert len(vendor.calls) == 4, "asked once each, and nothing kept that could not be told again"
 
 
-def test_it_does_in_a_stream(gateway: GatewayProcess, vendor: StreamingVendor) -> None:
+def test_a_streamed_call_of_a_custom_tool_passes_through(gateway: GatewayProcess, vendor: StreamingVendor) -> None:
     vendor.steps = [delta(tool_calls=[{**CALL, "index": 0}]), finish("tool_calls"), DONE]
     for _ in range(4):
         answer = ask(gateway, stream=True)
@@ -51,7 +51,7 @@ def test_it_does_in_a_stream(gateway: GatewayProcess, vendor: StreamingVendor) -
 
 
 @pytest.mark.parametrize("counts", [{"prompt_tokens": 0, "completion_tokens": 0}, {}])
-def test_counts_that_nobody_asked_for_are_kept_back_believed_or_not(
+def test_usage_events_that_the_client_did_not_request_are_removed(
     gateway: GatewayProcess, vendor: StreamingVendor, counts: Any
 ) -> None:
     words = [delta(content="Hello"), finish()]
@@ -61,7 +61,9 @@ def test_counts_that_nobody_asked_for_are_kept_back_believed_or_not(
 
 
 @pytest.mark.parametrize("depth", [398, 700, 975, 990, 5000])
-def test_what_is_nested_deeply_is_no_defect(gateway: GatewayProcess, vendor: StreamingVendor, depth: int) -> None:
+def test_a_deeply_nested_body_is_served_or_rejected_with_400(
+    gateway: GatewayProcess, vendor: StreamingVendor, depth: int
+) -> None:
     vendor.answer = WHOLE
     text = '{"model":"auto","messages":[{"role":"user","content":"x"}],"x":' + '{"a":' * depth + "1" + "}" * (depth + 1)
 

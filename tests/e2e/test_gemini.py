@@ -1,4 +1,4 @@
-"""Google's protocol at the gateway as it is on the line: credentials, paths, models, bodies that do not fit."""
+"""Google's protocol over the wire: credentials, paths, models, invalid bodies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tests.e2e.wire import request
 from tests.upstream import UpstreamProcess
 
 WRONG = "wrong-key-0123456789"
+PUBLIC_KEY_TOLD = f"In dev mode the key is {KEY}.".encode()
+"""The public development key is told to those who sent another one, whichever it was."""
 MEBIBYTE = 1024 * 1024
 
 
@@ -28,7 +30,7 @@ def streamer() -> Iterator[StreamingVendor]:
 
 class TestCredentials:
     @pytest.mark.parametrize("version", ["v1beta", "v1"])
-    def test_the_key_may_come_in_google_s_header_or_in_the_query(
+    def test_the_key_can_be_in_googles_header_or_in_the_query(
         self, gateway: GatewayProcess, streamer: StreamingVendor, version: str
     ) -> None:
         configure(gateway, streamer, *OPENAI)
@@ -41,7 +43,7 @@ class TestCredentials:
         for answer in (by_header, by_query):
             assert answer.json["candidates"][0]["content"]["parts"] == [{"text": "Hi"}]
 
-    def test_a_wrong_key_is_refused_in_google_s_shape(self, gateway: GatewayProcess) -> None:
+    def test_a_wrong_key_is_rejected_in_googles_format(self, gateway: GatewayProcess) -> None:
         path = "/v1beta/models/auto:generateContent"
         for answer in (
             gateway.call("POST", path, ASKED, key=None),
@@ -51,7 +53,7 @@ class TestCredentials:
         ):
             error(answer, 401, "UNAUTHENTICATED")
 
-    def test_two_different_keys_are_one_too_many(self, gateway: GatewayProcess) -> None:
+    def test_two_different_keys_are_rejected(self, gateway: GatewayProcess) -> None:
         for answer in (
             post(gateway, f"generateContent?key={WRONG}"),
             gateway.call("POST", f"/v1beta/models/auto:countTokens?key={KEY}&key={WRONG}", ASKED, key=None),
@@ -60,7 +62,7 @@ class TestCredentials:
             assert "two different keys" in error(answer, 400, "INVALID_ARGUMENT")["message"]
         assert gateway.call("GET", f"/v1beta/models?key={KEY}").status == 200
 
-    def test_a_query_holds_no_key_on_other_paths(self, gateway: GatewayProcess) -> None:
+    def test_a_key_in_the_query_of_other_paths_is_ignored(self, gateway: GatewayProcess) -> None:
         for method, path in (
             ("POST", "/v1/chat/completions"),
             ("POST", "/v1/messages"),
@@ -70,7 +72,7 @@ class TestCredentials:
         ):
             assert gateway.call(method, f"{path}?key={KEY}", {}, key=None).status == 401
 
-    def test_a_key_in_a_path_is_in_no_log_line_no_error_and_no_record(
+    def test_a_key_in_a_path_appears_in_no_log_line_error_or_record(
         self, gateway: GatewayProcess, streamer: StreamingVendor
     ) -> None:
         configure(gateway, streamer, *OPENAI)
@@ -88,7 +90,7 @@ class TestCredentials:
         assert {answer.status for answer in told} >= {200, 401, 404, 405, 502}
         for answer in told:
             assert WRONG.encode() not in answer.body
-            assert KEY.encode() not in answer.body
+            assert KEY.encode() not in answer.body.replace(PUBLIC_KEY_TOLD, b"")
         until(lambda: "/v1beta/nothing" in gateway.log and "/v1beta/models/auto:foo" in gateway.log)
         for key in (KEY, WRONG):
             assert f"key={key}" not in gateway.log
@@ -101,12 +103,12 @@ class TestPaths:
     @pytest.mark.parametrize(
         "model", ["streamer-1", "streamer/streamer-1", quote("streamer/streamer-1", safe=""), "streamer%2Fstreamer-1"]
     )
-    def test_a_model_is_named_in_the_path(self, gateway: GatewayProcess, streamer: StreamingVendor, model: str) -> None:
+    def test_the_path_names_the_model(self, gateway: GatewayProcess, streamer: StreamingVendor, model: str) -> None:
         configure(gateway, streamer, *OPENAI)
         answer = post(gateway, "streamGenerateContent", model=model)
         assert (answer.status, streamer.calls[0]["model"]) == (200, "streamer-1")
 
-    def test_a_model_may_have_a_colon(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_a_model_name_can_contain_a_colon(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
         streamer.steps = OPENAI
         gateway.provider("streamer", streamer.url, "llama3:8b")
         assert post(gateway, "streamGenerateContent", model="llama3:8b").status == 200
@@ -114,9 +116,7 @@ class TestPaths:
 
     @pytest.mark.parametrize("model", ["%00", "a%00b"])
     @pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens", "embedContent"])
-    def test_a_name_with_a_nul_is_refused_since_no_record_can_hold_it(
-        self, gateway: GatewayProcess, model: str, method: str
-    ) -> None:
+    def test_a_model_name_with_a_nul_is_rejected(self, gateway: GatewayProcess, model: str, method: str) -> None:
         found = error(post(gateway, method, model=model), 400, "INVALID_ARGUMENT")
         assert found["message"] == "The model's name must not contain a NUL character."
 
@@ -131,7 +131,7 @@ class TestPaths:
         ],
     )
     @pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens", "embedContent"])
-    def test_an_unknown_model_is_404(self, gateway: GatewayProcess, model: str, method: str) -> None:
+    def test_an_unknown_model_is_a_404(self, gateway: GatewayProcess, model: str, method: str) -> None:
         found = error(post(gateway, method, model=model), 404, "NOT_FOUND")
         assert "There are: auto" in found["message"]
         assert len(found["message"]) < 600
@@ -150,7 +150,7 @@ class TestPaths:
             ("POST", "/v1beta/models/auto:predict"),
         ],
     )
-    def test_what_is_not_there_is_404(self, gateway: GatewayProcess, method: str, path: str) -> None:
+    def test_an_unknown_path_or_method_is_a_404(self, gateway: GatewayProcess, method: str, path: str) -> None:
         answer = gateway.call(method, path, ASKED, x_goog_api_key=KEY)
         assert "docs/GEMINI.md" in error(answer, 404, "NOT_FOUND")["message"] or path.endswith("no-such-model")
 
@@ -165,14 +165,16 @@ class TestPaths:
             ("POST", "/v1beta/models/auto", "GET, HEAD"),
         ],
     )
-    def test_another_method_is_405(self, gateway: GatewayProcess, method: str, path: str, allowed: str) -> None:
+    def test_an_unsupported_http_method_is_405(
+        self, gateway: GatewayProcess, method: str, path: str, allowed: str
+    ) -> None:
         answer = gateway.call(method, path, ASKED)
         error(answer, 405, "UNIMPLEMENTED")
         assert answer.headers["allow"] == allowed
 
 
 class TestModels:
-    def test_the_list_has_google_s_shape_where_google_s_client_asks(
+    def test_a_google_client_gets_the_list_in_googles_format(
         self, gateway: GatewayProcess, streamer: StreamingVendor
     ) -> None:
         configure(gateway, streamer)
@@ -189,7 +191,7 @@ class TestModels:
         assert gateway.call("GET", "/v1/models/auto", key=None, x_goog_api_key=KEY).json["name"] == names[0]
         assert gateway.call("GET", "/v1/models").json["object"] == "list"
 
-    def test_a_missing_model_is_told_in_the_shape_of_the_client(self, gateway: GatewayProcess) -> None:
+    def test_an_unknown_model_is_reported_in_the_clients_format(self, gateway: GatewayProcess) -> None:
         error(gateway.call("GET", "/v1/models/none", key=None, x_goog_api_key=KEY), 404, "NOT_FOUND")
         told = gateway.call("GET", "/v1/models/none", anthropic_version="2023-06-01").json
         assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
@@ -213,7 +215,7 @@ class TestBodies:
             (b'{"contents": [{"parts": [{"text": "x", "inlineData": {}}]}]}', "contents[0].parts[0]"),
         ],
     )
-    def test_a_body_that_does_not_fit_is_an_invalid_argument(
+    def test_an_invalid_body_is_an_invalid_argument(
         self, gateway: GatewayProcess, streamer: StreamingVendor, method: str, body: bytes, field: str
     ) -> None:
         configure(gateway, streamer, *OPENAI)
@@ -225,7 +227,7 @@ class TestBodies:
         assert streamer.calls == []
 
     @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"generateContentRequest": 5}'])
-    def test_what_cannot_be_counted_is_an_invalid_argument(self, gateway: GatewayProcess, body: bytes) -> None:
+    def test_an_invalid_body_to_count_is_an_invalid_argument(self, gateway: GatewayProcess, body: bytes) -> None:
         answer = send(gateway.port, request("POST", "/v1beta/models/auto:countTokens", body))
         assert (answer.status, answer.json["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
@@ -235,12 +237,12 @@ class TestBodies:
         )
         assert (answer.status, answer.json["error"]["status"]) == (413, "INVALID_ARGUMENT")
 
-    def test_a_deadline_that_passes_is_told(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_a_passed_deadline_is_reported(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
         configure(gateway, streamer, Pause(5))
         answer = post(gateway, "streamGenerateContent?alt=sse", x_request_timeout_ms="200")
         error(answer, 504, "DEADLINE_EXCEEDED")
 
-    def test_a_rate_limit_says_when_to_come_again(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_a_rate_limit_error_has_a_retry_delay(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
         configure(gateway, streamer, *OPENAI, rate_limit_rpm=1)
         assert post(gateway, "streamGenerateContent").status == 200
         answer = post(gateway, "generateContent")
@@ -250,7 +252,7 @@ class TestBodies:
             float(answer.headers["retry-after-ms"]), abs=1
         )
 
-    def test_a_provider_s_error_is_told_without_the_key_in_it(
+    def test_a_providers_error_is_returned_without_the_key(
         self, gateway: GatewayProcess, mock: UpstreamProcess
     ) -> None:
         gateway.provider("mock", mock.base_url, "leak", api_key="sk-0123456789")
@@ -258,7 +260,9 @@ class TestBodies:
         assert "answered 401" in message
         assert "0123456789" not in message
 
-    def test_what_is_counted_is_estimated(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_count_tokens_estimates_all_parts_of_a_request(
+        self, gateway: GatewayProcess, streamer: StreamingVendor
+    ) -> None:
         configure(gateway, streamer)
         long = {"parts": [{"text": "x y " * 1000}]}
         for body in (

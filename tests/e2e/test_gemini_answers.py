@@ -1,4 +1,4 @@
-"""Answers in Google's protocol: arrays and events, what passes through, embeddings, who pays."""
+"""Responses in Google's protocol: arrays and events, pass-through, embeddings, billing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def streamer() -> Iterator[StreamingVendor]:
 
 class TestStreams:
     @pytest.mark.parametrize(("kind", "steps"), [("openai", OPENAI), ("gemini", GEMINI)])
-    def test_without_alt_sse_it_is_one_array(
+    def test_a_stream_without_alt_sse_is_one_array(
         self, gateway: GatewayProcess, streamer: StreamingVendor, kind: str, steps: list[bytes]
     ) -> None:
         configure(gateway, streamer, *steps, kind=kind)
@@ -34,7 +34,7 @@ class TestStreams:
             assert answer.json[-1]["candidates"][0]["finishReason"] == "STOP"
 
     @pytest.mark.parametrize(("kind", "steps"), [("openai", OPENAI), ("gemini", GEMINI)])
-    def test_with_alt_sse_it_is_events(
+    def test_a_stream_with_alt_sse_is_sent_as_events(
         self, gateway: GatewayProcess, streamer: StreamingVendor, kind: str, steps: list[bytes]
     ) -> None:
         configure(gateway, streamer, *steps, kind=kind)
@@ -53,7 +53,7 @@ class TestStreams:
     @pytest.mark.parametrize(
         ("kind", "steps"), [("openai", [BEGIN, *WORDS, CUT]), ("gemini", [GEMINI[0], GEMINI[0], CUT])]
     )
-    def test_an_error_in_its_middle_ends_it(
+    def test_an_error_in_its_middle_ends_a_stream(
         self, gateway: GatewayProcess, streamer: StreamingVendor, kind: str, steps: list[Any], query: str
     ) -> None:
         configure(gateway, streamer, *steps, kind=kind)
@@ -63,7 +63,7 @@ class TestStreams:
         assert [next(iter(one)) for one in found][-2:] == ["candidates", "error"]
         assert (found[-1]["error"]["code"], found[-1]["error"]["status"]) == (502, "UNAVAILABLE")
 
-    def test_a_kept_answer_is_streamed_as_an_array_too(
+    def test_a_cached_answer_is_streamed_as_an_array_too(
         self, gateway: GatewayProcess, streamer: StreamingVendor
     ) -> None:
         configure(gateway, streamer, *OPENAI)
@@ -77,7 +77,9 @@ class TestStreams:
 
 
 class TestPassingThrough:
-    def test_to_gemini_a_body_goes_as_it_came(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_a_body_for_a_gemini_provider_passes_unchanged(
+        self, gateway: GatewayProcess, streamer: StreamingVendor
+    ) -> None:
         configure(gateway, streamer, kind="gemini")
         streamer.answer = json.loads(GEMINI[1].removeprefix(b"data: "))
         body = {
@@ -97,7 +99,9 @@ class TestPassingThrough:
         assert answer.headers["x-gateway-provider"] == "streamer"
         assert float(answer.headers["x-gateway-cost-usd"]) == pytest.approx((11 + 2 * 7) / 1e6)
 
-    def test_a_stream_is_asked_for_as_events(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_a_gemini_provider_is_requested_to_stream_events(
+        self, gateway: GatewayProcess, streamer: StreamingVendor
+    ) -> None:
         configure(gateway, streamer, *GEMINI, kind="gemini")
         post(gateway, f"streamGenerateContent?key={KEY}")
         assert streamer.paths == ["/v1/v1beta/models/streamer-1:streamGenerateContent?alt=sse"]
@@ -105,7 +109,7 @@ class TestPassingThrough:
 
 
 class TestEmbeddings:
-    def test_openai_s_are_translated(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_embeddings_of_openai_are_translated(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
         configure(gateway, streamer)
         streamer.answer = {
             "object": "list",
@@ -122,7 +126,7 @@ class TestEmbeddings:
         surfaces = [(record["surface"], record["input_tokens"]) for record in records(gateway)[-2:]]
         assert surfaces == [("batch_embed_contents", 9), ("embed_content", 9)]
 
-    def test_gemini_s_pass_through(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_embeddings_of_gemini_pass_through(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
         configure(gateway, streamer, kind="gemini")
         one = {"content": {"parts": [{"text": "a"}]}, "taskType": "RETRIEVAL_QUERY"}
         streamer.answer = {"embedding": {"values": [1.0]}}
@@ -133,19 +137,23 @@ class TestEmbeddings:
         assert [path.rpartition(":")[2] for path in streamer.paths] == ["embedContent", "batchEmbedContents"]
         assert records(gateway)[-1]["input_tokens"] == 9
 
-    def test_who_has_none_is_passed_over(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    def test_a_provider_without_embeddings_is_not_called(
+        self, gateway: GatewayProcess, streamer: StreamingVendor
+    ) -> None:
         configure(gateway, streamer, kind="anthropic")
         answer = post(gateway, "embedContent", {"content": {"parts": [{"text": "a"}]}})
         error(answer, 400, "INVALID_ARGUMENT")
         assert streamer.calls == []
 
     @pytest.mark.parametrize("body", [{}, {"content": {}}, {"content": {"parts": [{"inlineData": {}}]}}])
-    def test_bodies_that_do_not_fit(self, gateway: GatewayProcess, streamer: StreamingVendor, body: Any) -> None:
+    def test_invalid_bodies_for_embeddings_are_rejected(
+        self, gateway: GatewayProcess, streamer: StreamingVendor, body: Any
+    ) -> None:
         configure(gateway, streamer)
         error(post(gateway, "embedContent", body), 400, "INVALID_ARGUMENT")
 
 
-def test_who_pays(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_headers_and_not_labels_name_the_billed_customer(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, *OPENAI)
     labelled = {**ASKED, "labels": {"user": "someone"}, "user": "someone"}
     post(gateway, "streamGenerateContent", x_user_id="customer-7", x_service_name="shop", x_task_type="summary")
@@ -155,8 +163,10 @@ def test_who_pays(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     assert rows[1][0] == "anonymous"
 
 
-def test_the_answer_s_length_counts_against_limits(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
-    """What an answer may have, over all candidates, and what is asked with are reserved."""
+def test_maximum_output_and_input_count_against_the_token_limit(
+    gateway: GatewayProcess, streamer: StreamingVendor
+) -> None:
+    """The limit reserves the maximum output of all candidates, and the input."""
     configure(gateway, streamer, *OPENAI, rate_limit_tpm=1000)
     for config in ({"maxOutputTokens": 900}, {"max_output_tokens": 450, "candidateCount": 2}):
         assert post(gateway, "streamGenerateContent", {**ASKED, "generationConfig": config}).status == 200

@@ -1,4 +1,4 @@
-"""A provider that answers some calls with 429, alone behind the gateway: one client's 429 is nobody else's."""
+"""A single provider that answers some calls with 429: a 429 of one request does not affect the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CALLS, THREADS = 200, 8
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[GatewayProcess]:
-    """A gateway of its own for each test: its log is read, and its retries are counted over 10 seconds."""
+    """Provide a new gateway for each test, since its log is read and its retries are counted over 10 seconds."""
     with GatewayProcess(tmp_path) as gateway:
         yield gateway
 
@@ -35,7 +35,7 @@ def streamed(client: openai.OpenAI, model: str, number: int) -> str:
 
 
 def ask_often(gateway: GatewayProcess, model: str, ask: Callable[[openai.OpenAI, str, int], str | None]) -> list[bool]:
-    """CALLS of THREADS clients that do not retry; which of them were answered, the others being told 429."""
+    """Send CALLS requests from THREADS clients without retries. Returns which were answered; the others must be 429."""
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
 
     def answered(number: int) -> bool:
@@ -60,7 +60,7 @@ def test_15_percent_random_429s_are_answered_without_the_clients_retries(
     assert sum(answers) >= 150
     refused = sum(call.behaviour == MODEL for call in mock.seen().calls)
     assert refused >= CALLS // 10, "the mock refused too few for the test to mean anything"
-    assert gateway.log.count("rate limit gate closed") <= 1  # five in a row do happen by chance
+    assert gateway.log.count("rate limit gate closed") <= 1  # five 429s in a row can happen by chance
 
 
 @pytest.mark.parametrize("ask", [whole, streamed])

@@ -1,4 +1,4 @@
-"""Starting, stopping, dying: one gateway a data directory, nothing accepted is lost, what was left is found again."""
+"""Start, stop and crash: one gateway per data directory, and no accepted request or its usage record is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLIENTS = 16
 
 
 def refusal(directory: Path, **settings: object) -> str:
-    """The one line that a gateway which cannot start ends with."""
+    """Return the one line that a gateway prints if it cannot start."""
     values = {"local_model": "false", "log_level": "error", **settings}
     environment = {**os.environ, **{f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}}
     ended = subprocess.run(
@@ -44,7 +44,7 @@ def test_two_gateways_do_not_share_a_port_or_a_data_directory(tmp_path: Path) ->
 
 
 class Load:
-    """Clients that ask again and again, each on a connection it keeps while it may, until told to stop."""
+    """Clients that send requests in a loop, each on a keep-alive connection, until `stop`."""
 
     def __init__(self, gateway: GatewayProcess) -> None:
         self._gateway = gateway
@@ -62,7 +62,7 @@ class Load:
         return statuses
 
     def stop(self) -> list[int]:
-        """Start no more; the statuses of everything that was started. Raises what a client met."""
+        """Stop and return the statuses of all requests. Raises the first exception of a client."""
         self._stop.set()
         statuses = [status for client in self._clients for status in client.result()]
         self._pool.shutdown()
@@ -91,7 +91,7 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path, mock: UpstreamProcess,
         assert "usage journal replayed" not in gateway.log, "a graceful end leaves nothing behind"
 
 
-def test_a_second_sigterm_ends_it_at_once(tmp_path: Path, mock: UpstreamProcess) -> None:
+def test_a_second_sigterm_ends_the_gateway_at_once(tmp_path: Path, mock: UpstreamProcess) -> None:
     with GatewayProcess(tmp_path, accept_seconds=30, drain_seconds=30) as gateway, ThreadPoolExecutor(1) as pool:
         gateway.provider("acme", mock.base_url, "stall")
         waiting: Future[Response] = pool.submit(gateway.ask)
@@ -112,7 +112,7 @@ def test_a_second_sigterm_ends_it_at_once(tmp_path: Path, mock: UpstreamProcess)
         assert summary["cost_status_counts"] == {"exact": 0, "estimated": 1, "unpriced": 0}
 
 
-def test_the_drain_ends_in_time(tmp_path: Path, mock: UpstreamProcess) -> None:
+def test_the_stop_waits_for_drain_seconds_only(tmp_path: Path, mock: UpstreamProcess) -> None:
     with GatewayProcess(tmp_path, drain_seconds=0.5) as gateway, ThreadPoolExecutor(1) as pool:
         gateway.provider("acme", mock.base_url, "stall")
         waiting: Future[Response] = pool.submit(gateway.ask)
@@ -123,14 +123,14 @@ def test_the_drain_ends_in_time(tmp_path: Path, mock: UpstreamProcess) -> None:
         assert waiting.result().json["code"] == "overloaded"
 
 
-def test_an_interrupt_stops_it_too(tmp_path: Path) -> None:
+def test_sigint_stops_the_gateway_too(tmp_path: Path) -> None:
     with CommandProcess(tmp_path) as gateway:
         gateway.process.send_signal(signal.SIGINT)
         assert gateway.ended() == 0
 
 
 @pytest.mark.parametrize("found_by", ["serve", "usage replay"])
-def test_what_a_killed_gateway_left_is_found(tmp_path: Path, mock: UpstreamProcess, found_by: str) -> None:
+def test_records_of_a_killed_gateway_are_recovered(tmp_path: Path, mock: UpstreamProcess, found_by: str) -> None:
     with GatewayProcess(tmp_path) as gateway, ThreadPoolExecutor(3) as pool:
         path = gateway.provider("acme", mock.base_url)
         answers = [gateway.ask(f"{number}").json for number in range(3)]
@@ -160,7 +160,7 @@ def test_what_a_killed_gateway_left_is_found(tmp_path: Path, mock: UpstreamProce
         assert gateway.summary() == summary
 
 
-def test_limits_are_remembered_over_a_restart(tmp_path: Path, mock: UpstreamProcess) -> None:
+def test_rate_limits_count_requests_before_a_restart(tmp_path: Path, mock: UpstreamProcess) -> None:
     with GatewayProcess(tmp_path) as gateway:
         gateway.provider("acme", mock.base_url, rate_limit_rpm=2)
         assert [gateway.ask().status for _ in range(3)] == [200, 200, 429]
@@ -169,7 +169,7 @@ def test_limits_are_remembered_over_a_restart(tmp_path: Path, mock: UpstreamProc
     assert mock.seen().total == 2
 
 
-def test_production(tmp_path: Path) -> None:
+def test_production_requires_keys_with_scopes(tmp_path: Path) -> None:
     keys = f"shop:{'a' * 32}:call,watch:{'b' * 32}:read,ops:{'c' * 32}"
     settings = {"env": "production", "service_keys": keys, "encryption_keys": "ab" * 32}
     with CommandProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
@@ -185,7 +185,7 @@ def test_production(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "encryption.key").exists()
 
 
-def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, mock: UpstreamProcess) -> None:
+def test_a_full_log_pipe_stops_no_request(tmp_path: Path, mock: UpstreamProcess) -> None:
     gateway = GatewayProcess(tmp_path)
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)

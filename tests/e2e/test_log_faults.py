@@ -1,4 +1,4 @@
-"""A log that cannot be written never ends the gateway, slows a request or delays the stop."""
+"""Unwritable log: the gateway serves without delay, stops in time, and counts lost lines."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.fork_server import ForkedProcess
 from tests.upstream import UpstreamProcess
 
 STOP_S = 3.0
-"""Far below the 5 s that stopping took while it waited for the log; a stop without a faulty log takes 0.2 s."""
+"""Maximum seconds of a stop. It took 5 s when it waited for the log; without a faulty log it takes 0.2 s."""
 ANSWERS = 40
 
 
 @dataclass
 class Fault:
-    """A way in which a log cannot be written: the descriptor to give the gateway, None to close it."""
+    """A kind of unwritable log: the descriptor to pass to the gateway, None to close it."""
 
     descriptor: int | None
     others: list[int] = field(default_factory=list)
@@ -78,7 +78,7 @@ class FaultyLog(GatewayProcess):
         self._fault, self._streams = fault, streams
 
     def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
-        """As in `GatewayProcess`, but closing is the shell's."""
+        """Start as `GatewayProcess` does, but let a shell close the descriptors."""
         faulty = {"stdout": (1,), "stderr": (2,), "all": (0, 1, 2)}[self._streams]
         descriptor = self._fault.descriptor
         if descriptor is not None:
@@ -106,9 +106,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
 
 
 @pytest.mark.parametrize("streams", ["stdout", "stderr", "all"])
-def test_a_log_that_cannot_be_written_stops_nothing(
-    tmp_path: Path, mock: UpstreamProcess, fault: Fault, streams: str
-) -> None:
+def test_an_unwritable_log_stops_no_request(tmp_path: Path, mock: UpstreamProcess, fault: Fault, streams: str) -> None:
     with FaultyLog(tmp_path, fault, streams) as gateway:
         gateway.provider("p", mock.base_url, "ok")
         assert [gateway.ask(f"Question {number}").status for number in range(ANSWERS)] == [200] * ANSWERS
@@ -124,7 +122,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(
         assert not file.is_file() or b'"event": "ready"' not in file.read_bytes(), f"log lines in {file}"
 
 
-def test_the_exit_code_does_not_depend_on_who_reads_why_it_cannot_start(tmp_path: Path, fault: Fault) -> None:
+def test_the_exit_code_of_a_failed_start_does_not_depend_on_stderr(tmp_path: Path, fault: Fault) -> None:
     gateway = FaultyLog(tmp_path, fault, "all", drain_seconds="soon")
     gateway.launch()
     assert gateway.ended() == 78
@@ -132,13 +130,13 @@ def test_the_exit_code_does_not_depend_on_who_reads_why_it_cannot_start(tmp_path
 
 
 @pytest.mark.parametrize("streams", ["stdout", "all"])
-def test_lines_lost_are_counted(tmp_path: Path, streams: str) -> None:
+def test_lost_log_lines_are_counted(tmp_path: Path, streams: str) -> None:
     with FaultyLog(tmp_path, reader_gone(), streams) as gateway:
         until(lambda: "llm_gateway_log_lines_dropped_total 0.0" not in gateway.call("GET", "/metrics").body.decode())
 
 
-def test_a_reader_that_comes_back_during_the_stop_breaks_nothing(tmp_path: Path) -> None:
-    """The writer's thread comes back from its blocked write at any time of the end."""
+def test_a_log_reader_that_resumes_during_the_stop_causes_no_crash(tmp_path: Path) -> None:
+    """The writer's thread can return from its blocked write at any time of the interpreter's shutdown."""
     for wait_s in (0.9, 1.1, 1.3):
         fault = full_pipe()
         assert fault.descriptor is not None

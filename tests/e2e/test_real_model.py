@@ -1,4 +1,4 @@
-"""llama.cpp's server as the vendor: a real model, and protocols that someone else wrote (OpenAI's and Anthropic's)."""
+"""llama.cpp's server as the vendor: a real model behind independent implementations of OpenAI's and Anthropic's API."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ sys.stdin.read()
 """
 QUESTION = "What is the capital of France?"
 COLD = {"temperature": 0}
-"""Which Anthropic's SDK has no parameter for any more."""
+"""Extra body fields for greedy decoding; Anthropic's SDK no longer has a parameter for it."""
 VENDOR_KEY = "a-key-of-the-vendor"
 
 
 class Vendor(NamedTuple):
-    """The server: its address and the model's name."""
+    """Address of the llama.cpp server, and its model's name."""
 
     url: str
     model: str
 
     def root(self, kind: str) -> str:
-        """What a provider of this dialect is configured with."""
+        """Return the base URL for a provider of this dialect."""
         return f"{self.url}/v1" if kind == "openai" else self.url
 
 
@@ -75,7 +75,7 @@ def _is_ready(port: int) -> bool:
 
 @pytest.fixture(params=["openai", "anthropic"])
 def real(gateway: GatewayProcess, vendor: Vendor, request: pytest.FixtureRequest) -> None:
-    """The gateway's only provider is the model, asked in this dialect."""
+    """Configure the model as the gateway's only provider, in this dialect."""
     kind = request.param
     gateway.provider("real", vendor.root(kind), vendor.model, kind=kind, api_key=VENDOR_KEY)
 
@@ -95,7 +95,7 @@ def messages(gateway: GatewayProcess) -> Iterator[Any]:
 REAL = pytest.mark.usefixtures("real")
 
 
-def test_generate_in_two_dialects(gateway: GatewayProcess, vendor: Vendor) -> None:
+def test_generate_answers_in_two_dialects(gateway: GatewayProcess, vendor: Vendor) -> None:
     answers = {}
     for kind in ("openai", "anthropic"):
         path = gateway.provider("real", vendor.root(kind), vendor.model, kind=kind, api_key=VENDOR_KEY)
@@ -113,7 +113,7 @@ def test_generate_in_two_dialects(gateway: GatewayProcess, vendor: Vendor) -> No
 
 
 @REAL
-def test_chat_completions(chat: Any) -> None:
+def test_chat_completions_answers_whole_and_streamed(chat: Any) -> None:
     asked: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
     create = chat.chat.completions.create
     fresh = {"cache-control": "no-store"}
@@ -138,7 +138,7 @@ def test_chat_completions(chat: Any) -> None:
 
 
 @REAL
-def test_responses(chat: Any) -> None:
+def test_responses_answers_whole_and_streamed(chat: Any) -> None:
     responses = chat.responses
     fresh = {"cache-control": "no-store"}
 
@@ -157,7 +157,7 @@ def test_responses(chat: Any) -> None:
 
 
 @REAL
-def test_messages(messages: Any) -> None:
+def test_messages_answers_whole_and_streamed(messages: Any) -> None:
     asked: Any = {"model": "auto", "max_tokens": 50, "extra_headers": {"cache-control": "no-store"}}
     asked["extra_body"] = COLD
     asked["messages"] = [{"role": "user", "content": QUESTION}]
@@ -173,7 +173,7 @@ def test_messages(messages: Any) -> None:
     assert made.usage.output_tokens == whole.usage.output_tokens > 3
 
 
-def test_embeddings(gateway: GatewayProcess, vendor: Vendor, chat: Any) -> None:
+def test_embeddings_are_returned_and_counted(gateway: GatewayProcess, vendor: Vendor, chat: Any) -> None:
     gateway.provider("real", vendor.root("openai"), vendor.model, api_key=VENDOR_KEY)
     before = gateway.summary()["total_tokens"]
 
@@ -193,8 +193,8 @@ def test_embeddings_of_a_vendor_that_has_none(gateway: GatewayProcess, vendor: V
         chat.embeddings.create(model="auto", input="one")
 
 
-def test_json_schema(gateway: GatewayProcess, vendor: Vendor, messages: Any) -> None:
-    """The server holds the model to the schema, so it must have arrived."""
+def test_a_json_schema_reaches_the_model(gateway: GatewayProcess, vendor: Vendor, messages: Any) -> None:
+    """The server restricts the model's output to the schema, which proves that it got the schema."""
     gateway.provider("real", vendor.root("openai"), vendor.model, api_key=VENDOR_KEY)
     schema = {
         "type": "object",

@@ -1,4 +1,4 @@
-"""One customer's refused request takes a provider from nobody else; what changes for others is told, once."""
+"""A request that a provider rejects does not make it unavailable to others; changes of availability are logged once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANGES = ("circuit breaker", "provider account", "rate limit gate")
 
 
 def changes(gateway: GatewayProcess, provider: str) -> list[tuple[str, str]]:
-    """The event and the model of every line about a change of this provider's health."""
+    """Return event and model of the log lines about this provider's availability."""
     lines = [json.loads(line) for line in gateway.log.splitlines() if line.startswith("{")]
     told = [line for line in lines if line.get("provider") == provider and line["event"].startswith(CHANGES)]
     assert {line["level"] for line in told} <= {"warning"}
@@ -32,7 +32,7 @@ def assert_changes(gateway: GatewayProcess, provider: str, *expected: tuple[str,
 
 
 def ask(gateway: GatewayProcess, model: str, customer: str) -> Any:
-    """POST /v1/chat/completions, as this customer."""
+    """Send POST /v1/chat/completions for this customer."""
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
     with client:
         return client.chat.completions.create(
@@ -57,7 +57,7 @@ def test_another_customer_is_served_right_after(
     gateway.provider("one", mock.base_url, word, priority=20, models=["ok", word])
     if not is_last:
         gateway.provider("two", mock.base_url, word, priority=10, models=["ok", word])
-    for _ in range(3):  # once is an accident
+    for _ in range(3):  # one failure does not open the breaker
         with pytest.raises(openai.APIStatusError):
             ask(gateway, word, "a customer")
         assert ask(gateway, "ok", "another").choices[0].message.content
@@ -65,7 +65,7 @@ def test_another_customer_is_served_right_after(
     assert_changes(gateway, "one")
 
 
-def test_a_moderated_prompt_is_told_as_the_providers_403_and_asked_of_nobody_else(
+def test_a_moderated_prompt_gets_the_providers_403_and_no_second_attempt(
     gateway: GatewayProcess, mock: UpstreamProcess
 ) -> None:
     for name, priority in (("strict", 20), ("next", 10)):
@@ -84,14 +84,14 @@ def test_a_moderated_prompt_is_told_as_the_providers_403_and_asked_of_nobody_els
 
 
 @pytest.mark.parametrize("end", ["test", "key", "address"])
-def test_a_refused_key_rests_the_account_until_it_is_put_right(
+def test_a_rejected_key_pauses_the_provider_until_it_is_corrected(
     gateway: GatewayProcess, mock: UpstreamProcess, end: str
 ) -> None:
     name = f"refusing-{end}"
     path = gateway.provider(name, mock.base_url)
     mock.behave("status-401", model="ok", times=2)
     assert [gateway.ask(f"{number}").status for number in range(3)] == [502, 502, 503]
-    assert_changes(gateway, name, ("provider account rests", "ok"))
+    assert_changes(gateway, name, ("provider account paused", "ok"))
 
     assert gateway.call("PATCH", path, {"display_name": "Anew", "priority": 3}).status == 200
     refused = gateway.ask("still")
@@ -106,17 +106,17 @@ def test_a_refused_key_rests_the_account_until_it_is_put_right(
         )
         assert gateway.call("PATCH", path, change).status == 200
     assert gateway.ask("now").status == 200
-    assert_changes(gateway, name, ("provider account rests", "ok"), ("provider account rest ended", "ok"))
+    assert_changes(gateway, name, ("provider account paused", "ok"), ("provider account pause ended", "ok"))
 
 
-def test_a_test_that_fails_lifts_nothing(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_a_failed_test_does_not_end_the_providers_pause(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     path = gateway.provider("wrong", mock.base_url, api_key="status-401")
     assert [gateway.ask(f"{number}").status for number in range(3)] == [502, 502, 503]
     assert gateway.call("POST", f"{path}/test").json["success"] is False
     assert gateway.ask("still").status == 503
 
 
-def test_each_change_is_one_line_under_many_requests(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_each_change_of_availability_is_logged_once_under_load(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     gateway.provider("failing", mock.base_url, "status-500", priority=30)
     gateway.provider("limited", mock.base_url, "status-429-after-60", priority=20)
     gateway.provider("leaking", mock.base_url, "leak", priority=10, api_key="sk-live-0123456789abcdef")
@@ -127,6 +127,6 @@ def test_each_change_is_one_line_under_many_requests(gateway: GatewayProcess, mo
 
     assert_changes(gateway, "failing", ("circuit breaker opened", "status-500"))
     assert_changes(gateway, "limited", ("rate limit gate closed", "status-429-after-60"))
-    assert_changes(gateway, "leaking", ("provider account rests", "leak"))
+    assert_changes(gateway, "leaking", ("provider account paused", "leak"))
     assert_changes(gateway, "healthy")
     assert "0123456789abcdef" not in gateway.log

@@ -1,4 +1,4 @@
-"""A started gateway whose clock is far ahead of its records deletes none of them."""
+"""Retention with a wrong clock: a clock far ahead of the records deletes none of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.store.histories import DAY_MS, record
 
 
 def store(directory: Path, days_ago: Sequence[float]) -> None:
-    """Leave the records of requests of that many days ago."""
+    """Store usage records of requests from that many days ago."""
     now_ms = time.time_ns() // 1_000_000
     database = Database.open(f"sqlite:///{directory / 'data' / 'gateway.db'}")
     UsageStore(database).write([record(now_ms - int(days * DAY_MS)) for days in days_ago])
@@ -28,13 +28,13 @@ def count(directory: Path) -> int:
     return int(found)
 
 
-def test_a_clock_100_days_ahead_deletes_nothing_and_one_that_is_right_does(tmp_path: Path) -> None:
+def test_a_clock_100_days_ahead_deletes_nothing_and_a_correct_one_does(tmp_path: Path) -> None:
     kept_file = tmp_path / "data" / "retention.json"
     with GatewayProcess(tmp_path):
         until(kept_file.exists)
     store(tmp_path, [100 + number / 10 for number in range(50)])
 
-    kept_file.unlink()  # as after an upgrade: the newest record is all there is to go by
+    kept_file.unlink()  # as after an upgrade: only the newest record tells the time of the last run
     for _ in range(2):
         with GatewayProcess(tmp_path) as gateway:
             until(lambda log=gateway: "old usage records" in log.log)  # type: ignore[misc]

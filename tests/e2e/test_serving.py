@@ -1,4 +1,4 @@
-"""A running gateway between real HTTP clients and a faulty vendor."""
+"""POST /generate over the wire with a vendor that can fail: cost, cache, failover, limits, disconnects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def problem(response: Response) -> tuple[int, str]:
     return response.status, response.json["code"]
 
 
-def test_the_exact_cost_of_what_the_vendor_billed(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_the_cost_of_an_answer_is_exact(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     gateway.provider("acme", mock.base_url)
     before = gateway.summary()
     answer = gateway.ask("marker:cost").json
@@ -35,7 +35,7 @@ def test_the_exact_cost_of_what_the_vendor_billed(gateway: GatewayProcess, mock:
     assert after["total_tokens"] - before["total_tokens"] == bill.prompt_tokens + bill.completion_tokens
 
 
-def test_what_is_sent_is_what_was_asked(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_all_fields_of_a_request_reach_the_vendor(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     gateway.provider("acme", mock.base_url, "json")
     gateway.ask("Grüße ☃", system="Be brief.", max_tokens=7, temperature=0, json_mode=True)
     sent = mock.seen().calls[0].json
@@ -47,7 +47,7 @@ def test_what_is_sent_is_what_was_asked(gateway: GatewayProcess, mock: UpstreamP
     assert 7 in (sent.get("max_tokens"), sent.get("max_completion_tokens"))
 
 
-def test_a_repeated_request_is_a_hit_for_its_own_customer(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_a_repeated_request_hits_the_cache_of_its_customer_only(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     path = gateway.provider("acme", mock.base_url)
     first = gateway.ask("Say it once", no_store=False).json
     hit = gateway.ask("Say it once", no_store=False).json
@@ -60,7 +60,7 @@ def test_a_repeated_request_is_a_hit_for_its_own_customer(gateway: GatewayProces
     assert mock.seen().total == 4
 
 
-def test_a_change_is_in_force_at_once(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_a_change_of_configuration_applies_to_the_next_request(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     path = gateway.provider("acme", mock.base_url, "one")
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
     body = {"user_id": "u", "service": "s", "prompt": "p"}
@@ -72,7 +72,7 @@ def test_a_change_is_in_force_at_once(gateway: GatewayProcess, mock: UpstreamPro
     connection.close()
 
 
-def test_a_report_includes_every_answer_given_before(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_a_report_includes_all_responses_sent_before(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     gateway.provider("acme", mock.base_url)
     before = gateway.summary()["total_requests"]
     for number in range(1, 21):
@@ -85,7 +85,7 @@ def test_a_report_includes_every_answer_given_before(gateway: GatewayProcess, mo
 
 
 @pytest.mark.parametrize("fault", ["status-500", "status-401", "status-429-after-30", "reset", "garbage", "bad-json"])
-def test_the_next_provider_answers(gateway: GatewayProcess, mock: UpstreamProcess, fault: str) -> None:
+def test_the_next_provider_answers_when_one_fails(gateway: GatewayProcess, mock: UpstreamProcess, fault: str) -> None:
     gateway.provider("first", mock.base_url, fault, priority=2)
     gateway.provider("second", mock.base_url, "ok", priority=1)
     answer = gateway.ask()
@@ -93,7 +93,7 @@ def test_the_next_provider_answers(gateway: GatewayProcess, mock: UpstreamProces
     assert [call.model for call in mock.seen().calls] == [fault, "ok"]
 
 
-def test_a_vendor_that_cannot_be_reached(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_an_unreachable_vendor_is_a_502(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         path = gateway.provider("first", f"http://127.0.0.1:{closed.getsockname()[1]}/v1", priority=2)
@@ -104,7 +104,7 @@ def test_a_vendor_that_cannot_be_reached(gateway: GatewayProcess, mock: Upstream
         assert gateway.ask().json["provider"] == "first"
 
 
-def test_the_errors_of_the_reference(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_errors_have_the_documented_statuses_and_codes(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     assert problem(gateway.call("POST", "/api/v1/generate", {}, key="wrong")) == (401, "unauthorized")
     assert problem(gateway.ask(max_tokens=8001)) == (422, "validation_error")
     response = gateway.ask()
@@ -127,7 +127,7 @@ def test_the_errors_of_the_reference(gateway: GatewayProcess, mock: UpstreamProc
     assert 20 < int(response.headers["retry-after"]) <= 37
 
 
-def test_rate_limits(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_a_rate_limit_rejects_the_excess_with_retry_after(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     path = gateway.provider("acme", mock.base_url, rate_limit_rpm=5)
     with ThreadPoolExecutor(10) as pool:
         responses = list(pool.map(lambda _: gateway.ask(), range(20)))
@@ -148,7 +148,7 @@ def test_rate_limits(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     gateway.call("DELETE", other)
 
 
-def test_a_body_over_four_mebibytes_gets_its_answer(gateway: GatewayProcess) -> None:
+def test_a_body_over_four_mebibytes_gets_a_413(gateway: GatewayProcess) -> None:
     for size in (4 * 1024 * 1024 + 1, 8 * 1024 * 1024):
         assert problem(gateway.ask("x" * size)) == (413, "payload_too_large")
 
@@ -168,13 +168,13 @@ def test_one_connection_carries_many_requests(gateway: GatewayProcess, mock: Ups
     connection.close()
 
 
-def test_other_hosts_and_both_kinds_of_key(gateway: GatewayProcess) -> None:
+def test_all_key_headers_are_accepted_and_other_hosts_are_not(gateway: GatewayProcess) -> None:
     assert problem(gateway.call("GET", "/api/v1/health", host="evil.example")) == (403, "forbidden")
     assert gateway.call("GET", "/metrics", key=None, authorization=f"Bearer {KEY}").status == 200
     assert gateway.call("GET", "/metrics", key=None, x_api_key=KEY).status == 200
 
 
-def test_a_client_that_goes_away_is_still_billed(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
+def test_a_client_that_disconnects_is_still_billed(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     gateway.provider("acme", mock.base_url, "slow-300")
     before = gateway.summary()["total_requests"]
     body = b'{"user_id":"u","service":"s","prompt":"left"}'

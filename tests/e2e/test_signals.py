@@ -1,4 +1,4 @@
-"""Signals that do not mean an end leave the gateway and its streams alone, from its start to its end."""
+"""Signals that do not request a stop (SIGHUP, SIGUSR1, SIGUSR2) are ignored from the start to the end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stream(gateway: GatewayProcess) -> bytes:
         connection.close()
 
 
-def test_open_streams_survive_them(tmp_path: Path, streamer: StreamingVendor) -> None:
+def test_open_streams_survive_ignored_signals(tmp_path: Path, streamer: StreamingVendor) -> None:
     streamer.steps = (BEGIN, delta(content="one"), Pause(1.5), delta(content="two"), finish(), DONE)
     with GatewayProcess(tmp_path) as gateway, ThreadPoolExecutor(STREAMS) as clients:
         gateway.provider("streamer", streamer.url, "streamer-1")
@@ -53,11 +53,11 @@ def test_open_streams_survive_them(tmp_path: Path, streamer: StreamingVendor) ->
         ] * STREAMS
 
 
-def test_the_start_and_the_stop_survive_them(tmp_path: Path) -> None:
+def test_start_and_stop_survive_ignored_signals(tmp_path: Path) -> None:
     gateway = CommandProcess(tmp_path, accept_seconds=1)
     gateway.launch()
     status = Path(f"/proc/{gateway.process.pid}/status")
-    until(lambda: ignores(status))  # an interpreter that has not begun to run cannot ignore anything
+    until(lambda: ignores(status))  # before the interpreter runs it cannot ignore signals
     while not (gateway.directory / "data" / "gateway.db").exists():
         signal_all(gateway)
     gateway.wait_until_ready()
@@ -70,7 +70,7 @@ def test_the_start_and_the_stop_survive_them(tmp_path: Path) -> None:
 
 
 def ignores(status: Path) -> bool:
-    """Whether the process ignores them all."""
+    """Return True if the process ignores all these signals."""
     [mask] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigIgn:")]
     return all(int(mask, 16) >> (number - 1) & 1 for number in IGNORED)
 
@@ -82,8 +82,8 @@ def signal_all(gateway: GatewayProcess) -> None:
     time.sleep(0.005)
 
 
-def test_the_local_models_child_survives_them(tmp_path: Path) -> None:
-    """The event loop's library starts children with default signal handling."""
+def test_the_local_models_process_survives_ignored_signals(tmp_path: Path) -> None:
+    """The event loop (libuv) starts child processes with default signal handling."""
     command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
         until(lambda: ignores(Path(f"/proc/{child.pid}/status")))

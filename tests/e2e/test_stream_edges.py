@@ -1,4 +1,4 @@
-"""Streams at their edges: the last word, no word, one that is left while another request waits."""
+"""Edge cases of streams: slow readers at the end, empty streams, disconnects with a pipelined request."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def request_bytes() -> bytes:
     return head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def test_a_client_that_reads_slowly_at_the_end_gets_it_all(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
-    """The vendor has said its last word while the client's buffers were full."""
+def test_a_client_that_reads_slowly_gets_the_whole_stream(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    """The vendor ends the stream while the client's buffers are full."""
     big = [delta(content="x" * 10_000)] * 320
     configure(gateway, streamer, BEGIN, *big, finish(), usage(11, 7), DONE)
     for count in (280, 290, 300, 310, 320):
@@ -48,9 +48,7 @@ def test_a_client_that_reads_slowly_at_the_end_gets_it_all(gateway: GatewayProce
     assert [record["outcome"] for record in records(gateway)[-5:]] == ["ok"] * 5
 
 
-def test_a_stream_that_says_nothing_but_its_end_is_no_answer(
-    gateway: GatewayProcess, streamer: StreamingVendor
-) -> None:
+def test_a_stream_that_only_ends_is_a_502(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, DONE)
     assert gateway.call("POST", "/v1/chat/completions", ASKED).status == 502
 
@@ -58,7 +56,7 @@ def test_a_stream_that_says_nothing_but_its_end_is_no_answer(
     assert text(gateway.call("POST", "/v1/chat/completions", ASKED).body.decode()) == "one two three "
 
 
-def test_an_empty_finish_reason_finishes_nothing(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_an_empty_finish_reason_does_not_end_a_stream(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     word = event({**HEAD, "choices": [{"index": 0, "delta": {"content": "one"}, "finish_reason": ""}]})
     configure(gateway, streamer, word)
 
@@ -68,7 +66,7 @@ def test_an_empty_finish_reason_finishes_nothing(gateway: GatewayProcess, stream
     assert records(gateway)[-1]["outcome"] == "failed"
 
 
-def test_estimated_usage_is_told_in_a_translated_stream(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_translated_stream_includes_estimated_usage(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, BEGIN, *WORDS, finish(), DONE)
 
     _, body = ask(gateway, "/v1/messages", max_tokens=50)
@@ -79,8 +77,8 @@ def test_estimated_usage_is_told_in_a_translated_stream(gateway: GatewayProcess,
     assert record["input_tokens"] > 0
 
 
-def test_a_streamed_answer_that_is_no_json_is_not_kept(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
-    """Who asks for the same without a stream is promised JSON."""
+def test_a_streamed_answer_that_is_not_json_is_not_cached(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+    """The same request without a stream must return JSON, so that this answer cannot be cached for it."""
     configure(gateway, streamer, BEGIN, *WORDS, finish(), DONE)
     asked = {"user_id": "c", "service": "e2e", "json_mode": True, "messages": ASKED["messages"]}
     assert gateway.call("POST", "/api/v1/generate", {**asked, "stream": True}).status == 200
@@ -89,8 +87,8 @@ def test_a_streamed_answer_that_is_no_json_is_not_kept(gateway: GatewayProcess, 
     assert len(streamer.calls) == 2
 
 
-def test_a_client_is_missed_behind_a_request_that_waits(tmp_path: Path, streamer: StreamingVendor) -> None:
-    """With another request behind a stream nothing is read of what the client sends, its end included."""
+def test_a_disconnect_is_noticed_behind_a_pipelined_request(tmp_path: Path, streamer: StreamingVendor) -> None:
+    """While a pipelined request waits, the server does not read from the client, so it does not see a disconnect."""
     with GatewayProcess(tmp_path, on_disconnect="abort") as gateway:
         configure(gateway, streamer, BEGIN, *WORDS, Pause(20))
         with socket.create_connection(("127.0.0.1", gateway.port)) as client:

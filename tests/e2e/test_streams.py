@@ -1,4 +1,4 @@
-"""Streams that break, stall and are left alone: what the client sees, what is recorded, what happens upstream."""
+"""Streams that break, stall or lose their client: the client's view, the usage record, the upstream connection."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def streamer() -> Iterator[StreamingVendor]:
 
 
 def ask(gateway: GatewayProcess, path: str = "/v1/chat/completions", **fields: Any) -> tuple[int, str]:
-    """Status and body of a stream, read to its end."""
+    """Send a streaming request. Returns its status and body, read to the end."""
     body = {**ASKED, **fields}
     answer = gateway.call("POST", path, body, cache_control="no-store")
     return answer.status, answer.body.decode()
 
 
 def told(body: str) -> list[Any]:
-    """The events' data, decoded."""
+    """Return the decoded data of the events."""
     return [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: {")]
 
 
@@ -44,7 +44,7 @@ def text(body: str) -> str:
 
 
 def records(gateway: GatewayProcess) -> list[dict[str, Any]]:
-    """Of all requests so far, in their order."""
+    """Return the usage records of all requests so far, in order."""
     gateway.summary()
     with sqlite3.connect(gateway.directory / "data" / "gateway.db") as database:
         database.row_factory = sqlite3.Row
@@ -73,7 +73,7 @@ def test_events_pass_through_and_are_counted(gateway: GatewayProcess, streamer: 
     assert record["first_token_ms"] is not None
 
 
-def test_usage_is_told_to_who_asks(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_usage_is_sent_to_clients_that_request_it(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, BEGIN, *WORDS, finish(), usage(11, 7), DONE)
 
     _, body = ask(gateway, stream_options={"include_usage": True})
@@ -81,7 +81,7 @@ def test_usage_is_told_to_who_asks(gateway: GatewayProcess, streamer: StreamingV
     assert [e["usage"]["prompt_tokens"] for e in told(body) if e.get("usage")] == [11]
 
 
-def test_without_usage_it_is_estimated(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_missing_usage_of_a_stream_is_estimated(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, BEGIN, *WORDS, finish(), DONE)
 
     assert ask(gateway)[0] == 200
@@ -102,7 +102,7 @@ BREAKS = [
 
 @pytest.mark.parametrize(("steps", "says"), BREAKS)
 @pytest.mark.parametrize("surface", ["chat", "messages", "responses", "generate"])
-def test_what_breaks_in_its_middle_ends_with_an_error(
+def test_a_stream_that_breaks_in_its_middle_ends_with_an_error(
     gateway: GatewayProcess, streamer: StreamingVendor, steps: list[Step], says: str, surface: str
 ) -> None:
     configure(gateway, streamer, BEGIN, *WORDS, *steps)
@@ -131,7 +131,7 @@ def test_what_breaks_in_its_middle_ends_with_an_error(
     [[CUT], [BEGIN, CUT], [b"data: {garbage\n\n"], [BEGIN], [Pause(3)], [event({"error": {"message": "no"}})]],
     ids=["cut", "cut after the head", "garbage", "no end", "stall", "error"],
 )
-def test_before_its_first_word_another_provider_takes_over(
+def test_a_stream_that_breaks_before_its_first_word_fails_over(
     gateway: GatewayProcess, streamer: StreamingVendor, steps: list[Step]
 ) -> None:
     configure(gateway, streamer, *steps, priority=20, timeout_s=1)
@@ -147,7 +147,7 @@ def test_before_its_first_word_another_provider_takes_over(
     assert (record["outcome"], record["provider"], len(json.loads(record["attempts"]))) == ("ok", "other", 2)
 
 
-def test_an_answer_that_comes_whole_though_a_stream_was_asked_for(
+def test_a_stream_cut_at_the_length_limit_without_text_is_ok(
     gateway: GatewayProcess, streamer: StreamingVendor
 ) -> None:
     configure(gateway, streamer, finish("length"), usage(3, 0), DONE)
@@ -158,7 +158,7 @@ def test_an_answer_that_comes_whole_though_a_stream_was_asked_for(
     assert records(gateway)[-1]["outcome"] == "ok"
 
 
-def test_a_kept_answer_is_streamed(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_streamed_answer_is_served_from_the_cache(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, BEGIN, *WORDS, finish(), usage(11, 7), DONE)
     asked = {**ASKED, "messages": [{"role": "user", "content": "Keep"}]}
     first, second = (gateway.call("POST", "/v1/chat/completions", asked) for _ in range(2))
@@ -172,7 +172,7 @@ def test_a_kept_answer_is_streamed(gateway: GatewayProcess, streamer: StreamingV
 
 
 class Client:
-    """A client that reads a stream as it likes."""
+    """A client that reads a stream step by step and can disconnect."""
 
     def __init__(self, gateway: GatewayProcess, prompt: str = "Count") -> None:
         self.socket = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
@@ -201,7 +201,7 @@ def alone(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[GatewayPro
         yield gateway
 
 
-def test_a_client_that_goes_away(alone: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_client_that_disconnects_is_billed_per_policy(alone: GatewayProcess, streamer: StreamingVendor) -> None:
     is_drained = alone.policy == "drain"  # type: ignore[attr-defined]
     configure(alone, streamer, BEGIN, *WORDS, Pause(1.5), *WORDS, finish(), usage(11, 7), DONE)
     client = Client(alone)
@@ -223,7 +223,7 @@ def test_a_client_that_goes_away(alone: GatewayProcess, streamer: StreamingVendo
         assert record["output_tokens"] == 4
 
 
-def test_a_long_answer_is_not_cut_for_being_long(alone: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_long_stream_is_not_cut_by_the_deadline(alone: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(alone, streamer, BEGIN, *[step for word in WORDS for step in (word, Pause(1))], finish(), DONE)
 
     status, body = ask(alone)
@@ -232,7 +232,7 @@ def test_a_long_answer_is_not_cut_for_being_long(alone: GatewayProcess, streamer
     assert records(alone)[-1]["outcome"] == "ok"
 
 
-def test_stopping_ends_a_stream_with_an_error(tmp_path: Path, streamer: StreamingVendor) -> None:
+def test_a_stop_ends_a_stream_with_an_error(tmp_path: Path, streamer: StreamingVendor) -> None:
     with GatewayProcess(tmp_path, drain_seconds=1) as gateway:
         configure(gateway, streamer, BEGIN, *WORDS, Pause(20), finish(), DONE)
         client = Client(gateway)
@@ -249,7 +249,7 @@ def test_stopping_ends_a_stream_with_an_error(tmp_path: Path, streamer: Streamin
         assert (record["outcome"], record["output_tokens"]) == ("cancelled", 4)
 
 
-def test_a_slow_answer_is_kept_awake(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_slow_stream_gets_keep_alive_comments(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
     configure(gateway, streamer, Pause(16), BEGIN, *WORDS, finish(), usage(11, 7), DONE)
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=40)
     connection.request(
@@ -264,7 +264,7 @@ def test_a_slow_answer_is_kept_awake(gateway: GatewayProcess, streamer: Streamin
     assert text(body) == "one two three "
 
 
-def test_a_client_that_goes_away_before_the_first_word(alone: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_client_can_disconnect_before_the_first_word(alone: GatewayProcess, streamer: StreamingVendor) -> None:
     is_drained = alone.policy == "drain"  # type: ignore[attr-defined]
     configure(alone, streamer, BEGIN, Pause(1.5), *WORDS, finish(), usage(11, 7), DONE)
     client = Client(alone)
@@ -284,7 +284,9 @@ def test_a_client_that_goes_away_before_the_first_word(alone: GatewayProcess, st
     assert record["cost_status"] == ("exact" if is_drained else "estimated")
 
 
-def test_headers_of_a_protocols_own_reach_who_speaks_it(gateway: GatewayProcess, streamer: StreamingVendor) -> None:
+def test_a_protocols_own_headers_reach_a_provider_of_that_protocol(
+    gateway: GatewayProcess, streamer: StreamingVendor
+) -> None:
     configure(gateway, streamer, BEGIN, *WORDS, finish(), DONE)
 
     gateway.call("POST", "/v1/chat/completions", ASKED, openai_beta="x=1", cache_control="no-store", x_other="2")

@@ -1,4 +1,4 @@
-"""What the protocols carry, by the official SDKs, from every surface to every dialect: schemas, pictures, tools."""
+"""Schemas, images and tools by the official SDKs, from each vendor-compatible endpoint to each dialect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"
 
 
 class City(BaseModel):
-    """What is asked for."""
+    """The structured answer that the tests request."""
 
     name: str
     people: int
@@ -56,11 +56,13 @@ def asked(text: Any = "Where?") -> list[Any]:
 
 
 class TestSchemas:
-    """The SDKs' own parsing into a model of pydantic's."""
+    """Structured output, parsed by the SDKs into a pydantic model."""
 
     @DIALECTS
     @STREAM
-    def test_chat(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+    def test_chat_completions_parses_the_structured_answer(
+        self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool
+    ) -> None:
         self._vendor(gateway, llmock, kind)
 
         if stream:
@@ -74,7 +76,9 @@ class TestSchemas:
 
     @DIALECTS
     @STREAM
-    def test_responses(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+    def test_responses_parses_the_structured_answer(
+        self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool
+    ) -> None:
         self._vendor(gateway, llmock, kind)
 
         if stream:
@@ -88,7 +92,9 @@ class TestSchemas:
 
     @DIALECTS
     @STREAM
-    def test_messages(self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str, stream: bool) -> None:
+    def test_messages_parses_the_structured_answer(
+        self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str, stream: bool
+    ) -> None:
         self._vendor(gateway, llmock, kind)
 
         if stream:
@@ -112,10 +118,12 @@ class TestSchemas:
 
 
 class TestPictures:
-    """As data, in each protocol's own shape, to each dialect's."""
+    """Images as data, translated from each protocol's format to each dialect's."""
 
     @DIALECTS
-    def test_chat(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str) -> None:
+    def test_an_image_of_chat_completions_is_translated(
+        self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str
+    ) -> None:
         configure(gateway, llmock, kind)
         part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
 
@@ -124,7 +132,9 @@ class TestPictures:
         self._arrived(llmock, kind)
 
     @DIALECTS
-    def test_responses(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str) -> None:
+    def test_an_image_of_responses_is_translated(
+        self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str
+    ) -> None:
         configure(gateway, llmock, kind)
         part = {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}", "detail": "auto"}
 
@@ -133,7 +143,9 @@ class TestPictures:
         self._arrived(llmock, kind)
 
     @DIALECTS
-    def test_messages(self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str) -> None:
+    def test_an_image_of_messages_is_translated(
+        self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str
+    ) -> None:
         configure(gateway, llmock, kind)
         part = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
 
@@ -155,11 +167,13 @@ class TestPictures:
 
 
 class TestParallelTools:
-    """Two calls in one answer, and both results in the next request."""
+    """Two tool calls in one answer, and both results in the next request."""
 
     @DIALECTS
     @STREAM
-    def test_chat(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+    def test_chat_completions_translates_both_calls_and_results(
+        self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool
+    ) -> None:
         self._vendor(gateway, llmock, kind)
         tools = [{"type": "function", "function": {"name": "weather", "parameters": PLACE}}]
 
@@ -188,7 +202,9 @@ class TestParallelTools:
 
     @DIALECTS
     @STREAM
-    def test_responses(self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool) -> None:
+    def test_responses_translates_both_calls_and_results(
+        self, gateway: GatewayProcess, llmock: LLMock, chat: Any, kind: str, stream: bool
+    ) -> None:
         self._vendor(gateway, llmock, kind)
         tools = [{"type": "function", "name": "weather", "parameters": PLACE, "strict": False}]
 
@@ -217,7 +233,9 @@ class TestParallelTools:
 
     @DIALECTS
     @STREAM
-    def test_messages(self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str, stream: bool) -> None:
+    def test_messages_translates_both_calls_and_results(
+        self, gateway: GatewayProcess, llmock: LLMock, messages: Any, kind: str, stream: bool
+    ) -> None:
         self._vendor(gateway, llmock, kind)
         given = {"model": "auto", "max_tokens": 50, "tools": [{"name": "weather", "input_schema": PLACE}]}
 
@@ -249,10 +267,10 @@ class TestParallelTools:
 
 
 @STREAM
-def test_the_sdks_wait_as_the_gateway_says(
+def test_the_sdks_retry_as_the_gateways_headers_say(
     gateway: GatewayProcess, llmock: LLMock, chat: Any, messages: Any, stream: bool
 ) -> None:
-    """Their own retries: after the time the gateway names, and not at all where it says there is no use."""
+    """The SDKs retry after the gateway's retry-after, and not at all if x-should-retry is false."""
     configure(gateway, llmock, "openai")
     given = {
         "model": "auto", "messages": asked(), "stream": stream, "max_tokens": 9,
@@ -279,7 +297,7 @@ def test_the_sdks_wait_as_the_gateway_says(
 
 
 def test_a_body_passes_through_untouched(gateway: GatewayProcess, llmock: LLMock) -> None:
-    """To a vendor that speaks the client's protocol: whatever is in it, known to the gateway or not."""
+    """A body for a vendor of the client's protocol passes with all fields, known to the gateway or not."""
     configure(gateway, llmock, "openai")
     body: dict[str, Any] = {
         "model": "auto",
@@ -297,8 +315,8 @@ def test_a_body_passes_through_untouched(gateway: GatewayProcess, llmock: LLMock
     assert "customer" in [row["user_id"] for row in customers]
 
 
-def test_what_a_vendor_cannot_be_told_is_named(gateway: GatewayProcess, llmock: LLMock, chat: Any) -> None:
-    """A hint is dropped, and said to be; what would change the answer is refused, by its name."""
+def test_fields_that_a_vendor_does_not_support_are_named(gateway: GatewayProcess, llmock: LLMock, chat: Any) -> None:
+    """Hints are dropped and listed in a header; fields that would change the answer are rejected by name."""
     configure(gateway, llmock, "anthropic")
 
     made = chat.chat.completions.with_raw_response.create(model="auto", messages=asked(), seed=7, max_tokens=9)
@@ -315,4 +333,8 @@ def test_what_a_vendor_cannot_be_told_is_named(gateway: GatewayProcess, llmock: 
     with pytest.raises(openai.BadRequestError) as stream:
         chat.chat.completions.create(model="auto", messages=asked(), extra_body={"stream": "true"})
     assert stream.value.param == "stream"
+    with pytest.raises(openai.BadRequestError) as misspelt:
+        chat.chat.completions.create(model="auto", messages=asked(), extra_body={"temprature": 1})
+    assert misspelt.value.param == "temprature"
+    assert "If temperature is meant, write that." in misspelt.value.message
     assert len(llmock.requests) == 1

@@ -1,4 +1,4 @@
-"""Streams that break, at every surface from every dialect, as the official SDKs see them; the mock judges us."""
+"""Broken streams of each dialect, as the official SDKs see them; the mock also checks the gateway's reactions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def streams(kind: str) -> Match:
     ("kind", "fault"),
     [("openai", "disconnect"), ("anthropic", "truncate"), ("gemini", "malformed"), ("openai", "stall")],
 )
-def test_before_the_first_word_another_vendor_answers(
+def test_a_fault_before_the_first_word_fails_over(
     gateway: GatewayProcess, llmock: LLMock, surface: Surface, kind: str, fault: Fault
 ) -> None:
     configure(gateway, llmock, kind, priority=20, timeout_s=1)
@@ -48,22 +48,24 @@ def test_before_the_first_word_another_vendor_answers(
 
 @DIALECTS
 @FAULTS
-def test_a_lone_vendor_is_asked_again(gateway: GatewayProcess, llmock: LLMock, kind: str, fault: Fault) -> None:
+def test_a_fault_of_the_only_vendor_is_retried(
+    gateway: GatewayProcess, llmock: LLMock, kind: str, fault: Fault
+) -> None:
     configure(gateway, llmock, kind, timeout_s=1)
     llmock.add(StreamFault(fault, after_chunks=0, stall_seconds=20, match=streams(kind)))
     llmock.add(Reply(text=TEXT, times=2))
 
     assert Chat(gateway).stream(extra_headers=FRESH)[0] == TEXT
     assert len(llmock.requests) == 2
-    # The mock may learn that we left its malformed stream only after our second call has come, and takes it for another
-    # one's; that is a warning of its. That we asked again and got the answer is seen above.
+    # The mock can notice the end of the malformed stream only after the second call, which it then reports as a
+    # warning. The assertions above show the retry and its answer.
     llmock.assert_resilient(strict=fault != "malformed")
 
 
 @SURFACES
 @DIALECTS
 @pytest.mark.parametrize("fault", ["disconnect", "truncate", "malformed"])
-def test_after_it_the_client_is_told(
+def test_a_fault_after_the_first_word_is_reported_to_the_client(
     gateway: GatewayProcess, llmock: LLMock, surface: Surface, kind: str, fault: Fault
 ) -> None:
     configure(gateway, llmock, kind)
@@ -71,7 +73,7 @@ def test_after_it_the_client_is_told(
     llmock.reply(TEXT * 5)
 
     client = surface(gateway)
-    if isinstance(client, Responses):  # its error is an event, which the SDK hands on as any other
+    if isinstance(client, Responses):  # the error is an event, which the SDK returns like any other
         *_, last = client.client.responses.create(model="auto", input="Where?", stream=True, extra_headers=FRESH)
         assert last.type == "error"
         assert f"Provider my-{kind}: " in last.message

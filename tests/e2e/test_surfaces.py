@@ -1,4 +1,4 @@
-"""The official SDKs at the gateway, with only their base URL changed, over vendors of every dialect: all pairs."""
+"""Official SDKs with the gateway as base URL, over vendors of each dialect, in all pairs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Chat:
         return "".join(texts), *used
 
     def tool(self, *, stream: bool) -> str:
-        """Let the tool be called, answer it, and return what is said then."""
+        """Let the model call a tool, send the result, and return the final text."""
         if stream:
             with self.client.chat.completions.stream(model="auto", messages=self.messages, tools=self.tools) as events:
                 message: Any = events.get_final_completion().choices[0].message
@@ -211,7 +211,7 @@ class Content:
 
 
 def booked(gateway: GatewayProcess, provider: str) -> tuple[int, int]:
-    """Requests and tokens in the report."""
+    """Return a provider's requests and tokens in the usage report."""
     rows = gateway.call("GET", "/api/v1/usage/by-provider?days=1").json
     return next(((r["request_count"], r["total_tokens"]) for r in rows if r["provider_name"] == provider), (0, 0))
 
@@ -223,7 +223,7 @@ Client = Chat | Responses | Messages | Content
 @SURFACES
 @DIALECTS
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_an_answer(
+def test_an_answer_is_returned_and_its_usage_counted(
     gateway: GatewayProcess, llmock: LLMock, kind: str, surface: Callable[[GatewayProcess], Client], stream: bool
 ) -> None:
     name = configure(gateway, llmock, kind)
@@ -244,7 +244,7 @@ def test_an_answer(
 @SURFACES
 @DIALECTS
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_tool_round_trip(
+def test_a_tool_call_and_its_result_are_translated(
     gateway: GatewayProcess, llmock: LLMock, kind: str, surface: Callable[[GatewayProcess], Client], stream: bool
 ) -> None:
     configure(gateway, llmock, kind)
@@ -256,7 +256,7 @@ def test_a_tool_round_trip(
 
 @SURFACES
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_another_vendor_answers(
+def test_another_vendor_answers_when_others_fail(
     gateway: GatewayProcess, llmock: LLMock, surface: Callable[[GatewayProcess], Client], stream: bool
 ) -> None:
     for kind in MODELS:
@@ -269,7 +269,9 @@ def test_another_vendor_answers(
 
 
 @SURFACES
-def test_models_by_name(gateway: GatewayProcess, llmock: LLMock, surface: Callable[[GatewayProcess], Client]) -> None:
+def test_a_model_is_requested_by_its_name_or_provider(
+    gateway: GatewayProcess, llmock: LLMock, surface: Callable[[GatewayProcess], Client]
+) -> None:
     for kind in MODELS:
         configure(gateway, llmock, kind)
     client = surface(gateway)
@@ -287,7 +289,7 @@ def test_models_by_name(gateway: GatewayProcess, llmock: LLMock, surface: Callab
 
 @SURFACES
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_who_pays(
+def test_headers_name_the_billed_customer_and_service(
     gateway: GatewayProcess, llmock: LLMock, surface: Callable[[GatewayProcess], Client], stream: bool
 ) -> None:
     configure(gateway, llmock, "openai")
@@ -313,7 +315,7 @@ ERRORS = [
 @SURFACES
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(("status", "own"), ERRORS)
-def test_errors_are_the_sdks_own(
+def test_errors_raise_the_sdks_own_exceptions(
     gateway: GatewayProcess,
     llmock: LLMock,
     surface: Callable[[GatewayProcess], Client],
@@ -333,7 +335,7 @@ def test_errors_are_the_sdks_own(
         bad.models.list()
 
 
-def test_a_wrong_key_and_the_models(gateway: GatewayProcess, llmock: LLMock) -> None:
+def test_models_are_listed_and_a_wrong_key_is_rejected(gateway: GatewayProcess, llmock: LLMock) -> None:
     configure(gateway, llmock, "anthropic")
     chat, messages = Chat(gateway).client, Messages(gateway).client
 
@@ -347,7 +349,7 @@ def test_a_wrong_key_and_the_models(gateway: GatewayProcess, llmock: LLMock) -> 
         messages.with_options(api_key="wrong").models.list()
 
 
-def test_embeddings(gateway: GatewayProcess, llmock: LLMock) -> None:
+def test_embeddings_are_returned_and_billed(gateway: GatewayProcess, llmock: LLMock) -> None:
     name = configure(gateway, llmock, "openai")
     before = booked(gateway, name)[1]
 

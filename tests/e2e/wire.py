@@ -1,4 +1,4 @@
-"""Bytes to a running gateway and back, for what no HTTP client would send; and what every refusal must look like."""
+"""Raw bytes to and from a running gateway, for requests that no HTTP client would send, and checks of its errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.process import KEY
 
 WAIT_S = 30.0
 MINE = "mine-1"
-"""The id that a caller gives its request."""
+"""The client's own request id."""
 LONGEST_DETAIL = 600
 
 
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Wire:
-    """One TCP connection."""
+    """A TCP connection to the gateway."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
@@ -50,11 +50,11 @@ class Wire:
         self._socket.sendall(data)
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Shut down the sending side of the connection."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def answer(self, *, bodyless: bool = False) -> Answer:
-        """The next answer; one to HEAD is `bodyless`."""
+        """Read the next response; that to HEAD is `bodyless`."""
         status_line = self._incoming.readline()
         assert status_line.startswith(b"HTTP/1.1 "), status_line
         headers: dict[str, str] = {}
@@ -68,7 +68,7 @@ class Wire:
         return Answer(status, headers, self._incoming.read(int(headers["content-length"])))
 
     def is_closed(self) -> bool:
-        """Whether nothing more comes: the gateway has closed, politely or not."""
+        """Return True if the gateway has closed or reset the connection."""
         try:
             return self._incoming.read(1) == b""
         except ConnectionResetError:
@@ -78,7 +78,7 @@ class Wire:
 def request(
     method: str, target: str | bytes, body: bytes | None = None, *headers: str | bytes, host: str = "localhost"
 ) -> bytes:
-    """One request with the key and `MINE` as its id; the length of its body unless that is None."""
+    """Build a request with the key, the id `MINE`, and a content-length unless the body is None."""
     path = target.encode() if isinstance(target, str) else target
     lines = [b"%b %b HTTP/1.1" % (method.encode(), path), b"host: " + host.encode(), b"x-service-key: " + KEY.encode()]
     lines.append(b"x-request-id: " + MINE.encode())
@@ -89,20 +89,20 @@ def request(
 
 
 def chunks(body: bytes, size: int = 100_000) -> bytes:
-    """The body in chunked coding."""
+    """Encode the body in chunks."""
     pieces = (body[at : at + size] for at in range(0, len(body), size))
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
 def ask(port: int, data: bytes, *, bodyless: bool = False) -> Answer:
-    """What these bytes get on a connection of their own."""
+    """Send these bytes on a new connection and return the response."""
     with Wire(port) as wire:
         wire.send(data)
         return wire.answer(bodyless=bodyless)
 
 
 def is_problem(answer: Answer, status: int, code: str, *, echo: str | None = MINE) -> dict[str, Any]:
-    """A refusal as the caller is owed it; None as `echo` when the caller's id could not be read."""
+    """Assert that the response is this problem document; `echo` None if the server could not read the client's id."""
     assert answer.status == status, answer.body[:500]
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-should-retry"] in ("true", "false")

@@ -1,4 +1,4 @@
-"""What an error may say: the caller's own words come back short and printable, or not at all."""
+"""Error messages that quote the client are shortened and printable."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llm_gateway.errors import Invalid, NotFound
         ("x" * LONGEST_TEXT, "x" * LONGEST_TEXT),
     ],
 )
-def test_a_detail(detail: str, shown: str) -> None:
+def test_unprintable_characters_of_a_detail_are_replaced(detail: str, shown: str) -> None:
     assert problem_of(NotFound(detail), "id").detail == shown
 
 
-def test_a_long_detail_keeps_its_end_where_the_advice_is() -> None:
+def test_a_long_detail_keeps_its_end_with_the_advice() -> None:
     detail = problem_of(NotFound("x" * 100_000 + " is not a field of this request."), "id").detail
     assert len(detail) == LONGEST_TEXT
     assert detail.startswith("xxx")
@@ -29,7 +29,7 @@ def test_a_long_detail_keeps_its_end_where_the_advice_is() -> None:
     assert detail.endswith(" is not a field of this request.")
 
 
-def test_the_places_of_mistakes() -> None:
+def test_the_paths_of_field_errors_are_shortened_and_printable() -> None:
     problem = problem_of(Invalid("No.", loc=("body", "n" * 5000, 3, "a\0")), "id")
     assert isinstance(problem.errors, list)
     assert problem.errors[0].loc == [

@@ -1,4 +1,4 @@
-"""Each way a body does not fit, as the sentence a caller reads."""
+"""Sentences for each kind of msgspec validation error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
         ('{"name": "a", "kind": "b"}', "kind does not fit: expected `str` matching regex '^a'.", ["body", "kind"]),
     ],
 )  # fmt: skip
-def test_a_body_that_does_not_fit(text: str, sentence: str, loc: list[str]) -> None:
+def test_an_invalid_body_is_explained_in_a_sentence(text: str, sentence: str, loc: list[str]) -> None:
     with pytest.raises(msgspec.ValidationError) as raised:
         msgspec.json.decode(text, type=Body)
     error = invalid_request(raised.value)

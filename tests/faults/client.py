@@ -1,4 +1,4 @@
-"""Clients that notice everything: one raw HTTP/1.1 connection each, so that what was sent and read is known."""
+"""Raw HTTP/1.1 clients for the fault tests, which know exactly what they sent and read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.process import KEY
 
 PATH = "/api/v1/generate"
 BROKEN = (OSError, asyncio.IncompleteReadError)
-"""What a connection that ends in the middle of an answer, or was never there, raises."""
+"""Errors of a connection that ends in the middle of an answer or cannot be opened."""
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -32,36 +32,36 @@ class Answer(msgspec.Struct):
 
     @property
     def id(self) -> str:
-        """The request's, and so the record's."""
+        """The id of the request and of its usage record."""
         return self.headers["x-request-id"]
 
     @property
     def json(self) -> Any:
-        """The body, decoded."""
+        """The decoded JSON body."""
         return msgspec.json.decode(self.body)
 
     @property
     def code(self) -> str:
-        """Of an error."""
+        """The error code in the body."""
         code: str = self.json["code"]
         return code
 
 
 def generate_body(marker: str, customer: str, **fields: object) -> bytes:
-    """A request that the mock can tell from all others."""
+    """Return the body of a request whose prompt contains `marker`, by which the mock recognises it."""
     body = {"user_id": customer, "service": "faults", "prompt": f"Hello marker:{marker}", "max_tokens": 100, **fields}
     return msgspec.json.encode(body)
 
 
 def http_request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of an HTTP request."""
     lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"x-service-key: {KEY}", f"content-length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Client:
-    """One connection at a time, kept while the server keeps it."""
+    """A client with one persistent connection at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -69,10 +69,10 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self) -> asyncio.StreamWriter:
-        """Connect, unless connected.
+        """Connect if there is no open connection.
 
         Raises:
-            OSError: nobody listens.
+            OSError: the connection is refused.
         """
         if self._writer is None or self._reader is None or self._reader.at_eof():
             self.close()
@@ -80,16 +80,16 @@ class Client:
         return self._writer
 
     async def send(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Connect if necessary, and write bytes as they are."""
         writer = await self.connect()
         writer.write(data)
         await writer.drain()
 
     async def read(self) -> Answer:
-        """The next answer.
+        """Read the next answer.
 
         Raises:
-            OSError, IncompleteReadError: the connection ended before it did.
+            OSError, IncompleteReadError: the connection ended before the answer did.
         """
         assert self._reader is not None
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -103,7 +103,7 @@ class Client:
     async def generate(
         self, marker: str, customer: str, headers: dict[str, str] | None = None, **fields: Any
     ) -> Answer:
-        """One call, read completely."""
+        """POST to /api/v1/generate and read the whole answer."""
         started = asyncio.get_running_loop().time()
         await self.send(http_request("POST", PATH, generate_body(marker, customer, **fields), **(headers or {})))
         answer = await self.read()
@@ -112,7 +112,7 @@ class Client:
         return answer
 
     def reset(self) -> None:
-        """End with a TCP reset."""
+        """End the connection with a TCP reset."""
         if self._writer is not None:
             raw: socket.socket = self._writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -125,9 +125,9 @@ class Client:
 
 
 class Load:
-    """Clients that ask without a pause until told to stop, or until the gateway is gone, each prompt another.
+    """Clients that send requests without a pause, each with its own prompt, until `stop` or the gateway's end.
 
-    `sent` counts the requests by customer, `answers` those that were read completely, `broken` those that were not.
+    `sent` counts the requests by customer; `answers` holds the complete answers, `broken` the interrupted ones.
     """
 
     def __init__(self, *, clients: int = 16, customers: int = 5, name: str = "load") -> None:
@@ -147,16 +147,16 @@ class Load:
         return Counter(answer.status for answer in self.answers)
 
     def start(self, port: int) -> None:
-        """Begin, or go on with a gateway that was started again."""
+        """Start the clients; again for a gateway that was restarted."""
         self._stopped = False
         self._tasks = [asyncio.create_task(self._run(port)) for _ in range(self._clients)]
 
     def stop(self) -> None:
-        """No new requests; those under way are read."""
+        """Send no new requests; answers of those in flight are still read."""
         self._stopped = True
 
     async def done(self) -> None:
-        """Wait for all clients to be through."""
+        """Wait until all clients have ended."""
         await asyncio.gather(*self._tasks)
 
     async def _run(self, port: int) -> None:

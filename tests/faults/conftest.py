@@ -1,6 +1,6 @@
-"""What the fault tests share: a vendor that keeps its bills on disk, and a table of what was done at the end.
+"""Fixtures of the fault tests, and the table of faults and measurements at the end of a run.
 
-`--write` puts that table into docs/FAULTS.md, if every test of the folder was run at full length.
+`--write` writes that table to docs/FAULTS.md, if every test of the folder was run at full length.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
-    """Whether the full length was asked for."""
+    """Return True if the full length (`--long`) is requested."""
     return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """What chance starts from; printed when a test fails."""
+    """Seed the random numbers of the test; the seed is printed if it fails."""
     number = secrets.randbits(32)
     print(f"seed: {number}")  # noqa: T201 - pytest shows it with a failure
     random.seed(number)
@@ -46,7 +46,7 @@ def seed() -> int:
 
 @pytest.fixture(autouse=True)
 def row(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Every test here says which fault it stands for."""
+    """Record the fault that the test is marked with; every test here must have a mark."""
     mark = request.node.get_closest_marker("fault")
     assert mark is not None, "mark the test with pytest.mark.fault(what, how)"
     record_property("fault", mark.args)
@@ -54,20 +54,20 @@ def row(request: pytest.FixtureRequest, record_property: Callable[[str, object],
 
 @pytest.fixture
 def note(record_property: Callable[[str, object], None]) -> Note:
-    """Say in a few words what was seen, for the table."""
+    """Return a function that adds a measurement to the table, in a few words."""
     return lambda text: record_property("note", text)
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    """A vendor that fsyncs a bill for every call, and a directory for gateways."""
+    """Return a mock vendor that syncs a bill to disk for every call, and a directory for gateways."""
     journal = tmp_path / "bills.jsonl"
     with UpstreamProcess(journal=journal, fsync=True) as mock:
         yield Scene(tmp_path, mock, journal)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table of `make faults`: each fault, its outcome, how long it took, what was seen."""
+    """Print the table of `make faults`: each fault with its outcome, duration and measurements."""
     if not config.getoption("--long") and len(config.args) != 1:
         return
     cases, files = _cases(terminalreporter, config)
@@ -92,7 +92,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> tuple[list[Case], set[Path]]:
-    """What this folder's tests said, in the order they ran, and which of its files they are in."""
+    """Return the results of this folder's tests in the order they ran, and the files they are in."""
     ends = ("passed", "failed", "error", "skipped")
     cases, files = {}, set()
     for report, outcome in [(report, end) for end in ends for report in _stats(terminalreporter, end)]:

@@ -1,4 +1,4 @@
-"""What the books must say, checked against the database file itself and the bills of the mock vendor."""
+"""Check the usage records in the database file against the mock vendor's bills and the clients' answers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.upstream import Bill
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 PRICES = {"input": 1.5, "output": 6.25}
-"""USD per million tokens, of every provider of these tests: 1,500 and 6,250 nano-dollars a token."""
+"""Prices of every provider in these tests, USD per million tokens: 1,500 and 6,250 nano-dollars per token."""
 
 Sums = dict[tuple[str, str, int, str], list[int]]
 
 
 class Row(msgspec.Struct, array_like=True):
-    """A usage record, as far as it is checked."""
+    """The fields of a usage record that are checked."""
 
     id: str
     at_ms: int
@@ -43,12 +43,12 @@ class Row(msgspec.Struct, array_like=True):
 
 
 def exact_cost(input_tokens: int, output_tokens: int) -> int:
-    """Nano-dollars at PRICES."""
+    """Return the cost at PRICES in nano-dollars."""
     return input_tokens * 1_500 + output_tokens * 6_250
 
 
 class Ledger:
-    """The database of a data directory, as it is at this moment."""
+    """A snapshot of the usage records and rollups in a data directory's database."""
 
     def __init__(self, data_dir: Path) -> None:
         decoder = msgspec.json.Decoder(list[AttemptRecord])
@@ -66,11 +66,11 @@ class Ledger:
         self.rollups: Sums = {values[:4]: list(values[4:]) for values in sums}
 
     def count(self, outcome: str) -> int:
-        """Records that ended so."""
+        """Return the number of records with this outcome."""
         return sum(row.outcome == outcome for row in self.rows)
 
     def check_sums(self) -> None:
-        """Nothing is there twice, nothing was set aside, and the rollups are what the records add up to."""
+        """Check that nothing is recorded twice or quarantined, and that the rollups are the sums of the records."""
         assert len(self.by_id) == len(self.rows), "a request has two records"
         assert not self.quarantine.exists(), self.quarantine.read_text()
         attempts = [attempt.id for row in self.rows for attempt in row.attempts]
@@ -84,7 +84,7 @@ class Ledger:
         assert not wrong, f"rollups, and what the records add up to: {wrong}"
 
     def check_bills(self, bills: Iterable[Bill], sent: Counter[str] | None = None) -> None:
-        """Every call the vendor saw is in a record: by its id, or else as an attempt whose answer was not recorded.
+        """Check that every call the vendor saw is in a record, by its id or as an attempt whose answer is unknown.
 
         Per customer and model: billed ≤ attempts recorded as sent. Per customer: records ≤ requests sent (`sent`).
         """
@@ -110,7 +110,10 @@ class Ledger:
             assert not invented, f"customer: (records, requests): {invented}"
 
     def check_answers(self, answers: Iterable[Answer], bills: Iterable[Bill]) -> int:
-        """Every answer that was read is settled, with the vendor's tokens at their exact cost. Returns how many."""
+        """Check that every answer read has a settled record with the vendor's tokens at their exact cost.
+
+        Returns the number of answers checked.
+        """
         bills_by_id = {bill.id: bill for bill in bills}
         checked = 0
         for answer in answers:
@@ -131,7 +134,7 @@ class Ledger:
 
 
 def recomputed(rows: Iterable[Row]) -> Sums:
-    """Requests, cost and tokens by service, customer and provider, hour and day, from the records alone."""
+    """Compute requests, cost and tokens by service, customer and provider, hour and day, from the records alone."""
     sums: Sums = defaultdict(lambda: [0, 0, 0, 0])
 
     def add(dimension: str, row: Row, name: str, *figures: int) -> None:
@@ -142,7 +145,7 @@ def recomputed(rows: Iterable[Row]) -> Sums:
     for row in rows:
         for dimension, name in (("service", row.service), ("customer", row.user_id)):
             add(dimension, row, name, 1, row.cost_nanos, row.input_tokens, row.output_tokens)
-        if row.provider is not None and row.attempts:  # a hit reached none
+        if row.provider is not None and row.attempts:  # a cache hit reached no provider
             add("provider", row, row.provider, 1, 0, 0, 0)
         for attempt in row.attempts:
             figures = attempt.cost_nanos, attempt.usage.input_tokens, attempt.usage.output_tokens

@@ -1,4 +1,4 @@
-"""The gateway, the vendor and the books of one fault test."""
+"""Environment of a fault test: a data directory, gateways on it, the mock vendor, and checks of the usage records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Scene:
-    """One data directory that gateways are started on, and the vendor behind them."""
+    """A data directory on which gateways are started, and the mock vendor behind them."""
 
     directory: Path
     mock: UpstreamProcess
@@ -30,24 +30,24 @@ class Scene:
 
     @property
     def bills(self) -> list[Bill]:
-        """Of every call the vendor has seen."""
+        """The bills of every call the vendor has seen."""
         return read_bills(self.journal)
 
     def gateway(self, **settings: object) -> GatewayProcess:
-        """A gateway on this data, to be started with `with` as often as you like."""
+        """Return a gateway on this data; each `with` block starts it again."""
         return GatewayProcess(self.directory, **settings)
 
     def providers(self, gateway: GatewayProcess, *models: str, **fields: object) -> list[str]:
-        """One provider per model, all with PRICES. Returns their paths."""
+        """Create one provider per model, all with PRICES. Returns their API paths."""
         return [
             gateway.provider(f"p{n}", self.mock.base_url, model, prices={model: PRICES}, **fields)
             for n, model in enumerate(models)
         ]
 
     def books(self, gateway: GatewayProcess, data: Path | None = None) -> Ledger:
-        """The books once everything that was answered is in them; their sums are checked already.
+        """Wait until everything is in the database, check its sums, and return a snapshot.
 
-        `data` is where the gateway's data is, if not in the usual place.
+        `data` is the gateway's data directory if it is not the usual one.
         """
         deadline = time.monotonic() + PATIENCE_S
         while (response := gateway.call("GET", "/api/v1/usage/summary")).status != 200:
@@ -59,7 +59,7 @@ class Scene:
         return ledger
 
     def check(self, gateway: GatewayProcess, *loads: Load) -> Ledger:
-        """The books agree with the vendor's bills and with what the clients read."""
+        """Check the usage records against the vendor's bills and the clients' answers. Returns the snapshot."""
         ledger = self.books(gateway)
         bills = self.bills
         ledger.check_bills(bills, sum((load.sent for load in loads), start=Counter()) if loads else None)
@@ -69,7 +69,7 @@ class Scene:
 
 
 def windows(times: Iterable[float], seconds: float = 60.0) -> int:
-    """The most of them that lie within any such span of time."""
+    """Return the maximum number of `times` within any period of `seconds`."""
     ordered = sorted(times)
     first = most = 0
     for last, when in enumerate(ordered):

@@ -1,4 +1,4 @@
-"""What a run of the fault tests showed, as a table: at the end of the run, and in docs/FAULTS.md."""
+"""Render the results of the fault tests as a table, for the terminal and for docs/FAULTS.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORST_FIRST = ("error", "failed", "skipped", "passed")
 
 
 class Case(msgspec.Struct):
-    """One test: which fault it stands for and how that was done, how it ended, what was measured."""
+    """A test's result: the fault, how it was caused, the outcome, and what was measured."""
 
     fault: str
     how: str
@@ -27,12 +27,12 @@ class Case(msgspec.Struct):
 
     @property
     def variant(self) -> str:
-        """The parameters of a test that has some."""
+        """The parameters of a parametrised test, else empty."""
         return self.name.partition("[")[2].removesuffix("]")
 
 
 class Row(msgspec.Struct):
-    """One fault, all its cases together."""
+    """A row of the table: one fault with all its cases."""
 
     fault: str
     how: str
@@ -42,7 +42,7 @@ class Row(msgspec.Struct):
 
 
 def rows(cases: Iterable[Case]) -> list[Row]:
-    """A row per fault, in the order of its first case."""
+    """Return one row per fault, in the order of its first case."""
     faults: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         faults.setdefault((case.fault, case.how), []).append(case)
@@ -66,13 +66,13 @@ def _said(case: Case) -> str:
 
 
 def as_text(table: Sequence[Row]) -> list[str]:
-    """Lines for a terminal."""
+    """Return the table as lines for a terminal."""
     width = max(len(row.fault) for row in table)
     return [f"{row.fault:<{width}}  {row.outcome:<7} {row.seconds:7.1f} s  {row.measured}" for row in table]
 
 
 def as_markdown(table: Sequence[Row], about: Sequence[str]) -> str:
-    """The document; `about` says of what run it is."""
+    """Return the document; `about` describes the run."""
     lines = [
         "# Faults: what was done to the gateway, and what was measured",
         "",
@@ -97,7 +97,7 @@ def as_markdown(table: Sequence[Row], about: Sequence[str]) -> str:
 
 
 def about_this_run(root: Path, directory: Path) -> list[str]:
-    """Date, machine and commit; `directory` is where the data was."""
+    """Return date, machine and commit of the run; `directory` is where the data was."""
     now = datetime.now(UTC)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     machine = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, data on {_file_system(directory)}"

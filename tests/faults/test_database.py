@@ -1,4 +1,4 @@
-"""The database does not answer for a while: serving goes on, and every record is there afterwards."""
+"""While the database is down, the gateway goes on serving, and every record is stored afterwards."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
 LOCKED_QUICK_S, LOCKED_LONG_S = 6.0, 60.0
-"""Longer than the database waits for a lock."""
+"""Seconds the database is locked: longer than it waits for a lock."""
 MOVED_QUICK_S, MOVED_LONG_S = 2.0, 60.0
 HEALTH_S = 3.0
 BOUND_S = 0.25
-"""How much slower the slowest of a hundred may be meanwhile."""
+"""Maximum increase of the p99 latency meanwhile, in seconds."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def p99_s(answers: list[Answer]) -> float:
 
 
 async def health(gateway: GatewayProcess) -> str:
-    """What it says of its database; that it answers in time is checked."""
+    """Return the database's state from the health check, which must answer in time."""
     client = Client(gateway.port)
     async with asyncio.timeout(HEALTH_S):
         await client.send(http_request("GET", "/api/v1/health"))
@@ -59,7 +59,9 @@ async def health(gateway: GatewayProcess) -> str:
     "database locked, or gone", "another process holds a write lock; the file is moved away and back; load meanwhile"
 )
 @pytest.mark.parametrize("how", [locked, moved], ids=["locked", "moved"])
-async def test_database_out(scene: Scene, note: Note, long: bool, how: object) -> None:
+async def test_requests_are_served_and_recorded_while_the_database_is_down(
+    scene: Scene, note: Note, long: bool, how: object
+) -> None:
     is_locked = how is locked
     seconds = (LOCKED_LONG_S if long else LOCKED_QUICK_S) if is_locked else (MOVED_LONG_S if long else MOVED_QUICK_S)
     with scene.gateway() as gateway:

@@ -1,4 +1,4 @@
-"""Clients that go away at any point: what they asked for is recorded, and nothing leaks."""
+"""Clients that disconnect at any point: their requests are recorded, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WINDOW_S = 60.0
 
 
 class Wave:
-    """Clients that disconnect; what they did is counted."""
+    """Clients that disconnect at random points, and the sets of what they did."""
 
     def __init__(self, gateway: GatewayProcess, name: str) -> None:
         self.complete: set[str] = set()
-        """Markers of requests that were sent whole and not reset, so that they must have been read."""
+        """Markers of requests that were sent whole and not reset, so the gateway must have read them."""
         self.reset: set[str] = set()
         self.cut: set[str] = set()
         self._gateway = gateway
@@ -72,14 +72,14 @@ def metric(gateway: GatewayProcess, name: str) -> float:
 
 
 def descriptors(scene: Scene, gateway: GatewayProcess) -> int:
-    """The gateway's open files, but for the connections to the vendor that it keeps."""
+    """Return the number of the gateway's open files, without its connections to the vendor."""
     count = len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
     return count - (scene.mock.seen().connections - 1)
 
 
 async def none_in_flight(gateway: GatewayProcess) -> None:
     async with asyncio.timeout(SETTLED_S):
-        while metric(gateway, "llm_gateway_requests_in_flight"):  # noqa: ASYNC110 - it is looked at, not told
+        while metric(gateway, "llm_gateway_requests_in_flight"):  # noqa: ASYNC110 - another process must be polled
             await asyncio.sleep(0.05)
 
 
@@ -88,7 +88,7 @@ def threads(gateway: GatewayProcess) -> int:
 
 
 async def check_reservations(gateway: GatewayProcess, provider: str, ledger: Ledger) -> int:
-    """The limiter holds what the records say was used, to the token: one more request fits exactly. Returns it."""
+    """Check that the limiter's count equals the records' tokens: one more request fits exactly. Returns the tokens."""
     used = sum(attempt.limit_tokens for row in ledger.rows for attempt in row.sent)
     marker = "wave.last"
     prompt: str = msgspec.json.decode(generate_body(marker, "wave"))["prompt"]
@@ -106,7 +106,9 @@ async def check_reservations(gateway: GatewayProcess, provider: str, ledger: Led
 @pytest.mark.fault(
     "clients disconnect at random points", "sockets closed or reset in the request, or while it is served"
 )
-async def test_disconnects(scene: Scene, note: Note, long: bool) -> None:
+async def test_requests_of_disconnected_clients_are_recorded_and_leak_nothing(
+    scene: Scene, note: Note, long: bool
+) -> None:
     began = time.monotonic()
     with scene.gateway() as gateway:
         (provider,) = scene.providers(gateway, "slow-100")
@@ -126,14 +128,14 @@ async def test_disconnects(scene: Scene, note: Note, long: bool) -> None:
         for one in (warm, wave):
             assert one.complete <= billed, one.complete - billed
             assert not one.cut & billed
-        # A record for each, the prompt being nowhere in it: by their number.
+        # Records contain no prompt to identify them by, so their number is compared.
         known, possible = len(warm.complete | wave.complete), len(warm.reset | wave.reset)
         assert known <= len(ledger.rows) <= known + possible
         assert len(ledger.rows) >= len(billed)
         after, threads_after = descriptors(scene, gateway), threads(gateway)
         assert after <= before + FEW
         assert threads_after <= threads_before + FEW
-        assert scene.mock.seen().connections <= 4 * AT_ONCE  # as many as there were calls at once, not in all
+        assert scene.mock.seen().connections <= 4 * AT_ONCE  # bounded by the concurrent calls, not by all calls
         used = await check_reservations(gateway, provider, ledger)
         assert time.monotonic() - began < WINDOW_S, "too slow a machine: the first calls left the limit's window"
     note(

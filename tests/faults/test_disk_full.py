@@ -1,7 +1,7 @@
-"""No space for the journal: refused before any upstream call, what is in flight is settled, and back within seconds.
+"""Without disk space requests are refused before any upstream call, those in flight are settled, and service resumes.
 
-A small file system that is really full; and where none can be mounted, a limit on the size of the process’s files: one
-a new segment, and from nothing else, as a full disk does; zero makes every write fail, as a broken one does.
+The disk is a small tmpfs that is really full or, where none can be mounted, a limit on the process's file size
+(RLIMIT_FSIZE): one byte below a segment prevents new segments only, like a full disk; zero makes every write fail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
 LARGE = "\N{FULL MOON SYMBOL}" * 256
-"""What a label may hold at most, so that segments fill soon."""
+"""A label of maximum length, so that segments fill quickly."""
 RECOVERY_S = 5.0
 FILLING_S = 60.0
 CLIENTS = 48
@@ -32,7 +32,7 @@ DISK_BYTES = 256 * 1024 * 1024
 
 
 def allow(gateway: GatewayProcess, file_bytes: int) -> None:
-    """From now on its files cannot grow beyond that."""
+    """Limit the size of the gateway's files from now on."""
     _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (file_bytes, hard))
 
@@ -51,7 +51,7 @@ async def readiness(gateway: GatewayProcess) -> tuple[int, str | None]:
 
 
 async def seconds_until_ready(gateway: GatewayProcess) -> float:
-    """From now until it takes requests again, without one being tried."""
+    """Return the seconds until the readiness check succeeds, without any request being sent."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     while await readiness(gateway) != (200, None):
@@ -63,14 +63,14 @@ async def seconds_until_ready(gateway: GatewayProcess) -> float:
 async def until_refused(load: Load) -> None:
     before = load.statuses[503]
     async with asyncio.timeout(FILLING_S):
-        while load.statuses[503] == before:  # noqa: ASYNC110 - it is looked at, not told
+        while load.statuses[503] == before:  # noqa: ASYNC110 - another process must be polled
             await asyncio.sleep(0.02)
     load.stop()
     await load.done()
 
 
 async def until_one_alone_is_refused(gateway: GatewayProcess, load: Load) -> None:
-    """Many at once are refused first, since space is kept for each that is under way."""
+    """Send load until a single request is refused, too. Concurrent ones are refused earlier: each reserves space."""
     for _ in range(1_000):
         load.start(gateway.port)
         await until_refused(load)
@@ -82,7 +82,7 @@ async def until_one_alone_is_refused(gateway: GatewayProcess, load: Load) -> Non
 
 
 async def seconds_until_served(gateway: GatewayProcess) -> float:
-    """From now to the first answer."""
+    """Return the seconds until the first successful answer."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     for _ in range(1_000):
@@ -95,8 +95,8 @@ async def seconds_until_served(gateway: GatewayProcess) -> float:
 
 
 @pytest.mark.fault("no space for the journal, by RLIMIT_FSIZE", "no further segment can be made; load until refused")
-async def test_disk_full(scene: Scene, note: Note) -> None:
-    """Whatever is sent is settled and answered; the rest is refused and not sent."""
+async def test_a_file_size_limit_refuses_new_requests_and_settles_those_in_flight(scene: Scene, note: Note) -> None:
+    """Every request sent upstream is settled and answered; every other one is refused."""
     with scene.gateway(cache_ttl_seconds=0) as gateway:
         scene.providers(gateway, "slow-40")
         load = Load(clients=CLIENTS)
@@ -118,7 +118,7 @@ async def test_disk_full(scene: Scene, note: Note) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with little space, where the machine lets one be mounted."""
+    """Mount a small tmpfs; skip the test where that is not possible."""
     place = tmp_path / "small"
     place.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
@@ -135,8 +135,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.fault(
     "a full file system", "a small tmpfs that another file fills; load until refused; then that file is deleted"
 )
-async def test_full_file_system(scene: Scene, small_disk: Path, note: Note, long: bool) -> None:
-    """Database and journal lie on it: records wait in the journal until neither finds space any more."""
+async def test_a_full_file_system_refuses_new_requests_and_settles_those_in_flight(
+    scene: Scene, small_disk: Path, note: Note, long: bool
+) -> None:
+    """Database and journal are both on it: records wait in the journal until neither has space."""
     times = 3 if long else 1
     load = Load(clients=CLIENTS)
     load.fields = lambda: {"service": LARGE, "task_type": LARGE}
@@ -170,7 +172,7 @@ async def test_full_file_system(scene: Scene, small_disk: Path, note: Note, long
 
 
 def fill(file: Path) -> None:
-    """Until there is no space left."""
+    """Fill the file system with one file."""
     with file.open("wb", buffering=0) as filler:
         for size in (1024 * 1024, 4096, 1):
             try:
@@ -181,8 +183,10 @@ def fill(file: Path) -> None:
 
 
 @pytest.mark.fault("every write fails, by RLIMIT_FSIZE", "the journal's, the database's and the log's; load meanwhile")
-async def test_disk_failing(scene: Scene, note: Note, long: bool) -> None:
-    """Every write fails, the log's too. What was in flight is recorded once writing works again."""
+async def test_requests_in_flight_are_recorded_after_every_write_has_failed(
+    scene: Scene, note: Note, long: bool
+) -> None:
+    """Every write fails, the log's, too. Requests in flight are recorded once writing works again."""
     for fsync in ("always", "interval") if long else ("always",):
         load = Load(clients=CLIENTS, name=fsync)
         with scene.gateway(cache_ttl_seconds=0, journal_fsync=fsync) as gateway:
@@ -200,7 +204,7 @@ async def test_disk_failing(scene: Scene, note: Note, long: bool) -> None:
 
 
 async def fail_and_recover(scene: Scene, gateway: GatewayProcess, load: Load) -> float:
-    """Seconds from the first write that is possible again to the first answer."""
+    """Let all writes fail for a while under load. Returns the seconds from their end to the first answer."""
     load.start(gateway.port)
     await asyncio.sleep(0.5)
     allow(gateway, 0)

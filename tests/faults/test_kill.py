@@ -1,4 +1,4 @@
-"""Kill -9 at any moment, again and again: the books stay right."""
+"""Kill the gateway (SIGKILL) at random moments, again and again: the usage records stay exact."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LONGEST_START_S = 0.5
 @pytest.mark.fault(
     "kill -9 at random moments under load", "SIGKILL, the next start on the same data; each round another fsync policy"
 )
-async def test_kill_under_load(scene: Scene, note: Note, long: bool) -> None:
-    """Each round another fsync policy; before every fourth one is killed while it starts and replays."""
+async def test_a_kill_under_load_loses_no_call_and_counts_none_twice(scene: Scene, note: Note, long: bool) -> None:
+    """Each round uses another fsync policy; before every fourth, a gateway is killed while it starts and replays."""
     gateways = [scene.gateway(journal_fsync=policy) for policy in ("always", "interval", "off")]
     load = Load(clients=CLIENTS)
     rounds = LONG_ROUNDS if long else QUICK_ROUNDS
@@ -55,8 +55,8 @@ async def test_kill_under_load(scene: Scene, note: Note, long: bool) -> None:
 
 
 @pytest.mark.fault("kill -9 in the very first start", "SIGKILL at random moments, then a start on what it left")
-async def test_kill_in_the_first_start(scene: Scene, note: Note, long: bool) -> None:
-    """A gateway that died while it made its database, key or journal can be started again."""
+async def test_a_gateway_killed_in_its_first_start_can_be_started_again(scene: Scene, note: Note, long: bool) -> None:
+    """It is killed while it creates its database, key or journal."""
     kills = 40 if long else 3
     for number in range(kills):
         gateway = GatewayProcess(scene.directory, data_dir=f"data-{number}")

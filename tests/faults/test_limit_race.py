@@ -1,4 +1,4 @@
-"""Far more than a provider's limit, with a kill in between: never above the limit in any 60 seconds, as it sees it."""
+"""Load far above a provider's limit, with kills in between: the provider never sees more in any 60 seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = 300
 QUICK_S, LONG_S = 2.0, 130.0
 WINDOW_S = 60.0
 ASKED = 5
-"""How many times the limit is asked for at least."""
+"""Minimum of the load, as a multiple of the limit."""
 CLIENTS = 20
 
 
@@ -30,8 +30,10 @@ async def load_for(load: Load, port: int, seconds: float) -> None:
     "far more than a provider's limit",
     "clients that ask without a pause; SIGKILL and a start in between; at the mock: every 60 seconds there are",
 )
-async def test_limit_race(scene: Scene, note: Note, long: bool) -> None:
-    """In the long run kills fall everywhere in the window; in the short one only its first seconds are seen."""
+async def test_a_provider_never_gets_more_than_its_limit_in_any_60_seconds(
+    scene: Scene, note: Note, long: bool
+) -> None:
+    """In the long form kills happen anywhere in the 60 seconds; the quick form covers only the first seconds."""
     load = Load(clients=CLIENTS)
     with scene.gateway(cache_ttl_seconds=0) as gateway:
         scene.providers(gateway, "slow-20", rate_limit_rpm=LIMIT)
@@ -56,7 +58,7 @@ async def test_limit_race(scene: Scene, note: Note, long: bool) -> None:
         ledger = await asyncio.to_thread(scene.check, gateway, load)
     most = windows(bill.time for bill in scene.bills)
     assert most <= LIMIT
-    # Calls whose intent was recorded and that were killed before they were sent count, too: one a client and kill.
+    # Calls that were killed between their intent and sending count, too: at most one per client and kill.
     possible = LIMIT * (1 + int(seconds / 62))
     assert len(scene.bills) + ledger.count("cancelled") >= 0.97 * possible
     assert sum(load.sent.values()) >= ASKED * possible

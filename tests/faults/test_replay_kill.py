@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of a replay, until one comes through: nothing lost, nothing twice."""
+"""Kill replays (SIGKILL) in their middle until one completes: no record is lost or stored twice."""
 
 from __future__ import annotations
 
@@ -59,12 +59,13 @@ def made_up_record(number: int) -> UsageRecord:
 
 
 async def write_journal(data_dir: Path, count: int) -> tuple[list[UsageRecord], list[UsageRecord]]:
-    """A journal as a killed gateway leaves it. Returns the settled records, and those that were cut off."""
+    """Write a journal as a killed gateway leaves it. Returns the settled records, and those that were cut off."""
     journal = JournalWriter.open(data_dir, fsync="off")
     settled, cut_off = [], []
     for number in range(count):
         record = made_up_record(number)
-        intent = msgspec.structs.replace(record, usage=Usage(), cost_nanos=0)  # those of the attempt are its bound
+        # Usage and cost of an intent are only in its attempt, as the upper bound.
+        intent = msgspec.structs.replace(record, usage=Usage(), cost_nanos=0)
         await journal.intent(record.id, encode_record(intent))
         if number % CUT_OFF_EVERY:
             journal.settle(record.id, encode_record(record))
@@ -78,7 +79,7 @@ async def write_journal(data_dir: Path, count: int) -> tuple[list[UsageRecord], 
 
 
 def state(file: Path) -> tuple[int, int]:
-    """What changes when a file is written."""
+    """Return size and modification time of a file, (0, 0) if it does not exist."""
     if not file.exists():
         return 0, 0
     found = file.stat()
@@ -86,7 +87,7 @@ def state(file: Path) -> tuple[int, int]:
 
 
 def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
-    """Kill up to `kills` replays, then let one end. Returns kills, kills while it wrote, seconds of the last."""
+    """Kill up to `kills` replays, then let one end. Returns (kills, kills while writing, seconds of the last)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
     database = directory / "data" / "gateway.db-wal"
     killed = in_the_middle = 0
@@ -98,7 +99,7 @@ def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
             assert replay.wait(300) == 0
             return killed, in_the_middle, time.monotonic() - started
         before = state(database)
-        if killed % 3:  # not before it begins to write
+        if killed % 3:  # wait until it has begun to write
             while replay.poll() is None and state(database) == before:
                 time.sleep(0.001)
             time.sleep(random.uniform(0, 0.1))
@@ -114,7 +115,9 @@ def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
 
 
 @pytest.mark.fault("kill -9 during the replay", "SIGKILL at random moments of it until one comes through")
-async def test_kill_during_replay(tmp_path: Path, note: Note, long: bool) -> None:
+async def test_a_kill_during_replay_loses_no_record_and_stores_none_twice(
+    tmp_path: Path, note: Note, long: bool
+) -> None:
     count = 50_000 if long else 5_000
     settled, cut_off = await write_journal(tmp_path / "data", count)
     kills, in_the_middle, seconds = await asyncio.to_thread(replay_until_done, tmp_path, 30 if long else 5)

@@ -1,4 +1,4 @@
-"""Secrets and prompts that must never leave, through failures of every kind, a kill and a replay."""
+"""No key or prompt leaves the gateway through failures of every kind, a kill and a replay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDPOINTS = (
 
 
 async def ask_for_every_fault(gateway: GatewayProcess) -> list[bytes]:
-    """What callers were told, the answers' own content left out (it may echo the prompt, to its own caller)."""
+    """Send requests to every fault. Returns the answers without their content, which may echo the client's prompt."""
     told = []
     client = Client(gateway.port)
     for number in range(2 * len(FAULTS)):
@@ -36,7 +36,7 @@ async def ask_for_every_fault(gateway: GatewayProcess) -> list[bytes]:
 
 
 async def kill_in_mid_call(gateway: GatewayProcess) -> None:
-    """Its journal then holds intents only."""
+    """Kill the gateway during calls, so that its journal holds intents only."""
     client = Client(gateway.port)
     call = asyncio.create_task(client.generate(f"{PROMPT}.killed", "customer"))
     await asyncio.sleep(0.2)
@@ -51,7 +51,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.fault("secrets and prompts", "canaries as keys and prompts; failures that quote them, a kill and a replay")
-async def test_no_canary_leaves(scene: Scene, note: Note) -> None:
+async def test_no_key_or_prompt_is_in_any_answer_file_or_log(scene: Scene, note: Note) -> None:
     texts: dict[str, bytes] = {}
     with scene.gateway(log_level="debug") as gateway:
         for number, fault in enumerate(FAULTS):
@@ -68,7 +68,7 @@ async def test_no_canary_leaves(scene: Scene, note: Note) -> None:
     with scene.gateway(log_level="debug") as gateway:
         told += [gateway.call("GET", stalling).body, *(gateway.call("GET", endpoint).body for endpoint in ENDPOINTS)]
     texts |= files(scene.data) | {file.name: file.read_bytes() for file in scene.directory.glob("gateway-*.log")}
-    assert {call.key for call in scene.mock.seen().calls} >= set(KEYS.values())  # they were really sent
+    assert {call.key for call in scene.mock.seen().calls} >= set(KEYS.values())  # the keys were really sent
     assert any("gateway.db" in name for name in texts)
     assert any(name.endswith(".seg") for name in texts)
     for canary in (*KEYS.values(), PROMPT):

@@ -1,4 +1,4 @@
-"""Many who ask the same at once, two equal providers: one upstream call."""
+"""Identical concurrent requests with two equal providers make one upstream call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIENTS = 200
 
 
 @pytest.mark.fault("200 identical requests at once, two equal providers", "a connection each, one cache key")
-async def test_single_flight(scene: Scene, note: Note, long: bool) -> None:
+async def test_200_identical_requests_make_one_upstream_call(scene: Scene, note: Note, long: bool) -> None:
     rounds = 10 if long else 1
     with scene.gateway() as gateway:
         scene.providers(gateway, "slow-700", "slow-700", rate_limit_rpm=1_000)

@@ -1,4 +1,4 @@
-"""Clients that send half a head and then nothing: the others hardly notice."""
+"""Slowloris: clients that send half a request and then nothing do not slow other clients down."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALF = b"POST /api/v1/generate HTTP/1.1\r\nhost: localhost\r\nx-service-key: dev
 
 
 async def p99(gateway: GatewayProcess, seconds: float, name: str) -> float:
-    """Seconds within which 99 of 100 requests are answered; that all are is checked."""
+    """Return the p99 latency in seconds of requests that must all succeed."""
     load = Load(clients=8, name=name)
     load.start(gateway.port)
     await asyncio.sleep(seconds)
@@ -31,7 +31,7 @@ async def p99(gateway: GatewayProcess, seconds: float, name: str) -> float:
 
 
 @pytest.mark.fault("slowloris", "connections that send half a head and then nothing, beside clients that ask")
-async def test_slowloris(scene: Scene, note: Note, long: bool) -> None:
+async def test_half_sent_requests_do_not_slow_other_clients(scene: Scene, note: Note, long: bool) -> None:
     count, seconds = (LONG, MEASURE_LONG_S) if long else (QUICK, MEASURE_QUICK_S)
     with scene.gateway(log_level="warning") as gateway:
         scene.providers(gateway, "slow-5")
@@ -44,12 +44,12 @@ async def test_slowloris(scene: Scene, note: Note, long: bool) -> None:
         beside = await p99(gateway, seconds, "beside")
         if long:
             assert beside <= 2 * alone, (alone, beside)
-            for client in half_open:  # each is told, once its time is over
+            for client in half_open:  # each gets an answer after the header timeout
                 answer = await asyncio.wait_for(client.read(), 20)
                 assert answer.status == 408
         lasted = time.monotonic() - opened
         for client in half_open:
             client.close()
-        await asyncio.sleep(0.2)  # so that they are closed before the gateway is told to stop
+        await asyncio.sleep(0.2)  # closes the clients before the gateway stops
     told = f", each told 408 within {lasted:.0f} s" if long else ""
     note(f"{count} half-open{told}: p99 of others {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside")

@@ -1,4 +1,4 @@
-"""SIGTERM under load: every request that was accepted is answered, and the gateway ends with 0."""
+"""SIGTERM under load: every accepted request is answered, and the gateway exits with 0."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.faults.scene import Scene
 QUICK, LONG = 3, 20
 ACCEPT_S = 1.0
 NOTICED_S = 0.6
-"""After so long whoever sends requests has seen that it is not ready any more."""
+"""Seconds after which a load balancer has noticed that the gateway is not ready, and sends no more requests."""
 
 
 @pytest.mark.fault("SIGTERM under load", "clients stop within the accepting time; half of the calls take 0.9 s")
-async def test_stop_under_load(scene: Scene, note: Note, long: bool) -> None:
+async def test_stopping_under_load_answers_every_accepted_request(scene: Scene, note: Note, long: bool) -> None:
     load = Load()
     rounds = LONG if long else QUICK
     slowest = 0.0

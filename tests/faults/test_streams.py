@@ -1,4 +1,4 @@
-"""Streams whose clients leave at any point, or read too slowly: everything is recorded, nothing leaks or piles up."""
+"""Streams whose clients disconnect or read too slowly: all are recorded, nothing leaks, and buffers stay small."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def request(content: str) -> bytes:
 
 
 def files(gateway: GatewayProcess, streamer: StreamingVendor) -> int:
-    """The gateway's open files, but for the connections to the vendor: it keeps as many as it needed at once."""
+    """Return the number of the gateway's open files, without its connections to the vendor."""
     return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir())) - len(streamer.open)
 
 
 def resident(gateway: GatewayProcess) -> int:
-    """Bytes."""
+    """Return the resident memory of the gateway in bytes."""
     for line in Path(f"/proc/{gateway.process.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -63,7 +63,7 @@ def resident(gateway: GatewayProcess) -> int:
 
 
 async def leave(gateway: GatewayProcess, number: int, slots: asyncio.Semaphore) -> bool:
-    """Ask for a stream and leave at some point of it; whether the whole request was sent, and not reset."""
+    """Request a stream and disconnect at a random point. Returns True if the whole request was sent, and not reset."""
     data = request(f"Count {number}")
     upto = random.choice((random.randrange(len(data)), len(data), len(data), len(data)))
     async with slots:
@@ -81,7 +81,7 @@ async def leave(gateway: GatewayProcess, number: int, slots: asyncio.Semaphore) 
 
 
 async def all_leave(gateway: GatewayProcess, count: int) -> int:
-    """How many of them were certainly heard."""
+    """Let `count` clients disconnect. Returns the number of requests that the gateway must have read."""
     slots = asyncio.Semaphore(AT_ONCE)
     heard = sum(await asyncio.gather(*(leave(gateway, number, slots) for number in range(count))))
     await asyncio.sleep(0.3)
@@ -90,7 +90,7 @@ async def all_leave(gateway: GatewayProcess, count: int) -> int:
 
 
 async def fits(gateway: GatewayProcess, provider: str, used: int) -> None:
-    """The limiter holds `used` tokens, neither more nor less: one more request fits exactly."""
+    """Check that the limiter counts exactly `used` tokens: one more request fits exactly."""
     needed = equivalent_length_of(asked("The last"), ("messages",)) // 4 + 8 + MAX_TOKENS
     for limit, expected in ((used + needed - 1, 429), (used + needed, 200)):
         patched = await asyncio.to_thread(gateway.call, "PATCH", provider, {"rate_limit_tpm": limit})
@@ -103,7 +103,9 @@ async def fits(gateway: GatewayProcess, provider: str, used: int) -> None:
     "clients of streams disconnect at random points", "before, in and after the answer, closed or reset; both policies"
 )
 @pytest.mark.parametrize("policy", ["drain", "abort"])
-async def test_clients_leave(scene: Scene, streamer: StreamingVendor, note: Note, policy: str) -> None:
+async def test_streams_of_disconnected_clients_are_recorded_and_leak_nothing(
+    scene: Scene, streamer: StreamingVendor, note: Note, policy: str
+) -> None:
     began = time.monotonic()
     with scene.gateway(on_disconnect=policy) as gateway:
         provider = gateway.provider("streamer", streamer.url, "streamer-1", prices={"streamer-1": PRICES})
@@ -122,7 +124,7 @@ async def test_clients_leave(scene: Scene, streamer: StreamingVendor, note: Note
         assert heard <= len(ledger.rows) <= LEAVERS + AT_ONCE * 2
         assert len(ledger.rows) >= calls
         if policy == "drain":
-            assert outcomes["cancelled"] <= FEW  # whose request was reset before it was read
+            assert outcomes["cancelled"] <= FEW  # requests that were reset before they were read
         else:
             assert outcomes["cancelled"] > LEAVERS // 10
         assert tasks <= tasks_before + 2
@@ -140,7 +142,9 @@ async def test_clients_leave(scene: Scene, streamer: StreamingVendor, note: Note
 
 
 @pytest.mark.fault("a client that reads a stream too slowly", "60 MB are answered; it stops reading, then reads on")
-async def test_a_slow_reader(scene: Scene, streamer: StreamingVendor, note: Note) -> None:
+async def test_a_slow_reader_slows_the_vendor_down_and_gets_everything(
+    scene: Scene, streamer: StreamingVendor, note: Note
+) -> None:
     streamer.steps = [BEGIN, *[BIG] * 6_000, finish(), usage(11, 7), DONE]
     total = sum(len(step) for step in streamer.steps if isinstance(step, bytes))
     with scene.gateway() as gateway:
@@ -160,12 +164,12 @@ async def test_a_slow_reader(scene: Scene, streamer: StreamingVendor, note: Note
     assert data.count(BIG.strip()) == 6_000
     assert data.endswith(DONE + b"\r\n0\r\n\r\n")
     assert ledger.rows[-1].outcome == "ok"
-    assert grown < 16 * MEGABYTE + said  # the text itself is collected, since it is accounted and may be kept
+    assert grown < 16 * MEGABYTE + said  # the text of the answer is collected, since its tokens are counted
     note(f"{said / MEGABYTE:.1f} of {total / MEGABYTE:.0f} MB had left the vendor when it waited; then all came")
 
 
 async def pieces(reader: asyncio.StreamReader) -> Any:
-    """What comes until the end of the chunked body."""
+    """Yield the pieces of the chunked body until its end."""
     tail = b""
     while not tail.endswith(b"\r\n0\r\n\r\n"):
         piece = await reader.read(MEGABYTE)
@@ -175,7 +179,9 @@ async def pieces(reader: asyncio.StreamReader) -> Any:
 
 
 @pytest.mark.fault("a client of a stream that reads nothing any more", "its connection stays open for good")
-async def test_a_client_that_reads_no_more(scene: Scene, streamer: StreamingVendor, note: Note, long: bool) -> None:
+async def test_a_client_that_stops_reading_is_given_up_and_its_stream_read_to_the_end(
+    scene: Scene, streamer: StreamingVendor, note: Note, long: bool
+) -> None:
     if not long:
         pytest.skip("it takes 30 seconds: make faults")
     streamer.steps = [BEGIN, *[BIG] * 3_000, finish(), usage(11, 7), DONE]
@@ -186,7 +192,7 @@ async def test_a_client_that_reads_no_more(scene: Scene, streamer: StreamingVend
         writer.write(request("Count"))
         await reader.readuntil(b"200 OK")
         async with asyncio.timeout(STALLED_S + 15):
-            while metric(gateway, "llm_gateway_requests_in_flight"):  # noqa: ASYNC110 - it is looked at, not told
+            while metric(gateway, "llm_gateway_requests_in_flight"):  # noqa: ASYNC110 - another process must be polled
                 await asyncio.sleep(0.2)
         took = time.monotonic() - began
         ledger = await asyncio.to_thread(scene.books, gateway)

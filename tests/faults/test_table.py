@@ -1,4 +1,4 @@
-"""The table itself: what the others' results are made of."""
+"""The table of faults that the other tests' results are rendered in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def row() -> None:
-    """In place of the one that asks every test for its row."""
+    """Replace the fixture that requires a fault mark of every test."""
 
 
 def test_cases_of_one_fault_are_one_row_with_their_worst_result() -> None:

@@ -1,4 +1,4 @@
-"""The journal of a killed gateway, cut and flipped at many places: no good entry is lost, and the log says so."""
+"""Damage the journal of a killed gateway at many places: no good entry is lost, and the damage is logged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PIECE_ENTRIES = 12
 
 
 async def killed_journal(scene: Scene) -> Path:
-    """The segment a killed gateway leaves whose database did not answer, so that every entry is still to be shipped."""
+    """Return the segment of a gateway that was killed while its database was locked, so nothing is shipped yet."""
     with scene.gateway() as gateway:
         scene.providers(gateway, "ok", "slow-40", "slow-20+flaky-2+status-500")
         with closing(sqlite3.connect(scene.data / "gateway.db", isolation_level=None)) as database:
@@ -44,7 +44,7 @@ async def killed_journal(scene: Scene) -> Path:
 
 
 def damage(segment: Path, written: int) -> range:
-    """Flip a bit, blot a stretch out or cut the file. Returns the bytes that are no longer what they were."""
+    """Flip a bit, overwrite a range with random bytes, or cut the file. Returns the range of damaged bytes."""
     at = random.randrange(written)
     data = bytearray(segment.read_bytes())
     match random.choice(("flip", "blot", "cut")):
@@ -62,13 +62,13 @@ def damage(segment: Path, written: int) -> range:
 
 
 def good_ones(entries: list[Entry], spoilt: range) -> tuple[set[str], set[str]]:
-    """The requests with an entry that is whole, and those of them whose settle is."""
+    """Return the ids of requests with at least one undamaged entry, and of those with an undamaged settle."""
     whole = [entry for entry in entries if entry.end <= spoilt.start or entry.start >= spoilt.stop]
     return {entry.request_id for entry in whole}, {entry.request_id for entry in whole if entry.kind == "S"}
 
 
 def copy_of(journal: Path, to: Path) -> Path:
-    """A copy of a data directory's journal, with the same segment's path in it."""
+    """Copy a data directory, with only this segment in its journal. Returns the segment's path in the copy."""
     shutil.copytree(journal.parents[2], to, ignore=lambda folder, names: [n for n in names if n.endswith(".seg")])
     place = to / journal.relative_to(journal.parents[2])
     place.write_bytes(journal.read_bytes())
@@ -76,7 +76,7 @@ def copy_of(journal: Path, to: Path) -> Path:
 
 
 def replayed(directory: Path, content: bytes) -> tuple[list[UsageRecord], list[str]]:
-    """The records a replay makes of a segment with such a content, and the events it logs."""
+    """Replay a segment with this content. Returns the records and the names of the logged events."""
     there = directory / "journal" / "writer"
     there.mkdir(parents=True)
     (there / "000001.seg").write_bytes(content)
@@ -92,7 +92,7 @@ def replayed(directory: Path, content: bytes) -> tuple[list[UsageRecord], list[s
 
 
 def check(entries: list[Entry], spoilt: range, records: list[UsageRecord], said: list[str]) -> None:
-    """Every request with a good entry has a record, every good settle is one, and damage is told."""
+    """Check that every request with a good entry has a record, every good settle is one, and damage is logged."""
     there_are, settled = good_ones(entries, spoilt)
     assert settled <= {record.id for record in records if record.outcome != "cancelled"}, spoilt
     assert there_are == {record.id for record in records}, spoilt
@@ -101,8 +101,8 @@ def check(entries: list[Entry], spoilt: range, records: list[UsageRecord], said:
 
 
 @pytest.mark.fault("torn or damaged journal, replayed", "a bit flipped, bytes blotted out, cut off, at random places")
-async def test_damage_at_many_places(scene: Scene, note: Note, long: bool) -> None:
-    """By the replay itself, in this process."""
+async def test_damage_at_random_places_loses_no_good_entry(scene: Scene, note: Note, long: bool) -> None:
+    """Replays run in this process."""
     segment = await killed_journal(scene)
     content = segment.read_bytes()
     found = scan(content)
@@ -118,7 +118,7 @@ async def test_damage_at_many_places(scene: Scene, note: Note, long: bool) -> No
 
 
 @pytest.mark.fault("torn or damaged journal, at every offset", "a bit flipped, and cut off, at each byte of a journal")
-async def test_damage_at_every_offset(scene: Scene, note: Note, long: bool) -> None:
+async def test_damage_at_every_offset_loses_no_good_entry(scene: Scene, note: Note, long: bool) -> None:
     content = (await killed_journal(scene)).read_bytes()
     entries = scan(content).entries
     first = next(n for n, entry in enumerate(entries) if entry.kind == "O")
@@ -135,8 +135,8 @@ async def test_damage_at_every_offset(scene: Scene, note: Note, long: bool) -> N
 
 
 @pytest.mark.fault("torn or damaged journal, a start on it", "a killed gateway's journal, damaged at random places")
-async def test_start_on_a_damaged_journal(scene: Scene, note: Note, long: bool) -> None:
-    """By a started gateway, with its database."""
+async def test_a_gateway_starts_on_a_damaged_journal_and_logs_the_damage(scene: Scene, note: Note, long: bool) -> None:
+    """A real gateway replays into its database."""
     segment = await killed_journal(scene)
     found = scan(segment.read_bytes())
     rounds = STARTS_LONG if long else STARTS_QUICK

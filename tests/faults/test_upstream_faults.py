@@ -1,4 +1,4 @@
-"""A vendor that is down, slow, cutting or lying, in front of a running gateway."""
+"""A running gateway with a vendor that is down, slow, cuts answers off or reports wrong usage."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FAULTS = (
 SLOW = ("stall", "stall-body", "drip", "slow-5000")
 LYING = ("no-usage", "bad-usage")
 FAILURES_TO_OPEN, COOLDOWN_S = 5, 30.0
-"""Of a breaker; the cooldown is so long give or take a fifth."""
+"""Of a circuit breaker; its cooldown varies by a fifth."""
 ATTEMPT_S = 0.4
 DEADLINE_MS = 700
 SHORT_MS = 300
 SLACK_S = 0.25
-"""After the time an attempt or a request has, its end is known."""
+"""Seconds beyond the timeout of an attempt or a request within which the answer must come."""
 TIMES_QUICK, TIMES_LONG = 3, 10
-"""How often each fault is tried: in the long form each time must be within the slack; in the quick one, which may
-run on a busy machine, one of them."""
+"""Number of tries per fault. In the long form each must be within the slack; in the quick one, which may run on a busy
+machine, one of them."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture
 def faulty(gateway: GatewayProcess, mock: UpstreamProcess, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The only provider, which has the fault that the test names."""
+    """Create a provider with the test's fault."""
     word: str = request.param
     mock.reset()
     path = gateway.provider("faulty", mock.base_url, word, priority=20, timeout_s=ATTEMPT_S, prices={word: PRICES})
@@ -62,9 +62,9 @@ def healthy(gateway: GatewayProcess, mock: UpstreamProcess) -> Iterator[None]:
 
 
 def in_time(ask: Callable[[], Response], bound_s: float, *, long: bool) -> tuple[list[Response], float]:
-    """Ask some times. The answers, and the seconds the slowest took.
+    """Send the request several times. Returns the answers, and the seconds of the slowest.
 
-    In the quick form those of the fastest: it ends with the first that is within its bound.
+    The quick form stops at the first answer within the bound, and returns the seconds of the fastest.
     """
     responses, times = [], []
     for _ in range(TIMES_LONG if long else TIMES_QUICK):
@@ -84,7 +84,9 @@ def in_time(ask: Callable[[], Response], bound_s: float, *, long: bool) -> tuple
 )
 @pytest.mark.parametrize("faulty", FAULTS, indirect=True)
 @pytest.mark.usefixtures("healthy")
-def test_failover(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool) -> None:
+def test_a_faulty_provider_is_replaced_by_a_healthy_one(
+    gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool
+) -> None:
     def ask() -> Response:
         return gateway.ask(faulty)
 
@@ -103,10 +105,12 @@ def test_failover(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, n
     f"the request has {DEADLINE_MS / 1000} s, an attempt {ATTEMPT_S} s",
 )
 @pytest.mark.parametrize("faulty", FAULTS, indirect=True)
-def test_lone_provider(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool) -> None:
+def test_a_faulty_provider_without_another_gives_the_documented_error(
+    gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool
+) -> None:
     def ask() -> Response:
-        assert gateway.call("PATCH", lone, {"display_name": "anew"}).status == 200  # closes its breaker
-        assert gateway.call("POST", f"{lone}/test").json["success"] is True  # ends its account's rest
+        assert gateway.call("PATCH", lone, {"display_name": "anew"}).status == 200  # closes its circuit breaker
+        assert gateway.call("POST", f"{lone}/test").json["success"] is True  # ends the pause of its account
         return gateway.ask(faulty, timeout_ms=DEADLINE_MS)
 
     (lone,) = [f"/api/v1/providers/{provider['id']}" for provider in gateway.call("GET", "/api/v1/providers").json]
@@ -124,8 +128,10 @@ def test_lone_provider(gateway: GatewayProcess, mock: UpstreamProcess, faulty: s
     "provider slower than the request's deadline", f"the request has {SHORT_MS / 1000} s, an attempt {ATTEMPT_S} s"
 )
 @pytest.mark.parametrize("faulty", SLOW, indirect=True)
-def test_deadline(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool) -> None:
-    """Cut short by the caller, which is no failure of the provider's: each time it is asked again."""
+def test_a_provider_slower_than_the_deadline_gives_504(
+    gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool
+) -> None:
+    """The client's deadline is no failure of the provider, which is called again each time."""
 
     def ask() -> Response:
         return gateway.ask(faulty, timeout_ms=SHORT_MS)
@@ -139,8 +145,10 @@ def test_deadline(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, n
 @pytest.mark.fault("provider that is down is spared", "one of two fails each time; requests one after the other")
 @pytest.mark.parametrize("faulty", ["status-500", "stall", "reset"], indirect=True)
 @pytest.mark.usefixtures("healthy")
-def test_breaker(gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool) -> None:
-    """After the fifth failure in a row no call goes to it before its cooldown ends; then one does, and that is all."""
+def test_a_failing_provider_is_not_called_until_its_cooldown_ends(
+    gateway: GatewayProcess, mock: UpstreamProcess, faulty: str, note: Note, long: bool
+) -> None:
+    """After the fifth failure in a row the provider gets no call until its cooldown ends, and then exactly one."""
     responses = [gateway.ask(f"{faulty} {number}") for number in range(3 * FAILURES_TO_OPEN)]
     assert {(response.status, response.json["provider"]) for response in responses} == {(200, "healthy")}
     opened = time.monotonic()
@@ -182,8 +190,10 @@ def test_missing_usage_is_estimated(gateway: GatewayProcess, faulty: str, note: 
 
 
 @pytest.mark.fault("provider where nobody listens", "a port that is closed, alone and before a healthy one")
-def test_nothing_listens(gateway: GatewayProcess, mock: UpstreamProcess, note: Note) -> None:
-    """A port where nobody is: never sent, so nothing is billed; another provider serves."""
+def test_a_provider_with_a_closed_port_is_replaced_and_not_billed(
+    gateway: GatewayProcess, mock: UpstreamProcess, note: Note
+) -> None:
+    """The request was never sent there, so nothing is billed; another provider serves it."""
     path = gateway.provider("nobody", "http://127.0.0.1:1/v1", priority=20)
     alone = gateway.ask("alone", timeout_ms=DEADLINE_MS)
     assert alone.status in (502, 504), alone.body
@@ -200,7 +210,7 @@ def test_nothing_listens(gateway: GatewayProcess, mock: UpstreamProcess, note: N
 
 
 @pytest.mark.fault("the books after all these providers' faults", "rollups against the records")
-def test_books_after_all_this(gateway: GatewayProcess, note: Note) -> None:
+def test_rollups_equal_the_records_after_all_provider_faults(gateway: GatewayProcess, note: Note) -> None:
     gateway.summary()
     ledger = Ledger(gateway.directory / Path("data"))
     ledger.check_sums()

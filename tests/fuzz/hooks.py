@@ -1,7 +1,7 @@
-"""Hooks of schemathesis: whatever it makes up, the gateway calls nobody but the mock vendor on this machine.
+"""Schemathesis hooks that keep generated requests on this machine: the gateway calls only the mock vendor.
 
-It knows neither what lives behind a name nor which rows exist, so that too is filled in here: providers get the mock's
-address, overrides name the provider that is there, and that one stays as it is. What does not fit stays unfit.
+Schemathesis knows neither hosts nor rows, so the hooks fill them in: providers get the mock's address, overrides name
+the existing provider, and that provider is never changed. Invalid values stay invalid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import schemathesis
 
 UPSTREAM, PROVIDER_ID, PROVIDER, MODEL = "FUZZ_UPSTREAM", "FUZZ_PROVIDER_ID", "FUZZ_PROVIDER", "FUZZ_MODEL"
-"""Environment variables: the mock's base_url; id, name and model of the provider that stays."""
+"""Environment variables: the mock's base_url; id, name and model of the provider that is never changed."""
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
 UNKNOWN_HEADER = "x-schemathesis-unknown-property"
 IN_HEADER = "in header - object with unexpected properties"
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 @schemathesis.hook
 def before_call(context: Any, case: schemathesis.Case[Any], kwargs: dict[str, Any]) -> None:
-    """Before every request. The body is a `dict` where it is one that could fit."""
+    """Adjust a request before it is sent. A body that can be valid is a `dict`."""
     del context, kwargs
     if case.method in CHANGES and str((case.path_parameters or {}).get("provider_id")) == os.environ[PROVIDER_ID]:
         case.path_parameters["provider_id"] = NOBODY
@@ -45,11 +45,10 @@ def before_call(context: Any, case: schemathesis.Case[Any], kwargs: dict[str, An
 def filter_failure(
     context: Any, failure: Exception, case: schemathesis.Case[Any], response: schemathesis.Response
 ) -> bool:
-    """Return False for what is no failure.
+    """Return False for failures that are none.
 
-    HTTP lets clients add headers that an API does not know (RFC 9110, 5.1). What an element of `messages` must hold is
-    not in the document, since the messages are those of OpenAI's chat completions; nor which protocols a provider of
-    the stored kind can speak.
+    Clients can add headers that an API does not know (RFC 9110, section 5.1). The document describes neither the
+    elements of `messages`, which are those of OpenAI's chat completions, nor the protocols of each provider's kind.
     """
     del context
     if UNKNOWN_HEADER in (case.headers or {}) and str(failure).rstrip().endswith(IN_HEADER):

@@ -1,4 +1,4 @@
-"""The started gateway against its own OpenAPI document: schemathesis makes up requests and checks every answer."""
+"""Fuzz test: schemathesis generates requests from the OpenAPI document and checks a running gateway."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 900
 
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
-    """Whether the full length was asked for."""
+    """Return True if the full length is requested (`--long`)."""
     return bool(request.config.getoption("--long"))
 
 
@@ -40,7 +40,7 @@ def test_every_answer_is_one_the_document_promises(tmp_path: Path, long: bool) -
             [COMMAND, f"--config-file={CONFIGURATION}", "--no-color", "run", document, *options],
             cwd=tmp_path,
             env={**os.environ, **local, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-            stdout=None if long else subprocess.PIPE,  # seen while it comes: make fuzz
+            stdout=None if long else subprocess.PIPE,  # make fuzz shows the output as it comes
             stderr=None if long else subprocess.STDOUT,
             text=True,
             timeout=PATIENCE_S,

@@ -1,4 +1,4 @@
-"""The gate: what gets in, with what, and that it stands before everything."""
+"""Authentication: keys, scopes and hosts; no route answers without a key except the open paths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 
 async def inside(scope: Scope, receive: Receive, send: Send) -> None:
-    """What stands behind the gate: says who came in."""
+    """Answer with the caller's name, in place of the application behind authentication."""
     context: RequestContext = scope[REQUEST_CONTEXT]
     await send_body(send, 200, (context.caller.name or "nobody").encode(), JSON, [(b"x-request-id", context.echo)])
 
@@ -42,7 +42,7 @@ def gate() -> Client:
 
 
 def routes(app: Application) -> Iterator[tuple[str, str]]:
-    """Every registered path with each of its methods."""
+    """Yield all registered paths with each of their methods."""
     planes: Any = app._entry._app  # type: ignore[attr-defined]
     for path in planes._endpoints:
         yield "GET" if path.endswith("/models") else "POST", path
@@ -91,12 +91,12 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
             assert path == "/" or path not in problem["detail"]
 
 
-async def test_open_paths_are_those_of_the_reference() -> None:
-    assert {"/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
+async def test_open_paths_are_the_first_page_and_those_of_the_reference() -> None:
+    assert {"/", "/api/v1/health", "/healthz", "/readyz"} == OPEN_PATHS
 
 
 @pytest.mark.parametrize("path", ["/api/v1/health/", "/api/v1/health/providers", "/API/V1/HEALTH", "//api/v1/health"])
-async def test_what_only_looks_like_an_open_path_is_shut(gate: Client, path: str) -> None:
+async def test_a_path_that_only_resembles_an_open_one_needs_a_key(gate: Client, path: str) -> None:
     assert_problem(await gate.call("GET", path), 401, "unauthorized")
 
 
@@ -137,15 +137,25 @@ async def test_the_key_is_taken_from_each_of_the_three_headers(gate: Client, hea
         {"cookie": "x-service-key=key-of-all"},
     ],
 )
-async def test_every_failure_is_the_same_401(gate: Client, headers: dict[str, str | bytes]) -> None:
+async def test_every_failure_is_a_401_that_repeats_nothing_of_the_key(
+    gate: Client, headers: dict[str, str | bytes]
+) -> None:
     response = await gate.call("GET", "/secret-path?key=key-of-all", headers=headers)
     problem = assert_problem(response, 401, "unauthorized")
-    assert problem["detail"] == "Send a valid key in the X-Service-Key header."
+    assert problem["detail"].endswith("Send a service key of the gateway as `X-Service-Key: KEY`.")
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.headers["x-should-retry"] == "false"
+    assert "key-of" not in response.body.decode()
     for value in headers.values():
         text = value.decode("latin-1") if isinstance(value, bytes) else value
-        assert len(text) < 4 or text not in response.body.decode()
+        assert len(text) < 4 or text.startswith("Bearer") or text not in response.body.decode()
+
+
+async def test_all_unknown_keys_get_the_same_sentence(gate: Client) -> None:
+    keys = ("key-of-al", "key-of-all2", "KEY-OF-ALL", "all", "all:key-of-all", "y" * 30_000)
+    found = {(await gate.call("GET", "/x", headers={"x-service-key": key})).json["detail"] for key in keys}
+    assert len(found) == 1
+    assert "not known" in found.pop()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +168,7 @@ async def test_every_failure_is_the_same_401(gate: Client, headers: dict[str, st
         [("x-api-key", "guess-one"), ("x-service-key", "guess-two")],
     ],
 )
-async def test_two_different_keys_are_refused(gate: Client, headers: list[tuple[str, str]]) -> None:
+async def test_two_different_keys_are_rejected(gate: Client, headers: list[tuple[str, str]]) -> None:
     response = await gate.call("GET", "/anything", headers=headers)
     assert_problem(response, 400, "bad_request")
     for _, value in headers:
@@ -172,7 +182,7 @@ def basic(password: str, name: str = "me") -> dict[str, str]:
 DOCS = ("/docs", "/docs/", "/docs/start.js", "/openapi.json")
 
 
-async def test_a_browser_may_read_the_docs_with_the_key_as_basic_password(gate: Client) -> None:
+async def test_a_browser_can_read_the_docs_with_the_key_as_basic_password(gate: Client) -> None:
     for path in DOCS:
         for headers in (basic("key-of-all"), basic("key-of-all", ""), basic("key-of-all", "ü")):
             for method in ("GET", "HEAD"):
@@ -187,7 +197,7 @@ async def test_a_browser_may_read_the_docs_with_the_key_as_basic_password(gate: 
 @pytest.mark.parametrize(
     "value", ["Basic", "Basic ", "Basic key-of-all", "Basic !!!", "Basic \u00fc", "Digest x", "Basic bWU6d3Jvbmc="]
 )
-async def test_without_the_key_a_browser_is_told_to_ask_for_it(gate: Client, value: str) -> None:
+async def test_without_the_key_a_browser_gets_a_basic_challenge(gate: Client, value: str) -> None:
     for path in DOCS:
         response = await gate.call("GET", path, headers={"authorization": value})
         assert_problem(response, 401, "unauthorized")
@@ -206,11 +216,11 @@ async def test_without_the_key_a_browser_is_told_to_ask_for_it(gate: Client, val
         ("POST", "/api/v1/providers"),
         ("POST", "/api/v1/generate"),
         ("GET", "/metrics"),
-        ("GET", "/"),
+        ("POST", "/"),
     ],
 )
-async def test_basic_opens_nothing_else(gate: Client, method: str, path: str) -> None:
-    """A browser attaches it by itself, to requests that other sites make too."""
+async def test_basic_credentials_are_rejected_on_other_paths(gate: Client, method: str, path: str) -> None:
+    """Browsers attach Basic credentials by themselves, also to requests that other sites cause."""
     response = await gate.call(method, path, headers=basic("key-of-all"))
     assert_problem(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
@@ -244,7 +254,9 @@ async def test_basic_opens_nothing_else(gate: Client, method: str, path: str) ->
         ("owner", "DELETE", "/api/v1/providers/x", True),
     ],
 )
-async def test_scopes(gate: Client, key: str, method: str, path: str, allowed: bool) -> None:
+async def test_a_request_needs_a_key_with_its_scope(
+    gate: Client, key: str, method: str, path: str, allowed: bool
+) -> None:
     response = await gate.call(method, path, headers={"x-service-key": f"key-of-{key}"})
     if allowed:
         assert (response.status, response.body) == (200, key.encode())
@@ -257,7 +269,7 @@ async def test_scopes(gate: Client, key: str, method: str, path: str, allowed: b
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:8200", "127.0.0.1", "127.0.0.1:8200", "[::1]", "[::1]:99", "localhost:1"]
 )
-async def test_dev_answers_to_local_hosts(gate: Client, host: str) -> None:
+async def test_dev_accepts_the_hosts_of_loopback(gate: Client, host: str) -> None:
     response = await gate.call("GET", "/x", headers={"x-service-key": "key-of-all"}, host=host)
     assert response.status == 200
 
@@ -280,31 +292,49 @@ async def test_dev_answers_to_local_hosts(gate: Client, host: str) -> None:
         "user@localhost",
     ],
 )
-async def test_dev_answers_to_no_other_host(gate: Client, host: str | None) -> None:
+async def test_dev_rejects_any_other_host(gate: Client, host: str | None) -> None:
     for path in ("/x", "/api/v1/health"):
         response = await gate.call("GET", path, headers={"x-service-key": "key-of-all"}, host=host)
         assert_problem(response, 403, "forbidden")
-        assert not host or host not in response.json["detail"] or host in "localhost, 127.0.0.1 and [::1]"
+        assert not host or host not in response.json["detail"] or host in "localhost, 127.0.0.1 or [::1]"
+        assert "LLM_GATEWAY_ALLOWED_HOSTS" in response.json["detail"]
 
 
-async def test_production_answers_to_any_host() -> None:
+@pytest.mark.parametrize("host", ["gateway", "GATEWAY:8200", "box.internal:1"])
+async def test_dev_answers_to_hosts_that_are_allowed(host: str) -> None:
+    client = Client(own_hosts_gate(), "key-of-all")
+    assert (await client.call("GET", "/x", host=host)).status == 200
+
+
+@pytest.mark.parametrize("host", ["gateway.evil.example", "gateway:", "gateway:x", "gateway:1:2", "", None, "internal"])
+async def test_an_allowed_host_lets_no_other_in(host: str | None) -> None:
+    client = Client(own_hosts_gate(), "key-of-all")
+    assert_problem(await client.call("GET", "/x", host=host), 403, "forbidden")
+
+
+def own_hosts_gate() -> Gate:
+    names = frozenset({"gateway", "box.internal"})
+    return Gate(inside, Keyring(KEYS), local_only=True, log=ignore, allowed_hosts=names)
+
+
+async def test_production_accepts_any_host() -> None:
     client = Client(Gate(inside, Keyring(KEYS), local_only=False, log=ignore), "key-of-all")
     assert (await client.call("GET", "/x", host="gateway.example")).status == 200
 
 
-async def test_the_dev_key_opens_dev_and_only_dev(gate: Client, app: Application) -> None:
+async def test_the_dev_key_is_valid_in_dev_only(gate: Client, app: Application) -> None:
     assert (await Client(app, DEV_KEY).call("GET", "/api/v1/providers")).status == 200
     assert_problem(await gate.call("GET", "/x", headers={"x-service-key": DEV_KEY}), 401, "unauthorized")
 
 
-async def test_open_paths_need_no_key_and_give_no_rights(gate: Client) -> None:
+async def test_open_paths_need_no_key_and_grant_no_scope(gate: Client) -> None:
     for path in OPEN_PATHS:
         assert (await gate.call("GET", path)).body == b"nobody"
         assert_problem(await gate.call("POST", path), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("key", ["key-of-all", None])
-async def test_a_callers_request_id_is_the_one_it_sees(gate: Client, key: str | None) -> None:
+async def test_a_clients_own_request_id_is_echoed(gate: Client, key: str | None) -> None:
     client = Client(gate.app, key)
     assert (await client.call("GET", "/x", headers={"x-request-id": "mine-1"})).headers["x-request-id"] == "mine-1"
     without = await client.call("GET", "/x")
@@ -316,12 +346,12 @@ async def test_a_callers_request_id_is_the_one_it_sees(gate: Client, key: str | 
 
 
 @pytest.mark.parametrize("own", ["", "with blank", "x" * 129, "tab\there", "umläut", "a\x00b"])
-async def test_an_unfit_request_id_is_not_echoed(gate: Client, own: str) -> None:
+async def test_an_invalid_request_id_is_not_echoed(gate: Client, own: str) -> None:
     echoed = (await gate.call("GET", "/x", headers={"x-request-id": own})).headers["x-request-id"]
     assert UUID(echoed).version == 7
 
 
-async def test_what_is_no_request_passes(gate: Client) -> None:
+async def test_events_other_than_requests_pass_without_a_key(gate: Client) -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Bodies of more values than any request has are refused before they are decoded."""
+"""Limit of JSON values in a body: bodies above it are rejected before they are decoded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MANY = MOST_VALUES + 1
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", "0", '""', '{"a":1}', "null", '"a\\"b"', '"\\\\"', '{"a":{}}'])
-def test_too_many_values_of_any_kind(value: str) -> None:
+def test_too_many_values_of_any_kind_are_rejected(value: str) -> None:
     body = f'{{"a":[{",".join([value] * MANY)}]}}'.encode()
     with pytest.raises(PayloadTooLarge, match="more than 200,000 values"):
         check_number_of_values(body)
 
 
 @pytest.mark.parametrize("text", [",", "[{", '"', '\\"', "\\", '",', "\\\\,", "[],{}", "\n,", "é,"], ids=ascii)
-def test_a_long_text_is_one_value_whatever_stands_in_it(text: str) -> None:
+def test_a_long_text_is_one_value_with_any_content(text: str) -> None:
     for many in (json.dumps({"messages": [{"content": text * 1_000_000}]}), json.dumps([text * 10] * 60_000)):
         check_number_of_values(many.encode())
 
@@ -33,8 +33,8 @@ def test_a_long_text_is_one_value_whatever_stands_in_it(text: str) -> None:
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_the_limit_is_exact_whatever_the_document_holds(document: Any) -> None:
-    """A document beside as many values as are allowed with it is taken; one value more is refused."""
+def test_the_limit_is_exact_for_any_document(document: Any) -> None:
+    """A document that reaches the limit exactly is accepted; one more value is rejected."""
     own = separators(document)
     for more, is_refused in ((MOST_VALUES - own - 1, False), (MOST_VALUES - own, True)):
         body = b"[%b%b]" % (json.dumps(document).encode(), b", 1000" * more)
@@ -47,7 +47,7 @@ def test_the_limit_is_exact_whatever_the_document_holds(document: Any) -> None:
 
 
 def separators(value: Any) -> int:
-    """Commas and opening brackets in the JSON of a value."""
+    """Count the commas and opening brackets in the JSON of a value, outside of strings."""
     if not isinstance(value, dict | list):
         return 0
     inner = list(value.values()) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""What the tests of the writer on a bad disk, and those of the shipper, share."""
+"""Fixtures for tests of the journal writer on a failing disk and of the shipper."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def heard() -> Heard:
 
 @pytest.fixture
 async def open_writer(tmp_path: Path, files: FailingFileSystem, heard: Heard) -> AsyncIterator[Open]:
-    """Opens writers with small segments; nothing fails any more when they are closed, and no file stays open."""
+    """Return a function that opens writers with small segments; failures end before they are closed."""
     writers: list[JournalWriter] = []
 
     def open_(fsync: Fsync = "always", **options: Any) -> JournalWriter:

@@ -1,4 +1,4 @@
-"""A writer and its disk, as the tests of a full or failing one see them."""
+"""Helpers for tests of the journal writer on a full or failing disk."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.journal.samples import FailingFileSystem, intent, request_id, until
 
 Open = Callable[..., JournalWriter]
 ALWAYS = -1
+"""Value of `FailingFileSystem.fails` that makes every call fail."""
 
 
 def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
@@ -40,14 +41,14 @@ async def refuses(writer: JournalWriter, number: int) -> bool:
 
 
 async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 5.0) -> None:
-    """Return when it holds."""
+    """Wait until the condition is true."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():  # noqa: ASYNC110 - what is waited for happens in threads and files
+        while not await condition():  # noqa: ASYNC110 - the condition depends on threads and files
             await asyncio.sleep(0.002)
 
 
 async def full_disk(open_writer: Open, files: FailingFileSystem, reserve: int) -> JournalWriter:
-    """A writer with one segment of 100,000 bytes and no space for another."""
+    """Return a writer with one segment of 100,000 bytes and no space for another."""
     open_files_fail = files.create
 
     def only_first(path: Path, size: int, *, durable: bool) -> int:

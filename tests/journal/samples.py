@@ -1,4 +1,4 @@
-"""Records, journals and files that fail, for the journal's tests."""
+"""Sample records, sample journals, and a file system and a database that fail on command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm_gateway.journal.segments import FileSystem, Log, WriterDir
 from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
 
 HEAD_BYTES = 51
-"""The bytes of an entry before its payload."""
+"""Number of bytes of an entry before its payload."""
 PRICE = Price(input=((0, 1_000_000_000),), output=((0, 2_000_000_000),))
 
 
@@ -72,12 +72,12 @@ def frame(kind: Kind, number: int, payload: bytes) -> bytes:
 
 
 def settled_frames(numbers: range) -> bytes:
-    """Whole requests, each with its intent and its settle."""
+    """Return the entries of whole requests, an intent and a settle each."""
     return b"".join(frame("I", n, intent(n)) + frame("S", n, settled(n)) for n in numbers)
 
 
 def left_behind(data_dir: Path, segments: dict[int, bytes], *, writer: str = "writer", zeros: int = 1000) -> Path:
-    """A directory as a writer that is gone leaves it."""
+    """Make a journal directory as a killed writer leaves it. Returns its path."""
     path = data_dir / "journal" / writer
     path.mkdir(parents=True, exist_ok=True)
     for number, content in segments.items():
@@ -90,27 +90,27 @@ def locked(data_dir: Path, segments: dict[int, bytes], *, zeros: int = 1000) -> 
 
 
 def open_files() -> int:
-    """How many files this process holds open."""
+    """Return the number of files that this process holds open."""
     return len(list(Path("/dev/fd").iterdir()))
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-    """Return when it holds."""
+    """Wait until the condition is true."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in threads and files
+        while not condition():  # noqa: ASYNC110 - the condition depends on threads and files
             await asyncio.sleep(0.002)
 
 
 def needs_aio() -> None:
-    """Skip where the kernel has no asynchronous sync."""
+    """Skip the test where Linux AIO is unavailable."""
     try:
         AioContext().close()
     except OSError as error:
-        pytest.skip(f"the kernel does not sync asynchronously here: {error}")
+        pytest.skip(f"Linux AIO is unavailable: {error}")
 
 
 class Heard:
-    """A log that keeps what it hears."""
+    """A log that keeps its events in a list."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -123,10 +123,10 @@ class Heard:
 
 
 class Database:
-    """A sink that keeps each record once, and fails as it is told.
+    """A sink that stores each record once and fails on command.
 
-    It raises what `is_down` says or the first of `before`, refuses the ids in `refused`, or stores and then raises the
-    first of `after`.
+    It raises `is_down` or the first error of `before`, refuses the ids in `refused`, or stores the batch and then
+    raises the first error of `after`.
     """
 
     def __init__(self) -> None:
@@ -155,9 +155,9 @@ class Database:
 
 
 class FailingFileSystem(FileSystem):
-    """Counts writes and syncs; fails those it is told to, and holds syncs back while `gate` is closed.
+    """A file system that counts writes and syncs, and fails the calls in `fails`; syncs wait for `syncs_allowed`.
 
-    `by_kernel`: syncs are the kernel's, else a thread's.
+    `by_kernel`: sync by Linux AIO, else in a thread.
     """
 
     def __init__(self, *, by_kernel: bool = False) -> None:
@@ -168,8 +168,8 @@ class FailingFileSystem(FileSystem):
         self.open_fds: set[int] = set()
         self.fails: dict[str, int] = {}
         self.most_at_once: int | None = None
-        self.gate = threading.Event()
-        self.gate.set()
+        self.syncs_allowed = threading.Event()
+        self.syncs_allowed.set()
 
     def create(self, path: Path, size: int, *, durable: bool) -> int:
         self._fail("create")
@@ -184,7 +184,7 @@ class FailingFileSystem(FileSystem):
         return super().write(fd, data[: self.most_at_once], offset)
 
     def sync(self, fd: int) -> None:
-        if not self.gate.wait(10):
+        if not self.syncs_allowed.wait(10):
             raise TimeoutError
         self.syncs += 1
         self._fail("sync")
@@ -207,7 +207,7 @@ class FailingFileSystem(FileSystem):
         super().close(fd)
 
     def _fail(self, call: str) -> None:
-        """`fails[call]`: how many more calls fail; below zero all of them."""
+        """Raise while `fails[call]`, the number of calls that still fail, is not 0; below 0 all calls fail."""
         left = self.fails.get(call, 0)
         if left:
             self.fails[call] = left - 1
@@ -216,7 +216,7 @@ class FailingFileSystem(FileSystem):
 
 
 class FailingAio(AioContext):
-    """The kernel's syncs, which fail and are held back as those of its `files`."""
+    """Linux AIO whose syncs fail and are delayed like those of `files`."""
 
     def __init__(self, files: FailingFileSystem) -> None:
         super().__init__()
@@ -224,13 +224,13 @@ class FailingAio(AioContext):
 
     def submit(self, fds: Sequence[int]) -> int:
         self._files.syncs += len(fds)
-        if self._files.gate.is_set():
+        if self._files.syncs_allowed.is_set():
             return super().submit(fds)
         threading.Thread(target=self._submit_later, args=[[*fds]], daemon=True).start()
         return len(fds)
 
     def _submit_later(self, fds: list[int]) -> None:
-        assert self._files.gate.wait(10)
+        assert self._files.syncs_allowed.wait(10)
         assert super().submit(fds) == len(fds)
 
     def results(self) -> list[int]:

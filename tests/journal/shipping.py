@@ -1,4 +1,4 @@
-"""A writer as its shipper sees it, for tests without an event loop."""
+"""Stand-in for the journal writer, for tests of the shipper without an event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_gateway.journal.writer import JournalWriter
 
 
 class Journal(JournalWriter):
-    """What a shipper sees of a writer, written by hand."""
+    """The attributes of a writer that a shipper reads, set by hand."""
 
     def __init__(self, path: Path) -> None:
         self.directory = WriterDir.make(path)

@@ -1,4 +1,4 @@
-"""A writer killed at random moments: what was sent has a record, what was settled is settled."""
+"""Kill a journal writer at random moments: every sent request has a record, every settled one is complete."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "off"])
-def test_a_killed_writer_leaves_a_record_of_everything(tmp_path: Path, fsync: str) -> None:
+def test_a_killed_writer_leaves_a_record_of_every_sent_request(tmp_path: Path, fsync: str) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path), fsync]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -60,6 +60,6 @@ def test_a_killed_writer_leaves_a_record_of_everything(tmp_path: Path, fsync: st
     ok = {int(key[-12:]) for key, record in database.stored.items() if record.outcome == "ok"}
     assert settled <= ok
     assert sent <= set(database.numbers())
-    assert len(set(database.numbers()) - sent) <= 8  # those of one turn, killed between their intents and the word
+    assert len(set(database.numbers()) - sent) <= 8  # intents of one loop turn, written but not reported yet
     assert report.records == len(database.stored)
     assert report.abandoned == len(database.stored) - len(ok)

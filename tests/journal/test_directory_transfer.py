@@ -107,7 +107,7 @@ def test_there_may_be_more_after_exactly_a_batch(tmp_path: Path, database: Datab
     assert transfer.step(None) == (3, False)
 
 
-def test_a_checkpoint_that_stands_is_not_written_again(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_an_unchanged_checkpoint_is_not_written_again(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = locked(tmp_path, {1: settled_frames(range(3))})
     transfer = DirectoryTransfer(directory, database, log=heard)
     transfer.step(None)
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_stands_is_not_written_again(tmp_path: Path, database:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_segments_go_when_nothing_in_them_is_needed(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_segments_without_open_requests_are_deleted(tmp_path: Path, database: Database, heard: Heard) -> None:
     second = settled_frames(range(10)) + frame("I", 50, intent(50))
     directory = locked(
         tmp_path,
@@ -144,7 +144,7 @@ def test_segments_go_when_nothing_in_them_is_needed(tmp_path: Path, database: Da
     assert database.numbers() == [*range(20), 50]
 
 
-def test_a_transfer_begun_anew_after_segments_went_counts_nothing_twice(
+def test_a_new_transfer_after_segments_were_deleted_counts_nothing_twice(
     tmp_path: Path, database: Database, heard: Heard
 ) -> None:
     first = frame("I", 50, intent(50)) + frame("I", 1, intent(1))
@@ -162,7 +162,9 @@ def test_a_transfer_begun_anew_after_segments_went_counts_nothing_twice(
     assert database.stored[request_id(50)].error_code == "gateway_crashed"
 
 
-def test_without_a_checkpoint_segments_still_go(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_segments_are_deleted_even_if_the_checkpoint_cannot_be_written(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
     directory = locked(tmp_path, {1: settled_frames(range(3)), 2: settled_frames(range(3, 6))})
     (directory.path / "checkpoint.new").mkdir()
 
@@ -188,7 +190,7 @@ def test_records_read_before_the_journal_failed_are_not_lost(tmp_path: Path, dat
     assert database.numbers() == [0, 1, 2, 3, 4]
 
 
-def test_an_entry_that_is_no_record_is_set_aside(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_an_undecodable_entry_is_quarantined(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = locked(tmp_path, {1: frame("S", 1, b'{"version":9}') + frame("S", 2, settled(2))})
 
     assert drain(DirectoryTransfer(directory, database, log=heard)) == 1
@@ -200,7 +202,9 @@ def test_an_entry_that_is_no_record_is_set_aside(tmp_path: Path, database: Datab
     assert heard.events[0][1]["request_id"] == request_id(1)
 
 
-def test_what_cannot_be_set_aside_yet_is_set_aside_later(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_an_entry_that_cannot_be_quarantined_yet_is_quarantined_later(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
     directory = locked(tmp_path, {1: frame("S", 1, b"{}") + frame("S", 2, b"{}")})
     file = directory.path.parent / "quarantine.jsonl"
     file.mkdir()
@@ -216,7 +220,7 @@ def test_what_cannot_be_set_aside_yet_is_set_aside_later(tmp_path: Path, databas
     assert directory.checkpoint() > Position(1, 0)
 
 
-def test_an_abandoned_record_that_the_database_refuses_is_set_aside(
+def test_an_abandoned_record_that_the_database_refuses_is_quarantined(
     tmp_path: Path, database: Database, heard: Heard
 ) -> None:
     directory = locked(tmp_path, {1: frame("I", 1, intent(1)) + frame("I", 2, b"{}")})
@@ -228,7 +232,9 @@ def test_an_abandoned_record_that_the_database_refuses_is_set_aside(
     assert len(quarantined(directory)) == 2
 
 
-def test_text_of_a_caller_is_never_an_entry(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_client_text_that_looks_like_an_entry_is_not_read_as_one(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
     tail = b'","service":"service","task_type":"general","surface":"generate"}'
     payload = encode_record(record(1, user_id="@"))
     assert payload.endswith(tail)

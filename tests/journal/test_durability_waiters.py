@@ -10,7 +10,7 @@ from llm_gateway.journal.durability_waiters import DurabilityWaiters
 PATIENCE_S = 0.05
 
 
-async def test_each_is_released_once_enough_is_durable() -> None:
+async def test_each_waiter_is_released_once_its_entries_are_durable() -> None:
     waiters = DurabilityWaiters(PATIENCE_S)
     assert not waiters
     first, second, third = waiters.wait(1), waiters.wait(2), waiters.wait(2)
@@ -27,8 +27,8 @@ async def test_each_is_released_once_enough_is_durable() -> None:
     waiters.close()
 
 
-async def test_everyone_is_told_when_it_takes_too_long() -> None:
-    """The ones who come later by the same timer, and those after it ended by another."""
+async def test_every_waiter_fails_at_its_deadline() -> None:
+    """Waiters share one timer while any waits; after the last one a new timer is set."""
     waiters = DurabilityWaiters(PATIENCE_S)
     loop = asyncio.get_running_loop()
     for _ in range(2):
@@ -45,7 +45,7 @@ async def test_everyone_is_told_when_it_takes_too_long() -> None:
         assert not waiters
 
 
-async def test_who_was_released_in_time_is_told_nothing_more() -> None:
+async def test_a_released_waiter_does_not_fail_at_its_deadline() -> None:
     waiters = DurabilityWaiters(PATIENCE_S)
     first = waiters.wait(1)
     waiters.release(1)
@@ -54,7 +54,7 @@ async def test_who_was_released_in_time_is_told_nothing_more() -> None:
     assert first.result() is None
 
 
-async def test_after_closing_nobody_is_told_anything() -> None:
+async def test_no_waiter_fails_after_closing() -> None:
     waiters = DurabilityWaiters(PATIENCE_S)
     first = waiters.wait(1)
     waiters.close()

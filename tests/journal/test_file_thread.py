@@ -7,7 +7,7 @@ from llm_gateway.journal.file_thread import FileThread
 from tests.journal.samples import until
 
 
-async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
+async def test_jobs_run_in_order_and_each_result_is_reported() -> None:
     thread = FileThread("a-worker")
     told: list[tuple[int, str]] = []
     names: set[str] = set()
@@ -24,6 +24,11 @@ async def test_a_worker_does_its_jobs_in_order_and_tells_each() -> None:
         thread.do(partial(job, number), lambda result, error: told.append((result, str(error or ""))))
     await thread.stop()
 
-    assert told == [(0, ""), (-1, "it failed"), (-1, "a defect: ValueError('a mistake')"), (3, "")]
+    assert told == [
+        (0, ""),
+        (-1, "it failed"),
+        (-1, "unexpected error in a file operation: ValueError('a mistake')"),
+        (3, ""),
+    ]
     assert names == {"a-worker"}
     await until(lambda: "a-worker" not in {thread.name for thread in threading.enumerate()})

@@ -19,7 +19,7 @@ Parts = list[tuple[Kind, int, bytes]]
 
 
 def lay(parts: Parts) -> tuple[bytes, list[Entry]]:
-    """The bytes of some entries, and the entries as they are to be found."""
+    """Return the bytes of some entries, and the entries that `scan` must find in them."""
     buffer, found = b"", []
     for kind, number, payload in parts:
         start = len(buffer)
@@ -35,13 +35,13 @@ def test_a_frame_is_one_line_with_a_checksum_over_all_that_follows_it() -> None:
     assert len(encode_frame("S", request_id(1), b"")) == HEAD_BYTES + 1
 
 
-def test_a_payload_of_two_lines_is_a_mistake() -> None:
+def test_a_payload_with_a_newline_is_rejected() -> None:
     with pytest.raises(ValueError, match="one line"):
         encode_frame("S", request_id(1), b"a\nb")
 
 
 @given(entries, st.integers(0, 1000), st.integers(0, 50))
-def test_what_was_written_is_read(parts: Parts, base: int, zeros: int) -> None:
+def test_written_entries_are_read_back(parts: Parts, base: int, zeros: int) -> None:
     buffer, written = lay(parts)
 
     found = scan(buffer + bytes(zeros), base)
@@ -50,13 +50,13 @@ def test_what_was_written_is_read(parts: Parts, base: int, zeros: int) -> None:
     assert found.damage == []
 
 
-def test_nothing_is_in_zeros() -> None:
+def test_zeros_hold_no_entries_and_no_damage() -> None:
     assert scan(b"") == ([], [])
     assert scan(bytes(100)) == ([], [])
 
 
 @given(entries, st.data())
-def test_a_flipped_bit_costs_its_own_entry_at_most(parts: Parts, data: st.DataObject) -> None:
+def test_a_flipped_bit_loses_at_most_its_own_entry(parts: Parts, data: st.DataObject) -> None:
     buffer, written = lay(parts)
     at = data.draw(st.integers(0, len(buffer) - 1))
     damaged = bytearray(buffer)
@@ -70,7 +70,7 @@ def test_a_flipped_bit_costs_its_own_entry_at_most(parts: Parts, data: st.DataOb
 
 
 @given(entries, st.data())
-def test_a_cut_costs_its_own_entry_at_most(parts: Parts, data: st.DataObject) -> None:
+def test_a_cut_loses_at_most_the_entry_it_cuts(parts: Parts, data: st.DataObject) -> None:
     buffer, written = lay(parts)
     cut = data.draw(st.integers(0, len(buffer)))
 
@@ -86,7 +86,7 @@ def test_a_cut_costs_its_own_entry_at_most(parts: Parts, data: st.DataObject) ->
 @example([("I", 1, b"{}")], [("S", 1, b"{}")], bytes(200))
 @example([("I", 1, b"{}")], [("S", 1, b"{}")], b"J1 " * 60)
 @example([("I", 1, b"{}")], [("S", 1, b"{}")], b"\nJ1 00000000 \n")
-def test_garbage_between_entries_costs_none(before: Parts, after: Parts, garbage: bytes) -> None:
+def test_garbage_between_entries_loses_no_entry(before: Parts, after: Parts, garbage: bytes) -> None:
     first, head = lay(before)
     second, _ = lay(after)
 
@@ -96,7 +96,7 @@ def test_garbage_between_entries_costs_none(before: Parts, after: Parts, garbage
     assert found.damage == ([(len(first), len(first + garbage))] if garbage else [])
 
 
-def test_what_follows_the_last_newline_is_damage_without_the_zeros_around_it() -> None:
+def test_bytes_after_the_last_newline_are_damage_except_the_zeros_around_them() -> None:
     good = frame("S", 1, b"{}")
 
     assert scan(good + b"\0\0J1 0\0ab\0\0", 10).damage == [(10 + len(good) + 2, 10 + len(good) + 9)]
@@ -109,7 +109,7 @@ def test_an_unknown_kind_is_damage() -> None:
     assert scan(line) == ([], [(0, len(line))])
 
 
-def test_damage_that_touches_is_one_region() -> None:
+def test_adjacent_damage_is_one_region() -> None:
     good = frame("S", 1, b"{}")
 
     assert scan(b"x\ny\n" + good + b"z\nrest").damage == [(0, 4), (4 + len(good), 10 + len(good))]

@@ -13,7 +13,7 @@ from tests.journal.samples import frame, locked, open_files, request_id
 
 
 class Reading:
-    """A reader with the damage it reported."""
+    """A segment reader and the damage that it reported."""
 
     def __init__(self, directory: WriterDir, chunk_bytes: int = 200) -> None:
         self.damage: list[tuple[str, int, int]] = []
@@ -22,7 +22,7 @@ class Reading:
         )
 
     def numbers(self, limit: Position | None = None) -> list[int]:
-        """The requests of everything there is up to the limit."""
+        """Return the request numbers of all entries up to the limit."""
         found = []
         while entries := self.reader.read(limit):
             found += [int(entry.request_id[-12:]) for entry in entries]
@@ -46,7 +46,7 @@ def test_segments_are_read_in_order_to_their_ends(tmp_path: Path) -> None:
     assert reading.numbers() == []
 
 
-def test_entries_say_where_in_their_segment_they_stand(tmp_path: Path) -> None:
+def test_entries_carry_their_byte_range_in_the_segment(tmp_path: Path) -> None:
     reading = Reading(locked(tmp_path, {1: frames(1, 2, 3, 4)}), chunk_bytes=SIZE * 2 + 5)
 
     first = reading.reader.read(None)
@@ -57,7 +57,7 @@ def test_entries_say_where_in_their_segment_they_stand(tmp_path: Path) -> None:
     assert [(entry.start, entry.end) for entry in second] == [(2 * SIZE, 3 * SIZE), (3 * SIZE, 4 * SIZE)]
 
 
-def test_a_living_writers_segments_are_read_as_far_as_it_is(tmp_path: Path) -> None:
+def test_segments_of_a_running_writer_are_read_up_to_its_position(tmp_path: Path) -> None:
     reading = Reading(locked(tmp_path, {1: frames(1, 2), 2: frames(3, 4), 3: b""}))
 
     assert reading.numbers(Position(1, 0)) == []
@@ -99,7 +99,7 @@ def test_an_empty_directory_has_no_entries(tmp_path: Path) -> None:
     assert Reading(locked(tmp_path / "other", {})).numbers(Position(1, 100)) == []
 
 
-def test_a_segment_shorter_than_was_written_ends_there(tmp_path: Path) -> None:
+def test_a_segment_shorter_than_the_writers_position_is_read_to_its_end(tmp_path: Path) -> None:
     reading = Reading(locked(tmp_path, {1: frames(1)}, zeros=0))
 
     assert reading.numbers(Position(1, 5000)) == [1]
@@ -113,14 +113,14 @@ def test_damage_is_reported_with_its_place(tmp_path: Path) -> None:
     assert reading.damage == [("000001.seg", SIZE, 7), ("000001.seg", 2 * SIZE + 7, 7)]
 
 
-def test_a_segment_of_nothing_but_damage_does_not_end_the_reading(tmp_path: Path) -> None:
+def test_a_fully_damaged_segment_does_not_stop_the_reader(tmp_path: Path) -> None:
     reading = Reading(locked(tmp_path, {1: b"x\n" * 300, 2: frames(1)}))
 
     assert reading.numbers() == [1]
     assert sum(size for _, _, size in reading.damage) == 600
 
 
-def test_the_file_is_closed(tmp_path: Path) -> None:
+def test_closing_the_reader_closes_its_segment(tmp_path: Path) -> None:
     reading = Reading(locked(tmp_path, {1: frames(1), 2: frames(2)}))
     descriptors = open_files()
     reading.numbers()
@@ -133,7 +133,7 @@ def test_the_file_is_closed(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=12), st.integers(1, 400), st.data())
-def test_a_flipped_bit_is_as_harmless_through_any_chunks(
+def test_a_flipped_bit_costs_one_entry_with_any_chunk_size(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], chunk_bytes: int, data: st.DataObject
 ) -> None:
     lines = [encode_frame("S", request_id(number), b"x" * size) for number, size in enumerate(sizes)]

@@ -8,7 +8,7 @@ from tests.journal.samples import attempt, intent, record, request_id, settled
 
 
 class Folded:
-    """An assembly with what it could not decode."""
+    """An assembler and the entries that it could not decode."""
 
     def __init__(self) -> None:
         self.undecodable: list[tuple[str, str]] = []
@@ -20,7 +20,7 @@ class Folded:
         return self.assembler.add(at.segment, Entry(kind, request_id(number), payload, at.offset, at.offset + 1))
 
 
-def test_a_settle_is_the_record_and_closes_its_request() -> None:
+def test_a_settle_returns_the_record_and_closes_its_request() -> None:
     folded = Folded()
 
     assert folded.add("I", 1, intent(1)) is None
@@ -30,11 +30,11 @@ def test_a_settle_is_the_record_and_closes_its_request() -> None:
     assert folded.assembler.abandon() == []
 
 
-def test_a_settle_alone_is_a_record() -> None:
+def test_a_settle_without_an_intent_returns_the_record() -> None:
     assert Folded().add("S", 1, settled(1)) == record(1, outcome="ok", status=200)
 
 
-def test_an_attempt_without_an_outcome_counts_with_its_bound() -> None:
+def test_an_attempt_without_an_outcome_costs_the_upper_bound_of_its_intent() -> None:
     folded = Folded()
     folded.add("I", 1, encode_record(record(1, attempt("a"), status=502, latency_ms=7)))
 
@@ -73,7 +73,7 @@ def test_outcomes_replace_their_intents_and_attempts_are_summed() -> None:
     assert abandoned.cost_status == "estimated"
 
 
-def test_the_cost_is_as_sure_as_its_least_sure_part() -> None:
+def test_the_cost_status_is_that_of_the_least_certain_attempt() -> None:
     def together(*statuses: CostStatus) -> CostStatus:
         folded = Folded()
         for status in statuses:
@@ -100,7 +100,7 @@ def test_entries_that_come_twice_count_once() -> None:
     assert abandoned.cost_nanos == 12_000
 
 
-def test_of_a_request_whose_intent_is_damaged_what_was_bought_is_recorded() -> None:
+def test_a_request_whose_intent_is_damaged_keeps_its_cost() -> None:
     folded = Folded()
     outcome = attempt("a", cost_status="exact", output_tokens=1)
 
@@ -128,7 +128,7 @@ def test_of_a_request_whose_intent_is_damaged_what_was_bought_is_recorded() -> N
     assert folded.undecodable == []
 
 
-def test_an_outcome_before_the_first_intent_that_can_be_read_counts() -> None:
+def test_an_outcome_before_the_first_readable_intent_counts() -> None:
     folded = Folded()
     first = attempt("a", cost_status="exact", output_tokens=1)
     folded.add("O", 1, encode_record(first))
@@ -140,7 +140,7 @@ def test_an_outcome_before_the_first_intent_that_can_be_read_counts() -> None:
     assert abandoned.user_id == "customer"
 
 
-def test_a_settle_closes_what_an_outcome_opened() -> None:
+def test_a_settle_closes_a_request_opened_by_an_outcome() -> None:
     folded = Folded()
     folded.add("O", 1, encode_record(attempt("a")))
 
@@ -148,7 +148,7 @@ def test_a_settle_closes_what_an_outcome_opened() -> None:
     assert folded.assembler.abandon() == []
 
 
-def test_a_request_of_which_nothing_can_be_read_is_no_record() -> None:
+def test_a_request_without_a_readable_entry_gives_no_record() -> None:
     folded = Folded()
     folded.add("O", 1, b"{}")
 
@@ -171,7 +171,7 @@ def test_reading_starts_again_at_the_oldest_open_request() -> None:
     assert folded.assembler.segments() == {1}
 
 
-def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
+def test_an_undecodable_entry_is_reported_and_the_rest_is_assembled() -> None:
     folded = Folded()
     folded.add("I", 1, b"{}")
     folded.add("I", 2, intent(2, "a"))
@@ -184,7 +184,7 @@ def test_what_cannot_be_decoded_is_told_and_does_not_stop_the_rest() -> None:
     assert folded.undecodable[0][1] == "Object missing required field `id`"
 
 
-def test_a_record_that_is_known_is_not_decoded() -> None:
+def test_a_record_passed_as_an_object_is_not_decoded() -> None:
     known = {request_id(1): record(1, user_id="known")}
     folded = Folded()
     folded.assembler = RecordAssembler("writer", lambda entry, reason: None, known)
@@ -195,7 +195,7 @@ def test_a_record_that_is_known_is_not_decoded() -> None:
     assert folded.add("S", 2, settled(2)) == record(2, outcome="ok", status=200)
 
 
-def test_bytes_that_are_no_text_are_reported() -> None:
+def test_a_payload_that_is_not_utf_8_is_reported() -> None:
     folded = Folded()
 
     assert folded.add("S", 1, b'{"id": "\xff"}') is None

@@ -48,14 +48,14 @@ def test_records_come_in_order_in_batches(delivery: RecordDelivery, database: Da
     assert list(database.stored) == [request_id(number) for number in range(4001)]
 
 
-def test_nothing_is_no_batch(delivery: RecordDelivery, database: Database) -> None:
+def test_without_records_the_sink_is_not_called(delivery: RecordDelivery, database: Database) -> None:
     delivery.add([])
     delivery.run()
 
     assert database.batches == []
 
 
-def test_a_refused_record_is_set_aside_and_its_batch_is_not(
+def test_a_refused_record_is_quarantined_and_the_rest_of_its_batch_stored(
     delivery: RecordDelivery, database: Database, file: Path, heard: Heard
 ) -> None:
     database.refused = {request_id(5)}
@@ -69,7 +69,7 @@ def test_a_refused_record_is_set_aside_and_its_batch_is_not(
     assert decode_record(msgspec.json.encode(kept["record"])) == record(5, attempt("a"), user_id="b")
     assert heard.events == [
         (
-            "a usage record cannot be stored and is set aside",
+            "a usage record cannot be stored: moved to the quarantine file",
             {
                 "level": "error",
                 "request_id": request_id(5),
@@ -80,7 +80,9 @@ def test_a_refused_record_is_set_aside_and_its_batch_is_not(
     ]
 
 
-def test_a_line_each_in_a_file_of_its_owner(delivery: RecordDelivery, database: Database, file: Path) -> None:
+def test_the_quarantine_file_has_one_line_per_record_and_mode_0600(
+    delivery: RecordDelivery, database: Database, file: Path
+) -> None:
     database.refused = {request_id(0), request_id(2)}
     delivery.add(records(3))
     delivery.run()
@@ -91,7 +93,7 @@ def test_a_line_each_in_a_file_of_its_owner(delivery: RecordDelivery, database: 
     assert database.numbers() == [1]
 
 
-def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: RecordDelivery, database: Database) -> None:
+def test_records_left_by_a_failure_are_delivered_by_the_next_run(delivery: RecordDelivery, database: Database) -> None:
     delivery.add(records(BATCH_RECORDS + 1))
     database.after = [StoreUnavailable("an ambiguous commit")]
     with pytest.raises(StoreUnavailable, match="ambiguous"):
@@ -104,7 +106,7 @@ def test_what_a_failure_left_is_delivered_by_the_next_run(delivery: RecordDelive
     assert database.numbers() == list(range(2001))
 
 
-def test_what_comes_later_waits_behind_what_a_failure_left(delivery: RecordDelivery, database: Database) -> None:
+def test_later_records_are_delivered_after_those_a_failure_left(delivery: RecordDelivery, database: Database) -> None:
     delivery.add(records(BATCH_RECORDS + 1))
     database.before = [StoreUnavailable("gone")]
     with pytest.raises(StoreUnavailable):
@@ -117,7 +119,7 @@ def test_what_comes_later_waits_behind_what_a_failure_left(delivery: RecordDeliv
     assert sizes(database) == [2000, 1, 2000, 1] or sizes(database) == [2000, 2000, 1, 1]
 
 
-def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice(
+def test_a_failure_while_bisecting_quarantines_no_record_twice(
     delivery: RecordDelivery, database: Database, file: Path
 ) -> None:
     database.refused = {request_id(0)}
@@ -142,7 +144,7 @@ def test_a_failure_amid_the_search_for_a_refused_record_sets_nothing_aside_twice
     assert len(file.read_bytes().splitlines()) == 1
 
 
-def test_after_a_crash_what_was_set_aside_is_not_set_aside_again(database: Database, file: Path, heard: Heard) -> None:
+def test_a_record_is_not_quarantined_again_after_a_crash(database: Database, file: Path, heard: Heard) -> None:
     database.refused = {request_id(0), request_id(1)}
     for count in (1, 2, 2):
         delivery = RecordDelivery(database, Quarantine(file, heard))
@@ -154,7 +156,9 @@ def test_after_a_crash_what_was_set_aside_is_not_set_aside_again(database: Datab
     assert len(heard.events) == 5
 
 
-def test_a_line_that_was_torn_spoils_no_other(delivery: RecordDelivery, database: Database, file: Path) -> None:
+def test_a_torn_line_of_the_quarantine_file_spoils_no_other(
+    delivery: RecordDelivery, database: Database, file: Path
+) -> None:
     file.write_bytes(b'{"request_id":"torn')
     database.refused = {request_id(0)}
     delivery.add(records(1))
@@ -165,7 +169,9 @@ def test_a_line_that_was_torn_spoils_no_other(delivery: RecordDelivery, database
     assert msgspec.json.decode(whole)["request_id"] == request_id(0)
 
 
-def test_without_space_to_set_it_aside_a_record_waits(delivery: RecordDelivery, database: Database, file: Path) -> None:
+def test_a_refused_record_waits_while_the_quarantine_file_cannot_be_written(
+    delivery: RecordDelivery, database: Database, file: Path
+) -> None:
     file.write_bytes(b"{}\n")
     database.refused = {request_id(0)}
     delivery.add(records(1))
@@ -199,7 +205,7 @@ def test_quarantined_records_are_counted_as_they_come_and_go(file: Path, heard: 
     assert count() == 0
 
 
-def test_a_scrape_reads_only_what_was_added(file: Path) -> None:
+def test_counting_the_quarantine_reads_only_added_lines(file: Path) -> None:
     file.write_bytes(b"x\n" * 1000)
     count = QuarantineCount(file)
     assert count() == 1000
@@ -211,7 +217,7 @@ def test_a_scrape_reads_only_what_was_added(file: Path) -> None:
 
 
 def test_records_are_freed_a_few_at_a_time(database: Database, file: Path, heard: Heard) -> None:
-    """Each is freed where its last reference goes: nobody else keeps them, as the shipper does not."""
+    """A record is freed with its last reference; no other object keeps one, as in the shipper."""
     left: list[int] = []
     freed: list[int] = []
 

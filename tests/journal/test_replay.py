@@ -53,7 +53,9 @@ def test_a_directory_without_entries_yields_no_records(tmp_path: Path, database:
     assert database.batches == []
 
 
-def test_what_was_left_is_stored_and_its_directory_deleted(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_records_left_in_a_journal_are_stored_and_its_directory_deleted(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
     outcome = frame("O", 90, encode_record(attempt("a", cost_status="exact", output_tokens=1)))
     left_behind(tmp_path, {1: settled_frames(range(5)) + frame("I", 90, intent(90)), 2: outcome}, writer="a")
     left_behind(tmp_path, {1: settled_frames(range(5, 8)) + frame("I", 91, intent(91))}, writer="b")
@@ -81,7 +83,7 @@ def test_replay_begins_at_the_checkpoint(tmp_path: Path, database: Database, hea
     assert database.numbers() == [3, 4]
 
 
-def test_the_directory_of_a_living_writer_is_left_alone(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_the_directory_of_a_running_writer_is_skipped(tmp_path: Path, database: Database, heard: Heard) -> None:
     directory = WriterDir(left_behind(tmp_path, {1: settled_frames(range(5))}))
 
     assert counts(tmp_path, database, heard) == (0, 0, 0)
@@ -91,7 +93,9 @@ def test_the_directory_of_a_living_writer_is_left_alone(tmp_path: Path, database
     assert counts(tmp_path, database, heard) == (1, 5, 0)
 
 
-def test_without_a_database_it_is_all_left_for_the_next_start(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_without_a_database_the_journal_is_left_for_the_next_start(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
     path = left_behind(tmp_path, {1: settled_frames(range(5)) + frame("I", 9, intent(9))})
     for failures in ([StoreUnavailable("gone")], [StoreUnavailable("gone")]):
         database.after = list(failures)
@@ -114,7 +118,9 @@ def test_a_failed_replay_leaves_no_file_open(tmp_path: Path, database: Database,
     assert open_files() == descriptors
 
 
-def test_a_journal_that_cannot_be_read_says_so(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_a_journal_that_cannot_be_read_is_a_configuration_error(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
     path = left_behind(tmp_path, {})
     (path / "000001.seg").mkdir()
 
@@ -125,7 +131,7 @@ def test_a_journal_that_cannot_be_read_says_so(tmp_path: Path, database: Databas
     assert counts(tmp_path, database, heard) == (1, 0, 0)
 
 
-def test_a_long_replay_tells_how_far_it_is(tmp_path: Path, database: Database, heard: Heard) -> None:
+def test_a_long_replay_logs_its_progress(tmp_path: Path, database: Database, heard: Heard) -> None:
     small = frame("S", 1, settled(1))
     left_behind(tmp_path, {1: small * 15_000}, writer="a")
     left_behind(tmp_path, {1: small * 5_100}, writer="b")

@@ -15,7 +15,7 @@ from llm_gateway.journal.reserved_space import (
 )
 
 WORST = "\x01"
-"""A character that JSON writes as six."""
+"""A character that JSON writes as six bytes."""
 MOST = 10**9
 LONG = 2**53
 
@@ -45,7 +45,7 @@ def worst_intent(number: int, *, label: str) -> AttemptRecord:
 
 
 def end(attempt: AttemptRecord, text: str) -> None:
-    """What an attempt's end can write at most."""
+    """End the attempt with the longest values that it can record."""
     attempt.upstream_model = attempt.upstream_request_id = attempt.finish_reason = text * NAME_CHARACTERS
     attempt.error = text * ERROR_CHARACTERS
     attempt.sent, attempt.status = False, 599
@@ -56,7 +56,7 @@ def end(attempt: AttemptRecord, text: str) -> None:
 @pytest.mark.parametrize("attempts", [1, 3, 9])
 @pytest.mark.parametrize("label", ["x", WORST * 256], ids=["short", "long"])
 @pytest.mark.parametrize("text", [WORST, "\N{FULL MOON SYMBOL}"], ids=["control", "moon"])
-def test_no_request_writes_more_than_it_was_promised(attempts: int, label: str, text: str) -> None:
+def test_no_request_writes_more_bytes_than_were_promised(attempts: int, label: str, text: str) -> None:
     record = UsageRecord(
         id=new_id(),
         at_ms=1_700_000_000_000,
@@ -89,10 +89,10 @@ def test_no_request_writes_more_than_it_was_promised(attempts: int, label: str, 
 
     assert written <= promised
     if (label, text) == ("x", WORST):
-        assert promised < 1.2 * written  # no more is set aside than may be needed
+        assert promised < 1.2 * written  # the bound is tight: little more is reserved than can be needed
 
 
-def test_what_is_promised_is_kept_until_the_request_ends() -> None:
+def test_promised_bytes_stay_reserved_until_the_request_ends() -> None:
     space = ReservedSpace(100)
     assert (len(space), space.bytes_with(0), space.bytes_with(100), space.bytes_with(101)) == (0, 100, 100, 101)
 
@@ -109,7 +109,7 @@ def test_what_is_promised_is_kept_until_the_request_ends() -> None:
     assert (len(space), space.bytes_with(101)) == (0, 101)
 
 
-def test_what_is_set_aside_is_bounded() -> None:
+def test_the_buffer_of_unbilled_entries_is_bounded() -> None:
     buffer = UnbilledBuffer()
     assert not buffer
 
@@ -127,7 +127,7 @@ def test_what_is_set_aside_is_bounded() -> None:
     assert buffer.take() == ([], 0)
 
 
-def test_what_was_only_lost_is_something_to_tell() -> None:
+def test_a_buffer_with_only_lost_entries_counts_as_filled() -> None:
     buffer = UnbilledBuffer()
     buffer.add(bytes(UNBILLED_BYTES + 1))
 

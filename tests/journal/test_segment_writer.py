@@ -16,7 +16,7 @@ Begin = Callable[..., SegmentWriter]
 
 
 class Durability(FailingFileSystem):
-    """Notes how durable each segment is to be."""
+    """A file system that notes the `durable` argument of each segment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def files() -> Durability:
 
 @pytest.fixture
 def spares() -> list[int]:
-    """How many segments there were each time a spare was made."""
+    """Return a list of the number of segments each time a spare was allocated."""
     return []
 
 
@@ -70,7 +70,7 @@ async def test_a_spare_is_made_before_it_is_needed(
     assert (writer.number, writer.offset, writer.room, writer.has_failed) == (1, 0, SIZE, False)
 
 
-async def test_writing_goes_on_in_the_spare(begin: Begin, files: Durability, spares: list[int]) -> None:
+async def test_rotating_continues_in_the_spare_segment(begin: Begin, files: Durability, spares: list[int]) -> None:
     writer = begin()
     await until(lambda: spares)
     writer.write(b"abc")
@@ -89,22 +89,20 @@ async def test_writing_goes_on_in_the_spare(begin: Begin, files: Durability, spa
     await until(lambda: spares == [2, 3])
 
 
-async def test_without_a_spare_it_cannot_go_on(
-    begin: Begin, files: Durability, heard: Heard, spares: list[int]
-) -> None:
+async def test_rotating_without_a_spare_fails(begin: Begin, files: Durability, heard: Heard, spares: list[int]) -> None:
     writer = begin()
-    with pytest.raises(OSError, match="no space could be set aside"):
+    with pytest.raises(OSError, match="no space for another segment"):
         writer.rotate()
     assert writer.number == 1
     await until(lambda: spares)
     files.fails["create"] = ALWAYS
     files.close(writer.rotate())
     await until(lambda: writer.has_failed)
-    with pytest.raises(OSError, match="no space could be set aside"):
+    with pytest.raises(OSError, match="no space for another segment"):
         writer.rotate()
 
 
-async def test_a_spare_is_tried_again_until_there_is_space(
+async def test_allocating_a_spare_is_retried_until_there_is_space(
     begin: Begin, files: Durability, heard: Heard, spares: list[int]
 ) -> None:
     writer = begin()
@@ -114,7 +112,7 @@ async def test_a_spare_is_tried_again_until_there_is_space(
         files.close(writer.rotate())
         await until(lambda: writer.has_failed)
         count = len(spares)
-        await until(lambda: len(spares) > count)  # noqa: B023 - it is waited for here
+        await until(lambda: len(spares) > count)  # noqa: B023 - called within this round
         assert files.fails["create"] == 0
         assert not writer.has_failed
 
@@ -122,7 +120,7 @@ async def test_a_spare_is_tried_again_until_there_is_space(
     assert heard.events == 2 * [("no space for the usage journal's next segment", fields)]
 
 
-async def test_closing_leaves_what_was_written_only(
+async def test_closing_keeps_written_segments_and_deletes_the_spare(
     tmp_path: Path, files: Durability, heard: Heard, spares: list[int]
 ) -> None:
     directory = WriterDir.make(tmp_path / "journal" / "writer")
@@ -136,14 +134,16 @@ async def test_closing_leaves_what_was_written_only(
     assert files.open_fds == set()
 
 
-async def test_nothing_is_tried_after_closing(tmp_path: Path, files: Durability, heard: Heard) -> None:
-    """Whether the failure came before or comes while it is closed."""
+async def test_no_spare_is_allocated_after_closing(tmp_path: Path, files: Durability, heard: Heard) -> None:
+    """Whether allocating failed before `close` or fails during it."""
     for number, is_waited_for in enumerate((True, False)):
         files.fails.clear()
         directory = WriterDir.make(tmp_path / "journal" / f"writer-{number}")
-        writer = SegmentWriter(directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.gate.set)
+        writer = SegmentWriter(
+            directory, SIZE, FailsSecond(), durable=False, log=heard, on_spare=files.syncs_allowed.set
+        )
         if is_waited_for:
-            await until(lambda: writer.has_failed)  # noqa: B023 - it is waited for here
+            await until(lambda: writer.has_failed)  # noqa: B023 - called within this round
         await writer.close()
         made = len(directory.segments())
         await asyncio.sleep(RETRY_S + 0.1)
@@ -151,7 +151,7 @@ async def test_nothing_is_tried_after_closing(tmp_path: Path, files: Durability,
 
 
 class FailsSecond(FileSystem):
-    """No space for a second segment, the first time it is tried."""
+    """A file system without space for the second segment at the first try."""
 
     def __init__(self) -> None:
         self._tries = 0

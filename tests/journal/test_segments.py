@@ -22,7 +22,7 @@ def test_a_directory_is_made_for_its_owner_only(directory: WriterDir) -> None:
     assert (directory.path / "writer.lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_one_at_a_time_holds_a_directory(directory: WriterDir) -> None:
+def test_a_directory_is_locked_by_one_holder_at_a_time(directory: WriterDir) -> None:
     with pytest.raises(BlockingIOError):
         WriterDir(directory.path)
 
@@ -31,7 +31,7 @@ def test_one_at_a_time_holds_a_directory(directory: WriterDir) -> None:
     WriterDir(directory.path).close()
 
 
-def test_looking_at_a_held_directory_leaves_no_file_open(directory: WriterDir) -> None:
+def test_failing_to_lock_a_directory_leaves_no_file_open(directory: WriterDir) -> None:
     descriptors = open_files()
     with pytest.raises(BlockingIOError):
         WriterDir(directory.path)
@@ -39,7 +39,7 @@ def test_looking_at_a_held_directory_leaves_no_file_open(directory: WriterDir) -
     assert open_files() == descriptors
 
 
-def test_making_one_makes_what_is_above_it_and_leaves_the_lock_open_only(tmp_path: Path) -> None:
+def test_making_a_directory_makes_its_parents_and_keeps_only_the_lock_open(tmp_path: Path) -> None:
     descriptors = open_files()
     directory = WriterDir.make(tmp_path / "data" / "journal" / "writer")
     assert open_files() == descriptors + 1
@@ -48,7 +48,7 @@ def test_making_one_makes_what_is_above_it_and_leaves_the_lock_open_only(tmp_pat
     assert open_files() == descriptors
 
 
-def test_another_process_cannot_have_it_either(directory: WriterDir) -> None:
+def test_another_process_cannot_lock_the_directory(directory: WriterDir) -> None:
     code = f"import pathlib, llm_gateway.journal.segments as s; s.WriterDir(pathlib.Path({str(directory.path)!r}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
@@ -63,7 +63,7 @@ def test_segments_are_listed_in_order(directory: WriterDir) -> None:
     assert directory.segment(2) == directory.path / "000002.seg"
 
 
-def test_a_checkpoint_is_kept(directory: WriterDir) -> None:
+def test_a_stored_checkpoint_is_read_back(directory: WriterDir) -> None:
     assert directory.checkpoint() == START == Position(1, 0)
 
     directory.keep_checkpoint(Position(3, 17))
@@ -74,13 +74,13 @@ def test_a_checkpoint_is_kept(directory: WriterDir) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1,2]", '{"segment":0,"offset":0}', '{"segment":1,"offset":-1}'])
-def test_a_checkpoint_that_cannot_be_read_is_the_start(directory: WriterDir, content: str) -> None:
+def test_an_unreadable_checkpoint_means_the_start_of_the_journal(directory: WriterDir, content: str) -> None:
     (directory.path / "checkpoint").write_text(content)
 
     assert directory.checkpoint() == START
 
 
-def test_a_directory_is_removed_with_all_it_holds(directory: WriterDir) -> None:
+def test_removing_a_directory_deletes_all_its_files(directory: WriterDir) -> None:
     directory.segment(1).touch()
     descriptors = open_files()
 
@@ -90,7 +90,7 @@ def test_a_directory_is_removed_with_all_it_holds(directory: WriterDir) -> None:
     assert open_files() == descriptors - 1
 
 
-def test_a_directory_that_cannot_be_removed_is_given_up(directory: WriterDir) -> None:
+def test_a_directory_that_cannot_be_removed_is_unlocked(directory: WriterDir) -> None:
     (directory.path / "folder").mkdir()
 
     with pytest.raises(OSError, match="folder"):
@@ -101,7 +101,7 @@ def test_a_directory_that_cannot_be_removed_is_given_up(directory: WriterDir) ->
 
 @pytest.mark.parametrize("durable", [True, False])
 @pytest.mark.parametrize("size", [5000, 2 * 1024 * 1024 + 1])
-def test_a_new_file_is_zeros_whose_space_is_there(tmp_path: Path, size: int, durable: bool) -> None:
+def test_a_new_segment_is_zeros_with_its_space_allocated(tmp_path: Path, size: int, durable: bool) -> None:
     fd = FileSystem().create(tmp_path / "file", size, durable=durable)
 
     try:
@@ -112,21 +112,21 @@ def test_a_new_file_is_zeros_whose_space_is_there(tmp_path: Path, size: int, dur
 
 
 def written_bytes() -> int:
-    """What this process has written so far, to files and elsewhere (proc(5): wchar)."""
+    """Return the number of bytes this process has written so far, to files and elsewhere (proc(5): wchar)."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say what was written")
 @pytest.mark.parametrize("size", [5000, 2 * 1024 * 1024 + 1])
-def test_the_zeros_of_a_durable_file_are_written_once(tmp_path: Path, size: int) -> None:
+def test_the_zeros_of_a_durable_segment_are_written_once(tmp_path: Path, size: int) -> None:
     for durable, expected in ((True, size), (False, 0)):
         before = written_bytes()
         os.close(FileSystem().create(tmp_path / "file", size, durable=durable))
         assert written_bytes() - before == expected
 
 
-def test_a_descriptor_is_given_up(tmp_path: Path) -> None:
+def test_closing_closes_the_file_descriptor(tmp_path: Path) -> None:
     descriptors = open_files()
     fd = FileSystem().create(tmp_path / "file", 10, durable=False)
     assert open_files() == descriptors + 1
@@ -136,7 +136,7 @@ def test_a_descriptor_is_given_up(tmp_path: Path) -> None:
     assert open_files() == descriptors
 
 
-def test_a_file_there_is_no_space_for_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_segment_without_space_leaves_no_file_behind(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     descriptors = open_files()
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

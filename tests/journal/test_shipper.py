@@ -25,7 +25,7 @@ from tests.journal.samples import until as in_time
 from tests.journal.shipping import Journal, until
 
 
-def test_records_are_shipped_by_themselves(journal: Journal, database: Database, shipper: Shipper) -> None:
+def test_records_are_shipped_without_a_flush(journal: Journal, database: Database, shipper: Shipper) -> None:
     journal.append(settled_frames(range(3)))
 
     until(lambda: database.numbers() == [0, 1, 2], timeout_s=1)
@@ -38,7 +38,7 @@ def test_a_flush_ships_what_was_appended_before(journal: Journal, database: Data
         assert number in database.numbers()
 
 
-def test_a_flush_waits_no_longer_than_it_must(journal: Journal, shipper: Shipper) -> None:
+def test_a_flush_returns_as_soon_as_everything_is_shipped(journal: Journal, shipper: Shipper) -> None:
     for number in range(3):
         journal.append(settled_frames(range(number, number + 1)))
         began = time.monotonic()
@@ -47,19 +47,19 @@ def test_a_flush_waits_no_longer_than_it_must(journal: Journal, shipper: Shipper
     assert shipper.flush(60)
 
 
-def test_the_first_entry_is_waited_for(journal: Journal, database: Database, shipper: Shipper) -> None:
+def test_a_flush_waits_for_the_first_entry(journal: Journal, database: Database, shipper: Shipper) -> None:
     database.is_down = StoreUnavailable("gone")
     journal.append(frame("S", 1, settled(1)))
 
     assert not shipper.flush(0.3)
 
 
-def test_the_end_ends_a_flush(journal: Journal, shipper: Shipper) -> None:
+def test_a_waiting_flush_ends_when_the_shipper_stops(journal: Journal, shipper: Shipper) -> None:
     journal.appended += 1
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(shipper.flush(60)))
     thread.start()
-    time.sleep(0.3)  # it waits by now
+    time.sleep(0.3)  # the flush is waiting by now
 
     assert not shipper.stop(5)
     thread.join(20)
@@ -81,7 +81,7 @@ def test_a_flush_waits_for_what_is_not_written_yet(journal: Journal, database: D
     assert database.numbers() == [0, 1]
 
 
-def test_flushes_from_many_threads(journal: Journal, database: Database, shipper: Shipper) -> None:
+def test_flushes_from_many_threads_all_return(journal: Journal, database: Database, shipper: Shipper) -> None:
     journal.append(settled_frames(range(100)))
     results: list[bool] = []
     threads = [threading.Thread(target=lambda: results.append(shipper.flush(5))) for _ in range(10)]
@@ -117,7 +117,7 @@ def test_stopping_ships_the_rest_and_removes_the_directory(
     assert not journal.directory.path.exists()
 
 
-def test_stopping_again_does_nothing(journal: Journal, heard: Heard, shipper: Shipper) -> None:
+def test_a_second_stop_has_no_effect(journal: Journal, heard: Heard, shipper: Shipper) -> None:
     journal.append(settled_frames(range(3)))
     journal.is_closed = True
     descriptors = open_files()
@@ -142,14 +142,14 @@ def test_a_request_that_is_still_open_keeps_the_directory_for_the_next_start(
     WriterDir(journal.directory.path).close()
 
 
-def test_the_directory_of_a_writer_that_goes_on_stays(journal: Journal, shipper: Shipper) -> None:
+def test_stopping_keeps_the_directory_of_an_open_writer(journal: Journal, shipper: Shipper) -> None:
     assert shipper.stop(5)
 
     with pytest.raises(BlockingIOError):
         WriterDir(journal.directory.path)
 
 
-async def test_a_writer_and_its_shipper(tmp_path: Path, database: Database, heard: Heard) -> None:
+async def test_entries_of_a_real_writer_are_shipped(tmp_path: Path, database: Database, heard: Heard) -> None:
     writer = JournalWriter.open(tmp_path, fsync="always", segment_bytes=50_000)
     shipper = Shipper(writer, database, log=heard)
     shipper.start()
@@ -161,9 +161,8 @@ async def test_a_writer_and_its_shipper(tmp_path: Path, database: Database, hear
         await writer.durable()
 
     for batch in range(30):
-        await in_time(
-            lambda: writer._segments._spare is not None
-        )  # on a busy machine it may come later than it is needed
+        # On a busy machine the spare segment may come late.
+        await in_time(lambda: writer._segments._spare is not None)
         await asyncio.gather(*(one(number) for number in range(batch * 10, batch * 10 + 10)))
     assert await asyncio.to_thread(shipper.flush, 5)
     assert database.numbers() == list(range(300))
@@ -178,7 +177,7 @@ async def test_a_writer_and_its_shipper(tmp_path: Path, database: Database, hear
     assert heard.events == []
 
 
-def test_what_is_behind_grows_while_the_database_is_away_and_ends_with_it(
+def test_the_lag_grows_while_the_database_is_down_and_ends_with_it(
     journal: Journal, database: Database, shipper: Shipper
 ) -> None:
     assert shipper.behind() == (0, 0.0)
@@ -191,18 +190,18 @@ def test_what_is_behind_grows_while_the_database_is_away_and_ends_with_it(
     journal.append(frames)
     second = shipper.behind()
     assert second.size == 2 * len(frames)
-    assert second.seconds >= 0.5  # never less than the age of the oldest entry
+    assert second.seconds >= 0.5  # at least the age of the oldest entry
 
     database.is_down = None
     assert shipper.flush(10)
 
     assert shipper.behind() == (0, 0.0)
     journal.append(frames)
-    assert shipper.behind().seconds < 0.5  # counted anew, not from the start
+    assert shipper.behind().seconds < 0.5  # the age counts from the last complete shipment, not from the start
     until(lambda: shipper.behind() == (0, 0.0))
 
 
-def test_bytes_behind_are_counted_over_segments(journal: Journal, database: Database, shipper: Shipper) -> None:
+def test_the_lag_in_bytes_counts_across_segments(journal: Journal, database: Database, shipper: Shipper) -> None:
     database.is_down = StoreUnavailable("gone")
     journal.append(settled_frames(range(3)))
     journal.rotate()

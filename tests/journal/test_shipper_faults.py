@@ -1,4 +1,4 @@
-"""The shipper beside a database, a journal or a log that fails."""
+"""The shipper when the database, the journal or the log fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def test_records_wait_while_the_database_is_down(
     assert shipper.flush(5)
     assert database.numbers() == list(range(1000))
     assert heard.events == [
-        ("usage records wait in the journal", {"level": "warning", "reason": "The database is locked."}),
+        (
+            "usage records cannot be stored and wait in the journal",
+            {"level": "warning", "reason": "The database is locked."},
+        ),
         ("usage records are stored again", {}),
     ]
 
@@ -57,7 +60,7 @@ def test_an_ambiguous_commit_is_sent_again(journal: Journal, database: Database,
     assert database.numbers() == [0, 1, 2]
 
 
-def test_whatever_the_sink_raises_the_records_are_tried_again(
+def test_records_are_sent_again_after_any_exception_of_the_sink(
     journal: Journal, database: Database, heard: Heard, shipper: Shipper
 ) -> None:
     database.before = [KeyError("a defect")]
@@ -70,7 +73,7 @@ def test_whatever_the_sink_raises_the_records_are_tried_again(
 
 
 class Spoilt(dict[str, UsageRecord]):
-    """Fails when it is asked for one record the first time, in the midst of others."""
+    """A dictionary of records that fails at the first lookup of one record in the middle of a batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Data
     assert open_files() == descriptors
     assert heard.events == [
         (
-            "usage records wait in the journal",
+            "usage records cannot be stored and wait in the journal",
             {"level": "error", "reason": "MemoryError('no space for one more')"},
         ),
         ("usage records are stored again", {}),
@@ -106,7 +109,7 @@ def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Data
     assert shipper.stop(5)
 
 
-def test_a_journal_that_cannot_be_read_is_read_later(
+def test_an_unreadable_journal_is_read_again_later(
     journal: Journal, database: Database, heard: Heard, shipper: Shipper
 ) -> None:
     journal.append(settled_frames(range(3)))
@@ -115,7 +118,7 @@ def test_a_journal_that_cannot_be_read_is_read_later(
     journal.directory.segment(2).unlink()
     journal.directory.segment(2).mkdir()
     journal.written = journal.written._replace(offset=10)
-    until(lambda: heard.names() == ["usage records wait in the journal"])
+    until(lambda: heard.names() == ["usage records cannot be stored and wait in the journal"])
 
     journal.directory.segment(2).rmdir()
     journal.directory.segment(2).write_bytes(bytes(10_000))
@@ -126,7 +129,7 @@ def test_a_journal_that_cannot_be_read_is_read_later(
     assert database.numbers() == list(range(5))
 
 
-def test_a_log_that_fails_does_not_end_it(journal: Journal, database: Database) -> None:
+def test_a_log_that_raises_does_not_end_the_shipper(journal: Journal, database: Database) -> None:
     def no_log(event: str, **fields: object) -> None:
         raise OSError("the log is full")
 
@@ -144,7 +147,9 @@ def test_a_log_that_fails_does_not_end_it(journal: Journal, database: Database) 
     assert (before, during, shipper.is_alive) == (False, True, False)
 
 
-def test_every_reason_is_told_once(journal: Journal, database: Database, heard: Heard, shipper: Shipper) -> None:
+def test_each_reason_of_a_series_is_logged_once(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
     down = [StoreUnavailable("locked"), StoreUnavailable("locked"), KeyError("a defect"), StoreUnavailable("locked")]
     for _ in range(2):
         database.before = list(down)
@@ -155,7 +160,7 @@ def test_every_reason_is_told_once(journal: Journal, database: Database, heard: 
     assert told == 2 * [("warning", "locked"), ("error", "KeyError('a defect')"), ("warning", "locked")]
 
 
-def test_a_refused_record_does_not_hold_the_others_up(journal: Journal, database: Database, shipper: Shipper) -> None:
+def test_a_refused_record_does_not_delay_the_others(journal: Journal, database: Database, shipper: Shipper) -> None:
     database.refused = {request_id(7)}
     journal.append(settled_frames(range(20)))
 
@@ -174,7 +179,7 @@ def test_stopping_outlasts_a_defect(journal: Journal, database: Database, shippe
     assert database.numbers() == [0, 1, 2]
 
 
-def test_entries_that_were_never_written_keep_the_directory(journal: Journal, shipper: Shipper) -> None:
+def test_unwritten_entries_keep_the_directory(journal: Journal, shipper: Shipper) -> None:
     journal.append(settled_frames(range(2)))
     journal.appended += 1
     journal.is_closed = True
@@ -183,7 +188,7 @@ def test_entries_that_were_never_written_keep_the_directory(journal: Journal, sh
     assert journal.directory.path.exists()
 
 
-def test_stopping_does_not_wait_longer_than_told_for_the_database(
+def test_stopping_waits_for_the_database_at_most_its_timeout(
     journal: Journal, database: Database, shipper: Shipper
 ) -> None:
     database.is_down = StoreUnavailable("gone")
@@ -200,11 +205,11 @@ def test_stopping_does_not_wait_longer_than_told_for_the_database(
     WriterDir(journal.directory.path).close()
 
 
-def test_a_sink_that_hangs_does_not_hold_the_stop_up(journal: Journal, heard: Heard) -> None:
-    gate = threading.Event()
+def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Heard) -> None:
+    released = threading.Event()
 
     def hang(_: list[UsageRecord]) -> None:
-        gate.wait(10)
+        released.wait(10)
 
     shipper = Shipper(journal, hang, log=heard)
     shipper.start()
@@ -216,16 +221,16 @@ def test_a_sink_that_hangs_does_not_hold_the_stop_up(journal: Journal, heard: He
 
     with pytest.raises(BlockingIOError):
         WriterDir(journal.directory.path)
-    gate.set()
+    released.set()
 
 
-def test_a_directory_that_cannot_be_removed_is_left(journal: Journal, heard: Heard, shipper: Shipper) -> None:
+def test_a_directory_that_cannot_be_deleted_is_logged(journal: Journal, heard: Heard, shipper: Shipper) -> None:
     (journal.directory.path / "folder").mkdir()
     journal.is_closed = True
 
     assert shipper.stop(5)
 
-    assert heard.names() == ["the usage journal's directory stays"]
+    assert heard.names() == ["cannot delete the usage journal's directory"]
     WriterDir(journal.directory.path).close()
 
 
@@ -246,7 +251,7 @@ asyncio.run(main())
 """
 
 
-def test_no_thread_keeps_a_process_alive_that_ends(tmp_path: Path) -> None:
+def test_the_shipper_thread_does_not_keep_a_process_alive(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", ENDS, str(tmp_path)], check=False, timeout=30)
 
     assert run.returncode == 0

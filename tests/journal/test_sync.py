@@ -1,4 +1,4 @@
-"""One contract for all that syncs: by the kernel, by a thread, and by the kernel until it refuses."""
+"""Contract of all syncers: by Linux AIO, by a thread, and by Linux AIO until the kernel refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMORY = Path("/dev/shm")
 
 
 class RefusingAio(AioContext):
-    """Takes `accepts` descriptors and refuses the rest."""
+    """Linux AIO that accepts `accepts` descriptors and refuses the rest."""
 
     def __init__(self, accepts: int, error: int = errno.EAGAIN) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class RefusingAio(AioContext):
 
 
 class FailingAio(AioContext):
-    """Ends the syncs with the results that it is told, then as they really end."""
+    """Linux AIO that returns the given results first, then real ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def fds(folder: Path) -> Iterator[list[int]]:
-    """Files that were just written."""
+    """Return descriptors of files that were just written."""
     opened = [os.open(folder / f"{number}", os.O_RDWR | os.O_CREAT, 0o600) for number in range(2 * MOST_AT_ONCE + 1)]
     for fd in opened:
         os.write(fd, b"an entry")
@@ -99,7 +99,7 @@ def fds(folder: Path) -> Iterator[list[int]]:
 
 @pytest.fixture
 def pipe() -> Iterator[int]:
-    """A descriptor that no fdatasync takes."""
+    """Return a pipe's descriptor, for which fdatasync fails."""
     ends = os.pipe()
     yield ends[0]
     for end in ends:
@@ -109,35 +109,37 @@ def pipe() -> Iterator[int]:
 async def outcome(syncer: Syncer, fds: Sequence[int]) -> OSError | None:
     ended: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
     syncer.sync(fds, ended.set_result)
-    assert not ended.done()  # never from within the call: whoever syncs is not ready to hear
+    assert not ended.done()  # never from within `sync`: the caller is not ready for its callback yet
     return await asyncio.wait_for(ended, 5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 1])
-async def test_any_number_of_files_is_synced_and_told_once(syncer: Syncer, fds: list[int], count: int) -> None:
+async def test_any_number_of_files_is_synced_and_reported_once(syncer: Syncer, fds: list[int], count: int) -> None:
     assert await outcome(syncer, fds[:count]) is None
 
 
-async def test_one_sync_after_the_other(syncer: Syncer, fds: list[int]) -> None:
+async def test_syncs_run_one_after_the_other(syncer: Syncer, fds: list[int]) -> None:
     for number in range(20):
         os.write(fds[0], b"another entry")
         assert await outcome(syncer, fds[: number % 3 + 1]) is None
 
 
-async def test_the_next_sync_may_begin_when_one_is_told(syncer: Syncer, fds: list[int]) -> None:
+async def test_the_next_sync_may_start_in_the_callback_of_the_last(syncer: Syncer, fds: list[int]) -> None:
     told = asyncio.Event()
     syncer.sync(fds[:1], lambda _: syncer.sync(fds[1:2], lambda _: told.set()))
     await asyncio.wait_for(told.wait(), 5)
 
 
 @pytest.mark.parametrize("place", [0, 1, MOST_AT_ONCE, 2 * MOST_AT_ONCE])
-async def test_one_file_that_cannot_be_synced_fails_all(syncer: Syncer, fds: list[int], pipe: int, place: int) -> None:
+async def test_one_file_that_cannot_be_synced_fails_the_whole_sync(
+    syncer: Syncer, fds: list[int], pipe: int, place: int
+) -> None:
     failed = await outcome(syncer, [*fds[:place], pipe, *fds[place:]])
     assert failed is not None
     assert failed.errno == errno.EINVAL
 
 
-async def test_a_descriptor_that_is_closed_fails(syncer: Syncer, fds: list[int]) -> None:
+async def test_syncing_a_closed_descriptor_fails(syncer: Syncer, fds: list[int]) -> None:
     ends = os.pipe()
     for end in ends:
         os.close(end)
@@ -146,12 +148,12 @@ async def test_a_descriptor_that_is_closed_fails(syncer: Syncer, fds: list[int])
     assert failed.errno == errno.EBADF
 
 
-async def test_after_a_failure_the_next_sync_is_told_for_itself(syncer: Syncer, fds: list[int], pipe: int) -> None:
+async def test_a_failed_sync_does_not_fail_the_next(syncer: Syncer, fds: list[int], pipe: int) -> None:
     assert await outcome(syncer, [pipe]) is not None
     assert await outcome(syncer, fds[:2]) is None
 
 
-async def test_closing_waits_for_what_runs_and_begins_nothing_more(syncer: Syncer, fds: list[int]) -> None:
+async def test_closing_waits_for_the_running_sync_and_starts_none(syncer: Syncer, fds: list[int]) -> None:
     told: list[OSError | None] = []
     syncer.sync(fds[:3], told.append)
     await syncer.close()
@@ -162,7 +164,7 @@ async def test_closing_waits_for_what_runs_and_begins_nothing_more(syncer: Synce
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_a_result_that_is_an_error_is_told(fds: list[int], place: int) -> None:
+async def test_an_error_in_a_result_fails_the_sync(fds: list[int], place: int) -> None:
     needs_aio()
     aio = FailingAio()
     syncer = AioSyncer(aio, lambda _: ThreadSyncer(os.fdatasync))
@@ -174,7 +176,7 @@ async def test_a_result_that_is_an_error_is_told(fds: list[int], place: int) -> 
     await syncer.close()
 
 
-async def test_a_failed_result_and_a_refusal_after_it_tell_of_the_failure(fds: list[int]) -> None:
+async def test_a_failed_result_before_a_refusal_is_still_reported(fds: list[int]) -> None:
     needs_aio()
 
     class Both(RefusingAio):
@@ -189,7 +191,7 @@ async def test_a_failed_result_and_a_refusal_after_it_tell_of_the_failure(fds: l
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.EAGAIN])
-async def test_a_kernel_that_refuses_is_asked_once(fds: list[int], error: int) -> None:
+async def test_a_kernel_that_refuses_is_not_tried_again(fds: list[int], error: int) -> None:
     needs_aio()
     refusals: list[OSError] = []
 
@@ -204,7 +206,7 @@ async def test_a_kernel_that_refuses_is_asked_once(fds: list[int], error: int) -
     await syncer.close()
 
 
-async def test_when_no_thread_can_take_over_the_sync_has_failed(fds: list[int]) -> None:
+async def test_the_sync_fails_if_no_thread_can_take_over(fds: list[int]) -> None:
     needs_aio()
 
     def no_thread(_refused: OSError) -> Syncer:
@@ -216,7 +218,7 @@ async def test_when_no_thread_can_take_over_the_sync_has_failed(fds: list[int]) 
     await syncer.close()
 
 
-async def test_syncing_twice_at_once_is_a_mistake(fds: list[int]) -> None:
+async def test_a_second_sync_at_the_same_time_raises(fds: list[int]) -> None:
     needs_aio()
     syncer = by_kernel()
     syncer.sync(fds[:1], lambda _: None)
@@ -225,7 +227,7 @@ async def test_syncing_twice_at_once_is_a_mistake(fds: list[int]) -> None:
     await syncer.close()
 
 
-async def test_the_kernel_is_taken_where_it_works_and_leaves_nothing_open(fds: list[int]) -> None:
+async def test_linux_aio_is_used_where_it_works_and_leaves_nothing_open(fds: list[int]) -> None:
     needs_aio()
     heard, before, threads = Heard(), open_files(), threading.active_count()
     syncer = open_syncer(os.fdatasync, heard)
@@ -235,7 +237,7 @@ async def test_the_kernel_is_taken_where_it_works_and_leaves_nothing_open(fds: l
     assert (heard.events, open_files()) == ([], before)
 
 
-async def test_where_the_kernel_has_none_a_thread_does_it_and_the_log_says_so(fds: list[int]) -> None:
+async def test_without_linux_aio_a_thread_syncs_and_it_is_logged(fds: list[int]) -> None:
     heard, synced = Heard(), list[int]()
 
     def refuse() -> AioContext:
@@ -247,7 +249,7 @@ async def test_where_the_kernel_has_none_a_thread_does_it_and_the_log_says_so(fd
     assert synced == [fds[0], fds[0]]
     assert heard.events == [
         (
-            "the kernel does not sync the usage journal asynchronously: a thread does",
+            "Linux AIO is unavailable: a thread syncs the usage journal",
             {"reason": "[Errno 38] Function not implemented"},
         )
     ]
@@ -255,7 +257,7 @@ async def test_where_the_kernel_has_none_a_thread_does_it_and_the_log_says_so(fd
     await until(lambda: "journal-sync" not in {thread.name for thread in threading.enumerate()})
 
 
-def test_the_descriptor_of_the_kernels_events_is_not_inherited() -> None:
+def test_the_eventfd_is_not_inherited_by_child_processes() -> None:
     needs_aio()
     aio = AioContext()
     assert not os.get_inheritable(aio.eventfd)

@@ -1,4 +1,4 @@
-"""A background thread's pauses."""
+"""Pauses of a throttled background thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llm_gateway.journal.throttle import Throttle
 
 
 class Time:
-    """A clock that stands still but for `work` and for sleeping."""
+    """A clock that only `work` and sleeping move."""
 
     def __init__(self) -> None:
         self.now = 100.0

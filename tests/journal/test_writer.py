@@ -51,7 +51,7 @@ async def open_writer(tmp_path: Path, files: FailingFileSystem) -> AsyncIterator
 
 
 def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
-    """(kind, number) of every entry in the segments, which hold no damage."""
+    """Return (kind, number) of every entry in the segments; fail if they are damaged."""
     found: list[tuple[str, int]] = []
     for number in writer.directory.segments():
         entries, damage = scan(writer.directory.segment(number).read_bytes())
@@ -61,7 +61,7 @@ def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
 
 
 async def is_waiting(waiter: Awaitable[None]) -> bool:
-    """Whether it still waits after a while that is enough for anything that is not held up."""
+    """Return True if the future is still pending after enough time for anything that is not blocked."""
     done, _ = await asyncio.wait([asyncio.ensure_future(waiter)], timeout=0.1)
     return not done
 
@@ -86,7 +86,7 @@ async def test_an_intent_is_in_the_kernel_when_it_returns(open_writer: Open) -> 
     assert writer.appended == 1
 
 
-async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_the_entries_of_one_loop_turn_are_written_together(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer()
 
     writer.outcome(request_id(1), b"{}")
@@ -100,7 +100,7 @@ async def test_the_entries_of_a_turn_go_out_in_one_write(open_writer: Open, file
     assert writer.written == WrittenPosition(1, len(files.writes[0]), 3)
 
 
-async def test_intents_of_a_turn_go_out_in_one_write_and_go_on_together(
+async def test_the_intents_of_one_loop_turn_share_a_write_and_return_together(
     open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = open_writer()
@@ -111,7 +111,9 @@ async def test_intents_of_a_turn_go_out_in_one_write_and_go_on_together(
 
 
 @pytest.mark.parametrize("kind", ["O", "S"])
-async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: FailingFileSystem, kind: Kind) -> None:
+async def test_a_single_entry_is_written_in_its_loop_turn(
+    open_writer: Open, files: FailingFileSystem, kind: Kind
+) -> None:
     writer = open_writer()
     (writer.outcome if kind == "O" else writer.settle)(request_id(1), b"{}")
     await asyncio.sleep(0)
@@ -119,7 +121,9 @@ async def test_an_entry_alone_goes_out_with_its_turn(open_writer: Open, files: F
     assert files.writes == [frame(kind, 1, b"{}")]
 
 
-async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_an_intent_is_written_with_the_entries_waiting_before_it(
+    open_writer: Open, files: FailingFileSystem
+) -> None:
     writer = open_writer()
 
     writer.settle(request_id(1), settled(1))
@@ -130,35 +134,35 @@ async def test_an_intent_takes_what_waits_before_it_along(open_writer: Open, fil
 
 
 @pytest.mark.parametrize("fsync", ["interval", "off"])
-async def test_without_always_durable_means_written(open_writer: Open, files: FailingFileSystem, fsync: Fsync) -> None:
-    files.gate.clear()
+async def test_durable_waits_only_for_the_write_unless_fsync_is_always(
+    open_writer: Open, files: FailingFileSystem, fsync: Fsync
+) -> None:
+    files.syncs_allowed.clear()
     writer = open_writer(fsync)
     writer.settle(request_id(1), settled(1))
 
     await asyncio.wait_for(writer.durable(), 1)
 
     assert on_disk(writer) == [("S", 1)]
-    files.gate.set()
+    files.syncs_allowed.set()
 
 
-async def test_always_waits_for_the_sync(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_durable_waits_for_the_sync_if_fsync_is_always(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    files.gate.clear()
+    files.syncs_allowed.clear()
     writer.settle(request_id(1), settled(1))
     waiter = asyncio.ensure_future(writer.durable())
     assert await is_waiting(waiter)
 
-    files.gate.set()
+    files.syncs_allowed.set()
 
     await asyncio.wait_for(waiter, 1)
     assert files.syncs == 1
 
 
-async def test_who_comes_during_a_sync_waits_for_the_next_one_together(
-    open_writer: Open, files: FailingFileSystem
-) -> None:
+async def test_entries_appended_during_a_sync_share_the_next_one(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    files.gate.clear()
+    files.syncs_allowed.clear()
     waiters = []
     for number in range(5):
         writer.settle(request_id(number), settled(number))
@@ -166,15 +170,15 @@ async def test_who_comes_during_a_sync_waits_for_the_next_one_together(
         await asyncio.sleep(0.01)
     assert len(files.writes) == 5
 
-    files.gate.set()
+    files.syncs_allowed.set()
     await asyncio.gather(*waiters)
 
     assert files.syncs == 2
 
 
-async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_concurrent_requests_share_a_write_and_a_sync(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    await until(lambda: writer._segments._spare is not None)  # what makes it wakes the loop, which flushes then
+    await until(lambda: writer._segments._spare is not None)  # allocating it triggers a flush
 
     async def one(number: int) -> None:
         writer.settle(request_id(number), settled(number))
@@ -185,7 +189,7 @@ async def test_many_at_once_share_a_write_and_a_sync(open_writer: Open, files: F
     assert (len(files.writes), files.syncs) == (1, 1)
 
 
-async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_durable_returns_at_once_if_everything_is_synced(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     await asyncio.wait_for(writer.durable(), 1)
     writer.settle(request_id(1), settled(1))
@@ -196,30 +200,30 @@ async def test_what_is_durable_already_is_not_waited_for(open_writer: Open, file
 
 
 @pytest.mark.parametrize("fsync", POLICIES)
-async def test_nobody_waits_for_what_is_durable_already(open_writer: Open, fsync: Fsync) -> None:
+async def test_durable_without_new_entries_does_not_suspend(open_writer: Open, fsync: Fsync) -> None:
     writer = open_writer(fsync)
     writer.settle(request_id(1), settled(1))
     await writer.durable()
 
-    with pytest.raises(StopIteration):  # it returns without having been suspended
+    with pytest.raises(StopIteration):  # it returns without suspending
         writer.durable().send(None)
 
 
-async def test_a_waiter_that_is_cancelled_takes_none_with_it(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_a_cancelled_waiter_does_not_cancel_the_others(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
-    files.gate.clear()
+    files.syncs_allowed.clear()
     writer.settle(request_id(1), settled(1))
     gone, stays = asyncio.ensure_future(writer.durable()), asyncio.ensure_future(writer.durable())
     await asyncio.sleep(0.01)
     gone.cancel()
-    files.gate.set()
+    files.syncs_allowed.set()
 
     await asyncio.wait_for(stays, 1)
     assert gone.cancelled()
 
 
 @pytest.mark.parametrize(("fsync", "syncs"), [("always", 1), ("interval", 1), ("off", 0)])
-async def test_what_nobody_waits_for_is_synced_in_time(
+async def test_entries_without_a_waiter_are_synced_within_the_interval(
     open_writer: Open, files: FailingFileSystem, fsync: Fsync, syncs: int
 ) -> None:
     writer = open_writer(fsync)
@@ -228,26 +232,28 @@ async def test_what_nobody_waits_for_is_synced_in_time(
     assert files.syncs == 0
 
     await until(lambda: files.syncs >= syncs)
-    await asyncio.sleep(2 * INTERVAL_S)  # in which there must be no more
+    await asyncio.sleep(2 * INTERVAL_S)  # no further sync may follow
 
     assert files.syncs == syncs
 
 
 @pytest.mark.parametrize(("fsync", "syncs"), [("always", 1), ("interval", 1), ("off", 0)])
-async def test_an_intent_alone_is_synced_in_time(
+async def test_a_single_intent_is_synced_within_the_interval(
     open_writer: Open, files: FailingFileSystem, fsync: Fsync, syncs: int
 ) -> None:
     writer = open_writer(fsync)
     await writer.intent(request_id(1), intent(1))
 
     await until(lambda: files.syncs >= syncs)
-    await asyncio.sleep(2 * INTERVAL_S)  # in which there must be no more
+    await asyncio.sleep(2 * INTERVAL_S)  # no further sync may follow
 
     assert files.syncs == syncs
 
 
 @pytest.mark.parametrize("fsync", POLICIES)
-async def test_segments_follow_each_other(open_writer: Open, files: FailingFileSystem, fsync: Fsync) -> None:
+async def test_a_full_segment_is_followed_by_the_next(
+    open_writer: Open, files: FailingFileSystem, fsync: Fsync
+) -> None:
     size = len(frame("S", 1, settled(1)))
     writer = open_writer(fsync, segment_bytes=2 * size + 10)
     for number in range(7):
@@ -262,7 +268,7 @@ async def test_segments_follow_each_other(open_writer: Open, files: FailingFileS
     await until(lambda: len(files.open_fds) == 2)
 
 
-async def test_a_turn_is_spread_over_two_segments_where_it_must(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_the_entries_of_a_turn_may_span_two_segments(open_writer: Open, files: FailingFileSystem) -> None:
     size = len(frame("S", 1, settled(1)))
     writer = open_writer(segment_bytes=2 * size)
     await until(lambda: writer._segments._spare is not None)
@@ -274,7 +280,7 @@ async def test_a_turn_is_spread_over_two_segments_where_it_must(open_writer: Ope
     assert writer.written == WrittenPosition(2, size, 3)
 
 
-async def test_an_entry_larger_than_a_segment_is_a_mistake(open_writer: Open) -> None:
+async def test_an_entry_larger_than_a_segment_is_rejected(open_writer: Open) -> None:
     writer = open_writer(segment_bytes=100)
     size = 100 - HEAD_BYTES - 1
 
@@ -322,7 +328,7 @@ async def test_closing_ends_the_threads(open_writer: Open, files: FailingFileSys
     await until(lambda: threading.active_count() == before)
 
 
-async def test_where_nothing_can_be_written_it_does_not_start(tmp_path: Path, files: FailingFileSystem) -> None:
+async def test_an_unwritable_data_directory_is_a_configuration_error(tmp_path: Path, files: FailingFileSystem) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="Not a directory"):
         JournalWriter.open(tmp_path / "file", fsync="off")
@@ -333,7 +339,7 @@ async def test_where_nothing_can_be_written_it_does_not_start(tmp_path: Path, fi
     assert list((tmp_path / "journal").iterdir()) == []
 
 
-async def test_it_remembers_a_bounded_number_of_records(open_writer: Open) -> None:
+async def test_the_number_of_remembered_records_is_bounded(open_writer: Open) -> None:
     writer = open_writer()
     for number in range(MOST_REMEMBERED):
         writer.remember(record(number))
@@ -344,7 +350,7 @@ async def test_it_remembers_a_bounded_number_of_records(open_writer: Open) -> No
     assert list(writer.recent) == [request_id(MOST_REMEMBERED)]
 
 
-async def test_the_journal_is_for_its_owner_only(open_writer: Open) -> None:
+async def test_journal_files_are_readable_by_their_owner_only(open_writer: Open) -> None:
     directory = open_writer().directory
     directory.keep_checkpoint(Position(1, 0))
 
@@ -352,7 +358,7 @@ async def test_the_journal_is_for_its_owner_only(open_writer: Open) -> None:
     assert {file.stat().st_mode & 0o777 for file in directory.path.iterdir()} == {0o600}
 
 
-async def test_256_kib_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
+async def test_the_default_reserve_is_256_kib(tmp_path: Path) -> None:
     writer = JournalWriter.open(tmp_path, fsync="off")
     await writer.sync_and_close()
     writer.directory.close()
@@ -360,7 +366,7 @@ async def test_256_kib_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
     assert writer._reserved.bytes_with(0) == 256 * 1024
 
 
-async def test_segments_are_16_mib_unless_told_otherwise(tmp_path: Path) -> None:
+async def test_the_default_segment_size_is_16_mib(tmp_path: Path) -> None:
     writer = JournalWriter.open(tmp_path, fsync="off")
     await writer.sync_and_close()
     writer.directory.close()

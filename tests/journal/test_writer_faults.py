@@ -1,4 +1,4 @@
-"""The writer on a disk that fails."""
+"""The journal writer on a disk that fails."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.journal.disk import ALWAYS, Open, accepts, on_disk, until_async
 from tests.journal.samples import FailingFileSystem, Heard, intent, request_id, settled, until
 
 
-async def test_a_write_that_fails_refuses_the_intent_and_forgets_it(
+async def test_a_failed_write_refuses_the_intent_and_drops_its_entry(
     open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = open_writer("off")
-    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # allocating a spare triggers a write, too
     files.fails["write"] = 1
 
     assert not await accepts(writer, 1)
@@ -52,7 +52,7 @@ async def test_entries_wait_in_memory_and_are_written_in_order(
     assert writer.written.entries == writer.appended == 3
 
 
-async def test_who_waits_too_long_is_told_and_the_entry_stays(
+async def test_durable_fails_after_the_timeout_and_the_entry_stays(
     open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = open_writer("always", patience_s=0.7)
@@ -78,7 +78,7 @@ async def test_who_waits_too_long_is_told_and_the_entry_stays(
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "off"])
-async def test_who_waits_is_told_once_writing_works_again(
+async def test_durable_returns_once_writing_works_again(
     open_writer: Open, files: FailingFileSystem, fsync: Fsync
 ) -> None:
     writer = open_writer(fsync)
@@ -90,9 +90,7 @@ async def test_who_waits_is_told_once_writing_works_again(
     assert on_disk(writer) == [("S", 1)]
 
 
-async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(
-    open_writer: Open, files: FailingFileSystem
-) -> None:
+async def test_the_default_timeout_of_durable_is_2_seconds(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     files.fails["write"] = ALWAYS
     writer.settle(request_id(1), settled(1))
@@ -101,7 +99,7 @@ async def test_who_waits_is_told_after_2_seconds_unless_told_otherwise(
         await asyncio.wait_for(writer.durable(), 5)
 
 
-async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_a_short_write_is_continued_where_it_ended(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("off")
     files.most_at_once = 100
     assert await accepts(writer, 1)
@@ -111,9 +109,11 @@ async def test_a_short_write_goes_on_where_it_ended(open_writer: Open, files: Fa
     assert on_disk(writer) == [("I", 1), ("S", 1)]
 
 
-async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_a_dropped_intent_does_not_keep_later_waiters_waiting(
+    open_writer: Open, files: FailingFileSystem
+) -> None:
     writer = open_writer("off")
-    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # allocating a spare triggers a write, too
     files.fails["write"] = 1
 
     refused = asyncio.create_task(accepts(writer, 1))
@@ -128,9 +128,9 @@ async def test_an_intent_taken_back_keeps_no_one_after_it_waiting(open_writer: O
     assert (writer.appended, len(writer._reserved)) == (1, 0)
 
 
-async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_a_cancelled_intent_is_either_written_or_dropped(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("off")
-    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # allocating a spare triggers a write, too
     files.fails["write"] = 1
     gone = asyncio.create_task(writer.intent(request_id(1), intent(1)))
     await asyncio.sleep(0)
@@ -142,7 +142,9 @@ async def test_a_cancelled_intent_is_written_or_forgotten(open_writer: Open, fil
     assert on_disk(writer) == [("I", 2)]
 
 
-async def test_a_write_of_nothing_is_a_failure(open_writer: Open, files: FailingFileSystem, heard: Heard) -> None:
+async def test_a_write_of_zero_bytes_counts_as_a_failure(
+    open_writer: Open, files: FailingFileSystem, heard: Heard
+) -> None:
     writer = open_writer("off")
     files.most_at_once = 0
 
@@ -168,7 +170,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     writer.settle(request_id(1), settled(1))
     waiter = asyncio.ensure_future(writer.durable())
     await until(lambda: "the usage journal cannot be synced" in heard.names())
-    assert writer.written.entries == 1  # what may be lost is not written
+    assert writer.written.entries == 1  # entries that may be lost do not count as written
     await waiter
     await until(lambda: files.syncs == 3)
 
@@ -182,7 +184,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     ]
 
 
-async def test_while_syncs_fail_nothing_new_begins(open_writer: Open, files: FailingFileSystem, heard: Heard) -> None:
+async def test_intents_are_refused_while_syncs_fail(open_writer: Open, files: FailingFileSystem, heard: Heard) -> None:
     writer = open_writer("always", patience_s=0.7)
     assert await accepts(writer, 1)
     files.fails["sync"] = ALWAYS
@@ -201,7 +203,7 @@ async def test_while_syncs_fail_nothing_new_begins(open_writer: Open, files: Fai
     assert heard.names() == ["the usage journal cannot be synced", "the usage journal is written again"]
 
 
-async def test_a_failed_sync_of_nothing_does_not_stop_the_writer_for_ever(
+async def test_a_failed_sync_without_new_entries_does_not_block_the_writer_forever(
     open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = open_writer("always")
@@ -209,11 +211,11 @@ async def test_a_failed_sync_of_nothing_does_not_stop_the_writer_for_ever(
     writer._retired.append(files.create(writer.directory.segment(9), 10, durable=False))
     writer._sync_later()
 
-    await until(lambda: files.syncs)  # the kernel begins all of them at once
+    await until(lambda: files.syncs)  # Linux AIO starts all syncs at once
     await until_async(lambda: accepts(writer, 1), timeout_s=2)
 
 
-async def test_closing_a_journal_that_cannot_be_written_says_what_is_lost(
+async def test_closing_an_unwritable_journal_logs_how_many_entries_are_lost(
     open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = open_writer("always", patience_s=0.1)
@@ -224,17 +226,17 @@ async def test_closing_a_journal_that_cannot_be_written_says_what_is_lost(
     await writer.sync_and_close()
 
     assert heard.events[-1] == (
-        "the usage journal is closed before its last entries are safe",
+        "the usage journal was closed before its last entries were durable",
         {"level": "error", "unwritten": 1, "unsynced": 0},
     )
     assert on_disk(writer) == [("I", 1)]
 
 
-async def test_it_is_not_writable_until_a_write_succeeds_though_nobody_writes(
+async def test_a_failed_writer_becomes_writable_by_its_own_trial_write(
     open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = open_writer("always")
-    await until(lambda: writer._segments._spare is not None)  # making one tries to write, too
+    await until(lambda: writer._segments._spare is not None)  # allocating a spare triggers a write, too
     await until(lambda: writer.is_writable)
     files.fails["write"] = ALWAYS
     assert not await accepts(writer, 1)
@@ -250,7 +252,7 @@ async def test_it_is_not_writable_until_a_write_succeeds_though_nobody_writes(
     assert on_disk(writer) == [("I", 2)]
 
 
-async def test_it_is_not_writable_while_syncs_fail(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_a_writer_is_not_writable_while_syncs_fail(open_writer: Open, files: FailingFileSystem) -> None:
     writer = open_writer("always")
     files.fails["sync"] = ALWAYS
     assert await accepts(writer, 1)

@@ -1,4 +1,4 @@
-"""The writer on a disk that is full."""
+"""The journal writer on a full disk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_the_reserve_is_kept_to_the_byte(open_writer: Open, files: Failing
     assert await accepts(writer, 1) == (more == 0)
 
 
-async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_each_request_in_flight_has_reserved_space(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=0)
     accepted = 0
     while await accepts(writer, accepted):
@@ -55,7 +55,7 @@ async def test_each_request_in_flight_has_space_set_aside(open_writer: Open, fil
     assert len(on_disk(writer)) == 3 * accepted
 
 
-async def test_what_is_to_be_written_this_turn_takes_space_too(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_entries_waiting_to_be_written_count_as_used_space(open_writer: Open, files: FailingFileSystem) -> None:
     size = len(frame("I", 1, intent(1)))
     writer = await full_disk(open_writer, files, reserve=0)
     assert await accepts(writer, 1)
@@ -83,7 +83,7 @@ async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Op
     assert on_disk(writer) == [("I", 1), ("I", 2), ("S", 1), ("S", 2)]
 
 
-async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_intents_are_accepted_again_once_there_is_space(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=200_000)
     assert not await accepts(writer, 1)
 
@@ -93,7 +93,7 @@ async def test_new_requests_begin_again_when_there_is_space(open_writer: Open, f
     assert on_disk(writer) == [("I", 2)]
 
 
-async def test_records_that_bought_nothing_leave_the_reserve_alone(
+async def test_unbilled_records_do_not_use_the_reserve(
     open_writer: Open, files: FailingFileSystem, heard: Heard
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=99_000)
@@ -114,11 +114,14 @@ async def test_records_that_bought_nothing_leave_the_reserve_alone(
     writer._segments.segment_bytes = 16 * 1024 * 1024
     await until(lambda: writer.written.entries == before + 1 + many - 3)
 
-    assert ("records of requests that bought nothing were dropped", {"level": "error", "count": 3}) in heard.events
+    assert (
+        "usage records of unbilled requests were dropped: the disk was full",
+        {"level": "error", "count": 3},
+    ) in heard.events
     assert await accepts(writer, 4)
 
 
-async def test_closing_writes_what_waited_for_space(open_writer: Open, files: FailingFileSystem) -> None:
+async def test_closing_writes_buffered_unbilled_records(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=200_000)
     writer.settle(request_id(1), settled(1))
     await asyncio.sleep(0.01)
@@ -175,7 +178,7 @@ asyncio.run(main())
 """
 
 
-def test_a_real_limit_on_files(tmp_path: Path) -> None:
+def test_a_file_size_limit_of_the_system_counts_as_a_full_disk(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=30
     )
@@ -191,7 +194,7 @@ def test_a_real_limit_on_files(tmp_path: Path) -> None:
     assert recovered_s < 5
 
 
-async def test_it_is_not_writable_once_intents_are_refused_and_is_again_with_space(
+async def test_a_writer_is_writable_only_while_intents_are_accepted(
     open_writer: Open, files: FailingFileSystem
 ) -> None:
     writer = await full_disk(open_writer, files, reserve=40_000)

@@ -1,4 +1,4 @@
-"""A limiter a test, by a clock that the test sets."""
+"""Fixtures of the limiter's tests: a limiter of each backend, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from tests.limiter.taking import Clock
 
 BACKENDS = {"memory": MemoryLimiter}
-"""What keeps to the contract (`limiter/base.py`), by name; a new backend is one more."""
+"""Backends that implement the contract (`limiter/base.py`), by name; add new ones here."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A clock, and taking from a limiter without an event loop."""
+"""A clock for limiters, and functions that take from a limiter without an event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def taken(limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provide
 
 
 def free(limiter: Limiter, tpm: int) -> int:
-    """How many of `tpm` tokens could be taken now, found without taking any: no request of none is let through."""
+    """Return how many of `tpm` tokens can be taken now, found by takes that are released at once."""
     return next(n for n in range(tpm, -1, -1) if fits(limiter, tpm, n))
 
 

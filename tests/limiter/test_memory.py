@@ -1,4 +1,4 @@
-"""MemoryLimiter: what is let through, and what is said when it is not."""
+"""MemoryLimiter: granted and refused requests, and the Retry-After of a refusal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from llm_gateway.limiter.base import Decision, Limiter, Reservation
 from tests.limiter.taking import Clock, free, take, taken
 
 
-def test_grants_up_to_rpm_and_no_more(limiter: Limiter) -> None:
+def test_it_grants_up_to_rpm_requests(limiter: Limiter) -> None:
     assert [take(limiter, 3).reservation is not None for _ in range(5)] == [True, True, True, False, False]
 
 
-def test_grants_up_to_tpm_and_no_more(limiter: Limiter) -> None:
+def test_it_grants_up_to_tpm_tokens(limiter: Limiter) -> None:
     assert take(limiter, 9, tpm=100, tokens=60) == Decision(Reservation("p", 1000, 60))
     assert take(limiter, 9, tpm=100, tokens=41).reservation is None
     assert take(limiter, 9, tpm=100, tokens=40) == Decision(Reservation("p", 1000, 40))
@@ -20,7 +20,7 @@ def test_grants_up_to_tpm_and_no_more(limiter: Limiter) -> None:
     assert take(limiter, 9, tpm=100, tokens=0).reservation is not None
 
 
-def test_a_refused_request_takes_no_tokens(limiter: Limiter) -> None:
+def test_a_refused_request_reserves_no_tokens(limiter: Limiter) -> None:
     taken(limiter, 3, tpm=100, tokens=90)
     for _ in range(5):
         assert take(limiter, 3, tpm=100, tokens=20).reservation is None
@@ -31,7 +31,7 @@ def test_a_refused_request_takes_no_tokens(limiter: Limiter) -> None:
     taken(limiter, 4, tpm=120, tokens=20)
 
 
-def test_larger_than_the_whole_limit_exceeds(limiter: Limiter) -> None:
+def test_a_request_larger_than_the_whole_limit_exceeds_it(limiter: Limiter) -> None:
     assert take(limiter, 1, tpm=100, tokens=101) == Decision(None, 0.0, exceeds=True)
     assert take(limiter, 0, tpm=100, tokens=1) == Decision(None, 0.0, exceeds=True)
     decision = take(limiter, 1, tpm=100, tokens=100)
@@ -43,7 +43,7 @@ def test_larger_than_the_whole_limit_exceeds(limiter: Limiter) -> None:
     assert take(limiter, 1, tpm=100, tokens=101).exceeds is True
 
 
-def test_negative_tokens_take_a_request_and_no_tokens(limiter: Limiter) -> None:
+def test_negative_tokens_reserve_a_request_and_no_tokens(limiter: Limiter) -> None:
     assert take(limiter, 2, tpm=10, tokens=-5) == Decision(Reservation("p", 1000, 0))
     assert take(limiter, 2, tpm=10, tokens=11).exceeds is True
     taken(limiter, 2, tpm=10, tokens=10)
@@ -51,7 +51,7 @@ def test_negative_tokens_take_a_request_and_no_tokens(limiter: Limiter) -> None:
 
 
 @pytest.mark.parametrize("at", [1000.0, 1000.5, 1000.999])
-def test_second_leaves_the_window_after_61_seconds(limiter: Limiter, clock: Clock, at: float) -> None:
+def test_a_second_leaves_the_window_after_61_seconds(limiter: Limiter, clock: Clock, at: float) -> None:
     clock.now = at
     taken(limiter, 1, tpm=10, tokens=10)
     clock.now = 1060.999
@@ -62,7 +62,7 @@ def test_second_leaves_the_window_after_61_seconds(limiter: Limiter, clock: Cloc
 
 
 @pytest.mark.parametrize("gap", [61, 62, 121, 122, 123, 10_000])
-def test_long_silence_empties_the_window(limiter: Limiter, clock: Clock, gap: int) -> None:
+def test_a_long_silence_empties_the_window(limiter: Limiter, clock: Clock, gap: int) -> None:
     for second in range(61):
         clock.now = 1000.0 + second
         taken(limiter, 61, tpm=61, tokens=1)
@@ -74,7 +74,7 @@ def test_long_silence_empties_the_window(limiter: Limiter, clock: Clock, gap: in
     assert take(limiter, 62, tpm=61, tokens=1).reservation is None
 
 
-def test_one_bucket_leaves_at_a_time(limiter: Limiter, clock: Clock) -> None:
+def test_buckets_leave_the_window_one_by_one(limiter: Limiter, clock: Clock) -> None:
     for second, tokens in [(1000, 1), (1001, 2), (1002, 4)]:
         clock.now = second
         taken(limiter, 10, tpm=7, tokens=tokens)
@@ -105,7 +105,7 @@ def test_retry_after_waits_for_the_bucket_that_makes_room(limiter: Limiter, cloc
     assert take(limiter, 3, tpm=60, tokens=30) == Decision(None, 43.75)
 
 
-def test_retry_after_of_a_full_present_second(limiter: Limiter, clock: Clock) -> None:
+def test_retry_after_lasts_until_the_current_second_leaves_the_window(limiter: Limiter, clock: Clock) -> None:
     clock.now = 1000.75
     taken(limiter, 1)
     assert take(limiter, 1) == Decision(None, 60.25)
@@ -113,7 +113,7 @@ def test_retry_after_of_a_full_present_second(limiter: Limiter, clock: Clock) ->
     assert take(limiter, 1) == Decision(None, 0.25)
 
 
-def test_limits_are_those_of_the_call(limiter: Limiter) -> None:
+def test_each_call_is_checked_against_its_own_limits(limiter: Limiter) -> None:
     taken(limiter, 2, tpm=50, tokens=50)
     assert take(limiter, 1, tpm=100, tokens=10).reservation is None
     taken(limiter, 2, tpm=100, tokens=50)
@@ -122,7 +122,7 @@ def test_limits_are_those_of_the_call(limiter: Limiter) -> None:
     assert take(limiter, 1, tpm=1, tokens=1) == Decision(None, 61.0)
 
 
-def test_providers_do_not_share(limiter: Limiter) -> None:
+def test_each_provider_has_its_own_window(limiter: Limiter) -> None:
     taken(limiter, 1, provider="a")
     taken(limiter, 1, provider="b")
     assert take(limiter, 1, provider="a").reservation is None

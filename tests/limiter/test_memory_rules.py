@@ -1,4 +1,4 @@
-"""MemoryLimiter against the plain rule, over any course of events."""
+"""MemoryLimiter compared with a naive implementation of the rule, over random sequences of events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.limiter.taking import Clock, take
 
 
 class Calls:
-    """The rule in its plainest form: every call with its second, summed over the last 61 seconds."""
+    """The naive implementation: every call with its second, summed over the last 61 seconds."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -46,7 +46,7 @@ steps = st.lists(
 
 @examples(5)
 @given(steps)
-def test_agrees_with_the_plain_rule(sequence: list[tuple[str, int, int]]) -> None:
+def test_it_agrees_with_the_naive_implementation(sequence: list[tuple[str, int, int]]) -> None:
     clock, calls = Clock(), Calls()
     limiter = MemoryLimiter(clock)
     open_calls: list[tuple[Reservation, list[int]]] = []
@@ -83,7 +83,7 @@ def test_agrees_with_the_plain_rule(sequence: list[tuple[str, int, int]]) -> Non
     tpm=st.integers(1, 100),
     arrivals=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 60), st.integers(0, 60)), max_size=80),
 )
-def test_never_above_the_limit_in_any_60_seconds(rpm: int, tpm: int, arrivals: list[tuple[int, int, int]]) -> None:
+def test_no_60_seconds_exceed_the_limit(rpm: int, tpm: int, arrivals: list[tuple[int, int, int]]) -> None:
     clock = Clock()
     limiter = MemoryLimiter(clock)
     granted: list[tuple[float, int]] = []
@@ -105,7 +105,7 @@ def test_never_above_the_limit_in_any_60_seconds(rpm: int, tpm: int, arrivals: l
     taken_at=st.lists(st.tuples(st.integers(0, 15_000), st.integers(0, 30)), min_size=1, max_size=20),
     tokens=st.integers(0, 30),
 )
-def test_fits_exactly_when_retry_after_says(taken_at: list[tuple[int, int]], tokens: int) -> None:
+def test_a_refused_request_fits_exactly_after_its_retry_after(taken_at: list[tuple[int, int]], tokens: int) -> None:
     clock = Clock()
     limiter = MemoryLimiter(clock)
     for wait_ms, more in taken_at:

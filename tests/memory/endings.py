@@ -1,4 +1,4 @@
-"""A gateway in the test's own process, and a provider that ends its calls in every way there is."""
+"""A mock provider on raw sockets that can end a call in many ways, and a raw HTTP client for the memory tests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 TIMEOUT_S = 10.0
 STALL_S = 0.6
-"""Longer than the deadlines of the calls that are left waiting."""
+"""Seconds a stalling provider waits: longer than the deadlines of the stalled calls."""
 
 Answer = Callable[[socket.socket], bool]
-"""Answers one call on a connection; whether the connection is kept for another."""
+"""Answer one call on a connection. Returns True if the connection stays open for another."""
 
 
 def event(**fields: Any) -> bytes:
@@ -37,7 +37,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 
 
 def whole(body: bytes, status: int = 200, header: bytes = b"") -> Answer:
-    """A complete response."""
+    """Return an answer that is a complete response."""
     head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
     return raw(head % (status, header, len(body)) + body, keep=True)
 
@@ -47,7 +47,7 @@ def refused(status: int) -> Answer:
 
 
 def raw(data: bytes, *, keep: bool = False, pause_s: float = 0.0) -> Answer:
-    """These bytes, then the end of the connection unless it is kept."""
+    """Return an answer that sends these bytes, and then closes the connection unless `keep`."""
 
     def answer(connection: socket.socket) -> bool:
         connection.sendall(data)
@@ -58,13 +58,13 @@ def raw(data: bytes, *, keep: bool = False, pause_s: float = 0.0) -> Answer:
 
 
 def reset(connection: socket.socket) -> bool:
-    """End the connection with a reset."""
+    """End the connection with a TCP reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return False
 
 
 def events(*parts: bytes, pause_s: float = 0.0, ends: bool = True) -> Answer:
-    """A stream of these events; without its end it is cut."""
+    """Return an answer that streams these events; without `ends` it closes the connection before the last chunk."""
 
     def answer(connection: socket.socket) -> bool:
         connection.sendall(HEAD)
@@ -79,7 +79,7 @@ def events(*parts: bytes, pause_s: float = 0.0, ends: bool = True) -> Answer:
 
 
 class Provider:
-    """Answers each call with `answer`, over connections that stay open."""
+    """A mock provider that answers each call with `answer`, over persistent connections."""
 
     def __init__(self) -> None:
         self.answer: Answer = whole(COMPLETION)
@@ -103,7 +103,7 @@ class Provider:
 
 
 def _request(connection: socket.socket) -> bool:
-    """Read one request; False when there is none any more."""
+    """Read one request. Returns False if the client closed the connection."""
     data = b""
     while b"\r\n\r\n" not in data:
         if not (more := connection.recv(65536)):
@@ -125,7 +125,10 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 
 def ask(port: int, path: str, body: bytes, headers: dict[str, str], *, leave_after_s: float | None = None) -> int:
-    """POST and read the whole answer; its status. A client that leaves resets its connection without reading: 0."""
+    """POST and read the whole answer. Returns its status.
+
+    With `leave_after_s` the client resets its connection after that many seconds, without reading, and returns 0.
+    """
     lines = [f"POST {path} HTTP/1.1", "host: localhost", "x-service-key: dev-gateway-key", "connection: close"]
     lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
     with connected(port) as connection:
@@ -141,7 +144,7 @@ def ask(port: int, path: str, body: bytes, headers: dict[str, str], *, leave_aft
 
 
 async def settled(is_idle: Callable[[], bool]) -> None:
-    """Return when the gateway has nothing under way any more, and had a moment to let go of it."""
+    """Wait until the gateway has no request in flight, and a moment longer for it to free the objects."""
     deadline = time.monotonic() + TIMEOUT_S
     while not is_idle():
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""No request leaves a reference cycle behind, however it ends: memory does not wait for the garbage collector.
+"""No request leaves a reference cycle behind, however it ends, so its memory is freed without the garbage collector.
 
-A cycle that holds one request's body lives until a collection of its generation, which may be minutes away: 150 refused
-requests of 4 MB filled a gigabyte.
+A cycle that holds a request's body lives until the collector examines its generation, perhaps minutes later: 150
+refused requests of 4 MB filled a gigabyte.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REFUSED = 400
 
 @dataclass(frozen=True)
 class Ending:
-    """How a provider answers, what the client does meanwhile, and the status it gets (0: it left before)."""
+    """A way for a request to end: the provider's answer, the client's behaviour, and its status (0: it left before)."""
 
     answer: Answer
     status: int
@@ -57,7 +57,7 @@ class Ending:
 
 
 HASTE = {"x-request-timeout-ms": "400"}
-"""For every call that fails: there is hardly time for the pause before another try."""
+"""Headers of requests that fail: the timeout leaves hardly time for a retry."""
 STALLED = raw(b"", pause_s=STALL_S)
 WHOLE = {
     "answered": Ending(whole(COMPLETION), 200),
@@ -115,14 +115,14 @@ NOT_CACHED = {"cache-control": "no-store"}
 
 
 class World(NamedTuple):
-    """A gateway in this process, and the provider it calls."""
+    """A gateway in this process, and the mock provider it calls."""
 
     port: int
     server: Server
     provider: Provider
 
     async def call(self, path: str, body: bytes, headers: dict[str, str], leave_after_s: float | None = None) -> int:
-        """One request, until nothing of it is under way."""
+        """Send one request and wait until the gateway has finished with it. Returns the status."""
         status = await asyncio.to_thread(partial(ask, self.port, path, body, headers, leave_after_s=leave_after_s))
         await settled(lambda: not self.server.is_busy)
         return status
@@ -151,7 +151,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """Collect only when asked, and only what is made from now on."""
+    """Disable automatic garbage collection, and exclude all existing objects from later collections."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -163,7 +163,7 @@ def no_collector() -> Iterator[None]:
 
 
 def garbage() -> Counter[str]:
-    """Collect; the types of the objects that only the collector could free."""
+    """Collect garbage. Returns the types of the objects that only the collector could free."""
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         gc.collect()
@@ -174,7 +174,7 @@ def garbage() -> Counter[str]:
         gc.collect()
 
 
-def test_garbage_is_seen() -> None:
+def test_a_reference_cycle_is_detected() -> None:
     with no_collector():
         circle: list[object] = []
         circle.append(circle)
@@ -186,8 +186,8 @@ def test_garbage_is_seen() -> None:
 
 @pytest.mark.parametrize("path", SURFACES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_no_ending_leaves_a_cycle(path: str, stream: bool, tmp_path: Path) -> None:
-    """Every ending twice: what is made once (a pool, a connection) is not counted."""
+def test_no_end_of_a_chat_request_leaves_a_reference_cycle(path: str, stream: bool, tmp_path: Path) -> None:
+    """Each ending runs twice, so that objects made once (a pool, a connection) are not counted."""
 
     async def run() -> dict[str, Counter[str]]:
         left: dict[str, Counter[str]] = {}
@@ -238,10 +238,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any] | bytes, dict[str, str]]] = {
     "failed over": ("/v1/chat/completions", {"model": "m", "messages": TURNS}, NOT_CACHED),
     "failed over, streamed": ("/v1/chat/completions", {"model": "m", "messages": TURNS, "stream": True}, NOT_CACHED),
 }
-"""Requests that end elsewhere: at the gate, in management, on other surfaces, after two providers that fail."""
+"""Requests that end elsewhere: at authentication, in the management API, in other APIs, after two failing providers."""
 
 
-def test_no_other_ending_leaves_a_cycle(tmp_path: Path) -> None:
+def test_no_end_of_any_other_request_leaves_a_reference_cycle(tmp_path: Path) -> None:
     async def run() -> dict[str, Counter[str]]:
         left: dict[str, Counter[str]] = {}
         async with world(tmp_path / "data") as it:
@@ -265,8 +265,8 @@ def test_no_other_ending_leaves_a_cycle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [refused(400), raw(b""), STALLED], ids=["refused", "closed", "stalled"])
-def test_callers_of_one_call_that_failed_leave_no_cycle(answer: Answer, tmp_path: Path) -> None:
-    """Identical requests at once: those that wait for another's call share its error."""
+def test_identical_requests_that_share_a_failed_call_leave_no_reference_cycle(answer: Answer, tmp_path: Path) -> None:
+    """Identical concurrent requests share one upstream call, and its error."""
 
     async def run() -> Counter[str]:
         async with world(tmp_path / "data") as it:
@@ -285,7 +285,7 @@ def test_callers_of_one_call_that_failed_leave_no_cycle(answer: Answer, tmp_path
     assert not found
 
 
-def test_cancelled_requests_leave_no_cycle(tmp_path: Path) -> None:
+def test_cancelled_requests_leave_no_reference_cycle(tmp_path: Path) -> None:
     async def run() -> Counter[str]:
         async with world(tmp_path / "data") as it:
             await it.add_provider("p")
@@ -297,7 +297,7 @@ def test_cancelled_requests_leave_no_cycle(tmp_path: Path) -> None:
                     body = json.dumps({**fields, "model": "p/m", "stream": stream}).encode()
                     calls.append(asyncio.create_task(it.call(path, body, NOT_CACHED)))
             await asyncio.sleep(0.5)
-            for task in list(cast(Any, it.server)._hub.tasks):
+            for task in list(cast(Any, it.server)._shared.tasks):
                 task.cancel()
             await asyncio.gather(*calls)
             calls.clear()

@@ -1,4 +1,4 @@
-"""A gateway's memory stays flat whatever clients and providers send: measured on the process itself."""
+"""A gateway's memory does not grow with large requests and answers; measured on a real process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.memory.endings import Answer, Provider, ask, connected, raw, reset
 MEBIBYTE = 1024 * 1024
 LARGE = "x" * 3_500_000
 AT_MOST_MB = 60
-"""Growth that is allowed: the allocator keeps some of what a few requests at once took."""
+"""Maximum growth in MB: the allocator keeps some memory of a few concurrent requests."""
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 JSON = b"HTTP/1.1 200 OK\r\ncontent-length: 40000000\r\n\r\n"
 
@@ -57,12 +57,12 @@ CASES: dict[str, tuple[str, int, Answer]] = {
     "interim": ("hi", 8, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20)),
     "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 4)),
 }
-"""By the provider's name: what the client asks, how many times, and what the provider answers."""
+"""By provider name: the client's prompt, the number of requests, and the provider's answer."""
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", CASES)
-def test_memory_does_not_grow_with_what_failed(
+def test_memory_does_not_grow_with_failed_requests(
     gateway: GatewayProcess, provider: Provider, name: str, stream: bool
 ) -> None:
     prompt, times, provider.answer = CASES[name]
@@ -80,8 +80,8 @@ def test_memory_does_not_grow_with_what_failed(
     assert settled(lambda: resident_mb(gateway) - before) < AT_MOST_MB
 
 
-def test_bodies_in_flight_are_capped_and_others_are_served_on(tmp_path: Path) -> None:
-    """Twenty clients send all but the last byte of 3.5 MB each; there is room for two."""
+def test_request_bodies_in_flight_are_limited_while_small_requests_are_served(tmp_path: Path) -> None:
+    """Twenty clients send all but the last byte of 3.5 MB each; the limit allows two."""
     body = json.dumps({"model": "nope", "messages": [{"role": "user", "content": LARGE}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-service-key: dev-gateway-key\r\n"
     head += b"content-length: %d\r\n\r\n" % len(body)
@@ -106,7 +106,7 @@ def test_bodies_in_flight_are_capped_and_others_are_served_on(tmp_path: Path) ->
 
 
 def settled(measure: Callable[[], float]) -> float:
-    """The least of several measurements: the process may be about to give memory back."""
+    """Return the minimum of several measurements: the process may be about to return memory to the system."""
     least = measure()
     for _ in range(20):
         time.sleep(0.05)

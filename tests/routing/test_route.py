@@ -1,4 +1,4 @@
-"""Routing: which override holds, who comes after it, and when there is nobody."""
+"""Routing: tiers of providers, overrides and their fallback, and errors without a usable provider."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def routed(*overrides: Override, providers: list[Provider] = ALL, service: str =
     return names(route(request(service=service), snapshot(providers, *overrides)))
 
 
-def test_enabled_providers_in_tiers_by_priority_then_name() -> None:
+def test_enabled_providers_are_tried_by_priority_then_name() -> None:
     assert routed() == [["a/m1", "b/m1"], ["c/m1"]]
 
 
-def test_the_default_model_is_the_first() -> None:
+def test_a_providers_default_model_is_its_first() -> None:
     assert routed(providers=[provider("a", models=("z", "y"))]) == [["a/z"]]
 
 
@@ -42,13 +42,13 @@ def test_without_an_override_the_snapshots_own_tiers_are_the_plan() -> None:
     assert plan.override_id is None
 
 
-def test_an_override_comes_first_and_its_provider_not_twice() -> None:
+def test_an_override_comes_first_and_its_provider_only_once() -> None:
     assert routed(override("c")) == [["c/m2"], ["a/m1", "b/m1"]]
     assert routed(override("b")) == [["b/m2"], ["a/m1"], ["c/m1"]]
     assert routed(override("b", "m1")) == [["b/m1"], ["a/m1"], ["c/m1"]]
 
 
-def test_the_plan_says_which_override_made_it() -> None:
+def test_the_plan_holds_the_overrides_id() -> None:
     configuration = snapshot(ALL, override("c", id="seven"))
 
     assert route(request(), configuration).override_id == "seven"
@@ -70,7 +70,7 @@ def test_an_override_for_the_service_wins_over_one_for_all() -> None:
 
 
 @pytest.mark.parametrize("other", [override("c", user_id="someone"), override("c", service_name="other")])
-def test_overrides_of_others_do_not_matter(other: Override) -> None:
+def test_overrides_of_other_customers_are_ignored(other: Override) -> None:
     assert routed(other) == [["a/m1", "b/m1"], ["c/m1"]]
 
 
@@ -82,7 +82,7 @@ DORMANT = [("d", "m1"), ("gone", "m1"), ("a", "removed")]
 
 
 @pytest.mark.parametrize(("name", "model"), DORMANT)
-def test_a_dormant_override_is_ignored(name: str, model: str) -> None:
+def test_an_override_to_a_disabled_or_missing_provider_is_ignored(name: str, model: str) -> None:
     plan = route(request(), snapshot(ALL, override(name, model)))
 
     assert names(plan) == [["a/m1", "b/m1"], ["c/m1"]]
@@ -90,13 +90,13 @@ def test_a_dormant_override_is_ignored(name: str, model: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "model"), DORMANT)
-def test_a_dormant_override_lets_the_one_for_all_services_speak(name: str, model: str) -> None:
+def test_an_unusable_override_falls_back_to_the_one_for_all_services(name: str, model: str) -> None:
     assert routed(override(name, model, service_name="chat"), override("c"))[0] == ["c/m2"]
 
 
 @pytest.mark.parametrize(("name", "model"), DORMANT)
 @pytest.mark.parametrize("service", ["chat", None])
-def test_a_dormant_pinned_override_is_an_error(name: str, model: str, service: str | None) -> None:
+def test_an_unusable_pinned_override_is_an_error(name: str, model: str, service: str | None) -> None:
     with pytest.raises(NoProvider) as raised:
         routed(override(name, model, allow_fallback=False, service_name=service), override("a", service_name="x"))
 
@@ -108,7 +108,7 @@ def test_a_dormant_pinned_override_is_an_error(name: str, model: str, service: s
     assert (error.status, error.code, error.retryable, error.retry_after_s) == (503, "no_provider", False, 30.0)
 
 
-def test_a_dormant_pinned_override_for_the_service_stops_the_one_for_all() -> None:
+def test_an_unusable_pinned_override_does_not_fall_back_to_the_one_for_all_services() -> None:
     with pytest.raises(NoProvider):
         routed(override("d", allow_fallback=False, service_name="chat"), override("c"))
 

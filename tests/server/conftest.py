@@ -1,4 +1,4 @@
-"""These tests run on the gateway's own event loop."""
+"""Run the server's tests on the gateway's event loop (uvloop)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `Server` in the test's own loop, and a client that sees every byte."""
+"""A `Server` in the test's event loop, and an HTTP client that sends and reads raw bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def read_body(receive: Callable[[], Awaitable[Message]]) -> bytes | None:
-    """The whole body; None when the client went away before its end."""
+    """Return the whole body; None if the client disconnected before its end."""
     body = b""
     while True:
         message: Message = await receive()
@@ -41,7 +41,7 @@ async def answer(send: Callable[[Message], Awaitable[None]], body: bytes, status
 
 
 async def echo(scope: Message, receive: Any, send: Any) -> None:
-    """Says what it got."""
+    """Answer with a JSON document that describes the request."""
     body = await read_body(receive)
     if body is None:
         return
@@ -63,7 +63,7 @@ class Response:
 
 
 class Client:
-    """One TCP connection."""
+    """One TCP connection to the server."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -84,7 +84,7 @@ class Client:
         return int(first.split()[1]), dict(line.split(": ", 1) for line in lines)
 
     async def response(self, *, method: str = "GET") -> Response:
-        """The next response, framed as RFC 9112 6.3 says."""
+        """Read the next response, framed as RFC 9112 6.3 requires."""
         status, headers = await self.head()
         async with asyncio.timeout(WAIT_S):
             if method == "HEAD" or status in (100, 204, 304):
@@ -106,7 +106,7 @@ class Client:
         return bytes(body)
 
     async def rest(self) -> bytes:
-        """Everything until the server closes."""
+        """Read until the server closes."""
         async with asyncio.timeout(WAIT_S):
             return await self.reader.read()
 
@@ -124,7 +124,7 @@ class Client:
 
 @dataclass
 class Running:
-    """A server that accepts, what it logged, and its clients."""
+    """A running server, the events it logged, and its clients."""
 
     port: int
     server: Server
@@ -141,7 +141,7 @@ class Running:
 
 
 def application(handler: Handler) -> Handler:
-    """The handler with a lifespan around it."""
+    """Return an application that calls the handler for requests, and completes the lifespan."""
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -158,7 +158,7 @@ def application(handler: Handler) -> Handler:
 async def running(
     handler: Handler = echo, *, accept_s: float = 0.0, drain_s: float = 0.2, **limits: Any
 ) -> AsyncIterator[Running]:
-    """A server with these limits, stopped at the end."""
+    """Run a server with these limits, and stop it at the end."""
     events: list[tuple[str, Message]] = []
     server = Server(
         application(handler),
@@ -183,7 +183,7 @@ async def running(
 
 
 async def refused(client: Client, status: int, code: str) -> Response:
-    """The next response is this problem, and the connection ends with it."""
+    """Assert that the next response is this problem document, and that the connection ends with it."""
     response = await client.response()
     assert response.status == status
     assert response.headers["content-type"] == "application/problem+json"
@@ -198,7 +198,7 @@ async def refused(client: Client, status: int, code: str) -> Response:
 
 
 class Gated:
-    """Echoes each request when it is let through."""
+    """An application that echoes each request's path once `gate` is set."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()

@@ -1,6 +1,6 @@
-"""An application served by `serve` in a process of its own: `python -m tests.server.served <port> <behaviour>`.
+"""A test application served by `serve` in its own process: `python -m tests.server.served <port> <behaviour>`.
 
-Requests take 20 ms; /hang takes for ever, /stream says something first. What is logged goes to stdout, a line each.
+Requests take 20 ms; /hang never ends, /stream sends some data first. Logged events go to stdout, one per line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a client may send: how much, how slowly, how wrong."""
+"""Client connections: limits of size and time, pipelining, and malformed requests."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KIB = 1024
 
 
 def head_of(size: int) -> bytes:
-    """A request whose request line and headers are of this size, as the gateway counts: about what is sent."""
+    """Return a request whose line and headers have this size as the gateway counts it, about the bytes sent."""
     start = b"GET / HTTP/1.1\r\nHost: x\r\n"
     return start + b"x-a: " + b"a" * (size - len(start) - len(b"x-a: \r\n\r\n")) + b"\r\n\r\n"
 
 
 @pytest.mark.parametrize("step", [32 * KIB, 1000, 7])
-async def test_a_head_of_32_kib_is_taken(step: int) -> None:
+async def test_a_head_of_32_kib_is_accepted(step: int) -> None:
     request = head_of(32 * KIB)
     async with running() as server:
         client = await server.connect()
@@ -63,7 +63,7 @@ async def test_a_large_head_behind_another_request_is_refused() -> None:
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 2000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n"])
-async def test_a_body_over_the_bound_is_refused(framing: bytes) -> None:
+async def test_a_body_over_the_limit_is_refused(framing: bytes) -> None:
     app = Gated()
     async with running(app, body_bytes=1000) as server:
         client = await server.connect()
@@ -73,7 +73,7 @@ async def test_a_body_over_the_bound_is_refused(framing: bytes) -> None:
     assert app.ends == ["disconnected"]
 
 
-async def test_a_body_over_the_bound_that_was_answered_already_ends_the_connection() -> None:
+async def test_a_body_over_the_limit_that_was_answered_already_ends_the_connection() -> None:
     async def refuse(scope: Message, receive: Any, send: Any) -> None:
         await answer(send, b"no", 401)
 
@@ -97,7 +97,7 @@ async def test_a_refusal_reaches_a_client_that_goes_on_sending() -> None:
         await refused(client, 413, "payload_too_large")
 
 
-async def test_tiny_chunks_are_taken() -> None:
+async def test_tiny_chunks_are_accepted() -> None:
     async with running() as server:
         client = await server.connect()
         response = await client.ask(CHUNKED + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
@@ -106,14 +106,14 @@ async def test_tiny_chunks_are_taken() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"0\r\nx-a: ", b"1;x="])
-async def test_framing_without_end_is_refused(junk: bytes) -> None:
+async def test_endless_framing_is_refused(junk: bytes) -> None:
     async with running() as server:
         client = await server.connect()
         await client.send(CHUNKED + junk + b"a" * 1_000_000)
         await refused(client, 400, "bad_request")
 
 
-async def test_trailers_are_no_headers() -> None:
+async def test_trailers_are_not_taken_for_headers() -> None:
     seen: list[Any] = []
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
@@ -132,7 +132,7 @@ async def test_trailers_are_no_headers() -> None:
 # Time
 
 
-async def test_a_head_that_does_not_end_is_timed_out() -> None:
+async def test_an_incomplete_head_times_out() -> None:
     async with running(head_s=0.2) as server:
         client = await server.connect()
         for byte in b"GET / HTTP":
@@ -141,7 +141,7 @@ async def test_a_head_that_does_not_end_is_timed_out() -> None:
         await refused(client, 408, "request_timeout")
 
 
-async def test_a_second_head_has_its_own_time() -> None:
+async def test_each_head_has_its_own_time_limit() -> None:
     async with running(head_s=0.2) as server:
         client = await server.connect()
         for _ in range(3):
@@ -153,7 +153,7 @@ async def test_a_second_head_has_its_own_time() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
-async def test_a_connection_that_says_nothing_is_closed(sent: bytes) -> None:
+async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
     async with running(head_s=0.1) as server:
         client = await server.connect()
         await client.send(sent)
@@ -161,7 +161,7 @@ async def test_a_connection_that_says_nothing_is_closed(sent: bytes) -> None:
         assert await client.is_reset_or_closed()
 
 
-async def test_a_body_that_does_not_end_is_timed_out() -> None:
+async def test_an_incomplete_body_times_out() -> None:
     app = Gated()
     async with running(app, body_s=0.2) as server:
         client = await server.connect()
@@ -171,7 +171,7 @@ async def test_a_body_that_does_not_end_is_timed_out() -> None:
     assert app.ends == ["disconnected"]
 
 
-async def test_a_body_that_does_not_end_while_it_is_answered_ends_the_answer() -> None:
+async def test_an_incomplete_body_ends_a_response_that_has_begun() -> None:
     seen: list[str] = []
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
@@ -189,7 +189,7 @@ async def test_a_body_that_does_not_end_while_it_is_answered_ends_the_answer() -
         assert seen == ["http.request", "http.disconnect"]
 
 
-async def test_a_kept_connection_is_closed_when_it_idles() -> None:
+async def test_an_idle_connection_is_closed() -> None:
     async with running(keep_alive_s=0.1) as server:
         client = await server.connect()
         assert (await client.ask(GET)).status == 200
@@ -198,7 +198,7 @@ async def test_a_kept_connection_is_closed_when_it_idles() -> None:
         assert not server.server._connections()
 
 
-async def test_a_slow_answer_has_no_limit_here() -> None:
+async def test_a_slow_response_has_no_time_limit() -> None:
     app = Gated()
     async with running(app, head_s=0.05, body_s=0.05, keep_alive_s=0.05, stalled_s=0.05) as server:
         client = await server.connect()
@@ -209,7 +209,7 @@ async def test_a_slow_answer_has_no_limit_here() -> None:
         assert (await client.response()).body == b"/"
 
 
-async def test_half_open_connections_cost_others_nothing() -> None:
+async def test_incomplete_requests_do_not_slow_down_others() -> None:
     async with running(head_s=1.0) as server:
         slow = []
         for _ in range(300):
@@ -225,7 +225,7 @@ async def test_half_open_connections_cost_others_nothing() -> None:
 # Order
 
 
-async def test_answers_come_in_the_order_of_the_requests() -> None:
+async def test_responses_are_sent_in_the_order_of_the_requests() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()
@@ -241,7 +241,7 @@ async def test_answers_come_in_the_order_of_the_requests() -> None:
         assert (await client.ask(GET)).body == b"/"
 
 
-async def test_requests_that_come_in_pieces_behind_others_are_answered() -> None:
+async def test_pipelined_requests_that_arrive_in_pieces_are_answered() -> None:
     wire = b"".join(b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxx" % n for n in range(6))
     async with running() as server:
         client = await server.connect()
@@ -252,7 +252,7 @@ async def test_requests_that_come_in_pieces_behind_others_are_answered() -> None
         assert [(await client.response()).json["path"] for _ in range(6)] == [f"/{n}" for n in range(6)]
 
 
-async def test_too_many_waiting_requests_are_refused_after_the_others() -> None:
+async def test_too_many_pipelined_requests_are_refused_after_the_others() -> None:
     async with running(pipelined=3) as server:
         client = await server.connect()
         await client.send(GET * 10)
@@ -261,7 +261,7 @@ async def test_too_many_waiting_requests_are_refused_after_the_others() -> None:
         await refused(client, 503, "overloaded")
 
 
-async def test_what_follows_a_closing_request_is_not_answered() -> None:
+async def test_a_request_after_connection_close_is_not_answered() -> None:
     async with running() as server:
         client = await server.connect()
         await client.send(GET[:-2] + b"Connection: close\r\n\r\n" + GET)
@@ -270,7 +270,7 @@ async def test_what_follows_a_closing_request_is_not_answered() -> None:
         assert await client.is_reset_or_closed()
 
 
-async def test_a_client_that_leaves_its_waiting_requests_leaves_nothing_behind() -> None:
+async def test_queued_requests_are_dropped_when_the_client_disconnects() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()
@@ -283,7 +283,7 @@ async def test_a_client_that_leaves_its_waiting_requests_leaves_nothing_behind()
         assert server.logged() == []
 
 
-async def test_a_reset_is_a_disconnect() -> None:
+async def test_a_reset_reaches_the_application_as_a_disconnect() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()
@@ -323,7 +323,7 @@ async def test_a_reset_is_a_disconnect() -> None:
         CHUNKED + b"zz\r\n",
     ],
 )
-async def test_what_is_no_http_is_refused(request_: bytes) -> None:
+async def test_malformed_requests_are_refused(request_: bytes) -> None:
     async with running() as server:
         client = await server.connect()
         await client.send(request_)
@@ -332,7 +332,7 @@ async def test_what_is_no_http_is_refused(request_: bytes) -> None:
         assert server.logged() == []
 
 
-async def test_garbage_is_refused_after_what_came_before_it() -> None:
+async def test_garbage_is_refused_after_earlier_requests_are_answered() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()
@@ -344,7 +344,7 @@ async def test_garbage_is_refused_after_what_came_before_it() -> None:
         await refused(client, 400, "bad_request")
 
 
-async def test_a_waiting_request_with_a_broken_body_is_refused_in_its_turn() -> None:
+async def test_a_queued_request_with_a_malformed_body_is_refused_in_its_turn() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()
@@ -358,7 +358,7 @@ async def test_a_waiting_request_with_a_broken_body_is_refused_in_its_turn() -> 
 
 
 @pytest.mark.parametrize("target", [b"http://host/a?b", b"/a?b#c"])
-async def test_other_forms_of_target(target: bytes) -> None:
+async def test_absolute_targets_and_fragments_are_parsed(target: bytes) -> None:
     async with running() as server:
         client = await server.connect()
         seen = (await client.ask(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")).json
@@ -367,7 +367,7 @@ async def test_other_forms_of_target(target: bytes) -> None:
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-async def test_an_upgrade_is_not_taken_and_its_body_not_lost(protocol: bytes) -> None:
+async def test_an_upgrade_is_ignored_and_its_body_is_kept(protocol: bytes) -> None:
     head = POST + b"Connection: keep-alive, Upgrade\r\nUpgrade: " + protocol + b"\r\nContent-Length: 4\r\n\r\n"
     async with running(echo) as server:
         client = await server.connect()

@@ -1,4 +1,4 @@
-"""Responses as they go out on the wire, and what the application sees of its client."""
+"""Responses on the wire, and the ASGI messages that the application receives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def body(data: bytes, *, more: bool = False) -> Message:
 
 
 def saying(*messages: Message) -> Any:
-    """An application that reads the request, then sends these."""
+    """Return an application that reads the request, then sends these messages."""
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await read_body(receive)
@@ -63,7 +63,7 @@ async def test_a_body_without_length_is_chunked() -> None:
             assert response.body == b"onetwo"
 
 
-async def test_http_1_0_gets_no_chunks() -> None:
+async def test_an_http_1_0_client_gets_no_chunks() -> None:
     async with running(saying(START, body(b"one", more=True), body(b"two"))) as server:
         client = await server.connect()
         response = await client.ask(b"GET / HTTP/1.0\r\n\r\n")
@@ -74,7 +74,7 @@ async def test_http_1_0_gets_no_chunks() -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
-async def test_a_response_without_body_has_none(method: str, status: int) -> None:
+async def test_responses_that_must_not_have_a_body_have_none(method: str, status: int) -> None:
     messages = (start((b"content-length", b"5"), status=status), body(b"hello"))
     async with running(saying(*messages)) as server:
         client = await server.connect()
@@ -85,7 +85,7 @@ async def test_a_response_without_body_has_none(method: str, status: int) -> Non
             assert response.body == b""
 
 
-async def test_the_head_goes_out_with_an_empty_piece_of_body() -> None:
+async def test_the_head_is_sent_with_an_empty_piece_of_body() -> None:
     release = asyncio.Event()
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
@@ -107,7 +107,7 @@ async def test_the_head_goes_out_with_an_empty_piece_of_body() -> None:
 @pytest.mark.parametrize(
     "request_head", [b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"GET / HTTP/1.0\r\nHost: x\r\n\r\n"]
 )
-async def test_a_client_that_wants_to_close_is_closed(request_head: bytes) -> None:
+async def test_a_connection_is_closed_if_the_client_requests_it(request_head: bytes) -> None:
     async with running() as server:
         client = await server.connect()
         response = await client.ask(request_head)
@@ -116,7 +116,7 @@ async def test_a_client_that_wants_to_close_is_closed(request_head: bytes) -> No
         assert await client.rest() == b""
 
 
-async def test_an_application_can_close() -> None:
+async def test_a_connection_is_closed_if_the_application_requests_it() -> None:
     async with running(saying(start((b"Connection", b"Close"), (b"Content-Length", b"2")), body(b"hi"))) as server:
         client = await server.connect()
         response = await client.ask(GET)
@@ -126,7 +126,7 @@ async def test_an_application_can_close() -> None:
         assert await client.rest() == b""
 
 
-async def test_continue_is_said_when_the_application_reads() -> None:
+async def test_100_continue_is_sent_when_the_application_reads() -> None:
     async with running() as server:
         client = await server.connect()
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
@@ -135,7 +135,7 @@ async def test_continue_is_said_when_the_application_reads() -> None:
         assert (await client.ask(GET)).status == 200
 
 
-async def test_continue_is_not_said_to_http_1_0() -> None:
+async def test_100_continue_is_not_sent_to_http_1_0_clients() -> None:
     async with running() as server:
         client = await server.connect()
         head = b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi"
@@ -143,7 +143,7 @@ async def test_continue_is_not_said_to_http_1_0() -> None:
         assert (await client.ask(head)).json["size"] == 2
 
 
-async def test_a_body_that_was_not_asked_for_ends_the_connection() -> None:
+async def test_a_response_before_100_continue_ends_the_connection() -> None:
     async def refuse(scope: Message, receive: Any, send: Any) -> None:
         await answer(send, b"no", 401)
 
@@ -158,7 +158,7 @@ async def test_a_body_that_was_not_asked_for_ends_the_connection() -> None:
         assert await client.rest() == b""
 
 
-async def test_a_body_that_nobody_read_is_skipped() -> None:
+async def test_an_unread_body_is_skipped() -> None:
     async def refuse(scope: Message, receive: Any, send: Any) -> None:
         await answer(send, b"no", 401)
 
@@ -185,7 +185,7 @@ async def test_a_body_that_nobody_read_is_skipped() -> None:
         [start((b"content-length", b"9")), body(b"short")],
     ],
 )
-async def test_an_application_that_breaks_the_rules_is_a_500(messages: list[Message]) -> None:
+async def test_an_application_that_violates_asgi_or_http_is_a_500(messages: list[Message]) -> None:
     async with running(saying(*messages)) as server:
         client = await server.connect()
         response = await client.ask(GET)
@@ -200,7 +200,7 @@ async def test_an_application_that_breaks_the_rules_is_a_500(messages: list[Mess
         assert await client.rest() == b""
 
 
-async def test_a_500_echoes_the_callers_own_id() -> None:
+async def test_a_500_echoes_the_clients_request_id() -> None:
     async with running(saying()) as server:
         client = await server.connect()
         response = await client.ask(GET[:-2] + b"x-request-id: mine\r\n\r\n")
@@ -227,7 +227,7 @@ async def test_a_response_that_fails_midway_is_cut_off() -> None:
         assert server.logged() == ["request failed"]
 
 
-async def test_a_message_after_the_end_is_a_defect_the_client_does_not_see() -> None:
+async def test_a_message_after_the_end_is_logged_and_not_sent() -> None:
     async with running(saying(start((b"content-length", b"2")), body(b"ok"), body(b"more"))) as server:
         client = await server.connect()
 
@@ -236,7 +236,7 @@ async def test_a_message_after_the_end_is_a_defect_the_client_does_not_see() -> 
         assert server.logged() == ["request failed"] * 2
 
 
-async def test_the_application_learns_that_its_client_went_away() -> None:
+async def test_the_application_receives_a_disconnect() -> None:
     seen: list[str] = []
     listens: list[str] = []
     done = asyncio.Event()
@@ -261,7 +261,7 @@ async def test_the_application_learns_that_its_client_went_away() -> None:
         assert server.logged() == []
 
 
-async def test_after_its_answer_the_application_sees_a_disconnect() -> None:
+async def test_the_application_receives_a_disconnect_after_its_response() -> None:
     seen: list[str] = []
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
@@ -281,7 +281,7 @@ async def test_after_its_answer_the_application_sees_a_disconnect() -> None:
 
 
 async def flood(client: Client, pieces: int) -> int:
-    """Send body until the server takes no more; returns the bytes that went."""
+    """Send body data until the server stops reading; return the number of bytes sent."""
     sent = 0
     for _ in range(pieces):
         client.writer.write(b"x" * 65536)
@@ -293,7 +293,7 @@ async def flood(client: Client, pieces: int) -> int:
     return sent
 
 
-async def test_a_client_cannot_send_more_than_the_application_takes() -> None:
+async def test_reading_pauses_while_the_application_does_not_read() -> None:
     release = asyncio.Event()
     sizes: list[int | None] = []
 
@@ -312,7 +312,7 @@ async def test_a_client_cannot_send_more_than_the_application_takes() -> None:
         assert connection.active is not None
         held = connection.active.buffered
         assert held < 1_000_000
-        await asyncio.sleep(0.7)  # longer than a body may take: but it is we who do not read
+        await asyncio.sleep(0.7)  # longer than `body_s`, but it is the server that does not read
         release.set()
         client.writer.write(b"x" * max(0, size - sent - 65536))
 
@@ -320,7 +320,7 @@ async def test_a_client_cannot_send_more_than_the_application_takes() -> None:
         assert sizes == [size]
 
 
-async def test_the_application_waits_for_a_slow_reader() -> None:
+async def test_the_application_waits_for_a_slow_client() -> None:
     written = 0
     done = asyncio.Event()
 
@@ -344,7 +344,7 @@ async def test_the_application_waits_for_a_slow_reader() -> None:
     assert len(response.body) == 400 * 65536
 
 
-async def test_a_reader_that_stopped_is_cut_off() -> None:
+async def test_a_client_that_stops_reading_is_disconnected() -> None:
     cut = asyncio.Event()
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
@@ -361,8 +361,8 @@ async def test_a_reader_that_stopped_is_cut_off() -> None:
         await asyncio.wait_for(cut.wait(), 5)
 
 
-async def test_a_reader_that_is_slow_but_reads_is_not_cut_off() -> None:
-    """However long all of it takes: what counts is that it goes on."""
+async def test_a_client_that_reads_slowly_is_not_disconnected() -> None:
+    """The limit is on time without any progress, not on the whole response."""
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await send(START)

@@ -1,4 +1,4 @@
-"""What is posted leaves together, in order, and never after a close."""
+"""Pending writes of connections: sent together, in order, and never after a close."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.server.test_exchange import body, start
 
 
 class Transport(asyncio.Transport):
-    """Notes what is written."""
+    """A transport that keeps what is written."""
 
     def __init__(self, written: list[tuple[str, bytes]], name: str) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Transport(asyncio.Transport):
         return self.closed
 
 
-async def test_what_is_posted_in_one_turn_leaves_at_its_end_in_order() -> None:
+async def test_data_posted_in_one_turn_is_written_at_its_end_in_order() -> None:
     written: list[tuple[str, bytes]] = []
     a, b, outbox = Transport(written, "a"), Transport(written, "b"), Outbox()
     outbox.post(a, b"1")
@@ -40,7 +40,7 @@ async def test_what_is_posted_in_one_turn_leaves_at_its_end_in_order() -> None:
     assert written[2:] == [("b", b"4")]
 
 
-async def test_a_transport_that_closed_meanwhile_gets_nothing() -> None:
+async def test_nothing_is_written_to_a_closed_transport() -> None:
     written: list[tuple[str, bytes]] = []
     gone, here, outbox = Transport(written, "gone"), Transport(written, "here"), Outbox()
     outbox.post(gone, b"1")
@@ -50,7 +50,7 @@ async def test_a_transport_that_closed_meanwhile_gets_nothing() -> None:
     assert written == [("here", b"2")]
 
 
-async def test_emptied_early_it_writes_nothing_twice() -> None:
+async def test_emptying_early_writes_nothing_twice() -> None:
     written: list[tuple[str, bytes]] = []
     transport, outbox = Transport(written, "a"), Outbox()
     outbox.post(transport, b"1")

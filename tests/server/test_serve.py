@@ -28,14 +28,14 @@ END_S = 20.0
 
 @dataclass
 class Process:
-    """`tests.server.served`, and what it said."""
+    """A process that runs `tests.server.served`, and the lines it wrote."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
     port: int = 0
 
     async def until(self, start: str) -> str:
-        """Read on until a line starts so."""
+        """Read lines until one starts with this event."""
         assert self.process.stdout is not None
         async with asyncio.timeout(END_S):
             while line := (await self.process.stdout.readline()).decode():
@@ -45,7 +45,7 @@ class Process:
         raise AssertionError("".join(self.lines))
 
     async def end(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait for the process to end by itself, and return its exit code."""
         assert self.process.stdout is not None
         async with asyncio.timeout(END_S):
             self.lines += (await self.process.stdout.read()).decode().splitlines(keepends=True)
@@ -84,7 +84,7 @@ async def process(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
+async def test_a_signal_ends_the_process_with_0(number: signal.Signals) -> None:
     async with process() as server:
         server.told(number)
 
@@ -93,7 +93,7 @@ async def test_a_signal_ends_it_with_0(number: signal.Signals) -> None:
 
 
 async def load(server: Process, keep_alive: bool, answers: list[int]) -> str:
-    """Ask until the server takes no more connections. Returns what went wrong, if it did."""
+    """Send requests until the server refuses connections. Returns the error of a failed request, or an empty string."""
     request = GET if keep_alive else GET[:-2] + b"Connection: close\r\n\r\n"
     while True:
         try:
@@ -127,7 +127,7 @@ async def test_stopping_under_load_loses_no_request(accept_s: float) -> None:
         assert await server.end() == 0
 
 
-async def test_while_it_still_accepts_it_closes_after_each_answer() -> None:
+async def test_connections_are_closed_after_each_response_while_still_accepting() -> None:
     async with process(accept_s=1.0) as server:
         kept = await server.connect()
         assert "connection" not in (await kept.ask(GET)).headers
@@ -140,7 +140,7 @@ async def test_while_it_still_accepts_it_closes_after_each_answer() -> None:
             await client.close()
 
 
-async def test_what_does_not_end_in_time_is_cancelled() -> None:
+async def test_requests_that_do_not_end_in_time_are_cancelled() -> None:
     async with process(drain_s=0.2) as server:
         waiting, streaming, idle = [await server.connect() for _ in range(3)]
         await waiting.send(GET.replace(b"/", b"/hang", 1))
@@ -160,7 +160,7 @@ async def test_what_does_not_end_in_time_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("accept_s", [0.0, 60.0])
-async def test_a_second_signal_ends_the_waiting(accept_s: float) -> None:
+async def test_a_second_signal_skips_the_waits(accept_s: float) -> None:
     async with process(accept_s=accept_s, drain_s=60.0) as server:
         client = await server.connect()
         await client.send(GET.replace(b"/", b"/hang", 1))
@@ -175,7 +175,7 @@ async def test_a_second_signal_ends_the_waiting(accept_s: float) -> None:
         await client.close()
 
 
-async def test_a_signal_while_it_starts_ends_it_with_0() -> None:
+async def test_a_signal_during_the_start_ends_the_process_with_0() -> None:
     async with process("slow") as server:
         await server.until("starting")
         server.told()
@@ -184,7 +184,7 @@ async def test_a_signal_while_it_starts_ends_it_with_0() -> None:
         assert server.events == ["starting", "application stopped", "stopped while starting"]
 
 
-async def test_a_signal_in_the_moment_it_has_started_ends_it_too() -> None:
+async def test_a_stop_right_after_the_start_stops_the_application() -> None:
     ended: list[str] = []
     servers: list[Server] = []
 
@@ -205,7 +205,7 @@ async def test_a_signal_in_the_moment_it_has_started_ends_it_too() -> None:
         assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
-async def test_why_it_cannot_start_reaches_the_caller_and_nothing_else_is_said() -> None:
+async def test_a_configuration_error_of_the_start_is_the_only_output() -> None:
     async with process("refuses") as server:
         assert await server.end() == 78
         assert server.lines[-1].startswith("refused: Set LLM_GATEWAY_X.")
@@ -222,7 +222,7 @@ async def test_a_defect_of_the_lifespan_reaches_the_caller(behaviour: str, reaso
         assert reason in server.lines[-1]
 
 
-async def test_a_port_in_use_is_said_in_one_sentence() -> None:
+async def test_a_port_in_use_is_reported_in_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -234,7 +234,7 @@ async def test_a_port_in_use_is_said_in_one_sentence() -> None:
     assert server.lines == [f"refused: {sentence} {{}}\n"]
 
 
-async def test_a_port_taken_while_the_application_started_is_said_too() -> None:
+async def test_a_port_taken_during_the_start_is_reported_too() -> None:
     stopped: list[bool] = []
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
@@ -258,7 +258,7 @@ async def test_a_port_taken_while_the_application_started_is_said_too() -> None:
     ("number", "advice"),
     [(errno.EACCES, "LLM_GATEWAY_PORT above 1023"), (errno.EADDRNOTAVAIL, "set LLM_GATEWAY_HOST")],
 )
-def test_other_addresses_that_cannot_be_had(number: int, advice: str) -> None:
+def test_errors_of_other_addresses_name_the_setting(number: int, advice: str) -> None:
     assert advice in str(cannot_listen(OSError(number, "no"), "10.1.2.3", 80))
 
 
@@ -269,7 +269,7 @@ def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
-def test_hosts_of_this_machine(host: str) -> None:
+def test_names_and_addresses_of_this_machine_can_be_bound(host: str) -> None:
     with bind(host, 0) as sock:
         assert sock.getsockname()[1] > 0
 
@@ -283,7 +283,7 @@ async def test_a_socket_binds_to_an_ipv6_address() -> None:
         assert sock.family == socket.AF_INET6
 
 
-async def test_stopping_lets_a_request_that_is_arriving_end() -> None:
+async def test_a_request_that_is_arriving_at_the_stop_is_answered() -> None:
     async with running(accept_s=0, drain_s=5) as server:
         client = await server.connect()
         assert (await client.ask(GET)).status == 200
@@ -296,7 +296,7 @@ async def test_stopping_lets_a_request_that_is_arriving_end() -> None:
         assert (response.status, response.headers["connection"]) == (200, "close")
 
 
-async def test_more_connections_than_there_may_be_are_turned_away() -> None:
+async def test_connections_above_the_limit_get_a_503() -> None:
     async with running(connections=2) as server:
         first, second = [await server.connect() for _ in range(2)]
         await first.ask(GET)

@@ -1,4 +1,4 @@
-"""How a request is refused that no application sees: whose id the refusal carries, and which requests get one."""
+"""Refusals by the server itself, which no application sees: their request ids, and requests cut short."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.waiting import until
         b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-async def test_a_transfer_coding_that_we_do_not_undo_is_refused(request_: bytes) -> None:
+async def test_an_unsupported_transfer_coding_is_refused(request_: bytes) -> None:
     async with running() as server:
         client = await server.connect()
         await client.send(request_)
         await refused(client, 400, "bad_request")
 
 
-async def test_a_coding_is_chunked_in_any_case_and_forgotten_after_its_request() -> None:
+async def test_chunked_is_recognised_in_any_case_and_forgotten_after_its_request() -> None:
     async with running() as server:
         client = await server.connect()
         response = await client.ask(POST + b"Transfer-Encoding: Chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
@@ -41,7 +41,7 @@ async def test_a_coding_is_chunked_in_any_case_and_forgotten_after_its_request()
         (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "bad_request"),
     ],
 )
-async def test_a_refusal_echoes_the_id_that_came_before_the_fault(rest: bytes, code: str) -> None:
+async def test_a_refusal_echoes_an_id_that_precedes_the_fault(rest: bytes, code: str) -> None:
     async with running(body_s=0.1, body_bytes=1000) as server:
         client = await server.connect()
         response = await client.ask(POST + b"X-Request-Id: mine-1\r\n" + rest)
@@ -51,7 +51,7 @@ async def test_a_refusal_echoes_the_id_that_came_before_the_fault(rest: bytes, c
 
 
 @pytest.mark.parametrize("own", [b"", b"a b", b"\xff", b"a" * 129])
-async def test_an_id_that_the_gate_would_not_echo_is_not_echoed(own: bytes) -> None:
+async def test_an_invalid_id_is_not_echoed(own: bytes) -> None:
     async with running() as server:
         client = await server.connect()
         await client.send(POST + b"x-request-id: " + own + b"\r\nno colon\r\n\r\n")
@@ -66,7 +66,7 @@ async def test_an_id_is_not_echoed_to_the_next_request() -> None:
         await refused(client, 400, "bad_request")
 
 
-async def test_a_refusal_that_waits_keeps_its_id() -> None:
+async def test_a_queued_refusal_keeps_its_id() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()
@@ -89,7 +89,7 @@ async def test_a_request_that_is_cut_short_is_refused(sent: bytes) -> None:
     assert set(app.ends) <= {"disconnected"}
 
 
-async def test_a_request_cut_short_behind_another_says_nothing_in_its_place() -> None:
+async def test_a_request_cut_short_behind_another_gets_no_response() -> None:
     app = Gated()
     async with running(app) as server:
         client = await server.connect()

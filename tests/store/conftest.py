@@ -1,4 +1,4 @@
-"""Databases in files of their own, copied from one that was migrated once."""
+"""Fixtures: SQLite databases for single tests, copied from one that was migrated once."""
 
 from __future__ import annotations
 

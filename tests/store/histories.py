@@ -1,4 +1,4 @@
-"""Records to store, and what the reports must then say: a plain recomputation from the records."""
+"""Random usage records, and the reports expected for them, recomputed from the records in plain Python."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def in_order(totals: dict[Any, Totals]) -> list[NamedTotals]:
 
 
 def check_reports(store: UsageStore, history: list[UsageRecord], days: int, now_ms: int = NOW_MS) -> None:
-    """Every report says what the records say."""
+    """Compare every report with its recomputation from the records."""
     period = expected_period(history, days, now_ms)
     assert store.summary(days, now_ms) == expected_totals(period)
     assert store.by_service(days, now_ms) == expected_rows(period, lambda given: given.service)
@@ -124,7 +124,7 @@ def check_reports(store: UsageStore, history: list[UsageRecord], days: int, now_
 
 
 def check_sums(store: UsageStore, days: int, now_ms: int = NOW_MS) -> None:
-    """The reports add up to each other; by provider only where records were made as the gateway makes them."""
+    """Check that the reports add up to the same totals; needs records as the gateway makes them (`made_records`)."""
     whole = store.summary(days, now_ms)
     services, providers = store.by_service(days, now_ms), store.by_provider(days, now_ms)
     assert reduce(Totals.plus, (row.totals for row in services), Totals()) == whole
@@ -181,12 +181,12 @@ any_records = st.builds(
     latency_ms=st.integers(0, 1000),
     attempts=st.lists(any_attempts, max_size=3),
 )
-"""Whatever fits the type, also what no gateway would write."""
+"""Records of any values that fit the type, also such as no gateway writes."""
 
 
 @st.composite
 def made_attempts(draw: st.DrawFn, at_ms: int, prices: st.SearchStrategy[Price | None]) -> AttemptRecord:
-    """One that bought what it says, or nothing, at a price that was known or not."""
+    """Draw an attempt that used tokens or none, at a known or unknown price."""
     price = draw(prices)
     made = attempt(at_ms + draw(st.integers(0, 5000)), draw(st.sampled_from(PROVIDERS)), price=price)
     made.model = draw(st.sampled_from(["m", "n"]))
@@ -202,7 +202,7 @@ def made_attempts(draw: st.DrawFn, at_ms: int, prices: st.SearchStrategy[Price |
 
 @st.composite
 def made_records(draw: st.DrawFn, prices: st.SearchStrategy[Price | None] = some_price) -> UsageRecord:
-    """One as the gateway makes it: its figures are the sums over its attempts, and its end fits them."""
+    """Draw a record as the gateway makes it: its figures are sums over its attempts, and its outcome fits them."""
     at_ms = draw(times)
     outcome = draw(st.sampled_from(OUTCOMES))
     least, most = {"ok": (1, 3), "failed": (1, 3), "cached": (0, 0), "no_provider": (0, 0)}.get(outcome, (0, 2))
@@ -216,7 +216,7 @@ def made_records(draw: st.DrawFn, prices: st.SearchStrategy[Price | None] = some
 
 
 def close(made: UsageRecord) -> None:
-    """Set what follows from the attempts, as the gateway does."""
+    """Set the fields of the record that follow from its attempts, as the gateway does."""
     made.usage, made.cost_nanos, made.cost_status = Usage(), 0, "exact"
     statuses = [one.cost_status for one in made.attempts]
     made.cost_status = next((status for status in ("unpriced", "estimated") if status in statuses), "exact")

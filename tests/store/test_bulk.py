@@ -1,4 +1,4 @@
-"""Many rows in few statements."""
+"""Insert many rows with few statements."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_conflicting_row_is_added_to_the_stored_one(database: Database, table:
 
 
 def statements_of(connection: Connection) -> list[tuple[str, int]]:
-    """(text, values) of every statement that is run from now on."""
+    """Return a list that collects (text, number of values) of every statement run from now on."""
     statements: list[tuple[str, int]] = []
     sa.event.listen(
         connection,
@@ -77,7 +77,7 @@ def test_there_is_a_pause_before_each_statement(database: Database, table: sa.Ta
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 100])
-def test_paced_items_are_all_there_with_a_pause_before_every_16th(count: int) -> None:
+def test_items_with_pauses_are_complete_with_a_pause_before_every_16th(count: int) -> None:
     seen: list[str] = []
     seen.extend(str(item) for item in with_pauses(range(count), lambda: seen.append("pause")))
     assert [each for each in seen if each != "pause"] == [str(number) for number in range(count)]
@@ -85,7 +85,7 @@ def test_paced_items_are_all_there_with_a_pause_before_every_16th(count: int) ->
 
 
 def test_records_are_stored_in_statements_of_64_rows_at_most_with_pauses(database: Database) -> None:
-    """The event loop waits for the interpreter while a statement's values are bound, and while rows are made."""
+    """The event loop waits for the GIL while a statement's values are bound, and while rows are made."""
     store = UsageStore(database)
     records = [record(number, attempt("a"), user_id=f"customer {number}") for number in range(2000)]
     statements: list[tuple[str, int]] = []

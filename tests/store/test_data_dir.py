@@ -1,4 +1,4 @@
-"""One gateway a data directory, and what is said about a directory that cannot be had."""
+"""Lock of the data directory, and messages about a directory that cannot be used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.store.data_dir import DataDir
 
 
-def test_it_is_made_for_its_owner_and_locked(tmp_path: Path) -> None:
+def test_a_data_directory_is_made_with_mode_0700_and_locked(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "data"
     first = DataDir(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -22,7 +22,7 @@ def test_it_is_made_for_its_owner_and_locked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "nul\0", "n" * 300])
-def test_what_cannot_be_a_directory(tmp_path: Path, name: str) -> None:
+def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"cannot be used \(.+\): set LLM_GATEWAY_DATA_DIR to a writable dir"):
         DataDir(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Transactions, their limits, and what happens when the file is locked, moved or gone."""
+"""Transactions, their time limits, and a database file that is locked, moved, damaged or missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def versions(database: Database) -> list[str]:
         return sorted(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
 
 
-def test_sqlite_file_is_made_for_its_owner_only(tmp_path: Path) -> None:
+def test_the_sqlite_file_is_made_with_mode_0600(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b%20 #?.db"
     database = Database.open(f"sqlite:///{str(path).replace('?', '%3F')}")
     database.migrate()
@@ -48,7 +48,7 @@ def test_sqlite_file_is_made_for_its_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
 
 
-def test_sidecar_files_are_the_owners_too(database: Database, database_file: Path) -> None:
+def test_wal_files_are_readable_by_their_owner_only(database: Database, database_file: Path) -> None:
     database_file.chmod(0o600)
     put(database, "x")
     for suffix in ("-wal", "-shm"):
@@ -71,11 +71,11 @@ def test_a_refused_url_is_not_repeated() -> None:
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"cannot be made \(.*\): set LLM_GATEWAY_DATA_DIR"):
+    with pytest.raises(ConfigurationError, match=r"cannot be created \(.*\): set LLM_GATEWAY_DATA_DIR"):
         Database.open(f"sqlite:///{tmp_path}/file/gateway.db")
 
 
-def test_postgres_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgres_without_its_driver_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError, match="install the package psycopg"):
         Database.open("postgresql://localhost/gateway")
@@ -90,7 +90,7 @@ def test_sqlite_syncs_every_commit(database_file: Path) -> None:
     database.close()
 
 
-def test_an_error_undoes_the_transaction(database: Database) -> None:
+def test_an_error_rolls_the_transaction_back(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as connection:
         raise ZeroDivisionError(put_in(connection, "x"))
     assert versions(database) == [HEAD]
@@ -98,7 +98,7 @@ def test_an_error_undoes_the_transaction(database: Database) -> None:
     assert versions(database) == [HEAD, "y"]
 
 
-def test_a_read_sees_one_state(database: Database) -> None:
+def test_a_read_sees_one_consistent_state(database: Database) -> None:
     with database.read() as connection:
         before = connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar()
         put(database, "x")
@@ -141,7 +141,7 @@ def test_a_locked_database_is_unavailable_after_the_busy_timeout(database: Datab
     put(database, "x")
 
 
-def test_a_constraint_is_the_callers_business(database: Database) -> None:
+def test_a_violated_constraint_is_raised_as_it_is(database: Database) -> None:
     with pytest.raises(IntegrityError):
         put(database, HEAD)
 
@@ -161,14 +161,14 @@ def test_a_moved_file_is_not_written_to(database: Database, database_file: Path,
     assert database.check() is True
 
 
-def test_a_damaged_file_is_unavailable_and_at_the_start_a_mistake(tmp_path: Path) -> None:
+def test_a_damaged_file_is_unavailable_and_at_startup_a_configuration_error(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     path.write_bytes(b"no database at all" * 1000)
     database = Database.open(f"sqlite:///{path}")
     assert database.check() is False
     with pytest.raises(StoreUnavailable), database.read():
         pass
-    with pytest.raises(ConfigurationError, match="no SQLite database or damaged: put a good one there"):
+    with pytest.raises(ConfigurationError, match="is damaged or not a SQLite database: restore a backup"):
         database.migrate()
     database.close()
 

@@ -1,4 +1,4 @@
-"""The driver's errors, each as the sentence an operator gets. How real files look is in tests/e2e/test_bad_start.py."""
+"""Messages for driver errors at startup. Real broken files are tested in tests/e2e/test_bad_start.py."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm_gateway.store.diagnosis import explained
 
 
 class ServerGone(Exception):
-    """As psycopg says it."""
+    """An error with psycopg's message for a server that is down."""
 
 
 def sqlite_error(path: Path, statement: str, mode: str = "rwc") -> DBAPIError:
-    """What SQLite itself raises for this."""
+    """Return the error that SQLite raises for this statement."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True)
     try:
         connection.execute(statement)
@@ -43,7 +43,7 @@ def said(error: DBAPIError, *, wrapped: bool) -> ConfigurationError | StoreUnava
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_what_writing_and_reading_sqlite_says(tmp_path: Path, wrapped: bool) -> None:
+def test_each_sqlite_error_has_its_own_sentence(tmp_path: Path, wrapped: bool) -> None:
     path = tmp_path / "x.db"
     Database.open(f"sqlite:///{path}").close()
     error = said(sqlite_error(path, "CREATE TABLE a(b)", "ro"), wrapped=wrapped)
@@ -52,10 +52,10 @@ def test_what_writing_and_reading_sqlite_says(tmp_path: Path, wrapped: bool) -> 
     path.write_text("x" * 5000)
     error = said(sqlite_error(path, "SELECT 1 FROM sqlite_master"), wrapped=wrapped)
     assert isinstance(error, ConfigurationError)
-    assert "no SQLite database or damaged" in str(error)
+    assert "damaged or not a SQLite database" in str(error)
 
 
-def test_the_servers_own_words_are_in_the_error() -> None:
+def test_the_postgres_servers_message_is_in_the_error() -> None:
     gone = ServerGone('connection to server at "db" failed: Connection refused\n\tIs the server running?')
     error = said(OperationalError("SELECT 1", None, gone), wrapped=True)
     assert isinstance(error, StoreUnavailable)
@@ -65,7 +65,7 @@ def test_the_servers_own_words_are_in_the_error() -> None:
     )
     error = said(ProgrammingError("CREATE …", None, ServerGone("permission denied for schema public.")), wrapped=False)
     assert isinstance(error, ConfigurationError)
-    assert "does not take the gateway's tables (permission denied for schema public)" in str(error)
+    assert "does not accept the gateway's tables (permission denied for schema public)" in str(error)
 
 
 def test_an_error_without_a_message_is_named_by_its_class() -> None:

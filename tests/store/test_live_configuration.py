@@ -1,4 +1,4 @@
-"""The snapshot: swapped whole, by one reload at a time, without the providers that cannot be used."""
+"""Configuration snapshots: replaced whole, by one reload at a time, without providers that cannot be used."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_subscribers_get_every_new_snapshot(house: House) -> None:
     assert seen == [(first, True), (second, True)]
 
 
-def test_an_unopenable_key_disables_its_provider_only(house: House, database: Database) -> None:
+def test_a_key_that_cannot_be_decrypted_disables_only_its_provider(house: House, database: Database) -> None:
     house.add("old")
     rotated = House(database, SecretBox([b"n" * 32]))
     rotated.add("new")
@@ -113,7 +113,9 @@ def test_an_unopenable_key_disables_its_provider_only(house: House, database: Da
     ("error", "reason"),
     [(ConfigurationError("The host is private."), "The host is private."), (ValueError("key-a"), "ValueError")],
 )
-def test_a_provider_that_cannot_be_prepared(database: Database, box: SecretBox, error: Exception, reason: str) -> None:
+def test_a_provider_that_cannot_be_prepared_is_left_out_and_logged(
+    database: Database, box: SecretBox, error: Exception, reason: str
+) -> None:
     def prepare(provider: Provider, api_key: str) -> Provider:
         if provider.name == "a":
             raise error
@@ -124,6 +126,23 @@ def test_a_provider_that_cannot_be_prepared(database: Database, box: SecretBox, 
     house.add("b")
     assert [[candidate.provider.name for candidate in tier] for tier in house.configuration.reload().tiers] == [["b"]]
     assert house.logged == [("a", reason)]
+
+
+def test_the_embedded_model_does_not_answer_for_a_provider_that_cannot_be_used(
+    database: Database, box: SecretBox
+) -> None:
+    def prepare(provider: Provider, api_key: str) -> Provider:
+        if provider.name == "a":
+            raise ConfigurationError("The host is private.")
+        return aim(provider, api_key)
+
+    house = House(database, box, prepare)
+    house.providers.create(
+        ProviderDraft(name="local", display_name="local", api_key="unused", kind="local", models=("toy",))
+    )
+    assert house.configuration.reload().tiers != ()
+    house.add("a")
+    assert house.configuration.reload().tiers == ()
 
 
 def test_a_failed_reload_keeps_the_snapshot(house: House, database: Database) -> None:
@@ -159,7 +178,7 @@ def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretB
     assert sorted(house.configuration.snapshot.providers) == ["new", "slow"]
 
 
-def test_many_threads_change_and_reload(database_file: Path, box: SecretBox) -> None:
+def test_concurrent_changes_and_reloads_end_in_the_newest_state(database_file: Path, box: SecretBox) -> None:
     database = Database.open(f"sqlite:///{database_file}", fsync=False)
     house = House(database, box)
 

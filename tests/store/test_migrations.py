@@ -1,4 +1,4 @@
-"""The versions lead to the tables of `database.py`, whoever runs them and how often."""
+"""Migrations lead to the tables of `database.py`, from any version, run any number of times."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def table_texts(database: Database) -> dict[str, str]:
 
 
 def definitions(database: Database) -> dict[str, tuple[list[str], set[str], str]]:
-    """Each table's columns in their order, all that its text defines, and its options.
+    """Return each table's columns in order, the parts of its definition, and its options.
 
-    The texts themselves differ: SQLite writes a column that is added later behind the table's constraints.
+    The SQL texts themselves differ: SQLite appends a column that is added later after the table's constraints.
     """
     found = {}
     for name, text in table_texts(database).items():
@@ -72,7 +72,7 @@ def test_migrated_tables_are_those_of_the_code(database: Database, tmp_path: Pat
     plain.close()
 
 
-def test_downgrade_leaves_nothing_and_upgrade_comes_back(database: Database) -> None:
+def test_a_downgrade_leaves_no_tables_and_an_upgrade_restores_them(database: Database) -> None:
     before = table_texts(database)
     with database.write() as connection:
         command.downgrade(migrations.configuration(connection), "base")
@@ -89,7 +89,7 @@ INSERT INTO overrides VALUES ('01890a5d-ac96-774b-bcce-b302099a8058', 'alice', '
 """
 
 
-def test_providers_of_the_first_version_keep_all_they_have_and_the_default_protocols(tmp_path: Path) -> None:
+def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
     with database.write() as connection:
         command.upgrade(migrations.configuration(connection), "0001")
@@ -144,7 +144,7 @@ def test_processes_that_start_at_once_take_turns(tmp_path: Path) -> None:
     assert "True" in outputs
 
 
-def test_alembic_sleeps_when_there_is_nothing_to_do(database_file: Path) -> None:
+def test_alembic_is_not_imported_when_the_schema_is_current(database_file: Path) -> None:
     process = start_migration(f"sqlite:///{database_file}")
     assert process.communicate(timeout=30)[0].strip() == "False"
     assert process.returncode == 0

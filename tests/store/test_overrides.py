@@ -1,4 +1,4 @@
-"""Overrides: one for a user and service, one for a user and all services."""
+"""Overrides in the database: one per user and service, one per user for all services."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_new_override_is_stored_with_all_fields(store: OverrideStore) -> None:
     assert store.list() == [made]
 
 
-def test_list_is_by_user_and_service_and_can_be_one_users(store: OverrideStore) -> None:
+def test_the_list_is_sorted_by_user_and_service_and_can_be_filtered_by_user(store: OverrideStore) -> None:
     for user, service in (("b", None), ("a", "z"), ("a", None), ("a", "c")):
         store.create(draft(user, service))
     assert [(o.user_id, o.service_name) for o in store.list()] == [("a", None), ("a", "c"), ("a", "z"), ("b", None)]
@@ -53,7 +53,7 @@ def test_list_is_by_user_and_service_and_can_be_one_users(store: OverrideStore) 
     assert store.list("nobody") == []
 
 
-def test_one_for_a_user_and_service(store: OverrideStore) -> None:
+def test_a_second_override_for_a_user_and_service_is_a_conflict(store: OverrideStore) -> None:
     store.create(draft(service_name="chat"))
     with pytest.raises(Conflict, match="an override for the service 'chat' already"):
         store.create(draft(service_name="chat", model_name="gpt-4o-mini"))
@@ -61,7 +61,7 @@ def test_one_for_a_user_and_service(store: OverrideStore) -> None:
 
 
 @pytest.mark.parametrize("service", [None, ""])
-def test_one_for_a_user_and_all_services(store: OverrideStore, service: str | None) -> None:
+def test_a_second_override_for_a_user_and_all_services_is_a_conflict(store: OverrideStore, service: str | None) -> None:
     made = store.create(draft())
     assert made.service_name is None
     with pytest.raises(Conflict, match="an override for all services already"):
@@ -70,15 +70,20 @@ def test_one_for_a_user_and_all_services(store: OverrideStore, service: str | No
 
 
 @pytest.mark.parametrize(
-    ("fields", "loc"),
-    [({"provider_name": "mistral"}, "provider_name"), ({"model_name": "gpt-4"}, "model_name")],
+    ("fields", "loc", "meant"),
+    [
+        ({"provider_name": "mistral"}, "provider_name", ""),
+        ({"provider_name": "grok"}, "provider_name", " If groq is meant, write that."),
+        ({"model_name": "gpt-4o-mni"}, "model_name", " If gpt-4o-mini is meant, write that."),
+    ],
 )
-def test_an_override_names_a_provider_and_one_of_its_models(
-    store: OverrideStore, fields: dict[str, str], loc: str
+def test_an_override_must_name_a_provider_and_one_of_its_models(
+    store: OverrideStore, fields: dict[str, str], loc: str, meant: str
 ) -> None:
     with pytest.raises(Invalid) as raised:
         store.create(draft(**fields))
     assert raised.value.errors[0]["loc"] == ["body", loc]
+    assert (" is meant" in raised.value.detail, raised.value.detail.endswith(meant)) == (bool(meant), True)
     assert store.list() == []
     store.create(draft(provider_name="groq", model_name="gpt-4o-mini"))
 

@@ -1,4 +1,4 @@
-"""Providers: what is stored, what changes, and that keys stay sealed."""
+"""Providers in the database: storing, changing, and keys that stay encrypted."""
 
 from __future__ import annotations
 
@@ -73,19 +73,19 @@ def test_a_new_provider_is_stored_with_all_fields(store: ProviderStore) -> None:
     assert store.list() == [made]
 
 
-def test_defaults_are_those_of_the_reference(store: ProviderStore) -> None:
+def test_defaults_are_those_of_the_api_reference(store: ProviderStore) -> None:
     made = store.create(draft())
     assert (made.is_enabled, made.rate_limit_rpm, made.rate_limit_tpm, made.priority) == (True, 60, 100_000, 10)
     assert (made.base_url, made.timeout_s, made.prices) == (None, 60.0, None)
 
 
-def test_list_is_by_priority_then_name(store: ProviderStore) -> None:
+def test_the_list_is_sorted_by_priority_then_name(store: ProviderStore) -> None:
     for name, priority in (("b", 1), ("a", 1), ("c", 5), ("z", 0)):
         store.create(draft(name, priority=priority))
     assert [provider.name for provider in store.list()] == ["c", "a", "b", "z"]
 
 
-def test_a_name_is_unique(store: ProviderStore) -> None:
+def test_a_second_provider_of_the_same_name_is_a_conflict(store: ProviderStore) -> None:
     first = store.create(draft())
     other = store.create(draft("groq"))
     with pytest.raises(Conflict, match="A provider named 'openai' exists already"):
@@ -125,7 +125,7 @@ def test_an_id_in_another_spelling_is_not_found(store: ProviderStore) -> None:
         {"rate_limit_rpm": 1, "rate_limit_tpm": 2, "priority": 3, "timeout_s": 4.5, "kind": "gemini"},
     ],
 )
-def test_update_changes_only_what_is_given(store: ProviderStore, changes: dict[str, Any]) -> None:
+def test_an_update_changes_only_the_given_fields(store: ProviderStore, changes: dict[str, Any]) -> None:
     made = store.create(draft(base_url="https://x.example", prices={"m": {"output": 2.0}}))
     changed = store.update(made.id, changes)
     assert changed.updated_at_ms > made.updated_at_ms
@@ -140,13 +140,13 @@ def test_updated_at_grows_even_within_a_millisecond(store: ProviderStore) -> Non
     assert times == sorted(set(times))
 
 
-def test_update_takes_a_new_key(store: ProviderStore) -> None:
+def test_an_update_can_replace_the_key(store: ProviderStore) -> None:
     made = store.create(draft())
     store.update(made.id, {"api_key": "another"})
     assert keys(store) == {"openai": "another"}
 
 
-def test_renaming_takes_the_overrides_along(store: ProviderStore, database: Database) -> None:
+def test_renaming_a_provider_renames_it_in_its_overrides(store: ProviderStore, database: Database) -> None:
     made = store.create(draft())
     store.create(draft("groq"))
     overrides = OverrideStore(database)
@@ -158,7 +158,7 @@ def test_renaming_takes_the_overrides_along(store: ProviderStore, database: Data
     assert [(o.user_id, o.provider_name) for o in overrides.list()] == [("a", "azure"), ("b", "groq"), ("c", "azure")]
 
 
-def test_a_deleted_provider_is_gone(store: ProviderStore) -> None:
+def test_a_deleted_provider_is_not_found(store: ProviderStore) -> None:
     made = store.create(draft())
     store.delete(made.id)
     assert store.list() == []
@@ -166,7 +166,9 @@ def test_a_deleted_provider_is_gone(store: ProviderStore) -> None:
         store.delete(made.id)
 
 
-def test_the_key_is_nowhere_in_plain_sight(store: ProviderStore, database: Database, tmp_path: Path) -> None:
+def test_the_key_is_never_stored_or_shown_in_plain_text(
+    store: ProviderStore, database: Database, tmp_path: Path
+) -> None:
     made = store.create(draft())
     assert CANARY not in repr((draft(), made, store, store.load()))
     with pytest.raises(Conflict) as caught:
@@ -176,7 +178,7 @@ def test_the_key_is_nowhere_in_plain_sight(store: ProviderStore, database: Datab
     assert all(CANARY.encode() not in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_rekey_seals_all_under_the_first_key(store: ProviderStore, database: Database) -> None:
+def test_rekey_encrypts_all_keys_with_the_first_encryption_key(store: ProviderStore, database: Database) -> None:
     made = [store.create(draft(name)) for name in ("a", "b")]
     rotated = ProviderStore(database, SecretBox([b"n" * 32, b"k" * 32]))
     rotated.create(draft("c"))
@@ -189,7 +191,7 @@ def test_rekey_seals_all_under_the_first_key(store: ProviderStore, database: Dat
         keys(store)
 
 
-def test_rekey_changes_nothing_when_a_key_does_not_open(store: ProviderStore, database: Database) -> None:
+def test_rekey_changes_nothing_if_a_key_cannot_be_decrypted(store: ProviderStore, database: Database) -> None:
     store.create(draft("a"))
     with database.write() as connection:
         connection.execute(sa.insert(providers).from_select(list(providers.c), _copy_with_other_id()))

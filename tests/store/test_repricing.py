@@ -1,4 +1,4 @@
-"""After repricing the reports are those of a history that had the new price from the start; interrupted or not."""
+"""Repricing gives the reports of a history that had the new prices from the start, interrupted or not."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Stopped(Exception):
 
 
 class Run:
-    """Repricing with fixed prices, stopped after so many batches were written."""
+    """Repricing with fixed prices, stopped after `stop_after` batches were written."""
 
     def __init__(self, database: Database, prices: dict[str, Price | None], stop_after: int | None = None) -> None:
         self.reports: list[RepriceReport] = []
@@ -122,7 +122,7 @@ def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
     return [msgspec.json.decode(text, type=list[AttemptRecord]) for text in texts if text is not None]
 
 
-def test_a_record_its_attempt_and_the_reports_change(store: UsageStore, database: Database) -> None:
+def test_repricing_changes_the_record_its_attempt_and_the_reports(store: UsageStore, database: Database) -> None:
     store.write([made(bought()), record(outcome="no_provider")])
     report = Run(database, {"p": NOW})()
     assert (report.records, report.changed, report.pruned, report.unknown, report.gone) == (2, 1, 0, 0, 0)
@@ -136,7 +136,7 @@ def test_a_record_its_attempt_and_the_reports_change(store: UsageStore, database
     assert store.by_provider(1, NOW_MS)[0].totals.cost_nanos == 40
 
 
-def test_nothing_else_of_a_record_changes(store: UsageStore, database: Database) -> None:
+def test_repricing_changes_no_other_field_of_a_record(store: UsageStore, database: Database) -> None:
     given = made(bought(upstream_model="x", latency_ms=4, error="e"), tags={"a": "b"}, latency_ms=9, cache="bypass")
     store.write([given])
     before = record_rows(database)[0]
@@ -162,14 +162,16 @@ def test_nothing_else_of_a_record_changes(store: UsageStore, database: Database)
         (bought(), BEFORE, 15, "exact"),
     ],
 )
-def test_an_attempt_at_another_price(attempt: AttemptRecord, price: Price, nanos: int, status: str) -> None:
+def test_at_price_sets_price_cost_and_status_and_is_idempotent(
+    attempt: AttemptRecord, price: Price, nanos: int, status: str
+) -> None:
     after = at_price(attempt, price)
     assert (after.price, after.cost_nanos, after.cost_status) == (price, nanos, status)
     assert (after is attempt) == (price == attempt.price)
     assert at_price(after, price) is after
 
 
-def test_what_cannot_or_need_not_be_priced_stays(store: UsageStore, database: Database) -> None:
+def test_attempts_without_a_new_price_or_without_tokens_do_not_change(store: UsageStore, database: Database) -> None:
     nothing = attempt(provider="known", price=BEFORE, error="refused")
     store.write(
         [
@@ -214,7 +216,7 @@ def test_a_renamed_provider_is_found_by_its_id(store: UsageStore, database: Data
         ({"until_ms": NOW_MS + 1}, {"a", "b", "c"}),
     ],
 )
-def test_only_what_is_asked_for_changes(
+def test_only_attempts_that_match_the_filter_change(
     store: UsageStore, database: Database, asked: dict[str, Any], changed: set[str]
 ) -> None:
     store.write(
@@ -249,7 +251,7 @@ def test_pruned_requests_are_counted(store: UsageStore, database: Database) -> N
     assert store.summary(1, NOW_MS).cost_nanos == 5 * 15 + 5 * 40
 
 
-def test_progress_is_told_batch_by_batch(store: UsageStore, database: Database) -> None:
+def test_progress_is_reported_after_each_batch(store: UsageStore, database: Database) -> None:
     count = 2 * BATCH_RECORDS + 1
     store.write([made(bought(), at_ms=NOW_MS - count + number) for number in range(count)])
     run = Run(database, {"p": NOW})
@@ -267,7 +269,7 @@ def test_an_absurd_cost_is_refused(store: UsageStore, database: Database) -> Non
     assert (record_rows(database), rollup_rows(database)) == before
 
 
-def test_records_that_go_or_change_meanwhile_are_left_to_whoever_did_it(store: UsageStore, database: Database) -> None:
+def test_records_deleted_or_changed_meanwhile_are_not_overwritten(store: UsageStore, database: Database) -> None:
     store.write([made(bought(), user_id=name) for name in "abc"])
     doing: list[Callable[[], object]] = [lambda: store.prune(NOW_MS + 1, 1), Run(database, {"p": NOW})]
 
@@ -284,7 +286,7 @@ def test_records_that_go_or_change_meanwhile_are_left_to_whoever_did_it(store: U
 
 
 def with_price(history: list[UsageRecord], prices: dict[str, Price | None]) -> list[UsageRecord]:
-    """The history as it would have been with these prices from the start, where they are known."""
+    """Return the history with these prices from the start, where they are known."""
     copies = []
     for given in history:
         copy = msgspec.structs.replace(given, attempts=[])
@@ -343,7 +345,7 @@ def test_reports_become_those_of_a_history_with_the_new_prices(
     assert sorted(row[0] for row in again[0]) == sorted(given.id for given in history)
 
 
-def test_stopped_between_batches_and_begun_anew(store: UsageStore, database: Database) -> None:
+def test_a_run_stopped_between_batches_is_completed_by_a_new_run(store: UsageStore, database: Database) -> None:
     count = 3 * BATCH_RECORDS
     history = [made(bought(), at_ms=NOW_MS - number) for number in range(count)]
     store.write(history)
@@ -357,7 +359,7 @@ def test_stopped_between_batches_and_begun_anew(store: UsageStore, database: Dat
     check_reports(store, with_price(history, {"p": DEAR}), 1)
 
 
-def test_beside_others_who_write(store: UsageStore, database: Database) -> None:
+def test_repricing_beside_other_writers_keeps_the_reports_exact(store: UsageStore, database: Database) -> None:
     history = [made(bought(), user_id=f"u{n % 7}", at_ms=NOW_MS - n * HOUR_MS) for n in range(2000)]
     batches = [history[start::20] for start in range(20)]
     store.write(batches.pop())
@@ -370,7 +372,7 @@ def test_beside_others_who_write(store: UsageStore, database: Database) -> None:
     def work(step: Callable[[], object]) -> None:
         try:
             while batches:
-                with suppress(StoreUnavailable):  # another one has the lock: whoever writes tries again
+                with suppress(StoreUnavailable):  # another thread has the write lock: try again
                     step()
         except BaseException as error:
             failures.append(error)

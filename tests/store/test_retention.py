@@ -1,4 +1,4 @@
-"""Deleting by age: no clock that jumps deletes a record, and one that is right is not refused for ever."""
+"""Deletion by age: a clock that jumps deletes no record, and a correct clock is not refused forever."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class World:
         return BelievedClock(belief, self.clock_ms, self.elapsed_s)
 
 
-# A spell: how wrong the clock is, how many hourly runs that lasts, and the runs before which the gateway restarts.
+# A spell: the clock's error, the number of hourly runs it lasts, and the runs before which the gateway restarts.
 SPELLS = st.lists(st.tuples(st.one_of(SMALL, BIG), st.integers(1, 23), st.sets(st.integers(0, 22))), max_size=12)
 
 
 @given(SPELLS)
-def test_a_clock_that_is_wrong_for_less_than_a_day_deletes_nothing_that_is_not_old(
+def test_a_clock_that_is_wrong_for_less_than_a_day_deletes_no_young_record(
     spells: list[tuple[int, int, set[int]]],
 ) -> None:
     world = World()
     clock = world.clock(Belief(NOW_MS))
     for offset_ms, runs, restarts in spells:
-        for wrong_ms, hours in ((offset_ms, runs), (0, 1)):  # and right again in between
+        for wrong_ms, hours in ((offset_ms, runs), (0, 1)):  # the clock is right between two spells
             world.offset_ms = wrong_ms
             for run in range(hours):
                 if run in restarts:
@@ -63,7 +63,7 @@ def test_a_clock_that_is_wrong_for_less_than_a_day_deletes_nothing_that_is_not_o
 
 
 @given(st.integers(2, 4000), st.sets(st.integers(0, 30)))
-def test_a_gateway_that_was_stopped_for_long_refuses_for_a_day_of_running(days: int, restarts: set[int]) -> None:
+def test_a_gateway_stopped_for_long_deletes_nothing_for_a_day_of_running(days: int, restarts: set[int]) -> None:
     world = World()
     belief = Belief(NOW_MS)
     world.true_ms += days * DAY_MS
@@ -74,10 +74,10 @@ def test_a_gateway_that_was_stopped_for_long_refuses_for_a_day_of_running(days: 
         assert refused <= 25
         world.true_ms += HOUR_MS
         if refused in restarts:
-            reading = clock.read()  # as at the last run before the end
+            reading = clock.read()  # the last run before the stop
             if not reading.is_refused:
                 break
-            world.true_ms += 14 * HOUR_MS  # it is stopped over night
+            world.true_ms += 14 * HOUR_MS  # stopped overnight
             clock = world.clock(clock.belief)
     assert refused == 24
     assert reading.is_accepted
@@ -87,7 +87,7 @@ def test_a_gateway_that_was_stopped_for_long_refuses_for_a_day_of_running(days: 
 
 
 @given(st.integers(2, 400), st.integers(2, 400))
-def test_a_difference_that_changes_is_counted_anew(first: int, second: int) -> None:
+def test_a_changed_difference_restarts_the_24_hours(first: int, second: int) -> None:
     world = World()
     clock = world.clock(Belief(NOW_MS))
     for days in (first, first + second):
@@ -99,7 +99,7 @@ def test_a_difference_that_changes_is_counted_anew(first: int, second: int) -> N
 
 @given(st.integers(-400, 400), st.integers(0, 48))
 def test_a_restart_does_not_make_a_wrong_clock_right(days: int, hours: int) -> None:
-    """What is stored while the clock is ahead carries its time; it must not become what is believed."""
+    """Records stored while the clock is ahead carry its time; it must not become the believed time."""
     world = World()
     kept = world.clock(Belief(NOW_MS)).belief
     world.offset_ms = days * DAY_MS
@@ -108,7 +108,7 @@ def test_a_restart_does_not_make_a_wrong_clock_right(days: int, hours: int) -> N
 
 
 class Books:
-    """A database with records, and the retention over it."""
+    """A database with records and its retention."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,7 +129,7 @@ class Books:
         self.logged.append({"event": event, "level": level, **fields})
 
     def run(self) -> None:
-        """One run, as each hour."""
+        """Do one whole run, as the gateway does every hour."""
         while self.retention.step():
             pass
 
@@ -160,20 +160,20 @@ def test_each_deletion_of_old_records_is_logged_once(books: Books) -> None:
 
 @pytest.mark.parametrize("has_file", [False, True])
 @pytest.mark.parametrize("days_ahead", [2, 100, 10_000_000])
-def test_a_clock_ahead_at_a_start_deletes_nothing_and_is_told_once(
+def test_a_clock_ahead_at_startup_deletes_nothing_and_is_logged_once(
     books: Books, has_file: bool, days_ahead: int
 ) -> None:
     books.write(0, 1, 89.5)
     if has_file:
         books.run()
     books.world.offset_ms = days_ahead * DAY_MS
-    for _ in range(3):  # starts
+    for _ in range(3):  # restarts
         books.start()
         for _ in range(3):
             books.run()
             books.world.true_ms += HOUR_MS
             if days_ahead < 1000:
-                books.write(0)  # what is asked meanwhile carries the wrong time
+                books.write(0)  # requests received meanwhile carry the wrong time
     assert books.count() >= 3
     told = [line for line in books.logged if line["level"] == "error"]
     assert [line["days_ahead"] for line in told] == [pytest.approx(days_ahead, abs=0.2)] * 3
@@ -183,7 +183,7 @@ def test_a_clock_ahead_at_a_start_deletes_nothing_and_is_told_once(
     assert not [line for line in books.logged if "count" in line]
 
 
-def test_a_clock_ahead_is_no_error_when_nothing_is_due_by_it(books: Books) -> None:
+def test_a_clock_ahead_is_no_error_if_it_would_delete_nothing(books: Books) -> None:
     books.write(0, 1)
     books.run()
     books.world.true_ms += 3 * DAY_MS
@@ -192,14 +192,14 @@ def test_a_clock_ahead_is_no_error_when_nothing_is_due_by_it(books: Books) -> No
     assert books.logged == []
 
 
-def test_a_clock_behind_deletes_only_what_is_old_by_it(books: Books) -> None:
+def test_a_clock_behind_deletes_only_records_that_are_old_by_it(books: Books) -> None:
     books.write(0, 89, 95, 200)
     books.world.offset_ms = -10 * DAY_MS
     books.run()
     assert books.count() == 3
 
 
-def test_a_clock_that_stays_is_taken_as_right_with_a_warning(books: Books) -> None:
+def test_a_clock_that_stays_ahead_is_accepted_with_a_warning(books: Books) -> None:
     books.write(0, 1, 2)
     books.run()
     books.world.true_ms += 100 * DAY_MS
@@ -212,7 +212,7 @@ def test_a_clock_that_stays_is_taken_as_right_with_a_warning(books: Books) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{}", b"[]", b'{"believed_ms": "x"}'])
-def test_a_damaged_file_is_replaced(books: Books, content: bytes) -> None:
+def test_a_damaged_retention_file_is_replaced(books: Books, content: bytes) -> None:
     (books.path / FILE_NAME).write_bytes(content)
     books.write(0, 91)
     books.run()
@@ -220,7 +220,7 @@ def test_a_damaged_file_is_replaced(books: Books, content: bytes) -> None:
     assert json.loads((books.path / FILE_NAME).read_bytes())["believed_ms"] == NOW_MS
 
 
-def test_a_directory_that_cannot_be_written_is_told_and_stops_nothing(books: Books) -> None:
+def test_an_unwritable_data_directory_is_logged_and_does_not_stop_retention(books: Books) -> None:
     (books.path / "retention.new").mkdir()
     books.write(0, 91)
     books.run()

@@ -1,4 +1,4 @@
-"""Customers' days added up to blocks: when, that nothing is missing in them, and that the reports read them."""
+"""Blocks of customers' days: when they are built, that they are complete, and that reports read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
 
 BLOCK_MS = 2 * DAY_MS
 START_MS = 20_000 // 32 * 32 * DAY_MS
-"""Where a block of 32 days begins."""
+"""Start of a block of 32 days."""
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def store(database: Database) -> UsageStore:
 
 
 def rows_of(database: Database, grain: str) -> dict[tuple[int, str], tuple[Any, ...]]:
-    """(bucket, counted in days from START_MS, name) → counters."""
+    """Return the rows of a grain as (bucket in days since START_MS, name) → counters."""
     return {
         ((row[2] - START_MS) // DAY_MS, row[3]): row[4:]
         for row in rollup_rows(database)
@@ -39,7 +39,7 @@ def build_all(store: UsageStore, until_ms: int) -> int:
     return built
 
 
-def test_there_is_nothing_to_build_at_first(store: UsageStore) -> None:
+def test_an_empty_table_has_no_block_to_build(store: UsageStore) -> None:
     assert store.build_block(START_MS) is False
 
 
@@ -53,7 +53,7 @@ def test_a_block_is_built_once_it_is_over(store: UsageStore, database: Database,
     )
 
 
-def test_every_counter_is_added_up(store: UsageStore, database: Database) -> None:
+def test_a_block_adds_up_every_counter(store: UsageStore, database: Database) -> None:
     store.write([record(START_MS), record(START_MS + DAY_MS)])
     with database.write() as connection:
         connection.execute(
@@ -63,7 +63,7 @@ def test_every_counter_is_added_up(store: UsageStore, database: Database) -> Non
     assert rows_of(database, "2days") == {(0, "u"): tuple(2 * 10**place for place in range(1, len(COUNTERS) + 1))}
 
 
-def test_blocks_are_made_of_the_grain_before_and_of_customers_only(store: UsageStore, database: Database) -> None:
+def test_blocks_are_built_from_the_grain_before_and_for_customers_only(store: UsageStore, database: Database) -> None:
     days = [*range(7), 9]
     store.write([record(START_MS + day * DAY_MS, provider="p", attempts=[attempt()]) for day in days])
     assert build_all(store, START_MS + 11 * DAY_MS) == 8
@@ -76,16 +76,16 @@ def test_blocks_are_made_of_the_grain_before_and_of_customers_only(store: UsageS
     assert store.by_customer(90, START_MS + 33 * DAY_MS, 5) == [CustomerTotals("u", requests=8, cost_nanos=0)]
 
 
-def test_an_empty_stretch_is_passed_over(store: UsageStore, database: Database) -> None:
+def test_days_without_records_get_no_block(store: UsageStore, database: Database) -> None:
     store.write([record(START_MS), record(START_MS + 98 * DAY_MS)])
     build_all(store, START_MS + 200 * DAY_MS)
     found = {days: [day for day, _ in sorted(rows_of(database, f"{days}days"))] for days in (2, 4, 8, 16, 32)}
-    # Longer ones wait until there is something after them.
+    # Longer blocks are built once a block of the grain before follows them.
     assert found == {2: [0, 98], 4: [0, 96], 8: [0], 16: [], 32: []}
 
 
 @pytest.mark.parametrize("day", [-3, 0, 5, 7, 15])
-def test_what_comes_late_is_in_its_block_too(store: UsageStore, database: Database, day: int) -> None:
+def test_late_records_are_added_to_their_block(store: UsageStore, database: Database, day: int) -> None:
     store.write([record(START_MS), record(START_MS + 15 * DAY_MS)])
     build_all(store, START_MS + 16 * DAY_MS)
     late = [record(START_MS + day * DAY_MS, cost_nanos=7), record(START_MS + 16 * DAY_MS, cost_nanos=1)]
@@ -99,7 +99,7 @@ def test_what_comes_late_is_in_its_block_too(store: UsageStore, database: Databa
     assert store.by_customer(90, START_MS + 17 * DAY_MS, 5) == [CustomerTotals("u", requests=4, cost_nanos=8)]
 
 
-def test_the_report_reads_blocks_where_there_are_some(store: UsageStore, database: Database) -> None:
+def test_the_report_by_customer_reads_blocks_where_they_are_built(store: UsageStore, database: Database) -> None:
     now_ms = START_MS + 43 * DAY_MS + 14 * HOUR_MS
     store.write([record(START_MS + day * DAY_MS + 13 * HOUR_MS) for day in range(-2, 44)])
     build_all(store, now_ms)

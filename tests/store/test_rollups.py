@@ -1,4 +1,4 @@
-"""Totals, and that they are columns."""
+"""Sums of usage records per hour and day, and the counters as columns of the table."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_plus_adds_every_counter() -> None:
     assert one.requests == 1
 
 
-def test_each_outcome_and_status_is_counted_where_it_belongs() -> None:
+def test_each_outcome_and_cost_status_has_its_counter() -> None:
     outcomes = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider")
     records = [record(outcome=outcome, latency_ms=10) for outcome in outcomes]
     records += [record(cost_status="estimated", latency_ms=10), record(cost_status="unpriced", latency_ms=10)]
@@ -100,7 +100,7 @@ def test_cost_goes_to_each_attempts_provider_and_the_request_to_the_answering_on
     }
 
 
-def test_a_hit_and_a_request_that_reached_no_provider_are_in_no_providers_row() -> None:
+def test_hits_and_requests_without_attempts_count_for_no_provider() -> None:
     records = [record(outcome="cached", provider="p"), record(outcome="no_provider")]
     assert [key for key in hourly(records) if key[0] == "provider"] == []
 
@@ -109,7 +109,7 @@ def test_attempts_without_a_providers_name_on_the_request_count_no_request() -> 
     assert hourly([record(attempts=[attempt(cost_nanos=1)])])[("provider", 0, "p")] == Totals(cost_nanos=1)
 
 
-def test_hours_and_days_begin_at_their_edge() -> None:
+def test_hours_and_days_start_at_their_first_millisecond() -> None:
     times = (0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1, 24 * HOUR_MS)
     hours = hourly(record(at_ms) for at_ms in times)
     days = coarser(hours.items(), 24)
@@ -132,17 +132,17 @@ def test_hours_and_days_begin_at_their_edge() -> None:
         {"attempts": [attempt(usage=Usage(output_tokens=-1))]},
     ],
 )
-def test_absurd_figures_are_refused(fields: dict[str, Any]) -> None:
+def test_negative_or_too_large_figures_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RecordsRefused, match="negative or too large"):
         hourly([record(**fields)])
 
 
-def test_the_largest_sum_is_taken() -> None:
+def test_the_largest_allowed_sum_is_accepted() -> None:
     sums = hourly([record(cost_nanos=LARGEST_SUM - 1), record(cost_nanos=1)])
     assert sums[("service", 0, "s")].cost_nanos == LARGEST_SUM
 
 
-def test_a_change_is_what_replacing_records_adds() -> None:
+def test_a_change_is_the_difference_between_new_and_old_sums() -> None:
     before = [record(cost_nanos=5, cost_status="unpriced", attempts=[attempt(cost_nanos=5)], provider="p"), record(1)]
     after = [record(cost_nanos=2, attempts=[attempt(cost_nanos=2)], provider="p"), record(1)]
     difference = Totals(unpriced_requests=-1, cost_nanos=-3)
@@ -154,7 +154,7 @@ def test_a_change_is_what_replacing_records_adds() -> None:
     assert set(map(Totals.__eq__, change(before, before).values(), [Totals()] * 3)) == {True}
 
 
-def test_a_change_that_is_absurd_is_refused() -> None:
+def test_a_change_that_is_too_large_is_refused() -> None:
     for one, other in ((0, LARGEST_SUM + 1), (LARGEST_SUM + 1, 0)):
         with pytest.raises(RecordsRefused, match="too large"):
             change([record(cost_nanos=one)], [record(cost_nanos=other)])
@@ -165,7 +165,7 @@ def test_a_change_that_is_absurd_is_refused() -> None:
     length=st.integers(1, 9000),
     builts=st.lists(st.integers(0, 12_000), min_size=len(BLOCKS), max_size=len(BLOCKS)),
 )
-def test_a_period_is_covered_once_by_few_buckets_that_are_there(start: int, length: int, builts: list[int]) -> None:
+def test_a_period_is_covered_once_by_few_existing_buckets(start: int, length: int, builts: list[int]) -> None:
     end = (start + length + 24) // 24 * 24
     until = {DAY: end} | {
         block: built // block.hours * block.hours
@@ -188,7 +188,7 @@ def test_a_period_is_covered_once_by_few_buckets_that_are_there(start: int, leng
 @pytest.mark.parametrize(
     ("hour", "hours", "sign"), [(0, 0, 0), (1, 1, -1), (11, 11, -1), (12, 12, 1), (13, 11, 1), (23, 1, 1)]
 )
-def test_the_first_day_is_covered_from_its_nearer_end(hour: int, hours: int, sign: int) -> None:
+def test_the_first_day_is_covered_by_hours_or_by_the_day_minus_hours(hour: int, hours: int, sign: int) -> None:
     stretches = cover(hour * HOUR_MS, 48 * HOUR_MS, [(DAY, 48 * HOUR_MS)])
     found = [((end - start) // HOUR_MS, sign) for grain, start, end, sign in stretches if grain is HOUR]
     assert found == ([(hours, sign)] if hours else [])

@@ -1,4 +1,4 @@
-"""Sealing, and the keys it is done with."""
+"""Encryption of provider keys at rest, and parsing of encryption keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD, NEW = b"o" * 32, b"n" * 32
 
 
 @given(text=st.text(st.characters(codec="utf-8")), row_id=st.uuids().map(str))
-def test_what_is_sealed_opens(text: str, row_id: str) -> None:
+def test_a_sealed_text_is_decrypted_to_the_original(text: str, row_id: str) -> None:
     box = SecretBox([NEW, OLD])
     sealed = box.seal(text, row_id)
     assert box.open(sealed, row_id) == text
@@ -31,7 +31,7 @@ def test_every_sealing_is_different() -> None:
     assert box.seal("key", "row") != box.seal("key", "row")
 
 
-def test_the_first_key_seals_and_all_open() -> None:
+def test_the_first_key_encrypts_and_every_key_decrypts() -> None:
     sealed = SecretBox([OLD]).seal("key", "row")
     rotated = SecretBox([NEW, OLD])
     assert rotated.open(sealed, "row") == "key"
@@ -46,14 +46,14 @@ def test_an_unknown_key_names_the_setting() -> None:
         SecretBox([NEW]).open(sealed, "row")
 
 
-def test_a_sealed_text_belongs_to_its_row() -> None:
+def test_a_sealed_text_of_another_row_is_refused() -> None:
     box = SecretBox([OLD])
     with pytest.raises(ConfigurationError, match="cannot be decrypted"):
         box.open(box.seal("canary", "row"), "other row")
 
 
 @given(position=st.integers(0, 22), bit=st.integers(0, 7))
-def test_any_flipped_bit_is_noticed(position: int, bit: int) -> None:
+def test_a_sealed_text_with_any_flipped_bit_is_refused(position: int, bit: int) -> None:
     box = SecretBox([OLD])
     sealed = bytearray(box.seal("canary", "row"))
     sealed[position] ^= 1 << bit
@@ -63,7 +63,7 @@ def test_any_flipped_bit_is_noticed(position: int, bit: int) -> None:
 
 
 @pytest.mark.parametrize("length", range(24))
-def test_a_cut_text_is_noticed(length: int) -> None:
+def test_a_truncated_sealed_text_is_refused(length: int) -> None:
     box = SecretBox([OLD])
     with pytest.raises(ConfigurationError):
         box.open(box.seal("canary", "row")[:length], "row")
@@ -76,7 +76,7 @@ def test_a_box_needs_a_key_and_does_not_show_it() -> None:
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
-def test_keys_in_every_spelling(one: bytes, two: bytes) -> None:
+def test_keys_in_base64_and_hex_are_parsed(one: bytes, two: bytes) -> None:
     url_safe = base64.urlsafe_b64encode(one).decode()
     standard = base64.b64encode(two).decode()
     text = f" {url_safe} ,{url_safe.rstrip('=')},{standard},{one.hex()},{two.hex().upper()},"
@@ -86,12 +86,12 @@ def test_keys_in_every_spelling(one: bytes, two: bytes) -> None:
 @pytest.mark.parametrize(
     "entry", ["canary", "canary" * 8, "zz" * 32, "ü" * 32, base64.b64encode(b"canary" * 6).decode(), "=", "a"]
 )
-def test_other_keys_are_refused_without_repeating_them(entry: str) -> None:
+def test_malformed_keys_are_refused_without_repeating_them(entry: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_keys(f"{OLD.hex()},{entry}")
     assert (
         str(caught.value)
-        == "Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not 32 bytes in base64 or hex: put the key there as it was made."
+        == "Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not 32 bytes in base64 or hex: copy the whole key again."
     )
 
 
@@ -101,7 +101,7 @@ def test_an_empty_list_of_encryption_keys_is_refused(text: str) -> None:
         parse_keys(text)
 
 
-def test_key_file_is_made_once(tmp_path: Path) -> None:
+def test_the_key_file_is_created_once(tmp_path: Path) -> None:
     path = tmp_path / "data" / "encryption.key"
     keys = load_or_create_key_file(path)
     assert [len(key) for key in keys] == [32]
@@ -110,7 +110,7 @@ def test_key_file_is_made_once(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_key_file_of_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_file_of_a_faster_process_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "encryption.key"
     link = os.link
 
@@ -123,7 +123,7 @@ def test_key_file_of_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_key_file_that_cannot_be_used(tmp_path: Path) -> None:
+def test_an_unusable_key_file_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot be used \(Is a directory\): make it readable, or set LLM_G"):
         load_or_create_key_file(tmp_path)
     (tmp_path / "file").touch()
@@ -132,9 +132,9 @@ def test_key_file_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"canary", b"\xff\xfe canary"])
-def test_key_file_with_something_else_in_it(tmp_path: Path, content: bytes) -> None:
+def test_a_key_file_without_a_key_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "encryption.key"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         load_or_create_key_file(path)
-    assert str(caught.value) == f"Key 1 of {path} is not 32 bytes in base64 or hex: put the key there as it was made."
+    assert str(caught.value) == f"Key 1 of {path} is not 32 bytes in base64 or hex: copy the whole key again."

@@ -1,4 +1,4 @@
-"""Records are counted once whatever happens. The reports are in test_usage_reports.py."""
+"""Usage records are stored and counted exactly once. Reports are tested in test_usage_reports.py."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def store(database: Database) -> UsageStore:
     return UsageStore(database)
 
 
-# --- the records ---
+# --- storing records ---
 
 
-def test_every_field_is_stored(store: UsageStore, database: Database) -> None:
+def test_every_field_of_a_record_is_stored(store: UsageStore, database: Database) -> None:
     attempts = [attempt(5), attempt(9, price=FREE, usage=Usage(input_tokens=1)), attempt(7)]
     given = record(
         client_request_id="c",
@@ -68,7 +68,7 @@ def test_every_field_is_stored(store: UsageStore, database: Database) -> None:
     assert row == {name: expected[name] for name in expected if name not in {"attempts", "tags", "usage"}}
 
 
-def test_a_record_of_defaults(store: UsageStore, database: Database) -> None:
+def test_a_record_of_defaults_is_stored(store: UsageStore, database: Database) -> None:
     store.write([record()])
     with database.read() as connection:
         row = connection.execute(sa.select(usage_records)).one()
@@ -80,7 +80,7 @@ def test_an_empty_batch_writes_no_rows(store: UsageStore, database: Database) ->
     assert rollup_rows(database) == []
 
 
-def test_a_batch_of_many_sizes(store: UsageStore, database: Database) -> None:
+def test_batches_of_any_size_are_stored_whole(store: UsageStore, database: Database) -> None:
     batch = [record(user_id=f"u{number % 700}") for number in range(2_345)]
     store.write(batch)
     assert stored_ids(database) == sorted(given.id for given in batch)
@@ -120,7 +120,7 @@ def test_the_first_of_two_records_with_one_id_counts(store: UsageStore) -> None:
         {"usage": Usage(output_tokens=-5)},
     ],
 )
-def test_a_bad_record_is_refused_with_its_batch(store: UsageStore, database: Database, bad: dict[str, Any]) -> None:
+def test_a_batch_with_a_bad_record_is_refused_whole(store: UsageStore, database: Database, bad: dict[str, Any]) -> None:
     batch = [record(), record(**bad), record()]
     with pytest.raises(RecordsRefused):
         store.write(batch)
@@ -129,7 +129,7 @@ def test_a_bad_record_is_refused_with_its_batch(store: UsageStore, database: Dat
     assert store.summary(1, NOW_MS).requests == 2
 
 
-def test_records_and_rollups_are_one_transaction(store: UsageStore, database: Database) -> None:
+def test_records_and_rollups_are_written_in_one_transaction(store: UsageStore, database: Database) -> None:
     with database.write() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER fail BEFORE INSERT ON usage_rollups WHEN new.grain = 'day' "
@@ -145,7 +145,7 @@ def test_records_and_rollups_are_one_transaction(store: UsageStore, database: Da
     assert store.summary(1, NOW_MS).requests == 2
 
 
-def test_another_writer_of_the_same_records_makes_it_try_again(store: UsageStore, database: Database) -> None:
+def test_a_concurrent_write_of_the_same_records_is_unavailable(store: UsageStore, database: Database) -> None:
     with database.write() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER other BEFORE INSERT ON usage_records BEGIN SELECT RAISE(IGNORE); END"
@@ -212,7 +212,7 @@ def test_killed_at_any_moment_rollups_are_the_sum_of_the_records(
     assert stored[0] % 200 == 0
 
 
-# --- what is read at start and deleted later ---
+# --- reading at startup, and deleting by age ---
 
 
 def test_recent_attempts_are_those_sent_since(store: UsageStore) -> None:
@@ -248,13 +248,13 @@ def test_prune_deletes_the_oldest_in_steps_and_keeps_rollups(store: UsageStore, 
     assert rollup_rows(database) == before
 
 
-def test_ids_made_by_the_gateway_fit_the_ranges(store: UsageStore) -> None:
+def test_ids_made_by_the_gateway_lie_in_the_range_of_their_time(store: UsageStore) -> None:
     before = time.time_ns() // 1_000_000
     store.write([record(before, id=new_id())])
     assert store.prune(before, 10) == 0
     assert store.prune(time.time_ns() // 1_000_000 + 1, 10) == 1
 
 
-def test_before_1970_there_is_nothing(store: UsageStore) -> None:
+def test_times_before_1970_find_no_records(store: UsageStore) -> None:
     assert store.prune(-5, 10) == 0
     assert store.recent_attempts(5) == []

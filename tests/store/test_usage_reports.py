@@ -1,4 +1,4 @@
-"""The reports say what the records say, and add up to each other."""
+"""Usage reports agree with the records and add up to the same totals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store(database: Database) -> UsageStore:
     return UsageStore(database)
 
 
-def test_reports_of_an_empty_database(store: UsageStore) -> None:
+def test_reports_of_an_empty_database_are_empty(store: UsageStore) -> None:
     assert store.summary(30, NOW_MS) == Totals()
     assert (store.by_provider(30, NOW_MS), store.by_service(30, NOW_MS), store.by_customer(30, NOW_MS, 5)) == (
         [],
@@ -43,7 +43,7 @@ def test_reports_of_an_empty_database(store: UsageStore) -> None:
     )
 
 
-def test_rows_are_by_cost_then_count_then_name(store: UsageStore) -> None:
+def test_report_rows_are_sorted_by_cost_then_count_then_name(store: UsageStore) -> None:
     store.write([record(user_id=user, cost_nanos=cost) for user, cost in (("d", 1), ("b", 0), ("a", 0), ("c", 0))])
     store.write([record(user_id="c")])
     assert [row.name for row in store.by_customer(1, NOW_MS, 10)] == ["d", "c", "a", "b"]
@@ -53,7 +53,7 @@ def test_rows_are_by_cost_then_count_then_name(store: UsageStore) -> None:
     ]
 
 
-def test_sums_beyond_32_bits(store: UsageStore) -> None:
+def test_sums_beyond_32_bits_are_exact(store: UsageStore) -> None:
     for _ in range(3):
         store.write([record(cost_nanos=2**53, usage=Usage(input_tokens=2**40))])
     assert store.summary(1, NOW_MS) == Totals(requests=3, cost_nanos=3 * 2**53, input_tokens=3 * 2**40)
@@ -61,13 +61,13 @@ def test_sums_beyond_32_bits(store: UsageStore) -> None:
 
 @pytest.mark.parametrize("days", [1, 2, 30, 365])
 @pytest.mark.parametrize("now_ms", [NOW_MS, 20_000 * DAY_MS, 20_000 * DAY_MS - 1, 20_000 * DAY_MS + HOUR_MS])
-def test_the_period_begins_at_the_hour(store: UsageStore, days: int, now_ms: int) -> None:
+def test_the_period_starts_at_a_full_hour(store: UsageStore, days: int, now_ms: int) -> None:
     start = now_ms - now_ms % HOUR_MS - days * DAY_MS
     store.write([record(start - 1), record(start), record(now_ms)])
     assert store.summary(days, now_ms).requests == 2
 
 
-def test_what_a_clock_ahead_of_ours_wrote_counts_from_its_day_on(store: UsageStore) -> None:
+def test_records_of_a_clock_that_is_ahead_count_from_their_day_on(store: UsageStore) -> None:
     midnight = NOW_MS - NOW_MS % DAY_MS + DAY_MS
     store.write([record(NOW_MS + HOUR_MS), record(midnight - 1), record(midnight)])
     assert store.summary(1, NOW_MS).requests == 2
@@ -75,7 +75,7 @@ def test_what_a_clock_ahead_of_ours_wrote_counts_from_its_day_on(store: UsageSto
 
 
 def write_in_batches(store: UsageStore, history: list[UsageRecord], cuts: list[int], rng: random.Random) -> None:
-    """In any order, some of it twice; whole days are added up at some moments between."""
+    """Write the history in random order, some of it twice; build blocks at random moments between."""
     shuffled = rng.sample(history, len(history))
     for cut in cuts:
         store.write(shuffled[max(0, cut - 5) : cut])
@@ -107,7 +107,7 @@ def test_reports_equal_a_plain_recomputation(
     cuts=st.lists(st.integers(0, 12), max_size=4),
     rng=st.randoms(use_true_random=False),
 )
-def test_reports_of_what_a_gateway_writes_add_up(
+def test_reports_of_records_as_the_gateway_writes_them_add_up(
     shared_database: Database, history: list[UsageRecord], days: int, cuts: list[int], rng: random.Random
 ) -> None:
     clear(shared_database)

@@ -1,4 +1,4 @@
-"""What the tests of logs share."""
+"""Fixtures for tests of logs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Put the root logger back as it was."""
+    """Restore the root logger after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -1,4 +1,4 @@
-"""What the tests of logs and metrics share: logs that can be read, and usage records."""
+"""Helpers for tests of logs and metrics: a log in a temporary file, a log in a pipe, and usage records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOKS_SECRET = "sk-abcdefgh12345678"
 
 
 class Log:
-    """A configured log and what it wrote."""
+    """A configured log that writes to a temporary file."""
 
     def __init__(self, level: str = "info", *, console: bool = False) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - read when all is written
@@ -48,7 +48,7 @@ def record(**fields: Any) -> UsageRecord:
 
 
 class Pipe:
-    """What a request log writes to, read in the end."""
+    """A pipe for a log to write to; `text` reads it at the end."""
 
     def __init__(self) -> None:
         self.read_end, self.write_end = os.pipe()

@@ -1,4 +1,4 @@
-"""Log events: what they show, and that secrets are not in them."""
+"""Log events as JSON and for people, without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def caught() -> ValueError:
     raise AssertionError
 
 
-def test_an_event_is_a_line_of_json() -> None:
+def test_an_event_is_written_as_one_line_of_json() -> None:
     out = Log()
     out.log("something happened", provider="p", count=3)
     [line] = out.lines()
@@ -42,7 +42,7 @@ def test_events_below_the_level_are_dropped() -> None:
     assert [line["level"] for line in out.lines()] == ["warning", "error"]
 
 
-def test_console_lines_are_for_people() -> None:
+def test_console_lines_have_time_level_event_and_fields() -> None:
     out = Log(console=True)
     out.log("something happened", provider="p")
     output = out.text()
@@ -71,7 +71,7 @@ def test_console_lines_have_colors_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("console", [False, True])
-def test_secrets_are_removed_exceptions_included(console: bool) -> None:
+def test_secrets_are_removed_from_fields_and_exceptions(console: bool) -> None:
     out = Log(console=console)
     out.log(f"refused {SECRET}", key=LOOKS_SECRET, nested={"header": f"Bearer {SECRET}"}, url="https://x/?key=12345678")
     out.log("failed", level="error", exc_info=caught())
@@ -86,7 +86,7 @@ def test_secrets_are_removed_exceptions_included(console: bool) -> None:
 
 
 @pytest.mark.parametrize("console", [False, True])
-def test_other_libraries_loggers_come_the_same_way(console: bool) -> None:
+def test_warnings_of_other_libraries_loggers_are_written_as_events(console: bool) -> None:
     out = Log("debug", console=console)
     logger = logging.getLogger("some.library")
     logger.info("not shown")

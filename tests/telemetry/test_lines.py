@@ -1,4 +1,4 @@
-"""One event never looks like two: every character that could end a line or change what is read is escaped."""
+"""Log injection: every character that could end a line or change what is displayed is escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = ("user_id", "service", "task_type", "provider", "model", "client_reques
 
 
 def physical_lines(text: str) -> list[str]:
-    """The lines as the strictest reader counts them, which must not find one more than an ordinary one."""
+    """Return the lines of a text; fail on an unprintable character, which another reader may take for a line end."""
     lines = text.split("\n")
     assert lines.pop() == ""
     for line in lines:
@@ -27,7 +27,7 @@ def physical_lines(text: str) -> list[str]:
     return lines
 
 
-def test_the_walk_covers_what_is_known_to_hurt() -> None:
+def test_the_tested_characters_include_the_known_dangerous_ones() -> None:
     known = "\x00\x07\x08\t\n\x0b\x0c\r\x1b\x1c\x7f\x80\x85\x9b\xad\u061c\u200b\u200d\u200e\u200f\u2028\u2029"
     known += "\u202a\u202e\u2060\u2066\u2069\ufeff\ufff9\ud800\udfff\U000e0001\U000e007f"
     assert set(known) <= set(HOSTILE)
@@ -77,7 +77,7 @@ def test_no_character_in_an_exceptions_message_makes_another_line_of_json() -> N
         assert json.loads(line)["exception"] == f"ValueError: {FORGED.format(c)}"
 
 
-def test_for_people_nothing_of_an_exception_begins_at_the_margin() -> None:
+def test_console_lines_indent_every_line_of_an_exception() -> None:
     out = Log(console=True)
     for c in HOSTILE:
         out.log("failed", level="error", exc_info=ValueError(FORGED.format(c)))
@@ -86,6 +86,6 @@ def test_for_people_nothing_of_an_exception_begins_at_the_margin() -> None:
 
 
 @pytest.mark.parametrize("console", [False, True])
-def test_ordinary_text_of_any_language_stays_as_it_is(console: bool) -> None:
+def test_ordinary_text_of_any_language_is_not_escaped(console: bool) -> None:
     text = "Grüße, 世界, مرحبا, 🙂"
     assert text in written([record(user_id=text)], console=console)

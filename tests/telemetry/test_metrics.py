@@ -1,4 +1,4 @@
-"""Metrics: what is counted, in Prometheus' text format."""
+"""Metrics in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.telemetry.harness import record
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
-    """Every sample of the rendered text, as `name{label=value}`."""
+    """Return every sample of the rendered text, by `name{label=value}`."""
     return {
         f"{sample.name}{{{','.join(f'{name}={value}' for name, value in sorted(sample.labels.items()))}}}": sample.value
         for family in text_string_to_metric_families(metrics.render().decode())
@@ -20,7 +20,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def test_metrics_count_and_can_be_parsed() -> None:
+def test_metrics_count_requests_and_can_be_parsed() -> None:
     gauges = [("g", "A gauge", {"provider": "p"}, 1.0), ("g", "A gauge", {"provider": 'q"\n'}, 0.5), ("n", "N", {}, 7)]
     metrics = Metrics(lambda: gauges, lambda: 3)
     metrics(record())

@@ -1,4 +1,4 @@
-"""Secrets out of text: the configured ones verbatim, and whatever looks like one."""
+"""Redaction of secrets in text: configured keys verbatim, and anything that looks like a key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOOKS = Redactor()
         ("Bearer eyJhbGci.eyJzdWIi.c2ln+/=.", "Bearer [redacted]=."),
     ],
 )
-def test_what_looks_like_a_secret(text: str, clean: str) -> None:
+def test_text_that_looks_like_a_key_is_redacted(text: str, clean: str) -> None:
     assert LOOKS(text) == clean
 
 
@@ -47,33 +47,33 @@ def test_what_looks_like_a_secret(text: str, clean: str) -> None:
         "risk-assessment-api",
     ],
 )
-def test_text_that_looks_like_no_secret_is_kept(text: str) -> None:
+def test_text_that_does_not_look_like_a_key_is_kept(text: str) -> None:
     assert LOOKS(text) == text
 
 
-def test_configured_secrets_are_redacted_wherever_they_stand() -> None:
+def test_configured_secrets_are_redacted_anywhere_in_a_text() -> None:
     assert Redactor(["canary.1/x"])("<canary.1/x canary.1/x> canary.1/y") == f"<{MASK} {MASK}> canary.1/y"
 
 
-def test_regular_expressions_in_a_secret_mean_themselves() -> None:
+def test_special_characters_in_a_secret_are_not_regular_expressions() -> None:
     assert Redactor(["a.c*efgh"])("a.c*efgh abcefgh aXc*efgh") == f"{MASK} abcefgh aXc*efgh"
 
 
-def test_the_longer_of_two_is_removed_whole() -> None:
+def test_a_secret_that_contains_another_is_removed_whole() -> None:
     for secrets in (["abcdefgh", "abcdefghij"], ["abcdefghij", "abcdefgh"]):
         assert Redactor(secrets)("xabcdefghijx abcdefghx") == f"x{MASK}x {MASK}x"
 
 
-def test_a_configured_secret_that_looks_like_one() -> None:
+def test_a_configured_secret_with_a_key_prefix_is_redacted_verbatim() -> None:
     assert Redactor(["sk-abcdefgh"])("sk-abcdefgh sk-abcdefghi") == f"{MASK} {MASK}i"
 
 
 @pytest.mark.parametrize(("secret", "clean"), [("", "a key abc"), ("key abc", "a key abc"), (" key abc", f"a{MASK}")])
-def test_secrets_too_short_to_be_any_are_left_out(secret: str, clean: str) -> None:
+def test_secrets_shorter_than_8_characters_are_ignored(secret: str, clean: str) -> None:
     assert Redactor([secret])("a key abc") == clean
 
 
-def test_secrets_are_learned_and_none_forgotten() -> None:
+def test_learning_new_secrets_keeps_redacting_old_ones() -> None:
     redact = Redactor(["the first"])
     redact.learn(["the second"])
     redact.learn([])
@@ -86,7 +86,7 @@ SECRETS = st.lists(st.text("abcSK-.= ", min_size=8, max_size=16), max_size=5)
 
 
 @given(SECRETS, st.text("abcSK-.= ", max_size=10), st.data())
-def test_no_configured_secret_stays(secrets: list[str], around: str, data: st.DataObject) -> None:
+def test_no_configured_secret_survives_redaction(secrets: list[str], around: str, data: st.DataObject) -> None:
     text = around + data.draw(st.sampled_from(secrets)) + around if secrets else around
 
     clean = Redactor(secrets)(text)
@@ -95,5 +95,5 @@ def test_no_configured_secret_stays(secrets: list[str], around: str, data: st.Da
 
 
 @given(st.sampled_from(["sk-", "AIza", "Bearer ", "key="]), st.from_regex(r"[A-Za-z0-9_-]{8,60}", fullmatch=True))
-def test_nothing_of_what_looks_like_a_secret_stays(mark: str, secret: str) -> None:
+def test_no_text_that_looks_like_a_key_survives_redaction(mark: str, secret: str) -> None:
     assert LOOKS(f'{{"error": "{mark}{secret}"}}') == f'{{"error": "{mark}{MASK}"}}'

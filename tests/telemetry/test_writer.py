@@ -1,4 +1,4 @@
-"""Writing the log: every line once and whole, no caller waits, and a log that cannot be written stops nothing."""
+"""The log writer writes every line once and whole, never blocks a caller, and survives a log that cannot be written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_gateway.telemetry import LogWriter
 from tests.telemetry.harness import LOOKS_SECRET, SECRET, Pipe, record, written
 
 
-def test_every_request_has_a_line_of_json() -> None:
+def test_every_request_is_written_as_one_line_of_json() -> None:
     failed = record(id="r-2", outcome="failed", status=502, error_code="provider_error", provider=None, attempts=[])
     first, second = (json.loads(line) for line in written([record(), failed]).splitlines())
     assert first == {
@@ -26,7 +26,7 @@ def test_every_request_has_a_line_of_json() -> None:
     assert (second["level"], second["error_code"], second["attempts"]) == ("warning", "provider_error", 0)
 
 
-def test_console_lines_of_requests() -> None:
+def test_console_lines_of_requests_show_status_cost_and_ids() -> None:
     failed = record(outcome="no_provider", status=503, error_code="no_provider", provider=None, user_id="a\nb\x1b[31m")
     first, second = written([record(client_request_id="own"), failed], console=True).splitlines()
     assert first == "22:13:20.250 200 ok           p/m 10+5 tokens $0.000002 250 ms  's' for 'u' r-1 (own)"
@@ -41,7 +41,7 @@ def test_secrets_are_removed_from_request_lines() -> None:
         assert secret not in text
 
 
-def test_lines_come_while_it_runs() -> None:
+def test_lines_are_written_while_the_writer_runs() -> None:
     pipe = Pipe()
     with LogWriter(console=False, redact=str, fd=pipe.write_end) as log:
         log.request(record())
@@ -49,7 +49,7 @@ def test_lines_come_while_it_runs() -> None:
     assert pipe.text() == ""
 
 
-def test_an_event_does_not_wait_for_its_turn() -> None:
+def test_an_event_at_once_does_not_wait_for_the_flush_interval() -> None:
     pipe = Pipe()
     with LogWriter(console=False, redact=str, fd=pipe.write_end, flush_s=3600) as log:
         log.request(record())
@@ -61,7 +61,7 @@ def test_an_event_does_not_wait_for_its_turn() -> None:
     assert pipe.text() == ""
 
 
-def test_a_slow_reader_gets_everything_up_to_a_limit() -> None:
+def test_a_slow_reader_gets_every_line_up_to_the_queue_limit() -> None:
     pipe = Pipe()
     log = LogWriter(console=False, redact=str, fd=pipe.write_end, max_waiting=1000, close_s=30)
     for _ in range(1234):
@@ -81,19 +81,19 @@ def test_a_slow_reader_gets_everything_up_to_a_limit() -> None:
     assert (text[-1]["event"], text[-1]["level"], text[-1]["count"]) == ("log lines dropped", "warning", 244)
 
 
-def test_nobody_waits_for_a_reader_that_stopped() -> None:
+def test_no_caller_waits_for_a_reader_that_stopped() -> None:
     pipe = Pipe()
     with LogWriter(console=False, redact=str, fd=pipe.write_end, close_s=0.05) as log:
         for _ in range(5000):  # more than a pipe holds
             log.request(record())
             log.event({"event": "x" * 100})
     assert log.is_stuck
-    os.close(pipe.read_end)  # which ends the thread
+    os.close(pipe.read_end)  # ends the thread, whose write fails
     log._thread.join()
     os.close(pipe.write_end)
 
 
-def test_a_full_pipe_that_does_not_block_is_given_up_too() -> None:
+def test_closing_gives_up_on_a_full_non_blocking_pipe() -> None:
     pipe = Pipe()
     os.set_blocking(pipe.write_end, False)
     with LogWriter(console=False, redact=str, fd=pipe.write_end, close_s=0.05) as log:
@@ -105,7 +105,7 @@ def test_a_full_pipe_that_does_not_block_is_given_up_too() -> None:
     os.close(pipe.write_end)
 
 
-def test_lines_are_counted_when_the_reader_has_gone() -> None:
+def test_lines_are_counted_as_dropped_when_the_pipe_is_closed() -> None:
     pipe = Pipe()
     os.close(pipe.read_end)
     with LogWriter(console=False, redact=str, fd=pipe.write_end) as log:
@@ -116,8 +116,8 @@ def test_lines_are_counted_when_the_reader_has_gone() -> None:
 
 
 @pytest.mark.parametrize("console", [False, True])
-def test_a_log_that_can_be_written_again_says_what_is_missing(tmp_path: Path, console: bool) -> None:
-    """The disk has room for 10 bytes, then for everything: the torn line is ended before the next."""
+def test_a_log_that_works_again_says_how_many_lines_are_missing(tmp_path: Path, console: bool) -> None:
+    """The disk has space for 10 bytes first, later for everything: the torn line is ended before the next one."""
     path = tmp_path / "log"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""A faulty mock vendor that bills: what tests and benchmarks put behind the gateway.
+"""A mock LLM vendor for tests and benchmarks: it fails on request, and records what it bills.
 
 In a test's own process:
 
@@ -14,8 +14,8 @@ As a process of its own, which a benchmark can pin to a core and which outlives 
 
 or `python -m tests.upstream --port 0 --journal FILE`, which prints its port.
 
-What a call gets is said by the model's name, the API key or `behave()`, the last before the first: the words
-are in `behaviour`. Token counts follow from the number of the call, so that exact costs can be checked.
+The behaviour of a call is named by `behave()`, else by the API key, else by the model's name (see `behaviour`). Token
+counts follow from the number of the call, so that exact costs can be checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m tests.upstream --port 0 --journal FILE`: the mock as a process, which prints its port."""
+"""Command that runs the mock vendor and prints its port: `python -m tests.upstream --port 0 --journal FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes of every answer. Pure; the counterpart of `behaviour`, which says which of them a call gets."""
+"""HTTP responses of the mock vendor, as bytes. Pure; `behaviour` chooses the response of a call."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _USAGE = (
 
 
 def prompt_tokens(n: int) -> int:
-    """What the answer to the n-th call says went in."""
+    """Return the input tokens in the answer to the n-th call."""
     return 10 + n % 90
 
 
 def completion_tokens(n: int) -> int:
-    """What the answer to the n-th call says came out."""
+    """Return the output tokens in the answer to the n-th call."""
     return 5 + n % 50
 
 
 def completion(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
-    """The body of the answer to the n-th call. `kind` is one of `behaviour.SHAPES`."""
+    """Return the body of the answer to the n-th call. `kind` is one of `behaviour.SHAPES`."""
     if kind == "bad-json":
         return b'{"id":"chatcmpl-cut","choices":[{"index":0,"message":'
     if kind == "bad-shape":
@@ -53,12 +53,12 @@ def completion(kind: str, n: int, call_id: str, model: str, prompt: str) -> byte
 
 
 def whole(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
-    """The answer to the n-th call, as one document."""
+    """Return the answer to the n-th call as one document."""
     return ok(completion(kind, n, call_id, model, prompt))
 
 
 def stream(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
-    """The answer to the n-th call as server-sent events: the content in two pieces, the end, the counts."""
+    """Return the answer to the n-th call as server-sent events: content in two pieces, the end, the usage."""
     content = _content(kind, call_id, prompt) or ""
     middle = len(content) // 2
     head = {"id": call_id, "object": "chat.completion.chunk", "created": int(time()), "model": model}
@@ -102,17 +102,17 @@ def _usage(kind: str, n: int) -> bytes:
 
 
 def head_length(answer: bytes) -> int:
-    """How much of an answer is its head."""
+    """Return the length of an answer's head in bytes."""
     return answer.index(b"\r\n\r\n") + 4
 
 
 def ok(body: bytes) -> bytes:
-    """A whole answer with status 200."""
+    """Return a whole answer with status 200."""
     return _HEAD % len(body) + body
 
 
 def answer(status: int, document: object, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """A whole answer with any status and a JSON body."""
+    """Return a whole answer with any status and a JSON body."""
     body = msgspec.json.encode(document)
     try:
         phrase = http.HTTPStatus(status).phrase
@@ -124,7 +124,7 @@ def answer(status: int, document: object, headers: Iterable[tuple[str, str]] = (
 
 
 def refusal(status: int, retry_after: str | None) -> bytes:
-    """An error as OpenAI words them."""
+    """Return an error in OpenAI's format."""
     headers = [] if retry_after is None else [("retry-after", retry_after)]
     if 300 <= status < 400:
         headers.append(("location", "/v1/models"))
@@ -133,13 +133,13 @@ def refusal(status: int, retry_after: str | None) -> bytes:
 
 
 def leak(key: str) -> bytes:
-    """A refused key, quoted as some vendors do."""
+    """Return a 401 that quotes the key, as some vendors do."""
     message = f"Incorrect API key provided: {key}. Bearer {key} was refused."
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
     return answer(401, {"error": error})
 
 
 def model_list(names: Iterable[str]) -> bytes:
-    """The body of GET /v1/models."""
+    """Return the body of GET /v1/models."""
     data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "mock"} for name in names]
     return msgspec.json.encode({"object": "list", "data": data})

@@ -1,6 +1,6 @@
-"""What a call gets, said in a word: `ok`, `status-500`, `slow-200+reset`, `flaky-3+stall`. Pure.
+"""Behaviours of the mock vendor, named by words: `ok`, `status-500`, `slow-200+reset`, `flaky-3+stall`. Pure.
 
-A test steers the mock through the gateway with such a word as the model's name or as the provider's API key.
+A test controls the mock through the gateway with such a word as the model's name or as the provider's API key.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgspec
 SHAPES = frozenset(
     {
         "ok",  # a completion; its content is JSON when the request asks for a JSON object
-        "json",  # content that is JSON, asked for or not
-        "not-json-content",  # content that is not JSON, asked for or not
+        "json",  # content that is JSON, requested or not
+        "not-json-content",  # content that is not JSON, requested or not
         "echo",  # the content is the prompt
         "length",  # cut by max_tokens: finish_reason is length, the content ends in the middle
         "null-content",
         "no-usage",
         "bad-usage",  # negative counts
-        "bad-json",  # a body that is no JSON
+        "bad-json",  # a body that is not JSON
         "bad-shape",  # a body that is JSON of another structure
         "empty",  # a body of no bytes
         "huge",  # content of 10 MB
@@ -31,17 +31,17 @@ SHAPES = frozenset(
 
 FAULTS = frozenset(
     {
-        "stall",  # the call is read and never answered
+        "stall",  # the call is read and gets no response
         "stall-body",  # headers are sent, then nothing
         "drip",  # headers are sent, then the body, a byte every 50 ms
         "half",  # half of the body is sent, then the connection ends
         "reset",  # the connection is reset once the call was read
         "close",  # the connection ends once the call was read
-        "garbage",  # what comes is not HTTP
+        "garbage",  # the response is not HTTP
         "leak",  # a 401 that quotes the key
     }
 )
-"""Answers that break off or never come."""
+"""Responses that break off or never come."""
 
 REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
     # https://openrouter.ai/docs/api/reference/errors-and-debugging: "Moderation Errors"
@@ -68,7 +68,7 @@ REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
 }
-"""Refusals in a vendor's own words: the status and the error."""
+"""Refusals in the wording of real vendors: the status and the error."""
 
 _STATUS = re.compile(r"status-([1-5]\d\d)(?:-after-([\w.]+))?")
 _SLOW = re.compile(r"slow-(\d+)")
@@ -77,9 +77,9 @@ _RANDOM = re.compile(r"random-([1-9]\d?)")
 
 
 class Behaviour(msgspec.Struct, frozen=True):
-    """One way to treat a call.
+    """The behaviour of a call.
 
-    `every` = 3: only every third call of the model is treated so, `percent` = 15: only 15 % of them; the others are ok.
+    `every` = 3: it applies to every third call of the model; `percent` = 15: to 15 % of them. The others are ok.
     """
 
     kind: str = "ok"
@@ -95,11 +95,11 @@ OK = Behaviour()
 
 @lru_cache(maxsize=4096)
 def parse(word: str) -> Behaviour | None:
-    """The behaviour that `word` names; None if it names none, as a usual model's name.
+    """Return the behaviour that `word` names; None if it names none, as a usual model name does.
 
-    Parts are joined with `+`: `slow-MS` adds a delay, `flaky-N` keeps the rest for every Nth call and `random-P` for
-    P % of the calls (a 500 if there is no rest), and one part says what comes: a name of SHAPES, FAULTS or REFUSALS, or
-    `status-NNN`, with a Retry-After header `status-429-after-3`.
+    Parts are joined with `+`: `slow-MS` adds a delay; `flaky-N` applies the rest to every Nth call and `random-P` to
+    P % of the calls (a 500 if there is no rest). One part names the response: one of SHAPES, FAULTS or REFUSALS, or
+    `status-NNN`, or with a Retry-After header `status-429-after-3`.
     """
     what: Behaviour | None = None
     delay_s, every, percent = 0.0, 0, 0

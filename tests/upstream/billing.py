@@ -1,4 +1,4 @@
-"""What the mock charges for: one line in its journal per call, on disk before the call is answered.
+"""Bills of the mock vendor: one line per call in its journal, written before the call is answered.
 
 Tests that kill the gateway compare the gateway's records with these lines.
 """
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Bill(msgspec.Struct, gc=False):
-    """A call that was received. `marker` is what follows `marker:` in the prompt, the test's own name for the call."""
+    """A call that was received. `marker` is the test's name for the call: the text after `marker:` in the prompt."""
 
     id: str
     n: int
@@ -25,7 +25,7 @@ class Bill(msgspec.Struct, gc=False):
 
 
 class BillingJournal:
-    """Appends bills to a file; with `fsync` a bill survives power loss, without it a kill of this process."""
+    """A file of bills. With `fsync`, a bill survives power loss; without it, a kill of this process."""
 
     def __init__(self, path: Path, *, fsync: bool = False) -> None:
         self._fsync = fsync
@@ -42,7 +42,7 @@ class BillingJournal:
 
 
 def read_bills(path: Path) -> list[Bill]:
-    """The bills in a journal, oldest first; none if there is no file yet."""
+    """Return the bills in a journal, oldest first; an empty list if there is no file yet."""
     if not path.exists():
         return []
     decoder = msgspec.json.Decoder(Bill)

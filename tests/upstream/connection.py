@@ -1,4 +1,4 @@
-"""One HTTP connection to the mock: parses requests with httptools, hands them on, writes what it is told."""
+"""One HTTP connection to the mock vendor: parse requests with httptools, and write the responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class VendorConnection(asyncio.Protocol):
-    """Bytes in, one request at a time out to `MockUpstream.received`."""
+    """A connection that passes one request at a time to `MockUpstream.received`."""
 
     def __init__(self, server: MockUpstream) -> None:
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything else is called
@@ -73,7 +73,7 @@ class VendorConnection(asyncio.Protocol):
     # called by the server
 
     def send(self, data: bytes) -> None:
-        """Write an answer, whole, and close if the client asked for that."""
+        """Write a whole response, and close the connection if the client requested that."""
         self.transport.write(data)
         if not self._keep_alive:
             self.transport.close()

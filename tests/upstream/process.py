@@ -1,4 +1,4 @@
-"""The mock as a process of its own, started and steered from a test or a benchmark."""
+"""The mock vendor in its own process, started and controlled by a test or a benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_SECONDS = 5.0
 
 
 class UpstreamProcess:
-    """`with UpstreamProcess(journal=path) as mock: … mock.base_url … mock.seen().calls`."""
+    """A mock vendor's process: `with UpstreamProcess(journal=path) as mock: … mock.base_url … mock.seen().calls`."""
 
     def __init__(
         self, *, port: int = 0, journal: Path | None = None, fsync: bool = False, kept_calls: int = KEPT_CALLS
@@ -64,19 +64,19 @@ class UpstreamProcess:
 
     @property
     def base_url(self) -> str:
-        """As a provider's `base_url` is spelled."""
+        """The `base_url` of a provider at this mock."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def seen(self) -> Seen:
-        """What the mock has received since it started or was reset."""
+        """Return the calls received since the mock started or was reset."""
         return msgspec.json.decode(self._ask("/_calls"), type=Seen)
 
     def behave(self, behaviour: str | None, model: str | None = None, times: int | None = None) -> None:
-        """As `MockUpstream.behave`."""
+        """Call `MockUpstream.behave` in the process."""
         self._ask("/_behave", msgspec.json.encode(Override(behaviour, model, times)))
 
     def reset(self) -> None:
-        """As `MockUpstream.reset`."""
+        """Call `MockUpstream.reset` in the process."""
         self._ask("/_reset", b"{}")
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:

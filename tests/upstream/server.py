@@ -1,7 +1,7 @@
-"""The mock vendor itself: OpenAI chat completions over real HTTP, on asyncio and httptools.
+"""HTTP server of the mock vendor: OpenAI chat completions, on asyncio and httptools.
 
-It is fast enough to stand behind a benchmark and faulty on request: see `behaviour`. Beside the vendor's paths it has
-three of its own: GET /_calls, POST /_behave and POST /_reset.
+It is fast enough for benchmarks, and fails on request (see `behaviour`). Besides the vendor's paths it has three for
+control: GET /_calls, POST /_behave and POST /_reset.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MODELS = ("ok", "gpt-4o-mini", "gpt-4o")
 KEPT_CALLS = 100_000
 DRIP_S = 0.05
 SEED = 4
-"""Of the chance by which `random-P` chooses calls, anew after a reset."""
+"""Seed of the random numbers by which `random-P` chooses calls; set again by a reset."""
 
 _MARKER = re.compile(r"marker:([\w.-]+)")
 
 
 class Call(Bill, gc=False):
-    """A received call as tests see it: its bill, and what it brought along."""
+    """A received call: its bill, and the key, prompt and body it was sent with."""
 
     key: str
     prompt: str
@@ -46,7 +46,7 @@ class Call(Bill, gc=False):
 
 
 class Seen(msgspec.Struct):
-    """The answer to GET /_calls. `connections` counts the one that asks."""
+    """The response to GET /_calls. `connections` includes the connection of this request."""
 
     total: int
     listed: int
@@ -56,9 +56,9 @@ class Seen(msgspec.Struct):
 
 
 class Override(msgspec.Struct):
-    """The body of POST /_behave: how to treat calls of `model` (null: all), the next `times` of them (null: all).
+    """The body of POST /_behave: a behaviour for calls of `model` (null: all), for the next `times` (null: all).
 
-    A null `behaviour` ends it.
+    A null `behaviour` ends the override.
     """
 
     behaviour: str | None
@@ -67,7 +67,7 @@ class Override(msgspec.Struct):
 
 
 class Refused(msgspec.Struct):
-    """The answer to a control request that cannot be followed."""
+    """The response to an invalid control request."""
 
     error: str
 
@@ -89,9 +89,9 @@ class _ChatRequest(msgspec.Struct, gc=False):
 
 
 class MockUpstream:
-    """A vendor to test against: `async with MockUpstream() as mock: … mock.base_url … mock.calls`.
+    """A mock vendor: `async with MockUpstream() as mock: … mock.base_url … mock.calls`.
 
-    `total` and `listed` count the chat completions and the model lists that were asked for.
+    `total` and `listed` count the requests for chat completions and for the model list.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class MockUpstream:
 
     @property
     def base_url(self) -> str:
-        """As a provider's `base_url` is spelled."""
+        """The `base_url` of a provider at this mock."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
@@ -141,14 +141,14 @@ class MockUpstream:
 
     @property
     def in_flight(self) -> int:
-        """Calls that wait for their answer (or never get one) on connections that are still open."""
+        """Number of calls without a complete response, on connections that are open."""
         return sum(connection.waits for connection in self.connections)
 
     def behave(self, behaviour: str | None, model: str | None = None, times: int | None = None) -> None:
-        """Treat calls of `model` (None: every call) so from now on, or only the next `times`; None ends it.
+        """Set the behaviour for calls of `model` (None: all calls), or for the next `times` only; None ends it.
 
         Raises:
-            ValueError: `behaviour` names no behaviour.
+            ValueError: `behaviour` is not the name of a behaviour.
         """
         if behaviour is None:
             self._overrides.pop(model, None)
@@ -166,7 +166,7 @@ class MockUpstream:
         self._random.seed(SEED)
 
     def received(self, connection: VendorConnection, body: bytes) -> None:
-        """A whole request has come in on `connection`."""
+        """Answer a whole request that arrived on `connection`."""
         if connection.path == b"/v1/chat/completions":
             self._complete(connection, body)
         elif connection.path == b"/v1/models":
@@ -201,7 +201,7 @@ class MockUpstream:
         self._answer(connection, behaviour, write(kind, n, call_id, request.model, prompt))
 
     def _behaviour(self, model: str, key: str) -> tuple[str, Behaviour]:
-        """An override's behaviour, else the key's, else the model's; ok if none of them names one."""
+        """Return the behaviour that an override names, else the key, else the model; ok without one."""
         word = self._overridden(model) if self._overrides else None
         behaviour = parse(word or key)
         if behaviour is None:
@@ -254,7 +254,7 @@ class MockUpstream:
 
 
 def _act(connection: VendorConnection, behaviour: Behaviour, answer: bytes) -> None:
-    """Give `answer`, or spoil it as `behaviour` says."""
+    """Send `answer`, or fail as `behaviour` requires."""
     if connection.transport.is_closing():
         return
     kind = behaviour.kind
@@ -283,7 +283,7 @@ def _act(connection: VendorConnection, behaviour: Behaviour, answer: bytes) -> N
 
 
 def _hold_back(connection: VendorConnection, kind: str, answer: bytes) -> None:
-    """Keep the caller waiting: for everything, for the body, or for each of its bytes."""
+    """Hold back the whole response, its body, or each byte of its body."""
     head = 0 if kind == "stall" else answers.head_length(answer)
     connection.transport.write(answer[:head])
     if kind == "drip":
@@ -291,7 +291,7 @@ def _hold_back(connection: VendorConnection, kind: str, answer: bytes) -> None:
 
 
 def _drip(connection: VendorConnection, rest: bytes) -> None:
-    """Send a byte now, and the others one by one."""
+    """Send one byte now, and the others one by one."""
     if connection.transport.is_closing():
         return
     connection.transport.write(rest[:1])
@@ -302,7 +302,7 @@ def _drip(connection: VendorConnection, rest: bytes) -> None:
 
 
 def _prompt(messages: list[_Message]) -> str:
-    """The text of the last user message."""
+    """Return the text of the last user message."""
     for message in reversed(messages):
         if message.role == "user":
             if isinstance(message.content, str):

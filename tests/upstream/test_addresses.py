@@ -1,4 +1,4 @@
-"""Which addresses are public: nothing private, nothing special, nothing that wraps such an address."""
+"""Public IP addresses: private and special ranges, and addresses that embed such an address, are not public."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_public_v6_address_is_public(address: str) -> None:
 
 
 @pytest.mark.parametrize("network", PRIVATE_V4 + PRIVATE_V6)
-def test_both_ends_of_what_is_not(network: str) -> None:
+def test_both_ends_of_each_special_range_are_not_public(network: str) -> None:
     addresses = ip_network(network)
 
     assert not is_public(str(addresses[0]))
@@ -74,7 +74,7 @@ def test_the_metadata_services_of_clouds_are_not_public(address: str) -> None:
 
 
 @given(st.sampled_from(PRIVATE_V4).flatmap(lambda text: st.ip_addresses(v=4, network=text)))
-def test_private_through_every_form_that_wraps_it(address: IPv4Address) -> None:
+def test_forms_that_embed_a_private_address_are_not_public(address: IPv4Address) -> None:
     number = int(address)
     wrapped = [
         IPv6Address((0xFFFF << 32) | number),
@@ -87,25 +87,25 @@ def test_private_through_every_form_that_wraps_it(address: IPv4Address) -> None:
     assert not any(is_public(text) for text in (str(address), *map(str, wrapped)))
 
 
-def test_a_mapped_address_is_what_it_maps() -> None:
+def test_an_ipv4_mapped_address_counts_as_its_ipv4_address() -> None:
     assert is_public("::ffff:8.8.8.8")
     assert not is_public("::ffff:10.0.0.1")
     assert not is_public("::ffff:a9fe:a9fe")
     assert not is_public("::ffff:224.0.0.1")
 
 
-def test_a_zone_does_not_matter() -> None:
+def test_a_zone_is_ignored() -> None:
     assert not is_public("fe80::1%eth0")
     assert is_public("2606:4700::1111%eth0")
 
 
 @given(st.ip_addresses(v=6))
-def test_an_address_outside_of_global_unicast_that_is_special_is_not_public(address: IPv6Address) -> None:
+def test_an_ipv6_address_in_a_special_range_is_not_public(address: IPv6Address) -> None:
     if any(address in ip_network(network) for network in PRIVATE_V6):
         assert not is_public(str(address))
 
 
 @pytest.mark.parametrize("text", ["", "example.com", "127.1", "0x7f.0.0.1", "2130706433", "[::1]", "1.2.3.4:80"])
-def test_text_that_is_no_address_is_an_error(text: str) -> None:
+def test_text_that_is_not_an_address_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="does not appear to be"):
         is_public(text)

@@ -1,4 +1,4 @@
-"""All that a provider sends is counted, not the body alone: each other part of a response could go on for ever."""
+"""Size limits of a provider's response: every part is bounded, not only the body, since each could be endless."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llm_gateway.upstream.response import IncompleteResponse
 
 LIMIT = 4_000_000
 MOST_SENT = LIMIT + 12_000_000
-"""Beyond the limit: what both sockets' buffers hold."""
+"""The limit, and the bytes that the buffers of both sockets can hold on top."""
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 BLOCK = 65536
 REFUSED = r"larger than|Header overflow|Expected|Invalid"
-"""In our words or the parser's."""
+"""Messages of the connection or of the parser."""
 
 
 def endless(block: bytes) -> Iterator[bytes]:
@@ -45,7 +45,7 @@ ENDLESS = {
 
 
 class Provider:
-    """Sends `before`, then `block` again and again until the connection ends."""
+    """A server that sends `before`, then `block` repeatedly until the connection ends."""
 
     def __init__(self, before: bytes, block: bytes) -> None:
         self.before, self.block = before, block
@@ -106,7 +106,7 @@ async def read_all(pool: Pool) -> None:
         pass
 
 
-async def test_trailers_are_no_headers() -> None:
+async def test_trailers_are_not_taken_for_headers() -> None:
     answer = CHUNKED + b"2\r\nhi\r\n0\r\nretry-after: 9\r\n\r\n"
 
     gone = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A provider that sends much at once does not keep the event loop from others: reading pauses after each large read."""
+"""Pauses of reading after large reads, so that one fast provider does not block the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n"
 
 
 class Wire:
-    """A transport that notes whether the connection reads."""
+    """A transport that records whether reading is paused."""
 
     def __init__(self) -> None:
         self._reads = True
@@ -71,7 +71,7 @@ async def test_reading_pauses_for_a_turn_after_a_large_read(
     await asyncio.wait({waiting})
 
 
-async def test_a_stream_that_is_not_read_stays_paused(connection: UpstreamConnection, wire: Wire) -> None:
+async def test_an_unread_stream_stays_paused(connection: UpstreamConnection, wire: Wire) -> None:
     stream = connection.open(b"")
     connection.data_received(HEAD)
 
@@ -84,7 +84,9 @@ async def test_a_stream_that_is_not_read_stays_paused(connection: UpstreamConnec
     stream.close()
 
 
-async def test_a_connection_that_closed_meanwhile_is_not_read_on(connection: UpstreamConnection, wire: Wire) -> None:
+async def test_reading_a_connection_closed_during_the_pause_is_not_resumed(
+    connection: UpstreamConnection, wire: Wire
+) -> None:
     stream = connection.open(b"")
     connection.data_received(HEAD)
     connection.data_received(b"x" * LARGE_READ_BYTES)

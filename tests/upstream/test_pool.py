@@ -1,4 +1,4 @@
-"""Connections to a provider: kept, used again, given up; what tests/worker/pipeline/test_transport.py does not show."""
+"""Connection pool of one provider: reuse, closing, malformed responses, TLS, and cancellation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
 
 class Server:
-    """Answers each request with the next of `answers`, the last one again and again; an empty one closes."""
+    """A server that sends the next of `answers` to each request, the last one repeatedly; an empty one closes."""
 
     def __init__(self) -> None:
         self.answers = [OK]
@@ -69,7 +69,7 @@ def pool_of(server: Server, root: str = "http://127.0.0.1:{}", **changes: object
     return Pool(root.format(server.port), **given)  # type: ignore[arg-type]
 
 
-async def test_what_goes_over_the_line(server: Server) -> None:
+async def test_requests_have_the_expected_bytes(server: Server) -> None:
     pool = pool_of(server, 'http://127.0.0.1:{}/a b/é"?q=1')
     await pool.post("", b"{}", 5)
     await pool.get(5)
@@ -81,14 +81,14 @@ async def test_what_goes_over_the_line(server: Server) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "\u2603"])
-async def test_what_is_no_header_is_not_quoted(server: Server, value: str) -> None:
+async def test_an_unsendable_header_is_not_quoted(server: Server, value: str) -> None:
     with pytest.raises(UnsendableHeader) as refused:
         pool_of(server, headers={"authorization": f"Bearer canary{value}"})
 
     assert "canary" not in str(refused.value)
 
 
-async def test_an_interim_answer_is_passed_over(server: Server) -> None:
+async def test_interim_responses_are_skipped(server: Server) -> None:
     server.answers = [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK]
     pool = pool_of(server)
 
@@ -110,7 +110,7 @@ async def test_an_interim_answer_is_passed_over(server: Server) -> None:
     ],
     ids=["no length", "HTTP/1.0", "with length", "no content"],
 )
-async def test_an_answer_that_ends_its_connection(server: Server, answer: bytes, body: bytes) -> None:
+async def test_a_response_can_end_its_connection(server: Server, answer: bytes, body: bytes) -> None:
     server.answers = [answer]
     pool = pool_of(server)
 
@@ -130,7 +130,7 @@ async def test_an_answer_that_ends_its_connection(server: Server, answer: bytes,
     ],
     ids=["compressed", "upgrade", "huge head", "huge body", "nothing"],
 )
-async def test_what_is_no_answer(server: Server, answer: bytes, says: str) -> None:
+async def test_a_malformed_or_too_large_response_is_incomplete(server: Server, answer: bytes, says: str) -> None:
     server.answers = [answer]
     pool = pool_of(server)
 
@@ -142,7 +142,7 @@ async def test_what_is_no_answer(server: Server, answer: bytes, says: str) -> No
     pool.close()
 
 
-async def test_identity_is_no_compression(server: Server) -> None:
+async def test_content_encoding_identity_is_accepted(server: Server) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\nContent-Encoding: Identity\r\ncontent-length: 2\r\n\r\nhi"]
     pool = pool_of(server)
 
@@ -151,7 +151,7 @@ async def test_identity_is_no_compression(server: Server) -> None:
 
 
 @pytest.mark.parametrize("more", [b"HTTP/1.1 408 Late\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 4", OK])
-async def test_an_answer_too_many_ends_the_connection_and_is_nobodys(server: Server, more: bytes) -> None:
+async def test_a_second_response_is_dropped_and_ends_the_connection(server: Server, more: bytes) -> None:
     server.answers = [OK + more, OK]
     pool = pool_of(server)
 
@@ -162,7 +162,7 @@ async def test_an_answer_too_many_ends_the_connection_and_is_nobodys(server: Ser
     pool.close()
 
 
-async def test_a_connection_that_the_other_side_closed_while_idle_is_not_used(server: Server) -> None:
+async def test_a_connection_that_the_provider_closed_while_idle_is_not_used(server: Server) -> None:
     pool = pool_of(server)
     writers: list[asyncio.StreamWriter] = []
 
@@ -182,7 +182,7 @@ async def test_a_connection_that_the_other_side_closed_while_idle_is_not_used(se
         pool.close()
 
 
-async def test_who_waits_no_longer_takes_the_connection_along(server: Server) -> None:
+async def test_a_timeout_or_cancellation_closes_the_connection(server: Server) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"]
     pool = pool_of(server)
 
@@ -199,7 +199,7 @@ async def test_who_waits_no_longer_takes_the_connection_along(server: Server) ->
     pool.close()
 
 
-async def test_the_last_used_is_used_first_and_the_others_grow_old(
+async def test_the_last_used_connection_is_reused_and_the_others_expire(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_of(server)
@@ -218,7 +218,7 @@ async def test_the_last_used_is_used_first_and_the_others_grow_old(
     await until(lambda: server.open == 0)
 
 
-async def test_a_closed_pool_keeps_nothing(server: Server) -> None:
+async def test_a_closed_pool_keeps_no_connection(server: Server) -> None:
     pool = pool_of(server)
     task = asyncio.create_task(pool.post("/", b"{}", 5))
     await asyncio.sleep(0)
@@ -228,7 +228,7 @@ async def test_a_closed_pool_keeps_nothing(server: Server) -> None:
     await until(lambda: server.made == 1 and server.open == 0)
 
 
-async def test_an_answer_before_the_request_was_read_ends_the_connection(server: Server) -> None:
+async def test_a_response_before_the_request_was_read_ends_the_connection(server: Server) -> None:
     seen, closed = asyncio.Event(), asyncio.Event()
 
     async def early(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -248,14 +248,16 @@ async def test_an_answer_before_the_request_was_read_ends_the_connection(server:
         assert pool._idle == []
 
 
-async def test_no_time_to_connect_is_nobodys_fault_but_ours(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connect_timeout_cut_short_by_the_deadline_is_not_the_providers_fault(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def never(*_: object, **__: object) -> None:
         await asyncio.sleep(60)
 
     pool = pool_of(server)
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
 
-    with pytest.raises(RequestNotSent, match="not within the time") as refused:
+    with pytest.raises(RequestNotSent, match="No connection: timed out") as refused:
         await pool.post("/", b"{}", 0.05)
     assert refused.value.is_ours
     assert CONNECT_S == 3.0
@@ -273,7 +275,7 @@ class TestTls:
         return key, certificate
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-    async def test_a_certificate_must_be_known_and_be_the_hosts(
+    async def test_a_certificate_must_be_trusted_and_match_the_host(
         self, server: Server, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, host: str
     ) -> None:
         key, certificate = files
@@ -298,7 +300,7 @@ class TestTls:
             known.close()
 
 
-async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server: Server) -> None:
+async def test_a_call_cancelled_while_connecting_was_not_sent(server: Server) -> None:
     shaking = 0
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -320,7 +322,7 @@ async def test_who_cancels_before_there_is_a_connection_has_sent_nothing(server:
         pool.close()
 
 
-async def test_who_cancels_after_that_has_sent_it(server: Server) -> None:
+async def test_a_call_cancelled_after_connecting_was_sent(server: Server) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]
     pool = pool_of(server)
     task = asyncio.create_task(pool.post("/x", b"{}", 5))

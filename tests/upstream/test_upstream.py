@@ -1,4 +1,4 @@
-"""The mock does what tests and benchmarks rely on: it answers, breaks and bills as it was told."""
+"""The mock vendor itself: its responses, faults and bills follow the behaviour it is set to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def call(port: int, model: str = "ok", *, key: str = "sk-test", prompt: str = "Hi", **more: Any) -> bytes:
-    """The answer's bytes up to the end of the connection."""
+    """Send a chat completion request, and return the response's bytes until the connection ends."""
     body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": prompt}], **more})
     return await send(port, "POST /v1/chat/completions", body, key)
 
@@ -71,7 +71,7 @@ async def test_a_completion_is_as_large_as_the_benchmark_says_and_billed(mock: M
     assert seen.json["model"] == "gpt-4o-mini"
 
 
-async def test_no_two_calls_are_alike_even_after_a_reset(mock: MockUpstream) -> None:
+async def test_calls_are_numbered_on_after_a_reset(mock: MockUpstream) -> None:
     await call(mock.port)
     mock.reset()
     await call(mock.port)
@@ -90,11 +90,11 @@ async def test_no_two_calls_are_alike_even_after_a_reset(mock: MockUpstream) -> 
         ("status-302", 302),
     ],
 )
-async def test_the_models_name_says_what_comes(mock: MockUpstream, model: str, expected: int) -> None:
+async def test_the_models_name_chooses_the_response(mock: MockUpstream, model: str, expected: int) -> None:
     assert status(await call(mock.port, model)) == expected
 
 
-async def test_the_mock_sends_retry_after_when_told(mock: MockUpstream) -> None:
+async def test_retry_after_is_sent_only_if_the_behaviour_names_it(mock: MockUpstream) -> None:
     assert b"\r\nretry-after: 3\r\n" in await call(mock.port, "status-429-after-3")
     assert b"retry-after" not in await call(mock.port, "status-429")
 
@@ -103,7 +103,9 @@ async def test_the_mock_sends_retry_after_when_told(mock: MockUpstream) -> None:
     ("model", "expected"),
     [("json", True), ("not-json-content", False), ("length", False), ("null-content", True), ("ok", False)],
 )
-async def test_the_mocks_content_is_json_only_when_told(mock: MockUpstream, model: str, expected: bool) -> None:
+async def test_content_is_json_only_if_the_behaviour_requires_it(
+    mock: MockUpstream, model: str, expected: bool
+) -> None:
     text = content(await call(mock.port, model))
     try:
         json.loads(text if text is not None else "null")
@@ -113,17 +115,17 @@ async def test_the_mocks_content_is_json_only_when_told(mock: MockUpstream, mode
         assert expected
 
 
-async def test_json_comes_when_it_is_asked_for_unless_told_otherwise(mock: MockUpstream) -> None:
+async def test_requested_json_is_sent_unless_the_behaviour_forbids_it(mock: MockUpstream) -> None:
     asked = {"type": "json_object"}
     assert json.loads(content(await call(mock.port, response_format=asked)))
     assert "{" not in content(await call(mock.port, "not-json-content", response_format=asked))
 
 
-async def test_the_mock_echoes_the_prompt(mock: MockUpstream) -> None:
+async def test_echo_returns_the_prompt(mock: MockUpstream) -> None:
     assert content(await call(mock.port, "echo", prompt="Grüße")) == "Grüße"
 
 
-async def test_usage_can_be_missing_or_a_lie(mock: MockUpstream) -> None:
+async def test_usage_can_be_missing_or_wrong(mock: MockUpstream) -> None:
     assert b'"usage":' not in await call(mock.port, "no-usage")
     assert b'"prompt_tokens":-12' in await call(mock.port, "bad-usage")
 
@@ -132,7 +134,7 @@ async def test_the_mock_sends_a_huge_answer(mock: MockUpstream) -> None:
     assert len(await call(mock.port, "huge")) > 10_000_000
 
 
-async def test_connections_break_as_told(mock: MockUpstream) -> None:
+async def test_connections_break_as_the_behaviour_requires(mock: MockUpstream) -> None:
     with pytest.raises(ConnectionResetError):
         await call(mock.port, "reset")
     assert await call(mock.port, "close") == b""
@@ -143,7 +145,7 @@ async def test_connections_break_as_told(mock: MockUpstream) -> None:
 
 
 @pytest.mark.parametrize("model", ["stall", "stall-body"])
-async def test_stalls_are_in_flight_until_the_caller_goes(mock: MockUpstream, model: str) -> None:
+async def test_stalled_calls_are_in_flight_until_the_client_disconnects(mock: MockUpstream, model: str) -> None:
     task = asyncio.create_task(call(mock.port, model))
     await until(lambda: mock.in_flight == 1)
     assert not task.done()
@@ -195,7 +197,7 @@ async def test_an_override_wins_over_the_key_and_the_key_over_the_model(mock: Mo
         mock.behave("statsu-500")
 
 
-async def test_a_share_of_the_calls_is_drawn_alike_after_a_reset(mock: MockUpstream) -> None:
+async def test_random_behaviours_repeat_after_a_reset(mock: MockUpstream) -> None:
     async def drawn() -> list[int]:
         mock.reset()
         return [status(await call(mock.port, "random-15+status-429-after-1")) for _ in range(100)]
@@ -207,13 +209,13 @@ async def test_a_share_of_the_calls_is_drawn_alike_after_a_reset(mock: MockUpstr
 
 
 @pytest.mark.parametrize("word", REFUSALS)
-async def test_refusals_in_a_vendors_words(mock: MockUpstream, word: str) -> None:
+async def test_refusals_have_a_vendors_status_and_error(mock: MockUpstream, word: str) -> None:
     answer = await call(mock.port, word)
     assert status(answer) == REFUSALS[word][0]
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1]) == {"error": REFUSALS[word][1]}
 
 
-async def test_a_stream_says_the_same_in_pieces(mock: MockUpstream) -> None:
+async def test_a_stream_sends_the_content_in_pieces(mock: MockUpstream) -> None:
     head, body = (await call(mock.port, "echo", prompt="Hello there", stream=True)).split(b"\r\n\r\n", 1)
     *events, done, rest = body.split(b"\n\n")
     assert b"text/event-stream" in head
@@ -225,20 +227,20 @@ async def test_a_stream_says_the_same_in_pieces(mock: MockUpstream) -> None:
     assert status(await call(mock.port, "status-503", stream=True)) == 503
 
 
-async def test_the_list_of_models_obeys_the_key(mock: MockUpstream) -> None:
+async def test_the_model_list_obeys_the_keys_behaviour(mock: MockUpstream) -> None:
     assert b'"gpt-4o-mini"' in await send(mock.port, "GET /v1/models")
     assert status(await send(mock.port, "GET /v1/models", key="status-401")) == 401
     assert (mock.listed, mock.total) == (2, 0)
 
 
-async def test_what_is_no_call_is_refused_and_not_billed(mock: MockUpstream) -> None:
+async def test_invalid_requests_are_refused_and_not_billed(mock: MockUpstream) -> None:
     assert status(await send(mock.port, "POST /v1/chat/completions", b"{")) == 400
     assert status(await send(mock.port, "GET /nothing")) == 404
     assert status(await send(mock.port, "no HTTP")) == 400
     assert mock.total == 0
 
 
-def test_every_behaviour_is_parsed_and_other_words_are_not() -> None:
+def test_only_names_of_behaviours_are_parsed() -> None:
     assert parse("gpt-4o-mini") is None
     assert parse("status-99") is None
     assert parse("reset+half") is None
@@ -248,7 +250,7 @@ def test_every_behaviour_is_parsed_and_other_words_are_not() -> None:
 
 
 @pytest.mark.parametrize("fsync", [False, True])
-def test_a_process_bills_before_it_answers_and_can_be_steered(tmp_path: Path, fsync: bool) -> None:
+def test_a_process_bills_before_it_answers_and_can_be_controlled(tmp_path: Path, fsync: bool) -> None:
     journal = tmp_path / "bills.jsonl"
     with UpstreamProcess(journal=journal, fsync=fsync, kept_calls=2) as mock:
         for marker in ("a", "b", "c"):

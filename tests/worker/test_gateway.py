@@ -1,4 +1,4 @@
-"""The straight line: what each end of a request leaves in the record, the cache and with those who wait."""
+"""The pipeline of a request as a whole: effects of each end on the record, the cache and waiting requests."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.worker.pipeline.fakes import (
 A, B = provider("a", priority=20), provider("b")
 
 
-class House:
-    """A gateway over a world, with its configuration."""
+class GatewayUnderTest:
+    """A gateway over a fake world, with its own configuration."""
 
     def __init__(self, providers: list[Provider], *overrides: Override) -> None:
         self.world = World()
@@ -45,7 +45,7 @@ class House:
     def journal(self) -> JournalSpy:
         return self.world.journal
 
-    def script(self, **steps: Sequence[Step]) -> House:
+    def script(self, **steps: Sequence[Step]) -> GatewayUnderTest:
         self.world.script(**steps)
         return self
 
@@ -53,16 +53,16 @@ class House:
         return await self.gateway.generate(request(**changes))
 
     def settled(self) -> UsageRecord:
-        """The one record, which the observer saw as the journal did."""
+        """Return the only record, which journal and observer both got."""
         [record] = self.journal.records()
         assert self.world.observed == [record]
         return record
 
 
-async def test_a_request_is_answered_recorded_and_kept() -> None:
-    house = House([A, B]).script(a=[answer()])
+async def test_a_request_is_answered_recorded_and_cached() -> None:
+    under_test = GatewayUnderTest([A, B]).script(a=[answer()])
 
-    first, second = await house.ask(id="1"), await house.ask(id="2")
+    first, second = await under_test.ask(id="1"), await under_test.ask(id="2")
 
     assert (first.reply.content, first.provider, first.model, first.cost_nanos, first.cached) == (
         "hello",
@@ -72,29 +72,29 @@ async def test_a_request_is_answered_recorded_and_kept() -> None:
         False,
     )
     assert (second.reply.content, second.provider, second.cost_nanos, second.cached) == ("hello", "a", 0, True)
-    assert house.journal.kinds == ["intent", "settle", "settle"]
-    miss, hit = house.journal.records()
+    assert under_test.journal.kinds == ["intent", "settle", "settle"]
+    miss, hit = under_test.journal.records()
     assert (miss.id, miss.outcome, miss.cache, miss.override_id, len(miss.attempts)) == ("1", "ok", "miss", None, 1)
     assert (hit.id, hit.outcome, hit.cache, hit.saved_cost_nanos, hit.attempts) == ("2", "cached", "hit", 130_000, [])
 
 
-async def test_the_override_is_in_the_record() -> None:
-    house = House([A, B], override("b", id="seven")).script(b=[answer()])
+async def test_the_record_names_the_override() -> None:
+    under_test = GatewayUnderTest([A, B], override("b", id="seven")).script(b=[answer()])
 
-    assert (await house.ask()).model == "m2"
-    assert house.settled().override_id == "seven"
+    assert (await under_test.ask()).model == "m2"
+    assert under_test.settled().override_id == "seven"
 
 
-async def test_a_bypass_is_in_the_record() -> None:
-    house = House([A]).script(a=[answer("1"), answer("2")])
-    contents = [(await house.ask(use_cache=False)).reply.content for _ in range(2)]
+async def test_the_record_notes_a_cache_bypass() -> None:
+    under_test = GatewayUnderTest([A]).script(a=[answer("1"), answer("2")])
+    contents = [(await under_test.ask(use_cache=False)).reply.content for _ in range(2)]
 
     assert contents == ["1", "2"]
-    assert [record.cache for record in house.journal.records()] == ["bypass", "bypass"]
+    assert [record.cache for record in under_test.journal.records()] == ["bypass", "bypass"]
 
 
-async def test_the_snapshot_is_read_once_a_request() -> None:
-    class Counting(House):
+async def test_the_snapshot_is_read_once_per_request() -> None:
+    class Counting(GatewayUnderTest):
         reads = 0
 
         @property
@@ -105,89 +105,89 @@ async def test_the_snapshot_is_read_once_a_request() -> None:
         @snapshot.setter
         def snapshot(self, value: Snapshot) -> None: ...
 
-    house = Counting([A])
-    house.script(a=[answer()])
-    await house.ask()
+    under_test = Counting([A])
+    under_test.script(a=[answer()])
+    await under_test.ask()
 
-    assert house.reads == 1
+    assert under_test.reads == 1
 
 
-async def test_no_provider_is_recorded() -> None:
-    house = House([])
+async def test_a_request_without_a_provider_is_recorded() -> None:
+    under_test = GatewayUnderTest([])
     with pytest.raises(NoProvider):
-        await house.ask()
+        await under_test.ask()
 
-    record = house.settled()
+    record = under_test.settled()
     assert (record.outcome, record.status, record.error_code) == ("no_provider", 503, "no_provider")
-    assert house.journal.synced == 0
+    assert under_test.journal.synced == 0
 
 
 async def test_a_failure_is_recorded_with_what_it_cost() -> None:
-    house = House([A, B]).script(a=[UpstreamResult(fault="broken", message="cut")], b=[refusal(500)])
+    under_test = GatewayUnderTest([A, B]).script(a=[UpstreamResult(fault="broken", message="cut")], b=[refusal(500)])
     with pytest.raises(ProviderFailed):
-        await house.ask()
+        await under_test.ask()
 
-    record = house.settled()
+    record = under_test.settled()
     assert (record.outcome, record.status, record.error_code) == ("failed", 502, "provider_error")
     assert (record.provider, record.model) == ("b", "m1")
     assert (record.cost_nanos, record.cost_status) == (336_000, "estimated")
-    assert house.journal.kinds == ["intent", "outcome", "intent", "outcome", "settle"]
-    assert house.journal.synced == 1
+    assert under_test.journal.kinds == ["intent", "outcome", "intent", "outcome", "settle"]
+    assert under_test.journal.synced == 1
 
 
 async def test_a_refusal_is_recorded() -> None:
-    house = House([A]).script(a=[refusal(429, retry_after_s=3)])
+    under_test = GatewayUnderTest([A]).script(a=[refusal(429, retry_after_s=3)])
     with pytest.raises(RateLimited):
-        await house.ask()
+        await under_test.ask()
 
-    assert house.settled().outcome == "rate_limited"
+    assert under_test.settled().outcome == "rate_limited"
 
 
-async def test_a_defect_is_recorded_as_ours() -> None:
-    house = House([A]).script(a=[RuntimeError("defect")])
+async def test_a_defect_is_recorded_as_an_internal_error() -> None:
+    under_test = GatewayUnderTest([A]).script(a=[RuntimeError("defect")])
     with pytest.raises(RuntimeError, match="defect"):
-        await house.ask()
+        await under_test.ask()
 
-    record = house.settled()
+    record = under_test.settled()
     assert (record.outcome, record.status, record.error_code) == ("failed", 500, "internal_error")
     assert record.attempts[0].error == "defect"
 
 
 async def test_an_answer_that_cannot_be_made_durable_is_recorded_once() -> None:
-    house = House([A]).script(a=[answer()])
-    house.journal.fails["durable"] = JournalUnavailable("disk full")
+    under_test = GatewayUnderTest([A]).script(a=[answer()])
+    under_test.journal.fails["durable"] = JournalUnavailable("disk full")
     with pytest.raises(JournalUnavailable):
-        await house.ask()
+        await under_test.ask()
 
-    record = house.settled()
+    record = under_test.settled()
     assert (record.outcome, record.status, record.cost_nanos) == ("ok", 200, 130_000)
 
 
-async def test_what_could_not_be_made_durable_is_not_kept() -> None:
-    house = House([A]).script(a=[answer("1"), answer("2")])
-    house.journal.fails["durable"] = JournalUnavailable("disk full")
+async def test_an_answer_that_cannot_be_made_durable_is_not_cached() -> None:
+    under_test = GatewayUnderTest([A]).script(a=[answer("1"), answer("2")])
+    under_test.journal.fails["durable"] = JournalUnavailable("disk full")
     with pytest.raises(JournalUnavailable):
-        await house.ask()
-    house.journal.fails.clear()
+        await under_test.ask()
+    under_test.journal.fails.clear()
 
-    assert ((await house.ask()).reply.content, (await house.ask()).cached) == ("2", True)
+    assert ((await under_test.ask()).reply.content, (await under_test.ask()).cached) == ("2", True)
 
 
-async def test_cancelled_while_it_is_made_durable_it_is_recorded_once() -> None:
-    house = House([A]).script(a=[answer()])
-    house.journal.fails["durable"] = asyncio.CancelledError()
+async def test_a_request_cancelled_while_it_is_made_durable_is_recorded_once() -> None:
+    under_test = GatewayUnderTest([A]).script(a=[answer()])
+    under_test.journal.fails["durable"] = asyncio.CancelledError()
     with pytest.raises(asyncio.CancelledError):
-        await house.ask()
+        await under_test.ask()
 
-    assert house.settled().outcome == "ok"
+    assert under_test.settled().outcome == "ok"
 
 
-async def test_cancelled_in_mid_attempt() -> None:
-    house = House([A, B]).script(a=[asyncio.CancelledError()])
+async def test_a_request_cancelled_during_an_attempt_is_recorded_with_its_upper_bound() -> None:
+    under_test = GatewayUnderTest([A, B]).script(a=[asyncio.CancelledError()])
     with pytest.raises(asyncio.CancelledError):
-        await house.ask()
+        await under_test.ask()
 
-    record = house.settled()
+    record = under_test.settled()
     assert (record.outcome, record.status, record.provider) == ("cancelled", 499, "a")
     assert (record.cost_nanos, record.cost_status) == (336_000, "estimated")
 
@@ -196,9 +196,11 @@ class TestTogether:
     """Identical requests at once."""
 
     @staticmethod
-    async def start(house: House, count: int, **changes: Any) -> list[asyncio.Task[Answer]]:
+    async def start(under_test: GatewayUnderTest, count: int, **changes: Any) -> list[asyncio.Task[Answer]]:
         deadline = time.monotonic() + 60
-        tasks = [asyncio.create_task(house.ask(id=str(i), **{"deadline": deadline, **changes})) for i in range(count)]
+        tasks = [
+            asyncio.create_task(under_test.ask(id=str(i), **{"deadline": deadline, **changes})) for i in range(count)
+        ]
         await asyncio.sleep(0)
         return tasks
 
@@ -215,31 +217,31 @@ class TestTogether:
 
         return gate, [step(exchange) for exchange in exchanges]
 
-    async def test_one_call_and_hits_for_the_others(self) -> None:
+    async def test_identical_requests_share_one_call_and_the_others_are_hits(self) -> None:
         gate, steps = self.gated(answer())
-        house = House([A, B]).script(a=steps)
-        tasks = await self.start(house, 200)
+        under_test = GatewayUnderTest([A, B]).script(a=steps)
+        tasks = await self.start(under_test, 200)
         gate.set()
         answers = await asyncio.gather(*tasks)
 
         assert [a.cached for a in answers] == [False] + [True] * 199
         assert sum(a.cost_nanos for a in answers) == 130_000
-        assert sum(record.outcome == "cached" for record in house.journal.records()) == 199
+        assert sum(record.outcome == "cached" for record in under_test.journal.records()) == 199
 
-    async def test_a_failure_is_tried_once_more(self) -> None:
+    async def test_a_waiting_request_retries_after_a_failure(self) -> None:
         gate, steps = self.gated(refusal(400), answer())
-        house = House([A]).script(a=steps)
-        tasks = await self.start(house, 3)
+        under_test = GatewayUnderTest([A]).script(a=steps)
+        tasks = await self.start(under_test, 3)
         gate.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
 
         assert isinstance(results[0], ProviderFailed)
         assert [r.cached for r in results if isinstance(r, Answer)] == [False, True]
 
-    async def test_a_cancelled_one_leaves_the_others_their_try(self) -> None:
+    async def test_a_waiting_request_retries_after_a_cancellation(self) -> None:
         gate, steps = self.gated(answer(), answer())
-        house = House([A]).script(a=steps)
-        tasks = await self.start(house, 2)
+        under_test = GatewayUnderTest([A]).script(a=steps)
+        tasks = await self.start(under_test, 2)
         tasks[0].cancel()
         await asyncio.sleep(0)
         gate.set()
@@ -247,16 +249,38 @@ class TestTogether:
 
         assert isinstance(results[0], asyncio.CancelledError)
         assert isinstance(results[1], Answer)
-        assert [record.outcome for record in house.journal.records()] == ["cancelled", "ok"]
+        assert [record.outcome for record in under_test.journal.records()] == ["cancelled", "ok"]
 
-    async def test_a_waiter_whose_deadline_passes(self) -> None:
+    async def test_a_waiting_request_whose_deadline_passes_is_recorded(self) -> None:
         gate, steps = self.gated(answer())
-        house = House([A]).script(a=steps)
-        tasks = await self.start(house, 1)
+        under_test = GatewayUnderTest([A]).script(a=steps)
+        tasks = await self.start(under_test, 1)
         with pytest.raises(DeadlineExceeded):
-            await house.ask(id="late", deadline=time.monotonic() + 0.01)
+            await under_test.ask(id="late", deadline=time.monotonic() + 0.01)
         gate.set()
         await asyncio.gather(*tasks)
 
-        late = house.journal.records()[0]
+        late = under_test.journal.records()[0]
         assert (late.id, late.outcome, late.error_code, late.cache) == ("late", "failed", "deadline_exceeded", "miss")
+
+
+async def test_an_answer_tells_why_its_provider_gave_it() -> None:
+    under_test = GatewayUnderTest([A, B]).script(a=[answer(), refusal(500), answer()], b=[answer()])
+    assert (await under_test.ask(id="1", use_cache=False)).route == b"priority"
+    assert (await under_test.ask(id="2", use_cache=False)).route == b"priority; fallback"
+    assert (await under_test.ask(id="3", use_cache=False, requested_model="a/m1")).route == b"model"
+    assert (await GatewayUnderTest([A]).script(a=[answer()]).ask()).route == b"only"
+    assert (await GatewayUnderTest([A, B], override("b")).script(b=[answer()]).ask()).route == b"override"
+    failed = GatewayUnderTest([A, B], override("b")).script(a=[answer()], b=[refusal(500)])
+    assert (await failed.ask()).route == b"override; fallback"
+
+
+async def test_a_retry_of_the_only_provider_is_no_fallback() -> None:
+    assert (await GatewayUnderTest([A]).script(a=[refusal(500), answer()]).ask()).route == b"only"
+
+
+async def test_a_kept_answer_tells_why_its_provider_gives_it() -> None:
+    under_test = GatewayUnderTest([A, B]).script(a=[answer()])
+    await under_test.ask(id="1")
+    again = await under_test.ask(id="2")
+    assert (again.cached, again.route) == (True, b"priority")

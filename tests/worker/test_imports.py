@@ -1,4 +1,4 @@
-"""What a process that only serves calls loads: nothing that manages, stores or draws."""
+"""Imports of a worker process: no database, web framework, price list or terminal library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(*{name.partition(".")[0] for name in sys.modules})
 
 
 def loaded_with(*packages: str, path: Path | None = None) -> set[str]:
-    """The top-level modules of a fresh interpreter that has imported every module of `packages`."""
+    """Return the top-level modules of a fresh interpreter that has imported every module of `packages`."""
     environment = dict(os.environ)
     if path is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(path), *filter(None, [environment.get("PYTHONPATH")])])
@@ -45,7 +45,7 @@ def test_serving_calls_loads_no_database_web_framework_price_list_or_terminal_li
     assert {"msgspec", "httptools"} <= loaded, "it was imported"
 
 
-def test_an_import_of_such_a_library_is_found(tmp_path: Path) -> None:
+def test_the_check_finds_an_import_of_such_a_library(tmp_path: Path) -> None:
     package = tmp_path / "planted"
     (package / "below").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -55,11 +55,11 @@ def test_an_import_of_such_a_library_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", sorted(FOREIGN))
-def test_each_such_library_is_installed_under_this_name(library: str) -> None:
+def test_each_forbidden_library_is_installed_under_this_name(library: str) -> None:
     assert find_spec(library) is not None
 
 
-def test_reported_names_are_priced_without_the_package_of_prices(tmp_path: Path) -> None:
+def test_reported_models_are_priced_without_the_price_package(tmp_path: Path) -> None:
     price_list = PriceList()
     price_list.vendor_of("openai")
     (tmp_path / "lists").write_bytes(msgspec.msgpack.encode(price_list.public))

@@ -1,6 +1,7 @@
-"""Where complete answers are kept, under an opaque key, as bytes.
+"""Answer cache: keep complete answers, as bytes under opaque keys, for a limited time.
 
-A backend is a file here that passes the tests of the contract (`base.py`), and a line in `open_cache`.
+To add a backend, write a module that implements the contract (`base.py`), run tests/cache/test_contract.py against it,
+and return it from `open_cache`.
 """
 
 from __future__ import annotations
@@ -10,5 +11,5 @@ from llm_gateway.cache.memory import MemoryCache
 
 
 def open_cache(max_bytes: int) -> Cache:
-    """Open the cache that is configured, of at most `max_bytes` bytes."""
+    """Open the configured cache, which holds at most `max_bytes`."""
     return MemoryCache(max_bytes)

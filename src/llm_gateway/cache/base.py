@@ -1,4 +1,4 @@
-"""The contract of a cache."""
+"""The contract of a cache backend: get and set bytes under a key, with a time to live."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ from typing import Protocol
 
 
 class Cache(Protocol):
-    """Bytes under a key, for a time. A cache may forget anything at any moment."""
+    """A store of bytes under opaque keys, with a time to live. It may drop any entry at any time.
+
+    A backend that cannot reach its store returns None from `get` and does nothing in `set`: an exception would fail the
+    client's request. Example:
+
+        await cache.set(key, b"an answer", ttl_s=300)
+        assert await cache.get(key) in (b"an answer", None)
+    """
 
     async def get(self, key: bytes) -> bytes | None:
-        """The bytes kept under `key`, None when there are none or they are too old."""
+        """Return the bytes under `key`; None if there are none or their time is over.
+
+        Called before any provider is tried, once per candidate of the plan until one is found. Not called for requests
+        that bypass the cache.
+        """
         ...
 
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
-        """Keep `value` under `key` for `ttl_s` seconds."""
+        """Store `value` under `key` for `ttl_s` seconds, in place of an earlier value.
+
+        Called once per complete, cacheable answer, after its usage record is durable and before the answer is sent.
+        """
         ...

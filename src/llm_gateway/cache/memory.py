@@ -1,4 +1,4 @@
-"""Answers kept in the memory of one process: the least recently used goes first when the bytes run out."""
+"""In-memory cache of one process, bounded in bytes: evict the least recently used entries first."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 OVERHEAD_BYTES = 200
-"""What an entry takes beside its key and its value."""
+"""Approximate memory of an entry, in bytes, besides its key and its value."""
 
 
 class MemoryCache:
-    """`cache.base.Cache` for one process, at most `max_bytes` in all. `clock` gives seconds.
+    """A `Cache` in the memory of one process, of at most `max_bytes`. `clock` returns seconds.
 
-    An entry's size is its key, its value and `OVERHEAD_BYTES`. One that is too old goes when it is met.
+    The size of an entry is its key, its value and `OVERHEAD_BYTES`. An entry whose time is over is dropped when it is
+    looked up, or when it is the least recently used.
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,14 +25,14 @@ class MemoryCache:
 
     @property
     def size_bytes(self) -> int:
-        """What is kept now, overhead included."""
+        """Bytes of all entries, overhead included."""
         return self._bytes
 
     def __len__(self) -> int:
         return len(self._entries)
 
     async def get(self, key: bytes) -> bytes | None:
-        """The bytes kept under `key`, None when there are none or they are too old."""
+        """Return the bytes under `key`; None if there are none or their time is over."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -42,9 +43,9 @@ class MemoryCache:
         return entry[0]
 
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
-        """Keep `value` under `key` for `ttl_s` seconds, in place of what was there.
+        """Store `value` under `key` for `ttl_s` seconds, in place of an earlier value.
 
-        Larger than the whole cache, or for no time at all: nothing is kept under `key`.
+        If the entry is larger than the whole cache, or `ttl_s` is not positive, nothing is stored under `key`.
         """
         if key in self._entries:
             self._drop(key)
@@ -54,7 +55,7 @@ class MemoryCache:
         self._entries[key] = (value, self._clock() + ttl_s)
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._drop(next(iter(self._entries)))  # `get` moves entries to the end, so the first is the oldest
 
     def _drop(self, key: bytes) -> None:
         value, _ = self._entries.pop(key)

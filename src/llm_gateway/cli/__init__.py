@@ -1,7 +1,8 @@
-"""The command line: one noun a file; `commands.py` is the tree of commands, `exits.py` how they end.
+"""Command line `llm-gateway`: one module for each command or group of commands.
 
-`serve` becomes the server process (`exec`), so that the command line's own libraries take neither time nor memory
-there; that is why this file imports nothing but what it needs for that.
+`commands.py` has the tree of commands, `exits.py` the exit codes. `serve` replaces this process with the server
+(`exec`), so that the command line's libraries cost the server neither time nor memory. For the same reason this module
+imports only what that needs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from llm_gateway.process import protect_process
 
 
 def main() -> None:
-    """The entry of the `llm-gateway` command."""
+    """Run the `llm-gateway` command (the entry point of the package)."""
     arguments = sys.argv[1:]
     try:
         if arguments[:1] == ["serve"]:

@@ -1,11 +1,13 @@
-"""`check`: whether `serve` could start, looked at from outside. It makes and changes nothing."""
+"""Command `check`: report whether `serve` could start. It leaves nothing behind."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from rich.console import Console
@@ -20,7 +22,7 @@ from llm_gateway.server.listening import bind
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store import migrations
-from llm_gateway.store.database import Database, sqlite_file
+from llm_gateway.store.database import Database, check_url, sqlite_file
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox
 
@@ -28,7 +30,7 @@ LOCK_FILE = "gateway.lock"
 
 
 class Finding(NamedTuple):
-    """What was looked at, and what there is to say: what is found, or what to do."""
+    """The result of one check: its subject `what`, and what was found, or what to do if it is not `ok`."""
 
     what: str
     ok: bool
@@ -40,7 +42,7 @@ def check(*, json: Json = False) -> None:
 
     It looks at settings, data directory, database, encryption keys, port and model, and changes nothing.
 
-    Ends with 78 if a setting does not fit, with 1 if something else stands in the way.
+    The exit code is 78 for invalid settings and 1 for any other problem.
 
     ```sh
     llm-gateway check
@@ -59,9 +61,10 @@ def check(*, json: Json = False) -> None:
 
 
 def look() -> list[Finding]:
-    """Everything that was found; the settings first, and alone if they do not fit."""
+    """Run all checks and return their findings. If the settings are not valid, theirs is the only one."""
     try:
         settings = load_settings()
+        check_url(settings.url)
     except ConfigurationError as error:
         return [Finding("settings", False, str(error))]
     names = ", ".join(name for name, _, _ in settings.callers())
@@ -84,17 +87,28 @@ def _found(what: str, find: Callable[[], str]) -> Finding:
         return Finding(what, False, str(error))
     except StoreUnavailable as error:
         return Finding(what, False, error.detail)
+    except OSError as error:
+        return Finding(what, False, f"It cannot be looked at ({error.strerror}): {error.filename}.")
 
 
 def _data_directory(settings: Settings) -> str:
     path = settings.data_dir.absolute()
-    there = _nearest(path)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    try:
+        there = _nearest(path)
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigurationError(
+                f"{there} cannot be written: change its owner, or set LLM_GATEWAY_DATA_DIR to another directory."
+            )
+        if there != path:
+            _try_to_make(path, there)
+            return f"{path} will be made"
+        with TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
-            f"{there} cannot be written: change its owner, or set LLM_GATEWAY_DATA_DIR to another directory."
-        )
-    if there != path:
-        return f"{path} will be made"
+            f"{str(path)!r} cannot be made or written ({reason}): set LLM_GATEWAY_DATA_DIR to a writable directory."
+        ) from None
     if _is_locked(path / LOCK_FILE):
         raise ConfigurationError(
             f"Another gateway uses {path}: stop it, or set LLM_GATEWAY_DATA_DIR to another directory."
@@ -102,13 +116,33 @@ def _data_directory(settings: Settings) -> str:
     return f"{path} can be written"
 
 
+def _try_to_make(path: Path, there: Path) -> None:
+    """Create a directory and its missing parents below `there`, which exists, and remove them again.
+
+    Permissions are not sufficient: the superuser has write permission for /proc, where no directory can be created.
+
+    Raises:
+        OSError: a directory cannot be created.
+    """
+    missing = [place for place in (path, *path.parents) if place.is_relative_to(there) and place != there]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            place.mkdir(mode=0o700)
+            made.append(place)
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):  # a gateway that started in the meantime uses it
+                place.rmdir()
+
+
 def _nearest(path: Path) -> Path:
-    """The path, or what there is above it."""
+    """Return the path if it exists, else its nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a gateway holds the directory's lock. A shared lock, at once given back, tells it."""
+    """Return True if a gateway holds the directory's lock: a shared lock, released at once, cannot be taken then."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -123,14 +157,19 @@ def _is_locked(path: Path) -> bool:
 
 
 class _Tables:
-    """The database as it is found; a file that is not there yet is not made."""
+    """The database of the settings. A SQLite file that does not exist is not created."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.url
         self.is_current = False
 
     def version(self) -> str:
-        """What `serve` will do about its tables."""
+        """Return the version of the tables, or what `serve` will do about them.
+
+        Raises:
+            ConfigurationError: the database belongs to a newer version.
+            StoreUnavailable: it does not answer.
+        """
         file = sqlite_file(self._url)
         if file is not None and (not file.exists() or file.stat().st_size == 0):
             return f"{file.absolute()} will be made"
@@ -149,10 +188,10 @@ class _Tables:
         return f"{place} {was}; serve brings it to {migrations.HEAD}"
 
     def sealed(self, box: SecretBox) -> tuple[int, int]:
-        """How many stored keys open with the box, and how many of those are not sealed with its first key.
+        """Return the number of stored provider keys, and the number of those not encrypted with the box's first key.
 
         Raises:
-            ConfigurationError: one does not open.
+            ConfigurationError: a key cannot be decrypted.
         """
         database = Database.open(self._url)
         try:
@@ -176,7 +215,7 @@ def _encryption_keys(settings: Settings, database: _Tables) -> str:
     keys = encryption_keys(settings)
     if not database.is_current:
         return "none are needed yet" if keys is None else f"{len(keys)} fit; no stored key was looked at"
-    # Without a key a new one is made at start: it opens nothing, and there may be nothing to open.
+    # Without keys `serve` creates one. It decrypts no stored key, which matters only if there are any.
     box = SecretBox(keys or [os.urandom(32)])
     try:
         count, stale = database.sealed(box)

@@ -1,4 +1,4 @@
-"""The running gateway's HTTP API, as the management commands use it; every failure is one sentence and an exit code."""
+"""HTTP client of a running gateway's management API. Failures become one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cyclopts import Group, Parameter
 from llm_gateway.cli.exits import FAILED, INTERRUPTED, UNREACHABLE, USAGE, CommandFailed
 
 Answer: TypeAlias = tuple[int, bytes]
-"""Status and body."""
+"""Status and body of a response."""
 
 URL_VARIABLE, KEY_VARIABLE = "GATEWAY_URL", "GATEWAY_KEY"
-"""Outside of the settings' prefix: every `LLM_GATEWAY_*` name is a setting of the gateway, or refused."""
+"""Names without the settings' prefix: the gateway rejects `LLM_GATEWAY_*` variables that are not its settings."""
 
 DEFAULT_URL = "http://localhost:8200"
 DEVELOPMENT_KEY = "dev-gateway-key"
@@ -32,7 +32,7 @@ TIMEOUT_S = 30.0
 @Parameter(name="*", group=Group("Gateway", sort_key=9))
 @dataclass(frozen=True)
 class Address:
-    """Where the gateway is, and the service key to show there."""
+    """The options of management commands that name the gateway's URL and the service key for it."""
 
     url: Annotated[str, Parameter(env_var=URL_VARIABLE, help="where the gateway listens")] = DEFAULT_URL
     key: Annotated[
@@ -49,7 +49,7 @@ class Address:
 
     @property
     def key_is_on_stdin(self) -> bool:
-        """Whether standard input is taken."""
+        """True if the service key is read from standard input."""
         return self.key_file == "-"
 
 
@@ -57,34 +57,34 @@ HERE = Address()
 
 
 class Client:
-    """Calls to one gateway. `base_url` has no path of ours and no slash at its end."""
+    """A client of one gateway. `base_url` ends neither in a slash nor in /api/v1."""
 
     def __init__(self, base_url: str, key: str) -> None:
         self.base_url = base_url
         self._key = key
 
     def get(self, path: str, **query: Any) -> Any:
-        """The decoded answer to GET; query values that are None are left out."""
+        """Send GET and return the decoded response; query values that are None are omitted."""
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def post(self, path: str, body: object = None) -> Any:
-        """The decoded answer to POST."""
+        """Send POST and return the decoded response."""
         return self._call("POST", path, body)
 
     def patch(self, path: str, body: object) -> Any:
-        """The decoded answer to PATCH."""
+        """Send PATCH and return the decoded response."""
         return self._call("PATCH", path, body)
 
     def delete(self, path: str) -> None:
-        """DELETE."""
+        """Send DELETE."""
         self._call("DELETE", path)
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
-        """One request to `path` below /api/v1. None for an answer without a body.
+        """Send one request to `path` below /api/v1. Returns the decoded response, None for 204.
 
         Raises:
-            CommandFailed: the gateway cannot be reached, refused, or is none.
+            CommandFailed: the gateway cannot be reached, rejects the request, or the server is not an LLM Gateway.
         """
         status, text = self._send(method, f"{self.base_url}/api/v1{path}", body)
         if status == 204:
@@ -112,7 +112,12 @@ class Client:
         return detail
 
     def _send(self, method: str, url: str, body: object) -> Answer:
-        from datetime import timedelta  # noqa: PLC0415 - 20 ms that help and local commands need not wait
+        """Send one request on a new connection. Proxies from the environment are not used for loopback.
+
+        Raises:
+            CommandFailed: the connection failed or broke, or no response came in time.
+        """
+        from datetime import timedelta  # noqa: PLC0415 - 20 ms that help and local commands save
 
         from pyreqwest.client import SyncClientBuilder  # noqa: PLC0415 - as above
         from pyreqwest.exceptions import DetailedPyreqwestError  # noqa: PLC0415 - as above
@@ -122,7 +127,7 @@ class Client:
             .user_agent("llm-gateway-cli")
             .connect_timeout(timedelta(seconds=CONNECT_TIMEOUT_S))
             .timeout(timedelta(seconds=TIMEOUT_S))
-            .follow_redirects(False)  # they could take the key elsewhere
+            .follow_redirects(False)  # a redirect could send the key to another host
         )
         if is_loopback(url):
             builder = builder.no_proxy()
@@ -155,10 +160,10 @@ class Client:
 
 
 def connect(address: Address) -> Client:
-    """The client for an address; nothing is sent yet.
+    """Return the client for an address, without sending anything.
 
     Raises:
-        CommandFailed: the URL is none, the key is missing or cannot be sent.
+        CommandFailed: the URL is not valid, or the key is missing or not printable ASCII.
     """
     base_url = _base_url(address.url or DEFAULT_URL)
     key = _key_in(address.key_file) if address.key_file else (address.key or "").strip()
@@ -172,7 +177,7 @@ def connect(address: Address) -> Client:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine."""
+    """Return True if the URL's host is this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True
@@ -183,13 +188,13 @@ def is_loopback(url: str) -> bool:
 
 
 def _interruptibly(send: Callable[[], Answer]) -> Answer:
-    """Call `send`, which does not hear Ctrl-C itself, in a thread of its own, and end at once on Ctrl-C."""
+    """Call `send` in a thread, and exit at once on Ctrl-C: the HTTP client does not react to it by itself."""
     done: Future[Answer] = Future()
 
     def work() -> None:
         try:
             done.set_result(send())
-        except BaseException as error:  # edge: it is raised again in the thread that waits
+        except BaseException as error:  # edge: raised again in the waiting thread
             done.set_exception(error)
 
     thread = Thread(target=work, daemon=True)
@@ -197,7 +202,7 @@ def _interruptibly(send: Callable[[], Answer]) -> Answer:
     try:
         thread.join()
     except KeyboardInterrupt:
-        os._exit(INTERRUPTED)  # the interpreter's own end is not safe while the client's thread runs
+        os._exit(INTERRUPTED)  # a normal exit is not safe while the client's thread runs
     return done.result()
 
 
@@ -217,7 +222,7 @@ def _key_in(place: str) -> str:
     try:
         if place == "-":
             return sys.stdin.readline().strip()
-        with open(place, encoding="utf-8") as file:  # noqa: PTH123 - a path as it was typed
+        with open(place, encoding="utf-8") as file:  # noqa: PTH123 - errors quote the path as typed
             return file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandFailed(f"The service key cannot be read from {place}: {error}.", USAGE) from None

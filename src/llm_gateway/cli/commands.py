@@ -1,4 +1,4 @@
-"""The tree of commands, and how what they raise becomes an exit code."""
+"""Tree of commands, and the translation of their exceptions to exit codes and messages."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ LOCAL_COMMANDS = (
     ("rekey", "llm_gateway.cli.database:rekey", "Encrypt every stored provider key anew with the first key."),
     ("reprice", "llm_gateway.cli.reprice:reprice", "Give stored usage the prices in force now."),
 )
-"""Those whose files need half of the gateway: loaded when they are called, introduced by these words until then."""
+"""Commands that import much of the gateway: name, function, summary. They are imported only when called; the summary
+stands for their docstring in the list of commands."""
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry a command out. Returns the exit code; what went wrong is one line on standard error."""
+    """Run a command and return its exit code. An error is printed as one line on standard error."""
     _open_streams()
     try:
         code, sentence = _carry_out(arguments)
@@ -64,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
-    """The exit code and the sentence that explains it."""
+    """Run a command. Returns its exit code and the sentence that explains it."""
     cli = build_cli(arguments)
     try:
         cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
@@ -84,7 +85,7 @@ def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
 
 
 def _open_streams() -> None:
-    """Let every stream be one: a caller may have closed it, and its encoding may lack characters."""
+    """Replace closed standard streams by the null device, and escape characters that their encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process's life
@@ -93,13 +94,13 @@ def _open_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Send what cannot be written nowhere; Python would try again at exit, and complain."""
+    """Redirect standard output to the null device: Python flushes it at exit and would report the error again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 
 
 def build_cli(arguments: Sequence[str] = ()) -> App:
-    """The commands, for these arguments; help in boxes is for terminals."""
+    """Build the tree of commands for these arguments. Help is drawn in boxes on terminals only."""
     cli = App(
         name="llm-gateway",
         version=__version__,
@@ -118,7 +119,7 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
 
     @cli.command(group=own)
     def completion(shell: Shell = "bash", /) -> None:
-        """Print what makes a shell complete these commands.
+        """Print the completion script of a shell.
 
         ```sh
         llm-gateway completion bash > ~/.local/share/bash-completion/completions/llm-gateway

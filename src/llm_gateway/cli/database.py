@@ -1,4 +1,4 @@
-"""`migrate` and `rekey`: the database of the settings, gateway or not."""
+"""Commands `migrate` and `rekey`, which work on the settings' database, with or without a running gateway."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def rekey(*, json: Json = False) -> None:
 
 @contextmanager
 def current_database(settings: Settings) -> Iterator[Database]:
-    """The settings' database, which must be there and at this version. Makes nothing.
+    """Open the settings' database, which must exist and be at this version. Creates nothing.
 
     Raises:
-        ConfigurationError: it is not; the message says what to do.
+        ConfigurationError: it does not exist, or is at another version; the message says what to do.
         StoreUnavailable: it does not answer.
     """
     file = sqlite_file(settings.url)
@@ -83,10 +83,10 @@ def current_database(settings: Settings) -> Iterator[Database]:
 
 
 def encryption_keys(settings: Settings) -> list[bytes] | None:
-    """The keys that `serve` would use, None where it would make one.
+    """Return the encryption keys that `serve` would use, None if it would create one.
 
     Raises:
-        ConfigurationError: they do not fit.
+        ConfigurationError: the keys are not valid.
     """
     if settings.encryption_keys:
         return parse_keys(settings.encryption_keys)

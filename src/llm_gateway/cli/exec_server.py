@@ -1,4 +1,4 @@
-"""Replace the command line's process by the server's."""
+"""Replace the command line's process with the server process (execve(2))."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 def exec_server(flags: dict[str, str]) -> NoReturn:
-    """Replace this process by the server, with `flags` (setting → text) in its environment."""
+    """Replace this process with the server, and pass it `flags` (setting → text) as environment variables."""
     environment = os.environ | {f"LLM_GATEWAY_{name.upper()}": text for name, text in flags.items()}
-    # -P: a file in the directory it is started in must not stand in for a module.
+    # -P: a file in the working directory must not be imported in place of a module.
     os.execve(sys.executable, [sys.executable, "-P", "-m", "llm_gateway"], environment)  # noqa: S606 - our own interpreter

@@ -1,12 +1,12 @@
-"""How a command ends: its exit code, and one sentence on standard error when it is not 0.
+"""Exit codes of commands, and the exception that ends one with a code and a message on standard error.
 
 0    done
-1    failed, or refused by the gateway
-2    the command line does not make sense
+1    failed, or rejected by the gateway
+2    invalid command-line arguments
 3    no gateway answers at the URL
-78   a setting does not fit (as `serve`; EX_CONFIG of sysexits.h)
+78   invalid settings (as for `serve`; EX_CONFIG of sysexits.h)
 130  Ctrl-C
-141  whoever read the output went away (as a program that SIGPIPE ends)
+141  the reader of the output closed the pipe (128 + SIGPIPE)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BROKEN_PIPE = 141
 
 
 class CommandFailed(Exception):
-    """The command failed. The message is one sentence that says what to do, or empty if the output says it already."""
+    """Failure of a command. The message is one sentence that says what to do, empty if the output says it already."""
 
     def __init__(self, sentence: str, code: int = FAILED) -> None:
         super().__init__(sentence)

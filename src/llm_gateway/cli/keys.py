@@ -1,4 +1,4 @@
-"""`keys`: random keys, ready to be set."""
+"""Commands `keys …`: generate random service keys and encryption keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[^:,\s]+")
 
 
 def keys_app() -> App:
-    """The commands of this noun."""
+    """Build the commands `keys …`."""
     app = App(name="keys", help="Random keys, ready to be set.")
     app.command(new)
     return app

@@ -1,6 +1,6 @@
-"""What commands print: a table on a terminal, tab-separated text to anything else, JSON where it is asked for.
+"""Output of commands: tables on a terminal, tab-separated text in pipes and files, JSON with `--json`.
 
-Names that customers chose are printed too, so nothing that a terminal would obey leaves here as it is.
+Values can be chosen by customers, so control characters are escaped before they reach a terminal.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_text
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -26,15 +26,19 @@ NANO_DIGITS = 9
 SIGNIFICANT_DIGITS = 4
 MONEY_DIGITS = 2
 LIST_LENGTH = 3
+WHOLE_KINDS = frozenset({"count", "money", "share"})
+"""Kinds of columns whose values are not wrapped."""
+BETWEEN_COLUMNS = 3
+"""Characters between two columns of a table."""
 
-# C0 and C1 controls, the separators that end lines, and what turns the direction of writing.
+# C0 and C1 controls, line and paragraph separators, bidirectional formatting, surrogates.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Column(NamedTuple):
-    """A field of the rows: its title on a terminal and what it is, or how it is shown there.
+    """A column of a table: the rows' field, its title on a terminal, and its kind or the function that formats it.
 
-    `missing` is what a null means to a reader; `on_terminal` False keeps a column for programs.
+    `missing` is shown for null. Columns with `on_terminal` False are printed for programs only.
     """
 
     field: str
@@ -45,24 +49,24 @@ class Column(NamedTuple):
 
 
 def is_terminal() -> bool:
-    """Whether a person sees standard output."""
+    """Return True if standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def note(sentence: str) -> None:
-    """A remark for a person: on standard error, and only if it is a terminal."""
+    """Print a hint on standard error if that is a terminal."""
     if sys.stderr.isatty():
         print(sentence, file=sys.stderr)
 
 
 def print_json(value: object) -> None:
-    """`value` as indented JSON."""
+    """Print `value` as indented JSON."""
     lines = json_text.dumps(value, indent=2, ensure_ascii=False).split("\n")
     print("\n".join(map(printable, lines)))
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, total: Row | None = None, empty: str = "") -> None:
-    """A table. `total` is its last line, for a person only; `empty` is said to one when there are no rows."""
+    """Print a table. `total` is its last line, and `empty` replaces a table without rows; both on terminals only."""
     if not is_terminal():
         print("\t".join(column.field for column in columns))
         for row in rows:
@@ -70,28 +74,20 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, total: Row | N
     elif not rows:
         print(empty)
     else:
-        _draw(_table(rows, [column for column in columns if column.on_terminal], total))
+        _draw_rows(rows, [column for column in columns if column.on_terminal], total)
 
 
 def print_fields(row: Row, columns: Sequence[Column]) -> None:
-    """One thing, a line per field."""
+    """Print one row, a line for each field."""
     if not is_terminal():
         for column in columns:
             print(f"{column.field}\t{plain(row[column.field])}")
         return
-    from rich.table import Table  # noqa: PLC0415 - 50 ms that only a terminal needs
-    from rich.text import Text  # noqa: PLC0415 - as above
-
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for column in columns:
-        table.add_row(column.title, Text(_shown([row[column.field]], column, whole=True)[0]))
-    _draw(table)
+    _draw_fields([(column.title, _shown([row[column.field]], column, whole=True)[0]) for column in columns])
 
 
 def plain(value: Any) -> str:
-    """A value for programs: whole, in one field of one line."""
+    """Format a value for programs: not shortened, without tabs and line breaks."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -104,12 +100,12 @@ def plain(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with what would move a cursor, end a line or a field written as an escape."""
+    """Escape characters of `text` that would move a cursor or end a line or a field."""
     return _CONTROL.sub(_escaped, text)
 
 
 def dollars(amount: float | Decimal) -> str:
-    """Money for a person: cents, or as many digits as show the first four that are not 0, down to the nano-dollar."""
+    """Format an amount in USD for people: cents, or up to four significant digits, at most nine decimals."""
     exact = Decimal(str(amount))
     digits = MONEY_DIGITS
     if exact:
@@ -120,7 +116,7 @@ def dollars(amount: float | Decimal) -> str:
 
 
 def _in_line(texts: Sequence[str]) -> list[str]:
-    """The same amounts, padded so that their points stand below each other."""
+    """Pad amounts so that their decimal points align."""
     digits = [len(text.partition(".")[2]) for text in texts]
     padded = [text + " " * (max(digits) - own) if text else "" for text, own in zip(texts, digits, strict=True)]
     width = max(map(len, padded), default=0)
@@ -131,34 +127,77 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> Table:
+def _draw_rows(rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> None:
+    """Draw a table, or each row as a list of fields if the terminal is too narrow for a table."""
+    lines = [*rows, total] if total is not None else list(rows)
+    cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
+    widths = [
+        max(_longest_word(text, is_whole=column.kind in WHOLE_KINDS) for text in (column.title, *texts))
+        for column, texts in zip(columns, cells, strict=True)
+    ]
+    if sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1) <= _width():
+        _draw(_table(columns, cells, widths, has_total=total is not None))
+        return
+    for number, line in enumerate(zip(*cells, strict=True)):
+        if number:
+            print()
+        _draw_fields([(column.title, text.strip()) for column, text in zip(columns, line, strict=True)])
+
+
+def _longest_word(text: str, *, is_whole: bool) -> int:
+    words = [text] if is_whole else text.split()
+    return max(map(_cells, words), default=0)
+
+
+def _draw_fields(fields: Iterable[tuple[str, str]]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - 50 ms that only a terminal needs
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text in fields:
+        table.add_row(title, Text(text))
+    _draw(table)
+
+
+def _table(columns: Sequence[Column], cells: Sequence[list[str]], widths: Sequence[int], *, has_total: bool) -> Table:
+    """Build a table whose columns are at least as wide as their longest words."""
     from rich import box  # noqa: PLC0415 - 50 ms that only a terminal needs
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
     table = Table(
-        box=box.SIMPLE_HEAD if total is None else box.SIMPLE,
-        show_edge=False,
-        pad_edge=False,
-        show_footer=total is not None,
+        box=box.SIMPLE if has_total else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_footer=has_total
     )
-    lines = [*rows, total] if total is not None else list(rows)
-    cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
-    for column, texts in zip(columns, cells, strict=True):
+    for column, texts, width in zip(columns, cells, widths, strict=True):
         table.add_column(
             column.title.rjust(len(texts[0])) if column.kind == "money" else column.title,
-            Text(texts.pop(), "bold") if total is not None else "",
+            Text(texts.pop(), "bold") if has_total else "",
             justify="right" if column.kind in ("count", "share") else "left",
             overflow="fold",
-            no_wrap=column.kind in ("count", "money", "share"),
+            min_width=width,
+            no_wrap=column.kind in WHOLE_KINDS,
         )
     for line in zip(*cells, strict=True):
         table.add_row(*map(Text, line))
     return table
 
 
+def _cells(text: str) -> int:
+    from rich.cells import cell_len  # noqa: PLC0415 - 50 ms that only a terminal needs
+
+    return cell_len(text)
+
+
+def _width() -> int:
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that only a terminal needs
+
+    return Console().width
+
+
 def _shown(values: Sequence[Any], column: Column, *, whole: bool = False) -> list[str]:
-    """The cells of a column for a person; `whole` shortens no lists."""
+    """Format the cells of a column for people. Long lists are shortened unless `whole`."""
     show = column.kind if callable(column.kind) else _of_kind(column.kind, whole=whole)
     texts = [column.missing if value is None else printable(show(value)) for value in values]
     return _in_line(texts) if column.kind == "money" else texts

@@ -1,4 +1,4 @@
-"""`overrides`: where one customer's requests go first."""
+"""Commands `overrides …`: list, add and remove the provider and model that one customer's requests try first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMPTY = "No overrides. Add one: llm-gateway overrides add alice openai gpt-4o"
 
 
 def overrides_app() -> App:
-    """The commands of this noun."""
+    """Build the commands `overrides …`."""
     app = App(name="overrides", help="Where one customer's requests go first: list, add, remove.")
     app.command(list_overrides, name="list")
     app.command(add)
@@ -111,10 +111,10 @@ def remove(
 
 
 def find(client: Client, which: str, service: str | None) -> dict[str, Any]:
-    """The one override with that id, or of that customer (and service).
+    """Return the override with the id `which`, or that of the customer `which` (and the service).
 
     Raises:
-        CommandFailed: there is none, or more than one.
+        CommandFailed: no override matches, or more than one.
     """
     overrides: list[dict[str, Any]] = client.get("/overrides")
     of_customer = [each for each in overrides if each["user_id"] == which]

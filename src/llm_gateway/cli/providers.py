@@ -1,4 +1,4 @@
-"""`providers`: the upstream accounts the gateway has."""
+"""Commands `providers …`: list, show, add, update, test, disable and remove the gateway's upstream accounts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from llm_gateway.cli.output import (
     printable,
 )
 from llm_gateway.cli.vendor_key import NO_KEY, UNSAID, VendorKey
+from llm_gateway.suggestions import if_meant
 
 Name = Annotated[str, Parameter(help="the provider's name or id")]
 Models = Annotated[list[str], Parameter(alias="-m", help="a model it serves; repeat it, the first is the default")]
@@ -31,7 +32,7 @@ Limit = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
 def _priced(prices: dict[str, dict[str, float]]) -> str:
-    """Prices for a person."""
+    """Format prices for people."""
     return "; ".join(
         f"{model}: " + ", ".join(f"{kind} {usd:g}" for kind, usd in kinds.items()) for model, kinds in prices.items()
     )
@@ -71,7 +72,7 @@ EMPTY = "No providers yet. Add one: llm-gateway providers add openai --model gpt
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ProviderOptions:
-    """Options that `providers add` and `providers update` share; None where an option was not given."""
+    """Options that `providers add` and `providers update` share; None for an option that is not given."""
 
     display_name: Annotated[str | None, Parameter(help="a name for people")] = None
     base_url: Annotated[
@@ -82,7 +83,7 @@ class ProviderOptions:
         str | None,
         Parameter(
             metavar="NAME,...",
-            help="the protocols it speaks; known vendors bring theirs, and a wrong name is told the right ones",
+            help="the protocols it speaks; known vendors have defaults; the error for an unknown name lists all",
         ),
     ] = None
     priority: Annotated[int | None, Parameter(help="higher is preferred", allow_leading_hyphen=True)] = None
@@ -95,7 +96,7 @@ class ProviderOptions:
     ] = None
 
     def fields(self) -> dict[str, Any]:
-        """What was said, as the API spells it. An empty base URL, or no protocol, means the vendor's own."""
+        """Return the given options as fields of the API. An empty base URL or list of protocols becomes null."""
         said = {
             "display_name": self.display_name,
             "kind": self.kind,
@@ -112,10 +113,10 @@ class ProviderOptions:
         return fields
 
     def prices(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
-        """`before` with the prices that were said, as a field of the API; nothing if none were.
+        """Return `before` with the given prices as the API's field `prices`; an empty dict if none are given.
 
         Raises:
-            CommandFailed: one is not MODEL=IN,OUT.
+            CommandFailed: a price is not MODEL=IN,OUT.
         """
         said = dict(_price(text) for text in self.price or ())
         return {"prices": (before or {}) | said} if said else {}
@@ -125,7 +126,7 @@ DEFAULTS = ProviderOptions()
 
 
 def providers_app() -> App:
-    """The commands of this noun."""
+    """Build the commands `providers …`."""
     app = App(name="providers", help="The upstream accounts: list, add, test, change.")
     app.command(list_providers, name="list")
     app.command(ask, name="test")
@@ -176,8 +177,8 @@ def add(
 ) -> None:
     """Add a provider. It is used from the next request on.
 
-    The vendor's API key is asked for on a terminal, and read from standard input elsewhere. It is stored encrypted and
-    never shown again.
+    On a terminal the command prompts for the vendor's API key; elsewhere it reads the key from standard input. The key
+    is stored encrypted and never shown again.
 
     ```sh
     llm-gateway providers add openai --model gpt-4o-mini
@@ -209,7 +210,7 @@ def update(
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Change a provider. What is not named stays as it is, its key too.
+    """Change a provider. Options that are not given change nothing, nor does the key.
 
     ```sh
     llm-gateway providers update openai --priority 5
@@ -308,18 +309,19 @@ def remove(
 
 
 def find(client: Client, name: str) -> dict[str, Any]:
-    """The provider of that name, else of that id.
+    """Return the provider with this name, else with this id.
 
     Raises:
-        CommandFailed: there is none; the sentence lists those there are.
+        CommandFailed: no provider matches; the message lists the configured ones.
     """
     providers: list[dict[str, Any]] = client.get("/providers")
     for field in ("name", "id"):
         for provider in providers:
             if provider[field] == name:
                 return provider
-    there_are = f"there are {', '.join(each['name'] for each in providers)}" if providers else "none is configured"
-    raise CommandFailed(f"There is no provider {name!r}: {there_are}.")
+    names = [each["name"] for each in providers]
+    there_are = f"there are {', '.join(names)}" if providers else "none is configured"
+    raise CommandFailed(f"There is no provider {name!r}: {there_are}.{if_meant(name, names)}")
 
 
 def _changed(client: Client, before: dict[str, Any], changes: dict[str, Any], done: str, *, json: bool) -> None:

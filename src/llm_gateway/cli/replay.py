@@ -1,4 +1,4 @@
-"""`usage replay`: what crashed gateways left in the journal."""
+"""Command `usage replay`: move usage records that stopped gateways left in the journal to the database."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llm_gateway.settings_reader import load_settings
 
 
 def replay(*, json: Json = False) -> None:
-    """Move what gateways that are gone left in the usage journal to the database.
+    """Move usage records that stopped gateways left in the journal to the database.
 
-    `serve` does it too when it starts. It works on the data directory of the settings, where no gateway may be running.
+    `serve` does this too when it starts. No gateway may be running on the data directory of the settings.
 
     ```sh
     llm-gateway usage replay

@@ -1,4 +1,4 @@
-"""`reprice`: stored usage at the prices in force now."""
+"""Command `reprice`: recalculate the cost of stored usage records with the current prices."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def reprice(
 ) -> None:
     """Give stored usage the prices in force now.
 
-    This is for prices that were wrong or missing when it was recorded. It works on the settings' database, in small
-    steps; a gateway may be running. It can be stopped and begun again.
+    Use it for prices that were wrong or missing when the usage was recorded. It works on the settings' database in
+    small steps, while a gateway can keep running. An interrupted run can be repeated.
 
     ```sh
     llm-gateway reprice --since 2026-11-01 --dry-run
@@ -83,7 +83,7 @@ def _milliseconds(moment: datetime) -> int:
 
 @contextmanager
 def _progress(since_ms: int, until_ms: int) -> Iterator[Callable[[RepriceReport], None]]:
-    """A bar on standard error if it is a terminal: how far the run has come in time."""
+    """Show a progress bar on standard error if that is a terminal; the yielded function updates it."""
     if not sys.stderr.isatty():
         yield lambda _report: None
         return

@@ -1,4 +1,4 @@
-"""`serve`: flags become settings, and the process becomes the server."""
+"""Command `serve`: pass its flags on as settings and replace the process with the server."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Annotated, Any, TypedDict
 from cyclopts import Parameter
 
 from llm_gateway.cli.exec_server import exec_server
-from llm_gateway.settings_reader import descriptions
+from llm_gateway.settings_reader import setting_helps
 
-_fields: Any = {name: Annotated[str, Parameter(help=text)] for name, text in descriptions().items()}
+_fields: Any = {
+    name: Annotated[str, Parameter(help=found.text, metavar=found.form)] for name, found in setting_helps().items()
+}
 ServeFlags: Any = TypedDict("ServeFlags", _fields, total=False)  # type: ignore[misc]
-"""Every setting as text, under its own name; what the texts must be is checked by the server."""
+"""All settings as text flags of the same name; the server checks their values."""
 
 
 def serve(*, flags: Any = None) -> None:

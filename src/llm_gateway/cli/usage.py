@@ -1,4 +1,4 @@
-"""`usage`: what was asked for and what it cost."""
+"""Commands `usage …`: report requests, tokens and cost, in total and by provider, service or customer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from llm_gateway.cli.client import HERE, Address, connect
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
 
-Days = Annotated[int, Parameter(validator=Number(gte=1, lte=365), help="the last so many times 24 hours")]
+Days = Annotated[
+    int, Parameter(validator=Number(gte=1, lte=365), help="length of the period in days of 24 hours, up to now")
+]
 By: TypeAlias = Literal["provider", "service", "customer"]
 DEFAULT_LIMIT = 50
-REPLAY = "Move what gateways that are gone left in the usage journal to the database."
+REPLAY = "Move usage records that stopped gateways left in the journal to the database."
 
 REQUESTS = Column("request_count", "Requests", "count")
 TOKENS = Column("total_tokens", "Tokens", "count")
@@ -46,7 +48,7 @@ SUMMARY = (
 
 
 def usage_app(arguments: Sequence[str] = ()) -> App:
-    """The commands of this noun. `replay` needs half of the gateway, and is loaded only when it is called."""
+    """Build the commands `usage …`. `replay` imports much of the gateway, so that it is imported only when called."""
     app = App(name="usage")
     app.default(report)
     app.command(summary)
@@ -65,13 +67,14 @@ def report(
     limit: Annotated[
         int | None,
         Parameter(
-            validator=Number(gte=1, lte=500), help=f"with --by customer: so many lines [default: {DEFAULT_LIMIT}]"
+            validator=Number(gte=1, lte=500),
+            help=f"with --by customer: maximum number of rows [default: {DEFAULT_LIMIT}]",
         ),
     ] = None,
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Report what was asked for and what it cost: a summary, or a line for each provider, service or customer.
+    """Report requests, tokens and cost: a summary, or a line for each provider, service or customer.
 
     ```sh
     llm-gateway usage
@@ -88,7 +91,7 @@ def report(
     if json:
         print_json(rows)
         return
-    print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"Nothing was asked for in {days} days.")
+    print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"No requests in {days} days.")
     if by == "customer" and len(rows) == (limit or DEFAULT_LIMIT):
         note(f"These are the first {len(rows)}; there may be more: --limit, up to 500.")
 
@@ -114,7 +117,7 @@ def summary(*, days: Days = 30, json: Json = False, gateway: Address = HERE) -> 
 
 
 def _total(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dict[str, Any]:
-    """The sums, except of what cannot be summed; the money as whole nano-dollars, so that it is exact."""
+    """Return the totals of the columns that can be summed. Cost is summed in whole nano-dollars, which is exact."""
     summed = {"request_count": 0, "total_tokens": 0}
     for name in summed:
         summed[name] = sum(row.get(name, 0) for row in rows)

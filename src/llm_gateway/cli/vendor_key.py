@@ -1,4 +1,7 @@
-"""Where a vendor's API key comes from: a hidden prompt, standard input or a variable. Never the command line itself."""
+"""Options that read a vendor's API key from a hidden prompt, standard input or an environment variable.
+
+The command line itself never has the key, since other users can read it in the list of processes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Flag
 
 NO_KEY = "unused"
-"""What is stored for a server that asks for none; the API wants one."""
+"""The key stored for a server that requires none; the API requires the field."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -24,25 +27,40 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 @Parameter(name="*", group=Group("The vendor's API key", sort_key=8))
 @dataclass(frozen=True)
 class VendorKey:
-    """How the vendor's API key is given."""
+    """The options that choose the source of the vendor's API key."""
 
     api_key_stdin: Annotated[Flag, Parameter(help="read the vendor's key from standard input")] = False
     api_key_env: Annotated[
         str | None, Parameter(metavar="VARIABLE", help="read it from the environment variable of this name")
     ] = None
     api_key_prompt: Annotated[Flag, Parameter(help="ask for it on the terminal, hidden")] = False
+    api_key: Annotated[str | None, Parameter(show=False, allow_leading_hyphen=True)] = None
     no_api_key: Annotated[Flag, Parameter(help="the server asks for none (Ollama, vLLM, …)")] = False
+
+    def __post_init__(self) -> None:
+        """Reject `--api-key`, which would show the key in the list of processes.
+
+        Raises:
+            CommandFailed: the option is given.
+        """
+        if self.api_key is not None:
+            raise CommandFailed(
+                "--api-key is not taken: on the command line other users can read the key, and the shell keeps it. "
+                "Export it and name the variable with --api-key-env OPENAI_API_KEY, pipe it in with --api-key-stdin, "
+                "or let --api-key-prompt ask for it.",
+                USAGE,
+            )
 
     @property
     def is_given(self) -> bool:
-        """Whether one of the ways was chosen."""
+        """True if one of the options is given."""
         return self.api_key_stdin or self.api_key_env is not None or self.api_key_prompt or self.no_api_key
 
     def read(self, provider: str, address: Address) -> str:
-        """The key; without a choice it is asked for on a terminal and read from standard input elsewhere.
+        """Return the key. Without an option, prompt for it on a terminal, else read standard input.
 
         Raises:
-            CommandFailed: there is none where it should be, or standard input is taken by the service key.
+            CommandFailed: the source has no key, or standard input already holds the service key.
         """
         ways = (self.api_key_stdin, self.api_key_env is not None, self.api_key_prompt, self.no_api_key)
         if sum(ways) > 1:

@@ -1,1 +1,1 @@
-"""The control plane: it manages, reports, stores usage and describes; it may touch the database."""
+"""Control plane: management API, usage reports, health, API documentation. It may wait for the database."""

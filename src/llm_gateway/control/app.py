@@ -1,4 +1,4 @@
-"""Composition root of the control plane: the stores, the configuration in force, the shipper, the management API."""
+"""Composition root of the control plane: open the stores, load the configuration, build the management API."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway.control.docs.home import home_router
+from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
@@ -44,7 +46,10 @@ Log: TypeAlias = Callable[..., None]
 
 
 class Stores(NamedTuple):
-    """What is durable, opened. `replayed` counts the records that gateways before this one had left in the journal."""
+    """The opened stores below the data directory `path`, or on PostgreSQL.
+
+    `replayed` is the number of usage records that earlier gateways left in the journal and `open_stores` moved.
+    """
 
     path: Path
     database: Database
@@ -55,7 +60,12 @@ class Stores(NamedTuple):
 
 
 def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
-    """Lock the data directory, bring the database up to date, and ship what earlier gateways left in the journal."""
+    """Lock the data directory, migrate the database, and move journal entries of earlier gateways into it.
+
+    Raises:
+        ConfigurationError: another gateway uses the directory, or the encryption keys are not valid.
+        StoreUnavailable: the database does not answer.
+    """
     data_dir = DataDir(settings.data_dir)
     stack.callback(data_dir.close)
     database = Database.open(settings.url)
@@ -74,11 +84,11 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
 
 
 class DataPlane(NamedTuple):
-    """What the management API asks and tells the data plane.
+    """Functions of the data plane that the management API calls.
 
-    `in_flight` counts its requests, `list_models(provider, timeout in seconds)` asks a provider, `passed` hears of a
-    provider that passed its test, `ready` says whether calls are taken, `metrics` returns all metrics as text with its
-    content type.
+    `in_flight` counts the requests being served. `list_models(provider, timeout in seconds)` requests a provider's
+    model list. `passed` is called with a provider that passed its test. `ready` is True while requests are accepted.
+    `metrics` returns all metrics as text, and its content type.
     """
 
     in_flight: InFlight
@@ -89,15 +99,16 @@ class DataPlane(NamedTuple):
 
 
 class Control:
-    """Manages and reports.
+    """The parts of the control plane: stores, live configuration, egress rules, presets and prices.
 
-    `configuration` holds the configuration in force, once it is reloaded; `path` is the data directory.
+    `configuration` is empty until its first `reload`; `path` is the data directory.
     """
 
     def __init__(
         self, settings: Settings, stores: Stores, local: LocalModel | None, redact: Redactor, log: Log
     ) -> None:
         self.path = stores.path
+        self._dev_key = settings.dev_key
         self._stores = stores
         self._local = local
         self._redact = redact
@@ -116,25 +127,27 @@ class Control:
         self.configuration = LiveConfiguration(
             stores.providers, stores.overrides, preparer.prepare, lambda: prices.public, self._cannot_be_used
         )
+        self.configuration.subscribe(OnlyModelWarning(log))
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._unusable[name] = reason
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
 
     def start_shipper(self, journal: JournalWriter) -> Shipper:
-        """Start moving what the journal holds to the database; stop it after the journal is closed."""
+        """Start the thread that moves journal entries to the database. Stop it after the journal is closed."""
         throttle = Throttle()
         shipper = Shipper(journal, partial(self._stores.usage.write, pause=throttle), log=self._log, pause=throttle)
         shipper.start()
         return shipper
 
     def build(self, journal: JournalWriter, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
-        """Build the management API as an ASGI app."""
+        """Build the management API as an ASGI application."""
         stores, configuration = self._stores, self.configuration
         local = self._local
         rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
         probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
         routers = (
+            home_router(self._dev_key),
             health_router(
                 database_ok=stores.database.check,
                 ready=data_plane.ready,
@@ -150,7 +163,12 @@ class Control:
 
 
 def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
-    """What gives stored records the prices of the configured providers; it needs neither their keys nor a gateway."""
+    """Build the repricing of stored usage records with the configured providers' prices. Needs no encryption keys.
+
+    Raises:
+        ConfigurationError: the database is not at this version.
+        StoreUnavailable: the database does not answer.
+    """
     database = Database.open(settings.url)
     stack.callback(database.close)
     if not database.is_current():

@@ -1,20 +1,48 @@
-"""Run the embedded model where it is wanted, and make it a provider on the first start."""
+"""Start the embedded local model if the settings or a provider require it, and register it on the first start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.local_model import LocalModel, find_model
 from llm_gateway.settings import Settings
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
 
+class OnlyModelWarning:
+    """A warning, logged when the embedded model becomes the only one that answers. Call it with each new snapshot."""
+
+    def __init__(self, log: Callable[..., None]) -> None:
+        self._log = log
+        self._is_only = False
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Compare the snapshot with the one before it."""
+        answering = [candidate for tier in snapshot.tiers for candidate in tier]
+        was_only, self._is_only = self._is_only, len(answering) == 1 and answering[0].provider.is_embedded
+        if self._is_only and not was_only:
+            self._log(
+                "only the embedded model answers, which is small and invents things: add a provider with "
+                "POST /api/v1/providers or `llm-gateway providers add`",
+                level="warning",
+                model=answering[0].model,
+            )
+
+
 async def start_embedded_model(
     settings: Settings, providers: ProviderStore, stack: AsyncExitStack, log: Callable[..., None]
 ) -> LocalModel | None:
-    """Run the embedded model where it is wanted; in dev a first start registers it, below every other provider."""
+    """Start the embedded model, if enabled, and return it. `stack` stops it.
+
+    With LLM_GATEWAY_LOCAL_MODEL=auto it starts if a provider uses it, or in dev if no provider is configured yet. That
+    first start registers it as a provider with priority 0, below the default of providers added later.
+
+    Raises:
+        ConfigurationError: the setting requires the model, and its packages are missing or it does not answer.
+    """
     configured = providers.list()
     is_configured = any(p.kind == "local" and p.base_url is None for p in configured)
     first_start = settings.env == "dev" and not configured

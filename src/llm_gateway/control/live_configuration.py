@@ -1,4 +1,4 @@
-"""The configuration in memory: one immutable snapshot, swapped whole after every change."""
+"""Configuration in memory: one immutable snapshot of providers and overrides, replaced after each change."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Subscriber: TypeAlias = Callable[[Snapshot], None]
 
 
 class LiveConfiguration:
-    """Holds the configuration in force as `snapshot`, empty until the first `reload`.
+    """The current configuration as `snapshot`, empty until the first `reload`.
 
-    `prepare` takes a provider and its key and returns it with target and prices. If it fails, or the key does not
-    open, the provider stands in the snapshot as disabled and `log` gets its name and the reason. `public_prices`
+    `prepare(provider, key)` returns the provider with its target URL and prices. If it fails, or the stored key cannot
+    be decrypted, the snapshot lists the provider as disabled, and `log` gets its name and the reason. `public_prices`
     returns the price lists that the prepared providers need.
     """
 
@@ -45,18 +45,21 @@ class LiveConfiguration:
         self._reloading = threading.Lock()
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call `subscriber` with every later snapshot, in the thread that reloads."""
+        """Call `subscriber` with each later snapshot, in the thread that calls `reload`."""
         self._subscribers.append(subscriber)
 
     def reload(self) -> Snapshot:
-        """Read the stores and swap the snapshot. One reload at a time, so that none puts back an older state.
+        """Read the stores and replace the snapshot. A lock serialises reloads, so that none restores an older state.
 
         Raises:
-            StoreUnavailable: the database does not answer; the snapshot stays as it was.
+            StoreUnavailable: the database does not answer; the snapshot does not change.
         """
         with self._reloading:
-            providers = [self._prepared(provider, sealed) for provider, sealed in self._providers.load()]
-            self.snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices())
+            loaded = self._providers.load()
+            providers = [self._prepared(provider, sealed) for provider, sealed in loaded]
+            has_vendor = any(provider.is_enabled and not provider.is_embedded for provider, _ in loaded)
+            snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices(), has_vendor=has_vendor)
+            self.snapshot = snapshot
             for subscriber in self._subscribers:
                 subscriber(self.snapshot)
             return self.snapshot
@@ -64,18 +67,27 @@ class LiveConfiguration:
     def _prepared(self, provider: Provider, sealed: bytes) -> Provider:
         try:
             return self._prepare(provider, self._providers.unseal(provider.id, sealed))
-        except Exception as error:  # edge: one unusable provider must not take the others with it
+        except Exception as error:  # edge: one unusable provider must not disable the others
             self._log(provider.name, _reason(error))
             return msgspec.structs.replace(provider, is_enabled=False)
 
 
 def _reason(error: Exception) -> str:
-    # The message of an unforeseen error could quote the key.
+    # Messages of other exceptions could quote the key.
     return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__
 
 
-def build_snapshot(providers: list[Provider], overrides: list[Override], public_prices: PublicPrices) -> Snapshot:
-    """Index the providers and overrides that the store holds."""
+def build_snapshot(
+    providers: list[Provider], overrides: list[Override], public_prices: PublicPrices, *, has_vendor: bool | None = None
+) -> Snapshot:
+    """Build the snapshot: enabled providers by model and priority, and overrides by customer and service.
+
+    Requests that do not name the embedded model go to it only if `has_vendor` is False, that is if no other provider is
+    enabled, usable or not: a made-up answer of this small model would be worse than an error. None computes
+    `has_vendor` from `providers`.
+    """
+    if has_vendor is None:
+        has_vendor = any(provider.is_enabled and not provider.is_embedded for provider in providers)
     enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
     by_model: dict[str, list[Candidate]] = {}
     pinned: dict[str, Tiers] = {}
@@ -87,16 +99,16 @@ def build_snapshot(providers: list[Provider], overrides: list[Override], public_
     by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
     return Snapshot(
         providers={p.name: p for p in providers},
-        tiers=_tiers([Candidate.of(provider, provider.models[0]) for provider in enabled]),
+        tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
         overrides={(o.user_id, o.service_name): o for o in overrides},
-        tiers_by_model={**pinned, **by_name},  # a model's own name may look like a pinned one: it comes first
+        tiers_by_model={**pinned, **by_name},  # a model's own name can look like provider/model: the name wins
         pinned_models=frozenset(pinned.keys() - by_name.keys()),
         public_prices=public_prices,
     )
 
 
 def _tiers(candidates: list[Candidate]) -> Tiers:
-    """Group candidates, which are sorted by priority, by it."""
+    """Group candidates by priority. They come sorted by it."""
     by_priority: dict[int, list[Candidate]] = {}
     for candidate in candidates:
         by_priority.setdefault(candidate.provider.priority, []).append(candidate)

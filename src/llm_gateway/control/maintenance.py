@@ -10,30 +10,32 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.retention import Retention
 
 DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
+"""Seconds between two clean-ups, and between two steps of one, which let other writers have the database."""
 REFRESH_EVERY_S = 300.0
+"""Seconds between two rebuilds of the snapshot."""
 
 
 async def delete_old_usage_forever(retention: Retention, log: Callable[..., None]) -> None:
-    """Delete expired usage records and sum up past days, every hour in small steps."""
+    """Delete expired usage records and roll up past days, each hour, in small steps. Runs until cancelled."""
     while True:
         try:
             is_left = await asyncio.to_thread(retention.step)
         except StoreUnavailable:
-            log("old usage records stay for now: the database does not answer", level="warning")
+            log("old usage records are not deleted: the database does not answer", level="warning")
             is_left = False
-        except Exception as error:  # edge: whatever it is, it is tried again, and said
-            log("old usage records cannot be tidied up", level="error", exc_info=error)
+        except Exception as error:  # edge: the job logs any failure and runs again in an hour
+            log("old usage records cannot be deleted", level="error", exc_info=error)
             is_left = False
         await asyncio.sleep(DELETE_PAUSE_S if is_left else DELETE_EVERY_S)
 
 
 async def refresh_prices_forever(configuration: LiveConfiguration, log: Callable[..., None]) -> None:
-    """Rebuild the snapshot every five minutes, for prices that change with the time of day."""
+    """Rebuild the snapshot each five minutes, for prices that change with the time of day. Runs until cancelled."""
     while True:
         await asyncio.sleep(REFRESH_EVERY_S)
         try:
             await asyncio.to_thread(configuration.reload)
         except StoreUnavailable:
             log("prices are not refreshed: the database does not answer", level="warning")
-        except Exception as error:  # edge: whatever it is, it is tried again, and said
+        except Exception as error:  # edge: the job logs any failure and runs again in five minutes
             log("prices cannot be refreshed", level="error", exc_info=error)

@@ -101,6 +101,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this is the model inside the gateway, which is small and meant for trying the gateway out."""
+        return self.kind == "local" and self.base_url is None
+
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):
     """A routing rule for one user: try this provider and model first. `service_name` None applies to all services."""
@@ -139,8 +144,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     `providers` is keyed by name, `overrides` by (user_id, service_name or None). `tiers` holds the enabled providers
     with their default models: one tier for each priority, highest first, sorted by name within a tier.
     `tiers_by_model` has two kinds of keys: a model's name, for all enabled providers that list it, and
-    `provider/model`, for that provider alone; the latter keys are `pinned_models`. `public_prices` contains the price
-    lists that the providers' `price_vendor` refers to.
+    `provider/model`, for that provider alone; the latter keys are `pinned_models`. The embedded model is in `tiers`
+    only if no other provider is enabled. `public_prices` contains the price lists that the providers' `price_vendor`
+    refers to.
     """
 
     providers: dict[str, Provider]

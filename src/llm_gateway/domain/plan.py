@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate
+
+Reason: TypeAlias = Literal["priority", "only", "model", "override"]
+"""Why a plan's first tier comes first: the providers' priorities, the only provider there is, the model that the client
+named, or an override of the customer's."""
+ROUTES: dict[Reason, tuple[bytes, bytes]] = {
+    reason: (reason.encode(), f"{reason}; fallback".encode()) for reason in ("priority", "only", "model", "override")
+}
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -15,6 +24,16 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 
     tiers: tuple[tuple[Candidate, ...], ...]
     override_id: str | None = None
+    reason: Reason = "priority"
+
+    def route_to(self, provider: str, tried_first: str | None = None) -> bytes:
+        """Return why this provider answered, as the header x-gateway-route tells it.
+
+        `fallback` stands behind the reason where the provider is not one of the first tier, or another one was
+        `tried_first`.
+        """
+        is_first = tried_first in (None, provider) and any(c.provider.name == provider for c in self.tiers[0])
+        return ROUTES[self.reason][not is_first]
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

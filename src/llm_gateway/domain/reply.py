@@ -32,7 +32,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The answer for one client: the reply, the provider and model behind it, and its cost (integer nano-dollars)."""
+    """The answer for one client: the reply, the provider and model behind it, and its cost (integer nano-dollars).
+
+    `route` says why this provider answered, as `Plan.route_to` returns it.
+    """
 
     reply: Reply
     provider: str
@@ -40,3 +43,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_nanos: int
     cost_status: str
     cached: bool = False
+    route: bytes = b"priority"

@@ -1,4 +1,4 @@
-"""Send HTTP responses: whole bodies, and errors as problem details (RFC 9457)."""
+"""Send HTTP responses with a complete body, and errors as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ PROBLEM = b"application/problem+json"
 Headers = list[tuple[bytes, bytes]]
 
 LONGEST_TEXT, LONGEST_NAME = 600, 100
+"""Maximum characters of an error message, and of a field's name in it; both can quote the client."""
 _UNPRINTABLE = dict.fromkeys((*range(32), 127), "�") | {ord(blank): " " for blank in "\t\n\r"}
 
 
 class FieldError(msgspec.Struct):
-    """What is wrong with one field: where it is, a sentence, and what kind of error it is."""
+    """An error of one field: its path `loc`, a sentence `msg`, and the kind of error `type`."""
 
     loc: list[str | int]
     msg: str
@@ -26,7 +27,7 @@ class FieldError(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """The body of every error. `detail` says what to do; `errors` come with 422 only."""
+    """The body of an error response. `detail` says what to do; `errors` exists with 422 only."""
 
     type: str
     title: str
@@ -38,7 +39,7 @@ class Problem(msgspec.Struct):
 
 
 def problem_of(error: GatewayError, request_id: str) -> Problem:
-    """The error as a problem document."""
+    """Build the problem document of an error."""
     return Problem(
         type=f"urn:llm-gateway:error:{error.code}",
         title=error.title,
@@ -51,7 +52,7 @@ def problem_of(error: GatewayError, request_id: str) -> Problem:
 
 
 def shown(text: str, longest: int) -> str:
-    """A text that may quote what the caller sent: printable, and cut in its middle if it is long."""
+    """Return `text`, which can quote the client, with unprintable characters replaced and a long middle cut out."""
     text = text.translate(_UNPRINTABLE)
     half = longest // 2
     return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"
@@ -66,7 +67,7 @@ def _field_errors(error: Invalid) -> list[FieldError]:
 
 
 def error_headers(error: GatewayError) -> Headers:
-    """What an error says in headers: whether to retry, and when."""
+    """Return the headers of an error: retry advice, and `www-authenticate` or `allow` where the status requires it."""
     headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
     if error.retry_after_s is not None:
         milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
@@ -80,14 +81,14 @@ def error_headers(error: GatewayError) -> Headers:
 
 
 async def send_body(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers) -> None:
-    """One whole response."""
+    """Send one complete response."""
     start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})
 
 
 async def send_problem(send: Send, error: GatewayError, echo: bytes, more_headers: Headers | None = None) -> None:
-    """One error. `echo` is the id in x-request-id and in the body: the caller's own, else ours."""
+    """Send an error as a problem document. `echo` is the id for x-request-id and for the body."""
     body = msgspec.json.encode(problem_of(error, echo.decode()))
     headers = [*(more_headers or ()), *error_headers(error)]
     headers.append((b"x-request-id", echo))

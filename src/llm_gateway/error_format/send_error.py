@@ -11,7 +11,7 @@ from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, protocol_of
 
 
 async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers: Headers | None = None) -> None:
-    """Answer a request that passed the gate, or was stopped there, with an error as clients of its path read it."""
+    """Send and log an error of a request, in the format of its path. The scope must have a `RequestContext`."""
     path: str = scope["path"]
     context: RequestContext = scope[REQUEST_CONTEXT]
     echo = context.echo
@@ -29,5 +29,5 @@ async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers
 
 
 def status_of(error: GatewayError) -> int:
-    """The status on a surface of a vendor's: theirs have no 422."""
+    """Return the error's status on vendor-compatible paths: 400 instead of 422, which vendors' APIs do not use."""
     return 400 if isinstance(error, Invalid) else error.status

@@ -1,1 +1,1 @@
-"""What stands before both planes: keys and scopes, the ids of a request, its headers and its body."""
+"""Request handling shared by the data plane and the management API: authentication, request ids, headers, body."""

@@ -1,4 +1,7 @@
-"""Authenticate callers by their key and check its scope, in one ASGI layer before every route, known or not."""
+"""ASGI middleware that authenticates a request by its service key and checks the key's scope.
+
+It runs before routing, so that unknown paths need a key, too.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
-OPEN_PATHS = frozenset({"/api/v1/health", "/healthz", "/readyz"})
+HOME_PATH = "/"
+OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
 BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
-"""What makes a browser ask for the key (RFC 7617)."""
+"""The challenge that makes a browser prompt for the key (RFC 7617)."""
+BROWSER = " A browser asks for it: leave the name empty, and enter the key as the password."
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -29,7 +35,7 @@ _LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGN
 
 
 class Keyring:
-    """Known keys, compared as keyed hashes of the whole key, so that timing tells nothing about their content."""
+    """The configured service keys. Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key."""
 
     def __init__(self, keys: Iterable[tuple[str, str, frozenset[str]]]) -> None:
         self._pepper = secrets.token_bytes(32)
@@ -39,25 +45,38 @@ class Keyring:
         return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
 
     def find(self, key: bytes) -> Caller | None:
-        """The caller this key belongs to."""
+        """Return the caller to whom this key belongs, None for an unknown key."""
         return self._callers.get(self._hash(key))
 
 
 class Gate:
-    """Lets a request through to `app` when its key is known and may do what it asks.
+    """ASGI middleware that passes a request to `app` if its key is known and has the required scope.
 
-    `local_only` (dev): only Host `localhost`, `127.0.0.1` or `[::1]`, so that no web page can reach the gateway by
-    rebinding a name. `log` takes the lines of requests that get an error, here or behind the gate.
+    `local_only` (dev) accepts only the hosts `localhost`, `127.0.0.1` and `[::1]`, which protects against web pages
+    that reach loopback by DNS rebinding; `allowed_hosts` are accepted beside them, as names without a port. `log` takes
+    the lines of requests that fail here or in `app`. `dev_key` is the public development key if it is valid; error
+    messages for clients without a valid key then name it.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, *, local_only: bool, log: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        *,
+        local_only: bool,
+        log: Callable[..., None],
+        dev_key: str | None = None,
+        allowed_hosts: frozenset[str] = frozenset(),
+    ) -> None:
         self._app = app
         self._keyring = keyring
         self._local_only = local_only
         self._log = log
+        self._dev_key = dev_key
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Authenticate an HTTP request; pass other ASGI events on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -82,14 +101,28 @@ class Gate:
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
-            raise Forbidden("In dev the gateway answers only to the hosts localhost, 127.0.0.1 and [::1].")
+            self._check_host(headers.get(b"host", b""))
         if _is_open(scope):
             return NOBODY
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
-            raise Unauthorized("Send a valid key in the X-Service-Key header.")
+            browser = BROWSER if opens_with_basic(scope["method"], scope["path"]) else ""
+            raise Unauthorized(explain(scope, headers, key, self._dev_key) + browser)
         return caller
+
+    def _check_host(self, host: bytes) -> None:
+        """Check that the Host header names this machine or an allowed host.
+
+        Raises:
+            Forbidden: it is neither.
+        """
+        name, colon, port = host.decode("latin-1").lower().partition(":")
+        if name not in self._allowed_hosts or (colon and not port.isdecimal()):
+            raise Forbidden(
+                "The request's Host is not one that the gateway answers to in dev: call it as localhost, 127.0.0.1 or "
+                "[::1], or add the host's name to LLM_GATEWAY_ALLOWED_HOSTS, comma-separated."
+            )
 
 
 def _is_open(scope: Scope) -> bool:
@@ -105,15 +138,20 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
 
 
 def opens_with_basic(method: str, path: str) -> bool:
-    """Whether the key may come as the password of Basic credentials: only where a person reads in a browser.
+    """Return True if the key can be the password of Basic credentials: on the documentation's pages only.
 
-    A browser attaches them by itself, to requests that other sites make too, so nothing that changes or costs anything
-    takes them.
+    Browsers attach Basic credentials by themselves, also to requests that other sites cause, so that operations with
+    an effect or a cost must not accept them.
     """
     return method in ("GET", "HEAD") and (path in (DOCS_PATH, DOCUMENT_PATH) or path.startswith(DOCS_PATH + "/"))
 
 
 def _presented_key(scope: Scope) -> bytes | None:
+    """Return the key of the request, from a vendor's query parameter or any credential header, None without one.
+
+    Raises:
+        BadRequest: the request carries two different keys.
+    """
     key = _key_in_query(scope) if scope["query_string"] else None
     for name, value in scope["headers"]:
         if name not in _CREDENTIALS:
@@ -150,7 +188,7 @@ def _password(credentials: bytes) -> bytes:
 
 
 def scope_needed(method: str, path: str) -> str:
-    """What a key must be allowed to do for this request."""
+    """Return the scope that this request requires: `call`, `read` or `admin`."""
     if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
         return "call"
     return "read" if method in ("GET", "HEAD") else "admin"

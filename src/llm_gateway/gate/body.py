@@ -1,4 +1,4 @@
-"""Read the body of a request, within the caps on bytes and values, of one body and of all in flight."""
+"""Read request bodies, limited in bytes and JSON values each, and in bytes over all requests in flight."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ DROP_S = 5.0
 
 
 class ClientGone(Exception):
-    """The client went away before its request was complete: there is nobody to answer."""
+    """The client disconnected before its request was complete, so that no response can be sent."""
 
 
 class InFlight:
-    """Counts the requests being served and the bytes of their bodies, over all endpoints.
+    """Counters of the requests being served and of the bytes of their bodies, over all endpoints.
 
-    `cap` bounds the requests, `cap_bytes` their bodies' bytes: a decoded body takes several times its size. The rest of
-    a body that is refused is read and dropped for up to `drop_s` seconds, so that its client sees the refusal.
+    `cap` is the maximum number of requests, `cap_bytes` that of bytes: a decoded body takes several times its size in
+    memory. The rest of a rejected body is read and dropped for up to `drop_s` seconds: most clients read the response
+    only after they have sent the whole request.
     """
 
     __slots__ = ("bytes", "cap", "cap_bytes", "count", "drop_s")
@@ -35,29 +36,32 @@ class InFlight:
         self.bytes = 0
 
     def hold(self, size: int) -> None:
-        """Count `size` bytes of a body until `release`.
+        """Add `size` bytes to the count, until `release` subtracts them.
 
         Raises:
-            Overloaded: they would be more than the cap.
+            Overloaded: the count would exceed the cap.
         """
         if self.bytes + size > self.cap_bytes:
             raise Overloaded(
-                "The bodies of the requests in flight are as large as they may be: try again.", retry_after_s=1
+                "The bodies of the requests in flight are as large as LLM_GATEWAY_MAX_BODY_BYTES_IN_FLIGHT allows: "
+                "try again, or raise it.",
+                retry_after_s=1,
             )
         self.bytes += size
 
     def release(self, size: int) -> None:
-        """Give back what `hold` counted."""
+        """Subtract `size` bytes that `hold` added."""
         self.bytes -= size
 
 
 async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
-    """Return the whole body of a request, counted in `in_flight`; the caller releases its length.
+    """Return the whole body of a request. Its length is held in `in_flight`; the caller must release it.
 
     Raises:
-        PayloadTooLarge: it is over 4 MiB; up to 8 MiB or 5 s of it were read and dropped. Or it holds too many values.
-        Overloaded: there is no room for it; the rest of it was dropped in the same way.
-        ClientGone: the client went away.
+        PayloadTooLarge: the body is larger than 4 MiB (up to 8 MiB or 5 s of it are read and dropped), or it contains
+            more than 200,000 JSON values.
+        Overloaded: the bodies in flight are at their cap; the rest of this one is dropped in the same way.
+        ClientGone: the client disconnected.
     """
     message = await receive()
     chunks: list[bytes] = []
@@ -79,7 +83,7 @@ async def read_body(receive: Receive, in_flight: InFlight) -> bytes:
                 check_number_of_values(body)
                 return body
             message = await receive()
-    except BaseException as error:  # edge: however it fails, its bytes are counted no more
+    except BaseException as error:  # edge: bytes of a failed read must not stay counted
         in_flight.release(held)
         chunks.clear()
         if isinstance(error, GatewayError) and message.get("more_body", False):

@@ -1,4 +1,4 @@
-"""What a caller of the data plane says in headers: how long, what to remember, who pays, which tags."""
+"""Parse request headers of the data plane: timeout, cache control, tags, customer, service and task type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_TAGS, MAX_TAG_CHARACTERS = 10, 64
 MAX_LABEL_CHARACTERS = 256
 _TAG = rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}=[ -+.-<>-~-]{{0,{MAX_TAG_CHARACTERS}}}"
 TAGS_PATTERN = rf"^{_TAG}(,{_TAG}){{0,{MAX_TAGS - 1}}}$"
-"""x-tags as described: what is taken beside it are blanks around a part, and values in UTF-8."""
+"""Pattern of x-tags in the OpenAPI document. `tags` also accepts blanks around keys and values, and UTF-8 values."""
 _TAG_KEY = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}")
 _TAG_VALUE = re.compile(rf"[^,=\x00-\x1f\x7f]{{0,{MAX_TAG_CHARACTERS}}}")
 
@@ -19,31 +19,33 @@ Headers = dict[bytes, bytes]
 
 
 def deadline(headers: Headers, started: float, longest_s: float) -> float:
-    """When the answer must be there: the configured time from `started`, or what x-request-timeout-ms lowers it to.
+    """Return the time by which the request must be answered, on the clock of `started` (seconds).
+
+    It is `longest_s` after `started`, or sooner if x-request-timeout-ms is shorter.
 
     Raises:
-        BadRequest: the header holds no whole milliseconds.
+        BadRequest: the header is not a whole number of milliseconds above 0.
     """
     timeout = headers.get(b"x-request-timeout-ms")
     if timeout is None:
         return started + longest_s
     if not timeout.isdigit() or not timeout.strip(b"0"):
         raise BadRequest("x-request-timeout-ms takes whole milliseconds, 1 or more.")
-    return started + min(longest_s, float(timeout) / 1000)  # not int(), which refuses what has more than 4300 digits
+    return started + min(longest_s, float(timeout) / 1000)  # int() raises on more than 4300 digits
 
 
 def caching(headers: Headers) -> tuple[bool, bool]:
-    """Whether a kept answer is wanted, and whether the answer may be kept (Cache-Control: no-cache, no-store)."""
+    """Return (read the cache, store in the cache): `no-cache` turns the first off, `no-store` both."""
     cache_control = headers.get(b"cache-control", b"").lower()
     keep = b"no-store" not in cache_control
     return b"no-cache" not in cache_control and keep, keep
 
 
 def tags(headers: Headers) -> Tags:
-    """The key=value pairs of x-tags.
+    """Return the key=value pairs of x-tags, none if the header is missing.
 
     Raises:
-        BadRequest: they are not, or too many.
+        BadRequest: the header is not a list of such pairs, or has more than 10.
     """
     value = headers.get(b"x-tags")
     if value is None:
@@ -64,10 +66,10 @@ def tags(headers: Headers) -> Tags:
 
 
 def label(headers: Headers, name: bytes) -> str | None:
-    """A name in a header: x-user-id, x-service-name, x-task-type; None where there is none.
+    """Return the text of a header such as x-user-id, x-service-name or x-task-type, None if it is missing or blank.
 
     Raises:
-        BadRequest: it is no UTF-8, too long, or holds a control character.
+        BadRequest: it is not UTF-8, longer than 256 characters, or contains a control character.
     """
     value = headers.get(name)
     if value is None or not value.strip():

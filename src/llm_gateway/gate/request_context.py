@@ -1,4 +1,4 @@
-"""The authenticated caller, ids and headers of a request, and the log line of a request that fails."""
+"""Authenticated caller, ids and headers of a request, and the log lines of requests that fail."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from llm_gateway.error_format.responses import LONGEST_TEXT, shown
 from llm_gateway.errors import GatewayError, InternalError
 
 REQUEST_CONTEXT = "llm_gateway.request_context"
-"""The key of the ASGI scope under which the gate stores the `RequestContext`."""
+"""Key of the ASGI scope under which authentication stores the `RequestContext`."""
 LONGEST_PATH = 200
+"""Characters of a path that a log line quotes."""
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls: the key's name and what it may do (`call`, `read`, `admin`)."""
+    """The owner of a service key: the key's name and its scopes (`call`, `read`, `admin`)."""
 
     name: str
     scopes: frozenset[str]
@@ -26,10 +27,10 @@ NOBODY = Caller("", frozenset())
 
 
 class RequestContext(msgspec.Struct, frozen=True, gc=False):
-    """Caller, ids and headers of a request that passed the gate; of repeated headers the last counts.
+    """Caller, ids and headers of a request. Of a repeated header, `headers` has the last value.
 
-    `echo` is the id that the client sees, in the header x-request-id and in an error's body: its own, else ours. `log`
-    takes the line of an error.
+    `echo` is the id in the response's x-request-id and in an error's body: the client's own, else `request_id`. `log`
+    takes the request's error lines.
     """
 
     caller: Caller
@@ -43,7 +44,7 @@ class RequestContext(msgspec.Struct, frozen=True, gc=False):
 def log_error(scope: Scope, error: GatewayError, status: int) -> None:
     """Log a request's error, unless the line of its usage record reports it already.
 
-    The query string is left out, since keys may stand in it.
+    The query string is not logged, since it can contain a key.
     """
     if error.is_recorded:
         return
@@ -66,7 +67,7 @@ def log_error(scope: Scope, error: GatewayError, status: int) -> None:
 
 
 def log_defect(log: Callable[..., None], context: RequestContext, error: Exception) -> None:
-    """Log an exception that is a defect of ours, under both ids of its request."""
+    """Log an unexpected exception with its traceback and both ids of the request."""
     log(
         "request failed",
         level="error",
@@ -77,7 +78,7 @@ def log_defect(log: Callable[..., None], context: RequestContext, error: Excepti
 
 
 def defect(context: RequestContext) -> InternalError:
-    """Return the error for a request that failed by a defect of ours, which `log_defect` logs."""
+    """Return the error to send for an unexpected exception, which `log_defect` logs."""
     error = InternalError(f"The gateway failed to serve this; report request {context.echo.decode()}.")
     error.is_recorded = True
     return error

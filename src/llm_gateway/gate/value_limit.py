@@ -1,4 +1,4 @@
-"""Refuse JSON bodies that hold more values than a request has: in memory each takes many times its size in the body."""
+"""Limit the number of values in a JSON body: decoded, each takes many times the memory of its text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import re
 from llm_gateway.errors import PayloadTooLarge
 
 MOST_VALUES = 200_000
+"""Maximum number of values in a body."""
 SMALL_BYTES = 256 * 1024
-"""Up to this size a body is not looked at: it cannot hold enough values to hurt."""
+"""Bytes up to which a body is not checked: it cannot contain enough values to matter."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 def check_number_of_values(body: bytes) -> None:
-    """Count the values of a large body without decoding it.
+    """Check the number of values in a large body without decoding it.
 
-    Every value but the outermost follows a comma or an opening bracket, so those outside of strings are counted.
+    All values but the outermost follow a comma or an opening bracket, so the function counts those outside of strings.
 
     Raises:
-        PayloadTooLarge: there are more than 200,000.
+        PayloadTooLarge: the body contains more than 200,000 values.
     """
     if len(body) <= SMALL_BYTES or _separators(body) <= MOST_VALUES:
         return
     quotes = body.count(b'"') - body.count(b'\\"')
-    # Cutting out the strings takes a moment for each; more of them than keys and values together need not be cut out.
+    # Removing strings takes time for each. A body with more strings than twice the maximum of values (each with a key)
+    # is over the limit anyway.
     if quotes > 4 * MOST_VALUES or _separators(_STRING.sub(b"", body)) > MOST_VALUES:
         raise PayloadTooLarge(f"The body holds more than {MOST_VALUES:,} values: send fewer.")
 

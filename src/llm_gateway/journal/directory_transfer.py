@@ -15,7 +15,11 @@ from llm_gateway.journal.segments import Log, Position, WriterDir
 
 
 class DirectoryTransfer:
-    """Moves one directory's records to the sink. Stopped at any moment and begun anew, it loses and repeats none."""
+    """Transfer of one journal directory's usage records to the sink.
+
+    The process may be killed at any moment: a new transfer continues at the checkpoint, and the sink counts a record
+    that it receives twice only once.
+    """
 
     def __init__(
         self,
@@ -26,7 +30,7 @@ class DirectoryTransfer:
         known: dict[str, UsageRecord] | None = None,
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin at the checkpoint. `known` as in RecordAssembler; `pause` is called after each chunk that was read."""
+        """Start at the checkpoint. `known` as in RecordAssembler; `pause` is called after each chunk that was read."""
         self._directory = directory
         self._log = log
         self._pause = pause
@@ -43,19 +47,21 @@ class DirectoryTransfer:
 
     @property
     def position(self) -> Position:
-        """Everything before it was read; all of that is delivered when `step` has returned."""
+        """The end of what was read; everything before it is delivered once `step` has returned."""
         return self._reader.position
 
     @property
     def open_requests(self) -> int:
-        """How many requests have begun and not ended, as far as was read."""
+        """Number of requests whose settle entry was not read yet."""
         return len(self._assembler)
 
     def step(self, limit: Position | None) -> tuple[int, bool]:
-        """Move the next batch. (records moved, whether there may be more); `limit` as in SegmentReader.read.
+        """Move the next batch. Returns (number of records moved, True if there may be more).
+
+        `limit` as in SegmentReader.read.
 
         Raises:
-            StoreUnavailable: the database does not answer; the next step goes on from here.
+            StoreUnavailable: the database does not answer; the next step continues from here.
             OSError: the journal cannot be read.
         """
         self._deliver()
@@ -74,10 +80,12 @@ class DirectoryTransfer:
         return moved, moved >= BATCH_RECORDS
 
     def abandon(self) -> int:
-        """Close and move the requests that are open: their writer is gone. Returns how many.
+        """Close the open requests as crashed and deliver their records. Returns how many there were.
+
+        Call it once `step` has read everything, and only if the writer's process has ended.
 
         Raises:
-            StoreUnavailable: the database does not answer; a new transfer will do it.
+            StoreUnavailable: the database does not answer; a new transfer delivers them.
         """
         records = self._assembler.abandon()
         self._delivery.add(records)
@@ -85,7 +93,7 @@ class DirectoryTransfer:
         return len(records)
 
     def close(self) -> None:
-        """Close the file that is read."""
+        """Close the segment that is being read."""
         self._reader.close()
 
     def _deliver(self, *, keep: bool = True) -> None:
@@ -121,7 +129,7 @@ class DirectoryTransfer:
 
     def _on_damage(self, file: Path, offset: int, size: int) -> None:
         kept = self._directory.path.with_name(f"{self._directory.path.name}-{file.name}.damaged")
-        with suppress(OSError):  # it stands there already, or the disk is full: then the log must do
+        with suppress(OSError):  # the copy exists already, or the disk is full: then the log line has to do
             kept.hardlink_to(file)
         self._log(
             "the usage journal is damaged", level="error", file=str(file), offset=offset, bytes=size, kept=str(kept)

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 from llm_gateway.errors import JournalUnavailable
 
+PATIENCE_S = 2.0
+"""Seconds that a client's answer waits for its usage record to become durable, before it fails."""
+
 NOT_DURABLE = "The usage record of this answer could not be made durable."
 
 
 class _Waiter(NamedTuple):
-    """Waits until the first `entries` entries are durable, or until `deadline` on the loop's clock."""
+    """A future for the moment when the first `entries` entries are durable; fails at `deadline` (the loop's clock)."""
 
     entries: int
     deadline: float
@@ -32,34 +35,37 @@ class DurabilityWaiters:
         return bool(self._waiting)
 
     def wait(self, entries: int) -> asyncio.Future[None]:
-        """Done when so many entries are durable; fails with JournalUnavailable when that takes too long."""
+        """Return a future that is done once the first `entries` entries are durable.
+
+        It fails with JournalUnavailable after `patience_s` seconds.
+        """
         future = self._loop.create_future()
         self._waiting.append(_Waiter(entries, self._loop.time() + self._patience_s, future))
         if self._watchdog is None:
-            self._watchdog = self._loop.call_later(self._patience_s, self._lose_patience)
+            self._watchdog = self._loop.call_later(self._patience_s, self._expire)
         return future
 
     def lower(self, number: int) -> None:
-        """The entry of that number (from 1) was taken back: all after it come one earlier."""
+        """Adjust the waiters after entry `number` (from 1) was removed: later entries move up by one."""
         self._waiting = deque(
             waiter._replace(entries=waiter.entries - 1) if waiter.entries >= number else waiter
             for waiter in self._waiting
         )
 
     def release(self, entries: int) -> None:
-        """So many entries are durable now."""
+        """Complete the futures of everyone waiting for the first `entries` entries or fewer."""
         while self._waiting and self._waiting[0].entries <= entries:
             future = self._waiting.popleft().future
             if not future.done():
                 future.set_result(None)
 
     def close(self) -> None:
-        """Nobody is told anything any more."""
+        """Cancel the timer; futures still pending stay pending."""
         if self._watchdog is not None:
             self._watchdog.cancel()
 
-    def _lose_patience(self) -> None:
-        """Answer those who have waited long enough; the next of them is looked after by the same timer."""
+    def _expire(self) -> None:
+        """Fail the futures whose deadline has passed, and set the timer to the next deadline."""
         now = self._loop.time()
         while self._waiting and self._waiting[0].deadline <= now:
             future = self._waiting.popleft().future
@@ -67,4 +73,4 @@ class DurabilityWaiters:
                 future.set_exception(JournalUnavailable(NOT_DURABLE, retry_after_s=5))
         self._watchdog = None
         if self._waiting:
-            self._watchdog = self._loop.call_at(self._waiting[0].deadline, self._lose_patience)
+            self._watchdog = self._loop.call_at(self._waiting[0].deadline, self._expire)

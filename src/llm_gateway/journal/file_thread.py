@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class FileThread:
-    """Runs file operations one after the other in a thread, and reports each result on the event loop."""
+    """A thread that runs file operations in order and reports each result on the event loop."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -17,7 +17,10 @@ class FileThread:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def do(self, job: Callable[[], int], then: Callable[[int, OSError | None], None]) -> None:
-        """Do `job` in the thread, and call `then(its result, its error)` on the loop, whatever happens."""
+        """Run `job` in the thread, then call `then(result, error)` on the event loop.
+
+        After an error `result` is -1; otherwise `error` is None. `then` is called exactly once for each job.
+        """
 
         def run() -> None:
             result, failed = -1, None
@@ -25,14 +28,14 @@ class FileThread:
                 result = job()
             except OSError as error:
                 failed = error
-            except Exception as error:  # edge: a job's caller must be told of any end, and the thread must live on
-                failed = OSError(f"a defect: {error!r}")
+            except Exception as error:  # edge: `then` must be called whatever happens, and the thread must go on
+                failed = OSError(f"unexpected error in a file operation: {error!r}")
             self._loop.call_soon_threadsafe(then, result, failed)
 
         self._jobs.put(run)
 
     async def stop(self) -> None:
-        """End the thread; returns when every job before this has been done and told."""
+        """End the thread; return once every job queued before has run and been reported."""
         ended = self._loop.create_future()
         self._jobs.put(lambda: _tell(self._loop, ended))
         self._jobs.put(None)

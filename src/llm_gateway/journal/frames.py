@@ -1,11 +1,12 @@
-r"""One journal entry as bytes, and entries found again in bytes that may be damaged.
+r"""Format of journal entries on disk: encode an entry with its checksum, find entries in bytes that may be damaged.
 
     J1 <CRC-32, 8 hex> <kind> <request id, 36> <payload>\n
 
 The CRC covers all between itself and the newline. A payload is a JSON object on one line, so a newline always ends an
-entry, and no length is needed that could be damaged. A reader that meets a damaged line looks for the entry at its end,
-since a damaged newline joins two lines. Text from a caller is never an entry: a good line is not looked into, and what
-a damaged one ends with, from within a string on, is no JSON object, whatever checksum the caller put before it.
+entry, and there is no length field that could be damaged. In a damaged line, `scan` searches for a whole entry at the
+end, since a damaged newline joins two lines. A client cannot forge an entry by sending text that looks like one: a good
+line is not searched, and the end of a damaged one, cut within a JSON string, is not a JSON object, whatever checksum
+the client put before it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from zlib import crc32
 import msgspec
 
 Kind: TypeAlias = Literal["I", "O", "S"]
-"""Intent (before an upstream call), outcome (after it), settle (before the answer)."""
+"""Intent (before an upstream call), outcome (after it), settle (before the answer to the client)."""
 
 _KINDS: dict[bytes, Kind] = {b"I": "I", b"O": "O", b"S": "S"}
 _HEAD = re.compile(rb"J1 [0-9a-f]{8} [IOS] ")
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One entry and the bytes [start, end) of its segment it stands in."""
+    """One entry, found at bytes [start, end) of its segment."""
 
     kind: Kind
     request_id: str
@@ -34,17 +35,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Scan(NamedTuple):
-    """The good entries of some bytes in order, and the damaged regions [start, end) between them."""
+    """Result of a scan: the good entries in order, and the damaged byte ranges [start, end) between them."""
 
     entries: list[Entry]
     damage: list[tuple[int, int]]
 
 
 def encode_frame(kind: Kind, request_id: str, payload: bytes) -> bytes:
-    """The entry as it stands in a segment.
+    """Return the bytes of an entry as written to a segment, with the closing newline.
 
     Raises:
-        ValueError: the payload is of more than one line.
+        ValueError: the payload contains a newline.
     """
     if b"\n" in payload:
         raise ValueError("A journal payload is one line of JSON.")
@@ -53,9 +54,9 @@ def encode_frame(kind: Kind, request_id: str, payload: bytes) -> bytes:
 
 
 def scan(buffer: bytes, base: int = 0) -> Scan:
-    """Every good entry of `buffer`, which starts at offset `base` of its segment and at the start of a line.
+    """Find every good entry in `buffer`, which starts at the start of a line, at offset `base` of its segment.
 
-    What follows the last newline is an entry cut short, and damage, except for zeros: nothing was written there yet.
+    Bytes after the last newline are an entry cut short and count as damage, except zeros: nothing was written there.
     """
     entries: list[Entry] = []
     damage: list[tuple[int, int]] = []
@@ -79,7 +80,7 @@ def scan(buffer: bytes, base: int = 0) -> Scan:
 
 
 def _salvage(line: bytes) -> int | None:
-    """Where in a damaged line a whole entry begins."""
+    """Return the offset of a whole entry inside a damaged line, None if there is none."""
     for head in _HEAD.finditer(line, 1):
         at = head.start()
         if line[at : at + 12] == b"J1 %08x " % crc32(line[at + 12 :]):
@@ -88,7 +89,7 @@ def _salvage(line: bytes) -> int | None:
 
 
 def _add(damage: list[tuple[int, int]], start: int, end: int) -> None:
-    """Note a damaged region, as one with the region it follows."""
+    """Append a damaged region, merged with the last one if they touch."""
     if damage and damage[-1][1] == start:
         start = damage.pop()[0]
     damage.append((start, end))

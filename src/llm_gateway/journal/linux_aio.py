@@ -1,7 +1,7 @@
-"""The kernel's own asynchronous fdatasync (Linux, io_submit(2)), which needs no thread and no wake-up of one.
+"""Asynchronous fdatasync by the Linux kernel (io_submit(2)), which needs no thread.
 
-Called through syscall(2), since the C library has no wrappers. The interpreter's lock is kept meanwhile (`PyDLL`):
-a submission only queues the work and takes 3 µs, less than it costs to get the lock back.
+Called through syscall(2), since the C library has no wrappers. The GIL is held during the call (`PyDLL`): a submission
+only queues the work and takes 3 µs, less than it costs to get the GIL back.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from collections.abc import Sequence
 
 IOCB_CMD_FDSYNC = 3
 IOCB_FLAG_RESFD = 1
+"""The operation, and the flag to signal its end on an eventfd: include/uapi/linux/aio_abi.h."""
+
 MOST_AT_ONCE = 16
+"""Syncs that one context runs at the same time."""
 
 SYSCALLS = {
     "x86_64": {"io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209},
     "aarch64": {"io_setup": 0, "io_destroy": 1, "io_submit": 2, "io_getevents": 4},
 }
-"""Numbers by machine: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h of the kernel."""
+"""System call numbers by machine: the kernel's arch/x86/entry/syscalls/syscall_64.tbl and
+include/uapi/asm-generic/unistd.h."""
 
 
 class _ControlBlock(ctypes.Structure):
@@ -44,7 +48,7 @@ class _ControlBlock(ctypes.Structure):
 
 
 class _Event(ctypes.Structure):
-    """`struct io_event`: one operation that has ended."""
+    """`struct io_event` of include/uapi/linux/aio_abi.h: the result of one operation that has ended."""
 
     _fields_ = (
         ("data", ctypes.c_uint64),
@@ -57,14 +61,15 @@ class _Event(ctypes.Structure):
 class AioContext:
     """A Linux AIO context for up to 16 syncs at once; `eventfd` becomes readable when some have ended.
 
-    The control blocks live as long as the object, so never shorter than an operation: `close` waits for those.
+    The kernel may access the control blocks until an operation ends; they live as long as the object, and `close` waits
+    for running operations.
     """
 
     def __init__(self) -> None:
-        """Set the context up.
+        """Create the context in the kernel.
 
         Raises:
-            OSError: this system has none, forbids it, or has no more.
+            OSError: this system does not support or forbids AIO, or its limit of contexts is reached (aio-max-nr).
         """
         if sys.platform != "linux" or platform.machine() not in SYSCALLS or sys.maxsize < 2**32:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -88,23 +93,25 @@ class AioContext:
             self._pointers[number] = ctypes.addressof(block)
 
     def submit(self, fds: Sequence[int]) -> int:
-        """Begin to sync up to 16 descriptors while no other sync is under way. Returns how many were taken.
+        """Start to sync up to 16 file descriptors. Returns how many the kernel accepted, counted from the first.
+
+        Call it only when no sync is running: the control blocks are shared.
 
         Raises:
-            OSError: not even the first was.
+            OSError: the kernel did not accept even the first.
         """
         for block, fd in zip(self._blocks, fds, strict=False):
             block.fd = fd
         return self._call("io_submit", self._context, min(len(fds), MOST_AT_ONCE), ctypes.addressof(self._pointers))
 
     def results(self) -> list[int]:
-        """The results of the syncs that have ended since the last call: 0, or a negative error number."""
+        """Return the results of the syncs that have ended since the last call: 0, or a negative error number."""
         os.eventfd_read(self.eventfd)
         count = self._call("io_getevents", self._context, 0, MOST_AT_ONCE, ctypes.addressof(self._events))
         return [event.result for event in self._events[:count]]
 
     def close(self) -> None:
-        """Give the context up; waits for what is under way."""
+        """Wait for running syncs, then destroy the context and close `eventfd`."""
         self._call("io_destroy", self._context)
         os.close(self.eventfd)
 

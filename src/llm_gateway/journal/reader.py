@@ -1,4 +1,4 @@
-"""Follows a writer's segments in order, from its checkpoint on."""
+"""Read journal entries from a directory's segments in order, starting at the checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llm_gateway.journal.frames import Entry, scan
 from llm_gateway.journal.segments import Position, WriterDir
 
 CHUNK_BYTES = 32 * 1024
-"""Read at a time, and so about as long as the loop's thread may have to wait: 0.1 ms."""
+"""Bytes read and parsed at a time: takes 0.1 ms, during which the event loop's thread may wait for the GIL."""
 
 OnDamage: TypeAlias = Callable[[Path, int, int], None]
-"""Hears what could not be read: file, offset, bytes."""
+"""Called with (file, offset, number of bytes) of each damaged region."""
 
 
 class SegmentReader:
-    """A position in the segments of one directory that moves on as they are read. Segments may be missing."""
+    """Sequential reader over the segments of one directory. Missing segment numbers are skipped."""
 
     def __init__(self, directory: WriterDir, on_damage: OnDamage, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._directory = directory
@@ -30,9 +30,10 @@ class SegmentReader:
             self._go_to_next(None)
 
     def read(self, limit: Position | None) -> list[Entry]:
-        """The next good entries, all of the segment that `position` is in; none when there are no more for now.
+        """Return the next good entries, all from the segment of `position`; an empty list if there are none for now.
 
-        `limit` is where the writer is; None when it is gone, and everything up to the end is to be read.
+        Nothing at or after `limit`, the writer's position, is read. Pass None if the writer's process has ended: then
+        everything up to the end of the last segment is read.
 
         Raises:
             OSError: a segment cannot be read.
@@ -44,13 +45,13 @@ class SegmentReader:
                 return []
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the segment that is open. A second call has no effect."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def _go_to_next(self, limit: Position | None) -> bool:
-        """Begin the next segment that is there, if the limit is in it or beyond it."""
+        """Move to the start of the next existing segment; False if there is none up to `limit`."""
         here = self.position.segment
         if limit is not None and limit.segment <= here:
             return False
@@ -62,7 +63,10 @@ class SegmentReader:
         return True
 
     def _read_here(self, limit: Position | None) -> list[Entry]:
-        """The next entries of this segment; a chunk ends with a line, so it grows where a line is longer."""
+        """Return the next entries of this segment.
+
+        A chunk must end with a newline, so the chunk size doubles until a long line fits.
+        """
         if self._fd is None:
             try:
                 self._fd = os.open(self._directory.segment(self.position.segment), os.O_RDONLY | os.O_CLOEXEC)

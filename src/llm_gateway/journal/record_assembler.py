@@ -1,4 +1,8 @@
-"""Assemble journal entries into usage records: a settle completes its request; a crash leaves requests open."""
+"""Assemble the journal entries of each request into one usage record.
+
+A settle entry holds the finished record. A request without one was cut off by a crash: its record is put together from
+its intent and outcome entries.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +24,28 @@ from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.segments import Position
 
 CRASHED = "gateway_crashed"
+"""Error code of a request that was cut off by a crash."""
+
 LOST = "(lost)"
-"""Who asked, when only what was bought can still be read."""
+"""Placeholder for key name, user, service and surface when no intent entry of the request can be read."""
 
 _Decoded = TypeVar("_Decoded")
 
 OnUndecodable: TypeAlias = Callable[[Entry, str], None]
-"""Hears of an entry that is whole but no record of this version, and why."""
+"""Called with an entry whose checksum is right but whose payload cannot be decoded, and the reason."""
 
 
 class RecordAssembler:
-    """Folds entries into records, and holds the requests that are still open, in the order they began.
+    """Assembler of usage records; holds the entries of open requests in the order the requests started.
 
-    An entry may come twice (the writer writes again what a failed sync may have dropped): attempts count by their id,
-    requests by theirs in the database. An outcome alone opens its request too: its intent may be damaged.
+    An entry may come twice (after a failed sync the writer writes entries again): attempts are counted once by their
+    id, requests by theirs in the database. An outcome without its intent, which may be damaged, opens a request too.
     """
 
     def __init__(self, writer: str, on_undecodable: OnUndecodable, known: dict[str, UsageRecord] | None = None) -> None:
-        """`writer` is the journal's name, which is the instance's.
+        """Set the writer's name (the instance in records of lost requests) and the records that need no decoding.
 
-        `known` holds records of settles by their ids: what is in it is taken out of it and need not be decoded.
+        `known` maps request ids to settled records. A record found there is removed from it and returned as it is.
         """
         self._writer = writer
         self._open: dict[str, list[tuple[int, Entry]]] = {}
@@ -47,11 +53,11 @@ class RecordAssembler:
         self._known = {} if known is None else known
 
     def __len__(self) -> int:
-        """How many requests are open."""
+        """Return the number of open requests."""
         return len(self._open)
 
     def add(self, segment: int, entry: Entry) -> UsageRecord | None:
-        """Take one entry of a segment. The finished record when it is a settle."""
+        """Add an entry read from `segment`. Returns the finished record if the entry is a settle, else None."""
         if entry.kind == "S":
             self._open.pop(entry.request_id, None)
             return self._known.pop(entry.request_id, None) or self._decoded(entry, decode_record)
@@ -63,20 +69,23 @@ class RecordAssembler:
         return None
 
     def restart(self, read: Position) -> Position:
-        """Where reading must start again so that no open request is lost, when everything up to `read` was taken."""
+        """Return the checkpoint that loses no open request, given that everything before `read` was added.
+
+        It is the first entry of the oldest open request, or `read` if no request is open.
+        """
         for (segment, entry), *_ in self._open.values():
             return Position(segment, entry.start)
         return read
 
     def segments(self) -> set[int]:
-        """The segments that hold entries of open requests."""
+        """Return the numbers of the segments that hold entries of open requests."""
         return {segment for request in self._open.values() for segment, _ in request}
 
     def abandon(self) -> list[UsageRecord]:
-        """Close what is open, because its writer is gone: a record each, `cancelled`, with what is known of its cost.
+        """Close all open requests after their writer's process ended: one `cancelled` record each, with its known cost.
 
-        An attempt without an outcome counts with the bound its intent stated, `estimated`. Of a request none of whose
-        intents can be read who asked is not known: it counts as LOST's.
+        An attempt without an outcome costs the upper bound from its intent, marked `estimated`. If no intent of a
+        request can be read, its user and service are LOST.
         """
         requests = [[entry for _, entry in request] for request in self._open.values()]
         self._open.clear()
@@ -94,12 +103,12 @@ class RecordAssembler:
                 for attempt in intent.attempts:
                     attempts.setdefault(attempt.id, attempt)
         if record is None and attempts:
-            record = self._of_unknown(request[0].request_id, next(iter(attempts.values())))
+            record = self._lost_record(request[0].request_id, next(iter(attempts.values())))
         if record is not None:
             _close(record, list(attempts.values()))
         return record
 
-    def _of_unknown(self, request_id: str, first: AttemptRecord) -> UsageRecord:
+    def _lost_record(self, request_id: str, first: AttemptRecord) -> UsageRecord:
         return UsageRecord(
             id=request_id,
             at_ms=first.started_ms,

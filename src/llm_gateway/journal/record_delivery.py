@@ -17,24 +17,43 @@ from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.journal.segments import Log, sync_directory
 
 BATCH_RECORDS = 2000
+"""Records handed to the sink at a time, so stored in one transaction."""
+
 FREED_AT_ONCE = 16
+"""Records freed between two calls of `pause`."""
+
 COUNTED_AT_ONCE = 64 * 1024
+"""Bytes of the quarantine file read at a time."""
 
 Sink: TypeAlias = Callable[[list[UsageRecord]], None]
-"""Stores records in one transaction, each once however often it comes.
+"""Store a batch of usage records in the database: the contract between the journal and the store.
 
-Raises StoreUnavailable (try again; it may be stored or not) or RecordsRefused (nothing is stored, at least one record
-never can be).
+    def sink(records: list[UsageRecord]) -> None:
+        usage_store.write(records, throttle)
+
+Called: by the replay at startup, before requests are served, then from the shipper's background thread, one call after
+the other. Each gets 1 to BATCH_RECORDS records in the order their requests ended. Never called with an empty list, nor
+after the shipper has stopped.
+
+Returns: all records are stored durably, in one transaction. A record that is stored already (same id) is skipped: after
+a crash or an error the same records are sent again.
+
+Raises:
+    StoreUnavailable: the batch may be stored or not. The same batch is sent again later; records wait in the journal.
+    RecordsRefused: nothing is stored, since at least one record never can be. The batch is halved until the refused
+        record is alone, which then goes to the quarantine file.
+
+After any other exception the shipper logs it, starts again at the last checkpoint, and so sends records again.
 """
 
 
 def quarantine_file(data_dir: Path) -> Path:
-    """Where a data directory's quarantined records are kept."""
+    """Return the path of the file for records that the database refused, in this data directory."""
     return data_dir / "journal" / "quarantine.jsonl"
 
 
 class QuarantineCount:
-    """Counts the lines of the quarantine file, reading what was added since the last time. Safe in any thread."""
+    """Number of lines in the quarantine file; each call reads only what was added since the last. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,7 +61,7 @@ class QuarantineCount:
         self._read = self._lines = 0
 
     def __call__(self) -> int:
-        """How many there are now; the last count if the file cannot be read."""
+        """Return the current number of lines; the last known number if the file cannot be read."""
         with self._turn:
             try:
                 self._read_on()
@@ -56,7 +75,7 @@ class QuarantineCount:
         size = self._path.stat().st_size
         if size == self._read:
             return
-        if size < self._read:  # somebody took records out: count anew
+        if size < self._read:  # an operator removed records: count from the start
             self._read = self._lines = 0
         with self._path.open("rb") as file:
             file.seek(self._read)
@@ -66,10 +85,10 @@ class QuarantineCount:
 
 
 class Quarantine:
-    """The file of what the database can never store.
+    """File for records that the database can never store: one JSON object per line.
 
-    One JSON object a line: `request_id`, `reason`, and the `record`, or the `payload` that is none. What stands in it
-    already is not written again: after a crash the same record may come once more.
+    Fields are `request_id`, `reason`, and either `record` or, if the entry cannot be decoded, `payload`. A line that is
+    in the file already is not written again, since the same record may come twice after a crash.
     """
 
     def __init__(self, path: Path, log: Log) -> None:
@@ -78,10 +97,10 @@ class Quarantine:
         self._known: set[bytes] | None = None
 
     def add(self, request_id: str, reason: str, **what: Any) -> None:
-        """Keep something durably, and say so.
+        """Append a line durably and log an error; `what` holds the field `record` or `payload`.
 
         Raises:
-            StoreUnavailable: it could not be kept.
+            StoreUnavailable: the file cannot be read or written.
         """
         line = msgspec.json.encode({"request_id": request_id, "reason": reason, **what})
         digest = sha256(line).digest()
@@ -93,7 +112,7 @@ class Quarantine:
         except OSError as error:
             raise StoreUnavailable(f"{self._path} cannot be written ({error.strerror}).") from error
         self._log(
-            "a usage record cannot be stored and is set aside",
+            "a usage record cannot be stored: moved to the quarantine file",
             level="error",
             request_id=request_id,
             reason=reason,
@@ -102,12 +121,12 @@ class Quarantine:
 
 
 class RecordDelivery:
-    """Queue of records for the sink, delivered in batches. After a failure it holds what was not delivered."""
+    """Queue of records for the sink, delivered in batches. After a failure it keeps what was not delivered."""
 
     def __init__(self, sink: Sink, quarantine: Quarantine, pause: Callable[[], None] = lambda: None) -> None:
-        """Call `pause` after every few records that are freed.
+        """Set the sink; `pause` is called after every 16 records that are freed.
 
-        Freeing a batch at once would hold the interpreter's lock for 5 to 20 ms.
+        Freeing a whole batch at once would hold the GIL for 5 to 20 ms.
         """
         self._sink = sink
         self._quarantine = quarantine
@@ -115,15 +134,15 @@ class RecordDelivery:
         self._parts: list[list[UsageRecord]] = []
 
     def add(self, records: list[UsageRecord]) -> None:
-        """Take records, to be delivered in this order, in batches."""
+        """Queue records after those already queued, split into batches."""
         starts = range(0, len(records), BATCH_RECORDS)
         self._parts[:0] = [records[at : at + BATCH_RECORDS] for at in reversed(starts)]
 
     def run(self) -> None:
-        """Deliver everything.
+        """Deliver everything in the queue; bisect a refused batch until the refused record is alone.
 
         Raises:
-            StoreUnavailable: the database does not answer; run it again.
+            StoreUnavailable: the database does not answer; call again later.
         """
         while self._parts:
             part = self._parts[-1]
@@ -144,7 +163,7 @@ class RecordDelivery:
 
 
 def _digests(path: Path) -> set[bytes]:
-    """Of every line that is there."""
+    """Return the SHA-256 digest of every line of the file; none if it does not exist."""
     if not path.exists():
         return set()
     with path.open("rb") as file:
@@ -152,7 +171,7 @@ def _digests(path: Path) -> set[bytes]:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line durably, whole or not at all; one that a power loss left torn is ended first."""
+    """Append a line durably, whole or not at all. If a power loss left the last line torn, end that one first."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(fd).st_size

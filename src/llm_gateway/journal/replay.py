@@ -1,4 +1,4 @@
-"""At start: what writers that are gone left in their journals becomes records, before anything new is served."""
+"""Replay the journals of processes that crashed or stopped early into the database, before the gateway serves."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import Log, WriterDir
 
 PROGRESS_EVERY = 10_000
+"""Records between two reports of progress."""
 
 
 class ReplayReport:
-    """What a replay found: directories, records moved, and how many of those were of requests cut off by a crash."""
+    """Counts of a replay: directories, records moved, and `abandoned`, those of requests that a crash cut off."""
 
     def __init__(self) -> None:
         self.directories = self.records = self.abandoned = 0
 
 
 def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], None] | None = None) -> ReplayReport:
-    """Adopt every directory whose writer is gone: move its records, close its open requests, delete it.
+    """Move the records of every unlocked journal directory to the sink, close its open requests, and delete it.
 
-    It can be cut off at any moment and run again: a directory goes when everything in it is stored. `progress` hears
-    the number of records so far, every 10,000 of them; without it the log does.
+    A locked directory belongs to a running process and is skipped. A replay can be killed at any moment and run again:
+    a directory is deleted once everything in it is stored. `progress` is called with the number of records so far after
+    every 10,000 of them; without it a line is logged.
 
     Raises:
         StoreUnavailable: the database does not answer.
-        ConfigurationError: the journal cannot be read.
+        ConfigurationError: the journal cannot be read or deleted.
     """
-    tell = progress or (lambda records: log("the usage journal is being replayed", records=records))
+    report_progress = progress or (lambda records: log("the usage journal is being replayed", records=records))
     report = ReplayReport()
     for path in sorted((data_dir / "journal").glob("*/")):
         try:
             directory = WriterDir(path)
             report.directories += 1
-            _move(directory, DirectoryTransfer(directory, sink, log=log), report, tell)
+            _move(directory, DirectoryTransfer(directory, sink, log=log), report, report_progress)
             directory.remove()
         except BlockingIOError:
             continue
@@ -47,8 +49,10 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
     return report
 
 
-def _move(directory: WriterDir, transfer: DirectoryTransfer, report: ReplayReport, tell: Callable[[int], None]) -> None:
-    """Move everything in a directory; its lock is given up if that does not succeed."""
+def _move(
+    directory: WriterDir, transfer: DirectoryTransfer, report: ReplayReport, report_progress: Callable[[int], None]
+) -> None:
+    """Move everything in a directory; release its lock if that fails."""
     try:
         is_more = True
         while is_more:
@@ -56,11 +60,11 @@ def _move(directory: WriterDir, transfer: DirectoryTransfer, report: ReplayRepor
             steps_before = report.records // PROGRESS_EVERY
             report.records += moved
             if report.records // PROGRESS_EVERY > steps_before:
-                tell(report.records)
+                report_progress(report.records)
         abandoned = transfer.abandon()
         report.abandoned += abandoned
         report.records += abandoned
-    except BaseException:  # edge: whatever stops it, the directory is left to the next replay
+    except BaseException:  # edge: whatever stops it (Ctrl-C too), the next replay must get the lock
         directory.close()
         raise
     finally:

@@ -1,29 +1,34 @@
-"""Disk space reserved for requests in flight, and the buffer for unbilled records that must not take it.
+"""Journal space reserved for requests in flight, and the buffer for unbilled records that must not use it.
 
-What a request may still write is bounded when its intent is written. With I the intent's entry, which holds the record
-so far and the attempt, an attempt's outcome is no longer than I and the growth of an attempt; a request's settle is no
-longer than all its I, its last provider and model once more, the growth of each attempt and that of the record.
+The bytes that a request can still write are bounded when its intent is written. With I the size of the intent entry,
+which holds the record so far and the attempt: an outcome is at most I plus the growth of one attempt; a settle is at
+most the sum of all I of the request, its last provider and model once more, and the growth of each attempt and of the
+record.
 """
 
 from __future__ import annotations
 
 TEXT_BYTES = 6
-"""Of one character at most, as JSON: a control character is written as six (RFC 8259, section 7)."""
+"""Maximum bytes of one character in JSON: a control character is escaped as \\u00XX (RFC 8259, section 7)."""
 
 ERROR_CHARACTERS = 600
-"""Of an attempt's error: what a provider said is cut to 500, its name (63) and status stand before it."""
+"""Maximum characters of an attempt's error: the provider's message (cut to 500) after its name (63) and the status."""
 
 NAME_CHARACTERS = 256
-"""Of the model, the call's id and the finish reason that a provider reports, each."""
+"""Maximum characters of each text that a provider reports: model, call id, finish reason."""
 
 FIGURES_BYTES = 1500
-"""Names of fields, counts, times, a price the intent did not know; with the record's own outcome, status and sums."""
+"""Maximum bytes of what an end adds besides: field names, counts, times, a price that the intent did not have, and the
+record's own outcome, status and sums."""
 
 GROWTH_BYTES = TEXT_BYTES * (ERROR_CHARACTERS + 3 * NAME_CHARACTERS) + FIGURES_BYTES
-"""What an attempt's end can add to what its intent said of it."""
+"""Maximum bytes by which the end of an attempt can exceed its intent."""
 
 UNBILLED_BYTES = 8 * 1024 * 1024
-"""How much memory the records that bought nothing may take while there is no space for them."""
+"""Memory limit in bytes for records of unbilled requests while the disk has no space for them."""
+
+LARGE_INTENT_BYTES = 16 * 1024
+"""No usual intent is larger. The writer reports itself unwritable once one of this size would be refused."""
 
 
 def promised_bytes(intent_bytes: int) -> int:
@@ -32,7 +37,7 @@ def promised_bytes(intent_bytes: int) -> int:
 
 
 class ReservedSpace:
-    """Sums the bytes promised to requests in flight; `least` bytes stay reserved even without any."""
+    """The journal bytes promised to requests in flight; `least` bytes stay reserved even when there are none."""
 
     def __init__(self, least: int) -> None:
         self._least = least
@@ -40,34 +45,34 @@ class ReservedSpace:
         self._sum = 0
 
     def __len__(self) -> int:
-        """How many requests are in flight."""
+        """Return the number of requests in flight."""
         return len(self._promised)
 
     def bytes_with(self, promise: int) -> int:
-        """What must stay free if so much more is promised."""
+        """Return the bytes that must stay free if `promise` more bytes are promised."""
         return max(self._least, self._sum + promise)
 
     def promise(self, request_id: str, size: int) -> None:
-        """An attempt of the request is about to be sent."""
+        """Reserve `size` bytes for an attempt that is about to be sent."""
         self._promised[request_id] = self._promised.get(request_id, 0) + size
         self._sum += size
 
     def withdraw(self, request_id: str, size: int) -> None:
-        """The attempt is not sent after all."""
+        """Release the `size` bytes of an attempt that is not sent after all."""
         left = self._promised.pop(request_id, 0) - size
         if left > 0:
             self._promised[request_id] = left
         self._sum -= size
 
     def redeem(self, request_id: str) -> bool:
-        """The request writes its last entry. Whether it was in flight."""
+        """Release all bytes of a request that writes its settle entry; False if nothing was reserved for it."""
         size = self._promised.pop(request_id, 0)
         self._sum -= size
         return size > 0
 
 
 class UnbilledBuffer:
-    """Bounded buffer in memory for entries of requests that cost nothing, while the disk has no space for them."""
+    """Bounded memory buffer for the entries of requests that cost nothing, while the disk has no space for them."""
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
@@ -78,7 +83,7 @@ class UnbilledBuffer:
         return bool(self._frames or self._lost)
 
     def add(self, frame: bytes) -> None:
-        """Keep an entry, or count it as lost when there are too many."""
+        """Keep an entry, or count it as lost if the buffer is full."""
         if self.bytes + len(frame) > UNBILLED_BYTES:
             self._lost += 1
             return
@@ -86,7 +91,7 @@ class UnbilledBuffer:
         self.bytes += len(frame)
 
     def take(self) -> tuple[list[bytes], int]:
-        """What was kept, and how many were lost; nothing is left."""
+        """Empty the buffer. Returns the entries and the number of lost ones."""
         taken = self._frames, self._lost
         self._frames, self.bytes, self._lost = [], 0, 0
         return taken

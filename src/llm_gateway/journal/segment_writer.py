@@ -1,25 +1,28 @@
-"""Writes to a journal's current segment file, and makes a spare one before it is needed."""
+"""Write to the journal's current segment file, and allocate the next one (the spare) before it is needed."""
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import accumulate
 
 from llm_gateway.journal.file_thread import FileThread
 from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir
 
 RETRY_S = 0.5
-"""How long after a failure to try again."""
+"""Seconds between two tries to allocate a spare segment, or to write after an error."""
 
 TRIAL_BYTES = 4096
+"""Bytes written to find out whether the disk works again: one page."""
 
 
 class SegmentWriter:
     """Appends bytes to one journal's segment files; for its event loop only.
 
-    `has_failed` says that the last try to make a spare failed; it is tried again every half second. `on_spare` is
-    called when there is one again.
+    `has_failed` is True while the last try to allocate a spare failed; the next try comes half a second later.
+    `on_spare` is called whenever a spare was allocated.
     """
 
     def __init__(
@@ -32,10 +35,10 @@ class SegmentWriter:
         log: Log,
         on_spare: Callable[[], None],
     ) -> None:
-        """Begin with the first segment; `durable` as in FileSystem.create.
+        """Create the first segment; `durable` as in FileSystem.create.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the first segment cannot be created.
         """
         self.number = 1
         self.offset = 0
@@ -54,10 +57,10 @@ class SegmentWriter:
         self._make_spare()
 
     def try_to_write(self) -> None:
-        """Write zeros where the next entry goes, which says nothing to a reader: find out whether the disk works.
+        """Find out whether the disk works: write zeros where the next entry goes, which readers take as unwritten.
 
         Raises:
-            OSError: it does not.
+            OSError: the disk does not work yet.
         """
         zeros = ZEROS[: min(self.room, TRIAL_BYTES)]
         if zeros and not self._files.write(self.fd, zeros, self.offset):
@@ -65,14 +68,14 @@ class SegmentWriter:
 
     @property
     def room(self) -> int:
-        """Bytes left in the segment in use."""
+        """Bytes left in the current segment."""
         return self.segment_bytes - self.offset
 
     def write(self, data: bytes) -> None:
-        """Append `data`, for which there is room; it is in the kernel when this returns.
+        """Append `data`, which must fit into `room`. When this returns the kernel has it, so it survives the process.
 
         Raises:
-            OSError: it is not, and the next write goes to the same place.
+            OSError: the write failed, perhaps in the middle; the next write overwrites the same place.
         """
         written = 0
         while written < len(data):
@@ -83,13 +86,13 @@ class SegmentWriter:
         self.offset += written
 
     def rotate(self) -> int:
-        """Go on in the spare segment. Returns the descriptor of the one before, for the caller to close.
+        """Switch to the spare segment. Returns the file descriptor of the previous one, for the caller to close.
 
         Raises:
             OSError: there is no spare segment.
         """
         if self._spare is None:
-            raise OSError("no space could be set aside for another segment")
+            raise OSError("no space for another segment")
         before, self.fd, self._spare = self.fd, self._spare, None
         self.number += 1
         self.offset = 0
@@ -97,12 +100,12 @@ class SegmentWriter:
         return before
 
     def discard(self, fds: Iterable[int]) -> None:
-        """Close descriptors in the thread: the last one of a deleted file frees its space, which takes milliseconds."""
+        """Close file descriptors in the thread: closing the last one of a deleted file takes milliseconds."""
         for fd in fds:
             self._thread.do(partial(self._close, fd), _ignore)
 
     async def close(self) -> None:
-        """Close all files, and delete the spare."""
+        """Stop the thread, close the current segment, and delete the spare."""
         if self._retry is not None:
             self._retry.cancel()
         await self._thread.stop()
@@ -129,8 +132,14 @@ class SegmentWriter:
         if not self.has_failed:
             self._log("no space for the usage journal's next segment", level="warning", reason=str(failed))
         self.has_failed = True
-        self._retry = self._loop.call_later(RETRY_S, self._make_spare)  # after closing there is no thread to do it
+        # Harmless if set while `close` waits for the thread: when the timer fires, the thread takes no more jobs.
+        self._retry = self._loop.call_later(RETRY_S, self._make_spare)
+
+
+def count_fitting(frames: list[bytes], room: int) -> int:
+    """Return how many of the first `frames` fit into `room` bytes together."""
+    return bisect_right(list(accumulate(map(len, frames))), room)
 
 
 def _ignore(_result: int, _failed: OSError | None) -> None:
-    """What became of a descriptor that is given up is nobody's concern: its contents are durable, or written again."""
+    """Ignore the result of closing a file: its contents are durable already, or written again elsewhere."""

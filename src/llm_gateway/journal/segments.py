@@ -1,8 +1,19 @@
-"""The files of a writer's journal: preallocated segments, the directory's lock, the checkpoint.
+"""Files of a writer's journal: preallocated segments, the directory's lock, the checkpoint.
 
 <data_dir>/journal/<writer>/writer.lock   flock, held for the life of the process
                            /000001.seg    entries, then zeros
                            /checkpoint    JSON {segment, offset}: where reading must start again
+
+The life of a segment file (`segment_writer.py` and `writer.py` move it on, `directory_transfer.py` deletes it):
+
+    none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> deleted
+     ^ |                    |
+     '-' no space:          '-- the writer closes --> deleted
+         0.5 s later
+
+rotate:  the current segment is full, or a sync failed.
+retired: stays open until it is synced. After a failed sync it is closed at once: its entries are written again.
+shipped: the shipper has read past it, and no open request has entries in it.
 """
 
 from __future__ import annotations
@@ -18,13 +29,14 @@ import msgspec
 from llm_gateway.journal.sync import Syncer, open_syncer
 
 Log: TypeAlias = Callable[..., None]
-"""Hears of events: log(event, level="info", **fields)."""
+"""Signature of the gateway's log: log(event, level="info", **fields)."""
 
 ZEROS = bytes(1024 * 1024)
+"""Written in pieces to fill a new segment."""
 
 
 class Position(NamedTuple):
-    """A place in a writer's journal: segment number (from 1) and byte offset. Compares in reading order."""
+    """A place in a writer's journal: segment number (from 1) and byte offset; orders as the journal is read."""
 
     segment: int
     offset: int
@@ -34,7 +46,7 @@ START = Position(1, 0)
 
 
 class WrittenPosition(NamedTuple):
-    """Position up to which a writer has written: all before `offset` of `segment`, `entries` entries in all."""
+    """End of what a writer has written: `offset` in `segment`, after `entries` entries in all."""
 
     segment: int
     offset: int
@@ -53,8 +65,8 @@ class WriterDir:
         """Lock the directory.
 
         Raises:
-            BlockingIOError: a living writer holds it.
-            OSError: it is not there, or its lock cannot be made.
+            BlockingIOError: another process, or another WriterDir of this one, holds the lock.
+            OSError: the directory does not exist, or its lock file cannot be created.
         """
         self.path = path
         self._lock: int | None = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -66,10 +78,10 @@ class WriterDir:
 
     @classmethod
     def make(cls, path: Path) -> WriterDir:
-        """A new directory, locked.
+        """Create a new directory durably and lock it.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the directory cannot be created.
         """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_directory(path.parent.parent)
@@ -79,15 +91,15 @@ class WriterDir:
         return directory
 
     def segment(self, number: int) -> Path:
-        """The file of a segment."""
+        """Return the path of segment `number`, whether it exists or not."""
         return self.path / f"{number:06d}.seg"
 
     def segments(self) -> list[int]:
-        """The numbers of the segments there are, in order."""
+        """Return the numbers of the existing segments, ascending."""
         return sorted(int(file.stem) for file in self.path.glob("*.seg") if file.stem.isdecimal())
 
     def checkpoint(self) -> Position:
-        """Where reading must start; the journal's start when nothing was kept or it cannot be read."""
+        """Return where reading must start: the stored checkpoint, or the journal's start without a readable one."""
         try:
             kept = msgspec.json.decode((self.path / "checkpoint").read_bytes(), type=_Checkpoint)
         except (OSError, msgspec.DecodeError):
@@ -95,10 +107,10 @@ class WriterDir:
         return Position(kept.segment, kept.offset)
 
     def keep_checkpoint(self, position: Position) -> None:
-        """Replace the checkpoint. Losing it costs time at the next start, nothing else, so it is not synced.
+        """Replace the checkpoint. It is not synced: losing it only costs time at the next start.
 
         Raises:
-            OSError: it stays as it was.
+            OSError: the checkpoint cannot be written and stays as it was.
         """
         temporary = self.path / "checkpoint.new"
         temporary.touch(mode=0o600)
@@ -106,7 +118,7 @@ class WriterDir:
         temporary.replace(self.path / "checkpoint")
 
     def remove(self) -> None:
-        """Delete the directory with all it holds, and give the lock up."""
+        """Delete the directory with all its files, and release the lock."""
         try:
             for file in sorted(self.path.iterdir()):
                 file.unlink()
@@ -115,23 +127,33 @@ class WriterDir:
             self.close()
 
     def close(self) -> None:
-        """Give the lock up. Again does nothing."""
+        """Release the lock. A second call has no effect."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
 
 class FileSystem:
-    """File operations of the writer, in one place so that tests can pass one that fails."""
+    """File operations of the journal writer: the contract that tests implement to make a disk fail.
+
+        class FullDisk(FileSystem):
+            def create(self, path: Path, size: int, *, durable: bool) -> int:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Order of calls: `create` for the first segment and `syncer` once, when the writer opens. Then `create` for each
+    further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor, last. No call for
+    a descriptor follows its `close`.
+    """
 
     def create(self, path: Path, size: int, *, durable: bool) -> int:
-        """Make a file of `size` zero bytes whose space is really there. Returns its descriptor.
+        """Create a file of `size` zero bytes with its disk space allocated. Returns its file descriptor.
 
-        For a `durable` one the zeros are written and synced, not only allocated: each later fdatasync then has no
-        extents to convert, and takes two thirds of the time.
+        Called on the event loop for the first segment, before any request is served; in a thread for all others.
+        If `durable`, the zeros are written and synced, not only allocated: each later fdatasync then has no extents
+        to convert and takes two thirds of the time.
 
         Raises:
-            OSError: there is no space; nothing is left behind.
+            OSError: there is no space; the file is deleted.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -147,24 +169,30 @@ class FileSystem:
         return fd
 
     def write(self, fd: int, data: bytes, offset: int) -> int:
-        """Write at an offset. Returns how many bytes were written."""
+        """Write `data` at `offset`. Returns the number of bytes written, which may be fewer (pwrite(2)).
+
+        Called on the event loop, so that entries are in the kernel before a request goes upstream.
+        """
         return os.pwrite(fd, data, offset)
 
     def sync(self, fd: int) -> None:
-        """Make what was written durable."""
+        """Make everything written to the file durable.
+
+        Called by the syncer in its thread; not called while the kernel syncs by itself (`linux_aio.py`).
+        """
         os.fdatasync(fd)
 
     def syncer(self, log: Log) -> Syncer:
-        """What syncs without holding up the running event loop."""
+        """Return the syncer for the running event loop; called once, when the writer opens."""
         return open_syncer(self.sync, log)
 
     def close(self, fd: int) -> None:
-        """Give a descriptor up."""
+        """Close a file descriptor; called in a thread, or on the event loop when the writer closes."""
         os.close(fd)
 
 
 def log_nothing(_event: str, **_fields: Any) -> None:
-    """Drop a log event; the default where no log is given."""
+    """Discard a log event; the default for callers that pass no log."""
 
 
 def _fill(fd: int, size: int) -> None:
@@ -174,10 +202,10 @@ def _fill(fd: int, size: int) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make durable which files are in it.
+    """Make the names of the files in a directory durable: fsync on the directory itself (fsync(2)).
 
     Raises:
-        OSError: it cannot.
+        OSError: the directory cannot be opened or synced.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

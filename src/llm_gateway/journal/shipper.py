@@ -1,7 +1,18 @@
-"""Moves finished requests from the journal to the database; the counterpart of `writer.py`, in a thread of its own.
+"""Ship usage records from this process's journal to the database, in a background thread.
 
-The database down, records wait in the journal's files: in memory there is never more than a batch. After any other
-failure reading begins anew at the checkpoint, which counts nothing twice; the thread does not end before it is told to.
+While the database is down, records wait in the journal's files; memory never holds more than one batch. Records are
+stored once by their id, so starting again at the checkpoint counts nothing twice.
+
+    start() --> shipping -- all written entries are stored --> idle
+                 ^ ^ |                                          |
+                 | '-+----------- 0.15 s, or flush() -----------'
+                 |   |
+                 |   | StoreUnavailable: keep the position
+                 |   | any other error: go back to the checkpoint
+                 |   v
+                 '-- backing off (0.1 s, doubled up to 5 s), or flush()
+
+    stop(): ends once everything written is stored, or at its timeout. Nothing else ends the thread.
 """
 
 from __future__ import annotations
@@ -20,24 +31,29 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.process import schedule_in_background
 
 PAUSE_S = 0.15
+"""Seconds between two looks at the journal; the database is at least that far behind."""
+
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
+"""Seconds before the next try after a failure: first and maximum."""
+
 STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
+"""Seconds that `stop` ships by default, and seconds beyond for a statement that is still running."""
 
 
 class ShippingLag(NamedTuple):
-    """How far the database is behind the journal: bytes, and the age of the oldest missing entry in seconds."""
+    """Lag of the database behind the journal: size in bytes, and the age of the oldest missing entry in seconds."""
 
     size: int
     seconds: float
 
 
 class Shipper:
-    """Ships what `journal` writes, until it is stopped."""
+    """Background thread that ships the records of `journal` to `sink` until it is stopped."""
 
     def __init__(
         self, journal: JournalWriter, sink: Sink, *, log: Log, pause: Callable[[], None] = lambda: None
     ) -> None:
-        """`pause` is called in the thread between small pieces of work."""
+        """Prepare the thread without starting it; `pause` is called in it between small pieces of work (Throttle)."""
         self._journal = journal
         self._sink = sink
         self._log = log
@@ -56,19 +72,19 @@ class Shipper:
         self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread. Call it once."""
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether records are moved on, now or once the database answers."""
+        """True while the thread runs: records are shipped, at once or as soon as the database answers."""
         return self._thread.is_alive()
 
     def behind(self) -> ShippingLag:
-        """What is in the journal and not in the database. From any thread, without reading a file.
+        """Return how much of the journal is not in the database yet. Thread-safe; reads no file.
 
-        The age counts from the last time everything was known to be shipped, which is checked every 0.15 seconds: the
-        oldest entry may be 0.15 seconds younger.
+        The age counts from the last time that everything was shipped, which is checked every 0.15 seconds: the oldest
+        entry may be 0.15 seconds younger.
         """
         written = self._journal.written
         with self._progress:
@@ -79,7 +95,7 @@ class Shipper:
             return ShippingLag(max(1, size), time.monotonic() - self._complete_at)
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether everything appended to the journal before is in the database, waiting so long. From any thread."""
+        """Wait until everything appended so far is in the database; False after `timeout_s` seconds. Thread-safe."""
         target = self._journal.appended
         self._wake.set()
         with self._progress:
@@ -87,9 +103,9 @@ class Shipper:
             return self._shipped >= target
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-        """Ship the rest and end; whether all was shipped.
+        """Ship the rest and end the thread. Returns True if everything was shipped within `timeout_s` seconds.
 
-        If the journal was closed before, its directory is given up, and deleted when nothing in it is needed.
+        If the journal was closed before, its directory is unlocked, and deleted if everything in it is shipped.
         """
         self._stop_by = time.monotonic() + timeout_s
         self._wake.set()
@@ -108,7 +124,7 @@ class Shipper:
             if remove:
                 directory.remove()
         except OSError as error:
-            self._log("the usage journal's directory stays", level="warning", reason=str(error))
+            self._log("cannot delete the usage journal's directory", level="warning", reason=str(error))
         finally:
             directory.close()
 
@@ -131,7 +147,7 @@ class Shipper:
             self._progress.notify_all()
 
     def _ship(self) -> bool:
-        """Ship what is written by now; False when that did not succeed and is to be tried again."""
+        """Ship what the writer has written so far; False if that failed and must be tried again."""
         written, began = self._journal.written, time.monotonic()
         try:
             transfer = self._transfer = self._transfer or self._begin()
@@ -141,17 +157,16 @@ class Shipper:
                 self._moved = transfer.position
             self._has_open_requests = transfer.open_requests > 0
         except StoreUnavailable as error:
-            cause = getattr(
-                error.__cause__, "orig", None
-            )  # what the driver said; SQLAlchemy's adds the whole statement
+            # The driver's message alone: SQLAlchemy's includes the whole statement.
+            cause = getattr(error.__cause__, "orig", None)
             self._failed("warning", error.detail if cause is None else f"{error.detail} ({cause})")
             return False
-        except Exception as error:  # edge: whatever it is, the records are safe in the journal and are read again
+        except Exception as error:  # edge: the thread must not end; the records are in the journal and are read again
             self._end_transfer()
             self._failed("error", repr(error))
             return False
         if self._backoff:
-            self._tell("usage records are stored again")
+            self._safe_log("usage records are stored again")
         self._backoff = 0.0
         self._reason = ""
         with self._progress:
@@ -167,15 +182,15 @@ class Shipper:
     def _end_transfer(self) -> None:
         transfer, self._transfer = self._transfer, None
         if transfer is not None:
-            with suppress(OSError):  # it was only read
+            with suppress(OSError):  # the file was only read, so an error at closing loses nothing
                 transfer.close()
 
     def _failed(self, level: str, reason: str) -> None:
         if reason != self._reason:
             self._reason = reason
-            self._tell("usage records wait in the journal", level=level, reason=reason)
+            self._safe_log("usage records cannot be stored and wait in the journal", level=level, reason=reason)
         self._backoff = min(2 * self._backoff or BACKOFF_S, LONGEST_BACKOFF_S)
 
-    def _tell(self, event: str, **fields: str) -> None:
+    def _safe_log(self, event: str, **fields: str) -> None:
         with suppress(Exception):  # edge: a log that fails must not end the thread
             self._log(event, **fields)

@@ -1,6 +1,6 @@
-"""Make written files durable without holding up the event loop: by the kernel's asynchronous fdatasync, else a thread.
+"""Sync written files to disk without blocking the event loop: by the kernel's asynchronous fdatasync, else in a thread.
 
-A sync covers what was written before it began. One runs at a time; what is written meanwhile is covered by the next.
+A sync covers what was written before it started. One runs at a time; what is written meanwhile is left to the next.
 """
 
 from __future__ import annotations
@@ -18,24 +18,32 @@ Then: TypeAlias = Callable[[OSError | None], None]
 
 
 class Syncer(Protocol):
-    """Syncs descriptors for one event loop.
+    """Asynchronous sync of file descriptors for one event loop: the contract between the journal writer and the disk.
 
-    syncer.sync([fd], lambda failed: print("durable" if failed is None else failed))
+        syncer = open_syncer(os.fdatasync, log)
+        syncer.sync([fd], lambda failed: print("durable" if failed is None else failed))
+        ...  # `then` is called on the event loop; only then the next sync
+        await syncer.close()
+
+    Order of calls: any number of `sync`, each after the `then` of the one before; `close` last. All on the event loop.
     """
 
     def sync(self, fds: Sequence[int], then: Then) -> None:
-        """Begin to sync all `fds`, which stay open until `then` is called. Not while another sync runs.
+        """Start to sync all `fds`, and return at once; `then` is called once, later, never from within this call.
 
-        After an error anything may be lost, whatever a later sync of the same descriptor says (fsync(2)). Ignored once
-        `close` was called.
+        The caller keeps the descriptors open until then. Not called while another sync runs. A call after `close` may
+        be ignored, without calling `then`.
+
+        After an error everything written since the last good sync may be lost, even if a later sync of the same
+        descriptor succeeds (fsync(2)): the caller must write it again elsewhere.
         """
 
     async def close(self) -> None:
-        """Return when the running sync has ended and its `then` was called. A second call has no effect."""
+        """Wait for the running sync and its `then`, and free the resources. A second call has no effect."""
 
 
 class ThreadSyncer:
-    """Syncs in a thread of its own, by `sync` (os.fdatasync)."""
+    """Syncer with its own thread, which calls `sync` (os.fdatasync) on each descriptor."""
 
     def __init__(self, sync: Callable[[int], None]) -> None:
         self._sync = sync
@@ -43,7 +51,7 @@ class ThreadSyncer:
         self._is_closed = False
 
     def sync(self, fds: Sequence[int], then: Then) -> None:
-        """As in Syncer."""
+        """Start to sync all `fds`, in order, in the thread."""
         todo = [*fds]
 
         def job() -> int:
@@ -54,17 +62,17 @@ class ThreadSyncer:
         self._thread.do(job, lambda _, failed: then(failed))
 
     async def close(self) -> None:
-        """As in Syncer."""
+        """End the thread after the running sync. A second call has no effect."""
         if not self._is_closed:
             self._is_closed = True
             await self._thread.stop()
 
 
 class AioSyncer:
-    """Syncs by the kernel. If it ever refuses to begin a sync, `fallback` makes the syncer that is used from then on.
+    """Syncer that uses Linux AIO. If the kernel ever refuses to start a sync, switch to `fallback(reason)` for good.
 
-    A refusal (EAGAIN, ENOSYS, EPERM, EINVAL: io_submit(2)) tried nothing and lost nothing; a result that is an error
-    may have.
+    A refusal (EAGAIN, ENOSYS, EPERM, EINVAL: io_submit(2)) loses nothing, since nothing was started. An error in the
+    result of a started sync may mean lost data, and goes to the caller.
     """
 
     def __init__(self, aio: AioContext, fallback: Callable[[OSError], Syncer]) -> None:
@@ -81,16 +89,20 @@ class AioSyncer:
         self._loop.add_reader(aio.eventfd, self._on_results)
 
     def sync(self, fds: Sequence[int], then: Then) -> None:
-        """As in Syncer."""
+        """Start to sync all `fds` in the kernel, up to 16 at once.
+
+        Raises:
+            RuntimeError: another sync is running.
+        """
         if self._is_closed:
             return
         if self._then is not None:
-            raise RuntimeError("A sync runs already.")
+            raise RuntimeError("Another sync is already running.")
         self._todo, self._then, self._failed = [*fds], then, None
         self._submit()
 
     async def close(self) -> None:
-        """As in Syncer."""
+        """Wait for the running sync, then close the fallback, if any, and the AIO context."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -103,7 +115,7 @@ class AioSyncer:
         self._aio.close()
 
     def _submit(self) -> None:
-        """Begin the next of what is to be synced."""
+        """Submit the next descriptors of this sync, or end it if none are left."""
         if not self._todo:
             self._loop.call_soon(self._end)
             return
@@ -120,14 +132,14 @@ class AioSyncer:
     def _fall_back(self, refused: OSError) -> None:
         try:
             self._fallback = self._make_fallback(refused)
-        except RuntimeError as error:  # no thread can be started
+        except RuntimeError as error:  # the system has no thread left for the fallback
             self._failed = self._failed or OSError(str(error))
             self._todo.clear()
         self._submit()
 
     def _on_results(self) -> None:
         results = self._aio.results()
-        if not results:  # a signal that came after its event was taken already
+        if not results:  # an earlier call took these results before their signal on the eventfd was read
             return
         for result in results:
             self._running -= 1
@@ -151,10 +163,10 @@ class AioSyncer:
 def open_syncer(
     sync: Callable[[int], None], log: Callable[..., None], *, make_aio: Callable[[], AioContext] = AioContext
 ) -> Syncer:
-    """The kernel's syncer; where there is none or it refuses, a thread that calls `sync`, and a line in the log."""
+    """Return an AioSyncer; where Linux AIO is unavailable, log that and return a ThreadSyncer that calls `sync`."""
 
     def in_a_thread(reason: OSError) -> Syncer:
-        log("the kernel does not sync the usage journal asynchronously: a thread does", reason=str(reason))
+        log("Linux AIO is unavailable: a thread syncs the usage journal", reason=str(reason))
         return ThreadSyncer(sync)
 
     try:

@@ -1,4 +1,4 @@
-"""Make a background thread sleep at intervals, so that the event loop's thread gets the interpreter's lock."""
+"""Make a background thread sleep at intervals, so that the event loop's thread gets the GIL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 WORK_S = 0.0004
 REST_S = 0.0002
+"""Seconds of work between two sleeps, and seconds of each sleep: at most two thirds of the time is work."""
 
 
 class Throttle:
-    """Throttles a background thread: call it between small pieces of work; it sleeps after each `work_s` of them.
+    """Throttle for a background thread: call it between small pieces of work; it sleeps after each `work_s` seconds.
 
-    A thread that works without sleeping takes the interpreter's lock whenever the loop gives it up for a system call,
-    and the loop then waits a switch interval to get it back: several times a request.
+    A thread that works without sleeping takes the GIL whenever the event loop releases it for a system call, and the
+    loop then waits a switch interval (sys.getswitchinterval) to get it back: several times per request.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Throttle:
         self._rest_at = 0.0
 
     def __call__(self) -> None:
-        """Sleep if it is time to."""
+        """Sleep `rest_s` seconds if `work_s` seconds have passed since the last sleep."""
         if self._clock() >= self._rest_at:
             self._sleep(self._rest_s)
             self._rest_at = self._clock() + self._work_s

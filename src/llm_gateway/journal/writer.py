@@ -1,56 +1,60 @@
-"""The writing end of the usage journal; its counterpart is `shipper.py`.
+"""Append usage entries to the journal on the event loop, batching writes and syncs; `shipper.py` reads them.
 
-Lives on the event loop. An intent is in the kernel when `intent` returns, so before the first upstream byte; outcomes
-and settles go out with the next write, at the latest at the end of this turn of the loop. What is in the kernel
-survives the process; with fsync `always` what `durable` waited for survives the machine. (With 32 requests at once on
-uvloop a `pwrite` per intent and a future per intent, for one write a turn, cost the same 1.4 µs: intents do not wait.)
+An intent is in the kernel when `intent` returns, so before the first upstream byte; outcomes and settles are written at
+the end of the loop's turn. What the kernel has survives the process; with fsync `always` what `durable` waited for
+survives the machine. (32 requests at once on uvloop: a `pwrite` per intent costs the same 1.4 µs as one per turn.)
 
-A failed sync may have dropped what was written (fsync(2)), whatever the next one says: everything since the last good
-sync is written again, in another segment. The reader may then meet an entry twice, which counts once by its id.
+             a waiter, or 50 ms
+    writing -------------------> syncing        Writes go on during a sync. `sync_and_close` ends any state.
+     ^ |  ^-------- synced -------' |
+     | | write fails                | sync fails: what it covered is written again, in a new segment
+     | '-------> blocked <----------'           Intents are refused.
+     |            |   ^
+     |      0.5 s |   | write or sync fails
+     |            v   |
+     '--------- failing                         Intents are refused while entries wait for a sync.
+      a write succeeds; after a failed sync, which may have dropped what was written (fsync(2)), a sync succeeds.
+      The reader may meet an entry twice then: it counts once by its id.
 
-While no further segment can be made (the disk is full), what is left of the one in use belongs to the requests in
-flight: new intents are refused, and records that bought nothing wait in memory, as far as they fit.
+While no spare segment can be made (disk full), the rest of the current one is kept for requests in flight: new intents
+are refused, and records of unbilled requests wait in a bounded memory buffer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
-from llm_gateway.journal.durability_waiters import DurabilityWaiters
+from llm_gateway.journal.durability_waiters import PATIENCE_S, DurabilityWaiters
 from llm_gateway.journal.frames import encode_frame
-from llm_gateway.journal.reserved_space import ReservedSpace, UnbilledBuffer, promised_bytes
-from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter
+from llm_gateway.journal.reserved_space import LARGE_INTENT_BYTES, ReservedSpace, UnbilledBuffer, promised_bytes
+from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter, count_fitting
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir, WrittenPosition, log_nothing
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 RESERVE_BYTES = 256 * 1024
+"""Defaults of `open`."""
 
 MOST_REMEMBERED = 5_000
-"""Records that wait for the shipper as objects too; beyond them it reads what is in the files."""
-
-LARGE_INTENT_BYTES = 16 * 1024
-"""No usual intent is larger, so `is_writable` ends a little before intents are refused."""
+"""Maximum number of settled records kept as objects for the shipper; at the limit all are dropped: it decodes them."""
 
 NO_CALL = "Usage cannot be recorded (the disk is full or failing), so no call is made."
 
 INTERVAL_S = 0.05
-PATIENCE_S = 2.0
+"""Maximum seconds between a write and the start of its sync when nothing waits for it."""
 
 
 class JournalWriter:
     """Appends entries to segments. Use it from one event loop only.
 
-    `written` and `appended` (entries taken, in the kernel or not) may be read from any thread.
+    `written` and `appended` (number of entries accepted, in the kernel or not) may be read from any thread.
     """
 
     def __init__(
@@ -64,11 +68,7 @@ class JournalWriter:
         files: FileSystem,
         log: Log,
     ) -> None:
-        """Begin the first segment in `directory`; the rest as in `open`.
-
-        Raises:
-            OSError: it cannot be made.
-        """
+        """Create the first segment in `directory`; parameters as in `open`, which turns an OSError into a message."""
         self.directory = directory
         self.name = directory.path.name
         self.segment_bytes = segment_bytes
@@ -108,13 +108,13 @@ class JournalWriter:
         files: FileSystem | None = None,
         log: Log = log_nothing,
     ) -> JournalWriter:
-        """A new writer with a directory of its own. Needs a running event loop.
+        """Create a writer with its own new directory. Needs a running event loop.
 
-        `reserve_bytes` of a segment are kept for the requests in flight when there is no space for another segment,
-        more when what they can still write is more. `durable` waits `patience_s` seconds at most.
+        Without space for another segment, `reserve_bytes` of the current one are kept for requests in flight, or more
+        if these can still write more. `durable` waits at most `patience_s` seconds.
 
         Raises:
-            ConfigurationError: the directory or its first segment cannot be made.
+            ConfigurationError: the directory or its first segment cannot be created.
         """
         path = data_dir / "journal" / new_id()
         try:
@@ -139,10 +139,10 @@ class JournalWriter:
             ) from None
 
     async def intent(self, request_id: str, payload: bytes) -> None:
-        """An attempt is about to be sent; in the kernel when this returns, with all that came in its turn of the loop.
+        """Write the intent of an attempt before it is sent; when this returns, the kernel has the entry.
 
         Raises:
-            JournalUnavailable: it is not, or what follows might find no space: the attempt must not be sent.
+            JournalUnavailable: the write failed, or later entries might find no space: the attempt must not be sent.
         """
         self._check_open()
         frame = encode_frame("I", request_id, payload)
@@ -165,16 +165,16 @@ class JournalWriter:
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
 
     def outcome(self, request_id: str, payload: bytes) -> None:
-        """An attempt ended."""
+        """Append the outcome of an attempt, after it ended."""
         self._check_open()
         self._append(encode_frame("O", request_id, payload))
         self._flush_soon()
 
     def settle(self, request_id: str, payload: bytes) -> None:
-        """A request ended; `durable` waits for it.
+        """Append the finished record of a request; await `durable` before the client gets the end of its answer.
 
-        One that bought nothing (a hit, a refusal) does not take space from those in flight: without space it waits in
-        memory, and is dropped, counted in the log, when there are too many.
+        The record of an unbilled request (cache hit, refusal) takes no space from requests in flight: without space it
+        waits in memory. Beyond 8 MiB such records are dropped and the log counts them.
         """
         self._check_open()
         frame = encode_frame("S", request_id, payload)
@@ -185,33 +185,33 @@ class JournalWriter:
         self._flush_soon()
 
     def remember(self, record: UsageRecord) -> None:
-        """Spare the shipper decoding this record, which was just settled: it takes it from `recent`, by its id."""
+        """Keep a settled record in `recent`, where the shipper finds it by its id and need not decode the entry."""
         if len(self.recent) >= MOST_REMEMBERED:
             self.recent.clear()
         self.recent[record.id] = record
 
     async def durable(self) -> None:
-        """Return once everything appended before is as durable as the fsync policy says.
+        """Return once everything appended so far is as durable as the fsync policy requires.
 
         Raises:
-            JournalUnavailable: it is not in time (2 seconds); it stays in memory and is tried again.
+            JournalUnavailable: that takes more than `patience_s` seconds; entries stay in memory and are tried again.
         """
         if self._durable_entries() < self.appended:
             await self._wait()
 
     async def sync_and_close(self) -> None:
-        """Write and sync everything, as far as that goes in time. The directory stays locked for whoever ships it."""
+        """Write and sync everything within `patience_s` seconds. The directory stays locked for the shipper."""
         if self.is_closed:
             return
         self.is_closed = True
-        self._take_aside()
+        self._append_unbilled()
         self._flush()
         try:
             if self._waiting or self._unsynced:
                 await self._wait()
         except JournalUnavailable:
             self._log(
-                "the usage journal is closed before its last entries are safe",
+                "the usage journal was closed before its last entries were durable",
                 level="error",
                 unwritten=len(self._waiting),
                 unsynced=len(self._unsynced),
@@ -226,7 +226,7 @@ class JournalWriter:
 
     @property
     def is_writable(self) -> bool:
-        """Whether any usual intent would be accepted now. For the event loop only."""
+        """True if an intent of usual size would be accepted now. For the event loop only."""
         return not (self.is_closed or self._is_short(LARGE_INTENT_BYTES, promised_bytes(LARGE_INTENT_BYTES)))
 
     def _check_open(self) -> None:
@@ -234,7 +234,7 @@ class JournalWriter:
             raise RuntimeError("The usage journal is closed.")
 
     def _is_short(self, size: int, promise: int = 0) -> bool:
-        """Whether `size` more bytes, and a promise of more, would take what belongs to the requests in flight."""
+        """Return True if `size` bytes now and `promise` bytes later would use space of the requests in flight."""
         if self._is_blocked or (self._has_lost_sync and (self._waiting or self._unsynced)):
             return True
         if not self._segments.has_failed:
@@ -249,16 +249,16 @@ class JournalWriter:
         self.appended += 1
 
     def _forget(self, frame: bytes) -> None:
-        """Take back an entry that is not written yet."""
+        """Remove an entry that is not written yet."""
         index = self._waiting.index(frame)
         self._durability_waiters.lower(self.appended - len(self._waiting) + index + 1)
         del self._waiting[index]
         self.appended -= 1
 
-    def _take_aside(self) -> None:
+    def _append_unbilled(self) -> None:
         frames, lost = self._unbilled.take()
         if lost:
-            self._log("records of requests that bought nothing were dropped", level="error", count=lost)
+            self._log("usage records of unbilled requests were dropped: the disk was full", level="error", count=lost)
         self._waiting += frames
         self.appended += len(frames)
 
@@ -268,7 +268,7 @@ class JournalWriter:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what waits; tell and sync for those who wait for it."""
+        """Write the waiting entries, complete the futures that wait for the write, and start a sync if one is due."""
         self._is_flush_due = False
         self._write()
         turn, self._turn = self._turn, []
@@ -276,14 +276,14 @@ class JournalWriter:
             if not turn_end.done():
                 turn_end.set_result(None)
         if self._unbilled and not self._is_short(self._unbilled.bytes):
-            self._take_aside()
+            self._append_unbilled()
             self._write()
         self._durability_waiters.release(self._durable_entries())
         if not self._is_syncing:
             self._sync_soon()
 
     def _write(self) -> None:
-        """Write what waits, in as few writes as segments allow; what fails stays and is tried again."""
+        """Write the waiting entries, one write per segment; after an error they stay and are tried again."""
         try:
             while self._waiting:
                 self._write_some()
@@ -296,7 +296,7 @@ class JournalWriter:
         if self._must_rotate:
             count = 0
         elif len(data) > self._segments.room:
-            count = _how_many(frames, self._segments.room)
+            count = count_fitting(frames, self._segments.room)
             data = b"".join(frames[:count])
         if not count:
             self._rotate()
@@ -318,7 +318,7 @@ class JournalWriter:
         self._must_rotate = False
 
     def _failed(self, event: str, error: OSError) -> None:
-        """Nothing new begins until the next try."""
+        """Refuse new intents until the next try, in half a second; log the first of a series of errors."""
         self._is_blocked = True
         if not self._is_failing:
             self._is_failing = True
@@ -342,7 +342,7 @@ class JournalWriter:
         self._log("the usage journal is written again")
 
     def _sync_soon(self) -> None:
-        """Sync at once when somebody waits for it, else within the interval."""
+        """Sync at once if `durable` is awaited, else within INTERVAL_S."""
         if self._durability_waiters and self._unsynced and (self._fsync == "always" or self.is_closed):
             self._sync()
         elif self._interval is None:
@@ -358,7 +358,7 @@ class JournalWriter:
             self._sync()
 
     def _sync(self) -> None:
-        """Begin to make everything written so far durable."""
+        """Start to sync everything written so far; segments that are full and not synced yet, too."""
         self._is_syncing = True
         retired, self._retired = self._retired, []
         fds = [*retired] if self._must_rotate else [*retired, self._segments.fd]
@@ -382,7 +382,7 @@ class JournalWriter:
         self._sync_soon()
 
     def _durable_entries(self) -> int:
-        """How many entries are as durable as they are to be."""
+        """Return the number of entries that are as durable as the fsync policy requires."""
         unsynced = len(self._unsynced) if self._fsync == "always" or self.is_closed else 0
         return self.appended - len(self._waiting) - unsynced
 
@@ -393,8 +393,3 @@ class JournalWriter:
             await durable
         finally:
             del durable  # a future holds the exception it raised here, whose traceback holds this frame
-
-
-def _how_many(frames: list[bytes], room: int) -> int:
-    """How many of the first frames fit into so many bytes."""
-    return bisect_right(list(accumulate(map(len, frames))), room)

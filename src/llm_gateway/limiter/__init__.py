@@ -1,6 +1,7 @@
-"""Rate limits: how many requests and tokens a provider may be sent in any 60 seconds.
+"""Rate limiter: bound the requests and tokens sent to each provider in any 60 seconds.
 
-A backend is a file here that passes the tests of the contract (`base.py`), and a line in `open_limiter`.
+To add a backend, write a module that implements the contract (`base.py`), run the tests in tests/limiter against it,
+and return it from `open_limiter`.
 """
 
 from __future__ import annotations
@@ -10,5 +11,5 @@ from llm_gateway.limiter.memory import MemoryLimiter
 
 
 def open_limiter() -> Limiter:
-    """Open the limiter that is configured."""
+    """Open the configured limiter."""
     return MemoryLimiter()

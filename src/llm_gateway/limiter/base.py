@@ -1,4 +1,4 @@
-"""The contract of a limiter: take before the call, settle after it."""
+"""The contract of a rate limiter: reserve a request and its tokens before a call, correct them after it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """What was taken: one request and `tokens`, counted in the second `bucket` of the provider's window."""
+    """One request and `tokens`, counted in the provider's window in the second `bucket` (of the limiter's clock)."""
 
     provider_id: str
     bucket: int
@@ -16,7 +16,11 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """Granted (`reservation` is set), full (`retry_after_s` says when it may fit), or never (`exceeds`)."""
+    """The answer of `Limiter.take`, one of three.
+
+    Granted: `reservation` is set. Full: the request may fit in `retry_after_s` seconds. Never: `exceeds` is True, since
+    the request is larger than the whole limit.
+    """
 
     reservation: Reservation | None = None
     retry_after_s: float = 0.0
@@ -24,20 +28,43 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Limiter(Protocol):
-    """Windows of any 60 seconds per provider, requests and tokens taken together or not at all."""
+    """A sliding window per provider: at most `rpm` requests and `tpm` tokens in any 60 seconds.
+
+    Order of the calls: `refill` at start, for the calls of an earlier run; then, for each call to a provider, `take`
+    and at most one `settle`; `forget` when a provider is deleted. Example:
+
+        decision = await limiter.take("openai", rpm=500, tpm=200_000, tokens=1_200)
+        if decision.reservation is None:
+            ...  # decision.exceeds: reject the request; else: try another provider, or wait decision.retry_after_s
+        else:
+            used = await call_provider()
+            limiter.settle(decision.reservation, tokens=used)
+    """
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int) -> Decision:
-        """Take one request and `tokens`, if both fit into the limits `rpm` and `tpm`; otherwise take nothing."""
+        """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
+
+        Called before each call to a provider, with the most tokens that the call can use. The limits are passed each
+        time, so that a changed limit applies to the next call.
+        """
         ...
 
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
-        """Correct the reservation to `tokens`; `sent=False` gives the request back too. Never waits."""
+        """Correct the reservation to the `tokens` that were used. Must not wait.
+
+        Called at most once per reservation, after the call. With `sent=False`, for a call that was never sent, the
+        request is released as well. Not called if the use is unknown (time-out, broken stream): the reservation then
+        stays counted.
+        """
         ...
 
     def refill(self, provider_id: str, age_s: float, tokens: int) -> None:
-        """Count a call that was made `age_s` seconds ago, by an earlier run."""
+        """Count one request and `tokens` of a call that an earlier run made `age_s` seconds ago. Must not wait.
+
+        Called before the first `take`, once per recent call in the usage records.
+        """
         ...
 
     def forget(self, provider_id: str) -> None:
-        """Drop the window of a provider that is gone."""
+        """Drop the window of a deleted provider. A `settle` of one of its reservations then has no effect."""
         ...

@@ -137,7 +137,7 @@ def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: st
     for name, value in document.items():
         if name not in known and value not in (None, [], {}):
             why = "it is not known here, so only a provider that speaks this protocol can be sent it"
-            raise Unsupported(_path(where, name), why)
+            raise Unsupported(_path(where, name), why, known)
 
 
 def _typed(document: JsonObject, name: str, where: str, kind: type[Any], words: str) -> Any:

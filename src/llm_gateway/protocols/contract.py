@@ -60,13 +60,15 @@ class Unsupported(Exception):
     """The provider's protocol cannot express a requested feature, and dropping the feature would change the answer.
 
     `field` is a field of `Conversation` or a kind of part (`n`, `logit_bias`, `audio`). The error that the client
-    receives names the field as the client's protocol does (`Descriptor.field_names`).
+    receives names the field as the client's protocol does (`Descriptor.field_names`). `known`: the valid names beside
+    an unknown field, from which one may be suggested.
     """
 
-    def __init__(self, field: str, why: str) -> None:
+    def __init__(self, field: str, why: str, known: frozenset[str] = frozenset()) -> None:
         super().__init__(f"{field}: {why}")
         self.field = field
         self.why = why
+        self.known = known
 
 
 class Malformed(Exception):

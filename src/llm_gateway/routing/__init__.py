@@ -1,1 +1,1 @@
-"""From a request and a snapshot of the configuration to a plan."""
+"""Routing: choose which providers and models to try for a request, and in what order."""

@@ -1,40 +1,45 @@
-"""Request and snapshot in, plan out. Pure: what to try, in what order."""
+"""Plan the providers and models to try for a request, from a snapshot of the configuration. Pure: no I/O, no state."""
 
 from __future__ import annotations
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
-from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.plan import Plan, Reason
 from llm_gateway.domain.request import Request
 from llm_gateway.errors import NoProvider, UnknownModel
+from llm_gateway.suggestions import if_meant
 
 AUTO = "auto"
+"""The model name that leaves the choice of provider and model to the gateway."""
 MOST_NAMED, MOST_CHARACTERS = 20, 100
+"""Model names listed in an error message, and characters of the client's model name quoted there."""
 
 
 def route(request: Request, snapshot: Snapshot) -> Plan:
-    """The customer's override first (for this service, else for all services), then every enabled provider in tiers.
+    """Return the plan: the customer's override first, then every enabled provider, in tiers of descending priority.
 
-    Who asks for a model gets the enabled providers that list it, in tiers; `provider/model` is that one and nothing
-    else, overrides included.
+    An override for the request's service goes before one for all services. A request that names a model gets the
+    enabled providers that list it. `provider/model` gets exactly that one; overrides do not apply.
 
     Raises:
-        NoProvider: nothing is enabled, or the override is pinned and its provider or model is gone.
-        UnknownModel: no enabled provider lists it.
+        NoProvider: no provider is enabled, or the override allows no fallback and its provider or model is disabled or
+            deleted.
+        UnknownModel: no enabled provider lists the model.
     """
     tiers = snapshot.tiers
+    reason = _reason_of(tiers)
     if request.requested_model is not None and request.requested_model != AUTO:
         named = snapshot.tiers_by_model.get(request.requested_model)
         if named is None:
             raise UnknownModel(_unknown(request.requested_model, snapshot))
         if request.requested_model in snapshot.pinned_models:
-            return Plan(named)
-        tiers = named
+            return Plan(named, reason="model")
+        tiers, reason = named, "model"
     if snapshot.overrides:
-        for service in (request.service, None):
+        for service in (request.service, None):  # None is the key of an override for all services
             override = snapshot.overrides.get((request.user_id, service))
             if override is None:
                 continue
-            provider = _awake(override, snapshot)
+            provider = _usable_provider(override, snapshot)
             if provider is not None:
                 return _overridden(override, provider, tiers)
             if not override.allow_fallback:
@@ -47,16 +52,24 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
             "No provider is enabled that can be used: create one with POST /api/v1/providers or enable one; if one is "
             "enabled, the gateway's log says what is wrong with it."
         )
-    return Plan(tiers)
+    return Plan(tiers, reason=reason)
+
+
+def _reason_of(tiers: Tiers) -> Reason:
+    return "only" if len(tiers) == 1 and len(tiers[0]) == 1 else "priority"
 
 
 def check_model(model: str, snapshot: Snapshot) -> None:
-    """Raise UnknownModel for a model that no enabled provider lists."""
+    """Check that a request may name `model`.
+
+    Raises:
+        UnknownModel: no enabled provider lists it.
+    """
     if model != AUTO and model not in snapshot.tiers_by_model:
         raise UnknownModel(_unknown(model, snapshot))
 
 
-def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
+def _usable_provider(override: Override, snapshot: Snapshot) -> Provider | None:
     provider = snapshot.providers.get(override.provider_name)
     if provider is None or not provider.is_enabled or override.model_name not in provider.models:
         return None
@@ -66,13 +79,16 @@ def _awake(override: Override, snapshot: Snapshot) -> Provider | None:
 def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
     first = (Candidate.of(provider, override.model_name),)
     if not override.allow_fallback:
-        return Plan((first,), override.id)
+        return Plan((first,), override.id, "override")
     others = (tuple(c for c in tier if c.provider is not provider) for tier in tiers)
-    return Plan((first, *(tier for tier in others if tier)), override.id)
+    return Plan((first, *(tier for tier in others if tier)), override.id, "override")
 
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
     names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
     rest = " and more, which the list of models has" if len(names) > MOST_NAMED else ""
     listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
-    return f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}. There are: {listed}; or provider/model."
+    near = if_meant(model, (AUTO, *snapshot.tiers_by_model))
+    return (
+        f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}.{near} There are: {listed}; or provider/model."
+    )

@@ -1,7 +1,13 @@
-"""uvicorn with our limits on slow and huge input, and our drain.
+"""HTTP server for ASGI apps: uvicorn with limits on slow and large requests, and a graceful stop.
 
-`serve` runs an application until the process is told to stop; `Server` is the part without the process around it. A
-`ClientConnection` turns bytes into `Exchange`s, `SharedState` is what all connections share.
+`serve` runs an app until the process gets a signal; `Server` does the same without signals and event loop. A
+`ClientConnection` parses requests into `Exchange`s; `SharedState` holds what all connections share.
+
+    start ──▶ accepting ── stop ──▶ accepting, each response closes its connection ── accept_s ──▶ not accepting
+                                                                                                        │
+    stopped ◀── lifespan shutdown ◀── flushed ◀── requests in flight done, or cancelled after drain_s ──┘
+
+A second `stop` skips the waits.
 """
 
 from __future__ import annotations
@@ -25,20 +31,24 @@ from llm_gateway.server.listening import bind, cannot_listen, refuse_new_connect
 from llm_gateway.server.shared_state import Limits, Log, SharedState
 
 BACKLOG = 2048
+"""Connections that the kernel holds until they are accepted."""
 DRAIN_SWEEP_S = 0.02
+"""Seconds between two looks for overdue connections while stopping."""
 FLUSH_S = 1.0
+"""Seconds to write the last responses to their clients while stopping."""
 CANCEL_S = 5.0
+"""Seconds for cancelled requests to end."""
 GC_THRESHOLDS = (50_000, 5, 5)
-"""When the cycle collector runs (`gc.set_threshold`): once 50,000 more container objects were made than freed.
+"""Thresholds of the cycle collector (`gc.set_threshold`): 50,000 more container objects allocated than freed.
 
-Requests leave no cycles (tests/memory), so that it finds only what libraries leave. A lower threshold lets it walk the
-batch of records that the shipper is decoding, while the event loop waits: 5 ms at 5,000."""
+Requests leave no reference cycles (tests/memory), so it finds only those of libraries. With a low threshold it would
+walk the batch of records that the shipper decodes, while the event loop waits: 5 ms at 5,000."""
 
 __all__ = ["Limits", "Server", "bind", "serve"]
 
 
 class Lifespan:
-    """The application's own start and stop (ASGI lifespan); what it raises reaches the caller."""
+    """The application's start and stop (ASGI lifespan). What the application raises is raised to the caller."""
 
     def __init__(self, app: App) -> None:
         self.state: dict[str, Any] = {}
@@ -46,14 +56,14 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._asked = False
-        self._complaint = ""
+        self._startup_sent = False
+        self._failure = ""
 
     async def start(self) -> None:
         """Start the application.
 
         Raises:
-            Exception: whatever it raised.
+            Exception: what the application raised.
             CancelledError: `cancel` was called.
         """
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
@@ -62,10 +72,10 @@ class Lifespan:
         await self._started.wait()
         if self._task.done():
             self._task.result()
-            raise RuntimeError(self._complaint or "The application ended when it was started.")
+            raise RuntimeError(self._failure or "The application ended when it was started.")
 
     def cancel(self) -> None:
-        """Give up starting."""
+        """Cancel a `start` that is under way."""
         if self._task is not None:
             self._task.cancel()
 
@@ -73,17 +83,17 @@ class Lifespan:
         """Stop the application.
 
         Raises:
-            Exception: whatever it raised.
+            Exception: what the application raised.
         """
         self._stopping.set()
         if self._task is not None:
             await self._task
-        if self._complaint:
-            raise RuntimeError(self._complaint)
+        if self._failure:
+            raise RuntimeError(self._failure)
 
     async def _receive(self) -> dict[str, str]:
-        if not self._asked:
-            self._asked = True
+        if not self._startup_sent:
+            self._startup_sent = True
             return {"type": "lifespan.startup"}
         await self._stopping.wait()
         return {"type": "lifespan.shutdown"}
@@ -92,11 +102,20 @@ class Lifespan:
         if message["type"] == "lifespan.startup.complete":
             self._started.set()
         elif message["type"].endswith(".failed"):
-            self._complaint = message.get("message") or "The application failed to start or stop."
+            self._failure = message.get("message") or "The application failed to start or stop."
 
 
 class Server:
-    """Serves `app`. Stopping: `on_stopping` at once, then it accepts for `accept_s`, then drains for `drain_s`."""
+    """An HTTP server for `app`: call `start`, then `run`; `stop` ends `run`. The module's docstring draws its states.
+
+    Args:
+        app: the ASGI application; its lifespan is run.
+        accept_s: seconds to go on accepting after `stop`, until load balancers have noticed.
+        drain_s: seconds given to requests in flight after that, before they are cancelled.
+        on_stopping: called by the first `stop`.
+        log: `log(event, level=…, **fields)`.
+        limits: time and size limits for clients.
+    """
 
     def __init__(
         self,
@@ -117,7 +136,7 @@ class Server:
         self._sock: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._stop_asked = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
         self._config = uvicorn.Config(
             app,
@@ -126,7 +145,7 @@ class Server:
             interface="asgi3",
             loop="none",
             log_config=None,
-            log_level="critical",  # what it has to say comes through `log`
+            log_level="critical",  # the gateway's own log reports these events
             access_log=False,
             proxy_headers=False,
         )
@@ -135,18 +154,18 @@ class Server:
         """Start the application, then accept connections on the bound socket.
 
         Raises:
-            ConfigurationError: another process listens there by now.
-            Exception: whatever the application raised.
-            CancelledError: `stop` was called meanwhile.
+            ConfigurationError: another process listens on the address.
+            Exception: what the application raised.
+            CancelledError: `stop` was called in the meantime.
         """
         self._config.load()
         loop = asyncio.get_running_loop()
         await self._lifespan.start()
-        if self._stop_asked.is_set():  # in the turn of the loop in which it had just started
+        if self._stop_requested.is_set():  # by a signal in the same turn of the event loop
             await self._lifespan.stop()
             raise asyncio.CancelledError
         try:
-            sock.listen(BACKLOG)  # uvloop's own keeps the error to itself
+            sock.listen(BACKLOG)  # raises EADDRINUSE, which uvloop's own call would not report
             self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
         except OSError as error:
             await self._lifespan.stop()
@@ -166,18 +185,18 @@ class Server:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is being answered, or its bookkeeping goes on."""
+        """True while a request is being answered, or its usage record is being written."""
         return bool(self._shared.tasks)
 
     def stop(self, *, accepting: bool = True) -> None:
-        """Begin to stop; the second time, cancel what is still running instead of waiting for it.
+        """Begin to stop; a second call cancels running requests instead of waiting for them.
 
-        Without `accepting` nothing new is taken from now on.
+        `accepting=False` skips the time in which new connections are still accepted.
         """
-        if self._stop_asked.is_set():
+        if self._stop_requested.is_set():
             self._hurry.set()
             return
-        self._stop_asked.set()
+        self._stop_requested.set()
         if not accepting:
             self._accept_s = 0.0
         if self._listener is None:
@@ -190,9 +209,9 @@ class Server:
         """Serve until stopped, then drain and stop the application.
 
         Raises:
-            Exception: whatever the application raised when it was stopped.
+            Exception: what the application raised when it was stopped.
         """
-        await self._stop_asked.wait()
+        await self._stop_requested.wait()
         self._log("stopping", accept_s=self._accept_s, drain_s=self._drain_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._accept_s)
@@ -234,26 +253,26 @@ class Server:
         return not any(connection.transport.get_write_buffer_size() for connection in self._connections())
 
     def _connections(self) -> list[ClientConnection]:
-        return list(self._shared.connections)  # type: ignore[arg-type]  # all are ours
+        return list(self._shared.connections)  # type: ignore[arg-type]  # `_connect` makes all of them
 
 
 def serve(
     app: App, *, host: str, port: int, accept_s: float, drain_s: float, on_stopping: Callable[[], None], log: Log
 ) -> int:
-    """Serve `app` until SIGTERM or SIGINT, drain, and return the exit code. A second signal skips the waiting.
+    """Serve `app` until SIGTERM or SIGINT, stop gracefully, and return the exit code. A second signal skips the waits.
 
     Args:
         app: the ASGI application; its lifespan is run.
         host: a name or address of this machine.
-        port: 0 for any free one.
-        accept_s: seconds to go on accepting after the signal, each response then closing its connection.
-        drain_s: seconds given to requests in flight after that.
-        on_stopping: called at the signal.
+        port: 0 for any free port.
+        accept_s: seconds to go on accepting after SIGTERM; each response then closes its connection.
+        drain_s: seconds given to requests in flight after that, before they are cancelled.
+        on_stopping: called at the first signal.
         log: `log(event, level=…, **fields)`.
 
     Raises:
-        ConfigurationError: the address cannot be had.
-        Exception: whatever the application raised when it was started or stopped.
+        ConfigurationError: the server cannot listen on the address; the message says what to set.
+        Exception: what the application raised when it was started or stopped.
     """
     sock = bind(host, port)
     limits = Limits(connections=_most_connections())
@@ -263,7 +282,7 @@ def serve(
 
 
 def _most_connections() -> int:
-    """What the limit of open files leaves to clients: a third of it is for upstream connections and files."""
+    """Return the limit of client connections: two thirds of the open files allowed; upstream connections need some."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, files * 2 // 3) if files != resource.RLIM_INFINITY else Limits().connections
 
@@ -272,11 +291,11 @@ async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
     loop = asyncio.get_running_loop()
 
     def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log("event loop", level="error", problem=context["message"], exc_info=context.get("exception"))
+        log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
 
     loop.set_exception_handler(report)
     loop.add_signal_handler(signal.SIGTERM, server.stop)
-    # Ctrl-C comes from a person at a terminal: there is no load balancer to wait for.
+    # SIGINT is a Ctrl-C at a terminal: no load balancer has to notice the stop first.
     loop.add_signal_handler(signal.SIGINT, partial(server.stop, accepting=False))
     try:
         await server.start(sock)

@@ -1,4 +1,24 @@
-"""One client connection: parses requests, keeps their answers in order, bounds what it takes and how long it waits."""
+"""One client connection: parse HTTP/1.1 requests, answer them in order, and enforce limits of size and time.
+
+`phase` is what the connection waits for, until `deadline` (times and sizes are those of `Limits`):
+
+    IDLE    a request: 10 s after connecting, 75 s after a response   ── time is over ──▶ CLOSING
+      │ first byte
+    HEAD    the rest of the request's head: 10 s                      ── time is over: 408 ──▶ CLOSING
+      │ head complete: call the application, or queue the request behind the one being answered
+    BODY    the rest of the body: 30 s, without pauses of reading     ── time is over: 408 ──▶ CLOSING
+      │ body complete
+    ANSWER  the application's response: no limit here                 ── first byte of another request ──▶ HEAD
+      ├── response written, keep-alive ──▶ answer the next queued request, or IDLE
+      └── response written, `connection: close`, or cannot be completed ──▶ CLOSING
+
+    HEAD, BODY ── malformed: 400; too large: 413 or 431; too many queued: 503 ──▶ CLOSING
+
+    CLOSING parse no more requests; send the responses to earlier ones, then the refusal. Then either read and drop
+            what the client sends for 2 s (`linger`), or close once it has the response (`abandon`).
+
+A client that reads nothing of its responses for 30 s is disconnected in any phase.
+"""
 
 from __future__ import annotations
 
@@ -19,85 +39,84 @@ from llm_gateway.server.shared_state import Refused, SharedState
 
 NEVER = math.inf
 HAS_ENDED: int | None = getattr(select, "POLLRDHUP", None)
-"""Linux's event for it; elsewhere it is noticed with the next write."""
+"""Linux's poll event for a client that has closed its side; elsewhere the next write notices it."""
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
-# What a connection waits for: a request, the rest of its head, the rest of its body, our answer, nothing any more.
-IDLE, HEAD, BODY, WHOLE, PARTING = range(5)
+IDLE, HEAD, BODY, ANSWER, CLOSING = range(5)  # phases; the module's docstring draws them
 
 
 class ClientConnection(HttpToolsProtocol):
     """A client's connection: uvicorn's HTTP protocol, with limits.
 
-    Instead of timers it keeps two times (seconds on the loop's clock) that `SharedState.sweep` looks at: `deadline`
-    for what it waits for, `stalled` for when to look whether the client reads.
+    In place of timers, it keeps two times (seconds on the event loop's clock) that `SharedState.sweep` compares:
+    `deadline`, until which it waits for the client, and `stalled`, at which it looks whether the client reads.
     """
 
     cycle: Exchange | None  # type: ignore[assignment]  # the newest request
-    pipeline: deque[Exchange]  # type: ignore[assignment]  # whole or not, they wait for their turn, oldest first
+    pipeline: deque[Exchange]  # type: ignore[assignment]  # requests that wait behind `active`, oldest first
 
     def __init__(self, config: uvicorn.Config, shared: SharedState, app_state: dict[str, Any]) -> None:
         super().__init__(config, shared, app_state)
         self.shared = shared
         self.limits = shared.limits
         self.active: Exchange | None = None  # the request being answered
-        self.farewell = b""  # the refusal that goes out when all before it is answered
+        self.pending_refusal = b""  # sent once all earlier requests are answered
         self.phase = IDLE
         self.deadline = NEVER
         self.stalled = NEVER
-        self.unsent = 0
-        self.read_at = 0.0
-        self.held_at = 0.0
-        self.received = 0  # bytes of the message being parsed, less what came in one piece with the one before
+        self.unsent = 0  # bytes that the client had not read at the last look
+        self.read_at = 0.0  # when the client last read some
+        self.held_at = 0.0  # when reading was paused
+        self.received = 0  # bytes of the message being parsed, without those read together with the one before
         self.body_size = 0
-        self.hosts = 0
+        self.hosts = 0  # number of Host headers
         self.coding = b""  # the transfer coding of the body being parsed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio's."""
+        """Wait for the first request, or answer 503 if there are too many connections (called by asyncio)."""
         super().connection_made(transport)  # type: ignore[arg-type]  # a stream's
         self.deadline = self.loop.time() + self.limits.head_s
         if len(self.connections) > self.limits.connections:
             self.shared.turned_away += 1
-            self.phase = PARTING
+            self.phase = CLOSING
             transport.write(self.shared.refusal(503, (), client=self.client))  # type: ignore[attr-defined]  # a stream's
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio's."""
+        """Tell the exchanges that the client is gone (called by asyncio)."""
         self.connections.discard(self)
-        self.phase = PARTING
+        self.phase = CLOSING
         for exchange in (self.cycle, self.active, *self.pipeline):
             if exchange is not None:
                 exchange.drop()
         self.flow.resume_writing()
-        self.cycle = self.active = self.parser = None  # type: ignore[assignment]  # breaks the circle
+        self.cycle = self.active = self.parser = None  # type: ignore[assignment]  # breaks reference cycles
         self.pipeline.clear()
 
     def eof_received(self) -> None:
-        """Asyncio's. The transport closes after this; who ends in the middle of a request is told so first."""
+        """Answer 400 to a request that was cut short (called by asyncio, which closes the transport after this)."""
         if self.phase in (HEAD, BODY) and self.active in (None, self.cycle):
             self.refuse(400)
 
     def pause_writing(self) -> None:
-        """Asyncio's."""
+        """Begin to watch whether the client reads: the write buffer is full (called by asyncio)."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """Asyncio's."""
+        """Stop watching: the client has read most of the write buffer (called by asyncio)."""
         super().resume_writing()
-        if self.phase != PARTING:
+        if self.phase != CLOSING:
             self.stalled = NEVER
 
     def _watch(self) -> None:
-        """Look from now on whether the client reads what is written."""
+        """Begin to look, at each sweep, whether the client reads what is written."""
         now = self.loop.time()
         self.unsent = self.transport.get_write_buffer_size()
         self.read_at, self.stalled = now, now + self.limits.sweep_s
 
     def _is_stalled(self, now: float) -> bool:
-        """Whether the client has read nothing for too long."""
+        """Return whether the client has read nothing for `stalled_s`; sets the time of the next look."""
         unsent = self.transport.get_write_buffer_size()
         if unsent < self.unsent:
             self.read_at = now
@@ -106,7 +125,7 @@ class ClientConnection(HttpToolsProtocol):
         return now - self.read_at >= self.limits.stalled_s
 
     def has_left(self) -> bool:
-        """Whether the client has ended its side while nothing is read of what it sends, so that nobody was told."""
+        """Return whether the client closed its side while reading is paused; asyncio reports it only when it reads."""
         if not self.flow.read_paused or self.transport.is_closing() or HAS_ENDED is None:
             return False
         poll = select.poll()
@@ -114,8 +133,8 @@ class ClientConnection(HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio's."""
-        if self.phase == PARTING:
+        """Parse what the client sent (called by asyncio)."""
+        if self.phase == CLOSING:
             return
         self.received += len(data)
         try:
@@ -127,10 +146,11 @@ class ClientConnection(HttpToolsProtocol):
             cause = error.__context__
             self.refuse(cause.status if isinstance(cause, Refused) else 400)
             return
-        if self.phase != WHOLE:
+        if self.phase != ANSWER:
             self._expect_more()
 
     def _expect_more(self) -> None:
+        """Check the size of an incomplete request, and set the deadline for the rest of it."""
         limits = self.limits
         if self.phase == HEAD and self.received > limits.head_bytes:
             self.refuse(431)
@@ -140,7 +160,7 @@ class ClientConnection(HttpToolsProtocol):
             self.deadline = self.loop.time() + (limits.head_s if self.phase == HEAD else limits.body_s)
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Serve the request as if it had not asked (RFC 9110 7.8). The parser took its body for the new protocol's."""
+        """Parse the request again without its Upgrade header (RFC 9110 7.8); `rest` follows its head: the body."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
             self.refuse(400)
@@ -152,7 +172,7 @@ class ClientConnection(HttpToolsProtocol):
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
-        """The parser's."""
+        """Start a request (called by the parser)."""
         self.phase = HEAD
         self.deadline = NEVER
         self.url = b""
@@ -162,9 +182,9 @@ class ClientConnection(HttpToolsProtocol):
         self.coding = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser's."""
+        """Keep a header (called by the parser)."""
         if self.phase != HEAD:
-            return  # a trailer: must not be taken for a header (RFC 9110 6.5.1)
+            return  # a trailer, which must not be merged into the headers (RFC 9110 6.5.1)
         name = name.lower()
         if name == b"host":
             self.hosts += 1
@@ -176,10 +196,10 @@ class ClientConnection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The parser's.
+        """Check the head, and start its exchange or queue it (called by the parser).
 
         Raises:
-            Refused: the head is too large or malformed, or too many requests wait behind another.
+            Refused: the head is too large or malformed, or too many requests are queued.
         """
         if self.active is not None or self.received > self.limits.head_bytes:
             self._check_size()
@@ -191,7 +211,7 @@ class ClientConnection(HttpToolsProtocol):
             raise Refused(400)
         if not modern and (version != "1.0" or self.coding):  # RFC 9112 6.1
             raise Refused(400)
-        if self.coding not in (b"", b"chunked"):  # we would take the coded bytes for the body (RFC 9112 6.1)
+        if self.coding not in (b"", b"chunked"):  # a coding that is not decoded here (RFC 9112 6.1)
             raise Refused(400)
         self.cycle = exchange = Exchange(
             self,
@@ -238,7 +258,7 @@ class ClientConnection(HttpToolsProtocol):
         }
 
     def on_body(self, body: bytes) -> None:
-        """The parser's.
+        """Pass a piece of the body to the exchange (called by the parser).
 
         Raises:
             Refused: the body is too large.
@@ -258,12 +278,12 @@ class ClientConnection(HttpToolsProtocol):
         exchange.wake()
 
     def on_message_complete(self) -> None:
-        """The parser's."""
+        """End the request's body (called by the parser)."""
         exchange = self.cycle
         if self.phase != BODY or exchange is None:
-            return  # it wants an upgrade
+            return  # a request to upgrade, which `_decline_upgrade` parses again
         self.received = 0
-        self.phase = WHOLE
+        self.phase = ANSWER
         self.deadline = NEVER
         exchange.more_body = False
         if exchange.complete:
@@ -286,89 +306,92 @@ class ClientConnection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def read_on(self) -> None:
-        """Take more from the client, unless requests wait already. Its time stood still meanwhile."""
+        """Resume reading, unless requests are queued. Adds the time for which reading was paused to the deadline."""
         if self.flow.read_paused and not self.pipeline:
             self.deadline += self.loop.time() - self.held_at
             self.flow.resume_reading()
 
     def answered(self, exchange: Exchange) -> None:
-        """The exchange's response is written: next."""
+        """Continue after the exchange's response: close, answer the next request, or wait for one."""
         self.active = None
         if self.transport.is_closing():
             return
         if not exchange.keep_alive:
-            if exchange.more_body:
-                self.part(b"")
+            if exchange.more_body:  # closing now would reset the connection, as the client is still sending
+                self.linger(b"")
             else:
                 self.abandon()
         elif self.pipeline:
             self._begin(self.pipeline.popleft())
             self.read_on()
-        elif self.farewell:
-            self.part(self.farewell)
+        elif self.pending_refusal:
+            self.linger(self.pending_refusal)
         else:
             self.read_on()
-            if self.phase == WHOLE:
+            if self.phase == ANSWER:
                 self._idle()
 
     def refuse(self, status: int) -> None:
-        """Take nothing more from the client; it is told so when all that came before is answered."""
+        """Accept no more requests; send a response with `status` once all earlier requests are answered."""
         has_head = self.phase in (HEAD, BODY)
-        self.phase = PARTING
+        self.phase = CLOSING
         self.deadline = NEVER
-        exchange, is_told = self.cycle, True
-        if exchange is not None and exchange.more_body:  # its body is at fault
+        exchange, can_answer = self.cycle, True
+        if exchange is not None and exchange.more_body:  # the body of this request is refused
             if exchange in self.pipeline:
                 self.pipeline.remove(exchange)
             elif exchange is self.active:
                 self.active = None
-            is_told = not (exchange.complete or exchange.written)
+            can_answer = not (exchange.complete or exchange.written)  # else its response has begun
             exchange.drop()
-        last_words = self._refusal(status, has_head=has_head) if is_told else b""
+        refusal = self._refusal(status, has_head=has_head) if can_answer else b""
         if self.active is not None:
-            self.farewell = last_words
+            self.pending_refusal = refusal
         else:
-            self.part(last_words)
+            self.linger(refusal)
 
     def _refusal(self, status: int, *, has_head: bool) -> bytes:
-        """The response that refuses what was read so far; `has_head`: of a request, not of what came between two."""
+        """Return the response that refuses a request; `has_head`: some of its head was parsed, for the log."""
         if not (has_head and self.url):
             return self.shared.refusal(status, self.headers if has_head else (), client=self.client)
         method = self.parser.get_method().decode("ascii", "replace")
         path = self.url.partition(b"?")[0].decode("ascii", "replace")
         return self.shared.refusal(status, self.headers, method=method, path=path, client=self.client)
 
-    def part(self, last_words: bytes) -> None:
-        """Say the last words, then read on for a while: a reset would take them from the client (RFC 9112 9.6)."""
-        self.phase = PARTING
+    def linger(self, response: bytes) -> None:
+        """Send a last response, then read and drop data for `linger_s`.
+
+        Closing at once would reset the connection, and the client could lose the response (RFC 9112 9.6).
+        """
+        self.phase = CLOSING
         self.deadline = self.loop.time() + self.limits.linger_s
         if not self.transport.is_closing():
             self.shared.outbox.empty()
-            self.transport.write(last_words)
+            self.transport.write(response)
             self.transport.write_eof()
             self.flow.resume_reading()
 
     def abandon(self) -> None:
-        """Close as soon as what is written has gone out, or the client has stopped reading it."""
-        self.phase = PARTING
+        """Close once the client has read what was written, or has stopped reading it."""
+        self.phase = CLOSING
         self.deadline = NEVER
         self.shared.outbox.empty()
         self._watch()
         self.transport.close()
 
     def retire(self) -> None:
-        """The server takes no more connections: close unless a request is on its way; one just coming is answered."""
+        """Close an idle connection soon, because the server stops. A request that arrives until then is answered."""
         if self.phase == IDLE:
             self.deadline = min(self.deadline, self.loop.time() + self.limits.linger_s / 4)
 
     def expire(self, now: float) -> None:
-        """A time has passed (`now`: seconds on the loop's clock)."""
+        """Act on a `stalled` or `deadline` that is not later than `now` (seconds on the event loop's clock)."""
         if self.stalled <= now:
             if self._is_stalled(now):
                 self.transport.abort()
-        elif self.phase == PARTING:
+        elif self.phase == CLOSING:
             self.transport.abort()
         elif self.phase == IDLE:
             self.abandon()
-        elif not self.flow.read_paused:  # else it is the client that waits
+        elif not self.flow.read_paused:  # while reading is paused, the client waits for the gateway
             self.refuse(408)

@@ -1,4 +1,4 @@
-"""One request and its response, as the application sees them (ASGI). What a `ClientConnection` parses becomes one."""
+"""One HTTP request and its response, as the ASGI application sees them: the `receive` and `send` of a connection."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class ExchangeConnection(Protocol):
-    """The part of a connection that an exchange uses."""
+    """The methods and attributes of a `ClientConnection` that an exchange uses."""
 
     shared: SharedState
     transport: asyncio.Transport
     flow: FlowControl
 
     def read_on(self) -> None:
-        """The application wants more of the request."""
+        """Resume reading: the application has consumed what was read of the body."""
 
     def answered(self, exchange: Exchange) -> None:
-        """The response is written."""
+        """Go on to the next request; called once, when the response is written."""
 
     def abandon(self) -> None:
-        """The response cannot be completed."""
+        """Close the connection; called when a response that has begun cannot be completed."""
 
 
 class Exchange:
-    """One request and its response.
+    """One request and its response. The exchange itself is ASGI's `send`, and a `BodySink` (endpoints/streaming.py).
 
-    The response's head is kept back until there is some body, as ASGI asks: both go out in one write, and a response
-    that turns out wrong before that can still become a 500.
+    The head of the response is sent with the first body message, as ASGI requires: both go out in one write, and a
+    response that fails before that can still become a 500.
     """
 
     __slots__ = (
@@ -68,7 +68,7 @@ class Exchange:
         self.complete = False
 
     async def run(self, app: App) -> None:
-        """Let the application answer; whatever it does, the client gets a whole response or a closed connection."""
+        """Call the application. Whatever it does, the client gets a complete response or a closed connection."""
         shared = self.connection.shared
         try:
             await app(self.scope, self.receive, self)
@@ -77,7 +77,7 @@ class Exchange:
                 self._fail(500)
         except asyncio.CancelledError:
             self._fail(503)
-        except Exception as error:  # edge: a defect of the application must not leave its client waiting
+        except Exception as error:  # edge: a defect of the application must not leave the client waiting
             shared.log("request failed", level="error", path=self.scope["path"], exc_info=error)
             self._fail(500)
         finally:
@@ -104,17 +104,17 @@ class Exchange:
         self._finish()
 
     def wake(self) -> None:
-        """Something of the request arrived, or nothing more will."""
+        """Wake `receive`: more of the body arrived, the body is complete, or the client is gone."""
         if self.arrived is not None:
             self.arrived.set()
 
     def drop(self) -> None:
-        """The client is gone, or is treated as if it were."""
+        """Treat the client as gone: `receive` returns `http.disconnect`, and what the application sends is dropped."""
         self.disconnected = not self.complete
         self.wake()
 
     async def receive(self) -> dict[str, Any]:
-        """The next piece of the request."""
+        """Return the next piece of the request's body, or `http.disconnect` (ASGI's `receive`)."""
         if self.expects_continue and not (self.started or self.disconnected):
             self.expects_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -134,10 +134,10 @@ class Exchange:
             await self.arrived.wait()
 
     async def __call__(self, message: dict[str, Any]) -> None:
-        """ASGI's `send`: the next piece of the response; waits while the client reads too slowly.
+        """Send the head or a piece of the body (ASGI's `send`). Waits while the client reads too slowly.
 
         Raises:
-            RuntimeError: the application breaks ASGI or HTTP.
+            RuntimeError: the application violates ASGI or HTTP.
         """
         flow = self.flow
         if flow.write_paused and not self.disconnected:
@@ -153,9 +153,10 @@ class Exchange:
             self._start(message["status"], message.get("headers", ()))
 
     def take(self, body: bytes) -> bool:
-        """A further piece of the response, at once; whether the client keeps up. If not, `caught_up` is for waiting.
+        """Send a piece of the body without a coroutine; return False if the client reads too slowly.
 
-        What sending a message does, without a coroutine for each: for pieces that are small and many.
+        It equals sending a body message with `more_body`, and costs less for small pieces. After False, await
+        `caught_up`.
         """
         if self.disconnected:
             return True
@@ -163,7 +164,7 @@ class Exchange:
         return not self.flow.write_paused
 
     async def caught_up(self) -> None:
-        """Return when the client has read most of what was written, or is gone."""
+        """Return once the client has read most of what was written, or is gone."""
         flow = self.flow
         if flow.write_paused and not self.disconnected:
             await flow.drain()
@@ -171,7 +172,7 @@ class Exchange:
     def _start(self, status: int, headers: Any) -> None:
         lines = [STATUS_LINE[status][:-2], self.connection.shared.date]
         for name, value in headers:
-            name = name.lower()  # noqa: PLW2901 - not every application writes it so
+            name = name.lower()  # noqa: PLW2901 - ASGI requires lower case, but not every application obeys
             if name == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
                 continue
@@ -189,15 +190,15 @@ class Exchange:
         self.head = head
 
     def _frame(self, status: int, lines: list[bytes]) -> None:
-        """Decide how the client finds the response's end (RFC 9112 6.3), and whether the connection lives on."""
+        """Choose how the end of the response is marked (RFC 9112 6.3), and whether the connection stays open."""
         self.bodyless = self.scope["method"] == "HEAD" or status in (204, 304)
         if not (self.bodyless or self.chunked) and self.remaining is None:
             if self.scope["http_version"] == "1.1":
                 self.chunked = True
                 lines.append(b"transfer-encoding: chunked")
             else:
-                self.keep_alive = False  # HTTP/1.0 knows no chunks: the body ends with the connection
-        # A client that was not told to continue may keep its body, so what its next bytes are is unknown.
+                self.keep_alive = False  # HTTP/1.0 has no chunks: the body ends when the connection closes
+        # A client that got no 100 (Continue) may or may not send the body now, so its next bytes are ambiguous.
         if self.connection.shared.stopping or (self.expects_continue and self.more_body):
             self.keep_alive = False
         if not self.keep_alive:
@@ -215,7 +216,7 @@ class Exchange:
             self._finish()
 
     def _framed(self, body: bytes, *, more_body: bool) -> bytes:
-        """A piece of the body as it goes over the line."""
+        """Return a piece of the body with its chunk framing, and check it against Content-Length."""
         if self.bodyless:
             return b""
         if self.chunked:

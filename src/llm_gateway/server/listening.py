@@ -1,4 +1,4 @@
-"""The listening socket: bound before anything else is opened, and closed without resetting who has just connected."""
+"""Listening socket: bind it with helpful errors, and stop accepting without resetting connections just made."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ DROP_SYN = ((0x30, 0, 0, TCP_FLAGS), (0x45, 0, 1, SYN), (0x06, 0, 0, 0), (0x06, 
 
 
 def refuse_new_connections(sock: socket.socket) -> None:
-    """Refuse new connections, while those that have begun complete and are accepted.
+    """Drop new connection attempts (SYN), while handshakes under way complete and are accepted.
 
-    Closing a listening socket resets every connection that waits to be accepted, and under load some always do. Whoever
-    tries meanwhile is refused, at its next try, once the socket is closed. Only Linux can; elsewhere nothing happens.
+    Closing a listening socket resets every connection that waits to be accepted, and under load there always are some.
+    Call this first, accept those, then close. A client whose SYN is dropped sends it again, and is refused once the
+    socket is closed. On systems other than Linux this does nothing.
     """
     if sys.platform == "linux":
         steps = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in DROP_SYN))
@@ -32,14 +33,14 @@ def refuse_new_connections(sock: socket.socket) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to the first of `host`'s addresses that this machine has; IPv6 is fine.
+    """Return a TCP socket bound to the first address of `host` that this machine has, IPv4 or IPv6.
 
     Raises:
-        ConfigurationError: it cannot be; the message says what to set.
+        ConfigurationError: no address can be bound; the message says what to set.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, ValueError) as error:  # ValueError: no name can be like that
+    except (OSError, ValueError) as error:  # ValueError: not a valid host name, or a port out of range
         raise cannot_listen(error, host, port) from error
     problem: OSError | None = None
     for family, kind, protocol, _, address in found:
@@ -63,9 +64,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def cannot_listen(error: OSError | ValueError, host: str, port: int) -> ConfigurationError:
-    """What to do about an address that cannot be had."""
+    """Return the error for an address that cannot be bound; its message says what to set."""
     if isinstance(error, ValueError):
-        return ConfigurationError(f"{host[:100]!r} is no name or address to listen on: set LLM_GATEWAY_HOST.")
+        return ConfigurationError(f"{host[:100]!r} is not a host name or IP address: set LLM_GATEWAY_HOST.")
     match error.errno:
         case errno.EADDRINUSE:
             return ConfigurationError(

@@ -18,39 +18,42 @@ from llm_gateway.domain.uuid7 import new_id
 Log = Callable[..., None]
 
 REFUSALS = {
-    400: ("bad_request", "Bad request", "This is not valid HTTP/1.1: check how the request is put together."),
+    400: ("bad_request", "Bad request", "The request is not valid HTTP/1.1: check its request line and headers."),
     408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
-    413: ("payload_too_large", "Payload too large", "The body is larger than the gateway takes: send less."),
+    413: ("payload_too_large", "Payload too large", "The body is larger than the gateway accepts: send less."),
     431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
     500: ("internal_error", "Internal error", "The gateway failed to serve this: report the request id."),
-    503: ("overloaded", "Overloaded", "The gateway is stopping or was asked too much at once: send it again."),
+    503: ("overloaded", "Overloaded", "The gateway is stopping or has too many requests: send this one again."),
 }
+"""By status: `code`, `title` and `detail` of a refusal's problem details."""
 ECHOED = re.compile(rb"[\x21-\x7e]{1,128}")
-"""A caller's own x-request-id that the gate would echo; anything else it ignores."""
+"""Values of a client's x-request-id that are echoed, as in `gate/`; others are ignored."""
 MOST_POSTED_BYTES = 64 * 1024
+"""Bytes from which pending writes of all connections are written at once."""
 LONGEST_PATH = 200
+"""Characters of a request's path in the log."""
 RETRY = {408: b"true", 503: b"true\r\nretry-after: 1\r\nretry-after-ms: 1000"}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How slow (seconds) and how large (bytes) a client may be."""
+    """Limits for clients: times in seconds, sizes in bytes."""
 
-    head_s: float = 10.0
-    body_s: float = 30.0
-    keep_alive_s: float = 75.0
-    stalled_s: float = 30.0  # it reads nothing of its answer
-    linger_s: float = 2.0  # it goes on sending after a refusal
-    sweep_s: float = 0.5
-    connect_s: float = 0.1  # its handshake was under way when the server stopped accepting
+    head_s: float = 10.0  # to send the request line and headers
+    body_s: float = 30.0  # to send the body
+    keep_alive_s: float = 75.0  # between a response and the next request
+    stalled_s: float = 30.0  # without reading anything of a response
+    linger_s: float = 2.0  # in which data that follows a refused request is read and dropped
+    sweep_s: float = 0.5  # between two looks for overdue connections
+    connect_s: float = 0.1  # for TCP handshakes that are under way when the server stops accepting
     head_bytes: int = 32 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
-    pipelined: int = 32  # requests waiting behind the one being answered
-    connections: int = 10_000  # at once; more are told to come again
+    pipelined: int = 32  # requests queued behind the one being answered
+    connections: int = 10_000  # at once; further ones get a 503
 
 
 class Refused(Exception):
-    """A parser's callback found what is not taken; `status` is what the client is told."""
+    """A request that is refused with `status`; the parser's callbacks raise it."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -58,9 +61,10 @@ class Refused(Exception):
 
 
 class Outbox:
-    """What leaves at the end of the loop's turn, everything together.
+    """Pending writes of all connections, sent together at the end of the event loop's turn.
 
-    A write wakes the client's side up; alone each of them would find it asleep again, which costs more than the write.
+    A write wakes the client's process. Writes spread over the turn would each find it asleep again, and waking costs
+    more than writing.
     """
 
     def __init__(self) -> None:
@@ -68,9 +72,10 @@ class Outbox:
         self._size = 0
 
     def post(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write `data` soon; what was posted to a transport leaves in order.
+        """Write `data` at the end of this turn; data for one transport is written in order.
 
-        Much is written at once: a client that reads too slowly must be felt before more comes.
+        Everything is written at once if more than `MOST_POSTED_BYTES` are pending, so that a client that reads too
+        slowly fills its write buffer and pauses its application before more is produced.
         """
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.empty)
@@ -80,7 +85,7 @@ class Outbox:
             self.empty()
 
     def empty(self) -> None:
-        """Write everything now, as must be done before a transport is written to or closed by another way."""
+        """Write everything now. Call it before a transport is written to or closed in any other way."""
         waiting = self._waiting
         if not waiting:
             return
@@ -91,7 +96,7 @@ class Outbox:
 
 
 class SharedState(ServerState):
-    """Extends uvicorn's server state (connections, tasks) with limits, pending writes and time-outs."""
+    """uvicorn's server state (connections, tasks), with limits, pending writes and time-outs."""
 
     def __init__(self, limits: Limits, log: Log) -> None:
         super().__init__()
@@ -105,11 +110,14 @@ class SharedState(ServerState):
         self.renew_date()
 
     def renew_date(self) -> None:
-        """Renew the Date of responses (RFC 9110 6.6.1); good for a second."""
+        """Renew the Date header of responses (RFC 9110 6.6.1); call it every second."""
         self.date = b"date: " + formatdate(usegmt=True).encode()
 
     def sweep(self, now: float) -> None:
-        """Close what is overdue at `now` (seconds on the loop's clock): one timer instead of several a request."""
+        """Close connections that are overdue at `now` (seconds on the event loop's clock).
+
+        One timer calls this for all connections, which is cheaper than several timers per request.
+        """
         if self.turned_away:
             count, self.turned_away = self.turned_away, 0
             self.log("connections turned away", level="warning", count=count, limit=self.limits.connections)
@@ -129,10 +137,10 @@ class SharedState(ServerState):
         client: tuple[str, int] | None = None,
         with_body: bool = True,
     ) -> bytes:
-        """Log a refusal, and return it as a whole response: RFC 9457 problem details, as the application's own errors.
+        """Log a refusal, and return its whole response: problem details (RFC 9457), like the application's errors.
 
-        The connection ends with it. `headers`, `method` and `path` are those of the request, as far as they were read:
-        a caller's own x-request-id is echoed.
+        It closes the connection. `headers`, `method` and `path` are the request's, as far as they were parsed; an
+        x-request-id among them is echoed.
         """
         code, title, detail = REFUSALS[status]
         request_id = new_id()

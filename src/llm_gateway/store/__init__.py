@@ -1,1 +1,1 @@
-"""Durable state: configuration and usage, in SQLite or Postgres; the only home of SQL."""
+"""Store providers, overrides and usage records in SQLite or Postgres; the only package that contains SQL."""

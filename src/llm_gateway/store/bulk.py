@@ -1,8 +1,8 @@
-"""Insert many rows with few statements, and pause between statements.
+"""Insert many rows with few INSERT statements, and pause between statements.
 
-`executemany` steps through SQLite row by row and takes the interpreter's lock back after each, which beside a busy
-event loop costs hundreds of microseconds a row. One INSERT over many rows holds no lock while the database works, but
-does while its values are bound: 0.2 µs each, so that a statement is small enough for the event loop to wait for.
+`executemany` steps through SQLite row by row and takes the GIL back after each, which costs hundreds of microseconds
+per row beside a busy event loop. One INSERT with many rows releases the GIL while the database works, but holds it
+while values are bound, 0.2 µs each: statements are kept small, so that the event loop waits at most 0.2 ms.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 MOST_PARAMETERS = 1024
-"""Values bound by one statement; the interpreter's lock is held for 0.2 ms meanwhile."""
+"""Maximum number of values bound by one statement; the GIL is held for 0.2 ms meanwhile."""
 
 ITEMS_BETWEEN_PAUSES = 16
+"""Items processed between two calls of `pause`."""
 
 Pause: TypeAlias = Callable[[], None]
-"""Called every few rows of a long job in a thread: where the event loop may take the interpreter."""
+"""Called between small pieces of a long job in a thread, so that the event loop's thread can take the GIL."""
 
 _Item = TypeVar("_Item")
 
 
 def no_pause() -> None:
-    """Go on at once: there is no event loop to make way for."""
+    """Do nothing; for callers without an event loop beside them, such as the command line."""
 
 
 def with_pauses(items: Iterable[_Item], pause: Pause) -> Iterator[_Item]:
-    """Yield `items`, with a pause before every 16th."""
+    """Yield `items`, and call `pause` before every 16th."""
     for number, item in enumerate(items):
         if not number % ITEMS_BETWEEN_PAUSES:
             pause()
@@ -40,8 +41,8 @@ def with_pauses(items: Iterable[_Item], pause: Pause) -> Iterator[_Item]:
 class BulkInsert:
     """`INSERT … VALUES (…), (…) … <on conflict>` for one table; rows are tuples in the order of `columns`.
 
-    `placeholder` is the driver's, `?` or `%s`. Statements come in powers of two of rows, so that few texts are ever
-    made and the driver finds them prepared.
+    `placeholder` is the driver's, `?` or `%s`. The number of rows per statement is a power of two, so that there are
+    few statement texts and the driver can reuse prepared statements.
     """
 
     def __init__(self, table: sa.Table, columns: Sequence[str], on_conflict: str, placeholder: str) -> None:
@@ -52,7 +53,7 @@ class BulkInsert:
         self._texts: dict[int, str] = {}
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]], pause: Pause = no_pause) -> int:
-        """Insert the rows. Returns how many the database inserted or changed. Calls `pause` before each statement."""
+        """Insert the rows; call `pause` before each statement. Returns the number of rows inserted or changed."""
         done = 0
         start = 0
         while start < len(rows):
@@ -70,7 +71,7 @@ class BulkInsert:
 
 
 def adding(table: sa.Table, counters: Iterable[str]) -> str:
-    """The conflict clause that adds the new row's counters to those of the row that is there."""
+    """Return the ON CONFLICT clause that adds the new row's counters to those of the existing row."""
     key = ", ".join(column.name for column in table.primary_key)
     sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in counters)
     return " ".join([f"ON CONFLICT ({key})", "DO", "UPDATE", "SET", sums])

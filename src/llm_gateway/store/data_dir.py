@@ -1,4 +1,4 @@
-"""The data directory: one gateway at a time."""
+"""Lock the data directory, so that only one gateway uses it at a time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from llm_gateway.errors import ConfigurationError
 
 
 class DataDir:
-    """Holds the directory's lock until it is closed; the kernel releases it however the process ends."""
+    """The data directory, locked until `close`; the kernel releases the lock however the process ends (flock(2))."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory if it is missing, and lock it.
+        """Create the directory if it is missing, and lock it.
 
         Raises:
-            ConfigurationError: it cannot be written, or another gateway holds it.
+            ConfigurationError: the directory cannot be written or locked, or another gateway holds its lock.
         """
         self.path = path.absolute()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path / "gateway.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(
                 f"The data directory {str(self.path)!r} cannot be used ({reason}): "
@@ -39,9 +39,9 @@ class DataDir:
             os.close(self._fd)
             raise ConfigurationError(
                 f"The data directory {self.path} cannot be locked ({error.strerror}): "
-                "set LLM_GATEWAY_DATA_DIR to one on a file system that has locks."
+                "set LLM_GATEWAY_DATA_DIR to a directory on a file system that supports locks."
             ) from None
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock. Call it once."""
         os.close(self._fd)

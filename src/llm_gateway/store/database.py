@@ -1,7 +1,7 @@
-"""The tables, and the engines that reach them: SQLite in one file, or Postgres.
+"""Database tables, and transactions on SQLite or Postgres.
 
-A `Database` hands out transactions, nothing else; its counterparts `providers.py`, `overrides.py` and `usage.py` hold
-the queries.
+`Database` opens, migrates and hands out transactions; the queries are in `providers.py`, `overrides.py`, `usage.py` and
+`rollup_table.py`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,22 @@ from llm_gateway.store.diagnosis import explained
 from llm_gateway.store.rollups import COUNTERS
 
 BUSY_TIMEOUT_S = 5.0
+"""Maximum seconds a writer waits for another writer's lock."""
+
 READ_LIMIT_S = 5.0
+"""Maximum seconds of a read."""
+
 CHECK_LIMIT_S = 1.0
+"""Maximum seconds of a health check."""
 
 MIGRATION_LOCK = 0x6C6C6D67
-"""Postgres' advisory lock of whoever migrates ("llmg")."""
+"""Key of the Postgres advisory lock held during a migration ("llmg")."""
 
 STEPS_BETWEEN_LOOKS = 500_000
-"""SQLite instructions between two looks at the clock of a read: some 10 ms, and each look needs the GIL."""
+"""SQLite instructions between two checks of a read's time limit: some 10 ms; each check needs the GIL."""
 
 SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text whose ranges and order are those of its bytes, as SQLite's always are."""
+"""Text compared by its bytes on Postgres too, whatever the database's locale; SQLite always does."""
 
 metadata = sa.MetaData()
 
@@ -77,7 +82,7 @@ overrides = sa.Table(
     sa.UniqueConstraint("user_id", "service_name", name="overrides_user_service"),
 )
 
-# Ids are UUIDv7, so a range of time is a range of ids and needs no index of its own.
+# Ids are UUIDv7, so a range of time is a range of ids: the primary key serves queries by time.
 usage_records = sa.Table(
     "usage_records",
     metadata,
@@ -116,7 +121,8 @@ usage_records = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# The bucket stands before the name: a batch of records then touches a few neighbouring pages, not one a customer.
+# The bucket comes before the name in the key: a batch of records then touches a few neighbouring pages, not one per
+# customer.
 usage_rollups = sa.Table(
     "usage_rollups",
     metadata,
@@ -129,8 +135,12 @@ usage_rollups = sa.Table(
 )
 
 
+POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+"""Schemes of the URLs of Postgres."""
+
+
 class Database:
-    """Transactions on one database. Safe to use from many threads; make one with `open` and `close` it."""
+    """Transactions on one database. Thread-safe; create it with `open`, end with `close`."""
 
     def __init__(self, writer: Engine, reader: Engine, read_limit_s: float, place: str) -> None:
         self._place = place
@@ -147,31 +157,31 @@ class Database:
         read_limit_s: float = READ_LIMIT_S,
         fsync: bool = True,
     ) -> Self:
-        """The database behind `url`; of SQLite the file (mode 0600) and its directories are made if they are missing.
+        """Open the database at `url`. A missing SQLite file (mode 0600) and its directories are created.
 
-        `busy_timeout_s` bounds the wait for another writer's lock, `read_limit_s` one read. Without `fsync`, a power
-        failure may take commits of SQLite's along: for tests.
+        `busy_timeout_s` bounds the wait for another writer's lock, `read_limit_s` one read. Without `fsync`, for tests,
+        SQLite may lose commits at a power failure.
 
         Raises:
-            ConfigurationError: the URL is none of `sqlite:///path` and `postgresql://…`, or the file cannot be made.
+            ConfigurationError: the URL is neither `sqlite:///path` nor `postgresql://…`, or the file cannot be created.
         """
         parsed = _parsed(url)
         if _is_sqlite_file(parsed):
             path = Path(str(parsed.database)).absolute()
             return cls(*_open_sqlite(path, busy_timeout_s, fsync), read_limit_s, f"The database file {path}")
-        if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        if parsed.drivername in POSTGRES:
             place = f"Postgres on {parsed.host or 'this machine'}"
             return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s, place)
         raise _unfit_url()
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether this is SQLite (else Postgres)."""
+        """True for SQLite, False for Postgres."""
         return self._writer.dialect.name == "sqlite"
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write, durable once the block is left without an error, undone otherwise.
+        """Open a write transaction: committed durably when the block ends, rolled back if it raises.
 
         Raises:
             StoreUnavailable: the database does not answer, or is locked for longer than the busy timeout.
@@ -181,17 +191,17 @@ class Database:
 
     @contextmanager
     def read(self, limit_s: float | None = None) -> Iterator[Connection]:
-        """A transaction that sees one state of the database and cannot change it.
+        """Open a read-only transaction on one consistent state of the database.
 
         Raises:
-            StoreUnavailable: the database does not answer, or took longer than `limit_s` (seconds).
+            StoreUnavailable: the database does not answer, or takes longer than `limit_s` seconds.
         """
         limit = self._read_limit_s if limit_s is None else limit_s
         with _as_store_unavailable(), self._reader.begin() as connection, self._time_limit(connection, limit):
             yield connection
 
     def check(self) -> bool:
-        """Whether the database answers and has its tables, within about a second."""
+        """Return True if the database answers within about a second and has its tables."""
         try:
             with self.read(CHECK_LIMIT_S) as connection:
                 return migrations.version(connection) is not None
@@ -199,17 +209,17 @@ class Database:
             return False
 
     def is_current(self) -> bool:
-        """Whether its tables are those of this version of the code.
+        """Return True if the tables are at the version of this code.
 
         Raises:
-            ConfigurationError: it can never be used as it is.
+            ConfigurationError: the database cannot be used as it is.
             StoreUnavailable: the database does not answer.
         """
         with explained(self._place), self.read() as connection:
             return migrations.version(connection) == migrations.HEAD
 
     def migrate(self) -> None:
-        """Bring the tables to this version of the code; processes that start at once take turns.
+        """Migrate the tables to the version of this code; processes that start at the same time take turns.
 
         Raises:
             ConfigurationError: the database was made by a newer version or by something else, or cannot be used.
@@ -236,19 +246,30 @@ class Database:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file behind a database URL, None if it is none of SQLite's. Looks at nothing but the text.
+    """Return the path in a SQLite URL, None for any other database. Parses the text only, opens nothing.
 
     Raises:
-        ConfigurationError: the text is no URL.
+        ConfigurationError: the text is not a URL.
     """
     parsed = _parsed(url)
     return Path(str(parsed.database)) if _is_sqlite_file(parsed) else None
 
 
+def check_url(url: str) -> None:
+    """Look at the text of a database URL only.
+
+    Raises:
+        ConfigurationError: it is no URL of a database that the gateway can use.
+    """
+    parsed = _parsed(url)
+    if not (_is_sqlite_file(parsed) or parsed.drivername in POSTGRES):
+        raise _unfit_url()
+
+
 def _parsed(url: str) -> URL:
     try:
         return make_url(url)
-    except (ArgumentError, ValueError):  # ValueError: the port is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise _unfit_url() from None
 
 
@@ -277,11 +298,12 @@ def _open_sqlite(path: Path, busy_timeout_s: float, fsync: bool) -> tuple[Engine
             _create_file(path)
     except OSError as error:
         raise ConfigurationError(
-            f"The database {path} cannot be made ({error.strerror}): set LLM_GATEWAY_DATA_DIR to a writable directory."
+            f"The database {path} cannot be created ({error.strerror}): "
+            "set LLM_GATEWAY_DATA_DIR to a writable directory."
         ) from None
     if not (path.is_file() and os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
         raise ConfigurationError(
-            f"The database {path} is not a file that can be written in a directory that can: make it so, or set "
+            f"The database {path} is not a writable file in a writable directory: correct the permissions, or set "
             "LLM_GATEWAY_DATA_DIR to another directory."
         )
     setup = f"PRAGMA synchronous={'FULL' if fsync else 'OFF'}"
@@ -291,12 +313,12 @@ def _open_sqlite(path: Path, busy_timeout_s: float, fsync: bool) -> tuple[Engine
 
 
 def _create_file(path: Path) -> None:
-    with suppress(FileExistsError):  # another process was faster
+    with suppress(FileExistsError):  # another process has just created it
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _sqlite_engine(path: Path, busy_timeout_s: float, setup: str, begin: str) -> Engine:
-    # "rw": a file that has gone away must be an error, not an empty database.
+    # "rw" does not create files: a missing file must be an error, not an empty database.
     uri = f"{path.as_uri()}?mode=rw"
 
     def connect() -> sqlite3.Connection:
@@ -319,7 +341,7 @@ def _sqlite_engine(path: Path, busy_timeout_s: float, setup: str, begin: str) ->
 
 
 def _refuse_moved_file(engine: Engine, path: Path) -> None:
-    """Drop pooled connections to a file that is no longer at `path`: what they commit would be lost with it."""
+    """Drop pooled connections to a file that is no longer at `path`: their commits would be lost with that file."""
 
     def identity() -> tuple[int, int] | None:
         try:
@@ -354,7 +376,7 @@ def _open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
 
 
 def _engine(url: str | URL, **options: Any) -> Engine:
-    # The threads that may ask are few and bounded, so none has to wait for a connection.
+    # The threads that use a database are few and bounded, so connections need no limit and no thread waits for one.
     return sa.create_engine(url, poolclass=QueuePool, pool_size=2, max_overflow=-1, **options)
 
 

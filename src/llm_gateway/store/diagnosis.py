@@ -1,4 +1,4 @@
-"""Why a database cannot be used at the start: the driver's error as one sentence that says what to do."""
+"""Translate database driver errors at startup into one sentence that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ SETTING = "LLM_GATEWAY_DATABASE_URL"
 
 @contextmanager
 def explained(place: str) -> Iterator[None]:
-    """Around the first use of the database at `place`, which is named to the operator and holds no password.
+    """Translate errors of the block, the first use of a database, into messages for the operator.
+
+    `place` names the database in messages, without a password: "The database file /var/lib/llm-gateway/gateway.db".
 
     Raises:
-        ConfigurationError: it can never be used as it is.
-        StoreUnavailable: it does not answer now; starting again later may help.
+        ConfigurationError: the database cannot be used as it is.
+        StoreUnavailable: the database does not answer now; starting again later may help.
     """
     try:
         yield
@@ -41,22 +43,24 @@ def _explanation(error: BaseException | None, place: str) -> ConfigurationError 
         if isinstance(error, OperationalError):
             return StoreUnavailable(f"{place} does not answer ({reason}): start it, or set {SETTING}.")
         return _foreign(place, reason)
-    code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it says more than we do
+    # The low byte is the primary result code (sqlite.org/rescode.html).
+    code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in _LOCKED:
         return StoreUnavailable(f"{place} is locked by another process: stop that one first.")
     if code in _READING:
-        return ConfigurationError(f"{place} is no SQLite database or damaged: put a good one there, or set {SETTING}.")
+        return ConfigurationError(f"{place} is damaged or not a SQLite database: restore a backup, or set {SETTING}.")
     if code in _WRITING:
         return ConfigurationError(f"{place} cannot be written ({reason}): free space, or set {SETTING}.")
     if code in _OPENING:
         return ConfigurationError(
-            f"{place} cannot be opened ({reason}): let the gateway write it and its directory, or set {SETTING}."
+            f"{place} cannot be opened ({reason}): "
+            f"give the gateway write access to it and its directory, or set {SETTING}."
         )
     return _foreign(place, reason)
 
 
 def _foreign(place: str, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"{place} does not take the gateway's tables ({reason}): set {SETTING} to another one.")
+    return ConfigurationError(f"{place} does not accept the gateway's tables ({reason}): set {SETTING} to another one.")
 
 
 def _first_line(error: BaseException | None) -> str:

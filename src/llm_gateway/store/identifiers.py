@@ -1,4 +1,4 @@
-"""Ids of stored things as callers spell them in paths."""
+"""Parse the ids of providers and overrides in URL paths."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from llm_gateway.errors import NotFound
 
 
 def stored_id(text: str, noun: str) -> str:
-    """The canonical spelling of an id from outside.
+    """Return the canonical spelling of an id that a client sent.
 
     Raises:
-        NotFound: it is no UUID, so nothing is stored under it.
+        NotFound: the text is not a UUID, so nothing can be stored under it.
     """
     try:
         canonical = str(uuid.UUID(text))
@@ -23,5 +23,5 @@ def stored_id(text: str, noun: str) -> str:
 
 
 def missing(noun: str) -> NotFound:
-    """What to raise when there is no `noun` (a word such as "provider") with the id asked for."""
+    """Return the error for an id that does not exist; `noun` is a word such as "provider"."""
     return NotFound(f"There is no {noun} with this id.")

@@ -1,4 +1,4 @@
-"""Customers' routing overrides: at most one for a user and a service, and one for a user and all services."""
+"""Store users' routing overrides: at most one per user and service, and one per user for all services."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
 from llm_gateway.store.database import Database, overrides, providers
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.suggestions import if_meant
 
 Overrides: TypeAlias = list[Override]
 
 
 class OverrideDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """An override as an operator describes it; `service_name` None means all services."""
+    """An override to create; `service_name` None means all services."""
 
     user_id: str
     provider_name: str
@@ -30,13 +31,13 @@ class OverrideDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OverrideStore:
-    """Overrides in the database, where the empty service name stands for all services."""
+    """The table of overrides. In the database an empty service name stands for all services."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def list(self, user_id: str | None = None) -> Overrides:
-        """All overrides, or one user's, by user and service."""
+        """Return all overrides, or those of one user, sorted by user and service."""
         query = sa.select(overrides).order_by(overrides.c.user_id, overrides.c.service_name)
         if user_id is not None:
             query = query.where(overrides.c.user_id == user_id)
@@ -48,7 +49,7 @@ class OverrideStore:
 
         Raises:
             Invalid: there is no such provider, or it does not list the model.
-            Conflict: the user has one for this service already.
+            Conflict: the user already has an override for this service.
         """
         now_ms = time.time_ns() // 1_000_000
         override = Override(
@@ -72,10 +73,10 @@ class OverrideStore:
         return override
 
     def delete(self, override_id: str) -> None:
-        """Remove an override.
+        """Delete an override.
 
         Raises:
-            NotFound: there is none with this id.
+            NotFound: no override has this id.
         """
         found = stored_id(override_id, "override")
         with self._database.write() as connection:
@@ -84,18 +85,21 @@ class OverrideStore:
 
 
 def _require_model(connection: Connection, draft: OverrideDraft) -> None:
-    # Locked, so that a provider that is renamed meanwhile takes this override along.
+    # The row is locked: a concurrent rename of the provider waits, and then renames it in this override, too.
     query = sa.select(providers.c.models).where(providers.c.name == draft.provider_name).with_for_update(read=True)
     models = connection.execute(query).scalar_one_or_none()
     if models is None:
+        names = connection.execute(sa.select(providers.c.name).order_by(providers.c.name)).scalars()
         raise Invalid(
-            f"There is no provider named {draft.provider_name!r}: create it first, or name another.",
+            f"There is no provider named {draft.provider_name!r}: create it first, or name another."
+            f"{if_meant(draft.provider_name, names)}",
             loc=("body", "provider_name"),
         )
-    if draft.model_name not in msgspec.json.decode(models, type=tuple[str, ...]):
+    listed = msgspec.json.decode(models, type=tuple[str, ...])
+    if draft.model_name not in listed:
         raise Invalid(
             f"The provider {draft.provider_name!r} does not list the model {draft.model_name!r}: "
-            "name one of its models, or add this one to them.",
+            f"name one of its models, or add this one to them.{if_meant(draft.model_name, listed)}",
             loc=("body", "model_name"),
         )
 

@@ -1,4 +1,4 @@
-"""Configured providers. Their keys are sealed before they are stored and leave only through `unseal`."""
+"""Store the configured providers; their API keys are encrypted at rest and leave only through `unseal`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLIC_COLUMNS = tuple(column for column in providers.c if column.name != "api_k
 
 
 class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider as an operator describes it. Its representation does not show the key."""
+    """A provider to create. Its `repr` does not show the API key."""
 
     name: str
     display_name: str
@@ -46,36 +46,36 @@ class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderStore:
-    """Providers in the database, without the fields that are derived when a snapshot is built."""
+    """The table of providers. Fields that are derived when a snapshot is built are not set."""
 
     def __init__(self, database: Database, box: SecretBox) -> None:
         self._database = database
         self._box = box
 
     def list(self) -> Providers:
-        """All providers, highest priority first, then by name."""
+        """Return all providers, highest priority first, then by name."""
         return list_providers(self._database)
 
     def load(self) -> SealedProviders:
-        """The same as `list`, each with its sealed key for `unseal`."""
+        """Return the providers as `list` does, each with its encrypted key for `unseal`."""
         query = sa.select(providers).order_by(providers.c.priority.desc(), providers.c.name)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [(_provider(row), row.api_key) for row in rows]
 
     def unseal(self, provider_id: str, sealed: bytes) -> str:
-        """The key itself.
+        """Return the decrypted API key of a provider.
 
         Raises:
-            ConfigurationError: it does not open with the encryption keys there are.
+            ConfigurationError: no configured encryption key decrypts it.
         """
         return self._box.open(sealed, provider_id)
 
     def get(self, provider_id: str) -> Provider:
-        """One provider.
+        """Return one provider.
 
         Raises:
-            NotFound: there is none with this id.
+            NotFound: no provider has this id.
         """
         found = stored_id(provider_id, "provider")
         with self._database.read() as connection:
@@ -85,7 +85,7 @@ class ProviderStore:
         """Store a new provider.
 
         Raises:
-            Conflict: one of that name exists.
+            Conflict: a provider with this name exists.
         """
         values = _stored({name: getattr(draft, name) for name in draft.__struct_fields__ if name != "api_key"})
         values["id"] = provider_id = new_id()
@@ -99,11 +99,11 @@ class ProviderStore:
             raise _name_exists(draft.name) from None
 
     def update(self, provider_id: str, changes: Mapping[str, Any]) -> Provider:
-        """Change the fields of a `ProviderDraft` that are given; a new name is carried over to its overrides.
+        """Change the fields in `changes`, named as in `ProviderDraft`; overrides follow a new name.
 
         Raises:
-            NotFound: there is none with this id.
-            Conflict: another one has the new name.
+            NotFound: no provider has this id.
+            Conflict: another provider has the new name.
         """
         found = stored_id(provider_id, "provider")
         values = _stored({name: value for name, value in changes.items() if name != "api_key"})
@@ -121,10 +121,10 @@ class ProviderStore:
             raise _name_exists(str(changes.get("name"))) from None
 
     def delete(self, provider_id: str) -> None:
-        """Remove a provider; overrides that name it stay, dormant.
+        """Delete a provider. Overrides that name it stay, without effect.
 
         Raises:
-            NotFound: there is none with this id.
+            NotFound: no provider has this id.
         """
         found = stored_id(provider_id, "provider")
         with self._database.write() as connection:
@@ -132,10 +132,10 @@ class ProviderStore:
                 raise missing("provider")
 
     def rekey(self) -> int:
-        """Seal every key anew with the first encryption key; how many were not yet.
+        """Encrypt every API key with the first encryption key. Returns the number of keys changed.
 
         Raises:
-            ConfigurationError: one does not open with the encryption keys there are; nothing was changed.
+            ConfigurationError: no configured encryption key decrypts one of them; nothing was changed.
         """
         query = sa.select(providers.c.id, providers.c.api_key).with_for_update()
         with self._database.write() as connection:
@@ -147,7 +147,7 @@ class ProviderStore:
 
 
 def list_providers(database: Database) -> Providers:
-    """The same as `ProviderStore.list`, for one who has no encryption key."""
+    """Return the providers as `ProviderStore.list` does, without needing an encryption key."""
     query = sa.select(*PUBLIC_COLUMNS).order_by(providers.c.priority.desc(), providers.c.name)
     with database.read() as connection:
         return [_provider(row) for row in connection.execute(query)]
@@ -178,7 +178,7 @@ def _provider(row: Row[Any]) -> Provider:
 
 
 def _stored(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as they stand in columns: lists and tables as JSON text."""
+    """Encode lists and dictionaries as JSON text, as stored in columns. Changes and returns `values`."""
     for name in ("models", "prices", "protocols"):
         if values.get(name) is not None:
             values[name] = msgspec.json.encode(values[name]).decode()

@@ -1,8 +1,8 @@
-"""Stored records at the prices in force now: for a price that was wrong or missing when they were made.
+"""Recompute the cost of stored usage records at current prices, after a price was wrong or missing.
 
-The counterpart to `usage.py`, which never changes a record. Each batch of records and its rollups change together in
-one transaction, and a record that has its price already does not change again: a run can be stopped anywhere and begun
-anew, beside a gateway that goes on writing.
+The only code that changes stored records; `usage.py` only adds and deletes them. Each batch of records and its rollups
+change in one transaction, and a record that has its new price does not change again: a run can be stopped at any moment
+and started again, while a gateway writes to the same database.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ from llm_gateway.store.rollups import HOUR, HOUR_MS, SERVICE, change
 from llm_gateway.store.usage import first_id
 
 BATCH_RECORDS = 500
+"""Records read, and rewritten in one transaction, at a time."""
+
 PAUSE_S = 0.02
-"""After each batch that was written: whoever else waits for the database's one writer's lock gets it."""
+"""Seconds of pause after each batch that was written, so that other writers get the database's write lock."""
 
 CLOCK_SLACK_MS = 60_000
-"""A record's id is made at the moment it came, give or take this."""
+"""Maximum milliseconds between `at_ms` of a record and the time in its id."""
 
 NOTHING = Usage()
 COLUMNS = tuple(
@@ -50,10 +52,10 @@ PriceOf: TypeAlias = Callable[[Provider, AttemptRecord], Price | None]
 
 
 class ModelDifference(msgspec.Struct, kw_only=True):
-    """What repricing did to the attempts at one provider's model, money in nano-dollars.
+    """Effect of repricing on the attempts at one provider's model; money in nano-dollars.
 
-    `unknown` attempts have no known price, `gone` ones a provider that is no longer configured: both keep the price
-    they have, and their cost stands in both sums.
+    `unknown` counts attempts without a known price, `gone` those at a provider that is no longer configured. Both keep
+    their price, and their cost is part of both sums.
     """
 
     provider: str
@@ -67,11 +69,11 @@ class ModelDifference(msgspec.Struct, kw_only=True):
 
 
 class RepriceReport(msgspec.Struct, kw_only=True):
-    """What a run found and changed, or would change. Money in nano-dollars.
+    """Counts and costs of a run: what it changed, or would change if `dry_run`. Money in nano-dollars.
 
-    `records` is how many of the period were looked at, `changed` how many of those changed. The other figures count
-    the attempts that the run was asked for. `pruned` is how many requests of the period (to the hour) are in the
-    reports but no longer in the records: they keep their cost.
+    `records` counts the records read, `changed` those of them that changed. The figures of `models` count the attempts
+    that match `Wanted`. `pruned` counts requests of the period (whole hours) whose records are deleted but whose cost
+    is still in the reports: they keep that cost.
     """
 
     dry_run: bool
@@ -79,34 +81,35 @@ class RepriceReport(msgspec.Struct, kw_only=True):
     changed: int = 0
     pruned: int = 0
     at_ms: int = 0
-    """When the last record that was looked at came, milliseconds UTC."""
+    """Time of the last record read, milliseconds UTC."""
     models: list[ModelDifference] = []
 
     @property
     def cost_before_nanos(self) -> int:
-        """What the attempts cost before."""
+        """Cost of the matching attempts before the run."""
         return sum(each.cost_before_nanos for each in self.models)
 
     @property
     def cost_after_nanos(self) -> int:
-        """What the attempts cost now."""
+        """Cost of the matching attempts after the run."""
         return sum(each.cost_after_nanos for each in self.models)
 
     @property
     def unknown(self) -> int:
-        """Attempts whose price nobody knows."""
+        """Number of attempts without a known price."""
         return sum(each.unknown for each in self.models)
 
     @property
     def gone(self) -> int:
-        """Attempts at providers that are no longer configured."""
+        """Number of attempts at providers that are no longer configured."""
         return sum(each.gone for each in self.models)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which attempts to reprice: of requests that came from `since_ms` to before `until_ms` (milliseconds UTC).
+    """Filter for the attempts to reprice: requests received from `since_ms` to before `until_ms` (milliseconds UTC).
 
-    `provider` is a name, as recorded or as configured now; `model` the configured or the reported name. None is any.
+    `provider` matches the recorded or the current name of the provider, `model` the configured name or the one that the
+    provider reported. None matches any.
     """
 
     since_ms: int
@@ -116,10 +119,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Repricing:
-    """One run over the stored records.
+    """A run over the stored records.
 
-    `price_of(provider, attempt)` is the price an attempt at that configured provider should have, None when nobody
-    knows one; such an attempt keeps the price it has. `sleep` takes seconds.
+    `price_of(provider, attempt)` returns the price that an attempt at that configured provider should have, None if
+    unknown; such an attempt keeps its price. `sleep` takes seconds.
     """
 
     def __init__(
@@ -137,13 +140,14 @@ class Repricing:
         self._rollups = RollupTable(database)
 
     def run(self, wanted: Wanted, *, dry_run: bool, progress: Callable[[RepriceReport], None]) -> RepriceReport:
-        """Reprice what is wanted, or only say what that would do; `progress` gets the report so far, batch by batch.
+        """Reprice the matching attempts, or only compute the report if `dry_run`.
 
-        What a hit has saved stays as it was: it tells what was spared at the time.
+        `progress` is called with the report so far after each batch. The savings of cache hits do not change: they say
+        what a hit saved at the time.
 
         Raises:
-            RecordsRefused: a new cost is too large to be summed; its batch and those after it are as they were.
-            StoreUnavailable: the database does not answer; what was done is done, and a new run does the rest.
+            RecordsRefused: a new cost is too large to be summed; this batch and later ones are unchanged.
+            StoreUnavailable: the database does not answer; finished batches stay, a new run does the rest.
         """
         report = RepriceReport(dry_run=dry_run)
         models: dict[tuple[str, str], ModelDifference] = {}
@@ -190,7 +194,7 @@ class Repricing:
             return int(connection.execute(query).scalar_one())
 
     def _rewrite(self, ids: Sequence[str], wanted: Wanted) -> list[_Repriced]:
-        """Store the records at their new prices. They are read again: someone may have changed or deleted some."""
+        """Store the records at their new prices. They are read again: others may have changed or deleted some."""
         records = usage_records.c
         query = sa.select(*COLUMNS).where(records.id.in_(ids)).order_by(records.id).with_for_update()
         update = (
@@ -246,7 +250,7 @@ class Repricing:
 
 
 class _Attempt(NamedTuple):
-    """An attempt and what becomes of it: the same object where nothing changes."""
+    """An attempt before and after repricing; the same object twice if it does not change."""
 
     before: AttemptRecord
     after: AttemptRecord
@@ -258,7 +262,7 @@ class _Attempt(NamedTuple):
 
 
 class _Repriced(NamedTuple):
-    """A record and what becomes of it, the same object where nothing changes; `attempts` are those asked for."""
+    """A record before and after repricing, the same object twice if it does not change, and its matching attempts."""
 
     before: UsageRecord
     after: UsageRecord
@@ -269,7 +273,7 @@ class _Repriced(NamedTuple):
         return self.after is not self.before
 
     def values(self) -> dict[str, object]:
-        """The changed columns."""
+        """Return the parameters of the UPDATE statement."""
         after = self.after
         return {
             "row_id": after.id,
@@ -280,7 +284,10 @@ class _Repriced(NamedTuple):
 
 
 def at_price(attempt: AttemptRecord, price: Price) -> AttemptRecord:
-    """The attempt with what it costs at `price`, estimated where its counts are; the same object if it stays so."""
+    """Return the attempt with its cost at `price`; the same object if nothing changes.
+
+    The cost is `estimated` if the token counts or the previous cost were, else `exact`.
+    """
     nanos = cost(price, attempt.usage)
     is_estimated = attempt.usage_estimated or attempt.cost_status == "estimated"
     status: CostStatus = "estimated" if is_estimated else "exact"
@@ -290,7 +297,7 @@ def at_price(attempt: AttemptRecord, price: Price) -> AttemptRecord:
 
 
 def _is_wanted(attempt: AttemptRecord, provider: Provider | None, wanted: Wanted) -> bool:
-    """Whether the attempt bought something that is asked for: one that bought nothing costs nothing at any price."""
+    """Return True if the attempt matches the filter and used tokens: without tokens it costs nothing at any price."""
     if attempt.usage == NOTHING and attempt.cost_status != "unpriced":
         return False
     names = (attempt.provider, None if provider is None else provider.name)

@@ -1,7 +1,7 @@
-"""Delete usage records by age, without trusting one clock.
+"""Delete old usage records, protected against a system clock that is wrong.
 
 A system clock that is wrong at one start (a dead battery, a bad time server, a restored virtual machine) must not
-delete a single record. So a believed time is kept from run to run (`retention.json` in the data directory) and moved on
+delete a single record. So a believed time is kept from run to run (`retention.json` in the data directory) and advanced
 by a clock that only counts elapsed time; the system's clock is compared with it:
 
                  at most a day apart                       more than a day apart
@@ -12,10 +12,10 @@ by a clock that only counts elapsed time; the system's clock is compared with it
      delete by the clock           │                                     clock ahead: delete nothing
                                    │                                     clock behind: delete by the clock
                                    └── at most a day apart again, or ───────────┘
-                                       24 hours of running without another jump: the clock is taken as right
+                                       24 hours of running without another jump: the clock is accepted
 
-Without a file the newest stored record gives the believed time, and without records the clock. With a file records give
-none: those made while the clock is wrong carry its time, and would make a restart believe it.
+Without the file, the believed time starts at the newest stored record; without records, at the clock. With the file,
+records are not used: those made while the clock is wrong carry its time, and a restart would believe it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,22 @@ from llm_gateway.store.rollups import DAY_MS
 from llm_gateway.store.usage import UsageStore
 
 FILE_NAME = "retention.json"
+
 TOLERANCE_MS = DAY_MS
+"""Maximum difference in milliseconds between the clock and the believed time at which they count as agreed."""
+
 ACCEPTED_AFTER_S = 86_400.0
+"""Seconds of running after which a disputed clock is accepted."""
+
 PRUNE_STEP = 2000
+"""Maximum number of records deleted in one transaction."""
+
 LATE_MS = 3_600_000
-"""Milliseconds after its end at which a day is added up; records that come later cost a little more."""
+"""Milliseconds after its end at which a day is added up; records that come later are added to more rows."""
 
 
 class Belief(msgspec.Struct):
-    """What is kept from run to run: the believed time, and how long the clock has differed from it, by how much."""
+    """The content of `retention.json`: believed time, difference of the clock, and seconds for which it has lasted."""
 
     believed_ms: int
     difference_ms: int = 0
@@ -48,10 +55,10 @@ class Belief(msgspec.Struct):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The clock, compared with the believed time.
+    """The clock compared with the believed time.
 
-    `difference_ms` is positive when the clock is ahead of the believed time by more than a day, negative when it is
-    behind by more than that, else 0. `is_accepted`: it has been so for long enough, and the clock is taken as right.
+    `difference_ms` is positive if the clock is ahead of the believed time by more than a day, negative if it is behind
+    by more than a day, else 0. `is_accepted`: the difference has lasted 24 hours, so the clock is accepted.
     """
 
     clock_ms: int
@@ -61,17 +68,17 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def is_refused(self) -> bool:
-        """Whether nothing may be deleted by this clock."""
+        """True if nothing may be deleted by this clock: it is ahead and not accepted."""
         return self.difference_ms > 0 and not self.is_accepted
 
     @property
     def safe_ms(self) -> int:
-        """The earlier of both times."""
+        """The time by which records may be deleted: the earlier of both, or the clock once it is accepted."""
         return self.clock_ms if self.is_accepted else min(self.clock_ms, self.believed_ms)
 
 
 class BelievedClock:
-    """The state machine of this module. `clock_ms` is the system's clock, `elapsed_s` one that is never set."""
+    """The state machine in the module's docstring. `elapsed_s` is a clock that nobody can set."""
 
     def __init__(self, belief: Belief, clock_ms: Callable[[], int], elapsed_s: Callable[[], float]) -> None:
         self.belief = belief
@@ -80,7 +87,7 @@ class BelievedClock:
         self._read_at_s = elapsed_s()
 
     def read(self) -> Reading:
-        """Move the believed time on, and compare the clock with it."""
+        """Advance the believed time by the elapsed time, compare the clock with it, and update the belief."""
         belief, now_s, clock_ms = self.belief, self._elapsed_s(), self._clock_ms()
         passed_s = max(0.0, now_s - self._read_at_s)
         self._read_at_s = now_s
@@ -94,23 +101,24 @@ class BelievedClock:
         if disputed_s >= ACCEPTED_AFTER_S:
             self.belief = Belief(clock_ms)
             return Reading(clock_ms, believed_ms, difference_ms, is_accepted=True)
-        self.belief = Belief(believed_ms, difference_ms, disputed_s)  # it grows while the gateway is stopped
+        # While the gateway is stopped the believed time stands still, so that time adds to the difference.
+        self.belief = Belief(believed_ms, difference_ms, disputed_s)
         return Reading(clock_ms, believed_ms, difference_ms)
 
 
 def system_clock_ms() -> int:
-    """Milliseconds UTC by the system's clock."""
+    """Return milliseconds UTC by the system's clock."""
     return time.time_ns() // 1_000_000
 
 
 def elapsed_s() -> float:
-    """Seconds since some moment, those of a suspended machine included where the system counts them (Linux)."""
+    """Return seconds since an arbitrary moment, on Linux including the time the machine was suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 class Retention:
-    """Deletes usage records older than `days` and adds up days that are over, in small steps."""
+    """Deletion of usage records older than `days`, and summing of past days, in small steps."""
 
     def __init__(
         self,
@@ -129,12 +137,12 @@ class Retention:
         self._clock_ms = clock_ms
         self._elapsed_s = elapsed_s
         self._clock: BelievedClock | None = None
-        self._reading: Reading | None = None  # of the run under way
+        self._reading: Reading | None = None  # None between runs
         self._deleted = 0
         self._told = ""
 
     def step(self) -> bool:
-        """Do one step of a run, beginning one if none is under way. Returns whether there may be more to do.
+        """Do one step of a run, starting a run if none is active. Returns True if there may be more to do.
 
         Raises:
             StoreUnavailable: the database does not answer; the next step begins a new run.
@@ -158,7 +166,7 @@ class Retention:
             self._clock = BelievedClock(belief, self._clock_ms, self._elapsed_s)
         reading = self._clock.read()
         self._save(self._clock.belief)
-        self._tell(reading, is_due=times is not None and times[0] < reading.clock_ms - self._kept_ms)
+        self._log_clock(reading, is_due=times is not None and times[0] < reading.clock_ms - self._kept_ms)
         return reading
 
     def _end(self) -> None:
@@ -167,13 +175,13 @@ class Retention:
             self._log("old usage records deleted", count=self._deleted, older_than=before)
         self._deleted, self._reading = 0, None
 
-    def _tell(self, reading: Reading, *, is_due: bool) -> None:
-        """Say once that the clock is disputed, if records are due by it, and that it is taken as right."""
+    def _log_clock(self, reading: Reading, *, is_due: bool) -> None:
+        """Log once that the clock is disputed, if it would delete records now, and once that it is accepted."""
         days = round(reading.difference_ms / DAY_MS, 1)
         facts = {"clock": _day(reading.clock_ms), "expected": _day(reading.believed_ms), "days_ahead": days}
         if reading.is_accepted:
             self._told = ""
-            self._log("the system's clock is taken as right again", level="warning", **facts)
+            self._log("the system's clock is accepted again: old usage records are deleted", level="warning", **facts)
         elif not reading.difference_ms:
             self._told = ""
         elif reading.is_refused and is_due and self._told != "refused":
@@ -181,8 +189,8 @@ class Retention:
             self._log(
                 "old usage records are not deleted: the system's clock has jumped ahead",
                 level="error",
-                advice="If the clock is wrong, set it. If it is right, because the gateway was stopped for so long, do "
-                "nothing: after 24 hours of running it is taken as right.",
+                advice="If the clock is wrong, set it. If it is right, because the gateway was stopped for that long, "
+                "do nothing: after 24 hours of running the clock is accepted.",
                 **facts,
             )
 
@@ -195,7 +203,12 @@ class Retention:
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except OSError as error:
-            self._log("the time of deleting old records cannot be kept", level="warning", reason=str(error))
+            self._log(
+                "cannot write retention.json, which protects usage records against a wrong clock",
+                level="warning",
+                file=str(self._path),
+                reason=str(error),
+            )
 
 
 def _load(path: Path) -> Belief | None:
@@ -206,6 +219,6 @@ def _load(path: Path) -> Belief | None:
 
 
 def _day(at_ms: int) -> str:
-    """The day in UTC; the first or last one there is where a clock is absurd."""
+    """Return the date in UTC, limited to 1970-01-01 … 9999-12-31 for an absurd clock."""
     most_ms = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1000
     return datetime.fromtimestamp(min(max(at_ms, 0), most_ms) / 1000, UTC).strftime("%Y-%m-%d")

@@ -1,8 +1,8 @@
-"""The sums in the database: adding to them, adding them up to longer grains, and reading a period.
+"""Read and write the table of usage totals (rollups) per hour, day and block of days.
 
-Every batch of records adds to hours and days. Of customers there are thousands a day, so that a report would read a
-million rows: their days are added up to blocks of 2 days, those to blocks of 4 and so on, once a block is over. A block
-that is there gets what comes late in the same transaction as its day does.
+Every batch of records adds to hours and days. There are thousands of customers per day, so a report would read a
+million rows: their days are added up to blocks of 2 days, those to blocks of 4 and so on, once the days of a block are
+over. Late records are added to their block, if it is built, in the same transaction as to their day.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from llm_gateway.store.rollups import (
 
 COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
 SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigInteger).label(name) for name in COUNTERS}
-"""The sum of each counter, 0 over no rows. Postgres sums integers to decimals, so they are cast back.
+"""SQL expression for the sum of each counter, 0 over no rows. Postgres sums integers to decimals, hence the cast.
 
-Made once, as building expressions takes SQLAlchemy longer than the database needs for a small report.
+Built once: building expressions takes SQLAlchemy longer than the database needs for a small report.
 """
+
 NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
+"""SQL expression for the negated value of each counter, to subtract hours from a day."""
 
 
 class RollupTable:
@@ -50,13 +52,13 @@ class RollupTable:
         self._newest_first_block, self._newest_blocks = _newest(BLOCKS[:1]), _newest(BLOCKS)
 
     def add(self, connection: Connection, hours: Mapping[Key, Totals], pause: Pause = no_pause) -> None:
-        """Add hourly sums to the hours and days, and to the blocks that were built already.
+        """Add hourly sums to the rows of their hours and days, and to blocks that are already built.
 
         `pause` is called after every few rows.
         """
         days = coarser(with_pauses(hours.items(), pause), DAY.hours)
         self._add(connection, {HOUR: hours, DAY: days}, pause)
-        # Looked at only now: on Postgres the rows above keep a builder waiting, so that it cannot have missed them.
+        # Checked only now: on Postgres the rows above block `build_block`, so a new block cannot miss them.
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
         if days and oldest_ms < _built_until_ms(connection, self._newest_first_block, BLOCKS[:1])[0]:
             self._add(connection, _late(days, self._built_until_ms(connection)), pause)
@@ -66,11 +68,11 @@ class RollupTable:
         for grain, sums_of_grain in sums.items():
             rows += _rows(grain.name, grain.ms, with_pauses(sums_of_grain.items(), pause))
         if not self._is_sqlite:
-            rows.sort()  # Postgres locks row by row: writers that take them in one order cannot deadlock.
+            rows.sort()  # Postgres locks row by row: writers that lock rows in the same order cannot deadlock.
         self._insert.run(connection, rows, pause)
 
     def build_block(self, connection: Connection, until_ms: int) -> bool:
-        """Add up the oldest block that is over by then and not built yet; False when there is none."""
+        """Build the oldest missing block that ends by `until_ms` (milliseconds UTC); False if there is none."""
         if not self._is_sqlite:
             connection.execute(sa.text(f"LOCK TABLE {usage_rollups.name} IN SHARE ROW EXCLUSIVE MODE"))
         part, part_until_ms = DAY, until_ms
@@ -85,9 +87,9 @@ class RollupTable:
     def sums(
         self, connection: Connection, dimension: str, period: tuple[int, int], counters: tuple[str, ...]
     ) -> sa.Subquery:
-        """Rows of (name, counters) that, summed by name, are the totals of the period; some names' sums are all 0.
+        """Return a query for rows of (name, counters) that, summed by name, are the totals of the period.
 
-        The period lasts from an hour to before a midnight, both in milliseconds UTC.
+        The period is (start of an hour, midnight), milliseconds UTC, the end excluded. Sums of a name may all be 0.
         """
         start_ms, end_ms = period
         grains = [(DAY, end_ms)]
@@ -113,7 +115,7 @@ def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...]) -> sa.S
 
 
 def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:
-    """What of these days belongs to blocks that were built already."""
+    """Return the totals of days that lie in blocks already built, summed per block."""
     late: dict[Grain, Mapping[Key, Totals]] = {}
     for block, until_ms in zip(BLOCKS, built_until_ms, strict=True):
         of_built = {key: totals for key, totals in days.items() if key[0] == CUSTOMER and key[1] * DAY.ms < until_ms}
@@ -146,7 +148,7 @@ def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
 
 
 def _newest(blocks: Sequence[Grain]) -> sa.Select[Any]:
-    """When the newest block of each grain begins, NULL if there is none."""
+    """Return a query for the start of the newest block of each grain, NULL if there is none."""
     rollups = usage_rollups.c
     newest = [
         sa.select(func.max(rollups.bucket_ms))
@@ -158,7 +160,7 @@ def _newest(blocks: Sequence[Grain]) -> sa.Select[Any]:
 
 
 def _built_until_ms(connection: Connection, newest: sa.Select[Any], blocks: Sequence[Grain]) -> list[int]:
-    """Where the blocks of each grain end that are built; before that every block is there that would not be empty."""
+    """Return the end of the newest block of each grain; before it no block is missing, except empty ones."""
     found = connection.execute(newest).one()
     return [0 if start is None else start + block.ms for block, start in zip(blocks, found, strict=True)]
 

@@ -1,7 +1,7 @@
-"""Usage summed by hour and day: pure sums over records, added to the table by `usage.py`.
+"""Sum usage records by hour and day per service, customer and provider, in memory.
 
-Every record is counted once under its service and once under its customer. Under a provider stand the cost and tokens
-of each attempt it served, and the requests it answered (or was the last one tried for).
+`rollup_table.py` adds the sums to the database. Every record counts once for its service and once for its customer. A
+provider gets the cost and tokens of each of its attempts, and the requests that it answered or was tried last for.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ DAY_MS = 86_400_000
 SERVICE = "service"
 CUSTOMER = "customer"
 PROVIDER = "provider"
+"""Values of the column `dimension`."""
 
 
 class Grain(NamedTuple):
-    """How long a bucket is. Buckets are counted from 1970, so those of each grain fill those of every longer one."""
+    """Length of a bucket. Buckets are counted from 1970, so each lies within one bucket of every longer grain."""
 
     name: str
     hours: int
 
     @property
     def ms(self) -> int:
-        """The same in milliseconds."""
+        """Length in milliseconds."""
         return self.hours * HOUR_MS
 
 
 HOUR = Grain("hour", 1)
 DAY = Grain("day", 24)
 BLOCKS = tuple(Grain(f"{days}days", days * 24) for days in (2, 4, 8, 16, 32))
-"""Only customers have these; each is made of two of the grain before it."""
+"""Blocks of days, for customers only; each is summed from two buckets of the grain before."""
 
 
 class Stretch(NamedTuple):
-    """Buckets in a row from `start_ms` to before `end_ms`, whose sums are to be added (`sign` 1) or subtracted (-1)."""
+    """Consecutive buckets from `start_ms` to before `end_ms`, to be added (`sign` 1) or subtracted (-1) in a report."""
 
     grain: Grain
     start_ms: int
@@ -51,18 +52,19 @@ class Stretch(NamedTuple):
 
 
 LARGEST_SUM = 2**53
-"""No batch may add more than this to any counter, so that 64 bits hold a bucket's sum whatever a provider reports."""
+"""Maximum that one batch may add to a counter, so that 64 bits hold a bucket's sum whatever providers report."""
 
 ERRORS = frozenset({"rate_limited", "failed", "no_provider"})
+"""Outcomes that count as errors in reports."""
 
 Key: TypeAlias = tuple[str, int, str]
-"""(dimension, number of the hour or day since 1970, service or customer or provider name)."""
+"""(dimension, number of the bucket since 1970, name of the service, customer or provider)."""
 
 
 class Totals(msgspec.Struct, gc=False):
-    """Counters of a bucket or a report; a field is a column of usage_rollups.
+    """Counters of a bucket or a report; each field is a column of usage_rollups.
 
-    Tokens and `cost_nanos` (nano-dollars) are what was bought; `latency_ms` is the sum over `ok_requests`.
+    Tokens and `cost_nanos` (nano-dollars) are those billed by providers; `latency_ms` is the sum over `ok_requests`.
     """
 
     requests: int = 0
@@ -78,7 +80,7 @@ class Totals(msgspec.Struct, gc=False):
 
     @property
     def exact_requests(self) -> int:
-        """Requests whose cost is exact."""
+        """Number of requests whose cost is exact."""
         return self.requests - self.estimated_requests - self.unpriced_requests
 
     @property
@@ -88,16 +90,16 @@ class Totals(msgspec.Struct, gc=False):
 
     @property
     def cache_hit_rate(self) -> float:
-        """Hits among all requests, 0 when there are none."""
+        """Share of cache hits in all requests, 0…1; 0 without requests."""
         return self.cached_requests / self.requests if self.requests else 0.0
 
     @property
     def avg_latency_ms(self) -> float:
-        """Mean latency of the uncached successes, 0 when there are none."""
+        """Mean latency of successful, uncached requests in milliseconds; 0 if there are none."""
         return self.latency_ms / self.ok_requests if self.ok_requests else 0.0
 
     def count(self, record: UsageRecord) -> None:
-        """Add one request and how it ended."""
+        """Count one request: its outcome, latency and cost status."""
         self.requests += 1
         if record.outcome == "ok":
             self.ok_requests += 1
@@ -112,18 +114,18 @@ class Totals(msgspec.Struct, gc=False):
             self.unpriced_requests += 1
 
     def buy(self, usage: Usage, cost_nanos: int) -> None:
-        """Add what was bought."""
+        """Add the billed tokens and cost."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
         self.cost_nanos += cost_nanos
 
     def plus(self, other: Totals) -> Totals:
-        """The sum of both, as a new object."""
+        """Return the sum of both as a new object."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Totals(*map(sum, zip(mine, others, strict=True)))
 
     def minus(self, other: Totals) -> Totals:
-        """The difference, as a new object."""
+        """Return the difference as a new object."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Totals(*map(sub, mine, others))
 
@@ -132,10 +134,10 @@ COUNTERS = Totals.__struct_fields__
 
 
 def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
-    """The records summed by dimension, hour and name.
+    """Sum records by dimension, hour and name.
 
     Raises:
-        RecordsRefused: a sum is negative or so large that the counters could overflow.
+        RecordsRefused: a sum is negative, or so large that the counters could overflow.
     """
     sums = _sums(records)
     _refuse_overflow(sums)
@@ -143,10 +145,10 @@ def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
 
 
 def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[Key, Totals]:
-    """What must be added to the hourly sums when records are replaced by others.
+    """Return what to add to the hourly sums when the records `before` are replaced by `after`.
 
     Raises:
-        RecordsRefused: a sum changes by so much that the counters could overflow.
+        RecordsRefused: a sum changes so much that the counters could overflow.
     """
     differences = _sums(after)
     for key, totals in _sums(before).items():
@@ -158,7 +160,7 @@ def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[
 
 
 def coarser(sums: Iterable[tuple[Key, Totals]], factor: int) -> dict[Key, Totals]:
-    """The sums of buckets added up to those of buckets that are `factor` times as long."""
+    """Add up the sums to buckets that are `factor` times as long."""
     added: dict[Key, Totals] = {}
     for (dimension, number, name), totals in sums:
         key = (dimension, number // factor, name)
@@ -168,9 +170,10 @@ def coarser(sums: Iterable[tuple[Key, Totals]], factor: int) -> dict[Key, Totals
 
 
 def cover(start_ms: int, end_ms: int, grains: Sequence[tuple[Grain, int]]) -> list[Stretch]:
-    """Stretches of buckets that together are the time from an hour to before a midnight, few buckets in all.
+    """Cover the time from the start of an hour to a midnight with as few buckets as possible.
 
-    `grains` are those beyond the hour, the day first, each with where its buckets end (milliseconds).
+    `grains` lists the grains longer than an hour, the day first, each with the end of its existing buckets
+    (milliseconds UTC).
     """
     if start_ms >= end_ms:
         return []
@@ -185,7 +188,7 @@ def cover(start_ms: int, end_ms: int, grains: Sequence[tuple[Grain, int]]) -> li
 
 
 def _hours_to_midnight(start_ms: int, midnight_ms: int) -> list[Stretch]:
-    """The hours, or the day without the hours before: whichever is fewer."""
+    """Cover the end of a day by its hours, or by the day minus the hours before, whichever needs fewer buckets."""
     morning_ms = midnight_ms - DAY.ms
     if midnight_ms - start_ms <= start_ms - morning_ms:
         return [Stretch(HOUR, start_ms, midnight_ms)]
@@ -215,7 +218,7 @@ def _add_attempts(sums: dict[Key, Totals], hour: int, record: UsageRecord) -> No
 
 
 def _refuse_overflow(sums: Mapping[Key, Totals]) -> None:
-    # A customer's sums are parts of its services' sums, and there can be thousands of customers.
+    # Customers are skipped: their sums are parts of the services' sums, and there can be thousands of them.
     for (dimension, _, name), totals in sums.items():
         if dimension == CUSTOMER:
             continue

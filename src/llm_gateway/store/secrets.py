@@ -1,7 +1,8 @@
-"""Provider keys at rest: AES-256-GCM under keys that only the operator holds.
+"""Encrypt provider API keys at rest with AES-256-GCM, under encryption keys from the operator.
 
-A sealed text is a version byte, four bytes that name the key, twelve random bytes and the ciphertext. The id of the
-row it stands in is authenticated with it, so a sealed key moved to another row does not open.
+A sealed text is a version byte, 4 bytes that name the encryption key, a 12-byte random nonce, and the ciphertext with
+its tag. The id of the row is authenticated with it (associated data), so a sealed key copied to another row does not
+decrypt.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ SETTING = "LLM_GATEWAY_ENCRYPTION_KEYS"
 KEY_BYTES = 32
 NONCE_BYTES = 12
 VERSION = b"\x01"
+"""First byte of a sealed text; another format would get another."""
 
 
 class SecretBox:
-    """Seals with the first of its keys, opens with any of them."""
+    """Encryption of texts with the first of its keys; decryption with any of them, so that keys can be rotated."""
 
     def __init__(self, keys: list[bytes]) -> None:
         if not keys:
@@ -33,15 +35,15 @@ class SecretBox:
         self._first = _name(keys[0])
 
     def seal(self, text: str, row_id: str) -> bytes:
-        """`text` encrypted for the row with that id."""
+        """Encrypt `text` for the row with id `row_id`."""
         nonce = os.urandom(NONCE_BYTES)
         return VERSION + self._first + nonce + self._ciphers[self._first].encrypt(nonce, text.encode(), row_id.encode())
 
     def open(self, sealed: bytes, row_id: str) -> str:
-        """What was sealed for the row with that id.
+        """Decrypt a text that was sealed for the row with id `row_id`.
 
         Raises:
-            ConfigurationError: it was sealed with another key, for another row, or is damaged.
+            ConfigurationError: the text was sealed with an unknown key or for another row, or is damaged.
         """
         key_name, nonce, ciphertext = (sealed[1:5], sealed[5 : 5 + NONCE_BYTES], sealed[5 + NONCE_BYTES :])
         cipher = self._ciphers.get(key_name)
@@ -57,15 +59,15 @@ class SecretBox:
             ) from None
 
     def is_current(self, sealed: bytes) -> bool:
-        """Whether it was sealed with the first key."""
+        """Return True if the text was sealed with the first key."""
         return sealed[:5] == VERSION + self._first
 
 
 def parse_keys(text: str, source: str = SETTING) -> list[bytes]:
-    """The keys of a comma-separated list, each 32 bytes in base64 or hex; `source` is named when they do not fit.
+    """Parse a comma-separated list of keys, each 32 bytes in base64 or hex; `source` names the setting in errors.
 
     Raises:
-        ConfigurationError: there is none, or one is something else. The text is not repeated.
+        ConfigurationError: the list is empty, or a key is malformed. The message does not contain the text.
     """
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     if not entries:
@@ -80,16 +82,14 @@ def parse_keys(text: str, source: str = SETTING) -> list[bytes]:
 
 
 def _no_key(position: int, source: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"Key {position} of {source} is not 32 bytes in base64 or hex: put the key there as it was made."
-    )
+    return ConfigurationError(f"Key {position} of {source} is not 32 bytes in base64 or hex: copy the whole key again.")
 
 
 def load_or_create_key_file(path: Path) -> list[bytes]:
-    """The keys in the file, which is made with a new key (mode 0600) if it is not there.
+    """Read the keys from a file; create it (mode 0600) with a new random key if it does not exist.
 
     Raises:
-        ConfigurationError: it cannot be read or made, or holds no keys.
+        ConfigurationError: the file cannot be read or created, or holds no valid keys.
     """
     try:
         if not path.exists():
@@ -104,7 +104,7 @@ def load_or_create_key_file(path: Path) -> list[bytes]:
 
 
 def _create_key_file(path: Path) -> None:
-    """Make the file whole and durable under another name first; whoever links it first wins."""
+    """Write the file durably under a temporary name, then link it; if another process was first, keep its file."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

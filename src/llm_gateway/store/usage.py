@@ -1,7 +1,6 @@
-"""Usage records and the reports over their rollups.
+"""Store usage records in batches, delete old ones, and query usage reports.
 
-Written in batches by the journal's shipper, each batch in one transaction that counts a record exactly once however
-often it is sent.
+The journal's shipper writes the batches. Each is one transaction, which counts a record once even if it is sent again.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
 
 LONGEST_REQUEST_MS = 600_000
-"""How long before an attempt its request may have come."""
+"""Maximum milliseconds between the start of a request and the start of its last attempt."""
 
 ROWS_AT_ONCE = 256
-"""Made, stored and freed together; freeing thousands of rows would hold up the event loop."""
+"""Rows built, stored and freed together; freeing thousands of rows at once would block the event loop."""
 
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
-"""Returns those of the ids that are stored already."""
+"""Return those of the ids that are stored already."""
 
 USAGE_KINDS = Usage.__struct_fields__
 PLAIN_FIELDS = tuple(
@@ -42,14 +41,14 @@ RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "tags", "attempts", "last_attempt
 
 
 class NamedTotals(msgspec.Struct, frozen=True):
-    """One row of a report: a provider, service or customer, and its totals."""
+    """A row of a report: the name of a provider or service, and its totals."""
 
     name: str
     totals: Totals
 
 
 class CustomerTotals(msgspec.Struct, frozen=True):
-    """One row of the report by customer. There can be many of them, so only what it shows is summed."""
+    """A row of the report by customer. There can be many customers, so only the counters it shows are summed."""
 
     name: str
     requests: int
@@ -57,10 +56,10 @@ class CustomerTotals(msgspec.Struct, frozen=True):
 
 
 class UsageStore:
-    """Usage in the database.
+    """Usage records and reports in the database.
 
-    Periods are the last `days` × 24 hours, to the hour, and what is left of the present day (UTC): who writes may have
-    a clock that is a little ahead of the reader's.
+    The period of a report is the last `days` × 24 hours, starting at a full hour, until the end of the current day
+    (UTC), since a writer's clock may be a little ahead of the reader's.
     """
 
     def __init__(self, database: Database) -> None:
@@ -73,10 +72,10 @@ class UsageStore:
     def write(self, records: Sequence[UsageRecord], pause: Pause = no_pause) -> None:
         """Store the records that are not stored yet and add them to the rollups, in one transaction.
 
-        Some thousand records at a time are cheapest. `pause` is called after every few of them.
+        Batches of some thousand records are cheapest. `pause` is called after every few records.
 
         Raises:
-            RecordsRefused: at least one record does not fit; nothing was stored.
+            RecordsRefused: at least one record can never be stored or summed; nothing was stored.
             StoreUnavailable: the database does not answer; the batch may or may not be stored and can be sent again.
         """
         by_id: dict[str, UsageRecord] = {}
@@ -90,7 +89,10 @@ class UsageStore:
             raise RecordsRefused(f"The database refuses at least one of the usage records: {cause}.") from error
 
     def recent_attempts(self, since_ms: int, longest_request_ms: int = LONGEST_REQUEST_MS) -> list[SentAttempt]:
-        """The attempts sent since then (milliseconds UTC), of requests that were at most so long under way."""
+        """Return the attempts sent since `since_ms` (milliseconds UTC), to restore rate limits after a restart.
+
+        Attempts that started more than `longest_request_ms` after their request are not found.
+        """
         records = usage_records.c
         query = sa.select(records.attempts).where(
             records.id >= first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
@@ -106,7 +108,7 @@ class UsageStore:
         ]
 
     def oldest_and_newest_ms(self) -> tuple[int, int] | None:
-        """When the first and the last of the stored requests came (milliseconds UTC); None without records."""
+        """Return the times of the oldest and the newest stored request (milliseconds UTC); None without records."""
         ids = usage_records.c.id
         with self._database.read() as connection:
             oldest = connection.execute(sa.select(ids).order_by(ids).limit(1)).scalar()
@@ -114,33 +116,33 @@ class UsageStore:
         return None if oldest is None or newest is None else (_time_of(oldest), _time_of(newest))
 
     def prune(self, before_ms: int, limit: int) -> int:
-        """Delete up to `limit` of the oldest records that came before then; how many were deleted. Rollups stay."""
+        """Delete up to `limit` records from before `before_ms`, oldest first. Returns how many. Rollups stay."""
         ids = usage_records.c.id
         oldest = sa.select(ids).where(ids < first_id(before_ms)).order_by(ids).limit(limit)
         with self._database.write() as connection:
             return connection.execute(sa.delete(usage_records).where(ids.in_(oldest))).rowcount
 
     def build_block(self, until_ms: int) -> bool:
-        """Add up the oldest stretch of days that is over by then, for faster reports; False when all are."""
+        """Build the next block of days that ends by `until_ms`, for faster reports; False if none is missing."""
         with self._database.write() as connection:
             return self._rollups.build_block(connection, until_ms)
 
     def summary(self, days: int, now_ms: int) -> Totals:
-        """Everything in the period."""
+        """Return the totals of all requests in the period."""
         with self._database.read() as connection:
             sums = self._rollups.sums(connection, SERVICE, _period(days, now_ms), COUNTERS)
             return Totals(*tuple(connection.execute(sa.select(*SUMS.values()).select_from(sums)).one()))
 
     def by_provider(self, days: int, now_ms: int) -> list[NamedTotals]:
-        """What was bought from each provider and which requests it answered; highest cost, then count, first."""
+        """Return each provider's billed tokens, cost and requests; sorted by cost, then count, highest first."""
         return [_named(row) for row in self._report(PROVIDER, days, now_ms)]
 
     def by_service(self, days: int, now_ms: int) -> list[NamedTotals]:
-        """Totals of each calling service; highest cost, then count, first."""
+        """Return the totals of each calling service; sorted by cost, then count, highest first."""
         return [_named(row) for row in self._report(SERVICE, days, now_ms)]
 
     def by_customer(self, days: int, now_ms: int, limit: int) -> list[CustomerTotals]:
-        """Totals of the first `limit` customers; highest cost, then count, first."""
+        """Return the totals of the first `limit` customers, sorted by cost, then count, highest first."""
         rows = self._report(CUSTOMER, days, now_ms, ("requests", "cost_nanos"), limit)
         return [CustomerTotals(*row) for row in rows]
 
@@ -188,8 +190,8 @@ def _record_row(record: UsageRecord) -> tuple[Any, ...]:
 
 
 def _known_in_sqlite() -> KnownIds:
-    """Build the query once: a statement of SQLAlchemy's is full of reference cycles, which only a collection frees."""
-    # One row holds them all, since every row that is fetched takes the interpreter's lock again.
+    """Build the query once: a SQLAlchemy statement is full of reference cycles, which only the GC frees."""
+    # All ids come in one row, since fetching each row takes the GIL again.
     listed = sa.select(func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
     query = sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(listed))
 
@@ -201,7 +203,7 @@ def _known_in_sqlite() -> KnownIds:
 
 
 def _known_in_postgres() -> KnownIds:
-    """As in SQLite."""
+    """Build the query once, as for SQLite."""
     query = sa.select(usage_records.c.id).where(
         usage_records.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.Text)))
     )
@@ -209,18 +211,18 @@ def _known_in_postgres() -> KnownIds:
 
 
 def first_id(at_ms: int) -> str:
-    """What every UUIDv7 made at that millisecond or later is not less than."""
+    """Return the lower bound of all UUIDv7 ids made at millisecond `at_ms` or later (RFC 9562, section 5.7)."""
     digits = f"{max(0, at_ms):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
 def _time_of(record_id: str) -> int:
-    """When a UUIDv7 was made."""
+    """Return the time of a UUIDv7 id in milliseconds UTC (RFC 9562, section 5.7)."""
     return int(record_id[:8] + record_id[9:13], 16)
 
 
 def _period(days: int, now_ms: int) -> tuple[int, int]:
-    """From when to before when, in milliseconds UTC."""
+    """Return (start, end) of a report's period in milliseconds UTC, the end excluded."""
     return now_ms // HOUR_MS * HOUR_MS - days * DAY_MS, (now_ms // DAY_MS + 1) * DAY_MS
 
 

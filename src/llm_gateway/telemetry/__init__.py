@@ -1,7 +1,7 @@
-"""Log events and metrics; the only package that uses prometheus-client.
+"""Write the log and count Prometheus metrics; the only package that uses prometheus-client.
 
-`events.py` takes log events, `writer.py` queues them and writes them from a thread of its own, `lines.py` renders them
-as JSON or for people (`console.py`), `metrics.py` counts, `redaction.py` takes secrets out of text.
+`events.py` accepts log events, `writer.py` queues them and writes them from its own thread, `lines.py` renders them as
+JSON or for people (`console.py`), `metrics.py` counts, `redaction.py` removes secrets from text.
 """
 
 from __future__ import annotations

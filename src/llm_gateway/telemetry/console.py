@@ -1,4 +1,4 @@
-"""Render log events for people, one event a line; a traceback follows, indented.
+"""Render log events for people: one event per line, followed by its traceback, indented.
 
 `2026-11-27T09:32:17.715529Z [warning  ] circuit breaker opened model=m provider='my vendor' seconds=30`
 """
@@ -9,19 +9,21 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 Event: TypeAlias = dict[str, Any]
-"""The fields of one log event: `timestamp` (a datetime in UTC), `level` and `event`, perhaps `logger` (of another
-library) and `exception` (a traceback), and its own."""
+"""Fields of a log event: `timestamp` (a datetime in UTC), `level`, `event`, optionally `logger` (the name of another
+library's logger) and `exception` (a traceback as text), and any others."""
 
 INDENT = "    "
+"""Precedes each line of a traceback, so that only an event starts at the margin."""
+
 QUOTED = frozenset(" =\"'")
-"""Characters that would make it unclear where a value ends."""
+"""Characters that would make it unclear where a value ends; a value with one of them is quoted."""
 BOLD, DIM, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN = (f"\x1b[{code}m" for code in (1, 2, 31, 32, 33, 34, 35, 36))
 RESET = "\x1b[0m"
 LEVEL_COLORS = {"debug": GREEN, "info": GREEN, "warning": YELLOW, "error": RED, "critical": RED}
 
 
 def event_text(event: Event, *, colors: bool) -> str:
-    """Return the lines of an event, without the last line's end; `colors` is for terminals."""
+    """Return the lines of an event without a final newline; `colors` adds ANSI escapes for terminals."""
     paint = _colored if colors else _plain
     fields = dict(event)
     moment, level, text = fields.pop("timestamp"), fields.pop("level"), fields.pop("event")
@@ -41,19 +43,19 @@ def event_text(event: Event, *, colors: bool) -> str:
 
 
 def iso(moment: datetime) -> str:
-    """Return a time in UTC as RFC 3339 writes it, to the microsecond."""
+    """Format a time in UTC as in RFC 3339, with microseconds."""
     return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def printable(text: str) -> str:
-    """Escape every character that `str.isprintable` refuses, as Python does."""
+    """Escape every character that is not `str.isprintable`, as `repr` does."""
     return text if text.isprintable() else "".join([c if c.isprintable() else repr(c)[1:-1] for c in text])
 
 
 def _value(value: object) -> str:
     if isinstance(value, str) and value.isprintable() and QUOTED.isdisjoint(value):
         return value
-    return repr(value)  # which leaves nothing unprintable
+    return repr(value)  # escapes everything unprintable
 
 
 def _plain(_color: str, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Take log events: the gateway's own, and those of other libraries' loggers."""
+"""Collect log events from the gateway and from other libraries' loggers, and pass them to the log writer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from typing import Any
 from llm_gateway.telemetry.console import Event
 
 PLAIN = (str, int, float, list, tuple, dict, type(None))
-"""Values that are rendered later as they are; others are written down at once, since they may hold much or change."""
+"""Types whose values are rendered later, in the log's thread. Others are turned into text at once, since they may hold
+much memory or change."""
 
 
 def configure_logging(*, level: str, write: Callable[..., None]) -> Callable[..., None]:
-    """Set logging up, once, and return `log(event, level="info", at_once=True, **fields)`.
+    """Set up logging and return `log(event, level="info", at_once=True, **fields)`. Call it once per process.
 
-    `write(fields, at_once=…)` takes the events. `at_once=False` is for events that can come in floods, whose fields are
-    texts and numbers: they cost little more than an entry in a queue. Other libraries' loggers come the same way, from
-    warnings up.
+        log = configure_logging(level="info", write=log_writer.event)
+        log("circuit breaker opened", level="warning", provider="openai", seconds=30)
+
+    Events below `level` are dropped. `write(fields, at_once=…)` receives the rest, and warnings and errors of other
+    libraries' loggers. `at_once=False` is for events that can come in floods and have only texts and numbers as fields:
+    they cost little more than an entry in a queue.
     """
     threshold = getattr(logging, level.upper())
     levels = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
@@ -42,7 +46,7 @@ def configure_logging(*, level: str, write: Callable[..., None]) -> Callable[...
 
 
 def _formatted(exc_info: Any) -> str:
-    """The plain traceback; one with local variables would show prompts and keys."""
+    """Format the traceback without local variables, which would show prompts and keys."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     elif not isinstance(exc_info, BaseException):
@@ -51,7 +55,7 @@ def _formatted(exc_info: Any) -> str:
 
 
 class _Bridge(logging.Handler):
-    """The standard library's log records, sent the gateway's way."""
+    """Handler that turns log records of the standard library into events."""
 
     def __init__(self, log: Callable[..., None]) -> None:
         super().__init__()
@@ -62,6 +66,6 @@ class _Bridge(logging.Handler):
         level = name if name in ("debug", "info", "warning", "error", "critical") else "info"
         try:
             message = record.getMessage()
-        except Exception:  # edge: arguments that do not fit must not break whoever logs, as in logging's own handlers
+        except Exception:  # edge: wrong format arguments must not raise in the caller, as in logging's own handlers
             message = str(record.msg)
         self._log(message, level=level, logger=record.name, exc_info=record.exc_info)

@@ -1,10 +1,10 @@
-"""Render log lines, as JSON or for people.
+"""Render log lines as JSON or for people, safe against log injection.
 
-One event never looks like two. Labels, paths and provider texts come from strangers, and many programs end a line not
-only at LF but also at CR, VT, FF, U+0085, U+2028 and U+2029; terminals obey C0 and C1 controls, and bidirectional or
-zero-width characters change what a person reads. So every character that `str.isprintable` refuses is escaped: in JSON
-by its code, which decodes to the original; for people as Python writes it. There the lines of a traceback are indented,
-so that only an event begins at the margin.
+Labels, paths and provider texts come from strangers, and must not make one event look like two. Many programs end a
+line not only at LF but also at CR, VT, FF, U+0085, U+2028 and U+2029; terminals obey C0 and C1 controls, and
+bidirectional or zero-width characters change what a person reads. So every character that is not `str.isprintable` is
+escaped: in JSON by its code, which decodes to the original; for people as `repr` does. In lines for people a traceback
+is indented, so that only an event starts at the margin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Render: TypeAlias = Callable[[UsageRecord | Event], str]
 
 
 class RequestLine(msgspec.Struct, gc=False):
-    """The log line of one request that has a usage record."""
+    """Fields of the JSON log line of a request, taken from its usage record."""
 
     timestamp: str
     level: str
@@ -47,7 +47,7 @@ class RequestLine(msgspec.Struct, gc=False):
 
 
 def renderer(*, console: bool, colors: bool = False) -> Render:
-    """Return the function that renders one line, with its line end; `console` is for people, otherwise JSON."""
+    """Return a function that renders one event or usage record with a final newline; `console` is for people."""
     if not console:
         return _json_line
 
@@ -60,7 +60,7 @@ def renderer(*, console: bool, colors: bool = False) -> Render:
 
 
 def escape_json(text: str) -> str:
-    """Escape what is unprintable in lines of JSON; the usual lines have nothing of it, which is found out at once."""
+    """Escape unprintable characters in lines of JSON. Usual lines are ASCII and returned at once."""
     if text.isascii() and "\x7f" not in text:  # JSON encoders escape all other ASCII controls themselves
         return text
     return "\n".join(
@@ -82,7 +82,7 @@ def _json_line(item: UsageRecord | Event) -> str:
     line = _request_line(item)
     try:
         return _encoder.encode(line).decode() + "\n"
-    except UnicodeError:  # a lone surrogate
+    except UnicodeError:  # a lone surrogate, which msgspec refuses to encode
         return json.dumps(msgspec.to_builtins(line)) + "\n"
 
 

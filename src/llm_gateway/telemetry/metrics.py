@@ -15,13 +15,13 @@ from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 LATENCY_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000)
+"""Upper bounds of the latency histogram in milliseconds."""
 
 
 class Metrics(Collector):
-    """Counts in plain dictionaries, turned into Prometheus families when someone asks.
+    """Counters in plain dictionaries, converted to Prometheus metric families at each scrape.
 
-    Called at each scrape, `gauges` yields (name, help, labels, value) and `log_dropped` returns how many log lines were
-    dropped.
+    At a scrape, `gauges` yields (name, help, labels, value), and `log_dropped` returns the number of dropped log lines.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Metrics(Collector):
         PlatformCollector(registry=self._registry)
 
     def __call__(self, record: UsageRecord) -> None:
-        """Count one settled record."""
+        """Count one finished request by its usage record."""
         self._requests[(record.surface, record.outcome, record.error_code or "")] += 1
         latency = self._latency[record.outcome]
         latency[bisect_left(LATENCY_BUCKETS_MS, record.latency_ms)] += 1
@@ -54,21 +54,27 @@ class Metrics(Collector):
             counts[2] += attempt.cost_nanos
 
     def render(self) -> bytes:
-        """The Prometheus text of everything counted."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus families, made at scrape time."""
+        """Yield the metric families; prometheus-client calls this at each scrape."""
         requests = CounterMetricFamily(
-            "llm_gateway_requests", "Requests by end", labels=["surface", "outcome", "error_code"]
+            "llm_gateway_requests", "Finished requests", labels=["surface", "outcome", "error_code"]
         )
         for labels, count in list(self._requests.items()):
             requests.add_metric(labels, count)
-        attempts = CounterMetricFamily("llm_gateway_attempts", "Upstream calls", labels=["provider", "model", "status"])
+        attempts = CounterMetricFamily(
+            "llm_gateway_attempts", "Calls to providers", labels=["provider", "model", "status"]
+        )
         for (provider, model, status), count in list(self._attempts.items()):
             attempts.add_metric([provider, model, str(status or "none")], count)
-        tokens = CounterMetricFamily("llm_gateway_tokens", "Tokens bought", labels=["provider", "model", "direction"])
-        cost = CounterMetricFamily("llm_gateway_cost_usd", "Money spent, USD", labels=["provider", "model"])
+        tokens = CounterMetricFamily(
+            "llm_gateway_tokens", "Tokens billed by providers", labels=["provider", "model", "direction"]
+        )
+        cost = CounterMetricFamily(
+            "llm_gateway_cost_usd", "Cost billed by providers, USD", labels=["provider", "model"]
+        )
         for (provider, model), (tokens_in, tokens_out, nanos) in list(self._tokens.items()):
             tokens.add_metric([provider, model, "input"], tokens_in)
             tokens.add_metric([provider, model, "output"], tokens_out)

@@ -1,4 +1,4 @@
-"""What must never leave: provider keys, service keys, and anything that looks like one."""
+"""Remove secrets from text: the configured provider and service keys, and anything that looks like a key."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ LOOKS_SECRET = re.compile(
     r"|(Bearer\s+)[a-z0-9._~+/-]{8,}",  # RFC 6750, section 2.1
     re.IGNORECASE,
 )
-"""How the vendors of the presets make their keys, and how keys travel."""
+"""Key prefixes of the vendors in the presets, and the forms in which keys are sent: `key=…` and `Bearer …`."""
 
 MARKERS = ("sk-", "aiza", "bearer", "key=", "gsk_", "xai-", "pplx-", "fw_")
-"""What every match of LOOKS_SECRET contains, in lower case: looking for these first is some ten times as fast."""
+"""Every match of LOOKS_SECRET contains one of these, in lower case; searching for them first is ten times as fast."""
 
 MIN_SECRET_CHARACTERS = 8
-"""Keyless servers are given keys such as `ollama` or `EMPTY`, which would blank ordinary words."""
+"""Shorter keys are not redacted: servers without authentication get keys such as `ollama` or `EMPTY`, and removing
+those would blank ordinary words."""
 
 
 class Redactor:
-    """Removes secrets from text: every configured key verbatim, and `sk-…`, `AIza…`, `Bearer …`, `key=…`.
+    """Redaction of secrets in text: every configured key verbatim, and `sk-…`, `AIza…`, `Bearer …`, `key=…`.
 
-    Configured keys change while the gateway runs: `learn` adds them and forgets none, because an old key can still
-    come back in a late message.
+        redact = Redactor(["the-configured-key"])
+        redact("Bearer abcdefgh1234")  # "Bearer [redacted]"
+
+    Configured keys change while the gateway runs: `learn` adds keys and removes none, because an old key can still
+    appear in a late message.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
@@ -33,13 +37,13 @@ class Redactor:
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Remove these from now on, too; those so short that they would blank ordinary words are left out."""
+        """Redact these secrets, too, from now on; those shorter than MIN_SECRET_CHARACTERS are ignored."""
         known = [s for s in secrets if len(s) >= MIN_SECRET_CHARACTERS]
         together = {*self._secrets, *known, *(json.dumps(s)[1:-1] for s in known), *(_json_text(s) for s in known)}
         self._secrets = tuple(sorted(together, key=lambda s: (-len(s), s)))
 
     def __call__(self, text: str) -> str:
-        """`text` without secrets."""
+        """Return `text` with every secret replaced by MASK."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, MASK)
@@ -50,7 +54,7 @@ class Redactor:
 
 
 def _json_text(secret: str) -> str:
-    """How a JSON encoder that leaves non-ASCII characters as they are writes it."""
+    """Return the secret as a JSON encoder writes it that does not escape non-ASCII characters."""
     return json.dumps(secret, ensure_ascii=False)[1:-1]
 
 

@@ -1,4 +1,4 @@
-"""Write the log from a thread of its own, so that nobody waits for a terminal, a pipe or a disk."""
+"""Write log lines from a background thread, so that no request waits for a terminal, a pipe or a disk."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ from llm_gateway.telemetry.console import Event
 from llm_gateway.telemetry.lines import escape_json, renderer
 
 FLUSH_SECONDS = 0.2
+"""Maximum seconds a line waits in the queue before the thread looks at it."""
+
 FULL_PIPE_PAUSE_S = 0.01
+"""Seconds before the next try to write to a full, non-blocking pipe."""
+
 CLOSE_SECONDS = 1.0
+"""Maximum seconds of writing the remaining lines when the gateway stops."""
+
 MAX_WAITING_LINES = 10_000
+"""Length of the queue at which lines are dropped; events with `at_once` are dropped at twice the length."""
+
 LINES_AT_ONCE = 100
+"""Lines rendered and written together."""
 
 Redact = Callable[[str], str]
 
 
 class LogWriter:
-    """Queues log lines and writes them from one thread, so that lines stay whole and no caller ever waits.
+    """Queue of log lines, written by one thread: lines stay whole, and callers never wait.
 
-    Lines are dropped and counted when the queue is full because the log's reader is too slow or has stopped, and when
-    they cannot be written (the reader has gone, the disk is full); once lines can be written again, a line says how
-    many are missing. `console` renders for people, otherwise JSON.
+    Lines are dropped and counted if the queue is full, because the log's reader is too slow or has stopped, or if they
+    cannot be written (the pipe is closed, the disk is full). Once writing works again, a line says how many are
+    missing. `console` renders for people, otherwise as JSON.
 
-    Use it as a context manager: entering starts the thread, which writes what was logged before; leaving writes what
-    still waits, for at most `close_s`.
+    Use it as a context manager: entering starts the thread, which also writes lines queued before; leaving writes the
+    remaining lines for at most `close_s` seconds.
     """
 
     def __init__(
@@ -53,18 +62,18 @@ class LogWriter:
         self._waiting: deque[UsageRecord | Event] = deque()
         self._dropped = self._dropped_told = 0
         self._dropping = threading.Lock()
-        self._is_torn = False  # the last line written lacks its end
+        self._is_torn = False  # the last line was written without its newline
         self._is_closing = self._is_given_up = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what waits, and end."""
+        """Write the remaining lines and end the thread, waiting at most `close_s` seconds."""
         self._is_closing = True
         self._wake.set()
         self._thread.join(self._close_s)
@@ -77,18 +86,18 @@ class LogWriter:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the thread still waits for the log's reader after this was left."""
+        """True if the thread still blocks on the log's reader after the context was left."""
         return self._is_given_up and self._thread.is_alive()
 
     def request(self, record: UsageRecord) -> None:
-        """Queue the line of a request; it may take a moment."""
+        """Queue the line of a request; it is written within `flush_s` seconds."""
         if len(self._waiting) < self._max_waiting:
             self._waiting.append(record)
         else:
             self._drop(1)
 
     def event(self, fields: Event, *, at_once: bool = True) -> None:
-        """Queue an event, `at_once` without delay; for those the other lines leave room in the queue."""
+        """Queue an event. `at_once` wakes the thread, and gives the event room beyond the usual length of the queue."""
         if len(self._waiting) < (2 * self._max_waiting if at_once else self._max_waiting):
             self._waiting.append(fields)
         else:
@@ -119,7 +128,7 @@ class LogWriter:
             self._dropped_told += missing
 
     def _write(self, items: list[UsageRecord | Event]) -> int:
-        """Write these lines. Returns how many could not be written."""
+        """Write these lines. Returns the number of lines that could not be written."""
         render = self._render
         try:
             text = "".join([render(item) for item in items])
@@ -137,7 +146,7 @@ class LogWriter:
                 if self._is_given_up:
                     break
                 time.sleep(FULL_PIPE_PAUSE_S)
-            except OSError:  # the reader has gone, or the disk is full: serving goes on
+            except OSError:  # the pipe is closed, or the disk is full: the gateway goes on
                 break
         sent = len(data) - len(left)
         if sent:
@@ -147,7 +156,7 @@ class LogWriter:
     def _rendered(self, item: UsageRecord | Event) -> str:
         try:
             return self._render(item)
-        except Exception as error:  # edge: the others are rendered
+        except Exception as error:  # edge: the other lines must still be written
             return self._render(_own_event("log line cannot be rendered", "error", problem=repr(error)))
 
 

@@ -1,1 +1,1 @@
-"""The upstream HTTP client: connections to providers, kept and used again."""
+"""Upstream HTTP/1.1 client: pooled connections to providers, and a check of the addresses they may go to."""

@@ -1,7 +1,7 @@
-"""Which addresses an upstream call may go to in production.
+"""Check that an IP address is on the public internet, as upstream calls in production require (against SSRF).
 
-`ipaddress.is_global` is not enough: it calls NAT64, 6to4, the old site-local range and two clouds' metadata addresses
-global. The ranges are those of the IANA special-purpose registries (RFC 6890) plus the ones named below.
+`ipaddress.is_global` is not enough: it counts NAT64, 6to4, the old site-local range and two clouds' metadata addresses
+as global. The ranges are those of the IANA special-purpose registries (RFC 6890) and the ones named below.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NEVER = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address in text is on the public internet, seen through IPv4-mapped forms.
+    """Return whether an IP address is on the public internet; an IPv4-mapped IPv6 address counts as its IPv4 address.
 
     Raises:
-        ValueError: the text is no IP address.
+        ValueError: `address` is not an IP address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:

@@ -1,4 +1,4 @@
-"""Connections to an account whose calls are authorised one by one."""
+"""Connection pool for providers that need a fresh credential per request (a cloud's token or signature)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llm_gateway.upstream.response import Response, ResponseStream
 
 
 class AuthorizedPool(Pool):
-    """A pool that awaits `authorize` before each request and adds its header lines.
+    """A pool that awaits `authorize` before each request and adds the header lines that it returns.
 
-    A class of its own, so that calls with a static key, which nearly all are, do not even ask whether they need it.
+    It is a subclass so that calls with a static key, which most are, need no check for it.
     """
 
     def __init__(
@@ -33,19 +33,19 @@ class AuthorizedPool(Pool):
         self._url = f"{parts.scheme}://{parts.netloc}{self._base}"
 
     async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
-        """As `Pool.post`; RequestNotSent is raised, too, if the call cannot be authorised."""
+        """Authorise, then POST like `Pool.post`. Raises RequestNotSent also if the call cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("POST", path, body, timeout_s)
         return await super().post(path, body, timeout_s - (self._loop.time() - started), fields)
 
     async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
-        """As `Pool.open`; RequestNotSent is raised, too, if the call cannot be authorised."""
+        """Authorise, then open a stream like `Pool.open`. Raises RequestNotSent also if that cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("POST", path, body, timeout_s)
         return await super().open(path, body, timeout_s - (self._loop.time() - started), fields)
 
     async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
-        """As `Pool.get`; RequestNotSent is raised, too, if the call cannot be authorised."""
+        """Authorise, then GET like `Pool.get`. Raises RequestNotSent also if the call cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("GET", "", b"", timeout_s)
         return await super().get(timeout_s - (self._loop.time() - started), fields)
@@ -59,6 +59,6 @@ class AuthorizedPool(Pool):
         except TimeoutError:
             raise RequestNotSent("The call was not authorised in time", is_ours=True) from None
         except asyncio.CancelledError:
-            if method == "GET":  # the model list, which nobody accounts for
+            if method == "GET":  # the model list: it has no usage record that must tell whether it was sent
                 raise
             raise CancelledBeforeSend from None

@@ -1,6 +1,15 @@
-"""One HTTP/1.1 connection to a provider (RFC 9112): a request at a time, and its response.
+"""One HTTP/1.1 connection to a provider (RFC 9112): send one request at a time and parse its response.
 
-The counterpart of `server/connection.py`.
+    connected ─┬─ exchange or open ──▶ head ── head complete ──▶ body ── complete ─┬─▶ idle (`is_reusable`)
+    idle ──────┘                       │  ▲                                        └─▶ finished, if not reusable
+                                       └──┘ interim response (1xx): skipped
+
+    any state        ── close ──▶ closed
+    head, body       ── time-out, cancellation, malformed, compressed or too large response ──▶ closed
+    head, body       ── the provider closes ──▶ closed; the response is complete only if nothing else could end it
+    connected, idle  ── data arrives, or the provider closes ──▶ closed
+
+`server/connection.py` is the client's side of the gateway.
 """
 
 from __future__ import annotations
@@ -12,18 +21,20 @@ import httptools
 from llm_gateway.upstream.response import IncompleteResponse, Response, ResponseStream, header, time_out
 
 MAX_HEAD_BYTES = 256 * 1024
-"""Limit for all that is not body: status line and headers, interim responses (1xx), one chunk's framing, trailers."""
+"""Limit for everything but the body: status line, headers, interim responses (1xx), one chunk's framing, trailers."""
 LARGE_READ_BYTES = 64 * 1024
-"""After a read of this size the connection lets others have the event loop before it reads on."""
+"""After a read of this size, the connection pauses reading for one turn of the event loop."""
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
-"""Of a response that is read as it comes: a million tokens are some 300 MB of events, of which nothing is held."""
+"""Limit of a streamed response. A million tokens are about 300 MB of events; they are not kept in memory."""
 ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection to a provider; it takes one request at a time.
+    """A connection to a provider. Call `exchange` or `open`, one at a time; the module's docstring draws the states.
 
-    It never raises for what the other side does: `exchange` does, to whoever waits for the response.
+    What the provider does wrong is raised by `exchange`, or by the `ResponseStream` that `open` returned, and nowhere
+    else. `is_reusable` is True while the connection is idle and can take another request; `idle_since` is the time of
+    the event loop's clock at which it became idle.
     """
 
     __slots__ = (
@@ -42,18 +53,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
         self._size = 0  # bytes of the response's body
-        self._received = 0  # bytes of the whole response, its head and framing included
-        self._since_body = 0  # those that came since the last byte of its body
+        self._received = 0  # bytes of the whole response, head and framing included
+        self._since_body = 0  # bytes received since the last byte of the body
         self._has_head = False
         self.is_reusable = False
         self.idle_since = 0.0
 
     async def exchange(self, request: bytes, timeout_s: float) -> Response:
-        """Send a whole request, and return its whole response. Whoever is cancelled here takes the connection along.
+        """Send a whole request, and return its whole response. Cancellation closes the connection.
 
         Raises:
-            TimeoutError: the response was not whole after so many seconds.
-            IncompleteResponse: it never will be.
+            TimeoutError: the response was not complete after `timeout_s` seconds.
+            IncompleteResponse: the connection broke, or the response is malformed or too large.
         """
         waiter: asyncio.Future[Response] = self._loop.create_future()
         self._waiter = waiter
@@ -67,15 +78,15 @@ class UpstreamConnection(asyncio.Protocol):
         finally:
             timer.cancel()
             self._waiter = None
-            del waiter  # a future holds the exception it raised here, whose traceback holds this frame
+            del waiter  # breaks a reference cycle: the future's exception has a traceback that holds this frame
             if not self.is_reusable:
                 self.close()
 
     def open(self, request: bytes) -> ResponseStream:
-        """Send a whole request, and return its response as it comes, to be read to its end or closed.
+        """Send a whole request, and return the stream of its response. Read the stream to its end, or close it.
 
         Raises:
-            IncompleteResponse: the connection is gone.
+            IncompleteResponse: the connection is closed.
         """
         if self._transport is None or self._transport.is_closing():
             raise IncompleteResponse("The connection broke: it was closed")
@@ -85,14 +96,14 @@ class UpstreamConnection(asyncio.Protocol):
         return self._stream
 
     def _begin(self, limit: int) -> None:
-        """Expect a response of at most `limit` bytes."""
+        """Reset the counters for a response with a body of at most `limit` bytes."""
         self.is_reusable = False
         self._size = self._received = self._since_body = 0
         self._has_head = False
         self._limit = limit
 
     def close(self) -> None:
-        """Close it at once, whatever is under way."""
+        """Close the connection at once; a response under way fails."""
         self.is_reusable = False
         if self._transport is not None:
             self._transport.abort()
@@ -108,30 +119,35 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Asyncio's."""
+        """Keep the transport (called by asyncio)."""
         self._transport = transport  # type: ignore[assignment]  # a stream's
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio's."""
+        """End the response, if one is under way (called by asyncio)."""
         self._end(f"The connection broke: {exc}" if exc else "The connection broke: it was closed too early")
-        self._parser = None  # breaks the circle
+        self._parser = None  # breaks a reference cycle: the parser holds this connection
         self._transport = None
 
     def eof_received(self) -> None:
-        """Asyncio's. The transport closes after this."""
+        """End the response, if one is under way (called by asyncio, which closes the transport after this)."""
         self._end("The connection broke: it was closed too early")
 
-    def _end(self, complaint: str) -> None:
-        """Nothing more will come: the end of a body whose length nobody said (RFC 9112, section 6.3), or too early."""
-        if self._is_asked() and self._has_head and not (header(self._headers, LENGTH) or header(self._headers, CODING)):
+    def _end(self, message: str) -> None:
+        """Handle the provider's close.
+
+        It completes a response without Content-Length and Transfer-Encoding (RFC 9112, section 6.3), and fails any
+        other with `message`.
+        """
+        has_own_end = header(self._headers, LENGTH) or header(self._headers, CODING)
+        if self._is_waiting() and self._has_head and not has_own_end:
             self._complete(is_reusable=False)
         else:
-            self._fail(complaint)
+            self._fail(message)
 
     def data_received(self, data: bytes) -> None:
-        """Asyncio's."""
-        if self._parser is None or not self._is_asked():
-            self.close()  # nothing was asked, or it is answered
+        """Parse what the provider sent (called by asyncio)."""
+        if self._parser is None or not self._is_waiting():
+            self.close()  # data that answers no request
             return
         size = len(data)
         self._received += size
@@ -151,8 +167,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._check_size()
 
     def _check_size(self) -> None:
-        """Bound all that a provider sends, not the body alone: each of the rest could go on for ever."""
-        if not self._is_asked():
+        """Fail the response if its headers, its framing or all of it are too large; each could go on without end."""
+        if not self._is_waiting():
             return
         if self._since_body > MAX_HEAD_BYTES:
             self._fail(f"The connection broke: the answer's framing is larger than {MAX_HEAD_BYTES} bytes")
@@ -160,47 +176,47 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(f"The answer is larger than {self._limit} bytes, framing included")
 
     def _pause(self) -> None:
-        """Read on in the next turn of the event loop, which would else read a fast provider many times in this one."""
+        """Pause reading until the next turn of the event loop, so that a fast provider does not starve the others."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
-            self._loop.call_soon(self._read_on)
+            self._loop.call_soon(self._resume)
 
-    def _read_on(self) -> None:
+    def _resume(self) -> None:
         is_full = self._stream is not None and self._stream.is_full
         if not is_full and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def on_message_begin(self) -> None:
-        """The parser's."""
-        if not self._is_asked():
-            self.close()  # an answer too many
+        """Start a response (called by the parser)."""
+        if not self._is_waiting():
+            self.close()  # a second response to one request
         self._headers = []
         self._body = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser's. Trailers are dropped, as none of them may be taken for a header (RFC 9110, section 6.5.1)."""
+        """Keep a header (called by the parser). Trailers must not be merged into headers (RFC 9110, section 6.5.1)."""
         if not self._has_head:
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The parser's."""
+        """Check the head, and start the stream if one is open (called by the parser)."""
         self._has_head = True
         encoding = header(self._headers, ENCODING)
         if encoding is not None and encoding.lower() != b"identity":
-            self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which was not asked for")
+            self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which is not supported")
         elif self._stream is not None and self._parser is not None and self._parser.get_status_code() >= 200:
             self._stream.begin(self._parser.get_status_code(), self._headers)
 
     def on_body(self, body: bytes) -> None:
-        """The parser's."""
+        """Keep a piece of the body, or pass it to the stream (called by the parser)."""
         self._since_body = 0
         self._size += len(body)
         if self._size > self._limit:
             self._fail(f"The answer is larger than {self._limit} bytes")
         elif self._stream is not None:
             self._stream.take(body)
-        elif not self._is_asked():
-            return  # it failed; what was read with that is dropped
+        elif not self._is_waiting():
+            return  # the response failed earlier in the same read
         elif not self._body:
             self._body = body
         else:
@@ -209,7 +225,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        """The parser's. What is only on the way to a response (1xx) is passed over (RFC 9110, section 15.2)."""
+        """Complete the response, or skip an interim one (1xx; RFC 9110, section 15.2). Called by the parser."""
         parser = self._parser
         if parser is None:
             return
@@ -217,16 +233,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete(is_reusable=parser.should_keep_alive())
         self._has_head = False
 
-    def _is_asked(self) -> bool:
-        """Whether a request waits for its response, or for more of it."""
+    def _is_waiting(self) -> bool:
+        """Return whether a request was sent and its response is not complete."""
         return self._stream is not None or (self._waiter is not None and not self._waiter.done())
 
     def _complete(self, *, is_reusable: bool) -> None:
         transport, parser = self._transport, self._parser
-        if transport is None or parser is None or not self._is_asked():
+        if transport is None or parser is None or not self._is_waiting():
             self.close()
             return
-        # Whoever answers before it has read all of the request may not read the rest of it.
+        # A provider that answers before it has read all of the request may not read the rest of it.
         self.is_reusable = is_reusable and not transport.get_write_buffer_size()
         self.idle_since = self._loop.time()
         if self._stream is not None:

@@ -1,4 +1,4 @@
-"""Where upstream calls may go, as a defence against names that lead into our own network."""
+"""Egress rules: check upstream URLs and the addresses of their hosts, to keep calls out of private networks (SSRF)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from llm_gateway.upstream.addresses import is_public
 
 
 class AddressRefused(Exception):
-    """An upstream address that production must not call; the message is a sentence for the operator."""
+    """An upstream URL or address that must not be called in production; the message is a sentence for the operator."""
 
 
 class AddressUnknown(AddressRefused):
-    """The host does not resolve now, which says nothing about where it is."""
+    """The host does not resolve now, so that its addresses cannot be checked."""
 
 
 Resolve: TypeAlias = Callable[[str, int], list[str]]
+"""Return the addresses of a host and port; see `resolve`."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, the one that is best reached from here first. Blocks.
+    """Return the addresses of a host, in the system's order of preference (RFC 6724). Blocks.
 
     Raises:
-        OSError: it does not resolve.
-        UnicodeError: it cannot be the name of a host.
+        OSError: the host does not resolve.
+        UnicodeError: `host` is not a valid host name.
     """
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 class Egress:
-    """Where upstream calls may go. `strict` (production): https to public addresses, or to `private_hosts`."""
+    """The rules for upstream URLs. `strict` (production): https to public addresses, or any URL of `private_hosts`."""
 
     def __init__(
         self, *, strict: bool, private_hosts: frozenset[str] = frozenset(), resolve: Resolve = resolve
@@ -42,12 +43,13 @@ class Egress:
         self._resolve = resolve
 
     def check(self, url: str, pinned: str | None = None) -> str | None:
-        """The address the connection must be pinned to; None when it need not be. Resolves names: blocks.
+        """Return the address to which connections must be pinned; None if they need not be. Blocks to resolve the host.
 
-        It stays `pinned` as long as that is one of the host's addresses: a host may show others at every look.
+        Pinning prevents that the name resolves to another address after this check (DNS rebinding). The result stays
+        `pinned` as long as that is among the host's addresses, since a resolver may return others each time.
 
         Raises:
-            AddressRefused: the URL may not be called, or its host does not resolve.
+            AddressRefused: the URL must not be called, or its host does not resolve (`AddressUnknown`).
         """
         try:
             parts = urlsplit(url)
@@ -58,7 +60,10 @@ class Egress:
         if not self.strict or host in self._private_hosts:
             return None
         if parts.scheme != "https":
-            raise AddressRefused(f"{host} must be called over https in production.")
+            raise AddressRefused(
+                f"{host} must be called over https in production: write https://, or name the host in "
+                "LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS if it is one of your own network that speaks plain http."
+            )
         try:
             addresses = self._resolve(host, port)
         except (OSError, UnicodeError) as error:
@@ -67,9 +72,9 @@ class Egress:
             if not is_public(address):
                 raise AddressRefused(
                     f"{host} is at {address}, which is not a public address: "
-                    "name the host in LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS if it is meant."
+                    "to allow it, add the host to LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS."
                 )
         if pinned in addresses:
             return pinned
-        # One family is the reachable one, and the resolver puts it first; within it the order may change at every call.
+        # The resolver puts the reachable address family first; within a family, its order may change with each call.
         return min(address for address in addresses if (":" in address) == (":" in addresses[0]))

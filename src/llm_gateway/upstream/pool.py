@@ -1,4 +1,4 @@
-"""Connections to one provider, kept while they are idle: one is made when none is free."""
+"""Connection pool of one provider: send a request on an idle connection, or make a new one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from llm_gateway.upstream.connection import MAX_STREAM_BYTES, UpstreamConnection
 from llm_gateway.upstream.response import Response, ResponseStream
 
 CONNECT_S = 3.0
+"""Seconds to resolve the host, connect, and complete the TLS handshake."""
 IDLE_S = 50.0
+"""Seconds after which an idle connection is closed: before a load balancer does so (AWS's by default after 60 s)."""
 NEXT_ADDRESS_S = 0.25
-"""How long one of a host's addresses has before the next is tried beside it (RFC 8305)."""
+"""Seconds until the host's next address is tried in parallel (RFC 8305, section 5)."""
 KEEPALIVE_S = 30
-"""An answer may be minutes away: what stands between must not take the connection for dead."""
+"""Idle seconds before TCP keep-alive probes, so that NATs keep the connection while an answer takes minutes."""
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 UNRESERVED = "/%:@!$&'()*+,;=-._~"
 _FIELD = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class RequestNotSent(Exception):
-    """The request was not sent, for want of a connection or a token. `is_ours`: by this machine's fault or too late."""
+    """The request was not sent, because there is no connection or no credential for it.
+
+    `is_ours`: this machine is at fault, or too little time was left, so that it does not count against the provider.
+    """
 
     def __init__(self, message: str, *, is_ours: bool = False) -> None:
         super().__init__(message)
@@ -40,11 +45,11 @@ class CancelledBeforeSend(asyncio.CancelledError):
 
 
 class UnsendableHeader(Exception):
-    """A header holds what cannot be sent in one. The message does not quote it, for it may be a key."""
+    """A header's value holds characters that HTTP does not allow. The message does not quote it: it may be a key."""
 
 
 def tls_context() -> ssl.SSLContext:
-    """What https connections are made with: the system's certificates, or those SSL_CERT_FILE names. Reads files."""
+    """Make the TLS context of https connections, with the system's certificates or SSL_CERT_FILE's. Reads files."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -55,14 +60,14 @@ class Pool:
 
     Args:
         root: the absolute URL that paths are appended to.
-        headers: what every request carries.
-        tls: for https.
-        pinned: the address to connect to, whatever the host's name resolves to.
-        max_body_bytes: of a response that is read whole.
-        max_stream_bytes: of a response that is read as it comes.
+        headers: sent with every request.
+        tls: the context for https; required if `root` is an https URL.
+        pinned: the IP address to connect to, in place of those that the host resolves to.
+        max_body_bytes: limit of a response that is read whole.
+        max_stream_bytes: limit of a streamed response.
 
     Raises:
-        UnsendableHeader: one of the headers is.
+        UnsendableHeader: the value of a header holds characters that HTTP does not allow.
     """
 
     def __init__(
@@ -95,38 +100,38 @@ class Pool:
         self._is_closed = False
 
     async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
-        """The response to a POST, whole within so many seconds. `fields` are more header lines.
+        """POST `body`, and return the whole response. `fields` are additional header lines, each with its CRLF.
 
         Raises:
-            RequestNotSent: no connection can be made.
-            CancelledBeforeSend: cancelled while it was made.
-            TimeoutError: the response was not whole in time.
-            IncompleteResponse: it never will be.
+            RequestNotSent: no connection could be made.
+            CancelledBeforeSend: the call was cancelled while a connection was made.
+            TimeoutError: the response was not complete within `timeout_s` seconds.
+            IncompleteResponse: the connection broke, or the response is malformed or too large.
         """
         return await self._exchange(self._request(path, body, fields), timeout_s)
 
     async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
-        """The response to a GET of the root; raises as `post` does."""
+        """GET the root URL, and return the whole response. Raises as `post` does."""
         return await self._exchange(self._head("GET", "") + fields + b"\r\n", timeout_s)
 
     async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
-        """The response to a POST as it comes, its head within so many seconds; raises as `post` does.
+        """POST `body`, and return the response as a stream, once its head has arrived within `timeout_s` seconds.
 
-        Whoever has it reads it to its end, or closes it; then `release` takes its connection back.
+        Call `release` when the stream was read to its end or is not needed any more. Raises as `post` does.
         """
         deadline = self._loop.time() + timeout_s
         connection = self._free() or await self._new(timeout_s)
         try:
             stream = connection.open(self._request(path, body, fields))
             await stream.head(deadline - self._loop.time())
-        except BaseException:  # edge: there is nobody who could close it
+        except BaseException:  # edge: the caller has no stream to close, so the connection is closed here
             connection.close()
             raise
         self._streaming[stream] = connection
         return stream
 
     def release(self, stream: ResponseStream) -> None:
-        """The stream is not read any more: keep its connection if it is over, close it if it is not."""
+        """Keep the connection of a stream that is over for the next request; close it if the stream is not over."""
         stream.close()
         connection = self._streaming.pop(stream)
         if connection.is_reusable:
@@ -154,7 +159,7 @@ class Pool:
                 self._keep(connection)
 
     def _free(self) -> UpstreamConnection | None:
-        """The connection that was used last, so that those that are not needed grow old."""
+        """Return the idle connection that was used last, so that superfluous ones reach `IDLE_S`; None without one."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_reusable:
@@ -187,11 +192,10 @@ class Pool:
                     server_hostname=self._host if self._tls else None,
                 )
         except TimeoutError:
-            message = "No connection: not within the time for it"
-            raise RequestNotSent(message, is_ours=timeout_s < CONNECT_S) from None
+            raise RequestNotSent("No connection: timed out", is_ours=timeout_s < CONNECT_S) from None
         except (OSError, RuntimeError) as error:  # uvloop raises both
             raise RequestNotSent(
-                f"No connection: {_said(error)}", is_ours=getattr(error, "errno", None) in OUT_OF_FILES
+                f"No connection: {_reason(error)}", is_ours=getattr(error, "errno", None) in OUT_OF_FILES
             ) from None
         else:
             sock = None
@@ -205,12 +209,12 @@ class Pool:
         sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        with contextlib.suppress(AttributeError):  # not every system lets the time be set
+        with contextlib.suppress(AttributeError):  # TCP_KEEPIDLE is missing on macOS
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
         return sock
 
     def expire(self) -> None:
-        """Close what has been idle for long, or was closed by the other side."""
+        """Close connections that were idle for longer than `IDLE_S`, and drop those that the provider closed."""
         oldest = self._loop.time() - IDLE_S
         for connection in self._idle:
             if connection.idle_since < oldest:
@@ -218,20 +222,20 @@ class Pool:
         self._idle = [connection for connection in self._idle if connection.is_reusable]
 
     def close(self) -> None:
-        """Close what is idle now, and what is busy once it is answered."""
+        """Close idle connections now, and busy ones once their response is complete."""
         self._is_closed = True
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
     def close_soon(self) -> None:
-        """`close`, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+        """Call `close` in the event loop's thread; may be called from any thread."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and its connections with it
             self._loop.call_soon_threadsafe(self.close)
 
 
-def _said(error: Exception) -> str:
-    """What the operating system, the resolver or TLS says."""
+def _reason(error: Exception) -> str:
+    """Return the message of the operating system, the resolver or the TLS library, without error numbers."""
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError | socket.gaierror) and error.errno:
         return os.strerror(error.errno)
     return str(getattr(error, "strerror", None) or error)

@@ -1,4 +1,12 @@
-"""What comes back from a provider: a whole response, or one as it comes."""
+"""HTTP responses from a provider: a whole one (`Response`), or a stream read while it arrives (`ResponseStream`).
+
+A stream's states, with the call of the connection that changes each:
+
+    waiting for the head ── begin ──▶ open: take pieces of the body ── end ──▶ over
+              └──────────── fail or close ─────┴── fail or close ────────────▶ over, and reading raises
+
+While open, unread pieces are buffered (`read`) or passed to a callback at once (`deliver`).
+"""
 
 from __future__ import annotations
 
@@ -7,32 +15,33 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 HIGH_WATER_BYTES = 16 * 1024
-"""So much of a response is held for whoever reads it too slowly; what one read of the socket brings comes on top."""
+"""Pause reading the socket once more than this many unread bytes are buffered; the last read comes on top."""
 
 
 CLOSED = "The connection broke: it was closed on this side"
 
 
 class IncompleteResponse(Exception):
-    """There is no whole response, though the request was sent; the message is a sentence without its full stop."""
+    """The request was sent, but no complete response arrived; the message is a sentence without its full stop."""
 
 
 class Response(NamedTuple):
-    """A whole response; its headers as they came."""
+    """A whole response. `headers` are in the order and spelling received."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
     def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, named in lower case."""
+        """Return the first value of a header; `name` is in lower case."""
         return header(self.headers, name)
 
 
 class ResponseStream:
-    """A response as it comes. What is not read yet is held, up to a mark from which on no more is taken.
+    """A response that is read while it arrives. Unread data is buffered, up to `HIGH_WATER_BYTES`.
 
-    `status` and `headers` are there once `head` has returned. `close_connection` closes the one that it arrives on.
+    Await `head` first: then `status` and `headers` are set. Read with `read` or `deliver` until the end, or `close`.
+    `begin`, `take`, `end` and `fail` are for the connection. `close_connection` closes the connection it arrives on.
     """
 
     __slots__ = (
@@ -48,7 +57,7 @@ class ResponseStream:
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
         self._held = 0
-        self.is_full = False  # more is held than the mark, so the connection is not read on
+        self.is_full = False  # more than HIGH_WATER_BYTES are buffered, so reading the socket is paused
         self._is_over = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -58,88 +67,90 @@ class ResponseStream:
         self._timer: asyncio.TimerHandle | None = None
 
     async def head(self, timeout_s: float) -> None:
-        """Return when the head of the response is here.
+        """Return once the head of the response has arrived.
 
         Raises:
-            TimeoutError: not within so many seconds.
-            IncompleteResponse: it never will be.
+            TimeoutError: it did not arrive within `timeout_s` seconds.
+            IncompleteResponse: the connection broke, or the response is malformed.
         """
         if not self.status:
-            await self._news(timeout_s)
+            await self._wait(timeout_s)
 
     async def read(self, timeout_s: float) -> bytes:
-        """All that has come since the last time, at least a byte of it; nothing when the response is over.
+        """Return the data that arrived since the last call, at least one byte; b"" once the response is over.
 
         Raises:
-            TimeoutError: nothing came for so many seconds.
-            IncompleteResponse: the rest never will.
+            TimeoutError: nothing arrived for `timeout_s` seconds.
+            IncompleteResponse: the connection broke before the response was complete.
         """
         if not (self._pieces or self._is_over):
-            await self._news(timeout_s)
+            await self._wait(timeout_s)
         pieces = self._pieces
         if not pieces:
             self._check()
             return b""
-        return self._held_so_far()
+        return self._take_buffered()
 
     async def deliver(self, take: Callable[[bytes], bool], idle_s: float) -> bool:
-        """Call `take` with all that comes, as it comes, until it returns False; whether more may come after that.
+        """Call `take` with data as it arrives, until it returns False. Returns whether more may arrive after that.
 
-        A task that is woken for each piece costs more than all that is done with it. What `take` raises is raised here.
+        `take` is called from the socket's callback, since waking a task for each piece costs more than handling it.
+        What `take` raises is raised here.
 
         Raises:
-            TimeoutError: `progressed` was not called for so many seconds.
-            IncompleteResponse: the rest never will come.
+            TimeoutError: `progressed` was not called for `idle_s` seconds.
+            IncompleteResponse: the connection broke before the response was complete.
         """
-        if self._pieces and not take(self._held_so_far()):
+        if self._pieces and not take(self._take_buffered()):
             return True
         self._take, self._idle_s = take, idle_s
         try:
             if not self._is_over:
-                await self._news(idle_s)
+                await self._wait(idle_s)
         finally:
             self._take = None
         if self._pieces:
-            return True  # what came while `take` wanted no more, be the response over or not
+            return True  # data arrived after `take` returned False; the response may be over by now
         self._check()
         return not self._is_over
 
     def progressed(self) -> None:
-        """What is poured brought something: the time it may be silent begins anew."""
+        """Reset the idle timer of `deliver`; call it when delivered data completed at least one event."""
         self._deadline = self._loop.time() + self._idle_s
 
     def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, named in lower case."""
+        """Return the first value of a header; `name` is in lower case."""
         return header(self.headers, name)
 
     def close(self) -> None:
-        """Nobody wants the rest: the connection is closed with it, unless the response is over."""
+        """Stop reading, and drop buffered data; the connection is closed as well unless the response is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._pieces, self._held = [], 0
-        self._go_on()
+        self._resume()
         if not self._is_over:
             self.fail(IncompleteResponse(CLOSED))
             self._close_connection()
         elif self._error is not None:
-            self._error = IncompleteResponse(CLOSED)  # the one before may hold a traceback, and with it this stream
+            # Breaks a reference cycle: the earlier error may have a traceback that holds this stream.
+            self._error = IncompleteResponse(CLOSED)
 
     def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """The connection's: the head has come."""
+        """Set status and headers (called by the connection)."""
         self.status, self.headers = status, headers
         self._wake()
 
     def take(self, body: bytes) -> None:
-        """The connection's: more of the body has come."""
+        """Buffer or deliver a piece of the body (called by the connection)."""
         if self._is_over:
-            return  # it failed, and the rest of what was read with that is worth nothing
+            return  # the response failed earlier in the same read
         if self._take is not None:
             try:
                 if not self._take(body):
                     self._take = None
                     self._wake()
-            except Exception as error:  # edge: it is raised to whoever pours
+            except Exception as error:  # edge: raised by `deliver`, not in the socket's callback
                 self._take = None
                 self.fail(error)
                 self._close_connection()
@@ -152,30 +163,30 @@ class ResponseStream:
         self._wake()
 
     def end(self) -> None:
-        """The connection's: the response is whole."""
+        """End the response, which is complete (called by the connection)."""
         self._is_over = True
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """The connection's: the rest never comes."""
+        """End the response with an error that reading raises (called by the connection)."""
         if not self._is_over:
             self._is_over, self._error = True, error
             self._wake()
 
-    def _held_so_far(self) -> bytes:
+    def _take_buffered(self) -> bytes:
         pieces = self._pieces
         self._pieces, self._held = [], 0
-        self._go_on()
+        self._resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self.is_full:
             self.is_full = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
     def _set_timer(self) -> None:
-        """One timer for many waits: it looks when it fires whether the last of them has come to its end."""
+        """Set the one timer of all waits; when it fires, `_check_time` looks whether the latest wait is over."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(self._deadline, self._check_time)
@@ -194,7 +205,7 @@ class ResponseStream:
             self._waiter.set_result(None)
 
     def _check(self) -> None:
-        """Raise the error that ended the response; a second call raises another, without the first one's traceback."""
+        """Raise the error that ended the response, if any; each call raises a new one, without earlier tracebacks."""
         error = self._error
         if error is None:
             return
@@ -204,7 +215,13 @@ class ResponseStream:
         finally:
             del error  # its traceback holds this frame
 
-    async def _news(self, timeout_s: float) -> None:
+    async def _wait(self, timeout_s: float) -> None:
+        """Return when data arrives, the response ends, or `take` returned False.
+
+        Raises:
+            TimeoutError: the deadline passed (`progressed` moves it).
+            IncompleteResponse: the response failed.
+        """
         self._check()
         loop = self._loop
         waiter: asyncio.Future[None] = loop.create_future()
@@ -214,12 +231,12 @@ class ResponseStream:
             self._set_timer()
         try:
             await waiter
-        except BaseException:  # edge: nobody reads on
+        except BaseException:  # edge: timed out or cancelled; the response is not read any further
             self.close()
             raise
         finally:
             self._waiter = None
-            del waiter  # a future holds the exception it raised here, whose traceback holds this frame
+            del waiter  # breaks a reference cycle: the future's exception has a traceback that holds this frame
         if not self._pieces:
             self._check()
 
@@ -231,7 +248,7 @@ def time_out(waiter: asyncio.Future[Any]) -> None:
 
 
 def header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The first value of a header, named in lower case."""
+    """Return the first value of a header; `name` is in lower case."""
     size = len(name)
     for given, value in headers:
         if len(given) == size and given.lower() == name:

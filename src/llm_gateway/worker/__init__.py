@@ -1,1 +1,1 @@
-"""The data plane: it answers calls, over a snapshot of the configuration and never over the database."""
+"""The data plane: serve LLM calls from an in-memory snapshot of the configuration, without reading the database."""

@@ -1,4 +1,4 @@
-"""Composition root of the data plane: who uses whom on the way of a call."""
+"""Composition root of the data plane: create its parts and connect them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Log: TypeAlias = Callable[..., None]
 class WorkerDependencies(NamedTuple):
     """Dependencies of the data plane.
 
-    `snapshot` returns the configuration in force. `observe` takes every finished usage record.
+    `snapshot` returns the current configuration. `observe` is called with every settled usage record.
     """
 
     settings: Settings
@@ -50,7 +50,7 @@ class WorkerDependencies(NamedTuple):
 
 
 class Worker:
-    """Serves calls. Call `changed` with every new snapshot, and `close` at the end."""
+    """The data plane of one process. Call `changed` with every new snapshot, and `close` at the end."""
 
     def __init__(self, dependencies: WorkerDependencies) -> None:
         settings, log = dependencies.settings, dependencies.log
@@ -92,7 +92,7 @@ class Worker:
         )
 
     def build(self, management: ASGIApp) -> Dispatch:
-        """Build the ASGI app: the endpoints of calls; what is none of theirs goes to `management`."""
+        """Build the ASGI app. Requests whose path is not an endpoint of the data plane go to `management`."""
         settings = self._dependencies.settings
         dependencies = EndpointDependencies(
             self.gateway,
@@ -105,13 +105,13 @@ class Worker:
         return Dispatch(endpoints, below, management)
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
-        """Begin rate-limit windows with what an earlier run sent."""
+        """Count the attempts of an earlier run in the rate-limit windows."""
         self._admission.refill(attempts, now_ms)
 
     def changed(self, snapshot: Snapshot) -> None:
-        """Reset a provider's availability when its configuration changed, and forget providers that are gone.
+        """Reset the availability of providers whose configuration changed, and forget deleted providers.
 
-        Any change closes its breakers; its account's pause ends only with another key or address.
+        Any change closes a provider's breakers; its account's pause ends only with a new key or address.
         """
         providers = {provider.id: provider for provider in snapshot.providers.values()}
         for provider_id, before in self._known.items():

@@ -1,4 +1,4 @@
-"""Which endpoint a path leads to; what is no endpoint of the data plane's is handed to the control plane."""
+"""Dispatch requests by path: to the data plane's endpoints, and every other path to the control plane's ASGI app."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import GENERATE_PATH
@@ -20,12 +21,12 @@ from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies,
 
 
 class Dispatch:
-    """Sends a request to the endpoint of its path, else to `management`.
+    """An ASGI app that calls the endpoint of a request's path, or `management` if the data plane has none.
 
-    A table instead of Starlette's router, which tries a regular expression per route. What is no exact path is looked
-    up by its beginning: `below` are the endpoints of all paths that begin so. Where a path of `endpoints` ends with
-    `{model}:method`, the model's name is all that stands there up to the last colon, and the endpoint finds it in the
-    scope, as `path_params["model"]`.
+    It looks paths up in a table, since Starlette's router tries a regular expression per route. `endpoints` holds
+    exact paths; `below` holds prefixes, for every path that starts with one. A path in `endpoints` that ends with
+    `{model}:method` matches any model name, up to the last colon; the endpoint reads the name from the scope, as
+    `path_params["model"]`.
     """
 
     def __init__(self, endpoints: Mapping[str, ASGIApp], below: Mapping[str, ASGIApp], management: ASGIApp) -> None:
@@ -41,7 +42,7 @@ class Dispatch:
         self._management = management
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Call the endpoint of the request's path (ASGI)."""
         path: str = scope["path"]
         endpoint = self._endpoints.get(path)
         if endpoint is None:
@@ -55,18 +56,19 @@ class Dispatch:
                 if name and method in methods:
                     scope["path_params"] = {"model": name}
                     return methods[method]
-                if name and scope["method"] == "POST":
-                    return _nothing
+                if name and scope["method"] == "POST":  # a GET may be about a model whose name holds a colon
+                    return _not_found
         for start, endpoint in self._below.items():
             if path.startswith(start):
                 return endpoint
-        return _nothing if path.startswith(VENDOR_PATH_PREFIXES) else self._management
+        # Below a vendor's prefix, a client expects an unknown path to be refused in that vendor's error format.
+        return _not_found if path.startswith(VENDOR_PATH_PREFIXES) else self._management
 
 
 def build_endpoints(
     dependencies: EndpointDependencies, snapshot: Callable[[], Snapshot]
 ) -> tuple[Mapping[str, ASGIApp], Mapping[str, ASGIApp]]:
-    """Return the endpoints by their paths, and those by the beginnings of theirs."""
+    """Return two tables of endpoints: by exact path, and by path prefix (see `Dispatch`)."""
     generate = GenerateEndpoint(
         dependencies.gateway,
         dependencies.in_flight,
@@ -90,8 +92,7 @@ def build_endpoints(
     return endpoints, below
 
 
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     context: RequestContext = scope[REQUEST_CONTEXT]
     protocol = protocol_of(scope["path"], context.headers, scope["query_string"])
-    path = scope["path"].partition("?")[0]  # a client may have encoded the question mark before its key
-    await send_error(send, scope, NotFound(f"There is nothing at {path[:200]}: {protocol.unknown_path}."))
+    await send_error(send, scope, NotFound(nothing_at(scope["path"], protocol.unknown_path)))

@@ -1,16 +1,19 @@
-"""THE STRAIGHT LINE: what happens to a request, in order, on one screen.
+"""Run a request through the pipeline: plan, cache lookup, upstream attempts, usage record, cache write.
 
-    1 plan      what to try, in what order                       routing/route.py (pure)
-    2 look      known already, or in flight already               pipeline/caching.py
+    1 plan      choose the providers to try, in order             routing/route.py (no I/O)
+    2 look up   return a cached answer, or wait for an identical request in flight
+                                                                  pipeline/caching.py
     3 try       per candidate: translate → breaker → admit → intent → send → translate back → outcome
                                                                   pipeline/failover.py, pipeline/attempt.py,
                                                                   pipeline/translation.py
-    4 settle    the usage record, durable before the answer       pipeline/usage_recorder.py
-    5 keep      for the next who asks the same                    pipeline/caching.py
+    4 settle    make the usage record durable, before the answer is returned
+                                                                  pipeline/usage_recorder.py
+    5 keep      cache the answer                                  pipeline/caching.py
 
-A stream is the same line: it is handed out at its commit point, in the middle of step 3 (pipeline/relay.py). The gate
-stands before the line (`gate/authentication.py`), a surface decodes before and encodes after it. The database is never
-on it.
+A streamed request takes the same steps. Its stream is returned in the middle of step 3, once its content begins; the
+relay then runs steps 4 and 5 at its end (pipeline/relay.py). Authentication comes before these steps
+(gate/authentication.py); an endpoint decodes the request before them and encodes the answer after them
+(worker/endpoints/). No step reads or writes the database.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ T = TypeVar("T")
 
 
 class Gateway:
-    """Serves calls over one immutable snapshot of the configuration each."""
+    """The pipeline of LLM calls; each call uses one immutable snapshot of the configuration throughout."""
 
     def __init__(
         self, snapshot: Callable[[], Snapshot], caching: Caching, failover: Failover, recorder: UsageRecorder
@@ -48,18 +51,20 @@ class Gateway:
         self._recorder = recorder
 
     async def generate(self, request: Request) -> Answer:
-        """The answer to one request, with its usage record durable.
+        """Return the whole answer to one request; its usage record is durable by then.
 
         Raises:
-            GatewayError: what the caller is told; recorded too.
+            GatewayError: the error to send to the client; its usage record is written.
         """
         return await self._line(request, self._serve)
 
     async def stream(self, request: Request) -> Relay | Answer:
-        """The answer as it comes, from its commit point on; whole, if it was kept or comes so.
+        """Return the relay of a stream whose content has begun, or a whole answer if it was cached or not streamed.
+
+        Run the relay to its end, or call its `drop`: both write the usage record.
 
         Raises:
-            GatewayError: what the caller is told; recorded too.
+            GatewayError: the error to send to the client; its usage record is written.
         """
         return await self._line(request, self._open)
 
@@ -73,45 +78,53 @@ class Gateway:
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:
-                return self._recorder.settle_hit(record, lookup.served)
+                return self._recorder.settle_hit(record, lookup.served, plan.route_to(lookup.served.provider))
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recorder.settle_error(record, error)
-            error.is_recorded = True
+            error.is_recorded = True  # the record writes the log line; the error response must not write another
             raise
         except asyncio.CancelledError:
             self._recorder.settle_cancelled(record)
             raise CancelledAndRecorded from None
-        except Exception as error:  # edge: a defect of ours is still a request that was made, and recorded
+        except Exception as error:  # edge: a request that met a defect of the gateway needs a usage record too
             await self._recorder.settle_error(record, InternalError(str(error)))
             raise
 
     async def _serve(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Answer:
-        """Steps 3 to 5; whoever waits for this call hears how it ended, too."""
+        """Run steps 3 to 5, and tell the identical requests that wait for this call how it ended."""
         try:
             served = await self._failover.run(request, plan, record)
-            answer = await self._recorder.settle_success(record, served)
-        except BaseException as error:  # edge: those who wait must hear of any end, cancellation included
+            route_taken = _route_taken(plan, record, served.provider)
+            answer = await self._recorder.settle_success(record, served, route_taken)
+        except BaseException as error:  # edge: waiting requests must be woken by any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
+        # Only now: an answer whose record could not be made durable must not be served from the cache.
         await self._caching.keep(lookup, served)
         return answer
 
     async def _open(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Relay | Answer:
-        """Step 3 to the commit point; steps 4 and 5 are the relay's, at its end."""
-        settled = partial(self._settle, lookup, record)
+        """Run step 3 until content begins; the relay that is returned runs steps 4 and 5 at its end."""
         opened = await self._failover.open(request, plan, record)
+        route_taken = _route_taken(plan, record, opened.provider)
+        settled = partial(self._settle, lookup, record, route_taken)
         if isinstance(opened, Success):
             return await settled(opened)
         self._recorder.note_first_token(record)
         return Relay(
             opened,
+            route=route_taken,
             settled=settled,
             failed=partial(self._recorder.settle_error, record),
             gone=partial(self._recorder.settle_cancelled, record),
         )
 
-    async def _settle(self, lookup: Lookup, record: UsageRecord, served: Success) -> Answer:
-        answer = await self._recorder.settle_success(record, served)
+    async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Success) -> Answer:
+        answer = await self._recorder.settle_success(record, served, route_taken)
         await self._caching.keep(lookup, served)
         return answer
+
+
+def _route_taken(plan: Plan, record: UsageRecord, provider: str) -> bytes:
+    return plan.route_to(provider, record.attempts[0].provider if record.attempts else None)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, and true of what the gateway takes and answers."""
+"""The OpenAPI document is complete, and its schemas match the requests and responses of the running gateway."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from llm_gateway.app import Application
 from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
@@ -51,7 +52,7 @@ STATUSES = {
     ("get", "/api/v1/usage/by-service"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/by-customer"): {200, 401, 403, 422},
 }
-"""Of every operation, beside what any request may be answered."""
+"""Error statuses of each operation, in addition to those of any request."""
 ERRORS = {each.vendor: msgspec.json.decode(each.write_error(Unauthorized("x"), "1")) for each in PROTOCOLS.values()}
 ANY = {400, 408, 413, 431, 500, 503}
 
@@ -62,7 +63,7 @@ async def document(reader: Client) -> Any:
 
 
 def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
-    """Those whose errors are problem documents; or those at paths that start so."""
+    """Return the operations whose path starts with `start`; by default those with problem documents as errors."""
     return {
         (method, path): found
         for path, item in document["paths"].items()
@@ -72,7 +73,7 @@ def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
 
 
 def resolved(document: Any, part: Any) -> Any:
-    """What a reference stands for."""
+    """Return the target of a reference."""
     while "$ref" in part:
         found = document
         for name in part["$ref"].removeprefix("#/").split("/"):
@@ -86,11 +87,16 @@ def valid(document: Any, schema: Any, value: object) -> bool:
     return bool(jsonschema_rs.validator_for(whole).is_valid(value))
 
 
-def test_it_describes_every_route(document: Any, reader: Client) -> None:
+def test_the_document_describes_every_route(document: Any, reader: Client) -> None:
     named = {key: found for start in ("/", *VENDOR_PATH_PREFIXES) for key, found in operations(document, start).items()}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
     registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
-    assert registered - described == {("GET", "/docs/start.js"), ("GET", "/docs/ID")}
+    assert registered - described == {
+        ("GET", "/"),
+        ("GET", "/docs/start.css"),
+        ("GET", "/docs/start.js"),
+        ("GET", "/docs/ID"),
+    }
     assert described - registered == set()
 
 
@@ -123,14 +129,14 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
     assert (codes[502], codes[504], codes[422]) == ({"provider_error"}, {"deadline_exceeded"}, {"validation_error"})
 
 
-def test_what_the_server_refuses_by_itself_is_described(document: Any) -> None:
+def test_errors_of_the_http_server_are_described(document: Any) -> None:
     assert {status: REFUSALS[status] for status in SERVER_ERRORS} == SERVER_ERRORS
     for status, (code, _, _) in REFUSALS.items():
         [content] = document["components"]["responses"][f"Problem{status}"]["content"].values()
         assert code in content["examples"]
 
 
-def test_the_surfaces_are_described(document: Any) -> None:
+def test_the_vendor_compatible_endpoints_are_described(document: Any) -> None:
     found = {**operations(document, "/v1/"), **operations(document, "/v1beta/")}
     methods = ("generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents")
     assert {path for _, path in found} == {
@@ -141,7 +147,7 @@ def test_the_surfaces_are_described(document: Any) -> None:
     for (_, path), operation in found.items():
         assert {"200", "400", "401", "403", "404", "408", "413", "431", "500", "503"} <= set(operation["responses"])
         schema = operation["responses"]["401"]["content"]["application/json"]["schema"]
-        if path.startswith("/v1/models") and ":" not in path:  # which clients of all three share
+        if path.startswith("/v1/models") and ":" not in path:  # the path that clients of all three protocols share
             shapes = {one["$ref"].rpartition("/")[2] for one in schema["anyOf"]}
             assert shapes == {"OpenAIError", "AnthropicError", "GoogleError"}
             continue
@@ -162,7 +168,7 @@ async def test_a_trailing_slash_is_another_path(document: Any, reader: Client) -
 
 
 @READS_ONLY
-async def test_another_method_is_405_with_those_there_are(document: Any, reader: Client) -> None:
+async def test_another_method_is_405_and_lists_the_allowed_ones(document: Any, reader: Client) -> None:
     for path, item in document["paths"].items():
         place = re.sub(r"\{.*?\}", new_id(), path)
         there = {method.upper() for method in item} | ({"HEAD"} if "get" in item else set())
@@ -178,13 +184,13 @@ async def test_another_method_is_405_with_those_there_are(document: Any, reader:
 
 
 @READS_ONLY
-async def test_head_is_there_wherever_get_is(document: Any, reader: Client) -> None:
+async def test_every_get_path_accepts_head(document: Any, reader: Client) -> None:
     for path, item in document["paths"].items():
         if "get" in item and "{" not in path:
             assert (await reader.call("HEAD", path)).status == 200
 
 
-def test_every_operation_names_the_keys_it_takes(document: Any) -> None:
+def test_every_operation_lists_the_key_schemes_it_accepts(document: Any) -> None:
     keys: list[Any] = [{"ServiceKey": []}, {"Bearer": []}, {"ApiKey": []}, {"GoogApiKey": []}]
     assert document["security"] == keys
     assert set(document["components"]["securitySchemes"]) == {
@@ -215,7 +221,7 @@ def test_every_operation_has_a_name_of_its_own(document: Any) -> None:
     assert all(re.fullmatch(r"[a-z_]+", name) for name in names)
 
 
-def test_the_frameworks_own_errors_are_not_in_it(document: Any) -> None:
+def test_the_document_has_no_error_schema_of_fastapi_and_no_url(document: Any) -> None:
     assert "HTTPValidationError" not in str(document)
     assert "http://" not in str(document).replace(base_url.PATTERN, "")
 
@@ -225,7 +231,7 @@ def body_schema(document: Any, method: str, path: str) -> Any:
 
 
 SEMANTIC = {"nobody", "Acme", "M"}
-"""Unfit for what is configured, which no schema knows."""
+"""Values that are invalid because of the gateway's configuration, which a schema cannot express."""
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,7 @@ SEMANTIC = {"nobody", "Acme", "M"}
         ("post", "/api/v1/overrides", OVERRIDE, UNFIT_OVERRIDES),
     ],
 )
-def test_the_schema_refuses_what_the_code_refuses(
+def test_the_schema_rejects_what_the_gateway_rejects(
     document: Any, method: str, path: str, least: dict[str, object], unfit: list[tuple[str, object]]
 ) -> None:
     schema = body_schema(document, method, path)
@@ -261,7 +267,7 @@ def test_the_schema_refuses_what_the_code_refuses(
         ("prompt", "", False), ("stream", True, True), ("streams", True, False),
     ],
 )  # fmt: skip
-async def test_the_schema_of_generate_takes_what_the_code_takes(
+async def test_the_schema_of_generate_accepts_what_the_gateway_accepts(
     document: Any, reader: Client, field: str, value: object, fits: bool
 ) -> None:
     body = {**ASKED, field: value}
@@ -288,7 +294,7 @@ FIT_URLS = [
         "http://a:00080",
     ],
 )
-def test_the_pattern_of_base_url_is_the_codes_rule(document: Any, url: str) -> None:
+def test_the_pattern_of_base_url_matches_what_the_gateway_accepts(document: Any, url: str) -> None:
     schema = document["components"]["schemas"]["ProviderCreate"]["properties"]["base_url"]
     fits = valid(document, schema, url)
     assert fits is (base_url.problem_of(url) is None)
@@ -297,7 +303,7 @@ def test_the_pattern_of_base_url_is_the_codes_rule(document: Any, url: str) -> N
 
 @READS_ONLY
 @pytest.mark.parametrize("tags", ["", "a", "a=1,", "a=b=c", "k=" + "v" * 65, "a b=1", ",".join(["a=1"] * 11)])
-async def test_the_pattern_of_x_tags_is_the_codes_rule(document: Any, reader: Client, tags: str) -> None:
+async def test_the_pattern_of_x_tags_matches_what_the_gateway_accepts(document: Any, reader: Client, tags: str) -> None:
     [schema] = [
         p["schema"] for p in document["paths"]["/api/v1/generate"]["post"]["parameters"] if p["name"] == "x-tags"
     ]
@@ -308,7 +314,7 @@ async def test_the_pattern_of_x_tags_is_the_codes_rule(document: Any, reader: Cl
 
 
 def assert_described(document: Any, method: str, path: str, response: Response) -> None:
-    """The response has a status, a content type, headers and a body that the document knows."""
+    """Assert that the document describes the response's status, content type, headers and body."""
     described = resolved(document, document["paths"][path][method.lower()]["responses"][str(response.status)])
     for name, header in described["headers"].items():
         if resolved(document, header).get("required"):
@@ -321,7 +327,9 @@ def assert_described(document: Any, method: str, path: str, response: Response) 
         assert valid(document, content["schema"], response.json), response.body
 
 
-async def test_real_answers_are_as_described(client: Client, document: Any, mock: MockUpstream) -> None:
+async def test_responses_of_the_running_gateway_match_the_document(
+    client: Client, document: Any, mock: MockUpstream
+) -> None:
     provider = {**PROVIDER, "base_url": mock.base_url, "models": ["m", "status-400"]}
     nobody = Client(client.app, key=None)
 
@@ -358,3 +366,9 @@ async def test_real_answers_are_as_described(client: Client, document: Any, mock
     assert (await call("DELETE", gone, place=f"/api/v1/overrides/{override['id']}")).status == 204
     assert (await call("DELETE", one, place=place)).status == 204
     assert (await call("POST", "/api/v1/generate", ASKED)).status == 503
+
+
+@READS_ONLY
+async def test_the_listed_paths_of_the_control_plane_are_its_documented_ones(document: Any) -> None:
+    documented = {path for path in document["paths"] if not path.startswith(("/v1", "/api/v1/generate"))}
+    assert documented == set(MANAGEMENT_PATHS)

@@ -1,4 +1,4 @@
-"""The management plane's frame: whatever happens in a route, the caller gets the one shape of errors."""
+"""The management API's application: errors of all kinds are sent as problem details, and defects are logged."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def routes() -> APIRouter:
 
 
 class Late:
-    """What fails when the answer is out already."""
+    """A response that fails after its start is sent."""
 
     async def __call__(self) -> None:
         raise ZeroDivisionError("too late")
 
 
 class World:
-    """The frame around these routes, and what it logged."""
+    """The application around the given routes, and its log lines."""
 
     def __init__(self) -> None:
         self.logged: list[dict[str, Any]] = []
@@ -85,7 +85,7 @@ def world() -> World:
     return World()
 
 
-async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
+async def test_an_unexpected_exception_is_logged_and_not_shown(world: World) -> None:
     response = await world.client.call("GET", "/defect", headers={"x-request-id": "mine"})
     problem = assert_problem(response, 500, "internal_error")
     assert response.headers["x-request-id"] == "mine"
@@ -98,25 +98,25 @@ async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
     assert isinstance(logged["exc_info"], ZeroDivisionError)
 
 
-async def test_a_defect_after_the_answer_is_logged(world: World) -> None:
+async def test_an_exception_after_the_response_has_started_is_logged(world: World) -> None:
     response = await world.client.call("GET", "/late")
     assert (response.status, response.body) == (200, b"x")
     assert len(world.logged) == 1
 
 
-async def test_errors_keep_their_headers(world: World) -> None:
+async def test_errors_keep_their_own_headers(world: World) -> None:
     response = await world.client.call("GET", "/store")
     assert_problem(response, 503, "database_unavailable")
     assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("2", "1500")
     assert response.headers["x-should-retry"] == "true"
 
 
-async def test_other_errors_of_the_framework_are_the_requests_fault(world: World) -> None:
+async def test_other_errors_of_the_framework_are_validation_errors(world: World) -> None:
     problem = assert_problem(await world.client.call("GET", "/teapot"), 422, "validation_error")
     assert problem["detail"] == "Short and stout."
 
 
-async def test_an_answer_that_is_no_json_is_a_defect(world: World) -> None:
+async def test_a_value_that_json_lacks_is_null_or_a_500(world: World) -> None:
     response = await world.client.call("GET", "/nan")
     assert response.body == b"null" or response.status == 500
 
@@ -131,7 +131,7 @@ async def test_an_answer_that_is_no_json_is_a_defect(world: World) -> None:
         (b"1.50", b"1.5"),
     ],
 )
-async def test_a_body_is_parsed_once_and_handed_on_anew(world: World, sent: bytes, seen: bytes) -> None:
+async def test_a_body_is_parsed_once_and_passed_on_as_json(world: World, sent: bytes, seen: bytes) -> None:
     messages: list[Any] = [
         {"type": "http.request", "body": sent, "more_body": False},
         {"type": "http.disconnect"},
@@ -141,18 +141,23 @@ async def test_a_body_is_parsed_once_and_handed_on_anew(world: World, sent: byte
     assert response.json == {"body": seen.decode(), "gone": True}
 
 
-async def test_a_body_of_more_fields_than_any_request_has_is_not_looked_at(world: World) -> None:
+async def test_a_body_of_more_than_100_fields_is_rejected_before_validation(world: World) -> None:
     some = {f"f{number}": number for number in range(100)}
     assert (await world.client.call("POST", "/body", some)).status == 200
     problem = assert_problem(await world.client.call("POST", "/body", {**some, "one": "more"}), 422, "validation_error")
     assert problem["detail"] == "The body has 101 fields, more than any request: send those of this one."
 
 
-async def test_the_mistakes_of_a_body_are_named(world: World) -> None:
+SIZE = "size is not a field of this request. If sizes is meant, write that."
+
+
+async def test_the_errors_of_a_body_name_its_fields(world: World) -> None:
     for sent, sentence in (
         (b"", "The body must be a JSON object."),
         ([1], "The body must be a JSON object."),
-        ({}, "name is required."),
+        ({}, "name is required. sizes is required."),
+        ({"size": [], "name": "n"}, f"sizes is required. {SIZE}"),
+        ({"name": 1, "sizes": [""]}, "name: Input should be a valid string. sizes.0: Input should be a valid integer."),
         ({"name": "n", "sizes": [1], "x": 1}, "x is not a field of this request."),
         ({"name": "n", "sizes": [1, "2"]}, "sizes.1: Input should be a valid integer."),
     ):
@@ -162,19 +167,19 @@ async def test_the_mistakes_of_a_body_are_named(world: World) -> None:
         )
 
 
-async def test_no_more_than_20_mistakes_are_listed(world: World) -> None:
+async def test_no_more_than_20_errors_are_listed(world: World) -> None:
     response = await world.client.call("POST", "/thing", {"name": "n", "sizes": ["1"] * 1000})
     assert len(assert_problem(response, 422, "validation_error")["errors"]) == 20
 
 
-async def test_nobody_is_answered_when_the_client_went_away(world: World) -> None:
+async def test_nothing_is_sent_when_the_client_has_disconnected(world: World) -> None:
     messages: list[Any] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     headers = [("host", "localhost"), ("x-service-key", DEV_KEY)]
     assert (await exchange(world.client.app, "POST", "/body", headers, messages)).status == 0
     assert world.logged == []
 
 
-async def test_unknown_paths_and_methods(world: World) -> None:
+async def test_unknown_paths_are_404_and_unknown_methods_405(world: World) -> None:
     assert_problem(await world.client.call("GET", "/nothing"), 404, "not_found")
     assert_problem(await world.client.call("GET", "/redoc"), 404, "not_found")
     response = await world.client.call("POST", "/store")
@@ -192,12 +197,12 @@ async def test_head_is_answered_as_get(world: World) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD"])
-async def test_what_takes_no_body_does_not_read_one(world: World, method: str) -> None:
+async def test_an_invalid_body_of_a_method_without_one_is_ignored(world: World, method: str) -> None:
     response = await world.client.call(method, "/nan" if method != "DELETE" else "/nothing", b"{no json")
     assert response.status == (404 if method == "DELETE" else 200)
 
 
-async def test_the_description_of_the_api(world: World) -> None:
+async def test_the_openapi_document_lists_the_routes_of_the_application(world: World) -> None:
     response = await world.client.call("GET", "/openapi.json")
     assert response.headers["content-type"] == "application/json"
     assert response.json["info"]["title"] == "LLM Gateway"
@@ -205,7 +210,7 @@ async def test_the_description_of_the_api(world: World) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-async def test_a_body_that_belongs_to_no_method_is_not_waited_for(method: str) -> None:
+async def test_a_method_without_a_body_is_answered_without_reading_one(method: str) -> None:
     read = []
 
     async def receive() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Health, liveness, readiness and metrics."""
+"""Health, liveness, readiness and metrics endpoints, on the running gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_health_needs_no_key(nobody: Client) -> None:
     assert response.headers["x-request-id"]
 
 
-async def test_without_its_database_it_is_degraded_and_serves(
+async def test_without_its_database_the_gateway_is_degraded_and_serves(
     client: Client, nobody: Client, mock: MockUpstream, data_dir: Path
 ) -> None:
     await created(client, base_url=mock.base_url, models=["ok"])
@@ -49,7 +49,7 @@ async def test_without_its_database_it_is_degraded_and_serves(
     assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 1
 
 
-async def test_readiness_ends_when_it_stops_and_serving_goes_on(app: Application, nobody: Client) -> None:
+async def test_readiness_fails_during_the_stop_and_requests_are_served(app: Application, nobody: Client) -> None:
     assert (await nobody.call("GET", "/readyz")).json == {"status": "ready"}
     app.stop_serving()
     response = await nobody.call("GET", "/readyz")
@@ -71,7 +71,7 @@ async def test_health_lists_providers_by_priority(client: Client) -> None:
     }
 
 
-async def test_metrics_can_be_parsed_and_count(client: Client, mock: MockUpstream) -> None:
+async def test_metrics_can_be_parsed_and_count_requests(client: Client, mock: MockUpstream) -> None:
     prices = {"ok": {"input": 1000, "output": 1000}}
     await created(client, name="p", base_url=mock.base_url, models=["ok"], prices=prices)
     body = {"user_id": "u", "service": "s", "prompt": "p"}
@@ -99,12 +99,12 @@ async def test_metrics_can_be_parsed_and_count(client: Client, mock: MockUpstrea
 
 
 async def gauge(client: Client, name: str) -> float:
-    """The value of a metric without labels."""
+    """Return the value of a metric without labels."""
     text = (await client.call("GET", "/metrics")).body.decode()
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
 
 
-async def test_metrics_tell_what_waits_in_the_journal(client: Client, mock: MockUpstream, data_dir: Path) -> None:
+async def test_metrics_show_the_journals_backlog(client: Client, mock: MockUpstream, data_dir: Path) -> None:
     await created(client, base_url=mock.base_url, models=["ok"])
     size, age = "llm_gateway_journal_bytes", "llm_gateway_journal_oldest_unshipped_seconds"
     seen: list[tuple[float, float]] = []
@@ -124,15 +124,15 @@ async def test_metrics_tell_what_waits_in_the_journal(client: Client, mock: Mock
     assert await gauge(client, size) == 0
 
 
-async def test_metrics_count_records_that_the_database_refused(start: Start, data_dir: Path) -> None:
+async def test_metrics_count_records_that_the_database_rejected(start: Start, data_dir: Path) -> None:
     absurd = encode_record(record(1, outcome="ok", status=200, cost_nanos=2**62))
     left_behind(data_dir, {1: frame("S", 1, absurd)})
-    for _ in range(2):  # and after a restart
+    for _ in range(2):  # the count is the same after a restart
         async with start() as app:
             assert await gauge(Client(app), "llm_gateway_quarantined_records") == 1
 
 
-async def test_metrics_tell_of_an_open_breaker(client: Client, mock: MockUpstream) -> None:
+async def test_metrics_show_an_open_circuit_breaker(client: Client, mock: MockUpstream) -> None:
     await created(client, name="p", base_url=mock.base_url, models=["status-500"])
     soon = {"x-request-timeout-ms": "180"}
     for number in range(5):
@@ -145,7 +145,9 @@ async def test_metrics_tell_of_an_open_breaker(client: Client, mock: MockUpstrea
     assert 20 < int(response.headers["retry-after"]) <= 37
 
 
-async def test_probes_are_answered_while_requests_wait(client: Client, nobody: Client, mock: MockUpstream) -> None:
+async def test_probes_are_answered_while_requests_wait_for_the_database(
+    client: Client, nobody: Client, mock: MockUpstream
+) -> None:
     await created(client, base_url=mock.base_url, models=["stall"])
     body = {"user_id": "u", "service": "s", "prompt": "p"}
     soon = {"x-request-timeout-ms": "300"}
@@ -156,7 +158,7 @@ async def test_probes_are_answered_while_requests_wait(client: Client, nobody: C
     assert_problem(await waiting, 504, "deadline_exceeded")
 
 
-async def test_one_check_serves_all_who_ask_within_a_second() -> None:
+async def test_requests_within_a_second_share_one_database_check() -> None:
     now, asked = [0.0], []
 
     def check() -> bool:

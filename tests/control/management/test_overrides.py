@@ -1,4 +1,4 @@
-"""Overrides: create, list, delete, and what they do to the next request."""
+"""Override endpoints: create, list, delete, and their effect on the next request."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ async def test_an_override_from_creation_to_deletion(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("acme")
-async def test_without_a_service_it_is_for_all_services(client: Client) -> None:
+async def test_an_override_without_a_service_applies_to_all_services(client: Client) -> None:
     assert (await overridden(client))["service_name"] is None
     assert (await overridden(client, user_id="v", service_name=None))["service_name"] is None
 
 
 @pytest.mark.usefixtures("acme")
-async def test_the_list_can_be_one_customers_and_is_sorted(client: Client) -> None:
+async def test_the_list_is_sorted_and_can_be_filtered_by_customer(client: Client) -> None:
     for user, service in (("b", None), ("a", "z"), ("a", None), ("ü&=x", "c")):
         await overridden(client, user_id=user, service_name=service)
 
@@ -86,7 +86,7 @@ async def test_the_list_can_be_one_customers_and_is_sorted(client: Client) -> No
 
 @READS_ONLY
 @pytest.mark.parametrize("user", ["", "a%00b", "x" * 257])
-async def test_an_unfit_customer_to_list(reader: Client, user: str) -> None:
+async def test_listing_an_invalid_customer_is_a_422(reader: Client, user: str) -> None:
     problem = assert_problem(await reader.call("GET", f"{PATH}?user_id={user}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "user_id"]
 
@@ -106,7 +106,7 @@ async def test_a_second_override_for_the_same_customer_and_service_is_a_conflict
 
 
 @pytest.mark.usefixtures("acme")
-async def test_many_creations_at_once_make_one(client: Client) -> None:
+async def test_concurrent_creations_of_an_override_create_one(client: Client) -> None:
     answers = await asyncio.gather(*(client.call("POST", PATH, LEAST) for _ in range(8)))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 7
 
@@ -121,7 +121,7 @@ UNFIT = [
 
 
 @pytest.mark.usefixtures("acme")
-async def test_what_is_refused_by_field(client: Client) -> None:
+async def test_an_invalid_field_of_an_override_is_named(client: Client) -> None:
     for field, value in UNFIT:
         problem = assert_problem(await client.call("POST", PATH, {**LEAST, field: value}), 422, "validation_error")
         assert problem["errors"][0]["loc"][:2] == ["body", field]
@@ -130,26 +130,26 @@ async def test_what_is_refused_by_field(client: Client) -> None:
 
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize("field", sorted(LEAST))
-async def test_an_override_without_a_required_field_is_refused(client: Client, field: str) -> None:
+async def test_an_override_without_a_required_field_is_rejected(client: Client, field: str) -> None:
     body = {name: value for name, value in LEAST.items() if name != field}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
     assert (problem["errors"][0]["loc"], problem["errors"][0]["type"]) == (["body", field], "missing")
 
 
-async def test_a_disabled_provider_may_be_named(client: Client) -> None:
+async def test_an_override_can_name_a_disabled_provider(client: Client) -> None:
     await created(client, is_enabled=False)
     assert (await overridden(client))["provider_name"] == "acme"
 
 
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize("wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "..", "%00", "a" * 5000, "' OR 1=1 --"])
-async def test_an_unknown_id_is_not_found(client: Client, wrong: str) -> None:
+async def test_an_unknown_override_id_is_404(client: Client, wrong: str) -> None:
     kept = await overridden(client)
     assert_problem(await client.call("DELETE", f"{PATH}/{wrong}"), 404, "not_found")
     assert (await client.call("GET", PATH)).json == [kept]
 
 
-async def test_wrong_methods_say_which_are_right(client: Client) -> None:
+async def test_an_unsupported_method_is_405_and_lists_the_supported(client: Client) -> None:
     response = await client.call("PUT", PATH)
     assert_problem(response, 405, "method_not_allowed")
     assert "POST" in response.headers["allow"].split(", ")
@@ -174,7 +174,7 @@ async def test_an_override_is_in_force_for_the_next_request(client: Client, mock
 
 
 @pytest.mark.parametrize("change", [{"is_enabled": False}, {"models": ["other"]}, None])
-async def test_a_dormant_override_is_ignored_or_503_when_pinned(
+async def test_an_override_without_its_target_is_ignored_or_503_when_pinned(
     client: Client, mock: MockUpstream, change: dict[str, object] | None
 ) -> None:
     await created(client, name="spare", base_url=mock.base_url, models=["one"], priority=1)
@@ -197,7 +197,7 @@ async def test_a_dormant_override_is_ignored_or_503_when_pinned(
     assert await served_by(client, "pinned") == "acme/m"
 
 
-async def test_a_pinned_override_is_the_only_candidate(client: Client, mock: MockUpstream) -> None:
+async def test_a_pinned_override_allows_no_other_provider(client: Client, mock: MockUpstream) -> None:
     await created(client, name="spare", base_url=mock.base_url, models=["one"])
     await created(client, base_url=mock.base_url, models=["status-500"])
     override = await overridden(client, model_name="status-500", allow_fallback=False)
@@ -207,7 +207,7 @@ async def test_a_pinned_override_is_the_only_candidate(client: Client, mock: Moc
     assert await served_by(client) == "spare/one"
 
 
-async def test_renaming_a_provider_takes_its_overrides_along(client: Client, mock: MockUpstream) -> None:
+async def test_renaming_a_provider_renames_it_in_its_overrides(client: Client, mock: MockUpstream) -> None:
     acme = await created(client, base_url=mock.base_url, models=["m", "other"])
     other = await created(client, name="spare", base_url=mock.base_url)
     override = await overridden(client, model_name="other")
@@ -223,7 +223,7 @@ async def test_renaming_a_provider_takes_its_overrides_along(client: Client, moc
 
 
 @pytest.mark.usefixtures("acme")
-async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path) -> None:
+async def test_a_missing_database_is_a_503(client: Client, data_dir: Path) -> None:
     (data_dir / "gateway.db").rename(data_dir / "moved.db")
     for method, path, body in (("GET", PATH, b""), ("POST", PATH, LEAST), ("DELETE", f"{PATH}/{new_id()}", b"")):
         assert_problem(await client.call(method, path, body), 503, "database_unavailable")

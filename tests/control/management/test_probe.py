@@ -1,4 +1,4 @@
-"""POST /providers/{id}/test: always 200 for a known provider, and a sentence that says what to do."""
+"""POST /providers/{id}/test: 200 for each known provider, with a sentence that says what to do on failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def probed(client: Client, provider_id: str) -> Any:
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
-async def test_a_provider_that_answers(client: Client, mock: MockUpstream, is_enabled: bool) -> None:
+async def test_a_provider_that_answers_passes_its_test(client: Client, mock: MockUpstream, is_enabled: bool) -> None:
     made = await created(client, base_url=mock.base_url, is_enabled=is_enabled)
     assert await probed(client, made["id"]) is None
     assert (mock.listed, mock.total) == (1, 0)
@@ -39,7 +39,7 @@ async def test_a_provider_that_answers(client: Client, mock: MockUpstream, is_en
 
 @READS_ONLY
 @pytest.mark.parametrize("wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "%00"])
-async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
+async def test_testing_an_unknown_id_is_404(reader: Client, wrong: str) -> None:
     assert_problem(await reader.call("POST", f"{PATH}/{wrong}/test"), 404, "not_found")
 
 
@@ -65,7 +65,7 @@ async def test_a_provider_is_tested_by_post_only(client: Client, mock: MockUpstr
         ("garbage", "The connection broke"),
     ],
 )
-async def test_what_is_wrong_is_said(client: Client, mock: MockUpstream, key: str, says: str) -> None:
+async def test_each_failure_of_a_provider_is_explained(client: Client, mock: MockUpstream, key: str, says: str) -> None:
     made = await created(client, base_url=mock.base_url, api_key=key)
     assert says in await probed(client, made["id"])
 
@@ -77,14 +77,14 @@ async def test_an_address_where_nothing_listens_is_reported(client: Client) -> N
     assert error.endswith("Check base_url and the network in between.")
 
 
-async def test_a_change_is_tested_at_once(client: Client, mock: MockUpstream) -> None:
+async def test_a_test_uses_the_latest_change_of_the_provider(client: Client, mock: MockUpstream) -> None:
     made = await created(client, base_url=mock.base_url, api_key="status-401")
     assert await probed(client, made["id"]) is not None
     await client.call("PATCH", f"{PATH}/{made['id']}", {"api_key": "sk-good", "name": "renamed"})
     assert await probed(client, made["id"]) is None
 
 
-async def test_it_is_no_usage_and_takes_nothing_of_the_limit(client: Client, mock: MockUpstream) -> None:
+async def test_a_test_records_no_usage_and_takes_none_of_the_rate_limit(client: Client, mock: MockUpstream) -> None:
     made = await created(client, base_url=mock.base_url, models=["ok"], rate_limit_rpm=1)
     for _ in range(3):
         assert await probed(client, made["id"]) is None
@@ -94,7 +94,9 @@ async def test_it_is_no_usage_and_takes_nothing_of_the_limit(client: Client, moc
     assert (await client.call("POST", "/api/v1/generate", body)).status == 200
 
 
-async def test_what_another_process_stored_is_tested_too(client: Client, mock: MockUpstream, data_dir: Path) -> None:
+async def test_a_provider_stored_by_another_process_can_be_tested(
+    client: Client, mock: MockUpstream, data_dir: Path
+) -> None:
     made = await created(client, base_url=mock.base_url, api_key="status-401")
     database = Database.open(f"sqlite:///{data_dir / 'gateway.db'}")
     elsewhere = ProviderStore(database, SecretBox(load_or_create_key_file(data_dir / "encryption.key")))
@@ -103,7 +105,7 @@ async def test_what_another_process_stored_is_tested_too(client: Client, mock: M
     database.close()
 
 
-async def test_a_key_that_does_not_open_is_said(start: Start, data_dir: Path, mock: MockUpstream) -> None:
+async def test_a_key_that_cannot_be_decrypted_is_reported(start: Start, data_dir: Path, mock: MockUpstream) -> None:
     async with start() as app:
         made = await created(Client(app), base_url=mock.base_url)
     (data_dir / "encryption.key").write_text("00" * 32)
@@ -114,7 +116,7 @@ async def test_a_key_that_does_not_open_is_said(start: Start, data_dir: Path, mo
     assert mock.listed == 0
 
 
-async def test_in_production_it_goes_only_where_calls_may_go(start: Start) -> None:
+async def test_in_production_a_test_obeys_the_egress_rules(start: Start) -> None:
     async with start(**PRODUCTION) as app:
         made = await created(Client(app, "k" * 32), base_url="https://10.1.2.3/v1")
     async with start(**{**PRODUCTION, "allowed_private_hosts": ""}) as app:
@@ -122,7 +124,7 @@ async def test_in_production_it_goes_only_where_calls_may_go(start: Start) -> No
         assert "LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS" in error
 
 
-async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path, mock: MockUpstream) -> None:
+async def test_a_missing_database_is_a_503(client: Client, data_dir: Path, mock: MockUpstream) -> None:
     made = await created(client, base_url=mock.base_url)
     (data_dir / "gateway.db").rename(data_dir / "moved.db")
     response = await client.call("POST", f"{PATH}/{made['id']}/test")
@@ -138,25 +140,25 @@ async def said(exchange: UpstreamResult) -> str | None:
 
 
 @pytest.mark.parametrize("body", [b'{"data": []}', b'{"models": [{"name": "x"}]}', b'[{"id": "m"}]'])
-async def test_every_dialects_model_list_is_one(body: bytes) -> None:
+async def test_the_model_list_of_every_dialect_is_recognised(body: bytes) -> None:
     assert await said(UpstreamResult(200, body)) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"data": {}}', b"[" * 9999, b"\xff", b"1", b'"data"'])
-async def test_another_answer_is_not_taken_for_one(body: bytes) -> None:
+async def test_other_json_is_not_recognised_as_a_model_list(body: bytes) -> None:
     assert await said(UpstreamResult(200, body)) == (
         "The provider answered 200, but with no list of models: check base_url."
     )
 
 
-async def test_a_timeout_says_how_long_it_was() -> None:
+async def test_a_timeout_names_the_seconds_waited() -> None:
     assert await said(UpstreamResult(fault="timeout", message="x")) == (
         "No answer within 10 s: check base_url, or try again."
     )
 
 
 @pytest.mark.parametrize("text", [f'{{"error": {{"message": "no {KEY} here"}}}}', f"x {KEY}" + "y" * 3000])
-async def test_the_providers_words_are_redacted_and_cut(text: str) -> None:
+async def test_the_providers_error_message_is_redacted_and_cut(text: str) -> None:
     error = await said(UpstreamResult(401, text.encode()))
     assert error is not None
     assert KEY not in error
@@ -164,7 +166,7 @@ async def test_the_providers_words_are_redacted_and_cut(text: str) -> None:
     assert len(error) <= ERROR_CHARACTERS
 
 
-async def test_the_key_is_not_shown_by_what_the_provider_says(client: Client, mock: MockUpstream) -> None:
+async def test_a_key_in_the_providers_error_message_is_not_shown(client: Client, mock: MockUpstream) -> None:
     made = await created(client, base_url=mock.base_url.replace("/v1", f"/{CANARY}"))
     error = await probed(client, made["id"])
     assert CANARY not in error

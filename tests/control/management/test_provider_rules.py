@@ -1,4 +1,4 @@
-"""What protects providers' keys: they are never shown, and in production they go to public addresses only."""
+"""Protection of providers' API keys: they are never shown, and in production are sent to public addresses only."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SERVICE_KEY = "k" * 32
 
 
 async def everything(client: Client, base_url: str) -> list[Response]:
-    """Requests in which the key takes part, those that fail included."""
+    """Send requests that involve the key, some of which fail. Returns the responses."""
     own = await created(client, base_url=base_url)
     one = f"{PATH}/{own['id']}"
     ask = {"user_id": "u", "service": "s", "prompt": "Hi"}
-    soon = {"x-request-timeout-ms": "180"}  # too soon for a second try on the same provider
+    soon = {"x-request-timeout-ms": "180"}  # too short for a second attempt at the same provider
     answers = [await client.call("POST", "/api/v1/generate", ask)]
     for word in ("status-401", "status-400", "status-500", "garbage", "echo"):
         answers.append(await client.call("PATCH", one, {"models": [word]}))
@@ -56,7 +56,7 @@ def contents(directory: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("console", ["json", "console"])
-async def test_a_key_is_never_seen_again(
+async def test_a_stored_key_appears_in_no_response_file_or_log(
     start: Start, mock: MockUpstream, data_dir: Path, capfd: pytest.CaptureFixture[str], console: str
 ) -> None:
     mock.behave("status-500", model="canary")
@@ -71,7 +71,7 @@ async def test_a_key_is_never_seen_again(
     for answer in answers:
         assert answer in echoed or CANARY not in f"{answer.headers}{answer.body!r}"
     output = capfd.readouterr()
-    assert "provider account rests" in output.out
+    assert "provider account paused" in output.out
     assert CANARY not in output.out + output.err
     assert [path for path, content in files.items() if CANARY.encode() in content] == []
 
@@ -109,7 +109,7 @@ async def test_production_calls_public_addresses_over_https_only(start: Start) -
             assert problem["errors"][0]["loc"] == ["body", "base_url"]
 
 
-async def test_production_calls_the_private_hosts_it_was_told_of(start: Start) -> None:
+async def test_production_calls_private_hosts_that_the_settings_allow(start: Start) -> None:
     async with start(**PRODUCTION) as app:
         client = Client(app, SERVICE_KEY)
         urls = (
@@ -140,13 +140,13 @@ async def test_in_production_a_new_origin_needs_the_key_again(start: Start) -> N
         assert (await patch(priority=1)).status == 200
 
 
-async def test_in_dev_a_provider_may_move(client: Client) -> None:
+async def test_in_dev_a_new_origin_does_not_need_the_key_again(client: Client) -> None:
     provider = await created(client)
     response = await client.call("PATCH", f"{PATH}/{provider['id']}", {"base_url": "http://other.example/v1"})
     assert response.status == 200
 
 
-async def test_what_moved_to_a_forbidden_address_can_still_be_disabled(start: Start) -> None:
+async def test_a_provider_with_a_forbidden_address_can_still_be_disabled(start: Start) -> None:
     async with start(**PRODUCTION) as app:
         provider = await created(Client(app, SERVICE_KEY), base_url="http://10.1.2.3/v1")
     async with start(**{**PRODUCTION, "allowed_private_hosts": ""}) as app:
@@ -157,7 +157,7 @@ async def test_what_moved_to_a_forbidden_address_can_still_be_disabled(start: St
         assert (await client.call("DELETE", one)).status == 204
 
 
-async def test_a_database_that_is_gone_is_said(client: Client, data_dir: Path) -> None:
+async def test_a_missing_database_is_a_503(client: Client, data_dir: Path) -> None:
     await created(client)
     (data_dir / "gateway.db").rename(data_dir / "moved.db")
     for method, path, body in (("GET", PATH, b""), ("POST", PATH, LEAST), ("DELETE", f"{PATH}/{new_id()}", b"")):

@@ -1,4 +1,4 @@
-"""Providers: create, list, get, patch, delete, over the whole gateway in this process."""
+"""Provider endpoints: create, list, get, patch and delete, over the gateway's application in the test process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_provider_from_creation_to_deletion(client: Client) -> None:
         assert_problem(await client.call(method, one, {} if method == "PATCH" else b""), 404, "not_found")
 
 
-async def test_what_is_not_said_has_the_defaults_of_the_reference(client: Client) -> None:
+async def test_omitted_fields_have_the_defaults_of_the_reference(client: Client) -> None:
     provider = await created(client)
     assert UUID(provider["id"]).version == 7
     assert provider["is_enabled"] is True
@@ -70,7 +70,7 @@ async def test_what_is_not_said_has_the_defaults_of_the_reference(client: Client
         assert abs((datetime.now(UTC) - datetime.fromisoformat(provider[name])).total_seconds()) < 5
 
 
-async def test_everything_said_is_kept(client: Client) -> None:
+async def test_all_fields_of_a_new_provider_are_stored(client: Client) -> None:
     said = {
         "name": "a" + "-_9" * 20 + "xy", "display_name": "Ünïcode ☃", "models": ["b", "a"], "is_enabled": False,
         "rate_limit_rpm": 1, "rate_limit_tpm": 2, "priority": -5, "kind": "local", "timeout_s": 0.5,
@@ -81,13 +81,13 @@ async def test_everything_said_is_kept(client: Client) -> None:
     assert {name: provider[name] for name in said} == said
 
 
-async def test_the_list_is_ordered_and_an_array(client: Client) -> None:
+async def test_the_list_is_an_array_ordered_by_priority(client: Client) -> None:
     for name, priority in (("b", 1), ("a", 1), ("z", 99)):
         await created(client, name=name, priority=priority)
     assert [provider["name"] for provider in (await client.call("GET", PATH)).json] == ["z", "a", "b"]
 
 
-async def test_a_name_is_taken_once(client: Client) -> None:
+async def test_a_second_provider_of_the_same_name_is_a_conflict(client: Client) -> None:
     first = await created(client)
     response = await client.call("POST", PATH, {**LEAST, "display_name": "Other"})
     assert_problem(response, 409, "conflict")
@@ -102,7 +102,7 @@ async def test_a_name_is_taken_once(client: Client) -> None:
 @pytest.mark.parametrize(
     "wrong", ["x", "7f0dd64a-7c99-46a2-b929-d289b146a19d", "00000000", "..", "%00", "a" * 5000, "' OR 1=1 --"]
 )
-async def test_an_unknown_id_is_not_found(reader: Client, wrong: str) -> None:
+async def test_an_unknown_provider_id_is_404(reader: Client, wrong: str) -> None:
     for method, body in (("GET", b""), ("PATCH", {"priority": 1}), ("DELETE", b"")):
         assert_problem(await reader.call(method, f"{PATH}/{wrong}", body), 404, "not_found")
 
@@ -127,7 +127,7 @@ UNFIT = [
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_what_is_refused_by_field(client: Client, method: str) -> None:
+async def test_an_invalid_field_of_a_provider_is_named(client: Client, method: str) -> None:
     provider = await created(client, name="there")
     path, rest = (PATH, LEAST) if method == "POST" else (f"{PATH}/{provider['id']}", {})
     for field, value in UNFIT:
@@ -138,7 +138,7 @@ async def test_what_is_refused_by_field(client: Client, method: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["name", "display_name", "api_key", "models"])
-async def test_a_provider_without_a_required_field_is_refused(client: Client, field: str) -> None:
+async def test_a_provider_without_a_required_field_is_rejected(client: Client, field: str) -> None:
     body = {name: value for name, value in LEAST.items() if name != field}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
     assert (problem["errors"][0]["loc"], problem["errors"][0]["type"]) == (["body", field], "missing")
@@ -151,20 +151,20 @@ NO_OBJECT = [
 ]  # fmt: skip
 
 
-async def test_what_is_no_object(client: Client) -> None:
+async def test_a_body_that_is_not_an_object_is_a_422(client: Client) -> None:
     provider = await created(client)
     for body in NO_OBJECT:
         for method, path in (("POST", PATH), ("PATCH", f"{PATH}/{provider['id']}")):
             assert_problem(await client.call(method, path, body), 422, "validation_error")
 
 
-async def test_the_content_type_does_not_matter(client: Client) -> None:
+async def test_a_body_with_another_content_type_is_accepted(client: Client) -> None:
     for number, said in enumerate(("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")):
         body = {**LEAST, "name": f"p{number}"}
         assert (await client.call("POST", PATH, body, headers={"content-type": said})).status == 201
 
 
-async def test_a_body_over_four_mebibytes(client: Client) -> None:
+async def test_a_body_over_four_mebibytes_is_a_413(client: Client) -> None:
     response = await client.call("POST", PATH, {**LEAST, "display_name": "x" * 4 * 1024 * 1024})
     assert_problem(response, 413, "payload_too_large")
 
@@ -177,7 +177,7 @@ async def test_presets_bring_kind_and_address(client: Client) -> None:
     assert (await created(client, name="mistral", base_url="http://127.0.0.1:1/v1", kind="local"))["kind"] == "local"
 
 
-async def test_another_name_needs_an_address(client: Client) -> None:
+async def test_a_name_without_a_preset_requires_a_base_url(client: Client) -> None:
     problem = assert_problem(await client.call("POST", PATH, {**LEAST, "base_url": None}), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["body", "base_url"]
     for preset in ("openai", "anthropic", "gemini", "groq"):
@@ -185,17 +185,17 @@ async def test_another_name_needs_an_address(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
-async def test_a_preset_brings_its_dialect(client: Client, name: str) -> None:
+async def test_a_preset_determines_the_providers_dialect(client: Client, name: str) -> None:
     made = await created(client, name=name, base_url=None)
     assert (made["kind"], made["base_url"]) == (name, None)
 
 
-async def test_the_dialect_that_is_said_wins(client: Client) -> None:
+async def test_an_explicit_kind_overrides_the_presets(client: Client) -> None:
     assert (await created(client, name="anthropic", kind="openai"))["kind"] == "openai"
     assert (await created(client, name="acme", kind="gemini"))["kind"] == "gemini"
 
 
-async def test_a_wrong_kind_or_protocol_is_told_the_right_ones(client: Client) -> None:
+async def test_an_unknown_kind_or_protocol_is_rejected_with_the_known_ones(client: Client) -> None:
     async def told(**fields: object) -> str:
         problem = assert_problem(await client.call("POST", PATH, {**LEAST, **fields}), 422, "validation_error")
         return str(problem["detail"])
@@ -203,6 +203,11 @@ async def test_a_wrong_kind_or_protocol_is_told_the_right_ones(client: Client) -
     assert (
         await told(kind="soap") == "kind: 'soap' is not a kind of provider; those are openai, anthropic, gemini, local."
     )
+    assert (await told(kind="openia")).endswith(
+        "those are openai, anthropic, gemini, local. If openai is meant, write that."
+    )
+    assert (await told(protocols=["openai-chat"])).endswith(". If openai_chat is meant, write that.")
+    assert (await told(name="opnai", base_url=None)).endswith(". If openai is meant, write that.")
     every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_content"
     every += ", gemini_embeddings, gemini_batch_embeddings"
     assert await told(protocols=["soap"]) == f"protocols: 'soap' is not a protocol; those are {every}."
@@ -212,7 +217,7 @@ async def test_a_wrong_kind_or_protocol_is_told_the_right_ones(client: Client) -
     )
 
 
-async def test_a_kind_that_cannot_speak_the_protocols_is_refused_when_it_changes(client: Client) -> None:
+async def test_changing_the_kind_to_one_without_the_protocols_is_rejected(client: Client) -> None:
     own = await created(client, protocols=["openai_responses"])
     path = f"{PATH}/{own['id']}"
 
@@ -223,7 +228,7 @@ async def test_a_kind_that_cannot_speak_the_protocols_is_refused_when_it_changes
     assert (await client.call("PATCH", path, both)).json["protocols"] == ["anthropic_messages"]
 
 
-async def test_the_document_lists_the_kinds_and_protocols_there_are(client: Client) -> None:
+async def test_the_openapi_document_lists_all_kinds_and_protocols(client: Client) -> None:
     fields = (await client.call("GET", "/openapi.json")).json["components"]["schemas"]["ProviderCreate"]["properties"]
 
     [kind] = [each for each in fields["kind"]["anyOf"] if each["type"] != "null"]
@@ -232,7 +237,7 @@ async def test_the_document_lists_the_kinds_and_protocols_there_are(client: Clie
     assert protocols["items"]["enum"] == list(all_protocols())
 
 
-async def test_the_embedded_model_must_be_there_to_be_used(client: Client) -> None:
+async def test_a_local_provider_requires_the_running_embedded_model(client: Client) -> None:
     body = {**LEAST, "kind": "local", "base_url": None}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
     assert "LLM_GATEWAY_LOCAL_MODEL=true" in problem["detail"]
@@ -248,7 +253,7 @@ UNFIT_URLS = [
 ]  # fmt: skip
 
 
-async def test_an_unfit_base_url_is_refused(client: Client) -> None:
+async def test_an_invalid_base_url_is_rejected(client: Client) -> None:
     for url in UNFIT_URLS:
         problem = assert_problem(await client.call("POST", PATH, {**LEAST, "base_url": url}), 422, "validation_error")
         assert problem["errors"][0]["loc"] == ["body", "base_url"]
@@ -257,7 +262,7 @@ async def test_an_unfit_base_url_is_refused(client: Client) -> None:
 @pytest.mark.parametrize(
     "url", ["http://localhost:11434/v1", "https://api.example.com", "http://10.0.0.1/", "HTTPS://Api.Example.COM/v1"]
 )
-async def test_dev_takes_any_address_and_returns_it_as_it_was_given(client: Client, url: str) -> None:
+async def test_dev_accepts_any_base_url_and_returns_it_unchanged(client: Client, url: str) -> None:
     assert (await created(client, base_url=url))["base_url"] == url
 
 
@@ -278,7 +283,7 @@ async def test_patch_changes_only_what_is_sent(client: Client) -> None:
     assert (await client.call("PATCH", path, {"api_key": "sk-other"})).status == 200
 
 
-async def test_null_is_for_what_can_be_null(client: Client) -> None:
+async def test_null_is_accepted_only_for_nullable_fields(client: Client) -> None:
     prices = {"m": {"input": 1, "output": 2}}
     before = await created(client, name="groq", kind="local", prices=prices, protocols=["openai_chat"])
     path = f"{PATH}/{before['id']}"
@@ -289,7 +294,7 @@ async def test_null_is_for_what_can_be_null(client: Client) -> None:
     assert_problem(await client.call("PATCH", f"{PATH}/{own['id']}", {"base_url": None}), 422, "validation_error")
 
 
-async def test_a_preset_that_is_renamed_needs_an_address(client: Client) -> None:
+async def test_renaming_a_presets_provider_requires_a_base_url(client: Client) -> None:
     provider = await created(client, name="openai", base_url=None)
     path = f"{PATH}/{provider['id']}"
     assert_problem(await client.call("PATCH", path, {"name": "mine"}), 422, "validation_error")
@@ -297,7 +302,7 @@ async def test_a_preset_that_is_renamed_needs_an_address(client: Client) -> None
     assert renamed["name"] == "mine"
 
 
-async def test_wrong_methods_say_which_are_right(client: Client) -> None:
+async def test_an_unsupported_method_is_405_and_lists_the_supported(client: Client) -> None:
     response = await client.call("DELETE", PATH)
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "GET, HEAD, POST"
@@ -309,7 +314,7 @@ async def test_wrong_methods_say_which_are_right(client: Client) -> None:
     assert response.headers["allow"] == "GET, HEAD"
 
 
-async def test_many_creations_at_once_make_one(client: Client) -> None:
+async def test_concurrent_creations_of_a_provider_create_one(client: Client) -> None:
     answers = await asyncio.gather(*(client.call("POST", PATH, LEAST) for _ in range(8)))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 7
 

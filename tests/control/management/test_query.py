@@ -1,4 +1,4 @@
-"""Query parameters that nobody reads: where they are refused, and with what words."""
+"""Unknown and repeated query parameters: the paths that reject them, and the messages."""
 
 from __future__ import annotations
 
@@ -41,34 +41,43 @@ def client() -> Client:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/providers", "/api/v1/usage/summary", "/api/v1/health/providers"])
-def test_the_management_plane_refuses_them(path: str) -> None:
+def test_paths_of_the_management_api_reject_unknown_parameters(path: str) -> None:
     assert refuses_parameters(path)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/health", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
-def test_what_machines_ask_does_not(path: str) -> None:
+def test_health_metrics_and_documentation_accept_unknown_parameters(path: str) -> None:
     assert not refuses_parameters(path)
 
 
-async def test_its_own_parameters_are_taken(client: Client) -> None:
+async def test_the_parameters_of_a_route_are_accepted(client: Client) -> None:
     assert (await client.call("GET", "/api/v1/report")).json == [30, 50]
     assert (await client.call("GET", "/api/v1/report?limit=1&days=2")).json == [2, 1]
     assert (await client.call("GET", "/metrics?x=1")).json == "fine"
 
 
+THREE = (
+    "x is not a parameter of this path, which takes days, limit only. "
+    "limits is not a parameter of this path, which takes days, limit only. If limit is meant, write that. "
+    "x came twice: send it once."
+)
+DAY = "day is not a parameter of this path, which takes days, limit only. If days is meant, write that."
+
+
 @pytest.mark.parametrize(
     ("method", "target", "sentence"),
     [
-        ("GET", "/api/v1/report?day=1", "day is no parameter of this path, which takes days, limit only."),
+        ("GET", "/api/v1/report?day=1", DAY),
         ("GET", "/api/v1/report?days=1&", None),
-        ("GET", "/api/v1/report?&days=1&&x", "x is no parameter of this path, which takes days, limit only."),
+        ("GET", "/api/v1/report?&days=1&&x", "x is not a parameter of this path, which takes days, limit only."),
         ("GET", "/api/v1/report?days=1&days=1", "days came twice: send it once."),
-        ("GET", "/api/v1/report?days=x&day=1", "day is no parameter of this path, which takes days, limit only."),
-        ("HEAD", "/api/v1/report?day=1", "day is no parameter of this path, which takes days, limit only."),
-        ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is no parameter of this path, which takes none."),
+        ("GET", "/api/v1/report?days=x&day=1", DAY),
+        ("HEAD", "/api/v1/report?day=1", DAY),
+        ("GET", "/api/v1/report?x&limits=1&x", THREE),
+        ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is not a parameter of this path, which takes none."),
     ],
 )
-async def test_unknown_parameters_are_refused_and_named(
+async def test_unknown_parameters_are_rejected_by_name(
     client: Client, method: str, target: str, sentence: str | None
 ) -> None:
     response = await client.call(method, target)

@@ -1,4 +1,4 @@
-"""The usage reports: what they count, and that they count what was just answered."""
+"""Usage reports count requests, tokens and cost, including those of the response sent just before."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIELDS = {
 
 @pytest.fixture
 async def paid(client: Client, mock: MockUpstream) -> Client:
-    """A gateway with one provider, at 1 USD and 2 USD per million tokens."""
+    """Configure one provider, at 1 USD and 2 USD per million input and output tokens."""
     prices = {"ok": {"input": 1, "output": 2}}
     await created(client, base_url=mock.base_url, models=["ok"], prices=prices)
     return client
@@ -55,7 +55,7 @@ async def test_without_usage_every_figure_is_zero(reader: Client) -> None:
     assert set(summary.values()) == {0}
 
 
-async def test_every_answer_is_counted_as_soon_as_it_is_given(paid: Client, mock: MockUpstream) -> None:
+async def test_a_report_counts_every_response_sent_before_it(paid: Client, mock: MockUpstream) -> None:
     summary: dict[str, Any] = {}
     for number in range(1, 4):
         answer = (await ask(paid, f"prompt {number}")).json
@@ -68,7 +68,7 @@ async def test_every_answer_is_counted_as_soon_as_it_is_given(paid: Client, mock
     assert summary["cost_status_counts"] == {"exact": 3, "estimated": 0, "unpriced": 0}
 
 
-async def test_hits_cost_nothing_and_buy_no_tokens(paid: Client) -> None:
+async def test_cache_hits_cost_nothing_and_add_no_tokens(paid: Client) -> None:
     first = (await ask(paid)).json
     before = (await paid.call("GET", PATH)).json
     hit = (await ask(paid)).json
@@ -81,7 +81,7 @@ async def test_hits_cost_nothing_and_buy_no_tokens(paid: Client) -> None:
     assert after["total_cost_usd"] == before["total_cost_usd"]
 
 
-async def test_errors_are_counted_and_refusals_at_the_gate_are_not(client: Client, mock: MockUpstream) -> None:
+async def test_failed_requests_are_counted_and_unauthenticated_ones_are_not(client: Client, mock: MockUpstream) -> None:
     assert_problem(await ask(client), 503, "no_provider")
     provider = await created(client, base_url=mock.base_url, models=["status-400"], rate_limit_rpm=1)
     assert_problem(await ask(client), 502, "provider_error")
@@ -95,7 +95,7 @@ async def test_errors_are_counted_and_refusals_at_the_gate_are_not(client: Clien
     assert (await client.call("GET", PATH)).json == summary
 
 
-async def test_an_unknown_price_is_said_and_is_no_error(client: Client, mock: MockUpstream) -> None:
+async def test_a_request_without_a_price_is_counted_as_unpriced(client: Client, mock: MockUpstream) -> None:
     await created(client, base_url=mock.base_url, models=["ok"])
     answer = (await ask(client)).json
     assert (answer["cost_usd"], answer["cost_status"]) == (0, "unpriced")
@@ -104,12 +104,10 @@ async def test_an_unknown_price_is_said_and_is_no_error(client: Client, mock: Mo
     assert summary["error_requests"] == 0
 
 
-async def test_a_model_that_is_only_known_by_the_name_its_provider_reports_has_the_public_lists_price(
-    client: Client,
-) -> None:
+async def test_the_public_price_is_found_by_the_reported_model_name(client: Client) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        await reader.read(65536)  # the body; what is left unread would reset the connection
+        await reader.read(65536)  # the body; closing with unread bytes would reset the connection
         body = completion("ok", 1, "call", "gpt-4o-mini-2024-07-18", "Hello")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         await writer.drain()
@@ -137,21 +135,21 @@ async def test_days_chooses_the_period(reader: Client, days: int) -> None:
     "days",
     ["0", "366", "-1", "x", "1.5", "1.0", "", "NaN", "9" * 5000, "1e2", "%F1", "1_0", "+1", "%201", "true", "%D9%A3"],
 )
-async def test_days_outside_the_limits_are_refused(reader: Client, path: str, days: str) -> None:
+async def test_days_outside_the_limits_are_rejected(reader: Client, path: str, days: str) -> None:
     problem = assert_problem(await reader.call("GET", f"{path}?days={days}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "days"]
     assert "days" in problem["detail"]
 
 
 @pytest.mark.parametrize("path", [BY_PROVIDER, BY_SERVICE, BY_CUSTOMER])
-async def test_a_list_of_nothing_yet(client: Client, path: str) -> None:
+async def test_reports_without_usage_are_empty_lists(client: Client, path: str) -> None:
     await created(client)
     for query in ("", "?days=1", "?days=365"):
         assert (await client.call("GET", path + query)).json == []
 
 
-async def test_cost_and_tokens_go_to_the_provider_of_each_attempt(client: Client, mock: MockUpstream) -> None:
-    """Cost and tokens go to the provider of each attempt, the request to the one that answered."""
+async def test_cost_and_tokens_count_for_the_provider_of_each_attempt(client: Client, mock: MockUpstream) -> None:
+    """Cost and tokens count for the provider of each attempt, the request for the one that answered."""
     prices = {name: {"input": 1000, "output": 2000} for name in ("ok", "status-500")}
     cheap = {"ok": {"input": 0, "output": 0}}
     await created(client, name="broken", base_url=mock.base_url, models=["status-500"], prices=prices, priority=30)
@@ -212,7 +210,7 @@ async def test_lists_are_sorted_by_cost_then_count(client: Client) -> None:
         assert [(row[name], row["request_count"]) for row in rows] == [("thrice", 3), ("twice", 2), ("once", 1)]
 
 
-async def test_by_customer_shows_fifty_or_as_many_as_asked(client: Client) -> None:
+async def test_by_customer_shows_50_rows_or_the_given_limit(client: Client) -> None:
     for number in range(51):
         await ask(client, user_id=f"u{number}")
     for query, count in (("", 50), ("?limit=1", 1), ("?limit=51", 51), ("?limit=500&days=1", 51)):
@@ -221,13 +219,13 @@ async def test_by_customer_shows_fifty_or_as_many_as_asked(client: Client) -> No
 
 @READS_ONLY
 @pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "1.0", "5_0"])
-async def test_a_limit_outside_its_range_is_refused(reader: Client, limit: str) -> None:
+async def test_a_limit_outside_its_range_is_rejected(reader: Client, limit: str) -> None:
     problem = assert_problem(await reader.call("GET", f"{BY_CUSTOMER}?limit={limit}"), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["query", "limit"]
 
 
 def reports(database: Database, flushed: bool) -> Client:
-    """The reports alone, over a journal that is shipped in time or not."""
+    """Build the reports' endpoints, over a journal that is shipped in time or not."""
     asked: list[float] = []
 
     def flush(timeout_s: float) -> bool:
@@ -243,7 +241,7 @@ def reports(database: Database, flushed: bool) -> Client:
 
 @pytest.mark.parametrize("path", REPORTS)
 @pytest.mark.parametrize("flushed", [True, False])
-async def test_a_journal_that_is_behind_is_no_wrong_sum(migrated: Any, flushed: bool, path: str) -> None:
+async def test_a_report_is_503_while_the_journal_is_behind(migrated: Any, flushed: bool, path: str) -> None:
     database = Database.open(f"sqlite:///{migrated}")
     response = await reports(database, flushed).call("GET", path)
     database.close()

@@ -1,4 +1,4 @@
-"""What every surface does: bodies up to 4 MiB, the cap on requests in flight, and errors in their one shape."""
+"""Behaviour common to all endpoints: bodies up to 4 MiB, the cap on requests in flight, and error responses."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def sized(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("piece", [MEBIBYTE, 4 * MEBIBYTE])
-async def test_four_mebibytes_are_taken(world: World, piece: int) -> None:
+async def test_a_body_of_4_mib_is_accepted(world: World, piece: int) -> None:
     body = sized(4 * MEBIBYTE)
     assert (await world.post([body[i : i + piece] for i in range(0, len(body), piece)])).status == 200
 
 
 @pytest.mark.parametrize("piece", [65536, 4 * MEBIBYTE, 5 * MEBIBYTE])
-async def test_one_byte_more_is_refused(world: World, piece: int) -> None:
+async def test_a_body_of_4_mib_and_a_byte_is_refused(world: World, piece: int) -> None:
     body = sized(4 * MEBIBYTE + 1)
     response = await world.post([body[i : i + piece] for i in range(0, len(body), piece)])
     assert_problem(response, 413, "payload_too_large")
     assert response.headers["connection"] == "close"
-    assert world.line.requests == []
+    assert world.gateway.requests == []
 
 
-async def test_a_body_too_large_is_dropped_up_to_eight_mebibytes(world: World) -> None:
+async def test_a_body_that_is_too_large_is_read_and_dropped_up_to_8_mib(world: World) -> None:
     pieces: list[object] = [b"x" * MEBIBYTE] * 20
     taken = 0
 
@@ -66,7 +66,7 @@ async def test_bodies_beyond_the_cap_are_refused_until_others_have_ended(world: 
     assert_problem(refused, 503, "overloaded")
     assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("1", "true")
     assert (await world.post(pieces)).status == 200
-    assert (world.in_flight.bytes, world.in_flight.count, len(world.line.requests)) == (0, 0, 1)
+    assert (world.in_flight.bytes, world.in_flight.count, len(world.gateway.requests)) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ async def test_no_body_stays_counted_however_the_request_ends(world: World, mess
 async def test_a_body_of_too_many_values_is_refused(world: World) -> None:
     body = b'{"messages":[%b]}' % b",".join([b"{}"] * 200_001)
     assert_problem(await world.post([body]), 413, "payload_too_large")
-    assert (world.in_flight.bytes, world.in_flight.count, world.line.requests) == (0, 0, [])
+    assert (world.in_flight.bytes, world.in_flight.count, world.gateway.requests) == (0, 0, [])
 
 
-async def test_dropping_ends_after_a_while() -> None:
+async def test_dropping_a_body_ends_after_a_time_limit() -> None:
     world = World(drop_s=0.05)
     response = await call_and_say(world, [piece(b"x" * 5 * MEBIBYTE, more=True)])
     assert_problem(response, 413, "payload_too_large")
@@ -106,13 +106,13 @@ def piece(body: bytes, *, more: bool) -> dict[str, Any]:
 
 
 async def call_and_say(world: World, messages: list[dict[str, Any]]) -> Response:
-    """A request made of these ASGI messages, after which the client falls silent."""
+    """Make a request of these ASGI messages, after which the client sends nothing more."""
     headers = [("host", "localhost"), ("x-service-key", DEV_KEY)]
     return await exchange(world.client.app, "POST", PATH, headers, list(messages))
 
 
 @pytest.mark.parametrize("before", [b"", b"{", b"x" * 5 * MEBIBYTE])
-async def test_nobody_is_answered_when_the_client_went_away(world: World, before: bytes) -> None:
+async def test_nothing_is_sent_to_a_client_that_disconnected(world: World, before: bytes) -> None:
     gone = [piece(before, more=True), {"type": "http.disconnect"}]
     assert (await call_and_say(world, gone)).status == 0
     assert (await call_and_say(world, gone[1:])).status == 0
@@ -148,46 +148,46 @@ async def test_methods_other_than_post_are_not_allowed(world: World, method: str
         (errors.DeadlineExceeded("Late."), "deadline_exceeded", "true", None),
     ],
 )
-async def test_errors_of_the_line(
+async def test_errors_of_the_gateway_are_problem_documents(
     world: World, error: errors.GatewayError, code: str, retry: str, after: tuple[str, str] | None
 ) -> None:
-    world.line.error = error
+    world.gateway.error = error
     response = await world.post(LEAST, x_request_id="mine")
     problem = assert_problem(response, error.status, code)
     assert problem["detail"] == error.detail
     assert response.headers["x-should-retry"] == retry
     assert response.headers["x-request-id"] == "mine"
     assert problem["request_id"] == "mine"
-    assert world.line.requests[0].client_request_id == "mine"
+    assert world.gateway.requests[0].client_request_id == "mine"
     said = (response.headers.get("retry-after"), response.headers.get("retry-after-ms"))
     assert said == (after or (None, None))
     if error.status in (429, 503) and code != "request_exceeds_limit":
         assert None not in said
 
 
-async def test_a_defect_of_ours_is_logged_and_not_shown(world: World) -> None:
-    world.line.error = ZeroDivisionError("the secret cause")
+async def test_a_defect_of_the_gateway_is_logged_and_not_shown(world: World) -> None:
+    world.gateway.error = ZeroDivisionError("the secret cause")
     response = await world.post(LEAST)
     problem = assert_problem(response, 500, "internal_error")
     assert "secret" not in response.body.decode()
     assert problem["request_id"] in problem["detail"]
     assert world.logged[0]["request_id"] == problem["request_id"]
-    assert world.logged[0]["exc_info"] is world.line.error
+    assert world.logged[0]["exc_info"] is world.gateway.error
     assert world.in_flight.count == 0
 
 
-async def test_what_is_cut_short_by_the_gateways_end_is_told_so(world: World) -> None:
-    world.line.error = asyncio.CancelledError()
+async def test_requests_cancelled_by_a_stop_get_a_503(world: World) -> None:
+    world.gateway.error = asyncio.CancelledError()
     assert_problem(await world.post(LEAST), 503, "overloaded")
 
 
-async def test_more_than_the_cap_is_refused_at_once(world: World) -> None:
-    world.line.go_on.clear()
+async def test_requests_above_the_cap_are_refused_at_once(world: World) -> None:
+    world.gateway.go_on.clear()
     under_way = [asyncio.create_task(world.post(LEAST)) for _ in range(2)]
     await asyncio.sleep(0)
     response = await world.post(LEAST)
     assert_problem(response, 503, "overloaded")
     assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("1", "true")
-    world.line.go_on.set()
+    world.gateway.go_on.set()
     assert [(await task).status for task in under_way] == [200, 200]
     assert (await world.post(LEAST)).status == 200

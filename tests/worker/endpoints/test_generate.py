@@ -1,4 +1,4 @@
-"""POST /api/v1/generate: what is read, what of it is refused, and what comes back."""
+"""POST /api/v1/generate: fields and headers of requests, refused requests, and the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def said(role: Role, text: str) -> Turn:
 
 
 def asked_with(request: Request) -> dict[str, object]:
-    """The body's fields as they reached the gateway."""
+    """Post a body, and return its fields as they reached the gateway."""
     conversation = request.client_request.conversation
     texts = {turn.role: part.text for turn in conversation.turns for part in turn.parts if isinstance(part, Text)}
     return {
@@ -40,6 +40,7 @@ async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
     response = await world.post(LEAST)
     assert response.status == 200
     assert response.headers["content-type"] == "application/json"
+    assert (response.headers["x-gateway-provider"], response.headers["x-gateway-route"]) == ("p", "priority")
     answer = response.json
     types = {
         "content": str, "provider": str, "model": str, "input_tokens": int, "output_tokens": int,
@@ -51,9 +52,9 @@ async def test_the_answer_has_the_fields_of_the_reference(world: World) -> None:
     assert 0 <= answer["latency_ms"] < 1000
 
 
-async def test_latency_is_end_to_end(world: World) -> None:
-    world.line.go_on.clear()
-    asyncio.get_running_loop().call_later(0.06, world.line.go_on.set)
+async def test_the_latency_in_the_answer_is_end_to_end(world: World) -> None:
+    world.gateway.go_on.clear()
+    asyncio.get_running_loop().call_later(0.06, world.gateway.go_on.set)
     assert 55 <= (await world.post(LEAST)).json["latency_ms"] < 1000
 
 
@@ -97,7 +98,7 @@ async def test_optional_fields_have_defaults(world: World) -> None:
 )
 async def test_every_value_within_the_limits_is_accepted(world: World, field: str, value: object) -> None:
     assert (await world.post({**LEAST, field: value})).status == 200
-    assert asked_with(world.line.requests[0])[field] == value
+    assert asked_with(world.gateway.requests[0])[field] == value
 
 
 @pytest.mark.parametrize(
@@ -141,13 +142,13 @@ async def test_every_value_within_the_limits_is_accepted(world: World, field: st
         ("json_mode", None),
     ],
 )
-async def test_what_is_refused_by_field(world: World, field: str, value: object) -> None:
+async def test_an_invalid_field_is_named(world: World, field: str, value: object) -> None:
     response = await world.post({**LEAST, field: value})
     problem = assert_problem(response, 422, "validation_error")
     assert [error["loc"] for error in problem["errors"]] == [["body", field]]
     assert field in problem["detail"]
     assert response.headers["x-should-retry"] == "false"
-    assert world.line.requests == []
+    assert world.gateway.requests == []
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "prompt"])
@@ -163,6 +164,54 @@ async def test_an_unknown_field_is_refused_and_named(world: World, field: str) -
     problem = assert_problem(await world.post({**LEAST, field: 1}), 422, "validation_error")
     assert problem["errors"][0]["loc"] == ["body", field]
     assert problem["errors"][0]["type"] == "extra_forbidden"
+
+
+async def test_all_mistakes_are_named_at_once_with_what_was_meant(world: World) -> None:
+    body = {"userId": "u", "service": 1, "promt": "p", "max_tokens": 9000, "stream": "yes", "foo": None}
+    problem = assert_problem(await world.post(body), 422, "validation_error")
+    assert [(error["loc"][1], error["type"]) for error in problem["errors"]] == [
+        ("userId", "extra_forbidden"),
+        ("promt", "extra_forbidden"),
+        ("foo", "extra_forbidden"),
+        ("service", "value_error"),
+        ("max_tokens", "value_error"),
+        ("stream", "value_error"),
+        ("user_id", "missing"),
+        ("prompt", "missing"),
+    ]
+    assert problem["detail"] == (
+        "userId is not a field of this request. If user_id is meant, write that. "
+        "promt is not a field of this request. If prompt is meant, write that. foo is not a field of this request. "
+        "service must be text, not a whole number. max_tokens must be at most 8000. "
+        "stream must be true or false, not text. user_id is required. prompt is required."
+    )
+
+
+async def test_a_body_of_thousands_of_mistakes_names_20(world: World) -> None:
+    problem = assert_problem(
+        await world.post({f"prompt{number}": 1 for number in range(50_000)}), 422, "validation_error"
+    )
+    assert len(problem["errors"]) == 20
+    assert len(problem["detail"]) <= 600
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"user_id": "u",\n "service": "s", // no\n}', "line 2, column 18: this looks like a comment"),
+        (b"{'user_id': 'u'}", "line 1, column 2: texts and names stand between double quotes"),
+        (b'\xef\xbb\xbf{"user_id": "u"}', "byte order mark"),
+        ('{"user_id": "u"}'.encode("utf-16"), "UTF-16"),
+        (b"user_id=u&service=s", "looks like a form"),
+        (b"", "it is empty"),
+        (b'["u"]', "must be a JSON object, not a list"),
+        (b'"{}"', "encoded twice"),
+    ],
+)
+async def test_what_is_no_json_is_told_where_and_what_it_looks_like(world: World, body: bytes, sentence: str) -> None:
+    problem = assert_problem(await world.post(body), 422, "validation_error")
+    assert sentence in problem["detail"]
+    assert problem["errors"][0]["type"] == "json_invalid"
 
 
 def with_field(text: str) -> bytes:
@@ -199,18 +248,18 @@ def with_field(text: str) -> bytes:
         pytest.param(b'{"user_id":' * 100_000, id="deep objects"),
     ],
 )
-async def test_what_is_no_request(world: World, body: bytes) -> None:
+async def test_a_body_that_is_not_a_request_is_refused(world: World, body: bytes) -> None:
     assert_problem(await world.post(body), 422, "validation_error")
-    assert world.line.requests == []
+    assert world.gateway.requests == []
     assert world.logged == []
 
 
-async def test_of_a_field_given_twice_the_last_wins(world: World) -> None:
+async def test_the_last_of_two_fields_with_one_name_wins(world: World) -> None:
     assert (await world.post(with_field('"prompt": "second"'))).status == 200
-    assert world.line.requests[0].client_request.conversation.turns == [said("user", "second")]
+    assert world.gateway.requests[0].client_request.conversation.turns == [said("user", "second")]
 
 
-async def test_a_body_in_pieces(world: World) -> None:
+async def test_a_body_in_several_messages_is_joined(world: World) -> None:
     whole = json.dumps(LEAST).encode()
     assert (await world.post([whole[:7], b"", whole[7:], b""])).status == 200
 
@@ -227,13 +276,13 @@ async def test_a_body_in_pieces(world: World) -> None:
         ("9" * 5000, 120),
     ],
 )
-async def test_a_caller_may_shorten_the_deadline(world: World, value: str, seconds: float) -> None:
+async def test_a_client_can_shorten_the_deadline(world: World, value: str, seconds: float) -> None:
     request = await world.request(x_request_timeout_ms=value)
     assert request.deadline - request.started == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("value", ["0", "000", "", "-1", "1.5", "1s", "1e3", " ", "٣", "nan", "1_000"])
-async def test_a_deadline_that_is_no_positive_integer_is_refused(world: World, value: str) -> None:
+async def test_a_deadline_that_is_not_a_positive_integer_is_refused(world: World, value: str) -> None:
     assert_problem(await world.post(LEAST, x_request_timeout_ms=value), 400, "bad_request")
 
 
@@ -279,7 +328,7 @@ async def test_malformed_tags_are_refused(world: World, value: str | bytes) -> N
     assert_problem(await world.post(LEAST, x_tags=value), 400, "bad_request")
 
 
-async def test_unfit_tags_are_refused_quickly(world: World) -> None:
+async def test_large_malformed_tags_are_refused_quickly(world: World) -> None:
     started = time.monotonic()
     assert_problem(await world.post(LEAST, x_tags="a=" + " " * 30_000 + "="), 400, "bad_request")
     assert time.monotonic() - started < 0.5
@@ -297,21 +346,21 @@ async def test_unfit_tags_are_refused_quickly(world: World) -> None:
         ("", True, True),
     ],
 )
-async def test_cache_control_decides_on_reading_and_keeping(world: World, value: str, use: bool, keep: bool) -> None:
+async def test_cache_control_decides_on_cache_reads_and_writes(world: World, value: str, use: bool, keep: bool) -> None:
     request = await world.request(cache_control=value)
     assert (request.use_cache, request.store_in_cache) == (use, keep)
 
 
-async def test_a_callers_request_id_is_stored_but_ours_identifies(world: World) -> None:
+async def test_a_clients_request_id_is_stored_beside_the_gateways_own(world: World) -> None:
     request = await world.request(x_request_id="order-7")
     assert request.client_request_id == "order-7"
     assert UUID(request.id).version == 7
     response = await world.post(LEAST)
-    assert response.headers["x-request-id"] == world.line.requests[-1].id
+    assert response.headers["x-request-id"] == world.gateway.requests[-1].id
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "task_type", "model"])
-async def test_a_nul_in_a_name_is_refused_since_no_record_can_hold_it(world: World, field: str) -> None:
+async def test_a_nul_character_in_a_label_is_refused(world: World, field: str) -> None:
     problem = assert_problem(await world.post({**LEAST, field: "a\0b"}), 422, "validation_error")
     assert problem["detail"] == f"{field} must not contain a NUL character."
-    assert world.line.requests == []
+    assert world.gateway.requests == []

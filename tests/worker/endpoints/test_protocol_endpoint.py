@@ -1,4 +1,4 @@
-"""What endpoints of vendors' protocols read in a request by their descriptor, and how their streams are written."""
+"""Endpoints of vendors' protocols: fields read as their descriptors say, heartbeats, and passed-on events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GOOGLE = PROTOCOLS["gemini_content"]
         ("gemini_content", {"generationConfig": {"maxOutputTokens": "5"}}, DEFAULT_MAX_TOKENS),
     ],
 )
-def test_the_longest_answer_is_read_in_the_protocols_own_fields(
+def test_the_output_limit_is_read_from_the_protocols_fields(
     protocol: str, document: dict[str, Any], tokens: int
 ) -> None:
     assert output_limit(document, PROTOCOLS[protocol]) == tokens
@@ -54,14 +54,14 @@ def test_the_longest_answer_is_read_in_the_protocols_own_fields(
         ("gemini_content", {"user": "a", "labels": {"user": "b"}, "metadata": {"user_id": "c"}}, None),
     ],
 )
-def test_the_customer_is_read_in_the_protocols_own_fields(
+def test_the_customer_is_read_from_the_protocols_fields(
     protocol: str, document: dict[str, Any], user: str | None
 ) -> None:
     assert find_user(document, PROTOCOLS[protocol].user_fields) == user
 
 
 def writer(name: str, query: bytes = b"") -> ProtocolEventWriter:
-    """The writer of a stream in a protocol."""
+    """Return the event writer of a stream in the protocol `name`."""
     protocol = PROTOCOLS[name]
     assert protocol.stream_writer is not None
     context = ReplyContext(request_id="1", model="m", created_s=7, document={}, query=query)
@@ -69,7 +69,7 @@ def writer(name: str, query: bytes = b"") -> ProtocolEventWriter:
 
 
 @pytest.mark.parametrize("name", ["openai_chat", "openai_responses", "anthropic_messages"])
-def test_a_quiet_stream_is_kept_awake_by_comments(name: str) -> None:
+def test_heartbeats_of_event_streams_are_comments(name: str) -> None:
     assert (writer(name).keep_alive, writer(name).content_type[:17]) == (COMMENT, b"text/event-stream")
 
 
@@ -85,19 +85,19 @@ def test_a_quiet_stream_is_kept_awake_by_comments(name: str) -> None:
         (b"\xff=%ff", b"application/json; charset=utf-8"),
     ],
 )
-def test_google_s_clients_are_kept_awake_by_empty_lines(query: bytes, content_type: bytes) -> None:
+def test_heartbeats_of_geminis_array_are_empty_lines(query: bytes, content_type: bytes) -> None:
     made = writer("gemini_content", query)
     assert (made.keep_alive, made.content_type) == (b"\n", content_type)
 
 
 class Native:
-    """A relay of a provider of the client's own protocol."""
+    """A relay of a provider that speaks the client's protocol."""
 
     is_native = True
-    provider, model, dropped = "p", "m", ()
+    provider, model, route, dropped = "p", "m", b"priority", ()
 
 
-def test_a_provider_s_events_are_the_elements_of_an_array() -> None:
+def test_gemini_events_become_the_elements_of_an_array() -> None:
     raw_events = [
         RawEvent(b'data: {"a":1}\n\n', []),
         RawEvent(b'event: x\ndata: {"b":\ndata: 2}\n\n', []),

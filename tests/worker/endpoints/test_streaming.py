@@ -1,4 +1,4 @@
-"""A response of events at its edges: its beginning held up, a defect in its middle, a client that leaves at its end."""
+"""Streamed responses at their edges: delayed heads, defects before and after the 200, late disconnects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANSWER = Answer(reply=Reply(content="Hello", usage=Usage()), provider="p", model
 
 
 class Words:
-    """Writes what it is told in plain words."""
+    """An event writer that encodes everything as plain words."""
 
     content_type = b"text/plain"
     keep_alive = b"still here"
@@ -38,7 +38,7 @@ class Words:
 
 
 class Client:
-    """A server's side of a client: takes what is sent, its head and its reading held up as the test wants."""
+    """The server's side of a client: it keeps what is sent, and delays the head and reading as the test wants."""
 
     def __init__(self) -> None:
         self.said: list[bytes] = []
@@ -72,7 +72,7 @@ def response(client: Client, drain_limit: DrainLimit, heartbeat_s: float = HEART
     return StreamedResponse(Words(), client.receive, client, drain_limit, [], defect, heartbeat_s)
 
 
-async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream() -> None:
+async def test_a_defect_after_the_first_heartbeat_becomes_an_error_event() -> None:
     client = Client()
 
     async def open_() -> Any:
@@ -86,7 +86,7 @@ async def test_a_defect_after_the_first_heartbeat_is_told_in_the_stream() -> Non
     assert client.said[-1] == b"error: oh"
 
 
-async def test_a_defect_before_it_is_raised() -> None:
+async def test_a_defect_before_the_first_heartbeat_is_raised() -> None:
     async def open_() -> Any:
         raise ValueError("oh")
 
@@ -94,7 +94,7 @@ async def test_a_defect_before_it_is_raised() -> None:
         await response(Client(), DrainLimit("drain")).run(asyncio.ensure_future(open_()))
 
 
-async def test_a_client_that_leaves_at_the_very_end_is_not_counted_for_ever() -> None:
+async def test_a_client_that_disconnects_at_the_very_end_does_not_stay_counted() -> None:
     client, drain_limit = Client(), DrainLimit("drain")
     client.reads.clear()
 
@@ -111,8 +111,8 @@ async def test_a_client_that_leaves_at_the_very_end_is_not_counted_for_ever() ->
     assert drain_limit.count == 0
 
 
-async def test_no_heartbeat_comes_before_the_head() -> None:
-    """The head waits where the answer before it on the same connection is not read yet."""
+async def test_no_heartbeat_is_sent_before_the_head() -> None:
+    """The head waits while the client has not read the previous response on the same connection."""
     client = Client()
     client.head.clear()
 

@@ -1,4 +1,4 @@
-"""A clock, a chance and breakers for the tests of what fails."""
+"""A clock, random numbers and circuit breakers for tests, and functions that drive them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Clock:
 
 
 class Chance:
-    """0.5 is no jitter at all."""
+    """A source of random numbers that returns `value`; 0.5 means no jitter."""
 
     def __init__(self) -> None:
         self.value = 0.5
@@ -34,7 +34,7 @@ def admitted(breaker: CircuitBreaker) -> int:
 
 
 def calls(breaker: CircuitBreaker, ends: str) -> None:
-    """One call after the other: `.` succeeds, `x` fails, `-` tells nothing."""
+    """Make one call after the other: `.` succeeds, `x` fails, `-` is released."""
     for end in ends:
         permit = admitted(breaker)
         {".": breaker.succeed, "x": breaker.fail, "-": breaker.release}[end](permit)

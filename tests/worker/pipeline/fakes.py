@@ -1,4 +1,4 @@
-"""What the pipeline's tests share: builders of nouns, and what stands in for the world behind the constructors."""
+"""Builders of requests, providers and answers for the pipeline's tests, and fakes of transport, journal and limiter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 NOW = 1000.0
 KEY = "configured-key-0123456789"
 PRICE = Price(input=((0, 2_000_000_000),), output=((0, 3_000_000_000),))
-"""2,000 nano-dollars an input token, 3,000 an output token."""
+"""2,000 nano-dollars per input token, 3,000 per output token."""
 
 Step: TypeAlias = UpstreamResult | BaseException | Callable[[float], Awaitable[UpstreamResult]]
 
@@ -48,7 +48,7 @@ class Clock:
 
 
 def provider(name: str = "alpha", *, has_json_mode: bool = True, **changes: Any) -> Provider:
-    """A provider whose two models cost PRICE, whose target exists, and that speaks what its kind does."""
+    """Build a provider with two models at PRICE, a target, and the codecs of its kind."""
     models: tuple[str, ...] = changes.get("models", ("m1", "m2"))
     fields: dict[str, Any] = {
         "id": f"id-{name}",
@@ -94,7 +94,7 @@ def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
 
 
 def request(**changes: Any) -> Request:
-    """A request of 40 characters: an estimate of 18 input tokens, with max_tokens a reservation of 118.
+    """Build a request of 40 characters: an estimate of 18 input tokens; with max_tokens, a reservation of 118.
 
     `prompt`, `system`, `temperature` and `messages` are fields of POST /generate's body.
     """
@@ -134,7 +134,7 @@ def served(content: str = "hello", candidate: Candidate | None = None, cost_nano
 
 
 def answer(content: str = "hello", **changes: Any) -> UpstreamResult:
-    """A chat completion of 20 tokens in, 30 out: 130,000 nano-dollars at PRICE, 50 tokens of the limit."""
+    """Build a chat completion of 20 tokens in, 30 out: 130,000 nano-dollars at PRICE, 50 tokens of the limit."""
     document: dict[str, Any] = {
         "id": "chatcmpl-1",
         "model": "m1-2026",
@@ -157,7 +157,7 @@ BROKEN = UpstreamResult(fault="broken", message="The connection broke: reset")
 
 
 class Upstream(Transport):
-    """A transport that plays a script per provider's name: exchanges, exceptions, or functions of the timeout."""
+    """A transport that plays a script per provider name: results, exceptions, or functions of the timeout."""
 
     def __init__(self) -> None:
         self.scripts: dict[str, list[Step]] = {}
@@ -186,14 +186,14 @@ class Upstream(Transport):
 
 
 class JournalSpy(JournalWriter):
-    """Keeps what is written, in order, and can refuse each kind of entry."""
+    """A journal that keeps entries in order; `fails` makes it raise for a kind of entry."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, str, bytes]] = []
         self.synced = 0
         self.fails: dict[str, BaseException] = {}
         self.on_intent: Callable[[], None] = lambda: None
-        """What happens in the turn of the event loop in which an intent is written."""
+        """Called in the turn of the event loop in which an intent is written."""
 
     async def intent(self, request_id: str, payload: bytes) -> None:
         self._note("intent", request_id, payload)
@@ -228,7 +228,7 @@ class JournalSpy(JournalWriter):
 
 
 class LimiterSpy(MemoryLimiter):
-    """The real one; `settled` tells what it was told: (provider id, tokens, sent)."""
+    """A real limiter that records each settle as (provider id, tokens, sent) in `settled`."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
@@ -240,7 +240,7 @@ class LimiterSpy(MemoryLimiter):
 
 
 class World:
-    """Failover over real availability, admission and recording, with a scripted upstream and a clock that tests turn.
+    """Failover over real availability, admission and recording, with a scripted upstream and a clock that tests set.
 
     The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
     """
@@ -270,7 +270,7 @@ class World:
         return self._failover(admission, timing=self._timing())
 
     def unpaced(self) -> Failover:
-        """One that keeps the real time."""
+        """Return a failover with the real clock and sleep."""
         return self._failover(self.admission, timing=Timing())
 
     def _timing(self) -> Timing:
@@ -304,7 +304,7 @@ class World:
         return self.recorder.start(request)
 
     def after(self, seconds: float, then: UpstreamResult | BaseException) -> Step:
-        """A step that takes `seconds` by the clock."""
+        """Return a step that moves the clock by `seconds`."""
 
         async def wait(_: float) -> UpstreamResult:
             self.clock.now += seconds
@@ -315,7 +315,7 @@ class World:
         return wait
 
     def wait(self, provider: Provider) -> Wait | None:
-        """Why the provider's first model may not be called now, None if it may."""
+        """Return why the provider's first model may not be called now; None if it may."""
         permit = self.availability.admit(Candidate.of(provider, provider.models[0]))
         if isinstance(permit, Wait):
             return permit

@@ -1,4 +1,4 @@
-"""What a request reserves, and what each way to end gives back."""
+"""Admission to rate limits: tokens reserved per request, and tokens released by each kind of end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_it_reserves_the_estimated_input_and_max_tokens(admission: Admissi
     assert (await granted(admission, prompt="", system="", max_tokens=7)).tokens == 15
 
 
-async def test_it_keeps_both_limits(admission: Admission) -> None:
+async def test_it_enforces_both_limits(admission: Admission) -> None:
     assert [await granted(admission), await granted(admission)]
     assert await admission.admit(request(), ONE) == Decision(None, 61.0)
     assert (await granted(admission, max_tokens=46)).tokens == 64
@@ -51,7 +51,7 @@ async def test_a_request_larger_than_the_limit_never_fits(admission: Admission) 
     assert (await granted(admission, max_tokens=282)).tokens == 300
 
 
-async def test_a_call_that_was_never_sent_gives_everything_back(admission: Admission, limiter: LimiterSpy) -> None:
+async def test_a_call_that_was_never_sent_releases_its_reservation(admission: Admission, limiter: LimiterSpy) -> None:
     assert admission.never_sent(await granted(admission)) == 0
     assert limiter.settled == [("id-one", 0, False)]
     for _ in range(3):
@@ -78,13 +78,13 @@ async def test_an_earlier_runs_attempts_are_counted_with_their_age(admission: Ad
     assert (await granted(admission)).tokens == 118
 
 
-async def test_one_from_the_future_counts_as_now(admission: Admission) -> None:
+async def test_an_attempt_from_the_future_counts_as_now(admission: Admission) -> None:
     admission.refill([SentAttempt("id-one", 5_000, 250)], 1_000)
 
     assert await admission.admit(request(), ONE) == Decision(None, 61.0)
 
 
-async def test_a_refill_with_no_attempts_takes_nothing(admission: Admission) -> None:
+async def test_a_refill_without_attempts_reserves_nothing(admission: Admission) -> None:
     admission.refill([], 0)
 
     assert (await granted(admission)).tokens == 118

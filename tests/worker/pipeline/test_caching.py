@@ -1,4 +1,4 @@
-"""Known answers: what is the same question, who may share its answer, what is kept. Its fellow is test_flights.py."""
+"""Answer cache: which requests share a key, for which customers, and which answers are kept (see also test_flights)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def caching(cache: MemoryCache, clock: Clock) -> Caching:
 
 
 async def ask(caching: Caching, the_plan: Plan = PLAN, /, **changes: Any) -> Lookup:
-    """Look, and let nobody wait."""
+    """Look up, and abandon the flight that a miss starts."""
     lookup = await caching.lookup(request(**changes), the_plan)
     if lookup.flight is not None:
         caching.abandon(lookup, RuntimeError())
@@ -50,7 +50,7 @@ async def kept(caching: Caching, content: str = "hello", by: Candidate = OF_A, *
     await caching.keep(lookup, served(content, by))
 
 
-async def test_what_was_kept_is_found(caching: Caching) -> None:
+async def test_a_cached_answer_is_returned(caching: Caching) -> None:
     await kept(caching, "hello", OF_B)
 
     lookup = await ask(caching)
@@ -77,13 +77,13 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("first", FORMS)
 @pytest.mark.parametrize("second", FORMS)
-async def test_the_same_question_in_another_form_is_known(caching: Caching, first: str, second: str) -> None:
+async def test_the_same_request_in_another_form_is_a_hit(caching: Caching, first: str, second: str) -> None:
     await kept(caching, **FORMS[first])
 
     assert (await ask(caching, **FORMS[second])).status == "hit"
 
 
-async def test_the_same_question_in_another_form_waits_for_the_call_in_flight(caching: Caching) -> None:
+async def test_the_same_request_in_another_form_waits_for_the_call_in_flight(caching: Caching) -> None:
     lookup = await caching.lookup(request(**FORMS["prompt"]), PLAN)
     waiting = asyncio.ensure_future(caching.lookup(request(**FORMS["messages"]), PLAN))
     await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def test_the_same_question_in_another_form_waits_for_the_call_in_flight(ca
     assert (await waiting).served == served("hello", OF_A)
 
 
-async def test_at_first_nothing_is_known(caching: Caching) -> None:
+async def test_an_empty_cache_is_a_miss(caching: Caching) -> None:
     lookup = await caching.lookup(request(), PLAN)
 
     assert (lookup.status, lookup.served) == ("miss", None)
@@ -113,7 +113,7 @@ async def test_at_first_nothing_is_known(caching: Caching) -> None:
     ],
     ids=repr,
 )
-async def test_another_question_is_another(caching: Caching, changes: dict[str, Any]) -> None:
+async def test_a_change_that_affects_the_answer_is_a_miss(caching: Caching, changes: dict[str, Any]) -> None:
     await kept(caching)
 
     assert (await ask(caching, **changes)).status == "miss"
@@ -129,13 +129,13 @@ async def test_another_question_is_another(caching: Caching, changes: dict[str, 
     ],
     ids=repr,
 )
-async def test_what_does_not_change_the_answer_does_not_matter(caching: Caching, changes: dict[str, Any]) -> None:
+async def test_a_change_that_does_not_affect_the_answer_is_a_hit(caching: Caching, changes: dict[str, Any]) -> None:
     await kept(caching)
 
     assert (await ask(caching, **changes)).status == "hit"
 
 
-async def test_customers_share_answers_when_told_so(cache: MemoryCache, clock: Clock) -> None:
+async def test_customers_share_answers_if_configured(cache: MemoryCache, clock: Clock) -> None:
     caching = Caching(cache, ttl_s=3600, shared=True, clock=clock)
     await kept(caching, user_id="one")
 
@@ -149,7 +149,7 @@ async def test_shared_and_private_answers_are_kept_apart(caching: Caching, cache
     assert (await ask(caching)).status == "miss"
 
 
-async def test_lookup_asks_for_each_candidate_in_the_plans_order(caching: Caching) -> None:
+async def test_lookup_tries_the_candidates_in_the_plans_order(caching: Caching) -> None:
     await kept(caching, "of b", OF_B)
     await kept(caching, "of a", OF_A, use_cache=False)
 
@@ -158,7 +158,7 @@ async def test_lookup_asks_for_each_candidate_in_the_plans_order(caching: Cachin
     assert (await ask(caching, plan([B]))).served == served("of b", OF_B)
 
 
-async def test_an_answer_of_nobody_in_the_plan_is_none(caching: Caching) -> None:
+async def test_an_answer_of_a_candidate_outside_the_plan_is_a_miss(caching: Caching) -> None:
     await kept(caching, "of a", OF_A)
 
     assert (await ask(caching, plan([B]))).status == "miss"
@@ -172,7 +172,7 @@ async def test_a_renamed_provider_keeps_its_answers(caching: Caching) -> None:
     assert (await ask(caching, plan([provider("renamed", id="id-a")]))).status == "hit"
 
 
-async def test_it_is_kept_for_its_time(caching: Caching, clock: Clock) -> None:
+async def test_an_answer_expires_after_its_time_to_live(caching: Caching, clock: Clock) -> None:
     await kept(caching)
     clock.now += 3599.9
     assert (await ask(caching, deadline=clock.now + 9)).status == "hit"
@@ -180,7 +180,7 @@ async def test_it_is_kept_for_its_time(caching: Caching, clock: Clock) -> None:
     assert (await ask(caching, deadline=clock.now + 9)).status == "miss"
 
 
-async def test_everything_of_the_answer_is_kept(caching: Caching) -> None:
+async def test_every_field_of_the_answer_is_cached(caching: Caching) -> None:
     usage = Usage(input_tokens=7, output_tokens=11, reasoning_tokens=5)
     one = served("hello", OF_A, cost_nanos=2**62)
     full = type(one)(
@@ -196,7 +196,7 @@ async def test_everything_of_the_answer_is_kept(caching: Caching) -> None:
     assert (await ask(caching)).served == full
 
 
-async def test_a_failed_call_leaves_nothing(caching: Caching, cache: MemoryCache) -> None:
+async def test_a_failed_call_leaves_no_entry_and_no_flight(caching: Caching, cache: MemoryCache) -> None:
     lookup = await caching.lookup(request(), PLAN)
     caching.abandon(lookup, RuntimeError("failed"))
 
@@ -225,12 +225,14 @@ class TestBypass:
         await caching.keep(lookup, served("new", OF_A))
         assert (await ask(caching)).served == served("old", OF_A)
 
-    async def test_a_call_that_may_not_be_kept_may_be_a_hit(self, caching: Caching) -> None:
+    async def test_a_request_whose_answer_is_not_cached_can_be_a_hit(self, caching: Caching) -> None:
         await kept(caching, "old")
 
         assert (await ask(caching, **self.READ_ONLY)).status == "hit"
 
-    async def test_else_it_is_nobodys_flight_and_leaves_nothing(self, caching: Caching, cache: MemoryCache) -> None:
+    async def test_a_miss_whose_answer_is_not_cached_starts_no_flight(
+        self, caching: Caching, cache: MemoryCache
+    ) -> None:
         lookup = await caching.lookup(request(**self.READ_ONLY), PLAN)
 
         assert (lookup.status, lookup.flight) == ("miss", None)
@@ -238,7 +240,7 @@ class TestBypass:
         assert len(cache) == 0
 
     @pytest.mark.parametrize("ttl_s", [0, -1])
-    async def test_without_time_to_live_there_is_no_cache(self, cache: MemoryCache, clock: Clock, ttl_s: float) -> None:
+    async def test_a_time_to_live_of_0_disables_the_cache(self, cache: MemoryCache, clock: Clock, ttl_s: float) -> None:
         caching = Caching(cache, ttl_s=ttl_s, shared=False, clock=clock)
         first = await caching.lookup(request(), PLAN)
         second = await caching.lookup(request(), PLAN)
@@ -249,7 +251,7 @@ class TestBypass:
         caching.abandon(second, RuntimeError())
         assert len(cache) == 0
 
-    async def test_who_bypasses_waits_for_nobody(self, caching: Caching) -> None:
+    async def test_a_bypassing_request_does_not_wait_for_a_flight(self, caching: Caching) -> None:
         await caching.lookup(request(), PLAN)
 
         for changes in (self.NO_CACHE, self.NO_STORE):
@@ -257,8 +259,8 @@ class TestBypass:
 
 
 @pytest.mark.parametrize("protocol", ["openai_chat", "gemini_content"])
-async def test_integers_of_any_size_are_part_of_the_question(caching: Caching, protocol: str) -> None:
-    """JSON has them, MessagePack has not."""
+async def test_integers_of_any_size_are_part_of_the_key(caching: Caching, protocol: str) -> None:
+    """JSON has integers of any size; MessagePack, which keys are encoded in, has those of 64 bits."""
 
     def of(number: int) -> ClientRequest:
         return ClientRequest(protocol, {"messages": [{"n": number}]}, lambda _document: (Conversation(turns=[]), ()))

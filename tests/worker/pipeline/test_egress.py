@@ -1,4 +1,4 @@
-"""Where upstream calls may go in production, and that a connection goes to the address that was checked."""
+"""Egress rules in production: which URLs may be called, and pinning of connections to the checked address."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def strict(private_hosts: frozenset[str] = frozenset(), **known: list[str]) -> E
 
 class TestCheck:
     @pytest.mark.parametrize("url", ["http://localhost:1/v1", "https://10.0.0.1", "http://nowhere.invalid"])
-    def test_outside_of_production_anything_goes(self, url: str) -> None:
+    def test_outside_of_production_every_url_is_allowed(self, url: str) -> None:
         names = Names()
 
         assert Egress(strict=False, resolve=names).check(url) is None
@@ -46,14 +46,16 @@ class TestCheck:
         assert strict(api=["93.184.216.34"]).check("https://api/v1") == "93.184.216.34"
 
     @pytest.mark.parametrize(("url", "port"), [("https://API/v1", 443), ("https://api:8443/v1", 8443)])
-    def test_the_name_and_port_that_are_asked_for(self, url: str, port: int) -> None:
+    def test_the_urls_host_and_port_are_resolved(self, url: str, port: int) -> None:
         names = Names(api=["8.8.8.8"])
         Egress(strict=True, resolve=names).check(url)
 
         assert names.asked == [("api", port)]
 
     def test_only_https_is_allowed(self) -> None:
-        with pytest.raises(AddressRefused, match=r"^api must be called over https in production\.$"):
+        with pytest.raises(
+            AddressRefused, match=r"^api must be called over https in production: .* LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS"
+        ):
             strict(api=["8.8.8.8"]).check("http://api/v1")
 
     @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1"])
@@ -63,15 +65,15 @@ class TestCheck:
 
         assert str(raised.value) == (
             f"api is at {address}, which is not a public address: "
-            "name the host in LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS if it is meant."
+            "to allow it, add the host to LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS."
         )
 
-    def test_one_private_address_among_public_ones_is_one_too_many(self) -> None:
+    def test_a_host_with_one_private_address_is_refused(self) -> None:
         for addresses in (["8.8.8.8", "10.0.0.1"], ["10.0.0.1", "8.8.8.8"], ["8.8.8.8", "2a00:1450::1", "::1"]):
             with pytest.raises(AddressRefused):
                 strict(api=addresses).check("https://api/v1")
 
-    def test_hosts_that_may_be_private(self) -> None:
+    def test_allowed_private_hosts_are_not_checked(self) -> None:
         egress = strict(frozenset({"gpu.internal"}))
 
         assert egress.check("http://gpu.internal:8000/v1") is None
@@ -79,40 +81,40 @@ class TestCheck:
         with pytest.raises(AddressRefused):
             egress.check("http://other.internal/v1")
 
-    def test_a_name_that_does_not_resolve(self) -> None:
+    def test_a_host_that_does_not_resolve_is_refused(self) -> None:
         with pytest.raises(AddressRefused, match=r"^nowhere does not resolve: Name or service not known\.$"):
             strict().check("https://nowhere/v1")
 
     @pytest.mark.parametrize("host", ["a" * 64 + ".example", "x..example"])
-    def test_a_name_that_is_none(self, host: str) -> None:
+    def test_an_invalid_host_name_is_refused(self, host: str) -> None:
         with pytest.raises(AddressRefused, match="does not resolve"):
             Egress(strict=True).check(f"https://{host}/v1")
 
-    def test_the_family_that_is_reached_best_is_pinned(self) -> None:
+    def test_an_address_of_the_preferred_family_is_pinned(self) -> None:
         v4, v6 = ["34.1.1.1", "20.1.1.1"], ["2600::1", "2600::2"]
 
         assert strict(api=[*v4, *v6]).check("https://api") == "20.1.1.1"
         assert strict(api=[v6[1], *v4, v6[0]]).check("https://api") == "2600::1"
 
-    def test_the_order_within_a_family_does_not_matter(self) -> None:
+    def test_the_pinned_address_does_not_depend_on_the_resolvers_order(self) -> None:
         addresses = ["8.8.8.8", "8.8.4.4", "1.1.1.1"]
 
         assert {strict(api=addresses[i:] + addresses[:i]).check("https://api") for i in range(3)} == {"1.1.1.1"}
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "127.1", "0x7f.1", "2130706433"])
-    def test_numbers_are_what_the_system_takes_them_for(self, host: str) -> None:
+    def test_numeric_forms_of_loopback_are_refused(self, host: str) -> None:
         with pytest.raises(AddressRefused, match="which is not a public address"):
             Egress(strict=True).check(f"https://{host}/v1")
 
 
-def test_the_systems_resolver_finds_addresses_or_fails() -> None:
+def test_the_system_resolver_returns_addresses_or_raises() -> None:
     assert resolve("127.0.0.1", 443) == ["127.0.0.1"]
     with pytest.raises(OSError, match=r".+"):
         resolve("does-not-exist.invalid", 443)
 
 
 class Lines:
-    """What was logged."""
+    """A log that keeps its lines."""
 
     def __init__(self) -> None:
         self.logged: list[tuple[str, dict[str, Any]]] = []
@@ -123,7 +125,7 @@ class Lines:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A server that remembers the first bytes of each connection, and says nothing."""
+    """Run a server that keeps the first bytes of each connection, and never answers."""
     first: list[bytes] = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -139,10 +141,10 @@ def at(url: str, **changes: Any) -> Provider:
 
 
 class Pinned(Egress):
-    """Production that takes loopback for public: what is pinned can only be seen there.
+    """Strict egress that accepts loopback addresses, since only there can tests see where a connection goes.
 
-    Answers one address after the other, the last one for ever. The host `bell` is another one, and rings when it is
-    checked for the `rounds`-th time, which tells that whatever is checked before it was done so often.
+    It returns one address after the other, then the last one again. The host `bell` is for waiting: it sets an event
+    when it is checked for the `rounds`-th time, since hosts that are checked before it have been checked as often.
     """
 
     def __init__(self, *answers: str | AddressRefused, rounds: int = 0) -> None:
@@ -190,7 +192,7 @@ class TestPinning:
         assert exchange.message.startswith("api is at 127.0.0.1, which is not a public address")
         assert first == []
 
-    async def test_the_embedded_model_may_be_on_loopback(self) -> None:
+    async def test_the_embedded_model_is_allowed_on_loopback(self) -> None:
         async with listening() as (port, first):
             transport = Transport(strict(), log=Lines())
             await transport.post(at(f"http://127.0.0.1:{port}/v1", kind="local"), CALL, 5)
@@ -198,7 +200,7 @@ class TestPinning:
 
         assert len(first) == 1
 
-    async def test_it_is_checked_once_a_pool(self) -> None:
+    async def test_the_address_is_checked_once_per_pool(self) -> None:
         egress = Pinned("127.0.0.1")
         transport = Transport(egress, log=Lines())
         for version in (1, 1, 2, 2):
@@ -209,11 +211,11 @@ class TestPinning:
 
 
 class TestRecheck:
-    """Every pinned address is checked again and again."""
+    """Repeated checks of every pinned address."""
 
     @staticmethod
     async def rechecked(egress: Pinned, lines: Lines, updated_at_ms: int = 1) -> int:
-        """Let the rounds pass; how many more checks a call then needs (1: its pool was gone)."""
+        """Wait for the rounds; return how many checks the next call makes (1: its pool was closed)."""
         transport = Transport(egress, log=lines, recheck_s=0.001)
         await transport.post(at(ONE), CALL, 5)
         await transport.post(at(BELL, id="bell"), CALL, 5)
@@ -234,13 +236,13 @@ class TestRecheck:
         assert await self.rechecked(Pinned("127.0.0.1", rounds=3), lines) == 0
         assert lines.logged == []
 
-    async def test_a_name_that_moved_gets_a_new_pool(self) -> None:
+    async def test_a_changed_address_gets_a_new_pool(self) -> None:
         lines = Lines()
 
         assert await self.rechecked(Pinned("127.0.0.1", "127.0.0.2", rounds=2), lines) == 1
         assert lines.logged == []
 
-    async def test_a_name_that_moved_to_a_forbidden_address_loses_its_pool(self) -> None:
+    async def test_a_host_that_moved_to_a_private_address_loses_its_pool(self) -> None:
         lines = Lines()
 
         assert await self.rechecked(Pinned("127.0.0.1", AddressRefused("it moved"), rounds=2), lines) == 1
@@ -248,7 +250,7 @@ class TestRecheck:
             ("upstream address refused", {"level": "error", "url": ONE, "reason": "it moved"}),
         ]
 
-    async def test_a_resolver_that_is_out_takes_no_pool_away(self) -> None:
+    async def test_a_failing_resolver_closes_no_pool(self) -> None:
         lines = Lines()
         with pytest.raises(AddressRefused) as unknown:
             strict().check("https://api")
@@ -256,12 +258,12 @@ class TestRecheck:
         assert await self.rechecked(Pinned("127.0.0.1", unknown.value, rounds=3), lines) == 0
         assert lines.logged == []
 
-    async def test_a_pool_that_was_made_meanwhile_stays(self) -> None:
+    async def test_a_pool_made_during_the_check_is_kept(self) -> None:
         egress = Meddling("127.0.0.1", "127.0.0.2", "127.0.0.3", rounds=3)
 
         assert await self.rechecked(egress, Lines(), updated_at_ms=2) == 0
 
-    async def test_what_is_not_pinned_is_not_checked(self) -> None:
+    async def test_pools_without_a_pinned_address_are_not_checked(self) -> None:
         names = Names()
         transport = Transport(Egress(strict=False, resolve=names), log=Lines(), recheck_s=0.001)
         await transport.post(at("http://127.0.0.1:1/"), CALL, 5)
@@ -275,7 +277,7 @@ class TestRecheck:
 
 
 class Meddling(Pinned):
-    """While the second check is under way, a call with a newer configuration makes a pool of its own."""
+    """Egress during whose second check a call with a newer configuration makes another pool."""
 
     meddle: Coroutine[Any, Any, object]
 

@@ -1,4 +1,4 @@
-"""Which candidates are tried, in what order, how often and for how long; what an attempt is told and what it leaves."""
+"""Failover: the order of candidates, the number of attempts, deadlines, JSON mode, and the attempts' records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
-from llm_gateway.worker.pipeline.failover import Timing
+from llm_gateway.worker.pipeline.failover import TOO_LATE, Timing
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
@@ -58,7 +58,7 @@ async def test_the_first_candidate_serves(world: World) -> None:
     assert served.reply.upstream_model == "m1-2026"
 
 
-async def test_the_attempt_of_a_success(world: World) -> None:
+async def test_a_successful_attempt_is_recorded(world: World) -> None:
     world.script(a=[world.after(1.25, answer())])
     record = world.open(request())
 
@@ -88,7 +88,7 @@ async def test_the_intent_is_journalled_before_anything_is_sent(world: World) ->
     assert (bound.cost_nanos, bound.cost_status, bound.limit_tokens) == (336_000, "estimated", 118)
 
 
-async def test_the_dialect_gets_the_request_and_the_candidates_model(world: World) -> None:
+async def test_the_dialect_receives_the_request_and_the_candidates_model(world: World) -> None:
     world.script(a=[answer()])
 
     await world.failover.run(request(prompt="Say JSON", json_mode=False), plan([A]), world.open(request()))
@@ -98,7 +98,7 @@ async def test_the_dialect_gets_the_request_and_the_candidates_model(world: Worl
 
 
 @pytest.mark.parametrize("failure", NEXT_CANDIDATE, ids=repr)
-async def test_the_next_candidate_is_tried_on(world: World, failure: UpstreamResult) -> None:
+async def test_a_failure_tries_the_next_candidate(world: World, failure: UpstreamResult) -> None:
     world.script(a=[failure], b=[answer()])
     record = world.open(request())
 
@@ -112,7 +112,7 @@ async def test_the_next_candidate_is_tried_on(world: World, failure: UpstreamRes
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_refusal_that_is_the_callers_fault_ends_the_request(world: World, status: int) -> None:
+async def test_a_status_that_blames_the_request_ends_it(world: World, status: int) -> None:
     world.script(a=[refusal(status, "max_tokens is too large")], b=[answer()])
 
     error, record = await failing(world, request(), plan([A], [B]))
@@ -124,7 +124,7 @@ async def test_a_refusal_that_is_the_callers_fault_ends_the_request(world: World
     assert record.attempts[0].error == error.detail
 
 
-async def test_a_callers_fault_after_failures_ends_it_too(world: World) -> None:
+async def test_a_status_that_blames_the_request_ends_it_after_failures_too(world: World) -> None:
     world.script(a=[refusal(500)], b=[refusal(400, "bad")], c=[answer()])
 
     error, _ = await failing(world, request(), plan([A], [B], [C]))
@@ -142,7 +142,7 @@ async def test_every_2xx_is_an_answer(world: World, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [199, 300])
-async def test_what_is_beside_2xx_is_none(world: World, status: int) -> None:
+async def test_a_status_outside_2xx_is_not_an_answer(world: World, status: int) -> None:
     world.script(a=[UpstreamResult(status, answer().body)], b=[answer("b")])
 
     served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
@@ -173,7 +173,7 @@ async def test_attempts_that_were_never_sent_do_not_count(world: World) -> None:
     assert [attempt.sent for attempt in record.attempts] == [False, True, False, True, False, True]
 
 
-async def test_a_tier_is_tried_whole_and_in_its_order_before_the_next(world: World) -> None:
+async def test_all_of_a_tier_is_tried_in_order_before_the_next_tier(world: World) -> None:
     world.script(a=[refusal(500)], b=[refusal(500)], c=[answer()])
 
     served = await world.failover.run(request(), plan([B, A], [C]), world.open(request()))
@@ -202,7 +202,7 @@ async def test_busy_providers_of_a_higher_tier_still_come_first(world: World) ->
     assert served.provider == "a"
 
 
-async def test_a_call_is_in_flight_while_it_lasts(world: World) -> None:
+async def test_a_call_counts_as_in_flight_until_it_ends(world: World) -> None:
     seen: list[int] = []
 
     async def look(_: float) -> UpstreamResult:
@@ -217,7 +217,7 @@ async def test_a_call_is_in_flight_while_it_lasts(world: World) -> None:
 
 class TestDeadline:
     @pytest.mark.parametrize(("timeout_s", "left", "given"), [(60, 120, 60), (60, 60, 60), (60, 59.5, 59.5), (5, 7, 5)])
-    async def test_an_attempt_gets_its_timeout_or_what_is_left(
+    async def test_an_attempts_timeout_is_capped_by_the_deadline(
         self, world: World, timeout_s: float, left: float, given: float
     ) -> None:
         world.script(a=[answer()])
@@ -228,27 +228,24 @@ class TestDeadline:
 
         assert world.upstream.calls == [("a", "m1", given)]
 
-    async def test_one_deadline_holds_over_all_attempts(self, world: World) -> None:
+    async def test_all_attempts_share_one_deadline(self, world: World) -> None:
         world.script(a=[world.after(50, TIMEOUT)], b=[world.after(30, refusal(500))], c=[answer()])
 
         await world.failover.run(request(deadline=NOW + 100), plan([A], [B], [C]), world.open(request()))
 
         assert [timeout for _, _, timeout in world.upstream.calls] == [60.0, 50.0, 20.0]
 
-    async def test_it_passes_while_an_attempt_is_out(self, world: World) -> None:
+    async def test_a_deadline_that_passes_during_an_attempt_ends_the_request(self, world: World) -> None:
         world.script(a=[world.after(10, TIMEOUT)], b=[answer()])
 
         error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
 
         assert type(error) is DeadlineExceeded
-        assert error.detail == (
-            "No provider answered within the request's deadline. "
-            "The last attempt: Provider a: No complete answer in time"
-        )
+        assert error.detail == (f"{TOO_LATE} The last attempt: Provider a: No complete answer in time")
         assert world.upstream.called == ["a"]
 
     @pytest.mark.parametrize("names", ["a", "abc"])
-    async def test_it_passes_with_the_last_attempt(self, world: World, names: str) -> None:
+    async def test_a_deadline_that_passes_during_the_last_attempt_is_the_error(self, world: World, names: str) -> None:
         world.script(a=[refusal(500)], b=[refusal(500)])
         world.script(**{names[-1]: [world.after(10, TIMEOUT)]})
 
@@ -257,7 +254,7 @@ class TestDeadline:
         assert type(error) is DeadlineExceeded
         assert (error.status, error.code, error.retryable) == (504, "deadline_exceeded", True)
 
-    async def test_a_callers_fault_is_said_even_then(self, world: World) -> None:
+    async def test_a_status_that_blames_the_request_wins_over_the_deadline(self, world: World) -> None:
         world.script(a=[world.after(10, refusal(400, "bad"))])
 
         error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
@@ -265,17 +262,17 @@ class TestDeadline:
         assert type(error) is ProviderFailed
 
     @pytest.mark.parametrize("left", [-1.0, 0.0, 0.005])
-    async def test_nothing_starts_after_it(self, world: World, left: float) -> None:
+    async def test_no_attempt_starts_after_the_deadline(self, world: World, left: float) -> None:
         world.clock.now = 0.0
         world.script(a=[answer()])
 
         error, record = await failing(world, request(deadline=left), plan([A]))
 
         assert type(error) is DeadlineExceeded
-        assert error.detail == "No provider answered within the request's deadline."
+        assert error.detail == TOO_LATE
         assert (world.upstream.calls, record.attempts, world.journal.entries) == ([], [], [])
 
-    async def test_a_little_before_it_an_attempt_starts(self, world: World) -> None:
+    async def test_an_attempt_starts_just_before_the_deadline(self, world: World) -> None:
         world.clock.now = 0.0
         world.script(a=[answer()])
 
@@ -286,7 +283,7 @@ class TestDeadline:
 
 class TestJsonMode:
     @pytest.mark.parametrize("content", ['{"a": 1}', "[]", "1", ' "text" ', "null"])
-    async def test_content_that_parses_is_served(self, world: World, content: str) -> None:
+    async def test_json_content_is_returned(self, world: World, content: str) -> None:
         world.script(a=[answer(content)])
 
         served = await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
@@ -294,16 +291,16 @@ class TestJsonMode:
         assert served.reply.content == content
 
     @pytest.mark.parametrize("content", ["", "Sure! {}", "{", '{"a": NaN}', "[" * 100_000])
-    async def test_content_that_does_not_is_the_next_candidates_chance(self, world: World, content: str) -> None:
+    async def test_content_that_is_not_json_tries_the_next_candidate(self, world: World, content: str) -> None:
         world.script(a=[answer(content)], b=[answer("{}")])
         record = world.open(request())
 
         served = await world.failover.run(request(json_mode=True), plan([A], [B]), record)
 
         assert (served.provider, served.cost_nanos) == ("b", 130_000)
-        assert record.attempts[0].error == "Provider a: JSON was asked for and the content is none"
+        assert record.attempts[0].error == "Provider a: The request requires JSON, and the answer is not JSON"
 
-    async def test_it_was_bought_all_the_same(self, world: World) -> None:
+    async def test_content_that_is_not_json_is_billed(self, world: World) -> None:
         world.script(a=[answer("none")], b=[answer("{}")])
         record = world.open(request())
 
@@ -313,7 +310,7 @@ class TestJsonMode:
         assert bought == [(30, 130_000, "exact", 50)] * 2
         assert world.limiter.settled == [("id-a", 50, True), ("id-b", 50, True)]
 
-    async def test_content_cut_by_length_is_served_as_it_is(self, world: World) -> None:
+    async def test_content_cut_by_length_is_returned_unchecked(self, world: World) -> None:
         choices = [{"message": {"content": '{"a": '}, "finish_reason": "length"}]
         world.script(a=[answer(choices=choices)])
 
@@ -321,7 +318,7 @@ class TestJsonMode:
 
         assert (served.reply.content, served.reply.finish_reason) == ('{"a": ', "length")
 
-    async def test_without_it_any_content_is_served(self, world: World) -> None:
+    async def test_without_json_mode_any_content_is_returned(self, world: World) -> None:
         world.script(a=[answer("no JSON")])
 
         served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
@@ -330,7 +327,7 @@ class TestJsonMode:
 
 
 class TestUsage:
-    async def test_what_was_not_counted_is_estimated(self, world: World) -> None:
+    async def test_tokens_that_the_provider_did_not_count_are_estimated(self, world: World) -> None:
         world.script(a=[answer("four times five 20..", usage=None)])
         record = world.open(request())
 
@@ -351,7 +348,7 @@ class TestUsage:
         assert (record.attempts[0].cost_nanos, record.attempts[0].cost_status) == (50_000, "exact")
         assert world.journal.records("intent")[0].attempts[0].cost_status == "unpriced"
 
-    async def test_without_any_price_it_says_so(self, world: World) -> None:
+    async def test_an_attempt_without_a_price_is_unpriced(self, world: World) -> None:
         world.script(a=[answer()])
         record = world.open(request())
 
@@ -360,7 +357,7 @@ class TestUsage:
         assert (record.attempts[0].cost_nanos, record.attempts[0].cost_status) == (0, "unpriced")
 
 
-async def test_time_and_chance_are_the_real_ones_unless_told(world: World) -> None:
+async def test_clock_sleep_and_random_numbers_are_real_by_default(world: World) -> None:
     world.script(a=[answer()])
     failover = world.unpaced()
     asked = request(deadline=time.monotonic() + 5)

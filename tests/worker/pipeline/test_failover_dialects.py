@@ -1,4 +1,4 @@
-"""Failover over every dialect: what a vendor's refusal means, what it lacks, and where a call goes."""
+"""Failover with each vendor's dialect: meaning of its refusals, retry delays, and JSON mode."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ async def test_every_dialect_answers_a_request(world: World) -> None:
         "claude-opus-5-5",
         "/v1beta/models/gemini-2.5-flash:generateContent",
     ]
-    # 2,000 nano-dollars an input token, 3,000 an output token; no kind of token has a price of its own here.
+    # 2,000 nano-dollars per input token, 3,000 per output token; cached and reasoning tokens cost the same here.
     assert (claude.cost_nanos, gem.cost_nanos) == (6146 * 2000 + 503 * 3000, 730 * 2000 + 70 * 3000)
     assert [tokens for _, tokens, _ in world.limiter.settled] == [6146 + 503, 730 + 70]
 
 
-async def test_json_by_a_tool(world: World) -> None:
+async def test_the_input_of_anthropics_json_tool_is_the_content(world: World) -> None:
     world.script(claude=[said(200, ANTHROPIC_TOOL)])
     asked = request(json_mode=True)
 
@@ -61,13 +61,13 @@ async def test_json_by_a_tool(world: World) -> None:
     assert served.reply.content == '{"capital":"Paris","of":["France"]}'
 
 
-async def test_a_blocked_prompt_is_served(world: World) -> None:
+async def test_a_blocked_prompt_is_returned_without_trying_others(world: World) -> None:
     world.script(gem=[said(200, GEMINI_BLOCKED)])
 
     served = await world.failover.run(request(), plan([GEM], [A]), world.open(request()))
 
     assert (served.reply.content, served.reply.finish_reason) == ("", "content_filter")
-    assert world.upstream.called == ["gem"], "nobody else is asked until one complies"
+    assert world.upstream.called == ["gem"], "no other provider is tried until one complies"
 
 
 class TestRefusedKeys:
@@ -82,7 +82,7 @@ class TestRefusedKeys:
         ],
         ids=["gemini key", "anthropic credit", "anthropic billing", "xai key", "deepseek balance"],
     )
-    async def test_the_next_serves_and_the_second_time_the_provider_rests(
+    async def test_a_refused_account_fails_over_and_the_second_refusal_pauses_it(
         self, world: World, provider_name: str, refusal: UpstreamResult
     ) -> None:
         one = {"gem": GEM, "claude": CLAUDE, "a": A}[provider_name]
@@ -97,10 +97,10 @@ class TestRefusedKeys:
         assert world.upstream.called == [provider_name, "b"] * 2
         assert world.wait(one) == Wait(15.0, limited=False)
         assert [(event, fields["provider"]) for event, fields in world.logged] == [
-            ("provider account rests", provider_name)
+            ("provider account paused", provider_name)
         ]
 
-    async def test_the_callers_fault_stays_the_callers(self, world: World) -> None:
+    async def test_a_400_about_the_request_is_returned_to_the_client(self, world: World) -> None:
         world.script(gem=[said(400, google(400, "INVALID_ARGUMENT"))])
 
         with pytest.raises(ProviderFailed) as raised:
@@ -111,14 +111,14 @@ class TestRefusedKeys:
 
 
 class TestRetryInfo:
-    async def test_the_wait_in_the_body(self, world: World) -> None:
+    async def test_one_429_with_a_retry_delay_does_not_close_the_gate(self, world: World) -> None:
         world.script(gem=[said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))], b=[answer()])
 
         await world.failover.run(request(), plan([GEM], [B]), world.open(request()))
 
         assert world.wait(GEM) is None, "one alone is no evidence"
 
-    async def test_the_wait_of_the_gate(self, world: World) -> None:
+    async def test_the_gate_closes_for_the_retry_delay_in_the_body(self, world: World) -> None:
         limited = said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))
         world.script(gem=[limited] * 5, b=[answer()] * 5)
         for _ in range(5):
@@ -126,7 +126,7 @@ class TestRetryInfo:
 
         assert world.wait(GEM) == Wait(37.0, limited=True)
 
-    async def test_a_lone_one_passes_it_on(self, world: World) -> None:
+    async def test_a_lone_candidates_retry_delay_is_returned_to_the_client(self, world: World) -> None:
         world.script(gem=[said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))])
 
         with pytest.raises(GatewayError) as raised:
@@ -137,7 +137,7 @@ class TestRetryInfo:
 
 class TestRetryOfALoneVendor:
     @pytest.mark.parametrize(("asked", "slept"), [(None, [1.0]), (0.3, [1.0]), (1.5, [1.5]), (2.0, [2.0])])
-    async def test_it_waits_as_long_as_it_is_asked_to(
+    async def test_a_retry_waits_for_the_retry_after(
         self, world: World, asked: float | None, slept: list[float]
     ) -> None:
         world.script(claude=[said(529, {"error": {"message": "Overloaded"}}, asked), said(200, ANTHROPIC)])
@@ -146,7 +146,7 @@ class TestRetryOfALoneVendor:
 
         assert world.slept == slept
 
-    async def test_but_the_caller_does_not_wait_for_long(self, world: World) -> None:
+    async def test_a_retry_after_above_2_seconds_is_not_waited_for(self, world: World) -> None:
         world.script(claude=[said(529, {"error": {"message": "Overloaded"}}, 2.1)])
 
         with pytest.raises(ProviderFailed):
@@ -156,7 +156,7 @@ class TestRetryOfALoneVendor:
 
 
 class TestJsonMode:
-    async def test_a_model_that_failed_to_write_json_is_nobodys_fault(self, world: World) -> None:
+    async def test_a_model_that_failed_to_write_json_fails_over_without_blame(self, world: World) -> None:
         world.script(a=[said(400, NO_JSON)], b=[answer("{}")])
         asked = request(json_mode=True)
 
@@ -164,7 +164,7 @@ class TestJsonMode:
 
         assert (served.provider, world.wait(A), world.logged) == ("b", None, [])
 
-    async def test_a_fence_is_taken_off(self, world: World) -> None:
+    async def test_a_code_fence_is_removed_in_json_mode(self, world: World) -> None:
         world.script(a=[answer('```json\n{"a": 1}\n```')])
         asked = request(json_mode=True)
 
@@ -172,7 +172,7 @@ class TestJsonMode:
 
         assert served.reply.content == '{"a": 1}'
 
-    async def test_but_only_where_json_was_asked_for(self, world: World) -> None:
+    async def test_a_code_fence_stays_without_json_mode(self, world: World) -> None:
         world.script(a=[answer("```json\n{}\n```")])
 
         served = await world.failover.run(request(), plan([A]), world.open(request()))
@@ -180,7 +180,9 @@ class TestJsonMode:
         assert served.reply.content == "```json\n{}\n```"
 
     @pytest.mark.parametrize("has_json_mode", [True, False])
-    async def test_a_vendor_without_one_is_asked_in_words(self, world: World, has_json_mode: bool) -> None:
+    async def test_json_is_requested_in_the_prompt_and_in_response_format_if_supported(
+        self, world: World, has_json_mode: bool
+    ) -> None:
         world.script(a=[answer("{}")])
         asked = request(json_mode=True)
 
@@ -193,7 +195,7 @@ class TestJsonMode:
 
 @pytest.mark.parametrize("status", [429, 500, 503, 529])
 @pytest.mark.parametrize("one", [CLAUDE, GEM], ids=["anthropic", "gemini"])
-async def test_an_overloaded_vendor_is_passed_over(world: World, one: Any, status: int) -> None:
+async def test_an_overloaded_provider_fails_over(world: World, one: Any, status: int) -> None:
     world.script(**{one.name: [said(status, {"error": {"message": "Overloaded"}})], "b": [answer()]})
 
     assert (await world.failover.run(request(), plan([one], [B]), world.open(request()))).provider == "b"

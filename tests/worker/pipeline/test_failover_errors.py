@@ -1,4 +1,4 @@
-"""What a caller is told once nothing is left to try, and when to come back; the retry of a lone candidate."""
+"""Errors returned once no candidate is left, with their Retry-After; retries of a lone candidate."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def broken_open(world: World, name: str) -> None:
 
 
 async def fill(world: World, name: str, seconds_ago: float = 0.0) -> None:
-    """Use up a provider's limit of one request a minute."""
+    """Use up a provider's limit of one request per minute."""
     world.clock.now -= seconds_ago
     taken = await world.limiter.take(f"id-{name}", 1, 1000, 1)
     assert taken.reservation is not None
@@ -66,7 +66,7 @@ async def fill(world: World, name: str, seconds_ago: float = 0.0) -> None:
 
 
 class TestLimits:
-    async def test_every_limit_is_full(self, world: World) -> None:
+    async def test_full_limits_of_all_candidates_are_a_429_with_the_shortest_wait(self, world: World) -> None:
         one, two = provider("one", rate_limit_rpm=1), provider("two", rate_limit_rpm=1)
         await fill(world, "two", seconds_ago=40)
         await fill(world, "one", seconds_ago=10)
@@ -74,18 +74,18 @@ class TestLimits:
         error, record = await failing_with_record(world, plan([one], [two]))
 
         assert type(error) is RateLimited
-        assert error.detail == "Every provider that could serve this is at its rate limit."
+        assert error.detail == "Every provider that could serve this request is at its rate limit."
         assert (error.status, error.code, error.retryable, error.retry_after_s) == (429, "rate_limited", True, 21.0)
         assert (world.upstream.calls, record.attempts) == ([], [])
 
-    async def test_the_shorter_wait_is_told_in_either_order(self, world: World) -> None:
+    async def test_the_shortest_wait_is_returned_in_either_order(self, world: World) -> None:
         one, two = provider("one", rate_limit_rpm=1), provider("two", rate_limit_rpm=1)
         await fill(world, "one", seconds_ago=40)
         await fill(world, "two", seconds_ago=10)
 
         assert (await failing(world, plan([one], [two]))).retry_after_s == 21.0
 
-    async def test_a_full_candidate_is_passed_over(self, world: World) -> None:
+    async def test_a_candidate_at_its_limit_is_skipped(self, world: World) -> None:
         await fill(world, "one")
         world.script(b=[answer()])
         record = world.open(request())
@@ -94,7 +94,7 @@ class TestLimits:
 
         assert (served.provider, len(record.attempts)) == ("b", 1)
 
-    async def test_larger_than_every_limit(self, world: World) -> None:
+    async def test_a_request_larger_than_every_limit_is_refused(self, world: World) -> None:
         error = await failing(world, plan([LARGE], [provider("other", rate_limit_tpm=1)]))
 
         assert type(error) is RequestExceedsLimit
@@ -105,25 +105,25 @@ class TestLimits:
             None,
         )
         assert error.detail == (
-            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
+            "Prompt and max_tokens together exceed every provider's token limit per minute: "
             "lower max_tokens, or raise rate_limit_tpm."
         )
 
-    async def test_as_large_as_the_limit_fits(self, world: World) -> None:
+    async def test_a_request_as_large_as_the_limit_is_admitted(self, world: World) -> None:
         world.script(just=[answer()])
 
         served = await world.failover.run(request(), plan([LARGE], [JUST]), world.open(request()))
 
         assert served.provider == "just"
 
-    async def test_larger_than_one_limit_while_another_is_full(self, world: World) -> None:
+    async def test_a_full_limit_wins_over_one_that_the_request_exceeds(self, world: World) -> None:
         await fill(world, "one", seconds_ago=10)
 
         error = await failing(world, plan([LARGE], [provider("one", rate_limit_rpm=1)]))
 
         assert (type(error), error.retry_after_s) == (RateLimited, 51.0)
 
-    async def test_larger_than_one_limit_while_another_is_out(self, world: World) -> None:
+    async def test_an_open_breaker_wins_over_a_limit_that_the_request_exceeds(self, world: World) -> None:
         broken_open(world, "a")
 
         assert type(await failing(world, plan([LARGE], [A]))) is ProvidersUnavailable
@@ -131,7 +131,9 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("said", "told", "attempts"), [(7.5, 7.5, 1), (None, 0.5, 3), (500.0, 120.0, 1), (0.0, 0.0, 3), (1.5, 1.5, 3)]
     )
-    async def test_the_providers_own_limit(self, world: World, said: float | None, told: float, attempts: int) -> None:
+    async def test_a_providers_429_is_returned_with_its_retry_after(
+        self, world: World, said: float | None, told: float, attempts: int
+    ) -> None:
         world.script(a=[refusal(429, "slow down", said)] * attempts)
 
         error, record = await failing_with_record(world, plan([A]))
@@ -140,7 +142,7 @@ class TestLimits:
         assert [attempt.error for attempt in record.attempts] == ["Provider a: answered 429: slow down"] * attempts
         assert (world.wait(A), world.logged) == (None, [])
 
-    async def test_a_flood_of_429s_closes_the_way_for_all(self, world: World) -> None:
+    async def test_five_429s_in_a_row_hold_back_all_requests(self, world: World) -> None:
         world.script(a=[refusal(429, "slow down", 7)] * 5)
         for _ in range(5):
             assert (await failing(world, plan([A]))).retry_after_s == 7
@@ -158,7 +160,7 @@ class TestLimits:
 
         assert (type(error), error.retry_after_s) == (RateLimited, 20)
 
-    async def test_behind_a_closed_gate_the_next_serves(self, world: World) -> None:
+    async def test_a_closed_gate_fails_over_until_its_wait_is_over(self, world: World) -> None:
         world.script(a=[*[refusal(429, "", 7)] * 5, answer()], b=[answer()] * 6)
         for _ in range(4):
             await world.failover.run(request(), plan([A], [B]), world.open(request()))
@@ -168,7 +170,9 @@ class TestLimits:
             assert served.provider == serving
 
     @pytest.mark.parametrize(("rests", "told"), [(7.0, 7.0), (40.0, 30.0)])
-    async def test_mixed_with_open_breakers(self, world: World, rests: float, told: float) -> None:
+    async def test_a_closed_gate_and_an_open_breaker_return_the_shorter_wait(
+        self, world: World, rests: float, told: float
+    ) -> None:
         world.script(a=[refusal(429, "", rests)] * 5)
         for _ in range(5):
             await failing(world, plan([A]))
@@ -180,7 +184,7 @@ class TestLimits:
 
 
 class TestUnavailable:
-    async def test_every_breaker_is_open(self, world: World) -> None:
+    async def test_open_breakers_of_all_candidates_are_a_503(self, world: World) -> None:
         broken_open(world, "a")
         world.clock.now += 10
         broken_open(world, "b")
@@ -188,18 +192,18 @@ class TestUnavailable:
         for order in ([A], [B]), ([B], [A]):
             error, record = await failing_with_record(world, plan(*order))
             assert type(error) is ProvidersUnavailable
-            assert error.detail == "Every provider that could serve this failed lately and is being spared."
+            assert error.detail == "Every provider that could serve this request failed recently and is paused."
             assert (error.status, error.code, error.retryable) == (503, "providers_unavailable", True)
             assert error.retry_after_s == 20.0
             assert (world.upstream.calls, record.attempts) == ([], [])
 
-    async def test_an_open_breaker_is_passed_over(self, world: World) -> None:
+    async def test_a_candidate_with_an_open_breaker_is_skipped(self, world: World) -> None:
         broken_open(world, "a")
         world.script(b=[answer()])
 
         assert (await world.failover.run(request(), plan([A], [B]), world.open(request()))).provider == "b"
 
-    async def test_a_provider_rests_after_it_refused_its_key_twice(self, world: World) -> None:
+    async def test_two_refused_keys_pause_the_account(self, world: World) -> None:
         world.script(a=[refusal(401, "bad key")] * 2, b=[answer()] * 3)
         for name in ("1", "2", "3"):
             await world.failover.run(request(id=name), plan([A], [B]), world.open(request()))
@@ -207,12 +211,12 @@ class TestUnavailable:
         assert world.upstream.called == ["a", "b", "a", "b", "b"]
         reason = "2 refusals in a row: Provider a: answered 401: bad key"
         fields = {"level": "warning", "provider": "a", "model": "m1", "reason": reason, "seconds": 15.0}
-        assert world.logged == [("provider account rests", fields)]
+        assert world.logged == [("provider account paused", fields)]
         error = await failing(world, plan([A]))
         assert (type(error), error.retry_after_s) == (ProvidersUnavailable, 15.0)
 
     @pytest.mark.parametrize("status", [401, 402, 403])
-    async def test_one_refusal_is_told_and_nobody_rests(self, world: World, status: int) -> None:
+    async def test_one_refusal_is_returned_and_pauses_nothing(self, world: World, status: int) -> None:
         world.script(a=[refusal(status)])
 
         error = await failing(world, plan([A]))
@@ -221,7 +225,7 @@ class TestUnavailable:
         assert (world.wait(A), world.logged) == (None, [])
 
     @pytest.mark.parametrize("status", [404, 501])
-    async def test_a_missing_model_is_no_reason_to_rest(self, world: World, status: int) -> None:
+    async def test_a_missing_model_does_not_pause_the_account(self, world: World, status: int) -> None:
         world.script(a=[refusal(status)] * 3)
         for name in ("1", "2", "3"):
             with pytest.raises(ProviderFailed):
@@ -232,7 +236,7 @@ class TestUnavailable:
 
 class TestAttemptsFailed:
     @pytest.mark.parametrize("first", [refusal(500), NOT_SENT, TIMEOUT, BROKEN, refusal(401)], ids=repr)
-    async def test_the_last_attempts_message_is_told(self, world: World, first: UpstreamResult) -> None:
+    async def test_the_last_attempts_message_is_returned(self, world: World, first: UpstreamResult) -> None:
         world.script(a=[first], b=[refusal(503, "over capacity")])
 
         error = await failing(world, plan([A], [B]))
@@ -242,7 +246,9 @@ class TestAttemptsFailed:
         assert error.retry_after_s is None
 
     @pytest.mark.parametrize("statuses", [(429, 500), (500, 429), (429, 500, 429), (500, 429, 429)], ids=str)
-    async def test_one_failure_beside_the_limits_makes_it_502(self, world: World, statuses: tuple[int, ...]) -> None:
+    async def test_one_failure_other_than_a_429_makes_the_error_a_502(
+        self, world: World, statuses: tuple[int, ...]
+    ) -> None:
         names = "abc"[: len(statuses)]
         world.script(**{name: [refusal(status, "no", 5)] for name, status in zip(names, statuses, strict=True)})
 
@@ -251,7 +257,7 @@ class TestAttemptsFailed:
         assert type(error) is ProviderFailed
         assert error.detail == f"Provider {names[-1]}: answered {statuses[-1]}: no"
 
-    async def test_a_failure_and_a_full_limit(self, world: World) -> None:
+    async def test_a_failed_attempt_wins_over_a_full_limit(self, world: World) -> None:
         await fill(world, "one")
         world.script(a=[refusal(500)])
         one = provider("one", rate_limit_rpm=1)
@@ -260,7 +266,7 @@ class TestAttemptsFailed:
         world.script(a=[refusal(500)])
         assert type(await failing(world, plan([one], [A]))) is ProviderFailed
 
-    async def test_a_providers_429_and_an_open_breaker(self, world: World) -> None:
+    async def test_a_providers_429_and_an_open_breaker_return_the_shorter_wait(self, world: World) -> None:
         broken_open(world, "b")
         world.script(a=[refusal(429, "", 45)])
 
@@ -268,7 +274,7 @@ class TestAttemptsFailed:
 
         assert (type(error), error.retry_after_s) == (RateLimited, 30.0)
 
-    async def test_without_a_message_the_status_is_told(self, world: World) -> None:
+    async def test_the_status_is_returned_if_there_is_no_message(self, world: World) -> None:
         world.script(a=[UpstreamResult(404)], b=[UpstreamResult(404)])
 
         assert (await failing(world, plan([A], [B]))).detail == "Provider b: answered 404"
@@ -281,14 +287,14 @@ class TestAttemptsFailed:
         assert error.detail == "Provider a: answered 400: key [redacted] or sk-[redacted] is bad"
         assert record.attempts[0].error == error.detail
 
-    async def test_a_long_message_is_cut_and_no_part_of_a_key_stays(self, world: World) -> None:
+    async def test_a_long_message_is_redacted_before_it_is_cut(self, world: World) -> None:
         world.script(a=[refusal(400, "x" * 490 + KEY + "y" * 100)])
 
         error = await failing(world, plan([A]))
 
         assert error.detail == f"Provider a: answered 400: {'x' * 490}[redacted]"
 
-    async def test_500_characters_are_told(self, world: World) -> None:
+    async def test_messages_are_cut_to_500_characters(self, world: World) -> None:
         world.script(a=[refusal(400, "x" * 501)])
 
         assert (await failing(world, plan([A]))).detail == f"Provider a: answered 400: {'x' * 500}"
@@ -300,7 +306,7 @@ class TestLoneCandidate:
         [NOT_SENT, TIMEOUT, BROKEN, UpstreamResult(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
         ids=repr,
     )
-    async def test_it_is_retried_once_after_a_pause(self, world: World, failure: UpstreamResult) -> None:
+    async def test_a_lone_candidate_is_retried_after_a_pause(self, world: World, failure: UpstreamResult) -> None:
         world.pause_s = 0.7
         world.script(a=[failure, answer()])
         record = world.open(request())
@@ -319,7 +325,7 @@ class TestLoneCandidate:
         assert error.detail == "Provider a: answered 500: second"
         assert (len(world.slept), len(world.upstream.calls)) == (1, 2)
 
-    async def test_a_retry_may_find_the_callers_fault(self, world: World) -> None:
+    async def test_a_retry_that_blames_the_request_ends_it(self, world: World) -> None:
         world.script(a=[refusal(500), refusal(400, "bad")])
 
         error = await failing(world, plan([A]))
@@ -327,21 +333,21 @@ class TestLoneCandidate:
         assert (error.detail, error.retryable) == ("Provider a: answered 400: bad", False)
 
     @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422, 501])
-    async def test_what_would_be_the_same_again_is_not_retried(self, world: World, status: int) -> None:
+    async def test_failures_that_a_retry_cannot_cure_are_not_retried(self, world: World, status: int) -> None:
         world.script(a=[refusal(status)])
 
         await failing(world, plan([A]))
 
         assert (world.slept, len(world.upstream.calls)) == ([], 1)
 
-    async def test_what_was_passed_over_is_not(self, world: World) -> None:
+    async def test_a_skipped_candidate_is_not_retried(self, world: World) -> None:
         broken_open(world, "a")
 
         await failing(world, plan([A]))
 
         assert world.slept == []
 
-    async def test_one_of_two_is_not(self, world: World) -> None:
+    async def test_a_candidate_with_an_alternative_is_not_retried(self, world: World) -> None:
         broken_open(world, "b")
         world.script(a=[refusal(500)])
 
@@ -360,20 +366,20 @@ class TestLoneCandidate:
                 await run
         assert (world.slept, world.availability.may_retry("id-a")) == ([1.0] if retried else [], True)
 
-    async def test_the_budget_of_retries_is_kept(self, world: World) -> None:
+    async def test_retries_are_limited_over_all_requests(self, world: World) -> None:
         world.script(a=[refusal(500), refusal(408)] * 3 + [refusal(408)])
         for _ in range(4):
             await failing(world, plan([A]))
 
         assert (len(world.slept), len(world.upstream.calls)) == (3, 7)
 
-    async def test_no_retry_without_a_deadline_left(self, world: World) -> None:
+    async def test_there_is_no_retry_once_the_deadline_passed(self, world: World) -> None:
         world.script(a=[world.after(120, TIMEOUT)])
 
         assert type(await failing(world, plan([A]))) is DeadlineExceeded
         assert world.slept == []
 
-    async def test_a_retry_does_not_pass_a_breaker_that_opened(self, world: World) -> None:
+    async def test_there_is_no_retry_once_the_breaker_opened(self, world: World) -> None:
         breaker = world.availability.breaker("id-a", "m1")
         for _ in range(4):
             breaker.fail(breaker.admit() or 0)

@@ -1,4 +1,4 @@
-"""A provider's 429: passed on to the next candidate, or tried again where there is none."""
+"""Failover after a provider's 429: the next candidate, or retries of a lone one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def ask(world: World, the_plan: Plan, deadline: float = NOW + 120) -> Succ
 
 
 @pytest.mark.parametrize(("said", "slept"), [(None, [1.0]), (0.0, [1.0]), (0.3, [1.0]), (1.5, [1.5]), (2.0, [2.0])])
-async def test_the_only_candidate_is_tried_again_after_its_retry_after(
+async def test_a_lone_candidate_is_retried_after_its_retry_after(
     world: World, said: float | None, slept: list[float]
 ) -> None:
     world.script(a=[refusal(429, "", said), answer()])
@@ -32,7 +32,7 @@ async def test_the_only_candidate_is_tried_again_after_its_retry_after(
     assert (world.wait(A), world.logged) == (None, [])
 
 
-async def test_a_429_is_tried_again_at_most_twice(world: World) -> None:
+async def test_a_429_is_retried_at_most_twice(world: World) -> None:
     world.script(a=[refusal(429, "", 1), refusal(429, "", 1), answer()])
     assert isinstance(await ask(world, plan([A])), Success)
 
@@ -43,7 +43,7 @@ async def test_a_429_is_tried_again_at_most_twice(world: World) -> None:
     assert (error.retry_after_s, len(world.upstream.calls)) == (1, 6)
 
 
-async def test_a_retry_after_of_more_than_2_seconds_is_told_to_the_client(world: World) -> None:
+async def test_a_retry_after_of_more_than_2_seconds_is_returned_to_the_client(world: World) -> None:
     world.script(a=[refusal(429, "", 2.1)])
 
     error = await ask(world, plan([A]))
@@ -52,7 +52,7 @@ async def test_a_retry_after_of_more_than_2_seconds_is_told_to_the_client(world:
     assert (error.retry_after_s, world.slept) == (2.1, [])
 
 
-async def test_a_429_fails_over_at_once_where_there_is_another_candidate(world: World) -> None:
+async def test_a_429_fails_over_at_once_if_there_is_another_candidate(world: World) -> None:
     world.script(a=[refusal(429, "", 1)], b=[answer()])
 
     served = await ask(world, plan([A, B]))
@@ -62,7 +62,7 @@ async def test_a_429_fails_over_at_once_where_there_is_another_candidate(world: 
 
 
 @pytest.mark.parametrize(("left", "attempts"), [(1.004, 1), (1.5, 2), (2.5, 3)])
-async def test_only_within_the_deadline(world: World, left: float, attempts: int) -> None:
+async def test_a_429_is_retried_only_within_the_deadline(world: World, left: float, attempts: int) -> None:
     world.script(a=[refusal(429, "", 1)] * 3)
 
     error = await ask(world, plan([A]), NOW + left)
@@ -71,13 +71,13 @@ async def test_only_within_the_deadline(world: World, left: float, attempts: int
     assert len(world.upstream.calls) == attempts
 
 
-async def test_only_within_the_budget_of_retries(world: World) -> None:
+async def test_a_429_is_retried_only_within_the_limit_of_retries(world: World) -> None:
     world.script(a=[refusal(429, "", 1), answer()] * 3 + [refusal(429, "", 1), answer()])
 
     assert [type(await ask(world, plan([A]))) for _ in range(4)] == [Success] * 3 + [RateLimited]
 
 
-async def test_not_behind_the_gate_that_it_closed(world: World) -> None:
+async def test_a_429_that_closes_the_gate_is_not_retried(world: World) -> None:
     world.script(a=[refusal(429, "", 2)] * 5)
     assert isinstance(await ask(world, plan([A])), RateLimited)
 
@@ -87,7 +87,7 @@ async def test_not_behind_the_gate_that_it_closed(world: World) -> None:
     assert (error.retry_after_s, len(world.upstream.calls)) == (2, 5)
 
 
-async def test_after_another_failure_it_is_tried_once_in_all(world: World) -> None:
+async def test_a_429_mixed_with_another_failure_is_retried_once_in_all(world: World) -> None:
     world.script(a=[refusal(500), refusal(429, "", 1)])
     assert not isinstance(await ask(world, plan([A])), RateLimited | Success)
 
@@ -96,14 +96,14 @@ async def test_after_another_failure_it_is_tried_once_in_all(world: World) -> No
     assert len(world.upstream.calls) == 4
 
 
-async def test_each_attempt_counts_as_a_request_and_gives_its_tokens_back(world: World) -> None:
+async def test_each_attempt_counts_as_a_request_and_releases_its_tokens(world: World) -> None:
     world.script(a=[refusal(429, "", 1), refusal(429, "", 1), answer()])
     await ask(world, plan([A]))
 
     assert world.limiter.settled == [("id-a", 0, True), ("id-a", 0, True), ("id-a", 50, True)]
 
 
-async def test_our_own_limit_holds_for_the_retry(world: World) -> None:
+async def test_a_retry_counts_against_the_configured_limit(world: World) -> None:
     one = provider("one", rate_limit_rpm=1)
     world.script(one=[refusal(429, "", 1)])
 

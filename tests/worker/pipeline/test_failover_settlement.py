@@ -1,4 +1,4 @@
-"""What the end of an attempt does to limit, breaker and record; cancellation and defects in mid-way."""
+"""Effects of an attempt's end on rate limit, breaker and record, including cancellation and defects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BOUND = Usage(input_tokens=18, output_tokens=100)
 
 
 async def attempted(world: World, step: Step, **changes: Any) -> AttemptRecord:
-    """The first attempt, which was `step`."""
+    """Run a request whose first attempt is `step`, and return that attempt's record."""
     world.script(a=[step], b=[answer()])
     record = world.open(request())
     await world.failover.run(request(**changes), plan([A], [B]), record)
@@ -47,7 +47,7 @@ async def attempted(world: World, step: Step, **changes: Any) -> AttemptRecord:
 
 
 def almost_open(world: World, failures: int = 4) -> CircuitBreaker:
-    """The breaker of A, which the next failure opens."""
+    """Return the breaker of A, one failure before it opens."""
     breaker = world.availability.breaker("id-a", "m1")
     for _ in range(failures):
         breaker.fail(breaker.admit() or 0)
@@ -55,19 +55,19 @@ def almost_open(world: World, failures: int = 4) -> CircuitBreaker:
 
 
 class TestLimit:
-    async def test_success_settles_to_what_was_used(self, world: World) -> None:
+    async def test_a_success_is_settled_with_the_tokens_used(self, world: World) -> None:
         attempt = await attempted(world, answer())
 
         assert (attempt.reserved_tokens, attempt.limit_tokens) == (118, 50)
         assert world.limiter.settled == [("id-a", 50, True)]
 
-    async def test_success_may_have_used_more(self, world: World) -> None:
+    async def test_a_success_may_settle_more_than_was_reserved(self, world: World) -> None:
         attempt = await attempted(world, answer(usage={"prompt_tokens": 200, "completion_tokens": 30}))
 
         assert attempt.limit_tokens == 230
         assert world.limiter.settled == [("id-a", 230, True)]
 
-    async def test_never_sent_gives_everything_back(self, world: World) -> None:
+    async def test_a_call_that_was_not_sent_releases_everything_and_costs_nothing(self, world: World) -> None:
         attempt = await attempted(world, NOT_SENT)
 
         assert (attempt.sent, attempt.limit_tokens) == (False, 0)
@@ -76,7 +76,7 @@ class TestLimit:
         assert world.limiter.settled[0] == ("id-a", 0, False)
 
     @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 409, 429, 500, 503, 529])
-    async def test_a_providers_error_gives_the_tokens_back(self, world: World, status: int) -> None:
+    async def test_a_providers_error_releases_the_tokens_and_costs_nothing(self, world: World, status: int) -> None:
         attempt = await attempted(world, refusal(status))
 
         assert (attempt.sent, attempt.status, attempt.limit_tokens) == (True, status, 0)
@@ -84,14 +84,16 @@ class TestLimit:
         assert world.limiter.settled[0] == ("id-a", 0, True)
 
     @pytest.mark.parametrize("step", [TIMEOUT, BROKEN, MALFORMED], ids=repr)
-    async def test_what_nobody_knows_keeps_the_reservation(self, world: World, step: UpstreamResult) -> None:
+    async def test_an_unknown_end_keeps_the_reservation_and_an_estimated_cost(
+        self, world: World, step: UpstreamResult
+    ) -> None:
         attempt = await attempted(world, step)
 
         assert (attempt.sent, attempt.limit_tokens) == (True, 118)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert world.limiter.settled == [("id-b", 50, True)]
 
-    async def test_the_last_request_of_a_limit(self, world: World) -> None:
+    async def test_only_sent_attempts_count_against_the_request_limit(self, world: World) -> None:
         narrow = provider("a", rate_limit_rpm=2)
         world.script(a=[NOT_SENT, answer(), refusal(500)], b=[answer()] * 3)
         for serving in ("b", "a", "b", "b"):
@@ -114,7 +116,7 @@ class TestBreaker:
         assert breaker.state == "open"
 
     @pytest.mark.parametrize("step", NOT_COUNTED, ids=repr)
-    async def test_other_failures_leave_the_breaker_as_it_was(self, world: World, step: UpstreamResult) -> None:
+    async def test_other_failures_do_not_change_the_breaker(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step)
 
@@ -123,7 +125,7 @@ class TestBreaker:
         assert (before, breaker.state) == ("closed", "open"), "not counted, and none forgotten"
 
     @pytest.mark.parametrize("status", [400, 413, 422])
-    async def test_a_callers_fault_is_not_counted(self, world: World, status: int) -> None:
+    async def test_a_status_that_blames_the_request_is_not_counted(self, world: World, status: int) -> None:
         breaker = almost_open(world)
         with pytest.raises(GatewayError):
             await attempted(world, refusal(status))
@@ -131,7 +133,7 @@ class TestBreaker:
         assert breaker.state == "closed"
 
     @pytest.mark.parametrize("content", ["{}", "no JSON"])
-    async def test_an_answer_closes_the_row_of_failures(self, world: World, content: str) -> None:
+    async def test_an_answer_ends_a_row_of_failures(self, world: World, content: str) -> None:
         breaker = almost_open(world)
         world.script(a=[answer(content)], b=[answer("{}")])
         await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
@@ -140,14 +142,16 @@ class TestBreaker:
         assert breaker.state == "closed"
 
     @pytest.mark.parametrize(("left", "state"), [(60.0, "open"), (59.999, "closed")])
-    async def test_a_timeout_counts_only_with_the_full_time(self, world: World, left: float, state: str) -> None:
+    async def test_a_timeout_counts_only_if_the_provider_had_its_full_timeout(
+        self, world: World, left: float, state: str
+    ) -> None:
         breaker = almost_open(world)
         await attempted(world, TIMEOUT, deadline=NOW + left)
 
         assert breaker.state == state
 
     @pytest.mark.parametrize("step", [NOT_SENT, BROKEN, MALFORMED, refusal(500)], ids=repr)
-    async def test_other_failures_count_with_any_time(self, world: World, step: UpstreamResult) -> None:
+    async def test_other_failures_count_however_short_the_deadline(self, world: World, step: UpstreamResult) -> None:
         breaker = almost_open(world)
         await attempted(world, step, deadline=NOW + 1)
 
@@ -158,7 +162,9 @@ class TestBreaker:
         [(answer(), "closed"), (refusal(500), "open"), (TIMEOUT, "open"), (NOT_SENT, "open"), (MALFORMED, "open")],
         ids=repr,
     )
-    async def test_half_open_is_decided_by_the_one_call(self, world: World, step: UpstreamResult, state: str) -> None:
+    async def test_a_half_open_breaker_is_decided_by_its_one_call(
+        self, world: World, step: UpstreamResult, state: str
+    ) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         await attempted(world, step, deadline=NOW + 300)
@@ -166,21 +172,25 @@ class TestBreaker:
         assert breaker.state == state
 
     @pytest.mark.parametrize("step", [refusal(404), refusal(408), refusal(429), OUT_OF_FILES], ids=repr)
-    async def test_half_open_lets_another_try_after_a_call_that_told_nothing(self, world: World, step: Step) -> None:
+    async def test_a_half_open_breaker_admits_another_call_after_an_inconclusive_one(
+        self, world: World, step: Step
+    ) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         await attempted(world, step)
 
         assert breaker.admit() is not None
 
-    async def test_half_open_lets_another_try_after_a_timeout_that_a_caller_shortened(self, world: World) -> None:
+    async def test_a_half_open_breaker_admits_another_call_after_a_timeout_cut_short_by_the_deadline(
+        self, world: World
+    ) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         await attempted(world, TIMEOUT, deadline=world.clock.now + 59)
 
         assert breaker.admit() is not None
 
-    async def test_half_open_gets_its_permit_back_from_a_call_that_was_not_admitted(self, world: World) -> None:
+    async def test_a_half_open_breaker_gets_its_permit_back_if_the_limit_is_full(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         taken = await world.limiter.take("id-a", 1, 10, 10)
@@ -191,7 +201,7 @@ class TestBreaker:
 
         assert breaker.admit() is not None
 
-    async def test_every_model_has_its_own(self, world: World) -> None:
+    async def test_every_model_has_its_own_breaker(self, world: World) -> None:
         almost_open(world, failures=5)
         world.script(a=[answer()])
 
@@ -201,7 +211,7 @@ class TestBreaker:
 
 
 class TestCutShort:
-    async def test_cancelled_in_mid_attempt(self, world: World) -> None:
+    async def test_a_cancelled_attempt_is_recorded_with_its_upper_bound(self, world: World) -> None:
         breaker = almost_open(world)
         sent = asyncio.Event()
 
@@ -226,8 +236,8 @@ class TestCutShort:
         assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
         assert (breaker.state, world.availability.in_flight("id-a")) == ("closed", 0)
 
-    async def test_cancelled_before_anything_was_sent(self, world: World) -> None:
-        """While a connection was made, say: it bought nothing and counts against no limit."""
+    async def test_a_call_cancelled_before_it_was_sent_costs_nothing(self, world: World) -> None:
+        """For example while a connection was made: it costs nothing, and counts against no limit."""
         world.script(a=[CancelledBeforeSend()])
         record = world.open(request())
         with pytest.raises(asyncio.CancelledError):
@@ -237,7 +247,7 @@ class TestCutShort:
         assert (attempt.error, attempt.sent, attempt.cost_nanos, attempt.usage) == ("cancelled", False, 0, Usage())
         assert (attempt.limit_tokens, world.availability.in_flight("id-a")) == (0, 0)
 
-    async def test_cancelled_in_half_open(self, world: World) -> None:
+    async def test_a_cancelled_call_returns_the_permit_of_a_half_open_breaker(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         world.script(a=[asyncio.CancelledError()])
@@ -246,7 +256,7 @@ class TestCutShort:
 
         assert breaker.admit() is not None
 
-    async def test_a_defect_in_mid_attempt(self, world: World) -> None:
+    async def test_a_defect_during_an_attempt_is_recorded_with_its_upper_bound(self, world: World) -> None:
         world.script(a=[RuntimeError("of ours")])
         record = world.open(request())
         with pytest.raises(RuntimeError, match="of ours"):
@@ -256,7 +266,7 @@ class TestCutShort:
         assert (attempt.error, attempt.cost_status, attempt.limit_tokens) == ("defect", "estimated", 118)
         assert world.availability.in_flight("id-a") == 0
 
-    async def test_what_cannot_be_journalled_is_not_sent(self, world: World) -> None:
+    async def test_an_attempt_that_cannot_be_journalled_is_not_sent(self, world: World) -> None:
         breaker = almost_open(world, failures=5)
         world.clock.now += 30
         world.journal.fails["intent"] = JournalUnavailable("disk full")
@@ -269,7 +279,7 @@ class TestCutShort:
         assert breaker.admit() is not None
         assert world.availability.in_flight("id-a") == 0
 
-    async def test_what_cannot_be_encoded_is_not_sent(self, world: World) -> None:
+    async def test_a_request_that_cannot_be_encoded_is_not_sent(self, world: World) -> None:
         record = world.open(request())
         with pytest.raises(UnicodeEncodeError):
             await world.failover.run(request(prompt="\ud800"), plan([A], [B]), record)
@@ -277,7 +287,7 @@ class TestCutShort:
         assert (world.upstream.calls, world.journal.entries) == ([], [])
         assert world.limiter.settled == []
 
-    async def test_a_limiter_that_does_not_answer_keeps_no_permit(self, world: World) -> None:
+    async def test_a_limiter_that_hangs_does_not_keep_the_permit(self, world: World) -> None:
         class Deaf(Admission):
             async def admit(self, request: Request, candidate: Candidate) -> Decision:
                 await asyncio.sleep(60)
@@ -292,7 +302,7 @@ class TestCutShort:
         assert breaker.admit() is not None
 
 
-async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_to(world: World) -> None:
+async def test_a_call_is_not_sent_if_the_breaker_opened_while_its_intent_was_written(world: World) -> None:
     breaker = almost_open(world)
 
     def fail() -> None:
@@ -308,14 +318,14 @@ async def test_a_provider_that_failed_for_the_fifth_time_meanwhile_is_not_sent_t
     spared, _ = record.attempts
     assert world.upstream.called == ["b"]
     assert (spared.sent, spared.cost_nanos, spared.limit_tokens) == (False, 0, 0)
-    assert spared.error == "Provider a: It failed meanwhile and is being spared"
+    assert spared.error == "Provider a: Not called, since it became unavailable"
 
 
 def broken_reader(body: bytes) -> Completion:
     raise ZeroDivisionError
 
 
-async def test_a_defect_in_reading_an_answer_gives_the_permit_back(world: World) -> None:
+async def test_a_defect_in_reading_an_answer_releases_the_permit(world: World) -> None:
     breaker = almost_open(world, failures=5)
     world.clock.now += 60
     world.script(a=[answer()])

@@ -19,7 +19,7 @@ PLAN = plan([A], [B])
 
 
 class Forgetful:
-    """A cache that forgets everything at once."""
+    """A cache that stores nothing."""
 
     async def get(self, key: bytes) -> bytes | None:
         return None
@@ -43,7 +43,7 @@ def soon(seconds: float = 30.0, **changes: Any) -> Any:
 
 
 class Caller:
-    """What a request does: looks, and calls upstream itself when told to. `calls` counts over all callers."""
+    """A request that looks up, and calls upstream on a miss. `calls` counts the upstream calls of all requests."""
 
     def __init__(self, caching: Caching, outcomes: list[Success | BaseException]) -> None:
         self.caching = caching
@@ -86,7 +86,7 @@ async def test_200_identical_requests_make_one_call(cache: Forgetful | MemoryCac
     assert {answer.reply.content for _, answer in answers} == {"hello"}
 
 
-async def test_the_flight_is_over_once_it_landed(caching: Caching) -> None:
+async def test_a_finished_flight_is_forgotten(caching: Caching) -> None:
     caller = Caller(caching, [served()])
     caller.release.set()
     for count in (1, 2):
@@ -106,7 +106,7 @@ async def test_different_requests_do_not_wait_for_each_other(caching: Caching) -
     assert all(lookup.flight is not None for lookup in (first, *lookups))
 
 
-async def test_tiers_do_not_matter_where_the_order_is_the_same(caching: Caching) -> None:
+async def test_plans_with_the_same_order_share_a_flight_whatever_their_tiers(caching: Caching) -> None:
     await caching.lookup(soon(), plan([A], [B]))
 
     with pytest.raises(DeadlineExceeded):
@@ -114,7 +114,7 @@ async def test_tiers_do_not_matter_where_the_order_is_the_same(caching: Caching)
 
 
 class TestFailure:
-    async def test_waiters_try_once_more_themselves(self, caching: Caching) -> None:
+    async def test_waiters_retry_after_a_failed_call(self, caching: Caching) -> None:
         caller = Caller(caching, [ProviderFailed("first"), served("second")])
         tasks = await caller.many(200)
         caller.release.set()
@@ -125,7 +125,7 @@ class TestFailure:
         assert [str(error) for error in failed] == ["first"]
         assert sum(1 for r in results if isinstance(r, tuple) and r[1].reply.content == "second") == 199
 
-    async def test_waiters_try_once_more_after_a_failure_but_not_twice(self, caching: Caching) -> None:
+    async def test_waiters_fail_after_a_second_failed_call(self, caching: Caching) -> None:
         caller = Caller(caching, [ProviderFailed("first"), ProviderFailed("second"), served()])
         tasks = await caller.many(5)
         caller.release.set()
@@ -134,7 +134,7 @@ class TestFailure:
         assert [str(result) for result in results] == ["first"] + ["second"] * 4
         assert caller.calls == 2
 
-    async def test_who_comes_between_may_still_try_once_more(self, caching: Caching) -> None:
+    async def test_a_request_that_joins_the_second_call_can_still_retry(self, caching: Caching) -> None:
         one = await caching.lookup(soon(), PLAN)
         waiter = asyncio.create_task(caching.lookup(soon(), PLAN))
         await asyncio.sleep(0)
@@ -146,7 +146,7 @@ class TestFailure:
 
         assert (await late).flight is not None
 
-    async def test_the_deadline_of_the_one_who_called_is_not_everybodys(self, caching: Caching) -> None:
+    async def test_the_callers_missed_deadline_does_not_count_as_a_failure_for_waiters(self, caching: Caching) -> None:
         short = DeadlineExceeded("too short")
         caller = Caller(caching, [short, short, short, served("at last")])
         tasks = await caller.many(6)
@@ -157,7 +157,7 @@ class TestFailure:
         assert {r[1].reply.content for r in results[3:] if isinstance(r, tuple)} == {"at last"}
         assert caller.calls == 4
 
-    async def test_a_defect_is_told_without_its_text(self, caching: Caching) -> None:
+    async def test_a_defect_is_reported_to_waiters_without_its_text(self, caching: Caching) -> None:
         caller = Caller(caching, [RuntimeError("secret"), RuntimeError("secret")])
         tasks = await caller.many(3)
         caller.release.set()
@@ -166,7 +166,7 @@ class TestFailure:
         assert type(results[2]) is InternalError
         assert results[2].detail == "An identical request failed."
 
-    async def test_who_called_is_cancelled(self, caching: Caching) -> None:
+    async def test_a_cancelled_caller_leaves_the_waiters_a_retry(self, caching: Caching) -> None:
         caller = Caller(caching, [served("first"), served("second")])
         tasks = await caller.many(3)
         tasks[0].cancel()
@@ -178,7 +178,7 @@ class TestFailure:
         assert {r[1].reply.content for r in results[1:] if isinstance(r, tuple)} == {"second"}
         assert caller.calls == 2
 
-    async def test_a_cache_that_fails_strands_nobody(self) -> None:
+    async def test_a_failing_cache_leaves_no_waiter_waiting(self) -> None:
         caller = Caller(Caching(Broken(), ttl_s=3600, shared=False), [served()])
         tasks = await caller.many(3)
         caller.release.set()
@@ -189,7 +189,7 @@ class TestFailure:
 
 
 class TestWaiters:
-    async def test_a_waiters_own_deadline_holds(self, caching: Caching) -> None:
+    async def test_a_waiter_fails_at_its_own_deadline(self, caching: Caching) -> None:
         leader = await caching.lookup(soon(), PLAN)
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded) as raised:
@@ -199,13 +199,13 @@ class TestWaiters:
         assert raised.value.detail == "The deadline passed while an identical request was being answered."
         await caching.keep(leader, served())
 
-    async def test_one_that_passed_already_too(self, caching: Caching) -> None:
+    async def test_a_waiter_whose_deadline_has_passed_fails_at_once(self, caching: Caching) -> None:
         await caching.lookup(soon(), PLAN)
 
         with pytest.raises(DeadlineExceeded):
             await caching.lookup(soon(-1), PLAN)
 
-    async def test_the_others_go_on_when_one_goes(self, caching: Caching) -> None:
+    async def test_a_cancelled_waiter_does_not_affect_the_others(self, caching: Caching) -> None:
         caller = Caller(caching, [served()])
         tasks = await caller.many(4)
         tasks[1].cancel()
@@ -218,7 +218,7 @@ class TestWaiters:
         assert [r[0] for r in results if isinstance(r, tuple)] == ["miss", "hit", "hit"]
         assert caller.calls == 1
 
-    async def test_one_that_may_not_be_kept_waits_too(self, caching: Caching) -> None:
+    async def test_a_request_whose_answer_is_not_cached_waits_too(self, caching: Caching) -> None:
         caller = Caller(caching, [served()])
         tasks = [*await caller.many(1), asyncio.create_task(caller(store_in_cache=False))]
         await asyncio.sleep(0)
@@ -226,7 +226,7 @@ class TestWaiters:
 
         assert [status for status, _ in await asyncio.gather(*tasks)] == ["miss", "hit"]
 
-    async def test_time_is_the_injected_clocks(self) -> None:
+    async def test_deadlines_are_measured_by_the_injected_clock(self) -> None:
         caching = Caching(Forgetful(), ttl_s=1, shared=False, clock=lambda: 500.0)
         await caching.lookup(request(), PLAN)
 

@@ -1,4 +1,4 @@
-"""Whom a provider's refusal affects: statuses and bodies by dialect, and the next customer's call after each."""
+"""Scope of a provider's refusal, by dialect, status and body: the request, the account, or a moment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHER = provider("other")
 
 
 class Case(NamedTuple):
-    """A refusal. `told`: it ends the request, else the next candidate is tried. `rests`: two rest the account."""
+    """A refusal. `told`: it ends the request, else the next candidate is tried. `rests`: two pause the account."""
 
     kind: str
     status: int
@@ -81,7 +81,7 @@ CASES = {
 
 
 async def ask(world: World, one: Provider, customer: str) -> str:
-    """Which provider serves this customer, or the error's class."""
+    """Return the name of the provider that answers this customer, or the error's class."""
     asked = request(id=f"of-{customer}", user_id=customer, prompt=f"of {customer}")
     try:
         served = await world.failover.run(asked, plan([one], [OTHER]), world.open(asked))
@@ -91,7 +91,7 @@ async def ask(world: World, one: Provider, customer: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_one_refusal_affects_nobody_else(world: World, name: str) -> None:
+async def test_one_refusal_affects_no_other_request(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
     refusal = UpstreamResult(
@@ -105,7 +105,7 @@ async def test_one_refusal_affects_nobody_else(world: World, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_two_in_a_row_rest_an_account_and_nothing_else(world: World, name: str) -> None:
+async def test_two_refusals_in_a_row_pause_the_account_and_nothing_else(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
     refusal = UpstreamResult(
@@ -116,12 +116,12 @@ async def test_two_in_a_row_rest_an_account_and_nothing_else(world: World, name:
     for customer in ("first", "second"):
         assert await ask(world, one, customer) == ("ProviderFailed" if case.told else "other")
     assert await ask(world, one, "third") == ("other" if case.rests else "one")
-    assert [event for event, _ in world.logged] == (["provider account rests"] if case.rests else [])
+    assert [event for event, _ in world.logged] == (["provider account paused"] if case.rests else [])
 
 
 @pytest.mark.parametrize("status", [402, 403])
-async def test_a_refused_prompt_that_its_client_sends_again_and_again_rests_nobody(world: World, status: int) -> None:
-    """In words that nobody knows, it may be about the prompt; a 401 never is."""
+async def test_a_refused_prompt_sent_repeatedly_does_not_pause_the_account(world: World, status: int) -> None:
+    """A 402 or 403 with an unknown message may be about the prompt; a 401 never is."""
     one = provider("one")
     refusal = UpstreamResult(status, b'{"error": {"message": "This prompt is not for us."}}')
     world.script(one=[*[refusal] * 5, answer()], other=[answer()] * 5)
@@ -132,7 +132,7 @@ async def test_a_refused_prompt_that_its_client_sends_again_and_again_rests_nobo
     assert await ask(world, one, "another") == "one"
 
 
-async def test_keys_in_a_refusal_are_not_told(world: World) -> None:
+async def test_keys_in_a_refusal_are_redacted(world: World) -> None:
     one = provider("one")
     refusal = UpstreamResult(401, b'{"error": {"message": "Bad key sk-live-0123456789abcdef"}}')
     world.script(one=[refusal] * 2, other=[answer()] * 2)

@@ -1,4 +1,4 @@
-"""A stream stream reaches its client, and what ends it only once the usage record is durable."""
+"""Relay of a stream to its client: its final events are sent only once the usage record is durable."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 from tests.worker.pipeline.fakes import provider
 
 
-class Poured(UpstreamEvents):
-    """Hands out events one by one."""
+class FakeEvents(UpstreamEvents):
+    """Upstream events that are delivered one by one."""
 
     def __init__(self, *events: bytes) -> None:
         self.events = [event for data in events for event in Splitter(10**7).take(data)]
@@ -41,7 +41,7 @@ class Client:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.before: list[bytes] | None = None
-        """What had been sent when the record was made durable."""
+        """The events sent before the record was made durable."""
 
     async def ready(self) -> None:
         await asyncio.sleep(0)
@@ -59,7 +59,7 @@ async def relayed(reader: StreamReader, *events: bytes) -> Client:
     client = Client()
     call = UpstreamCall("/", b"", is_native=True)
     callbacks = AttemptCallbacks(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
-    stream = OpenStream(Poured(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
+    stream = OpenStream(FakeEvents(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
     relay = Relay(stream, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
     await relay.run(client)
     return client
@@ -85,7 +85,7 @@ DONE = b"data: [DONE]\n\n"
         (openai_chat.StreamReader, [FIRST, FINISH, DONE], 2),
     ],
 )
-async def test_what_ends_the_reply_leaves_once_the_record_is_durable(
+async def test_the_end_of_the_reply_is_sent_once_the_record_is_durable(
     reader: Callable[[], StreamReader], events: list[bytes], before: int
 ) -> None:
     client = await relayed(reader(), *events)
@@ -105,7 +105,7 @@ async def test_a_choice_that_begins_late_is_not_held_back() -> None:
     assert client.before == events[:3]
 
 
-async def test_what_comes_after_the_end_is_held_up_to_a_size() -> None:
+async def test_events_after_a_possible_end_are_held_back_up_to_a_size() -> None:
     events = [generated("one", "STOP"), *[generated("x" * 50_000)] * 20]
 
     client = await relayed(gemini.StreamReader(), *events)

@@ -1,4 +1,4 @@
-"""What a provider is sent of a client's document: all of it where it speaks the protocol, else a translation."""
+"""Translation of requests and replies: options a provider lacks, and parts that other protocols cannot express."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ USER = {"role": "user", "content": "x"}
         ("Well", "Well"),
     ],
 )
-def test_anthropic_is_not_sent_thoughts_that_others_had(content: Any, sent: Any) -> None:
-    """The surface had to give them without a signature; Anthropic would refuse the whole request."""
+def test_anthropic_is_not_sent_unsigned_thinking_of_other_models(content: Any, sent: Any) -> None:
+    """The client got them from the gateway without a signature; Anthropic would refuse the whole request."""
     asked = messages(USER, {"role": "assistant", "content": content}, USER)
 
     body = json.loads(call(asked, "anthropic", "claude").body)
@@ -59,7 +59,7 @@ def test_anthropic_is_not_sent_thoughts_that_others_had(content: Any, sent: Any)
     assert body["messages"] == [USER, {"role": "assistant", "content": sent}, USER]
 
 
-def test_what_cannot_be_said_is_named_in_the_clients_words() -> None:
+def test_unsupported_options_are_named_by_the_clients_field_names() -> None:
     told = call(messages(USER, thinking={"type": "disabled"}), "openai", "gpt-4o")
     assert told.dropped == ("thinking",)
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_said_is_named_in_the_clients_words() -> None:
     assert caught.value.field == "stop_sequences"
 
 
-def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None:
+def test_a_translated_answer_with_only_foreign_parts_is_malformed() -> None:
     asked = ask(openai_chat, "openai_chat", {"messages": [USER]})
     body = json.dumps({"content": [{"type": "server_tool_use", "id": "s"}], "stop_reason": "pause_turn"}).encode()
 
@@ -79,7 +79,7 @@ def test_a_translated_answer_without_anything_the_client_knows_is_none() -> None
     assert (native.body, native.is_cacheable) == (body, False)
 
 
-def test_openai_is_not_sent_thoughts_in_our_own_envelope() -> None:
+def test_openai_is_not_sent_reasoning_sealed_by_the_gateway() -> None:
     theirs = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
     ours = {"type": "reasoning", "summary": [], "encrypted_content": "gw1.e30="}
     asked = ask(openai_responses, "openai_responses", {"input": [USER, ours, theirs]})

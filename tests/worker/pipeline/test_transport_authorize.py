@@ -1,4 +1,4 @@
-"""Calls that are authorised one by one, from the constructor to a real server: signed, or with a refreshed token."""
+"""Calls authorised one by one, by a signature or a refreshed token, sent to a server on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALL = UpstreamCall("/chat/completions", BODY, header_lines=b"x-own: 1\r\n")
 
 
 class Signing:
-    """Signs nothing, but remembers what it would have; waits for `allow`, then fails with `fault` if there is one."""
+    """A fake authoriser: it keeps the calls, waits for `allow`, and then raises `fault` if there is one."""
 
     def __init__(self) -> None:
         self.seen: list[CallToSign] = []
@@ -88,7 +88,7 @@ async def test_each_request_is_authorised_by_its_method_address_and_body(
 
 
 @SENDS
-async def test_a_call_that_cannot_be_authorised_is_not_sent_and_says_why(
+async def test_a_call_that_cannot_be_authorised_is_not_sent_and_gives_the_reason(
     transport: Transport, mock: MockUpstream, how: str
 ) -> None:
     signing = Signing()
@@ -101,7 +101,7 @@ async def test_a_call_that_cannot_be_authorised_is_not_sent_and_says_why(
 
 
 @pytest.mark.parametrize("how", ["post", "open"])
-async def test_a_call_that_is_not_authorised_in_time_is_not_sent_which_is_not_the_providers_fault(
+async def test_a_call_that_is_not_authorised_in_time_is_not_the_providers_fault(
     transport: Transport, mock: MockUpstream, how: str
 ) -> None:
     signing = Signing()
@@ -113,7 +113,7 @@ async def test_a_call_that_is_not_authorised_in_time_is_not_sent_which_is_not_th
 
 
 @pytest.mark.parametrize("how", ["post", "open"])
-async def test_a_call_that_is_cancelled_while_it_is_authorised_was_never_sent(
+async def test_a_call_cancelled_during_authorisation_counts_as_not_sent(
     transport: Transport, mock: MockUpstream, how: str
 ) -> None:
     signing = Signing()
@@ -126,7 +126,7 @@ async def test_a_call_that_is_cancelled_while_it_is_authorised_was_never_sent(
         await sending
 
 
-async def test_an_account_with_a_refreshed_token_keeps_it_over_snapshots_and_shows_it_nowhere(
+async def test_a_refreshed_token_survives_new_snapshots_and_is_never_shown(
     transport: Transport, mock: MockUpstream
 ) -> None:
     clock, redact, fetched = Clock(), Redactor(), ["canary-token-1", "canary-token-2"]

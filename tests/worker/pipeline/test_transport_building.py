@@ -1,29 +1,17 @@
-"""How a provider's client is made: once for all who wait, in the attempt's own time, for an address that may move."""
+"""Creation of a provider's pool: once for concurrent calls, within the attempt's timeout, with a pinned address."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-
-import pytest
 
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.pipeline.transport import Transport
-from tests.worker.pipeline.test_transport import CALL, Upstream
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    made = Upstream()
-    server = await asyncio.start_server(made, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
+from tests.worker.pipeline.provider_server import CALL, Upstream
 
 
 class Slow(Egress):
-    """Takes any host to be where it says, after a while."""
+    """Egress that allows every host, after `seconds`."""
 
     def __init__(self, *, strict: bool, seconds: float = 0.05) -> None:
         super().__init__(strict=strict)
@@ -36,7 +24,7 @@ class Slow(Egress):
         return None
 
 
-async def test_many_calls_build_one_client(upstream: Upstream) -> None:
+async def test_concurrent_calls_build_one_pool(upstream: Upstream) -> None:
     egress = Slow(strict=True)
     transport = Transport(egress, log=lambda *_, **__: None)
     exchanges = await asyncio.gather(*[transport.post(upstream.provider(), CALL, 5) for _ in range(20)])
@@ -46,7 +34,7 @@ async def test_many_calls_build_one_client(upstream: Upstream) -> None:
     assert egress.checks == 1
 
 
-async def test_the_time_it_takes_to_find_the_address_is_the_attempts(upstream: Upstream) -> None:
+async def test_resolving_the_host_counts_against_the_attempts_timeout(upstream: Upstream) -> None:
     transport = Transport(Slow(strict=True, seconds=0.5), log=lambda *_, **__: None)
     started = time.monotonic()
     exchange = await transport.post(upstream.provider(), CALL, 0.05)
@@ -57,7 +45,7 @@ async def test_the_time_it_takes_to_find_the_address_is_the_attempts(upstream: U
     assert took < 0.45, "it did not wait for the resolver"
 
 
-def test_an_address_stays_while_it_is_one_of_the_hosts() -> None:
+def test_the_pinned_address_is_kept_while_the_host_has_it() -> None:
     answers = [["93.184.216.34", "93.184.216.35"], ["93.184.216.35", "93.184.216.36"], ["93.184.216.36"]]
     egress = Egress(strict=True, resolve=lambda _host, _port: answers.pop(0))
     assert egress.check("https://a.example") == "93.184.216.34"

@@ -1,4 +1,4 @@
-"""Asking a provider for its model list: on a connection of its own, under the same rules as any call."""
+"""Requests for a provider's model list: a new connection each, under the same rules as other calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
 class Upstream:
-    """A server that remembers what it was sent and answers `answer` (None: never)."""
+    """A server that keeps the heads of requests and sends `answer` (None: nothing)."""
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []
@@ -62,14 +62,14 @@ def transport(egress: Egress | None = None, max_body_bytes: int = 1000) -> Trans
     return Transport(egress or Egress(strict=False), log=lambda *_, **__: None, max_body_bytes=max_body_bytes)
 
 
-async def test_it_is_a_get_with_the_key_and_disabled_providers_are_asked_too(upstream: Upstream) -> None:
+async def test_it_sends_a_get_with_the_key_also_to_disabled_providers(upstream: Upstream) -> None:
     assert await transport().list_models(upstream.provider(is_enabled=False), 5) == UpstreamResult(200, b"{}")
     [head] = upstream.heads
     assert head.startswith(b"GET /v1/models HTTP/1.1\r\n")
     assert b"authorization: Bearer k\r\n" in head.lower().replace(b"bearer k", b"Bearer k")
 
 
-async def test_each_time_on_a_new_connection(upstream: Upstream) -> None:
+async def test_each_list_uses_a_new_connection(upstream: Upstream) -> None:
     one = transport()
     for _ in range(2):
         await one.list_models(upstream.provider(), 5)
@@ -83,7 +83,7 @@ async def test_a_redirect_is_not_followed(upstream: Upstream) -> None:
     assert len(upstream.heads) == 1
 
 
-async def test_too_late_is_a_timeout(upstream: Upstream) -> None:
+async def test_a_late_response_is_a_timeout(upstream: Upstream) -> None:
     upstream.answer = None
     began = time.monotonic()
     found = await transport().list_models(upstream.provider(), 0.1)
@@ -91,20 +91,20 @@ async def test_too_late_is_a_timeout(upstream: Upstream) -> None:
     assert time.monotonic() - began < 2
 
 
-async def test_an_address_where_nothing_listens_is_not_sent(upstream: Upstream) -> None:
+async def test_a_refused_connection_is_not_sent(upstream: Upstream) -> None:
     upstream.url = "http://127.0.0.1:1"
     found = await transport().list_models(upstream.provider(), 5)
     assert found.fault == "not_sent"
     assert found.message.startswith("No connection: ")
 
 
-async def test_what_is_too_large_is_not_read(upstream: Upstream) -> None:
+async def test_a_response_that_is_too_large_is_broken(upstream: Upstream) -> None:
     upstream.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"x" * 2000
     assert (await transport().list_models(upstream.provider(), 5)).fault == "broken"
 
 
 @pytest.mark.parametrize("target", [None, "bad key"])
-async def test_what_cannot_be_sent(upstream: Upstream, target: str | None) -> None:
+async def test_a_request_that_cannot_be_sent_is_reported(upstream: Upstream, target: str | None) -> None:
     made = upstream.provider()
     assert made.target is not None
     bad = None if target is None else msgspec.structs.replace(made.target, headers={"authorization": "Bearer a\nb"})
@@ -114,7 +114,7 @@ async def test_what_cannot_be_sent(upstream: Upstream, target: str | None) -> No
     assert upstream.heads == []
 
 
-async def test_production_asks_no_private_address_over_no_http(upstream: Upstream) -> None:
+async def test_production_refuses_private_addresses_and_plain_http(upstream: Upstream) -> None:
     for url, names in (
         (upstream.url, ["93.184.216.34"]),
         (upstream.url.replace("http:", "https:"), ["127.0.0.1"]),
@@ -126,7 +126,7 @@ async def test_production_asks_no_private_address_over_no_http(upstream: Upstrea
 
 
 class Pinned(Egress):
-    """Production that takes any host to be at one address; `answer` None refuses."""
+    """Strict egress that takes every host to be at one address; `answer` None refuses."""
 
     def __init__(self, answer: str | None) -> None:
         super().__init__(strict=True)

@@ -1,4 +1,4 @@
-"""Usage records: their fields, the order in which they are written, sums over attempts, and one settle a request."""
+"""Usage records: their fields, the order in which they are written, sums over attempts, and one settle per request."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def attempt(record: UsageRecord, **changes: Any) -> AttemptRecord:
     return made
 
 
-async def test_a_record_says_who_asked_what(world: World) -> None:
+async def test_a_new_record_holds_the_requests_labels(world: World) -> None:
     asked = request(
         id="request-1",
         at_ms=123,
@@ -81,7 +81,7 @@ async def test_a_record_says_who_asked_what(world: World) -> None:
 
 
 class TestAttempts:
-    async def test_an_intent_has_the_most_the_attempt_can_cost(self, world: World) -> None:
+    async def test_an_intent_holds_the_upper_bound_of_the_cost(self, world: World) -> None:
         record = world.open(request())
         before = time.time_ns() // 1_000_000
         made = await world.recorder.write_intent(record, request(), ONE, 118)
@@ -97,13 +97,13 @@ class TestAttempts:
         assert (kind, request_id) == ("intent", "request")
         assert world.journal.records("intent") == [record]
 
-    async def test_an_intent_without_a_price_says_so(self, world: World) -> None:
+    async def test_an_intent_without_a_price_is_unpriced(self, world: World) -> None:
         made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
 
         assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
         assert made.usage_estimated is True
 
-    async def test_a_later_intent_holds_its_own_attempt_alone(self, world: World) -> None:
+    async def test_a_later_intent_holds_only_its_own_attempt(self, world: World) -> None:
         record = world.open(request())
         first = await world.recorder.write_intent(record, request(), ONE, 1)
         second = await world.recorder.write_intent(record, request(), ONE, 2)
@@ -112,7 +112,7 @@ class TestAttempts:
         assert first.id != second.id
         assert [intended.attempts for intended in world.journal.records("intent")] == [[first], [second]]
 
-    async def test_an_intent_that_cannot_be_written_is_no_attempt(self, world: World) -> None:
+    async def test_an_intent_that_cannot_be_written_adds_no_attempt(self, world: World) -> None:
         record = world.open(request())
         first = await world.recorder.write_intent(record, request(), ONE, 1)
         world.journal.fails["intent"] = JournalUnavailable("disk full")
@@ -121,13 +121,13 @@ class TestAttempts:
 
         assert record.attempts == [first]
 
-    def test_a_served_attempt_has_no_outcome_of_its_own(self, world: World) -> None:
+    def test_a_successful_attempt_writes_no_outcome_entry(self, world: World) -> None:
         record = world.open(request())
         world.recorder.write_outcome(record, attempt(record, status=200))
 
         assert world.journal.entries == []
 
-    def test_a_failed_attempts_outcome_is_the_attempt_as_it_is(self, world: World) -> None:
+    def test_a_failed_attempts_outcome_entry_is_the_whole_attempt(self, world: World) -> None:
         record = world.open(request())
         made = attempt(record, error="why", status=500, latency_ms=7, finish_reason="stop", upstream_model="m")
         world.recorder.write_outcome(record, made)
@@ -142,13 +142,13 @@ class TestAttempts:
         assert made.usage == Usage(input_tokens=20, output_tokens=30)
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "exact", False)
 
-    async def test_what_was_bought_by_estimate(self, world: World) -> None:
+    async def test_estimated_usage_makes_the_cost_an_estimate(self, world: World) -> None:
         made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
         world.recorder.set_cost(ONE.provider, made, reply(usage_estimated=True))
 
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "estimated", True)
 
-    async def test_the_configured_names_price_comes_first(self, world: World) -> None:
+    async def test_the_price_of_the_configured_model_is_preferred(self, world: World) -> None:
         world.reported["one", "m1-2026"] = Price(input=((0, 1),), output=((0, 1),))
         made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
         world.recorder.set_cost(ONE.provider, made, reply(upstream_model="m1-2026"))
@@ -156,7 +156,9 @@ class TestAttempts:
         assert made.price == PRICE
 
     @pytest.mark.parametrize("reported", [None, "m1-2026"])
-    async def test_then_the_reported_names(self, world: World, reported: str | None) -> None:
+    async def test_the_price_of_the_reported_model_is_used_without_a_configured_one(
+        self, world: World, reported: str | None
+    ) -> None:
         cheap = Price(input=((0, 1_000_000),), output=((0, 0),))
         world.reported["one", "m1-2026"] = cheap
         made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
@@ -167,7 +169,7 @@ class TestAttempts:
         else:
             assert (made.price, made.cost_nanos, made.cost_status) == (cheap, 20, "exact")
 
-    async def test_what_was_not_bought(self, world: World) -> None:
+    async def test_a_free_attempt_costs_exactly_nothing(self, world: World) -> None:
         made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
         world.recorder.set_free(made)
 
@@ -196,7 +198,7 @@ class TestSettle:
         assert world.journal.records() == world.observed == [record]
         assert (world.journal.kinds, world.journal.synced) == (["settle"], 1)
 
-    async def test_it_is_written_before_it_is_waited_for(self) -> None:
+    async def test_the_settle_entry_is_written_before_durability_is_awaited(self) -> None:
         class Order(JournalSpy):
             async def durable(self) -> None:
                 assert self.kinds == ["settle"]
@@ -205,7 +207,7 @@ class TestSettle:
 
         await recorder.settle_success(recorder.start(request()), served())
 
-    async def test_the_answers_tokens_are_its_own_and_its_cost_everything(self, world: World) -> None:
+    async def test_the_answers_usage_is_its_own_and_its_cost_that_of_all_attempts(self, world: World) -> None:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=5, output_tokens=7, reasoning_tokens=1), cost_nanos=11)
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000, cost_status="estimated")
@@ -216,7 +218,7 @@ class TestSettle:
         assert (answer.cost_nanos, answer.cost_status) == (130_011, "estimated")
         assert record.usage == Usage(input_tokens=25, output_tokens=37, reasoning_tokens=1)
 
-    async def test_latency_is_since_the_request_came(self, world: World) -> None:
+    async def test_latency_is_measured_from_the_requests_arrival(self, world: World) -> None:
         record = world.open(request(at_ms=time.time_ns() // 1_000_000 - 1500))
         await world.recorder.settle_success(record, served())
         early = world.open(request(at_ms=time.time_ns() // 1_000_000 + 5000))
@@ -226,7 +228,9 @@ class TestSettle:
         assert early.latency_ms == 0
 
     @pytest.mark.parametrize("order", list(permutations(["exact", "estimated", "unpriced"])), ids=str)
-    async def test_the_worst_cost_status_holds(self, world: World, order: tuple[CostStatus, ...]) -> None:
+    async def test_the_requests_cost_status_is_the_worst_of_its_attempts(
+        self, world: World, order: tuple[CostStatus, ...]
+    ) -> None:
         for count, worst in ((3, "unpriced"), (2, "unpriced" if "unpriced" in order[:2] else "estimated")):
             record = world.open(request())
             for status in order[:count]:
@@ -236,7 +240,7 @@ class TestSettle:
             assert record.cost_status == worst
 
     @pytest.mark.parametrize("status", ["exact", "estimated", "unpriced"])
-    async def test_one_attempts_cost_status_is_the_requests(self, world: World, status: CostStatus) -> None:
+    async def test_the_cost_status_of_a_single_attempt_is_the_requests(self, world: World, status: CostStatus) -> None:
         record = world.open(request())
         attempt(record, cost_status=status)
 
@@ -244,7 +248,7 @@ class TestSettle:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**50)), max_size=5))
-def test_a_records_sums_are_its_attempts(attempts: list[tuple[int, int, int]]) -> None:
+def test_a_records_sums_equal_those_of_its_attempts(attempts: list[tuple[int, int, int]]) -> None:
     world = World()
     record = world.open(request())
     for into, out, nanos in attempts:
@@ -275,7 +279,7 @@ class TestHit:
         assert (record.saved_input_tokens, record.saved_output_tokens, record.saved_cost_nanos) == (20, 30, 99)
         assert (record.usage, record.cost_nanos, record.cost_status) == (Usage(), 0, "exact")
 
-    def test_it_is_settled_and_not_waited_for(self, world: World) -> None:
+    def test_a_hit_is_settled_without_waiting_for_durability(self, world: World) -> None:
         record = world.open(request())
         world.recorder.settle_hit(record, served())
 
@@ -298,7 +302,7 @@ OUTCOMES: list[tuple[GatewayError, Outcome, int, str]] = [
 
 class TestRefuse:
     @pytest.mark.parametrize(("error", "outcome", "status", "code"), OUTCOMES, ids=repr)
-    async def test_every_end_has_its_outcome(
+    async def test_every_error_has_its_outcome(
         self, world: World, error: GatewayError, outcome: Outcome, status: int, code: str
     ) -> None:
         record = world.open(request())
@@ -309,7 +313,7 @@ class TestRefuse:
         assert world.journal.records() == world.observed == [record]
         assert world.journal.synced == 0, "nothing can have been billed"
 
-    async def test_after_attempts_the_last_one_tried_is_named_and_it_is_durable(self, world: World) -> None:
+    async def test_an_error_after_attempts_names_the_last_provider_and_is_durable(self, world: World) -> None:
         record = world.open(request())
         attempt(record, provider="one", model="m1", cost_nanos=5)
         attempt(record, provider="two", model="m2", cost_nanos=6)
@@ -318,7 +322,7 @@ class TestRefuse:
         assert (record.provider, record.model, record.cost_nanos) == ("two", "m2", 11)
         assert world.journal.synced == 1
 
-    async def test_what_was_settled_is_not_settled_twice(self, world: World) -> None:
+    async def test_a_settled_record_is_not_settled_again(self, world: World) -> None:
         record = world.open(request())
         attempt(record, cost_nanos=5)
         attempt(record, cost_nanos=6)
@@ -341,7 +345,7 @@ class TestCancel:
         assert (record.provider, record.cost_nanos) == (None, 0)
         assert world.journal.records() == world.observed == [record]
 
-    async def test_a_request_cancelled_in_mid_attempt_is_estimated(self, world: World) -> None:
+    async def test_a_request_cancelled_during_an_attempt_has_an_estimated_cost(self, world: World) -> None:
         record = world.open(request())
         await world.recorder.write_intent(record, request(), ONE, 118)
         world.recorder.settle_cancelled(record)

@@ -1,1 +1,1 @@
-"""The OpenAPI document of the whole API, and the page that shows it."""
+"""OpenAPI document of the whole API, and the Swagger UI page that shows it."""

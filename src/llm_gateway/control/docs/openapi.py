@@ -1,6 +1,6 @@
-"""The OpenAPI document of the whole API: FastAPI's own for the management plane, with what only this package knows.
+"""OpenAPI document of the whole API: FastAPI's document of the management API, completed by hand.
 
-That is the data plane, the gate, and the real errors: every status an operation can answer, in the one shape of errors.
+FastAPI does not know the data plane, authentication, and the error responses of each operation; this module adds them.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Document: TypeAlias = dict[str, Any]
 DESCRIPTION = """\
 One API in front of every LLM vendor, with routing, limits, failover and exact accounting.
 
-Every response carries `x-request-id`: yours if you sent one, else the gateway's. Every error is a problem document
-(RFC 9457) whose `detail` says what to do, and carries `x-should-retry`. Another method than those listed is answered
-405 with `Allow`; GET paths take HEAD too.
+Responses carry `x-request-id`: yours if you sent one, else the gateway's. Errors are problem documents (RFC 9457) whose
+`detail` says what to do, and carry `x-should-retry`. Methods that are not listed get 405 with `Allow`; GET paths accept
+HEAD too.
 """
 TAGS = [
-    {"name": "generation", "description": "Ask a model."},
-    {"name": "surfaces", "description": "The same gateway for the SDKs of OpenAI, Anthropic and Google."},
-    {"name": "providers", "description": "The upstream accounts that calls go to."},
-    {"name": "overrides", "description": "Where one customer's calls go first."},
-    {"name": "usage", "description": "What was asked and bought, up to the last answer given."},
-    {"name": "health", "description": "Whether the gateway, its database and its providers are there."},
-    {"name": "documentation", "description": "This description, for programs and for people."},
+    {"name": "generation", "description": "Generate text with the gateway's own request format."},
+    {"name": "surfaces", "description": "Endpoints for the SDKs of OpenAI, Anthropic and Google."},
+    {"name": "providers", "description": "The upstream accounts that requests are sent to."},
+    {"name": "overrides", "description": "The provider and model that one customer's requests try first."},
+    {"name": "usage", "description": "Requests, tokens and cost, up to the last response sent."},
+    {"name": "health", "description": "Health of the gateway, its database and its providers."},
+    {"name": "documentation", "description": "This description as JSON and as a page."},
 ]
 SECURITY_SCHEMES = {
     "ServiceKey": {"type": "apiKey", "in": "header", "name": "X-Service-Key"},
@@ -51,7 +51,7 @@ SECURITY_SCHEMES = {
 }
 KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, *header_key_requirements()]
 ANYWHERE = (400, 408, 413, 431, 500, 503)
-"""What any request may be answered, the server's own refusals included."""
+"""Error statuses that any request can get, those of the HTTP server included."""
 SERVER_ERRORS = {
     408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
     431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
@@ -63,14 +63,25 @@ HEADERS: dict[str, Document] = {
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
     },
     "x-should-retry": {
-        "description": "Whether sending the same again can help.",
+        "description": "True if the same request can succeed later.",
         "required": True,
         "schema": {"type": "boolean"},
     },
     "retry-after": {"description": "Whole seconds, rounded up.", "schema": {"type": "integer", "minimum": 1}},
     "retry-after-ms": {"description": "The same in milliseconds.", "schema": {"type": "integer", "minimum": 1}},
+    "x-gateway-provider": {
+        "description": "The provider that answered.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "x-gateway-route": {
+        "description": "Why it answered: by `priority`, since it is the `only` one, since the request names a `model`, "
+        "or by an `override`; with `; fallback` behind it if one that comes before it failed or could not be asked.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^(priority|only|model|override)(; fallback)?$"},
+    },
     "www-authenticate": {
-        "description": "Which credentials are taken.",
+        "description": "The accepted authentication schemes.",
         "required": True,
         "schema": {"type": "string"},
     },
@@ -99,7 +110,7 @@ MESSAGE: Document = {
         },
     },
 }
-"""A message of chat completions in its simplest forms; what else that protocol knows is taken, too."""
+"""A message of chat completions in its simplest forms. The endpoint accepts the other forms of that protocol, too."""
 ASKS: Document = {
     "anyOf": [
         {"required": ["prompt"]},
@@ -109,12 +120,12 @@ ASKS: Document = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: these errors beside those that any request may be answered."""
+    """Return a route's `responses` with these error statuses, in addition to those that any request can get."""
     return {status: {} for status in statuses}
 
 
 def describe(routes: Sequence[BaseRoute], version: str) -> Document:
-    """The document for these routes of the management plane, and for the data plane."""
+    """Build the document for these routes of the management API and for the data plane."""
     document = get_openapi(
         title="LLM Gateway",
         version=version,
@@ -142,15 +153,17 @@ def describe(routes: Sequence[BaseRoute], version: str) -> Document:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation)
+    answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
+    answered["headers"] |= _headers("x-gateway-provider", "x-gateway-route")
     document["paths"] |= protocol_paths(KEYS)
     schemas.update(protocol_schemas())
     return document
 
 
 def _complete(path: str, method: str, operation: Document) -> None:
-    """Add to an operation what the gate and the server answer, and who may call it."""
+    """Add the errors of authentication and of the HTTP server, and the required scope, to an operation."""
     responses = operation["responses"]
-    if "content" in responses.get("422", {}):  # FastAPI's guess; a route that means it declares it without content
+    if "content" in responses.get("422", {}):  # FastAPI's default; routes that have it declare it without content
         del responses["422"]
     errors = {*ANYWHERE, *(int(status) for status in responses if status >= "400")}
     if path in OPEN_PATHS:
@@ -173,12 +186,12 @@ def _complete(path: str, method: str, operation: Document) -> None:
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter["schema"] |= {"format": "uuid"}
-        elif alternatives := parameter["schema"].pop("anyOf", None):  # a query has no null: it is left out
+        elif alternatives := parameter["schema"].pop("anyOf", None):  # a query parameter cannot be null
             parameter["schema"] |= alternatives[0]
 
 
 def _codes() -> dict[int, dict[str, tuple[str, str]]]:
-    """Every error a caller can get: status → code → (title, detail)."""
+    """Return the errors that a client can get: status → code → (title, detail)."""
     found: dict[int, dict[str, tuple[str, str]]] = {}
     for error in GatewayError.__subclasses__():
         sentence = (error.__doc__ or "").partition("\n")[0]
@@ -238,7 +251,7 @@ def _generate() -> Document:
     return {
         "tags": ["generation"],
         "summary": "Generate",
-        "description": "Ask the first provider that can answer: the customer's override, else by priority.",
+        "description": "Send the request to the customer's override, else to the available providers by priority.",
         "operationId": "generate",
         "parameters": [
             _header("x-request-id", "Echoed in the answer if it is 1 to 128 printable ASCII characters.", {}),
@@ -252,7 +265,7 @@ def _generate() -> Document:
                 "Up to 10 labels for the usage record: `key=value,…`, up to 64 characters each. Values may be UTF-8.",
                 {"pattern": TAGS_PATTERN, "examples": ["team=search,stage=beta"]},
             ),
-            _header("cache-control", "`no-cache`: no answer from the cache; `no-store`: nor is it kept.", {}),
+            _header("cache-control", "`no-cache`: skip the cache; `no-store`: neither read nor fill it.", {}),
         ],
         "requestBody": {
             "required": True,

@@ -1,7 +1,7 @@
-"""OpenAPI paths of the endpoints of vendors' protocols, built from their descriptors.
+"""OpenAPI paths of the vendor-compatible endpoints (OpenAI, Anthropic, Gemini), built from protocol descriptors.
 
-What they take and answer is those vendors' own documentation; here stands what the gateway adds: paths, model names,
-who pays, and the errors in each vendor's shape.
+The vendors document requests and responses. This module describes what the gateway adds: paths, model names, billing
+headers, and errors in each vendor's format.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from llm_gateway.protocols.registry import PROTOCOLS
 Document: TypeAlias = dict[str, Any]
 
 ERRORS = {
-    400: "The request does not fit, or no provider can be asked for one of its fields.",
+    400: "The request is not valid, or no provider supports one of its fields.",
     401: "The key is missing or wrong.",
-    403: "The key lacks the scope `call`, the host is not one of ours, or a provider flagged the input.",
-    404: "No enabled provider lists the model; the message names those there are.",
-    413: "The body is over 4 MiB.",
-    422: "A provider refused what it was asked.",
-    429: "Every provider that could serve this is at its limit.",
-    500: "A defect of the gateway's.",
-    502: "Attempts were made and the last one failed.",
-    503: "No provider can be asked now, or the gateway is stopping or serves as many as it may.",
-    504: "The request's own deadline passed.",
+    403: "The key lacks the scope `call`, the host is not allowed, or a provider flagged the input.",
+    404: "No enabled provider lists the model; the message names the available ones.",
+    413: "The request body is larger than 4 MiB.",
+    422: "A provider rejected the request.",
+    429: "All providers that could serve the request are at their rate limit.",
+    500: "A defect of the gateway.",
+    502: "The last attempt at a provider failed.",
+    503: "No provider is available, or the gateway is stopping or at its limit of requests in flight.",
+    504: "The request's deadline passed.",
 }
 SERVER_STATUSES = (408, 431)
-STREAMED = "With `stream: true` the answer is a stream of the vendor's own events."
+STREAMED = "With `stream: true` the response is a stream of the vendor's own events."
 MODEL_TEXT = "A model's name, `provider/model`, or `auto` for the gateway's own routing."
 NEEDS = "Needs a key with the scope `call` or `admin`."
 ASKED: Document = {"$ref": "#/components/schemas/Asked"}
@@ -42,14 +42,17 @@ MODEL_PARAMETER: Document = {
 
 
 def protocol_schemas() -> Document:
-    """Return the schemas that `protocol_paths` refers to."""
+    """Return the schemas that `protocol_paths` references."""
     model = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*$", "description": MODEL_TEXT}
     errors = {each.error_schema["title"]: each.error_schema for each in PROTOCOLS.values()}
     return errors | {"Asked": {"type": "object", "required": ["model"], "properties": {"model": model}}}
 
 
 def security_schemes() -> Document:
-    """The ways in which clients of the protocols send their key, by name, beside a bearer token."""
+    """Return OpenAPI security schemes, by name, for the key headers and parameters of vendors' SDKs.
+
+    The bearer token is not among them.
+    """
     schemes: Document = {}
     for protocol in PROTOCOLS.values():
         description = f"The same key, as {protocol.vendor}'s SDKs send it."
@@ -65,12 +68,12 @@ def security_schemes() -> Document:
 
 
 def header_key_requirements() -> list[dict[str, list[str]]]:
-    """Return the security requirements for `security_schemes` that are headers, valid on all paths."""
+    """Return security requirements for the headers of `security_schemes`, which are accepted on all paths."""
     return [{name: []} for name, scheme in security_schemes().items() if scheme["in"] == "header"]
 
 
 def protocol_paths(keys: list[dict[str, list[str]]]) -> Document:
-    """Return the paths of all protocols' endpoints. `keys` is the security of all paths."""
+    """Return the paths of all protocols' endpoints. `keys` lists the security requirements of all paths."""
     paths: Document = {}
     for protocol in PROTOCOLS.values():
         counted = protocol.count_tokens.routes if protocol.count_tokens is not None else ()
@@ -96,9 +99,9 @@ def _parameter_scheme(protocol: Descriptor) -> str:
 def _pays(protocol: Descriptor) -> Iterable[tuple[str, str]]:
     fields = " or ".join(f"`{'.'.join(path)}`" for path in protocol.user_fields)
     body = f"the body's {fields}, else " if fields else ""
-    yield "x-user-id", f"Who is billed; else {body}`anonymous`."
-    yield "x-service-name", "The calling service; else the key's name."
-    yield "x-task-type", "What kind of task it is; else `general`."
+    yield "x-user-id", f"The customer to bill. Default: {body}`anonymous`."
+    yield "x-service-name", "The calling service. Default: the key's name."
+    yield "x-task-type", "The kind of task. Default: `general`."
 
 
 def _post(
@@ -131,11 +134,11 @@ def _models(protocol: Descriptor, models: ModelList, path: str, keys: list[dict[
         "responses": {"200": {"description": "The answer.", "content": content}} | _errors(sharing, few),
     }
     every = shared | {
-        "summary": "Models that can be asked for by name",
+        "summary": "List the available models",
         "operationId": f"list{models.operation}s",
     }
     one = shared | {
-        "summary": "One of them",
+        "summary": "Get one model",
         "operationId": f"get{models.operation}",
         "parameters": [MODEL_PARAMETER],
     }
@@ -150,7 +153,7 @@ def _operation(protocol: Descriptor, keys: list[dict[str, list[str]]]) -> Docume
 
 
 def _errors(protocols: Iterable[Descriptor], sentences: dict[int, str]) -> Document:
-    """Return the errors on a path of these protocols, in the shape of one of them."""
+    """Return the error responses of a path that these protocols share, in the format of each."""
     schemas = [{"$ref": f"#/components/schemas/{each.error_schema['title']}"} for each in protocols]
     content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
     own = {str(status): {"description": text, "content": content} for status, text in sentences.items()}

@@ -1,1 +1,1 @@
-"""The management API: providers, overrides, usage, health."""
+"""Management API: providers, overrides, usage reports, health."""

@@ -1,8 +1,8 @@
-"""The management plane's frame: one FastAPI app behind the gate, with the gateway's limits and error shape."""
+"""FastAPI application of the management API, with the gateway's limits of request bodies and its error format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -21,21 +21,24 @@ from llm_gateway import __version__
 from llm_gateway.control.docs.openapi import describe
 from llm_gateway.control.docs.page import docs_router
 from llm_gateway.control.management.query import known_parameters
+from llm_gateway.error_format.json_problem import not_json
+from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_of
 from llm_gateway.error_format.send_error import send_error
+from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
+from llm_gateway.suggestions import if_meant
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-MOST_ERRORS = 20
-"""So many mistakes of a body are listed; it can have a thousand."""
 MOST_FIELDS = 100
-"""More than any request has. To say of each of 300,000 that it is unknown would keep all others waiting."""
+"""Maximum number of a body's fields, more than any request has. Validating 300,000 unknown ones would block the event
+loop for other requests."""
 
 
 def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_flight: InFlight) -> ASGIApp:
-    """The management plane as an ASGI app; every route in `routers` answers errors as problem details."""
+    """Build the management API as an ASGI application. Errors are sent as problem details (RFC 9457)."""
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
@@ -64,12 +67,11 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         return render(request, _translated(cast(HTTPException, error), routes, request.url.path))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
-        return render(request, _unfit(cast(RequestValidationError, error)))
+        return render(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))
 
     async def on_defect(request: Request, _: Exception) -> Response:
-        return render(
-            request, defect(request.scope[REQUEST_CONTEXT])
-        )  # Bounded, which gets the exception after this, logs it
+        # Starlette raises the exception again after this response; Bounded logs it.
+        return render(request, defect(request.scope[REQUEST_CONTEXT]))
 
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -79,12 +81,12 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
 
 
 class Bounded:
-    """Reads the body before the app sees it: its size bounded, parsed once, and handed on as re-encoded JSON.
+    """ASGI middleware that reads the request body within limits, checks that it is JSON, and passes it on re-encoded.
 
-    Of a method that has none nothing is read, so that nobody can make the gateway hold it; the server drops it. Where
-    there is no such route, that is said whatever the body is.
+    Bodies of GET, HEAD and DELETE are not read, so that they take no memory; the HTTP server drops them. A path or
+    method without a route gets its 404 or 405 even if the body is not valid.
 
-    HEAD is answered as GET; the server leaves the content out (RFC 9110, section 9.3.2).
+    HEAD is handled as GET; the HTTP server drops the content (RFC 9110, section 9.3.2).
     """
 
     def __init__(self, app: ASGIApp, routes: list[APIRoute], in_flight: InFlight, log: Callable[..., None]) -> None:
@@ -94,7 +96,7 @@ class Bounded:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Handle one HTTP request."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         method, started = scope["method"], False
 
@@ -115,14 +117,14 @@ class Bounded:
             await send_error(send, scope, error)
         except ClientGone:
             return
-        except Exception as error:  # edge: a defect of ours; the caller learns its id, the log its cause
+        except Exception as error:  # edge: a defect of the gateway: the client gets the request id, the log the cause
             log_defect(self._log, context, error)
             if not started:
                 await send_error(send, scope, defect(context))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         body = await read_body(receive, self._in_flight)
-        self._in_flight.release(len(body))  # counted while it is read: these bodies are few and decoded at once
+        self._in_flight.release(len(body))  # counted only while it is read: it is decoded at once
         if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
             return _normalised(body)
         return b""
@@ -136,10 +138,8 @@ def _normalised(body: bytes) -> bytes:
         if isinstance(decoded, dict) and len(decoded) > MOST_FIELDS:
             raise Invalid(f"The body has {len(decoded)} fields, more than any request: send those of this one.")
         return msgspec.json.encode(decoded)
-    except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
-        raise Invalid(f"The body is no JSON: {error}.", kind="json_invalid") from None
-    except RecursionError:
-        raise Invalid("The body is nested too deep.", kind="json_invalid") from None
+    except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as error:
+        raise not_json(body, error) from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -155,7 +155,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _translated(error: HTTPException, routes: list[APIRoute], path: str) -> GatewayError:
     if error.status_code == 404:
-        return NotFound(f"There is nothing at {path}.")
+        return NotFound(nothing_at(path))
     if error.status_code == 405:
         allow = _methods(error, routes, path)
         return MethodNotAllowed(f"This path takes {', '.join(allow) or 'other methods'} only.", allow=allow)
@@ -163,7 +163,7 @@ def _translated(error: HTTPException, routes: list[APIRoute], path: str) -> Gate
 
 
 def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[str, ...]:
-    """What the path takes: all its routes together, of which the router's own error names only the first one's."""
+    """Return the methods of all routes of the path. Starlette's error names only those of the first route."""
     named = {method.strip() for method in (error.headers or {}).get("Allow", "").split(",")}
     named.update(method for route in routes if route.path_regex.fullmatch(path) for method in route.methods or ())
     if "GET" in named:
@@ -171,21 +171,28 @@ def _methods(error: HTTPException, routes: list[APIRoute], path: str) -> tuple[s
     return tuple(sorted(named - {""}))
 
 
-def _unfit(error: RequestValidationError) -> Invalid:
-    errors = [
-        {"loc": list(found["loc"]), "msg": found["msg"], "type": found["type"]}
-        for found in error.errors()[:MOST_ERRORS]
-    ]
-    first: dict[str, Any] = errors[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
+def _unfit(error: RequestValidationError, known: Sequence[str]) -> Invalid:
+    """Return an error that lists all errors of a request; `known` are the names of its body's fields."""
+    return Invalid.all_of([_mistake(found, known) for found in error.errors()[:MOST_ERRORS]])
+
+
+def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
+    loc, kind = tuple(found["loc"]), found["type"]
+    where = ".".join(str(part) for part in loc[1:])
     if not where:
         sentence = "The body must be a JSON object."
-    elif first["type"] == "missing":
+    elif kind == "missing":
         sentence = f"{where} is required."
-    elif first["type"] == "extra_forbidden":
-        sentence = f"{where} is not a field of this request."
+    elif kind == "extra_forbidden":
+        sentence = f"{where} is not a field of this request.{if_meant(str(loc[-1]), known)}"
     else:
-        sentence = f"{where}: {first['msg'].removeprefix('Value error, ')}."
-    invalid = Invalid(sentence)
-    invalid.errors = cast(list[dict[str, object]], errors)
-    return invalid
+        sentence = f"{where}: {found['msg'].removeprefix('Value error, ')}."
+    return Invalid(sentence, loc=loc, kind=kind)
+
+
+def _body_fields(request: Request) -> list[str]:
+    """Return the names of the fields that the body of this request can have."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or route.body_field is None:
+        return []
+    return list(getattr(route.body_field.field_info.annotation, "model_fields", ()))

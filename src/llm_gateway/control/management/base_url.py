@@ -1,4 +1,4 @@
-"""What a provider's base_url may look like, as a rule for the code and as a pattern for the API's description."""
+"""Syntax of a provider's base_url: one regular expression for validation and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ MAX_CHARACTERS = 2000
 
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"({_OCTET}\.){{3}}{_OCTET}"
-# A name's last label has more than digits and is no hexadecimal number: the URL standard takes those for addresses.
+# The last label of a host name is neither a decimal nor a hexadecimal number: the WHATWG URL standard parses a host
+# that ends in one as an IPv4 address.
 _NAME = r"([A-Za-z0-9_-]+\.)*([0-9]*[A-WYZa-wyz_-]|[Xx])[A-Za-z0-9_-]*"
 _GROUP = r"[0-9A-Fa-f]{1,4}"
 _TAIL = rf"({_GROUP}:{_GROUP}|{_IPV4})"
@@ -31,14 +32,14 @@ _PORT = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|
 PATTERN = rf"^[Hh][Tt][Tt][Pp][Ss]?://({_NAME}|{_IPV4}|\[({_IPV6})\])(:{_PORT})?(/[!-\"$->@-~]*)?$"
 """An absolute http(s) URL in printable ASCII, without query, fragment or credentials.
 
-What every parser reads as the same host: the one that is checked is the one that is called.
+All URL parsers read the same host from it, so that the egress check sees the host that is called.
 """
 
 _WHOLE = re.compile(PATTERN.removeprefix("^").removesuffix("$"))
 
 
 def problem_of(url: str) -> str | None:
-    """What is wrong with it, as a sentence; None if nothing is."""
+    """Return what is wrong with the URL, as the end of a sentence; None if it is valid."""
     if len(url) > MAX_CHARACTERS:
         return f"it must have at most {MAX_CHARACTERS} characters."
     if _WHOLE.fullmatch(url):

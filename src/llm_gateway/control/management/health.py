@@ -1,4 +1,4 @@
-"""Health, liveness, readiness and metrics."""
+"""Endpoints for health, liveness, readiness and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from llm_gateway.errors import JournalUnavailable, Overloaded
 
 SERVICE = "llm-gateway"
 CHECK_TTL_S = 1.0
+"""Seconds for which the result of a database check is reused."""
 UNWRITABLE = (
     "The usage journal cannot be written, so calls are refused: free space on the disk of LLM_GATEWAY_DATA_DIR, or "
     "repair it."
@@ -24,7 +25,7 @@ UNWRITABLE = (
 
 
 class Health(BaseModel):
-    """Degraded: without its database the gateway goes on serving."""
+    """Health of the gateway. `degraded`: the database does not answer, and requests are still served."""
 
     status: Literal["ok", "degraded"]
     service: str
@@ -32,7 +33,7 @@ class Health(BaseModel):
 
 
 class ProviderHealth(BaseModel):
-    """One configured provider."""
+    """A configured provider and its number of models."""
 
     name: str
     display_name: str
@@ -47,21 +48,22 @@ class ProvidersHealth(BaseModel):
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """Liveness of the process."""
 
     status: Literal["ok"] = "ok"
 
 
 class Ready(BaseModel):
-    """It takes requests."""
+    """Readiness to accept requests."""
 
     status: Literal["ready"] = "ready"
 
 
 class SharedCheck:
-    """One check at a time, not in the threads that answer requests; its result is good for a second.
+    """A database check that runs once at a time, with its result cached for a second.
 
-    Reports that wait for a slow database take the common threads; whoever asks for health must not queue behind them.
+    It runs in asyncio's thread pool, not in the one of FastAPI's handlers: reports that wait for a slow database can
+    occupy all threads of that one, and health requests must not queue behind them.
     """
 
     def __init__(self, check: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,7 +74,7 @@ class SharedCheck:
         self._result = False
 
     async def __call__(self) -> bool:
-        """The result of a check that is at most a second old."""
+        """Return the result of a check that is at most a second old."""
         async with self._turn:
             if self._clock() - self._checked_at > CHECK_TTL_S:
                 self._result = await asyncio.to_thread(self._check)
@@ -88,7 +90,7 @@ def health_router(
     snapshot: Callable[[], Snapshot],
     metrics: Callable[[], tuple[bytes, str]],
 ) -> APIRouter:
-    """The health endpoints. Degraded is still 200: without its database the gateway goes on serving."""
+    """Build the health endpoints. `degraded` is still a 200: the gateway serves requests without its database."""
     router = APIRouter()
 
     check = SharedCheck(database_ok)
@@ -110,7 +112,7 @@ def health_router(
 
     @router.get("/readyz", tags=["health"])
     async def readiness() -> Ready:
-        """503 while the gateway is starting or stopping, or cannot record usage."""
+        """Return 503 while the gateway is starting or stopping, or cannot record usage."""
         if not ready():
             raise Overloaded("The gateway is starting or stopping: ask another one.")
         if not journal_writable():
@@ -119,7 +121,7 @@ def health_router(
 
     @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     def prometheus_metrics() -> Response:
-        """In Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         body, content_type = metrics()
         return Response(body, media_type=content_type)
 

@@ -1,4 +1,4 @@
-"""Overrides: create, list, delete. They change where one customer's requests go first."""
+"""Endpoints that create, list and delete overrides: the provider and model that one customer's requests try first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE: JsonDict = {"user_id": "customer-1", "service_name": "chat", "provider_
 
 
 class OverrideCreate(BaseModel):
-    """What a new override needs. The provider must exist and list the model."""
+    """Fields of a new override. The provider must exist and list the model."""
 
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
 
@@ -31,12 +31,12 @@ class OverrideCreate(BaseModel):
     provider_name: Text
     model_name: Text
     allow_fallback: Annotated[
-        bool, Field(description="false: nothing else is tried, and without it the customer gets 503")
+        bool, Field(description="false: no other provider is tried; if it is not available, the customer gets 503")
     ] = True
 
 
 class OverrideOut(BaseModel):
-    """An override as it is shown."""
+    """An override as the API returns it."""
 
     id: Id
     user_id: str
@@ -62,7 +62,7 @@ def _shown(override: Override) -> OverrideOut:
 
 
 def overrides_router(store: OverrideStore, config: LiveConfiguration) -> APIRouter:
-    """CRUD of overrides. A change is in force for the next request when its answer is sent."""
+    """Build the endpoints of overrides. A change is in force before its response is sent."""
     router = APIRouter(prefix="/api/v1/overrides", tags=["overrides"])
 
     @router.get("", responses=problems(422))

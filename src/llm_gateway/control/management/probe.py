@@ -1,7 +1,7 @@
-"""Whether a provider can be reached: asked for its model list, which costs nothing.
+"""Test of a provider: request its model list, which is free, and explain a failure in a sentence.
 
-If not, a sentence says what to do. Nothing of it counts: no usage record, no rate limit, no breaker. A passing test
-ends the rest of the provider's account.
+A test writes no usage record and counts against no rate limit or circuit breaker. A provider that passes is used
+again at once, even if an earlier error had paused it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.providers.dialect import Dialect
 
 TIMEOUT_S = 9.5
-"""The whole answer must be there after 10 s."""
+"""Seconds to wait for the provider, so that the gateway's response is complete within 10 s."""
 SAID_CHARACTERS = 200
+"""Characters of the provider's own error message that are quoted."""
 ERROR_CHARACTERS = 500
+"""Maximum length of the whole explanation, in characters."""
 
 ListModels: TypeAlias = Callable[[Provider, float], Awaitable[UpstreamResult]]
 
 
 class Probe:
-    """Asks providers, enabled or not.
+    """Tests of providers, enabled or not.
 
-    `list_models(provider, timeout in seconds)` does the asking; `dialects` are keyed by kind; `redact` cleans what is
-    said; `unusable` tells by name why a provider has no target; `passed` is called with a provider that passes.
+    `list_models(provider, timeout in seconds)` sends the request; `dialects` are keyed by kind; `redact` removes keys
+    from messages; `unusable` maps the name of a provider without a target to the reason; `passed` is called with a
+    provider that passes.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Probe:
         self._passed = passed
 
     async def __call__(self, provider: Provider) -> str | None:
-        """None if the provider answered with its models, else what is wrong and what to do about it."""
+        """Return None if the provider answered with its models, else what is wrong and what to do about it."""
         if provider.target is None:
             reason = self._unusable.get(provider.name, "Set its api_key again.")
             error: str | None = f"The gateway cannot use this provider. {reason}"
@@ -63,6 +66,7 @@ class Probe:
         return f"{result.message.rstrip('.')}. Check base_url and the network in between."
 
     def _answer(self, provider: Provider, result: UpstreamResult) -> str | None:
+        """Return None for a model list, else what the status means and what the provider's own error message is."""
         status = result.status
         if 200 <= status < 300:
             if _lists_models(result.body):
@@ -80,7 +84,7 @@ class Probe:
             advice = f"The provider failed ({status}): try again later."
         else:
             advice = f"The provider refused to list its models ({status}): check base_url and api_key."
-        # Redacted before it is cut: the cut must not leave half a key, which looks like none.
+        # Redact before cutting: half a key would not be recognised.
         said = self._redact(self._dialects[provider.kind].decode_error(result.body))[:SAID_CHARACTERS]
         return f"{advice} It said: {said}" if said else advice
 

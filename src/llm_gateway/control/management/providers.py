@@ -1,9 +1,9 @@
-"""Providers: create, list, get, patch, delete. Keys go in and never come out."""
+"""Endpoints that create, list, get, patch, delete and test providers. API keys are stored and never returned."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -27,13 +27,18 @@ from llm_gateway.providers.prices import MAX_USD_PER_MILLION, from_operator
 from llm_gateway.providers.registry import DIALECTS, all_protocols, kind_of, protocols_problem
 from llm_gateway.store.identifiers import missing
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.suggestions import if_meant
 from llm_gateway.upstream.egress import AddressRefused, Egress
 
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
 def _sendable(key: SecretStr) -> SecretStr:
-    """A key that fits in a header; what does not would fail at every call."""
+    """Return the key if it is a valid header value; requests to the provider would all fail with another.
+
+    Raises:
+        ValueError: it is not printable ASCII, or has leading or trailing blanks.
+    """
     if not _SENDABLE.fullmatch(key.get_secret_value()):
         raise ValueError("a key is printable ASCII without blanks around it")
     return key
@@ -50,7 +55,7 @@ BaseUrl = Annotated[
     str,
     Field(
         json_schema_extra={"pattern": base_urls.PATTERN, "maxLength": base_urls.MAX_CHARACTERS},
-        description="As the vendor's own SDK spells it. Needed unless the name is a preset's.",
+        description="The base URL as the vendor's own SDK spells it. Required unless the name is a preset's.",
     ),
 ]
 Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
@@ -61,7 +66,11 @@ MOST_PRICES = 1000
 
 
 def _few(prices: Any) -> Any:
-    """Told before each of them is looked at."""
+    """Reject too many prices before pydantic validates each of them.
+
+    Raises:
+        ValueError: there are more than `MOST_PRICES`.
+    """
     if isinstance(prices, dict) and len(prices) > MOST_PRICES:
         raise ValueError(f"at most {MOST_PRICES} models have prices")
     return prices
@@ -73,7 +82,7 @@ Prices = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "description": "By model, then by kind of token: USD per million tokens.",
+            "description": "USD per million tokens, by model, then by kind of token.",
             "maxProperties": MOST_PRICES,
             "additionalProperties": {
                 "type": "object",
@@ -89,16 +98,21 @@ Prices = Annotated[
 ]
 
 
+def _listed(name: str, known: Collection[str]) -> str:
+    """Return the known names and the suggested one, for the end of a message without its full stop."""
+    return f"{', '.join(known)}.{if_meant(name, known)}".removesuffix(".")
+
+
 def _known_kind(kind: str) -> str:
     if kind not in DIALECTS:
-        raise ValueError(f"{kind[:60]!r} is not a kind of provider; those are {', '.join(DIALECTS)}")
+        raise ValueError(f"{kind[:60]!r} is not a kind of provider; those are {_listed(kind, DIALECTS)}")
     return kind
 
 
 def _each_once(protocols: list[str]) -> list[str]:
     for place, protocol in enumerate(protocols):
         if protocol not in all_protocols():
-            raise ValueError(f"{protocol[:60]!r} is not a protocol; those are {', '.join(all_protocols())}")
+            raise ValueError(f"{protocol[:60]!r} is not a protocol; those are {_listed(protocol, all_protocols())}")
         if protocol in protocols[:place]:
             raise ValueError(f"{protocol} is named twice; name it once")
     return protocols
@@ -107,7 +121,7 @@ def _each_once(protocols: list[str]) -> list[str]:
 Kind = Annotated[
     str,
     AfterValidator(_known_kind),
-    WithJsonSchema({"type": "string", "enum": list(DIALECTS), "description": "The dialect that it speaks."}),
+    WithJsonSchema({"type": "string", "enum": list(DIALECTS), "description": "The provider's API dialect."}),
 ]
 Protocols = Annotated[
     list[str],
@@ -119,7 +133,7 @@ Protocols = Annotated[
             "items": {"type": "string", "enum": list(all_protocols())},
             "minItems": 1,
             "uniqueItems": True,
-            "description": "Those that it speaks, of the protocols of its kind; null: those of its preset or kind.",
+            "description": "Protocols of its kind that the provider supports; null: those of its preset or kind.",
         }
     ),
 ]
@@ -134,7 +148,7 @@ EXAMPLE: JsonDict = {
 
 
 class ProviderCreate(BaseModel):
-    """What a new provider needs."""
+    """Fields of a new provider."""
 
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
 
@@ -154,13 +168,13 @@ class ProviderCreate(BaseModel):
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
-    """What is not sent has no default: it stays as it is."""
+    """Remove the defaults from a patch's schema: a field that is not sent does not change."""
     for field in schema["properties"].values():
         field.pop("default", None)
 
 
 class ProviderPatch(BaseModel):
-    """What may change; what is not sent stays. Only `base_url`, `kind`, `prices` and `protocols` may be null."""
+    """Changes of a provider; fields that are not sent stay. `base_url`, `kind`, `prices`, `protocols` can be null."""
 
     model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
 
@@ -180,7 +194,7 @@ class ProviderPatch(BaseModel):
 
 
 class ProviderOut(BaseModel):
-    """A provider as it is shown: everything but the key."""
+    """A provider as the API returns it, without its key."""
 
     id: Id
     name: str
@@ -220,14 +234,14 @@ def _shown(provider: Provider) -> ProviderOut:
 
 
 class ProviderTest(BaseModel):
-    """Whether the provider answered; if not, `error` says what to do."""
+    """Result of a provider's test; on failure `error` says what is wrong and what to do."""
 
     success: bool
     error: str | None
 
 
 class ProviderRules:
-    """What a provider must be to be saved, beyond the types of its fields."""
+    """Validation of a provider beyond the types of its fields: base URL, prices, protocols, reuse of its key."""
 
     def __init__(self, presets: dict[str, Preset], egress: Egress, local_url: Callable[[], str | None]) -> None:
         self._presets = presets
@@ -235,16 +249,16 @@ class ProviderRules:
         self._local_url = local_url
 
     def kind_of(self, name: str, kind: str | None) -> str:
-        """The dialect: the one that was said, else the preset's, else the default."""
+        """Return the provider's dialect: `kind` if it is given, else that of the preset `name`, else the default."""
         return kind_of(name, kind, self._presets)
 
     def check(
         self, name: str, kind: str, base_url: str | None, prices: Prices | None, protocols: Sequence[str] | None
     ) -> None:
-        """The base URL, the prices and the protocols fit.
+        """Check the base URL, the prices and the protocols of a provider.
 
         Raises:
-            Invalid: with a sentence that says what to change.
+            Invalid: one is not valid; the message says what to change.
         """
         self._check_protocols(kind, protocols or ())
         for model, price in (prices or {}).items():
@@ -263,12 +277,15 @@ class ProviderRules:
                 )
         elif preset is None or preset.base_url is None:
             names = ", ".join(sorted(self._presets))
-            raise Invalid(f"base_url is needed, unless the name is one of {names}.", loc=("body", "base_url"))
-        elif preset.base_url.startswith("http:"):  # a server of the operator's own; the others are public vendors
+            raise Invalid(
+                f"base_url is needed, unless the name is one of {names}.{if_meant(name, self._presets)}",
+                loc=("body", "base_url"),
+            )
+        elif preset.base_url.startswith("http:"):  # a server of the operator; the others are public
             self._check_url(preset.base_url)
 
     def _check_protocols(self, kind: str, protocols: Sequence[str]) -> None:
-        dialect = DIALECTS.get(kind)  # None: stored by another version; such a provider may still be renamed
+        dialect = DIALECTS.get(kind)  # None: stored by another version; such a provider can still be renamed
         problem = protocols_problem(kind, protocols, dialect) if dialect is not None else None
         if problem is not None:
             raise Invalid(f"protocols: {problem}", loc=("body", "protocols"))
@@ -284,9 +301,10 @@ class ProviderRules:
             raise Invalid(f"base_url: {problem}", loc=("body", "base_url"))
 
     def needs_key_again(self, before: tuple[str, str | None], after: tuple[str, str | None]) -> bool:
-        """In production a key is not sent to another origin than the one it was given for.
+        """Return True if the change of origin requires the API key to be sent again.
 
-        `before` and `after` are (name, base_url) each.
+        In production a stored key is never sent to an origin other than the one it was entered for. `before` and
+        `after` are (name, base_url).
         """
         return self._egress.strict and self._origin(*before) != self._origin(*after)
 
@@ -300,7 +318,7 @@ class ProviderRules:
 
 
 def providers_router(store: ProviderStore, config: LiveConfiguration, rules: ProviderRules, probe: Probe) -> APIRouter:
-    """CRUD of providers, and their test. A change is in force for the next request when its answer is sent."""
+    """Build the endpoints of providers. A change is in force before its response is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
 
     @router.get("")
@@ -327,7 +345,7 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
         if "kind" in changes or "name" in changes:
             changes["kind"] = rules.kind_of(changes.get("name", before.name), changes.get("kind", before.kind))
         after = msgspec.structs.replace(before, **{name: changes[name] for name in changes if name != "api_key"})
-        # A change that has to do with none of these must not fail for them: disabling what moved, say.
+        # Other changes must not fail because of these fields: a provider whose base_url became invalid can be disabled.
         if changes.keys() & {"name", "kind", "base_url", "prices", "protocols"}:
             rules.check(after.name, after.kind, after.base_url, after.prices, after.protocols)
         moved = rules.needs_key_again((before.name, before.base_url), (after.name, after.base_url))
@@ -351,7 +369,11 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
 
 
 def _in_force(store: ProviderStore, config: LiveConfiguration, provider_id: str) -> Provider:
-    """The provider as it is called; what another process changed is read first."""
+    """Return the provider with its target. Reloads the configuration if another process changed the provider.
+
+    Raises:
+        NotFound: no provider has this id.
+    """
     stored = store.get(provider_id)
     known = config.snapshot.providers.get(stored.name)
     if known is None or known.updated_at_ms != stored.updated_at_ms:
@@ -362,7 +384,7 @@ def _in_force(store: ProviderStore, config: LiveConfiguration, provider_id: str)
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields as the store takes them."""
+    """Convert a schema's fields to those of the store: the key as text, lists as tuples."""
     if "api_key" in fields:
         fields["api_key"] = fields["api_key"].get_secret_value()
     for name in ("models", "protocols"):

@@ -1,36 +1,46 @@
-"""Query parameters that nobody reads are mistakes: `?day=7` must not be answered with the report of thirty days."""
+"""Reject unknown and repeated query parameters: `?day=7` must not return the report of the default 30 days."""
 
 from __future__ import annotations
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 
+from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import Invalid
 from llm_gateway.gate.authentication import OPEN_PATHS
+from llm_gateway.suggestions import if_meant
 
 STRICT_PREFIX = "/api/v1/"
 
 
 def refuses_parameters(path: str) -> bool:
-    """Whether it takes no parameters but its own; probes, metrics and documents are asked by programs that add some."""
+    """Return True if unknown query parameters of the path are rejected.
+
+    Health, metrics and documentation accept them: monitoring systems and browsers add some.
+    """
     return path.startswith(STRICT_PREFIX) and path not in OPEN_PATHS
 
 
 async def known_parameters(request: Request) -> None:
-    """A dependency of every route of the management plane.
+    """Check the names of the request's query parameters (FastAPI dependency of all routes).
 
     Raises:
-        Invalid: a parameter is none of the route's, or came twice.
+        Invalid: a parameter is not one of the route's, or is repeated.
     """
     if not request.scope["query_string"] or not refuses_parameters(request.scope["path"]):
         return
     route = request.scope.get("route")
     known = {field.alias for field in route.dependant.query_params} if isinstance(route, APIRoute) else set()
-    seen = set()
+    mistakes, seen = [], set()
     for name, _ in request.query_params.multi_items():
-        if name not in known:
+        if name not in known and name not in seen:
             takes = f"takes {', '.join(sorted(known))} only" if known else "takes none"
-            raise Invalid(f"{name} is no parameter of this path, which {takes}.", loc=("query", name), kind="extra")
-        if name in seen:
-            raise Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated")
+            sentence = f"{name} is not a parameter of this path, which {takes}.{if_meant(name, known)}"
+            mistakes.append(Invalid(sentence, loc=("query", name), kind="extra"))
+        elif name in seen:
+            mistakes.append(Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated"))
         seen.add(name)
+        if len(mistakes) == MOST_ERRORS:
+            break
+    if mistakes:
+        raise Invalid.all_of(mistakes)

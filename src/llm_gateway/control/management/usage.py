@@ -1,4 +1,4 @@
-"""The usage reports."""
+"""Endpoints of the usage reports: requests, tokens and cost, in total and by provider, service or customer."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
 
 FLUSH_TIMEOUT_S = 5.0
+"""Seconds that a report waits for usage records to reach the database."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 def _digits(value: Any) -> Any:
-    """A query's integer as it is written; the conversion after this would take "1_0" and "1.0" too."""
+    """Reject integers that are not plain digits; pydantic's conversion would accept "1_0" and "1.0" too.
+
+    Raises:
+        ValueError: the value is not 1 to 9 digits.
+    """
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise ValueError("a whole number is written in digits")
     return value
 
 
 Days = Annotated[
-    int, Query(ge=1, le=365, description="the last so many times 24 hours, to the hour"), BeforeValidator(_digits)
+    int, Query(ge=1, le=365, description="length of the period: days of 24 hours, up to now"), BeforeValidator(_digits)
 ]
-Limit = Annotated[int, Query(ge=1, le=500, description="so many rows at most"), BeforeValidator(_digits)]
+Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of rows"), BeforeValidator(_digits)]
 
 
 class CostStatusCounts(BaseModel):
-    """For how many requests the cost is how sure."""
+    """Numbers of requests whose cost is exact, estimated, or unknown for lack of a price."""
 
     exact: int
     estimated: int
@@ -42,7 +47,7 @@ class CostStatusCounts(BaseModel):
 
 
 class UsageSummary(BaseModel):
-    """Everything of the period."""
+    """Totals of the period."""
 
     period_days: int
     total_requests: int
@@ -55,7 +60,7 @@ class UsageSummary(BaseModel):
 
 
 class ProviderUsage(BaseModel):
-    """What was bought from a provider, and which requests it answered (or was the last one tried for)."""
+    """Usage of one provider: the cost of its attempts, and the requests that it answered or was the last to fail."""
 
     provider_name: str
     request_count: int
@@ -65,7 +70,7 @@ class ProviderUsage(BaseModel):
 
 
 class ServiceUsage(BaseModel):
-    """What a calling service asked for."""
+    """Usage of one calling service."""
 
     service_name: str
     request_count: int
@@ -74,7 +79,7 @@ class ServiceUsage(BaseModel):
 
 
 class CustomerUsage(BaseModel):
-    """What a customer asked for."""
+    """Usage of one customer."""
 
     user_id: str
     request_count: int
@@ -82,15 +87,19 @@ class CustomerUsage(BaseModel):
 
 
 def usage_router(store: UsageStore, flush: Callable[[float], bool]) -> APIRouter:
-    """The reports; lists are sorted by cost, then count, highest first.
+    """Build the endpoints of the reports. Lists are sorted by cost, then by requests, highest first.
 
-    `flush(timeout seconds)` ships what the journal holds first, so that a report includes every answer given before it
-    was asked for.
+    `flush(timeout in seconds)` moves journal entries to the database, so that a report includes all responses sent
+    before it was requested; it returns False on a timeout.
     """
     router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
 
     def up_to_date() -> int:
-        """The time in milliseconds UTC, once every answer given before it can be read."""
+        """Return the current time in milliseconds UTC after all earlier usage records are in the database.
+
+        Raises:
+            StoreUnavailable: they are not within `FLUSH_TIMEOUT_S`.
+        """
         if not flush(FLUSH_TIMEOUT_S):
             raise StoreUnavailable("The usage database is behind: try again.", retry_after_s=5)
         return time.time_ns() // 1_000_000

@@ -1,6 +1,6 @@
-"""The database's versions: an Alembic environment, and when to wake it.
+"""Migrate the database schema with Alembic.
 
-Alembic is imported only when a database is not at `HEAD`, since it costs every start time and memory.
+Alembic is imported only if the database is not at `HEAD`: the import costs time and memory at every start.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0002"
+"""Schema version of this code; `versions/` must end with it."""
 
 _version_table = sa.table("alembic_version", sa.column("version_num", sa.Text))
 
 
 def version(connection: Connection) -> str | None:
-    """The version the database is at, None when it has no tables yet."""
+    """Return the schema version of the database, None if it has no tables yet."""
     if not sa.inspect(connection).has_table(_version_table.name):
         return None
     return connection.execute(sa.select(_version_table.c.version_num)).scalar()
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the database to `HEAD` within the connection's transaction.
+    """Migrate the database to `HEAD` within the connection's transaction.
 
     Raises:
-        ConfigurationError: the database is at a version this code does not know.
+        ConfigurationError: the database is at a version that this code does not know.
     """
     current = version(connection)
     if current == HEAD:
@@ -44,10 +45,10 @@ def upgrade(connection: Connection) -> None:
 
 
 def refuse_newer(current: str | None) -> None:
-    """Whether `upgrade` could begin at that version.
+    """Raise if the version `current` is unknown, so that `upgrade` cannot start from it.
 
     Raises:
-        ConfigurationError: this code does not know it.
+        ConfigurationError: this code does not know the version.
     """
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - most starts do not need it
 
@@ -60,7 +61,7 @@ def refuse_newer(current: str | None) -> None:
 
 
 def configuration(connection: Connection) -> Config:
-    """Alembic's configuration for commands over an open connection."""
+    """Return Alembic's configuration for commands over an open connection."""
     from alembic.config import Config  # noqa: PLC0415 - most starts do not need it
 
     config = Config()

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the versions over the connection that `configuration` was given, in its transaction."""
+"""Alembic entry point: run migrations over the connection passed to `configuration`, in its transaction."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The paths that clients call, one endpoint a file."""
+"""Endpoints of the data plane: decode a client's request, run it through the gateway, encode the answer."""

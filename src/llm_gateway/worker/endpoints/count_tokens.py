@@ -1,4 +1,4 @@
-"""How many tokens a request will take, about, before anyone is asked: an endpoint of several protocols."""
+"""Endpoints that estimate a request's input tokens (such as Anthropic's count_tokens), without calling a provider."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies,
 
 
 class CountTokensEndpoint(Endpoint):
-    """Serve a protocol's token counts: the gateway's own estimate, the one that limits are kept with; costs nothing."""
+    """One token-count route of a protocol. It returns the estimate that rate limits use, and costs nothing."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class CountTokensEndpoint(Endpoint):
         self._snapshot = snapshot
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """As in `Endpoint`."""
+        """Send the estimate (see `Endpoint.serve`)."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         document = parse_document(body)
         check_model(requested_model_of(scope, document, is_in_path=self._is_model_in_path), self._snapshot())

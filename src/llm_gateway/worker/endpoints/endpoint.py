@@ -1,4 +1,4 @@
-"""What every endpoint of the data plane shares: the cap on requests in flight, the body, and what becomes of errors."""
+"""Base class of POST endpoints: limit requests in flight, read the body, and turn exceptions into error responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 
 class Endpoint(ABC):
-    """One POST endpoint, as a plain ASGI class."""
+    """A POST endpoint, as an ASGI app. Subclasses implement `serve`."""
 
     def __init__(self, in_flight: InFlight, log: Callable[..., None]) -> None:
         self._in_flight = in_flight
@@ -24,21 +24,24 @@ class Endpoint(ABC):
 
     @abstractmethod
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Answer with a 200. The caller is `scope[REQUEST_CONTEXT]`.
+        """Send the 200 response. `scope[REQUEST_CONTEXT]` holds the caller and the request's headers.
 
         Raises:
-            GatewayError: what the caller is told instead; nothing has been sent then.
+            GatewayError: the error to send instead; raise it only before anything was sent.
         """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Read the body and call `serve`; send an error response for what it raises (ASGI)."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         in_flight = self._in_flight
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed("This path takes POST only.", allow=("POST",))
+                raise MethodNotAllowed("This path accepts only POST.", allow=("POST",))
             if in_flight.count >= in_flight.cap:
-                raise Overloaded("The gateway is serving as many requests as it may: try again.", retry_after_s=1)
+                raise Overloaded(
+                    "The gateway serves its maximum number of requests: try again, or raise LLM_GATEWAY_MAX_IN_FLIGHT.",
+                    retry_after_s=1,
+                )
             in_flight.count += 1
             try:
                 body = await read_body(receive, in_flight)
@@ -53,13 +56,13 @@ class Endpoint(ABC):
         except ClientGone:
             return
         except asyncio.CancelledError as cancelled:
-            stopping = Overloaded("The gateway is stopping.")
+            stopping = Overloaded("The gateway is stopping: send the request again.")
             stopping.is_recorded = isinstance(cancelled, CancelledAndRecorded)
             await send_error(send, scope, stopping)
-        except Exception as error:  # edge: a defect of ours
+        except Exception as error:  # edge: a defect of the gateway is logged and answered with 500
             await send_error(send, scope, self.failed(context, error))
 
     def failed(self, context: RequestContext, error: Exception) -> InternalError:
-        """Log a defect of ours; what the caller is told of it."""
+        """Log a defect of the gateway, and return the error for the client."""
         log_defect(self._log, context, error)
         return defect(context)

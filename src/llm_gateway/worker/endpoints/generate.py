@@ -15,8 +15,9 @@ from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body
-from llm_gateway.error_format.validation import invalid_request
+from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
@@ -24,6 +25,7 @@ from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, input_length
 from llm_gateway.sse import encode_event
+from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -31,7 +33,7 @@ from llm_gateway.worker.pipeline.relay import Relay
 
 
 class GenerateEndpoint(Endpoint):
-    """Serve /generate. `timeout_s` is the longest deadline a request may have."""
+    """The endpoint of /generate. `timeout_s` is the longest deadline a request may have."""
 
     def __init__(
         self,
@@ -50,7 +52,11 @@ class GenerateEndpoint(Endpoint):
         self._encode = msgspec.json.Encoder().encode
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """The answer as JSON; errors as `Gateway.generate`'s, and 400 and 422 for what cannot be read."""
+        """Send the answer as JSON, or as server-sent events if the request sets `stream`.
+
+        Raises:
+            GatewayError: as `Gateway.generate` and `Gateway.stream`; 400 or 422 for a body that cannot be read.
+        """
         started = time.monotonic()
         context: RequestContext = scope[REQUEST_CONTEXT]
         request = self._request(context, self._decoded(body), started)
@@ -61,7 +67,8 @@ class GenerateEndpoint(Endpoint):
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
-        await send_body(send, 200, self._encoded(answer, started), JSON, ids)
+        headers = [*provider_and_route(answer.provider, answer.route), *ids]
+        await send_body(send, 200, self._encoded(answer, started), JSON, headers)
 
     def _encoded(self, answer: Answer, started: float) -> bytes:
         reply = answer.reply
@@ -84,7 +91,7 @@ class GenerateEndpoint(Endpoint):
         try:
             decoded = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            decoded = _decoded_otherwise(body)
+            decoded = _decoded_with_integral_float(body)
         for name, label in (
             ("user_id", decoded.user_id),
             ("service", decoded.service),
@@ -94,7 +101,7 @@ class GenerateEndpoint(Endpoint):
             if "\0" in label:
                 raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
         if decoded.prompt is msgspec.UNSET and decoded.messages is None:
-            raise Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")
+            raise _without_prompt()
         return decoded
 
     def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
@@ -124,7 +131,10 @@ class GenerateEndpoint(Endpoint):
 
 
 class GenerateEventWriter:
-    """Write a streamed answer: `delta` events with text, then one `result` event with the fields of a whole answer."""
+    """The events of a streamed answer: `delta` events with text, then one `result` event with the other fields.
+
+    It implements `EventWriter`.
+    """
 
     content_type = EventStream.content_type
     keep_alive = EventStream.keep_alive
@@ -134,26 +144,26 @@ class GenerateEventWriter:
         self._request_id = request_id
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `EventWriter`."""
-        return []
+        """Return no headers: the `result` event carries the provider, the model and the cost."""
+        return provider_and_route(came.provider, came.route)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
-        """As in `EventWriter`."""
+        """Return one `delta` event for each piece of text, refusals included."""
         texts = [
             c.text for raw_event in raw_events for c in raw_event.chunks if isinstance(c, TextDelta | RefusalDelta)
         ]
         return b"".join([_delta(text) for text in texts if text])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `EventWriter`."""
+        """Return one `delta` event with the whole text, then the `result` event."""
         return _delta(answer.reply.content) + self.end(answer)
 
     def end(self, answer: Answer) -> bytes:
-        """As in `EventWriter`."""
+        """Return the `result` event."""
         return encode_event(self._encode(answer), b"result")
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `EventWriter`."""
+        """Return one `error` event with problem details (RFC 9457)."""
         return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")
 
 
@@ -161,18 +171,28 @@ def _delta(text: str) -> bytes:
     return encode_event(msgspec.json.encode({"text": text}), b"delta")
 
 
-def _decoded_otherwise(body: bytes) -> GenerateBody:
-    """The body once more: perhaps its max_tokens is spelled 1000.0, as some languages write every number.
+def _decoded_with_integral_float(body: bytes) -> GenerateBody:
+    """Decode the body once more, with an integral float in max_tokens (1000.0) taken as an integer.
+
+    Some languages write every number of a JSON document as a float.
 
     Raises:
-        Invalid: that was not it, or not all.
+        Invalid: the body has another mistake.
     """
     try:
         fields: Any = msgspec.json.decode(body)
-        if isinstance(fields, dict) and isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
-            fields["max_tokens"] = int(count)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise not_json(body, error) from None
+    if not isinstance(fields, dict):
+        raise not_an_object(fields)
+    if isinstance(count := fields.get("max_tokens"), float) and count.is_integer():
+        fields["max_tokens"] = int(count)
+    try:
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        raise invalid_request(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        has_prompt = "prompt" in fields or "messages" in fields
+        raise all_invalid(fields, GenerateBody, error, () if has_prompt else (_without_prompt(),)) from None
+
+
+def _without_prompt() -> Invalid:
+    return Invalid("prompt is required.", loc=("body", "prompt"), kind="missing")

@@ -1,4 +1,4 @@
-"""The models that may be asked for by name, each or in a list, in the shapes of the protocols that have such lists."""
+"""Endpoints that list the models clients may name, and describe single ones, in the shape of each vendor's protocol."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from llm_gateway.routing.route import AUTO
 
 
 class ModelsEndpoint:
-    """Serve the list of models at `path`, and single models below it, from the configuration in force."""
+    """The model list at `path` and single models below it, read from the current configuration."""
 
     def __init__(self, path: str, snapshot: Callable[[], Snapshot]) -> None:
         self._path = path
         self._snapshot = snapshot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
+        """Send the list, or one model, in the format of the client's protocol (ASGI)."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         protocol = protocol_of(scope["path"], context.headers, scope["query_string"])
         try:
             if scope["method"] not in ("GET", "HEAD"):
-                raise MethodNotAllowed("This path takes GET only.", allow=("GET", "HEAD"))
+                raise MethodNotAllowed("This path accepts only GET.", allow=("GET", "HEAD"))
             if protocol.models is None:
                 raise TypeError(f"{protocol.name} has no list of models.")
-            body = self._written(scope["path"], protocol.models)
+            body = self._encoded(scope["path"], protocol.models)
         except GatewayError as error:
             await send_error(send, scope, error)
             return
         await send_body(send, 200, body, JSON, [(name, context.echo) for name in protocol.id_headers])
 
-    def _written(self, path: str, shape: ModelList) -> bytes:
+    def _encoded(self, path: str, shape: ModelList) -> bytes:
         models = _listed(self._snapshot())
         if path == self._path:
             return shape.write(models)

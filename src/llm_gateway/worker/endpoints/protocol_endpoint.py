@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -17,7 +17,7 @@ from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.token_estimate import equivalent_length_of
-from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as request_headers
@@ -25,6 +25,8 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
+from llm_gateway.suggestions import closest
+from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -33,10 +35,13 @@ from llm_gateway.worker.pipeline.relay import Relay
 ANONYMOUS = "anonymous"
 GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
-"""How long an answer is taken to be at most, for limits and the bound of its cost, where the client does not say."""
+"""Output tokens to reserve in rate limits and cost bounds for a request that sets no limit of its own."""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
+"""Bounds of the output tokens to reserve; a larger number of choices is ignored, since the provider rejects it."""
+MOST_COMPARED = 100
+"""Fields of a body without `model` that are compared with that name."""
 MOST_NESTED = 400
-"""Levels of a body: what is deeper could be read, but not be written again further down Python's stack."""
+"""Maximum nesting levels of a body: encoding a deeper one again could exhaust Python's stack."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -52,7 +57,7 @@ class EndpointDependencies(NamedTuple):
 
 
 class ProtocolEndpoint(Endpoint):
-    """Serve one route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
+    """One route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
 
     def __init__(self, protocol: Descriptor, route: Route, dependencies: EndpointDependencies) -> None:
         super().__init__(dependencies.in_flight, dependencies.log)
@@ -64,7 +69,7 @@ class ProtocolEndpoint(Endpoint):
         self._timeout_s = dependencies.timeout_s
 
     async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """As in `Endpoint`."""
+        """Send the answer in the protocol's format, whole or streamed (see `Endpoint.serve`)."""
         context: RequestContext = scope[REQUEST_CONTEXT]
         document = parse_document(body)
         try:
@@ -125,7 +130,7 @@ class ProtocolEndpoint(Endpoint):
         )
 
     def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
-        """The header lines that only a provider of the client's protocol understands."""
+        """Return the request's header lines that are passed on to a provider of the same protocol."""
         names = self._protocol.forwarded_headers
         return b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in names if name in headers])
 
@@ -135,7 +140,10 @@ class ProtocolEndpoint(Endpoint):
 
 
 class ProtocolEventWriter:
-    """Write a streamed reply as a protocol's events: the provider's own if it speaks the protocol, else encoded."""
+    """The events of a streamed reply: the provider's own if it speaks the client's protocol, otherwise encoded.
+
+    It implements `EventWriter`.
+    """
 
     __slots__ = ("_is_native", "_is_raw", "_is_withheld", "_read_reply", "_writer", "content_type", "keep_alive")
 
@@ -147,14 +155,17 @@ class ProtocolEventWriter:
         self._is_native = False
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """As in `EventWriter`."""
+        """Return the x-gateway-* headers that are known when the reply begins."""
         if isinstance(came, Answer):
             return gateway_headers(came)
         self._is_native = came.is_native
-        return _provider_headers(came.provider, came.model, came.dropped)
+        return provider_headers(came.provider, came.model, came.route, came.dropped)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
-        """As in `EventWriter`."""
+        """Return the provider's bytes if it speaks the client's protocol, otherwise the chunks encoded.
+
+        An event that the client did not opt in to, such as the usage event that the gateway requests, is left out.
+        """
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
         is_withheld = self._is_withheld
@@ -168,12 +179,12 @@ class ProtocolEventWriter:
         return b"".join([raw_event.raw for raw_event in raw_events if not is_withheld(raw_event)])
 
     def kept(self, answer: Answer) -> bytes:
-        """As in `EventWriter`."""
+        """Return a whole answer as a complete stream of the client's protocol."""
         completion = answer.reply.completion or self._read_reply(answer.reply.body)
         return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
 
     def end(self, answer: Answer) -> bytes:
-        """As in `EventWriter`: the provider's own events had an end of their own."""
+        """Return the final events; few or none for a provider's own events, which included their end."""
         if self._is_native:
             return self._writer.close()
         usage = answer.reply.usage
@@ -181,30 +192,13 @@ class ProtocolEventWriter:
         return counted + self._writer.end()
 
     def error(self, error: GatewayError) -> bytes:
-        """As in `EventWriter`."""
+        """Return the protocol's error event."""
         return self._writer.error(error.detail, error.code)
 
 
-def gateway_headers(answer: Answer) -> Headers:
-    """Return an answer's x-gateway-* headers: provider, model, cache and cost, which protocols have no fields for."""
-    cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
-    cache = b"hit" if answer.cached else b"miss"
-    return [
-        *_provider_headers(answer.provider, answer.model, answer.reply.dropped),
-        (b"x-gateway-cache", cache),
-        (b"x-gateway-cost-usd", cost),
-    ]
-
-
-def _provider_headers(provider: str, model: str, dropped: tuple[str, ...]) -> Headers:
-    headers = [(b"x-gateway-provider", provider.encode()), (b"x-gateway-model", quote(model, safe="/:@").encode())]
-    if dropped:
-        headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
-    return headers
-
-
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
-    """Whether writing it again could need more of the stack than there is."""
+    """Return whether `document` has more than `MOST_NESTED` levels."""
+    # Counting brackets is cheap, and few bodies have so many.
     if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
         return False
     level: list[Any] = [document]
@@ -221,27 +215,27 @@ def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
 
 
 def parse_document(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body.
+    """Return the JSON object that `body` holds.
 
     Raises:
-        Invalid: there is none.
+        Invalid: the body is not JSON, not an object, or nested too deeply.
     """
     try:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON object: {error}.", kind="json_invalid") from None
+        raise not_json(body, error) from None
     if not isinstance(document, dict):
-        raise Invalid("The body must be a JSON object.", kind="json_invalid")
+        raise not_an_object(document)
     if _is_nested_deeply(body, document):
         raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
     return document
 
 
 def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:
-    """Return the model that a request asks for, which its path names, or its document.
+    """Return the model that a request names, in its path or in its document.
 
     Raises:
-        Invalid: the document names none.
+        Invalid: there is no model name, or it cannot be one.
     """
     if is_in_path:
         named: str = scope["path_params"]["model"]
@@ -251,7 +245,8 @@ def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bo
     model = document.get("model")
     if not isinstance(model, str) or not model:
         raise Invalid(
-            "model is required: the name of a model, provider/model, or auto for the gateway's own routing.",
+            "model is required: the name of a model, provider/model, or auto for the gateway's own routing."
+            + _misspelt_model(document),
             loc=("body", "model"),
         )
     if "\0" in model:
@@ -259,8 +254,14 @@ def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bo
     return model
 
 
+def _misspelt_model(document: dict[str, Any]) -> str:
+    """Return a remark about a field whose name is close to `model`, which is missing; nothing if there is none."""
+    found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
+    return f" The body has {found}: if model is meant, write that." if found is not None else ""
+
+
 def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
-    """Return the customer's id from the first of these fields that holds one."""
+    """Return the customer's id from the first of `fields` (paths of keys) that holds one; None if none does."""
     for path in fields:
         user = document.get(path[0])
         if user is None:
@@ -273,7 +274,7 @@ def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> 
 
 
 def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
-    """Return how many tokens may be answered, over all choices."""
+    """Return the maximum number of output tokens over all choices, for rate limits and the bound of the cost."""
     places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)] or [document]
     limit = max([_first_positive(place, protocol.output_fields) or 0 for place in places]) or DEFAULT_MAX_TOKENS
     choices = max([_first_positive(place, protocol.choice_fields) or 1 for place in places])

@@ -1,4 +1,21 @@
-"""A reply in a stream: sent as it comes, kept awake while it does not, read to its end if nobody listens."""
+"""Streamed responses: send a reply's events as they arrive, with heartbeats, and handle clients that disconnect.
+
+A `StreamedResponse` waits for the upstream stream to open, relays it, and ends the response:
+
+    opening ─── Relay ───▶ relaying ─── complete ───▶ final events, end of the body
+       │ │                     └─────── error ──────▶ error event, end of the body
+       │ └─── Answer, which is whole ───────────────▶ the whole answer as events, end of the body
+       │
+       └─ error ─┬─ a heartbeat has sent the 200 ───▶ error event, end of the body
+                 └─ nothing was sent ───────────────▶ the exception is raised: the endpoint sends an error response
+
+A heartbeat (`keep_alive`) is sent after each 15 s without an event; the first one sends the 200 and its headers.
+
+A client that disconnects is still billed for the tokens that are generated, so its stream is read to its end:
+
+    connected ── disconnect ──▶ draining: read and drop events ── after 30 s ──▶ given up: cancel opening,
+        └── disconnect, and `on_disconnect` is "abort" or 64 streams drain ────▶           or abandon the relay
+"""
 
 from __future__ import annotations
 
@@ -16,62 +33,115 @@ from llm_gateway.worker.pipeline.relay import Relay
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 HEARTBEAT_S = 15.0
+"""Seconds without an event after which a heartbeat is sent: proxies close connections that look dead."""
 DRAIN_S = 30.0
+"""Seconds for which the stream of a disconnected client is read on."""
 MOST_DRAINED = 64
+"""Maximum number of streams of disconnected clients that are read at once."""
 HEAD: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 ]
 
 OnDisconnect: TypeAlias = Literal["drain", "abort"]
+"""How to treat the stream of a client that disconnects: read it to its end, or close it at once."""
 
 
 OnDefect: TypeAlias = Callable[[Exception], GatewayError]
-"""Hears of a defect of ours; returns what the client is told."""
+"""Logs an unexpected exception, and returns the error to send to the client."""
 
 
 class EventWriter(Protocol):
-    """Encodes a streamed reply for one API; `keep_alive` is what is written while no event comes."""
+    r"""The encoding of a streamed reply in one API's events. Make one for each response; it may keep state.
+
+    `content_type` is the response's; `keep_alive` is written as a heartbeat, also before `opened`. The calls of one
+    response, in order:
+
+        opened, kept                the reply was whole already: cached, or not streamed by its provider
+        opened, take × n, end       a complete stream
+        [opened, take × n,] error   a failure once the 200 was sent
+        opened, take × n            neither `end` nor `error`: the client is gone and the stream was given up
+
+    No method waits or sends: it returns the bytes to send, which may be none. What `take` returns for a client that is
+    gone is dropped. Example, which streams plain text:
+
+        class TextWriter:
+            content_type, keep_alive = b"text/plain", b"\n"
+
+            def opened(self, came): return [(b"x-gateway-model", came.model.encode())]
+            def kept(self, answer): return answer.reply.content.encode()
+            def take(self, raw_events): return b"".join(text_of(raw_event.chunks) for raw_event in raw_events)
+            def end(self, answer): return b""
+            def error(self, error): return error.detail.encode()
+    """
 
     content_type: bytes
     keep_alive: bytes
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """The reply is there. The headers that tell about it."""
+        """Return response headers that describe the reply. They are dropped if a heartbeat has sent the head.
+
+        Called once, first, when the reply has begun; not if opening it failed.
+        """
         ...
 
     def kept(self, answer: Answer) -> bytes:
-        """A reply that is whole already, with its end."""
+        """Encode a whole answer as a complete stream, its end included.
+
+        Called once, right after `opened`; no other call follows.
+        """
         ...
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
-        """What comes, on the line."""
+        """Encode the next events of the provider's stream. `raw_events` is not empty.
+
+        Called for all events that one read of the provider's connection completed; the last ones come once the usage
+        record is durable.
+        """
         ...
 
     def end(self, answer: Answer) -> bytes:
-        """What ends a complete reply."""
+        """Encode the end of a complete reply. Called last, with the settled answer: its usage and cost are final."""
         ...
 
     def error(self, error: GatewayError) -> bytes:
-        """What ends a reply that failed in its middle."""
+        """Encode the end of a reply that failed after the 200 was sent.
+
+        Called last, at most once, in place of `end`; before `opened` if opening failed after a heartbeat.
+        """
         ...
 
 
 @runtime_checkable
 class BodySink(Protocol):
-    """An ASGI `send` that also takes body data without a coroutine for each piece (`server/exchange.py` has one)."""
+    r"""An ASGI `send` callable that also accepts body data without a coroutine per piece.
+
+    `server/exchange.py` implements it; for other ASGI servers, `_QueuedSend` does. Order of the calls:
+
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while data := next_piece():
+            if not body_sink.take(data):
+                await body_sink.caught_up()
+        await body_sink.caught_up()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    """
 
     def take(self, data: bytes) -> bool:
-        """Send a piece of the body at once; whether the client keeps up."""
+        """Send `data` as the next piece of the body; return False if the client reads too slowly.
+
+        Call it after `http.response.start` and before the message that ends the body. After False, await `caught_up`
+        before more data; a single small piece in between, such as a heartbeat, is fine. Data for a client that is gone
+        is dropped, and True returned.
+        """
         ...
 
     async def caught_up(self) -> None:
-        """Return when it has caught up, or is gone."""
+        """Return once the client has read most of what was sent, or is gone. May be called at any time."""
         ...
 
 
 class DrainLimit:
-    """Counts the streams that are read to their end after their client left; there is one count for all endpoints."""
+    """The number of streams that are read to their end after their client left, one count for all endpoints."""
 
     __slots__ = ("count", "on_disconnect")
 
@@ -81,12 +151,22 @@ class DrainLimit:
 
 
 class StreamedResponse:
-    """One streamed response."""
+    """One streamed response; call `run` once. The module's docstring draws its states.
+
+    Args:
+        writer: encodes the events.
+        receive: ASGI's, to notice that the client disconnects.
+        send: ASGI's.
+        drain_limit: of all endpoints.
+        headers: sent with the 200, besides those of `writer`.
+        defect: see `OnDefect`.
+        heartbeat_s: seconds without an event after which a heartbeat is sent.
+    """
 
     __slots__ = (
-        "_beat", "_body_sink", "_defect", "_drain_limit", "_has_begun", "_has_ended", "_headers", "_heartbeat_s",
-        "_is_gone", "_is_open", "_keeps_up", "_loop", "_opening", "_patience", "_receive", "_relaying", "_send",
-        "_sent_at", "_told", "_writer",
+        "_body_sink", "_defect", "_drain_limit", "_drain_timer", "_has_begun", "_has_ended", "_headers", "_heartbeat",
+        "_heartbeat_s", "_is_gone", "_is_open", "_keeps_up", "_loop", "_opening", "_receive", "_relaying",
+        "_reply_headers", "_send", "_sent_at", "_writer",
     )  # fmt: skip
 
     def __init__(
@@ -105,34 +185,34 @@ class StreamedResponse:
         self._body_sink = _body_sink_of(send)
         self._drain_limit = drain_limit
         self._headers = headers
-        self._told: Headers = []
+        self._reply_headers: Headers = []
         self._defect = defect
         self._heartbeat_s = heartbeat_s
         self._has_begun = False
-        self._is_open = False  # the head has left
+        self._is_open = False  # the head was sent
         self._has_ended = False
         self._keeps_up = True
         self._is_gone = False
         self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._patience: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[Relay | Answer] | None = None
         self._relaying: Relay | None = None
-        self._beat: asyncio.TimerHandle
+        self._heartbeat: asyncio.TimerHandle
 
     async def run(self, opening: asyncio.Task[Relay | Answer]) -> None:
-        """Send the reply that is being opened.
+        """Wait for `opening`, and send its reply to the end.
 
         Raises:
-            GatewayError: it failed before anything was sent.
+            GatewayError: the reply failed before anything was sent.
         """
         self._opening = opening
-        del opening  # a task holds the exception it raised, whose traceback would hold it here
+        del opening  # breaks a reference cycle: the task's exception has a traceback that holds this frame
         watch = asyncio.ensure_future(_until_gone(self._receive))
         watch.add_done_callback(lambda done: None if done.cancelled() else self._client_is_gone())
         try:
             came = await self._opened()
-            self._told = self._writer.opened(came)
+            self._reply_headers = self._writer.opened(came)
             if isinstance(came, Answer):
                 await self._write(self._writer.kept(came))
             else:
@@ -143,11 +223,11 @@ class StreamedResponse:
             await self._write(self._writer.error(error))
         except asyncio.CancelledError:
             if self._is_gone:
-                return  # opening was given up, since nobody waits for it
+                return  # `_give_up` cancelled the opening
             if not self._has_begun:
                 raise
-            await self._write(self._writer.error(Overloaded("The gateway is stopping.")))
-        except Exception as error:  # edge: a defect of ours; who was told 200 already is told in the stream
+            await self._write(self._writer.error(Overloaded("The gateway is stopping: send the request again.")))
+        except Exception as error:  # edge: a defect of the gateway; after the 200, the stream has to report it
             if not self._has_begun:
                 raise
             await self._write(self._writer.error(self._defect(error)))
@@ -155,14 +235,14 @@ class StreamedResponse:
             self._has_ended = True
             self._opening = self._relaying = None
             watch.cancel()
-            if self._patience is not None:
-                self._patience.cancel()
+            if self._drain_timer is not None:
+                self._drain_timer.cancel()
                 self._drain_limit.count -= 1
         await self._body_sink.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _opened(self) -> Relay | Answer:
-        """Wait for the reply to begin; the first heartbeat sends the 200, what fails after it is told in the stream."""
+        """Wait for the reply to begin, and send heartbeats meanwhile."""
         opening = self._opening
         assert opening is not None  # noqa: S101 - set by `run`
         try:
@@ -173,23 +253,23 @@ class StreamedResponse:
             opening.cancel()
             await asyncio.wait({opening})
             if not opening.cancelled() and opening.exception() is None and isinstance(opening.result(), Relay):
-                opening.result().drop()  # type: ignore[union-attr]  # it is one
+                opening.result().drop()  # type: ignore[union-attr]  # opened in the meantime, so its tokens are billed
             raise CancelledAndRecorded from None
         finally:
             del opening  # as in `run`
 
     async def ready(self) -> None:
-        """As in `Sink`: when the client has read what was sent before."""
+        """Return once the client has read what was sent before (see `Sink`). Sends the head of the response first."""
         if not self._has_begun:
             self._has_begun = True
-            start = [(b"content-type", self._writer.content_type), *HEAD, *self._told, *self._headers]
+            start = [(b"content-type", self._writer.content_type), *HEAD, *self._reply_headers, *self._headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": start})
             self._is_open = True
         await self._body_sink.caught_up()
         self._keeps_up = True
 
     def take(self, raw_events: list[RawEvent]) -> bool:
-        """As in `Sink`."""
+        """Encode and send events; return False if the client reads too slowly (see `Sink`)."""
         data = self._writer.take(raw_events)
         if not data or self._is_gone:
             return True
@@ -199,19 +279,19 @@ class StreamedResponse:
 
     async def _relay(self, relay: Relay) -> None:
         self._relaying = relay
-        if self._is_gone and self._patience is None:
+        if self._is_gone and self._drain_timer is None:
             relay.abandon()
-        self._beat = self._loop.call_later(self._heartbeat_s, self._keep_alive)
+        self._heartbeat = self._loop.call_later(self._heartbeat_s, self._keep_alive)
         try:
             await relay.run(self)
         finally:
-            self._beat.cancel()
+            self._heartbeat.cancel()
         end = b"" if relay.answer is None else self._writer.end(relay.answer)
         if end and not self._is_gone:
             await self._write(end)
 
     def _client_is_gone(self) -> None:
-        """Read on to the end, since it is paid for; or not, where that was said or too many are read so already."""
+        """Read the stream on, since its tokens are billed; give it up if configured so or too many drain already."""
         self._is_gone = True
         if self._has_ended:
             return
@@ -220,7 +300,7 @@ class StreamedResponse:
             self._give_up()
         else:
             drain_limit.count += 1
-            self._patience = self._loop.call_later(DRAIN_S, self._give_up)
+            self._drain_timer = self._loop.call_later(DRAIN_S, self._give_up)
 
     def _give_up(self) -> None:
         if self._relaying is not None:
@@ -229,13 +309,13 @@ class StreamedResponse:
             self._opening.cancel()
 
     def _keep_alive(self) -> None:
-        """Say something when nothing was said for long: what stands between closes what looks dead."""
+        """Send a heartbeat if nothing was sent for `heartbeat_s`, and set the timer for the next look."""
         quiet_s = self._loop.time() - self._sent_at
         if quiet_s >= self._heartbeat_s:
             if self._is_open and self._keeps_up and not self._is_gone:
                 self._keeps_up = self._body_sink.take(self._writer.keep_alive)
             quiet_s = 0.0
-        self._beat = self._loop.call_later(self._heartbeat_s - quiet_s, self._keep_alive)
+        self._heartbeat = self._loop.call_later(self._heartbeat_s - quiet_s, self._keep_alive)
 
     async def _write(self, data: bytes) -> None:
         await self.ready()
@@ -248,19 +328,19 @@ def _body_sink_of(send: object) -> BodySink:
 
 
 class _QueuedSend:
-    """Push to a server that knows ASGI alone: the data leaves when `caught_up` is awaited."""
+    """A `BodySink` for any ASGI server: data is queued, and sent when `caught_up` is awaited."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: list[bytes] = []
 
     def take(self, data: bytes) -> bool:
-        """As in `BodySink`."""
+        """Queue `data`; return False, so that the caller awaits `caught_up`."""
         self._waiting.append(data)
         return False
 
     async def caught_up(self) -> None:
-        """As in `BodySink`."""
+        """Send what is queued."""
         waiting, self._waiting = self._waiting, []
         for data in waiting:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -1,7 +1,11 @@
-"""Rate limits per provider: reserve before the call, settle after it.
+"""Rate limits per provider: reserve a request and its tokens before a call, correct the reservation after it.
 
-A call that was provably never sent gives everything back; a provider's error gives its tokens back; a success is
-corrected to what it used; a timeout or a cut keeps the whole reservation, because nobody knows.
+What becomes of the reservation:
+
+    never sent               the request and its tokens are released
+    provider's error         the tokens are released, the request stays counted
+    success                  the reservation is corrected to the tokens used
+    time-out, broken stream  the whole reservation stays counted, since the provider may have used it
 """
 
 from __future__ import annotations
@@ -15,33 +19,33 @@ from llm_gateway.limiter.base import Decision, Limiter, Reservation
 
 
 class Admission:
-    """Admits attempts against their provider's limits."""
+    """The admission of attempts to their provider's rate limits, by a `Limiter`."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 
     async def admit(self, request: Request, candidate: Candidate) -> Decision:
-        """Take one request and the tokens the call may use at most, or say when they may fit."""
+        """Reserve one request and the most tokens that the call can use, or return when they may fit."""
         provider = candidate.provider
         tokens = request.estimated_input_tokens() + request.max_tokens
         return await self._limiter.take(provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, tokens)
 
     def never_sent(self, reservation: Reservation) -> int:
-        """Everything back. Returns the tokens that stay counted."""
+        """Release the reservation of a call that was not sent. Returns the tokens that stay counted: 0."""
         self._limiter.settle(reservation, tokens=0, sent=False)
         return 0
 
     def used(self, reservation: Reservation, tokens: int) -> int:
-        """The call used `tokens` (0 for a provider's error). Returns the tokens that stay counted."""
+        """Correct the reservation to `tokens`; 0 for a provider's error. Returns the tokens that stay counted."""
         self._limiter.settle(reservation, tokens=tokens)
         return tokens
 
     def unknown(self, reservation: Reservation) -> int:
-        """The reservation stays. Returns the tokens that stay counted."""
+        """Keep the whole reservation, since its use is unknown. Returns the tokens that stay counted."""
         return reservation.tokens
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
-        """Count what an earlier run sent."""
+        """Count the attempts of an earlier run. `now_ms` is the time of day, in milliseconds since 1970."""
         for attempt in attempts:
             age_s = max(0, now_ms - attempt.started_ms) / 1000
             self._limiter.refill(attempt.provider_id, age_s, attempt.limit_tokens)

@@ -1,7 +1,8 @@
-"""One attempt: intent → send → decode → outcome. What it holds (a permit, a reservation) is given back however it ends.
+"""One attempt to get an answer from one provider: journal the intent, send, decode, record the outcome.
 
-A whole answer is concluded here at once. A stream is handed on once its content begins, and whoever reads it on says
-how it ended (`worker/pipeline/open_stream.py`).
+An attempt holds a permit (availability) and a reservation (rate limit), and releases both however it ends. A whole
+answer is concluded at once. A stream is returned when its content begins, as an `OpenStream`; the relay that reads it
+concludes the attempt.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamCut, UpstreamEvents
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
-SAID_CHARACTERS = 500
+MAX_PROVIDER_MESSAGE_CHARACTERS = 500
+"""Length to which a provider's own error message is cut."""
 KEY_REFUSED, LIMITED = 401, 429
 
 
 class _Try:
-    """One attempt under way: what it holds until it is concluded."""
+    """An attempt under way: its permit, its reservation, and its usage record.
+
+    `full_timeout`: the request's deadline left it the provider's whole timeout. `started` is in `clock` seconds.
+    """
 
     __slots__ = ("attempt", "call", "candidate", "full_timeout", "permit", "reservation", "started", "state")
 
@@ -74,7 +79,7 @@ class AttemptDependencies(NamedTuple):
 
 
 class Attempts:
-    """Makes attempts."""
+    """The attempts of all requests: one call of `make` each."""
 
     def __init__(self, dependencies: AttemptDependencies) -> None:
         self._availability = dependencies.availability
@@ -94,7 +99,11 @@ class Attempts:
         permit: Permit,
         reservation: Reservation,
     ) -> Success | OpenStream | None:
-        """One attempt, with what was given for it. None if it failed, which is noted in `state`."""
+        """Make one attempt, and release `permit` and `reservation` however it ends.
+
+        Returns a whole answer, a stream whose content has begun, or None if the attempt failed; the failure is then
+        noted in `state`.
+        """
         this = _Try(state, candidate, call, permit, reservation)
         provider_id = candidate.provider.id
         self._availability.begin(provider_id)
@@ -105,11 +114,11 @@ class Attempts:
                 return self._conclude(this, came)
             stream = await self._commit(this, came)
             return stream
-        except Exception:  # edge: a defect of ours in reading the answer; the permit must not be lost with it
+        except Exception:  # edge: a defect while reading the answer; an unreleased permit would block its breaker
             permit.release()
             raise
         finally:
-            if stream is None:
+            if stream is None:  # a stream stays in flight until the relay concludes it
                 self._availability.end(provider_id)
 
     async def _send(self, this: _Try) -> UpstreamResult | UpstreamEvents:
@@ -118,26 +127,27 @@ class Attempts:
             this.attempt = await self._recorder.write_intent(
                 this.state.record, request, this.candidate, this.reservation.tokens
             )
-        except BaseException:  # edge: whatever went wrong, nothing was sent, so nothing stays reserved
+        except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
             self._admission.never_sent(this.reservation)
             this.permit.release()
             raise
         if not this.permit.holds():
-            return UpstreamResult(fault="not_sent", message="It failed meanwhile and is being spared", is_ours=True)
+            # Other calls failed while the intent was written, and opened the breaker or paused the account.
+            return UpstreamResult(fault="not_sent", message="Not called, since it became unavailable", is_ours=True)
         this.started = self._clock()
         remaining = request.deadline - this.started
         this.full_timeout = provider.timeout_s <= remaining
         send = self._transport.open if request.stream else self._transport.post
         try:
             return await send(provider, this.call, min(provider.timeout_s, remaining))
-        except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its bound stays recorded
+        except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its upper bound is kept
             this.permit.release()
             if isinstance(error, CancelledBeforeSend):
-                self._never_sent(this)
+                self._set_not_sent(this)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
 
-    def _never_sent(self, this: _Try) -> None:
+    def _set_not_sent(self, this: _Try) -> None:
         this.attempt.sent = False
         self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.never_sent(this.reservation)
@@ -147,20 +157,20 @@ class Attempts:
     def _conclude(self, this: _Try, result: UpstreamResult) -> Success | None:
         this.attempt.status = result.status or None
         if result.fault is not None:
-            failure = self._faulted(this, result)
+            failure = self._conclude_fault(this, result)
         elif 200 <= result.status < 300:
-            answered = self._answered(this, result)
+            answered = self._conclude_answer(this, result)
             if isinstance(answered, Success):
                 self._end(this)
                 return answered
             failure = answered
         else:
-            failure = self._refused(this, result)
+            failure = self._conclude_refusal(this, result)
         self._failed(this, failure)
         return None
 
-    def _words(self, this: _Try, message: str) -> str:
-        """What the provider's failure is called, to clients and in the log."""
+    def _message(self, this: _Try, message: str) -> str:
+        """Return a failure's message for clients and the log, with the provider's name and without secrets."""
         return self._redact(f"Provider {this.candidate.provider.name}: {message}")
 
     def _failed(self, this: _Try, failure: Failure) -> None:
@@ -172,37 +182,43 @@ class Attempts:
         this.attempt.latency_ms = int((self._clock() - this.started) * 1000)
         self._recorder.write_outcome(this.state.record, this.attempt)
 
-    def _faulted(self, this: _Try, result: UpstreamResult) -> Failure:
-        """No response: a breaker's failure, unless it was ours or had less time than the provider's own timeout."""
+    def _conclude_fault(self, this: _Try, result: UpstreamResult) -> Failure:
+        """Conclude an attempt without a complete response.
+
+        It counts as the provider's failure, unless the gateway caused it or the request's deadline cut the time short.
+        """
         if result.fault == "not_sent":
-            self._never_sent(this)
+            self._set_not_sent(this)
         else:
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._words(this, result.message)
+        message = self._message(this, result.message)
         if result.is_ours or (result.fault == "timeout" and not this.full_timeout):
             this.permit.release()
         else:
             this.permit.fail(message)
         return Failure(message, sent=this.attempt.sent)
 
-    def _refused(self, this: _Try, result: UpstreamResult) -> Failure:
-        """A status that is no success: bought nothing; what follows depends on whom the refusal is about."""
+    def _conclude_refusal(self, this: _Try, result: UpstreamResult) -> Failure:
+        """Conclude an attempt that got an error status, which is not billed.
+
+        `refusal.about` decides what it means: the rate limit or a moment's overload, the account, or the request.
+        """
         dialect = self._dialects[this.candidate.provider.kind]
         refusal, status = dialect.classify_error(result), result.status
         self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
-        # Redacted before it is cut: the cut must not leave half a key, which looks like none.
-        said = self._redact(dialect.decode_error(result.body))[:SAID_CHARACTERS]
-        message = self._words(this, f"answered {status}: {said}" if said else f"answered {status}")
+        # Redact before cutting: half a key would no longer be recognised as one.
+        reason = self._redact(dialect.decode_error(result.body))[:MAX_PROVIDER_MESSAGE_CHARACTERS]
+        message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
         limited = refusal.about == "temporary" and status == LIMITED
         if limited:
             this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
         elif refusal.about == "account":
-            # A 401 is about the key, whatever was sent; a 402 or 403 may be about one prompt in words nobody knows.
+            # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.
             request_id = this.state.request.id
             content = request_id if status == KEY_REFUSED else this.call.body
             this.permit.refused(request_id, hash(content), message)
-        elif refusal.about == "temporary" and (status >= 500 or status < 400):
+        elif refusal.about == "temporary" and (status >= 500 or status < 400):  # a 408 or 409 is retried without blame
             this.permit.fail(message)
         else:
             this.permit.release()
@@ -215,34 +231,37 @@ class Attempts:
             status=status,
         )
 
-    def _answered(self, this: _Try, result: UpstreamResult) -> Success | Failure:
-        """A success status: served, unless its content is not what the dialect or JSON mode promises."""
+    def _conclude_answer(self, this: _Try, result: UpstreamResult) -> Success | Failure:
+        """Conclude an attempt that got a 2xx status: a failure if the body is malformed, or not JSON in JSON mode."""
         request, provider = this.state.request, this.candidate.provider
         try:
             reply = self._translation.reply(request.client_request, provider, result.body, this.call.dropped)
         except Malformed as error:
-            message = self._words(this, str(error))
+            message = self._message(this, str(error))
             this.permit.fail(message)
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
             return Failure(message)
         this.permit.accepted()
-        reply = self._bought(this, reply)
+        reply = self._record_reply(this, reply)
         if request.json_mode and reply.finish_reason != "length":
             content = json_text(reply.content)
             if content is None:
-                return Failure(self._words(this, "JSON was asked for and the content is none"))
+                return Failure(self._message(this, "The request requires JSON, and the answer is not JSON"))
             if content != reply.content:
                 reply = msgspec.structs.replace(reply, content=content)
-        return self._served(this, reply)
+        return self._success(this, reply)
 
-    def _bought(self, this: _Try, reply: Reply) -> Reply:
-        """Book a complete reply: breaker, names, cost, limit. The reply comes back with its input counted."""
+    def _record_reply(self, this: _Try, reply: Reply) -> Reply:
+        """Record a complete reply, which is billed: availability, model name, cost, rate limit.
+
+        Returns the reply, with its input tokens estimated if the provider did not count them.
+        """
         attempt = this.attempt
         this.permit.succeed()
         reply = _with_input(reply, this.state.request)
         attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
         names = f"{reply.upstream_model} {reply.upstream_request_id}"
-        if self._redact(names) != names:
+        if self._redact(names) != names:  # a provider echoed a secret in them
             attempt.upstream_model = attempt.upstream_request_id = None
         attempt.finish_reason = reply.finish_reason
         self._recorder.set_cost(this.candidate.provider, attempt, reply)
@@ -251,14 +270,17 @@ class Attempts:
         return reply
 
     @staticmethod
-    def _served(this: _Try, reply: Reply) -> Success:
+    def _success(this: _Try, reply: Reply) -> Success:
         candidate = this.candidate
         return Success(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
 
     # A stream
 
     async def _commit(self, this: _Try, events: UpstreamEvents) -> OpenStream | None:
-        """Read on until there is some content; from then on it is the client's."""
+        """Read the stream until its content begins, and return it; None if it failed before, which `state` notes.
+
+        The first event must arrive within the provider's timeout, each further one within `MAX_EVENT_GAP_S`.
+        """
         request, provider = this.state.request, this.candidate.provider
         this.attempt.status = 200
         reader = self._translation.reader(request.client_request, provider)
@@ -274,13 +296,14 @@ class Attempts:
                 if stream.assembler.is_finished:
                     break
                 if reader.is_done or not raw_events:
-                    raise Malformed("The stream ended before it said anything")
+                    raise Malformed("The stream ended before any content")
+                # The provider is answering: from here, the limit is the gap between events.
                 commit_by = min(self._clock() + MAX_EVENT_GAP_S, request.deadline)
         except (StreamCut, Malformed, UpstreamError) as error:
             events.close()
-            self._never_began(this, error)
+            self._fail_before_content(this, error)
             return None
-        except BaseException as error:  # edge: cancelled while it waits, or a defect; it may be billed
+        except BaseException as error:  # edge: cancelled, or a defect; the call may be billed
             events.close()
             this.permit.release()
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
@@ -288,32 +311,33 @@ class Attempts:
         this.permit.accepted()
         return stream
 
-    def _never_began(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
+    def _fail_before_content(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
         fault = error.fault if isinstance(error, StreamCut) else "broken"
         message = str(error) if fault == "broken" else "No complete answer in time"
-        self._failed(this, self._faulted(this, UpstreamResult(fault=fault, message=message)))
+        self._failed(this, self._conclude_fault(this, UpstreamResult(fault=fault, message=message)))
 
     def _stream_served(self, this: _Try, stream: OpenStream) -> Success:
-        """The stream is complete."""
+        """Conclude the attempt of a complete stream."""
         is_text = this.state.request.client_request.is_canonical
         completion = stream.assembler.completion()
-        reply = self._bought(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
+        reply = self._record_reply(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
         if this.state.request.json_mode and json_text(reply.content) != reply.content:
-            reply = msgspec.structs.replace(reply, is_cacheable=False)  # who asks for a whole answer is promised JSON
+            # It was relayed as it came. A request for a whole answer may not get this text from the cache.
+            reply = msgspec.structs.replace(reply, is_cacheable=False)
         self._end(this)
         self._availability.end(this.candidate.provider.id)
-        return self._served(this, reply)
+        return self._success(this, reply)
 
     def _stream_cut(self, this: _Try, stream: OpenStream, message: str, is_ours: bool) -> str:
-        """The stream ends in its middle: what came of it was bought. `is_ours`: nobody wanted the rest.
+        """Conclude the attempt of a stream that ended early; the tokens received so far are billed.
 
-        Returns the message as it may be shown.
+        `is_ours`: the client or the gateway gave it up. Returns the message without secrets.
         """
         completion = stream.assembler.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
         self._recorder.set_cost(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._words(this, message)
+        message = self._message(this, message)
         if is_ours:
             this.permit.release()
         else:
@@ -324,7 +348,7 @@ class Attempts:
 
 
 def _with_input(reply: Reply, request: Request) -> Reply:
-    """The reply with its input estimated, if the provider did not count it."""
+    """Return the reply with its input tokens estimated, if the provider did not count them."""
     if not reply.usage_estimated or reply.usage.input_tokens:
         return reply
     usage = msgspec.structs.replace(reply.usage, input_tokens=request.estimated_input_tokens())

@@ -1,6 +1,7 @@
-"""Answers that are known already, and answers that are on their way already.
+"""Answer cache with single-flight: return cached answers, and make one upstream call for identical requests in flight.
 
-Exact match per (provider, model) of the plan, and one upstream call for identical requests in flight (single-flight).
+Keys match exactly, per (provider, model) of the plan. A request's key is a hash of its document, and of its user id
+unless customers share answers. Streamed requests read and fill the cache, but never wait for an identical request.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FlightResult: TypeAlias = Success | GatewayError
 
 
 class Flight:
-    """One upstream call that others may be waiting for."""
+    """One upstream call whose result identical requests may wait for; `landed` is created by the first that waits."""
 
     __slots__ = ("key", "landed")
 
@@ -41,9 +42,10 @@ class Flight:
 
 
 class Lookup:
-    """What looking brought: `served` (a hit), or nothing, and then whether others wait for this request (`flight`).
+    """The result of a cache lookup: `served` on a hit; on a miss, the `flight` that identical requests wait for.
 
-    `keeps`: its answer is kept.
+    `flight` is None if no request can wait for this one. `keeps`: the answer is to be cached. `base` is the request's
+    part of the key; None if the cache is not used.
     """
 
     __slots__ = ("base", "flight", "keeps", "served", "status")
@@ -57,7 +59,7 @@ class Lookup:
 
 
 class Caching:
-    """Looks answers up and keeps them. `ttl_s` 0 turns it off; `shared` lets customers share answers."""
+    """The cache of complete answers. Entries live for `ttl_s` seconds, 0 disables it; `shared`: across customers."""
 
     def __init__(
         self, cache: Cache, *, ttl_s: float, shared: bool, clock: Callable[[], float] = time.monotonic
@@ -69,11 +71,13 @@ class Caching:
         self._flights: dict[bytes, Flight] = {}
 
     async def lookup(self, request: Request, plan: Plan) -> Lookup:
-        """A kept answer or one in flight; else the caller gets it and ends with `keep` or `abandon`.
+        """Look for a cached answer, or wait for an identical request in flight.
+
+        On a miss, the caller makes the upstream call, and then calls `keep` or `abandon` with the lookup.
 
         Raises:
-            GatewayError: the call waited for failed, twice (another's deadline does not count); or this request's
-                deadline passed while waiting.
+            GatewayError: the second call that this request waited for failed, or a later one (one that only missed its
+                own deadline does not count); or this request's deadline passed while it waited.
         """
         if self._ttl_s <= 0 or not (request.use_cache or request.store_in_cache):
             return Lookup(None, "bypass", keeps=False)
@@ -82,17 +86,18 @@ class Caching:
             return Lookup(base, "bypass", keeps=keeps)
         lookup = Lookup(base, "miss", keeps=keeps)
         keys = [_key(base, candidate.cache_part) for candidate in plan.candidates]
+        # Requests share a flight only if their plans try the same candidates in the same order.
         flight_key = keys[0] if len(keys) == 1 else b"".join(keys)
         waited = False
         while True:
             served = await self._kept(keys)
             if served is not None:
                 return self._hit(lookup, served)
-            if request.stream:  # who waits for another's whole answer has no stream
+            if request.stream:  # waiting for another request's whole answer would not be a stream
                 return lookup
             flight = self._flights.get(flight_key)
             if flight is None:
-                if request.store_in_cache:
+                if request.store_in_cache:  # an answer that must not be stored is not shared either
                     lookup.flight = self._flights[flight_key] = Flight(flight_key)
                 return lookup
             landed = await self._wait(flight, request)
@@ -117,7 +122,7 @@ class Caching:
             flight.landed = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(request.deadline - self._clock()):
-                return await asyncio.shield(flight.landed)
+                return await asyncio.shield(flight.landed)  # cancelling one waiter must not cancel the others
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed while an identical request was being answered.") from None
 
@@ -135,7 +140,7 @@ class Caching:
         return sha256(_encoded((who, client_request.protocol, client_request.header_lines, document)))
 
     async def keep(self, lookup: Lookup, served: Success) -> None:
-        """Keep a complete success under the candidate that gave it, and hand it to those who wait."""
+        """Cache a complete answer under the candidate that gave it, and return it to identical requests that wait."""
         try:
             if lookup.base is not None and lookup.keeps and served.reply.is_cacheable:
                 await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
@@ -143,25 +148,25 @@ class Caching:
             self._land(lookup, served)
 
     def abandon(self, lookup: Lookup, error: BaseException) -> None:
-        """The call failed: those who wait try once more themselves."""
-        told = error if isinstance(error, GatewayError) else InternalError("An identical request failed.")
-        self._land(lookup, told)
+        """Report that the call failed to the identical requests that wait; each then looks up once more."""
+        reported = error if isinstance(error, GatewayError) else InternalError("An identical request failed.")
+        self._land(lookup, reported)
 
     def _land(self, lookup: Lookup, result: FlightResult) -> None:
         flight = lookup.flight
         if flight is None:
             return
-        lookup.flight = None  # a flight that failed holds an error, whose traceback holds the lookup
+        lookup.flight = None  # breaks a reference cycle: a failed flight's error has a traceback that holds the lookup
         del self._flights[flight.key]
         if flight.landed is not None and not flight.landed.done():
             flight.landed.set_result(result)
 
 
-def _encoded(question: tuple[object, ...]) -> bytes:
+def _encoded(request_parts: tuple[object, ...]) -> bytes:
     try:
-        return _encoder.encode(question)
+        return _encoder.encode(request_parts)
     except OverflowError:  # JSON has integers of any size, MessagePack those of 64 bits
-        return msgspec.json.encode(question)
+        return msgspec.json.encode(request_parts)
 
 
 def _key(base: _Hash, cache_part: bytes) -> bytes:

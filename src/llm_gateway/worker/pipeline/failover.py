@@ -1,8 +1,8 @@
 """Try the plan's candidates in order until one answers.
 
-A candidate is passed over when its protocol cannot express what is asked, when it is unavailable (`availability/`) or
-when its limit is full; else an attempt is made (`attempt.py`). At most three sent attempts a request, all within the
-request's deadline; a lone candidate is retried once, and twice while it answers 429.
+A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
+rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
+its deadline. A candidate without alternatives is retried once, or twice while it answers 429.
 """
 
 from __future__ import annotations
@@ -29,9 +29,15 @@ from llm_gateway.worker.pipeline.translation import Translation
 
 MAX_SENT_ATTEMPTS = 3
 RETRY_PAUSE_S = (0.2, 2.0)
+"""Bounds of the random pause before a retry, in seconds."""
 LIMITED_PAUSE_S = (0.5, 2.0)
-"""Before a 429 is tried again; a provider that asks for more than the upper bound is not tried again."""
+"""The same after a 429. A provider whose Retry-After exceeds the upper bound is not retried."""
+TOO_LATE = (
+    "No provider answered within the request's deadline, which is its x-request-timeout-ms, else "
+    "LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS: raise it, or ask for less."
+)
 DEADLINE_SLACK_S = 0.005
+"""Seconds before the deadline from which no attempt is started: it could not be answered any more."""
 
 
 class Timing(NamedTuple):
@@ -43,7 +49,10 @@ class Timing(NamedTuple):
 
 
 class Failover:
-    """Runs plans."""
+    """The execution of plans: candidates in order, tier by tier, until one answers.
+
+    Within a tier, the provider with the fewest calls in flight comes first.
+    """
 
     def __init__(
         self,
@@ -61,10 +70,10 @@ class Failover:
         self._timing = timing
 
     async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Success:
-        """The first complete success.
+        """Return the first complete answer.
 
         Raises:
-            GatewayError: 400, 429, 502, 503 or 504, once nothing is left to try or the deadline passed.
+            GatewayError: 400, 429, 502, 503 or 504, once no candidate is left or the deadline passed.
         """
         served = await self._walk(RoutingState(request, record), plan)
         if isinstance(served, OpenStream):
@@ -72,7 +81,9 @@ class Failover:
         return served
 
     async def open(self, request: Request, plan: Plan, record: UsageRecord) -> OpenStream | Success:
-        """The first stream that has begun to answer; `served` or `cut` concludes it. Or an answer that came whole.
+        """Return the first stream whose content has begun, or an answer that a provider sent whole.
+
+        The caller concludes the stream with its `served` or `cut`.
 
         Raises:
             GatewayError: as for `run`.
@@ -91,9 +102,10 @@ class Failover:
                 if state.failure is not None and state.failure.final:
                     raise state.error()
                 if state.sent >= MAX_SENT_ATTEMPTS:
-                    self._check_deadline(state)
+                    self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
                     raise state.error()
         candidates = plan.candidates
+        # With alternatives, trying the next candidate takes the place of a retry.
         served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
         if served is not None:
             return served
@@ -104,7 +116,7 @@ class Failover:
         return self._availability.in_flight(candidate.provider.id)
 
     async def _retry(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
-        """Try the lone candidate again: once after a failure, at most twice while it answers 429."""
+        """Retry the only candidate: once after a failure, at most twice while it answers 429."""
         for retries in range(MAX_SENT_ATTEMPTS - 1):
             failure = state.failure
             if failure is None or not (failure.limited or retries == 0):
@@ -113,12 +125,12 @@ class Failover:
                 return None
             state.forget_waits()
             served = await self._try(state, candidate)
-            if served is not None or state.failure is failure:  # the latter: it was passed over
+            if served is not None or state.failure is failure:  # no new failure: the candidate was skipped
                 return served
         return None
 
     async def _worth_a_retry(self, state: RoutingState, candidate: Candidate, failure: Failure) -> bool:
-        """Whether the candidate is tried once more after this failure; pauses before saying yes."""
+        """Return whether to retry the candidate after this failure; waits for the pause before it returns True."""
         low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
         if not failure.retry_on_same or failure.retry_after_s > high:
             return False
@@ -136,12 +148,12 @@ class Failover:
     def _check_deadline(self, state: RoutingState) -> float:
         remaining = self._remaining(state)
         if remaining <= DEADLINE_SLACK_S:
-            said = f" The last attempt: {state.failure.message}" if state.failure is not None else ""
-            raise DeadlineExceeded(f"No provider answered within the request's deadline.{said}")
+            last = f" The last attempt: {state.failure.message}" if state.failure is not None else ""
+            raise DeadlineExceeded(f"{TOO_LATE}{last}")
         return remaining
 
     async def _try(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
-        """One candidate: passed over, failed (None, noted in `state`), or served."""
+        """Try one candidate. Returns None if it was skipped or failed, which `state` notes."""
         self._check_deadline(state)
         call = self._call(state, candidate)
         if call is None:
@@ -152,7 +164,7 @@ class Failover:
             return None
         try:
             decision = await self._admission.admit(state.request, candidate)
-        except BaseException:  # edge: cancelled, or the limiter does not answer; the permit must not be lost with it
+        except BaseException:  # edge: cancelled, or the limiter failed; an unreleased permit would block its breaker
             permit.release()
             raise
         if decision.reservation is None:
@@ -163,11 +175,11 @@ class Failover:
         return await self._attempts.make(state, candidate, call, permit, decision.reservation)
 
     def _call(self, state: RoutingState, candidate: Candidate) -> UpstreamCall | None:
-        """The call for this candidate; None if its protocol cannot express what is asked (noted in `state`)."""
+        """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes."""
         try:
             return self._translation.call(state.request, candidate)
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
         except Unsupported as error:
-            state.note_unsupported(candidate.provider.name, error.field, error.why)
+            state.note_unsupported(candidate.provider.name, error)
             return None

@@ -1,4 +1,13 @@
-"""A streamed reply whose content has begun: it is relayed to the client, and no other provider is tried any more."""
+"""A streamed reply from one provider: read its events, and conclude the attempt behind it.
+
+    the attempt reads: next ── content begins ──▶ relayed to the client: deliver ── reply complete ──▶ served
+              │                                                │
+              │ stream cut, malformed, or an error event       │ the same, or the client or the gateway gave it up
+              ▼                                                ▼
+    attempt failed, next candidate                            cut: the tokens received so far are billed
+
+Once content has begun, no other provider is tried: the client may have received some of it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +24,7 @@ from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 
 
 class AttemptCallbacks(NamedTuple):
-    """Callbacks that conclude the attempt behind a stream: `served` when it is complete, `cut` when it is not.
+    """Callbacks that conclude the attempt behind a stream: `served` if it is complete, `cut` if it ended early.
 
     `cut` takes the message and `is_ours` of `OpenStream.cut`, and returns the message without secrets. Both take the
     stream as an argument, because a stream that held a reference to itself would outlive its request.
@@ -26,10 +35,10 @@ class AttemptCallbacks(NamedTuple):
 
 
 class OpenStream:
-    """A provider's stream whose content has begun: the pieces received so far (`held`) and the source of the rest.
+    """A provider's stream: the events read so far but not delivered (`held`), and the source of the others.
 
-    `is_native`: the provider speaks the client's protocol, so that its bytes may be passed on. `assembler` collects
-    what was read. Whoever reads it ends it with one of two calls: `served` when it is complete, `cut` when it is not.
+    `is_native`: the provider speaks the client's protocol, so its bytes can be passed on. `assembler` assembles the
+    reply from the chunks read. Its owner ends it with one of two calls: `served` if it is complete, `cut` if it is not.
     """
 
     __slots__ = (
@@ -60,46 +69,47 @@ class OpenStream:
         return self._callbacks.served(self)
 
     def cut(self, message: str, *, is_ours: bool) -> str:
-        """Record that the stream ended early, with what was received as bought. Returns the message without secrets.
+        """Record that the stream ended early, and bill what was received. Returns `message` without secrets.
 
-        `is_ours`: the client or the gateway gave it up, so it does not count as the provider's failure.
+        `is_ours`: the client or the gateway gave it up, so that it does not count as the provider's failure.
         """
         return self._callbacks.cut(self, message, is_ours)
 
     async def next(self, timeout_s: float) -> list[RawEvent]:
-        """What comes next, all that has come; nothing when the provider's stream is over.
+        """Return all events that have arrived, at least one; an empty list once the provider's stream is over.
 
         Raises:
-            StreamCut: nothing came for so many seconds, or nothing ever will.
-            Malformed, UpstreamError: (protocols/contract.py) what came is no reply, or says that the provider failed.
-                What came with it before is returned first.
+            StreamCut: no event arrived for `timeout_s` seconds, or the connection broke.
+            Malformed: an event does not follow the provider's protocol (protocols/contract.py).
+            UpstreamError: an event reports that the provider failed. This and `Malformed` are raised by the next call
+                if valid events arrived before the bad one: those are returned first.
         """
         self._check()
         raw_events: list[RawEvent] = []
         try:
             self._read(await self.events.next(timeout_s), raw_events)
-        except Exception as error:  # edge: it is raised when its turn comes
+        except Exception as error:  # edge: kept and raised by the next call, after the events before it
             if not raw_events:
                 raise
             error.add_note("".join(format_tb(error.__traceback__)))
-            self._error = error.with_traceback(None)  # whose frames hold this stream
+            self._error = error.with_traceback(None)  # a traceback's frames would keep this stream alive
         return raw_events
 
     async def deliver(self, take: Callable[[list[RawEvent]], bool], idle_s: float) -> bool:
-        """Call `take` with what comes, as it comes, until it returns False; whether more may come after that.
+        """Call `take` with events as they arrive, until it returns False. Returns whether more may arrive after that.
 
         Raises:
-            StreamCut, Malformed, UpstreamError: as `next`.
+            StreamCut, Malformed, UpstreamError: as `next`, but right after `take` was called with the events before.
         """
         self._check()
         self._take = take
         try:
             return await self.events.deliver(self._take_events, idle_s)
         finally:
-            del self._take  # breaks the circle
+            del self._take  # breaks a reference cycle: the relay that it belongs to holds this stream
 
     def _check(self) -> None:
-        """Raise the error that waits for its turn."""
+        """Raise the error that `next` kept, if there is one."""
         error, self._error = self._error, None
         if error is None:
             return
@@ -112,7 +122,7 @@ class OpenStream:
         raw_events: list[RawEvent] = []
         try:
             self._read(events, raw_events)
-        except Exception:  # edge: what came before it is the client's
+        except Exception:  # edge: the client gets the events before the bad one first
             if raw_events:
                 self._take(raw_events)
             raise

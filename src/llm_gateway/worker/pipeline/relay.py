@@ -1,6 +1,12 @@
-"""Relay an open stream to its client event by event, and settle it before its last event leaves.
+"""Relay an open stream to its client event by event, and settle its usage record before the last event is sent.
 
-There is no going back to another provider. What ends too early ends with an error, never as if it were complete.
+    created ── run ──▶ relaying ── reply complete ──▶ settling ── record durable ──▶ last events sent, `answer` is set
+       │                │   │                            └─────── record not durable ──▶ JournalUnavailable
+       │                │   └── stream broke, stalled or is malformed ──▶ recorded by `failed`, ProviderFailed
+       │                └────── abandon: the client is gone ──▶ provider's connection closed, recorded by `gone`
+       └────── drop: never run ──▶ provider's connection closed, recorded by `gone`
+
+A stream that ends too early ends with an error for the client, never as if it were complete.
 """
 
 from __future__ import annotations
@@ -16,42 +22,53 @@ from llm_gateway.worker.pipeline.open_stream import OpenStream
 from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamCut
 
 MOST_HELD_BYTES = 256 * 1024
-"""Of events that may be the last: what an event is larger by is not cut."""
+"""Limit of the events held back because each may be the last one; a single event larger than this is still whole."""
 CUT = "The stream ended before it was complete"
 
 
 class Sink(Protocol):
-    """Where pieces go."""
+    """The receiver of a relay's events (`StreamedResponse` is one).
+
+    A relay awaits `ready` before its first `take`, and again after each `take` that returned False.
+    """
 
     async def ready(self) -> None:
-        """Return when some may come."""
+        """Return once the client can take more events, or is gone."""
         ...
 
     def take(self, raw_events: list[RawEvent]) -> bool:
-        """Take them; whether more may come at once, without `ready`."""
+        """Send events without waiting; return False if `ready` must be awaited before more."""
         ...
 
 
 class Relay:
-    """The pieces of one stream, to be run once.
+    """The transfer of one open stream to its client. Call either `run` or `drop`, once.
 
-    `settled` makes it durable, `failed` and `gone` record how else it ended. `answer` is there once it is complete.
+    Args:
+        stream: with content already received.
+        settled: settle the usage record of a complete stream, and return once it is durable.
+        failed: settle the usage record with the error of a provider that failed.
+        gone: settle the usage record as cancelled.
+        route: why this provider answers (`Plan.route_to`).
+
+    `answer` is None until the stream is complete and its record durable.
     """
 
     __slots__ = (
         "_failed", "_gone", "_is_abandoned", "_last", "_settled", "_stream", "_take", "answer", "dropped",
-        "is_native", "model", "provider",
+        "is_native", "model", "provider", "route",
     )  # fmt: skip
 
     def __init__(
         self,
         stream: OpenStream,
         *,
+        route: bytes = b"priority",
         settled: Callable[[Success], Awaitable[Answer]],
         failed: Callable[[GatewayError], Awaitable[None]],
         gone: Callable[[], None],
     ) -> None:
-        self.provider, self.model = stream.provider, stream.model
+        self.provider, self.model, self.route = stream.provider, stream.model, route
         self.is_native, self.dropped = stream.is_native, stream.dropped
         self.answer: Answer | None = None
         self._stream = stream
@@ -63,32 +80,32 @@ class Relay:
         self._take: Callable[[list[RawEvent]], bool]
 
     def abandon(self) -> None:
-        """Nobody wants the rest: the provider's connection is closed at once, and nothing more comes."""
+        """Close the provider's connection while `run` is under way, which then records the request as cancelled."""
         self._is_abandoned = True
         self._stream.events.close()
 
     def drop(self) -> None:
-        """It will never be run to its end: what came was bought."""
+        """Abandon a stream that will not be run to its end; record the tokens received so far as billed."""
         self._stream.events.close()
         self._stream.cut("cancelled", is_ours=True)
         self._gone()
 
     async def run(self, sink: Sink) -> None:
-        """Hand over what comes; the last pieces when everything is durable.
+        """Pass events to `sink` as they arrive; the last ones once the usage record is durable.
 
         Raises:
-            ProviderFailed: the stream broke, stalled, or is none.
-            JournalUnavailable: it is complete, and could not be made durable.
+            ProviderFailed: the stream broke, stalled, or is malformed.
+            JournalUnavailable: the stream is complete, but its record could not be made durable.
         """
         stream = self._stream
         try:
             last, stream.held = stream.held, []
-            if not stream.reader.is_done:
+            if not stream.reader.is_done:  # else the reply was complete when its content was noticed
                 last = await self._deliver(sink, last)
         except (StreamCut, Malformed, UpstreamError) as error:
             await self._cut(str(error))
             return
-        except BaseException:  # edge: closed or cancelled in mid-stream; what came was bought
+        except BaseException:  # edge: cancelled in mid-stream; the tokens received are billed
             self.drop()
             raise
         try:
@@ -100,7 +117,7 @@ class Relay:
             sink.take(last)
 
     async def _deliver(self, sink: Sink, first: list[RawEvent]) -> list[RawEvent]:
-        """Hand over everything but what ends the reply, which is returned: it leaves once the record is durable."""
+        """Pass on all events but those that end the reply. Returns them, to be sent once the record is durable."""
         stream = self._stream
         reader = stream.reader
         self._take = sink.take
@@ -112,7 +129,7 @@ class Relay:
                 if not await stream.deliver(self._take_raw_events, MAX_EVENT_GAP_S):
                     break
         finally:
-            del self._take  # the sink refers to this relay
+            del self._take  # breaks a reference cycle: the sink holds this relay
         if not (reader.is_done or stream.assembler.is_finished):
             raise StreamCut("broken", CUT)
         return self._last
@@ -129,7 +146,10 @@ class Relay:
         return self._take(raw_events)
 
     def _may_be_last(self) -> bool:
-        """Whether the reply may be whole, where only the connection's end tells. Holds back a limited size."""
+        """Return whether these events may end the reply, in a protocol where only the connection's end tells.
+
+        At most `MOST_HELD_BYTES` are held back this way.
+        """
         stream = self._stream
         if stream.reader.has_own_end or not stream.assembler.is_finished:
             return False
@@ -138,7 +158,7 @@ class Relay:
     async def _cut(self, message: str) -> None:
         self._stream.events.close()
         if self._is_abandoned:
-            self._stream.cut("The client went away", is_ours=True)
+            self._stream.cut("The client disconnected", is_ours=True)
             self._gone()
             return
         error = ProviderFailed(self._stream.cut(message, is_ours=False))

@@ -15,12 +15,21 @@ from llm_gateway.errors import (
     RateLimited,
     RequestExceedsLimit,
 )
+from llm_gateway.protocols.contract import Unsupported
+from llm_gateway.suggestions import if_meant
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """How an attempt failed, as far as the next decision needs it.
+    """A failed attempt: the facts that decide what is tried next, and which error the client gets.
 
-    `limited`: every failure so far was a 429. `final`: the client is told, no other candidate is tried.
+    Attributes:
+        message: with secrets removed.
+        sent: the request was sent, so it counts towards the limit of attempts.
+        final: return this error to the client; do not try another candidate.
+        limited: this failure, and every one before it, was a 429.
+        retry_on_same: the same provider may answer a second try.
+        retry_after_s: from the Retry-After header, in seconds.
+        status: of the provider's response; 0 without one.
     """
 
     message: str
@@ -33,7 +42,11 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RoutingState:
-    """Attempts made and candidates skipped for one request, and the error they add up to."""
+    """Attempts made and candidates skipped for one request, and the error that follows from them.
+
+    `limited_for` and `out_for` are the shortest waits, in seconds, of the candidates that are at a rate limit and of
+    those that are unavailable; None if there is no such candidate.
+    """
 
     __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent", "unsupported")
 
@@ -44,47 +57,56 @@ class RoutingState:
         self.failure: Failure | None = None
         self.limited_for: float | None = None
         self.out_for: float | None = None
-        self.unsupported: NotSupported | None = None
+        self.unsupported: tuple[str, Unsupported] | None = None
 
     def note_skipped(self, seconds: float, *, limited: bool) -> None:
-        """Note that a candidate is at its limit, or spared (open breaker, resting account), for `seconds` more."""
+        """Note a candidate that must not be called for `seconds`.
+
+        `limited`: it is at a rate limit; otherwise its breaker is open or its account paused.
+        """
         if limited:
             self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
         else:
             self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
 
     def forget_waits(self) -> None:
-        """Forget the waits of the lone candidate: it is tried again, and may name another."""
+        """Forget the waits of a lone candidate before it is retried, since the retry may bring a new one."""
         self.limited_for = self.out_for = None
 
-    def note_unsupported(self, provider: str, field: str, why: str) -> None:
+    def note_unsupported(self, provider: str, error: Unsupported) -> None:
         """Note that a candidate's protocol cannot express a field of the request."""
         if self.unsupported is None:
-            self.unsupported = NotSupported(f"{provider} cannot be asked for this: {field}: {why}.", field=field)
+            self.unsupported = provider, error
 
     def note_failure(self, failure: Failure) -> None:
-        """Note a failed attempt. One failure that is no 429 decides that the request did not end at a limit."""
+        """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.sent += failure.sent
         if self.failure is not None and not self.failure.limited:
             failure = msgspec.structs.replace(failure, limited=False)
         self.failure = failure
 
     def error(self) -> GatewayError:
-        """What the caller is told once nothing is left to try."""
+        """Return the error for the client, once no candidate is left to try."""
         waits = [s for s in (self.limited_for, self.out_for) if s is not None]
         if self.failure is not None and not self.failure.limited:
             if self.failure.final and not self.request.client_request.is_canonical:
                 return ProviderRefused(self.failure.message, status=self.failure.status)
             return ProviderFailed(self.failure.message, retryable=not self.failure.final)
         if self.limited_for is not None:
-            return RateLimited("Every provider that could serve this is at its rate limit.", retry_after_s=min(waits))
+            return RateLimited(
+                "Every provider that could serve this request is at its rate limit.", retry_after_s=min(waits)
+            )
         if self.out_for is not None:
             return ProvidersUnavailable(
-                "Every provider that could serve this failed lately and is being spared.", retry_after_s=self.out_for
+                "Every provider that could serve this request failed recently and is paused.",
+                retry_after_s=self.out_for,
             )
         if self.unsupported is not None:
-            return self.unsupported
+            provider, error = self.unsupported
+            near = if_meant(error.field.rpartition(".")[2], error.known)
+            detail = f"Provider {provider} cannot serve this request: {error.field}: {error.why}.{near}"
+            return NotSupported(detail, field=error.field)
         return RequestExceedsLimit(
-            "Prompt and max_tokens together are larger than any provider's whole limit per minute: "
+            "Prompt and max_tokens together exceed every provider's token limit per minute: "
             "lower max_tokens, or raise rate_limit_tpm."
         )

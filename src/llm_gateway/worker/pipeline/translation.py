@@ -19,18 +19,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Translation:
-    """Translates between clients and providers, by the codecs that a snapshot's provider carries.
+    """The translation between clients and providers, with the codecs of the snapshot's provider.
 
-    Where the provider speaks the client's protocol the document passes through. Else it is translated as a document,
-    where the two protocols have such a translation (embeddings), or by way of its conversation.
+    If the provider speaks the client's protocol, the document is passed through. Otherwise it is translated directly
+    if the two protocols have such a translation (embeddings), or else by way of the canonical conversation.
     """
 
     def call(self, request: Request, candidate: Candidate) -> UpstreamCall:
-        """Write the call that asks the candidate's model for the answer.
+        """Write the HTTP call of the request for the candidate's provider and model.
 
         Raises:
             Unreadable: the client's document is not a request of its protocol.
-            Unsupported: the provider's protocol cannot express what the client asks for.
+            Unsupported: the provider's protocol cannot express the request.
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
         if not client_request.is_canonical:
@@ -62,12 +62,12 @@ class Translation:
         try:
             written = main.write(client_request.conversation, model, stream=request.stream)
         except Unsupported as error:
-            raise Unsupported(field_name(client_request.protocol, error.field), error.why) from None
+            raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
         dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
         return UpstreamCall(main.path(model, request.stream), _encode(written.document), dropped=dropped)
 
     def reply(self, client_request: ClientRequest, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
-        """Read the 2xx body of a provider that did not get the request fields in `dropped`.
+        """Read the body of a provider's 2xx response. `dropped` names the options that its request had to leave out.
 
         Raises:
             Malformed: the body is not a complete answer.
@@ -96,14 +96,14 @@ class Translation:
         if native is None and codec.json_reader is not None and client_request.conversation.format is not None:
             return codec.json_reader()
         if codec.reader is None:
-            raise Unsupported("stream", "this is not answered in a stream")
+            raise Unsupported("stream", "its protocol has no streams for this endpoint")
         return codec.reader()
 
 
 def _translation_of_document(
     client_request: ClientRequest, provider: Provider
 ) -> tuple[ProtocolCodec, DocumentTranslation] | None:
-    """Find a protocol of the provider's into which the client's documents are translated as they are."""
+    """Find a protocol of the provider into which the client's documents are translated directly."""
     for name, translation in PROTOCOLS[client_request.protocol].translations.items():
         codec = provider.codecs.get(name)
         if codec is not None:
@@ -112,7 +112,7 @@ def _translation_of_document(
 
 
 def _dropped(client_request: ClientRequest, fields: tuple[str, ...]) -> tuple[str, ...]:
-    """Name what the client asked for in vain, in its protocol's words and each once."""
+    """Return the names of the options that were left out, each once, by their names in the client's protocol."""
     return tuple(
         dict.fromkeys((*client_request.dropped, *[field_name(client_request.protocol, field) for field in fields]))
     )
@@ -121,7 +121,10 @@ def _dropped(client_request: ClientRequest, fields: tuple[str, ...]) -> tuple[st
 def reply_of(
     completion: Completion, body: bytes = b"", dropped: tuple[str, ...] = (), *, is_text: bool = False
 ) -> Reply:
-    """Make a reply of a completion, which it keeps unless the client gets `body` as it is, or only the text."""
+    """Make a `Reply` of a completion.
+
+    It carries the completion only if the endpoint needs it: not if the client gets `body`, or only the text.
+    """
     choices = completion.choices
     return Reply(
         content=_text_of(choices[0]) if choices and not body else "",
@@ -145,7 +148,7 @@ def _text_of(choice: Choice) -> str:
 
 
 def _is_cacheable(choices: list[Choice]) -> bool:
-    """Whether the reply may be cached: not with parts that only its own protocol knows, nor without content."""
+    """Return whether the reply may be cached: it has content, and no part that only one protocol can express."""
     has_content = not choices  # of embeddings, which stay in the body
     for choice in choices:
         for part in choice.parts:
@@ -159,10 +162,10 @@ def _is_cacheable(choices: list[Choice]) -> bool:
 
 
 def _drop_vendor_parts(choice: Choice) -> None:
-    """Leave out what only the provider's protocol knows.
+    """Remove the parts that only the provider's protocol can express.
 
     Raises:
-        Malformed: nothing else is there.
+        Malformed: no other part is left.
     """
     for part in choice.parts:
         if type(part) is VendorPart:
@@ -171,4 +174,4 @@ def _drop_vendor_parts(choice: Choice) -> None:
         return
     choice.parts = [part for part in choice.parts if type(part) is not VendorPart]
     if not choice.parts:
-        raise Malformed("The answer has nothing that the client's protocol knows")
+        raise Malformed("The answer holds nothing that the client's protocol can express")

@@ -1,4 +1,4 @@
-"""Attempts over HTTP: each provider's connections, made anew when its configuration changes, and what may go wrong."""
+"""HTTP calls to providers: keep a connection pool per provider, send calls, return responses and faults as results."""
 
 from __future__ import annotations
 
@@ -22,20 +22,30 @@ from llm_gateway.upstream.response import IncompleteResponse, Response, Response
 from llm_gateway.worker.pipeline.upstream_events import CAUSE_CHARACTERS, UpstreamEvents
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+"""Limit of a response that is read whole."""
 MAX_WAIT_S = 3600.0
+"""Timeout in seconds of a read that another timeout bounds."""
 RECHECK_SECONDS = 60.0
+"""Seconds between two rounds of `recheck`."""
 EVENT_STREAM = b"text/event-stream"
 
 
 class _Pooled(NamedTuple):
-    """A provider's connections, and the version of the configuration they were made for."""
+    """A provider's connections, and the version of its configuration (`updated_at_ms`) that they were made for."""
 
     version: int
     pool: Pool
 
 
 class Transport:
-    """Sends attempts. Every provider has connections of its own, made anew when its configuration changes."""
+    """The connections to all providers: one pool each, replaced when the provider's configuration changes.
+
+    Args:
+        egress: decides which addresses may be called.
+        log: `log(event, level=…, **fields)`.
+        max_body_bytes: limit of a response that is read whole.
+        recheck_s: seconds between two rounds of `recheck`.
+    """
 
     def __init__(
         self,
@@ -54,7 +64,10 @@ class Transport:
         self._building: dict[tuple[str, int], asyncio.Task[Pool]] = {}
 
     async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
-        """POST `call` to the provider, all within `timeout_s` seconds. Never raises for what upstream does."""
+        """POST `call` to the provider, and return its whole response or the fault, within `timeout_s` seconds.
+
+        Never raises for what the network or the provider does.
+        """
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
@@ -65,10 +78,10 @@ class Transport:
             return _fault(error)
 
     async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
-        """POST `call`; its events as they come, or a whole exchange where there is no stream of events.
+        """POST `call`, and return its event stream; the whole response or the fault if there is no event stream.
 
-        The head of the response must be here within `timeout_s` seconds, the whole of what is no stream, too. Never
-        raises for what upstream does.
+        The head of the response must arrive within `timeout_s` seconds, and so must all of a response that is not a
+        stream. Never raises for what the network or the provider does.
         """
         started = monotonic()
         try:
@@ -82,7 +95,7 @@ class Transport:
             return _fault(error)
 
     async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> UpstreamResult:
-        """A response that is no stream, whole."""
+        """Read the rest of a response that is not an event stream."""
         pieces, size = [], 0
         try:
             async with asyncio.timeout(timeout_s):
@@ -104,7 +117,7 @@ class Transport:
         return await self._build_once(provider, provider.target.root, timeout_s)
 
     async def _build_once(self, provider: Provider, root: str, timeout_s: float) -> Pool:
-        """The provider's new pool, built once for all who wait for it; each of them waits so many seconds."""
+        """Build the provider's new pool once, for all calls that wait for it; each waits `timeout_s` at most."""
         key = (provider.id, provider.updated_at_ms)
         building = self._building.get(key)
         if building is None:
@@ -118,21 +131,22 @@ class Transport:
         except asyncio.CancelledError:
             raise CancelledBeforeSend from None
         finally:
-            del building  # a task holds the exception it raised here, whose traceback holds this frame
+            del building  # breaks a reference cycle: the task's exception has a traceback that holds this frame
 
     async def _build(self, provider: Provider, root: str) -> Pool:
         pool = await self._pool(provider, root)
-        self._forget(provider.id)
+        self._forget(provider.id)  # the pool of the earlier configuration
         self._pools[provider.id] = _Pooled(provider.updated_at_ms, pool)
         return pool
 
     def _built(self, key: tuple[str, int], task: asyncio.Task[Pool]) -> None:
         del self._building[key]
         if not task.cancelled():
-            task.exception()  # those who waited have it; perhaps none of them waited so long
+            task.exception()  # marks it as retrieved: the callers that waited may all have timed out
 
     async def _pool(self, provider: Provider, root: str) -> Pool:
         pinned = None
+        # The embedded model has no base URL; it listens on loopback, which strict egress would refuse.
         if self._egress.strict and not (provider.kind == "local" and provider.base_url is None):
             pinned = await asyncio.to_thread(self._egress.check, root)
         if self._tls is None and root.lower().startswith("https:"):
@@ -150,9 +164,10 @@ class Transport:
             gone.pool.close_soon()
 
     async def list_models(self, provider: Provider, timeout_s: float) -> UpstreamResult:
-        """GET the provider's model list, all within `timeout_s` seconds. Never raises for what upstream does.
+        """GET the provider's model list, within `timeout_s` seconds.
 
-        On a connection of its own, which ends with it: it tells whether one can be made now.
+        It uses a new connection and closes it, to test whether one can be made now. Never raises for what the network
+        or the provider does.
         """
         pool: Pool | None = None
         try:
@@ -168,16 +183,16 @@ class Transport:
                 pool.close()
 
     def keep_only(self, snapshot: Snapshot) -> None:
-        """Forget the pools of providers that are gone."""
+        """Close the pools of providers that are not in the snapshot."""
         alive = {provider.id for provider in snapshot.providers.values()}
         for provider_id in [p for p in list(self._pools) if p not in alive]:
             self._forget(provider_id)
 
     async def recheck(self) -> None:
-        """Look after the pools, for ever.
+        """Maintain the pools every `recheck_s` seconds, until cancelled.
 
-        Connections that are idle for long are closed, and every pinned address is checked again: a name that moved to
-        a forbidden one loses its pool.
+        It closes connections that were idle for long, and resolves each pinned host again: if its address changed or
+        is refused now, its pool is closed.
         """
         while True:
             await asyncio.sleep(self._recheck_s)
@@ -193,7 +208,7 @@ class Transport:
                 except AddressRefused as error:
                     self._log("upstream address refused", level="error", url=pool.root, reason=str(error))
                     pinned = None
-                except Exception as error:  # edge: whatever it is, the next check comes
+                except Exception as error:  # edge: log it and go on; the host is checked again in the next round
                     self._log("upstream address not checked", level="error", url=pool.root, exc_info=error)
                     continue
                 if pinned != pool.pinned and self._pools.get(provider_id) is pooled:
@@ -223,7 +238,10 @@ def _fault(error: Exception) -> UpstreamResult:
 
 
 def _retry_after(field: bytes | None) -> float | None:
-    """Seconds of a Retry-After header, a number or a date (RFC 9110, section 10.2.3); None if it cannot be read."""
+    """Read a Retry-After header, a number of seconds or a date (RFC 9110, section 10.2.3).
+
+    Returns seconds from now; None if there is no such header or it cannot be read.
+    """
     if field is None:
         return None
     value = field.decode("latin-1")
@@ -231,6 +249,6 @@ def _retry_after(field: bytes | None) -> float | None:
         seconds = float(value)
         return max(0.0, seconds) if math.isfinite(seconds) else None
     with contextlib.suppress(ValueError, TypeError):
-        when = parsedate_to_datetime(value)  # naive where the zone is missing or -0000
+        when = parsedate_to_datetime(value)  # without a time zone if the date has none, or -0000
         return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time())
     return None

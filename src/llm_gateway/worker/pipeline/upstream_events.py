@@ -12,6 +12,7 @@ from llm_gateway.upstream.response import IncompleteResponse, ResponseStream
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 CAUSE_CHARACTERS = 300
+"""Length to which the message of a failed connection is cut."""
 MAX_EVENT_GAP_S = 120.0
 """Seconds without an event, once the content has begun, after which a stream is cut."""
 
@@ -41,7 +42,7 @@ class UpstreamEvents:
         """Return all events that have arrived since the last call; an empty list when the stream is over.
 
         Raises:
-            StreamCut: no event came for `timeout_s` seconds, or none ever will.
+            StreamCut: no event arrived for `timeout_s` seconds, or the connection broke.
         """
         deadline = 0.0
         try:
@@ -50,10 +51,11 @@ class UpstreamEvents:
                 events = self._splitter.take(data) if data else self._splitter.end()
                 if events or not data:
                     return events
+                # Only whole events count: data that completes none must not extend the wait again and again.
                 deadline = deadline or monotonic() + timeout_s
                 timeout_s = deadline - monotonic()
         except TimeoutError:
-            raise StreamCut("timeout", "Nothing came for too long") from None
+            raise StreamCut("timeout", "No event arrived in time") from None
         except (IncompleteResponse, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
 
@@ -61,7 +63,7 @@ class UpstreamEvents:
         """Call `take` with events as they arrive, until it returns False. Returns whether more may arrive after that.
 
         Raises:
-            StreamCut: no event came for `idle_s` seconds, or none ever will.
+            StreamCut: no event arrived for `idle_s` seconds, or the connection broke.
         """
         self._take = take
         try:
@@ -70,11 +72,11 @@ class UpstreamEvents:
             if found := self._splitter.end():
                 take(found)
         except TimeoutError:
-            raise StreamCut("timeout", "Nothing came for too long") from None
+            raise StreamCut("timeout", "No event arrived in time") from None
         except (IncompleteResponse, TooLarge) as error:
             raise StreamCut("broken", str(error)[:CAUSE_CHARACTERS]) from None
         finally:
-            del self._take  # breaks the circle
+            del self._take  # breaks a reference cycle: the open stream that it belongs to holds these events
         return False
 
     def _take_data(self, data: bytes) -> bool:
@@ -85,7 +87,7 @@ class UpstreamEvents:
         return self._take(events)
 
     def close(self) -> None:
-        """Give the connection back; it is closed if the response is not over."""
+        """Return the connection to its pool; close it if the response is not over. A second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
             self._pool.release(self._stream)

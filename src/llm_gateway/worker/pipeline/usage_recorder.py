@@ -1,7 +1,7 @@
 """Write usage records to the journal: an intent before each attempt, its outcome, and a settle at the end.
 
-A record is opened when a request passed the gate, and settled whatever its end. The counterpart that moves records on
-to the database is `journal/shipper.py`.
+A record is started once a request is authenticated, and settled however the request ends. `journal/shipper.py` moves
+records from the journal to the database.
 """
 
 from __future__ import annotations
@@ -35,14 +35,21 @@ CLIENT_CLOSED = 499
 
 
 class CancelledAndRecorded(asyncio.CancelledError):
-    """A request was cancelled, and its usage record (and with it the log's line) has been written."""
+    """A request was cancelled, and its usage record and its log line are written."""
 
 
 class UsageRecorder:
-    """Writes the usage record of every request.
+    """The writer of every request's usage record.
 
-    `list_price(a provider's price_vendor, the model's name as the provider reported it)` is asked when the configured
-    model name has no price. `observe` gets every settled record (metrics, the request's log line).
+    Order of the calls for one record: `start`; for each attempt `write_intent`, then `set_cost` or `set_free`, then
+    `write_outcome`; at the end one of `settle_success`, `settle_hit`, `settle_error` or `settle_cancelled`.
+
+    Args:
+        journal: where records are written.
+        instance: the name of this gateway process, in every record.
+        list_price: return the price for a provider's `price_vendor` and the model name that it reported. Called when
+            the configured model name has no price.
+        observe: called with every settled record (metrics, the request's log line).
     """
 
     def __init__(
@@ -81,7 +88,7 @@ class UsageRecorder:
         """Journal that an attempt is about to be sent, with the most it can cost as its bound.
 
         Raises:
-            JournalUnavailable: it cannot be journalled, so it must not be sent.
+            JournalUnavailable: the intent cannot be written, so the attempt must not be sent.
         """
         provider = candidate.provider
         bound = Usage(input_tokens=request.estimated_input_tokens(), output_tokens=request.max_tokens)
@@ -98,6 +105,7 @@ class UsageRecorder:
             price=candidate.price,
         )
         _price(attempt, "estimated")
+        # The entry holds this attempt only: earlier ones have entries of their own.
         earlier, record.attempts = record.attempts, [attempt]
         payload = encode_record(record)
         record.attempts = earlier
@@ -106,16 +114,16 @@ class UsageRecorder:
         return attempt
 
     def write_outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
-        """Journal how a failed attempt ended; its fields are set already.
+        """Journal how a failed attempt ended. Set its fields before.
 
-        A served attempt's outcome stands in its request's settle: the two are written in the same turn of the loop, so
-        an entry of its own would tell a reader nothing.
+        A successful attempt gets no entry of its own: the request's settle entry, written in the same turn of the
+        event loop, holds its outcome.
         """
         if attempt.error is not None:
             self._journal.outcome(record.id, encode_record(attempt))
 
     def set_cost(self, provider: Provider, attempt: AttemptRecord, reply: Reply) -> None:
-        """Set what a provider's reply cost: by the configured model's price, else by the name that it reported."""
+        """Set a reply's cost, by the price of the configured model, or of the model name that the provider reported."""
         attempt.usage = reply.usage
         if attempt.price is None and reply.upstream_model is not None:
             attempt.price = self._list_price(provider.price_vendor, reply.upstream_model)
@@ -131,11 +139,11 @@ class UsageRecorder:
 
     @staticmethod
     def note_first_token(record: UsageRecord) -> None:
-        """Set how long the first content of a stream took."""
+        """Set the milliseconds from the request's arrival to the first content of its stream."""
         record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
 
-    async def settle_success(self, record: UsageRecord, served: Success) -> Answer:
-        """Settle the record as `ok`; it is durable when this returns."""
+    async def settle_success(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
+        """Settle the record as `ok`; it is durable when this returns. `route` says why this provider answered."""
         record.status = 200
         record.outcome = "ok"
         record.provider, record.model = served.provider, served.model
@@ -147,9 +155,10 @@ class UsageRecorder:
             model=served.model,
             cost_nanos=record.cost_nanos,
             cost_status=record.cost_status,
+            route=route,
         )
 
-    def settle_hit(self, record: UsageRecord, served: Success) -> Answer:
+    def settle_hit(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
         """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable."""
         reply = served.reply
         record.status = 200
@@ -166,12 +175,13 @@ class UsageRecorder:
             cost_nanos=0,
             cost_status="exact",
             cached=True,
+            route=route,
         )
 
     async def settle_error(self, record: UsageRecord, error: GatewayError) -> None:
         """Settle the record with an error; durable when this returns if anything may have been billed.
 
-        A record that was settled already stays as it is: its answer could not be made durable, but it was bought.
+        A record that was settled already stays as it is: its answer could not be made durable, but it is billed.
         """
         if record.status:
             return
@@ -197,7 +207,7 @@ class UsageRecorder:
 
     def _close(self, record: UsageRecord) -> None:
         attempts = record.attempts
-        if len(attempts) == 1:
+        if len(attempts) == 1:  # nearly always
             only = attempts[0]
             record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
         elif attempts:

@@ -1,4 +1,4 @@
-"""The pause of an account after refusals, by a clock that tests turn."""
+"""Pause of a provider's account after refusals, with a clock that tests set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TestAccountPause:
         clock.now += 14.75
         assert (account.admit(), account.retry_after_s()) == (None, 0.25)
 
-    def test_a_success_between_forgets_the_first_refusal(self, account: AccountPause) -> None:
+    def test_a_success_in_between_resets_the_count_of_refusals(self, account: AccountPause) -> None:
         assert refused(account, "one") is None
         assert account.accepted(leave(account)) is False
         assert refused(account, "two") is None
@@ -53,7 +53,9 @@ class TestAccountPause:
         assert refused(account, "two") == 15.0
 
     @pytest.mark.parametrize(("request_id", "content"), [("one", 2), ("another", 1)], ids=["request", "content"])
-    def test_the_same_request_counts_once(self, account: AccountPause, request_id: str, content: int) -> None:
+    def test_refusals_of_the_same_request_count_once(
+        self, account: AccountPause, request_id: str, content: int
+    ) -> None:
         assert refused(account, "one", 1) is None
         for _ in range(10):
             assert refused(account, request_id, content) is None
@@ -86,7 +88,7 @@ class TestAccountPause:
         assert (account.is_paused, account.retry_after_s()) == (False, 0.0)
         paused(account)
 
-    def test_a_probe_that_tells_nothing_lets_the_next_call_probe(self, account: AccountPause, clock: Clock) -> None:
+    def test_an_inconclusive_probe_lets_the_next_call_probe(self, account: AccountPause, clock: Clock) -> None:
         paused(account)
         clock.now += 15
         account.release(leave(account))

@@ -1,4 +1,4 @@
-"""Breakers: what opens them."""
+"""Circuit breaker, closed: rows of failures and failure rates that open it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_new_breaker_is_closed(breaker: CircuitBreaker) -> None:
     assert breaker.admit()
 
 
-def test_uses_the_real_clock_and_chance_by_default() -> None:
+def test_clock_and_random_numbers_are_real_by_default() -> None:
     breaker = CircuitBreaker()
     opened(breaker)
     assert 23.0 < breaker.retry_after_s() <= 36.0
@@ -26,7 +26,7 @@ def test_uses_the_real_clock_and_chance_by_default() -> None:
     assert (time.monotonic, chance.random) == (breaker._clock, breaker._random)
 
 
-def test_opens_on_the_fifth_failure_in_a_row(breaker: CircuitBreaker) -> None:
+def test_it_opens_on_the_fifth_failure_in_a_row(breaker: CircuitBreaker) -> None:
     calls(breaker, "xxxx")
     assert state(breaker) == "closed"
     calls(breaker, "x")
@@ -34,21 +34,21 @@ def test_opens_on_the_fifth_failure_in_a_row(breaker: CircuitBreaker) -> None:
     assert breaker.admit() is None
 
 
-def test_a_success_breaks_the_row(breaker: CircuitBreaker) -> None:
+def test_a_success_ends_a_row_of_failures(breaker: CircuitBreaker) -> None:
     calls(breaker, "xxxx.xxxx")
     assert state(breaker) == "closed"
     calls(breaker, "x")
     assert state(breaker) == "open"
 
 
-def test_what_tells_nothing_does_not_break_the_row_and_is_no_failure(breaker: CircuitBreaker) -> None:
+def test_a_released_call_neither_ends_a_row_nor_counts_as_failure(breaker: CircuitBreaker) -> None:
     calls(breaker, "xxxx" + "-" * 30)
     assert state(breaker) == "closed"
     calls(breaker, "x")
     assert state(breaker) == "open"
 
 
-def test_a_row_has_no_time_limit(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_row_of_failures_has_no_time_limit(breaker: CircuitBreaker, clock: Clock) -> None:
     for _ in range(4):
         calls(breaker, "x")
         clock.now += 3600
@@ -57,7 +57,7 @@ def test_a_row_has_no_time_limit(breaker: CircuitBreaker, clock: Clock) -> None:
     assert state(breaker) == "open"
 
 
-def test_rate_needs_20_calls(breaker: CircuitBreaker) -> None:
+def test_the_failure_rate_needs_20_calls(breaker: CircuitBreaker) -> None:
     calls(breaker, "xxx." * 4 + "xxx")
     assert state(breaker) == "closed"
     calls(breaker, ".")
@@ -75,7 +75,7 @@ def test_the_failure_rate_opens_it_at_half_of_the_calls(breaker: CircuitBreaker)
     assert state(breaker) == "open"
 
 
-def test_rate_of_nine_in_twenty_stays_closed(breaker: CircuitBreaker) -> None:
+def test_it_stays_closed_at_nine_failures_in_twenty(breaker: CircuitBreaker) -> None:
     calls(breaker, ".." + "x." * 9)
     assert state(breaker) == "closed"
     calls(breaker, "x")
@@ -84,14 +84,14 @@ def test_rate_of_nine_in_twenty_stays_closed(breaker: CircuitBreaker) -> None:
     assert state(breaker) == "open"
 
 
-def test_rate_of_half_is_judged_on_a_success_too(breaker: CircuitBreaker) -> None:
+def test_the_failure_rate_is_judged_after_a_success_too(breaker: CircuitBreaker) -> None:
     calls(breaker, "x." * 9 + "x")
     assert state(breaker) == "closed"
     calls(breaker, ".")
     assert state(breaker) == "open"
 
 
-def test_rate_forgets_after_10_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_the_failure_rate_forgets_calls_after_10_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
     clock.now = 1000.9
     calls(breaker, "x." * 9)
     clock.now = 1009.999
@@ -107,7 +107,7 @@ def test_rate_forgets_after_10_seconds(breaker: CircuitBreaker, clock: Clock) ->
     assert state(breaker) == "open"
 
 
-def test_rate_counts_9_seconds_back(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_the_failure_rate_counts_calls_of_9_seconds_ago(breaker: CircuitBreaker, clock: Clock) -> None:
     calls(breaker, "x." * 9)
     clock.now = 1009.999
     calls(breaker, "x.")
@@ -115,7 +115,7 @@ def test_rate_counts_9_seconds_back(breaker: CircuitBreaker, clock: Clock) -> No
 
 
 @pytest.mark.parametrize("gap", [10, 11, 19, 20, 21, 1000])
-def test_rate_forgets_everything_in_a_long_silence(breaker: CircuitBreaker, clock: Clock, gap: int) -> None:
+def test_the_failure_rate_forgets_everything_in_a_long_silence(breaker: CircuitBreaker, clock: Clock, gap: int) -> None:
     for second in range(10):
         clock.now = 1000.0 + second
         calls(breaker, "x" if second % 2 else ".")
@@ -124,7 +124,7 @@ def test_rate_forgets_everything_in_a_long_silence(breaker: CircuitBreaker, cloc
     assert state(breaker) == "closed"
 
 
-def test_late_failures_of_concurrent_calls_open_once(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_late_failures_of_concurrent_calls_open_it_once(breaker: CircuitBreaker, clock: Clock) -> None:
     permits = [admitted(breaker) for _ in range(12)]
     for permit in permits[:5]:
         breaker.fail(permit)

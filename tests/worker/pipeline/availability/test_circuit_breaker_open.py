@@ -1,4 +1,4 @@
-"""Breakers that are open: how long, whom they let through then, what closes them."""
+"""Circuit breaker, open and half-open: cooldown, trial calls, closing, and late reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.examples import examples
 from tests.worker.pipeline.breaking import Chance, Clock, admitted, calls, opened, state
 
 
-def test_no_call_until_the_cooldown_ends(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_no_call_is_admitted_until_the_cooldown_ends(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     assert breaker.retry_after_s() == 30.0
     clock.now = 1029.999
@@ -32,7 +32,7 @@ def test_the_cooldown_is_jittered(breaker: CircuitBreaker, luck: Chance, drawn: 
     assert breaker.retry_after_s() == pytest.approx(cooldown, abs=1e-9)
 
 
-def test_half_open_lets_one_call_through(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_half_open_admits_one_call(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     clock.now += 30
     permit = admitted(breaker)
@@ -48,7 +48,7 @@ def test_half_open_lets_one_call_through(breaker: CircuitBreaker, clock: Clock) 
     assert breaker.admit() is not None
 
 
-def test_success_in_half_open_forgets_everything(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_success_in_half_open_closes_it_and_forgets_all_failures(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     for _ in range(3):
         clock.now += breaker.retry_after_s()
@@ -62,7 +62,7 @@ def test_success_in_half_open_forgets_everything(breaker: CircuitBreaker, clock:
     assert breaker.retry_after_s() == 30.0
 
 
-def test_failure_rate_from_before_is_forgotten(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_the_failure_rate_is_forgotten_when_it_closes(breaker: CircuitBreaker, clock: Clock) -> None:
     calls(breaker, "x." * 10)
     assert state(breaker) == "open"
     clock.now += 30
@@ -72,7 +72,7 @@ def test_failure_rate_from_before_is_forgotten(breaker: CircuitBreaker, clock: C
     assert state(breaker) == "closed"
 
 
-def test_cooldown_doubles_up_to_5_minutes(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_the_cooldown_doubles_up_to_5_minutes(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     cooldowns = []
     for _ in range(7):
@@ -83,7 +83,7 @@ def test_cooldown_doubles_up_to_5_minutes(breaker: CircuitBreaker, clock: Clock)
     assert cooldowns == [30.0, 60.0, 120.0, 240.0, 300.0, 300.0, 300.0]
 
 
-def test_release_in_half_open_lets_another_one_try(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_release_in_half_open_admits_another_call(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     clock.now += 30
     first = admitted(breaker)
@@ -99,7 +99,7 @@ def test_release_in_half_open_lets_another_one_try(breaker: CircuitBreaker, cloc
     assert breaker.retry_after_s() == 60.0
 
 
-def test_what_ends_late_after_a_release_does_not_count(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_late_report_after_a_release_is_ignored(breaker: CircuitBreaker, clock: Clock) -> None:
     old = [admitted(breaker) for _ in range(9)]
     opened(breaker)
     clock.now += 30
@@ -115,7 +115,7 @@ def test_what_ends_late_after_a_release_does_not_count(breaker: CircuitBreaker, 
     assert state(breaker) == "closed"
 
 
-def test_what_ends_late_does_not_touch_half_open(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_late_reports_do_not_change_half_open(breaker: CircuitBreaker, clock: Clock) -> None:
     old = [admitted(breaker) for _ in range(3)]
     opened(breaker)
     clock.now += 30
@@ -131,7 +131,7 @@ def test_what_ends_late_does_not_touch_half_open(breaker: CircuitBreaker, clock:
     assert state(breaker) == "closed"
 
 
-def test_what_ends_late_does_not_count_once_closed_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_late_reports_are_ignored_once_it_closed_again(breaker: CircuitBreaker, clock: Clock) -> None:
     old = [admitted(breaker) for _ in range(9)]
     opened(breaker)
     clock.now += 30
@@ -146,7 +146,7 @@ def test_what_ends_late_does_not_count_once_closed_again(breaker: CircuitBreaker
     assert state(breaker) == "open"
 
 
-def test_probe_ended_twice_counts_once(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_probe_reported_twice_counts_once(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     clock.now += 30
     probe = admitted(breaker)
@@ -156,13 +156,13 @@ def test_probe_ended_twice_counts_once(breaker: CircuitBreaker, clock: Clock) ->
     assert breaker.retry_after_s() == 60.0
 
 
-def test_release_while_closed_changes_nothing(breaker: CircuitBreaker) -> None:
+def test_a_release_while_closed_changes_nothing(breaker: CircuitBreaker) -> None:
     permit = admitted(breaker)
     breaker.release(permit)
     assert breaker.admit() == permit
 
 
-def test_clock_that_steps_back_keeps_the_counts(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_clock_that_steps_back_keeps_the_counts(breaker: CircuitBreaker, clock: Clock) -> None:
     calls(breaker, "x." * 9)
     clock.now = 900.0
     calls(breaker, "x")
@@ -173,7 +173,7 @@ def test_clock_that_steps_back_keeps_the_counts(breaker: CircuitBreaker, clock: 
 
 @examples(4)
 @given(st.lists(st.tuples(st.sampled_from("adxr."), st.integers(0, 30), st.integers(0, 50)), max_size=150))
-def test_one_call_at_most_while_not_closed(steps: list[tuple[str, int, int]]) -> None:
+def test_at_most_one_call_is_admitted_while_it_is_not_closed(steps: list[tuple[str, int, int]]) -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock, lambda: 0.5)
     out: list[int] = []

@@ -1,4 +1,4 @@
-"""ProviderAvailability: who may be called, what changes are told, calls in flight, retries."""
+"""Availability of providers: scope of breakers, gates and pauses, logged changes, calls in flight, and retries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def test_breakers_are_per_provider_and_model(availability: ProviderAvailability)
     assert availability.states() == {("a", "m"): "open", ("a", "n"): "closed", ("b", "m"): "closed"}
 
 
-def test_breakers_take_the_clock_and_the_chance(availability: ProviderAvailability, clock: Clock, luck: Chance) -> None:
+def test_breakers_use_the_injected_clock_and_random_numbers(
+    availability: ProviderAvailability, clock: Clock, luck: Chance
+) -> None:
     luck.value = 1.0
     breaker = opened(availability.breaker("a", "m"))
     assert breaker.retry_after_s() == pytest.approx(36.0, abs=1e-9)
@@ -29,7 +31,7 @@ def test_breakers_take_the_clock_and_the_chance(availability: ProviderAvailabili
     assert availability.states() == {("a", "m"): "half_open"}
 
 
-def test_in_flight_counts_up_and_down(availability: ProviderAvailability) -> None:
+def test_calls_in_flight_are_counted(availability: ProviderAvailability) -> None:
     assert availability.in_flight("p") == 0
     for _ in range(3):
         availability.begin("p")
@@ -48,13 +50,15 @@ def test_in_flight_counts_up_and_down(availability: ProviderAvailability) -> Non
     assert availability.in_flight("p") == 1
 
 
-def test_three_retries_are_free(availability: ProviderAvailability) -> None:
+def test_three_retries_are_allowed_without_other_calls(availability: ProviderAvailability) -> None:
     assert [availability.may_retry("p") for _ in range(5)] == [True, True, True, False, False]
     assert availability.may_retry("q") is True
 
 
 @pytest.mark.parametrize(("begun", "retries"), [(0, 3), (19, 3), (20, 4), (24, 4), (25, 5), (100, 20)])
-def test_retries_are_a_fifth_of_the_calls(availability: ProviderAvailability, begun: int, retries: int) -> None:
+def test_further_retries_are_limited_to_a_fifth_of_the_calls(
+    availability: ProviderAvailability, begun: int, retries: int
+) -> None:
     for _ in range(begun):
         availability.begin("p")
     granted = 0
@@ -105,7 +109,7 @@ class Changes:
         self.lines.append((event, provider, model, reason, seconds))
 
     def take(self) -> list[tuple[str, str, str, str, float | None]]:
-        """The lines since the last time."""
+        """Return the lines since the last call."""
         lines, self.lines = self.lines, []
         return lines
 
@@ -116,8 +120,8 @@ def changes() -> Changes:
 
 
 @pytest.fixture
-def told(clock: Clock, luck: Chance, changes: Changes) -> ProviderAvailability:
-    """An availability whose changes are logged in `changes`."""
+def logged_availability(clock: Clock, luck: Chance, changes: Changes) -> ProviderAvailability:
+    """Return an availability whose changes are logged in `changes`."""
     return ProviderAvailability(clock, luck, log=changes)
 
 
@@ -148,24 +152,26 @@ def serve(availability: ProviderAvailability, candidate: Candidate = M) -> None:
     permit.succeed()
 
 
-class TestWhoIsAffected:
-    def test_an_account_pauses_for_all_its_models_and_nobody_else(self, availability: ProviderAvailability) -> None:
+class TestScope:
+    def test_an_account_pause_holds_back_all_its_models_and_no_other_account(
+        self, availability: ProviderAvailability
+    ) -> None:
         refuse(availability, "1", "2")
         assert availability.admit(M) == availability.admit(OTHER_MODEL) == Wait(15.0, limited=False)
         leave(availability, OTHER)
 
-    def test_a_gate_is_closed_for_one_model(self, availability: ProviderAvailability) -> None:
+    def test_a_gate_closes_for_one_model_only(self, availability: ProviderAvailability) -> None:
         limit(availability, 5)
         assert availability.admit(M) == Wait(7.0, limited=True)
         leave(availability, OTHER_MODEL)
         leave(availability, OTHER)
 
-    def test_a_breaker_is_open_for_one_model(self, availability: ProviderAvailability) -> None:
+    def test_a_breaker_opens_for_one_model_only(self, availability: ProviderAvailability) -> None:
         fail(availability, 5)
         assert availability.admit(M) == Wait(30.0, limited=False)
         leave(availability, OTHER_MODEL)
 
-    def test_the_probe_of_an_account_is_not_lost_to_an_open_breaker(
+    def test_an_open_breaker_does_not_use_up_the_accounts_probe(
         self, availability: ProviderAvailability, clock: Clock
     ) -> None:
         fail(availability, 5)
@@ -177,7 +183,7 @@ class TestWhoIsAffected:
     @pytest.mark.parametrize(
         "end", [lambda probe: probe.release(), lambda probe: probe.fail("x"), lambda probe: probe.limited(None, "x")]
     )
-    def test_a_probe_that_tells_nothing_of_the_account_lets_the_next_call_probe(
+    def test_a_probe_that_is_inconclusive_about_the_account_lets_the_next_call_probe(
         self, availability: ProviderAvailability, clock: Clock, end: Callable[[Permit], object]
     ) -> None:
         refuse(availability, "1", "2")
@@ -189,142 +195,148 @@ class TestWhoIsAffected:
         leave(availability)
         leave(availability)
 
-    def test_calls_that_wait_for_the_journal_meanwhile_are_not_sent(self, availability: ProviderAvailability) -> None:
+    def test_a_permit_given_before_a_pause_does_not_hold(self, availability: ProviderAvailability) -> None:
         early = leave(availability)
         assert early.holds()
         refuse(availability, "1", "2")
         assert not early.holds()
 
 
-def test_half_of_the_calls_of_10_seconds_close_a_gate(told: ProviderAvailability, changes: Changes) -> None:
+def test_half_of_the_calls_of_10_seconds_close_a_gate(
+    logged_availability: ProviderAvailability, changes: Changes
+) -> None:
     for _ in range(6):
-        serve(told)
-    limit(told, 4)
-    serve(told)
-    limit(told, 2)
+        serve(logged_availability)
+    limit(logged_availability, 4)
+    serve(logged_availability)
+    limit(logged_availability, 2)
     assert changes.take() == []
-    limit(told, 1)
+    limit(logged_availability, 1)
     assert [reason for *_, reason, _ in changes.take()] == ["7 of 14 calls in 10 s answered 429: slow"]
 
 
-class TestChangesAreToldOnce:
-    """Each change is a line, with provider, model and reason; what changes nothing is none."""
+class TestLoggedChanges:
+    """Each change of state is logged in one line, with provider, model and reason; other reports are not logged."""
 
     def test_a_breaker_logs_each_opening_and_closing(
-        self, told: ProviderAvailability, changes: Changes, clock: Clock
+        self, logged_availability: ProviderAvailability, changes: Changes, clock: Clock
     ) -> None:
-        late = [leave(told) for _ in range(3)]
-        fail(told, 4)
+        late = [leave(logged_availability) for _ in range(3)]
+        fail(logged_availability, 4)
         assert changes.take() == []
-        fail(told, 1)
+        fail(logged_availability, 1)
         opened = ("circuit breaker opened", "p", "m1")
         assert changes.take() == [(*opened, "5 failures in a row: down", 30.0)]
         for permit in late:
             permit.fail("late")
-        assert isinstance(told.admit(M), Wait)
+        assert isinstance(logged_availability.admit(M), Wait)
         clock.now += 30
-        fail(told, 1)
+        fail(logged_availability, 1)
         assert changes.take() == [(*opened, "its trial call failed: down", 60.0)]
         clock.now += 60
-        leave(told).release()
+        leave(logged_availability).release()
         assert changes.take() == []
-        serve(told)
+        serve(logged_availability)
         assert changes.take() == [("circuit breaker closed", "p", "m1", "its trial call was answered", None)]
-        serve(told)
+        serve(logged_availability)
         assert changes.take() == []
 
-    def test_a_breaker_opened_by_rate_logs_the_counts(self, told: ProviderAvailability, changes: Changes) -> None:
+    def test_a_breaker_opened_by_rate_logs_the_counts(
+        self, logged_availability: ProviderAvailability, changes: Changes
+    ) -> None:
         for _ in range(10):
-            fail(told, 1)
-            serve(told)
+            fail(logged_availability, 1)
+            serve(logged_availability)
         assert changes.take() == [("circuit breaker opened", "p", "m1", "10 of 20 calls in 10 s failed", 30.0)]
 
     def test_an_account_logs_the_begin_and_the_end_of_its_pause(
-        self, told: ProviderAvailability, changes: Changes, clock: Clock
+        self, logged_availability: ProviderAvailability, changes: Changes, clock: Clock
     ) -> None:
-        late = leave(told)
-        refuse(told, "1")
+        late = leave(logged_availability)
+        refuse(logged_availability, "1")
         assert changes.take() == []
-        refuse(told, "2")
-        began = ("provider account rests", "p", "m1")
+        refuse(logged_availability, "2")
+        began = ("provider account paused", "p", "m1")
         assert changes.take() == [(*began, "2 refusals in a row: no key", 15.0)]
         late.refused("3", 3, "late")
         clock.now += 15
-        refuse(told, "4", candidate=OTHER_MODEL)
+        refuse(logged_availability, "4", candidate=OTHER_MODEL)
         assert changes.take() == [(*began[:2], "m2", "its trial call was refused: no key", 30.0)]
         clock.now += 30
-        serve(told)
-        serve(told)
-        assert changes.take() == [("provider account rest ended", "p", "m1", "its trial call was accepted", None)]
+        serve(logged_availability)
+        serve(logged_availability)
+        assert changes.take() == [("provider account pause ended", "p", "m1", "its trial call was accepted", None)]
 
     def test_a_gate_logs_when_it_closes_and_opens(
-        self, told: ProviderAvailability, changes: Changes, clock: Clock
+        self, logged_availability: ProviderAvailability, changes: Changes, clock: Clock
     ) -> None:
-        late = [leave(told) for _ in range(3)]
-        limit(told, 4)
+        late = [leave(logged_availability) for _ in range(3)]
+        limit(logged_availability, 4)
         assert changes.take() == []
-        limit(told, 1)
+        limit(logged_availability, 1)
         assert changes.take() == [("rate limit gate closed", "p", "m1", "5 answers 429 in a row: slow", 7.0)]
         for permit in late:
             permit.limited(None, "late")
-        assert isinstance(told.admit(M), Wait)
+        assert isinstance(logged_availability.admit(M), Wait)
         clock.now += 7
         assert changes.take() == []
-        serve(told)
-        serve(told)
+        serve(logged_availability)
+        serve(logged_availability)
         assert changes.take() == [("rate limit gate opened", "p", "m1", "its wait is over", None)]
 
-    def test_a_passing_test_lifts_the_pause_and_what_was_counted(
-        self, told: ProviderAvailability, changes: Changes
+    def test_a_passing_provider_test_ends_the_pause_and_resets_the_count(
+        self, logged_availability: ProviderAvailability, changes: Changes
     ) -> None:
-        refuse(told, "1")
-        told.lift("id-p", "its test passed")
-        refuse(told, "2")
+        refuse(logged_availability, "1")
+        logged_availability.lift("id-p", "its test passed")
+        refuse(logged_availability, "2")
         assert changes.take() == []
-        refuse(told, "3")
+        refuse(logged_availability, "3")
         changes.take()
-        told.lift("id-p", "its test passed")
-        told.lift("id-p", "its test passed")
-        told.lift("unknown", "its test passed")
-        assert changes.take() == [("provider account rest ended", "p", "m1", "its test passed", None)]
-        refuse(told, "4")
-        serve(told)
+        logged_availability.lift("id-p", "its test passed")
+        logged_availability.lift("id-p", "its test passed")
+        logged_availability.lift("unknown", "its test passed")
+        assert changes.take() == [("provider account pause ended", "p", "m1", "its test passed", None)]
+        refuse(logged_availability, "4")
+        serve(logged_availability)
         assert changes.take() == []
 
-    def test_a_changed_configuration_is_told_and_late_reports_are_not(
-        self, told: ProviderAvailability, changes: Changes
+    def test_a_changed_configuration_is_logged_and_late_reports_are_not(
+        self, logged_availability: ProviderAvailability, changes: Changes
     ) -> None:
-        late = [leave(told) for _ in range(12)]
-        limit(told, 5, OTHER_MODEL)
-        fail(told, 5)
+        late = [leave(logged_availability) for _ in range(12)]
+        limit(logged_availability, 5, OTHER_MODEL)
+        fail(logged_availability, 5)
         changes.take()
-        told.reset("id-p")
-        told.reset("id-p")
+        logged_availability.reset("id-p")
+        logged_availability.reset("id-p")
         assert sorted(changes.take()) == [
             ("circuit breaker closed", "p", "m1", "its configuration changed", None),
             ("rate limit gate opened", "p", "m2", "its configuration changed", None),
         ]
-        told.lift("id-p", "its configuration changed")
+        logged_availability.lift("id-p", "its configuration changed")
         for number, permit in enumerate(late):
             if number % 2:
                 permit.fail("late")
             else:
                 permit.refused(str(number), number, "late")
         assert changes.take() == []
-        serve(told)
+        serve(logged_availability)
 
-    def test_a_deleted_provider_is_told_nothing_of(self, told: ProviderAvailability, changes: Changes) -> None:
-        late = [leave(told) for _ in range(12)]
-        told.forget("id-p")
+    def test_changes_of_a_deleted_provider_are_not_logged(
+        self, logged_availability: ProviderAvailability, changes: Changes
+    ) -> None:
+        late = [leave(logged_availability) for _ in range(12)]
+        logged_availability.forget("id-p")
         for permit in late[:6]:
             permit.fail("late")
         for number, permit in enumerate(late[6:]):
             permit.refused(str(number), number, "late")
         assert changes.take() == []
-        assert told.states() == {}
+        assert logged_availability.states() == {}
 
 
-def test_reset_closes_breakers_but_calls_in_flight_the_rest_and_the_retries_stay(
+def test_reset_closes_breakers_but_keeps_calls_in_flight_the_pause_and_the_retries(
     availability: ProviderAvailability,
 ) -> None:
     old = availability.breaker("id-p", "m1")
@@ -345,7 +357,7 @@ def test_reset_closes_breakers_but_calls_in_flight_the_rest_and_the_retries_stay
     assert state(availability.breaker("id-p", "m1")) == "closed"
 
 
-def test_forgetting_a_provider_drops_everything_known_of_it(availability: ProviderAvailability) -> None:
+def test_forgetting_a_provider_drops_its_state(availability: ProviderAvailability) -> None:
     for candidate in (M, OTHER):
         refuse(availability, "1", "2", candidate=candidate)
         provider_id = candidate.provider.id

@@ -1,4 +1,4 @@
-"""The gate that 429s close, by a clock that tests turn."""
+"""Rate-limit gate: 429s that close it, and its wait, with a clock that tests set."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ class TestRateLimitGate:
         clock.now += 7
         assert gate.closed_for_s() == 0
 
-    def test_a_success_between_begins_anew(self, gate: RateLimitGate) -> None:
+    def test_a_success_in_between_resets_the_count(self, gate: RateLimitGate) -> None:
         for _ in range(3):
             assert limited(gate, 4, answered=20) == [None] * 4
             gate.accepted()
         assert not gate.is_closed
 
     @pytest.mark.parametrize(("answered", "closes"), [(5, True), (6, False), (4, False)])
-    def test_half_of_at_least_10_calls_close_it(self, gate: RateLimitGate, answered: int, closes: bool) -> None:
+    def test_429s_for_half_of_at_least_10_calls_close_the_gate(
+        self, gate: RateLimitGate, answered: int, closes: bool
+    ) -> None:
         for _ in range(4):
             assert limited(gate, 1, answered=answered) == [None]
             gate.accepted()
@@ -46,7 +48,7 @@ class TestRateLimitGate:
         clock.now += 10
         assert limited(gate, 4, answered=5) == [None] * 4
 
-    def test_after_it_opened_the_next_429_closes_it_again_unless_there_was_a_success(
+    def test_the_next_429_closes_it_again_unless_a_call_succeeded_in_between(
         self, gate: RateLimitGate, clock: Clock
     ) -> None:
         limited(gate, 5)
@@ -59,7 +61,7 @@ class TestRateLimitGate:
         assert limited(gate, 4, answered=20) == [None] * 4
 
     @pytest.mark.parametrize("said", [None, 0.0, -1.0, float("nan")])
-    def test_where_nothing_is_said_the_wait_grows_from_half_a_second_to_8(
+    def test_without_retry_after_the_wait_grows_from_half_a_second_to_8(
         self, gate: RateLimitGate, clock: Clock, said: float | None
     ) -> None:
         limited(gate, 4, said)
@@ -74,14 +76,12 @@ class TestRateLimitGate:
         limited(gate, 5, said)
         assert gate.closed_for_s() == 0.5
 
-    def test_nobody_is_asked_to_wait_longer_than_2_minutes(self, gate: RateLimitGate) -> None:
+    def test_no_wait_is_longer_than_2_minutes(self, gate: RateLimitGate) -> None:
         assert gate.wait_s(float("inf")) == 120.0
         limited(gate, 5, 3600.0)
         assert (gate.closed_for_s(), gate.wait_s(1.0)) == (120.0, 120.0)
 
-    def test_calls_from_before_it_closed_lengthen_the_wait_but_close_nothing_anew(
-        self, gate: RateLimitGate, clock: Clock
-    ) -> None:
+    def test_late_429s_lengthen_the_wait_but_do_not_close_it_again(self, gate: RateLimitGate, clock: Clock) -> None:
         limited(gate, 5)
         assert limited(gate, 3, 5.0) == [None] * 3
         assert gate.closed_for_s() == 7.0
@@ -91,7 +91,7 @@ class TestRateLimitGate:
         assert gate.closed_for_s() == 9.0
 
     @pytest.mark.parametrize(("said", "told"), [(None, 0.5), (0.0, 0.0), (1.5, 1.5), (500.0, 120.0)])
-    def test_what_the_client_of_an_isolated_one_is_told(
+    def test_the_client_of_a_single_429_gets_its_retry_after(
         self, gate: RateLimitGate, said: float | None, told: float
     ) -> None:
         assert limited(gate, 1, said) == [None]

@@ -1,4 +1,4 @@
-"""The first tables: providers, overrides, usage records and their rollups."""
+"""Create the first tables: providers, overrides, usage records and their rollups."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     _create_configuration()
     _create_usage_records()
     _create_usage_rollups()
 
 
 def downgrade() -> None:
-    """Drop the tables with all they hold."""
+    """Drop the tables with all their rows."""
     for table in ("usage_rollups", "usage_records", "overrides", "providers"):
         op.drop_table(table)
 

@@ -1,4 +1,4 @@
-"""Which protocols a provider speaks: JSON text, null for the defaults of its preset or kind."""
+"""Add the protocols of a provider: JSON text, null for the defaults of its preset or kind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the column; providers that exist keep the defaults."""
+    """Add the column; existing providers keep the defaults."""
     op.add_column("providers", Column("protocols", Text))
 
 
 def downgrade() -> None:
-    """Drop the column with all it holds."""
+    """Drop the column with all its values."""
     op.drop_column("providers", "protocols")

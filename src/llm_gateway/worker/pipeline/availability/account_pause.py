@@ -2,12 +2,13 @@
 
 No I/O: the clock is injected, and the caller reports how each call ended. One `AccountPause` per provider:
 
-free ── 2 refusals in a row, of different requests ──▶ paused ── time is over, one call ──▶ probing
- ▲ ▲                                                     ▲                                   │  │
- │ └── a passing test, another key or address            └── refused: twice as long, ≤ 300 s ┘  │
- └────────────────────── answered: the count and the length are forgotten ──────────────────────┘
+    active ── 2 refusals in a row, of different requests ──▶ paused ── time is over, one call ──▶ probing
+      ▲                                                        ▲                                   │  │
+      │                                                        └── refused: twice as long, ≤ 300 s ┘  │
+      └── accepted: count and length of the pause are reset ──────────────────────────────────────────┘
 
-A probe that ends with neither (timeout, 5xx) lets the next call probe. The log calls a paused account resting.
+A probe that ends in neither way (time-out, 5xx) lets the next call probe. A new key or address, or a passing test of
+the provider, replaces the `AccountPause` with a new, active one.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from collections.abc import Callable
 
 REFUSALS_IN_A_ROW = 2
 ACCOUNT_PAUSE_S = 15.0
+"""Length of the first pause in seconds; each refused probe doubles it, up to `MAX_ACCOUNT_PAUSE_S`."""
 MAX_ACCOUNT_PAUSE_S = 300.0
 PROBE_WAIT_S = 1.0
-"""What a client is told to wait while the one probing call is out."""
+"""Retry-After for clients, in seconds, while the probing call is in flight."""
 
 
 class AccountPause:
-    """Whether calls to one provider's account are let through.
+    """The pause of one provider's account.
 
-    `admit` gives a permit, or None while the account is paused. Every permit ends in one of `accepted`, `refused` or
-    `release`; what calls from before the last change of state report is ignored.
+    `admit` returns a permit, or None while the account is paused. End every permit with one of `accepted`, `refused`
+    or `release`; reports of permits from before the last change of state are ignored.
     """
 
     __slots__ = ("_clock", "_in_a_row", "_last", "_paused", "_permit", "_probing", "_seconds", "_until", "is_clear")
@@ -40,7 +42,7 @@ class AccountPause:
         self._seconds = ACCOUNT_PAUSE_S
         self._until = 0.0
         self.is_clear = True
-        """No refusal is counted: `accepted` need not be called."""
+        """True while no refusal is counted, so that `accepted` need not be called."""
 
     @property
     def is_paused(self) -> bool:
@@ -58,11 +60,11 @@ class AccountPause:
         return self._permit
 
     def holds(self, permit: int) -> bool:
-        """Whether the state that gave the permit is still the present one."""
+        """Return whether the state has not changed since the permit was given."""
         return permit == self._permit
 
     def accepted(self, permit: int) -> bool:
-        """The provider served the call, so it takes the key. Returns whether this ended a pause."""
+        """Report that the provider served the call, so it accepts the key. Returns whether this ended a pause."""
         if permit != self._permit:
             return False
         self._in_a_row = 0
@@ -76,10 +78,11 @@ class AccountPause:
         return True
 
     def refused(self, permit: int, request_id: str, content: int) -> float | None:
-        """The provider refused the account. Returns the seconds of the pause that this begins, None if it begins none.
+        """Report a refusal (401, 402, 403). Returns the seconds of the pause it begins, None if it begins none.
 
-        The same request, or the same `content` (a hash of what was sent) in another one, counts once: a refusal that
-        is really about one prompt, sent again by its client, must not take the provider from everybody.
+        `content` is a hash of the call's body. Refusals of the same request, or of the same content in another
+        request, count once: if the refusal is about one prompt, a client that repeats it must not pause the account
+        for all.
         """
         if permit != self._permit:
             return None
@@ -100,13 +103,13 @@ class AccountPause:
         return self._seconds
 
     def release(self, permit: int) -> None:
-        """The call ended without telling anything about the account; the next call may probe."""
+        """End the permit of a call that shows nothing about the account; the next call may probe."""
         if permit == self._permit and self._probing:
             self._probing = False
             self._permit += 1
 
     def retry_after_s(self) -> float:
-        """Seconds until a call may start; 0 when it may now."""
+        """Return the seconds until a call may start; 0 if it may start now."""
         if not self._paused:
             return 0.0
         return PROBE_WAIT_S if self._probing else max(0.0, self._until - self._clock())

@@ -1,11 +1,18 @@
-"""The circuit breaker of one (provider, model), which learns from calls that fail.
+"""Circuit breaker of one (provider, model): stop calling it after failures, and try it again with one call at a time.
 
-No I/O: the clock and the chance are injected, and the caller reports how each call ended.
+States and the events that change them; the first cooldown is 30 s, ± 20 % at random, the longest 300 s:
 
-closed ── 5 failures in a row, or half of at least 20 calls in 10 s ──▶ open ── cooldown ends, one call ──▶ half_open
-  ▲                                                                      ▲                                    │   │
-  │                                                                      └── fails: cooldown doubles ─────────┘   │
-  └─────────────────────────── succeeds: all failures forgotten, cooldown back to 30 s ───────────────────────────┘
+    closed ── 5 failures in a row, or half of ≥ 20 calls in 10 s ──▶ open ── cooldown over, one call ──▶ half_open
+      ▲                                                               ▲                                    │   │
+      │                                                               └── fail: cooldown doubles ──────────┘   │
+      └── succeed: failures are forgotten, cooldown is 30 s again ─────────────────────────────────────────────┘
+
+    state       admit                                succeed, fail                       release
+    closed      a permit for every call              counted                             no effect
+    open        None                                 ignored: given before it opened     no effect
+    half_open   one permit at a time, None besides   closes or opens the breaker         the next call may probe
+
+No I/O: the clock and the random numbers are injected, and the caller reports how each call ended.
 """
 
 from __future__ import annotations
@@ -24,17 +31,20 @@ RATE_MIN_CALLS = 20
 COOLDOWN_S = 30.0
 MAX_COOLDOWN_S = 300.0
 JITTER = 0.2
+"""Share by which a cooldown varies at random, so that breakers that opened together do not probe together."""
 PROBE_WAIT_S = 1.0
-"""What a client is told to wait while the one call of a half-open breaker is out."""
+"""Retry-After for clients, in seconds, while the one call of a half-open breaker is in flight."""
 
 
 class CircuitBreaker:
     """The breaker of one (provider, model).
 
-    `admit` gives a permit, or None while no call may start; every permit ends in exactly one of `succeed`, `fail` or
-    `release` (neither: cancelled, a deadline the caller had shortened, 4xx, never sent). A permit holds for the state
-    it was given in: what calls from before the last change of state report is ignored, so that a late failure does not
-    lengthen a cooldown and a late success does not end one. Calls count in the second they end in.
+    `admit` returns a permit, or None while no call may start. End every permit with exactly one of `succeed`, `fail`
+    or `release` (for a call that was cancelled, not sent, answered 4xx, or cut short by its request's deadline).
+
+    A permit is bound to the state that gave it: reports from before the last change of state are ignored, so that a
+    late failure does not lengthen a cooldown and a late success does not end one. A call counts in the second in which
+    it ends.
     """
 
     __slots__ = (
@@ -64,7 +74,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """`half_open` from the cooldown's end on, whether or not the one call is out."""
+        """The state now: `half_open` as soon as the cooldown is over, even before the next call."""
         if self._state == "open" and self._clock() >= self._open_until:
             return "half_open"
         return self._state
@@ -77,17 +87,18 @@ class CircuitBreaker:
             return None
         self._state = "half_open"
         self._probing = True
-        self._permit += 1
+        self._permit += 1  # each probe gets a number of its own: reports of earlier permits are ignored
         return self._permit
 
     def holds(self, permit: int) -> bool:
-        """Whether the state that gave the permit is still the present one."""
+        """Return whether the state has not changed since the permit was given."""
         return permit == self._permit
 
     def succeed(self, permit: int) -> str | None:
-        """Report that the call was answered. Returns why this changes the state, None if it does not.
+        """Report that the call was answered. Returns the reason if this changes the state, otherwise None.
 
-        Half-open closes, and everything before is forgotten, the cooldown's length too.
+        A half-open breaker closes, forgets all failures, and resets the cooldown's length. A closed one may open: this
+        call may be the 20th of ten seconds, half of which failed.
         """
         if permit != self._permit:
             return None
@@ -99,9 +110,9 @@ class CircuitBreaker:
         return self._judge() if self._recent.sum_marked else None
 
     def fail(self, permit: int) -> str | None:
-        """Report that the call failed by the provider's fault. Returns why this opens the breaker, None if it does not.
+        """Report that the call failed by the provider's fault. Returns the reason if this opens the breaker, or None.
 
-        Half-open opens again for twice as long.
+        A half-open breaker opens again, for twice as long.
         """
         if permit != self._permit:
             return None
@@ -115,18 +126,18 @@ class CircuitBreaker:
         return self._judge()
 
     def release(self, permit: int) -> None:
-        """The call ended without telling anything; half-open may try another."""
+        """End the permit of a call that shows nothing about the provider; a half-open breaker admits another one."""
         if permit == self._permit and self._probing:
             self._probing = False
             self._permit += 1
 
     def answered(self) -> int:
-        """How many calls were answered in the last ten seconds, or since the last change of state."""
+        """Return the number of calls answered in the last ten seconds, or since the breaker last closed."""
         self._recent.advance(self._clock())
         return self._recent.sum_all - self._recent.sum_marked
 
     def retry_after_s(self) -> float:
-        """Seconds until a call may start; 0 when it may now."""
+        """Return the seconds until a call may start; 0 if it may start now."""
         if self._state == "closed":
             return 0.0
         if self._probing:
@@ -148,7 +159,7 @@ class CircuitBreaker:
         jitter = 1 - JITTER + 2 * JITTER * self._random()
         self._state = "open"
         self._open_until = self._clock() + self._cooldown_s * jitter
-        self._cooldown_s = min(2 * self._cooldown_s, MAX_COOLDOWN_S)
+        self._cooldown_s = min(2 * self._cooldown_s, MAX_COOLDOWN_S)  # of the next opening, unless a call succeeds
         self._probing = False
         self._permit += 1
 

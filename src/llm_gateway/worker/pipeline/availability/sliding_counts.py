@@ -1,4 +1,4 @@
-"""Sliding counts over the last ten seconds."""
+"""Counters over a sliding window of the last ten seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ WINDOW_S = 10
 
 
 class SlidingCounts:
-    """Two counters over the present second and the nine before it: all events, and the marked ones among them."""
+    """Two counters over the current second and the nine before it: all events, and the marked ones among them."""
 
     __slots__ = ("all", "marked", "second", "sum_all", "sum_marked")
 
@@ -14,7 +14,7 @@ class SlidingCounts:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Set both counters to 0."""
         self.second = 0
         self.all = [0] * WINDOW_S
         self.marked = [0] * WINDOW_S
@@ -22,7 +22,10 @@ class SlidingCounts:
         self.sum_marked = 0
 
     def advance(self, now: float) -> int:
-        """Drop the seconds that are too old. Returns the present one's index; a clock that steps back stands still."""
+        """Drop the seconds that left the window. Returns the index of the current second.
+
+        `now` is in seconds. If it steps back, events count in the newest second seen.
+        """
         second = int(now)
         if second > self.second:
             for passed in range(max(self.second, second - WINDOW_S) + 1, second + 1):
@@ -39,6 +42,6 @@ class SlidingCounts:
         self.sum_all += 1
 
     def mark(self, now: float) -> None:
-        """Count one event among the marked."""
+        """Mark one event; `count` it as well."""
         self.marked[self.advance(now)] += 1
         self.sum_marked += 1

@@ -1,0 +1,91 @@
+"""Route `/`: a page for browsers and JSON for programs that say what this server is. Neither needs a key."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html import escape
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.requests import Request
+
+from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
+
+ABOUT = {"service": "llm-gateway", "api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 44rem; margin: 3rem auto; padding: 0 1rem; }
+code, pre { font: 0.875rem/1.5 ui-monospace, monospace; }
+pre { padding: 1rem; overflow-x: auto; border: 1px solid #8886; border-radius: 0.5rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: 0.25rem 1rem 0.25rem 0; border-bottom: 1px solid #8886; }
+"""
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>LLM Gateway</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>LLM Gateway</h1>
+<p>This is one HTTP API in front of every LLM vendor. It is running. Programs call it; this page says how.</p>
+<pre>curl {origin}/api/v1/generate \\
+  -H 'X-Service-Key: {key}' \\
+  -d '{{"user_id": "alice", "service": "browser", "prompt": "Hello"}}'</pre>
+<h2>Where the key goes</h2>
+<p>{which}</p>
+<table>
+<tr><th>Call</th><th>Base URL</th><th>Key</th></tr>
+<tr><td>This gateway's own API</td><td><code>{origin}/api/v1</code></td><td><code>X-Service-Key: KEY</code></td></tr>
+<tr><td>OpenAI's SDKs</td><td><code>{origin}/v1</code></td><td><code>Authorization: Bearer KEY</code></td></tr>
+<tr><td>Anthropic's SDKs</td><td><code>{origin}</code></td><td><code>x-api-key: KEY</code></td></tr>
+<tr><td>Google's SDKs</td><td><code>{origin}</code></td><td><code>x-goog-api-key: KEY</code></td></tr>
+</table>
+<h2>What there is</h2>
+<p><a href="{docs}">Every endpoint, to read and to try</a>. The browser asks for the key: leave the name empty, and
+enter the key as the password.</p>
+<p><a href="/api/v1/health">Is it well?</a> Needs no key.</p>
+</body>
+</html>
+"""
+DEV_KEY_IN_FORCE = "This gateway runs in dev mode and takes the public development key, <code>{key}</code>."
+SERVICE_KEY = (
+    "A service key is one of those in <code>LLM_GATEWAY_SERVICE_KEYS</code>: ask the operator of this gateway."
+)
+HEADERS = {
+    "content-security-policy": (
+        f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+    "vary": "accept",
+}
+_HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
+
+
+def home_router(dev_key: str | None) -> APIRouter:
+    """Build the route; `dev_key` is the public development key if it is valid."""
+    router = APIRouter()
+
+    @router.get(HOME_PATH, include_in_schema=False)
+    async def home(request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse(ABOUT, headers={"vary": "accept"})
+        return HTMLResponse(_page(request, dev_key), headers=HEADERS)
+
+    return router
+
+
+def _page(request: Request, dev_key: str | None) -> str:
+    host = request.headers.get("host", "")
+    known = host if _HOST.fullmatch(host) else "localhost:8200"
+    key = escape(dev_key) if dev_key is not None else "KEY"
+    which = SERVICE_KEY if dev_key is None else DEV_KEY_IN_FORCE.format(key=key)
+    return PAGE.format(style=STYLE, origin=f"{request.url.scheme}://{known}", key=key, which=which, docs=DOCS_PATH)

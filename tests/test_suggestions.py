@@ -1,0 +1,36 @@
+"""Suggestion of the name that was probably meant."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llm_gateway.suggestions import closest, if_meant
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("userId", ["service", "user_id"], "user_id"),
+        ("USER-ID", ["service", "user_id"], "user_id"),
+        ("promt", ["prompt", "system"], "prompt"),
+        ("gpt4o", ["gpt-4o-mini", "gpt-4o"], "gpt-4o"),
+        ("opnai/gpt-4o", ["openai/gpt-4o", "gpt-4o"], "openai/gpt-4o"),
+        ("foo", ["prompt", "system"], None),
+        ("", ["prompt"], None),
+        ("___", ["prompt"], None),
+        ("prompt" * 1000, ["prompt"], None),
+        ("prompt", [], None),
+    ],
+)
+def test_the_closest_name_is_found_or_none(name: str, known: list[str], meant: str | None) -> None:
+    assert closest(name, known) == meant
+    assert if_meant(name, known) == (f" If {meant} is meant, write that." if meant else "")
+
+
+def test_the_search_is_short_whatever_the_names_are() -> None:
+    known = [f"{'xyz' * 19}{number:05}" for number in range(30_000)]
+    started = time.process_time()
+    assert closest("yzx" * 19 + "00000", known) is not None
+    assert time.process_time() - started < 0.5
