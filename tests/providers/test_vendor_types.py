@@ -182,11 +182,11 @@ class TestTypes:
         assert usage.input_tokens + usage.output_tokens == counted
 
     def test_every_finish_reason_of_gemini_is_mapped(self) -> None:
-        from llm_gateway.protocols.gemini.response import CUT_OFF, FAILED, STOPPED
+        from llm_gateway.protocols.gemini.response import ABORTED, CUT_OFF, STOPPED
 
         known = {reason.value for reason in genai_types.FinishReason}
-        assert known > (STOPPED | CUT_OFF | FAILED)
-        filters = known - STOPPED - CUT_OFF - FAILED
+        assert known > (STOPPED | CUT_OFF | ABORTED)
+        filters = known - STOPPED - CUT_OFF - ABORTED
         assert filters == {
             *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"),
             *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION", "PUP_LIMITED_DISABLED", "MODEL_ARMOR"),

@@ -109,14 +109,14 @@ class StreamWriter(EventStream):
             if candidate.call is not None and candidate.call.call == chunk.call:
                 candidate.arguments.append(chunk.arguments)
             return b""
-        whole = self._call(candidate)
+        complete_call = self._call(candidate)
         if isinstance(chunk, ToolStart):
             candidate.call = chunk
         elif isinstance(chunk, TextDelta | RefusalDelta):
-            return whole + self._text(chunk)
+            return complete_call + self._text(chunk)
         elif isinstance(chunk, ThinkingDelta):
-            return whole + self._thought(candidate, chunk)
-        return whole
+            return complete_call + self._thought(candidate, chunk)
+        return complete_call
 
     def _text(self, chunk: TextDelta | RefusalDelta) -> bytes:
         signature = logprobs = None
