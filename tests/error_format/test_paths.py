@@ -41,7 +41,7 @@ from llm_gateway.error_format.paths import closest_path, nothing_at
 )
 def test_the_path_that_was_meant_is_found(path: str, meant: str | None) -> None:
     assert closest_path(path) == meant
-    assert (meant or "docs/API.md lists what there is") in nothing_at(path)
+    assert (meant or "docs/API.md lists the paths") in nothing_at(path)
     assert len(nothing_at(path)) < 500
 
 

@@ -37,7 +37,7 @@ _MISSPELT, _OTHER_PREFIX = 10, 1
 """Distances between two paths for a misspelt segment, and for another prefix."""
 
 
-def nothing_at(path: str, where: str = "docs/API.md lists what there is") -> str:
+def nothing_at(path: str, where: str = "docs/API.md lists the paths") -> str:
     """Return the message for a path that does not exist; `where` says where the paths are listed."""
     path = path.partition("?")[0]  # an encoded question mark can hide a query with a key
     found = closest_path(path)

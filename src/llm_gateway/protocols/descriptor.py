@@ -147,7 +147,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """This protocol's names for fields of `Conversation` and kinds of parts, for error messages."""
     namespace: str | None = None
     """Path prefix below which all errors, even for unknown paths, are written in this protocol."""
-    unknown_path: str = "docs/API.md lists what there is"
+    unknown_path: str = "docs/API.md lists the paths"
     """Advice in the error message for an unknown path."""
     credential_headers: tuple[bytes, ...] = (b"authorization",)
     """Request headers that may hold the client's key."""

@@ -12,7 +12,7 @@ import sys
 from llm_gateway.errors import ConfigurationError
 
 SO_ATTACH_FILTER = 26  # Linux: asm-generic/socket.h
-TCP_FLAGS, SYN = 13, 0x02  # RFC 9293 3.1: the byte of the flags, the one that begins a connection
+TCP_FLAGS, SYN = 13, 0x02  # RFC 9293 3.1: the byte with the flags; SYN begins a connection
 # Classic BPF (code, jump if true, jump if false, operand): load the flags; SYN? drop; else pass.
 DROP_SYN = ((0x30, 0, 0, TCP_FLAGS), (0x45, 0, 1, SYN), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 

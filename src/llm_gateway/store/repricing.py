@@ -108,8 +108,8 @@ class RepriceReport(msgspec.Struct, kw_only=True):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Filter for the attempts to reprice: requests received from `since_ms` to before `until_ms` (milliseconds UTC).
 
-    `provider` matches the recorded or the current name of the provider, `model` the configured name or the one that the
-    provider reported. None matches any.
+    `provider` matches the recorded or the current name of the provider, `model` the configured model or the reported
+    one. None matches any.
     """
 
     since_ms: int

@@ -61,8 +61,8 @@ DESCRIPTOR = Descriptor(
     passthrough_request=passthrough_request,
     field_names=FIELD_NAMES,
     namespace="/v1beta",
-    unknown_path="docs/GEMINI.md lists what there is. Tuned models are asked for below models/, too, by the names that "
-    "providers have for them",
+    unknown_path="docs/GEMINI.md lists the paths. Tuned models are called below models/ too, by the names that their "
+    "providers use",
     credential_headers=(b"x-goog-api-key", b"authorization"),
     key_parameter="key",
     count_tokens=TokenCount(

@@ -198,7 +198,7 @@ class ProtocolEventWriter:
 
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
     """Return whether `document` has more than `MOST_NESTED` levels."""
-    # Counting brackets is cheap, and few bodies have so many.
+    # Counting brackets is cheap, and few bodies have more than `MOST_NESTED`.
     if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
         return False
     level: list[Any] = [document]
