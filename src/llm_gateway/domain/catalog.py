@@ -1,4 +1,4 @@
-"""Configuration types: providers, routing overrides, and the immutable snapshot that workers read."""
+"""Configuration types: providers, routing overrides, and the immutable snapshot that serves requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classify a provider's error response: does it concern the request, the model or the account, or is it temporary?"""
+"""Scope of a provider's error response (request, model, account, temporary), and its default by HTTP status."""
 
 from __future__ import annotations
 

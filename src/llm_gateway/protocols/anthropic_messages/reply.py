@@ -1,4 +1,4 @@
-"""Read and write complete (non-streaming) replies of the Messages API."""
+"""Read a provider's whole Messages API reply into a completion; write a completion as a client's reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a client's Messages API request into a canonical conversation."""
+"""Read a client's Messages API request into a conversation, to send it to a provider of another protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and write complete (non-streaming) replies of generateContent: https://ai.google.dev/api/generate-content."""
+"""Read a provider's whole generateContent reply into a completion; write a completion as a client's reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a client's generateContent request into a canonical conversation.
+"""Read a client's generateContent request into a conversation, to send it to a provider of another protocol.
 
 Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching#Tool.
 """

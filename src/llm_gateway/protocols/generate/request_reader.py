@@ -1,4 +1,4 @@
-"""Parse the request body of POST /api/v1/generate."""
+"""Read the request body of POST /api/v1/generate into a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adjust chat completion requests that pass through to a provider of the same protocol, and filter their streams.
+"""Adjust chat completions requests that pass through untranslated, and filter their streams.
 
 The gateway always requests a stream's usage (`stream_options.include_usage`), since it bills by it. The event with the
 usage is withheld from clients that did not request it.

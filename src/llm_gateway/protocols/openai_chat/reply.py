@@ -1,4 +1,4 @@
-"""Read and write whole (not streamed) chat completions.
+"""Read a provider's whole chat completion into a `Completion`; write a `Completion` as a client's reply.
 
 https://platform.openai.com/docs/api-reference/chat/object. The reader also accepts the variants of other vendors of
 this API; comments name the vendor.

@@ -1,4 +1,4 @@
-"""Parse chat completion requests into conversations.
+"""Read a client's chat completions request into a conversation, to send it to a provider of another protocol.
 
 https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `TRANSLATED_FIELDS`
 become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, and unknown fields are rejected.

@@ -1,4 +1,4 @@
-"""Read streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming.
+"""Read a provider's chat completions stream: parse its server-sent events into canonical chunks.
 
 The labels are event: chunks.
 

@@ -1,4 +1,4 @@
-"""Write streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming.
+"""Write a client's chat completions stream: turn canonical chunks into server-sent events.
 
 Every choice goes through these states; the labels are chunk: event written.
 

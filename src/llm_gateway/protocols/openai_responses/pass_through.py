@@ -1,4 +1,4 @@
-"""Adjust Responses requests that pass through to a provider of the same protocol."""
+"""Adjust Responses API requests that pass through untranslated to an account that speaks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and write whole (not streamed) replies of the Responses API.
+"""Read a provider's whole Responses API reply into a completion; write a completion as a client's reply.
 
 https://platform.openai.com/docs/api-reference/responses/object
 """

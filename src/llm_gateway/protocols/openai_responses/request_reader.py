@@ -1,4 +1,4 @@
-"""Parse Responses requests into conversations.
+"""Read a client's Responses API request into a conversation, to send it to a provider of another protocol.
 
 https://platform.openai.com/docs/api-reference/responses/create. Fields are handled by kind:
 `TRANSLATED_FIELDS` become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, `NEEDS_STATE` and

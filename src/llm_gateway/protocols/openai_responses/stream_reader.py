@@ -1,4 +1,4 @@
-"""Read streams of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming.
+"""Read a provider's Responses API stream: parse its server-sent events into canonical chunks.
 
 The labels are event: chunks. Events that are not listed are ignored.
 

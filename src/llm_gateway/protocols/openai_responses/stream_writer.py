@@ -1,4 +1,4 @@
-"""Write streams of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming.
+"""Write a client's Responses API stream: turn canonical chunks into server-sent events.
 
 The output is a list of items, one open at a time (`_open`). The labels are chunk: events, without the prefix
 `response.`; a chunk that belongs to another kind of item first closes the open one.

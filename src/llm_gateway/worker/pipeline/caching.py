@@ -1,4 +1,4 @@
-"""Answer cache with single-flight: return cached answers, and make one upstream call for identical requests in flight.
+"""Cached answers by exact match: look up and store them; whole requests wait for an identical one in flight.
 
 Keys match exactly, per (provider, model) of the plan. A request's key is a hash of its document, and of its user id
 unless customers share answers. Streamed requests read and fill the cache, but never wait for an identical request.
