@@ -145,10 +145,10 @@ class PublicPrices(msgspec.Struct, frozen=True, gc=False):
         return found
 
 
-def _long_date(found: re.Match[str]) -> str:
-    year, month, day = found.groups()
+def _long_date(match: re.Match[str]) -> str:
+    year, month, day = match.groups()
     try:
         date(int(year), int(month), int(day))
     except ValueError:  # eight digits that are no date, such as -20250231
-        return found[0]
+        return match[0]
     return f"-{year}-{month}-{day}"
