@@ -93,7 +93,7 @@ def test_missing_usage_of_a_stream_is_estimated(gateway: GatewayProcess, streame
 
 BREAKS = [
     pytest.param([CUT], "ended", id="cut"),
-    pytest.param([b"data: {garbage\n\n"], "no chat completion chunk", id="garbage"),
+    pytest.param([b"data: {garbage\n\n"], "Invalid chat completion chunk", id="garbage"),
     pytest.param([event({"error": {"message": "on fire", "type": "server_error"}})], "on fire", id="error"),
     pytest.param([], "ended before it was complete", id="no end"),
     pytest.param([b"data: " + b"x" * 4_500_000 + b"\n\n"], "larger than", id="huge"),
