@@ -146,8 +146,8 @@ def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     ("event", "error", "message"),
     [
         (called("{}", index=0, id="a"), Malformed, "without a name"),
-        (delta("error"), Malformed, "broken off"),
-        (delta("insufficient_system_resource"), Malformed, "broken off"),
+        (delta("error"), Malformed, "aborted the answer"),
+        (delta("insufficient_system_resource"), Malformed, "aborted the answer"),
         ({"error": {"message": "on fire", "type": "server_error"}}, UpstreamError, "on fire"),
         ({"error": {"code": 500}}, UpstreamError, "The provider failed"),
         ({"error": "on fire"}, UpstreamError, "on fire"),

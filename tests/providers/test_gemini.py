@@ -186,8 +186,11 @@ class TestDecode:
             (b'{"candidates": null, "promptFeedback": {}}', "The answer has no candidates"),
             (generated(finish=None), "The answer has no content"),
             (generated({"text": "Hm", "thought": True}, finish=""), "The answer has no content"),
-            (generated({"text": "Hm"}, finish="MALFORMED_RESPONSE"), "The answer was broken off (MALFORMED_RESPONSE)"),
-            (generated(finish="UNEXPECTED_TOOL_CALL"), "The answer was broken off (UNEXPECTED_TOOL_CALL)"),
+            (
+                generated({"text": "Hm"}, finish="MALFORMED_RESPONSE"),
+                "The provider aborted the answer (MALFORMED_RESPONSE)",
+            ),
+            (generated(finish="UNEXPECTED_TOOL_CALL"), "The provider aborted the answer (UNEXPECTED_TOOL_CALL)"),
         ],
     )
     def test_a_malformed_reply_is_an_error_that_says_why(self, body: bytes, message: str) -> None:

@@ -179,7 +179,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
     def test_a_finish_reason_that_means_failure_is_malformed(self, reason: str) -> None:
-        with pytest.raises(Malformed, match=f"^The answer was broken off \\({reason}\\)$"):
+        with pytest.raises(Malformed, match=f"^The provider aborted the answer \\({reason}\\)$"):
             decode("openai", completion(finish_reason=reason))
 
     @pytest.mark.parametrize("reason", ["length", "content_filter"])

@@ -107,5 +107,5 @@ def finish_reason(reported: str) -> FinishReason:
         Malformed: the reason is one of FAILED.
     """
     if reported in FAILED:
-        raise Malformed(f"The answer was broken off ({truncated(reported)})")
+        raise Malformed(f"The provider aborted the answer ({truncated(reported)})")
     return "stop" if reported in STOPPED else "length" if reported in CUT_OFF else "content_filter"

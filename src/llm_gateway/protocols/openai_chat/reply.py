@@ -126,7 +126,7 @@ def finish_reason(reported: str | None) -> FinishReason:
         Malformed: the provider aborted the answer.
     """
     if reported in BROKEN_OFF:
-        raise Malformed(f"The answer was broken off ({reported})")
+        raise Malformed(f"The provider aborted the answer ({reported})")
     return FINISH_REASONS.get(reported or "stop", "stop")
 
 

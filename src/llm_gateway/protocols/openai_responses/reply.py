@@ -129,7 +129,7 @@ def read_reply(body: bytes) -> Completion:
     found = _decoder.decode(body)
     if found.status == "failed" or (found.error and not found.output):
         error = found.error.get("message") if isinstance(found.error, dict) else found.error
-        raise Malformed(f"The answer was broken off ({error})")
+        raise Malformed(f"The provider aborted the answer ({error})")
     parts = [part for item in found.output or () for part in _parts(item)]
     if not parts and found.status not in ENDED:
         raise Malformed("The answer has no content")
