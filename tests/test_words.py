@@ -54,8 +54,8 @@ WORDS_OF_A_NAME = 4
 
 SINCE = "64d351b51c13b57ea68290b9f41ec62735c706ec"
 """The commit from which on subjects are checked."""
-TOLERATED = frozenset({"910737a9e68b9209084546e8aedc1450d16a6f97"})
-"""Commits with a longer subject that were made before this check."""
+TOLERATED = frozenset({"910737a9e68b9209084546e8aedc1450d16a6f97", "38045fa29a2f4963cf3759866dc29a5097ec63a1"})
+"""Commits with a longer subject, made while this check was: a subject cannot be changed once others build on it."""
 SUBJECT_CHARACTERS = 72
 
 Check = Callable[[Path], list[str]]

@@ -1,4 +1,4 @@
-"""Entry point of the server process (`python -m llm_gateway`), which `llm-gateway serve` replaces itself with."""
+"""Entry point of the one server process (`python -m llm_gateway`); `llm-gateway serve` becomes it by execve."""
 
 from __future__ import annotations
 

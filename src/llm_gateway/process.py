@@ -1,4 +1,4 @@
-"""Process-level protection: ignored signals, standard descriptors that are never reused, scheduling of threads."""
+"""Protect the server process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def test_a_request_has_defaults_for_its_optional_fields() -> None:
         client_request=ClientRequest.of(Conversation(turns=[])),
     )
 
-    assert (asked.task_type, asked.max_tokens, asked.input_weight) == ("general", 1000, 0)
-    assert (asked.json_mode, asked.use_cache, asked.keep_in_cache) == (False, True, True)
+    assert (asked.task_type, asked.max_tokens, asked.input_length) == ("general", 1000, 0)
+    assert (asked.json_mode, asked.use_cache, asked.store_in_cache) == (False, True, True)
     assert (asked.client_request_id, asked.tags) == (None, {})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.token_estimate import weigh
+from llm_gateway.domain.token_estimate import equivalent_length_of
 from tests.e2e.process import GatewayProcess
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, Step, StreamingVendor, delta, finish, usage
 from tests.faults.client import http_request
@@ -91,7 +91,7 @@ async def all_leave(gateway: GatewayProcess, count: int) -> int:
 
 async def fits(gateway: GatewayProcess, provider: str, used: int) -> None:
     """Check that the limiter counts exactly `used` tokens: one more request fits exactly."""
-    needed = weigh(asked("The last"), ("messages",)) // 4 + 8 + MAX_TOKENS
+    needed = equivalent_length_of(asked("The last"), ("messages",)) // 4 + 8 + MAX_TOKENS
     for limit, expected in ((used + needed - 1, 429), (used + needed, 200)):
         patched = await asyncio.to_thread(gateway.call, "PATCH", provider, {"rate_limit_tpm": limit})
         assert patched.status == 200

@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
     Completion,
-    Counted,
-    Finish,
+    ReplyStart,
     Text,
     TextDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.usage import Usage
@@ -208,7 +208,7 @@ FULL = Usage(input_tokens=100, output_tokens=50, cache_read_tokens=30, cache_wri
 
 @SURFACES
 def test_a_client_reads_the_tokens_that_were_billed(protocol: Any) -> None:
-    chunks: list[Chunk] = [Begin(), TextDelta(text="Hello"), Finish(), Counted(usage=FULL)]
+    chunks: list[Chunk] = [ReplyStart(), TextDelta(text="Hello"), ChoiceEnd(), UsageUpdate(usage=FULL)]
 
     assert streamed(protocol, chunks).usage == FULL
     whole = assembled(chunks)
@@ -219,15 +219,15 @@ def test_a_client_reads_the_tokens_that_were_billed(protocol: Any) -> None:
 def test_interleaved_calls_are_written_with_their_own_arguments(protocol: Any) -> None:
     """OpenAI's parallel calls may interleave; Anthropic's and Responses' must be complete before the next begins."""
     chunks: list[Chunk] = [
-        Begin(),
-        ToolBegin(call=0, id="a", name="t"),
+        ReplyStart(),
+        ToolStart(call=0, id="a", name="t"),
         ToolDelta(call=0, arguments='{"a":'),
-        ToolBegin(call=1, id="b", name="u"),
+        ToolStart(call=1, id="b", name="u"),
         ToolDelta(call=1, arguments="{}"),
         TextDelta(text="Hello"),
         ToolDelta(call=0, arguments="1}"),
-        Finish(reason="tool_calls"),
-        Counted(usage=FULL),
+        ChoiceEnd(reason="tool_calls"),
+        UsageUpdate(usage=FULL),
     ]
 
     told = streamed(protocol, chunks).choices[0].parts
@@ -239,7 +239,13 @@ def test_interleaved_calls_are_written_with_their_own_arguments(protocol: Any) -
 
 @pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses])
 def test_only_the_first_choice_is_written_if_a_protocol_has_only_one(protocol: Any) -> None:
-    chunks: list[Chunk] = [Begin(), TextDelta(text="a", choice=1), TextDelta(text="b"), Finish(choice=1), Finish()]
+    chunks: list[Chunk] = [
+        ReplyStart(),
+        TextDelta(text="a", choice=1),
+        TextDelta(text="b"),
+        ChoiceEnd(choice=1),
+        ChoiceEnd(),
+    ]
 
     told = streamed(protocol, chunks)
 

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from llm_gateway.domain.conversation import Begin, Chunk, Finish, TextDelta, ToolBegin, ToolCall, ToolDelta
+from llm_gateway.domain.conversation import ChoiceEnd, Chunk, ReplyStart, TextDelta, ToolCall, ToolDelta, ToolStart
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.sse import Splitter
 
-FIRST, SECOND = ToolBegin(call=0, id="call_a", name="a"), ToolBegin(call=1, id="call_b", name="b")
+FIRST, SECOND = ToolStart(call=0, id="call_a", name="a"), ToolStart(call=1, id="call_b", name="b")
 TURNS: list[Chunk] = [
     FIRST, SECOND,
     ToolDelta(call=0, arguments='{"x":'), ToolDelta(call=1, arguments='{"y":'), TextDelta(text="and"),
@@ -34,7 +34,7 @@ def test_chunks_in_the_middle_of_a_call_are_held_back() -> None:
 def test_consecutive_calls_are_not_held_back() -> None:
     chunks: list[Chunk] = [
         TextDelta(text="so"), FIRST, ToolDelta(call=0, arguments="{"), ToolDelta(call=0, arguments="}"),
-        SECOND, ToolDelta(call=1, arguments="{}"), TextDelta(text="and"), Finish(reason="tool_calls"),
+        SECOND, ToolDelta(call=1, arguments="{}"), TextDelta(text="and"), ChoiceEnd(reason="tool_calls"),
     ]  # fmt: skip
     delta_serializer = DeltaSerializer()
 
@@ -46,7 +46,7 @@ def test_consecutive_calls_are_not_held_back() -> None:
 def test_interleaved_calls_keep_all_their_arguments(protocol: object) -> None:
     writer = protocol.StreamWriter(CONTEXT)  # type: ignore[attr-defined]
     reader, assembler = protocol.StreamReader(), ReplyAssembler()  # type: ignore[attr-defined]
-    chunks = [Begin(id="1", model="m"), *TURNS, Finish(reason="tool_calls")]
+    chunks = [ReplyStart(id="1", model="m"), *TURNS, ChoiceEnd(reason="tool_calls")]
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
     for event in Splitter(10_000_000).take(body):
         for chunk in reader.take(event):

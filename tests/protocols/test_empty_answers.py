@@ -155,7 +155,7 @@ def test_a_complete_reply_without_text_is_an_answer_with_exact_tokens(kind: str)
     for reply in replies:
         assert (reply.content, reply.finish_reason) == ("", "stop")
         assert (reply.usage, reply.usage_estimated) == (COUNTED, False)
-        assert not reply.may_be_kept
+        assert not reply.is_cacheable
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -181,7 +181,7 @@ def test_a_stream_without_text_is_an_answer_with_exact_tokens(kind: str) -> None
     assert is_complete
     assert (text_of(completion), completion.choices[0].finish_reason) == ("", "stop")
     assert (completion.usage, completion.usage_estimated) == (COUNTED, False)
-    assert not reply_of(completion).may_be_kept
+    assert not reply_of(completion).is_cacheable
 
 
 @pytest.mark.parametrize("name", CUT)

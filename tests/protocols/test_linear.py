@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.conversation import (
+    ChoiceEnd,
     Chunk,
-    Finish,
     RefusalDelta,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolDelta,
+    ToolStart,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
@@ -80,7 +80,7 @@ EVENTS: dict[str, tuple[Callable[[], Any], list[dict[str, Any]]]] = {
     "gemini tools": (gemini.StreamReader, [generated({"functionCall": {"name": "f", "args": {}}})]),
 }
 TEXT, THOUGHT = TextDelta(text="x"), ThinkingDelta(text="x")
-BEGIN, BEGIN_OTHER = ToolBegin(call=0, id="a", name="f"), ToolBegin(call=1, id="b", name="f")
+BEGIN, BEGIN_OTHER = ToolStart(call=0, id="a", name="f"), ToolStart(call=1, id="b", name="f")
 CHUNKS: dict[str, tuple[list[Chunk], list[Chunk]]] = {
     "text": ([], [TEXT]),
     "logprobs": ([], [TextDelta(text="x", logprobs=LOGPROBS)]),
@@ -92,7 +92,7 @@ CHUNKS: dict[str, tuple[list[Chunk], list[Chunk]]] = {
     "tools in turns": ([BEGIN, BEGIN_OTHER], [ToolDelta(call=0, arguments="x"), ToolDelta(call=1, arguments="x")]),
     "text in a tool": ([BEGIN], [TEXT, ToolDelta(call=0, arguments="x")]),
     "whole tools": ([], [BEGIN, ToolDelta(call=0, arguments="{}")]),
-    "ends": ([], [TEXT, Finish()]),
+    "ends": ([], [TEXT, ChoiceEnd()]),
 }
 WRITERS = {
     "chat": openai_chat,
@@ -148,7 +148,7 @@ def test_a_reply_with_many_choices_costs_the_same_for_each() -> None:
         assembler = ReplyAssembler()
         for choice in range(count):
             assembler.take(TextDelta(text="x", choice=choice))
-            assembler.take(Finish(choice=choice))
+            assembler.take(ChoiceEnd(choice=choice))
             assert assembler.is_finished
         assembler.completion()
 

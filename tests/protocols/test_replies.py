@@ -13,16 +13,16 @@ from openai.types.responses import Response
 
 from llm_gateway.domain.conversation import (
     Choice,
+    ChoiceEnd,
     Completion,
-    Finish,
     Refusal,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
@@ -110,7 +110,7 @@ def test_deltas_without_an_index_belong_to_the_last_call() -> None:
     )
 
     assert chunks[1:] == [
-        ToolBegin(call=0, id="x", name="t"),
+        ToolStart(call=0, id="x", name="t"),
         ToolDelta(call=0, arguments="{"),
         ToolDelta(call=0, arguments="}"),
     ]
@@ -139,7 +139,7 @@ def test_a_gemini_reply_with_thoughts_and_a_call_is_read() -> None:
     ]
     assert completion.usage == Usage(input_tokens=5, output_tokens=9, reasoning_tokens=2)
     blocked = read_events(gemini.StreamReader(), {"promptFeedback": {"blockReason": "SAFETY"}})
-    assert blocked[1:] == [Finish(reason="content_filter")]
+    assert blocked[1:] == [ChoiceEnd(reason="content_filter")]
 
 
 @pytest.mark.parametrize(

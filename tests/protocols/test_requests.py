@@ -11,9 +11,9 @@ from llm_gateway.domain.conversation import (
     Audio,
     Conversation,
     File,
-    Format,
     Image,
     Reasoning,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -280,7 +280,7 @@ def test_a_responses_request_with_every_field_is_read() -> None:
         Thinking(text="Hm"),
         ToolCall(id="c1", name="weather", arguments="{}"),
     ]
-    assert found.format == Format(name="n", schema=SCHEMA, strict=True)
+    assert found.format == ResponseFormat(name="n", schema=SCHEMA, strict=True)
     assert found.reasoning == Reasoning(effort="low", summary="auto", show=True)
     assert (found.max_tokens, found.logprobs, found.verbosity) == (50, True, "low")
     files = [part.file_id for part in found.turns[2].parts if isinstance(part, Image)]
@@ -294,7 +294,7 @@ ASKS = [Turn(role="user", parts=[Text(text="x")])]
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-opus-5-5"])
 def test_json_answers_of_anthropic_are_the_input_of_a_tool(model: str) -> None:
-    conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), temperature=0.5, reasoning=None)
+    conversation = Conversation(turns=ASKS, format=ResponseFormat(schema=SCHEMA), temperature=0.5, reasoning=None)
     written = anthropic_messages.write_request(conversation, model, stream=False)
 
     [tool] = written.document["tools"]
@@ -306,7 +306,7 @@ def test_json_answers_of_anthropic_are_the_input_of_a_tool(model: str) -> None:
 
 def test_a_forced_tool_replaces_the_json_tool_at_anthropic() -> None:
     """Instructor sends both a forced tool and a format; the call follows the tool's schema, so the format is moot."""
-    conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
+    conversation = Conversation(turns=ASKS, format=ResponseFormat(schema=SCHEMA), tools=[Tool(name="weather")])
     conversation.tool_choice = ToolChoice(mode="required", name="weather")
     document = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
 
@@ -324,7 +324,7 @@ def test_a_forced_tool_replaces_the_json_tool_at_anthropic() -> None:
 )
 def test_the_json_tool_is_added_to_the_clients_tools_at_anthropic(mode: Any, model: str, choice: object) -> None:
     """An agent may call tools before its last answer, which is JSON: the answer becomes one more tool."""
-    conversation = Conversation(turns=ASKS, format=Format(schema=SCHEMA), tools=[Tool(name="weather")])
+    conversation = Conversation(turns=ASKS, format=ResponseFormat(schema=SCHEMA), tools=[Tool(name="weather")])
     conversation.tool_choice = None if mode is None else ToolChoice(mode=mode)
 
     document = anthropic_messages.write_request(conversation, model, stream=False).document
@@ -354,7 +354,7 @@ def test_reasoning_is_translated_for_anthropic(reasoning: Reasoning, model: str,
 
 
 def test_json_is_requested_in_a_message_if_the_vendor_has_no_json_mode() -> None:
-    conversation = Conversation(turns=ASKS, format=Format())
+    conversation = Conversation(turns=ASKS, format=ResponseFormat())
 
     plain = openai_chat.write_request(conversation, "m", stream=False, has_json_mode=False).document
     native = openai_chat.write_request(conversation, "m", stream=False).document

@@ -11,22 +11,22 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from llm_gateway.domain.conversation import (
-    Begin,
     Choice,
+    ChoiceEnd,
     Chunk,
     Completion,
     Conversation,
-    Counted,
-    Finish,
     Part,
     RefusalDelta,
+    ReplyStart,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
@@ -126,9 +126,9 @@ def test_an_unsigned_thought_has_no_encrypted_content() -> None:
         assert "encrypted_content" not in item
 
 
-CALL: list[Chunk] = [ToolBegin(call=0, id="c1", name="t"), ToolDelta(call=0, arguments='{"a":'),
+CALL: list[Chunk] = [ToolStart(call=0, id="c1", name="t"), ToolDelta(call=0, arguments='{"a":'),
                      ToolDelta(call=0, arguments="1}")]  # fmt: skip
-OTHER: list[Chunk] = [ToolBegin(call=1, id="c2", name="t"), ToolDelta(call=1, arguments="{}")]
+OTHER: list[Chunk] = [ToolStart(call=1, id="c2", name="t"), ToolDelta(call=1, arguments="{}")]
 THOUGHT: list[Chunk] = [ThinkingDelta(text="H"), ThinkingDelta(text="m")]
 SIGNED: list[Chunk] = [*THOUGHT, ThinkingDelta(signature="sig")]
 REDACTED: list[Chunk] = [ThinkingDelta(redacted="sealed")]
@@ -154,10 +154,12 @@ SEQUENCES: dict[str, tuple[list[Chunk], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-@pytest.mark.parametrize("count", [Counted(usage=Usage(input_tokens=5, output_tokens=7)), None], ids=["", "uncounted"])
-def test_the_items_of_a_stream_equal_those_of_its_final_response(name: str, count: Counted | None) -> None:
+@pytest.mark.parametrize(
+    "count", [UsageUpdate(usage=Usage(input_tokens=5, output_tokens=7)), None], ids=["", "uncounted"]
+)
+def test_the_items_of_a_stream_equal_those_of_its_final_response(name: str, count: UsageUpdate | None) -> None:
     chunks, kinds = SEQUENCES[name]
-    every = [Begin(model="m"), *chunks, Finish(reason="length"), *([] if count is None else [count])]
+    every = [ReplyStart(model="m"), *chunks, ChoiceEnd(reason="length"), *([] if count is None else [count])]
     events = events_of(every)
     assembler = ReplyAssembler()
     for chunk in every:

@@ -16,7 +16,7 @@ from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Splitter
-from tests.protocols.strategies import completions, conversations
+from tests.protocols.conversation_strategies import completions, conversations
 
 CONTEXT = ReplyContext(
     request_id="1", model="model-1", created_s=7, document={"stream_options": {"include_usage": True}}

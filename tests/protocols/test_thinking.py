@@ -8,8 +8,8 @@ import pytest
 
 from llm_gateway.domain.conversation import (
     Conversation,
-    Format,
     Reasoning,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -88,12 +88,14 @@ def test_thinking_is_not_disabled_for_newer_models() -> None:
 
 
 def test_the_json_tool_is_required_if_thinking_is_off() -> None:
-    told = written(format=Format(), reasoning=Reasoning(effort="none"))
+    told = written(format=ResponseFormat(), reasoning=Reasoning(effort="none"))
     assert told.document["tool_choice"] == {"type": "tool", "name": "json_answer"}
 
 
 def test_tools_are_left_out_if_none_may_be_called() -> None:
-    told = written(tools=TOOLS, tool_choice=ToolChoice(mode="none"), format=Format(), reasoning=Reasoning(effort="low"))
+    told = written(
+        tools=TOOLS, tool_choice=ToolChoice(mode="none"), format=ResponseFormat(), reasoning=Reasoning(effort="low")
+    )
     assert [tool["name"] for tool in told.document["tools"]] == ["json_answer"]
 
 

@@ -9,10 +9,10 @@ import pytest
 from llm_gateway.domain.conversation import (
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
+    ResponseFormat,
     Text,
     Thinking,
     ToolResult,
@@ -155,7 +155,7 @@ def test_an_empty_system_text_is_not_sent_to_openai_or_gemini(role: Any) -> None
 
 def test_the_json_instruction_follows_a_cached_system_text() -> None:
     system = [Turn(role="system", parts=[Text(text="Be brief.", cache="5m")])]
-    conversation = Conversation(turns=system + ASKS, format=Format())
+    conversation = Conversation(turns=system + ASKS, format=ResponseFormat())
 
     document = anthropic_messages.write_request(conversation, "claude-haiku-4-5", stream=False).document
 

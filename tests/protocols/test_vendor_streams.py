@@ -8,22 +8,22 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.conversation import (
-    Begin,
     Choice,
+    ChoiceEnd,
     Chunk,
     Completion,
-    Finish,
-    Foreign,
-    ForeignDelta,
     Part,
     RefusalDelta,
+    ReplyStart,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    VendorPart,
+    VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
@@ -36,12 +36,12 @@ CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 
 
 def chunks_of(reader: Any, *events: Document | bytes) -> list[Chunk]:
-    """Read the events and return the chunks, without `Begin`."""
+    """Read the events and return the chunks, without `ReplyStart`."""
     chunks: list[Chunk] = []
     for event in events:
         data = event if isinstance(event, bytes) else encoded(event)
         chunks += reader.take(Event(b"", data, b""))
-    return [chunk for chunk in chunks if not isinstance(chunk, Begin)]
+    return [chunk for chunk in chunks if not isinstance(chunk, ReplyStart)]
 
 
 def delta(reason: str | None = None, index: int = 0, **fields: Any) -> Document:
@@ -74,64 +74,64 @@ CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
     "a refusal": ([delta(refusal="No"), delta(refusal=".")], [RefusalDelta(text="No"), RefusalDelta(text=".")]),
     "a call in one piece": (
         [called("{}", "t", index=0, id="a")],
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
     ),
     "arguments as an object": (
         [called({"a": [1]}, "t", index=0, id="a")],
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"a":[1]}')],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"a":[1]}')],
     ),
-    "a call without an id": ([called("", "t", index=3)], [ToolBegin(call=0, id="call_0", name="t")]),
+    "a call without an id": ([called("", "t", index=3)], [ToolStart(call=0, id="call_0", name="t")]),
     "calls known by their ids": (
         [called("[", "t", id="a"), called("1", "u", id="b"), called("]", id="a")],
         [
-            ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="["),
-            ToolBegin(call=1, id="b", name="u"), ToolDelta(call=1, arguments="1"), ToolDelta(call=0, arguments="]"),
+            ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="["),
+            ToolStart(call=1, id="b", name="u"), ToolDelta(call=1, arguments="1"), ToolDelta(call=0, arguments="]"),
         ],
     ),
     "arguments without index and id are the last call's": (
         [called("", "t", index=0, id="a"), called("", "u", index=1, id="b"), called("{}")],
-        [ToolBegin(call=0, id="a", name="t"), ToolBegin(call=1, id="b", name="u"), ToolDelta(call=1, arguments="{}")],
+        [ToolStart(call=0, id="a", name="t"), ToolStart(call=1, id="b", name="u"), ToolDelta(call=1, arguments="{}")],
     ),
     "Google's signature": (
         [called("", "t", index=0, id="a", extra_content={"google": {"thought_signature": "s"}})],
-        [ToolBegin(call=0, id="a", name="t", signature="s")],
+        [ToolStart(call=0, id="a", name="t", signature="s")],
     ),
     "a signature that is no text": (
         [called("", "t", index=0, id="a", extra_content={"google": {"thought_signature": 5}})],
-        [ToolBegin(call=0, id="a", name="t")],
+        [ToolStart(call=0, id="a", name="t")],
     ),
     "a custom tool's call": (
         [delta(tool_calls=[{"index": 0, "id": "a", "type": "custom", "custom": {"name": "t"}}])],
-        [ForeignDelta(kind="custom")],
+        [VendorPartDelta(kind="custom")],
     ),
     "sound, pictures, and the old function calls": (
         [delta(audio={"id": "a"}), delta(images=[{}]), delta(function_call={"name": "t"})],
-        [ForeignDelta(kind="audio"), ForeignDelta(kind="images"), ForeignDelta(kind="function_call")],
+        [VendorPartDelta(kind="audio"), VendorPartDelta(kind="images"), VendorPartDelta(kind="function_call")],
     ),
     "stop after calls, as with a tool_choice that names a function": (
         [called("{}", "t", index=0, id="a"), delta("stop")],
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), Finish(reason="tool_calls")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), ChoiceEnd(reason="tool_calls")],
     ),
     "a call and no reason": (
         [called("{}", "t", index=0, id="a"), b"[DONE]"],
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), Finish(reason="tool_calls")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), ChoiceEnd(reason="tool_calls")],
     ),
-    "a text and no reason": ([delta(content="Hi"), b"[DONE]"], [TextDelta(text="Hi"), Finish()]),
-    "nothing and no reason": ([delta(content=""), b"[DONE]"], [Finish()]),
+    "a text and no reason": ([delta(content="Hi"), b"[DONE]"], [TextDelta(text="Hi"), ChoiceEnd()]),
+    "nothing and no reason": ([delta(content=""), b"[DONE]"], [ChoiceEnd()]),
     "a reason, then the end": (
         [delta("length", content="Hi"), b"[DONE]"],
-        [TextDelta(text="Hi"), Finish(reason="length")],
+        [TextDelta(text="Hi"), ChoiceEnd(reason="length")],
     ),
-    "Together's word for the end": ([delta("eos")], [Finish()]),
+    "Together's word for the end": ([delta("eos")], [ChoiceEnd()]),
     "two answers in turns": (
         [delta(content="a"), delta(index=1, content="b"), delta("stop", index=1), delta("stop")],
-        [TextDelta(text="a"), TextDelta(text="b", choice=1), Finish(choice=1), Finish()],
+        [TextDelta(text="a"), TextDelta(text="b", choice=1), ChoiceEnd(choice=1), ChoiceEnd()],
     ),
     "Azure's first event, of the prompt's filter": (
         [{"choices": [], "prompt_filter_results": [{}]}, delta(content="a")],
         [TextDelta(text="a")],
     ),
-    "a choice without a delta": ([{"choices": [{"index": 0, "finish_reason": "stop"}]}], [Finish()]),
+    "a choice without a delta": ([{"choices": [{"index": 0, "finish_reason": "stop"}]}], [ChoiceEnd()]),
 }  # fmt: skip
 
 
@@ -189,19 +189,19 @@ MESSAGES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
     "text in the beginning of its block": (block(0, "text", text="Hi"), [TextDelta(text="Hi")]),
     "a call whose input is whole from the beginning": (
         block(0, "tool_use", id="a", name="t", input={"x": 1}),
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"x": 1}')],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"x": 1}')],
     ),
     "a call without input": (
         block(0, "tool_use", part_of_input(""), id="a", name="t", input={}),
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
     ),
     "a call without an id": (
         block(4, "tool_use", part_of_input("{}"), name="t"),
-        [ToolBegin(call=0, id="toolu_0", name="t"), ToolDelta(call=0, arguments="{}")],
+        [ToolStart(call=0, id="toolu_0", name="t"), ToolDelta(call=0, arguments="{}")],
     ),
     "a tool that the vendor runs": (
         block(0, "server_tool_use", part_of_input("{}"), id="a", name="web_search"),
-        [ForeignDelta(kind="server_tool_use")],
+        [VendorPartDelta(kind="server_tool_use")],
     ),
     "thoughts and their seal": (
         block(
@@ -219,14 +219,14 @@ MESSAGES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
         [{"type": "content_block_delta", "index": 0}, {"type": "content_block_start", "index": 0}],
         [],
     ),
-    "a pause": ([{"type": "message_delta", "delta": {"stop_reason": "pause_turn"}}], [Finish()]),
+    "a pause": ([{"type": "message_delta", "delta": {"stop_reason": "pause_turn"}}], [ChoiceEnd()]),
     "the stop sequence": (
         [{"type": "message_delta", "delta": {"stop_reason": "stop_sequence", "stop_sequence": "END"}}],
-        [Finish(stop_sequence="END")],
+        [ChoiceEnd(stop_sequence="END")],
     ),
     "a call and no reason": (
         [*block(0, "tool_use", part_of_input("{}"), id="a", name="t"), {"type": "message_stop"}],
-        [ToolBegin(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), Finish(reason="tool_calls")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}"), ChoiceEnd(reason="tool_calls")],
     ),
 }  # fmt: skip
 
@@ -261,14 +261,14 @@ RESPONSES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
     ),
     "a call without an id": (
         [{"type": "response.output_item.added", "output_index": 2, "item": {"type": "function_call", "name": "t"}}],
-        [ToolBegin(call=0, id="call_0", name="t")],
+        [ToolStart(call=0, id="call_0", name="t")],
     ),
     "an item that is missing": ([{"type": "response.output_item.added", "output_index": 2}], []),
     "a tool that the vendor runs": (
         [{"type": "response.output_item.added", "output_index": 0, "item": {"type": "mcp_call", "name": 5}}],
-        [ForeignDelta(kind="mcp_call")],
+        [VendorPartDelta(kind="mcp_call")],
     ),
-    "an end that chat completions have": ([b"[DONE]"], [Finish()]),
+    "an end that chat completions have": ([b"[DONE]"], [ChoiceEnd()]),
 }  # fmt: skip
 
 
@@ -330,8 +330,8 @@ def test_arguments_are_written_as_the_input_of_a_tool_block(arguments: str, give
     assert block == {"type": "tool_use", "id": "a", "name": "t", "input": given}
 
 
-def test_foreign_parts_are_left_out_of_whole_replies() -> None:
-    completion = completed([Foreign(kind="mcp_call"), Text(text="Hi")])
+def test_vendor_parts_are_left_out_of_whole_replies() -> None:
+    completion = completed([VendorPart(kind="mcp_call"), Text(text="Hi")])
 
     assert msgspec.json.decode(openai_chat.write_reply(completion, CONTEXT))["choices"][0]["message"]["content"] == "Hi"
     [only] = msgspec.json.decode(anthropic_messages.write_reply(completion, CONTEXT))["content"]

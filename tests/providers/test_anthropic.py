@@ -344,14 +344,16 @@ class TestRefusals:
             (401, "authentication_error", "invalid x-api-key", "account"),
             (402, "billing_error", "There is an issue with billing", "account"),
             (404, "not_found_error", "model: claude-x", "model"),
-            (429, "rate_limit_error", "Number of requests has exceeded your rate limit", "moment"),
-            (529, "overloaded_error", "Overloaded", "moment"),
+            (429, "rate_limit_error", "Number of requests has exceeded your rate limit", "temporary"),
+            (529, "overloaded_error", "Overloaded", "temporary"),
         ],
     )
     def test_error_responses_are_classified(self, status: int, kind: str, said: str, about: Subject) -> None:
-        refused = anthropic.interpret(UpstreamResult(status, refusal(kind, said)))
+        refused = anthropic.classify_error(UpstreamResult(status, refusal(kind, said)))
 
         assert refused == UpstreamRefusal(about, is_final=about == "request")
 
     def test_the_wait_in_an_error_response_is_kept(self) -> None:
-        assert anthropic.interpret(UpstreamResult(429, refusal("rate_limit_error", "slow"), 7.0)).retry_after_s == 7.0
+        assert (
+            anthropic.classify_error(UpstreamResult(429, refusal("rate_limit_error", "slow"), 7.0)).retry_after_s == 7.0
+        )

@@ -188,9 +188,12 @@ class TestDecode:
             (generated({"text": "Hm", "thought": True}, finish=""), "The answer has no content"),
             (
                 generated({"text": "Hm"}, finish="MALFORMED_RESPONSE"),
-                "The provider aborted the answer (MALFORMED_RESPONSE)",
+                "The provider aborted the answer (finish reason: MALFORMED_RESPONSE)",
             ),
-            (generated(finish="UNEXPECTED_TOOL_CALL"), "The provider aborted the answer (UNEXPECTED_TOOL_CALL)"),
+            (
+                generated(finish="UNEXPECTED_TOOL_CALL"),
+                "The provider aborted the answer (finish reason: UNEXPECTED_TOOL_CALL)",
+            ),
         ],
     )
     def test_a_malformed_reply_is_an_error_that_says_why(self, body: bytes, message: str) -> None:
@@ -302,11 +305,11 @@ class TestRefusals:
             (400, "odd", "request"),
             (403, refusal(403, "PERMISSION_DENIED", "no"), "account"),
             (404, refusal(404, "NOT_FOUND", "models/x is not found"), "model"),
-            (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), "moment"),
+            (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), "temporary"),
         ],
     )
     def test_error_responses_are_classified(self, status: int, document: Any, about: Subject) -> None:
-        refused = gemini.interpret(UpstreamResult(status, msgspec.json.encode(document)))
+        refused = gemini.classify_error(UpstreamResult(status, msgspec.json.encode(document)))
 
         assert refused == UpstreamRefusal(about, is_final=about == "request")
 
@@ -327,10 +330,12 @@ class TestRefusals:
     ) -> None:
         body = msgspec.json.encode(refusal(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota", *details))
 
-        assert gemini.interpret(UpstreamResult(429, body, header)) == UpstreamRefusal("moment", retry_after_s=wait)
+        assert gemini.classify_error(UpstreamResult(429, body, header)) == UpstreamRefusal(
+            "temporary", retry_after_s=wait
+        )
 
     @given(st.sampled_from([400, 429]), st.binary(max_size=100) | PIECES.map(msgspec.json.encode))
     def test_any_body_of_an_error_response_is_classified(self, status: int, body: bytes) -> None:
         refused = UpstreamResult(status, body)
 
-        assert gemini.interpret(refused) == refusal_by_status(refused)
+        assert gemini.classify_error(refused) == refusal_by_status(refused)

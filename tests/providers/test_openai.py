@@ -179,7 +179,7 @@ class TestDecode:
 
     @pytest.mark.parametrize("reason", ["error", "insufficient_system_resource"])
     def test_a_finish_reason_that_means_failure_is_malformed(self, reason: str) -> None:
-        with pytest.raises(Malformed, match=f"^The provider aborted the answer \\({reason}\\)$"):
+        with pytest.raises(Malformed, match=f"^The provider aborted the answer \\(finish reason: {reason}\\)$"):
             decode("openai", completion(finish_reason=reason))
 
     @pytest.mark.parametrize("reason", ["length", "content_filter"])
@@ -243,10 +243,10 @@ class TestDecode:
 
 
 def test_the_embedded_model_has_the_same_dialect() -> None:
-    assert (local.static_key, local.target, local.decode_error, local.interpret, local.codecs) == (
+    assert (local.static_key, local.target, local.decode_error, local.classify_error, local.codecs) == (
         openai.static_key,
         openai.target,
         openai.decode_error,
-        openai.interpret,
+        openai.classify_error,
         openai.codecs,
     )

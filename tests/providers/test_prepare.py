@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.catalog import Candidate, OutgoingCall, Provider
+from llm_gateway.domain.catalog import CallToSign, Candidate, Provider
 from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import local, openai
@@ -37,7 +37,7 @@ class Prices(PriceList):
 class Signature:
     """An authorizer for single calls."""
 
-    async def __call__(self, call: OutgoingCall) -> bytes:
+    async def __call__(self, call: CallToSign) -> bytes:
         return f"x-signature: {call.method}\r\n".encode()
 
 
@@ -57,7 +57,7 @@ class Bench:
             local_endpoint=lambda: endpoint,
             learn=self.learned.extend,
             authorize=lambda _provider, _key: Signature() if signs else None,
-        )
+        ).prepare
 
 
 def stored(name: str = "acme", **changes: Any) -> Provider:

@@ -16,7 +16,7 @@ from llm_gateway.providers.registry import DIALECTS, all_protocols, choose_codec
 def test_every_kind_implements_the_dialect_contract(kind: str) -> None:
     dialect = DIALECTS[kind]
 
-    assert all(callable(part) for part in (dialect.target, dialect.decode_error, dialect.interpret))
+    assert all(callable(part) for part in (dialect.target, dialect.decode_error, dialect.classify_error))
     assert dialect.static_key.headers("k")
 
 

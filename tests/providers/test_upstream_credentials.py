@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall
+from llm_gateway.domain.catalog import CallToSign, NotAuthorized
 from llm_gateway.providers.upstream_credentials import FETCH_S, RETRY_S, RefreshedToken, StaticKey, Token
 from tests.worker.pipeline.fakes import NOW, Clock
 
-CALL = OutgoingCall("POST", "https://acme.test/v1/chat", b"{}")
+CALL = CallToSign("POST", "https://acme.test/v1/chat", b"{}")
 
 
 class Issuer:

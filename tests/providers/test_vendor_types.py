@@ -182,11 +182,11 @@ class TestTypes:
         assert usage.input_tokens + usage.output_tokens == counted
 
     def test_every_finish_reason_of_gemini_is_mapped(self) -> None:
-        from llm_gateway.protocols.gemini.response import CUT_OFF, FAILED, STOPPED
+        from llm_gateway.protocols.gemini.response import ABORTED, CUT_OFF, STOPPED
 
         known = {reason.value for reason in genai_types.FinishReason}
-        assert known > (STOPPED | CUT_OFF | FAILED)
-        filters = known - STOPPED - CUT_OFF - FAILED
+        assert known > (STOPPED | CUT_OFF | ABORTED)
+        filters = known - STOPPED - CUT_OFF - ABORTED
         assert filters == {
             *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"),
             *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION", "PUP_LIMITED_DISABLED", "MODEL_ARMOR"),
@@ -204,9 +204,9 @@ class TestTypes:
     def test_every_current_claude_model_has_known_capabilities(self) -> None:
         from anthropic.types import Model
 
-        from llm_gateway.protocols.anthropic_messages.model_capabilities import TAKES_ALL
+        from llm_gateway.protocols.anthropic_messages.model_capabilities import ACCEPTS_ALL_PARAMETERS
 
         named = [name for names in Model.__args__ for name in getattr(names, "__args__", ())]  # type: ignore[attr-defined]
-        older = {name for name in named if TAKES_ALL.match(name)}
+        older = {name for name in named if ACCEPTS_ALL_PARAMETERS.match(name)}
         assert older == {name for name in named if "-4-5" in name or "-4-6" in name}
         assert len(named) > len(older) > 0

@@ -125,7 +125,7 @@ class Control:
             learn=redact.learn,
         )
         self.configuration = LiveConfiguration(
-            stores.providers, stores.overrides, preparer, lambda: prices.public, self._cannot_be_used
+            stores.providers, stores.overrides, preparer.prepare, lambda: prices.public, self._cannot_be_used
         )
         self.configuration.subscribe(OnlyModelWarning(log))
 

@@ -1,4 +1,4 @@
-"""Start the embedded local model if the settings or a provider require it, and register it on the first start."""
+"""Start the embedded model's process if needed; in dev without any provider, also register it as a provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration types: providers, routing overrides, and the immutable snapshot that workers read."""
+"""Configuration types: providers, routing overrides, and the immutable snapshot that serves requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NotAuthorized(Exception):
     """An upstream call cannot be authorised, so it is not sent. The message is safe to log: no keys, no tokens."""
 
 
-class OutgoingCall(NamedTuple):
+class CallToSign(NamedTuple):
     """The parts of an HTTP request that a signature covers, taken just before it is sent. `url` is absolute."""
 
     method: str
@@ -30,7 +30,7 @@ class UpstreamAuthorizer(Protocol):
     expires (`RefreshedToken` in `providers/upstream_credentials.py`). A static key is in the target's headers instead.
 
         class Signature:
-            async def __call__(self, call: OutgoingCall) -> bytes:
+            async def __call__(self, call: CallToSign) -> bytes:
                 return f"x-signature: {sign(call.method, call.url, call.body)}\r\n".encode()
 
     Call order: `Preparer` (`providers/prepare.py`) makes one for each (provider, address, key) and puts it into the
@@ -42,7 +42,7 @@ class UpstreamAuthorizer(Protocol):
     background where possible. Implement it as a class, since `Preparer` holds instances by weak references.
     """
 
-    async def __call__(self, call: OutgoingCall) -> bytes:
+    async def __call__(self, call: CallToSign) -> bytes:
         """Return the header lines for `call`, each ending in CRLF.
 
         Raises:

@@ -102,7 +102,7 @@ class Refusal(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fi
     text: str
 
 
-class Foreign(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="foreign"):
+class VendorPart(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="foreign"):
     """A part of a reply that the canonical form cannot express (a custom tool's call, audio output).
 
     It reaches the client only if the reply passes through untranslated. `kind` is the vendor's type name.
@@ -111,7 +111,7 @@ class Foreign(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fi
     kind: str
 
 
-Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking | Refusal | Foreign
+Part: TypeAlias = Text | Image | File | Audio | ToolCall | ToolResult | Thinking | Refusal | VendorPart
 
 
 class Turn(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
@@ -140,7 +140,7 @@ class ToolChoice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     parallel: bool | None = None
 
 
-class Format(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+class ResponseFormat(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """The response format: a JSON object, or JSON that conforms to `schema`."""
 
     name: str | None = None
@@ -149,12 +149,12 @@ class Format(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     strict: bool | None = None
 
 
-REASONING_WORDS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Levels of reasoning effort, in ascending order."""
 
 
 class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """The requested reasoning: `effort` (one of REASONING_WORDS) or a budget in tokens.
+    """The requested reasoning: `effort` (one of REASONING_EFFORTS) or a budget in tokens.
 
     `show` is whether to return the thoughts, None for the provider's default. `summary` is the Responses API's level
     of detail (`auto`, `concise`, `detailed`).
@@ -175,7 +175,7 @@ class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     turns: list[Turn]
     tools: list[Tool] = []
     tool_choice: ToolChoice | None = None
-    format: Format | None = None
+    format: ResponseFormat | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -196,7 +196,7 @@ class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class Choice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """One of the `n` answers of a reply: Text, Refusal, Thinking, ToolCall and Foreign parts in the order received.
+    """One of the `n` answers of a reply: Text, Refusal, Thinking, ToolCall and VendorPart parts in the order received.
 
     `stop_sequence` is the sequence that ended the answer, if the provider reports it. `logprobs` has OpenAI's shape.
     """
@@ -225,7 +225,7 @@ class Completion(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 # Stream chunks, in the order of the stream. `choice` is the index of the answer (of `n`) that a chunk belongs to.
 
 
-class Begin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+class ReplyStart(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """The start of a reply: ids and model, no content. At most one per stream, before all other chunks."""
 
     id: str | None = None
@@ -258,7 +258,7 @@ class ThinkingDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     choice: int = 0
 
 
-class ToolBegin(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+class ToolStart(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """The start of a tool call. `call` is its index among the calls of this choice, from 0."""
 
     call: int
@@ -276,14 +276,14 @@ class ToolDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     choice: int = 0
 
 
-class ForeignDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """A piece of a `Foreign` part, or the whole part."""
+class VendorPartDelta(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """A piece of a `VendorPart`, or the whole part."""
 
     kind: str
     choice: int = 0
 
 
-class Finish(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+class ChoiceEnd(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """The end of a choice, with its finish reason."""
 
     reason: FinishReason = "stop"
@@ -291,8 +291,8 @@ class Finish(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     choice: int = 0
 
 
-class Counted(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """The usage of the whole reply so far. A later `Counted` replaces an earlier one.
+class UsageUpdate(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """The usage of the whole reply so far. A later `UsageUpdate` replaces an earlier one.
 
     `is_estimated` is True if the totals are plausible but the count of some kind of token is not.
     """
@@ -302,8 +302,16 @@ class Counted(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 Chunk: TypeAlias = (
-    Begin | TextDelta | RefusalDelta | ThinkingDelta | ToolBegin | ToolDelta | ForeignDelta | Finish | Counted
+    ReplyStart
+    | TextDelta
+    | RefusalDelta
+    | ThinkingDelta
+    | ToolStart
+    | ToolDelta
+    | VendorPartDelta
+    | ChoiceEnd
+    | UsageUpdate
 )
 
-CONTENT = (TextDelta, RefusalDelta, ThinkingDelta, ToolBegin, ToolDelta, ForeignDelta)
+CONTENT = (TextDelta, RefusalDelta, ThinkingDelta, ToolStart, ToolDelta, VendorPartDelta)
 """Chunks that carry content. After the first one is sent to the client, no other provider can be tried."""

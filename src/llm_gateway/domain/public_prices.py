@@ -1,4 +1,4 @@
-"""Vendors' public list prices as data: rules that match model names, and prices that vary by date and time of day.
+"""Types of vendors' public price lists: rules that match model names, prices by date and time of day, lookup.
 
 `providers/prices.py` builds these lists from the genai-prices package. Workers receive them in the snapshot, so they
 find the same prices without importing that package (20 MB).
@@ -145,10 +145,10 @@ class PublicPrices(msgspec.Struct, frozen=True, gc=False):
         return found
 
 
-def _long_date(found: re.Match[str]) -> str:
-    year, month, day = found.groups()
+def _long_date(match: re.Match[str]) -> str:
+    year, month, day = match.groups()
     try:
         date(int(year), int(month), int(day))
     except ValueError:  # eight digits that are no date, such as -20250231
-        return found[0]
+        return match[0]
     return f"-{year}-{month}-{day}"

@@ -15,7 +15,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     protocol; `completion`, if the reply is translated; `content`, for clients that expect plain text.
 
     `upstream_model` is the model name that the provider reported. `usage_estimated`: `usage` is not the provider's
-    own count. `dropped` names the request fields that the provider's protocol could not express. `may_be_kept` is
+    own count. `dropped` names the request fields that the provider's protocol could not express. `is_cacheable` is
     False if the reply has parts that only its own protocol can express: it cannot be cached and translated later.
     """
 
@@ -28,7 +28,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     completion: Completion | None = None
     body: bytes = b""
     dropped: tuple[str, ...] = ()
-    may_be_kept: bool = True
+    is_cacheable: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -5,41 +5,41 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from llm_gateway.domain.conversation import (
-    Begin,
     Choice,
+    ChoiceEnd,
     Chunk,
     Completion,
-    Counted,
-    Finish,
-    Foreign,
-    ForeignDelta,
     Part,
     Refusal,
     RefusalDelta,
+    ReplyStart,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
+    VendorPart,
+    VendorPartDelta,
 )
 from llm_gateway.domain.token_estimate import estimated_output_tokens
 from llm_gateway.domain.usage import Usage
 
-_Other: TypeAlias = ToolDelta | ToolBegin | ThinkingDelta | RefusalDelta | ForeignDelta | Finish
+_Other: TypeAlias = ToolDelta | ToolStart | ThinkingDelta | RefusalDelta | VendorPartDelta | ChoiceEnd
 
 
 class _Open:
     """A choice that is still streaming. `pieces` has a list of text pieces for each of `parts`, joined at the end."""
 
-    __slots__ = ("calls", "finish", "logprobs", "parts", "pieces")
+    __slots__ = ("calls", "end", "logprobs", "parts", "pieces")
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.pieces: list[list[str]] = []
         self.calls: dict[int, int] = {}
-        self.finish = Finish()
+        self.end = ChoiceEnd()
         self.logprobs: dict[str, list[Any]] = {}
 
     def append(self, part: Part, text: str) -> None:
@@ -53,10 +53,10 @@ class _Open:
 class ReplyAssembler:
     """A streamed reply under construction. `characters` counts the output received so far, for token estimates."""
 
-    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "begin", "characters", "is_estimated", "usage")
+    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "characters", "is_estimated", "start", "usage")
 
     def __init__(self) -> None:
-        self.begin = Begin()
+        self.start = ReplyStart()
         self.usage: Usage | None = None
         self.is_estimated = False
         self.characters = 0
@@ -79,9 +79,9 @@ class ReplyAssembler:
                 self._texts.append(chunk.text)
                 return
             self._text(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
-        elif isinstance(chunk, Begin):
-            self.begin = chunk
-        elif isinstance(chunk, Counted):
+        elif isinstance(chunk, ReplyStart):
+            self.start = chunk
+        elif isinstance(chunk, UsageUpdate):
             self.usage, self.is_estimated = chunk.usage, chunk.is_estimated
         else:
             self._text_of = -1
@@ -95,7 +95,7 @@ class ReplyAssembler:
         if isinstance(chunk, ToolDelta):
             self.characters += len(chunk.arguments)
             choice.pieces[choice.calls[chunk.call]].append(chunk.arguments)
-        elif isinstance(chunk, ToolBegin):
+        elif isinstance(chunk, ToolStart):
             choice.calls[chunk.call] = len(choice.parts)
             choice.append(ToolCall(id=chunk.id, name=chunk.name, arguments="", signature=chunk.signature), "")
         elif isinstance(chunk, ThinkingDelta):
@@ -106,11 +106,11 @@ class ReplyAssembler:
                 choice.pieces[-1].append(chunk.text)
             else:
                 choice.append(Refusal(text=""), chunk.text)
-        elif isinstance(chunk, ForeignDelta):
-            if not choice.last(Foreign):
-                choice.append(Foreign(kind=chunk.kind), "")
+        elif isinstance(chunk, VendorPartDelta):
+            if not choice.last(VendorPart):
+                choice.append(VendorPart(kind=chunk.kind), "")
         else:
-            choice.finish = chunk
+            choice.end = chunk
             self._finished.add(chunk.choice)
 
     def _text(self, choice: _Open, chunk: TextDelta) -> None:
@@ -148,9 +148,9 @@ class ReplyAssembler:
             choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
             usage=Usage(output_tokens=estimated_output_tokens(self.characters)) if usage is None else usage,
             usage_estimated=usage is None or self.is_estimated,
-            id=self.begin.id,
-            model=self.begin.model,
-            created_s=self.begin.created_s,
+            id=self.start.id,
+            model=self.start.model,
+            created_s=self.start.created_s,
         )
 
 
@@ -165,23 +165,23 @@ def _closed(choice: _Open) -> Choice:
             part = Thinking(text=text, signature=part.signature, redacted=part.redacted)  # noqa: PLW2901
         elif isinstance(part, Refusal):
             part = Refusal(text=text)  # noqa: PLW2901
-        elif not isinstance(part, Foreign):
+        elif not isinstance(part, VendorPart):
             part = Text(text=text, signature=part.signature if isinstance(part, Text) else None)  # noqa: PLW2901
         parts.append(part)
     return Choice(
         parts=parts,
-        finish_reason=choice.finish.reason,
-        stop_sequence=choice.finish.stop_sequence,
+        finish_reason=choice.end.reason,
+        stop_sequence=choice.end.stop_sequence,
         logprobs=dict(choice.logprobs) or None,
     )
 
 
 def chunks_of(completion: Completion) -> list[Chunk]:
-    """Split a complete reply into chunks, one or two per part, to stream a cached answer. Omits Foreign parts."""
-    chunks: list[Chunk] = [Begin(id=completion.id, model=completion.model, created_s=completion.created_s)]
+    """Split a complete reply into chunks, one or two per part, to stream a cached answer. Omits VendorPart parts."""
+    chunks: list[Chunk] = [ReplyStart(id=completion.id, model=completion.model, created_s=completion.created_s)]
     for index, choice in enumerate(completion.choices):
         chunks += _pieces(choice, index)
-    chunks.append(Counted(usage=completion.usage))
+    chunks.append(UsageUpdate(usage=completion.usage))
     return chunks
 
 
@@ -198,8 +198,8 @@ def _pieces(choice: Choice, index: int) -> list[Chunk]:
         elif isinstance(part, Thinking):
             chunks.append(ThinkingDelta(text=part.text, signature=part.signature, redacted=part.redacted, choice=index))
         elif isinstance(part, ToolCall):
-            chunks.append(ToolBegin(call=calls, id=part.id, name=part.name, signature=part.signature, choice=index))
+            chunks.append(ToolStart(call=calls, id=part.id, name=part.name, signature=part.signature, choice=index))
             chunks.append(ToolDelta(call=calls, arguments=part.arguments, choice=index))
             calls += 1
-    chunks.append(Finish(reason=choice.finish_reason, stop_sequence=choice.stop_sequence, choice=index))
+    chunks.append(ChoiceEnd(reason=choice.finish_reason, stop_sequence=choice.stop_sequence, choice=index))
     return chunks

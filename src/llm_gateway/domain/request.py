@@ -18,22 +18,22 @@ class ClientRequest:
 
     The document is parsed into a conversation only when a provider that speaks another protocol needs it. A provider
     of the same protocol gets the document itself, including fields that the canonical form cannot express.
-    `protocol` is the protocol's name in the registry of `protocols/`. `fields` are header lines to forward to
+    `protocol` is the protocol's name in the registry of `protocols/`. `header_lines` are headers to forward to
     providers of the same protocol only (`anthropic-beta`).
     """
 
-    __slots__ = ("_conversation", "_read", "document", "dropped", "fields", "protocol")
+    __slots__ = ("_conversation", "_read", "document", "dropped", "header_lines", "protocol")
 
     def __init__(
         self,
         protocol: str,
         document: dict[str, Any],
         read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]] | None,
-        fields: bytes = b"",
+        header_lines: bytes = b"",
     ) -> None:
         self.protocol = protocol
         self.document = document
-        self.fields = fields
+        self.header_lines = header_lines
         self.dropped: tuple[str, ...] = ()
         self._read = read
         self._conversation: Conversation | None = None
@@ -69,10 +69,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A client request that passed authentication and validation.
 
     `id` is the gateway's own (UUIDv7), `client_request_id` the client's. `at_ms` is wall-clock time in milliseconds
-    UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_weight` is the size of
-    the input in equivalent ASCII characters (`token_estimate.weight`), `max_tokens` the limit of the output.
+    UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_length` is the size of
+    the input in equivalent ASCII characters (`token_estimate.py`), `max_tokens` the limit of the output.
     `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
-    None to let the routing choose. `use_cache` allows an answer from the cache, `keep_in_cache` storing the answer.
+    None to let the routing choose. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
     """
 
     id: str
@@ -90,11 +90,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_request_id: str | None = None
     tags: Tags = {}
     use_cache: bool = True
-    keep_in_cache: bool = True
-    input_weight: int = 0
+    store_in_cache: bool = True
+    input_length: int = 0
     stream: bool = False
     requested_model: str | None = None
 
     def estimated_input_tokens(self) -> int:
         """Return the estimated number of input tokens."""
-        return estimated_tokens(self.input_weight)
+        return estimated_tokens(self.input_length)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-PICTURE_WEIGHT = 4 * 1500
-"""Weight of an inlined image or file: four characters for each of 1,500 tokens, about a page or a large image."""
+INLINE_FILE_LENGTH = 4 * 1500
+"""Length of an inlined image or file: four characters for each of 1,500 tokens, about a page or a large image."""
 INLINE_CHARACTERS = 2000
 """A longer text without whitespace in its first characters, this many, counts as base64 data."""
 
 
-def estimated_tokens(input_weight: int) -> int:
-    """Estimate the tokens of an input: one per four ASCII characters of `weight`, plus 8 for the messages' framing."""
-    return input_weight // 4 + 8
+def estimated_tokens(input_length: int) -> int:
+    """Estimate the tokens of an input: one per four ASCII characters, plus 8 for the messages' framing."""
+    return input_length // 4 + 8
 
 
 def estimated_output_tokens(characters: int) -> int:
@@ -20,19 +20,19 @@ def estimated_output_tokens(characters: int) -> int:
     return characters // 4 + 1
 
 
-def weight(text: str) -> int:
+def equivalent_length(text: str) -> int:
     """Return the number of ASCII characters that take as many tokens as `text`: 4 per 3 bytes if it is not ASCII."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) * 4 // 3
 
 
-def weigh(document: dict[str, Any], fields: tuple[str, ...]) -> int:
+def equivalent_length_of(document: dict[str, Any], fields: tuple[str, ...]) -> int:
     """Return the number of ASCII characters that take as many tokens as these `fields` of a request document."""
     waiting: list[Any] = [document[name] for name in fields if name in document]
     total = 0
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            total += _weight_of(value)
+            total += _length_of(value)
         elif isinstance(value, list):
             waiting += value
         elif isinstance(value, dict):
@@ -41,8 +41,8 @@ def weigh(document: dict[str, Any], fields: tuple[str, ...]) -> int:
     return total
 
 
-def _weight_of(text: str) -> int:
-    """Return the weight of `text`: PICTURE_WEIGHT if it looks like base64, long and without whitespace at its start."""
+def _length_of(text: str) -> int:
+    """Return INLINE_FILE_LENGTH if `text` looks like base64 (long, no whitespace at its start), else its length."""
     if len(text) > INLINE_CHARACTERS and " " not in text[:INLINE_CHARACTERS] and "\n" not in text[:INLINE_CHARACTERS]:
-        return PICTURE_WEIGHT
-    return weight(text)
+        return INLINE_FILE_LENGTH
+    return equivalent_length(text)

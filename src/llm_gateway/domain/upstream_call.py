@@ -17,14 +17,14 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
 
     The only part of a request that `path` may contain is the model's name: the transport caches every path of a
     provider. `is_native`: the body is the client's own document, since the provider speaks the client's protocol.
-    `fields` are extra header lines, each ending in CRLF. `dropped` names the request fields that the provider's
+    `header_lines` are extra headers, each line ending in CRLF. `dropped` names the request fields that the provider's
     protocol cannot express.
     """
 
     path: str
     body: bytes
     is_native: bool = False
-    fields: bytes = b""
+    header_lines: bytes = b""
     dropped: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Classify a provider's error response: does it concern the request, the model, the account, or only the moment?"""
+"""Scope of a provider's error response (request, model, account, temporary), and its default by HTTP status."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import msgspec
 
 from llm_gateway.domain.upstream_call import UpstreamResult
 
-Subject: TypeAlias = Literal["request", "model", "account", "moment"]
+Subject: TypeAlias = Literal["request", "model", "account", "temporary"]
 
 
 class UpstreamRefusal(msgspec.Struct, frozen=True, gc=False):
     """The class of a provider's error response.
 
     `about` is the scope of the error: `request`, this request only; `model`, all calls of this model; `account`, all
-    calls of the account (bad key, no credit); `moment`, a temporary condition (overload, failure, rate limit).
+    calls of the account (bad key, no credit); `temporary`, calls at this time (overload, failure, rate limit).
     `is_final`: every candidate would reject this request, so the client gets the error. `retry_after_s` is the wait
     that the provider requests, None if it requests none.
     """
@@ -39,5 +39,5 @@ _BY_STATUS: dict[int, tuple[Subject, bool]] = {
 
 def refusal_by_status(refused: UpstreamResult) -> UpstreamRefusal:
     """Classify an error response by its status alone (RFC 9110, section 15). Vendors' own rules are in `providers/`."""
-    about, is_final = _BY_STATUS.get(refused.status, ("moment", False))
+    about, is_final = _BY_STATUS.get(refused.status, ("temporary", False))
     return UpstreamRefusal(about, is_final, refused.retry_after_s)

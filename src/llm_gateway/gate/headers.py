@@ -1,4 +1,4 @@
-"""Parse request headers of the data plane: timeout, cache control, tags, customer, service and task type."""
+"""Parse request headers: x-request-timeout-ms, cache-control, x-tags, and labels such as x-user-id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limit the number of values in a JSON body: decoded, each takes many times the memory of its text."""
+"""Reject JSON bodies with too many values before they are decoded: each takes many times the memory of its text."""
 
 from __future__ import annotations
 

@@ -8,100 +8,97 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llm_gateway.domain.conversation import REASONING_WORDS, File, Image, Part, Text
-from llm_gateway.protocols.contract import Unreadable, Unsupported
-
-Document = dict[str, Any]
-"""A JSON object: a request, or an object inside it."""
+from llm_gateway.domain.conversation import REASONING_EFFORTS, File, Image, Part, Text
+from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 
 
-def text(document: Document, name: str, where: str = "") -> str | None:
+def text(document: JsonObject, name: str, where: str = "") -> str | None:
     """Return the field's string, or None if absent."""
-    found: str | None = _typed(document, name, where, str, "text")
-    return found
+    value: str | None = _typed(document, name, where, str, "text")
+    return value
 
 
-def required_text(document: Document, name: str, where: str = "") -> str:
+def required_text(document: JsonObject, name: str, where: str = "") -> str:
     """Return the field's string; raise `Unreadable` if absent."""
-    found = text(document, name, where)
-    if found is None:
+    value = text(document, name, where)
+    if value is None:
         raise Unreadable(_path(where, name), f"{_path(where, name)} is required.")
-    return found
+    return value
 
 
-def whole(document: Document, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
+def integer(document: JsonObject, name: str, least: int = 0, most: int | None = None, where: str = "") -> int | None:
     """Return the field's whole number, or None if absent; raise `Unreadable` outside `least`…`most`."""
-    found, place = document.get(name), _path(where, name)
-    if isinstance(found, float) and found.is_integer():  # JSON knows one type of number: 100.0 is 100
-        found = int(found)
-    if found is None:
+    value, place = document.get(name), _path(where, name)
+    if isinstance(value, float) and value.is_integer():  # JSON knows one type of number: 100.0 is 100
+        value = int(value)
+    if value is None:
         return None
-    if not isinstance(found, int) or isinstance(found, bool):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise Unreadable(place, f"{place} must be a whole number.")
-    if found < least or (most is not None and found > most):
+    if value < least or (most is not None and value > most):
         raise Unreadable(place, f"{place} must be at least {least}" + (f" and at most {most}." if most else "."))
-    return found
+    return value
 
 
-def number(document: Document, name: str, least: float, most: float, where: str = "") -> float | None:
+def number(document: JsonObject, name: str, least: float, most: float, where: str = "") -> float | None:
     """Return the field's number, or None if absent; raise `Unreadable` outside `least`…`most`."""
-    found = document.get(name)
-    if found is None:
+    value = document.get(name)
+    if value is None:
         return None
-    if not isinstance(found, int | float) or isinstance(found, bool) or not least <= found <= most:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be a number from {least} to {most}.")
-    return float(found)
+    return float(value)
 
 
-def truth(document: Document, name: str, where: str = "") -> bool | None:
+def boolean(document: JsonObject, name: str, where: str = "") -> bool | None:
     """Return the field's boolean, or None if absent."""
-    found: bool | None = _typed(document, name, where, bool, "true or false")
-    return found
+    value: bool | None = _typed(document, name, where, bool, "true or false")
+    return value
 
 
-def listed(document: Document, name: str, where: str = "") -> list[Any]:
+def list_field(document: JsonObject, name: str, where: str = "") -> list[Any]:
     """Return the field's list, empty if absent."""
-    found = _typed(document, name, where, list, "a list")
-    return [] if found is None else found
+    value = _typed(document, name, where, list, "a list")
+    return [] if value is None else value
 
 
-def child(document: Document, name: str, where: str = "") -> Document | None:
+def object_field(document: JsonObject, name: str, where: str = "") -> JsonObject | None:
     """Return the field's object, or None if absent."""
-    found: Document | None = _typed(document, name, where, dict, "an object")
-    return found
+    value: JsonObject | None = _typed(document, name, where, dict, "an object")
+    return value
 
 
-def objects(found: list[Any], where: str) -> Iterable[tuple[Document, str]]:
+def objects(items: list[Any], where: str) -> Iterable[tuple[JsonObject, str]]:
     """Yield the objects of a list with the path of each; raise `Unreadable` at an item that is not an object."""
-    for index, one in enumerate(found):
+    for index, item in enumerate(items):
         place = f"{where}[{index}]"
-        if not isinstance(one, dict):
+        if not isinstance(item, dict):
             raise Unreadable(place, f"{place} must be an object.")
-        yield one, place
+        yield item, place
 
 
-def strings(document: Document, name: str, where: str = "") -> list[str]:
+def strings(document: JsonObject, name: str, where: str = "") -> list[str]:
     """Return the field's list of strings, empty if absent; a single string counts as a list of one."""
-    found = document.get(name)
-    if found is None:
+    value = document.get(name)
+    if value is None:
         return []
-    given = [found] if isinstance(found, str) else found
-    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be text or a list of texts.")
-    return given
+    return texts
 
 
-def labels(document: Document, name: str) -> dict[str, str] | None:
+def string_map(document: JsonObject, name: str) -> dict[str, str] | None:
     """Return the field's object of string values, or None if absent."""
-    found = child(document, name)
-    if found is None:
+    labels = object_field(document, name)
+    if labels is None:
         return None
-    if not all(isinstance(value, str) for value in found.values()):
+    if not all(isinstance(value, str) for value in labels.values()):
         raise Unreadable(name, f"the values of {name} must be text.")
-    return found
+    return labels
 
 
-def others(document: Document, known: frozenset[str], where: str) -> list[str]:
+def unknown_fields(document: JsonObject, known: frozenset[str], where: str) -> list[str]:
     """Return the paths of the fields that are not in `known`."""
     return [f"{where}.{name}" for name, value in document.items() if name not in known and value is not None]
 
@@ -114,22 +111,22 @@ def texts_only(parts: Iterable[Part], where: str) -> None:
 
 def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]:
     """Return the parts of a tool result; raise `Unreadable` if one is not a text, image or file."""
-    found = []
+    accepted = []
     for part in parts:
         if not isinstance(part, Text | Image | File):
             raise Unreadable(where, f"{where} may contain only text, images and files, since it is a tool's result.")
-        found.append(part)
-    return found
+        accepted.append(part)
+    return accepted
 
 
-def reasoning_word(word: str | None, where: str) -> str | None:
-    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_WORDS`."""
-    if word is not None and word not in REASONING_WORDS:
-        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_WORDS)}.")
-    return word
+def checked_effort(effort: str | None, where: str) -> str | None:
+    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_EFFORTS`."""
+    if effort is not None and effort not in REASONING_EFFORTS:
+        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_EFFORTS)}.")
+    return effort
 
 
-def refuse_others(document: Document, known: frozenset[str], where: str = "") -> None:
+def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: str = "") -> None:
     """Reject a request that has a field which is not in `known`, unless the field is empty.
 
     Dropping an unknown field could change the answer without notice.
@@ -143,11 +140,11 @@ def refuse_others(document: Document, known: frozenset[str], where: str = "") ->
             raise Unsupported(_path(where, name), why, known)
 
 
-def _typed(document: Document, name: str, where: str, kind: type[Any], words: str) -> Any:
-    found = document.get(name)
-    if found is not None and not isinstance(found, kind):
+def _typed(document: JsonObject, name: str, where: str, kind: type[Any], words: str) -> Any:
+    value = document.get(name)
+    if value is not None and not isinstance(value, kind):
         raise Unreadable(_path(where, name), f"{_path(where, name)} must be {words}.")
-    return found
+    return value
 
 
 def _path(where: str, name: str) -> str:

@@ -34,13 +34,15 @@ Example, a streamed reply translated from Anthropic's protocol to OpenAI's:
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from llm_gateway.domain.conversation import Chunk, Conversation
 from llm_gateway.sse import COMMENT, Event
 
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object: the body of a request or response, or an object inside it."""
 PARSE_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What msgspec raises for JSON that is invalid, not UTF-8, or nested too deeply."""
 
@@ -131,7 +133,7 @@ class StreamReader(Protocol):
             if reader.is_done:
                 break
 
-    A reader yields at most one `Begin`, before all other chunks; `Counted` may repeat, and the last one counts.
+    A reader yields at most one `ReplyStart`, before all other chunks. `UsageUpdate` may repeat; the last one counts.
     """
 
     is_done: bool
@@ -155,16 +157,16 @@ class StreamWriter(Protocol):
     Create one writer per stream. The provider's protocol decides which methods are called; `error` may be called
     before the first `write`, and nothing is called after `end`, `close` or `error`:
 
-        other protocol                 write(chunk) ...  end()      or  error(message, code)
-        same protocol, `is_raw`        (bytes unchanged) close()    or  error(message, code)
-        same protocol, not `is_raw`    pass_on(raw) ...  close()    or  error(message, code)
-        cached reply                   write(chunk) ...  end()
+        other protocol                 write(chunk) ...            end()      or  error(message, code)
+        same protocol, `is_raw`        (bytes unchanged)           close()    or  error(message, code)
+        same protocol, not `is_raw`    passthrough_event(raw) ...  close()    or  error(message, code)
+        cached reply                   write(chunk) ...            end()
 
         writer = StreamWriter(context)
         body = b"".join(writer.write(chunk) for chunk in chunks) + writer.end()
 
-    Chunks come in the order of the provider's stream: `Begin` first, if there is one, and `Counted` at any time, even
-    after the last `Finish`. Subclass `EventStream` for a protocol whose streams are server-sent events.
+    Chunks come in the order of the provider's stream: `ReplyStart` first, if there is one, and `UsageUpdate` at any
+    time, even after the last `ChoiceEnd`. Subclass `EventStream` for a protocol whose streams are server-sent events.
     """
 
     content_type: bytes
@@ -172,9 +174,9 @@ class StreamWriter(Protocol):
     keep_alive: bytes
     """Bytes that clients ignore, sent while the provider is silent so that proxies keep the connection open."""
     is_raw: bool
-    """True if events of a provider of the same protocol are sent unchanged; `pass_on` is not called then."""
+    """True if events of a provider of the same protocol are sent unchanged; `passthrough_event` is not called then."""
 
-    def pass_on(self, raw: bytes) -> bytes:
+    def passthrough_event(self, raw: bytes) -> bytes:
         """Convert one server-sent event of a provider of the same protocol into this stream's framing.
 
         Called once per event instead of `write`, and only if `is_raw` is False: e.g. Gemini's JSON array.
@@ -212,7 +214,7 @@ class EventStream:
     keep_alive = COMMENT
     is_raw = True
 
-    def pass_on(self, raw: bytes) -> bytes:
+    def passthrough_event(self, raw: bytes) -> bytes:
         """Return the event unchanged."""
         return raw
 

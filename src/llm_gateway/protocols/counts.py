@@ -1,4 +1,4 @@
-"""Check and bound the token counts, names and times that providers report."""
+"""Bounds for token counts, names and times that providers report, and a usage estimate if they report none."""
 
 from __future__ import annotations
 

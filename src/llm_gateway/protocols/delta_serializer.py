@@ -3,14 +3,14 @@
 OpenAI's parallel tool calls may interleave; in Anthropic's, Google's and the Responses protocol a call must be
 complete before the next part begins. `DeltaSerializer` therefore holds back chunks while a call is incomplete:
 
-                       ToolBegin: pass                   ┌─ ToolDelta of this call: pass
-                ┌───────────────────────────────────┐    │  ToolBegin, arguments complete: pass
+                       ToolStart: pass                   ┌─ ToolDelta of this call: pass
+                ┌───────────────────────────────────┐    │  ToolStart, arguments complete: pass
                 │                                   ▼    ▼
     ┌──────────────────────┐                   ┌───────────┐
     │ no call              │                   │ open call │
     │ other chunk: pass    │                   └───────────┘
     └──────────────────────┘                      │     │
-                ▲                                 │     │ other chunk or ToolBegin, arguments incomplete: hold
+                ▲                                 │     │ other chunk or ToolStart, arguments incomplete: hold
                 └─────────────────────────────────┘     ▼
                   other chunk, arguments complete:  ┌────────────────────────────────────────┐
                   pass                              │ holding                                │
@@ -18,15 +18,15 @@ complete before the next part begins. `DeltaSerializer` therefore holds back chu
                                                     │ every other chunk: hold, until `end`   │
                                                     └────────────────────────────────────────┘
 
-`Begin`, `Counted` and `Finish` pass in every state. `holding` lasts until the stream ends; `end` then returns the
-chunks held back, sorted so that the arguments of each call follow its `ToolBegin`.
+`ReplyStart`, `UsageUpdate` and `ChoiceEnd` pass in every state. `holding` lasts until the stream ends; `end` then
+returns the chunks held back, sorted so that the arguments of each call follow its `ToolStart`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from llm_gateway.domain.conversation import Begin, Chunk, Counted, Finish, ToolBegin, ToolDelta
+from llm_gateway.domain.conversation import ChoiceEnd, Chunk, ReplyStart, ToolDelta, ToolStart, UsageUpdate
 from llm_gateway.protocols.contract import PARSE_ERRORS
 
 _decode = msgspec.json.Decoder().decode
@@ -45,9 +45,9 @@ class DeltaSerializer:
 
     def take(self, chunk: Chunk) -> list[Chunk]:
         """Return the chunks that may be written now: `chunk` alone, or none while it is held back."""
-        if self._call is None and not isinstance(chunk, ToolBegin):
+        if self._call is None and not isinstance(chunk, ToolStart):
             return [chunk]
-        if isinstance(chunk, Begin | Counted | Finish):
+        if isinstance(chunk, ReplyStart | UsageUpdate | ChoiceEnd):
             return [chunk]
         if isinstance(chunk, ToolDelta) and chunk.call == self._call:
             self._arguments.append(chunk.arguments)
@@ -55,21 +55,21 @@ class DeltaSerializer:
         if self._held or not self._is_whole():
             self._held.append(chunk)
             return []
-        self._call, self._arguments = (chunk.call if isinstance(chunk, ToolBegin) else None), []
+        self._call, self._arguments = (chunk.call if isinstance(chunk, ToolStart) else None), []
         return [chunk]
 
     def end(self) -> list[Chunk]:
         """Return the chunks that were held back, each call with all of its arguments."""
         held, self._held = self._held, []
-        # Sort each ToolDelta to the position of its ToolBegin, and keep the order of arrival otherwise.
+        # Sort each ToolDelta to the position of its ToolStart, and keep the order of arrival otherwise.
         places: dict[int, int] = {}
         order = []
         for number, chunk in enumerate(held):
-            if isinstance(chunk, ToolBegin):
+            if isinstance(chunk, ToolStart):
                 places[chunk.call] = number
-            place = places.get(chunk.call, number) if isinstance(chunk, ToolBegin | ToolDelta) else number
+            place = places.get(chunk.call, number) if isinstance(chunk, ToolStart | ToolDelta) else number
             order.append((place, number, chunk))
-        return [chunk for _, _, chunk in sorted(order, key=lambda one: one[:2])]
+        return [chunk for _, _, chunk in sorted(order, key=lambda entry: entry[:2])]
 
     def _is_whole(self) -> bool:
         if self._call is None:

@@ -13,47 +13,44 @@ A minimal protocol, which `registry.PROTOCOLS` then lists:
         write_error=write_error,
         error_schema={"title": "AcmeError", "type": "object"},
         stream_writer=StreamWriter,
-        weighed_fields=("messages",),
+        input_fields=("messages",),
         uncached_fields=frozenset({"model", "stream"}),
     )
 
 Call order for one client request:
 
-    check(document)              always, before a provider is chosen
+    check_request(document)          always, before a provider is chosen
     then, if the provider speaks this protocol:
-      pass_on(document)          for each provider tried; then read_reply (whole reply) or hides (stream)
+      passthrough_request(document)  for each provider tried; then read_reply (whole reply) or withheld_events (stream)
     or, if `translations` has a protocol of the provider:
-      translation.write, .read   for each provider tried; never for streams
+      translation.write, .read       for each provider tried; never for streams
     or, if `is_translatable`:
-      read_request(document)     once; then write_reply (whole reply) or stream_writer (stream)
-    write_error                  if the request failed before its response began
+      read_request(document)         once; then write_reply (whole reply) or stream_writer (stream)
+    write_error                      if the request failed before its response began
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.errors import GatewayError
-from llm_gateway.protocols.contract import ParsedRequest, RawEvent, ReplyContext, StreamWriter, UpstreamBody
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, RawEvent, ReplyContext, StreamWriter, UpstreamBody
 
-Document = dict[str, Any]
-"""A JSON object: the body of a request or response."""
-PARTS = ("audio", "file", "image", "tool_calls", "tool_result")
+PART_KINDS = ("audio", "file", "image", "tool_calls", "tool_result")
 """Kinds of message parts; `Descriptor.field_names` maps them to the request field that contains the messages."""
 MODEL = "{model}"
 """Placeholder for the model's name in the path of a `Route`. A name may contain slashes; a colon must follow it."""
 
 
-def _accept(_document: Document) -> None:
-    """Accept every document: the default of `Descriptor.check`."""
+def _accept_all(_document: JsonObject) -> None:
+    """Accept every document: the default of `Descriptor.check_request`."""
 
 
-def _pass_all(document: Document, *, stream: bool) -> Document:
-    """Return the document unchanged: the default of `Descriptor.pass_on`."""
+def _passthrough_unchanged(document: JsonObject, *, stream: bool) -> JsonObject:
+    """Return the document unchanged: the default of `Descriptor.passthrough_request`."""
     return document
 
 
@@ -83,7 +80,7 @@ class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
 
     routes: tuple[Route, ...]
     write: Callable[[int], bytes]
-    request_of: Callable[[Document], Document] = lambda document: document
+    request_of: Callable[[JsonObject], JsonObject] = lambda document: document
 
 
 class ListedModel(msgspec.Struct, frozen=True):
@@ -115,7 +112,7 @@ class DocumentTranslation(msgspec.Struct, frozen=True, kw_only=True):
     client's protocol.
     """
 
-    write: Callable[[Document, str], UpstreamBody]
+    write: Callable[[JsonObject, str], UpstreamBody]
     read: Callable[[bytes], bytes]
 
 
@@ -128,7 +125,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     surface: str
     """The endpoint's name in usage records and logs."""
     routes: tuple[Route, ...]
-    read_request: Callable[[Document], ParsedRequest]
+    read_request: Callable[[JsonObject], ParsedRequest]
     """Parse a client's request. Not called if the request passes through to a provider of the same protocol."""
     read_reply: Callable[[bytes], Completion]
     """Parse a reply in this protocol, to count its tokens and, from the cache, to stream it."""
@@ -136,15 +133,15 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """Encode a client's whole reply. Not called for replies that pass through, nor for streams."""
     write_error: Callable[[GatewayError, str], bytes]
     """Encode an error response, given the request id. Not called once the response has begun."""
-    error_schema: Document
+    error_schema: JsonObject
     """JSON schema of the error responses, for the OpenAPI document. Requires a `title`."""
     stream_writer: Callable[[ReplyContext], StreamWriter] | None = None
     """Create the writer of one client stream. None: the protocol has no streams."""
-    check: Callable[[Document], None] = _accept
+    check_request: Callable[[JsonObject], None] = _accept_all
     """Raise `Unsupported` for features that no provider can offer through a stateless gateway."""
-    pass_on: Callable[..., Document] = _pass_all
-    """`pass_on(document, stream=…)` returns the request to send to a provider of the same protocol."""
-    hides: Callable[[Document], Callable[[RawEvent], bool] | None] = lambda _document: None
+    passthrough_request: Callable[..., JsonObject] = _passthrough_unchanged
+    """`passthrough_request(document, stream=…)` returns the request to send to a provider of the same protocol."""
+    withheld_events: Callable[[JsonObject], Callable[[RawEvent], bool] | None] = lambda _document: None
     """Return a predicate for events to withhold from this client: those that only the gateway requested. Or None."""
     field_names: Mapping[str, str] = {}
     """This protocol's names for fields of `Conversation` and kinds of parts, for error messages."""
@@ -174,7 +171,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """Request fields that limit the tokens of an answer."""
     choice_fields: tuple[str, ...] = ()
     """Request fields that set the number of answers."""
-    weighed_fields: tuple[str, ...]
+    input_fields: tuple[str, ...]
     """Request fields that the model reads, from which input tokens are estimated."""
     uncached_fields: frozenset[str]
     """Request fields left out of the cache key, since they do not change the answer."""

@@ -122,14 +122,14 @@ def _repair_of(kind: Any, known: dict[Any, Repair]) -> Repair:
         repair = _repair_of(inner, known)
         defaults = [meta.extra[DEFAULT] for meta in metas if isinstance(meta, msgspec.Meta) and meta.extra]
         return _LenientRepair(kind, repair, defaults[0]) if defaults else repair
-    for one in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
-        if get_origin(one) is list:
-            return _ListRepair(_repair_of(get_args(one)[0], known))
-        if isinstance(one, type) and issubclass(one, msgspec.Struct):
-            if one not in known:
-                known[one] = made = _ObjectRepair(one)
+    for member in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
+        if get_origin(member) is list:
+            return _ListRepair(_repair_of(get_args(member)[0], known))
+        if isinstance(member, type) and issubclass(member, msgspec.Struct):
+            if member not in known:
+                known[member] = made = _ObjectRepair(member)
                 made.learn(known)
-            return known[one]
+            return known[member]
     return _plain
 
 

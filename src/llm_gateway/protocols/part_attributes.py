@@ -7,24 +7,26 @@ from collections.abc import Iterable, Iterator
 from llm_gateway.domain.conversation import Conversation, Image, Part, Text, Thinking, ToolResult
 
 
-def left_out(conversation: Conversation, unknown: Iterable[str], *, keeps_sealed: bool = False) -> list[str]:
-    """Return the names of attributes in `unknown` that the conversation has, sorted.
+def unsupported_attributes(
+    conversation: Conversation, unsupported: Iterable[str], *, keeps_verifiable: bool = False
+) -> list[str]:
+    """Return the names of attributes in `unsupported` that the conversation has, sorted.
 
     Possible names: `cache_control`, `detail` (of an image), `name` (of a message's author), `is_error` (of a tool
-    result), `strict` (of a tool) and `thinking` (reasoning of earlier turns). `keeps_sealed`: the protocol carries
+    result), `strict` (of a tool) and `thinking` (reasoning of earlier turns). `keeps_verifiable`: the protocol carries
     signed or encrypted reasoning, which is then not reported.
     """
     if not _may_have_attributes(conversation):
         return []
     parts = [part for turn in conversation.turns for part in turn.parts]
-    found = {name for part in parts if not (keeps_sealed and is_sealed(part)) for name in _attributes_of(part)}
+    names = {name for part in parts if not (keeps_verifiable and is_verifiable(part)) for name in _attributes_of(part)}
     if any(turn.name is not None for turn in conversation.turns):
-        found.add("name")
+        names.add("name")
     if any(tool.strict for tool in conversation.tools):
-        found.add("strict")
+        names.add("strict")
     if any(tool.cache is not None for tool in conversation.tools):
-        found.add("cache_control")
-    return sorted(found.intersection(unknown))
+        names.add("cache_control")
+    return sorted(names.intersection(unsupported))
 
 
 def _may_have_attributes(conversation: Conversation) -> bool:
@@ -40,7 +42,7 @@ def _may_have_attributes(conversation: Conversation) -> bool:
     return False
 
 
-def is_sealed(part: Part) -> bool:
+def is_verifiable(part: Part) -> bool:
     """Return whether the part is reasoning that its provider signed or encrypted, and can therefore verify."""
     return isinstance(part, Thinking) and bool(part.signature or part.redacted)
 

@@ -68,9 +68,9 @@ def protocol_of(path: str, headers: Mapping[bytes, bytes], query: bytes) -> Desc
 
     On a path that protocols share, a protocol's header or key parameter decides; without any, it is `DEFAULT`.
     """
-    found = protocol_at(path)
-    if found is not None:
-        return found
+    protocol = protocol_at(path)
+    if protocol is not None:
+        return protocol
     for descriptor in PROTOCOLS.values():
         models = descriptor.models
         if models is None or not any(path == each or path.startswith(f"{each}/") for each in models.paths):

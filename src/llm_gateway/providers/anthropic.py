@@ -53,7 +53,7 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: UpstreamResult) -> UpstreamRefusal:
+def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
     """Classify an error response: by its status, but 400 for lack of credit concerns the account."""
     # Anthropic documents 402 `billing_error`, but answers 400 `invalid_request_error` when the credit is used up.
     if refused.status == 400 and error_text(refused.body).startswith(OUT_OF_MONEY):

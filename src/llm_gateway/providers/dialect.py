@@ -15,7 +15,7 @@ A dialect is a module of pure functions, listed in `registry.py`. The smallest o
     def decode_error(body: bytes) -> str:
         return error_text(body)
 
-    def interpret(refused: UpstreamResult) -> UpstreamRefusal:
+    def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
         return refusal_by_status(refused)
 
 Call order:
@@ -23,7 +23,7 @@ Call order:
     snapshot is built   target, static_key, codecs        once per provider (`prepare.py`)
     attempt starts      codec.path, codec.write           `write` only to translate (`worker/pipeline/translation.py`)
     status 2xx          codec.read_reply, or codec.reader for a stream
-    any other status    interpret, then decode_error      (`worker/pipeline/attempt.py`)
+    any other status    classify_error, then decode_error  (`worker/pipeline/attempt.py`)
     no response         nothing: the transport reports a fault
 
 No function does I/O, keeps state, or raises for any response body, except the readers with their documented errors.
@@ -72,13 +72,13 @@ class Dialect(Protocol):
     def decode_error(self, body: bytes) -> str:
         """Return the provider's message in an error body, else the start of the body as text.
 
-        Called once for each response with an error status, after `interpret`, and when a provider is checked. Do not
-        redact or shorten the message much: the caller redacts secrets, then cuts it.
+        Called once for each response with an error status, after `classify_error`, and when a provider is checked. Do
+        not redact or shorten the message much: the caller redacts secrets, then cuts it.
         """
         ...
 
-    def interpret(self, refused: UpstreamResult) -> UpstreamRefusal:
-        """Classify an error response: what it concerns (request, model, account, moment), and the wait it requests.
+    def classify_error(self, refused: UpstreamResult) -> UpstreamRefusal:
+        """Classify an error response: what it concerns (`UpstreamRefusal.about`), and the wait it requests.
 
         Called once for each attempt that got a status other than 2xx, before `decode_error`. The result decides
         about failover, retry and circuit breaker. Not called for a fault (no response), nor for an error inside a

@@ -59,7 +59,7 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: UpstreamResult) -> UpstreamRefusal:
+def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
     """Classify an error response.
 
     Google reports a bad key as 400 (`API_KEY_INVALID`), and the wait after a 429 in the body (`RetryInfo`).
@@ -75,7 +75,7 @@ def interpret(refused: UpstreamResult) -> UpstreamRefusal:
     waits = [wait for detail in details if (wait := _seconds(detail.get("retryDelay"))) is not None]
     if refused.retry_after_s is not None or not waits:
         return refusal
-    return UpstreamRefusal("moment", retry_after_s=max(waits))
+    return UpstreamRefusal("temporary", retry_after_s=max(waits))
 
 
 def _seconds(duration: Any) -> float | None:

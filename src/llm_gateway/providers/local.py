@@ -5,6 +5,6 @@ The model has no `developer` role and no tools. llama.cpp enforces JSON mode wit
 
 from __future__ import annotations
 
-from llm_gateway.providers.openai import codecs, decode_error, interpret, static_key, target
+from llm_gateway.providers.openai import classify_error, codecs, decode_error, static_key, target
 
-__all__ = ["codecs", "decode_error", "interpret", "static_key", "target"]
+__all__ = ["classify_error", "codecs", "decode_error", "static_key", "target"]

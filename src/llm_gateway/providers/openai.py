@@ -49,7 +49,7 @@ def decode_error(body: bytes) -> str:
     return error_text(body)
 
 
-def interpret(refused: UpstreamResult) -> UpstreamRefusal:
+def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
     """Classify an error response: by its status, with exceptions for single vendors, each with its source."""
     status = refused.status
     if status not in (400, 402, 403):
@@ -61,7 +61,7 @@ def interpret(refused: UpstreamResult) -> UpstreamRefusal:
     if status == 400 and code == "json_validate_failed":
         # Groq: the model did not produce valid JSON, so another try can succeed:
         # https://console.groq.com/docs/structured-outputs#json-object-mode
-        return UpstreamRefusal("moment")
+        return UpstreamRefusal("temporary")
     if status == 400 and message.startswith("Incorrect API key provided"):
         return UpstreamRefusal("account")  # xAI: only the message distinguishes it from other 400s
     if status == 403 and (code == "model_not_found" or "does not have access to model" in message):

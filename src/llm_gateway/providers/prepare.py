@@ -21,13 +21,13 @@ def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
     return msgspec.structs.replace(target, headers=dialect.static_key.headers(api_key) | target.headers)
 
 
-def has_static_key(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
+def no_authorizer(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
     """Return None for every provider: the API key in a header authorises its calls (default of `Preparer`)."""
     return None
 
 
 class Preparer:
-    """A function from a stored provider to one with its derived fields (`target` and the fields after it) filled in.
+    """Fills in the derived fields of stored providers: `target` and the fields after it.
 
     Args:
         dialects: the dialects, by kind.
@@ -48,7 +48,7 @@ class Preparer:
         prices: PriceList,
         local_endpoint: Callable[[], tuple[str, str] | None],
         learn: Callable[[list[str]], None],
-        authorize: Callable[[Provider, str], UpstreamAuthorizer | None] = has_static_key,
+        authorize: Callable[[Provider, str], UpstreamAuthorizer | None] = no_authorizer,
     ) -> None:
         self._dialects = dialects
         self._presets = presets
@@ -58,7 +58,7 @@ class Preparer:
         self._authorize = authorize
         self._authorizers: WeakValueDictionary[tuple[str, str, str], UpstreamAuthorizer] = WeakValueDictionary()
 
-    def __call__(self, provider: Provider, api_key: str) -> Provider:
+    def prepare(self, provider: Provider, api_key: str) -> Provider:
         """Return the provider with its derived fields, ready for calls.
 
         Raises:

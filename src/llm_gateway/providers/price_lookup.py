@@ -1,6 +1,6 @@
-"""Cached lookup of list prices by model name in the public price lists (`domain/public_prices.py`).
+"""Bounded cache of public list prices by vendor and model name, for now or for a given time.
 
-Does not import genai-prices, so that workers can use it.
+Does not import genai-prices, so that the data plane can use it.
 """
 
 from __future__ import annotations

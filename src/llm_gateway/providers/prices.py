@@ -1,8 +1,8 @@
-"""Model prices from two sources: the operator's configuration, and the public price lists of genai-prices.
+"""Operator's prices, and conversion of the genai-prices lists, to nano-dollars per million tokens.
 
 Both are converted to `domain.usage.Price`: integer nano-dollars per million tokens. Only this file imports
 genai-prices, and only at the first lookup, since the import takes a third of a second and 20 MB. Its lists are
-converted to `domain/public_prices.py`; the snapshot carries those to the workers.
+converted to `domain/public_prices.py`; the snapshot carries those to the data plane.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _nanos(usd: Decimal) -> int:
 class PriceList:
     """The public price lists of genai-prices, converted vendor by vendor when first needed. `clock` returns Unix time.
 
-    `public` contains the lists of the vendors that were looked up so far; the snapshot carries it to the workers.
+    `public` contains the lists of the vendors that were looked up so far; the snapshot carries it to the data plane.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, max_names: int = MAX_NAMES) -> None:

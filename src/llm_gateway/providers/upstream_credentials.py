@@ -5,8 +5,8 @@ whose headers change from call to call has an `UpstreamAuthorizer` (contract and
 its target's `authorize`, for example a `RefreshedToken`:
 
     async def fetch() -> Token:
-        found = await ask_issuer(client_id, client_secret)
-        return Token(found["access_token"], valid_s=found["expires_in"])
+        response = await ask_issuer(client_id, client_secret)
+        return Token(response["access_token"], valid_s=response["expires_in"])
 
     def authorize(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
         return RefreshedToken(fetch, learn=redactor.learn, log=log)
@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall
+from llm_gateway.domain.catalog import CallToSign, NotAuthorized
 
 FETCH_S = 10.0
 """Seconds within which a fetch of a token must end."""
@@ -88,7 +88,7 @@ class RefreshedToken:
         self._refresh_at = self._use_until = -1.0
         self._refreshing: asyncio.Task[str | None] | None = None
 
-    async def __call__(self, call: OutgoingCall) -> bytes:
+    async def __call__(self, call: CallToSign) -> bytes:
         """Return the `authorization` line; fetch a token first if none is valid (`UpstreamAuthorizer`)."""
         now = self._clock()
         if now >= self._refresh_at and self._refreshing is None:

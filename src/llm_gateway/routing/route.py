@@ -1,4 +1,4 @@
-"""Plan the providers and models to try for a request, from a snapshot of the configuration. Pure: no I/O, no state."""
+"""Plan a request's candidates: the customer's override, then providers by priority. Pure: no I/O, no state."""
 
 from __future__ import annotations
 

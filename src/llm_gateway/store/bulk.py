@@ -1,4 +1,4 @@
-"""Insert many rows with few INSERT statements, and pause between statements.
+"""Multi-row INSERTs of bounded size, and a callback between them that lets the event loop take the GIL.
 
 `executemany` steps through SQLite row by row and takes the GIL back after each, which costs hundreds of microseconds
 per row beside a busy event loop. One INSERT with many rows releases the GIL while the database works, but holds it

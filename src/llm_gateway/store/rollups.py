@@ -1,4 +1,4 @@
-"""Sum usage records by hour and day per service, customer and provider, in memory.
+"""Usage totals by hour and day for services, customers and providers: sum records, pick buckets for a report.
 
 `rollup_table.py` adds the sums to the database. Every record counts once for its service and once for its customer. A
 provider gets the cost and tokens of each of its attempts, and the requests that it answered or was tried last for.

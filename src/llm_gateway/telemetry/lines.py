@@ -1,4 +1,4 @@
-"""Render log lines as JSON or for people, safe against log injection.
+"""Format log events as lines of JSON or of text for people, escaped against log injection.
 
 Labels, paths and provider texts come from strangers, and must not make one event look like two. Many programs end a
 line not only at LF but also at CR, VT, FF, U+0085, U+2028 and U+2029; terminals obey C0 and C1 controls, and

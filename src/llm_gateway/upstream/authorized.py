@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from urllib.parse import urlsplit
 
-from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall, UpstreamAuthorizer
+from llm_gateway.domain.catalog import CallToSign, NotAuthorized, UpstreamAuthorizer
 from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent
 from llm_gateway.upstream.response import Response, ResponseStream
 
@@ -53,7 +53,7 @@ class AuthorizedPool(Pool):
     async def _authorized(self, method: str, path: str, body: bytes, timeout_s: float) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._authorize(OutgoingCall(method, self._url + path, body))
+                return await self._authorize(CallToSign(method, self._url + path, body))
         except NotAuthorized as error:
             raise RequestNotSent(str(error)) from None
         except TimeoutError:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llm_gateway.domain.conversation import Choice, Completion, FinishReason, Part, Text, Thinking, ToolCall
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import ReplyContext
-from tests.protocols.strategies import arguments, names, texts
+from tests.protocols.conversation_strategies import arguments, names, texts
 
 SHOWING: dict[str, Any] = {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
 CONTEXT = ReplyContext(request_id="request-1", model="model-1", created_s=7, document=SHOWING)

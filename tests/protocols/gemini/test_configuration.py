@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.conversation import (
-    Format,
     Reasoning,
+    ResponseFormat,
     Text,
     ToolChoice,
     Turn,
@@ -42,14 +42,16 @@ def test_the_thinking_config_becomes_canonical_reasoning(config: dict[str, Any],
     [
         ({}, None),
         ({"responseMimeType": "text/plain"}, None),
-        ({"responseMimeType": "application/json"}, Format()),
-        ({"responseMimeType": "application/json", "responseSchema": GOOGLE_SCHEMA}, Format(schema=SCHEMA)),
-        ({"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
-        ({"response_mime_type": "application/json", "_responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
-        ({"responseJsonSchema": SCHEMA}, Format(schema=SCHEMA)),
+        ({"responseMimeType": "application/json"}, ResponseFormat()),
+        ({"responseMimeType": "application/json", "responseSchema": GOOGLE_SCHEMA}, ResponseFormat(schema=SCHEMA)),
+        ({"responseMimeType": "application/json", "responseJsonSchema": SCHEMA}, ResponseFormat(schema=SCHEMA)),
+        ({"response_mime_type": "application/json", "_responseJsonSchema": SCHEMA}, ResponseFormat(schema=SCHEMA)),
+        ({"responseJsonSchema": SCHEMA}, ResponseFormat(schema=SCHEMA)),
     ],
 )
-def test_the_response_mime_type_and_schema_become_the_format(config: dict[str, Any], expected: Format | None) -> None:
+def test_the_response_mime_type_and_schema_become_the_format(
+    config: dict[str, Any], expected: ResponseFormat | None
+) -> None:
     assert configured(**config).format == expected
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llm_gateway.domain.conversation import Thinking
 from llm_gateway.protocols import gemini, gemini_embeddings
-from llm_gateway.protocols.gemini.pass_through import pass_on
+from llm_gateway.protocols.gemini.pass_through import passthrough_request
 from llm_gateway.protocols.gemini.request_writer import NO_SIGNATURE
 from llm_gateway.protocols.gemini.thoughts import signature_of
 
@@ -22,7 +22,7 @@ ASKED = {"role": "user", "parts": [{"text": "x"}]}
 def passed(*contents: Any, model: str = "gemini-2.5-pro", **fields: Any) -> Any:
     """Return the contents that Gemini receives."""
     document = {"contents": list(contents), **fields, "model": model}
-    found = pass_on(document, stream=False)
+    found = passthrough_request(document, stream=False)
     assert found == {**fields, "contents": found["contents"]}
     return found["contents"]
 
@@ -47,7 +47,7 @@ def test_parts_of_gemini_and_unknown_parts_stay_unchanged(contents: list[Any]) -
 
 def test_other_fields_stay_and_the_model_is_removed() -> None:
     assert passed(ASKED, cachedContent="cachedContents/1", newField=[1]) == [ASKED]
-    assert pass_on({"model": "m", "contents": "odd"}, stream=True) == {"contents": "odd"}
+    assert passthrough_request({"model": "m", "contents": "odd"}, stream=True) == {"contents": "odd"}
 
 
 @pytest.mark.parametrize("signature", [CLAUDES, OPENAIS])
@@ -83,8 +83,10 @@ def test_passing_a_request_on_does_not_change_the_original() -> None:
 )
 def test_each_embedding_request_of_a_batch_names_the_model(model: str, name: str) -> None:
     document = {"requests": [{"model": "models/other", "content": {}}, "odd"], "model": model}
-    assert gemini_embeddings.pass_on(document, stream=False) == {"requests": [{"model": name, "content": {}}, "odd"]}
-    assert gemini_embeddings.pass_on({"content": {}, "model": model}, stream=False) == {"content": {}}
+    assert gemini_embeddings.passthrough_request(document, stream=False) == {
+        "requests": [{"model": name, "content": {}}, "odd"]
+    }
+    assert gemini_embeddings.passthrough_request({"content": {}, "model": model}, stream=False) == {"content": {}}
 
 
 def test_an_embedding_request_is_not_read_as_a_conversation() -> None:

@@ -13,12 +13,12 @@ from hypothesis import given
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    VendorPart,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import gemini
@@ -122,7 +122,7 @@ def test_finish_reasons_become_googles(reason: Any, word: str) -> None:
     [
         (Text(text=""), [{"text": ""}]),
         (Refusal(text="No"), [{"text": "No"}]),
-        (Foreign(kind="audio"), []),
+        (VendorPart(kind="audio"), []),
         (ToolCall(id="c", name="t", arguments=""), [{"functionCall": {"id": "c", "name": "t", "args": {}}}]),
         (
             ToolCall(id="c", name="t", arguments='{"a": '),
@@ -259,7 +259,7 @@ def test_a_signed_text_of_a_provider_is_read_with_its_signature() -> None:
     ]
 
 
-FOREIGN_PARTS: list[dict[str, Any]] = [
+VENDOR_PARTS: list[dict[str, Any]] = [
     {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}, "thoughtSignature": "c2ln"},
     {"fileData": {"fileUri": "https://files.test/1"}},
     {"executableCode": {"language": "PYTHON", "code": "1"}},
@@ -268,25 +268,25 @@ FOREIGN_PARTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("part", FOREIGN_PARTS, ids=lambda part: next(iter(part)))
-def test_a_part_that_only_google_has_is_foreign(part: dict[str, Any]) -> None:
-    """A reply with a foreign part passes through and is not cached, since it could not be translated later."""
+@pytest.mark.parametrize("part", VENDOR_PARTS, ids=lambda part: next(iter(part)))
+def test_a_part_that_only_google_has_is_a_vendor_part(part: dict[str, Any]) -> None:
+    """A reply with a vendor part passes through and is not cached, since it could not be translated later."""
     document = {"candidates": [{"content": {"parts": [{"text": "See"}, part]}, "finishReason": "STOP"}]}
     [choice] = gemini.read_reply(msgspec.json.encode(document)).choices
     assert choice.parts[0] == Text(text="See")
-    assert isinstance(choice.parts[1], Foreign)
+    assert isinstance(choice.parts[1], VendorPart)
     assert len(choice.parts) == 2
 
 
 @pytest.mark.parametrize("name", ["groundingMetadata", "citationMetadata", "urlContextMetadata"])
-def test_metadata_of_a_candidate_that_only_google_has_is_foreign(name: str) -> None:
+def test_metadata_that_only_google_has_is_a_vendor_part(name: str) -> None:
     candidate = {"content": {"parts": [{"text": "See"}]}, "finishReason": "STOP", name: {}}
     [choice] = gemini.read_reply(msgspec.json.encode({"candidates": [candidate]})).choices
-    assert [type(part) for part in choice.parts] == [Text, Foreign]
+    assert [type(part) for part in choice.parts] == [Text, VendorPart]
 
 
-def test_an_empty_text_is_not_foreign() -> None:
+def test_an_empty_text_is_not_a_vendor_part() -> None:
     parts = [{"text": ""}, {"text": "", "thoughtSignature": "c2ln"}, {"text": "", "thought": True}]
     document = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
     [choice] = gemini.read_reply(msgspec.json.encode(document)).choices
-    assert not any(isinstance(part, Foreign) for part in choice.parts)
+    assert not any(isinstance(part, VendorPart) for part in choice.parts)

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from llm_gateway.domain.conversation import Conversation, Part, Text, ToolCall, ToolResult, Turn
 from llm_gateway.protocols import gemini
-from tests.protocols.strategies import conversations
+from tests.protocols.conversation_strategies import conversations
 from tests.protocols.test_linear import is_linear
 
 

@@ -15,9 +15,9 @@ from google.genai import errors, types
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
-    Format,
     Image,
     Reasoning,
+    ResponseFormat,
     Text,
     TextDelta,
     Thinking,
@@ -232,7 +232,7 @@ def test_a_request_of_the_sdk_is_read(running: Server, client: genai.Client) -> 
     assert found.turns[0].parts == [Text(text="Be brief")]
     assert found.turns[1].parts == [Text(text="What is this?"), Image(media_type="image/png", data="//77")]
     assert [tool.parameters for tool in found.tools] == [SCHEMA, SCHEMA]
-    assert (found.tool_choice, found.format) == (ToolChoice(mode="required"), Format(schema=SCHEMA))
+    assert (found.tool_choice, found.format) == (ToolChoice(mode="required"), ResponseFormat(schema=SCHEMA))
     assert (found.max_tokens, found.temperature, found.top_k, found.stop) == (50, 0.5, 40, ["END"])
     assert found.reasoning == Reasoning(budget_tokens=1024, show=True)
 

@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
     Completion,
-    Counted,
-    Finish,
-    ForeignDelta,
     RefusalDelta,
+    ReplyStart,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
+    VendorPartDelta,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
@@ -34,7 +34,7 @@ from llm_gateway.sse import Splitter, encode_event
 from tests.protocols.gemini.replies import CONTEXT, completions, plain
 
 HIDING = msgspec.structs.replace(CONTEXT, document={})
-CALL: list[Chunk] = [ToolBegin(call=0, id="a", name="t", signature="c2ln"), ToolDelta(call=0, arguments='{"a"')]
+CALL: list[Chunk] = [ToolStart(call=0, id="a", name="t", signature="c2ln"), ToolDelta(call=0, arguments='{"a"')]
 WRITERS = pytest.mark.parametrize("writer", [gemini.StreamWriter, gemini.ArrayWriter], ids=["events", "array"])
 
 
@@ -112,11 +112,11 @@ def cut(chunk: Chunk, size: int) -> list[Chunk]:
 def test_a_stream_is_written_as_generate_content_responses() -> None:
     usage = Usage(input_tokens=5, output_tokens=3)
     found = streamed(
-        Begin(model="gpt-4o"),
+        ReplyStart(model="gpt-4o"),
         TextDelta(text="Hel"),
         TextDelta(text="lo"),
-        Finish(reason="length"),
-        Counted(usage=usage),
+        ChoiceEnd(reason="length"),
+        UsageUpdate(usage=usage),
     )
     common = {"modelVersion": "gpt-4o", "responseId": "request-1"}
 
@@ -177,7 +177,11 @@ def test_events_of_the_provider_are_passed_on(writer: Any) -> None:
     events = [{"candidates": [], "own": number} for number in range(3)]
     raw = [encode_event(json.dumps(event).encode()) for event in events]
     raw[1] = b"data: {\ndata: " + json.dumps(events[1]).encode()[1:] + b"\n\n"
-    body = b"".join(stream.pass_on(piece) for piece in raw) + stream.pass_on(b": comment\n\n") + stream.close()
+    body = (
+        b"".join(stream.passthrough_event(piece) for piece in raw)
+        + stream.passthrough_event(b": comment\n\n")
+        + stream.close()
+    )
 
     body = body.replace(b": comment\n\n", b"") if writer is gemini.StreamWriter else body
     assert documents(body) == events
@@ -221,7 +225,7 @@ def test_an_open_call_is_not_written_if_the_stream_fails() -> None:
     assert b"functionCall" not in writer.error("x", "provider_error")
 
 
-@pytest.mark.parametrize("after", [[TextDelta(text="x")], [Finish(reason="tool_calls")], []])
+@pytest.mark.parametrize("after", [[TextDelta(text="x")], [ChoiceEnd(reason="tool_calls")], []])
 def test_a_call_is_written_once_it_is_complete(after: list[Chunk]) -> None:
     call = {"functionCall": {"id": "a", "name": "t", "args": {"a": 1}}, "thoughtSignature": "c2ln"}
 
@@ -230,13 +234,13 @@ def test_a_call_is_written_once_it_is_complete(after: list[Chunk]) -> None:
 
 def test_interleaved_calls_are_written_one_after_the_other() -> None:
     found = said(
-        ToolBegin(call=0, id="a", name="t"),
-        ToolBegin(call=1, id="b", name="u"),
+        ToolStart(call=0, id="a", name="t"),
+        ToolStart(call=1, id="b", name="u"),
         ToolDelta(call=0, arguments='{"x"'),
         ToolDelta(call=1, arguments='{"y"'),
         ToolDelta(call=0, arguments=": 1}"),
         ToolDelta(call=1, arguments=": 2}"),
-        Finish(reason="tool_calls"),
+        ChoiceEnd(reason="tool_calls"),
     )
 
     assert [part["functionCall"] for [part] in found] == [
@@ -247,12 +251,12 @@ def test_interleaved_calls_are_written_one_after_the_other() -> None:
 
 def test_calls_of_several_choices_are_kept_apart() -> None:
     documents = streamed(
-        ToolBegin(call=0, id="a", name="t", choice=0),
-        ToolBegin(call=0, id="b", name="t", choice=1),
+        ToolStart(call=0, id="a", name="t", choice=0),
+        ToolStart(call=0, id="b", name="t", choice=1),
         ToolDelta(call=0, arguments='{"x": 0}', choice=0),
         ToolDelta(call=0, arguments='{"x": 1}', choice=1),
-        Finish(reason="tool_calls", choice=1),
-        Finish(reason="tool_calls", choice=0),
+        ChoiceEnd(reason="tool_calls", choice=1),
+        ChoiceEnd(reason="tool_calls", choice=0),
     )
     calls = {
         candidate["index"]: candidate["content"]["parts"][0]["functionCall"]["args"]
@@ -274,7 +278,7 @@ def test_arguments_without_a_call_are_dropped() -> None:
         (TextDelta(text=""), []),
         (TextDelta(text="", signature="c2ln"), [[{"text": "", "thoughtSignature": "c2ln"}]]),
         (RefusalDelta(text="No"), [[{"text": "No"}]]),
-        (ForeignDelta(kind="audio"), []),
+        (VendorPartDelta(kind="audio"), []),
         (ThinkingDelta(text=""), []),
         (ThinkingDelta(text="Hm"), [[{"text": "Hm", "thought": True}]]),
     ],
@@ -302,14 +306,14 @@ def test_a_signature_contains_the_whole_thought() -> None:
 
 def test_logprobs_are_written_with_their_text() -> None:
     logprobs = {"content": [{"token": "H", "logprob": -0.5, "top_logprobs": []}]}
-    [first, last] = streamed(TextDelta(text="H", logprobs=logprobs), Finish())
+    [first, last] = streamed(TextDelta(text="H", logprobs=logprobs), ChoiceEnd())
 
     assert first["candidates"][0]["logprobsResult"]["chosenCandidates"] == [{"token": "H", "logProbability": -0.5}]
     assert "logprobsResult" not in last["candidates"][0]
 
 
 def test_a_stream_without_content_has_one_event() -> None:
-    [document] = streamed(Begin(), Finish(reason="content_filter"))
+    [document] = streamed(ReplyStart(), ChoiceEnd(reason="content_filter"))
 
     [candidate] = document["candidates"]
     assert candidate["finishReason"] == "SAFETY"

@@ -66,7 +66,7 @@ async def test_optional_fields_have_defaults(world: World) -> None:
     )
     assert (request.max_tokens, request.json_mode) == (1000, False)
     assert (request.surface, request.key_name) == ("generate", "dev")
-    assert (request.use_cache, request.keep_in_cache) == (True, True)
+    assert (request.use_cache, request.store_in_cache) == (True, True)
     assert (request.client_request_id, request.tags) == (None, {})
     assert UUID(request.id).version == 7
     assert abs(request.at_ms - time.time() * 1000) < 2000
@@ -348,7 +348,7 @@ async def test_large_malformed_tags_are_refused_quickly(world: World) -> None:
 )
 async def test_cache_control_decides_on_cache_reads_and_writes(world: World, value: str, use: bool, keep: bool) -> None:
     request = await world.request(cache_control=value)
-    assert (request.use_cache, request.keep_in_cache) == (use, keep)
+    assert (request.use_cache, request.store_in_cache) == (use, keep)
 
 
 async def test_a_clients_request_id_is_stored_beside_the_gateways_own(world: World) -> None:

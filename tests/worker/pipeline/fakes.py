@@ -19,7 +19,7 @@ from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, d
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
-from llm_gateway.protocols.generate import GenerateBody, client_request_of, weight_of
+from llm_gateway.protocols.generate import GenerateBody, client_request_of, input_length
 from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
@@ -114,7 +114,7 @@ def request(**changes: Any) -> Request:
         "service": body.service,
         "client_request": client_request_of(body),
         "max_tokens": body.max_tokens,
-        "input_weight": weight_of(body),
+        "input_length": input_length(body),
     }
     return Request(**{**fields, **changes})
 

@@ -205,9 +205,9 @@ async def test_a_failed_call_leaves_no_entry_and_no_flight(caching: Caching, cac
 
 
 class TestBypass:
-    NO_CACHE: dict[str, Any] = {"use_cache": False, "keep_in_cache": True}  # noqa: RUF012 - a constant
-    NO_STORE: dict[str, Any] = {"use_cache": False, "keep_in_cache": False}  # noqa: RUF012 - a constant
-    READ_ONLY: dict[str, Any] = {"use_cache": True, "keep_in_cache": False}  # noqa: RUF012 - a constant
+    NO_CACHE: dict[str, Any] = {"use_cache": False, "store_in_cache": True}  # noqa: RUF012 - a constant
+    NO_STORE: dict[str, Any] = {"use_cache": False, "store_in_cache": False}  # noqa: RUF012 - a constant
+    READ_ONLY: dict[str, Any] = {"use_cache": True, "store_in_cache": False}  # noqa: RUF012 - a constant
 
     async def test_no_cache_skips_the_lookup_and_keeps(self, caching: Caching) -> None:
         await kept(caching, "old")

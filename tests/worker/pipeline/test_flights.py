@@ -220,7 +220,7 @@ class TestWaiters:
 
     async def test_a_request_whose_answer_is_not_cached_waits_too(self, caching: Caching) -> None:
         caller = Caller(caching, [served()])
-        tasks = [*await caller.many(1), asyncio.create_task(caller(keep_in_cache=False))]
+        tasks = [*await caller.many(1), asyncio.create_task(caller(store_in_cache=False))]
         await asyncio.sleep(0)
         caller.release.set()
 

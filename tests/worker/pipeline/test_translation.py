@@ -76,7 +76,7 @@ def test_a_translated_answer_with_only_foreign_parts_is_malformed() -> None:
     with pytest.raises(Malformed):
         TRANSLATION.reply(asked, provider(kind="anthropic"), body, ())
     native = TRANSLATION.reply(messages(USER), provider(kind="anthropic"), body, ())
-    assert (native.body, native.may_be_kept) == (body, False)
+    assert (native.body, native.is_cacheable) == (body, False)
 
 
 def test_openai_is_not_sent_reasoning_sealed_by_the_gateway() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.catalog import NotAuthorized, OutgoingCall, Provider, Target, UpstreamAuthorizer
+from llm_gateway.domain.catalog import CallToSign, NotAuthorized, Provider, Target, UpstreamAuthorizer
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.providers import openai
 from llm_gateway.providers.prepare import Preparer
@@ -24,20 +24,20 @@ from tests.upstream import MockUpstream
 from tests.worker.pipeline.fakes import Clock, provider
 
 BODY = msgspec.json.encode({"model": "ok", "messages": [{"role": "user", "content": "Hi"}]})
-CALL = UpstreamCall("/chat/completions", BODY, fields=b"x-own: 1\r\n")
+CALL = UpstreamCall("/chat/completions", BODY, header_lines=b"x-own: 1\r\n")
 
 
 class Signing:
     """A fake authoriser: it keeps the calls, waits for `allow`, and then raises `fault` if there is one."""
 
     def __init__(self) -> None:
-        self.seen: list[OutgoingCall] = []
+        self.seen: list[CallToSign] = []
         self.asked = asyncio.Event()
         self.allow = asyncio.Event()
         self.allow.set()
         self.fault: Exception | None = None
 
-    async def __call__(self, call: OutgoingCall) -> bytes:
+    async def __call__(self, call: CallToSign) -> bytes:
         self.seen.append(call)
         self.asked.set()
         await self.allow.wait()
@@ -81,8 +81,8 @@ async def test_each_request_is_authorised_by_its_method_address_and_body(
 
     assert [(await send(transport, how, to)).status for _ in range(2)] == [200, 200]
 
-    listed = OutgoingCall("GET", f"{mock.base_url}/models", b"")
-    sent = OutgoingCall("POST", f"{mock.base_url}/chat/completions", BODY)
+    listed = CallToSign("GET", f"{mock.base_url}/models", b"")
+    sent = CallToSign("POST", f"{mock.base_url}/chat/completions", BODY)
     assert signing.seen == [listed if how == "list_models" else sent] * 2
     assert {call.key for call in mock.calls} <= {"signed"}
 
@@ -144,7 +144,7 @@ async def test_a_refreshed_token_survives_new_snapshots_and_is_never_shown(
         authorize=lambda _provider, _key: RefreshedToken(
             fetch, learn=redact.learn, log=lambda *_, **__: None, clock=clock
         ),
-    )
+    ).prepare
     first = prepare(provider("acme", target=None), "unused")
     await transport.post(first, CALL, 5)
     again = prepare(provider("acme", target=None, updated_at_ms=2), "unused")

@@ -7,13 +7,13 @@ import msgspec
 
 from llm_gateway.protocols.anthropic_messages.errors import SCHEMA, write_error
 from llm_gateway.protocols.anthropic_messages.model_list import write_model, write_models
-from llm_gateway.protocols.anthropic_messages.pass_through import pass_on
+from llm_gateway.protocols.anthropic_messages.pass_through import passthrough_request
 from llm_gateway.protocols.anthropic_messages.reply import read_reply, write_reply
 from llm_gateway.protocols.anthropic_messages.request_reader import read_request
 from llm_gateway.protocols.anthropic_messages.request_writer import write_request
 from llm_gateway.protocols.anthropic_messages.stream_reader import StreamReader
 from llm_gateway.protocols.anthropic_messages.stream_writer import StreamWriter
-from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route, TokenCount
+from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route, TokenCount
 
 __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_request", "write_reply", "write_request"]
 
@@ -35,9 +35,9 @@ DESCRIPTOR = Descriptor(
     write_error=write_error,
     error_schema=SCHEMA,
     stream_writer=StreamWriter,
-    pass_on=pass_on,
+    passthrough_request=passthrough_request,
     field_names={
-        **dict.fromkeys(PARTS, "messages"),
+        **dict.fromkeys(PART_KINDS, "messages"),
         "parallel_tool_calls": "disable_parallel_tool_use",
         "reasoning": "thinking",
         "stop": "stop_sequences",
@@ -65,7 +65,7 @@ DESCRIPTOR = Descriptor(
     ),
     user_fields=(("metadata", "user_id"),),
     output_fields=("max_tokens",),
-    weighed_fields=("system", "messages", "tools"),
+    input_fields=("system", "messages", "tools"),
     uncached_fields=frozenset({"model", "stream", "metadata", "service_tier"}),
 )
 """Sources: beta headers, https://platform.claude.com/docs/en/api/beta-headers; request ids, …/api/errors."""

@@ -1,4 +1,4 @@
-"""Error responses in Anthropic's format: https://platform.claude.com/docs/en/api/errors."""
+"""Write error responses in Anthropic's format for Messages clients: https://platform.claude.com/docs/en/api/errors."""
 
 from __future__ import annotations
 

@@ -5,43 +5,44 @@ from __future__ import annotations
 import re
 
 MAX_TEMPERATURE = 1.0
-TAKES_ALL = re.compile(
+ACCEPTS_ALL_PARAMETERS = re.compile(
     r".*claude-(?:instant|v?[123](?!\d)|4-(?:opus|sonnet)"
     r"|(?:opus|sonnet|haiku)-4(?:[-.][0-6](?!\d)|(?![-.]\d{1,2}(?!\d))))"
 )
-"""Claude up to 4.6. Later models reject `temperature`, `top_p` and `top_k`, and some reject a forced tool (`UNFORCED`):
+"""Claude up to 4.6. Later models reject `temperature`, `top_p` and `top_k`, and some reject a forced tool
+(`REJECTS_FORCED_TOOLS`):
 https://platform.claude.com/docs/en/models/opus-5-5/whats-new-opus-5-5#forced-tool-use-is-not-supported,
 https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide.
 """
-ONE_SAMPLING = re.compile(r".*claude-(?:opus|sonnet|haiku)-4[-.][1-6](?!\d)")
+REJECTS_TEMPERATURE_WITH_TOP_P = re.compile(r".*claude-(?:opus|sonnet|haiku)-4[-.][1-6](?!\d)")
 """Models that reject `temperature` together with `top_p`:
 https://platform.claude.com/docs/en/about-claude/models/migrating-to-claude-4."""
-UNFORCED = re.compile(r".*claude-(?:(?:fable|mythos)-5[-.]1|(?:opus|sonnet)-5[-.]5)(?!\d)")
-"""Models that reject a forced tool (Fable and Mythos 5.1, Opus 5.5, Sonnet 5.5). Sources: see `TAKES_ALL`."""
-OLD = re.compile(r".*claude-(?:instant|v?[12](?!\d)|3-(?:opus|sonnet|haiku))")
+REJECTS_FORCED_TOOLS = re.compile(r".*claude-(?:(?:fable|mythos)-5[-.]1|(?:opus|sonnet)-5[-.]5)(?!\d)")
+"""Models that reject a forced tool (Fable and Mythos 5.1, Opus 5.5, Sonnet 5.5). Sources: see above."""
+OLD_MODELS = re.compile(r".*claude-(?:instant|v?[12](?!\d)|3-(?:opus|sonnet|haiku))")
 """Models whose answers are limited to 4,096 tokens."""
-MAX_TOKENS, MAX_TOKENS_OF_OLD = 8192, 4096
+MAX_TOKENS, MAX_TOKENS_OF_OLD_MODELS = 8192, 4096
 """Default `max_tokens` for requests without one, since the Messages API requires it."""
 
 
-def takes_all(model: str) -> bool:
+def accepts_all_parameters(model: str) -> bool:
     """Return whether the model accepts sampling parameters, a forced tool, and a thinking budget in tokens.
 
     True for models of other vendors that offer the Messages API.
     """
-    return "claude" not in model or TAKES_ALL.match(model) is not None
+    return "claude" not in model or ACCEPTS_ALL_PARAMETERS.match(model) is not None
 
 
-def refuses_force(model: str) -> bool:
+def rejects_forced_tools(model: str) -> bool:
     """Return whether the model rejects a `tool_choice` that forces a tool call."""
-    return UNFORCED.match(model) is not None
+    return REJECTS_FORCED_TOOLS.match(model) is not None
 
 
-def takes_one_sampling(model: str) -> bool:
+def rejects_temperature_with_top_p(model: str) -> bool:
     """Return whether the model accepts either `temperature` or `top_p`, but not both."""
-    return ONE_SAMPLING.match(model) is not None
+    return REJECTS_TEMPERATURE_WITH_TOP_P.match(model) is not None
 
 
 def default_max_tokens(model: str) -> int:
     """Return the `max_tokens` to send if the client sets none."""
-    return MAX_TOKENS_OF_OLD if OLD.match(model) else MAX_TOKENS
+    return MAX_TOKENS_OF_OLD_MODELS if OLD_MODELS.match(model) else MAX_TOKENS

@@ -1,4 +1,4 @@
-"""Model lists in Anthropic's format: https://platform.claude.com/docs/en/api/models-list."""
+"""Write model lists in Anthropic's format: https://platform.claude.com/docs/en/api/models-list."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     """Remove thinking blocks without a signature: another vendor's model wrote them, and Anthropic rejects them."""
     if not isinstance(messages := document.get("messages"), list):
         return document

@@ -1,4 +1,4 @@
-"""Read and write complete (non-streaming) replies of the Messages API."""
+"""Read a provider's whole Messages API reply into a completion; write a completion as a client's reply."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    VendorPart,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
@@ -40,7 +40,7 @@ STOP_REASONS: dict[FinishReason, str] = {
 """Finish reason → `stop_reason`."""
 
 BLOCKS = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
-"""Types of content blocks that are translated; blocks of other types become `Foreign` parts."""
+"""Types of content blocks that are translated; blocks of other types become `VendorPart` parts."""
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -74,9 +74,9 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a complete message.
     """
-    found = _decoder.decode(body)
-    parts = [_read_block(block) for block in found.content or ()]
-    reason = FINISH_REASONS.get(found.stop_reason or "", "stop")
+    reply = _decoder.decode(body)
+    parts = [_read_block(block) for block in reply.content or ()]
+    reason = FINISH_REASONS.get(reply.stop_reason or "", "stop")
     if any(map(_is_json, parts)):
         parts = [_as_text(part) if _is_json(part) else part for part in parts if not isinstance(part, Text)]
         if reason == "tool_calls" and not any(isinstance(part, ToolCall) for part in parts):
@@ -84,16 +84,16 @@ def read_reply(body: bytes) -> Completion:
     has_content = any(not isinstance(part, Thinking) and _is_content(part) for part in parts)
     # An empty answer with a stop reason is valid:
     # https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons
-    if not has_content and not found.stop_reason:
+    if not has_content and not reply.stop_reason:
         raise Malformed("The answer has no content")
-    counted = read_usage(found.usage, has_content=any(map(_is_content, parts)))
-    choice = Choice(parts=parts, finish_reason=reason, stop_sequence=found.stop_sequence)
+    counted = read_usage(reply.usage, has_content=any(map(_is_content, parts)))
+    choice = Choice(parts=parts, finish_reason=reason, stop_sequence=reply.stop_sequence)
     return Completion(
         choices=[choice],
         usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
-        id=found.id,
-        model=found.model,
+        id=reply.id,
+        model=reply.model,
     )
 
 
@@ -116,7 +116,7 @@ def _read_block(block: _Block) -> Part:
         return Thinking(text=block.thinking or "", signature=block.signature)
     if block.type == "redacted_thinking":
         return Thinking(redacted=block.data or "")
-    return Foreign(kind=block.type)
+    return VendorPart(kind=block.type)
 
 
 def _is_content(part: Part) -> bool:

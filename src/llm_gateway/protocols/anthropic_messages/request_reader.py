@@ -1,4 +1,4 @@
-"""Read a client's Messages API request into a canonical conversation."""
+"""Read a client's Messages API request into a conversation, to send it to a provider of another protocol."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -23,83 +23,83 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.accessors import (
-    Document,
-    child,
-    listed,
+    boolean,
+    checked_effort,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    others,
-    reasoning_word,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     result_parts,
     strings,
     text,
-    truth,
-    whole,
+    unknown_fields,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 
-DELIVERY = frozenset({"model", "messages", "stream"})
-HINTS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
+ENDPOINT_FIELDS = frozenset({"model", "messages", "stream"})
+OPTIONAL_FIELDS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
 """Fields that only Anthropic knows. Dropped by name in a translation, since they do not change the answer."""
-CARRIED = frozenset(
+TRANSLATED_FIELDS = frozenset(
     {
         "system", "max_tokens", "tools", "tool_choice", "thinking", "stop_sequences", "temperature", "top_p", "top_k",
         "metadata", "service_tier", "output_config",
     }
 )  # fmt: skip
-KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
+KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
 OUTPUT = frozenset({"effort", "format"})
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Read the conversation in a request document.
 
     Raises:
         Unreadable: the document does not conform to the Messages API.
         Unsupported: the request needs a feature that only a provider of the Messages API has.
     """
-    refuse_others(document, KNOWN)
-    messages = listed(document, "messages")
+    reject_unknown_fields(document, KNOWN)
+    messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and must have at least one message.")
-    limit = whole(document, "max_tokens", 1)
+    limit = integer(document, "max_tokens", 1)
     if limit is None:
         raise Unreadable("max_tokens", "max_tokens is required.")
-    config = child(document, "output_config") or {}
-    metadata = child(document, "metadata") or {}
+    config = object_field(document, "output_config") or {}
+    metadata = object_field(document, "metadata") or {}
     conversation = Conversation(
         turns=[*_system(document), *_turns(messages)],
-        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
-        tool_choice=_tool_choice(child(document, "tool_choice")),
-        format=_format(child(config, "format", "output_config")),
+        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
+        tool_choice=_tool_choice(object_field(document, "tool_choice")),
+        format=_format(object_field(config, "format", "output_config")),
         max_tokens=limit,
         temperature=number(document, "temperature", 0, 1),
         top_p=number(document, "top_p", 0, 1),
-        top_k=whole(document, "top_k"),
+        top_k=integer(document, "top_k"),
         stop=strings(document, "stop_sequences"),
         reasoning=_reasoning(
-            child(document, "thinking"), reasoning_word(text(config, "effort", "output_config"), "output_config.effort")
+            object_field(document, "thinking"),
+            checked_effort(text(config, "effort", "output_config"), "output_config.effort"),
         ),
         user=text(metadata, "user_id", "metadata"),
         service_tier=text(document, "service_tier"),
     )
-    hints = [name for name in HINTS if document.get(name)]
-    hints += others(config, OUTPUT, "output_config")
-    hints += {name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")}
-    return ParsedRequest(conversation, tuple(hints))
+    dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    dropped += unknown_fields(config, OUTPUT, "output_config")
+    dropped += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
+    return ParsedRequest(conversation, tuple(dropped))
 
 
-def _system(document: Document) -> list[Turn]:
+def _system(document: JsonObject) -> list[Turn]:
     given = document.get("system")
     if not given:
         return []
     if isinstance(given, str):
         return [Turn(role="system", parts=[Text(text=given)])]
     parts: list[Part] = []
-    for part, place in objects(listed(document, "system"), "system"):
+    for part, place in objects(list_field(document, "system"), "system"):
         if part.get("type") != "text":
             raise Unreadable(f"{place}.type", f"{place}.type must be text.")
         parts.append(Text(text=required_text(part, "text", place), cache=_cache(part, place)))
@@ -126,7 +126,7 @@ def _turns(messages: list[Any]) -> list[Turn]:
     return turns
 
 
-def _content(message: Document, place: str) -> list[Part]:
+def _content(message: JsonObject, place: str) -> list[Part]:
     content = message.get("content")
     if isinstance(content, str):
         return [Text(text=content)]
@@ -135,7 +135,7 @@ def _content(message: Document, place: str) -> list[Part]:
     return [_block(block, where) for block, where in objects(content, f"{place}.content")]
 
 
-def _block(block: Document, place: str) -> Part:
+def _block(block: JsonObject, place: str) -> Part:
     kind = required_text(block, "type", place)
     cache = _cache(block, place)
     if kind == "text":
@@ -145,7 +145,7 @@ def _block(block: Document, place: str) -> Part:
     if kind == "document":
         return _document(block, place, cache)
     if kind == "tool_use":
-        given = child(block, "input", place) or {}
+        given = object_field(block, "input", place) or {}
         return ToolCall(
             id=required_text(block, "id", place),
             name=required_text(block, "name", place),
@@ -159,13 +159,15 @@ def _block(block: Document, place: str) -> Part:
     if kind == "redacted_thinking":
         return Thinking(redacted=required_text(block, "data", place))
     if kind == "search_result":
-        texts = [required_text(one, "text", where) for one, where in objects(listed(block, "content", place), place)]
+        texts = [
+            required_text(item, "text", where) for item, where in objects(list_field(block, "content", place), place)
+        ]
         return Text(text="\n".join([text(block, "title", place) or "", *texts]).strip(), cache=cache)
     raise Unsupported(f"{place}.type", f"other protocols have no blocks of type {kind[:40]!r}")
 
 
-def _source(block: Document, place: str) -> dict[str, Any]:
-    source = child(block, "source", place) or {}
+def _source(block: JsonObject, place: str) -> dict[str, Any]:
+    source = object_field(block, "source", place) or {}
     kind = text(source, "type", f"{place}.source")
     if kind == "base64":
         media_type = required_text(source, "media_type", f"{place}.source")
@@ -177,9 +179,9 @@ def _source(block: Document, place: str) -> dict[str, Any]:
     raise Unsupported(f"{place}.source.type", "only base64, url and file are supported")
 
 
-def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
-    source = child(block, "source", place) or {}
-    citations = child(block, "citations", place)
+def _document(block: JsonObject, place: str, cache: CacheTtl | None) -> Part:
+    source = object_field(block, "source", place) or {}
+    citations = object_field(block, "citations", place)
     if citations is not None and citations.get("enabled"):
         raise Unsupported(f"{place}.citations", "other protocols have no citations")
     if source.get("type") == "text":
@@ -187,39 +189,39 @@ def _document(block: Document, place: str, cache: CacheTtl | None) -> Part:
     return File(name=text(block, "title", place), **_source(block, place), cache=cache)
 
 
-def _tool_result(block: Document, place: str, cache: CacheTtl | None) -> ToolResult:
+def _tool_result(block: JsonObject, place: str, cache: CacheTtl | None) -> ToolResult:
     parts = [] if block.get("content") is None else _content(block, place)
     return ToolResult(
         call_id=required_text(block, "tool_use_id", place),
         content=result_parts(parts, place),
-        is_error=truth(block, "is_error", place) or False,
+        is_error=boolean(block, "is_error", place) or False,
         cache=cache,
     )
 
 
-def _cache(block: Document, place: str) -> CacheTtl | None:
-    mark = child(block, "cache_control", place)
+def _cache(block: JsonObject, place: str) -> CacheTtl | None:
+    mark = object_field(block, "cache_control", place)
     if mark is None:
         return None
     return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
-def _tool(tool: Document, place: str) -> Tool:
+def _tool(tool: JsonObject, place: str) -> Tool:
     if tool.get("type") not in (None, "custom"):
         raise Unsupported(f"{place}.type", "only Anthropic can run its server-side tools")
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),
-        parameters=child(tool, "input_schema", place),
-        strict=truth(tool, "strict", place),
+        parameters=object_field(tool, "input_schema", place),
+        strict=boolean(tool, "strict", place),
         cache=_cache(tool, place),
     )
 
 
-def _tool_choice(choice: Document | None) -> ToolChoice | None:
+def _tool_choice(choice: JsonObject | None) -> ToolChoice | None:
     if choice is None:
         return None
-    serial = truth(choice, "disable_parallel_tool_use", "tool_choice")
+    serial = boolean(choice, "disable_parallel_tool_use", "tool_choice")
     parallel = None if serial is None else not serial
     kind = choice.get("type")
     if kind == "tool":
@@ -233,13 +235,13 @@ def _tool_choice(choice: Document | None) -> ToolChoice | None:
     raise Unreadable("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
 
 
-def _format(given: Document | None) -> Format | None:
+def _format(given: JsonObject | None) -> ResponseFormat | None:
     if given is None:
         return None
-    return Format(schema=child(given, "schema", "output_config.format") or {})
+    return ResponseFormat(schema=object_field(given, "schema", "output_config.format") or {})
 
 
-def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | None:
+def _reasoning(thinking: JsonObject | None, effort: str | None) -> Reasoning | None:
     kind = None if thinking is None else text(thinking, "type", "thinking")
     if thinking is not None and kind not in ("enabled", "disabled", "adaptive"):
         raise Unreadable("thinking.type", "thinking.type must be enabled, disabled or adaptive.")
@@ -249,6 +251,6 @@ def _reasoning(thinking: Document | None, effort: str | None) -> Reasoning | Non
         return Reasoning(effort=effort or "none")
     show = None if thinking.get("display") is None else thinking.get("display") == "summarized"
     if kind == "enabled":
-        budget = whole(thinking, "budget_tokens", 1, where="thinking")
+        budget = integer(thinking, "budget_tokens", 1, where="thinking")
         return Reasoning(effort=effort, budget_tokens=budget, show=show)
     return Reasoning(effort=effort, show=show)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Refusal,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -24,25 +22,23 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.anthropic_messages.model_capabilities import (
     MAX_TEMPERATURE,
+    accepts_all_parameters,
     default_max_tokens,
-    refuses_force,
-    takes_all,
-    takes_one_sampling,
+    rejects_forced_tools,
+    rejects_temperature_with_top_p,
 )
-from llm_gateway.protocols.anthropic_messages.thinking import must_call, think
-from llm_gateway.protocols.contract import Unsupported, UpstreamBody
-from llm_gateway.protocols.part_attributes import is_sealed, left_out
-
-Document = dict[str, Any]
+from llm_gateway.protocols.anthropic_messages.thinking import forces_tool_call, set_thinking
+from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.part_attributes import is_verifiable, unsupported_attributes
 
 JSON_TOOL = "json_answer"
 """Name of the tool whose input is the answer if the client asks for JSON: see `_answer_in`."""
 JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
 TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
 """`service_tier` of OpenAI and Anthropic → Anthropic's value: https://platform.claude.com/docs/en/api/service-tiers."""
-HINTS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
+UNSUPPORTED_FIELDS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
 """Fields of `Conversation` that the Messages API lacks. Dropped by name, since the answer stays valid."""
-UNKNOWN_MARKS = ("detail", "name", "thinking")
+UNSUPPORTED_ATTRIBUTES = ("detail", "name", "thinking")
 """Attributes of parts (`part_attributes.py`) that the Messages API lacks."""
 SAMPLING = ("temperature", "top_p", "top_k")
 LEAST_TOP_P = 0.95
@@ -63,10 +59,10 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     ):
         if is_requested:
             raise Unsupported(field, why)
-    dropped = [name for name in HINTS if getattr(conversation, name) is not None]
-    dropped += left_out(conversation, UNKNOWN_MARKS, keeps_sealed=True)
+    dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
+    dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES, keeps_verifiable=True)
     system, turns = _split(conversation.turns)
-    document: Document = {
+    document: JsonObject = {
         "model": model,
         "max_tokens": conversation.max_tokens or default_max_tokens(model),
         "messages": _messages(turns),
@@ -80,25 +76,25 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         if document["service_tier"] is None:
             dropped.append("service_tier")
     _tools(conversation, model, document)
-    dropped += think(conversation, model, document)
+    dropped += set_thinking(conversation, model, document)
     _sample(conversation, model, document, dropped)
     # A forced call has the schema of its tool, so the response format does not apply.
-    if conversation.format is not None and not must_call(conversation):
+    if conversation.format is not None and not forces_tool_call(conversation):
         _answer_in(conversation.format, model, document)
     return UpstreamBody({name: value for name, value in document.items() if value is not None}, tuple(dropped))
 
 
-def _sample(conversation: Conversation, model: str, document: Document, dropped: list[str]) -> None:
+def _sample(conversation: Conversation, model: str, document: JsonObject, dropped: list[str]) -> None:
     """Set the sampling parameters that the model accepts; add the names of the others to `dropped`.
 
     With a thinking budget, models accept only `top_p`, from 0.95:
     https://platform.claude.com/docs/en/build-with-claude/extended-thinking#feature-compatibility
     """
     requested = {name: value for name in SAMPLING if (value := getattr(conversation, name)) is not None}
-    refused = set() if takes_all(model) else set(SAMPLING)
+    refused = set() if accepts_all_parameters(model) else set(SAMPLING)
     if document.get("thinking", {}).get("type") == "enabled":
         refused |= {"temperature", "top_k"} | ({"top_p"} if requested.get("top_p", 1) < LEAST_TOP_P else set())
-    elif "temperature" in requested and takes_one_sampling(model):
+    elif "temperature" in requested and rejects_temperature_with_top_p(model):
         refused.add("top_p")
     dropped += [name for name in requested if name in refused]
     if requested.get("temperature", 0) > MAX_TEMPERATURE:
@@ -115,16 +111,16 @@ def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
     raise Unsupported("messages", "Anthropic's API requires at least one user message")
 
 
-def _system(parts: list[Part]) -> str | list[Document] | None:
+def _system(parts: list[Part]) -> str | list[JsonObject] | None:
     texts = [part for part in parts if isinstance(part, Text) and _is_sendable(part)]
     if len(texts) == 1 and texts[0].cache is None:
         return texts[0].text
     return [_block(part) for part in texts] or None
 
 
-def _messages(turns: list[Turn]) -> list[Document]:
+def _messages(turns: list[Turn]) -> list[JsonObject]:
     """Write turns as messages with the roles user and assistant; merge adjacent turns of the same role."""
-    messages: list[Document] = []
+    messages: list[JsonObject] = []
     for turn in turns:
         role = "assistant" if turn.role == "assistant" else "user"
         blocks = [_block(part) for part in turn.parts if _is_sendable(part)]
@@ -150,10 +146,10 @@ def _is_sendable(part: Part) -> bool:
     """Return False for parts that the API rejects: blank texts, and thinking without a signature."""
     if isinstance(part, Text | Refusal):
         return bool(part.text.strip())
-    return not isinstance(part, Thinking) or is_sealed(part)
+    return not isinstance(part, Thinking) or is_verifiable(part)
 
 
-def _block(part: Part) -> Document:
+def _block(part: Part) -> JsonObject:
     if isinstance(part, Text):
         return _marked({"type": "text", "text": part.text}, part.cache)
     if isinstance(part, Refusal):
@@ -174,7 +170,7 @@ def _block(part: Part) -> Document:
     raise Unsupported("audio", "Anthropic's API accepts no audio")
 
 
-def _input(call: ToolCall) -> Document:
+def _input(call: ToolCall) -> JsonObject:
     try:
         given = msgspec.json.decode(call.arguments or "{}")
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -184,8 +180,8 @@ def _input(call: ToolCall) -> Document:
     return given
 
 
-def _result(result: ToolResult) -> Document:
-    block: Document = {"type": "tool_result", "tool_use_id": result.call_id}
+def _result(result: ToolResult) -> JsonObject:
+    block: JsonObject = {"type": "tool_result", "tool_use_id": result.call_id}
     content = [_block(part) for part in result.content if _is_sendable(part)]
     if len(content) == 1 and set(content[0]) == {"type", "text"}:
         block["content"] = content[0]["text"]
@@ -196,18 +192,18 @@ def _result(result: ToolResult) -> Document:
     return _marked(block, result.cache)
 
 
-def _file(part: File) -> Document:
+def _file(part: File) -> JsonObject:
     media_type = part.media_type or "application/pdf"
     if part.data is not None and media_type.startswith("text/"):
         raise Unsupported("file", "Anthropic's API accepts no text files: send the content as text")
     source = _source(File(media_type=media_type, data=part.data, url=part.url, file_id=part.file_id), "file")
-    block: Document = {"type": "document", "source": source}
+    block: JsonObject = {"type": "document", "source": source}
     if part.name:
         block["title"] = part.name
     return _marked(block, part.cache)
 
 
-def _source(part: Image | File, field: str) -> Document:
+def _source(part: Image | File, field: str) -> JsonObject:
     if part.data is not None:
         return {"type": "base64", "media_type": part.media_type, "data": part.data}
     if part.url is not None:
@@ -215,26 +211,26 @@ def _source(part: Image | File, field: str) -> Document:
     raise Unsupported(field, "a file stored at another vendor cannot be sent")
 
 
-def _marked(block: Document, cache: CacheTtl | None) -> Document:
+def _marked(block: JsonObject, cache: CacheTtl | None) -> JsonObject:
     if cache is None:
         return block
     return {**block, "cache_control": {"type": "ephemeral"} | ({"ttl": "1h"} if cache == "1h" else {})}
 
 
-def _tools(conversation: Conversation, model: str, document: Document) -> None:
+def _tools(conversation: Conversation, model: str, document: JsonObject) -> None:
     """Set `tools` and `tool_choice` in `document`."""
     if not conversation.tools:
         return
-    if must_call(conversation) and refuses_force(model):
+    if forces_tool_call(conversation) and rejects_forced_tools(model):
         raise Unsupported("tool_choice", f"model {model} does not support forced tool calls")
     document["tools"] = [_tool(tool) for tool in conversation.tools]
     if conversation.tool_choice is not None:
         document["tool_choice"] = _tool_choice(conversation.tool_choice)
 
 
-def _tool(tool: Tool) -> Document:
+def _tool(tool: Tool) -> JsonObject:
     schema = {"type": "object", **(tool.parameters or {"properties": {}})}
-    document: Document = {"name": tool.name, "input_schema": schema}
+    document: JsonObject = {"name": tool.name, "input_schema": schema}
     if tool.description:
         document["description"] = tool.description
     if tool.strict is not None:
@@ -242,10 +238,10 @@ def _tool(tool: Tool) -> Document:
     return _marked(document, tool.cache)
 
 
-def _tool_choice(choice: ToolChoice) -> Document:
+def _tool_choice(choice: ToolChoice) -> JsonObject:
     if choice.mode == "none":
         return {"type": "none"}
-    kind: Document = {"type": "auto" if choice.mode == "auto" else "any"}
+    kind: JsonObject = {"type": "auto" if choice.mode == "auto" else "any"}
     if choice.name is not None:
         kind = {"type": "tool", "name": choice.name}
     if choice.parallel is not None:
@@ -253,7 +249,7 @@ def _tool_choice(choice: ToolChoice) -> Document:
     return kind
 
 
-def _answer_in(wanted: Format, model: str, document: Document) -> None:
+def _answer_in(wanted: ResponseFormat, model: str, document: JsonObject) -> None:
     """Request a JSON answer as the input of a tool (`JSON_TOOL`), forced if the model allows it, plus an instruction.
 
     If the client has tools of its own, the JSON tool is added to them and the model calls one at a time: to answer is
@@ -262,7 +258,7 @@ def _answer_in(wanted: Format, model: str, document: Document) -> None:
     """
     others = document.get("tools") or []
     may_choose = bool(others) and document.get("tool_choice", {}).get("type") != "none"
-    is_forced = takes_all(model) and document.get("thinking", {}).get("type") != "enabled"
+    is_forced = accepts_all_parameters(model) and document.get("thinking", {}).get("type") != "enabled"
     if not (may_choose or is_forced):
         others = []  # the choice of a tool cannot exclude single tools, so uncallable ones are left out
     schema = {"type": "object", **(wanted.schema or {})}

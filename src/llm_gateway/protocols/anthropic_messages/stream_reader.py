@@ -1,11 +1,11 @@
-"""Read a provider's Messages API stream: parse server-sent events into canonical chunks.
+"""Turn the parsed server-sent events of a provider's Messages API stream into canonical chunks.
 
 Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The states, the events that change them, and
 in parentheses the chunks that `take` returns:
 
-    start ── message_start ──▶ content ── message_delta ─────▶ finished ── message_stop ──▶ done
-                (Begin)         ▲ │ │     (Finish, Counted)                                  ▲
-                                └─┘ └────── message_stop, no stop reason so far (Finish) ────┘
+    start ── message_start ──▶ content ── message_delta ────────────▶ finished ── message_stop ──▶ done
+             (ReplyStart)       ▲ │ │     (ChoiceEnd, UsageUpdate)                                  ▲
+                                └─┘ └──── message_stop, no stop reason so far (ChoiceEnd) ──────────┘
                           content_block_*
                           (content chunks)
 
@@ -26,15 +26,15 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Finish,
     FinishReason,
-    ForeignDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolDelta,
+    ToolStart,
+    VendorPartDelta,
 )
 from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
@@ -116,25 +116,25 @@ class StreamReader:
     def take(self, event: Event) -> list[Chunk]:
         """Return the chunks of one event (see `protocols/contract.py`)."""
         try:
-            found = _decode(event.data)
+            payload = _decode(event.data)
         except PARSE_ERRORS:  # a field has an unexpected type: the lenient decoder ignores it, more slowly
-            found = _decoder.decode(event.data)
-        kind = found.type
+            payload = _decoder.decode(event.data)
+        kind = payload.type
         if kind == "content_block_delta":
-            return [] if found.delta is None else self._delta(found.index, found.delta)
+            return [] if payload.delta is None else self._delta(payload.index, payload.delta)
         if kind == "content_block_start":
-            return [] if found.content_block is None else self._block(found.index, found.content_block)
+            return [] if payload.content_block is None else self._block(payload.index, payload.content_block)
         if kind == "content_block_stop":
-            return self._stop(found.index)
+            return self._stop(payload.index)
         if kind == "message_start":
-            return self._message_start(found.message or _Message())
+            return self._message_start(payload.message or _Message())
         if kind == "message_delta":
-            return self._message_delta(found)
+            return self._message_delta(payload)
         if kind == "message_stop":
             self.is_done = True
             return self._message_stop()
         if kind == "error":
-            error = found.error if isinstance(found.error, dict) else {"message": found.error}
+            error = payload.error if isinstance(payload.error, dict) else {"message": payload.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
         return []
 
@@ -142,7 +142,7 @@ class StreamReader:
         self._has_begun = True
         if message.usage is not None:
             self._usage = message.usage
-        return [Begin(id=message.id, model=message.model)]
+        return [ReplyStart(id=message.id, model=message.model)]
 
     def _block(self, index: int, block: _Block) -> list[Chunk]:
         """Start a block: return the chunk that begins it, and its text if the event has some already."""
@@ -153,7 +153,7 @@ class StreamReader:
                 self._json_block, self._held = index, None
                 return []
             call = self._calls[index] = len(self._calls)
-            return [ToolBegin(call=call, id=block.id or f"toolu_{call}", name=block.name or "")]
+            return [ToolStart(call=call, id=block.id or f"toolu_{call}", name=block.name or "")]
         if block.type == "redacted_thinking":
             return [ThinkingDelta(redacted=block.data or "")]
         if block.type == "thinking":
@@ -161,7 +161,7 @@ class StreamReader:
         if block.type == "text":
             return self._text(block.text or "")
         self._has_content = True
-        return [ForeignDelta(kind=block.type)]
+        return [VendorPartDelta(kind=block.type)]
 
     def _stop(self, index: int) -> list[Chunk]:
         """End a block. A tool call without `input_json_delta` events has its whole input in content_block_start."""
@@ -215,20 +215,20 @@ class StreamReader:
     def _message_stop(self) -> list[Chunk]:
         chunks = self._flush()
         if self._has_begun and not self._has_finished:  # complete, though without a stop reason
-            chunks.append(Finish(reason="tool_calls" if self._calls else "stop"))
+            chunks.append(ChoiceEnd(reason="tool_calls" if self._calls else "stop"))
         return chunks
 
-    def _message_delta(self, found: _Event) -> list[Chunk]:
+    def _message_delta(self, payload: _Event) -> list[Chunk]:
         chunks = self._flush()
-        delta = found.delta
+        delta = payload.delta
         if delta is not None and delta.stop_reason:
             self._has_finished = True
             reason: FinishReason = FINISH_REASONS.get(delta.stop_reason, "stop")
             if reason == "tool_calls" and self._json_block >= 0 and not self._calls:
                 reason = "stop"
-            chunks.append(Finish(reason=reason, stop_sequence=delta.stop_sequence))
-        if found.usage is not None:
-            self._usage = _merged(self._usage, found.usage)
+            chunks.append(ChoiceEnd(reason=reason, stop_sequence=delta.stop_sequence))
+        if payload.usage is not None:
+            self._usage = _merged(self._usage, payload.usage)
             counted = read_usage(self._usage, has_content=self._has_content)
             if counted is not None:
                 chunks.append(counted)

@@ -10,8 +10,8 @@ most one of them open. The states (`_has_begun`, `_open`), with the events writt
 
 The first content and `end` write message_start; `end` also writes the content_block_stop of an open block. A block
 stays open while chunks of its kind follow (text and refusals are one kind). A chunk of another kind, a new tool call
-and a signature end it. Interleaved tool calls are first put in sequence (`delta_serializer.py`). `Begin`,
-`Counted` and `Finish` write nothing at once: their data goes into message_start and message_delta.
+and a signature end it. Interleaved tool calls are first put in sequence (`delta_serializer.py`). `ReplyStart`,
+`UsageUpdate` and `ChoiceEnd` write nothing at once: their data goes into message_start and message_delta.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Counted,
-    Finish,
-    ForeignDelta,
     RefusalDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
+    VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.errors import error_document
@@ -53,12 +53,12 @@ class StreamWriter(EventStream):
         self._open = ""
         self._call = -1
         self._usage = Usage()
-        self._finish = Finish()
+        self._finish = ChoiceEnd()
         self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
         """Return the events for one chunk (see `protocols/contract.py`)."""
-        if not isinstance(chunk, Begin | Counted):
+        if not isinstance(chunk, ReplyStart | UsageUpdate):
             if self._choice is None:
                 self._choice = chunk.choice
             elif chunk.choice != self._choice:
@@ -71,15 +71,15 @@ class StreamWriter(EventStream):
                 return b""
             opening = self._block("text", {"type": "text", "text": ""})
             return opening + self._delta({"type": "text_delta", "text": chunk.text})
-        if isinstance(chunk, Begin):
+        if isinstance(chunk, ReplyStart):
             self._model = chunk.model or self._model
-        elif isinstance(chunk, Counted):
+        elif isinstance(chunk, UsageUpdate):
             self._usage = chunk.usage
-        elif isinstance(chunk, Finish):
+        elif isinstance(chunk, ChoiceEnd):
             self._finish = chunk
         elif isinstance(chunk, ThinkingDelta):
             return self._thinking(chunk)
-        elif not isinstance(chunk, ForeignDelta):
+        elif not isinstance(chunk, VendorPartDelta):
             return self._tool(chunk)
         return b""
 
@@ -134,8 +134,8 @@ class StreamWriter(EventStream):
             written += self._delta({"type": "signature_delta", "signature": chunk.signature}) + self._close()
         return written
 
-    def _tool(self, chunk: ToolBegin | ToolDelta) -> bytes:
-        if isinstance(chunk, ToolBegin):
+    def _tool(self, chunk: ToolStart | ToolDelta) -> bytes:
+        if isinstance(chunk, ToolStart):
             self._call = chunk.call
             block = {"type": "tool_use", "id": chunk.id, "name": chunk.name, "input": {}}
             return self._close() + self._block(f"tool {chunk.call}", block)

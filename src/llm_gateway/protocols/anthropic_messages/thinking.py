@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from llm_gateway.domain.conversation import Conversation, Reasoning, ToolCall
-from llm_gateway.protocols.anthropic_messages.model_capabilities import takes_all
-from llm_gateway.protocols.part_attributes import is_sealed
+from llm_gateway.protocols.anthropic_messages.model_capabilities import accepts_all_parameters
+from llm_gateway.protocols.part_attributes import is_verifiable
 
 BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
 """Reasoning effort → thinking budget in tokens."""
@@ -19,16 +19,16 @@ EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
 """Values of `output_config.effort`."""
 ANSWER_TOKENS = 4096
 """Tokens reserved for the answer in addition to the thinking budget, if the client sets no `max_tokens`."""
-LEFT_OUT = ["reasoning"]
+DROPPED = ["reasoning"]
 
 
-def must_call(conversation: Conversation) -> bool:
+def forces_tool_call(conversation: Conversation) -> bool:
     """Return whether the request forces a tool call."""
     choice = conversation.tool_choice
     return bool(conversation.tools) and choice is not None and choice.mode == "required"
 
 
-def think(conversation: Conversation, model: str, document: dict[str, Any]) -> list[str]:
+def set_thinking(conversation: Conversation, model: str, document: dict[str, Any]) -> list[str]:
     """Set `thinking` in `document`, and `max_tokens` if needed.
 
     Returns `["reasoning"]` if the option had to be dropped, else an empty list.
@@ -36,8 +36,8 @@ def think(conversation: Conversation, model: str, document: dict[str, Any]) -> l
     reasoning = conversation.reasoning
     if reasoning is None:
         return []
-    if not takes_all(model):
-        return _adapt(reasoning, document)
+    if not accepts_all_parameters(model):
+        return _set_adaptive_thinking(reasoning, document)
     if reasoning.effort == "none":
         document["thinking"] = {"type": "disabled"}
         return []
@@ -45,18 +45,18 @@ def think(conversation: Conversation, model: str, document: dict[str, Any]) -> l
     limit = conversation.max_tokens
     if limit is not None and limit <= budget:
         budget = limit // 2  # max_tokens bounds thinking and answer together
-    if budget < LEAST_BUDGET or must_call(conversation) or _is_amid_tools(conversation):
-        return LEFT_OUT
+    if budget < LEAST_BUDGET or forces_tool_call(conversation) or _is_amid_tools(conversation):
+        return DROPPED
     document["thinking"] = {"type": "enabled", "budget_tokens": budget}
     if limit is None:
         document["max_tokens"] = max(document["max_tokens"], budget + ANSWER_TOKENS)
     return []
 
 
-def _adapt(reasoning: Reasoning, document: dict[str, Any]) -> list[str]:
+def _set_adaptive_thinking(reasoning: Reasoning, document: dict[str, Any]) -> list[str]:
     """Set adaptive thinking, for models that take an effort instead of a budget in tokens."""
     if reasoning.effort == "none":
-        return LEFT_OUT  # some of these models reject `disabled`
+        return DROPPED  # some of these models reject `disabled`
     document["thinking"] = {"type": "adaptive"} | ({"display": "summarized"} if reasoning.show else {})
     if reasoning.effort in EFFORTS:
         document["output_config"] = {"effort": reasoning.effort}
@@ -69,4 +69,4 @@ def _is_amid_tools(conversation: Conversation) -> bool:
     https://platform.claude.com/docs/en/build-with-claude/extended-thinking#preserving-thinking-blocks
     """
     last = next((turn.parts for turn in reversed(conversation.turns) if turn.role == "assistant"), [])
-    return any(isinstance(part, ToolCall) for part in last) and not any(map(is_sealed, last))
+    return any(isinstance(part, ToolCall) for part in last) and not any(map(is_verifiable, last))

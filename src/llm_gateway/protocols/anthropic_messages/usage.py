@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from llm_gateway.domain.conversation import Counted
+from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.counts import any_implausible, are_plausible, clamped
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
@@ -41,7 +41,7 @@ class ReportedUsage(msgspec.Struct, gc=False):
 _NOTHING_CREATED, _NO_DETAILS = CacheCreation(), OutputDetails()
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpdate | None:
     """Convert reported counts; None if a total is missing or implausible.
 
     `input_tokens` excludes tokens read from the cache and tokens written to it: the total is the sum of the three.
@@ -70,7 +70,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
         cache_write_1h_tokens=clamped(written, long),
         reasoning_tokens=clamped(output, thought),
     )
-    return Counted(usage=usage, is_estimated=any_implausible(created.ephemeral_1h_input_tokens, thought))
+    return UsageUpdate(usage=usage, is_estimated=any_implausible(created.ephemeral_1h_input_tokens, thought))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

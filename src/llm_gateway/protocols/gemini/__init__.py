@@ -7,7 +7,7 @@ from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES
 from llm_gateway.protocols.gemini.model_list import write_model, write_models
-from llm_gateway.protocols.gemini.pass_through import pass_on
+from llm_gateway.protocols.gemini.pass_through import passthrough_request
 from llm_gateway.protocols.gemini.reply import read_reply, write_reply
 from llm_gateway.protocols.gemini.request_reader import read_request
 from llm_gateway.protocols.gemini.request_writer import write_request
@@ -58,7 +58,7 @@ DESCRIPTOR = Descriptor(
     write_error=write_error,
     error_schema=SCHEMA,
     stream_writer=open_writer,
-    pass_on=pass_on,
+    passthrough_request=passthrough_request,
     field_names=FIELD_NAMES,
     namespace="/v1beta",
     unknown_path="docs/GEMINI.md lists the paths. Tuned models are called below models/ too, by the names that their "
@@ -80,7 +80,7 @@ DESCRIPTOR = Descriptor(
     settings_fields=("generationConfig", "generation_config"),
     output_fields=("maxOutputTokens", "max_output_tokens"),
     choice_fields=("candidateCount", "candidate_count"),
-    weighed_fields=(
+    input_fields=(
         *("contents", "systemInstruction", "system_instruction", "tools"),
         *("generationConfig", "generation_config"),
     ),

@@ -20,15 +20,23 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.accessors import Document, child, listed, objects, required_text, result_parts, text, truth
-from llm_gateway.protocols.contract import Unreadable, Unsupported
+from llm_gateway.protocols.accessors import (
+    boolean,
+    list_field,
+    object_field,
+    objects,
+    required_text,
+    result_parts,
+    text,
+)
+from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.thoughts import thought_of
 
 DATA = ("text", "functionCall", "functionResponse", "inlineData", "fileData")
 """Data fields of a part; each part has exactly one of them."""
 PART = frozenset({*DATA, "thought", "thoughtSignature"})
-FOREIGN = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
+VENDOR_PARTS = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
 """Data fields of server-side tools, which Google runs itself."""
 CALL = frozenset({"id", "name", "args"})
 RESPONSE = frozenset({"id", "name", "response", "parts"})
@@ -82,66 +90,66 @@ class ContentsReader:
                 turn.parts = _joined(turn.parts)
         return [turn for turn in turns if turn.parts]
 
-    def parts(self, content: Document, place: str) -> list[Part]:
+    def parts(self, content: JsonObject, place: str) -> list[Part]:
         """Return the parts of a content.
 
         Raises:
             Unreadable: it has no parts, or one is malformed.
             Unsupported: only Google knows the type of a part.
         """
-        given = listed(content, "parts", place)
+        given = list_field(content, "parts", place)
         if not given:
             raise Unreadable(f"{place}.parts", f"{place}.parts must hold at least one part.")
         return [self._part(camel_names(part), where) for part, where in objects(given, f"{place}.parts")]
 
-    def _part(self, part: Document, place: str) -> Part:
+    def _part(self, part: JsonObject, place: str) -> Part:
         """Read one part, whose only data field says what it is. `place` is its path, for error messages."""
-        kinds = [name for name in (*DATA, *FOREIGN) if part.get(name) is not None]
+        kinds = [name for name in (*DATA, *VENDOR_PARTS) if part.get(name) is not None]
         # A signature without data signs an empty text: the last event of a stream can have such a part.
         if not kinds and part.get("thoughtSignature") is not None:
             part, kinds = {**part, "text": ""}, ["text"]
         if len(kinds) != 1:
             raise Unreadable(place, f"{place} must have exactly one of {', '.join(DATA)}.")
         [kind] = kinds
-        if kind in FOREIGN:
+        if kind in VENDOR_PARTS:
             raise Unsupported(f"{place}.{kind}", "only Google can run its server-side tools")
         self._note_others(part, PART, "contents.parts")
         signature = text(part, "thoughtSignature", place)
         if kind == "text":
-            found = required_text(part, "text", place)
-            if truth(part, "thought", place):
-                return thought_of(found, signature)
-            return Text(text=found, signature=signature)
-        inner, where = camel_names(child(part, kind, place) or {}), f"{place}.{kind}"
+            content = required_text(part, "text", place)
+            if boolean(part, "thought", place):
+                return thought_of(content, signature)
+            return Text(text=content, signature=signature)
+        inner, where = camel_names(object_field(part, kind, place) or {}), f"{place}.{kind}"
         if kind == "functionCall":
             return self._call(inner, signature, where)
         if kind == "functionResponse":
             return self._response(inner, where)
         return _blob(inner, where) if kind == "inlineData" else _file(inner, where)
 
-    def _note_others(self, document: Document, known: frozenset[str], where: str) -> None:
+    def _note_others(self, document: JsonObject, known: frozenset[str], where: str) -> None:
         for name, value in document.items():
             if name not in known and value is not None:
                 self.dropped[f"{where}.{name}"] = None
 
-    def _call(self, call: Document, signature: str | None, place: str) -> ToolCall:
+    def _call(self, call: JsonObject, signature: str | None, place: str) -> ToolCall:
         self._note_others(call, CALL, "functionCall")
         name = required_text(call, "name", place)
         return ToolCall(
             id=self._calls.begin(text(call, "id", place), name),
             name=name,
-            arguments=msgspec.json.encode(child(call, "args", place) or {}).decode(),
+            arguments=msgspec.json.encode(object_field(call, "args", place) or {}).decode(),
             signature=signature,
         )
 
-    def _response(self, response: Document, place: str) -> ToolResult:
+    def _response(self, response: JsonObject, place: str) -> ToolResult:
         self._note_others(response, RESPONSE, "functionResponse")
         name = required_text(response, "name", place)
         call_id = self._calls.answer(text(response, "id", place), name)
         if call_id is None:
             raise Unreadable(place, f"{place} must follow a functionCall of the same name, or have its id.")
-        content, is_error = _result(child(response, "response", place) or {})
-        given = objects(listed(response, "parts", place), f"{place}.parts")
+        content, is_error = _result(object_field(response, "response", place) or {})
+        given = objects(list_field(response, "parts", place), f"{place}.parts")
         media = [self._part(camel_names(part), where) for part, where in given]
         return ToolResult(
             call_id=call_id, content=[Text(text=content), *result_parts(media, place)], name=name, is_error=is_error
@@ -169,9 +177,9 @@ class _Calls:
         """Return the id of the call that a result belongs to, None if there is none."""
         waiting = self._open.get(name, deque())
         while not given and waiting:
-            found = waiting.popleft()
-            if found not in self._answered:
-                given = found
+            call_id = waiting.popleft()
+            if call_id not in self._answered:
+                given = call_id
         if given:
             self._answered.add(given)
         return given or None
@@ -231,7 +239,7 @@ def _joined(parts: Iterable[Part]) -> list[Part]:
     return joiner.parts
 
 
-def _result(response: Document) -> tuple[str, bool]:
+def _result(response: JsonObject) -> tuple[str, bool]:
     """Return the text of a function's response, and whether it is an error.
 
     The key is `output` or `error` in Google's documentation (https://ai.google.dev/api/caching#FunctionResponse), and
@@ -246,7 +254,7 @@ def _result(response: Document) -> tuple[str, bool]:
     return msgspec.json.encode(response).decode(), False
 
 
-def _blob(blob: Document, place: str) -> Image | File | Audio:
+def _blob(blob: JsonObject, place: str) -> Image | File | Audio:
     media_type = required_text(blob, "mimeType", place)
     data = standard_base64(required_text(blob, "data", place))
     kind, _, name = media_type.partition(";")[0].strip().lower().partition("/")
@@ -257,7 +265,7 @@ def _blob(blob: Document, place: str) -> Image | File | Audio:
     return File(name=text(blob, "displayName", place), media_type=media_type, data=data)
 
 
-def _file(given: Document, place: str) -> Image | File:
+def _file(given: JsonObject, place: str) -> Image | File:
     uri, media_type = required_text(given, "fileUri", place), text(given, "mimeType", place)
     if uri.startswith(STORED_AT_GOOGLE):
         raise Unsupported(f"{place}.fileUri", "only Google can read a file stored at Google")

@@ -1,4 +1,4 @@
-"""Error responses in Google's format: https://google.aip.dev/193."""
+"""Write error responses in Google's format for Gemini clients: https://google.aip.dev/193."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_gateway.protocols.descriptor import PARTS
+from llm_gateway.protocols.descriptor import PART_KINDS
 
 FIELD_NAMES: Mapping[str, str] = {
-    **dict.fromkeys((*PARTS, "messages", "thinking"), "contents"),
+    **dict.fromkeys((*PART_KINDS, "messages", "thinking"), "contents"),
     "format": "generationConfig.responseMimeType",
     "frequency_penalty": "generationConfig.frequencyPenalty",
     "logprobs": "generationConfig.responseLogprobs",

@@ -1,4 +1,4 @@
-"""Model lists in Google's format: https://ai.google.dev/api/models."""
+"""Write model lists in Google's format: https://ai.google.dev/api/models."""
 
 from __future__ import annotations
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.protocols.descriptor import Document
+from llm_gateway.protocols.contract import JsonObject
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.request_writer import BY_LEVEL, NO_SIGNATURE
 from llm_gateway.protocols.gemini.thoughts import is_of_another_vendor
 
 
-def pass_on(document: Document, *, stream: bool) -> Document:
+def passthrough_request(document: JsonObject, *, stream: bool) -> JsonObject:
     """Remove the field `model`, which is in the path, and thoughts by other vendors, whose signatures Gemini rejects.
 
     Some Gemini models require a signature on tool calls. Calls by other vendors' models have none, so they get
@@ -30,7 +30,7 @@ def _passed(content: Any, *, needs_signature: bool) -> Any:
     parts = content.get("parts") if isinstance(content, dict) and content.get("role") == "model" else None
     if not isinstance(parts, list):
         return content
-    kept = [part for part in parts if not _is_foreign_thought(part)]
+    kept = [part for part in parts if not _is_thought_of_another_vendor(part)]
     if needs_signature and not any(_field(part, "thoughtSignature") for part in kept):
         for index, part in enumerate(kept):
             if _field(part, "functionCall"):
@@ -41,7 +41,7 @@ def _passed(content: Any, *, needs_signature: bool) -> Any:
     return {**content, "parts": kept} if kept else None
 
 
-def _is_foreign_thought(part: Any) -> bool:
+def _is_thought_of_another_vendor(part: Any) -> bool:
     signature = _field(part, "thoughtSignature")
     return _field(part, "thought") is True and isinstance(signature, str) and is_of_another_vendor(signature)
 

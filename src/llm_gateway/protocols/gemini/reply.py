@@ -1,4 +1,4 @@
-"""Read and write complete (non-streaming) replies of generateContent: https://ai.google.dev/api/generate-content."""
+"""Read a provider's whole generateContent reply into a completion; write a completion as a client's reply."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a complete reply.
     """
-    found = decoder.decode(body)
-    blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason
-    if not found.candidates and not blocked:
+    generated = decoder.decode(body)
+    blocked = generated.prompt_feedback is not None and generated.prompt_feedback.block_reason
+    if not generated.candidates and not blocked:
         raise Malformed("The answer has no candidates")
-    has_ended = blocked or any(candidate.finish_reason for candidate in found.candidates or ())
-    for number, candidate in enumerate(found.candidates or ()):
+    has_ended = blocked or any(candidate.finish_reason for candidate in generated.candidates or ())
+    for number, candidate in enumerate(generated.candidates or ()):
         candidate.index = number
         if not candidate.finish_reason:
             candidate.finish_reason = "STOP"
     assembler = ReplyAssembler()
     try:
-        for chunk in StreamReader().read(found):
+        for chunk in StreamReader().read(generated):
             assembler.take(chunk)
     except UpstreamError as error:
         raise Malformed(f"The provider failed: {error.message}") from None
@@ -74,10 +74,10 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
 
 def shows_thoughts(document: dict[str, Any]) -> bool:
     """Return whether a request sets `generationConfig.thinkingConfig.includeThoughts`."""
-    found: Any = document
+    value: Any = document
     for name in ("generationConfig", "thinkingConfig", "includeThoughts"):
-        found = camel_names(found).get(name) if isinstance(found, dict) else None
-    return found is True
+        value = camel_names(value).get(name) if isinstance(value, dict) else None
+    return value is True
 
 
 def response_document(context: ReplyContext, model: str, candidates: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Read a client's generateContent request into a canonical conversation.
+"""Read a client's generateContent request into a conversation, to send it to a provider of another protocol.
 
 Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/api/caching#Tool.
 """
@@ -7,43 +7,52 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.domain.conversation import Conversation, Format, Reasoning, Text, Tool, ToolChoice, Turn
+from llm_gateway.domain.conversation import Conversation, Reasoning, ResponseFormat, Text, Tool, ToolChoice, Turn
 from llm_gateway.protocols.accessors import (
-    Document,
-    child,
-    listed,
+    boolean,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     strings,
     text,
     texts_only,
-    truth,
-    whole,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.contents import ContentsReader
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.schema import json_schema
 
 CONFIG = "generationConfig"
 CALLING = "toolConfig.functionCallingConfig"
-HINTS = ("safetySettings", "labels", "store")
+OPTIONAL_FIELDS = ("safetySettings", "labels", "store")
 """Fields that only Google knows. Dropped by name in a translation, since they do not change the answer."""
 KNOWN = frozenset(
-    {"model", "contents", "systemInstruction", "tools", "toolConfig", CONFIG, "serviceTier", "cachedContent", *HINTS}
+    {
+        "model",
+        "contents",
+        "systemInstruction",
+        "tools",
+        "toolConfig",
+        CONFIG,
+        "serviceTier",
+        "cachedContent",
+        *OPTIONAL_FIELDS,
+    }
 )
-CONFIG_HINTS = ("mediaResolution", "audioTimestamp", "enableEnhancedCivicAnswers", "routingConfig")
+OPTIONAL_CONFIG_FIELDS = ("mediaResolution", "audioTimestamp", "enableEnhancedCivicAnswers", "routingConfig")
 CONFIG_KNOWN = frozenset(
     {
         "maxOutputTokens", "temperature", "topP", "topK", "stopSequences", "candidateCount", "seed", "presencePenalty",
         "frequencyPenalty", "responseMimeType", "responseSchema", "responseJsonSchema", "_responseJsonSchema",
-        "responseModalities", "responseLogprobs", "logprobs", "thinkingConfig", *CONFIG_HINTS,
+        "responseModalities", "responseLogprobs", "logprobs", "thinkingConfig", *OPTIONAL_CONFIG_FIELDS,
     }
 )  # fmt: skip
 DECLARATION = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
-DECLARATION_HINTS = frozenset({"response", "responseJsonSchema", "behavior"})
+OPTIONAL_DECLARATION_FIELDS = frozenset({"response", "responseJsonSchema", "behavior"})
 THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
 LEVELS = ("minimal", "low", "medium", "high", "xhigh")
 DYNAMIC = -1
@@ -52,7 +61,7 @@ TIERS = {"standard": "default", "unspecified": None}
 """`serviceTier` → canonical (OpenAI's) tier. `flex` and `priority` have the same name."""
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Read the conversation in a request document. Field names can be camelCase or snake_case, as at Google.
 
     Raises:
@@ -60,15 +69,15 @@ def read_request(document: Document) -> ParsedRequest:
         Unsupported: the request needs a feature that only a provider of the Gemini API has.
     """
     document = camel_names(document)
-    refuse_others(document, KNOWN)
+    reject_unknown_fields(document, KNOWN)
     if document.get("cachedContent"):
         raise Unsupported("cachedContent", "only Google can read content cached at Google")
-    config = camel_names(child(document, CONFIG) or {})
-    refuse_others(config, CONFIG_KNOWN, CONFIG)
-    if [one.upper() for one in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
+    config = camel_names(object_field(document, CONFIG) or {})
+    reject_unknown_fields(config, CONFIG_KNOWN, CONFIG)
+    if [modality.upper() for modality in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
         raise Unsupported(f"{CONFIG}.responseModalities", "only text answers are supported")
     reader = ContentsReader()
-    turns = reader.turns(listed(document, "contents"))
+    turns = reader.turns(list_field(document, "contents"))
     if not turns:
         raise Unreadable("contents", "contents is required and must have at least one part that is not empty.")
     tools, dropped = _tools(document)
@@ -84,61 +93,60 @@ def read_request(document: Document) -> ParsedRequest:
         ),
         config,
     )
-    hints = [name for name in HINTS if document.get(name)]
-    hints += [f"{CONFIG}.{name}" for name in CONFIG_HINTS if config.get(name)]
-    return ParsedRequest(conversation, (*hints, *reader.dropped, *dropped, *ignored))
+    optional = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    optional += [f"{CONFIG}.{name}" for name in OPTIONAL_CONFIG_FIELDS if config.get(name)]
+    return ParsedRequest(conversation, (*optional, *reader.dropped, *dropped, *ignored))
 
 
-def _system(document: Document) -> list[Turn]:
+def _system(document: JsonObject) -> list[Turn]:
     given = document.get("systemInstruction")
     if not given:
         return []
     if isinstance(given, str):
         return [Turn(role="system", parts=[Text(text=given)])]
-    parts = ContentsReader().parts(camel_names(child(document, "systemInstruction") or {}), "systemInstruction")
+    parts = ContentsReader().parts(camel_names(object_field(document, "systemInstruction") or {}), "systemInstruction")
     texts_only(parts, "systemInstruction")
     return [Turn(role="system", parts=parts)]
 
 
-def _with_settings(conversation: Conversation, config: Document) -> Conversation:
-    found = conversation
-    found.format = _format(config)
-    found.max_tokens = whole(config, "maxOutputTokens", 1, where=CONFIG)
-    found.temperature = number(config, "temperature", 0, 2, CONFIG)
-    found.top_p = number(config, "topP", 0, 1, CONFIG)
-    found.top_k = whole(config, "topK", where=CONFIG)
-    found.stop = strings(config, "stopSequences", CONFIG)
-    found.n = whole(config, "candidateCount", 1, 128, CONFIG) or 1
-    found.seed = whole(config, "seed", -(2**63), where=CONFIG)
-    found.presence_penalty = number(config, "presencePenalty", -2, 2, CONFIG)
-    found.frequency_penalty = number(config, "frequencyPenalty", -2, 2, CONFIG)
-    found.logprobs = truth(config, "responseLogprobs", CONFIG) or False
-    found.top_logprobs = whole(config, "logprobs", 0, 20, CONFIG)
-    found.reasoning = _reasoning(config)
-    return found
+def _with_settings(conversation: Conversation, config: JsonObject) -> Conversation:
+    conversation.format = _format(config)
+    conversation.max_tokens = integer(config, "maxOutputTokens", 1, where=CONFIG)
+    conversation.temperature = number(config, "temperature", 0, 2, CONFIG)
+    conversation.top_p = number(config, "topP", 0, 1, CONFIG)
+    conversation.top_k = integer(config, "topK", where=CONFIG)
+    conversation.stop = strings(config, "stopSequences", CONFIG)
+    conversation.n = integer(config, "candidateCount", 1, 128, CONFIG) or 1
+    conversation.seed = integer(config, "seed", -(2**63), where=CONFIG)
+    conversation.presence_penalty = number(config, "presencePenalty", -2, 2, CONFIG)
+    conversation.frequency_penalty = number(config, "frequencyPenalty", -2, 2, CONFIG)
+    conversation.logprobs = boolean(config, "responseLogprobs", CONFIG) or False
+    conversation.top_logprobs = integer(config, "logprobs", 0, 20, CONFIG)
+    conversation.reasoning = _reasoning(config)
+    return conversation
 
 
-def _format(config: Document) -> Format | None:
+def _format(config: JsonObject) -> ResponseFormat | None:
     place = f"{CONFIG}.responseMimeType"
     kind = text(config, "responseMimeType", CONFIG)
     schema: Any = None
     for name in ("responseJsonSchema", "_responseJsonSchema"):
-        schema = child(config, name, CONFIG) if schema is None else schema
-    if schema is None and child(config, "responseSchema", CONFIG) is not None:
+        schema = object_field(config, name, CONFIG) if schema is None else schema
+    if schema is None and object_field(config, "responseSchema", CONFIG) is not None:
         schema = json_schema(config["responseSchema"])
     if kind not in (None, "text/plain", "application/json"):
         raise Unsupported(place, "only text/plain and application/json are supported")
     if schema is not None and kind == "text/plain":
         raise Unreadable(place, f"{place} must be application/json if there is a schema.")
-    return Format(schema=schema) if kind == "application/json" or schema is not None else None
+    return ResponseFormat(schema=schema) if kind == "application/json" or schema is not None else None
 
 
-def _reasoning(config: Document) -> Reasoning | None:
+def _reasoning(config: JsonObject) -> Reasoning | None:
     place = f"{CONFIG}.thinkingConfig"
-    given = camel_names(child(config, "thinkingConfig", CONFIG) or {})
-    refuse_others(given, THINKING, place)
-    shows = truth(given, "includeThoughts", place) or False
-    budget = whole(given, "thinkingBudget", DYNAMIC, where=place)
+    given = camel_names(object_field(config, "thinkingConfig", CONFIG) or {})
+    reject_unknown_fields(given, THINKING, place)
+    shows = boolean(given, "includeThoughts", place) or False
+    budget = integer(given, "thinkingBudget", DYNAMIC, where=place)
     level = text(given, "thinkingLevel", place)
     level = None if level is None or level == "THINKING_LEVEL_UNSPECIFIED" else level.lower()
     if level is not None and level not in LEVELS:
@@ -154,27 +162,27 @@ def _reasoning(config: Document) -> Reasoning | None:
     )
 
 
-def _tools(document: Document) -> tuple[list[Tool], list[str]]:
+def _tools(document: JsonObject) -> tuple[list[Tool], list[str]]:
     """Return the tools, and the paths of their fields that only Google knows."""
     tools: list[Tool] = []
     dropped: dict[str, None] = {}
-    for given, place in objects(listed(document, "tools"), "tools"):
+    for given, place in objects(list_field(document, "tools"), "tools"):
         group = camel_names(given)
         for name, value in group.items():
             if name != "functionDeclarations" and value is not None:
                 raise Unsupported(f"{place}.{name}", "only Google can run its server-side tools")
         where = f"{place}.functionDeclarations"
-        for one, spot in objects(listed(group, "functionDeclarations", place), where):
-            declaration = camel_names(one)
-            refuse_others(declaration, DECLARATION | DECLARATION_HINTS, spot)
-            dropped |= {f"tools.{name}": None for name in sorted(DECLARATION_HINTS) if declaration.get(name)}
+        for function, spot in objects(list_field(group, "functionDeclarations", place), where):
+            declaration = camel_names(function)
+            reject_unknown_fields(declaration, DECLARATION | OPTIONAL_DECLARATION_FIELDS, spot)
+            dropped |= {f"tools.{name}": None for name in sorted(OPTIONAL_DECLARATION_FIELDS) if declaration.get(name)}
             tools.append(_tool(declaration, spot))
     return tools, list(dropped)
 
 
-def _tool(declaration: Document, place: str) -> Tool:
-    parameters = child(declaration, "parametersJsonSchema", place)
-    if parameters is None and child(declaration, "parameters", place) is not None:
+def _tool(declaration: JsonObject, place: str) -> Tool:
+    parameters = object_field(declaration, "parametersJsonSchema", place)
+    if parameters is None and object_field(declaration, "parameters", place) is not None:
         parameters = json_schema(declaration["parameters"])
     return Tool(
         name=required_text(declaration, "name", place),
@@ -183,14 +191,14 @@ def _tool(declaration: Document, place: str) -> Tool:
     )
 
 
-def _tool_choice(document: Document, tools: list[Tool]) -> tuple[ToolChoice | None, list[Tool], list[str]]:
+def _tool_choice(document: JsonObject, tools: list[Tool]) -> tuple[ToolChoice | None, list[Tool], list[str]]:
     """Return the tool choice, the tools that can be called, and the paths of dropped fields.
 
     Other protocols have no list of allowed functions, so the other functions are removed from the tools.
     """
-    config = camel_names(child(document, "toolConfig") or {})
+    config = camel_names(object_field(document, "toolConfig") or {})
     dropped = [f"toolConfig.{name}" for name in config if name != "functionCallingConfig" and config[name]]
-    given = child(config, "functionCallingConfig", "toolConfig")
+    given = object_field(config, "functionCallingConfig", "toolConfig")
     if given is None:
         return None, tools, dropped
     calling = camel_names(given)

@@ -7,7 +7,6 @@ https://ai.google.dev/gemini-api/docs/thinking, https://ai.google.dev/gemini-api
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 
@@ -27,10 +26,8 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.contract import Unsupported, UpstreamBody
-from llm_gateway.protocols.part_attributes import left_out
-
-Document = dict[str, Any]
+from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.part_attributes import unsupported_attributes
 
 MAX_TEMPERATURE = 2.0
 MOST_STOPS = 5
@@ -50,9 +47,9 @@ BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576
 NO_SIGNATURE = "skip_thought_signature_validator"
 """The `thoughtSignature` for tool calls that another vendor's model made:
 https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
-HINTS = ("verbosity", "metadata", "service_tier", "user")
+UNSUPPORTED_FIELDS = ("verbosity", "metadata", "service_tier", "user")
 """Fields of `Conversation` that Gemini lacks. Dropped by name, since the answer stays valid."""
-UNKNOWN_MARKS = ("cache_control", "detail", "name", "strict", "thinking")
+UNSUPPORTED_ATTRIBUTES = ("cache_control", "detail", "name", "strict", "thinking")
 """Attributes of parts (`part_attributes.py`) that Gemini lacks."""
 
 
@@ -68,12 +65,12 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         raise Unsupported("logprobs", "Gemini's API returns logprobs in another format")
     if len(conversation.stop) > MOST_STOPS:
         raise Unsupported("stop", f"Gemini's API accepts at most {MOST_STOPS} stop sequences")
-    dropped = [name for name in HINTS if getattr(conversation, name) is not None]
-    dropped += left_out(conversation, UNKNOWN_MARKS)
+    dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
+    dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES)
     if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
         dropped.append("reasoning")
     system = [turn for turn in conversation.turns if turn.role in ("system", "developer")]
-    document: Document = {
+    document: JsonObject = {
         "contents": _contents(conversation.turns, model),
         "generationConfig": _generation(conversation, model),
     }
@@ -90,9 +87,9 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     return UpstreamBody(document, tuple(dropped))
 
 
-def _generation(conversation: Conversation, model: str) -> Document:
+def _generation(conversation: Conversation, model: str) -> JsonObject:
     temperature = conversation.temperature
-    config: Document = {
+    config: JsonObject = {
         "maxOutputTokens": conversation.max_tokens,
         "temperature": None if temperature is None else min(temperature, MAX_TEMPERATURE),
         "topP": conversation.top_p,
@@ -111,12 +108,12 @@ def _generation(conversation: Conversation, model: str) -> Document:
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _thinking(reasoning: Reasoning | None, model: str) -> Document | None:
+def _thinking(reasoning: Reasoning | None, model: str) -> JsonObject | None:
     """Return the `thinkingConfig`: a level for models in BY_LEVEL, a budget in tokens for others."""
     if reasoning is None:
         return None
     shows = reasoning.show if reasoning.show is not None else reasoning.budget_tokens is not None
-    config: Document = {"includeThoughts": True} if shows else {}
+    config: JsonObject = {"includeThoughts": True} if shows else {}
     effort = reasoning.effort
     if BY_LEVEL.match(model):
         if effort is None and reasoning.budget_tokens is not None:
@@ -138,9 +135,9 @@ def _thinks_anyway(model: str) -> bool:
     return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
 
 
-def _contents(turns: list[Turn], model: str) -> list[Document]:
+def _contents(turns: list[Turn], model: str) -> list[JsonObject]:
     """Write turns as contents with the roles user and model; merge adjacent turns of the same role."""
-    contents: list[Document] = []
+    contents: list[JsonObject] = []
     names: dict[str, str] = {}
     for turn in turns:
         if turn.role in ("system", "developer"):
@@ -164,7 +161,7 @@ def _contents(turns: list[Turn], model: str) -> list[Document]:
     return contents
 
 
-def _part(part: Part, names: dict[str, str], model: str) -> Document | None:
+def _part(part: Part, names: dict[str, str], model: str) -> JsonObject | None:
     """Return a part of a request; None for empty texts, and for thoughts, which only their own model can read."""
     if isinstance(part, Text | Refusal):
         if isinstance(part, Text) and part.signature is not None:
@@ -185,19 +182,19 @@ def _part(part: Part, names: dict[str, str], model: str) -> Document | None:
     raise Unsupported("messages", "Gemini's API does not support the type of a message part")
 
 
-def _call(call: ToolCall, model: str) -> Document:
+def _call(call: ToolCall, model: str) -> JsonObject:
     try:
         given = msgspec.json.decode(call.arguments or "{}")
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         given = None
     if not isinstance(given, dict):
         raise Unsupported("tool_calls", "Gemini's API accepts only JSON objects as the arguments of a tool call")
-    document: Document = {"functionCall": {"name": call.name, "args": given}}
+    document: JsonObject = {"functionCall": {"name": call.name, "args": given}}
     signature = call.signature or (NO_SIGNATURE if BY_LEVEL.match(model) else None)
     return document if signature is None else {**document, "thoughtSignature": signature}
 
 
-def _result(result: ToolResult, names: dict[str, str]) -> Document:
+def _result(result: ToolResult, names: dict[str, str]) -> JsonObject:
     name = result.name or names.get(result.call_id)
     if name is None:
         raise Unsupported("messages", "Gemini's API requires that a tool result follows a tool call with the same id")
@@ -207,7 +204,7 @@ def _result(result: ToolResult, names: dict[str, str]) -> Document:
     return {"functionResponse": {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}}
 
 
-def _response(text: str, *, is_error: bool) -> Document:
+def _response(text: str, *, is_error: bool) -> JsonObject:
     if is_error:
         return {"error": text}
     try:
@@ -217,7 +214,7 @@ def _response(text: str, *, is_error: bool) -> Document:
     return given if isinstance(given, dict) else {"result": text}
 
 
-def _blob(part: Image | File, field: str, media_type: str) -> Document:
+def _blob(part: Image | File, field: str, media_type: str) -> JsonObject:
     if part.data is not None:
         return {"inlineData": {"mimeType": media_type, "data": part.data}}
     if part.url is not None:
@@ -225,8 +222,8 @@ def _blob(part: Image | File, field: str, media_type: str) -> Document:
     raise Unsupported(field, "a file stored at another vendor cannot be sent")
 
 
-def _tool(tool: Tool) -> Document:
-    document: Document = {"name": tool.name}
+def _tool(tool: Tool) -> JsonObject:
+    document: JsonObject = {"name": tool.name}
     if tool.description:
         document["description"] = tool.description
     if tool.parameters:
@@ -234,7 +231,7 @@ def _tool(tool: Tool) -> Document:
     return document
 
 
-def _calling(choice: ToolChoice) -> Document:
+def _calling(choice: ToolChoice) -> JsonObject:
     if choice.name is not None:
         return {"mode": "ANY", "allowedFunctionNames": [choice.name]}
     return {"mode": {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.mode]}

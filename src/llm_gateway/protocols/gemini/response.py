@@ -17,16 +17,16 @@ from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyD
 
 STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
 CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})
-FAILED = frozenset(
+ABORTED = frozenset(
     {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
     | {"MISSING_THOUGHT_SIGNATURE", "NO_IMAGE", "IMAGE_OTHER"}
 )
-"""Finish reasons that mean the model failed; another try or another model can succeed. Reasons in none of these three
-sets come from content filters: SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
+"""Finish reasons of an answer that the provider aborted; another try or another model can succeed. Reasons in none of
+these three sets come from content filters: SAFETY, RECITATION, LANGUAGE, BLOCKLIST, PROHIBITED_CONTENT, SPII, …"""
 
-FOREIGN_PARTS = ("inline_data", "file_data", "executable_code", "code_execution_result")
+VENDOR_PARTS = ("inline_data", "file_data", "executable_code", "code_execution_result")
 """Parts that no other protocol has: https://ai.google.dev/api/caching#Part."""
-FOREIGN_METADATA = ("grounding_metadata", "citation_metadata", "url_context_metadata")
+VENDOR_METADATA = ("grounding_metadata", "citation_metadata", "url_context_metadata")
 """Fields of a candidate that no other protocol has: https://ai.google.dev/api/generate-content#Candidate."""
 
 FinishField: TypeAlias = Annotated[str | None, invalid_becomes("OTHER")]
@@ -53,9 +53,9 @@ class ReplyPart(msgspec.Struct, gc=False, rename="camel"):
     executable_code: Any = None
     code_execution_result: Any = None
 
-    def foreign(self) -> str | None:
+    def vendor_kind(self) -> str | None:
         """Return the name of a data field that no other protocol has, None if there is none."""
-        for kind in FOREIGN_PARTS:
+        for kind in VENDOR_PARTS:
             if getattr(self, kind) is not None:
                 return kind
         is_empty = self.text is None and self.thought_signature is None and not self.thought
@@ -104,8 +104,8 @@ def finish_reason(reported: str) -> FinishReason:
     """Convert a `finishReason`.
 
     Raises:
-        Malformed: the reason is one of FAILED.
+        Malformed: the reason is one of ABORTED.
     """
-    if reported in FAILED:
-        raise Malformed(f"The provider aborted the answer ({truncated(reported)})")
+    if reported in ABORTED:
+        raise Malformed(f"The provider aborted the answer (finish reason: {truncated(reported)})")
     return "stop" if reported in STOPPED else "length" if reported in CUT_OFF else "content_filter"

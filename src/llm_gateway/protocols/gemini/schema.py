@@ -26,9 +26,9 @@ def json_schema(given: Any) -> Any:
     """
     if not isinstance(given, dict):
         return given
-    found = camel_names(given)
+    fields = camel_names(given)
     schema: Schema = {}
-    for name, value in found.items():
+    for name, value in fields.items():
         if name in NAMED and isinstance(value, dict):
             schema[RENAMED.get(name, name)] = by_name = {}
             for key, inner in value.items():
@@ -41,7 +41,7 @@ def json_schema(given: Any) -> Any:
             schema[name] = json_schema(value)
         else:
             schema |= _field(name, value)
-    return _nullable(schema) if found.get("nullable") is True else schema
+    return _nullable(schema) if fields.get("nullable") is True else schema
 
 
 def _field(name: str, value: Any) -> Schema:
@@ -59,7 +59,7 @@ def _field(name: str, value: Any) -> Schema:
 
 def _type(value: Any) -> Schema:
     if isinstance(value, list):
-        return {"type": [one.lower() if isinstance(one, str) else one for one in value]}
+        return {"type": [item.lower() if isinstance(item, str) else item for item in value]}
     if value == "TYPE_UNSPECIFIED" or not isinstance(value, str):
         return {}
     return {"type": value.lower()}

@@ -1,21 +1,21 @@
-"""Read a provider's streamGenerateContent stream: parse its events, each a GenerateContentResponse, into chunks."""
+"""Turn the parsed events of a provider's streamGenerateContent stream into canonical chunks."""
 
 from __future__ import annotations
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Finish,
-    ForeignDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolDelta,
+    ToolStart,
+    VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.gemini.response import (
-    FOREIGN_METADATA,
+    VENDOR_METADATA,
     GeneratedContent,
     ReplyCandidate,
     ReplyPart,
@@ -48,22 +48,26 @@ class StreamReader:
         except PARSE_ERRORS:  # a field has an unexpected type: the lenient decoder ignores it, more slowly
             return self.read(decoder.decode(event.data))
 
-    def read(self, found: GeneratedContent) -> list[Chunk]:
+    def read(self, generated: GeneratedContent) -> list[Chunk]:
         """Return the chunks of a decoded response: a complete reply, or one event of a stream."""
-        if found.error:
-            error = found.error if isinstance(found.error, dict) else {"message": found.error}
+        if generated.error:
+            error = generated.error if isinstance(generated.error, dict) else {"message": generated.error}
             raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("status") or ""))
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            self._id = truncated(found.response_id) or ""
-            chunks.append(Begin(id=found.response_id, model=found.model_version))
-        for candidate in found.candidates or ():
+            self._id = truncated(generated.response_id) or ""
+            chunks.append(ReplyStart(id=generated.response_id, model=generated.model_version))
+        for candidate in generated.candidates or ():
             self._candidate(candidate, chunks)
-        if not found.candidates and found.prompt_feedback is not None and found.prompt_feedback.block_reason:
+        if (
+            not generated.candidates
+            and generated.prompt_feedback is not None
+            and generated.prompt_feedback.block_reason
+        ):
             self.is_done = True
-            chunks.append(Finish(reason="content_filter"))
-        counted = read_usage(found.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
+            chunks.append(ChoiceEnd(reason="content_filter"))
+        counted = read_usage(generated.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
         if counted is not None:
             chunks.append(counted)
         return chunks
@@ -72,13 +76,13 @@ class StreamReader:
         choice = candidate.index
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             self._part(part, choice, chunks)
-        metadata = [kind for kind in FOREIGN_METADATA if getattr(candidate, kind) is not None]
-        chunks += [ForeignDelta(kind=kind, choice=choice) for kind in metadata]
+        metadata = [kind for kind in VENDOR_METADATA if getattr(candidate, kind) is not None]
+        chunks += [VendorPartDelta(kind=kind, choice=choice) for kind in metadata]
         if candidate.finish_reason:
             reason = finish_reason(candidate.finish_reason)
             if reason == "stop" and choice in self._calls:
                 reason = "tool_calls"
-            chunks.append(Finish(reason=reason, choice=choice))
+            chunks.append(ChoiceEnd(reason=reason, choice=choice))
 
     def _part(self, part: ReplyPart, choice: int, chunks: list[Chunk]) -> None:
         """Append the chunks of one part. Its fields, not a type, say what it is; the order of the branches matters."""
@@ -90,7 +94,7 @@ class StreamReader:
             call = part.function_call
             generated_id = f"call_{self._id}_{choice}_{number}"
             chunks.append(
-                ToolBegin(
+                ToolStart(
                     call=number,
                     id=call.id or generated_id,
                     name=call.name,
@@ -103,15 +107,17 @@ class StreamReader:
             self._has_content = True
             self._text_of = choice if part.thought_signature is None else -1
             chunks.append(TextDelta(text=part.text, signature=part.thought_signature, choice=choice))
-        elif (foreign := part.foreign()) is not None:
+        elif (vendor_kind := part.vendor_kind()) is not None:
             self._has_content = True
             self._text_of = -1
-            chunks.append(ForeignDelta(kind=foreign, choice=choice))
+            chunks.append(VendorPartDelta(kind=vendor_kind, choice=choice))
         elif part.thought:
-            seal = thought_of("", part.thought_signature)
+            thought = thought_of("", part.thought_signature)
             text = part.text or ""
             self._has_thoughts |= bool(text)
-            chunks.append(ThinkingDelta(text=text, signature=seal.signature, redacted=seal.redacted, choice=choice))
+            chunks.append(
+                ThinkingDelta(text=text, signature=thought.signature, redacted=thought.redacted, choice=choice)
+            )
         elif part.thought_signature and self._text_of == choice:  # signs the text of an earlier part
             self._text_of = -1
             chunks.append(TextDelta(text="", signature=part.thought_signature, choice=choice))

@@ -3,13 +3,13 @@
 Source: https://ai.google.dev/api/generate-content#v1beta.models.streamGenerateContent. Every event is a complete
 GenerateContentResponse, so a tool call is written when it is complete. Each candidate (choice) has these states:
 
-    first chunk ──▶ no open call ── ToolBegin ──▶ open call ──┐ ToolDelta: adds to the arguments
+    first chunk ──▶ no open call ── ToolStart ──▶ open call ──┐ ToolDelta: adds to the arguments
                      │ ▲    ▲                      │   ▲──────┘
                      └─┘    └──────────────────────┘ any other chunk or end(): writes the complete call,
-        text, thinking: written at once              then the chunk (ToolBegin opens the next call)
+        text, thinking: written at once              then the chunk (ToolStart opens the next call)
 
-`Finish` and `Counted` are kept until `end`, which writes one last event with the finish reasons of all candidates and
-the usage. `Begin` sets the model's name. `error` writes an error document instead, in any state.
+`ChoiceEnd` and `UsageUpdate` are kept until `end`, which writes one last event with the finish reasons of all
+candidates and the usage. `ReplyStart` sets the model's name. `error` writes an error document instead, in any state.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Counted,
-    Finish,
-    ForeignDelta,
     RefusalDelta,
+    ReplyStart,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
+    VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
@@ -50,7 +50,7 @@ class _Candidate:
 
     def __init__(self) -> None:
         self.delta_serializer = DeltaSerializer()
-        self.call: ToolBegin | None = None
+        self.call: ToolStart | None = None
         self.arguments: list[str] = []
         self.thought: list[str] = []
 
@@ -66,23 +66,23 @@ class StreamWriter(EventStream):
         self._model = context.model
         self._shows = shows_thoughts(context.document)
         self._candidates: dict[int, _Candidate] = {}
-        self._finished: dict[int, Finish] = {}
+        self._finished: dict[int, ChoiceEnd] = {}
         self._usage: Usage | None = None
 
     def write(self, chunk: Chunk) -> bytes:
         """Return the events for one chunk (see `protocols/contract.py`)."""
-        if isinstance(chunk, Begin):
+        if isinstance(chunk, ReplyStart):
             self._model = chunk.model or self._model
             return b""
-        if isinstance(chunk, Counted):
+        if isinstance(chunk, UsageUpdate):
             self._usage = chunk.usage
             return b""
-        if isinstance(chunk, ForeignDelta):
+        if isinstance(chunk, VendorPartDelta):
             return b""
         candidate = self._candidates.get(chunk.choice)
         if candidate is None:
             candidate = self._candidates[chunk.choice] = _Candidate()
-        if isinstance(chunk, Finish):
+        if isinstance(chunk, ChoiceEnd):
             self._finished[chunk.choice] = chunk
             return self._flush(candidate)
         return b"".join([self._write(candidate, each) for each in candidate.delta_serializer.take(chunk)])
@@ -92,7 +92,7 @@ class StreamWriter(EventStream):
         rest = [self._flush(candidate) for candidate in self._candidates.values()]
         # Chats of google-genai discard an answer if one of its events has no part, so the last event has an empty text.
         candidates = [
-            candidate_document(choice, [{"text": ""}], self._finished.get(choice, Finish()).reason)
+            candidate_document(choice, [{"text": ""}], self._finished.get(choice, ChoiceEnd()).reason)
             for choice in sorted(self._candidates or (0,))
         ]
         document = response_document(self._context, self._model, candidates)
@@ -109,14 +109,14 @@ class StreamWriter(EventStream):
             if candidate.call is not None and candidate.call.call == chunk.call:
                 candidate.arguments.append(chunk.arguments)
             return b""
-        whole = self._call(candidate)
-        if isinstance(chunk, ToolBegin):
+        complete_call = self._call(candidate)
+        if isinstance(chunk, ToolStart):
             candidate.call = chunk
         elif isinstance(chunk, TextDelta | RefusalDelta):
-            return whole + self._text(chunk)
+            return complete_call + self._text(chunk)
         elif isinstance(chunk, ThinkingDelta):
-            return whole + self._thought(candidate, chunk)
-        return whole
+            return complete_call + self._thought(candidate, chunk)
+        return complete_call
 
     def _text(self, chunk: TextDelta | RefusalDelta) -> bytes:
         signature = logprobs = None
@@ -174,7 +174,7 @@ class ArrayWriter(StreamWriter):
         super().__init__(context)
         self._has_begun = False
 
-    def pass_on(self, raw: bytes) -> bytes:
+    def passthrough_event(self, raw: bytes) -> bytes:
         """Convert a provider's server-sent event to an element of the array."""
         lines = [line[5:].removeprefix(b" ") for line in raw.split(b"\n") if line.startswith(b"data:")]
         return self._element(b"\n".join(lines)) if lines else b""

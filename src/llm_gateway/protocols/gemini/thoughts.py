@@ -2,7 +2,7 @@
 
 Clients return `thoughtSignature` unchanged, except that Google's SDKs decode its base64 and encode it in the URL-safe
 alphabet. So the gateway puts the other vendor's signature into the envelope that it uses for the Responses API, too
-(`openai_responses/sealed.py`), and encodes that in base64. Any other signature is Gemini's own.
+(`openai_responses/encrypted_reasoning.py`), and encodes that in base64. Any other signature is Gemini's own.
 """
 
 from __future__ import annotations
@@ -10,29 +10,34 @@ from __future__ import annotations
 import base64
 
 from llm_gateway.domain.conversation import Thinking
-from llm_gateway.protocols.openai_responses.sealed import FERNET, OURS, opened, seal
+from llm_gateway.protocols.openai_responses.encrypted_reasoning import (
+    GATEWAY_PREFIX,
+    OPENAI_PREFIX,
+    decode_reasoning,
+    encode_reasoning,
+)
 
 
 def signature_of(thought: Thinking) -> str | None:
     """Return a `thoughtSignature` that contains the thought; None if its vendor did not sign it."""
-    sealed = seal(thought)
-    return None if sealed is None else base64.urlsafe_b64encode(sealed.encode()).decode()
+    encoded = encode_reasoning(thought)
+    return None if encoded is None else base64.urlsafe_b64encode(encoded.encode()).decode()
 
 
 def thought_of(text: str, signature: str | None) -> Thinking:
     """Return the thought of a part, decoded from its signature. Drops Gemini's own: other vendors cannot read it."""
-    content = _sealed(signature) if signature else ""
-    if content.startswith(FERNET):
+    content = _decoded(signature) if signature else ""
+    if content.startswith(OPENAI_PREFIX):
         return Thinking(redacted=content)
-    return opened(content) or Thinking(text=text)
+    return decode_reasoning(content) or Thinking(text=text)
 
 
 def is_of_another_vendor(signature: str) -> bool:
     """Return whether `signature_of` made this signature, so that Gemini would reject it."""
-    return _sealed(signature).startswith((FERNET, OURS))
+    return _decoded(signature).startswith((OPENAI_PREFIX, GATEWAY_PREFIX))
 
 
-def _sealed(signature: str) -> str:
+def _decoded(signature: str) -> str:
     try:
         return base64.urlsafe_b64decode(signature.replace("+", "-").replace("/", "_")).decode("ascii")
     except ValueError:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.protocols.accessors import child
+from llm_gateway.protocols.accessors import object_field
 from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.gemini.field_names import camel_names
 
@@ -18,10 +18,10 @@ def counted_request(document: dict[str, Any]) -> dict[str, Any]:
         Unreadable: the document has neither, or both.
     """
     document = camel_names(document)
-    whole = child(document, "generateContentRequest")
-    if (whole is None) == (document.get("contents") is None):
+    request = object_field(document, "generateContentRequest")
+    if (request is None) == (document.get("contents") is None):
         raise Unreadable("contents", "either contents or generateContentRequest is required, not both.")
-    return document if whole is None else camel_names(whole)
+    return document if request is None else camel_names(request)
 
 
 def write_count(tokens: int) -> bytes:

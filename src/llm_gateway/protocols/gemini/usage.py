@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llm_gateway.domain.conversation import Counted
+from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
@@ -34,7 +34,7 @@ class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
     candidates_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_INVALID_DETAILS)] = None
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thoughts: bool = False) -> Counted | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thoughts: bool = False) -> UsageUpdate | None:
     """Convert reported counts; None if a total is missing or implausible.
 
     `promptTokenCount` includes cached tokens, `candidatesTokenCount` excludes thoughts. Google's JSON omits zeros. So
@@ -61,7 +61,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thought
         audio_input_tokens=clamped(prompt, audio_in),
         audio_output_tokens=clamped(output, audio_out),
     )
-    return Counted(usage=usage, is_estimated=any_implausible(cached, audio_in, audio_out))
+    return UsageUpdate(usage=usage, is_estimated=any_implausible(cached, audio_in, audio_out))
 
 
 def _audio(details: list[ModalityCount] | None) -> int:

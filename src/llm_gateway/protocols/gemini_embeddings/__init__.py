@@ -13,7 +13,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.accessors import child, listed, objects, whole
+from llm_gateway.protocols.accessors import integer, list_field, object_field, objects
 from llm_gateway.protocols.contract import Malformed, ParsedRequest, ReplyContext, Unreadable, Unsupported, UpstreamBody
 from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
@@ -25,7 +25,7 @@ from llm_gateway.protocols.gemini.model_list import PREFIX
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, LenientIndex, ReplyDecoder
 
 NO_CONVERSATION = "only a provider with an embeddings API can answer this"
-HINTS = ("taskType", "title")
+OPTIONAL_FIELDS = ("taskType", "title")
 """Fields that only Google's models know. Dropped by name in a translation."""
 
 
@@ -67,10 +67,10 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body has no embeddings.
     """
-    found = _decoder.decode(body)
-    if bytes(found.embedding) == b"null" and found.embeddings is None:
+    reply = _decoder.decode(body)
+    if bytes(reply.embedding) == b"null" and reply.embeddings is None:
         raise Malformed("The answer has no embeddings")
-    counted = found.usage_metadata.prompt_token_count if found.usage_metadata is not None else None
+    counted = reply.usage_metadata.prompt_token_count if reply.usage_metadata is not None else None
     if not counted or not are_plausible(counted):
         return Completion(choices=[], usage_estimated=True)
     return Completion(choices=[], usage=Usage(input_tokens=counted))
@@ -96,18 +96,20 @@ def to_openai(document: dict[str, Any], model: str) -> UpstreamBody:
     if document.get("requests") is None:
         requests = [(document, "")]
     else:
-        given = objects(listed(document, "requests"), "requests")
-        requests = [(camel_names(one), place) for one, place in given]
+        given = objects(list_field(document, "requests"), "requests")
+        requests = [(camel_names(request), place) for request, place in given]
     if not requests:
         raise Unreadable("requests", "requests must have at least one request.")
-    sizes = {whole(one, "outputDimensionality", 1, where=place) for one, place in requests}
+    sizes = {integer(request, "outputDimensionality", 1, where=place) for request, place in requests}
     if len(sizes) > 1:
         raise Unsupported("requests.outputDimensionality", "OpenAI's API accepts one value for the whole batch")
-    written: dict[str, Any] = {"model": model, "input": [_text(one, place) for one, place in requests]}
+    written: dict[str, Any] = {"model": model, "input": [_text(request, place) for request, place in requests]}
     [size] = sizes
     if size is not None:
         written["dimensions"] = size
-    return UpstreamBody(written, tuple(name for name in HINTS if any(one.get(name) for one, _ in requests)))
+    return UpstreamBody(
+        written, tuple(name for name in OPTIONAL_FIELDS if any(request.get(name) for request, _ in requests))
+    )
 
 
 def from_openai(body: bytes, *, is_batch: bool) -> bytes:
@@ -125,7 +127,7 @@ def from_openai(body: bytes, *, is_batch: bool) -> bytes:
 
 def _text(request: dict[str, Any], place: str) -> str:
     where = f"{place}.content" if place else "content"
-    content = child(request, "content", place)
+    content = object_field(request, "content", place)
     if content is None:
         raise Unreadable(where, f"{where} is required.")
     texts = []
@@ -136,14 +138,16 @@ def _text(request: dict[str, Any], place: str) -> str:
     return "\n".join(texts)
 
 
-def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     """Remove the field `model`, which is in the path, and set it in each request of a batch, as Google requires."""
     name = str(document.get("model"))
     name = name if name.startswith((PREFIX, "tunedModels/")) else PREFIX + name
     document = {field: value for field, value in document.items() if field != "model"}
     requests = document.get("requests")
     if isinstance(requests, list):
-        document["requests"] = [{**one, "model": name} if isinstance(one, dict) else one for one in requests]
+        document["requests"] = [
+            {**request, "model": name} if isinstance(request, dict) else request for request in requests
+        ]
     return document
 
 
@@ -159,12 +163,12 @@ def _descriptor(method: str, surface: str, name: str, summary: str, *, is_batch:
         write_reply=write_reply,
         write_error=write_error,
         error_schema=SCHEMA,
-        pass_on=pass_on,
+        passthrough_request=passthrough_request,
         credential_headers=(b"x-goog-api-key", b"authorization"),
         key_parameter="key",
         is_translatable=False,
         translations={"openai_embeddings": DocumentTranslation(write=to_openai, read=read)},
-        weighed_fields=("content", "requests"),
+        input_fields=("content", "requests"),
         uncached_fields=frozenset({"model"}),
     )
 

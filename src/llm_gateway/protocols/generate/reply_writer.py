@@ -1,4 +1,4 @@
-"""The response body of POST /api/v1/generate."""
+"""Write a completed answer as the response body of POST /api/v1/generate."""
 
 from __future__ import annotations
 

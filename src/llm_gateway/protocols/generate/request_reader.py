@@ -1,4 +1,4 @@
-"""Parse the request body of POST /api/v1/generate."""
+"""Fields and ranges of the body of POST /api/v1/generate, and its conversion into a conversation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llm_gateway.domain.conversation import Conversation, Format, Text, Turn
+from llm_gateway.domain.conversation import Conversation, ResponseFormat, Text, Turn
 from llm_gateway.domain.request import ClientRequest
-from llm_gateway.domain.token_estimate import weigh, weight
+from llm_gateway.domain.token_estimate import equivalent_length, equivalent_length_of
 from llm_gateway.errors import Invalid, NotSupported
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat import read_request
@@ -57,7 +57,7 @@ def client_request_of(body: GenerateBody) -> ClientRequest:
             turns=turns,
             max_tokens=body.max_tokens,
             temperature=body.temperature,
-            format=Format() if body.json_mode else None,
+            format=ResponseFormat() if body.json_mode else None,
         )
     )
 
@@ -71,8 +71,8 @@ def _turns(messages: list[dict[str, Any]]) -> list[Turn]:
         raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
 
 
-def weight_of(body: GenerateBody) -> int:
-    """Return the weight of the input: the number of ASCII characters that have as many tokens (`token_estimate.py`)."""
-    of_prompt = 0 if body.prompt is msgspec.UNSET else weight(body.prompt)
-    of_messages = 0 if body.messages is None else weigh({"messages": body.messages}, ("messages",))
-    return of_prompt + weight(body.system) + of_messages
+def input_length(body: GenerateBody) -> int:
+    """Return the number of ASCII characters that have as many tokens as the input (`token_estimate.py`)."""
+    of_prompt = 0 if body.prompt is msgspec.UNSET else equivalent_length(body.prompt)
+    of_messages = 0 if body.messages is None else equivalent_length_of({"messages": body.messages}, ("messages",))
+    return of_prompt + equivalent_length(body.system) + of_messages

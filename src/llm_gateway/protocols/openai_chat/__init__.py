@@ -1,9 +1,9 @@
 """OpenAI's chat completions protocol: https://platform.openai.com/docs/api-reference/chat."""
 
-from llm_gateway.protocols.descriptor import PARTS, Descriptor, ModelList, Route
+from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 from llm_gateway.protocols.openai_chat.model_list import write_model, write_models
-from llm_gateway.protocols.openai_chat.pass_through import hides, pass_on
+from llm_gateway.protocols.openai_chat.pass_through import passthrough_request, withheld_events
 from llm_gateway.protocols.openai_chat.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_chat.request_reader import read_request
 from llm_gateway.protocols.openai_chat.request_writer import write_request
@@ -30,10 +30,10 @@ DESCRIPTOR = Descriptor(
     write_error=write_error,
     error_schema=SCHEMA,
     stream_writer=StreamWriter,
-    pass_on=pass_on,
-    hides=hides,
+    passthrough_request=passthrough_request,
+    withheld_events=withheld_events,
     field_names={
-        **dict.fromkeys(PARTS, "messages"),
+        **dict.fromkeys(PART_KINDS, "messages"),
         "reasoning": "reasoning_effort",
         "thinking": "reasoning_content",
     },
@@ -42,6 +42,6 @@ DESCRIPTOR = Descriptor(
     user_fields=(("user",), ("metadata", "user_id")),
     output_fields=("max_completion_tokens", "max_tokens"),
     choice_fields=("n",),
-    weighed_fields=("messages", "tools", "response_format"),
+    input_fields=("messages", "tools", "response_format"),
     uncached_fields=frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"}),
 )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from llm_gateway.domain.conversation import REASONING_WORDS
+from llm_gateway.domain.conversation import REASONING_EFFORTS
 
-REASONS = re.compile(r"o\d(?=[-:@]|$)|gpt-[5-9](?!\d)")
+REASONING_MODELS = re.compile(r"o\d(?=[-:@]|$)|gpt-[5-9](?!\d)")
 """Reasoning models by name, without the vendor's prefix. They reject `max_tokens` and any but the default temperature.
 
 Matches o1, o3-mini, gpt-5, gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, Azure's name for gpt-3.5.
@@ -18,13 +18,13 @@ Matches o1, o3-mini, gpt-5, gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-t
 Sources: https://developers.openai.com/api/docs/guides/reasoning, and the API error "Unsupported value: 'temperature'".
 From GPT-5.1 on a temperature is accepted with reasoning effort `none` only, and the default effort differs by model.
 """
-CHATS = "gpt-5-chat"
-"""A model that `REASONS` matches though it does not reason: it accepts a temperature."""
+NON_REASONING_PREFIX = "gpt-5-chat"
+"""A model that `REASONING_MODELS` matches though it does not reason: it accepts a temperature."""
 
 MOST_REMEMBERED = 1024
 """Model names in each cache below; each request looks one up."""
 
-WORDS = (
+EFFORTS_BY_MODEL = (
     (re.compile(r"o\d"), ("low", "medium", "high")),
     (re.compile(r"gpt-5(?!\.)"), ("minimal", "low", "medium", "high")),
     (re.compile(r"gpt-5\.1(?!\d)"), ("none", "low", "medium", "high")),
@@ -36,21 +36,21 @@ Source: https://developers.openai.com/api/docs/guides/reasoning.
 """
 
 
-def effort(model: str, word: str) -> str:
-    """Return the `reasoning_effort` nearest to `word` that the model accepts."""
+def nearest_effort(model: str, effort: str) -> str:
+    """Return the `reasoning_effort` nearest to `effort` that the model accepts."""
     name = model.rpartition("/")[2]
-    known = next((words for models, words in WORDS if models.match(name)), REASONING_WORDS)
-    place = REASONING_WORDS.index(word)
-    return min(known, key=lambda each: abs(REASONING_WORDS.index(each) - place))
+    known = next((efforts for models, efforts in EFFORTS_BY_MODEL if models.match(name)), REASONING_EFFORTS)
+    place = REASONING_EFFORTS.index(effort)
+    return min(known, key=lambda each: abs(REASONING_EFFORTS.index(each) - place))
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def reasons(model: str) -> bool:
+def is_reasoning_model(model: str) -> bool:
     """Return whether the model is a reasoning model, which requires `max_completion_tokens` for `max_tokens`."""
-    return REASONS.match(model.rpartition("/")[2]) is not None
+    return REASONING_MODELS.match(model.rpartition("/")[2]) is not None
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def takes_temperature(model: str) -> bool:
+def accepts_sampling(model: str) -> bool:
     """Return whether the model accepts `temperature` and the other sampling parameters."""
-    return not reasons(model) or model.rpartition("/")[2].startswith(CHATS)
+    return not is_reasoning_model(model) or model.rpartition("/")[2].startswith(NON_REASONING_PREFIX)

@@ -1,4 +1,4 @@
-"""Adjust chat completion requests that pass through to a provider of the same protocol, and filter their streams.
+"""Adjust chat completions requests that pass through untranslated, and filter their streams.
 
 The gateway always requests a stream's usage (`stream_options.include_usage`), since it bills by it. The event with the
 usage is withheld from clients that did not request it.
@@ -10,23 +10,23 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llm_gateway.domain.conversation import Counted
+from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.protocols.contract import RawEvent
 
 NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 """The empty list of choices in the event that reports usage."""
 
 
-def pass_on(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
+def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     """Return the document with usage requested, if it is for a stream."""
     if not stream:
         return document
     options = document.get("stream_options")
-    asked = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-    return {**document, "stream_options": asked}
+    stream_options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    return {**document, "stream_options": stream_options}
 
 
-def hides(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:
+def withheld_events(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:
     """Return a predicate for the usage event, to withhold; None if the client requested it."""
     options = document.get("stream_options")
     wants_usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -35,6 +35,6 @@ def hides(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:
 
 def _is_usage(raw_event: RawEvent) -> bool:
     """Return whether the event holds only usage, even if its counts are implausible and so give no chunk."""
-    if any(not isinstance(chunk, Counted) for chunk in raw_event.chunks):
+    if any(not isinstance(chunk, UsageUpdate) for chunk in raw_event.chunks):
         return False
     return b'"usage"' in raw_event.raw and NO_CHOICE.search(raw_event.raw) is not None

@@ -1,4 +1,4 @@
-"""Read and write whole (not streamed) chat completions.
+"""Read a provider's whole chat completion into a `Completion`; write a `Completion` as a client's reply.
 
 https://platform.openai.com/docs/api-reference/chat/object. The reader also accepts the variants of other vendors of
 this API; comments name the vendor.
@@ -14,12 +14,12 @@ from llm_gateway.domain.conversation import (
     Choice,
     Completion,
     FinishReason,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    VendorPart,
 )
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage, seconds
@@ -34,9 +34,9 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "function_call": "tool_calls",
 }
 """Canonical finish reasons. Every other value means `stop` (Together's `eos`)."""
-BROKEN_OFF = frozenset({"error", "insufficient_system_resource"})
+ABORTED = frozenset({"error", "insufficient_system_resource"})
 """Finish reasons of an answer that the vendor aborted: `error` by OpenRouter and Mistral, the other by DeepSeek."""
-FOREIGN = ("audio", "images", "function_call")
+VENDOR_FIELDS = ("audio", "images", "function_call")
 """Fields of a message that no other protocol can express."""
 
 
@@ -100,18 +100,18 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a complete chat completion.
     """
-    found = _decoder.decode(body)
-    if not found.choices:
+    reply = _decoder.decode(body)
+    if not reply.choices:
         raise Malformed("The answer has no choices")
-    choices = [_read_choice(choice) for choice in found.choices]
-    counted = read_usage(found.usage, has_content=_have_parts(choices))
+    choices = [_read_choice(choice) for choice in reply.choices]
+    counted = read_usage(reply.usage, has_content=_have_parts(choices))
     return Completion(
         choices=choices,
         usage=estimated_usage(_length(choices)) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
-        id=found.id,
-        model=found.model,
-        created_s=seconds(found.created),
+        id=reply.id,
+        model=reply.model,
+        created_s=seconds(reply.created),
     )
 
 
@@ -125,8 +125,8 @@ def finish_reason(reported: str | None) -> FinishReason:
     Raises:
         Malformed: the provider aborted the answer.
     """
-    if reported in BROKEN_OFF:
-        raise Malformed(f"The provider aborted the answer ({reported})")
+    if reported in ABORTED:
+        raise Malformed(f"The provider aborted the answer (finish reason: {reported})")
     return FINISH_REASONS.get(reported or "stop", "stop")
 
 
@@ -164,7 +164,7 @@ def _read_parts(choice: _Choice, message: _Message) -> Choice:
     for number, call in enumerate(message.tool_calls or ()):
         parts.append(_read_call(call, number))
     if message.audio or message.images or message.function_call:
-        parts += [Foreign(kind=kind) for kind in FOREIGN if getattr(message, kind)]
+        parts += [VendorPart(kind=kind) for kind in VENDOR_FIELDS if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
     if reason == "stop" and message.tool_calls and any(isinstance(part, ToolCall) for part in parts):
         reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
@@ -196,9 +196,9 @@ def arguments_of(given: Any) -> str:
     return msgspec.json.encode(given).decode()
 
 
-def _read_call(call: _Call, number: int) -> ToolCall | Foreign:
+def _read_call(call: _Call, number: int) -> ToolCall | VendorPart:
     if call.function is None:
-        return Foreign(kind=call.type or "tool_call")
+        return VendorPart(kind=call.type or "tool_call")
     google = (call.extra_content or {}).get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     return ToolCall(

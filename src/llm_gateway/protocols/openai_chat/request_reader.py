@@ -1,7 +1,7 @@
-"""Parse chat completion requests into conversations.
+"""Read a client's chat completions request into a conversation, to send it to a provider of another protocol.
 
-https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `CARRIED` become fields of the
-conversation, `HINTS` are dropped and reported, and unknown fields are rejected.
+https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `TRANSLATED_FIELDS`
+become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, and unknown fields are rejected.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Role,
     Text,
     Thinking,
@@ -28,28 +28,27 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.accessors import (
-    Document,
-    child,
-    labels,
-    listed,
+    boolean,
+    checked_effort,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    reasoning_word,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     result_parts,
+    string_map,
     strings,
     text,
     texts_only,
-    truth,
-    whole,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-DELIVERY = frozenset({"model", "messages", "stream", "stream_options"})
+ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
 """Fields handled by the endpoint or, `messages`, on its own."""
-HINTS = (
+OPTIONAL_FIELDS = (
     "store",
     "prediction",
     "prompt_cache_key",
@@ -58,7 +57,7 @@ HINTS = (
     "safety_identifier",
 )
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
-CARRIED = frozenset(
+TRANSLATED_FIELDS = frozenset(
     {
         "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
         "temperature", "top_p", "top_k", "stop", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
@@ -66,49 +65,51 @@ CARRIED = frozenset(
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
-KNOWN = DELIVERY | CARRIED | frozenset(HINTS)
+KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Parse the conversation in a request.
 
     Raises:
         Unreadable: the document is not a valid request of this protocol.
         Unsupported: the request needs a feature that only providers of this protocol have.
     """
-    refuse_others(document, KNOWN)
+    reject_unknown_fields(document, KNOWN)
     if strings(document, "modalities") not in ([], ["text"]):
         raise Unsupported("modalities", "only text output is supported")
-    messages = listed(document, "messages")
+    messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and needs at least one message.")
-    return ParsedRequest(_conversation(document, _turns(messages)), tuple(name for name in HINTS if document.get(name)))
+    return ParsedRequest(
+        _conversation(document, _turns(messages)), tuple(name for name in OPTIONAL_FIELDS if document.get(name))
+    )
 
 
-def _conversation(document: Document, turns: list[Turn]) -> Conversation:
-    effort = reasoning_word(text(document, "reasoning_effort"), "reasoning_effort")
-    limit = whole(document, "max_completion_tokens", 1) or whole(document, "max_tokens", 1)
+def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
+    effort = checked_effort(text(document, "reasoning_effort"), "reasoning_effort")
+    limit = integer(document, "max_completion_tokens", 1) or integer(document, "max_tokens", 1)
     return Conversation(
         turns=turns,
-        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
+        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
         tool_choice=_tool_choice(document),
-        format=_format(child(document, "response_format")),
+        format=_format(object_field(document, "response_format")),
         max_tokens=limit,
         temperature=number(document, "temperature", 0, 2),
         top_p=number(document, "top_p", 0, 1),
-        top_k=whole(document, "top_k"),
+        top_k=integer(document, "top_k"),
         stop=strings(document, "stop"),
-        n=whole(document, "n", 1, 128) or 1,
-        seed=whole(document, "seed", -(2**63)),
+        n=integer(document, "n", 1, 128) or 1,
+        seed=integer(document, "seed", -(2**63)),
         presence_penalty=number(document, "presence_penalty", -2, 2),
         frequency_penalty=number(document, "frequency_penalty", -2, 2),
         logit_bias=_logit_bias(document),
-        logprobs=truth(document, "logprobs") or False,
-        top_logprobs=whole(document, "top_logprobs", 0, 20),
+        logprobs=boolean(document, "logprobs") or False,
+        top_logprobs=integer(document, "top_logprobs", 0, 20),
         reasoning=None if effort is None else Reasoning(effort=effort),
         verbosity=text(document, "verbosity"),
         user=text(document, "user"),
-        metadata=labels(document, "metadata"),
+        metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
 
@@ -133,7 +134,7 @@ def _turns(messages: list[Any]) -> list[Turn]:
     return turns
 
 
-def _assistant_parts(message: Document, place: str) -> list[Part]:
+def _assistant_parts(message: JsonObject, place: str) -> list[Part]:
     parts: list[Part] = []
     thought = text(message, "reasoning_content", place)
     if thought:
@@ -143,15 +144,15 @@ def _assistant_parts(message: Document, place: str) -> list[Part]:
     refusal = text(message, "refusal", place)
     if refusal:
         parts.append(Refusal(text=refusal))
-    for call, where in objects(listed(message, "tool_calls", place), f"{place}.tool_calls"):
+    for call, where in objects(list_field(message, "tool_calls", place), f"{place}.tool_calls"):
         parts.append(_tool_call(call, where))
     if message.get("function_call") is not None or message.get("audio") is not None:
         raise Unsupported(f"{place}", "only OpenAI can read function_call and audio of earlier answers")
     return parts
 
 
-def _tool_call(call: Document, place: str) -> ToolCall:
-    function = child(call, "function", place)
+def _tool_call(call: JsonObject, place: str) -> ToolCall:
+    function = object_field(call, "function", place)
     if call.get("type", "function") != "function" or function is None:
         raise Unsupported(f"{place}.type", "other protocols support only tool calls of type 'function'")
     extra = call.get("extra_content")
@@ -165,12 +166,12 @@ def _tool_call(call: Document, place: str) -> ToolCall:
     )
 
 
-def _tool_result(message: Document, place: str) -> ToolResult:
+def _tool_result(message: JsonObject, place: str) -> ToolResult:
     content = result_parts(_content(message, place), place)
     return ToolResult(call_id=required_text(message, "tool_call_id", place), content=content)
 
 
-def _content(message: Document, place: str) -> list[Part]:
+def _content(message: JsonObject, place: str) -> list[Part]:
     content = message.get("content")
     if isinstance(content, str):
         return [Text(text=content)]
@@ -179,7 +180,7 @@ def _content(message: Document, place: str) -> list[Part]:
     return [_part(part, where) for part, where in objects(content, f"{place}.content")]
 
 
-def _part(part: Document, place: str) -> Part:
+def _part(part: JsonObject, place: str) -> Part:
     kind = required_text(part, "type", place)
     cache = _cache(part, place)
     if kind == "text":
@@ -189,16 +190,16 @@ def _part(part: Document, place: str) -> Part:
     if kind == "image_url":
         return _image(part, place, cache)
     if kind == "input_audio":
-        audio = child(part, "input_audio", place) or {}
+        audio = object_field(part, "input_audio", place) or {}
         return Audio(data=required_text(audio, "data", place), format=required_text(audio, "format", place))
     if kind == "file":
-        return _file(child(part, "file", place) or {}, place, cache)
+        return _file(object_field(part, "file", place) or {}, place, cache)
     raise Unsupported(f"{place}.type", f"other protocols do not support parts of type {kind[:40]!r}")
 
 
-def _image(part: Document, place: str, cache: CacheTtl | None) -> Image:
+def _image(part: JsonObject, place: str, cache: CacheTtl | None) -> Image:
     given = part.get("image_url")
-    picture = {"url": given} if isinstance(given, str) else child(part, "image_url", place) or {}
+    picture = {"url": given} if isinstance(given, str) else object_field(part, "image_url", place) or {}
     url = required_text(picture, "url", f"{place}.image_url")
     detail = text(picture, "detail", f"{place}.image_url")
     media_type, data = from_data_url(url)
@@ -207,7 +208,7 @@ def _image(part: Document, place: str, cache: CacheTtl | None) -> Image:
     return Image(media_type=media_type, data=data, detail=detail, cache=cache)
 
 
-def _file(given: Document, place: str, cache: CacheTtl | None) -> File:
+def _file(given: JsonObject, place: str, cache: CacheTtl | None) -> File:
     name, file_id = text(given, "filename", f"{place}.file"), text(given, "file_id", f"{place}.file")
     if file_id is not None:
         return File(name=name, file_id=file_id, cache=cache)
@@ -225,58 +226,58 @@ def from_data_url(url: str) -> tuple[str | None, str | None]:
     return head[5:-7].partition(";")[0] or "text/plain", data  # the default of RFC 2397, section 2
 
 
-def _cache(part: Document, place: str) -> CacheTtl | None:
+def _cache(part: JsonObject, place: str) -> CacheTtl | None:
     """Read `cache_control`, Anthropic's extension that OpenRouter and others accept on parts of this protocol."""
-    mark = child(part, "cache_control", place)
+    mark = object_field(part, "cache_control", place)
     if mark is None:
         return None
     return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
-def _tool(tool: Document, place: str) -> Tool:
-    function = child(tool, "function", place)
+def _tool(tool: JsonObject, place: str) -> Tool:
+    function = object_field(tool, "function", place)
     if tool.get("type") != "function" or function is None:
         raise Unsupported(f"{place}.type", "other protocols support only tools of type 'function'")
     return Tool(
         name=required_text(function, "name", f"{place}.function"),
         description=text(function, "description", f"{place}.function"),
-        parameters=child(function, "parameters", f"{place}.function"),
-        strict=truth(function, "strict", f"{place}.function"),
+        parameters=object_field(function, "parameters", f"{place}.function"),
+        strict=boolean(function, "strict", f"{place}.function"),
         cache=_cache(tool, place),
     )
 
 
-def _tool_choice(document: Document) -> ToolChoice | None:
-    choice, parallel = document.get("tool_choice"), truth(document, "parallel_tool_calls")
+def _tool_choice(document: JsonObject) -> ToolChoice | None:
+    choice, parallel = document.get("tool_choice"), boolean(document, "parallel_tool_calls")
     if choice is None:
         return None if parallel is None else ToolChoice(parallel=parallel)
     if choice in ("auto", "none", "required"):
         return ToolChoice(mode=choice, parallel=parallel)
-    function = child(choice, "function", "tool_choice") if isinstance(choice, dict) else None
+    function = object_field(choice, "function", "tool_choice") if isinstance(choice, dict) else None
     if function is None:
         raise Unsupported("tool_choice", "it must be auto, none, required, or name a function")
     return ToolChoice(mode="required", name=required_text(function, "name", "tool_choice.function"), parallel=parallel)
 
 
-def _format(given: Document | None) -> Format | None:
+def _format(given: JsonObject | None) -> ResponseFormat | None:
     kind = given.get("type") if given is not None else "text"
     if given is None or kind == "text":
         return None
     if kind == "json_object":
-        return Format()
-    schema = child(given, "json_schema", "response_format") if kind == "json_schema" else None
+        return ResponseFormat()
+    schema = object_field(given, "json_schema", "response_format") if kind == "json_schema" else None
     if schema is None:
         raise Unreadable("response_format", "response_format must be of type text, json_object or json_schema.")
-    return Format(
+    return ResponseFormat(
         name=text(schema, "name", "response_format.json_schema"),
-        schema=child(schema, "schema", "response_format.json_schema") or {},
+        schema=object_field(schema, "schema", "response_format.json_schema") or {},
         description=text(schema, "description", "response_format.json_schema"),
-        strict=truth(schema, "strict", "response_format.json_schema"),
+        strict=boolean(schema, "strict", "response_format.json_schema"),
     )
 
 
-def _logit_bias(document: Document) -> dict[str, float] | None:
-    bias = child(document, "logit_bias")
+def _logit_bias(document: JsonObject) -> dict[str, float] | None:
+    bias = object_field(document, "logit_bias")
     if bias is None:
         return None
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in bias.values()):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from llm_gateway.domain.conversation import (
     Audio,
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -22,15 +21,15 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
-from llm_gateway.protocols.contract import Unsupported, UpstreamBody
-from llm_gateway.protocols.openai_chat.model_capabilities import effort, reasons, takes_temperature
-from llm_gateway.protocols.part_attributes import left_out
+from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling, is_reasoning_model, nearest_effort
+from llm_gateway.protocols.part_attributes import unsupported_attributes
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """Added if no message contains the word JSON: OpenAI rejects the response format `json_object` then."""
 EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
 """Thinking budgets in tokens (exclusive upper bounds) and the `reasoning_effort` of each; above the last: `high`."""
-UNKNOWN_MARKS = ("cache_control", "is_error", "thinking")
+UNSUPPORTED_ATTRIBUTES = ("cache_control", "is_error", "thinking")
 """Attributes that chat completions cannot carry (`part_attributes.py`)."""
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 """Parameters that reasoning models reject: https://developers.openai.com/api/docs/guides/reasoning."""
@@ -38,8 +37,6 @@ MOST_STOPS = 4
 """Stop sequences in one request: https://platform.openai.com/docs/api-reference/chat/create#chat_create-stop."""
 TIERS = {"standard_only": "default"}
 """OpenAI's service tiers, by Anthropic's names where these differ."""
-
-Document = dict[str, Any]
 
 
 def write_request(conversation: Conversation, model: str, *, stream: bool, has_json_mode: bool = True) -> UpstreamBody:
@@ -51,22 +48,22 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     Raises:
         Unsupported: the conversation needs a feature that chat completions lack.
     """
-    dropped = left_out(conversation, UNKNOWN_MARKS)
-    document: Document = {"model": model, "messages": _messages(conversation)}
+    dropped = unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES)
+    document: JsonObject = {"model": model, "messages": _messages(conversation)}
     if conversation.max_tokens is not None:
-        document["max_completion_tokens" if reasons(model) else "max_tokens"] = conversation.max_tokens
+        document["max_completion_tokens" if is_reasoning_model(model) else "max_tokens"] = conversation.max_tokens
     if conversation.tools:
         _add_tools(conversation, document)
     if conversation.format is not None and (wanted := _format(conversation.format, has_json_mode=has_json_mode)):
         document["response_format"] = wanted
-    if takes_temperature(model):
+    if accepts_sampling(model):
         _add_sampling(conversation, document)
     else:
         dropped += [name for name in SAMPLING if getattr(conversation, name) is not None]
     if conversation.reasoning is not None:
-        word = _effort(conversation.reasoning, model, dropped)
-        if word is not None:
-            document["reasoning_effort"] = word
+        effort = _effort(conversation.reasoning, model, dropped)
+        if effort is not None:
+            document["reasoning_effort"] = effort
     _add_options(conversation, document)
     if conversation.top_k is not None:
         dropped.append("top_k")
@@ -78,7 +75,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     return UpstreamBody(document, tuple(dropped))
 
 
-def _add_tools(conversation: Conversation, document: Document) -> None:
+def _add_tools(conversation: Conversation, document: JsonObject) -> None:
     document["tools"] = [_tool(tool) for tool in conversation.tools]
     choice = conversation.tool_choice
     if choice is not None:
@@ -87,7 +84,7 @@ def _add_tools(conversation: Conversation, document: Document) -> None:
             document["parallel_tool_calls"] = choice.parallel
 
 
-def _add_sampling(conversation: Conversation, document: Document) -> None:
+def _add_sampling(conversation: Conversation, document: JsonObject) -> None:
     if conversation.temperature is not None:
         document["temperature"] = conversation.temperature
     if conversation.top_p is not None:
@@ -98,7 +95,7 @@ def _add_sampling(conversation: Conversation, document: Document) -> None:
         document["frequency_penalty"] = conversation.frequency_penalty
 
 
-def _add_options(conversation: Conversation, document: Document) -> None:
+def _add_options(conversation: Conversation, document: JsonObject) -> None:
     if conversation.stop:
         document["stop"] = _stops(conversation.stop)
     if conversation.n > 1:
@@ -126,21 +123,21 @@ def _stops(stops: list[str]) -> list[str]:
 
 
 def _effort(reasoning: Reasoning, model: str, dropped: list[str]) -> str | None:
-    if not reasons(model):
+    if not is_reasoning_model(model):
         dropped.append("reasoning")
         return None
     if reasoning.effort is not None:
-        word = effort(model, reasoning.effort)
-        dropped += [] if word == reasoning.effort else ["reasoning"]
-        return word
+        effort = nearest_effort(model, reasoning.effort)
+        dropped += [] if effort == reasoning.effort else ["reasoning"]
+        return effort
     if reasoning.budget_tokens is None:
         return None
     budget = reasoning.budget_tokens
-    return effort(model, next((word for limit, word in EFFORTS if budget < limit), "high"))
+    return nearest_effort(model, next((effort for limit, effort in EFFORTS if budget < limit), "high"))
 
 
-def _messages(conversation: Conversation) -> list[Document]:
-    messages: list[Document] = []
+def _messages(conversation: Conversation) -> list[JsonObject]:
+    messages: list[JsonObject] = []
     for turn in conversation.turns:
         role, parts = turn.role, turn.parts
         if role == "tool":
@@ -150,7 +147,7 @@ def _messages(conversation: Conversation) -> list[Document]:
         else:
             content = _content(parts)
             if role == "user" or _has_text(content):  # providers reject an empty system message
-                message: Document = {"role": role, "content": content}
+                message: JsonObject = {"role": role, "content": content}
                 if turn.name is not None:
                     message["name"] = turn.name
                 messages.append(message)
@@ -159,15 +156,15 @@ def _messages(conversation: Conversation) -> list[Document]:
     return messages
 
 
-def _has_text(content: str | list[Document]) -> bool:
+def _has_text(content: str | list[JsonObject]) -> bool:
     return bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
 
 
-def _says_json(messages: list[Document]) -> bool:
+def _says_json(messages: list[JsonObject]) -> bool:
     return any("json" in str(message.get("content")).lower() for message in messages)
 
 
-def _instruct(messages: list[Document]) -> None:
+def _instruct(messages: list[JsonObject]) -> None:
     """Add `JSON_INSTRUCTION` to the first message: some models' chat templates allow only one system message."""
     if messages and messages[0]["role"] == "system" and isinstance(messages[0]["content"], str):
         messages[0]["content"] += f"\n{JSON_INSTRUCTION}"
@@ -175,9 +172,9 @@ def _instruct(messages: list[Document]) -> None:
         messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
 
 
-def _assistant(turn: Turn) -> Document:
+def _assistant(turn: Turn) -> JsonObject:
     content = [part for part in turn.parts if not isinstance(part, ToolCall | Thinking | Refusal)]
-    message: Document = {"role": "assistant", "content": _content(content) if content else None}
+    message: JsonObject = {"role": "assistant", "content": _content(content) if content else None}
     calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
     if calls:
         message["tool_calls"] = calls
@@ -191,8 +188,8 @@ def _assistant(turn: Turn) -> Document:
     return message
 
 
-def _call(part: ToolCall) -> Document:
-    call: Document = {
+def _call(part: ToolCall) -> JsonObject:
+    call: JsonObject = {
         "id": part.id,
         "type": "function",
         "function": {"name": part.name, "arguments": part.arguments},
@@ -202,7 +199,7 @@ def _call(part: ToolCall) -> Document:
     return call
 
 
-def _tool_message(result: ToolResult) -> Document:
+def _tool_message(result: ToolResult) -> JsonObject:
     texts = [part.text for part in result.content if isinstance(part, Text)]
     if len(texts) < len(result.content):
         raise Unsupported("tool_result", "OpenAI's protocol accepts only text as the result of a tool")
@@ -210,13 +207,13 @@ def _tool_message(result: ToolResult) -> Document:
     return {"role": "tool", "tool_call_id": result.call_id, "content": content}
 
 
-def _content(parts: Sequence[Part]) -> str | list[Document]:
+def _content(parts: Sequence[Part]) -> str | list[JsonObject]:
     if len(parts) == 1 and isinstance(parts[0], Text):
         return parts[0].text
     return [_part(part) for part in parts]
 
 
-def _part(part: Part) -> Document:
+def _part(part: Part) -> JsonObject:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
@@ -224,7 +221,7 @@ def _part(part: Part) -> Document:
             raise Unsupported(
                 "image", "an image stored at another vendor cannot be passed on; send its content or a URL"
             )
-        picture: Document = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
+        picture: JsonObject = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
         return {"type": "image_url", "image_url": picture | ({"detail": part.detail} if part.detail else {})}
     if isinstance(part, File):
         if part.data is None:
@@ -236,7 +233,7 @@ def _part(part: Part) -> Document:
     raise Unsupported(str(type(part).__name__).lower(), "a message of this role cannot contain it")
 
 
-def _tool(tool: Tool) -> Document:
+def _tool(tool: Tool) -> JsonObject:
     function = {
         "name": tool.name,
         "description": tool.description,
@@ -246,13 +243,13 @@ def _tool(tool: Tool) -> Document:
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
-def _tool_choice(choice: ToolChoice) -> str | Document:
+def _tool_choice(choice: ToolChoice) -> str | JsonObject:
     if choice.name is not None:
         return {"type": "function", "function": {"name": choice.name}}
     return choice.mode
 
 
-def _format(wanted: Format, *, has_json_mode: bool) -> Document | None:
+def _format(wanted: ResponseFormat, *, has_json_mode: bool) -> JsonObject | None:
     if wanted.schema is None:
         return {"type": "json_object"} if has_json_mode else None
     schema = {

@@ -1,16 +1,16 @@
-"""Read streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming.
+"""Turn the parsed server-sent events of a provider's chat completions stream into canonical chunks.
 
 The labels are event: chunks.
 
-    created ── first event: Begin ──▶ begun ── finish_reason: Finish ──▶ finished
-       │                                │                                   │
-       │ [DONE]                         │ [DONE]: Finish of each choice     │ [DONE]
-       │                                ▼                                   │
-       └─────────────────────────────▶ done ◀───────────────────────────────┘
+    created ── first event: ReplyStart ──▶ begun ── finish_reason: ChoiceEnd ──▶ finished
+       │                                     │                                      │
+       │ [DONE]                              │ [DONE]: ChoiceEnd of each choice     │ [DONE]
+       │                                     ▼                                      │
+       └──────────────────────────────────▶ done ◀──────────────────────────────────┘
 
-In `begun` and `finished`, deltas become TextDelta, ThinkingDelta, RefusalDelta, ToolBegin, ToolDelta or ForeignDelta,
-and usage becomes Counted, without a change of state: usage follows the last finish reason, and choices finish one by
-one.
+In `begun` and `finished`, deltas become TextDelta, ThinkingDelta, RefusalDelta, ToolStart, ToolDelta or
+VendorPartDelta, and usage becomes UsageUpdate, without a change of state: usage follows the last finish reason, and
+choices finish one by one.
 
 An `error` in an event raises UpstreamError in every state.
 """
@@ -22,21 +22,21 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Finish,
-    ForeignDelta,
     RefusalDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolDelta,
+    ToolStart,
+    VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed, UpstreamError
 from llm_gateway.protocols.counts import seconds
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reply import (
-    FOREIGN,
+    VENDOR_FIELDS,
     ContentPart,
     FinishField,
     arguments_of,
@@ -120,37 +120,39 @@ class StreamReader:
             self.is_done = True
             return self._missing_finishes() if self._has_begun and not self._has_finished else []
         try:
-            found = _decode(data)
+            payload = _decode(data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
-            found = _decoder.decode(data)
-        if found.error or event.name == b"error":
-            raise _failed(found.error)
+            payload = _decoder.decode(data)
+        if payload.error or event.name == b"error":
+            raise _failed(payload.error)
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            chunks.append(Begin(id=found.id, model=found.model, created_s=seconds(found.created)))
-        for choice in found.choices or ():
+            chunks.append(ReplyStart(id=payload.id, model=payload.model, created_s=seconds(payload.created)))
+        for choice in payload.choices or ():
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
                 chunks.append(self._finish(choice.index, choice.finish_reason))
-        if found.usage is not None:
-            counted = read_usage(found.usage, has_content=self._has_content)
+        if payload.usage is not None:
+            counted = read_usage(payload.usage, has_content=self._has_content)
             if counted is not None:
                 chunks.append(counted)
         return chunks
 
-    def _finish(self, choice: int, reported: str) -> Finish:
+    def _finish(self, choice: int, reported: str) -> ChoiceEnd:
         self._has_finished = True
         reason = finish_reason(reported)
         if reason == "stop" and choice in self._count:
             reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
-        return Finish(reason=reason, choice=choice)
+        return ChoiceEnd(reason=reason, choice=choice)
 
     def _missing_finishes(self) -> list[Chunk]:
         """Return the finishes of a complete reply for which the vendor sent no finish reason."""
         choices = sorted(self._count) or [0]
-        return [Finish(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices]
+        return [
+            ChoiceEnd(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices
+        ]
 
     def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
         content = delta.content
@@ -166,7 +168,9 @@ class StreamReader:
             self._refuse_or_call(delta, choice.index, chunks)
         if delta.audio or delta.images or delta.function_call:
             self._has_content = True
-            chunks += [ForeignDelta(kind=kind, choice=choice.index) for kind in FOREIGN if getattr(delta, kind)]
+            chunks += [
+                VendorPartDelta(kind=kind, choice=choice.index) for kind in VENDOR_FIELDS if getattr(delta, kind)
+            ]
 
     def _think(self, thought: str, choice: int, chunks: list[Chunk]) -> None:
         """Append the reasoning of a delta; called before its text is appended, the order of a whole reply."""
@@ -187,7 +191,7 @@ class StreamReader:
         name = call.function.name if call.function is not None else None
         if number is None or number < 0:  # the first delta of a call
             if call.function is None:
-                chunks.append(ForeignDelta(kind=call.type or "tool_call", choice=choice))
+                chunks.append(VendorPartDelta(kind=call.type or "tool_call", choice=choice))
                 return
             if not name:
                 raise Malformed("A tool call begins without a name")
@@ -198,7 +202,7 @@ class StreamReader:
             signed = google.get("thought_signature") if isinstance(google, dict) else None
             signature = signed if isinstance(signed, str) else None
             chunks.append(
-                ToolBegin(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
+                ToolStart(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
             )
         if call.function is not None and call.function.arguments:
             chunks.append(ToolDelta(call=number, arguments=arguments_of(call.function.arguments), choice=choice))

@@ -1,14 +1,15 @@
-"""Write streams of chat completions: https://platform.openai.com/docs/api-reference/chat-streaming.
+"""Write a client's chat completions stream: turn canonical chunks into server-sent events.
 
 Every choice goes through these states; the labels are chunk: event written.
 
-               first delta: delta with role "assistant"             Finish: delta {} with finish_reason
-    not begun ─────────────────────────────────────────▶ begun ──────────────────────────────────────────▶ finished
+               first delta: delta with role "assistant"             ChoiceEnd: delta {} with finish_reason
+    not begun ─────────────────────────────────────────▶ begun ─────────────────────────────────────────────▶ finished
                                                          ▲   │
                                                          └───┘ text, refusal, reasoning, tool call: delta
 
 `end` then writes the usage event, if the client requested it, and `[DONE]`; `error` writes an error event and no
-`[DONE]`. `Begin` and `Counted` write nothing: their values go into later events. Chunks of different choices may mix.
+`[DONE]`. `ReplyStart` and `UsageUpdate` write nothing: their values go into later events. Chunks of different choices
+may mix.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Counted,
-    Finish,
-    ForeignDelta,
     RefusalDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
+    VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
@@ -58,20 +59,20 @@ class StreamWriter(EventStream):
         """Encode a chunk; see `contract.StreamWriter.write`."""
         if isinstance(chunk, TextDelta):
             return self._delta(chunk.choice, {"content": chunk.text}, logprobs=chunk.logprobs)
-        if isinstance(chunk, Counted):
+        if isinstance(chunk, UsageUpdate):
             self._usage = chunk.usage
             return b""
-        if isinstance(chunk, Begin):
+        if isinstance(chunk, ReplyStart):
             if chunk.model is not None:
                 self._common["model"] = chunk.model
             return b""
-        if isinstance(chunk, Finish):
+        if isinstance(chunk, ChoiceEnd):
             return self._delta(chunk.choice, {}, finish=chunk.reason)
         if isinstance(chunk, RefusalDelta):
             return self._delta(chunk.choice, {"refusal": chunk.text})
         if isinstance(chunk, ThinkingDelta):
             return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
-        if isinstance(chunk, ForeignDelta):
+        if isinstance(chunk, VendorPartDelta):
             return b""
         return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
 
@@ -104,7 +105,7 @@ class StreamWriter(EventStream):
         )
 
 
-def _call(chunk: ToolBegin | ToolDelta) -> dict[str, Any]:
+def _call(chunk: ToolStart | ToolDelta) -> dict[str, Any]:
     if isinstance(chunk, ToolDelta):
         return {"index": chunk.call, "function": {"arguments": chunk.arguments}}
     call: dict[str, Any] = {

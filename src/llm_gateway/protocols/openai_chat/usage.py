@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from llm_gateway.domain.conversation import Counted
+from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
@@ -46,7 +46,7 @@ class ReportedUsage(msgspec.Struct, gc=False):
 _NO_PROMPT_DETAILS, _NO_COMPLETION_DETAILS = PromptDetails(), CompletionDetails()
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpdate | None:
     """Return the canonical counts; None if the provider's are missing or implausible.
 
     `has_content`: the answer is not empty, so it must have at least one output token.
@@ -65,7 +65,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
         or output_details.reasoning_tokens
         or output_details.audio_tokens
     ):
-        return Counted(usage=Usage(input_tokens=input_tokens, output_tokens=output_tokens))
+        return UsageUpdate(usage=Usage(input_tokens=input_tokens, output_tokens=output_tokens))
     # xAI does not include reasoning in completion_tokens; this shows only in its total:
     # https://docs.cloud.google.com/vertex-ai/generative-ai/docs/partner-models/grok/capabilities/reasoning
     reasoning = output_details.reasoning_tokens
@@ -91,7 +91,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
         output_details.reasoning_tokens,
         output_details.audio_tokens,
     )
-    return Counted(usage=usage, is_estimated=any_implausible(reported.total_tokens, *parts))
+    return UsageUpdate(usage=usage, is_estimated=any_implausible(reported.total_tokens, *parts))
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

@@ -50,11 +50,11 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a list of embeddings.
     """
-    found = _decoder.decode(body)
-    counted = found.usage.prompt_tokens if found.usage is not None else None
+    reply = _decoder.decode(body)
+    counted = reply.usage.prompt_tokens if reply.usage is not None else None
     if not counted or not are_plausible(counted):  # the caller then estimates the input from the request
-        return Completion(choices=[], model=found.model, usage_estimated=True)
-    return Completion(choices=[], model=found.model, usage=Usage(input_tokens=counted))
+        return Completion(choices=[], model=reply.model, usage_estimated=True)
+    return Completion(choices=[], model=reply.model, usage=Usage(input_tokens=counted))
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
@@ -83,6 +83,6 @@ DESCRIPTOR = Descriptor(
     forwarded_headers=(b"openai-beta",),
     is_translatable=False,
     user_fields=(("user",), ("metadata", "user_id")),
-    weighed_fields=("input",),
+    input_fields=("input",),
     uncached_fields=frozenset({"model", "user"}),
 )

@@ -1,8 +1,8 @@
 """OpenAI's Responses protocol, without stored state: https://platform.openai.com/docs/api-reference/responses."""
 
-from llm_gateway.protocols.descriptor import PARTS, Descriptor, Route
+from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
-from llm_gateway.protocols.openai_responses.pass_through import pass_on
+from llm_gateway.protocols.openai_responses.pass_through import passthrough_request
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_responses.request_reader import read_request, refuse_state
 from llm_gateway.protocols.openai_responses.stream_reader import StreamReader
@@ -36,10 +36,10 @@ DESCRIPTOR = Descriptor(
     write_error=write_error,
     error_schema=SCHEMA,
     stream_writer=StreamWriter,
-    check=refuse_state,
-    pass_on=pass_on,
+    check_request=refuse_state,
+    passthrough_request=passthrough_request,
     field_names={
-        **dict.fromkeys((*PARTS, "messages"), "input"),
+        **dict.fromkeys((*PART_KINDS, "messages"), "input"),
         "logprobs": "top_logprobs",
         "thinking": "reasoning",
         "verbosity": "text.verbosity",
@@ -47,6 +47,6 @@ DESCRIPTOR = Descriptor(
     forwarded_headers=(b"openai-beta",),
     user_fields=(("user",), ("metadata", "user_id")),
     output_fields=("max_output_tokens",),
-    weighed_fields=("input", "instructions", "tools", "prompt", "text"),
+    input_fields=("input", "instructions", "tools", "prompt", "text"),
     uncached_fields=frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"}),
 )

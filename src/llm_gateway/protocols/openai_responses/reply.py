@@ -1,4 +1,4 @@
-"""Read and write whole (not streamed) replies of the Responses API.
+"""Read a provider's whole Responses API reply into a completion; write a completion as a client's reply.
 
 https://platform.openai.com/docs/api-reference/responses/object
 """
@@ -12,20 +12,20 @@ import msgspec
 from llm_gateway.domain.conversation import (
     Choice,
     Completion,
-    Counted,
     FinishReason,
-    Foreign,
     Part,
     Refusal,
     Text,
     Thinking,
     ToolCall,
+    UsageUpdate,
+    VendorPart,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, estimated_usage, seconds
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
-from llm_gateway.protocols.openai_responses.sealed import seal
+from llm_gateway.protocols.openai_responses.encrypted_reasoning import encode_reasoning
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -53,7 +53,7 @@ class _Part(msgspec.Struct, gc=False):
 
 
 ITEMS = frozenset({"message", "function_call", "reasoning"})
-"""Types of output items that other protocols can express; items of other types become `Foreign` parts."""
+"""Types of output items that other protocols can express; items of other types become `VendorPart` parts."""
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -95,7 +95,7 @@ ENDED = frozenset({"completed", "incomplete"})
 """Statuses of a response that is complete, even without any output."""
 
 
-def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted | None:
+def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpdate | None:
     """Return the canonical counts; None if the provider's are missing or implausible.
 
     `has_content`: the answer is not empty, so it must have at least one output token.
@@ -117,7 +117,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> Counted 
     is_estimated = any_implausible(
         input_details.cached_tokens, input_details.cache_write_tokens, output_details.reasoning_tokens
     )
-    return Counted(usage=usage, is_estimated=is_estimated)
+    return UsageUpdate(usage=usage, is_estimated=is_estimated)
 
 
 def read_reply(body: bytes) -> Completion:
@@ -126,29 +126,29 @@ def read_reply(body: bytes) -> Completion:
     Raises:
         Malformed: the body is not a complete response.
     """
-    found = _decoder.decode(body)
-    if found.status == "failed" or (found.error and not found.output):
-        error = found.error.get("message") if isinstance(found.error, dict) else found.error
-        raise Malformed(f"The provider aborted the answer ({error})")
-    parts = [part for item in found.output or () for part in _parts(item)]
-    if not parts and found.status not in ENDED:
+    response = _decoder.decode(body)
+    if response.status == "failed" or (response.error and not response.output):
+        error = response.error.get("message") if isinstance(response.error, dict) else response.error
+        raise Malformed(f"The provider aborted the answer (error: {error})")
+    parts = [part for item in response.output or () for part in _parts(item)]
+    if not parts and response.status not in ENDED:
         raise Malformed("The answer has no content")
-    counted = read_usage(found.usage, has_content=any(map(_has_content, parts)))
+    counted = read_usage(response.usage, has_content=any(map(_has_content, parts)))
     return Completion(
-        choices=[Choice(parts=parts, finish_reason=reason_of(found, parts))],
+        choices=[Choice(parts=parts, finish_reason=reason_of(response, parts))],
         usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
-        id=found.id,
-        model=found.model,
-        created_s=seconds(found.created_at),
+        id=response.id,
+        model=response.model,
+        created_s=seconds(response.created_at),
     )
 
 
-def reason_of(found: ResponseHead, parts: list[Part]) -> FinishReason:
+def reason_of(response: ResponseHead, parts: list[Part]) -> FinishReason:
     """Return the canonical finish reason of a response with these parts."""
-    if found.incomplete_details is not None and found.incomplete_details.reason == "content_filter":
+    if response.incomplete_details is not None and response.incomplete_details.reason == "content_filter":
         return "content_filter"
-    if found.status == "incomplete":
+    if response.status == "incomplete":
         return "length"
     return "tool_calls" if any(isinstance(part, ToolCall) for part in parts) else "stop"
 
@@ -164,7 +164,7 @@ def _parts(item: _Item) -> list[Part]:
     if item.type == "reasoning":
         thoughts = "\n".join(part.text or "" for part in item.summary or item.content or ())
         return [Thinking(text=thoughts, redacted=item.encrypted_content)]
-    return [Foreign(kind=item.type)]
+    return [VendorPart(kind=item.type)]
 
 
 def _has_content(part: Part) -> bool:
@@ -217,9 +217,9 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
     if isinstance(part, Thinking):
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
-        sealed = seal(part)
-        return item if sealed is None else {**item, "encrypted_content": sealed}
-    content = [content_of(one) for one in parts]
+        encrypted = encode_reasoning(part)
+        return item if encrypted is None else {**item, "encrypted_content": encrypted}
+    content = [content_of(part) for part in parts]
     return {
         "type": "message",
         "id": f"msg_{request_id}_{index}",
@@ -259,7 +259,7 @@ def logprobs_of(reported: dict[str, Any] | None) -> list[dict[str, Any]]:
     if not isinstance(tokens, list):
         return []
     return [
-        {**token, "top_logprobs": [other for one in _likely(given) if (other := _logprob(one)) is not None]}
+        {**token, "top_logprobs": [other for entry in _likely(given) if (other := _logprob(entry)) is not None]}
         for given in tokens
         if (token := _logprob(given)) is not None
     ]

@@ -1,7 +1,8 @@
-"""Parse Responses requests into conversations.
+"""Read a client's Responses API request into a conversation, to send it to a provider of another protocol.
 
-https://platform.openai.com/docs/api-reference/responses/create. Fields are handled by kind: `CARRIED` become fields of
-the conversation, `HINTS` are dropped and reported, `NEEDS_STATE` and unknown fields are rejected.
+https://platform.openai.com/docs/api-reference/responses/create. Fields are handled by kind:
+`TRANSLATED_FIELDS` become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, `NEEDS_STATE` and
+unknown fields are rejected.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any, cast
 from llm_gateway.domain.conversation import (
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Role,
     Text,
     Thinking,
@@ -26,25 +27,24 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.accessors import (
-    Document,
-    child,
-    labels,
-    listed,
+    boolean,
+    checked_effort,
+    integer,
+    list_field,
     number,
+    object_field,
     objects,
-    others,
-    reasoning_word,
-    refuse_others,
+    reject_unknown_fields,
     required_text,
     result_parts,
+    string_map,
     text,
     texts_only,
-    truth,
-    whole,
+    unknown_fields,
 )
-from llm_gateway.protocols.contract import ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
-from llm_gateway.protocols.openai_responses.sealed import opened
+from llm_gateway.protocols.openai_responses.encrypted_reasoning import decode_reasoning
 
 STORED = "the gateway keeps no responses; send the whole conversation in input"
 NEEDS_STATE = {
@@ -55,21 +55,21 @@ NEEDS_STATE = {
     "prompt": "the gateway keeps no prompts; send instructions and input",
 }
 """Fields that need stored state, which the gateway does not keep, and the advice for the error message."""
-DELIVERY = frozenset({"model", "input", "stream", "stream_options", "truncation"})
+ENDPOINT_FIELDS = frozenset({"model", "input", "stream", "stream_options", "truncation"})
 """Fields handled by the endpoint or on their own."""
-HINTS = (
+OPTIONAL_FIELDS = (
     "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
     "max_tool_calls",
 )  # fmt: skip
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
-CARRIED = frozenset(
+TRANSLATED_FIELDS = frozenset(
     {
         "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
         "temperature", "top_p", "top_logprobs", "user", "metadata", "service_tier",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
-KNOWN = DELIVERY | CARRIED | frozenset(HINTS) | frozenset(NEEDS_STATE)
+KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS) | frozenset(NEEDS_STATE)
 ROLES = ("system", "developer", "user", "assistant")
 TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
 """Known fields of a function in `tools`; others are dropped and reported."""
@@ -77,7 +77,7 @@ REASONING = frozenset({"effort", "summary", "generate_summary"})
 """Known fields of `reasoning`; others are dropped and reported. https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
-def refuse_state(document: Document) -> None:
+def refuse_state(document: JsonObject) -> None:
     """Reject a request that needs stored state, even for a provider of the same protocol.
 
     Raises:
@@ -88,7 +88,7 @@ def refuse_state(document: Document) -> None:
             raise Unsupported(field, why)
 
 
-def read_request(document: Document) -> ParsedRequest:
+def read_request(document: JsonObject) -> ParsedRequest:
     """Parse the conversation in a request.
 
     Raises:
@@ -96,18 +96,18 @@ def read_request(document: Document) -> ParsedRequest:
         Unsupported: the request needs stored state, or a feature that only providers of this protocol have.
     """
     refuse_state(document)
-    refuse_others(document, KNOWN)
+    reject_unknown_fields(document, KNOWN)
     if document.get("truncation") not in (None, "disabled"):
         raise Unsupported("truncation", "other protocols cannot truncate the input; leave it out or send 'disabled'")
-    wanted = child(document, "text") or {}
-    reasoning = child(document, "reasoning")
-    logprobs = whole(document, "top_logprobs", 0, 20)
+    wanted = object_field(document, "text") or {}
+    reasoning = object_field(document, "reasoning")
+    logprobs = integer(document, "top_logprobs", 0, 20)
     conversation = Conversation(
         turns=_turns(document),
-        tools=[_tool(one, place) for one, place in objects(listed(document, "tools"), "tools")],
+        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
         tool_choice=_tool_choice(document),
-        format=_format(child(wanted, "format", "text")),
-        max_tokens=whole(document, "max_output_tokens", 1),
+        format=_format(object_field(wanted, "format", "text")),
+        max_tokens=integer(document, "max_output_tokens", 1),
         temperature=number(document, "temperature", 0, 2),
         top_p=number(document, "top_p", 0, 1),
         logprobs=bool(logprobs),
@@ -115,16 +115,16 @@ def read_request(document: Document) -> ParsedRequest:
         reasoning=_reasoning(reasoning),
         verbosity=text(wanted, "verbosity", "text"),
         user=text(document, "user"),
-        metadata=labels(document, "metadata"),
+        metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
-    hints = [name for name in HINTS if document.get(name)]
-    hints += others(reasoning or {}, REASONING, "reasoning")
-    hints += sorted({name for tool in listed(document, "tools") for name in others(tool, TOOL, "tools")})
-    return ParsedRequest(conversation, tuple(hints))
+    dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
+    dropped += sorted({name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")})
+    return ParsedRequest(conversation, tuple(dropped))
 
 
-def _turns(document: Document) -> list[Turn]:
+def _turns(document: JsonObject) -> list[Turn]:
     turns: list[Turn] = []
     instructions = text(document, "instructions")
     if instructions:
@@ -143,7 +143,7 @@ def _turns(document: Document) -> list[Turn]:
     return turns
 
 
-def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
+def _item(item: JsonObject, place: str) -> tuple[Role, list[Part]]:
     kind = item.get("type")
     if kind is None or kind == "message":
         role = required_text(item, "role", place)
@@ -169,39 +169,39 @@ def _item(item: Document, place: str) -> tuple[Role, list[Part]]:
     raise Unsupported(f"{place}.type", f"other protocols do not support items of type {str(kind)[:40]!r}")
 
 
-def _thought(item: Document, place: str) -> Thinking:
-    """Read a reasoning item, with its signature if the gateway encoded one (`sealed.py`).
+def _thought(item: JsonObject, place: str) -> Thinking:
+    """Read a reasoning item, with its signature if the gateway encoded one (`encrypted_reasoning.py`).
 
     Otherwise only the summary is read: no other provider can decrypt what OpenAI encrypted.
     """
-    sealed = text(item, "encrypted_content", place)
-    thought = None if sealed is None else opened(sealed)
+    encrypted = text(item, "encrypted_content", place)
+    thought = None if encrypted is None else decode_reasoning(encrypted)
     if thought is not None:
         return thought
-    parts = objects(listed(item, "summary", place), f"{place}.summary")
-    return Thinking(text="\n".join([text(one, "text", where) or "" for one, where in parts]))
+    parts = objects(list_field(item, "summary", place), f"{place}.summary")
+    return Thinking(text="\n".join([text(part, "text", where) or "" for part, where in parts]))
 
 
-def _output(item: Document, place: str) -> ToolResult:
+def _output(item: JsonObject, place: str) -> ToolResult:
     output = item.get("output")
     if isinstance(output, str):
         content: list[Part] = [Text(text=output)]
     else:
-        content = [_part(part, where) for part, where in objects(listed(item, "output", place), f"{place}.output")]
+        content = [_part(part, where) for part, where in objects(list_field(item, "output", place), f"{place}.output")]
     return ToolResult(
         call_id=required_text(item, "call_id", place),
         content=result_parts(content, place),
     )
 
 
-def _content(item: Document, place: str) -> list[Part]:
+def _content(item: JsonObject, place: str) -> list[Part]:
     content = item.get("content")
     if isinstance(content, str):
         return [Text(text=content)]
-    return [_part(part, where) for part, where in objects(listed(item, "content", place), f"{place}.content")]
+    return [_part(part, where) for part, where in objects(list_field(item, "content", place), f"{place}.content")]
 
 
-def _part(part: Document, place: str) -> Part:
+def _part(part: JsonObject, place: str) -> Part:
     kind = required_text(part, "type", place)
     if kind in ("input_text", "output_text", "text"):
         return Text(text=required_text(part, "text", place))
@@ -214,7 +214,7 @@ def _part(part: Document, place: str) -> Part:
     raise Unsupported(f"{place}.type", f"other protocols do not support parts of type {kind[:40]!r}")
 
 
-def _image(part: Document, place: str) -> Image:
+def _image(part: JsonObject, place: str) -> Image:
     detail, file_id = text(part, "detail", place), text(part, "file_id", place)
     if file_id is not None:
         return Image(file_id=file_id, detail=detail)
@@ -223,7 +223,7 @@ def _image(part: Document, place: str) -> Image:
     return Image(url=url, detail=detail) if data is None else Image(media_type=media_type, data=data, detail=detail)
 
 
-def _file(part: Document, place: str) -> File:
+def _file(part: JsonObject, place: str) -> File:
     name, file_id, url = (text(part, field, place) for field in ("filename", "file_id", "file_url"))
     if file_id is not None or url is not None:
         return File(name=name, file_id=file_id, url=url)
@@ -233,19 +233,19 @@ def _file(part: Document, place: str) -> File:
     return File(name=name, media_type=media_type, data=data)
 
 
-def _tool(tool: Document, place: str) -> Tool:
+def _tool(tool: JsonObject, place: str) -> Tool:
     if tool.get("type") != "function":
         raise Unsupported(f"{place}.type", "other protocols do not support tools that OpenAI runs itself")
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),
-        parameters=child(tool, "parameters", place),
-        strict=truth(tool, "strict", place),
+        parameters=object_field(tool, "parameters", place),
+        strict=boolean(tool, "strict", place),
     )
 
 
-def _tool_choice(document: Document) -> ToolChoice | None:
-    choice, parallel = document.get("tool_choice"), truth(document, "parallel_tool_calls")
+def _tool_choice(document: JsonObject) -> ToolChoice | None:
+    choice, parallel = document.get("tool_choice"), boolean(document, "parallel_tool_calls")
     if choice is None:
         return None if parallel is None else ToolChoice(parallel=parallel)
     if choice in ("auto", "none", "required"):
@@ -255,25 +255,25 @@ def _tool_choice(document: Document) -> ToolChoice | None:
     return ToolChoice(mode="required", name=required_text(choice, "name", "tool_choice"), parallel=parallel)
 
 
-def _format(given: Document | None) -> Format | None:
+def _format(given: JsonObject | None) -> ResponseFormat | None:
     kind = given.get("type") if given is not None else "text"
     if given is None or kind == "text":
         return None
     if kind == "json_object":
-        return Format()
+        return ResponseFormat()
     if kind != "json_schema":
         raise Unreadable("text.format.type", "text.format.type must be text, json_object or json_schema.")
-    return Format(
+    return ResponseFormat(
         name=text(given, "name", "text.format"),
-        schema=child(given, "schema", "text.format") or {},
+        schema=object_field(given, "schema", "text.format") or {},
         description=text(given, "description", "text.format"),
-        strict=truth(given, "strict", "text.format"),
+        strict=boolean(given, "strict", "text.format"),
     )
 
 
-def _reasoning(given: Document | None) -> Reasoning | None:
+def _reasoning(given: JsonObject | None) -> Reasoning | None:
     if given is None:
         return None
-    effort = reasoning_word(text(given, "effort", "reasoning"), "reasoning.effort")
+    effort = checked_effort(text(given, "effort", "reasoning"), "reasoning.effort")
     summary: Any = text(given, "summary", "reasoning") or text(given, "generate_summary", "reasoning")
     return Reasoning(effort=effort, summary=summary, show=True if summary else None)

@@ -1,15 +1,15 @@
-"""Read streams of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming.
+"""Turn the parsed server-sent events of a provider's Responses API stream into canonical chunks.
 
 The labels are event: chunks. Events that are not listed are ignored.
 
-    created ── response.created: Begin ──▶ begun ◀─┐  output_item.added: ToolBegin or ForeignDelta
-                                           │   │   │  output_item.done: ThinkingDelta with the encrypted reasoning
-                                           │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
-                                           │
-                                           │ response.completed, response.incomplete: Finish, Counted
-                                           │ [DONE], sent by some vendors: Finish if there was no content
-                                           ▼
-                                          done
+    created ── response.created: ReplyStart ──▶ begun ◀─┐  output_item.added: ToolStart or VendorPartDelta
+                                                │   │   │  output_item.done: ThinkingDelta (encrypted reasoning)
+                                                │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
+                                                │
+                                                │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate
+                                                │ [DONE], sent by some vendors: ChoiceEnd if there was no content
+                                                ▼
+                                               done
 
 `error` and `response.failed` raise UpstreamError in every state.
 """
@@ -21,17 +21,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Finish,
-    ForeignDelta,
     Part,
     RefusalDelta,
+    ReplyStart,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds
@@ -97,28 +97,28 @@ class StreamReader:
         """Return the chunks of an event; see `contract.StreamReader.take`."""
         if event.data == b"[DONE]":  # the end marker of chat completions, which some vendors send here, too
             self.is_done = True
-            return [Finish()] if self._has_begun and not self._has_content else []
+            return [ChoiceEnd()] if self._has_begun and not self._has_content else []
         try:
-            found = _decode(event.data)
+            payload = _decode(event.data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
-            found = _decoder.decode(event.data)
-        kind = found.type
-        if isinstance(found.delta, str):
-            return self._delta(kind, found.output_index, found.delta)
+            payload = _decoder.decode(event.data)
+        kind = payload.type
+        if isinstance(payload.delta, str):
+            return self._delta(kind, payload.output_index, payload.delta)
         if kind == "response.created":
             self._has_begun = True
-            response = found.response or ResponseHead()
-            return [Begin(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+            response = payload.response or ResponseHead()
+            return [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
         if kind == "response.output_item.added":
-            return self._added(found)
-        if kind == "response.output_item.done" and found.item is not None and found.item.encrypted_content:
-            return [ThinkingDelta(redacted=found.item.encrypted_content)]
+            return self._added(payload)
+        if kind == "response.output_item.done" and payload.item is not None and payload.item.encrypted_content:
+            return [ThinkingDelta(redacted=payload.item.encrypted_content)]
         if kind == "response.reasoning_summary_part.added":
-            return [ThinkingDelta(text="\n")] if found.summary_index else []  # between parts, as in a whole reply
+            return [ThinkingDelta(text="\n")] if payload.summary_index else []  # between parts, as in a whole reply
         if kind in ENDS:
-            return self._end(found.response or ResponseHead())
+            return self._end(payload.response or ResponseHead())
         if kind in FAILURES:
-            raise _failed(found)
+            raise _failed(payload)
         return []
 
     def _delta(self, kind: str, index: int, delta: str) -> list[Chunk]:
@@ -133,28 +133,28 @@ class StreamReader:
             return [ThinkingDelta(text=delta)]
         return []
 
-    def _added(self, found: _Event) -> list[Chunk]:
-        item = found.item
+    def _added(self, payload: _Event) -> list[Chunk]:
+        item = payload.item
         if item is None or item.type in ("message", "reasoning"):
             return []
         self._has_content = True
         if item.type != "function_call":
-            return [ForeignDelta(kind=item.type)]
-        call = self._calls[found.output_index] = len(self._calls)
-        return [ToolBegin(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
+            return [VendorPartDelta(kind=item.type)]
+        call = self._calls[payload.output_index] = len(self._calls)
+        return [ToolStart(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
         # `reason_of` needs to know only whether there is a call.
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
-        chunks: list[Chunk] = [Finish(reason=reason_of(response, calls))]
+        chunks: list[Chunk] = [ChoiceEnd(reason=reason_of(response, calls))]
         counted = read_usage(response.usage, has_content=self._has_content)
         return chunks if counted is None else [*chunks, counted]
 
 
-def _failed(found: _Event) -> UpstreamError:
-    error = found.error or (found.response.error if found.response is not None else None) or {}
+def _failed(payload: _Event) -> UpstreamError:
+    error = payload.error or (payload.response.error if payload.response is not None else None) or {}
     if not isinstance(error, dict):
         error = {"message": error}
-    message = found.message or error.get("message") or "The provider failed"
-    return UpstreamError(str(message), str(found.code or error.get("code") or ""))
+    message = payload.message or error.get("message") or "The provider failed"
+    return UpstreamError(str(message), str(payload.code or error.get("code") or ""))

@@ -1,11 +1,11 @@
-"""Write streams of the Responses API: https://platform.openai.com/docs/api-reference/responses-streaming.
+"""Write a client's Responses API stream: turn canonical chunks into server-sent events.
 
 The output is a list of items, one open at a time (`_open`). The labels are chunk: events, without the prefix
 `response.`; a chunk that belongs to another kind of item first closes the open one.
 
-    not begun ── Begin, or first content: created, in_progress ──▶ no item open
+    not begun ── ReplyStart or first content: created, in_progress ──▶ no item open
                                                                     │       ▲
-            text, refusal, reasoning, ToolBegin: output_item.added  │       │ another kind of chunk, a ToolBegin,
+            text, refusal, reasoning, ToolStart: output_item.added  │       │ another kind of chunk, a ToolStart,
                                                                     ▼       │ a signature, or `end`: output_item.done
      ┌─ item open ──────────────────────────────────────────────────────────┴─────────────────────────────────────┐
      │ message    first chunk of a kind: content_part.added;  text: output_text.delta;  refusal: refusal.delta    │
@@ -26,20 +26,20 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
-    Begin,
+    ChoiceEnd,
     Chunk,
-    Counted,
-    Finish,
-    ForeignDelta,
     Refusal,
     RefusalDelta,
+    ReplyStart,
     Text,
     TextDelta,
     Thinking,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    UsageUpdate,
+    VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
@@ -66,7 +66,7 @@ class StreamWriter(EventStream):
         self._context = context
         self._model = context.model
         self._output: list[dict[str, Any]] = []
-        self._finish = Finish()
+        self._finish = ChoiceEnd()
         self._usage: Usage | None = None
         self._characters = 0
         self._sequence = -1
@@ -85,9 +85,9 @@ class StreamWriter(EventStream):
 
     def write(self, chunk: Chunk) -> bytes:
         """Encode a chunk; see `contract.StreamWriter.write`. Chunks of other choices are dropped."""
-        if isinstance(chunk, ForeignDelta):
+        if isinstance(chunk, VendorPartDelta):
             return b""
-        if not isinstance(chunk, Begin | Counted):
+        if not isinstance(chunk, ReplyStart | UsageUpdate):
             if self._choice is None:
                 self._choice = chunk.choice
             elif chunk.choice != self._choice:
@@ -95,18 +95,18 @@ class StreamWriter(EventStream):
         return b"".join([self._write(each) for each in self._delta_serializer.take(chunk)])
 
     def _write(self, chunk: Chunk) -> bytes:
-        if isinstance(chunk, Begin):
+        if isinstance(chunk, ReplyStart):
             self._model = chunk.model or self._model
             return self._begin()
         if isinstance(chunk, TextDelta | RefusalDelta):
             return self._write_text(chunk)
         if isinstance(chunk, ThinkingDelta):
             return self._write_thinking(chunk)
-        if isinstance(chunk, ToolBegin | ToolDelta):
+        if isinstance(chunk, ToolStart | ToolDelta):
             return self._write_call(chunk)
-        if isinstance(chunk, Counted):
+        if isinstance(chunk, UsageUpdate):
             self._usage = chunk.usage
-        elif isinstance(chunk, Finish):
+        elif isinstance(chunk, ChoiceEnd):
             self._finish = chunk
         return b""
 
@@ -142,7 +142,7 @@ class StreamWriter(EventStream):
         return {"output_index": self._index, "item_id": f"{prefix}_{self._context.request_id}_{self._index}"}
 
     def _open_item(self, kind: str, item: dict[str, Any]) -> bytes:
-        """Begin an item of this kind; `_next` has closed the one before and set the index."""
+        """Open an item of this kind; `_next` has closed the one before and set the index."""
         self._open, self._text = kind, []
         return self._event("response.output_item.added", output_index=self._index, item=item)
 
@@ -220,8 +220,8 @@ class StreamWriter(EventStream):
     def _summary(self, what: str, **fields: Any) -> bytes:
         return self._event(f"response.reasoning_summary_{what}", **self._place(), summary_index=0, **fields)
 
-    def _write_call(self, chunk: ToolBegin | ToolDelta) -> bytes:
-        if isinstance(chunk, ToolBegin):
+    def _write_call(self, chunk: ToolStart | ToolDelta) -> bytes:
+        if isinstance(chunk, ToolStart):
             closing = self._next()
             self._call = ToolCall(id=chunk.id, name=chunk.name, arguments="")
             item = call_item(self._call, self._context.request_id, self._index, "in_progress")
@@ -264,9 +264,9 @@ def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     return [
         {
-            "token": one["token"],
-            "logprob": one["logprob"],
-            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in one["top_logprobs"]],
+            "token": token["token"],
+            "logprob": token["logprob"],
+            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in token["top_logprobs"]],
         }
-        for one in logprobs
+        for token in logprobs
     ]

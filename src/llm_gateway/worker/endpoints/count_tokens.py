@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.token_estimate import estimated_tokens, weigh
+from llm_gateway.domain.token_estimate import equivalent_length_of, estimated_tokens
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import Invalid
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
@@ -44,6 +44,6 @@ class CountTokensEndpoint(Endpoint):
             counted = self._count.request_of(document)
         except Unreadable as error:
             raise Invalid(error.message, loc=("body", error.field)) from None
-        content = self._count.write(estimated_tokens(weigh(counted, self._protocol.weighed_fields)))
+        content = self._count.write(estimated_tokens(equivalent_length_of(counted, self._protocol.input_fields)))
         ids = [(name, context.echo) for name in self._protocol.id_headers]
         await send_body(send, 200, content, JSON, [*ids, (b"x-gateway-estimated", b"true")])

@@ -23,7 +23,7 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import EventStream, RawEvent
-from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, weight_of
+from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, input_length
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
@@ -106,7 +106,7 @@ class GenerateEndpoint(Endpoint):
 
     def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
         headers = context.headers
-        use_cache, keep_in_cache = caching(headers)
+        use_cache, store_in_cache = caching(headers)
         return Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
@@ -123,8 +123,8 @@ class GenerateEndpoint(Endpoint):
             client_request_id=context.client_request_id,
             tags=tags(headers),
             use_cache=use_cache,
-            keep_in_cache=keep_in_cache,
-            input_weight=weight_of(body),
+            store_in_cache=store_in_cache,
+            input_length=input_length(body),
             stream=body.stream,
             requested_model=body.model,
         )

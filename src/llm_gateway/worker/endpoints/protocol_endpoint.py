@@ -1,4 +1,4 @@
-"""Endpoints for vendor-compatible APIs: one endpoint class, parametrised by the protocol's descriptor."""
+"""Endpoints of vendor-compatible APIs that run a request through the gateway; one class for all protocols."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.domain.conversation import Completion, Counted
+from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
-from llm_gateway.domain.token_estimate import weigh
+from llm_gateway.domain.token_estimate import equivalent_length_of
 from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, send_body
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
@@ -73,7 +73,7 @@ class ProtocolEndpoint(Endpoint):
         context: RequestContext = scope[REQUEST_CONTEXT]
         document = parse_document(body)
         try:
-            self._protocol.check(document)
+            self._protocol.check_request(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
         request = self._request(
@@ -105,7 +105,7 @@ class ProtocolEndpoint(Endpoint):
                 raise Invalid("stream must be true or false.", loc=("body", "stream"))
         started = time.monotonic()
         headers = context.headers
-        use_cache, keep_in_cache = request_headers.caching(headers)
+        use_cache, store_in_cache = request_headers.caching(headers)
         return Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
@@ -122,9 +122,9 @@ class ProtocolEndpoint(Endpoint):
             client_request_id=context.client_request_id,
             tags=request_headers.tags(headers),
             use_cache=use_cache,
-            keep_in_cache=keep_in_cache,
+            store_in_cache=store_in_cache,
             client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
-            input_weight=weigh(document, protocol.weighed_fields),
+            input_length=equivalent_length_of(document, protocol.input_fields),
             stream=stream is True,
             requested_model=model,
         )
@@ -145,11 +145,11 @@ class ProtocolEventWriter:
     It implements `EventWriter`.
     """
 
-    __slots__ = ("_hides", "_is_native", "_is_raw", "_read_reply", "_writer", "content_type", "keep_alive")
+    __slots__ = ("_is_native", "_is_raw", "_is_withheld", "_read_reply", "_writer", "content_type", "keep_alive")
 
     def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
         self.content_type, self.keep_alive, self._is_raw = writer.content_type, writer.keep_alive, writer.is_raw
-        self._hides = protocol.hides(document)
+        self._is_withheld = protocol.withheld_events(document)
         self._read_reply = protocol.read_reply
         self._writer = writer
         self._is_native = False
@@ -168,15 +168,15 @@ class ProtocolEventWriter:
         """
         if not self._is_native:
             return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
-        hides = self._hides
+        is_withheld = self._is_withheld
         if not self._is_raw:
-            return b"".join([self._writer.pass_on(raw_event.raw) for raw_event in raw_events])
-        if hides is None:
+            return b"".join([self._writer.passthrough_event(raw_event.raw) for raw_event in raw_events])
+        if is_withheld is None:
             return b"".join([raw_event.raw for raw_event in raw_events])
         if len(raw_events) == 1:
             [raw_event] = raw_events
-            return b"" if hides(raw_event) else raw_event.raw
-        return b"".join([raw_event.raw for raw_event in raw_events if not hides(raw_event)])
+            return b"" if is_withheld(raw_event) else raw_event.raw
+        return b"".join([raw_event.raw for raw_event in raw_events if not is_withheld(raw_event)])
 
     def kept(self, answer: Answer) -> bytes:
         """Return a whole answer as a complete stream of the client's protocol."""
@@ -188,7 +188,7 @@ class ProtocolEventWriter:
         if self._is_native:
             return self._writer.close()
         usage = answer.reply.usage
-        counted = self._writer.write(Counted(usage=usage)) if answer.reply.usage_estimated else b""
+        counted = self._writer.write(UsageUpdate(usage=usage)) if answer.reply.usage_estimated else b""
         return counted + self._writer.end()
 
     def error(self, error: GatewayError) -> bytes:

@@ -204,13 +204,13 @@ class Attempts:
         `refusal.about` decides what it means: the rate limit or a moment's overload, the account, or the request.
         """
         dialect = self._dialects[this.candidate.provider.kind]
-        refusal, status = dialect.interpret(result), result.status
+        refusal, status = dialect.classify_error(result), result.status
         self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redact before cutting: half a key would no longer be recognised as one.
         reason = self._redact(dialect.decode_error(result.body))[:MAX_PROVIDER_MESSAGE_CHARACTERS]
         message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
-        limited = refusal.about == "moment" and status == LIMITED
+        limited = refusal.about == "temporary" and status == LIMITED
         if limited:
             this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
         elif refusal.about == "account":
@@ -218,7 +218,7 @@ class Attempts:
             request_id = this.state.request.id
             content = request_id if status == KEY_REFUSED else this.call.body
             this.permit.refused(request_id, hash(content), message)
-        elif refusal.about == "moment" and (status >= 500 or status < 400):  # a 408 or 409 is retried without blame
+        elif refusal.about == "temporary" and (status >= 500 or status < 400):  # a 408 or 409 is retried without blame
             this.permit.fail(message)
         else:
             this.permit.release()
@@ -226,7 +226,7 @@ class Attempts:
             message,
             final=refusal.is_final,
             limited=limited,
-            retry_on_same=refusal.about == "moment",
+            retry_on_same=refusal.about == "temporary",
             retry_after_s=refusal.retry_after_s or 0.0,
             status=status,
         )
@@ -323,7 +323,7 @@ class Attempts:
         reply = self._record_reply(this, reply_of(completion, dropped=stream.dropped, is_text=is_text))
         if this.state.request.json_mode and json_text(reply.content) != reply.content:
             # It was relayed as it came. A request for a whole answer may not get this text from the cache.
-            reply = msgspec.structs.replace(reply, may_be_kept=False)
+            reply = msgspec.structs.replace(reply, is_cacheable=False)
         self._end(this)
         self._availability.end(this.candidate.provider.id)
         return self._success(this, reply)

@@ -1,4 +1,4 @@
-"""Answer cache with single-flight: return cached answers, and make one upstream call for identical requests in flight.
+"""Cached answers by exact match: look up and store them; whole requests wait for an identical one in flight.
 
 Keys match exactly, per (provider, model) of the plan. A request's key is a hash of its document, and of its user id
 unless customers share answers. Streamed requests read and fill the cache, but never wait for an identical request.
@@ -79,9 +79,9 @@ class Caching:
             GatewayError: the second call that this request waited for failed, or a later one (one that only missed its
                 own deadline does not count); or this request's deadline passed while it waited.
         """
-        if self._ttl_s <= 0 or not (request.use_cache or request.keep_in_cache):
+        if self._ttl_s <= 0 or not (request.use_cache or request.store_in_cache):
             return Lookup(None, "bypass", keeps=False)
-        base, keeps = self._base(request), request.keep_in_cache
+        base, keeps = self._base(request), request.store_in_cache
         if not request.use_cache:
             return Lookup(base, "bypass", keeps=keeps)
         lookup = Lookup(base, "miss", keeps=keeps)
@@ -97,7 +97,7 @@ class Caching:
                 return lookup
             flight = self._flights.get(flight_key)
             if flight is None:
-                if request.keep_in_cache:  # an answer that must not be stored is not shared either
+                if request.store_in_cache:  # an answer that must not be stored is not shared either
                     lookup.flight = self._flights[flight_key] = Flight(flight_key)
                 return lookup
             landed = await self._wait(flight, request)
@@ -137,12 +137,12 @@ class Caching:
             return sha256(_encoded((who, client_request.conversation)))
         uncached = PROTOCOLS[client_request.protocol].uncached_fields
         document = {name: value for name, value in client_request.document.items() if name not in uncached}
-        return sha256(_encoded((who, client_request.protocol, client_request.fields, document)))
+        return sha256(_encoded((who, client_request.protocol, client_request.header_lines, document)))
 
     async def keep(self, lookup: Lookup, served: Success) -> None:
         """Cache a complete answer under the candidate that gave it, and return it to identical requests that wait."""
         try:
-            if lookup.base is not None and lookup.keeps and served.reply.may_be_kept:
+            if lookup.base is not None and lookup.keeps and served.reply.is_cacheable:
                 await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
         finally:
             self._land(lookup, served)

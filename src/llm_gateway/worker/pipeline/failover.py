@@ -1,4 +1,4 @@
-"""Try the plan's candidates in order until one answers.
+"""Try the plan's candidates in order until one answers: skip unavailable ones, retry a lone one, raise the last error.
 
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within

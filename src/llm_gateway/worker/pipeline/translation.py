@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
-from llm_gateway.domain.conversation import Choice, Completion, Foreign, Refusal, Text, ToolCall
+from llm_gateway.domain.conversation import Choice, Completion, Refusal, Text, ToolCall, VendorPart
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamCall
@@ -36,11 +36,14 @@ class Translation:
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
-                document = PROTOCOLS[client_request.protocol].pass_on(
+                document = PROTOCOLS[client_request.protocol].passthrough_request(
                     {**client_request.document, "model": model}, stream=request.stream
                 )
                 return UpstreamCall(
-                    native.path(model, request.stream), _encode(document), is_native=True, fields=client_request.fields
+                    native.path(model, request.stream),
+                    _encode(document),
+                    is_native=True,
+                    header_lines=client_request.header_lines,
                 )
             found = _translation_of_document(client_request, provider)
             if found is not None:
@@ -79,7 +82,7 @@ class Translation:
                 return reply_of(codec.read_reply(body), translation.read(body), dropped)
         completion = provider.translation_codec.read_reply(body)
         for choice in completion.choices:
-            _leave_foreign_out(choice)
+            _drop_vendor_parts(choice)
         return reply_of(completion, dropped=dropped, is_text=client_request.is_canonical)
 
     def reader(self, client_request: ClientRequest, provider: Provider) -> StreamReader:
@@ -133,7 +136,7 @@ def reply_of(
         completion=None if body or is_text else completion,
         body=body,
         dropped=dropped,
-        may_be_kept=_may_be_kept(choices),
+        is_cacheable=_is_cacheable(choices),
     )
 
 
@@ -144,31 +147,31 @@ def _text_of(choice: Choice) -> str:
     return "".join([part.text for part in parts if isinstance(part, Text | Refusal)])
 
 
-def _may_be_kept(choices: list[Choice]) -> bool:
+def _is_cacheable(choices: list[Choice]) -> bool:
     """Return whether the reply may be cached: it has content, and no part that only one protocol can express."""
     has_content = not choices  # of embeddings, which stay in the body
     for choice in choices:
         for part in choice.parts:
             if type(part) is Text:  # first, since nearly all are
                 has_content = has_content or part.text != ""
-            elif isinstance(part, Foreign):
+            elif isinstance(part, VendorPart):
                 return False
             elif isinstance(part, ToolCall) or (isinstance(part, Refusal) and part.text):
                 has_content = True
     return has_content
 
 
-def _leave_foreign_out(choice: Choice) -> None:
+def _drop_vendor_parts(choice: Choice) -> None:
     """Remove the parts that only the provider's protocol can express.
 
     Raises:
         Malformed: no other part is left.
     """
     for part in choice.parts:
-        if type(part) is Foreign:
+        if type(part) is VendorPart:
             break
     else:
         return
-    choice.parts = [part for part in choice.parts if type(part) is not Foreign]
+    choice.parts = [part for part in choice.parts if type(part) is not VendorPart]
     if not choice.parts:
         raise Malformed("The answer holds nothing that the client's protocol can express")

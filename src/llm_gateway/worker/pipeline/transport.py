@@ -71,7 +71,9 @@ class Transport:
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            return _exchange(await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.fields))
+            return _exchange(
+                await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
+            )
         except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
             return _fault(error)
 
@@ -84,7 +86,7 @@ class Transport:
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.fields)
+            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
                 return UpstreamEvents(pool, stream)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.conversation import Chunk, Completion, Counted, TextDelta
+from llm_gateway.domain.conversation import Chunk, Completion, TextDelta, UsageUpdate
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext, UpstreamError
 from llm_gateway.sse import Splitter
 from tests.examples import examples
-from tests.protocols.replies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
+from tests.protocols.reply_strategies import VENDORS, Document, Reply, Vendor, replies, sse, told, told_parts, usage_of
 
 APIS = {"chat": openai_chat, "messages": anthropic_messages, "responses": openai_responses, "gemini": gemini}
 OPTIONS = {"stream_options": {"include_usage": True}, "generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
@@ -128,7 +128,7 @@ def written_stream(api: str, chunks: list[Chunk]) -> Completion:
     protocol = APIS[api]
     writer, reader, assembler = protocol.StreamWriter(CONTEXT), protocol.StreamReader(), ReplyAssembler()
     estimated = assembled(chunks)
-    counted = [Counted(usage=estimated.usage)] if estimated.usage_estimated else []
+    counted = [UsageUpdate(usage=estimated.usage)] if estimated.usage_estimated else []
     body = b"".join([writer.write(chunk) for chunk in [*chunks, *counted]]) + writer.end()
     for event in Splitter(10**7).take(body):
         for chunk in reader.take(event):
@@ -166,7 +166,7 @@ def test_clients_of_each_api_read_the_same_reply_whole_and_streamed(
     streamed = chunks_in(vendor, vendor.events(reply, encoding.size), encoding)
     if whole.usage_estimated:  # the gateway adds the request's tokens
         whole.usage = msgspec.structs.replace(whole.usage, input_tokens=1)
-        streamed.append(Counted(usage=whole.usage))
+        streamed.append(UsageUpdate(usage=whole.usage))
 
     expected = for_client(whole, api)
     assert for_client(written_whole(api, whole), api) == expected

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llm_gateway.domain.conversation import Completion, FinishReason, Part, Refusal, Text, Thinking, ToolCall
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from tests.protocols.questions import inputs, names, texts
+from tests.protocols.request_strategies import inputs, names, texts
 
 Document = dict[str, Any]
 

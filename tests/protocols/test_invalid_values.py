@@ -128,7 +128,7 @@ def test_embeddings_survive_an_invalid_side_field(odd: Any) -> None:
         reply = reply_of(openai_embeddings.read_reply(encoded(changed(whole, path, odd))))
         is_count = path == ("usage", "prompt_tokens") and odd == 3.0
         assert reply.usage_estimated is (path[0] == "usage" and not is_count), path
-        assert reply.may_be_kept
+        assert reply.is_cacheable
 
 
 EVENT = Event(b"", b"", b"")

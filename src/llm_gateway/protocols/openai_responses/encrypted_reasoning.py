@@ -16,9 +16,9 @@ import msgspec
 from llm_gateway.domain.conversation import Thinking
 from llm_gateway.protocols.contract import PARSE_ERRORS
 
-OURS = "gw1."
-"""Prefix of the strings that `seal` makes."""
-FERNET = "gAAAA"
+GATEWAY_PREFIX = "gw1."
+"""Prefix of the strings that `encode_reasoning` makes."""
+OPENAI_PREFIX = "gAAAA"
 """Prefix of OpenAI's strings: version 0x80 and a 64-bit time, https://github.com/fernet/spec/blob/master/Spec.md."""
 
 
@@ -31,13 +31,13 @@ class _Envelope(msgspec.Struct, gc=False, omit_defaults=True):
 _decoder = msgspec.json.Decoder(_Envelope)
 
 
-def seal(thought: Thinking) -> str | None:
+def encode_reasoning(thought: Thinking) -> str | None:
     """Return the `encrypted_content` for reasoning; None if it has neither a signature nor an encrypted form.
 
     Strings that OpenAI or another gateway made are returned unchanged, since their maker must recognise them.
     """
     redacted = thought.redacted
-    if redacted and redacted.startswith((OURS, FERNET)):
+    if redacted and redacted.startswith((GATEWAY_PREFIX, OPENAI_PREFIX)):
         return redacted
     if redacted:
         envelope = _Envelope(redacted=redacted)
@@ -45,17 +45,17 @@ def seal(thought: Thinking) -> str | None:
         envelope = _Envelope(text=thought.text, signature=thought.signature)
     else:
         return None
-    return OURS + base64.urlsafe_b64encode(msgspec.json.encode(envelope)).decode()
+    return GATEWAY_PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(envelope)).decode()
 
 
-def opened(content: str) -> Thinking | None:
-    """Return the reasoning in an `encrypted_content`; None if `seal` did not make the string, or it is damaged."""
-    if not content.startswith(OURS):
+def decode_reasoning(content: str) -> Thinking | None:
+    """Return the reasoning in an `encrypted_content`; None if it is damaged or not by `encode_reasoning`."""
+    if not content.startswith(GATEWAY_PREFIX):
         return None
     try:
-        found = _decoder.decode(base64.urlsafe_b64decode(content.removeprefix(OURS)))
+        envelope = _decoder.decode(base64.urlsafe_b64decode(content.removeprefix(GATEWAY_PREFIX)))
     except (ValueError, *PARSE_ERRORS):
         return None
-    if found.redacted:
-        return Thinking(redacted=found.redacted)
-    return Thinking(text=found.text, signature=found.signature) if found.signature else None
+    if envelope.redacted:
+        return Thinking(redacted=envelope.redacted)
+    return Thinking(text=envelope.text, signature=envelope.signature) if envelope.signature else None

@@ -136,7 +136,7 @@ class TestInterpret:
     @pytest.mark.parametrize(
         ("status", "document", "meant"),
         [
-            (400, {"error": GROQ}, UpstreamRefusal("moment")),
+            (400, {"error": GROQ}, UpstreamRefusal("temporary")),
             (400, XAI, UpstreamRefusal("account")),
             (400, {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}, FINAL),
             (400, {"error": None}, FINAL),
@@ -155,22 +155,22 @@ class TestInterpret:
             (403, {"error": {"message": "No project", "code": "model_not_found"}}, MODEL),
             (403, {"error": {"message": "Project `p` does not have access to model `m`"}}, MODEL),
             (404, {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}, MODEL),
-            (429, {"error": OPENAI}, UpstreamRefusal("moment")),
-            (500, {"error": GROQ}, UpstreamRefusal("moment")),
+            (429, {"error": OPENAI}, UpstreamRefusal("temporary")),
+            (500, {"error": GROQ}, UpstreamRefusal("temporary")),
         ],
     )
     def test_error_responses_are_classified(self, status: int, document: Any, meant: UpstreamRefusal) -> None:
-        assert openai.interpret(UpstreamResult(status, msgspec.json.encode(document))) == meant
+        assert openai.classify_error(UpstreamResult(status, msgspec.json.encode(document))) == meant
 
     @given(st.sampled_from([400, 402, 403, 429]), st.binary(max_size=100))
     def test_any_body_of_an_error_response_is_classified(self, status: int, body: bytes) -> None:
         refused = UpstreamResult(status, body, 3.0)
 
-        assert openai.interpret(refused) == refusal_by_status(refused)
+        assert openai.classify_error(refused) == refusal_by_status(refused)
 
     @pytest.mark.parametrize("code", [[], {}, 5, None])
     def test_an_error_code_that_is_not_a_string_is_ignored(self, code: object) -> None:
-        assert openai.interpret(UpstreamResult(403, msgspec.json.encode({"error": {"code": code}}))) == ACCOUNT
+        assert openai.classify_error(UpstreamResult(403, msgspec.json.encode({"error": {"code": code}}))) == ACCOUNT
 
 
 class TestDecodeError:

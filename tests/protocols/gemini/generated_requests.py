@@ -1,4 +1,4 @@
-"""Generated test requests (`tests/protocols/questions.py`) as generateContent documents.
+"""Generated test requests (`tests/protocols/request_strategies.py`) as generateContent documents.
 
 Source: https://ai.google.dev/api/generate-content.
 """
@@ -13,17 +13,17 @@ import msgspec
 from llm_gateway.domain.conversation import (
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
+    ResponseFormat,
     Text,
     ToolCall,
     ToolChoice,
     ToolResult,
     Turn,
 )
-from tests.protocols.questions import Document, Question
+from tests.protocols.request_strategies import Document, Question
 
 LACKS = frozenset({"user", "service_tier", "logit_bias", "metadata", "verbosity"})
 CONFIG = {
@@ -66,7 +66,7 @@ def as_read(conversation: Conversation) -> Conversation:
             elif isinstance(part, Image) and part.url is not None:
                 part.media_type = JPEG
     if conversation.format is not None:
-        conversation.format = Format(schema=conversation.format.schema)  # Google's format has no name
+        conversation.format = ResponseFormat(schema=conversation.format.schema)  # Google's format has no name
     if conversation.reasoning is not None:
         conversation.reasoning = Reasoning(effort=conversation.reasoning.effort, show=False)
     return conversation
@@ -90,7 +90,7 @@ def content_document(question: Question) -> Document:
             mode = {"auto": "AUTO", "none": "NONE", "required": "ANY"}[value.mode]
             named = {} if value.name is None else {"allowedFunctionNames": [value.name]}
             document["toolConfig"] = {"functionCallingConfig": {"mode": mode, **named}}
-        elif isinstance(value, Format):
+        elif isinstance(value, ResponseFormat):
             config["responseMimeType"] = "application/json"
             if value.schema is not None:
                 config["responseJsonSchema"] = value.schema

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.conversation import (
-    Finish,
-    Foreign,
-    ForeignDelta,
+    ChoiceEnd,
     Text,
     TextDelta,
     ThinkingDelta,
-    ToolBegin,
     ToolCall,
     ToolDelta,
+    ToolStart,
+    VendorPart,
+    VendorPartDelta,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
@@ -57,8 +57,8 @@ def message(*content: Any, stop_reason: str | None = "end_turn") -> bytes:
         ),
     ],
 )
-def test_parts_that_no_other_protocol_knows_are_read_as_foreign(reply: Any, kind: str) -> None:
-    assert reply.choices[0].parts == [Foreign(kind=kind)]
+def test_parts_that_no_other_protocol_knows_are_read_as_vendor_parts(reply: Any, kind: str) -> None:
+    assert reply.choices[0].parts == [VendorPart(kind=kind)]
 
 
 def test_an_empty_message_with_a_stop_reason_is_an_answer() -> None:
@@ -89,20 +89,20 @@ def chat_delta(**delta: Any) -> Any:
         ),
     ],
 )
-def test_foreign_parts_in_a_stream_are_read_as_foreign(reader: Any, event: Any, kind: str) -> None:
+def test_vendor_parts_in_a_stream_are_read(reader: Any, event: Any, kind: str) -> None:
     chunks = read_events(reader, event)
-    assert chunks[-1] == ForeignDelta(kind=kind)
+    assert chunks[-1] == VendorPartDelta(kind=kind)
 
     assembler = ReplyAssembler()
-    for chunk in (*chunks, *chunks[-1:], Finish()):
+    for chunk in (*chunks, *chunks[-1:], ChoiceEnd()):
         assembler.take(chunk)
-    assert assembler.completion().choices[0].parts == [Foreign(kind=kind)]
+    assert assembler.completion().choices[0].parts == [VendorPart(kind=kind)]
 
 
 @pytest.mark.parametrize("protocol", [openai_chat, openai_responses, anthropic_messages])
-def test_writers_leave_foreign_parts_out(protocol: Any) -> None:
+def test_writers_leave_vendor_parts_out(protocol: Any) -> None:
     writer = protocol.StreamWriter(CONTEXT)
-    assert writer.write(ForeignDelta(kind="audio")) == b""
+    assert writer.write(VendorPartDelta(kind="audio")) == b""
     writer.write(TextDelta(text="Hello"))
     assert b"audio" not in writer.end()
 
@@ -113,7 +113,9 @@ def test_stop_after_a_forced_call_is_read_as_tool_calls() -> None:
 
     reader = openai_chat.StreamReader()
     read_events(reader, chat_delta(tool_calls=[{**call, "index": 0}]))
-    assert read_events(reader, {"choices": [{"delta": {}, "finish_reason": "stop"}]}) == [Finish(reason="tool_calls")]
+    assert read_events(reader, {"choices": [{"delta": {}, "finish_reason": "stop"}]}) == [
+        ChoiceEnd(reason="tool_calls")
+    ]
 
 
 def test_arguments_sent_as_an_object_become_json_text() -> None:
@@ -151,7 +153,7 @@ def test_a_call_without_argument_deltas_has_the_arguments_of_its_start(given: An
     chunks = read_events(
         anthropic_messages.StreamReader(), tool, piece(0, type="input_json_delta", partial_json=""), last
     )
-    assert chunks[:2] == [ToolBegin(call=0, id="t1", name="f"), ToolDelta(call=0, arguments=json.dumps(given))]
+    assert chunks[:2] == [ToolStart(call=0, id="t1", name="f"), ToolDelta(call=0, arguments=json.dumps(given))]
 
 
 def test_argument_deltas_replace_the_arguments_of_the_start() -> None:
@@ -182,9 +184,9 @@ def test_text_before_a_json_answer_is_held_back_in_a_stream() -> None:
     answer = [start(1, type="tool_use", id="t1", name=JSON_TOOL, input={}), piece(1, partial_json='{"a":1}'), stop(1)]
     after = [start(2, type="text", text="That was it."), stop(2), ended("tool_use")]
     chunks = read_events(anthropic_messages.StreamReader(wants_json=True), *talk, *answer, *after)
-    assert chunks == [TextDelta(text='{"a":1}'), Finish(reason="stop")]
+    assert chunks == [TextDelta(text='{"a":1}'), ChoiceEnd(reason="stop")]
 
     without = read_events(anthropic_messages.StreamReader(wants_json=True), *talk, ended("end_turn"))
-    assert without == [TextDelta(text="Here it is:"), Finish(reason="stop")]
+    assert without == [TextDelta(text="Here it is:"), ChoiceEnd(reason="stop")]
     thinking = read_events(anthropic_messages.StreamReader(wants_json=True), piece(0, thinking="Hm"))
     assert thinking == [ThinkingDelta(text="Hm")]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from llm_gateway.domain.conversation import (
     Conversation,
     File,
-    Format,
     Image,
     Part,
     Reasoning,
+    ResponseFormat,
     Text,
     Tool,
     ToolCall,
@@ -105,7 +105,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "logit_bias": st.just({"50256": -100}),
     "metadata": st.just({"a": "ä"}),
     "verbosity": st.sampled_from(["low", "high"]),
-    "format": st.just(Format()) | st.builds(Format, name=st.just("answer"), schema=schemas),
+    "format": st.just(ResponseFormat()) | st.builds(ResponseFormat, name=st.just("answer"), schema=schemas),
 }
 """Settings that some APIs lack; a request has at most one of them, so that most requests fit most APIs."""
 
@@ -140,7 +140,7 @@ def short_questions(draw: st.DrawFn) -> Question:
         "temperature": draw(st.sampled_from([0.0, 0.7, 1.0, 1.0000001, 2.0])),
     }
     if draw(st.booleans()):
-        settings["format"] = Format()
+        settings["format"] = ResponseFormat()
     return Question(draw(st.just("") | texts), draw(turns_of([], text_only=draw(st.booleans()))), settings)
 
 
@@ -190,7 +190,7 @@ def _chat_part(part: Part) -> Document:
 
 
 def _chat_setting(name: str, value: Any) -> Document:
-    if isinstance(value, Format):
+    if isinstance(value, ResponseFormat):
         wanted = {"name": value.name, "schema": value.schema}
         kind = {"type": "json_schema", "json_schema": wanted} if value.schema is not None else {"type": "json_object"}
         return {"response_format": kind}
@@ -257,7 +257,7 @@ def _messages_setting(name: str, value: Any) -> Document:
     if isinstance(value, Reasoning):
         is_off = value.effort == "none"
         return {"thinking": {"type": "disabled"}} if is_off else {"output_config": {"effort": value.effort}}
-    if isinstance(value, Format):
+    if isinstance(value, ResponseFormat):
         return {"output_config": {"format": {"type": "json_schema", "schema": value.schema}}}
     return {"metadata": {"user_id": value}} if name == "user" else {MESSAGES_NAMES.get(name, name): value}
 
@@ -313,7 +313,7 @@ def _responses_setting(name: str, value: Any) -> Document:
         return _choice(value, {"type": "function", "name": value.name}, implied=value.parallel is True)
     if isinstance(value, Reasoning):
         return {"reasoning": {"effort": value.effort}}
-    if isinstance(value, Format):
+    if isinstance(value, ResponseFormat):
         kind: Document = {"type": "json_object"}
         if value.schema is not None:
             kind = {"type": "json_schema", "name": value.name, "schema": value.schema}

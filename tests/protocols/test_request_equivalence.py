@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 
 from llm_gateway.domain.catalog import Candidate
-from llm_gateway.domain.conversation import Conversation, Format, Text, ToolChoice, Turn
+from llm_gateway.domain.conversation import Conversation, ResponseFormat, Text, ToolChoice, Turn
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import Unsupported
@@ -23,8 +23,8 @@ from llm_gateway.protocols.generate import GenerateBody, client_request_of
 from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.examples import examples
-from tests.protocols.gemini import questions as google
-from tests.protocols.questions import (
+from tests.protocols.gemini import generated_requests as google
+from tests.protocols.request_strategies import (
     Document,
     Question,
     chat_document,
@@ -101,7 +101,7 @@ def as_read(name: str, question: Question) -> Conversation:
     if name == "openai_chat" and question.system == "":
         conversation.turns.insert(0, EMPTY_SYSTEM)  # a message of its own, which the writers leave out
     if name == "anthropic_messages" and conversation.format is not None:
-        conversation.format = Format(schema=conversation.format.schema)  # it has no name
+        conversation.format = ResponseFormat(schema=conversation.format.schema)  # it has no name
     return conversation
 
 
