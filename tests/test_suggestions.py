@@ -26,7 +26,7 @@ from llm_gateway.suggestions import closest, if_meant
 )
 def test_the_closest_name_is_found_or_none(name: str, known: list[str], meant: str | None) -> None:
     assert closest(name, known) == meant
-    assert if_meant(name, known) == (f" If {meant} is meant, write that." if meant else "")
+    assert if_meant(name, known) == (f" Did you mean {meant}?" if meant else "")
 
 
 def test_the_search_is_short_whatever_the_names_are() -> None:

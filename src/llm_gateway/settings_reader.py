@@ -170,9 +170,7 @@ def _unknown(name: str, text: str, known: Iterable[str]) -> Iterator[str]:
             yield f"{_variable(name)} is not a setting of this version, where {why}: unset it."
         return
     near = difflib.get_close_matches(name, known, n=1)
-    hint = (
-        f": if {_variable(near[0])} is meant, write that." if near else "; see docs/SETUP.md for the names there are."
-    )
+    hint = f". Did you mean {_variable(near[0])}?" if near else ": docs/SETUP.md lists the settings."
     yield f"{_variable(name)} is not a setting{hint}"
 
 

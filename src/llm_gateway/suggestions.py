@@ -51,7 +51,7 @@ def _ratio(matcher: SequenceMatcher[str], other: str) -> float:
 def if_meant(name: str, known: Iterable[str]) -> str:
     """Return a sentence for the end of a message, with a blank before it; nothing if no known name is close."""
     found = closest(name, known)
-    return f" If {found} is meant, write that." if found is not None else ""
+    return f" Did you mean {found}?" if found is not None else ""
 
 
 def _plain(name: str) -> str:

@@ -92,7 +92,7 @@ def test_the_development_key_is_sent_to_loopback_only(capsys: pytest.CaptureFixt
         "Set GATEWAY_KEY to a service key of the gateway at https://gateway.example.com.",
     )
     with answering(401, json.dumps({"detail": "No."}).encode()) as (url, _):
-        assert "does not take the development key" in call(capsys, "providers", "list", "--url", url).sentence
+        assert "does not accept the development key" in call(capsys, "providers", "list", "--url", url).sentence
 
 
 def test_the_key_comes_from_the_variable_a_file_or_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_server_that_is_not_a_gateway_ends_with_3(
         assert len(seen) == 1
     assert ended.code == 3
     assert ended.sentence == (
-        f"What answers at {url} is not an LLM Gateway (status {status}): check --url or GATEWAY_URL."
+        f"The server at {url} is not an LLM Gateway (status {status}): check --url or GATEWAY_URL."
     )
 
 
@@ -157,7 +157,7 @@ def test_a_lost_connection_after_a_write_advises_to_check_first() -> None:
         client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "key")
         with pytest.raises(CommandFailed, match=r"broke the connection .*: try again\.") as read:
             client.get("/providers")
-        with pytest.raises(CommandFailed, match="look whether it was done") as written:
+        with pytest.raises(CommandFailed, match="check whether the change was made") as written:
             client.post("/providers", {})
         cutting.join()
     assert (read.value.code, written.value.code) == (3, 3)

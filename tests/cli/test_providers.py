@@ -61,7 +61,7 @@ def test_a_provider_is_listed_and_shown_by_name_or_id(set_up: SetUp, capsys: Cap
     assert call(capsys, "providers", "show", "acme", "--json").json == acme
     ended = call(capsys, "providers", "show", "acne")
     assert ended.code == 1
-    assert ended.sentence == "There is no provider 'acne': there are acme. If acme is meant, write that."
+    assert ended.sentence == "There is no provider 'acne': there are acme. Did you mean acme?"
 
 
 def test_update_changes_only_the_given_options(set_up: SetUp, capsys: Capsys) -> None:

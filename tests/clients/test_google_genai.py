@@ -207,7 +207,7 @@ def test_errors_raise_the_sdks_own_exceptions(client: genai.Client, llmock: LLMo
     with pytest.raises(errors.ServerError, match="answered 500") as failed:
         said(client, stream=stream)
     assert (failed.value.code, failed.value.status) == (502, "UNAVAILABLE")
-    with pytest.raises(errors.ClientError, match="There are: auto") as unknown:
+    with pytest.raises(errors.ClientError, match="Available models: auto") as unknown:
         said(client, stream=stream, model="no-such-model")
     assert unknown.value.code == 404
     with pytest.raises(errors.ClientError) as nobody:

@@ -158,7 +158,7 @@ def test_errors_raise_the_sdks_own_exceptions(
         ask()
     with pytest.raises(sdk.InternalServerError, match="answered 500"):
         ask()
-    with pytest.raises(sdk.NotFoundError, match="There are: auto"):
+    with pytest.raises(sdk.NotFoundError, match="Available models: auto"):
         ask(model="no-such-model")
     with pytest.raises(sdk.AuthenticationError):
         ask(api_key="wrong")

@@ -114,4 +114,4 @@ def test_errors_of_the_gateway_are_printed(llmock: LLMock, llm: Command, flags: 
 
     assert (refused.returncode, unknown.returncode) == (1, 1)
     assert "too odd" in refused.stderr
-    assert "There are: auto" in unknown.stderr
+    assert "Available models: auto" in unknown.stderr

@@ -102,6 +102,6 @@ def test_errors_raise_the_librarys_own_exceptions(llmock: LLMock, package: str) 
 
     assert (unknown["status"], wrong["status"], fails["status"]) == (404, 401, 502)
     assert (unknown["name"], wrong["name"], fails["name"]) == NAMES[package]
-    assert "There are: auto" in unknown["message"]
+    assert "Available models: auto" in unknown["message"]
     assert any(model in unknown["message"] for model in MODELS.values())
     assert "answered 500" in fails["message"]

@@ -123,7 +123,7 @@ async def test_errors_raise_the_librarys_own_exceptions(llmock: LLMock, surface:
 
     with pytest.raises(ModelHTTPError, match="too odd") as refused:
         await Agent(surface("auto")).run("Where?")
-    with pytest.raises(ModelHTTPError, match="There are: auto") as unknown:
+    with pytest.raises(ModelHTTPError, match="Available models: auto") as unknown:
         await Agent(surface("no-such-model")).run("Where?")
 
     assert (refused.value.status_code, unknown.value.status_code) == (400, 404)

@@ -61,7 +61,7 @@ def refused(directory: Path, *before: str | Path, **settings: object) -> Refusal
         code, written, complaint = fork_server().run(GATEWAY, (), directory, environment)
     assert complaint.startswith("llm-gateway: "), complaint
     [sentence] = complaint.splitlines()
-    assert sentence.endswith(".")
+    assert sentence.endswith((".", "?"))
     assert "Traceback" not in written
     assert PASSWORD not in written + complaint
     return Refusal(code, sentence.removeprefix("llm-gateway: "))

@@ -133,7 +133,7 @@ class TestPaths:
     @pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens", "embedContent"])
     def test_an_unknown_model_is_a_404(self, gateway: GatewayProcess, model: str, method: str) -> None:
         found = error(post(gateway, method, model=model), 404, "NOT_FOUND")
-        assert "There are: auto" in found["message"]
+        assert "Available models: auto" in found["message"]
         assert len(found["message"]) < 600
 
     @pytest.mark.parametrize(

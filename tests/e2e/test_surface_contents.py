@@ -336,5 +336,5 @@ def test_fields_that_a_vendor_does_not_support_are_named(gateway: GatewayProcess
     with pytest.raises(openai.BadRequestError) as misspelt:
         chat.chat.completions.create(model="auto", messages=asked(), extra_body={"temprature": 1})
     assert misspelt.value.param == "temprature"
-    assert "If temperature is meant, write that." in misspelt.value.message
+    assert "Did you mean temperature?" in misspelt.value.message
     assert len(llmock.requests) == 1

@@ -282,7 +282,8 @@ def test_a_model_is_requested_by_its_name_or_provider(
         assert client.text(f"my-{OTHERS[kind]}/{MODELS[OTHERS[kind]]}", extra_headers=FRESH)[0] == "pinned"
 
     with pytest.raises(
-        (openai.NotFoundError, anthropic.NotFoundError, errors.ClientError), match="There are: auto, claude-haiku"
+        (openai.NotFoundError, anthropic.NotFoundError, errors.ClientError),
+        match="Available models: auto, claude-haiku",
     ):
         client.text("no-such-model")
 

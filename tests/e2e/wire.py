@@ -118,7 +118,7 @@ def is_problem(answer: Answer, status: int, code: str, *, echo: str | None = MIN
     else:
         assert problem["request_id"] == echo
     detail = problem["detail"]
-    assert re.fullmatch(r"[^\x00-\x1f\x7f]+\.", detail), detail
+    assert re.fullmatch(r"[^\x00-\x1f\x7f]+[.?]", detail), detail
     assert len(detail) <= LONGEST_DETAIL
     assert "Traceback" not in detail
     return problem

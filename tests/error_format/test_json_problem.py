@@ -38,10 +38,10 @@ def sentence(body: bytes) -> str:
         (b'{"a": 1 "b": 2}', (1, 9), "expected ',' or '}'"),
         ('{"ä": "ö"\n"ü" x}'.encode(), (2, 1), "expected ',' or '}'"),
         ('{"ä": "öü" x}'.encode(), (1, 12), "expected ',' or '}'"),
-        (b'{"a": tru}', (1, 7), "tru is no word of JSON"),
-        (b"[1, nul]", (1, 5), "nul is no word of JSON"),
+        (b'{"a": tru}', (1, 7), "tru is not a JSON value"),
+        (b"[1, nul]", (1, 5), "nul is not a JSON value"),
         (b'{"a": "\\x"}', (1, 9), "invalid escape character"),
-        (b'{"a": @}', (1, 7), "the character '@' cannot stand here"),
+        (b'{"a": @}', (1, 7), "the character '@' is not allowed here"),
         (b'{"a": "\xff"}', (1, 8), "a byte that is not UTF-8"),
     ],
 )

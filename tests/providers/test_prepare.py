@@ -168,12 +168,14 @@ def test_the_stored_fields_of_a_provider_stay_unchanged() -> None:
 
 
 def test_a_provider_without_any_base_url_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"^It has no base_url, and its name is no vendor's\.$"):
+    with pytest.raises(
+        ConfigurationError, match=r"^It has no base_url, and its name is not a known vendor's: set base_url\.$"
+    ):
         Bench().prepare(stored("unknown"), "k")
 
 
 def test_a_provider_of_an_unknown_kind_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"^This version does not speak 'smoke'\.$"):
+    with pytest.raises(ConfigurationError, match=r"^This version does not support providers of kind 'smoke'\.$"):
         Bench().prepare(stored(kind="smoke"), "k")
 
 

@@ -169,9 +169,9 @@ async def test_a_failed_fetch_without_a_valid_token_fails_the_call_with_a_reason
 @pytest.mark.parametrize(
     ("value", "valid_s", "reason"),
     [
-        ("a\r\nx-evil: 1", 100.0, "it has characters that are not allowed"),
-        ("", 100.0, "it has characters that are not allowed"),
-        ("t", 0.0, "it is already expired"),
+        ("a\r\nx-evil: 1", 100.0, "the token has characters that are not allowed"),
+        ("", 100.0, "the token has characters that are not allowed"),
+        ("t", 0.0, "the token has already expired"),
     ],
 )
 async def test_the_error_for_an_unusable_token_does_not_quote_it(value: str, valid_s: float, reason: str) -> None:

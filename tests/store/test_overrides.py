@@ -73,8 +73,8 @@ def test_a_second_override_for_a_user_and_all_services_is_a_conflict(store: Over
     ("fields", "loc", "meant"),
     [
         ({"provider_name": "mistral"}, "provider_name", ""),
-        ({"provider_name": "grok"}, "provider_name", " If groq is meant, write that."),
-        ({"model_name": "gpt-4o-mni"}, "model_name", " If gpt-4o-mini is meant, write that."),
+        ({"provider_name": "grok"}, "provider_name", " Did you mean groq?"),
+        ({"model_name": "gpt-4o-mni"}, "model_name", " Did you mean gpt-4o-mini?"),
     ],
 )
 def test_an_override_must_name_a_provider_and_one_of_its_models(
@@ -83,7 +83,7 @@ def test_an_override_must_name_a_provider_and_one_of_its_models(
     with pytest.raises(Invalid) as raised:
         store.create(draft(**fields))
     assert raised.value.errors[0]["loc"] == ["body", loc]
-    assert (" is meant" in raised.value.detail, raised.value.detail.endswith(meant)) == (bool(meant), True)
+    assert ("Did you mean" in raised.value.detail, raised.value.detail.endswith(meant)) == (bool(meant), True)
     assert store.list() == []
     store.create(draft(provider_name="groq", model_name="gpt-4o-mini"))
 

@@ -88,7 +88,7 @@ def _found(what: str, find: Callable[[], str]) -> Finding:
     except StoreUnavailable as error:
         return Finding(what, False, error.detail)
     except OSError as error:
-        return Finding(what, False, f"It cannot be looked at ({error.strerror}): {error.filename}.")
+        return Finding(what, False, f"{error.filename} cannot be checked ({error.strerror}): check its permissions.")
 
 
 def _data_directory(settings: Settings) -> str:

@@ -98,13 +98,13 @@ class Client:
         if isinstance(answer, dict) and isinstance(answer.get("detail"), str):
             raise CommandFailed(self._advice(status, answer["detail"]), FAILED)
         raise CommandFailed(
-            f"What answers at {self.base_url} is not an LLM Gateway (status {status}): check --url or {URL_VARIABLE}.",
+            f"The server at {self.base_url} is not an LLM Gateway (status {status}): check --url or {URL_VARIABLE}.",
             UNREACHABLE,
         )
 
     def _advice(self, status: int, detail: str) -> str:
         if status == 401 and self._key == DEVELOPMENT_KEY:
-            return f"The gateway does not take the development key: set {KEY_VARIABLE} to one of its service keys."
+            return f"The gateway does not accept the development key: set {KEY_VARIABLE} to one of its service keys."
         if status == 401:
             return f"The gateway does not know this key: set {KEY_VARIABLE} to one of its service keys."
         if status == 403 and "scope" in detail:
@@ -150,12 +150,12 @@ class Client:
         reason = causes[-1] if causes else "no reason given"
         if "client error (Connect)" in causes:
             return CommandFailed(
-                f"No gateway answers at {self.base_url} ({reason}): start one with `llm-gateway serve`, or say "
-                f"where it is with --url or {URL_VARIABLE}.",
+                f"No gateway answers at {self.base_url} ({reason}): start one with `llm-gateway serve`, or set "
+                f"its address with --url or {URL_VARIABLE}.",
                 UNREACHABLE,
             )
         what = f"gave no answer within {TIMEOUT_S:.0f} s" if is_timeout else f"broke the connection ({reason})"
-        then = "try again." if method == "GET" else "look whether it was done before you try again."
+        then = "try again." if method == "GET" else "check whether the change was made before you try again."
         return CommandFailed(f"The gateway at {self.base_url} {what}: {then}", UNREACHABLE)
 
 
@@ -172,7 +172,9 @@ def connect(address: Address) -> Client:
     if not key:
         raise CommandFailed(f"Set {KEY_VARIABLE} to a service key of the gateway at {base_url}.", USAGE)
     if not (key.isascii() and key.isprintable()):
-        raise CommandFailed(f"The service key is not one line of printable ASCII: set {KEY_VARIABLE} anew.", USAGE)
+        raise CommandFailed(
+            f"The service key is not one line of printable ASCII: copy it to {KEY_VARIABLE} again.", USAGE
+        )
     return Client(base_url, key)
 
 

@@ -46,7 +46,9 @@ def not_an_object(value: object) -> Invalid:
             kind=KIND,
         )
     noun = "a list" if isinstance(value, list) else "null" if value is None else "a number, true or false"
-    return Invalid(f"The body must be a JSON object, not {noun}: put it between {{ and }}.", kind=KIND)
+    return Invalid(
+        f'The body must be a JSON object, not {noun}: send an object such as {{"name": "value"}}.', kind=KIND
+    )
 
 
 def _sentence(body: bytes, error: Exception) -> str:
@@ -70,7 +72,7 @@ def _sentence(body: bytes, error: Exception) -> str:
         at -= 1
     elif text == "invalid character" and (word := _LITERAL.search(body, max(0, at - 8), at - 1)):
         at = word.start()
-        text = f"{word[0].decode()} is no word of JSON. Write true, false or null, or put texts between double quotes"
+        text = f"{word[0].decode()} is not a JSON value. Write true, false or null, or put text in double quotes"
         return f"The body is not valid JSON: {_place(body, at)}: {text}."
     return f"The body is not valid JSON: {_place(body, at)}: {_problem_at(body, at, text)}."
 
@@ -134,5 +136,5 @@ def _problem_at(body: bytes, at: int, text: str) -> str:
         if text.startswith(beginning):
             return problem
     if text == "invalid character" and rest:
-        return f"the character {rest[0]!r} cannot stand here. Remove it, or put texts between double quotes"
+        return f"the character {rest[0]!r} is not allowed here. Remove it, or put text in double quotes"
     return f"{text}. Correct what stands here"

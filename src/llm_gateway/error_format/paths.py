@@ -41,8 +41,8 @@ def nothing_at(path: str, where: str = "docs/API.md lists the paths") -> str:
     """Return the message for a path that does not exist; `where` says where the paths are listed."""
     path = path.partition("?")[0]  # an encoded question mark can hide a query with a key
     found = closest_path(path)
-    hint = f"if {found} is meant, call that; " if found is not None else ""
-    return f"There is nothing at {path[:LONGEST]}: {hint}{where}."
+    hint = f". Did you mean {found}? " if found is not None else ": "
+    return f"There is nothing at {path[:LONGEST]}{hint}{where}."
 
 
 def closest_path(path: str) -> str | None:

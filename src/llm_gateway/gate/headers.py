@@ -53,7 +53,7 @@ def tags(headers: Headers) -> Tags:
     try:
         entries = value.decode().split(",")
     except UnicodeDecodeError:
-        raise BadRequest("x-tags is not UTF-8: encode it so.") from None
+        raise BadRequest("x-tags is not valid UTF-8: encode it in UTF-8.") from None
     found: Tags = {}
     for entry in entries:
         key, is_pair, tag = (part.strip(" \t") for part in entry.partition("="))
@@ -77,7 +77,7 @@ def label(headers: Headers, name: bytes) -> str | None:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise BadRequest(f"{name.decode()} is not UTF-8: encode it so.") from None
+        raise BadRequest(f"{name.decode()} is not valid UTF-8: encode it in UTF-8.") from None
     if len(text) > MAX_LABEL_CHARACTERS or any(ord(character) < 32 for character in text):
-        raise BadRequest(f"{name.decode()} takes up to {MAX_LABEL_CHARACTERS} characters, none of them a control one.")
+        raise BadRequest(f"{name.decode()} takes up to {MAX_LABEL_CHARACTERS} characters, without control characters.")
     return text

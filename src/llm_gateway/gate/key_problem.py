@@ -102,21 +102,21 @@ def _problem_of_value(key: bytes) -> str:
     if text.startswith(_QUOTES) or text.endswith(_QUOTES):
         return "The key is sent with quotes around it, which are not part of it."
     if re.match(r"(?i)bearer\b", text):
-        return "The key is sent with the word Bearer in front of it, once too often for this header."
+        return "The key begins with the word Bearer, which is not part of it: remove this word."
     if re.match(r"(?i)(x-service-key|x-api-key|x-goog-api-key|authorization)\s*[:=]", text):
         return "The key is sent with the name of a header in front of it."
     if re.search(r"\s|\\[nrt]", text):
-        return "The key is sent with a blank or line break inside, which no key has."
+        return "The key contains a blank or a line break, which no service key does: copy it again."
     if not (text.isascii() and text.isprintable()):
-        return "The key is sent with characters beside printable ASCII, which no key has: copy it again."
+        return "The key contains characters other than printable ASCII, which no service key does: copy it again."
     if re.match(r"\$|%\w+%$", text):
-        return "What is sent is the name of a variable: within single quotes a shell does not put its value there."
+        return "The key is the name of a shell variable, not its value: put it in double quotes, not single ones."
     if _PLACEHOLDER.match(text):
-        return "What is sent looks like a placeholder: put the key in its place."
+        return "The key looks like a placeholder: replace it."
     for prefix, vendor in _VENDORS.items():
         if text.startswith(prefix):
             return (
-                f"The key is not known; it looks like a key of {vendor}'s. Vendors' keys are given to the gateway with "
+                f"The key is not known: it looks like a key of {vendor}. To add such a key to the gateway, use "
                 "`llm-gateway providers add` or POST /api/v1/providers."
             )
     return "The key is not known: it is not one of those in LLM_GATEWAY_SERVICE_KEYS."

@@ -132,5 +132,10 @@ class DirectoryTransfer:
         with suppress(OSError):  # the copy exists already, or the disk is full: then the log line has to do
             kept.hardlink_to(file)
         self._log(
-            "the usage journal is damaged", level="error", file=str(file), offset=offset, bytes=size, kept=str(kept)
+            "the usage journal is damaged: entries in these bytes may be lost",
+            level="error",
+            file=str(file),
+            offset=offset,
+            bytes=size,
+            kept=str(kept),
         )

@@ -67,7 +67,7 @@ class Preparer:
         self._learn([api_key])
         dialect = self._dialects.get(provider.kind)
         if dialect is None:
-            raise ConfigurationError(f"This version does not speak {provider.kind!r}.")
+            raise ConfigurationError(f"This version does not support providers of kind {provider.kind!r}.")
         preset = self._presets.get(provider.name, Preset(provider.kind))
         preset_name = provider.name if provider.name in self._presets else None
         prices = {
@@ -101,7 +101,7 @@ class Preparer:
         preset = self._presets.get(provider.name)
         base_url = base_url or (preset.base_url if preset else None)
         if base_url is None:
-            raise ConfigurationError("It has no base_url, and its name is no vendor's.")
+            raise ConfigurationError("It has no base_url, and its name is not a known vendor's: set base_url.")
         authorize = self._authorizer(provider, base_url, api_key)
         if authorize is None:
             return target_with_key(dialect, base_url, api_key)

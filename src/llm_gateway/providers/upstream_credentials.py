@@ -119,9 +119,9 @@ class RefreshedToken:
     def _take(self, token: Token, now: float) -> None:
         self._learn([token.value])
         if not _TOKEN.fullmatch(token.value):
-            raise NotAuthorized("it has characters that are not allowed in a bearer token")
+            raise NotAuthorized("the token has characters that are not allowed in a bearer token")
         if token.valid_s <= 0:
-            raise NotAuthorized("it is already expired")
+            raise NotAuthorized("the token has already expired")
         self._lines = f"authorization: Bearer {token.value}\r\n".encode("ascii")
         self._refresh_at = now + REFRESH_AT * token.valid_s
         self._use_until = now + USE_UNTIL * token.valid_s

@@ -86,9 +86,10 @@ def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
     names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
-    rest = " and more, which the list of models has" if len(names) > MOST_NAMED else ""
+    rest = " and more (see the list of models)" if len(names) > MOST_NAMED else ""
     listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
     near = if_meant(model, (AUTO, *snapshot.tiers_by_model))
     return (
-        f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}.{near} There are: {listed}; or provider/model."
+        f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}.{near} Available models: {listed}; or name one "
+        "as provider/model."
     )

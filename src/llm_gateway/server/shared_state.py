@@ -120,7 +120,12 @@ class SharedState(ServerState):
         """
         if self.turned_away:
             count, self.turned_away = self.turned_away, 0
-            self.log("connections turned away", level="warning", count=count, limit=self.limits.connections)
+            self.log(
+                "connections refused: raise the limit of open files",
+                level="warning",
+                count=count,
+                limit=self.limits.connections,
+            )
         connections: set[Any] = self.connections
         for connection in [c for c in connections if c.deadline <= now or c.stalled <= now]:
             connection.expire(now)

@@ -145,10 +145,12 @@ async def test_a_body_of_more_than_100_fields_is_rejected_before_validation(worl
     some = {f"f{number}": number for number in range(100)}
     assert (await world.client.call("POST", "/body", some)).status == 200
     problem = assert_problem(await world.client.call("POST", "/body", {**some, "one": "more"}), 422, "validation_error")
-    assert problem["detail"] == "The body has 101 fields, more than any request: send those of this one."
+    assert problem["detail"] == (
+        "The body has 101 fields, but no request takes more than 100: send only fields of this request."
+    )
 
 
-SIZE = "size is not a field of this request. If sizes is meant, write that."
+SIZE = "size is not a field of this request. Did you mean sizes?"
 
 
 async def test_the_errors_of_a_body_name_its_fields(world: World) -> None:

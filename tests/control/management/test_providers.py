@@ -203,11 +203,9 @@ async def test_an_unknown_kind_or_protocol_is_rejected_with_the_known_ones(clien
     assert (
         await told(kind="soap") == "kind: 'soap' is not a kind of provider; those are openai, anthropic, gemini, local."
     )
-    assert (await told(kind="openia")).endswith(
-        "those are openai, anthropic, gemini, local. If openai is meant, write that."
-    )
-    assert (await told(protocols=["openai-chat"])).endswith(". If openai_chat is meant, write that.")
-    assert (await told(name="opnai", base_url=None)).endswith(". If openai is meant, write that.")
+    assert (await told(kind="openia")).endswith("those are openai, anthropic, gemini, local. Did you mean openai?")
+    assert (await told(protocols=["openai-chat"])).endswith(". Did you mean openai_chat?")
+    assert (await told(name="opnai", base_url=None)).endswith(". Did you mean openai?")
     every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_content"
     every += ", gemini_embeddings, gemini_batch_embeddings"
     assert await told(protocols=["soap"]) == f"protocols: 'soap' is not a protocol; those are {every}."

@@ -57,11 +57,11 @@ async def test_the_parameters_of_a_route_are_accepted(client: Client) -> None:
 
 
 THREE = (
-    "x is not a parameter of this path, which takes days, limit only. "
-    "limits is not a parameter of this path, which takes days, limit only. If limit is meant, write that. "
-    "x came twice: send it once."
+    "x is not a query parameter of this path, which takes only days, limit. "
+    "limits is not a query parameter of this path, which takes only days, limit. Did you mean limit? "
+    "The query parameter x is repeated: send it once."
 )
-DAY = "day is not a parameter of this path, which takes days, limit only. If days is meant, write that."
+DAY = "day is not a query parameter of this path, which takes only days, limit. Did you mean days?"
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ DAY = "day is not a parameter of this path, which takes days, limit only. If day
     [
         ("GET", "/api/v1/report?day=1", DAY),
         ("GET", "/api/v1/report?days=1&", None),
-        ("GET", "/api/v1/report?&days=1&&x", "x is not a parameter of this path, which takes days, limit only."),
-        ("GET", "/api/v1/report?days=1&days=1", "days came twice: send it once."),
+        ("GET", "/api/v1/report?&days=1&&x", "x is not a query parameter of this path, which takes only days, limit."),
+        ("GET", "/api/v1/report?days=1&days=1", "The query parameter days is repeated: send it once."),
         ("GET", "/api/v1/report?days=x&day=1", DAY),
         ("HEAD", "/api/v1/report?day=1", DAY),
         ("GET", "/api/v1/report?x&limits=1&x", THREE),
-        ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is not a parameter of this path, which takes none."),
+        ("DELETE", "/api/v1/things/1?thing_id=2", "thing_id is not a query parameter of this path, which takes none."),
     ],
 )
 async def test_unknown_parameters_are_rejected_by_name(

@@ -180,8 +180,8 @@ async def test_all_mistakes_are_named_at_once_with_what_was_meant(world: World) 
         ("prompt", "missing"),
     ]
     assert problem["detail"] == (
-        "userId is not a field of this request. If user_id is meant, write that. "
-        "promt is not a field of this request. If prompt is meant, write that. foo is not a field of this request. "
+        "userId is not a field of this request. Did you mean user_id? "
+        "promt is not a field of this request. Did you mean prompt? foo is not a field of this request. "
         "service must be text, not a whole number. max_tokens must be at most 8000. "
         "stream must be true or false, not text. user_id is required. prompt is required."
     )

@@ -164,7 +164,7 @@ class TestFailure:
         results = await asyncio.gather(*tasks, return_exceptions=True)
 
         assert type(results[2]) is InternalError
-        assert results[2].detail == "An identical request failed."
+        assert results[2].detail == "An identical request that this one waited for failed."
 
     async def test_a_cancelled_caller_leaves_the_waiters_a_retry(self, caching: Caching) -> None:
         caller = Caller(caching, [served("first"), served("second")])

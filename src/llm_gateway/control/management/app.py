@@ -136,7 +136,10 @@ def _normalised(body: bytes) -> bytes:
     try:
         decoded = msgspec.json.decode(body)
         if isinstance(decoded, dict) and len(decoded) > MOST_FIELDS:
-            raise Invalid(f"The body has {len(decoded)} fields, more than any request: send those of this one.")
+            raise Invalid(
+                f"The body has {len(decoded)} fields, but no request takes more than {MOST_FIELDS}: send only fields "
+                "of this request."
+            )
         return msgspec.json.encode(decoded)
     except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as error:
         raise not_json(body, error) from None
@@ -186,7 +189,8 @@ def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
     elif kind == "extra_forbidden":
         sentence = f"{where} is not a field of this request.{if_meant(str(loc[-1]), known)}"
     else:
-        sentence = f"{where}: {found['msg'].removeprefix('Value error, ')}."
+        message = found["msg"].removeprefix("Value error, ")
+        sentence = f"{where}: {message}" if message.endswith("?") else f"{where}: {message}."
     return Invalid(sentence, loc=loc, kind=kind)
 
 

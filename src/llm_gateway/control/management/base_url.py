@@ -49,9 +49,9 @@ def problem_of(url: str) -> str | None:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "it is no URL."
+        return "it is not a valid URL."
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return "it must be an absolute http or https URL."
     if "?" in url or "#" in url or "@" in parts.netloc:
         return "it must have no query, fragment or credentials."
-    return "its host is not a name, an address or a port that can be called."
+    return "its host or port is not valid."

@@ -40,7 +40,7 @@ def _sendable(key: SecretStr) -> SecretStr:
         ValueError: it is not printable ASCII, or has leading or trailing blanks.
     """
     if not _SENDABLE.fullmatch(key.get_secret_value()):
-        raise ValueError("a key is printable ASCII without blanks around it")
+        raise ValueError("must be printable ASCII without blanks at either end")
     return key
 
 
@@ -99,7 +99,7 @@ Prices = Annotated[
 
 
 def _listed(name: str, known: Collection[str]) -> str:
-    """Return the known names and the suggested one, for the end of a message without its full stop."""
+    """Return the known names, without a full stop, or followed by a question that suggests one."""
     return f"{', '.join(known)}.{if_meant(name, known)}".removesuffix(".")
 
 
@@ -350,7 +350,10 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
             rules.check(after.name, after.kind, after.base_url, after.prices, after.protocols)
         moved = rules.needs_key_again((before.name, before.base_url), (after.name, after.base_url))
         if moved and "api_key" not in changes:
-            raise Invalid("A new origin needs the api_key again.", loc=("body", "api_key"))
+            raise Invalid(
+                "api_key is required when the origin of the base URL (scheme, host or port) changes.",
+                loc=("body", "api_key"),
+            )
         stored = store.update(provider_id, changes) if changes else before
         config.reload()
         return _shown(stored)

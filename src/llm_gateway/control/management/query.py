@@ -34,11 +34,13 @@ async def known_parameters(request: Request) -> None:
     mistakes, seen = [], set()
     for name, _ in request.query_params.multi_items():
         if name not in known and name not in seen:
-            takes = f"takes {', '.join(sorted(known))} only" if known else "takes none"
-            sentence = f"{name} is not a parameter of this path, which {takes}.{if_meant(name, known)}"
+            takes = f"takes only {', '.join(sorted(known))}" if known else "takes none"
+            sentence = f"{name} is not a query parameter of this path, which {takes}.{if_meant(name, known)}"
             mistakes.append(Invalid(sentence, loc=("query", name), kind="extra"))
         elif name in seen:
-            mistakes.append(Invalid(f"{name} came twice: send it once.", loc=("query", name), kind="repeated"))
+            mistakes.append(
+                Invalid(f"The query parameter {name} is repeated: send it once.", loc=("query", name), kind="repeated")
+            )
         seen.add(name)
         if len(mistakes) == MOST_ERRORS:
             break

@@ -28,7 +28,7 @@ def _digits(value: Any) -> Any:
         ValueError: the value is not 1 to 9 digits.
     """
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
-        raise ValueError("a whole number is written in digits")
+        raise ValueError("must be a whole number of at most 9 digits, such as 30")
     return value
 
 
@@ -101,7 +101,7 @@ def usage_router(store: UsageStore, flush: Callable[[float], bool]) -> APIRouter
             StoreUnavailable: they are not within `FLUSH_TIMEOUT_S`.
         """
         if not flush(FLUSH_TIMEOUT_S):
-            raise StoreUnavailable("The usage database is behind: try again.", retry_after_s=5)
+            raise StoreUnavailable("Recent usage records are not in the database yet: try again.", retry_after_s=5)
         return time.time_ns() // 1_000_000
 
     @router.get("/summary", responses=problems(422))

@@ -208,7 +208,7 @@ def _cache(block: JsonObject, place: str) -> CacheTtl | None:
 
 def _tool(tool: JsonObject, place: str) -> Tool:
     if tool.get("type") not in (None, "custom"):
-        raise Unsupported(f"{place}.type", "only Anthropic offers server-side tools")
+        raise Unsupported(f"{place}.type", "only Anthropic can run its server-side tools")
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),

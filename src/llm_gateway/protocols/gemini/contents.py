@@ -112,7 +112,7 @@ class ContentsReader:
             raise Unreadable(place, f"{place} must have exactly one of {', '.join(DATA)}.")
         [kind] = kinds
         if kind in VENDOR_PARTS:
-            raise Unsupported(f"{place}.{kind}", "only Google offers server-side tools")
+            raise Unsupported(f"{place}.{kind}", "only Google can run its server-side tools")
         self._note_others(part, PART, "contents.parts")
         signature = text(part, "thoughtSignature", place)
         if kind == "text":

@@ -170,7 +170,7 @@ def _tools(document: JsonObject) -> tuple[list[Tool], list[str]]:
         group = camel_names(given)
         for name, value in group.items():
             if name != "functionDeclarations" and value is not None:
-                raise Unsupported(f"{place}.{name}", "only Google offers server-side tools")
+                raise Unsupported(f"{place}.{name}", "only Google can run its server-side tools")
         where = f"{place}.functionDeclarations"
         for function, spot in objects(list_field(group, "functionDeclarations", place), where):
             declaration = camel_names(function)

@@ -48,7 +48,7 @@ class ModelsEndpoint:
             if model.name == wanted:
                 return shape.write_one(model)
         raise UnknownModel(
-            f"No enabled provider has the model {wanted[:100]!r}: GET {self._path} lists those there are."
+            f"No enabled provider has the model {wanted[:100]!r}: GET {self._path} lists the available models."
         )
 
 

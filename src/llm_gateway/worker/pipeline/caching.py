@@ -149,7 +149,11 @@ class Caching:
 
     def abandon(self, lookup: Lookup, error: BaseException) -> None:
         """Report that the call failed to the identical requests that wait; each then looks up once more."""
-        reported = error if isinstance(error, GatewayError) else InternalError("An identical request failed.")
+        reported = (
+            error
+            if isinstance(error, GatewayError)
+            else InternalError("An identical request that this one waited for failed.")
+        )
         self._land(lookup, reported)
 
     def _land(self, lookup: Lookup, result: FlightResult) -> None:
