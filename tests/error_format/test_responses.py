@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.error_format.responses import LONGEST_NAME, LONGEST_TEXT, problem_of
-from llm_gateway.errors import Invalid, NotFound
+from llm_gateway.error_format.responses import LONGEST_NAME, LONGEST_TEXT, problem_of, shorten
+from llm_gateway.errors import GatewayError, Invalid, NotFound, NotSupported
+from llm_gateway.protocols.descriptor import Descriptor
+from llm_gateway.protocols.registry import PROTOCOLS
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,18 @@ def test_the_paths_of_field_errors_are_shortened_and_printable() -> None:
         3,
         "a\ufffd",
     ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound("x" * 3_000_000),
+        NotSupported("x" * 3_000_000, field="f" * 3_000_000),
+        Invalid("x" * 3_000_000, loc=("body", "f" * 3_000_000)),
+    ],
+    ids=["detail", "field", "path"],
+)
+def test_a_client_that_sends_megabytes_gets_a_short_error(protocol: Descriptor, error: GatewayError) -> None:
+    shorten(error)
+    assert len(protocol.write_error(error, "id")) < 4 * LONGEST_TEXT

@@ -7,7 +7,7 @@ import math
 import msgspec
 from starlette.types import Send
 
-from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, Unauthorized
+from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotSupported, Unauthorized
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -56,6 +56,15 @@ def shown(text: str, longest: int) -> str:
     text = text.translate(_UNPRINTABLE)
     half = longest // 2
     return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"
+
+
+def shorten(error: GatewayError) -> None:
+    """Cut the texts of an error to the lengths that are sent, since they can quote a client's body of megabytes."""
+    error.detail = shown(error.detail, LONGEST_TEXT)
+    if isinstance(error, NotSupported):
+        error.field = shown(error.field, LONGEST_NAME)
+    if isinstance(error, Invalid):
+        error.errors = msgspec.to_builtins(_field_errors(error))
 
 
 def _field_errors(error: Invalid) -> list[FieldError]:

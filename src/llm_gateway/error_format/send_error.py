@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Scope, Send
 
-from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_problem
+from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_problem, shorten
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, log_error
 from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, protocol_of
@@ -21,6 +21,7 @@ async def send_error(send: Send, scope: Scope, error: GatewayError, more_headers
         return
     log_error(scope, error, status_of(error))
     protocol = protocol_of(path, context.headers, scope["query_string"])
+    shorten(error)
     body = protocol.write_error(error, echo.decode())
     headers = [*(more_headers or ()), *error_headers(error), *((name, echo) for name in protocol.id_headers)]
     if error.status == 413:

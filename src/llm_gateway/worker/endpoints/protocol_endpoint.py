@@ -18,7 +18,7 @@ from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.token_estimate import equivalent_length_of
 from llm_gateway.error_format.json_problem import not_an_object, not_json
-from llm_gateway.error_format.responses import JSON, Headers, send_body
+from llm_gateway.error_format.responses import JSON, Headers, send_body, shorten
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as request_headers
 from llm_gateway.gate.body import InFlight
@@ -193,6 +193,7 @@ class ProtocolEventWriter:
 
     def error(self, error: GatewayError) -> bytes:
         """Return the protocol's error event."""
+        shorten(error)
         return self._writer.error(error.detail, error.code)
 
 
