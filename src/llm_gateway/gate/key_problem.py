@@ -40,7 +40,7 @@ _PARTS = ("key", "aut", "token", "service")
 MOST_COMPARED, LONGEST_NAME = 3, 40
 """Maximum number of header names that are compared, and of characters of such a name.
 
-A comparison takes some 30 µs on the event loop, and whoever sends no key can send a hundred headers.
+A comparison takes some 30 µs on the event loop, and a client without a key can send a hundred headers.
 """
 
 

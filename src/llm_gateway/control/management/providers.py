@@ -317,6 +317,9 @@ class ProviderRules:
         return parts.scheme, parts.hostname, parts.port
 
 
+KEY_NEEDED = "api_key is required when the origin of the base URL (scheme, host or port) changes."
+
+
 def providers_router(store: ProviderStore, config: LiveConfiguration, rules: ProviderRules, probe: Probe) -> APIRouter:
     """Build the endpoints of providers. A change is in force before its response is sent."""
     router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
@@ -350,10 +353,7 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
             rules.check(after.name, after.kind, after.base_url, after.prices, after.protocols)
         moved = rules.needs_key_again((before.name, before.base_url), (after.name, after.base_url))
         if moved and "api_key" not in changes:
-            raise Invalid(
-                "api_key is required when the origin of the base URL (scheme, host or port) changes.",
-                loc=("body", "api_key"),
-            )
+            raise Invalid(KEY_NEEDED, loc=("body", "api_key"))
         stored = store.update(provider_id, changes) if changes else before
         config.reload()
         return _shown(stored)
