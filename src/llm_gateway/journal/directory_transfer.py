@@ -132,7 +132,7 @@ class DirectoryTransfer:
         with suppress(OSError):  # the copy exists already, or the disk is full: then the log line has to do
             kept.hardlink_to(file)
         self._log(
-            "the usage journal is damaged: entries in these bytes may be lost",
+            "the usage journal is damaged",
             level="error",
             file=str(file),
             offset=offset,
