@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tools import release
 
 REPOSITORY = Path(__file__).parents[1]
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-11-23\n"
@@ -33,7 +36,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_a_version_without_a_section_in_the_changelog_is_not_released(repository: Path) -> None:
-    ended = run(repository, sys.executable, "-m", "tools.release", "dist")
+    ended = run(repository, sys.executable, "-m", "tools.release")
     assert (ended.returncode, ended.stderr) == (
         1,
         "CHANGELOG.md has no section [0.2.0]: write it, commit, and try again.\n",
@@ -43,10 +46,35 @@ def test_a_version_without_a_section_in_the_changelog_is_not_released(repository
 
 def test_files_that_are_not_committed_are_not_released(repository: Path) -> None:
     (repository / "CHANGELOG.md").write_text(CHANGELOG.replace("[0.1.0]", "[0.2.0]"))
-    ended = run(repository, sys.executable, "-m", "tools.release", "dist")
+    ended = run(repository, sys.executable, "-m", "tools.release")
     assert ended.returncode == 1
     assert ended.stderr.startswith("A release is built from committed files, and these are not:")
     assert "CHANGELOG.md" in ended.stderr
+
+
+def test_a_release_takes_no_other_folder(repository: Path) -> None:
+    (repository / "precious").mkdir()
+    ended = run(repository, sys.executable, "-m", "tools.release", "precious")
+    assert (ended.returncode, "without arguments" in ended.stderr) == (1, True)
+    assert (repository / "precious").exists()
+
+
+def test_a_release_replaces_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/old.whl").touch()
+    (tmp_path / "new.whl").write_bytes(b"wheel")
+    release.publish(tmp_path / "dist", [tmp_path / "new.whl"])
+    assert sorted(path.name for path in (tmp_path / "dist").iterdir()) == ["SHA256SUMS", "new.whl"]
+    assert (tmp_path / "dist/SHA256SUMS").read_text() == f"{hashlib.sha256(b'wheel').hexdigest()}  new.whl\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dist", "new.whl"]
+
+
+def test_a_release_that_cannot_be_copied_leaves_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist/old.whl").touch()
+    with pytest.raises(FileNotFoundError):
+        release.publish(tmp_path / "dist", [tmp_path / "missing.whl"])
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["dist", "dist/old.whl"]
 
 
 def test_a_failing_installation_shows_the_end_of_its_log_and_where_it_is(tmp_path: Path) -> None:
