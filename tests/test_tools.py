@@ -89,6 +89,19 @@ def test_a_failing_installation_shows_the_end_of_its_log_and_where_it_is(tmp_pat
     assert len(log.read_text().splitlines()) == 100
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_an_installation_is_reported_in_any_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    failing = "import sys; sys.stdout.buffer.write('it fails …'.encode()); sys.exit(3)"
+    command = (sys.executable, "tools/quietly.py", tmp_path / "log", "Installing it", sys.executable, "-c", failing)
+    ended = run(REPOSITORY, *command)
+    assert ended.returncode == 3
+    assert re.fullmatch(r"Installing it \? failed in \d s\n", ended.stdout)
+    assert ended.stderr.splitlines()[0] == "it fails ?"
+
+
 def test_an_installation_that_works_is_one_line(tmp_path: Path) -> None:
     noisy = "print('Collecting a package')"
     log = tmp_path / "install.log"
