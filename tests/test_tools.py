@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from tools import release
+from tools import release, smoke
 
 REPOSITORY = Path(__file__).parents[1]
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-11-23\n"
@@ -109,3 +112,44 @@ def test_an_installation_that_works_is_one_line(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     assert re.fullmatch(r"Installing it … done in \d s\n", ended.stdout)
     assert log.read_text() == "Collecting a package\n"
+
+
+@pytest.fixture
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a proxy that no connection reaches in the environment of programs that a test runs."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+
+@pytest.mark.usefixtures("dead_proxy")
+def test_the_trial_of_an_installation_uses_no_proxy() -> None:
+    with smoke.listening() as provider:
+        url = f"http://127.0.0.1:{provider.server_port}/"
+        ended = run(
+            REPOSITORY, sys.executable, "-c", f"from tools import smoke; print(smoke.call({url!r}, 1)['model'])"
+        )
+    assert (ended.stdout, ended.stderr) == ("trial\n", "")
+
+
+class Readiness(BaseHTTPRequestHandler):
+    """Answers /readyz with 200, any other path with 404."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+
+
+@pytest.mark.usefixtures("dead_proxy")
+def test_the_images_health_check_uses_the_port_of_the_settings_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    dockerfile = (REPOSITORY / "deploy/Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+    [listed] = re.findall(r"^HEALTHCHECK .*? CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    [python, *arguments] = json.loads(listed)
+    assert python == "python"
+    with HTTPServer(("127.0.0.1", 0), Readiness) as server:
+        monkeypatch.setenv("LLM_GATEWAY_PORT", str(server.server_port))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert run(REPOSITORY, sys.executable, *arguments).returncode == 0
+        server.shutdown()
+    assert run(REPOSITORY, sys.executable, *arguments).returncode == 1, "nobody listens"
