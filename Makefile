@@ -95,7 +95,7 @@ lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
 	$(UV_COMPILE) --group clients --output-file requirements-clients.lock >/dev/null
 
 release: $(MADE) ## Build wheel, sdist and SBOM into dist/, and try the wheel in a venv of its own
-	@$(BIN)/python -m tools.release dist
+	@$(BIN)/python -m tools.release
 
 # A venv that is missing, was made elsewhere or has lost its Python is made anew, and everything in it.
 ifneq ($(shell test -x $(BIN)/python && cat $(MADE) 2>/dev/null),$(CURDIR))

@@ -261,6 +261,13 @@ def test_all_unsafe_settings_are_named_at_once(read: Read) -> None:
     assert "LLM_GATEWAY_ENCRYPTION_KEYS" in text
 
 
+def test_invalid_and_unsafe_settings_are_named_together(read: Read) -> None:
+    text = refusal(read, PORT="http", ALLOWED_HOSTS="https://x", SERVICE_KEYS="a:b,a:b")
+    assert re.findall(r"LLM_GATEWAY_(\w+) (?:must|takes|names)", text) == ["PORT", "ALLOWED_HOSTS", "SERVICE_KEYS"]
+    text = refusal(read, ENV="production", SERVICE_KEYS="justakey", ALLOWED_HOSTS="*")
+    assert set(re.findall(r"LLM_GATEWAY_(\w+)", text)) == {"ALLOWED_HOSTS", "SERVICE_KEYS", "ENCRYPTION_KEYS"}
+
+
 def test_a_removed_setting_with_the_current_behaviour_is_accepted(read: Read) -> None:
     assert set(REMOVED) == {"workers", "redis_url"}
     assert read(WORKERS="1", REDIS_URL="") == Settings()

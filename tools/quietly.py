@@ -8,6 +8,7 @@ Makefile installs packages with it, so it needs nothing but Python.
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -18,6 +19,9 @@ TAIL_LINES = 15
 
 def run(log: Path, title: str, command: list[str]) -> int:
     """Run `command` and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # its encoding can lack the ellipsis and characters of the log
     begun = time.monotonic()
     print(f"{title} …", end="", flush=True)
     with log.open("wb") as output:

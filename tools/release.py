@@ -1,8 +1,8 @@
-"""Build wheel, sdist and SBOM into a folder, and try the wheel: `make release`, or `python -m tools.release FOLDER`.
+"""Build wheel, sdist and SBOM into dist/, and try the wheel: `make release`, or `python -m tools.release`.
 
 Both are built from the committed files, and again from the sdist alone; the two builds must be equal byte by byte. The
 wheel is installed with the locked packages into a venv of its own and tried there (tools/smoke.py); the SBOM lists what
-is in that venv. Work is done in a temporary folder. A step that fails ends the release and leaves FOLDER as it was.
+is in that venv. Work is done in a temporary folder. A step that fails ends the release and leaves dist/ as it was.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pathlib import Path
 from tools import quietly, smoke
 
 REPOSITORY = Path(__file__).parents[1]
+TARGET = REPOSITORY / "dist"
 NAME = "llm-gateway-server"
 VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 
 
-def main(target: Path) -> None:
-    """Build and try the version of the working tree; fill `target` when all went well."""
+def main() -> None:
+    """Build and try the version of the working tree; replace dist/ when all went well."""
     version = check_source()
     with tempfile.TemporaryDirectory(prefix="release-") as name:
         work = Path(name)
@@ -40,8 +41,8 @@ def main(target: Path) -> None:
         smoke.main(command)
         sbom = work / f"{sdist.name.removesuffix('.tar.gz')}.cdx.json"
         describe(tools, gateway, version, sbom)
-        publish(target, [wheel, sdist, sbom, REPOSITORY / "requirements.lock"])
-    print(f"{target} holds release {version}.")
+        publish(TARGET, [wheel, sdist, sbom, REPOSITORY / "requirements.lock"])
+    print(f"{TARGET} holds release {version}.")
 
 
 def check_source() -> str:
@@ -94,14 +95,22 @@ def pip(environment: Path, *arguments: str | Path) -> None:
 
 
 def publish(target: Path, files: list[Path]) -> None:
-    """Put the files and their SHA-256 sums into `target`, emptied before."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    sums = []
-    for file in sorted(files, key=lambda file: file.name):
-        shutil.copy(file, target)
-        sums.append(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
-    (target / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    """Replace the folder `target` by one with the files and their SHA-256 sums; an error leaves it as it was."""
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        new.mkdir()
+        sums = []
+        for file in sorted(files, key=lambda file: file.name):
+            shutil.copy(file, new)
+            sums.append(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
+        (new / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+        try:
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        finally:
+            if old.exists() and not target.exists():
+                old.rename(target)
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY) -> None:
@@ -116,4 +125,6 @@ def output(*command: str | Path) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    if sys.argv[1:]:
+        sys.exit(f"A release goes into {TARGET}: run python -m tools.release without arguments.")
+    main()

@@ -11,7 +11,7 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -46,21 +46,11 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
     """
     values, problems = _convert(_ours(_read_file(env_file, environment)) | _ours(environment))
     settings = Settings(**values)
-    try:
-        settings.callers()
-    except ConfigurationError as error:
-        problems.append(str(error))
-    if problems:
-        raise ConfigurationError(" ".join(problems))
     if "env" not in values and not _is_loopback(settings.host):
         settings = msgspec.structs.replace(settings, env="production")
-    if unfit := sorted(host for host in settings.own_hosts if not _HOST.fullmatch(host)):
-        raise ConfigurationError(
-            f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
-            f"not {_shown(unfit[0])}."
-        )
-    if unsafe := list(_unsafe(settings)):
-        raise ConfigurationError(" ".join(unsafe))
+    problems += [*_unfit_hosts(settings), *_unsafe(settings)]
+    if problems:
+        raise ConfigurationError(" ".join(problems))
     return settings
 
 
@@ -209,9 +199,29 @@ def _requirement(kind: object, meta: msgspec.Meta) -> str:
     return f"{noun} of at least {meta.ge}" if meta.le is None else f"{noun} from {meta.ge} to {meta.le}"
 
 
+def _unfit_hosts(settings: Settings) -> Iterator[str]:
+    """Yield an error message if an allowed host is not a host name."""
+    if unfit := sorted(host for host in settings.own_hosts if not _HOST.fullmatch(host)):
+        yield (
+            f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
+            f"not {_shown(unfit[0])}."
+        )
+
+
 def _unsafe(settings: Settings) -> Iterator[str]:
-    """Yield an error message for each combination of settings that is unsafe to start with."""
-    keys = settings.callers()
+    """Yield an error message for each combination of settings that is unsafe, and for invalid service keys."""
+    try:
+        keys = settings.callers()
+    except ConfigurationError as error:
+        yield str(error)
+    else:
+        yield from _unsafe_keys(settings.env, keys)
+    if settings.env != "dev" and not (settings.encryption_keys or "").strip():
+        yield f"In production provider keys need encryption: set {PREFIX}ENCRYPTION_KEYS to 32 random bytes in base64."
+
+
+def _unsafe_keys(env: str, keys: Sequence[tuple[str, str, frozenset[str]]]) -> Iterator[str]:
+    """Yield an error message for missing, repeated and, in production, weak service keys."""
     if len({key for _, key, _ in keys}) != len(keys) or len({name for name, _, _ in keys}) != len(keys):
         yield f"{PREFIX}SERVICE_KEYS names a key or a name twice."
     if not keys:
@@ -219,7 +229,7 @@ def _unsafe(settings: Settings) -> Iterator[str]:
             f"Callers need keys: set {PREFIX}SERVICE_KEYS to name:key entries. (Listening on more than loopback is "
             f"production, unless {PREFIX}ENV=dev says otherwise.)"
         )
-    if settings.env == "dev":
+    if env == "dev":
         return
     for name, key, _ in keys:
         if key.lower() in KNOWN_KEYS or len(key) < MIN_KEY_LENGTH:
@@ -227,8 +237,6 @@ def _unsafe(settings: Settings) -> Iterator[str]:
                 f"The service key {name!r} is publicly known or shorter than {MIN_KEY_LENGTH} characters: "
                 f"set a random one in {PREFIX}SERVICE_KEYS."
             )
-    if not (settings.encryption_keys or "").strip():
-        yield f"In production provider keys need encryption: set {PREFIX}ENCRYPTION_KEYS to 32 random bytes in base64."
 
 
 def _is_loopback(host: str) -> bool:

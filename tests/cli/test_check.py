@@ -123,6 +123,20 @@ def test_a_directory_that_cannot_be_made_fails(monkeypatch: pytest.MonkeyPatch, 
     assert list(Path().iterdir()) == [], "it leaves nothing behind"
 
 
+def test_a_data_directory_below_a_file_is_not_a_matter_of_owners(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capsys, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("LLM_GATEWAY_DATA_DIR", str(file / "x"))
+    says = found(call(capsys, "check"))
+    assert says["data directory"] == ("failed", f"{file} is not a directory: set LLM_GATEWAY_DATA_DIR to one.")
+    mark, sentence = says["database"]
+    assert (mark, sentence.startswith(f"{file}/x/gateway.db cannot be made")) == ("failed", True)
+    monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", f"sqlite:///{tmp_path}/own.db")
+    assert found(call(capsys, "check"))["database"] == ("ok", f"{tmp_path}/own.db will be made")
+
+
 def test_a_directory_that_can_be_made_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
     monkeypatch.setenv("LLM_GATEWAY_DATA_DIR", "a/b/c")
     ran = call(capsys, "check")

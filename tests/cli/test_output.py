@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any, TypeAlias
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from llm_gateway.cli.output import Column, dollars, plain, print_fields, print_json, print_rows, printable
+from llm_gateway.cli import providers
+from llm_gateway.cli.output import Column, Row, dollars, plain, print_fields, print_json, print_rows, printable
+
+ShownAt: TypeAlias = Callable[[int, Sequence[Row], Sequence[Column], Row | None], list[str]]
 
 COLUMNS = (Column("name", "Name"), Column("cost", "Cost", "money"), Column("on", "On", "flag", on_terminal=False))
 
@@ -123,3 +129,57 @@ def test_words_stay_whole_however_narrow_the_terminal_is(
     assert {word for line in lines for word in line.split()} >= WORDS
     assert max(map(len, lines)) <= width
     assert any(line.startswith("Name  ") and "Models" in line for line in lines) == (width >= 80)
+
+
+@pytest.fixture
+def shown_at(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> ShownAt:
+    """Print rows on a terminal of a given width and return the lines."""
+
+    def show(width: int, rows: Sequence[Row], columns: Sequence[Column], total: Row | None) -> list[str]:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_rows(rows, columns, total=total)
+        return re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+
+    return show
+
+
+@pytest.mark.parametrize("width", range(40, 121))
+def test_the_list_of_providers_keeps_every_digit_at_every_width(shown_at: ShownAt, width: int) -> None:
+    provider = {
+        "id": "1", "name": "openrouter", "kind": "anthropic", "models": ["gpt-4o", "o3"], "is_enabled": True,
+        "priority": 100, "rate_limit_rpm": 500, "rate_limit_tpm": 100000,
+    }  # fmt: skip
+    lines = shown_at(width, [provider], providers.COLUMNS, None)
+    words = {word for line in lines for word in line.split()}
+    assert words >= {"openrouter", "anthropic", "gpt-4o,", "o3", "yes", "100", "500", "100,000", "Tokens/min"}
+    assert max(map(len, lines)) <= width
+
+
+NAMES = st.lists(st.text("abc-é字", min_size=1, max_size=9), min_size=1, max_size=6).map(" ".join)
+SOME_ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": NAMES,
+            "models": st.lists(NAMES, max_size=3),
+            "cost": st.floats(0, 10**6).map(lambda amount: round(amount, 9)),
+            "limit": st.integers(0, 10**9),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=SOME_ROWS, width=st.integers(40, 120), has_total=st.booleans())
+def test_every_word_of_every_cell_is_whole_at_every_width(
+    shown_at: ShownAt, rows: list[dict[str, Any]], width: int, has_total: bool
+) -> None:
+    lines = shown_at(width, rows, WIDE, rows[-1] if has_total else None)
+    words = {word for line in lines for word in line.split()}
+    for row in rows:
+        texts = [row["name"], ", ".join(row["models"]), dollars(row["cost"]), f"{row['limit']:,}"]
+        assert words >= {word for text in texts for word in text.split()}
+    assert words >= {word for column in WIDE for word in column.title.split()}
+    assert max(map(cell_len, lines)) <= width

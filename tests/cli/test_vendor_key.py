@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.command import Ran, SetUp, execute, on_terminal
+from llm_gateway.cli.vendor_key import REFUSAL
+from tests.cli.command import Ran, SetUp, call, execute, on_terminal
 
 CANARY = "sk-canary-0123456789"
 
@@ -71,6 +72,34 @@ def test_a_missing_key_ends_with_2(set_up: SetUp, more: list[str], said: str) ->
     assert said in ended.sentence
     assert CANARY not in ended.err
     assert set_up.gateway.call("GET", "/api/v1/providers").json == []
+
+
+@pytest.mark.parametrize("command", ["add", "update"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--api-keys", CANARY],
+        [f"--apikey={CANARY}"],
+        [f"--apiKey={CANARY}"],
+        ["--API_KEY", CANARY],
+        ["--api-key"],
+        [f"--api-key-stdin={CANARY}"],
+        [f"--no-api-key={CANARY}"],
+    ],
+)
+def test_a_key_as_an_argument_is_answered_with_the_ways_to_give_it(
+    capsys: pytest.CaptureFixture[str], command: str, more: list[str]
+) -> None:
+    ended = call(capsys, "providers", command, "acme", "-m", "ok", *more)
+    assert ended.code == 2
+    assert ended.sentence == REFUSAL
+    assert CANARY not in ended.err
+
+
+def test_other_invalid_options_keep_their_own_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--api-key-env requires an argument" in call(capsys, "providers", "add", "a", "--api-key-env").sentence
+    assert "Did you mean --api-key-env?" in call(capsys, "providers", "update", "a", "--api-key-en=X").sentence
+    assert "Unknown option: --api-key." in call(capsys, "usage", "--api-key", "x").sentence
 
 
 def test_an_empty_or_interrupted_prompt_ends_the_command(set_up: SetUp) -> None:

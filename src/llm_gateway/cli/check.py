@@ -69,15 +69,15 @@ def look() -> list[Finding]:
         return [Finding("settings", False, str(error))]
     names = ", ".join(name for name, _, _ in settings.callers())
     here = f"{settings.env}, {settings.host} port {settings.port}, service keys of {names}"
-    database = _Tables(settings)
+    directory = _found("data directory", lambda: _data_directory(settings))
+    database = _Tables(settings, can_be_made=directory.ok or settings.database_url is not None)
     looks: list[tuple[str, Callable[[], str]]] = [
-        ("data directory", lambda: _data_directory(settings)),
         ("database", database.version),
         ("encryption keys", lambda: _encryption_keys(settings, database)),
         ("port", lambda: _port(settings)),
         ("local model", lambda: _local_model(settings)),
     ]
-    return [Finding("settings", True, here), *(_found(what, find) for what, find in looks)]
+    return [Finding("settings", True, here), directory, *(_found(what, find) for what, find in looks)]
 
 
 def _found(what: str, find: Callable[[], str]) -> Finding:
@@ -95,7 +95,9 @@ def _data_directory(settings: Settings) -> str:
     path = settings.data_dir.absolute()
     try:
         there = _nearest(path)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        if not there.is_dir():
+            raise ConfigurationError(f"{there} is not a directory: set LLM_GATEWAY_DATA_DIR to one.")
+        if not os.access(there, os.W_OK | os.X_OK):
             raise ConfigurationError(
                 f"{there} cannot be written: change its owner, or set LLM_GATEWAY_DATA_DIR to another directory."
             )
@@ -157,21 +159,27 @@ def _is_locked(path: Path) -> bool:
 
 
 class _Tables:
-    """The database of the settings. A SQLite file that does not exist is not created."""
+    """The database of the settings. A SQLite file that does not exist is not created.
 
-    def __init__(self, settings: Settings) -> None:
+    `can_be_made` is False if the file's directory is the data directory and `serve` cannot use that.
+    """
+
+    def __init__(self, settings: Settings, *, can_be_made: bool) -> None:
         self._url = settings.url
+        self._can_be_made = can_be_made
         self.is_current = False
 
     def version(self) -> str:
         """Return the version of the tables, or what `serve` will do about them.
 
         Raises:
-            ConfigurationError: the database belongs to a newer version.
+            ConfigurationError: the database belongs to a newer version, or cannot be made.
             StoreUnavailable: it does not answer.
         """
         file = sqlite_file(self._url)
         if file is not None and (not file.exists() or file.stat().st_size == 0):
+            if not self._can_be_made:
+                raise ConfigurationError(f"{file.absolute()} cannot be made: mend the data directory first.")
             return f"{file.absolute()} will be made"
         database = Database.open(self._url)
         try:

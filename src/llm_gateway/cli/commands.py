@@ -16,6 +16,7 @@ from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.providers import providers_app
 from llm_gateway.cli.usage import usage_app
+from llm_gateway.cli.vendor_key import REFUSAL, gives_key
 from llm_gateway.errors import ConfigurationError, GatewayError, RecordsRefused
 
 ABOUT = """One API in front of every LLM vendor.
@@ -70,7 +71,7 @@ def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
     try:
         cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return USAGE, f"{str(error).strip()} See: {_help_of(cli, error)}"
+        return USAGE, REFUSAL if gives_key(error) else f"{str(error).strip()} See: {_help_of(cli, error)}"
     except CommandFailed as ended:
         return ended.code, str(ended)
     except ConfigurationError as error:

@@ -131,11 +131,8 @@ def _draw_rows(rows: Sequence[Row], columns: Sequence[Column], total: Row | None
     """Draw a table, or each row as a list of fields if the terminal is too narrow for a table."""
     lines = [*rows, total] if total is not None else list(rows)
     cells = [_shown([line.get(column.field) for line in lines], column) for column in columns]
-    widths = [
-        max(_longest_word(text, is_whole=column.kind in WHOLE_KINDS) for text in (column.title, *texts))
-        for column, texts in zip(columns, cells, strict=True)
-    ]
-    if sum(widths) + BETWEEN_COLUMNS * (len(columns) - 1) <= _width():
+    widths = _column_widths(columns, cells, _width() - BETWEEN_COLUMNS * (len(columns) - 1))
+    if widths is not None:
         _draw(_table(columns, cells, widths, has_total=total is not None))
         return
     for number, line in enumerate(zip(*cells, strict=True)):
@@ -144,9 +141,27 @@ def _draw_rows(rows: Sequence[Row], columns: Sequence[Column], total: Row | None
         _draw_fields([(column.title, text.strip()) for column, text in zip(columns, line, strict=True)])
 
 
-def _longest_word(text: str, *, is_whole: bool) -> int:
-    words = [text] if is_whole else text.split()
-    return max(map(_cells, words), default=0)
+def _column_widths(columns: Sequence[Column], cells: Sequence[list[str]], room: int) -> list[int] | None:
+    """Return the width of each column so that they fit into `room`, None if that would break a word or a number.
+
+    Rich's own distribution ignores the columns' `min_width` and crops what does not fit.
+    """
+    texts = [(column.title, *own) for column, own in zip(columns, cells, strict=True)]
+    widths = [max(map(_cells, own)) for own in texts]
+    least = [
+        width if column.kind in WHOLE_KINDS else max(_longest_word(text) for text in own)
+        for column, own, width in zip(columns, texts, widths, strict=True)
+    ]
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:  # narrow the widest column that can wrap
+        _, widest = max((width, number) for number, width in enumerate(widths) if width > least[number])
+        widths[widest] -= 1
+    return widths
+
+
+def _longest_word(text: str) -> int:
+    return max(map(_cells, text.split()), default=0)
 
 
 def _draw_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -162,7 +177,7 @@ def _draw_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 
 def _table(columns: Sequence[Column], cells: Sequence[list[str]], widths: Sequence[int], *, has_total: bool) -> Table:
-    """Build a table whose columns are at least as wide as their longest words."""
+    """Build a table whose columns have these widths, without the space between them."""
     from rich import box  # noqa: PLC0415 - 50 ms that only a terminal needs
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
@@ -176,7 +191,7 @@ def _table(columns: Sequence[Column], cells: Sequence[list[str]], widths: Sequen
             Text(texts.pop(), "bold") if has_total else "",
             justify="right" if column.kind in ("count", "share") else "left",
             overflow="fold",
-            min_width=width,
+            width=width,
             no_wrap=column.kind in WHOLE_KINDS,
         )
     for line in zip(*cells, strict=True):

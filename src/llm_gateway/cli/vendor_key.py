@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from getpass import getpass
 from typing import Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownOptionError
 
 from llm_gateway.cli.client import Address
 from llm_gateway.cli.exits import USAGE, CommandFailed
@@ -21,6 +21,15 @@ from llm_gateway.cli.output import Flag
 NO_KEY = "unused"
 """The key stored for a server that requires none; the API requires the field."""
 
+REFUSAL = (
+    "--api-key is not taken: on the command line other users can read the key, and the shell keeps it. "
+    "Export it and name the variable with --api-key-env OPENAI_API_KEY, pipe it in with --api-key-stdin, "
+    "or let --api-key-prompt ask for it."
+)
+"""The message for a key on the command line, which it does not repeat."""
+
+_REFUSED = "--api-key"
+_MENTION = re.compile(rf"(?<![\w-]){_REFUSED}(?![\w-])")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -44,12 +53,7 @@ class VendorKey:
             CommandFailed: the option is given.
         """
         if self.api_key is not None:
-            raise CommandFailed(
-                "--api-key is not taken: on the command line other users can read the key, and the shell keeps it. "
-                "Export it and name the variable with --api-key-env OPENAI_API_KEY, pipe it in with --api-key-stdin, "
-                "or let --api-key-prompt ask for it.",
-                USAGE,
-            )
+            raise CommandFailed(REFUSAL, USAGE)
 
     @property
     def is_given(self) -> bool:
@@ -85,6 +89,20 @@ class VendorKey:
 
 
 UNSAID = VendorKey()
+
+
+def gives_key(error: CycloptsError) -> bool:
+    """Return True if the invalid command line passes the vendor's key, as `--apikey=KEY` or `--api-key-stdin=KEY`.
+
+    Cyclopts would suggest `--api-key`, which is always rejected, or show the key.
+    """
+    names = error.argument.names if error.argument is not None else ()
+    if isinstance(error, UnknownOptionError):
+        has_key_options = any(_REFUSED in argument.names for argument in error.argument_collection)
+        return has_key_options and _MENTION.search(str(error).lower().replace("_", "-")) is not None
+    if isinstance(error, CoercionError):
+        return any("api-key" in name for name in names)
+    return isinstance(error, MissingArgumentError) and _REFUSED in names
 
 
 def _from_environment(name: str) -> str:
