@@ -20,7 +20,7 @@ PATH = "/api/v1/generate"
 LEAST = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
 ANSWER = Answer(
     reply=Reply(content="Hi", usage=Usage(input_tokens=3, output_tokens=4)), provider="p", model="m",
-    cost_nanos=1_500, cost_status="exact",
+    cost_nanos=1_500, cost_status="exact", route=b"priority",
 )  # fmt: skip
 
 

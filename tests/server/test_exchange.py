@@ -227,6 +227,17 @@ async def test_a_response_that_fails_midway_is_cut_off() -> None:
         assert server.logged() == ["request failed"]
 
 
+@pytest.mark.parametrize("messages", [(), (START, START)])
+async def test_a_query_behind_an_encoded_question_mark_is_not_logged(messages: tuple[Any, ...]) -> None:
+    async with running(saying(*messages)) as server:
+        client = await server.connect()
+        await client.send(b"GET /path%3Fkey=sekret HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.head()
+
+        [logged] = [fields for _, fields in server.events if fields.get("level") == "error"]
+        assert logged["path"] == "/path"
+
+
 async def test_a_message_after_the_end_is_logged_and_not_sent() -> None:
     async with running(saying(start((b"content-length", b"2")), body(b"ok"), body(b"more"))) as server:
         client = await server.connect()

@@ -13,7 +13,10 @@ from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
 
 Days = Annotated[
-    int, Parameter(validator=Number(gte=1, lte=365), help="length of the period in days of 24 hours, up to now")
+    int,
+    Parameter(
+        validator=Number(gte=1, lte=365), help="length of the period: the last days × 24 hours, starting at a full hour"
+    ),
 ]
 By: TypeAlias = Literal["provider", "service", "customer"]
 DEFAULT_LIMIT = 50

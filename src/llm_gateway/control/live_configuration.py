@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -35,7 +35,7 @@ class LiveConfiguration:
         public_prices: Callable[[], PublicPrices],
         log: Log,
     ) -> None:
-        self.snapshot = build_snapshot([], [], PublicPrices())
+        self.snapshot = build_snapshot([], [], PublicPrices(), has_vendor=False)
         self._providers = providers
         self._overrides = overrides
         self._prepare = prepare
@@ -57,7 +57,7 @@ class LiveConfiguration:
         with self._reloading:
             loaded = self._providers.load()
             providers = [self._prepared(provider, sealed) for provider, sealed in loaded]
-            has_vendor = any(provider.is_enabled and not provider.is_embedded for provider, _ in loaded)
+            has_vendor = has_enabled_vendor(provider for provider, _ in loaded)  # an unusable one counts as well
             snapshot = build_snapshot(providers, self._overrides.list(), self._public_prices(), has_vendor=has_vendor)
             self.snapshot = snapshot
             for subscriber in self._subscribers:
@@ -77,17 +77,19 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__
 
 
+def has_enabled_vendor(providers: Iterable[Provider]) -> bool:
+    """Return whether a provider other than the embedded one is enabled."""
+    return any(provider.is_enabled and not provider.is_embedded for provider in providers)
+
+
 def build_snapshot(
-    providers: list[Provider], overrides: list[Override], public_prices: PublicPrices, *, has_vendor: bool | None = None
+    providers: list[Provider], overrides: list[Override], public_prices: PublicPrices, *, has_vendor: bool
 ) -> Snapshot:
     """Build the snapshot: enabled providers by model and priority, and overrides by customer and service.
 
     Requests that do not name the embedded model go to it only if `has_vendor` is False, that is if no other provider is
-    enabled, usable or not: a made-up answer of this small model would be worse than an error. None computes
-    `has_vendor` from `providers`.
+    enabled, usable or not: a made-up answer of this small model would be worse than an error.
     """
-    if has_vendor is None:
-        has_vendor = any(provider.is_enabled and not provider.is_embedded for provider in providers)
     enabled = sorted((p for p in providers if p.is_enabled), key=lambda p: (-p.priority, p.name))
     by_model: dict[str, list[Candidate]] = {}
     pinned: dict[str, Tiers] = {}

@@ -42,5 +42,5 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     model: str
     cost_nanos: int
     cost_status: str
+    route: bytes
     cached: bool = False
-    route: bytes = b"priority"

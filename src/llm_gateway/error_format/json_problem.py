@@ -11,6 +11,7 @@ _AT_BYTE = re.compile(r"(.*?)\s*\(byte (\d+)\)$", re.DOTALL)
 _FORM = re.compile(rb"[\w.%+\[\]-]{1,64}=")
 _HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 HALF_A_PAIR = "a text holds half of a surrogate pair, such as \\ud83d. Cut texts between characters, not within one"
+TOO_LARGE = "a number that is too large. Send numbers from -1.7e308 to 1.7e308, and longer ones as text"
 _LOOKS = (
     (("//", "/*", "#"), "this looks like a comment, which JSON does not have. Remove it"),
     (("'", "`"), 'texts and names stand between double quotes ("), not single ones'),
@@ -20,6 +21,10 @@ _LOOKS = (
 _DECODER_SAYS = (
     ("trailing comma", "there is a comma before the closing bracket. Remove it"),
     ("trailing characters", "the JSON value has ended here. Remove what follows"),
+    ("invalid utf-16 surrogate pair", HALF_A_PAIR),
+    ("unexpected end of escaped utf-16 surrogate pair", HALF_A_PAIR),
+    ("invalid character in unicode escape", "\\u is followed by four hexadecimal digits, such as \\u00e9"),
+    ("invalid number", "JSON numbers have no leading zeros, and digits on both sides of a point: 0.5, 1e3"),
     ("object keys must be strings", "a field's name must stand between double quotes (\")"),
 )
 _ONE_TOO_FAR = ("trailing characters", "invalid escape")
@@ -61,7 +66,9 @@ def _sentence(body: bytes, error: Exception) -> str:
         return _not_utf8(body)
     found = _AT_BYTE.fullmatch(str(error))
     if found is None:
-        if _HALF.search(body):
+        if "out of range" in str(error):
+            return f"The body holds {TOO_LARGE}."
+        if _HALF.search(_without_escaped_backslashes(body)):
             return f"The body is not valid JSON: {HALF_A_PAIR}."
         if "truncated" in str(error):
             return f"The body is not complete JSON: {_open_end(body)}."
@@ -106,9 +113,14 @@ def _not_utf8(body: bytes) -> str:
     return f"The body is not valid JSON: {HALF_A_PAIR}."
 
 
+def _without_escaped_backslashes(body: bytes) -> bytes:
+    """Return the body without pairs of backslashes, so that each one left escapes the character behind it."""
+    return body.replace(b"\\\\", b"")
+
+
 def _open_end(body: bytes) -> str:
     """Return what is missing at the end of a body that is cut off."""
-    if body.count(b'"') - body.count(b'\\"') & 1:
+    if _without_escaped_backslashes(body).replace(b'\\"', b"").count(b'"') % 2:
         return 'a text is not closed. Add the missing "'
     return "it ends before all brackets are closed. Add the missing } or ]"
 

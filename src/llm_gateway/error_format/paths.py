@@ -37,9 +37,14 @@ _MISSPELT, _OTHER_PREFIX = 10, 1
 """Distances between two paths for a misspelt segment, and for another prefix."""
 
 
+def without_query(path: str) -> str:
+    """Return a decoded path up to its first question mark; an encoded one (%3F) can hide a query with a key."""
+    return path.partition("?")[0]
+
+
 def nothing_at(path: str, where: str = "docs/API.md lists the paths") -> str:
-    """Return the message for a path that does not exist; `where` says where the paths are listed."""
-    path = path.partition("?")[0]  # an encoded question mark can hide a query with a key
+    """Return the message for a decoded path that does not exist; `where` says where the paths are listed."""
+    path = without_query(path)
     found = closest_path(path)
     hint = f". Did you mean {found}? " if found is not None else ": "
     return f"There is nothing at {path[:LONGEST]}{hint}{where}."

@@ -93,12 +93,16 @@ def _mistakes(document: dict[str, Any], kind: type[msgspec.Struct]) -> Iterator[
 def _demand(text: str) -> str:
     """Return the end of the sentence that starts with the field: the requirement it does not meet."""
     if found := _TYPE.fullmatch(text):
-        wanted = " or ".join(NOUNS.get(name, name) for name in found[1].split(" | "))
-        return f"must be {wanted}, not {NOUNS.get(found[2], found[2])}"
+        names = found[1].split(" | ")
+        wanted = " or ".join(NOUNS.get(name, name) for name in names)
+        given = "a number with a fraction" if found[2] == "float" and "int" in names else NOUNS.get(found[2], found[2])
+        return f"must be {wanted}, not {given}"
     if found := _RANGE.fullmatch(text):
         return f"must be {BOUNDS[found[1]]} {found[2]}"
     if found := _LENGTH.fullmatch(text):
         if found[0].endswith(">= 1"):
             return "must not be empty"
         return f"must have {BOUNDS[found[2]]} {found[3]} {'characters' if found[1] == 'str' else 'entries'}"
+    if text.endswith("out of range"):
+        return "must be a smaller number"
     return f"does not fit: {text[:1].lower()}{text[1:]}"

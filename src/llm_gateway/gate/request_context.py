@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Scope
 
+from llm_gateway.error_format.paths import without_query
 from llm_gateway.error_format.responses import LONGEST_TEXT, shown
 from llm_gateway.errors import GatewayError, InternalError
 
@@ -44,7 +45,7 @@ class RequestContext(msgspec.Struct, frozen=True, gc=False):
 def log_error(scope: Scope, error: GatewayError, status: int) -> None:
     """Log a request's error, unless the line of its usage record reports it already.
 
-    The query string is not logged, since it can contain a key.
+    The query string is not logged, since it can contain a key; nor is one behind an encoded question mark.
     """
     if error.is_recorded:
         return
@@ -57,7 +58,7 @@ def log_error(scope: Scope, error: GatewayError, status: int) -> None:
         request_id=context.request_id,
         client_request_id=context.client_request_id,
         method=scope["method"],
-        path=shown(scope["path"], LONGEST_PATH),
+        path=shown(without_query(scope["path"]), LONGEST_PATH),
         status=status,
         error_code=error.code,
         detail=shown(error.detail, LONGEST_TEXT),

@@ -73,15 +73,19 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self)
             if not (self.complete or self.disconnected):
-                shared.log("response incomplete", level="error", path=self.scope["path"])
+                shared.log("response incomplete", level="error", path=self._logged_path())
                 self._fail(500)
         except asyncio.CancelledError:
             self._fail(503)
         except Exception as error:  # edge: a defect of the application must not leave the client waiting
-            shared.log("request failed", level="error", path=self.scope["path"], exc_info=error)
+            shared.log("request failed", level="error", path=self._logged_path(), exc_info=error)
             self._fail(500)
         finally:
             shared.tasks.discard(self.task)
+
+    def _logged_path(self) -> str:
+        path: str = self.scope["path"]
+        return path.partition("?")[0]  # an encoded question mark can hide a query with a key
 
     def _fail(self, status: int) -> None:
         if self.complete or self.disconnected:

@@ -77,7 +77,9 @@ class World:
         management = build_management(
             [routes()], lambda event, **fields: self.logged.append(fields), InFlight(10, 10_000_000)
         )
-        self.client = Client(Gate(management, Keyring(KEYS), local_only=True, log=ignore))
+        self.refused: list[dict[str, Any]] = []
+        gate = Gate(management, Keyring(KEYS), local_only=True, log=lambda _, **fields: self.refused.append(fields))
+        self.client = Client(gate)
 
 
 @pytest.fixture
@@ -187,6 +189,15 @@ async def test_unknown_paths_are_404_and_unknown_methods_405(world: World) -> No
     response = await world.client.call("POST", "/store")
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "GET, HEAD"
+
+
+async def test_a_query_behind_an_encoded_question_mark_is_neither_answered_nor_logged(world: World) -> None:
+    for path in ("/provid%3Fkey=sekret", "/store%3Fkey=sekret/x", "/docs/x%3fkey=sekret"):
+        problem = assert_problem(await world.client.call("GET", path), 404, "not_found")
+        assert "sekret" not in str(problem)
+        assert f"There is nothing at {path[:6]}" in problem["detail"]
+        assert world.refused[-1]["path"] == path.partition("%")[0]
+    assert "sekret" not in str(world.refused)
 
 
 async def test_head_is_answered_as_get(world: World) -> None:

@@ -12,7 +12,10 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.worker.endpoints.streaming import HEARTBEAT_S, DrainLimit, StreamedResponse
 
-ANSWER = Answer(reply=Reply(content="Hello", usage=Usage()), provider="p", model="m", cost_nanos=0, cost_status="exact")
+ANSWER = Answer(
+    reply=Reply(content="Hello", usage=Usage()), provider="p", model="m", cost_nanos=0, cost_status="exact",
+    route=b"priority",
+)  # fmt: skip
 
 
 class Words:

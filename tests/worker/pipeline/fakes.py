@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.live_configuration import build_snapshot
+from llm_gateway.control.live_configuration import build_snapshot, has_enabled_vendor
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
@@ -90,7 +90,7 @@ def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Over
 
 
 def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
-    return build_snapshot(providers, list(overrides), PublicPrices())
+    return build_snapshot(providers, list(overrides), PublicPrices(), has_vendor=has_enabled_vendor(providers))
 
 
 def request(**changes: Any) -> Request:

@@ -166,10 +166,14 @@ async def test_an_answer_of_a_candidate_outside_the_plan_is_a_miss(caching: Cach
     assert (await ask(caching, plan([provider("a", id="another")]))).status == "miss"
 
 
-async def test_a_renamed_provider_keeps_its_answers(caching: Caching) -> None:
+async def test_a_renamed_provider_keeps_its_answers_under_its_new_name(caching: Caching) -> None:
     await kept(caching, "of a", OF_A)
 
-    assert (await ask(caching, plan([provider("renamed", id="id-a")]))).status == "hit"
+    renamed = plan([provider("renamed", id="id-a")])
+    lookup = await ask(caching, renamed)
+    assert lookup.status == "hit"
+    assert lookup.served == msgspec.structs.replace(served("of a", OF_A), provider="renamed")
+    assert renamed.route_to(lookup.served.provider) == b"priority"
 
 
 async def test_an_answer_expires_after_its_time_to_live(caching: Caching, clock: Clock) -> None:

@@ -60,7 +60,8 @@ async def relayed(reader: StreamReader, *events: bytes) -> Client:
     call = UpstreamCall("/", b"", is_native=True)
     callbacks = AttemptCallbacks(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
     stream = OpenStream(FakeEvents(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
-    relay = Relay(stream, settled=client.settled, failed=cast(Any, None), gone=lambda: None)
+    relay = Relay(stream, route=b"model", settled=client.settled, failed=cast(Any, None), gone=lambda: None)
+    assert relay.route == b"model"
     await relay.run(client)
     return client
 

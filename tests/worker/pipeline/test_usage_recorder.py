@@ -182,7 +182,7 @@ class TestSettle:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000)
 
-        answer = await world.recorder.settle_success(record, served("hello", ONE))
+        answer = await world.recorder.settle_success(record, served("hello", ONE), b"model")
 
         assert answer == Answer(
             reply=served("hello", ONE).reply,
@@ -191,6 +191,7 @@ class TestSettle:
             cost_nanos=130_000,
             cost_status="exact",
             cached=False,
+            route=b"model",
         )
         assert (record.outcome, record.status, record.error_code) == ("ok", 200, None)
         assert (record.provider, record.model, record.cache) == ("one", "m1", "miss")
@@ -205,14 +206,14 @@ class TestSettle:
 
         recorder = UsageRecorder(Order(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
 
-        await recorder.settle_success(recorder.start(request()), served())
+        await recorder.settle_success(recorder.start(request()), served(), b"priority")
 
     async def test_the_answers_usage_is_its_own_and_its_cost_that_of_all_attempts(self, world: World) -> None:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=5, output_tokens=7, reasoning_tokens=1), cost_nanos=11)
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000, cost_status="estimated")
 
-        answer = await world.recorder.settle_success(record, served("hello", ONE))
+        answer = await world.recorder.settle_success(record, served("hello", ONE), b"priority")
 
         assert (answer.reply.usage.input_tokens, answer.reply.usage.output_tokens) == (20, 30)
         assert (answer.cost_nanos, answer.cost_status) == (130_011, "estimated")
@@ -220,9 +221,9 @@ class TestSettle:
 
     async def test_latency_is_measured_from_the_requests_arrival(self, world: World) -> None:
         record = world.open(request(at_ms=time.time_ns() // 1_000_000 - 1500))
-        await world.recorder.settle_success(record, served())
+        await world.recorder.settle_success(record, served(), b"priority")
         early = world.open(request(at_ms=time.time_ns() // 1_000_000 + 5000))
-        await world.recorder.settle_success(early, served())
+        await world.recorder.settle_success(early, served(), b"priority")
 
         assert 1500 <= record.latency_ms < 2500
         assert early.latency_ms == 0
@@ -235,7 +236,7 @@ class TestSettle:
             record = world.open(request())
             for status in order[:count]:
                 attempt(record, cost_status=status)
-            await world.recorder.settle_success(record, served())
+            await world.recorder.settle_success(record, served(), b"priority")
 
             assert record.cost_status == worst
 
@@ -244,7 +245,7 @@ class TestSettle:
         record = world.open(request())
         attempt(record, cost_status=status)
 
-        assert (await world.recorder.settle_success(record, served())).cost_status == status
+        assert (await world.recorder.settle_success(record, served(), b"priority")).cost_status == status
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**50)), max_size=5))
@@ -264,7 +265,7 @@ class TestHit:
     def test_a_hit_saves_what_it_would_have_cost(self, world: World) -> None:
         record = world.open(request())
 
-        answer = world.recorder.settle_hit(record, served("hello", ONE, cost_nanos=99))
+        answer = world.recorder.settle_hit(record, served("hello", ONE, cost_nanos=99), b"override")
 
         assert answer == Answer(
             reply=served("hello", ONE).reply,
@@ -273,6 +274,7 @@ class TestHit:
             cost_nanos=0,
             cost_status="exact",
             cached=True,
+            route=b"override",
         )
         assert (record.outcome, record.cache, record.status) == ("cached", "hit", 200)
         assert (record.provider, record.model) == ("one", "m1")
@@ -281,7 +283,7 @@ class TestHit:
 
     def test_a_hit_is_settled_without_waiting_for_durability(self, world: World) -> None:
         record = world.open(request())
-        world.recorder.settle_hit(record, served())
+        world.recorder.settle_hit(record, served(), b"priority")
 
         assert world.journal.records() == world.observed == [record]
         assert world.journal.synced == 0
@@ -328,7 +330,7 @@ class TestRefuse:
         attempt(record, cost_nanos=6)
         world.journal.fails["durable"] = JournalUnavailable("disk full")
         with pytest.raises(JournalUnavailable) as raised:
-            await world.recorder.settle_success(record, served("hello", ONE))
+            await world.recorder.settle_success(record, served("hello", ONE), b"priority")
         await world.recorder.settle_error(record, raised.value)
         world.recorder.settle_cancelled(record)
 

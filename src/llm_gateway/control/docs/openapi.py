@@ -75,8 +75,9 @@ HEADERS: dict[str, Document] = {
         "schema": {"type": "string"},
     },
     "x-gateway-route": {
-        "description": "Why it answered: by `priority`, since it is the `only` one, since the request names a `model`, "
-        "or by an `override`; with `; fallback` behind it if one that comes before it failed or could not be asked.",
+        "description": "Why it answered: by `priority`, since it is the `only` usable one, since the request names a "
+        "`model`, or by an `override`; with `; fallback` behind it if another one was asked first and failed, or none "
+        "of those that come first could be asked.",
         "required": True,
         "schema": {"type": "string", "pattern": "^(priority|only|model|override)(; fallback)?$"},
     },

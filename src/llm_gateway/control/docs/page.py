@@ -39,15 +39,30 @@ PAGE = f"""\
 </body>
 </html>
 """
+# Swagger UI's own persistAuthorization keeps the key in localStorage for good. The plugin keeps it in sessionStorage,
+# which ends with the tab, by the two actions in which Swagger UI saves and restores the key.
 # location.origin has no credentials. The page's own address can have them, and browsers refuse to fetch such URLs.
 START = f"""\
+const keepKeyForTab = () => ({{
+  statePlugins: {{
+    auth: {{ wrapActions: {{ persistAuthorizationIfNeeded: (_, system) => () => {{
+      sessionStorage.setItem("authorized", JSON.stringify(system.authSelectors.authorized().toJS()));
+    }} }} }},
+    configs: {{ wrapActions: {{ loaded: (original, system) => (...given) => {{
+      original(...given);
+      const kept = sessionStorage.getItem("authorized");
+      if (kept) system.authActions.restoreAuthorization({{ authorized: JSON.parse(kept) }});
+    }} }} }},
+  }},
+}});
+localStorage.removeItem("authorized"); // earlier versions of this page kept the key there
 SwaggerUIBundle({{
   url: location.origin + "{DOCUMENT_PATH}",
   dom_id: "#api",
   deepLinking: true,
   tryItOutEnabled: true,
   validatorUrl: null,
-  persistAuthorization: true,
+  plugins: [keepKeyForTab],
 }});
 document.addEventListener("click", (event) => {{
   const status = event.target.closest("tr.response > td.response-col_status");

@@ -64,7 +64,8 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         return render(request, cast(GatewayError, error))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
-        return render(request, _translated(cast(HTTPException, error), routes, request.url.path))
+        path = request.scope["path"]  # decoded, unlike request.url.path
+        return render(request, _translated(cast(HTTPException, error), routes, path))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
         return render(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))

@@ -33,7 +33,9 @@ def _digits(value: Any) -> Any:
 
 
 Days = Annotated[
-    int, Query(ge=1, le=365, description="length of the period: days of 24 hours, up to now"), BeforeValidator(_digits)
+    int,
+    Query(ge=1, le=365, description="length of the period: the last days × 24 hours, starting at a full hour"),
+    BeforeValidator(_digits),
 ]
 Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of rows"), BeforeValidator(_digits)]
 

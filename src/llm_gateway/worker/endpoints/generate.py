@@ -144,7 +144,7 @@ class GenerateEventWriter:
         self._request_id = request_id
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """Return no headers: the `result` event carries the provider, the model and the cost."""
+        """Return the headers x-gateway-provider and x-gateway-route; model and cost follow in the `result` event."""
         return provider_and_route(came.provider, came.route)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:

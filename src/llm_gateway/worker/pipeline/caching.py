@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from llm_gateway.cache.base import Cache
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success
@@ -85,12 +86,13 @@ class Caching:
         if not request.use_cache:
             return Lookup(base, "bypass", keeps=keeps)
         lookup = Lookup(base, "miss", keeps=keeps)
-        keys = [_key(base, candidate.cache_part) for candidate in plan.candidates]
+        candidates = plan.candidates
+        keys = [_key(base, candidate.cache_part) for candidate in candidates]
         # Requests share a flight only if their plans try the same candidates in the same order.
         flight_key = keys[0] if len(keys) == 1 else b"".join(keys)
         waited = False
         while True:
-            served = await self._kept(keys)
+            served = await self._kept(keys, candidates)
             if served is not None:
                 return self._hit(lookup, served)
             if request.stream:  # waiting for another request's whole answer would not be a stream
@@ -110,11 +112,13 @@ class Caching:
                     del flight, landed  # the error's traceback holds this frame
             waited = True
 
-    async def _kept(self, keys: list[bytes]) -> Success | None:
-        for key in keys:
+    async def _kept(self, keys: list[bytes], candidates: tuple[Candidate, ...]) -> Success | None:
+        for key, candidate in zip(keys, candidates, strict=True):
             kept = await self._cache.get(key)
             if kept is not None:
-                return _decoder.decode(kept)
+                served, name = _decoder.decode(kept), candidate.provider.name
+                # The key has the provider's id: the provider can have been renamed since.
+                return served if served.provider == name else msgspec.structs.replace(served, provider=name)
         return None
 
     async def _wait(self, flight: Flight, request: Request) -> FlightResult:

@@ -63,7 +63,7 @@ class Relay:
         self,
         stream: OpenStream,
         *,
-        route: bytes = b"priority",
+        route: bytes,
         settled: Callable[[Success], Awaitable[Answer]],
         failed: Callable[[GatewayError], Awaitable[None]],
         gone: Callable[[], None],

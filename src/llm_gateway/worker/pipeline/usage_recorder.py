@@ -142,7 +142,7 @@ class UsageRecorder:
         """Set the milliseconds from the request's arrival to the first content of its stream."""
         record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
 
-    async def settle_success(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
+    async def settle_success(self, record: UsageRecord, served: Success, route: bytes) -> Answer:
         """Settle the record as `ok`; it is durable when this returns. `route` says why this provider answered."""
         record.status = 200
         record.outcome = "ok"
@@ -158,8 +158,11 @@ class UsageRecorder:
             route=route,
         )
 
-    def settle_hit(self, record: UsageRecord, served: Success, route: bytes = b"priority") -> Answer:
-        """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable."""
+    def settle_hit(self, record: UsageRecord, served: Success, route: bytes) -> Answer:
+        """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable.
+
+        `route` is as for `settle_success`.
+        """
         reply = served.reply
         record.status = 200
         record.outcome, record.cache = "cached", "hit"
