@@ -32,8 +32,12 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
         `fallback` stands behind the reason where the provider is not one of the first tier, or another one was
         `tried_first`.
         """
-        is_first = tried_first in (None, provider) and any(c.provider.name == provider for c in self.tiers[0])
-        return ROUTES[self.reason][not is_first]
+        without_fallback, with_fallback = ROUTES[self.reason]
+        if tried_first is None or tried_first == provider:
+            for candidate in self.tiers[0]:  # `any` takes five times as long, and every answer comes by here
+                if candidate.provider.name == provider:
+                    return without_fallback
+        return with_fallback
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
