@@ -1,4 +1,4 @@
-"""Entry point of the one server process (`python -m llm_gateway`); `llm-gateway serve` becomes it by execve."""
+"""Run the server process: protect it, handle early signals, end failed starts with one sentence and an exit code."""
 
 from __future__ import annotations
 

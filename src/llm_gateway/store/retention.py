@@ -1,4 +1,4 @@
-"""Delete old usage records and sum up past days, protected against a system clock that is wrong.
+"""Periodic upkeep of usage: delete old records unless the clock looks wrong; merge past days' totals into blocks.
 
 A system clock that is wrong at one start (a dead battery, a bad time server, a restored virtual machine) must not
 delete a single record. So a believed time is kept from run to run (`retention.json` in the data directory) and advanced

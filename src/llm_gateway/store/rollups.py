@@ -1,4 +1,4 @@
-"""Usage totals by hour and day for services, customers and providers: sum records, pick buckets for a report.
+"""Compute usage totals from records, and the fewest hours, days and blocks that cover a report's period. No SQL.
 
 `rollup_table.py` adds the sums to the database. Every record counts once for its service and once for its customer. A
 provider gets the cost and tokens of each of its attempts, and the requests that it answered or was tried last for.
