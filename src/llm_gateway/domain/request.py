@@ -73,8 +73,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     the input in equivalent ASCII characters (`token_estimate.py`), `max_tokens` the limit of the output.
     `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
     None to let the routing choose. `session` is the client's name for the conversation, `agent` the program that sent
-    the request; `beginning` returns the start of the conversation, which stands for the session of a request without one.
-    `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
+    the request; `beginning` returns the start of the conversation, which replaces the session of a request without
+    one. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
     """
 
     id: str
