@@ -40,6 +40,7 @@ DESCRIPTOR = Descriptor(
     forwarded_headers=(b"openai-beta",),
     models=ModelList(paths=("/v1/models",), operation="Model", write=write_models, write_one=write_model),
     user_fields=(("user",), ("metadata", "user_id")),
+    session_fields=(("prompt_cache_key",),),
     output_fields=("max_completion_tokens", "max_tokens"),
     choice_fields=("n",),
     input_fields=("messages", "tools", "response_format"),

@@ -46,6 +46,7 @@ DESCRIPTOR = Descriptor(
     },
     forwarded_headers=(b"openai-beta",),
     user_fields=(("user",), ("metadata", "user_id")),
+    session_fields=(("prompt_cache_key",), ("client_metadata", "session_id")),
     output_fields=("max_output_tokens",),
     input_fields=("input", "instructions", "tools", "prompt", "text"),
     uncached_fields=frozenset({"model", "stream", "stream_options", "user", "metadata", "service_tier", "store"}),
