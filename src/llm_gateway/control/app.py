@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 from starlette.types import ASGIApp
 
 from llm_gateway.control.docs.home import home_router
+from llm_gateway.control.docs.page import build_page
+from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
@@ -101,7 +103,8 @@ class DataPlane(NamedTuple):
 class Control:
     """The parts of the control plane: stores, live configuration, egress rules, presets and prices.
 
-    `configuration` is empty until its first `reload`; `path` is the data directory.
+    `configuration` is empty until its first `reload`; `path` is the data directory; `sign_in_page` is the
+    page at /docs.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Control:
     ) -> None:
         self.path = stores.path
         self._dev_key = settings.dev_key
+        self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
         self._redact = redact
@@ -158,6 +162,7 @@ class Control:
             providers_router(stores.providers, configuration, rules, probe),
             overrides_router(stores.overrides, configuration),
             usage_router(stores.usage, shipper.flush),
+            docs_page_router(self.sign_in_page),
         )
         return build_management(routers, self._log, data_plane.in_flight)
 

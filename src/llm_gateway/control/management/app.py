@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_gateway import __version__
 from llm_gateway.control.docs.openapi import describe
-from llm_gateway.control.docs.page import docs_router
+from llm_gateway.control.docs.routes import docs_router
 from llm_gateway.control.management.query import known_parameters
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.paths import nothing_at
