@@ -1,4 +1,4 @@
-"""ASGI middleware that authenticates a request by its service key and checks the key's scope.
+"""ASGI middleware that admits a request by its service key and the key's scope, and in dev by its Host header.
 
 It runs before routing, so that unknown paths need a key, too.
 """
