@@ -147,7 +147,7 @@ def opens_with_basic(method: str, path: str) -> bool:
 
 
 def _presented_key(scope: Scope) -> bytes | None:
-    """Return the key of the request, from a vendor's query parameter or any credential header, None without one.
+    """Return the key of the request, from a vendor's query parameter or any credential header; None if it has no key.
 
     Raises:
         BadRequest: the request carries two different keys.

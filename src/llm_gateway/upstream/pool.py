@@ -159,7 +159,7 @@ class Pool:
                 self._keep(connection)
 
     def _free(self) -> UpstreamConnection | None:
-        """Return the idle connection that was used last, so that superfluous ones reach `IDLE_S`; None without one."""
+        """Return the idle connection that was used last, None if none is idle. So superfluous ones reach `IDLE_S`."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_reusable:
