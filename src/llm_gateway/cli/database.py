@@ -10,8 +10,8 @@ from llm_gateway.cli.output import Json, note, print_json
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
-from llm_gateway.store.database import OTHER_VERSION, Database, sqlite_file
-from llm_gateway.store.migrations import HEAD
+from llm_gateway.store.database import Database, sqlite_file
+from llm_gateway.store.migrations import HEAD, OTHER_VERSION
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 

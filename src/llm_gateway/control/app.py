@@ -33,7 +33,8 @@ from llm_gateway.providers.prices import PriceList, attempt_price
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
-from llm_gateway.store.database import OTHER_VERSION, Database
+from llm_gateway.store.database import Database
+from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing

@@ -35,11 +35,6 @@ READ_LIMIT_S = 5.0
 CHECK_LIMIT_S = 1.0
 """Maximum seconds of a health check."""
 
-OTHER_VERSION = (
-    "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
-    "command again."
-)
-"""Error message of a command that does not migrate."""
 MIGRATION_LOCK = 0x6C6C6D67
 """Key of the Postgres advisory lock held during a migration ("llmg")."""
 
