@@ -36,6 +36,7 @@ from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
+from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing
@@ -177,5 +178,5 @@ def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
     database = Database.open(settings.url)
     stack.callback(database.close)
     if not database.is_current():
-        raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
+        raise ConfigurationError(OTHER_VERSION)
     return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_presets()))

@@ -1,4 +1,4 @@
-"""ASGI middleware that authenticates a request by its service key and checks the key's scope.
+"""ASGI middleware that admits a request by its service key and the key's scope, and in dev by its Host header.
 
 It runs before routing, so that unknown paths need a key, too.
 """
@@ -146,7 +146,7 @@ def _is_browser_at_docs(scope: Scope) -> bool:
 
 
 def _presented_key(scope: Scope) -> bytes | None:
-    """Return the key of the request, from a vendor's query parameter or any credential header, None without one.
+    """Return the key of the request, from a vendor's query parameter or any credential header; None if it has no key.
 
     Raises:
         BadRequest: the request carries two different keys.

@@ -124,7 +124,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {} for status in statuses}
 
 
-def describe(routes: Sequence[BaseRoute], version: str) -> Document:
+def openapi_document(routes: Sequence[BaseRoute], version: str) -> Document:
     """Build the document for these routes of the management API and for the data plane."""
     document = get_openapi(
         title="LLM Gateway",
