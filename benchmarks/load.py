@@ -1,7 +1,7 @@
 """Closed-loop load generator: raw HTTP over uvloop, one request at a time on every connection.
 
-Runs in its own process (`python -m benchmarks.load`), which reads a `Job` and writes a `Load`, both JSON. It reads
-every answer, so that requests sent and requests recorded can be compared exactly.
+Runs in its own process (`python -m benchmarks.load`), which reads lines with a `Job` and writes for each a line with
+its `Load`, both JSON. It reads every answer, so that requests sent and requests recorded can be compared exactly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from array import array
 from pathlib import Path
 from time import perf_counter_ns
-from typing import cast
+from typing import BinaryIO, cast
 
 import msgspec
 import uvloop
@@ -27,14 +27,28 @@ PATIENCE_SECONDS = 30.0
 
 
 class BuiltIn:
-    """The built-in load generator; runs each job in a new process."""
+    """The built-in load generator; one process runs all jobs, from the first one until this process ends."""
 
     name = "the built-in generator"
 
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
     def run(self, job: Job) -> Load:
-        command = [sys.executable, "-m", "benchmarks.load"]
-        done = subprocess.run(command, cwd=ROOT, input=msgspec.json.encode(job), stdout=subprocess.PIPE, check=True)
-        return msgspec.json.decode(done.stdout, type=Load)
+        """Run a job.
+
+        Raises:
+            RuntimeError: the generator ended; its error output says why.
+        """
+        if self._process is None:
+            command, pipe = [sys.executable, "-m", "benchmarks.load"], subprocess.PIPE
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe)
+        stdin, stdout = cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
+        stdin.write(msgspec.json.encode(job) + b"\n")
+        stdin.flush()
+        if not (line := stdout.readline()):
+            raise RuntimeError(f"The load generator ended with code {self._process.wait()}.")
+        return msgspec.json.decode(line, type=Load)
 
 
 class _Run:
@@ -136,9 +150,12 @@ async def _finished(run: _Run, patience_seconds: float) -> bool:
 
 
 def main() -> None:
-    """Read a job from standard input, run it, and write its result to standard output."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(load(job))))
+    """Run each job from standard input when it comes, and write its result to standard output."""
+    for line in sys.stdin.buffer:
+        result = uvloop.run(load(msgspec.json.decode(line, type=Job)))
+        sys.stdout.buffer.write(msgspec.json.encode(result) + b"
+")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
