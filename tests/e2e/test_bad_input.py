@@ -31,7 +31,7 @@ def busy(running: GatewayProcess, vendor: UpstreamProcess) -> str:
 
 @pytest.fixture(scope="module")
 def watched(running: GatewayProcess, vendor: UpstreamProcess, busy: str) -> Iterator[GatewayProcess]:
-    """Check after all tests that the gateway recorded only served requests, kept its providers, and logged no defect."""
+    """Check after all tests that only served requests were recorded, the providers kept, and no defect logged."""
     vendor.reset()
     before = running.summary()["total_requests"]
     providers = running.call("GET", PROVIDERS).json
