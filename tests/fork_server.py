@@ -46,7 +46,7 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is unusual about a process: a terminal, limits, a complete end."""
+    """Terminal, limits, privileges and end of a process."""
 
     terminal: bool = False
     """Standard input becomes the controlling terminal of a new session."""

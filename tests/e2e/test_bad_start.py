@@ -24,7 +24,7 @@ from tests.fork_server import GATEWAY, USUAL, Surroundings, fork_server
 from tests.upstream import UpstreamProcess
 
 POWERLESS = Surroundings(privileged=False)
-"""Those of a usual user: file modes and privileged ports apply, even to root."""
+"""Privileges of a usual user: file modes and privileged ports apply, even to root."""
 BLOCK_BYTES = 512
 PASSWORD = "s3cr3t"
 KEYS = ["ab" * 32, "cd" * 32]

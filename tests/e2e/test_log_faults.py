@@ -97,7 +97,7 @@ class FaultyLog(GatewayProcess):
 
 
 class CompleteEnd(FaultyLog):
-    """One whose interpreter destroys its modules at the end."""
+    """A gateway with a faulty log, whose interpreter destroys its modules at the end."""
 
     surroundings = Surroundings(finalize=True)
 
