@@ -153,8 +153,7 @@ def main() -> None:
     """Run each job from standard input when it comes, and write its result to standard output."""
     for line in sys.stdin.buffer:
         result = uvloop.run(load(msgspec.json.decode(line, type=Job)))
-        sys.stdout.buffer.write(msgspec.json.encode(result) + b"
-")
+        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
         sys.stdout.flush()
 
 
