@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
-from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.cube import DIMENSIONS
+from llm_gateway.store.database import Database, usage_cube, usage_names, usage_records, usage_rollups
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore
 
@@ -42,6 +44,7 @@ def clear(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.delete(usage_records))
         connection.execute(sa.delete(usage_rollups))
+        connection.execute(sa.delete(usage_cube))
 
 
 def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
@@ -52,6 +55,23 @@ def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
 def record_rows(database: Database) -> list[tuple[Any, ...]]:
     with database.read() as connection:
         return [tuple(row) for row in connection.execute(sa.select(usage_records).order_by(usage_records.c.id))]
+
+
+def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
+    """Return the attempts of every record that has some, in the order of the records' ids."""
+    query = sa.select(usage_records.c.at_ms, usage_records.c.attempts).order_by(usage_records.c.id)
+    with database.read() as connection:
+        texts = [(row.at_ms, row.attempts) for row in connection.execute(query)]
+        return [each for each in AttemptTexts(database).read(connection, texts) if each]
+
+
+def cube_rows(database: Database) -> list[tuple[Any, ...]]:
+    """Return the rows of the cube, with names in the place of their numbers."""
+    with database.read() as connection:
+        names = dict(map(tuple, connection.execute(sa.select(usage_names.c.id, usage_names.c.name))))
+        rows = connection.execute(sa.select(usage_cube)).all()
+    width = 2 + len(DIMENSIONS)
+    return sorted((*row[:2], *(names[number] for number in row[2:width]), *row[width:]) for row in rows)
 
 
 def stored_ids(database: Database) -> list[str]:
@@ -71,7 +91,9 @@ def expected_totals(records: Iterable[UsageRecord]) -> Totals:
     return Totals(
         requests=len(all_of),
         cached_requests=sum(given.outcome == "cached" for given in all_of),
-        error_requests=sum(given.outcome in ("rate_limited", "failed", "no_provider") for given in all_of),
+        error_requests=sum(
+            given.outcome in ("rate_limited", "failed", "no_provider", "refused_budget") for given in all_of
+        ),
         ok_requests=len(successes),
         estimated_requests=sum(given.cost_status == "estimated" for given in all_of),
         unpriced_requests=sum(given.cost_status == "unpriced" for given in all_of),
@@ -139,7 +161,7 @@ def check_sums(store: UsageStore, days: int, now_ms: int = NOW_MS) -> None:
 
 
 PROVIDERS = ("openai", "anthropic", "ü")
-OUTCOMES = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider")
+OUTCOMES = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider", "refused_budget")
 CHEAP = Price(input=((0, 1),), output=((0, 150_000),))
 DEAR = Price(input=((0, 10**9), (200_000, 10**12)), output=((0, 10**15),), reasoning=((0, 3 * 10**9),))
 

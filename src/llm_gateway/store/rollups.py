@@ -54,7 +54,7 @@ class Stretch(NamedTuple):
 LARGEST_SUM = 2**53
 """Maximum that one batch may add to a counter, so that 64 bits hold a bucket's sum whatever providers report."""
 
-ERRORS = frozenset({"rate_limited", "failed", "no_provider"})
+ERRORS = frozenset({"rate_limited", "failed", "no_provider", "refused_budget"})
 """Outcomes that count as errors in reports."""
 
 Key: TypeAlias = tuple[str, int, str]
