@@ -107,17 +107,6 @@ class AttemptTexts:
         return {key: numbers.get(text) or Origin(*key) for key, text in texts.items()}
 
 
-def _origin(attempt: AttemptRecord) -> tuple[Any, ...]:
-    return (
-        attempt.provider_id,
-        attempt.provider,
-        attempt.kind,
-        attempt.model,
-        attempt.upstream_model,
-        attempt.price,
-    )
-
-
 def _text(record: UsageRecord, origins: dict[tuple[Any, ...], int | Origin]) -> str:
     return _encoder.encode([_array(one, record.at_ms, origins[_origin(one)]) for one in record.attempts]).decode()
 
@@ -148,8 +137,8 @@ def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any
 
 
 def _rest(attempt: AttemptRecord) -> _Rest | None:
-    rest = _Rest(*_rest_values(attempt))
-    return None if rest == _NO_REST else rest
+    values = _rest_values(attempt)
+    return None if values == _NO_REST_VALUES else _Rest(*values)
 
 
 def _parsed(text: str) -> list[AttemptRecord] | list[_Stored]:
@@ -202,6 +191,8 @@ def _uuid_text(value: bytes) -> str:
 _KINDS = Usage.__struct_fields__
 _NO_REST = _Rest()
 _rest_values = attrgetter(*_Rest.__struct_fields__)
+_NO_REST_VALUES = _rest_values(_NO_REST)
+_origin = attrgetter(*Origin.__struct_fields__)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[_Stored])
 _old_decoder = msgspec.json.Decoder(list[AttemptRecord])

@@ -35,8 +35,11 @@ RECORD_DIMENSIONS = (
 DIMENSIONS = ATTEMPT_DIMENSIONS + RECORD_DIMENSIONS
 """All dimensions, in the order of the cube's columns. A new one is a row here and a column in a migration."""
 
-CubeKey: TypeAlias = tuple[int | str | None, ...]
-"""(number of the hour since 1970, value of each dimension)."""
+Values: TypeAlias = tuple[str | None, ...]
+"""The value of each dimension, None if a record has none."""
+
+CubeKey: TypeAlias = tuple[int, Values]
+"""(number of the hour since 1970, values)."""
 
 _of_attempt = attrgetter(*(dimension.attribute for dimension in ATTEMPT_DIMENSIONS))
 _of_record = attrgetter(*(dimension.attribute for dimension in RECORD_DIMENSIONS))
@@ -47,7 +50,7 @@ def cube_sums(records: Iterable[UsageRecord]) -> dict[CubeKey, Totals]:
     sums: dict[CubeKey, Totals] = {}
     for record in records:
         hour, shared = record.at_ms // HOUR_MS, _of_record(record)
-        key = (hour, *_of_attempt(record), *shared)
+        key = (hour, (*_of_attempt(record), *shared))
         totals = sums.get(key)
         if totals is None:
             totals = sums[key] = Totals()
@@ -55,7 +58,7 @@ def cube_sums(records: Iterable[UsageRecord]) -> dict[CubeKey, Totals]:
         for attempt in record.attempts:
             usage = attempt.usage
             if attempt.cost_nanos or usage.input_tokens or usage.output_tokens:
-                attempt_key = (hour, *_of_attempt(attempt), *shared)
+                attempt_key = (hour, (*_of_attempt(attempt), *shared))
                 sums.setdefault(attempt_key, Totals()).buy(usage, attempt.cost_nanos)
     return sums
 

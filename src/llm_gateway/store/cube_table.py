@@ -9,8 +9,9 @@ a record between the last one added and the newest one of then is left to it, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
-from llm_gateway.store.cube import DIMENSIONS, CubeKey
+from llm_gateway.store.cube import DIMENSIONS, CubeKey, Values
 from llm_gateway.store.database import Database, usage_cube, usage_cube_fill, usage_names
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS
@@ -67,19 +68,26 @@ class CubeTable:
 
     def add(self, connection: Connection, sums: Mapping[CubeKey, Totals], pause: Pause = no_pause) -> None:
         """Add hourly sums to the rows of their hours and days. `pause` is called after every few rows."""
-        names = {_name(value) for key in sums for value in key[1:]}
-        numbers = self._names.numbers(connection, names, pause) if names else {}
+        places = self._places(connection, {values for _, values in sums}, pause)
         added: dict[tuple[int, ...], Totals] = {}
-        for (hour, *values), totals in with_pauses(sums.items(), pause):
-            place = [numbers[_name(value)] for value in values]
-            for grain in (HOUR, DAY):
-                key = (grain.hours, int(hour or 0) // grain.hours, *place)
+        for (hour, values), totals in with_pauses(sums.items(), pause):
+            place = places[values]
+            for key in ((HOUR.hours, hour, *place), (DAY.hours, hour // DAY.hours, *place)):
                 known = added.get(key)
                 added[key] = totals if known is None else known.plus(totals)
         rows = [(*key, *msgspec.structs.astuple(totals)) for key, totals in added.items()]
         if not self._is_sqlite:
             rows.sort()  # as in RollupTable
         self._insert.run(connection, rows, pause)
+
+    def _places(
+        self, connection: Connection, combinations: Collection[Values], pause: Pause
+    ) -> dict[Values, tuple[int, ...]]:
+        """Return the numbers of each combination's names."""
+        if not combinations:
+            return {}
+        numbers = self._names.numbers(connection, map(_name, chain.from_iterable(combinations)), pause)
+        return {values: tuple(numbers[_name(value)] for value in values) for values in combinations}
 
     def breakdown(
         self, connection: Connection, dimensions: Sequence[str], grain: Grain, period: tuple[int, int]
@@ -102,5 +110,5 @@ class CubeTable:
         return {tuple(names[number] for number in row[:width]): Totals(*row[width:]) for row in rows}
 
 
-def _name(value: Any) -> str:
+def _name(value: str | None) -> str:
     return "" if value is None else value[:LONGEST_NAME]
