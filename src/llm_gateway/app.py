@@ -27,6 +27,7 @@ from llm_gateway.gate.sign_in import SignInPage
 from llm_gateway.gauges import call_gauges, journal_gauges
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.throttle import Throttle
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.settings import Settings
 from llm_gateway.store.repricing import RepriceReport, Wanted
@@ -107,7 +108,7 @@ class Application:
         self._entry = _build_gate(app, settings, control.sign_in_page, log)
         self._background(worker.transport.recheck())
         self._background(refresh_prices_forever(control.configuration, log))
-        retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
+        retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
         self._serving = True
 

@@ -272,10 +272,10 @@ def test_records_are_the_same_after_encoding_and_decoding() -> None:
         service="s",
         task_type="t",
         surface="generate",
+        version=RECORD_VERSION,
         tags={"team": "ä"},
         attempts=[attempt],
     )
-    assert record.version == RECORD_VERSION == 1
     assert decode_record(encode_record(record)) == record
     assert decode_attempt(encode_record(attempt)) == attempt
     for decode in (decode_record, decode_attempt):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llm_gateway.domain.usage import CostStatus, Usage, UsageRecord, encode_record
+from llm_gateway.domain.usage import RECORD_VERSION, CostStatus, Usage, UsageRecord, encode_record
 from llm_gateway.journal.frames import Entry, Kind
 from llm_gateway.journal.record_assembler import LOST, RecordAssembler
 from llm_gateway.journal.segments import Position
@@ -117,6 +117,7 @@ def test_a_request_whose_intent_is_damaged_keeps_its_cost() -> None:
         service=LOST,
         task_type=LOST,
         surface=LOST,
+        version=RECORD_VERSION,
         outcome="cancelled",
         error_code="gateway_crashed",
         provider="provider-a",

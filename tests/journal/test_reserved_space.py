@@ -50,6 +50,7 @@ def end(attempt: AttemptRecord, text: str) -> None:
     attempt.error = text * ERROR_CHARACTERS
     attempt.sent, attempt.status = False, 599
     attempt.usage, attempt.price, attempt.cost_status = worst_usage(), worst_price(), "estimated"
+    attempt.service_tier, attempt.units = text * 32, {f"{n}" + text * 31: LONG for n in range(8)}
     attempt.limit_tokens = attempt.cost_nanos = attempt.latency_ms = LONG
 
 

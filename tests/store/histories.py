@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
-from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.cube import DIMENSIONS
+from llm_gateway.store.database import Database, usage_cube, usage_names, usage_records, usage_rollups
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore
 
@@ -29,8 +31,15 @@ def id_at(at_ms: int) -> str:
 
 
 def record(at_ms: int = NOW_MS, **fields: Any) -> UsageRecord:
-    plain = {"id": id_at(at_ms), "instance": "i", "key_name": "k", "user_id": "u", "service": "s"}
-    return UsageRecord(at_ms=at_ms, task_type="general", surface="generate", **{**plain, **fields})
+    plain = {
+        "id": id_at(at_ms),
+        "instance": "i",
+        "key_name": "k",
+        "user_id": "u",
+        "service": "s",
+        "task_type": "general",
+    }
+    return UsageRecord(at_ms=at_ms, surface="generate", **{**plain, **fields})
 
 
 def attempt(started_ms: int = NOW_MS, provider: str = "p", **fields: Any) -> AttemptRecord:
@@ -42,6 +51,7 @@ def clear(database: Database) -> None:
     with database.write() as connection:
         connection.execute(sa.delete(usage_records))
         connection.execute(sa.delete(usage_rollups))
+        connection.execute(sa.delete(usage_cube))
 
 
 def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
@@ -52,6 +62,23 @@ def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
 def record_rows(database: Database) -> list[tuple[Any, ...]]:
     with database.read() as connection:
         return [tuple(row) for row in connection.execute(sa.select(usage_records).order_by(usage_records.c.id))]
+
+
+def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
+    """Return the attempts of every record that has some, in the order of the records' ids."""
+    query = sa.select(usage_records.c.at_ms, usage_records.c.attempts).order_by(usage_records.c.id)
+    with database.read() as connection:
+        texts = [(row.at_ms, row.attempts) for row in connection.execute(query)]
+        return [each for each in AttemptTexts(database).read(connection, texts) if each]
+
+
+def cube_rows(database: Database) -> list[tuple[Any, ...]]:
+    """Return the rows of the cube, with names in the place of their numbers."""
+    with database.read() as connection:
+        names = dict(map(tuple, connection.execute(sa.select(usage_names.c.id, usage_names.c.name))))
+        rows = connection.execute(sa.select(usage_cube)).all()
+    width = 2 + len(DIMENSIONS)
+    return sorted((*row[:2], *(names[number] for number in row[2:width]), *row[width:]) for row in rows)
 
 
 def stored_ids(database: Database) -> list[str]:
@@ -71,7 +98,9 @@ def expected_totals(records: Iterable[UsageRecord]) -> Totals:
     return Totals(
         requests=len(all_of),
         cached_requests=sum(given.outcome == "cached" for given in all_of),
-        error_requests=sum(given.outcome in ("rate_limited", "failed", "no_provider") for given in all_of),
+        error_requests=sum(
+            given.outcome in ("rate_limited", "failed", "no_provider", "refused_budget") for given in all_of
+        ),
         ok_requests=len(successes),
         estimated_requests=sum(given.cost_status == "estimated" for given in all_of),
         unpriced_requests=sum(given.cost_status == "unpriced" for given in all_of),
@@ -138,8 +167,31 @@ def check_sums(store: UsageStore, days: int, now_ms: int = NOW_MS) -> None:
     assert bought.requests <= whole.requests
 
 
+def check_cube(database: Database) -> None:
+    """Check that the cube adds up to the rollups of services and providers, for every hour and day.
+
+    Needs records as the gateway makes them (`made_records`). Rows of zeros count as missing: repricing leaves some.
+    """
+    rollups: dict[tuple[str, int, int, str], Totals] = {}
+    for dimension, grain, bucket_ms, name, *counters in rollup_rows(database):
+        hours = {"hour": 1, "day": 24}.get(grain)
+        if dimension != "customer" and hours is not None and any(counters):
+            rollups[dimension, hours, bucket_ms // (hours * HOUR_MS), name] = Totals(*counters)
+    cube: dict[tuple[str, int, int, str], Totals] = {}
+    for row in cube_rows(database):
+        names = dict(zip((dimension.name for dimension in DIMENSIONS), row[2:], strict=False))
+        totals = Totals(*row[2 + len(DIMENSIONS) :])
+        # Reports leave hits of the cache out of the provider's requests; the cube has them where they were bought.
+        reached = totals.minus(Totals(requests=totals.cached_requests, cached_requests=totals.cached_requests))
+        for dimension, counted in (("service", totals), ("provider", reached)):
+            key = (dimension, row[0], row[1], names[dimension])
+            cube[key] = cube.get(key, Totals()).plus(counted)
+    found = {key: totals for key, totals in cube.items() if key[0] == "service" or key[3]}
+    assert {key: totals for key, totals in found.items() if totals != Totals()} == rollups
+
+
 PROVIDERS = ("openai", "anthropic", "ü")
-OUTCOMES = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider")
+OUTCOMES = ("ok", "cached", "rate_limited", "failed", "cancelled", "no_provider", "refused_budget")
 CHEAP = Price(input=((0, 1),), output=((0, 150_000),))
 DEAR = Price(input=((0, 10**9), (200_000, 10**12)), output=((0, 10**15),), reasoning=((0, 3 * 10**9),))
 

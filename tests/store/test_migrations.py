@@ -156,12 +156,17 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "env.py",
         "0001_initial.py",
         "0002_protocols.py",
+        "0003_record_2.py",
     }
     with database.read() as connection:
         assert sa.inspect(connection).get_table_names() == [
             "alembic_version",
             "overrides",
             "providers",
+            "usage_cube",
+            "usage_cube_fill",
+            "usage_names",
+            "usage_origins",
             "usage_records",
             "usage_rollups",
         ]

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import given as for_any
 from hypothesis import strategies as st
@@ -35,6 +34,7 @@ from tests.store.histories import (
     NOW_MS,
     PROVIDERS,
     attempt,
+    check_cube,
     check_reports,
     check_sums,
     clear,
@@ -44,6 +44,7 @@ from tests.store.histories import (
     record_rows,
     rollup_rows,
     some_price,
+    stored_attempts,
 )
 
 TOKENS = Usage(input_tokens=10, output_tokens=5)
@@ -114,12 +115,6 @@ class Run:
 @pytest.fixture
 def store(database: Database) -> UsageStore:
     return UsageStore(database)
-
-
-def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
-    with database.read() as connection:
-        texts = connection.execute(sa.select(usage_records.c.attempts).order_by(usage_records.c.id)).scalars().all()
-    return [msgspec.json.decode(text, type=list[AttemptRecord]) for text in texts if text is not None]
 
 
 def test_repricing_changes_the_record_its_attempt_and_the_reports(store: UsageStore, database: Database) -> None:
@@ -336,6 +331,7 @@ def test_reports_become_those_of_a_history_with_the_new_prices(
     expected = with_price(history, prices)
     check_reports(store, expected, days)
     check_sums(store, days)
+    check_cube(shared_database)
     assert done.cost_after_nanos == foretold.cost_after_nanos
     if not stops:
         assert msgspec.structs.replace(done, dry_run=True) == foretold

@@ -16,13 +16,13 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.domain.usage import FREE, AttemptRecord, SentAttempt, Usage
+from llm_gateway.domain.usage import FREE, RECORD_VERSION, SentAttempt, Usage
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
-from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_ids
+from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_attempts, stored_ids
 
 
 @pytest.fixture
@@ -36,7 +36,14 @@ def store(database: Database) -> UsageStore:
 def test_every_field_of_a_record_is_stored(store: UsageStore, database: Database) -> None:
     attempts = [attempt(5), attempt(9, price=FREE, usage=Usage(input_tokens=1)), attempt(7)]
     given = record(
+        version=RECORD_VERSION,
         client_request_id="c",
+        session="x",
+        agent="codex",
+        queued_ms=8,
+        route="model",
+        key_id="i",
+        team_id="t",
         tags={"team": "ü"},
         stream=True,
         requested_model="r",
@@ -60,7 +67,8 @@ def test_every_field_of_a_record_is_stored(store: UsageStore, database: Database
     store.write([given])
     with database.read() as connection:
         row = dict(connection.execute(sa.select(usage_records)).mappings().one())
-    assert msgspec.json.decode(row.pop("attempts"), type=list[AttemptRecord]) == attempts
+    assert row.pop("attempts") is not None
+    assert stored_attempts(database) == [attempts]
     assert msgspec.json.decode(row.pop("tags")) == {"team": "ü"}
     assert Usage(**{kind: row.pop(kind) for kind in Usage.__struct_fields__}) == given.usage
     assert row.pop("last_attempt_ms") == 9

@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 NANOS_PER_USD = 1_000_000_000
-RECORD_VERSION = 1
+FIRST_VERSION, RECORD_VERSION = 1, 2
+"""Version of records that do not say theirs, and of those made now. A later field is a later version."""
 
 CostStatus: TypeAlias = Literal["exact", "estimated", "unpriced"]
-Outcome: TypeAlias = Literal["ok", "cached", "rate_limited", "failed", "cancelled", "no_provider"]
+Outcome: TypeAlias = Literal["ok", "cached", "rate_limited", "failed", "cancelled", "no_provider", "refused_budget"]
 CacheStatus: TypeAlias = Literal["hit", "miss", "bypass"]
 
 Tier: TypeAlias = tuple[int, int]
@@ -136,6 +137,15 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     `sent` is False only if the call was certainly never sent. `reserved_tokens` counted against the provider's token
     limit while the call was pending, `limit_tokens` counts since it ended. `price` is the price that `cost_nanos` was
     computed with. `usage_estimated`: `usage` is the gateway's estimate or upper bound, not the provider's count.
+
+    Since version 2:
+        why: why it was made, `kind:cause` of at most 32 characters. The kind is `failover` (another candidate than the
+            one before) or `retry` (the same one); the cause is what happened before: an HTTP status (`failover:503`),
+            the fault of a call without an answer (`retry:timeout`), or why the candidate before was not called
+            (`failover:limit`). None: the plan's first candidate was called first.
+        service_tier: the tier that the provider reported (`flex`, `priority`, …), at most 32 characters.
+        units: counts of what the provider bills apart from tokens, such as {"web_search": 2}. At most 8 of them, their
+            names at most 32 characters.
     """
 
     id: str
@@ -158,13 +168,24 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     cost_nanos: int = 0
     cost_status: CostStatus = "exact"
     latency_ms: int = 0
+    why: str | None = None
+    service_tier: str | None = None
+    units: dict[str, int] | None = None
 
 
 class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """The record of one request that passed authentication and validation, written whatever its outcome.
 
     `at_ms` is its time of arrival in milliseconds UTC. `usage` and `cost_nanos` are sums over its attempts. They are
-    zero for a cache hit; `saved_*` then has what the cached answer cost when it was bought.
+    zero for a cache hit; `saved_*` then has what the cached answer cost when it was bought. `id` is the gateway's own,
+    `client_request_id` the client's.
+
+    Since version 2:
+        session: the client's session, from its headers or its agent's fields.
+        agent: the program that called, a label of a closed set or `other`.
+        queued_ms: milliseconds that the request waited for a place under a limit.
+        route: how the first candidate was chosen (`domain/plan.py`). If another one answered, the attempts say why.
+        key_id, team_id: of a key made over the API; None for keys of the environment, which have a name only.
     """
 
     id: str
@@ -175,10 +196,14 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     service: str
     task_type: str
     surface: str
-    version: int = RECORD_VERSION
+    version: int = FIRST_VERSION
     client_request_id: str | None = None
-    organization: str | None = None
-    project: str | None = None
+    session: str | None = None
+    agent: str | None = None
+    queued_ms: int = 0
+    route: str | None = None
+    key_id: str | None = None
+    team_id: str | None = None
     tags: dict[str, str] = {}
     stream: bool = False
     requested_model: str | None = None
@@ -198,6 +223,11 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     latency_ms: int = 0
     first_token_ms: int | None = None
     attempts: list[AttemptRecord] = []
+
+    @property
+    def key(self) -> str:
+        """What reports tell keys apart by: the key's id, or the name of a key of the environment."""
+        return self.key_id or self.key_name
 
 
 def worst_status(statuses: Iterable[CostStatus]) -> CostStatus:

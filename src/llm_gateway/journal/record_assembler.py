@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from llm_gateway.domain.usage import (
+    RECORD_VERSION,
     AttemptRecord,
     Usage,
     UsageRecord,
@@ -118,6 +119,7 @@ class RecordAssembler:
             service=LOST,
             task_type=LOST,
             surface=LOST,
+            version=RECORD_VERSION,
         )
 
     def _decoded(self, entry: Entry, decode: Callable[[bytes], _Decoded]) -> _Decoded | None:

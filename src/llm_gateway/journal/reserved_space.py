@@ -17,11 +17,14 @@ ERROR_CHARACTERS = 600
 NAME_CHARACTERS = 256
 """Maximum characters of each text that a provider reports: model, call id, finish reason."""
 
-FIGURES_BYTES = 1500
+BILLED_CHARACTERS = 9 * 32
+"""Maximum characters of the service tier, and of the names of 8 units that are billed apart (`AttemptRecord`)."""
+
+FIGURES_BYTES = 1800
 """Maximum bytes of what an end adds besides: field names, counts, times, a price that the intent did not have, and the
 record's own outcome, status and sums."""
 
-GROWTH_BYTES = TEXT_BYTES * (ERROR_CHARACTERS + 3 * NAME_CHARACTERS) + FIGURES_BYTES
+GROWTH_BYTES = TEXT_BYTES * (ERROR_CHARACTERS + 3 * NAME_CHARACTERS + BILLED_CHARACTERS) + FIGURES_BYTES
 """Maximum bytes by which the end of an attempt can exceed its intent."""
 
 UNBILLED_BYTES = 8 * 1024 * 1024

@@ -8,7 +8,7 @@ while values are bound, 0.2 µs each: statements are kept small, so that the eve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -32,10 +32,10 @@ def no_pause() -> None:
 
 def with_pauses(items: Iterable[_Item], pause: Pause) -> Iterator[_Item]:
     """Yield `items`, and call `pause` before every 16th."""
-    for number, item in enumerate(items):
-        if not number % ITEMS_BETWEEN_PAUSES:
-            pause()
-        yield item
+    each = iter(items)
+    while part := list(islice(each, ITEMS_BETWEEN_PAUSES)):
+        pause()
+        yield from part
 
 
 class BulkInsert:

@@ -23,6 +23,7 @@ from sqlalchemy.pool import QueuePool
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store import migrations
+from llm_gateway.store.cube import DIMENSIONS
 from llm_gateway.store.diagnosis import explained
 from llm_gateway.store.rollups import COUNTERS
 
@@ -43,6 +44,9 @@ STEPS_BETWEEN_LOOKS = 500_000
 
 SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 """Text compared by its bytes on Postgres too, whatever the database's locale; SQLite always does."""
+
+NUMBERED = BigInteger().with_variant(sa.Integer, "sqlite")
+"""Type of a key that the database numbers itself."""
 
 metadata = sa.MetaData()
 
@@ -97,8 +101,8 @@ usage_records = sa.Table(
     Column("task_type", Text, nullable=False),
     Column("surface", Text, nullable=False),
     Column("client_request_id", Text),
-    Column("organization", Text),
-    Column("project", Text),
+    Column("session", Text),
+    Column("agent", Text),
     Column("tags", Text, comment="JSON object"),
     Column("stream", Boolean, nullable=False),
     Column("requested_model", Text),
@@ -118,6 +122,10 @@ usage_records = sa.Table(
     Column("latency_ms", BigInteger, nullable=False),
     Column("first_token_ms", BigInteger),
     Column("attempts", Text, comment="JSON array of attempt records"),
+    Column("queued_ms", BigInteger),
+    Column("route", Text),
+    Column("key_id", Text),
+    Column("team_id", Text),
     sqlite_with_rowid=False,
 )
 
@@ -132,6 +140,41 @@ usage_rollups = sa.Table(
     Column("name", SORTED_BY_BYTES, primary_key=True),
     *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
     sqlite_with_rowid=False,
+)
+
+# Numbers for texts that repeat in millions of rows (`numbered_texts.py`).
+usage_names = sa.Table(
+    "usage_names",
+    metadata,
+    Column("id", NUMBERED, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    sa.UniqueConstraint("name", name="usage_names_name"),
+)
+usage_origins = sa.Table(
+    "usage_origins",
+    metadata,
+    Column("id", NUMBERED, primary_key=True),
+    Column("origin", SORTED_BY_BYTES, nullable=False),
+    sa.UniqueConstraint("origin", name="usage_origins_origin"),
+)
+
+# Each dimension is a number of usage_names, so that a row of integers is short.
+usage_cube = sa.Table(
+    "usage_cube",
+    metadata,
+    Column("hours", BigInteger, primary_key=True, autoincrement=False),
+    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
+    *(Column(dimension.name, BigInteger, primary_key=True, autoincrement=False) for dimension in DIMENSIONS),
+    *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
+    sqlite_with_rowid=False,
+)
+
+# One row: records whose id is greater than `filled`, but not than `until`, are not in the cube yet (`cube_fill.py`).
+usage_cube_fill = sa.Table(
+    "usage_cube_fill",
+    metadata,
+    Column("until", SORTED_BY_BYTES, primary_key=True),
+    Column("filled", SORTED_BY_BYTES, nullable=False),
 )
 
 

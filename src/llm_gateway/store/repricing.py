@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -24,11 +24,14 @@ from llm_gateway.domain.usage import (
     Usage,
     UsageRecord,
     cost,
-    encode_record,
     worst_status,
 )
 from llm_gateway.errors import RecordsRefused
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.cube import cube_change
+from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database, usage_records, usage_rollups
+from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
 from llm_gateway.store.rollup_table import RollupTable
 from llm_gateway.store.rollups import HOUR, HOUR_MS, SERVICE, change
 from llm_gateway.store.usage import first_id
@@ -43,10 +46,6 @@ CLOCK_SLACK_MS = 60_000
 """Maximum milliseconds between `at_ms` of a record and the time in its id."""
 
 NOTHING = Usage()
-COLUMNS = tuple(
-    usage_records.c[name]
-    for name in ("id", "at_ms", "user_id", "service", "provider", "cost_nanos", "cost_status", "attempts")
-)
 
 PriceOf: TypeAlias = Callable[[Provider, AttemptRecord], Price | None]
 
@@ -137,7 +136,9 @@ class Repricing:
         self._providers = {provider.id: provider for provider in providers}
         self._price_of = price_of
         self._sleep = sleep
+        self._attempts = AttemptTexts(database)
         self._rollups = RollupTable(database)
+        self._cube = CubeTable(database)
 
     def run(self, wanted: Wanted, *, dry_run: bool, progress: Callable[[RepriceReport], None]) -> RepriceReport:
         """Reprice the matching attempts, or only compute the report if `dry_run`.
@@ -154,33 +155,33 @@ class Repricing:
         whole_hours = range(-(-wanted.since_ms // HOUR_MS) * HOUR_MS, wanted.until_ms // HOUR_MS * HOUR_MS)
         requests = self._requests(whole_hours)
         last_id = first_id(wanted.since_ms - CLOCK_SLACK_MS)
-        while rows := self._read(wanted, last_id):
-            last_id = rows[-1].id
-            repriced = [self._repriced(row, wanted) for row in rows if row.attempts is not None]
+        while records := self._read(wanted, last_id):
+            last_id = records[-1].id
+            repriced = [self._repriced(record, wanted) for record in records if record.attempts]
             if not dry_run and any(each.is_changed for each in repriced):
                 repriced = self._rewrite([each.before.id for each in repriced], wanted)
                 self._sleep(PAUSE_S)
-            requests -= sum(row.at_ms in whole_hours for row in rows)
-            report.records += len(rows)
+            requests -= sum(record.at_ms in whole_hours for record in records)
+            report.records += len(records)
             report.changed += sum(each.is_changed for each in repriced)
-            report.at_ms = rows[-1].at_ms
+            report.at_ms = records[-1].at_ms
             _count(models, chain.from_iterable(each.attempts for each in repriced))
             report.models = [models[key] for key in sorted(models)]
             progress(report)
         report.pruned = max(0, requests)
         return report
 
-    def _read(self, wanted: Wanted, last_id: str) -> Sequence[sa.Row[Any]]:
+    def _read(self, wanted: Wanted, last_id: str) -> Sequence[UsageRecord]:
         records = usage_records.c
         query = (
-            sa.select(*COLUMNS)
+            sa.select(*SUMMED_COLUMNS)
             .where(records.id > last_id, records.id < first_id(wanted.until_ms + CLOCK_SLACK_MS))
             .where(records.at_ms >= wanted.since_ms, records.at_ms < wanted.until_ms)
             .order_by(records.id)
             .limit(BATCH_RECORDS)
         )
         with self._database.read() as connection:
-            return connection.execute(query).all()
+            return summed_records(connection, self._attempts, connection.execute(query).all())
 
     def _requests(self, hours: range) -> int:
         rollups = usage_rollups.c
@@ -196,7 +197,7 @@ class Repricing:
     def _rewrite(self, ids: Sequence[str], wanted: Wanted) -> list[_Repriced]:
         """Store the records at their new prices. They are read again: others may have changed or deleted some."""
         records = usage_records.c
-        query = sa.select(*COLUMNS).where(records.id.in_(ids)).order_by(records.id).with_for_update()
+        query = sa.select(*SUMMED_COLUMNS).where(records.id.in_(ids)).order_by(records.id).with_for_update()
         update = (
             sa.update(usage_records)
             .where(records.id == sa.bindparam("row_id"))
@@ -204,11 +205,16 @@ class Repricing:
         )
         try:
             with self._database.write() as connection:
-                repriced = [self._repriced(row, wanted) for row in connection.execute(query).all()]
+                filling = self._cube.filling(connection)
+                stored = summed_records(connection, self._attempts, connection.execute(query).all())
+                repriced = [self._repriced(record, wanted) for record in stored]
                 if changed := [each for each in repriced if each.is_changed]:
-                    connection.execute(update, [each.values() for each in changed])
-                    difference = change([each.before for each in changed], [each.after for each in changed])
-                    self._rollups.add(connection, difference)
+                    texts = self._attempts.write(connection, [each.after for each in changed])
+                    connection.execute(update, list(map(_Repriced.values, changed, texts)))
+                    before, after = [each.before for each in changed], [each.after for each in changed]
+                    self._rollups.add(connection, change(before, after))
+                    counted = cube_change(filter(filling.is_counted, before), filter(filling.is_counted, after))
+                    self._cube.add(connection, counted)
                 return repriced
         except (DataError, OverflowError) as error:
             cause = getattr(error, "orig", None) or error
@@ -217,21 +223,7 @@ class Repricing:
                 "keep their costs: correct the price, then run llm-gateway reprice again."
             ) from error
 
-    def _repriced(self, row: sa.Row[Any], wanted: Wanted) -> _Repriced:
-        before = UsageRecord(
-            id=row.id,
-            at_ms=row.at_ms,
-            instance="",
-            key_name="",
-            user_id=row.user_id,
-            service=row.service,
-            task_type="",
-            surface="",
-            provider=row.provider,
-            cost_nanos=row.cost_nanos,
-            cost_status=row.cost_status,
-            attempts=_decoder.decode(row.attempts),
-        )
+    def _repriced(self, before: UsageRecord, wanted: Wanted) -> _Repriced:
         attempts = [self._reprice(attempt, wanted) for attempt in before.attempts]
         after = before
         if any(each.is_changed for each in attempts):
@@ -276,14 +268,14 @@ class _Repriced(NamedTuple):
     def is_changed(self) -> bool:
         return self.after is not self.before
 
-    def values(self) -> dict[str, object]:
-        """Return the parameters of the UPDATE statement."""
+    def values(self, attempts: str | None) -> dict[str, object]:
+        """Return the parameters of the UPDATE statement, given the text of the new attempts."""
         after = self.after
         return {
             "row_id": after.id,
             "new_cost_nanos": after.cost_nanos,
             "new_cost_status": after.cost_status,
-            "new_attempts": encode_record(after.attempts).decode(),
+            "new_attempts": attempts,
         }
 
 
@@ -321,6 +313,3 @@ def _count(models: dict[tuple[str, str], ModelDifference], attempts: Iterable[_A
         counted.gone += fate == "gone"
         counted.cost_before_nanos += before.cost_nanos
         counted.cost_after_nanos += after.cost_nanos
-
-
-_decoder = msgspec.json.Decoder(list[AttemptRecord])

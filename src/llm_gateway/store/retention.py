@@ -28,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+from llm_gateway.store.bulk import Pause, no_pause
 from llm_gateway.store.rollups import DAY_MS
 from llm_gateway.store.usage import UsageStore
 
@@ -41,6 +42,9 @@ ACCEPTED_AFTER_S = 86_400.0
 
 PRUNE_STEP = 2000
 """Maximum number of records deleted in one transaction."""
+
+LOG_EVERY_RECORDS = 100_000
+"""Number of older records added to the cube between two log lines of their progress."""
 
 LATE_MS = 3_600_000
 """Milliseconds after its end at which a day is added up; records that come later are added to more rows."""
@@ -129,8 +133,11 @@ class Retention:
         *,
         clock_ms: Callable[[], int] = system_clock_ms,
         elapsed_s: Callable[[], float] = elapsed_s,
+        pause: Pause = no_pause,
     ) -> None:
         self._usage = usage
+        self._pause = pause
+        self._filled = 0
         self._path = directory / FILE_NAME
         self._kept_ms = days * DAY_MS
         self._log = log
@@ -147,6 +154,8 @@ class Retention:
         Raises:
             StoreUnavailable: the database does not answer; the next step begins a new run.
         """
+        if self._fill_cube():  # before anything is deleted that is not in the cube yet
+            return True
         is_left = False
         try:
             reading = self._reading = self._reading or self._begin()
@@ -157,6 +166,17 @@ class Retention:
             if not is_left:
                 self._end()
         return is_left
+
+    def _fill_cube(self) -> bool:
+        step = self._usage.fill_cube(self._pause)
+        if step is None:
+            return False
+        self._filled += step.records
+        if step.is_last:
+            self._log("older usage is summed by all dimensions", records=self._filled)
+        elif self._filled % LOG_EVERY_RECORDS == 0:
+            self._log("older usage is being summed by all dimensions", records=self._filled, up_to=_day(step.at_ms))
+        return True
 
     def _begin(self) -> Reading:
         times = self._usage.oldest_and_newest_ms()

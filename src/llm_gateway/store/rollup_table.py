@@ -59,6 +59,7 @@ class RollupTable:
         days = coarser(with_pauses(hours.items(), pause), DAY.hours)
         self._add(connection, {HOUR: hours, DAY: days}, pause)
         # Checked only now: on Postgres the rows above block `build_block`, so a new block cannot miss them.
+        pause()
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
         if days and oldest_ms < _built_until_ms(connection, self._newest_first_block, BLOCKS[:1])[0]:
             self._add(connection, _late(days, self._built_until_ms(connection)), pause)

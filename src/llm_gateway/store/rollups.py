@@ -7,7 +7,7 @@ provider gets the cost and tokens of each of its attempts, and the requests that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import sub
+from operator import add, sub
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -54,7 +54,7 @@ class Stretch(NamedTuple):
 LARGEST_SUM = 2**53
 """Maximum that one batch may add to a counter, so that 64 bits hold a bucket's sum whatever providers report."""
 
-ERRORS = frozenset({"rate_limited", "failed", "no_provider"})
+ERRORS = frozenset({"rate_limited", "failed", "no_provider", "refused_budget"})
 """Outcomes that count as errors in reports."""
 
 Key: TypeAlias = tuple[str, int, str]
@@ -122,7 +122,7 @@ class Totals(msgspec.Struct, gc=False):
     def plus(self, other: Totals) -> Totals:
         """Return the sum of both as a new object."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
-        return Totals(*map(sum, zip(mine, others, strict=True)))
+        return Totals(*map(add, mine, others))
 
     def minus(self, other: Totals) -> Totals:
         """Return the difference as a new object."""

@@ -6,6 +6,7 @@ The journal's shipper writes the batches. Each is one transaction, which counts 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -15,9 +16,13 @@ from sqlalchemy import func
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
-from llm_gateway.domain.usage import AttemptRecord, SentAttempt, Usage, UsageRecord
+from llm_gateway.domain.usage import SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
+from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, with_pauses
+from llm_gateway.store.cube import cube_sums
+from llm_gateway.store.cube_fill import CubeFill, FilledStep
+from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database, usage_records
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
@@ -32,11 +37,7 @@ KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
 
 USAGE_KINDS = Usage.__struct_fields__
-PLAIN_FIELDS = tuple(
-    name
-    for name in UsageRecord.__struct_fields__
-    if name not in {"organization", "project", "usage", "tags", "attempts"}
-)
+PLAIN_FIELDS = tuple(name for name in UsageRecord.__struct_fields__ if name not in {"usage", "tags", "attempts"})
 RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "tags", "attempts", "last_attempt_ms")
 
 
@@ -67,10 +68,13 @@ class UsageStore:
         self._known_ids = _known_in_sqlite() if database.is_sqlite else _known_in_postgres()
         placeholder = "?" if database.is_sqlite else "%s"
         self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
+        self._attempts = AttemptTexts(database)
         self._rollups = RollupTable(database)
+        self._cube = CubeTable(database)
+        self._cube_fill = CubeFill(database)
 
     def write(self, records: Sequence[UsageRecord], pause: Pause = no_pause) -> None:
-        """Store the records that are not stored yet and add them to the rollups, in one transaction.
+        """Store the records that are not stored yet and add them to rollups and cube, in one transaction.
 
         Batches of some thousand records are cheapest. `pause` is called after every few records.
 
@@ -94,16 +98,15 @@ class UsageStore:
         Attempts that started more than `longest_request_ms` after their request are not found.
         """
         records = usage_records.c
-        query = sa.select(records.attempts).where(
+        query = sa.select(records.at_ms, records.attempts).where(
             records.id >= first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
         )
         with self._database.read() as connection:
-            texts = connection.execute(query).scalars().all()
-        decoder = msgspec.json.Decoder(list[AttemptRecord])
+            texts = [(row.at_ms, row.attempts) for row in connection.execute(query)]
+            attempts = chain.from_iterable(self._attempts.read(connection, texts))
         return [
             SentAttempt(attempt.provider_id, attempt.started_ms, attempt.limit_tokens)
-            for text in texts
-            for attempt in decoder.decode(text)
+            for attempt in attempts
             if attempt.sent and attempt.started_ms >= since_ms
         ]
 
@@ -126,6 +129,10 @@ class UsageStore:
         """Build the next block of days that ends by `until_ms`, for faster reports; False if none is missing."""
         with self._database.write() as connection:
             return self._rollups.build_block(connection, until_ms)
+
+    def fill_cube(self, pause: Pause = no_pause) -> FilledStep | None:
+        """Add the next records that were stored before the cube existed to it; None if none is left."""
+        return self._cube_fill.step(pause=pause)
 
     def summary(self, days: int, now_ms: int) -> Totals:
         """Return the totals of all requests in the period."""
@@ -166,26 +173,29 @@ class UsageStore:
             return [tuple(row) for row in connection.execute(query)]
 
     def _write(self, connection: Connection, by_id: dict[str, UsageRecord], pause: Pause) -> None:
+        filling = self._cube.filling(connection)
         for known in self._known_ids(connection, list(by_id)):
             del by_id[known]
         records, inserted = [*by_id.values()], 0
+        texts = self._attempts.write(connection, records, pause)
         for start in range(0, len(records), ROWS_AT_ONCE):
-            rows = [_record_row(record) for record in with_pauses(records[start : start + ROWS_AT_ONCE], pause)]
+            part = zip(records[start : start + ROWS_AT_ONCE], texts[start : start + ROWS_AT_ONCE], strict=True)
+            rows = [_record_row(record, text) for record, text in with_pauses(part, pause)]
             inserted += self._records.run(connection, rows, pause)
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        self._rollups.add(connection, hourly(with_pauses(by_id.values(), pause)), pause)
+        self._rollups.add(connection, hourly(with_pauses(records, pause)), pause)
+        self._cube.add(connection, cube_sums(filter(filling.is_counted, with_pauses(records, pause))), pause)
 
 
 _plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))
 _encoder = msgspec.json.Encoder()
 
 
-def _record_row(record: UsageRecord) -> tuple[Any, ...]:
+def _record_row(record: UsageRecord, attempts: str | None) -> tuple[Any, ...]:
     tags = _encoder.encode(record.tags).decode() if record.tags else None
     if not record.attempts:
         return (*_plain_values(record), tags, None, None)
-    attempts = _encoder.encode(record.attempts).decode()
     return (*_plain_values(record), tags, attempts, max(attempt.started_ms for attempt in record.attempts))
 
 

@@ -74,7 +74,7 @@ class Gateway:
         record = self._recorder.start(request)
         try:
             plan = route(request, self._snapshot())
-            record.override_id = plan.override_id
+            record.override_id, record.route = plan.override_id, plan.reason
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:

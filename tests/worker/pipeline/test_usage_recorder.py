@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.reply import Answer
-from llm_gateway.domain.usage import AttemptRecord, CostStatus, Outcome, Price, Usage, UsageRecord
+from llm_gateway.domain.usage import RECORD_VERSION, AttemptRecord, CostStatus, Outcome, Price, Usage, UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -64,7 +64,7 @@ async def test_a_new_record_holds_the_requests_labels(world: World) -> None:
 
     assert record == UsageRecord(
         id="request-1",
-        version=1,
+        version=RECORD_VERSION,
         at_ms=123,
         instance="instance",
         key_name="main",

@@ -125,7 +125,7 @@ class Attempts:
         request, provider = this.state.request, this.candidate.provider
         try:
             this.attempt = await self._recorder.write_intent(
-                this.state.record, request, this.candidate, this.reservation.tokens
+                this.state.record, request, this.candidate, this.reservation.tokens, this.state.why()
             )
         except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
             self._admission.never_sent(this.reservation)
@@ -196,7 +196,7 @@ class Attempts:
             this.permit.release()
         else:
             this.permit.fail(message)
-        return Failure(message, sent=this.attempt.sent)
+        return Failure(message, sent=this.attempt.sent, cause=result.fault or "failed")
 
     def _conclude_refusal(self, this: _Try, result: UpstreamResult) -> Failure:
         """Conclude an attempt that got an error status, which is not billed.
@@ -240,13 +240,14 @@ class Attempts:
             message = self._message(this, str(error))
             this.permit.fail(message)
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-            return Failure(message)
+            return Failure(message, cause="malformed")
         this.permit.accepted()
         reply = self._record_reply(this, reply)
         if request.json_mode and reply.finish_reason != "length":
             content = json_text(reply.content)
             if content is None:
-                return Failure(self._message(this, "The request requires JSON, and the answer is not JSON"))
+                message = self._message(this, "The request requires JSON, and the answer is not JSON")
+                return Failure(message, cause="not_json")
             if content != reply.content:
                 reply = msgspec.structs.replace(reply, content=content)
         return self._success(this, reply)

@@ -131,6 +131,7 @@ class Failover:
             if not await self._worth_a_retry(state, candidate, failure):
                 return None
             state.forget_waits()
+            state.is_retry = True
             served = await self._try(state, candidate)
             if served is not None or state.failure is failure:  # no new failure: the candidate was skipped
                 return served
@@ -176,7 +177,9 @@ class Failover:
             raise
         if decision.reservation is None:
             permit.release()
-            if not decision.exceeds:
+            if decision.exceeds:
+                state.note_too_small()
+            else:
                 state.note_skipped(decision.retry_after_s, limited=True)
             return None
         return await self._attempts.make(state, candidate, call, permit, decision.reservation)

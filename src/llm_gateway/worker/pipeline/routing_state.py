@@ -30,6 +30,7 @@ class Failure(msgspec.Struct, frozen=True):
         retry_on_same: the same provider may answer a second try.
         retry_after_s: from the Retry-After header, in seconds.
         status: of the provider's response; 0 without one.
+        cause: what happened, in one word for usage records; empty for the status.
     """
 
     message: str
@@ -39,16 +40,18 @@ class Failure(msgspec.Struct, frozen=True):
     retry_on_same: bool = True
     retry_after_s: float = 0.0
     status: int = 0
+    cause: str = ""
 
 
 class RoutingState:
     """Attempts made and candidates skipped for one request, and the error that follows from them.
 
     `limited_for` and `out_for` are the shortest waits, in seconds, of the candidates that are at a rate limit and of
-    those that are unavailable; None if there is no such candidate.
+    those that are unavailable; None if there is no such candidate. `passed` says why the candidate before was not the
+    one to answer, None if there was none before; `is_retry`: the same candidate is tried again.
     """
 
-    __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent", "unsupported")
+    __slots__ = ("failure", "is_retry", "limited_for", "out_for", "passed", "record", "request", "sent", "unsupported")
 
     def __init__(self, request: Request, record: UsageRecord) -> None:
         self.request = request
@@ -58,12 +61,21 @@ class RoutingState:
         self.limited_for: float | None = None
         self.out_for: float | None = None
         self.unsupported: tuple[str, Unsupported] | None = None
+        self.passed: str | None = None
+        self.is_retry = False
+
+    def why(self) -> str | None:
+        """Return why the next attempt is made, as its record tells it (`AttemptRecord.why`)."""
+        if self.passed is None:
+            return None
+        return f"retry:{self.passed}" if self.is_retry else f"failover:{self.passed}"
 
     def note_skipped(self, seconds: float, *, limited: bool) -> None:
         """Note a candidate that must not be called for `seconds`.
 
         `limited`: it is at a rate limit; otherwise its breaker is open or its account paused.
         """
+        self.passed = "limit" if limited else "unavailable"
         if limited:
             self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
         else:
@@ -73,14 +85,20 @@ class RoutingState:
         """Forget the waits of a lone candidate before it is retried, since the retry may bring a new one."""
         self.limited_for = self.out_for = None
 
+    def note_too_small(self) -> None:
+        """Note a candidate whose token limit the request exceeds."""
+        self.passed = "exceeds_limit"
+
     def note_unsupported(self, provider: str, error: Unsupported) -> None:
         """Note that a candidate's protocol cannot express a field of the request."""
+        self.passed = "unsupported"
         if self.unsupported is None:
             self.unsupported = provider, error
 
     def note_failure(self, failure: Failure) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.sent += failure.sent
+        self.passed = failure.cause or str(failure.status)
         if self.failure is not None and not self.failure.limited:
             failure = msgspec.structs.replace(failure, limited=False)
         self.failure = failure

@@ -15,6 +15,7 @@ from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import (
+    RECORD_VERSION,
     AttemptRecord,
     CostStatus,
     Outcome,
@@ -76,6 +77,7 @@ class UsageRecorder:
             service=request.service,
             task_type=request.task_type,
             surface=request.surface,
+            version=RECORD_VERSION,
             client_request_id=request.client_request_id,
             tags=request.tags,
             stream=request.stream,
@@ -83,9 +85,9 @@ class UsageRecorder:
         )
 
     async def write_intent(
-        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int
+        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int, why: str | None = None
     ) -> AttemptRecord:
-        """Journal that an attempt is about to be sent, with the most it can cost as its bound.
+        """Journal that an attempt is about to be sent, with the most it can cost as its bound, and `why` it is made.
 
         Raises:
             JournalUnavailable: the intent cannot be written, so the attempt must not be sent.
@@ -103,6 +105,7 @@ class UsageRecorder:
             limit_tokens=reserved,
             usage=bound,
             price=candidate.price,
+            why=why,
         )
         _price(attempt, "estimated")
         # The entry holds this attempt only: earlier ones have entries of their own.

@@ -1,0 +1,199 @@
+"""Write a record's attempts as short JSON, a quarter of the size of their fields with names, and read it back.
+
+What repeats for millions of attempts, the provider, its models and their price, is an origin: a numbered text of
+`usage_origins`. The other fields are an array in a fixed order; those that most attempts lack are an object at its end:
+
+    [[7,"AZqkW_F8cACAAAAAAAAAAA",3,1523,200,4500,null,[3210,1000],1081500,"stop","req_0123456789abcdef",{"why":"retry:503"}]]
+
+Records of version 1 were stored as an array of objects (`[{"id":…`). They stay as they are, and are read as well.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord
+from llm_gateway.store.bulk import Pause, no_pause, with_pauses
+from llm_gateway.store.database import Database, usage_origins
+from llm_gateway.store.numbered_texts import LONGEST_TEXT, NumberedTexts
+
+MOST_ORIGINS = 100_000
+"""Number from which origins are written out in each attempt: a provider reports a new model name for every call."""
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """What the attempts at one model of a provider have in common while its price is the same."""
+
+    provider_id: str
+    provider: str
+    kind: str
+    model: str
+    upstream_model: str | None
+    price: Price | None
+
+
+class _Rest(msgspec.Struct, omit_defaults=True):
+    """Fields that most attempts lack."""
+
+    sent: bool = True
+    error: str | None = None
+    usage_estimated: bool = False
+    cost_status: CostStatus = "exact"
+    why: str | None = None
+    service_tier: str | None = None
+    units: dict[str, int] | None = None
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    """An attempt in the order of its array. `limit_tokens` is None if it is the sum of input and output."""
+
+    origin: int | Origin
+    id: str
+    started_after_ms: int
+    latency_ms: int
+    status: int | None
+    reserved_tokens: int
+    limit_tokens: int | None
+    usage: list[int]
+    cost_nanos: int
+    finish_reason: str | None = None
+    upstream_request_id: str | None = None
+    rest: _Rest | None = None
+
+
+class AttemptTexts:
+    """The texts in the column `attempts` of usage records. Its methods run in the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._origins = NumberedTexts(database, usage_origins)
+
+    def write(
+        self, connection: Connection, records: Sequence[UsageRecord], pause: Pause = no_pause
+    ) -> list[str | None]:
+        """Return each record's text, None for a record without attempts; new origins are stored.
+
+        `pause` is called after every few records.
+        """
+        origins = self._numbered(connection, records, pause)
+        return [_text(record, origins) if record.attempts else None for record in with_pauses(records, pause)]
+
+    def read(self, connection: Connection, texts: Iterable[tuple[int, str | None]]) -> list[list[AttemptRecord]]:
+        """Return the attempts in each text, given with the time of the record's arrival (`at_ms`)."""
+        parsed: list[tuple[int, list[AttemptRecord] | list[_Stored]]] = [
+            (at_ms, _parsed(text) if text else []) for at_ms, text in texts
+        ]
+        numbers = {one.origin for _, attempts in parsed for one in attempts if isinstance(one, _Stored)}
+        found = self._origins.texts(connection, (number for number in numbers if isinstance(number, int)))
+        origins = {number: _origin_decoder.decode(text) for number, text in found.items()}
+        return [
+            [_restored(one, at_ms, origins) if isinstance(one, _Stored) else one for one in attempts]
+            for at_ms, attempts in parsed
+        ]
+
+    def _numbered(
+        self, connection: Connection, records: Sequence[UsageRecord], pause: Pause
+    ) -> dict[tuple[Any, ...], int | Origin]:
+        """Return the number of each origin, or the origin itself if it cannot have one."""
+        origins = {_origin(attempt) for record in with_pauses(records, pause) for attempt in record.attempts}
+        texts = {key: _encoder.encode(Origin(*key)).decode() for key in origins}
+        short = [text for text in texts.values() if len(text) <= LONGEST_TEXT]
+        numbers = self._origins.numbers(connection, short, pause, MOST_ORIGINS)
+        return {key: numbers.get(text) or Origin(*key) for key, text in texts.items()}
+
+
+def _text(record: UsageRecord, origins: dict[tuple[Any, ...], int | Origin]) -> str:
+    return _encoder.encode([_array(one, record.at_ms, origins[_origin(one)]) for one in record.attempts]).decode()
+
+
+def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any]:
+    usage = attempt.usage
+    counts = list(msgspec.structs.astuple(usage))
+    while counts and not counts[-1]:
+        counts.pop()
+    limit_tokens = attempt.limit_tokens
+    array = [
+        origin,
+        _short(attempt.id),
+        attempt.started_ms - at_ms,
+        attempt.latency_ms,
+        attempt.status,
+        attempt.reserved_tokens,
+        None if limit_tokens == usage.input_tokens + usage.output_tokens else limit_tokens,
+        counts,
+        attempt.cost_nanos,
+        attempt.finish_reason,
+        attempt.upstream_request_id,
+        _rest(attempt),
+    ]
+    while array[-1] is None:
+        array.pop()
+    return array
+
+
+def _rest(attempt: AttemptRecord) -> _Rest | None:
+    values = _rest_values(attempt)
+    return None if values == _NO_REST_VALUES else _Rest(*values)
+
+
+def _parsed(text: str) -> list[AttemptRecord] | list[_Stored]:
+    return _old_decoder.decode(text) if text.startswith("[{") else _decoder.decode(text)
+
+
+def _restored(stored: _Stored, at_ms: int, origins: dict[int, Origin]) -> AttemptRecord:
+    origin = stored.origin if isinstance(stored.origin, Origin) else origins[stored.origin]
+    usage, rest = Usage(**dict(zip(_KINDS, stored.usage, strict=False))), stored.rest or _NO_REST
+    limit_tokens = stored.limit_tokens
+    return AttemptRecord(
+        id=_long(stored.id),
+        provider_id=origin.provider_id,
+        provider=origin.provider,
+        kind=origin.kind,
+        model=origin.model,
+        started_ms=at_ms + stored.started_after_ms,
+        reserved_tokens=stored.reserved_tokens,
+        limit_tokens=usage.input_tokens + usage.output_tokens if limit_tokens is None else limit_tokens,
+        upstream_model=origin.upstream_model,
+        upstream_request_id=stored.upstream_request_id,
+        status=stored.status,
+        finish_reason=stored.finish_reason,
+        usage=usage,
+        price=origin.price,
+        cost_nanos=stored.cost_nanos,
+        latency_ms=stored.latency_ms,
+        **msgspec.structs.asdict(rest),
+    )
+
+
+def _short(attempt_id: str) -> str:
+    """Return a UUID in 22 characters (base64); any other id behind a `=`, which base64 does not begin with."""
+    try:
+        value = bytes.fromhex(attempt_id.replace("-", ""))
+    except ValueError:
+        return f"={attempt_id}"
+    return b2a_base64(value, newline=False)[:-2].decode() if _uuid_text(value) == attempt_id else f"={attempt_id}"
+
+
+def _long(short: str) -> str:
+    return short[1:] if short.startswith("=") else _uuid_text(a2b_base64(f"{short}=="))
+
+
+def _uuid_text(value: bytes) -> str:
+    digits = value.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+_KINDS = Usage.__struct_fields__
+_NO_REST = _Rest()
+_rest_values = attrgetter(*_Rest.__struct_fields__)
+_NO_REST_VALUES = _rest_values(_NO_REST)
+_origin = attrgetter(*Origin.__struct_fields__)
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[_Stored])
+_old_decoder = msgspec.json.Decoder(list[AttemptRecord])
+_origin_decoder = msgspec.json.Decoder(Origin)

@@ -1,0 +1,72 @@
+"""Compute usage totals by every combination of dimensions (the cube) from records. No SQL.
+
+A request counts once, at the provider and model that answered or were tried last (for a hit of the cache: that once
+answered); tokens and cost count at the provider and model of each attempt. So the totals of a bucket add up to all
+requests, and to all that was billed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.store.rollups import HOUR_MS, Totals
+
+
+class Dimension(NamedTuple):
+    """A dimension of the cube: the column of `usage_cube`, and the attribute of records that it holds."""
+
+    name: str
+    attribute: str
+
+
+ATTEMPT_DIMENSIONS = (Dimension("model", "model"), Dimension("provider", "provider"))
+"""Dimensions that an attempt can have another value of than its record, by attributes of the same names."""
+
+RECORD_DIMENSIONS = (
+    Dimension("key", "key"),
+    Dimension("team", "team_id"),
+    Dimension("service", "service"),
+    Dimension("task_type", "task_type"),
+    Dimension("agent", "agent"),
+)
+
+DIMENSIONS = ATTEMPT_DIMENSIONS + RECORD_DIMENSIONS
+"""All dimensions, in the order of the cube's columns. A new one is a row here and a column in a migration."""
+
+Values: TypeAlias = tuple[str | None, ...]
+"""The value of each dimension, None if a record has none."""
+
+CubeKey: TypeAlias = tuple[int, Values]
+"""(number of the hour since 1970, values)."""
+
+_of_attempt = attrgetter(*(dimension.attribute for dimension in ATTEMPT_DIMENSIONS))
+_of_record = attrgetter(*(dimension.attribute for dimension in RECORD_DIMENSIONS))
+
+
+def cube_sums(records: Iterable[UsageRecord]) -> dict[CubeKey, Totals]:
+    """Sum records by hour and combination of dimensions."""
+    sums: dict[CubeKey, Totals] = {}
+    for record in records:
+        hour, shared = record.at_ms // HOUR_MS, _of_record(record)
+        key = (hour, (*_of_attempt(record), *shared))
+        totals = sums.get(key)
+        if totals is None:
+            totals = sums[key] = Totals()
+        totals.count(record)
+        for attempt in record.attempts:
+            usage = attempt.usage
+            if attempt.cost_nanos or usage.input_tokens or usage.output_tokens:
+                attempt_key = (hour, (*_of_attempt(attempt), *shared))
+                sums.setdefault(attempt_key, Totals()).buy(usage, attempt.cost_nanos)
+    return sums
+
+
+def cube_change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> Mapping[CubeKey, Totals]:
+    """Return what to add to the hourly sums when the records `before` are replaced by `after`."""
+    differences = cube_sums(after)
+    for key, totals in cube_sums(before).items():
+        differences[key] = differences.get(key, Totals()).minus(totals)
+    return differences

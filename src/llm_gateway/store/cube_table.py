@@ -1,0 +1,114 @@
+"""Read and write the cube: usage totals per hour and day by every combination of dimensions (`cube.py`).
+
+Records that were stored before the table existed are added to it in steps, oldest first (`fill`). Until that is over,
+a record between the last one added and the newest one of then is left to it, whoever writes or changes that record:
+
+    ids:   ------------------- filled ---------------------- until ----------------->
+           in the cube               | to be added by fill        | in the cube
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
+from llm_gateway.store.cube import DIMENSIONS, CubeKey, Values
+from llm_gateway.store.database import Database, usage_cube, usage_cube_fill, usage_names
+from llm_gateway.store.numbered_texts import NumberedTexts
+from llm_gateway.store.rollup_table import SUMS
+from llm_gateway.store.rollups import COUNTERS, DAY, HOUR, Grain, Totals
+
+NAMES = tuple(dimension.name for dimension in DIMENSIONS)
+COLUMNS = ("hours", "bucket", *NAMES, *COUNTERS)
+
+LONGEST_NAME = 256
+"""Characters to which a name is cut; names beyond are summed together with those that begin alike."""
+
+
+class Filling(NamedTuple):
+    """Progress of adding the records that were stored before the cube existed."""
+
+    filled: str
+    until: str
+
+    def is_counted(self, record: UsageRecord) -> bool:
+        """Return True if the record is in the cube, or is to be added to it by whoever stores it."""
+        return not self.filled < record.id <= self.until
+
+
+class CubeTable:
+    """The table usage_cube. Its methods run in the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._is_sqlite = database.is_sqlite
+        placeholder = "?" if self._is_sqlite else "%s"
+        self._insert = BulkInsert(usage_cube, COLUMNS, adding(usage_cube, COUNTERS), placeholder)
+        self._names = NumberedTexts(database, usage_names)
+        self._filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
+
+    def filling(self, connection: Connection, *, to_fill: bool = False) -> Filling:
+        """Return the progress of filling, and keep it from changing until the transaction ends.
+
+        Call it before anything else in a transaction that adds to the cube: on Postgres it waits for a step of filling,
+        or, `to_fill`, for every transaction that adds to the cube.
+        """
+        row = connection.execute(self._filling.with_for_update(read=not to_fill)).one_or_none()
+        return Filling("", "") if row is None else Filling(*row)
+
+    def set_filled(self, connection: Connection, filled: str) -> None:
+        """Set the id up to which records are in the cube."""
+        connection.execute(sa.update(usage_cube_fill).values(filled=filled))
+
+    def add(self, connection: Connection, sums: Mapping[CubeKey, Totals], pause: Pause = no_pause) -> None:
+        """Add hourly sums to the rows of their hours and days. `pause` is called after every few rows."""
+        places = self._places(connection, {values for _, values in sums}, pause)
+        added: dict[tuple[int, ...], Totals] = {}
+        for (hour, values), totals in with_pauses(sums.items(), pause):
+            place = places[values]
+            for key in ((HOUR.hours, hour, *place), (DAY.hours, hour // DAY.hours, *place)):
+                known = added.get(key)
+                added[key] = totals if known is None else known.plus(totals)
+        rows = [(*key, *msgspec.structs.astuple(totals)) for key, totals in added.items()]
+        if not self._is_sqlite:
+            rows.sort()  # as in RollupTable
+        self._insert.run(connection, rows, pause)
+
+    def _places(
+        self, connection: Connection, combinations: Collection[Values], pause: Pause
+    ) -> dict[Values, tuple[int, ...]]:
+        """Return the numbers of each combination's names."""
+        if not combinations:
+            return {}
+        numbers = self._names.numbers(connection, map(_name, chain.from_iterable(combinations)), pause)
+        return {values: tuple(numbers[_name(value)] for value in values) for values in combinations}
+
+    def breakdown(
+        self, connection: Connection, dimensions: Sequence[str], grain: Grain, period: tuple[int, int]
+    ) -> dict[tuple[str, ...], Totals]:
+        """Return the totals by combination of these dimensions, over whole hours or days.
+
+        The period is (start, end) in milliseconds UTC, the end excluded. A record without a value has the name "".
+        """
+        start_ms, end_ms = period
+        columns = [usage_cube.c[name] for name in dimensions]
+        query = (
+            sa.select(*columns, *SUMS.values())
+            .where(usage_cube.c.hours == grain.hours)
+            .where(usage_cube.c.bucket >= -(-start_ms // grain.ms), usage_cube.c.bucket < end_ms // grain.ms)
+            .group_by(*columns)
+        )
+        rows = connection.execute(query).all()
+        width = len(dimensions)
+        names = self._names.texts(connection, {number for row in rows for number in row[:width]})
+        return {tuple(names[number] for number in row[:width]): Totals(*row[width:]) for row in rows}
+
+
+def _name(value: str | None) -> str:
+    return "" if value is None else value[:LONGEST_NAME]

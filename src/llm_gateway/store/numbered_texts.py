@@ -1,0 +1,83 @@
+"""Number texts that repeat in millions of rows, such as names and prices, so that a row holds a few digits instead.
+
+Nothing is kept in memory from one transaction to the next: a transaction that is rolled back takes its numbers along,
+and a database that is restored from a backup has others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.store.bulk import BulkInsert, Pause, no_pause
+from llm_gateway.store.database import Database
+
+MOST_AT_ONCE = 512
+"""Texts or numbers looked up by one statement."""
+
+LONGEST_TEXT = 600
+"""Characters of the longest text that may be numbered; an index of Postgres holds 2,704 bytes."""
+
+_Pairs = list[tuple[int, str]]
+
+
+class NumberedTexts:
+    """A table of numbered texts: columns `id` and a text. Its methods run in the caller's transaction."""
+
+    def __init__(self, database: Database, table: sa.Table) -> None:
+        number, text = table.c
+        placeholder = "?" if database.is_sqlite else "%s"
+        self._insert = BulkInsert(table, (text.name,), f"ON CONFLICT ({text.name}) DO NOTHING", placeholder)
+        self._is_sqlite = database.is_sqlite
+        # SQLite returns all pairs in one row, since fetching each row takes the GIL again.
+        pairs: tuple[sa.ColumnElement[object], ...] = (number, text)
+        if self._is_sqlite:
+            pairs = (sa.func.json_group_array(sa.func.json_array(number, text)),)
+        self._greatest = sa.select(sa.func.max(number))
+        self._by_text = sa.select(*pairs).where(text.in_(sa.bindparam("wanted", expanding=True)))
+        self._by_number = sa.select(*pairs).where(number.in_(sa.bindparam("wanted", expanding=True)))
+
+    def numbers(
+        self, connection: Connection, texts: Iterable[str], pause: Pause = no_pause, most: int | None = None
+    ) -> dict[str, int]:
+        """Return the number of each text; those that have none get one, unless the table holds `most` texts already.
+
+        `pause` is called before each statement.
+        """
+        wanted = set(texts)
+        found = self._found(connection, wanted, pause)
+        missing = sorted(wanted - found.keys())  # sorted: transactions on Postgres wait for each other in one order
+        pause()
+        if missing and (most is None or self._newest(connection) < most):
+            self._insert.run(connection, [(text,) for text in missing], pause)
+            found |= self._found(connection, missing, pause)
+        return found
+
+    def texts(self, connection: Connection, numbers: Iterable[int]) -> dict[int, str]:
+        """Return the texts of these numbers."""
+        return dict(self._pairs(connection, self._by_number, set(numbers), no_pause))
+
+    def _newest(self, connection: Connection) -> int:
+        newest: int | None = connection.execute(self._greatest).scalar()
+        return newest or 0
+
+    def _found(self, connection: Connection, texts: Iterable[str], pause: Pause) -> dict[str, int]:
+        return {text: number for number, text in self._pairs(connection, self._by_text, texts, pause)}
+
+    def _pairs(
+        self, connection: Connection, query: sa.Select[object], wanted: Iterable[str | int], pause: Pause
+    ) -> Iterator[tuple[int, str]]:
+        for some in _parts(wanted):
+            pause()
+            rows = connection.execute(query, {"wanted": some}).all()
+            yield from (msgspec.json.decode(rows[0][0], type=_Pairs) if self._is_sqlite else map(tuple, rows))
+
+
+def _parts(wanted: Iterable[str | int]) -> Iterator[Sequence[str | int]]:
+    each = iter(wanted)
+    while some := list(islice(each, MOST_AT_ONCE)):
+        yield some

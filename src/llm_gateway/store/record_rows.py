@@ -1,0 +1,28 @@
+"""Read stored records as far as sums need them: for repricing, and to add old records to the cube."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.database import usage_records
+
+FIELDS = (
+    *("id", "at_ms", "version", "key_name", "key_id", "team_id", "user_id", "service", "task_type", "agent"),
+    *("outcome", "provider", "model", "cost_nanos", "cost_status", "latency_ms"),
+)
+SUMMED_COLUMNS = tuple(usage_records.c[name] for name in (*FIELDS, "attempts"))
+
+
+def summed_records(connection: Connection, texts: AttemptTexts, rows: Sequence[sa.Row[Any]]) -> list[UsageRecord]:
+    """Return the records in rows of SUMMED_COLUMNS, with their attempts. Other fields are not set."""
+    attempts = texts.read(connection, [(row.at_ms, row.attempts) for row in rows])
+    return [
+        UsageRecord(instance="", surface="", attempts=each, **dict(zip(FIELDS, row, strict=False)))
+        for row, each in zip(rows, attempts, strict=True)
+    ]
