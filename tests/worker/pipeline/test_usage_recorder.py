@@ -57,6 +57,8 @@ async def test_a_new_record_holds_the_requests_labels(world: World) -> None:
         service="s",
         task_type="t",
         client_request_id="theirs",
+        session="session-1",
+        agent="codex",
         tags={"a": "b"},
     )
 
@@ -73,6 +75,8 @@ async def test_a_new_record_holds_the_requests_labels(world: World) -> None:
         service="s",
         task_type="t",
         client_request_id="theirs",
+        session="session-1",
+        agent="codex",
         tags={"a": "b"},
         outcome="cancelled",
         cache="miss",

@@ -79,6 +79,8 @@ class UsageRecorder:
             surface=request.surface,
             version=RECORD_VERSION,
             client_request_id=request.client_request_id,
+            session=request.session,
+            agent=request.agent,
             tags=request.tags,
             stream=request.stream,
             requested_model=request.requested_model,
