@@ -144,6 +144,8 @@ class Attempts:
             this.permit.release()
             if isinstance(error, CancelledBeforeSend):
                 self._set_not_sent(this)
+            else:
+                self._admission.unknown(this.reservation)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
 
@@ -306,6 +308,7 @@ class Attempts:
         except BaseException as error:  # edge: cancelled, or a defect; the call may be billed
             events.close()
             this.permit.release()
+            self._admission.unknown(this.reservation)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
         this.permit.accepted()
