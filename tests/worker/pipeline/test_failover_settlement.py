@@ -233,7 +233,7 @@ class TestCutShort:
         assert world.journal.outcomes() == [attempt]
         assert (attempt.error, attempt.sent, attempt.status, attempt.latency_ms) == ("cancelled", True, None, 2000)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
-        assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
+        assert (attempt.limit_tokens, world.limiter.settled) == (118, [("id-a", 118, True)])
         assert (breaker.state, world.availability.in_flight("id-a")) == ("closed", 0)
 
     async def test_a_call_cancelled_before_it_was_sent_costs_nothing(self, world: World) -> None:
@@ -285,7 +285,7 @@ class TestCutShort:
             await world.failover.run(request(prompt="\ud800"), plan([A], [B]), record)
 
         assert (world.upstream.calls, world.journal.entries) == ([], [])
-        assert world.limiter.settled == []
+        assert world.limiter.settled == [("id-a", 118, True)]
 
     async def test_a_limiter_that_hangs_does_not_keep_the_permit(self, world: World) -> None:
         class Deaf(Admission):
