@@ -91,7 +91,7 @@ class TestLimit:
 
         assert (attempt.sent, attempt.limit_tokens) == (True, 118)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
-        assert world.limiter.settled == [("id-b", 50, True)]
+        assert world.limiter.settled == [("id-a", 118, True), ("id-b", 50, True)]
 
     async def test_only_sent_attempts_count_against_the_request_limit(self, world: World) -> None:
         narrow = provider("a", rate_limit_rpm=2)
@@ -285,7 +285,7 @@ class TestCutShort:
             await world.failover.run(request(prompt="\ud800"), plan([A], [B]), record)
 
         assert (world.upstream.calls, world.journal.entries) == ([], [])
-        assert world.limiter.settled == [("id-a", 118, True)]
+        assert world.limiter.settled == []
 
     async def test_a_limiter_that_hangs_does_not_keep_the_permit(self, world: World) -> None:
         class Deaf(Admission):

@@ -157,6 +157,8 @@ class Attempts:
     # A whole answer
 
     def _conclude(self, this: _Try, result: UpstreamResult) -> Success | None:
+        if result.limits is not None:
+            self._admission.reported(this.reservation, result.limits)
         this.attempt.status = result.status or None
         if result.fault is not None:
             failure = self._conclude_fault(this, result)
@@ -285,6 +287,8 @@ class Attempts:
         """
         request, provider = this.state.request, this.candidate.provider
         this.attempt.status = 200
+        if events.limits is not None:
+            self._admission.reported(this.reservation, events.limits)
         reader = self._translation.reader(request.client_request, provider)
         callbacks = AttemptCallbacks(partial(self._stream_served, this), partial(self._stream_cut, this))
         stream = OpenStream(events, reader, this.candidate, this.call, callbacks)
