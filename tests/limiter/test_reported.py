@@ -41,8 +41,15 @@ def test_the_limit_refills_evenly_where_the_whole_limit_is_reported(limiter: Lim
     assert [wait_s(limiter) for _ in range(3)] == [0, 0, 0.5]
 
 
-def test_a_reported_limit_ends_when_it_is_whole_again(limiter: Limiter, clock: Clock) -> None:
+def test_the_limit_is_never_more_than_whole(limiter: Limiter, clock: Clock) -> None:
     limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 10.0, limit=20))
+    clock.now += 30.0
+
+    assert [wait_s(limiter) for _ in range(21)] == [0] * 20 + [0.5]
+
+
+def test_a_limit_of_unknown_size_is_forgotten_when_it_is_whole_again(limiter: Limiter, clock: Clock) -> None:
+    limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 10.0))
     clock.now += 10.0
 
     assert [wait_s(limiter) for _ in range(50)] == [0] * 50

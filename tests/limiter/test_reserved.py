@@ -121,7 +121,12 @@ def test_a_settled_call_is_told_to_whoever_watches(limiter: Limiter) -> None:
 
 def test_the_state_tells_limits_what_is_left_and_when_the_window_is_empty(limiter: Limiter, clock: Clock) -> None:
     state = limiter.state("p", 4, 100)
-    assert (state.limit_requests, state.remaining_requests, state.limit_tokens, state.remaining_tokens) == (4, 4, 100, 100)
+    assert (state.limit_requests, state.remaining_requests, state.limit_tokens, state.remaining_tokens) == (
+        4,
+        4,
+        100,
+        100,
+    )
     assert state.reset_s == 0
     taken(limiter, 4, 100, 10)
     clock.now += 20

@@ -96,7 +96,9 @@ def test_a_reset_is_a_duration_a_number_or_a_time(reset: str, seconds: float) ->
     assert found == ReportedLimits(None, ReportedLimit(7, pytest.approx(seconds)))
 
 
-@pytest.mark.parametrize("reset", ["", "soon", "1764259200", "1764259200000", "1m2", "s", "9" * 60, "2026-13-01T00:00Z"])
+@pytest.mark.parametrize(
+    "reset", ["", "soon", "1764259200", "1764259200000", "1m2", "s", "9" * 60, "2026-13-01T00:00Z"]
+)
 def test_a_limit_whose_reset_cannot_be_read_is_ignored(reset: str) -> None:
     given = headers(f"x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: {reset}")
 

@@ -49,7 +49,8 @@ class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
 class Success(msgspec.Struct, frozen=True, gc=False):
     """A successful attempt: the reply, its provider and model, and the attempt's cost in nano-dollars.
 
-    `cache_part` is the candidate's part of the key under which the reply is cached.
+    `cache_part` is the candidate's part of the key under which the reply is cached. `queued_ms` is the time that the
+    request waited for a rate limit.
     """
 
     reply: Reply
@@ -57,3 +58,4 @@ class Success(msgspec.Struct, frozen=True, gc=False):
     model: str
     cost_nanos: int
     cache_part: bytes
+    queued_ms: int = 0

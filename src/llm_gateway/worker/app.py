@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -30,6 +31,7 @@ from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
+from llm_gateway.worker.pipeline.waiting_line import WaitingLines
 
 Log: TypeAlias = Callable[..., None]
 
@@ -60,6 +62,9 @@ class Worker:
         self.transport = Transport(dependencies.egress, log=log)
         self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
+        self._lines = WaitingLines(
+            self._limiter, self.availability.gate_wait_s, max_wait_s=settings.max_queue_seconds, clock=time.monotonic
+        )
         self._known: dict[str, Provider] = {}
         recorder = UsageRecorder(
             dependencies.journal,
@@ -72,7 +77,9 @@ class Worker:
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
-        self.gateway = Gateway(dependencies.snapshot, caching, self._build_failover(recorder), recorder)
+        self.gateway = Gateway(
+            dependencies.snapshot, caching, self._build_failover(recorder), recorder, self._admission.state
+        )
 
     def _build_failover(self, recorder: UsageRecorder) -> Failover:
         translation = Translation()
@@ -88,7 +95,11 @@ class Worker:
             )
         )
         return Failover(
-            availability=self.availability, admission=self._admission, attempts=attempts, translation=translation
+            availability=self.availability,
+            admission=self._admission,
+            attempts=attempts,
+            translation=translation,
+            lines=self._lines if self._lines.max_wait_s > 0 else None,
         )
 
     def build(self, management: ASGIApp) -> Dispatch:
@@ -119,6 +130,7 @@ class Worker:
             if after is None:
                 self.availability.forget(provider_id)
                 self._limiter.forget(provider_id)
+                self._lines.forget(provider_id)
             elif after.updated_at_ms != before.updated_at_ms:
                 self.availability.reset(provider_id)
                 if after.target != before.target:

@@ -19,6 +19,11 @@ from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.limiter.base import Decision, Limiter, Reservation
 
 
+def most_tokens(request: Request) -> int:
+    """Return the most tokens that a call for the request can use, which are reserved for it."""
+    return request.estimated_input_tokens() + request.max_tokens
+
+
 class Admission:
     """The admission of attempts to their provider's rate limits, by a `Limiter`."""
 
@@ -28,7 +33,7 @@ class Admission:
     async def admit(self, request: Request, candidate: Candidate) -> Decision:
         """Reserve one request and the most tokens that the call can use, or return when they may fit."""
         provider = candidate.provider
-        tokens = request.estimated_input_tokens() + request.max_tokens
+        tokens = most_tokens(request)
         return await self._limiter.take(
             provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, tokens, candidate.model
         )

@@ -216,7 +216,8 @@ class Attempts:
         message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
         limited = refusal.about == "temporary" and status == LIMITED
         if limited:
-            this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
+            this.state.answered_429.append(this.candidate)
+            this.state.note_limited(this.candidate, this.permit.limited(refusal.retry_after_s, message))
         elif refusal.about == "account":
             # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.
             request_id = this.state.request.id
@@ -276,7 +277,14 @@ class Attempts:
     @staticmethod
     def _success(this: _Try, reply: Reply) -> Success:
         candidate = this.candidate
-        return Success(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
+        return Success(
+            reply,
+            candidate.provider.name,
+            candidate.model,
+            this.attempt.cost_nanos,
+            candidate.cache_part,
+            this.state.queued_ms,
+        )
 
     # A stream
 
@@ -292,6 +300,7 @@ class Attempts:
         reader = self._translation.reader(request.client_request, provider)
         callbacks = AttemptCallbacks(partial(self._stream_served, this), partial(self._stream_cut, this))
         stream = OpenStream(events, reader, this.candidate, this.call, callbacks)
+        stream.queued_ms = this.state.queued_ms
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
             while True:

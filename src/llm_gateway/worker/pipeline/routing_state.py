@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
@@ -45,33 +48,56 @@ class RoutingState:
     """Attempts made and candidates skipped for one request, and the error that follows from them.
 
     `limited_for` and `out_for` are the shortest waits, in seconds, of the candidates that are at a rate limit and of
-    those that are unavailable; None if there is no such candidate.
+    those that are unavailable; None if there is no such candidate. `limited_by` is the one with the shorter of the
+    former, `limited` are all of them; `answered_429` are those that answered this request with 429. `sent` counts the attempts that were sent and not answered 429, `attempts` all of
+    them, `retries` those at the same provider. `has_paid`: the next retry
+    is in the budget already. `queued_s` is the time spent in waiting lines.
     """
 
-    __slots__ = ("failure", "limited_for", "out_for", "record", "request", "sent", "unsupported")
+    __slots__ = (
+        "answered_429", "attempts", "failure", "has_paid", "limited", "limited_by", "limited_for", "out_for", "queued_s", "record", "request",
+        "retries", "sent", "unsupported",
+    )  # fmt: skip
 
     def __init__(self, request: Request, record: UsageRecord) -> None:
         self.request = request
         self.record = record
-        self.sent = 0
+        self.sent = self.attempts = self.retries = 0
+        self.queued_s = 0.0
+        self.has_paid = False
+        self.limited: list[Candidate] = []
+        self.answered_429: list[Candidate] = []
+        self.limited_by: Candidate | None = None
         self.failure: Failure | None = None
         self.limited_for: float | None = None
         self.out_for: float | None = None
         self.unsupported: tuple[str, Unsupported] | None = None
 
-    def note_skipped(self, seconds: float, *, limited: bool) -> None:
-        """Note a candidate that must not be called for `seconds`.
+    def note_limited(self, candidate: Candidate, seconds: float | None = None) -> None:
+        """Note a candidate that is at a rate limit, for `seconds` if that is known."""
+        if candidate not in self.limited:
+            self.limited.append(candidate)
+        if seconds is not None and (self.limited_for is None or seconds < self.limited_for):
+            self.limited_for, self.limited_by = seconds, candidate
 
-        `limited`: it is at a rate limit; otherwise its breaker is open or its account paused.
-        """
-        if limited:
-            self.limited_for = seconds if self.limited_for is None else min(self.limited_for, seconds)
-        else:
-            self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
+    def note_unavailable(self, seconds: float) -> None:
+        """Note a candidate whose breaker is open, or whose account is paused, for `seconds`."""
+        self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
+
+    def forget_limits(self) -> None:
+        """Forget which candidates are at a rate limit, and for how long, before that is found out again."""
+        self.limited_for = self.limited_by = None
+        self.limited = []
 
     def forget_waits(self) -> None:
-        """Forget the waits of a lone candidate before it is retried, since the retry may bring a new one."""
-        self.limited_for = self.out_for = None
+        """Forget all waits before a lone candidate is tried again, since that may bring new ones."""
+        self.forget_limits()
+        self.out_for = None
+
+    @property
+    def queued_ms(self) -> int:
+        """The milliseconds spent in waiting lines."""
+        return math.ceil(self.queued_s * 1000)
 
     def note_unsupported(self, provider: str, error: Unsupported) -> None:
         """Note that a candidate's protocol cannot express a field of the request."""
@@ -80,7 +106,9 @@ class RoutingState:
 
     def note_failure(self, failure: Failure) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
-        self.sent += failure.sent
+        self.sent += failure.sent and not failure.limited
+        self.attempts += 1
+        self.has_paid = False
         if self.failure is not None and not self.failure.limited:
             failure = msgspec.structs.replace(failure, limited=False)
         self.failure = failure
