@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
-from llm_gateway.limiter.base import Limiter
+from llm_gateway.limiter.base import Before, Limiter
 from tests.limiter.taking import Clock, reserved, run, taken
 
 MANY = 10**6
@@ -36,7 +36,7 @@ def test_the_limit_refills_evenly_where_the_whole_limit_is_reported(limiter: Lim
     limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 10.0, limit=20))
 
     assert wait_s(limiter) == 0.5
-    assert limiter.next_free("p", MANY, 10**9, 0, "m", requests=4) == 2.0
+    assert limiter.next_free("p", MANY, 10**9, 0, "m", before=Before(3)) == 2.0
     clock.now += 1.0
     assert [wait_s(limiter) for _ in range(3)] == [0, 0, 0.5]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_gateway.limiter.base import Limiter
+from llm_gateway.limiter.base import Before, Limiter
 from tests.limiter.taking import Clock, reserved, take, taken
 
 
@@ -90,11 +90,20 @@ def test_next_free_counts_requests_that_come_before(limiter: Limiter, clock: Clo
         clock.now += 1
 
     assert limiter.next_free("p", 4, 100, 10) == 0
-    assert limiter.next_free("p", 4, 100, 10, requests=2) == 58.0
-    assert limiter.next_free("p", 4, 100, 10, requests=4) == 60.0
-    assert limiter.next_free("p", 4, 100, 10, requests=400) == 60.0, "no more than the whole limit is waited for"
+    assert limiter.next_free("p", 4, 100, 10, before=Before(1)) == 58.0
+    assert limiter.next_free("p", 4, 100, 10, before=Before(3)) == 60.0
+    assert limiter.next_free("p", 4, 100, 10, before=Before(399)) == 60.0, "no more than the whole limit is waited for"
+    assert limiter.next_free("p", 4, 100, 10, before=Before(0, 60)) == 0
+    assert limiter.next_free("p", 4, 100, 10, before=Before(0, 61)) == 58.0
     assert limiter.next_free("p", 4, 100, 71) == 58.0
     assert limiter.next_free("p", 4, 100, 10**9) == 60.0
+
+
+def test_of_the_tokens_of_requests_that_come_before_only_the_usual_share_counts(limiter: Limiter) -> None:
+    limiter.settle(reserved(limiter, 9, 100, 100), tokens=25)
+
+    assert limiter.next_free("p", 9, 100, 35, before=Before(1, 160)) == 0
+    assert limiter.next_free("p", 9, 100, 36, before=Before(1, 160)) == 61.0
 
 
 def test_more_than_half_of_a_limit_is_crowded(limiter: Limiter) -> None:

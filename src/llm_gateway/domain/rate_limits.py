@@ -26,9 +26,10 @@ class ReportedLimits(msgspec.Struct, frozen=True, gc=False):
 
 
 class WindowState(msgspec.Struct, frozen=True, gc=False):
-    """The state of a provider's rate-limit window, for clients: limits, what is left of them, seconds until it is empty.
+    """The state of a provider's rate-limit window, for clients: the limits, and what is left of them.
 
-    `remaining_*` is the smaller one of the gateway's own window and of what the provider reported.
+    `reset_s` is the time in seconds until the window is empty. `remaining_*` is the smaller one of what is left of the
+    gateway's own window and of what the provider reported.
     """
 
     limit_requests: int

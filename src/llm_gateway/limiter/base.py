@@ -33,6 +33,16 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
     tokens_taken: int = 0
 
 
+class Before(msgspec.Struct, frozen=True, gc=False):
+    """The requests that come before another one, and the tokens that they will reserve."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+NOBODY = Before()
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer of `Limiter.take`, one of three.
 
@@ -78,13 +88,12 @@ class Limiter(Protocol):
         ...
 
     def next_free(
-        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, requests: int = 1
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
     ) -> float:
-        """Return the seconds until `requests` requests with `tokens` tokens in all could fit; 0 if they fit now.
+        """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now.
 
-        No other request is assumed to come. If settling open reservations could make the room, it is the time by which
-        nine of ten calls like them have ended, at least 1 s. `tokens` above `tpm` count as `tpm`, and `requests` above
-        `rpm` as `rpm`. Must not wait: a remote backend answers from the last state that it saw.
+        Of the tokens reserved before it, the share counts that recent calls used of theirs. If settling open reservations could make the room, it is the time by which
+        nine of ten calls like them have ended, at least 1 s. More than a whole limit counts as the whole limit. Must not wait: a remote backend answers from the last state that it saw.
         """
         ...
 

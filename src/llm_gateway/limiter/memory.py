@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
-from llm_gateway.limiter.base import Decision, Reservation
+from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
 from llm_gateway.limiter.reported import Mirror
 from llm_gateway.limiter.window import BUCKETS, Window
 
@@ -62,11 +62,12 @@ class MemoryLimiter:
                 self._freed(reservation.provider_id)
 
     def next_free(
-        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, requests: int = 1
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
     ) -> float:
-        """Return the seconds until `requests` requests with `tokens` tokens in all could fit; 0 if they fit now."""
+        """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now."""
         window = self._window(provider_id)
-        tokens = min(max(tokens, 0), tpm)
+        requests = before.requests + 1
+        tokens = min(max(tokens, 0) + int(before.tokens * window.used_share), tpm)
         reported = self._reported_wait_s(window, model, tokens, requests) if window.reported else 0.0
         return max(reported, window.wait_s(self._now, rpm, tpm, tokens, min(requests, rpm)))
 

@@ -11,6 +11,8 @@ from llm_gateway.limiter.reported import Mirror
 
 BUCKETS = 61
 """Seconds in a window; see the module's docstring."""
+RECENT = 1 / 16
+"""Weight of the last call in `used_share`."""
 
 
 class Window:
@@ -18,12 +20,13 @@ class Window:
 
     `open_tokens` is the part of `tokens` whose calls have not ended. `newest` is the second of the last call.
     `calls_taken` and `tokens_taken` are running totals that never decrease. `reported` holds the limits that the
-    provider reported, (requests, tokens) by model.
+    provider reported, (requests, tokens) by model. `used_share` is the average share of their reserved tokens that
+    recent calls used.
     """
 
     __slots__ = (
         "calls_taken", "durations", "newest", "open_sum", "open_tokens", "reported", "request_sum", "requests",
-        "second", "token_sum", "tokens", "tokens_taken",
+        "second", "token_sum", "tokens", "tokens_taken", "used_share",
     )  # fmt: skip
 
     def __init__(self, second: int) -> None:
@@ -38,6 +41,7 @@ class Window:
         self.calls_taken = 0
         self.tokens_taken = 0
         self.durations = Durations()
+        self.used_share = 0.0  # before any call has ended: whoever waits in vain is refused soon enough
         self.reported: dict[str, tuple[Mirror | None, Mirror | None]] = {}
 
     def advance(self, second: int) -> None:
@@ -73,6 +77,9 @@ class Window:
         ended = min(reserved, self.open_tokens[index])
         self.open_tokens[index] -= ended
         self.open_sum -= ended
+        if reserved:
+            share = min(tokens / reserved, 1.0)
+            self.used_share = self.used_share + (share - self.used_share) * RECENT if self.used_share else share
         if not sent and self.requests[index] > 0:
             self.requests[index] -= 1
             self.request_sum -= 1

@@ -114,12 +114,12 @@ def _limit(found: dict[bytes, bytes], what: bytes) -> ReportedLimit | None:
 
 def _count(value: bytes | None) -> int | None:
     """Return a count of 0 or more; None for anything else, such as the -1 of a vendor that does not know."""
-    return int(value) if value is not None and len(value) <= 18 and value.isdigit() else None  # noqa: PLR2004 - 64 bits
+    return int(value) if value is not None and len(value) <= 18 and value.isdigit() else None
 
 
 def _reset_s(value: bytes | None) -> float | None:
     """Return the seconds until a reset that is given as a number, a duration (1m2.5s) or a time (RFC 3339)."""
-    if not value or len(value) > 40:  # noqa: PLR2004 - the longest RFC 3339 time has 35 characters
+    if not value or len(value) > 40:
         return None
     text = value.decode("latin-1").strip()
     match = _DURATION.fullmatch(text)

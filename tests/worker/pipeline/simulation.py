@@ -15,7 +15,7 @@ from typing import TypeAlias
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
-from llm_gateway.errors import GatewayError, RateLimited
+from llm_gateway.errors import GatewayError
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.telemetry.redaction import Redactor
@@ -243,7 +243,7 @@ def simulate(
     """Simulate `seconds` of the customers' requests."""
 
     async def main() -> Outcome:
-        chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
+        chance = random.Random(seed)
         simulated = Vendor(chance, **vendor)  # type: ignore[arg-type]
         outcome = await ask_for(seconds, customers, policy(simulated, chance), chance)
         outcome.accepted, outcome.refused = simulated.accepted, simulated.refused

@@ -38,7 +38,8 @@ class OpenStream:
     """A provider's stream: the events read so far but not delivered (`held`), and the source of the others.
 
     `is_native`: the provider speaks the client's protocol, so its bytes can be passed on. `assembler` assembles the
-    reply from the chunks read. `queued_ms` is the time that the request waited for a rate limit. Its owner ends it with one of two calls: `served` if it is complete, `cut` if it is not.
+    reply from the chunks read. `queued_ms` is the time that the request waited for a rate limit. Its owner ends it with
+    one of two calls: `served` if it is complete, `cut` if it is not.
     """
 
     __slots__ = (

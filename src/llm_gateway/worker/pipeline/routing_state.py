@@ -47,16 +47,20 @@ class Failure(msgspec.Struct, frozen=True):
 class RoutingState:
     """Attempts made and candidates skipped for one request, and the error that follows from them.
 
-    `limited_for` and `out_for` are the shortest waits, in seconds, of the candidates that are at a rate limit and of
-    those that are unavailable; None if there is no such candidate. `limited_by` is the one with the shorter of the
-    former, `limited` are all of them; `answered_429` are those that answered this request with 429. `sent` counts the attempts that were sent and not answered 429, `attempts` all of
-    them, `retries` those at the same provider. `has_paid`: the next retry
-    is in the budget already. `queued_s` is the time spent in waiting lines.
+    Attributes:
+        limited_for, out_for: the shortest waits, in seconds, of the candidates that are at a rate limit and of those
+            that are unavailable; None if there is no such candidate.
+        limited: the candidates at a rate limit; `limited_by` is the one whose wait is the shortest.
+        answered_429: those that answered this request with 429.
+        attempts: the attempts made; `sent` counts those that were sent and not answered 429, `retries` the pauses
+            before another attempt at a lone candidate.
+        has_paid: the next retry is in the budget of retries already.
+        queued_s: the time spent in waiting lines, in seconds.
     """
 
     __slots__ = (
-        "answered_429", "attempts", "failure", "has_paid", "limited", "limited_by", "limited_for", "out_for", "queued_s", "record", "request",
-        "retries", "sent", "unsupported",
+        "answered_429", "attempts", "failure", "has_paid", "limited", "limited_by", "limited_for", "out_for",
+        "queued_s", "record", "request", "retries", "sent", "unsupported",
     )  # fmt: skip
 
     def __init__(self, request: Request, record: UsageRecord) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 
 from llm_gateway.domain.catalog import Candidate, Provider
-from llm_gateway.limiter.base import Limiter
+from llm_gateway.limiter.base import NOBODY, Before, Limiter
 from llm_gateway.worker.pipeline.fair_queue import FairQueue
 
 MOST_WAITING = 1_000
@@ -55,7 +55,7 @@ class Waiter:
         return await self._turn
 
     def again(self, seconds: float, *, by_gate: bool) -> None:
-        """Give the turn back: there is no place for `seconds`. `by_gate`: for this model; otherwise for the provider."""
+        """Give the turn back: there is no place for `seconds`, for this model (`by_gate`) or for the provider."""
         self._turn = self._lines.loop.create_future()
         if self._is_out_of_time:
             self._turn.set_result(False)
@@ -190,7 +190,7 @@ class WaitingLines:
         if not places:
             return interval_s
         # After a burst, the places that are left have to last until the first ones of the burst are free again.
-        more_s = self._limiter.next_free(of.id, rpm, tpm, (places + 1) * size, requests=places + 1)
+        more_s = self._limiter.next_free(of.id, rpm, tpm, (places + 1) * size, before=Before(places))
         return min(max(interval_s, more_s / (places + 1)), SLOWEST * interval_s)
 
     @staticmethod
@@ -202,23 +202,24 @@ class WaitingLines:
         """Return the seconds after which a request that joined the line now would be served; 0 if at once."""
         of = candidate.provider
         provider = self._providers.get(of.id)
-        calls, more_tokens = 1, 0
+        before = NOBODY
         if provider is not None and provider.count:
             line = provider.lines.get(candidate.model)
             if line is not None:
-                ahead = line.queue.ahead_of(customer, _cost(of, tokens))
-                calls, more_tokens = calls + ahead.requests, ahead.cost
+                before = Before(*line.queue.ahead_of(customer, _cost(of, tokens)))
             # The lines of the provider's other models have as many turns meanwhile.
-            calls += sum(min(other.queue.count, calls) for other in provider.lines.values() if other is not line)
+            turns = before.requests + 1
+            others = sum(min(other.queue.count, turns) for other in provider.lines.values() if other is not line)
+            before = Before(before.requests + others, before.tokens)
         wait_s = self._limiter.next_free(
-            of.id, of.rate_limit_rpm, of.rate_limit_tpm, tokens + more_tokens, candidate.model, requests=calls
+            of.id, of.rate_limit_rpm, of.rate_limit_tpm, tokens, candidate.model, before=before
         )
-        wait_s = max(wait_s, self._gate_wait_s(candidate, calls))
+        wait_s = max(wait_s, self._gate_wait_s(candidate, before.requests + 1))
         if provider is not None and provider.is_busy:
             now = self._clock()
             interval_s = self._interval_s(provider, of, now)
             if interval_s is not None:
-                wait_s = max(wait_s, provider.paced_until - now + (calls - 1) * interval_s)
+                wait_s = max(wait_s, provider.paced_until - now + before.requests * interval_s)
         return wait_s
 
     def join(self, candidate: Candidate, customer: str, tokens: int, wait_s: float) -> Waiter | None:
@@ -266,6 +267,8 @@ class WaitingLines:
         provider.count -= 1
         if not waiter.line.queue.count:
             del provider.lines[waiter.candidate.model]
+        elif is_served:  # to the end, so that the provider's models take turns
+            provider.lines[waiter.candidate.model] = provider.lines.pop(waiter.candidate.model)
         if provider.holder is waiter:
             provider.holder = None
         if is_served:
@@ -311,10 +314,8 @@ class WaitingLines:
         if of is not None and self._interval_s(provider, of.candidate.provider, now) is not None:
             ready_at = max(ready_at, provider.paced_until)
         if ready_at <= now:
-            for model, line in provider.lines.items():
+            for line in provider.lines.values():
                 if line.gate_until <= now:
-                    # To the end, so that the provider's models take turns.
-                    provider.lines[model] = provider.lines.pop(model)
                     provider.holder = line.queue.first()
                     break
             else:
