@@ -92,8 +92,10 @@ class Limiter(Protocol):
     ) -> float:
         """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now.
 
-        Of the tokens reserved before it, the share counts that recent calls used of theirs. If settling open reservations could make the room, it is the time by which
-        nine of ten calls like them have ended, at least 1 s. More than a whole limit counts as the whole limit. Must not wait: a remote backend answers from the last state that it saw.
+        Of the tokens reserved before it, the share counts that recent calls used of theirs. If settling open
+        reservations could make the room, it is the time by which nine of ten calls like them have ended, at least 1 s.
+        More than a whole limit counts as the whole limit. Must not wait: a remote backend answers from the last state
+        that it saw.
         """
         ...
 

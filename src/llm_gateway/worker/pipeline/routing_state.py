@@ -21,6 +21,8 @@ from llm_gateway.errors import (
 from llm_gateway.protocols.contract import Unsupported
 from llm_gateway.suggestions import if_meant
 
+AT_LIMIT = "Every provider that could serve this request is at its rate limit."
+
 
 class Failure(msgspec.Struct, frozen=True):
     """A failed attempt: the facts that decide what is tried next, and which error the client gets.
@@ -117,6 +119,18 @@ class RoutingState:
             failure = msgspec.structs.replace(failure, limited=False)
         self.failure = failure
 
+    def _limit_named(self) -> str:
+        """Return a sentence about the provider that is free first: its name and its limits."""
+        if self.limited_by is None:
+            return ""
+        provider = self.limited_by.provider
+        if self.limited_by in self.answered_429:
+            return f" {provider.name} answered 429."
+        return (
+            f" {provider.name} takes {provider.rate_limit_rpm} request{'s' * (provider.rate_limit_rpm > 1)} and "
+            f"{provider.rate_limit_tpm} tokens a minute."
+        )
+
     def error(self) -> GatewayError:
         """Return the error for the client, once no candidate is left to try."""
         waits = [s for s in (self.limited_for, self.out_for) if s is not None]
@@ -125,9 +139,7 @@ class RoutingState:
                 return ProviderRefused(self.failure.message, status=self.failure.status)
             return ProviderFailed(self.failure.message, retryable=not self.failure.final)
         if self.limited_for is not None:
-            return RateLimited(
-                "Every provider that could serve this request is at its rate limit.", retry_after_s=min(waits)
-            )
+            return RateLimited(f"{AT_LIMIT}{self._limit_named()}", retry_after_s=min(waits))
         if self.out_for is not None:
             return ProvidersUnavailable(
                 "Every provider that could serve this request failed recently and is paused.",
