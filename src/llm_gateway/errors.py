@@ -46,6 +46,12 @@ class GatewayError(Exception):
     title: ClassVar[str] = "Internal error"
     retryable: bool = False
     default_retry_after_s: ClassVar[float | None] = None
+    queued_ms: int = 0
+    """Milliseconds that the request waited for a rate limit."""
+    limited_by: str | None = None
+    """Name of the provider at its rate limit that would have been free first; None if there is none."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """More headers of the response, such as the provider's rate limits."""
     is_recorded: bool = False
     """True if the error is in the log already, in the line of the request's usage record or as a defect."""
 

@@ -52,6 +52,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     accept_seconds: Annotated[float, Meta(ge=0, description="how long SIGTERM goes on accepting requests")] = 5.0
     drain_seconds: Annotated[float, Meta(ge=0, description="how long SIGTERM waits for requests in flight")] = 30.0
     max_in_flight: Annotated[int, Meta(ge=1, description="requests at once; beyond it 503")] = 2000
+    max_queue_seconds: Annotated[
+        float, Meta(ge=0, description="longest wait for a provider at its rate limit; 0 refuses at once")
+    ] = 8.0
     max_body_bytes_in_flight: Annotated[
         int, Meta(ge=4 * 1024 * 1024, description="bytes of all request bodies at once; beyond it 503")
     ] = 128 * 1024 * 1024

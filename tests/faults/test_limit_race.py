@@ -35,7 +35,7 @@ async def test_a_provider_never_gets_more_than_its_limit_in_any_60_seconds(
 ) -> None:
     """In the long form kills happen anywhere in the 60 seconds; the quick form covers only the first seconds."""
     load = Load(clients=CLIENTS)
-    with scene.gateway(cache_ttl_seconds=0) as gateway:
+    with scene.gateway(cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
         scene.providers(gateway, "slow-20", rate_limit_rpm=LIMIT)
         started = time.monotonic()
         await load_for(load, gateway.port, random.uniform(0, 0.15))
@@ -44,12 +44,12 @@ async def test_a_provider_never_gets_more_than_its_limit_in_any_60_seconds(
     kills = 1
     ends = started + (LONG_S if long else 0)
     while time.monotonic() < ends:
-        with scene.gateway(cache_ttl_seconds=0) as gateway:
+        with scene.gateway(cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
             await load_for(load, gateway.port, random.uniform(5, 30))
             gateway.kill()
             await load.done()
             kills += 1
-    with scene.gateway(cache_ttl_seconds=0) as gateway:
+    with scene.gateway(cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
         await load_for(load, gateway.port, QUICK_S)
         await until(lambda: sum(load.sent.values()) >= ASKED * LIMIT, WINDOW_S / 2)
         load.stop()

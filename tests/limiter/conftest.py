@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import pytest
 
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
 from tests.limiter.taking import Clock
 
-BACKENDS = {"memory": MemoryLimiter}
+Backend: TypeAlias = Callable[[Clock], Limiter]
+
+BACKENDS: dict[str, Backend] = {"memory": MemoryLimiter}
 """Backends that implement the contract (`limiter/base.py`), by name; add new ones here."""
 
 
@@ -17,7 +22,13 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=list(BACKENDS))
-def limiter(request: pytest.FixtureRequest, clock: Clock) -> Limiter:
-    opened: Limiter = request.param(clock)
+@pytest.fixture(scope="session", params=BACKENDS.values(), ids=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Return a function that opens a limiter, for tests that need one for each example."""
+    opened: Backend = request.param
     return opened
+
+
+@pytest.fixture
+def limiter(backend: Backend, clock: Clock) -> Limiter:
+    return backend(clock)

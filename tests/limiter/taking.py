@@ -29,10 +29,26 @@ def take(limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider
     return run(limiter.take(provider, rpm, tpm, tokens))
 
 
-def taken(limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider: str = "p") -> Reservation:
-    reservation = take(limiter, rpm, tpm, tokens, provider).reservation
+def reserved(
+    limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, *, provider: str = "p", model: str = ""
+) -> Reservation:
+    """Take, and return the reservation, which is open."""
+    reservation = run(limiter.take(provider, rpm, tpm, tokens, model)).reservation
     assert reservation is not None
     return reservation
+
+
+def taken(limiter: Limiter, rpm: int, tpm: int = 10**9, tokens: int = 0, provider: str = "p") -> Reservation:
+    """Take, and settle with all of the tokens; a test may settle again, with fewer."""
+    reservation = reserved(limiter, rpm, tpm, tokens, provider=provider)
+    limiter.settle(reservation, tokens=tokens)
+    return reservation
+
+
+def place(decision: Decision) -> tuple[int, int]:
+    """Return the second and the tokens of a granted reservation."""
+    assert decision.reservation is not None
+    return decision.reservation.bucket, decision.reservation.tokens
 
 
 def free(limiter: Limiter, tpm: int) -> int:
@@ -40,8 +56,8 @@ def free(limiter: Limiter, tpm: int) -> int:
     return next(n for n in range(tpm, -1, -1) if fits(limiter, tpm, n))
 
 
-def fits(limiter: Limiter, tpm: int, tokens: int) -> bool:
-    reservation = take(limiter, 10**9, tpm, tokens).reservation
+def fits(limiter: Limiter, tpm: int, tokens: int, *, rpm: int = 10**9) -> bool:
+    reservation = take(limiter, rpm, tpm, tokens).reservation
     if reservation is None:
         return False
     limiter.settle(reservation, tokens=0, sent=False)

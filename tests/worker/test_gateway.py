@@ -39,7 +39,9 @@ class GatewayUnderTest:
         self.world = World()
         self.snapshot: Snapshot = snapshot(providers, *overrides)
         caching = Caching(MemoryCache(1_000_000), ttl_s=3600, shared=False)
-        self.gateway = Gateway(lambda: self.snapshot, caching, self.world.failover, self.world.recorder)
+        self.gateway = Gateway(
+            lambda: self.snapshot, caching, self.world.failover, self.world.recorder, self.world.admission.state
+        )
 
     @property
     def journal(self) -> JournalSpy:

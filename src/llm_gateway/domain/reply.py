@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.domain.usage import Usage
 
 
@@ -31,10 +32,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     is_cacheable: bool = True
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Answer(msgspec.Struct, kw_only=True, gc=False):
     """The answer for one client: the reply, the provider and model behind it, and its cost (integer nano-dollars).
 
-    `route` says why this provider answered, as `Plan.route_to` returns it.
+    `route` says why this provider answered, as `Plan.route_to` returns it. `queued_ms` is the time that the request
+    waited for a rate limit, `window` what is left of the provider's limits.
     """
 
     reply: Reply
@@ -44,3 +46,5 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_status: str
     route: bytes
     cached: bool = False
+    queued_ms: int = 0
+    window: WindowState | None = None

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.rate_limits import ReportedLimits
 from llm_gateway.domain.reply import Reply
 
 Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
@@ -31,7 +32,8 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
 class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
     """The result of one upstream call: a response (`status`, `body`), or a `fault` with a `message`.
 
-    `retry_after_s` is the response's Retry-After in seconds. `is_ours`: this machine is at fault (for example out of
+    `retry_after_s` is the wait in seconds that a response with an error status asks for, `limits` are the provider's
+    rate limits as the response's headers report them. `is_ours`: this machine is at fault (for example out of
     file descriptors), so the provider's circuit breaker ignores the result.
     """
 
@@ -41,12 +43,14 @@ class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
     fault: Fault | None = None
     message: str = ""
     is_ours: bool = False
+    limits: ReportedLimits | None = None
 
 
 class Success(msgspec.Struct, frozen=True, gc=False):
     """A successful attempt: the reply, its provider and model, and the attempt's cost in nano-dollars.
 
-    `cache_part` is the candidate's part of the key under which the reply is cached.
+    `cache_part` is the candidate's part of the key under which the reply is cached. `queued_ms` is the time that the
+    request waited for a rate limit.
     """
 
     reply: Reply
@@ -54,3 +58,4 @@ class Success(msgspec.Struct, frozen=True, gc=False):
     model: str
     cost_nanos: int
     cache_part: bytes
+    queued_ms: int = 0

@@ -77,7 +77,7 @@ def _field_errors(error: Invalid) -> list[FieldError]:
 
 def error_headers(error: GatewayError) -> Headers:
     """Return the headers of an error: retry advice, and `www-authenticate` or `allow` where the status requires it."""
-    headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
+    headers = [(b"x-should-retry", b"true" if error.retryable else b"false"), *error.headers]
     if error.retry_after_s is not None:
         milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
         headers.append((b"retry-after", str(math.ceil(milliseconds / 1000)).encode()))

@@ -1,7 +1,7 @@
 """Rate limiter: bound the requests and tokens sent to each provider in any 60 seconds.
 
 To add a backend, write a module that implements the contract (`base.py`), run the tests in tests/limiter against it,
-and return it from `open_limiter`.
+and return it from `open_limiter`. `window.py`, `durations.py` and `reported.py` hold what counts, for any backend.
 """
 
 from __future__ import annotations

@@ -1,60 +1,121 @@
-"""The contract of a rate limiter: reserve a request and its tokens before a call, correct them after it."""
+"""The contract of a rate limiter: reserve a request and its tokens before a call, correct them after it.
+
+A reservation is open from `take` to `settle`. What is only reserved is counted apart from what was used: settling an
+open reservation can make room long before its second leaves the window.
+
+    take ── granted ──▶ open ── settle(tokens, sent) ──▶ used: counts until its second leaves the window
+      │                   └──── never settled ─────────▶ counts in full until its second leaves the window
+      └── full ──▶ wait `retry_after_s`, or for the callback of `watch`, and take again
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
+from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
+
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """One request and `tokens`, counted in the provider's window in the second `bucket` (of the limiter's clock)."""
+    """One request and `tokens`, counted in the provider's window in the second `bucket` (of the limiter's clock).
+
+    `calls_taken` and `tokens_taken` are the window's running totals up to and including this reservation. They tell
+    which calls a provider cannot have counted yet in the limits that it reports with this call's response.
+    """
 
     provider_id: str
     bucket: int
     tokens: int
+    model: str = ""
+    calls_taken: int = 0
+    tokens_taken: int = 0
+
+
+class Before(msgspec.Struct, frozen=True, gc=False):
+    """The requests that come before another one, and the tokens that they will reserve."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+NOBODY = Before()
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer of `Limiter.take`, one of three.
 
-    Granted: `reservation` is set. Full: the request may fit in `retry_after_s` seconds. Never: `exceeds` is True, since
-    the request is larger than the whole limit.
+    Granted: `reservation` is set; `is_crowded` is True if more than half of the window is taken now. Full: the request
+    may fit in `retry_after_s` seconds. Never: `exceeds` is True, since the request is larger than the whole limit.
     """
 
     reservation: Reservation | None = None
     retry_after_s: float = 0.0
     exceeds: bool = False
+    is_crowded: bool = False
 
 
 class Limiter(Protocol):
     """A sliding window per provider: at most `rpm` requests and `tpm` tokens in any 60 seconds.
 
-    Order of the calls: `refill` at start, for the calls of an earlier run; then, for each call to a provider, `take`
-    and at most one `settle`; `forget` when a provider is deleted. Example:
+    Order of the calls: `refill` at start, for the calls of an earlier run; then, for each call to a provider, `take`,
+    at most one `cap`, and exactly one `settle`; `forget` when a provider is deleted. Example:
 
-        decision = await limiter.take("openai", rpm=500, tpm=200_000, tokens=1_200)
+        decision = await limiter.take("openai", rpm=500, tpm=200_000, tokens=1_200, model="gpt-5")
         if decision.reservation is None:
             ...  # decision.exceeds: reject the request; else: try another provider, or wait decision.retry_after_s
         else:
-            used = await call_provider()
-            limiter.settle(decision.reservation, tokens=used)
+            response = await call_provider()
+            limiter.cap(decision.reservation, limits_reported_in(response.headers))
+            limiter.settle(decision.reservation, tokens=response.tokens_used)
     """
 
-    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int) -> Decision:
+    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
 
         Called before each call to a provider, with the most tokens that the call can use. The limits are passed each
-        time, so that a changed limit applies to the next call.
+        time, so that a changed limit applies to the next call. `model` selects the limits that `cap` reported.
         """
         ...
 
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
         """Correct the reservation to the `tokens` that were used. Must not wait.
 
-        Called at most once per reservation, after the call. With `sent=False`, for a call that was never sent, the
-        request is released as well. Not called if the use is unknown (time-out, broken stream): the reservation then
-        stays counted.
+        Called once per reservation, after the call. With `sent=False`, for a call that was never sent, the request is
+        released as well. If the use is unknown (time-out, broken stream), `tokens` is the whole reservation.
+        """
+        ...
+
+    def next_free(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
+    ) -> float:
+        """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now.
+
+        Of the tokens reserved before it, the share counts that recent calls used of theirs. If settling open
+        reservations could make the room, it is the time by which nine of ten calls like them have ended, at least 1 s.
+        More than a whole limit counts as the whole limit. Must not wait: a remote backend answers from the last state
+        that it saw.
+        """
+        ...
+
+    def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
+        """Lower the window of (provider, model) to what the provider reported with the response to this call.
+
+        Its limit refills evenly until it is whole; calls taken after this one are subtracted, since the provider had
+        not counted them. A later call's report replaces an earlier one's. Must not wait.
+        """
+        ...
+
+    def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
+        """Return what is left of the limits now, as clients are told. Must not wait."""
+        ...
+
+    def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
+        """Call `freed` whenever a call of this process makes room in the provider's window; None ends it.
+
+        Used while requests wait for room. Room that appears as time passes is not reported, nor is room that another
+        process makes in a shared window: whoever waits takes again after `retry_after_s` at the latest.
         """
         ...
 

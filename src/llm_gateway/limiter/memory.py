@@ -1,54 +1,16 @@
-"""In-memory rate limiter of one process: 61 one-second buckets per provider, with running sums.
-
-A call counts in the whole second in which it was taken. Any 60 seconds overlap at most 61 such seconds, so a sum over
-61 buckets that stays within the limit keeps every 60 seconds within it.
-"""
+"""In-memory rate limiter of one process: a window per provider, and the limits that its providers report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from llm_gateway.limiter.base import Decision, Reservation
-
-BUCKETS = 61
-"""Seconds in a window; see the module's docstring."""
+from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
+from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
+from llm_gateway.limiter.reported import Mirror
+from llm_gateway.limiter.window import BUCKETS, Window
 
 _EXCEEDS = Decision(exceeds=True)
-
-
-class _Window:
-    """Counts of the last 61 seconds of one provider. `second` is the newest; second `s` has the index `s % 61`."""
-
-    __slots__ = ("request_sum", "requests", "second", "token_sum", "tokens")
-
-    def __init__(self, second: int) -> None:
-        self.second = second
-        self.requests = [0] * BUCKETS
-        self.tokens = [0] * BUCKETS
-        self.request_sum = 0
-        self.token_sum = 0
-
-    def advance(self, second: int) -> None:
-        """Move the window's end to `second`, and drop the seconds that leave the window."""
-        # At most one turn around the ring, however long nothing happened.
-        for passed in range(max(self.second, second - BUCKETS) + 1, second + 1):
-            index = passed % BUCKETS
-            self.request_sum -= self.requests[index]
-            self.token_sum -= self.tokens[index]
-            self.requests[index] = self.tokens[index] = 0
-        self.second = second
-
-    def fits_at(self, rpm: int, tpm: int, tokens: int) -> int:
-        """Return the first second in which a request with `tokens`, which does not fit now, fits if no other comes."""
-        requests_over = self.request_sum + 1 - rpm
-        tokens_over = self.token_sum + tokens - tpm
-        for leaving in range(self.second - BUCKETS + 1, self.second + 1):  # the oldest second leaves first
-            requests_over -= self.requests[leaving % BUCKETS]
-            tokens_over -= self.tokens[leaving % BUCKETS]
-            if requests_over <= 0 and tokens_over <= 0:
-                break
-        return leaving + BUCKETS
 
 
 class MemoryLimiter:
@@ -61,9 +23,10 @@ class MemoryLimiter:
         self._clock = clock
         self._now = clock()
         self._behind = 0.0
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str, Window] = {}
+        self._watchers: dict[str, Callable[[], None]] = {}
 
-    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int) -> Decision:
+    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
 
         `exceeds` is True if waiting cannot help: `tokens` is above `tpm`, or `rpm` is 0. Otherwise `retry_after_s` is
@@ -73,15 +36,15 @@ class MemoryLimiter:
             return _EXCEEDS
         tokens = max(tokens, 0)
         window = self._window(provider_id)
-        if window.request_sum < rpm and window.token_sum + tokens <= tpm:
-            second = window.second
-            index = second % BUCKETS
-            window.requests[index] += 1
-            window.tokens[index] += tokens
-            window.request_sum += 1
-            window.token_sum += tokens
-            return Decision(Reservation(provider_id, second, tokens))
-        return Decision(None, window.fits_at(rpm, tpm, tokens) - self._now)
+        wait_s = self._reported_wait_s(window, model, tokens) if window.reported else 0.0
+        if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
+            window.take(tokens)
+            reservation = Reservation(
+                provider_id, window.second, tokens, model, window.calls_taken, window.tokens_taken
+            )
+            is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
+            return Decision(reservation, 0.0, False, is_crowded)
+        return Decision(None, max(wait_s, window.wait_s(self._now, rpm, tpm, tokens)))
 
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
         """Correct the reservation to `tokens` (negative counts as 0); `sent=False` releases the request as well.
@@ -90,15 +53,58 @@ class MemoryLimiter:
         calls reserved in that second; sums and counts stay consistent even then.
         """
         window = self._windows.get(reservation.provider_id)
-        if window is None or not window.second - BUCKETS < reservation.bucket <= window.second:
+        if window is None:
             return
-        index = reservation.bucket % BUCKETS
-        change = max(max(tokens, 0) - reservation.tokens, -window.tokens[index])  # no count goes below 0
-        window.tokens[index] += change
-        window.token_sum += change
-        if not sent and window.requests[index] > 0:
-            window.requests[index] -= 1
-            window.request_sum -= 1
+        window.durations.add(self._time() - reservation.bucket)
+        if window.second - BUCKETS < reservation.bucket <= window.second:
+            window.settle(reservation.bucket, reservation.tokens, max(tokens, 0), sent=sent)
+            if self._watchers:
+                self._freed(reservation.provider_id)
+
+    def next_free(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
+    ) -> float:
+        """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now."""
+        window = self._window(provider_id)
+        requests = before.requests + 1
+        tokens = min(max(tokens, 0) + int(before.tokens * window.used_share), tpm)
+        reported = self._reported_wait_s(window, model, tokens, requests) if window.reported else 0.0
+        return max(reported, window.wait_s(self._now, rpm, tpm, tokens, min(requests, rpm)))
+
+    def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
+        """Lower the window of (provider, model) to what the provider reported with the response to this call."""
+        window = self._windows.get(reservation.provider_id)
+        if window is None:
+            return
+        now = self._time()
+        requests, tokens = window.reported.get(reservation.model, (None, None))
+        if reported.requests is not None and (requests is None or requests.taken <= reservation.calls_taken):
+            requests = Mirror(reported.requests, now, reservation.calls_taken)
+        if reported.tokens is not None and (tokens is None or tokens.taken <= reservation.tokens_taken):
+            tokens = Mirror(reported.tokens, now, reservation.tokens_taken)
+        window.reported[reservation.model] = requests, tokens
+        if self._watchers:
+            self._freed(reservation.provider_id)
+
+    def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
+        """Return what is left of the limits now; the smaller one of the window's and of what the provider reported."""
+        window = self._window(provider_id)
+        requests, tokens = rpm - window.request_sum, tpm - window.token_sum
+        if window.reported:
+            by_requests, by_tokens = window.reported.get(model, (None, None))
+            if by_requests is not None:
+                requests = int(min(requests, by_requests.left(self._now, window.calls_taken)))
+            if by_tokens is not None:
+                tokens = int(min(tokens, by_tokens.left(self._now, window.tokens_taken)))
+        reset_s = window.newest + BUCKETS - self._now if window.request_sum else 0.0
+        return WindowState(rpm, max(requests, 0), tpm, max(tokens, 0), max(reset_s, 0.0))
+
+    def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
+        """Call `freed` whenever a settled call or a provider's report can have made room; None ends it."""
+        if freed is None:
+            self._watchers.pop(provider_id, None)
+        else:
+            self._watchers[provider_id] = freed
 
     def refill(self, provider_id: str, age_s: float, tokens: int) -> None:
         """Count one request and `tokens` of a call that an earlier run made `age_s` seconds ago.
@@ -109,26 +115,38 @@ class MemoryLimiter:
         window = self._window(provider_id)
         second = min(int(self._now - age_s) + 1, window.second)
         if second > window.second - BUCKETS:
-            window.requests[second % BUCKETS] += 1
-            window.tokens[second % BUCKETS] += max(tokens, 0)
-            window.request_sum += 1
-            window.token_sum += max(tokens, 0)
+            window.refill(second, max(tokens, 0))
 
     def forget(self, provider_id: str) -> None:
         """Drop the window of a deleted provider; settling its open reservations then has no effect."""
         self._windows.pop(provider_id, None)
 
-    def _window(self, provider_id: str) -> _Window:
-        """Return the provider's window, advanced to the current second."""
+    def _freed(self, provider_id: str) -> None:
+        freed = self._watchers.get(provider_id)
+        if freed is not None:
+            freed()
+
+    def _reported_wait_s(self, window: Window, model: str, tokens: int, requests: int = 1) -> float:
+        by_requests, by_tokens = window.reported.get(model, (None, None))
+        now = self._now
+        wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, window.calls_taken, requests)
+        return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, window.tokens_taken, tokens))
+
+    def _time(self) -> float:
+        """Return the limiter's own time, which never steps back."""
         now = self._clock() + self._behind
         if now < self._now:
             self._behind += self._now - now
             now = self._now
         self._now = now
-        second = int(now)
+        return now
+
+    def _window(self, provider_id: str) -> Window:
+        """Return the provider's window, advanced to the current second."""
+        second = int(self._time())
         window = self._windows.get(provider_id)
         if window is None:
-            window = self._windows[provider_id] = _Window(second)
+            window = self._windows[provider_id] = Window(second)
         elif second > window.second:
             window.advance(second)
         return window

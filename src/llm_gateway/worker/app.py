@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
@@ -31,6 +32,7 @@ from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
+from llm_gateway.worker.pipeline.waiting_line import WaitingLines
 
 Log: TypeAlias = Callable[..., None]
 
@@ -61,6 +63,9 @@ class Worker:
         self.transport = Transport(dependencies.egress, log=log)
         self._limiter = open_limiter()
         self._admission = Admission(self._limiter)
+        self._lines = WaitingLines(
+            self._limiter, self.availability.gate_wait_s, max_wait_s=settings.max_queue_seconds, clock=time.monotonic
+        )
         self._known: dict[str, Provider] = {}
         recorder = UsageRecorder(
             dependencies.journal,
@@ -73,7 +78,9 @@ class Worker:
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
-        self.gateway = Gateway(dependencies.snapshot, caching, self._build_failover(recorder), recorder)
+        self.gateway = Gateway(
+            dependencies.snapshot, caching, self._build_failover(recorder), recorder, self._admission.state
+        )
 
     def _build_failover(self, recorder: UsageRecorder) -> Failover:
         translation = Translation()
@@ -94,6 +101,7 @@ class Worker:
             attempts=attempts,
             translation=translation,
             affinity=SessionAffinity(),
+            lines=self._lines if self._lines.max_wait_s > 0 else None,
         )
 
     def build(self, management: ASGIApp) -> Dispatch:
@@ -124,6 +132,7 @@ class Worker:
             if after is None:
                 self.availability.forget(provider_id)
                 self._limiter.forget(provider_id)
+                self._lines.forget(provider_id)
             elif after.updated_at_ms != before.updated_at_ms:
                 self.availability.reset(provider_id)
                 if after.target != before.target:

@@ -3,9 +3,9 @@
     1 plan      choose the providers to try, in order             routing/route.py (no I/O)
     2 look up   return a cached answer, or wait for an identical request in flight
                                                                   pipeline/caching.py
-    3 try       per candidate: translate → breaker → admit → intent → send → translate back → outcome
-                                                                  pipeline/failover.py, pipeline/attempt.py,
-                                                                  pipeline/translation.py
+    3 try       per candidate: translate → breaker → admit → intent → send → translate back → outcome; wait if all
+                are at a rate limit                               pipeline/failover.py, pipeline/attempt.py,
+                                                                  pipeline/translation.py, pipeline/waiting_line.py
     4 settle    make the usage record durable, before the answer is returned
                                                                   pipeline/usage_recorder.py
     5 keep      cache the answer                                  pipeline/caching.py
@@ -23,12 +23,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.error_format.rate_limit_headers import rate_limit_headers
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
@@ -40,15 +42,24 @@ T = TypeVar("T")
 
 
 class Gateway:
-    """The pipeline of LLM calls; each call uses one immutable snapshot of the configuration throughout."""
+    """The pipeline of LLM calls; each call uses one immutable snapshot of the configuration throughout.
+
+    `limits` returns what is left of a provider's rate limits for a model.
+    """
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot], caching: Caching, failover: Failover, recorder: UsageRecorder
+        self,
+        snapshot: Callable[[], Snapshot],
+        caching: Caching,
+        failover: Failover,
+        recorder: UsageRecorder,
+        limits: Callable[[Provider, str], WindowState],
     ) -> None:
         self._snapshot = snapshot
         self._caching = caching
         self._failover = failover
         self._recorder = recorder
+        self._limits = limits
 
     async def generate(self, request: Request) -> Answer:
         """Return the whole answer to one request; its usage record is durable by then.
@@ -72,17 +83,22 @@ class Gateway:
         self, request: Request, serve: Callable[[Request, Plan, Lookup, UsageRecord], Awaitable[T]]
     ) -> T | Answer:
         record = self._recorder.start(request)
+        plan: Plan | None = None
         try:
             plan = route(request, self._snapshot())
             record.override_id, record.route = plan.override_id, plan.reason
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:
-                return self._recorder.settle_hit(record, lookup.served, plan.route_to(lookup.served.provider))
+                hit = self._recorder.settle_hit(record, lookup.served, plan.route_to(lookup.served.provider))
+                hit.window = self._window(plan, hit.provider)
+                return hit
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
             await self._recorder.settle_error(record, error)
             error.is_recorded = True  # the record writes the log line; the error response must not write another
+            window = self._window(plan, record.provider or error.limited_by)
+            error.headers = [*error.headers, *rate_limit_headers(window, error.queued_ms)]
             raise
         except asyncio.CancelledError:
             self._recorder.settle_cancelled(record)
@@ -102,6 +118,7 @@ class Gateway:
             raise
         # Only now: an answer whose record could not be made durable must not be served from the cache.
         await self._caching.keep(lookup, served)
+        answer.window = self._window(plan, answer.provider)
         return answer
 
     async def _open(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Relay | Answer:
@@ -110,15 +127,27 @@ class Gateway:
         route_taken = _route_taken(plan, record, opened.provider)
         settled = partial(self._settle, lookup, record, route_taken)
         if isinstance(opened, Success):
-            return await settled(opened)
+            answer = await settled(opened)
+            answer.window = self._window(plan, answer.provider)
+            return answer
         self._recorder.note_first_token(record)
-        return Relay(
+        relay = Relay(
             opened,
             route=route_taken,
             settled=settled,
             failed=partial(self._recorder.settle_error, record),
             gone=partial(self._recorder.settle_cancelled, record),
         )
+        relay.window = self._window(plan, opened.provider)
+        return relay
+
+    def _window(self, plan: Plan | None, provider: str | None) -> WindowState | None:
+        """Return what is left of the limits of a provider of the plan, for the client."""
+        if plan is not None:
+            for candidate in plan.candidates:
+                if candidate.provider.name == provider:
+                    return self._limits(candidate.provider, candidate.model)
+        return None
 
     async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Success) -> Answer:
         answer = await self._recorder.settle_success(record, served, route_taken)

@@ -35,14 +35,18 @@ async def granted(admission: Admission, **changes: object) -> Reservation:
 
 
 async def test_it_reserves_the_estimated_input_and_max_tokens(admission: Admission) -> None:
-    assert await granted(admission) == Reservation("id-one", 1000, 118)
+    reservation = await granted(admission)
+    assert (reservation.provider_id, reservation.bucket, reservation.tokens, reservation.model) == (
+        "id-one", 1000, 118, "m1",
+    )  # fmt: skip
     assert (await granted(admission, prompt="", system="", max_tokens=7)).tokens == 15
 
 
 async def test_it_enforces_both_limits(admission: Admission) -> None:
-    assert [await granted(admission), await granted(admission)]
+    for _ in range(2):
+        admission.unknown(await granted(admission))
     assert await admission.admit(request(), ONE) == Decision(None, 61.0)
-    assert (await granted(admission, max_tokens=46)).tokens == 64
+    admission.unknown(await granted(admission, max_tokens=46))
     assert await admission.admit(request(max_tokens=1, prompt="", system=""), ONE) == Decision(None, 61.0)
 
 
@@ -66,7 +70,7 @@ async def test_a_settled_call_counts_the_tokens_it_used(admission: Admission, li
 
 async def test_a_call_of_unknown_usage_keeps_its_reservation(admission: Admission, limiter: LimiterSpy) -> None:
     assert admission.unknown(await granted(admission)) == 118
-    assert limiter.settled == []
+    assert limiter.settled == [("id-one", 118, True)]
 
 
 async def test_an_earlier_runs_attempts_are_counted_with_their_age(admission: Admission, clock: Clock) -> None:

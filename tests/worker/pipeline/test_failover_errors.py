@@ -156,12 +156,24 @@ class TestLimits:
             assert (type(error), error.retry_after_s) == (RateLimited, told)
         assert len(world.upstream.calls) == 5
 
-    async def test_three_limited_providers_return_the_shortest_wait(self, world: World) -> None:
-        world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
+    async def test_429s_of_all_providers_return_the_shortest_wait(self, world: World) -> None:
+        waits = {"a": 30.0, "b": 20.0, "c": 25.0, "d": 40.0}
+        world.script(**{name: [refusal(429, "", wait_s)] for name, wait_s in waits.items()})
 
-        error = await failing(world, plan([A], [B], [C], [provider("d")]))
+        error = await failing(world, plan(*([provider(name)] for name in waits)))
 
-        assert (type(error), error.retry_after_s) == (RateLimited, 20)
+        assert (type(error), error.retry_after_s, len(world.upstream.calls)) == (RateLimited, 20, 4)
+
+    async def test_429s_do_not_use_up_the_three_attempts_but_eight_are_the_most(self, world: World) -> None:
+        names = "abcdefghi"
+        world.script(**{name: [refusal(429, "", 9)] * 2 for name in names}).script(i=[answer()])
+        error = await failing(world, plan(*([provider(name)] for name in names)))
+        assert (type(error), len(world.upstream.calls)) == (RateLimited, 8)
+
+        served = await world.failover.run(
+            request(), plan(*([provider(name)] for name in names[2:])), world.open(request())
+        )
+        assert served.provider == "i"
 
     async def test_a_closed_gate_fails_over_until_its_wait_is_over(self, world: World) -> None:
         world.script(a=[*[refusal(429, "", 7)] * 5, answer()], b=[answer()] * 6)

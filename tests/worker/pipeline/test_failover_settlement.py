@@ -91,7 +91,7 @@ class TestLimit:
 
         assert (attempt.sent, attempt.limit_tokens) == (True, 118)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
-        assert world.limiter.settled == [("id-b", 50, True)]
+        assert world.limiter.settled == [("id-a", 118, True), ("id-b", 50, True)]
 
     async def test_only_sent_attempts_count_against_the_request_limit(self, world: World) -> None:
         narrow = provider("a", rate_limit_rpm=2)
@@ -233,7 +233,7 @@ class TestCutShort:
         assert world.journal.outcomes() == [attempt]
         assert (attempt.error, attempt.sent, attempt.status, attempt.latency_ms) == ("cancelled", True, None, 2000)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
-        assert (attempt.limit_tokens, world.limiter.settled) == (118, [])
+        assert (attempt.limit_tokens, world.limiter.settled) == (118, [("id-a", 118, True)])
         assert (breaker.state, world.availability.in_flight("id-a")) == ("closed", 0)
 
     async def test_a_call_cancelled_before_it_was_sent_costs_nothing(self, world: World) -> None:

@@ -6,7 +6,9 @@ from urllib.parse import quote
 
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.rate_limit_headers import rate_limit_headers
 from llm_gateway.error_format.responses import Headers
+from llm_gateway.worker.pipeline.relay import Relay
 
 
 def gateway_headers(answer: Answer) -> Headers:
@@ -14,24 +16,29 @@ def gateway_headers(answer: Answer) -> Headers:
     cost = f"{answer.cost_nanos / NANOS_PER_USD:.9f}".encode()
     cache = b"hit" if answer.cached else b"miss"
     return [
-        *provider_headers(answer.provider, answer.model, answer.route, answer.reply.dropped),
+        *provider_headers(answer, answer.reply.dropped),
         (b"x-gateway-cache", cache),
         (b"x-gateway-cost-usd", cost),
     ]
 
 
-def provider_headers(provider: str, model: str, route: bytes, dropped: tuple[str, ...]) -> Headers:
+def provider_headers(came: Relay | Answer, dropped: tuple[str, ...]) -> Headers:
     """Return the headers that are known when an answer begins; `dropped` names hints that the provider was not told."""
     headers = [
-        (b"x-gateway-provider", provider.encode()),
-        (b"x-gateway-model", quote(model, safe="/:@").encode()),
-        (b"x-gateway-route", route),
+        (b"x-gateway-provider", came.provider.encode()),
+        (b"x-gateway-model", quote(came.model, safe="/:@").encode()),
+        (b"x-gateway-route", came.route),
+        *rate_limit_headers(came.window, came.queued_ms),
     ]
     if dropped:
         headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
     return headers
 
 
-def provider_and_route(provider: str, route: bytes) -> Headers:
+def provider_and_route(came: Relay | Answer) -> Headers:
     """Return the headers of answers whose body says the rest."""
-    return [(b"x-gateway-provider", provider.encode()), (b"x-gateway-route", route)]
+    return [
+        (b"x-gateway-provider", came.provider.encode()),
+        (b"x-gateway-route", came.route),
+        *rate_limit_headers(came.window, came.queued_ms),
+    ]

@@ -70,7 +70,7 @@ class GenerateEndpoint(Endpoint):
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
-        headers = [*provider_and_route(answer.provider, answer.route), *ids]
+        headers = [*provider_and_route(answer), *ids]
         await send_body(send, 200, self._encoded(answer, started), JSON, headers)
 
     def _encoded(self, answer: Answer, started: float) -> bytes:
@@ -150,8 +150,8 @@ class GenerateEventWriter:
         self._request_id = request_id
 
     def opened(self, came: Relay | Answer) -> Headers:
-        """Return the headers x-gateway-provider and x-gateway-route; model and cost follow in the `result` event."""
-        return provider_and_route(came.provider, came.route)
+        """Return the headers that are known by now; model and cost follow in the `result` event."""
+        return provider_and_route(came)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
         """Return one `delta` event for each piece of text, refusals included."""

@@ -162,7 +162,7 @@ class ProtocolEventWriter:
         if isinstance(came, Answer):
             return gateway_headers(came)
         self._is_native = came.is_native
-        return provider_headers(came.provider, came.model, came.route, came.dropped)
+        return provider_headers(came, came.dropped)
 
     def take(self, raw_events: list[RawEvent]) -> bytes:
         """Return the provider's bytes if it speaks the client's protocol, otherwise the chunks encoded.

@@ -12,10 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.catalog import Candidate, Provider
+from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.limiter.base import Decision, Limiter, Reservation
+
+
+def most_tokens(request: Request) -> int:
+    """Return the most tokens that a call for the request can use, which are reserved for it."""
+    return request.estimated_input_tokens() + request.max_tokens
 
 
 class Admission:
@@ -27,8 +33,18 @@ class Admission:
     async def admit(self, request: Request, candidate: Candidate) -> Decision:
         """Reserve one request and the most tokens that the call can use, or return when they may fit."""
         provider = candidate.provider
-        tokens = request.estimated_input_tokens() + request.max_tokens
-        return await self._limiter.take(provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, tokens)
+        tokens = most_tokens(request)
+        return await self._limiter.take(
+            provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, tokens, candidate.model
+        )
+
+    def reported(self, reservation: Reservation, limits: ReportedLimits) -> None:
+        """Lower the provider's window to the limits that it reported with the response to this call."""
+        self._limiter.cap(reservation, limits)
+
+    def state(self, provider: Provider, model: str) -> WindowState:
+        """Return what is left of the provider's limits, as clients are told."""
+        return self._limiter.state(provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, model)
 
     def never_sent(self, reservation: Reservation) -> int:
         """Release the reservation of a call that was not sent. Returns the tokens that stay counted: 0."""
@@ -41,7 +57,8 @@ class Admission:
         return tokens
 
     def unknown(self, reservation: Reservation) -> int:
-        """Keep the whole reservation, since its use is unknown. Returns the tokens that stay counted."""
+        """Count the whole reservation as used, since its use is unknown. Returns the tokens that stay counted."""
+        self._limiter.settle(reservation, tokens=reservation.tokens)
         return reservation.tokens
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:

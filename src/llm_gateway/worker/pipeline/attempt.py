@@ -144,6 +144,8 @@ class Attempts:
             this.permit.release()
             if isinstance(error, CancelledBeforeSend):
                 self._set_not_sent(this)
+            else:
+                self._admission.unknown(this.reservation)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
 
@@ -155,6 +157,8 @@ class Attempts:
     # A whole answer
 
     def _conclude(self, this: _Try, result: UpstreamResult) -> Success | None:
+        if result.limits is not None:
+            self._admission.reported(this.reservation, result.limits)
         this.attempt.status = result.status or None
         if result.fault is not None:
             failure = self._conclude_fault(this, result)
@@ -212,7 +216,8 @@ class Attempts:
         message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
         limited = refusal.about == "temporary" and status == LIMITED
         if limited:
-            this.state.note_skipped(this.permit.limited(refusal.retry_after_s, message), limited=True)
+            this.state.answered_429.append(this.candidate)
+            this.state.note_limited(this.candidate, this.permit.limited(refusal.retry_after_s, message))
         elif refusal.about == "account":
             # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.
             request_id = this.state.request.id
@@ -273,7 +278,14 @@ class Attempts:
     @staticmethod
     def _success(this: _Try, reply: Reply) -> Success:
         candidate = this.candidate
-        return Success(reply, candidate.provider.name, candidate.model, this.attempt.cost_nanos, candidate.cache_part)
+        return Success(
+            reply,
+            candidate.provider.name,
+            candidate.model,
+            this.attempt.cost_nanos,
+            candidate.cache_part,
+            this.state.queued_ms,
+        )
 
     # A stream
 
@@ -284,9 +296,12 @@ class Attempts:
         """
         request, provider = this.state.request, this.candidate.provider
         this.attempt.status = 200
+        if events.limits is not None:
+            self._admission.reported(this.reservation, events.limits)
         reader = self._translation.reader(request.client_request, provider)
         callbacks = AttemptCallbacks(partial(self._stream_served, this), partial(self._stream_cut, this))
         stream = OpenStream(events, reader, this.candidate, this.call, callbacks)
+        stream.queued_ms = this.state.queued_ms
         commit_by = min(this.started + provider.timeout_s, request.deadline)
         try:
             while True:
@@ -307,6 +322,7 @@ class Attempts:
         except BaseException as error:  # edge: cancelled, or a defect; the call may be billed
             events.close()
             this.permit.release()
+            self._admission.unknown(this.reservation)
             self._end(this, error="cancelled" if isinstance(error, asyncio.CancelledError) else "defect")
             raise
         this.permit.accepted()

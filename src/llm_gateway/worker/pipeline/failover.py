@@ -1,8 +1,12 @@
-"""Try the plan's candidates in order until one answers: skip unavailable ones, retry a lone one, raise the last error.
+"""Try the plan's candidates in order until one answers: skip unavailable ones, retry a lone one, wait, raise an error.
 
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
-rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
-its deadline. A candidate without alternatives is retried once, or twice while it answers 429.
+rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts besides
+those that are answered 429, and eight in all, within its deadline. A candidate without alternatives is retried once,
+or twice while it answers 429.
+
+When no candidate can serve the request now, it waits for one that is at a rate limit (`waiting_line.py`), if its turn
+is expected in time; otherwise it is refused at once, with the expected time as its Retry-After.
 """
 
 from __future__ import annotations
@@ -18,21 +22,26 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import DeadlineExceeded, Invalid
+from llm_gateway.errors import DeadlineExceeded, GatewayError, Invalid
+from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.routing.session_affinity import SessionAffinity
-from llm_gateway.worker.pipeline.admission import Admission
+from llm_gateway.worker.pipeline.admission import Admission, most_tokens
 from llm_gateway.worker.pipeline.attempt import Attempts
-from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.open_stream import OpenStream
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
+from llm_gateway.worker.pipeline.waiting_line import Waiter, WaitingLines
 
 MAX_SENT_ATTEMPTS = 3
+MAX_ATTEMPTS = 8
+MAX_RETRIES = 2
 RETRY_PAUSE_S = (0.2, 2.0)
 """Bounds of the random pause before a retry, in seconds."""
 LIMITED_PAUSE_S = (0.5, 2.0)
-"""The same after a 429. A provider whose Retry-After exceeds the upper bound is not retried."""
+"""The same after a 429. A provider whose Retry-After exceeds the upper bound, and the longest wait in a line, is not
+retried."""
 TOO_LATE = (
     "No provider answered within the request's deadline, which is its x-request-timeout-ms, else "
     "LLM_GATEWAY_REQUEST_TIMEOUT_SECONDS: raise it, or ask for less."
@@ -53,7 +62,7 @@ class Failover:
     """The execution of plans: candidates in order, tier by tier, until one answers.
 
     Within a tier, a session keeps to one provider (`routing/session_affinity.py`); for other requests the provider with
-    the fewest calls in flight comes first.
+    the fewest calls in flight comes first. Without `lines`, requests never wait for a rate limit.
     """
 
     def __init__(
@@ -64,6 +73,7 @@ class Failover:
         attempts: Attempts,
         translation: Translation,
         affinity: SessionAffinity,
+        lines: WaitingLines | None = None,
         timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> None:
         self._availability = availability
@@ -71,6 +81,7 @@ class Failover:
         self._attempts = attempts
         self._translation = translation
         self._affinity = affinity
+        self._lines = lines
         self._timing = timing
 
     async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Success:
@@ -95,26 +106,48 @@ class Failover:
         return await self._walk(RoutingState(request, record), plan)
 
     async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
-        for tier in plan.tiers:
-            waiting = list(tier)
-            while waiting:
-                candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
-                waiting.remove(candidate)
-                served = await self._try(state, candidate)
-                if served is not None:
-                    return served
-                if state.failure is not None and state.failure.final:
+        try:
+            for tier in plan.tiers:
+                waiting = list(tier)
+                while waiting:
+                    candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
+                    waiting.remove(candidate)
+                    served = await self._try(state, candidate)
+                    if served is not None:
+                        return served
+                    self._check_over(state)
+            return await self._try_again(state, plan.candidates)
+        except GatewayError as error:
+            error.queued_ms = state.queued_ms
+            if error.limited_by is None and state.limited_by is not None:
+                error.limited_by = state.limited_by.provider.name
+            raise
+
+    async def _try_again(self, state: RoutingState, candidates: tuple[Candidate, ...]) -> Success | OpenStream:
+        """Retry a lone candidate, and wait for those at a rate limit, once each candidate was tried."""
+        while True:
+            # With alternatives, trying the next candidate takes the place of a retry.
+            served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
+            if served is None:
+                candidate = self._worth_waiting_for(state)
+                if candidate is None:
+                    self._check_deadline(state)
                     raise state.error()
-                if state.sent >= MAX_SENT_ATTEMPTS:
-                    self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
-                    raise state.error()
-        candidates = plan.candidates
-        # With alternatives, trying the next candidate takes the place of a retry.
-        served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
-        if served is not None:
-            return served
-        self._check_deadline(state)
-        raise state.error()
+                served = await self._wait_for(state, candidate)
+            if served is not None:
+                return served
+            self._check_over(state)
+
+    def _check_over(self, state: RoutingState) -> None:
+        """Raise the client's error if nothing more may be tried after a failed attempt."""
+        failure = state.failure
+        if failure is None:
+            return
+        if failure.final:
+            raise state.error()
+        if state.sent >= MAX_SENT_ATTEMPTS or state.attempts >= MAX_ATTEMPTS:
+            self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
+            raise state.error()
 
     def _choose(self, state: RoutingState, tier: tuple[Candidate, ...], waiting: list[Candidate]) -> Candidate:
         return self._affinity.choose(state.request, tier, waiting, self._busyness)
@@ -124,12 +157,15 @@ class Failover:
 
     async def _retry(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
         """Retry the only candidate: once after a failure, at most twice while it answers 429."""
-        for retries in range(MAX_SENT_ATTEMPTS - 1):
+        while state.retries < MAX_RETRIES:
             failure = state.failure
-            if failure is None or not (failure.limited or retries == 0):
+            if failure is None or not (failure.limited or state.retries == 0):
                 return None
+            if failure.limited and self._lines is not None and self._availability.is_gated(candidate):
+                return None  # it waits in line, at the rate of the gate
             if not await self._worth_a_retry(state, candidate, failure):
                 return None
+            state.retries += 1
             state.forget_waits()
             state.is_retry = True
             served = await self._try(state, candidate)
@@ -140,15 +176,27 @@ class Failover:
     async def _worth_a_retry(self, state: RoutingState, candidate: Candidate, failure: Failure) -> bool:
         """Return whether to retry the candidate after this failure; waits for the pause before it returns True."""
         low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
-        if not failure.retry_on_same or failure.retry_after_s > high:
+        longest = max(high, self._lines.max_wait_s) if failure.limited and self._lines is not None else high
+        if not failure.retry_on_same or failure.retry_after_s > longest:
             return False
-        pause = max(self._timing.uniform(low, high), failure.retry_after_s)
-        if self._remaining(state) - pause <= DEADLINE_SLACK_S or not self._availability.may_retry(
-            candidate.provider.id
-        ):
-            return False
-        await self._timing.sleep(pause)
-        return True
+        waited = 0.0
+        while True:
+            pause = max(self._timing.uniform(low, high), failure.retry_after_s)
+            if self._remaining(state) - pause <= DEADLINE_SLACK_S:
+                return False
+            may_retry = self._may_retry(state, candidate)
+            if not may_retry and (self._lines is None or waited + pause > self._lines.max_wait_s):
+                return False
+            await self._timing.sleep(pause)
+            waited += pause
+            if may_retry:
+                return True
+
+    def _may_retry(self, state: RoutingState, candidate: Candidate) -> bool:
+        """Return whether the budget of retries allows another call to a provider that failed; each call pays once."""
+        if not state.has_paid:
+            state.has_paid = self._availability.may_retry(candidate.provider.id)
+        return state.has_paid
 
     def _remaining(self, state: RoutingState) -> float:
         return state.request.deadline - self._timing.clock()
@@ -163,13 +211,28 @@ class Failover:
     async def _try(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
         """Try one candidate. Returns None if it was skipped or failed, which `state` notes."""
         self._check_deadline(state)
+        if self._lines is not None and self._lines.held(candidate, state.request.user_id):
+            state.note_limited(candidate)
+            return None
         call = self._call(state, candidate)
         if call is None:
             return None
+        admitted = await self._admit(state, candidate)
+        if isinstance(admitted, Wait):
+            if admitted.limited:
+                state.note_limited(candidate, admitted.seconds)
+            else:
+                state.note_unavailable(admitted.seconds)
+            return None
+        if admitted is None:
+            return None
+        return await self._attempts.make(state, candidate, call, *admitted)
+
+    async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
+        """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
         permit = self._availability.admit(candidate)
         if isinstance(permit, Wait):
-            state.note_skipped(permit.seconds, limited=permit.limited)
-            return None
+            return permit
         try:
             decision = await self._admission.admit(state.request, candidate)
         except BaseException:  # edge: cancelled, or the limiter failed; an unreleased permit would block its breaker
@@ -177,12 +240,13 @@ class Failover:
             raise
         if decision.reservation is None:
             permit.release()
-            if decision.exceeds:
-                state.note_too_small()
-            else:
-                state.note_skipped(decision.retry_after_s, limited=True)
+            if not decision.exceeds:
+                return Wait(decision.retry_after_s, limited=True)
+            state.note_too_small()
             return None
-        return await self._attempts.make(state, candidate, call, permit, decision.reservation)
+        if decision.is_crowded and self._lines is not None:
+            self._lines.crowded(candidate.provider.id)
+        return permit, decision.reservation
 
     def _call(self, state: RoutingState, candidate: Candidate) -> UpstreamCall | None:
         """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes."""
@@ -193,3 +257,82 @@ class Failover:
         except Unsupported as error:
             state.note_unsupported(candidate.provider.name, error)
             return None
+
+    # Waiting in line
+
+    def _longest_wait(self, state: RoutingState) -> float:
+        most = 0.0 if self._lines is None else self._lines.max_wait_s
+        return min(most, self._remaining(state) - DEADLINE_SLACK_S)
+
+    def _worth_waiting_for(self, state: RoutingState) -> Candidate | None:
+        """Return the candidate at a rate limit that is expected to be free first; None if none is in time.
+
+        The expected times become the waits that `state` tells the client.
+        """
+        if self._lines is None or not state.limited:
+            return None
+        tokens = most_tokens(state.request)
+        limited, best, least = state.limited, None, self._longest_wait(state)
+        state.forget_limits()
+        for candidate in limited:
+            if tokens > candidate.provider.rate_limit_tpm:
+                continue
+            wait_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
+            if candidate in state.answered_429 and not (
+                self._availability.is_gated(candidate) or (wait_s > 0 and self._may_retry(state, candidate))
+            ):
+                # Nothing holds it back for others: only its own retries are used up.
+                state.note_limited(candidate, max(wait_s, state.failure.retry_after_s if state.failure else 0.0))
+                continue
+            state.note_limited(candidate, wait_s)
+            if wait_s <= least:
+                best, least = candidate, wait_s
+        return best
+
+    async def _wait_for(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
+        """Wait in the candidate's line, and try it in turn. Returns None if the attempt failed.
+
+        Raises:
+            GatewayError: the line is full, or the turn did not come in time.
+        """
+        lines = self._lines
+        call = self._call(state, candidate)
+        state.limited.remove(candidate)
+        if call is None or lines is None:
+            return None
+        wait_s, user = self._longest_wait(state), state.request.user_id
+        waiter = lines.join(candidate, user, most_tokens(state.request), wait_s)
+        if waiter is None:
+            raise state.error()
+        started = self._timing.clock()
+        admitted: tuple[Permit, Reservation] | None = None
+        try:
+            admitted = await self._take_turn(state, waiter)
+        finally:
+            waiter.leave(is_served=admitted is not None)
+            state.queued_s += self._timing.clock() - started
+            state.record.queued_ms = state.queued_ms
+        if admitted is None:
+            return None
+        state.is_retry = True
+        return await self._attempts.make(state, candidate, call, *admitted)
+
+    async def _take_turn(self, state: RoutingState, waiter: Waiter) -> tuple[Permit, Reservation] | None:
+        """Wait until the waiter has a place. Returns None if its candidate cannot be called any more.
+
+        Raises:
+            GatewayError: the turn did not come in time.
+        """
+        candidate = waiter.candidate
+        while await waiter.turn():
+            admitted = await self._admit(state, candidate)
+            if not isinstance(admitted, Wait):
+                return admitted
+            if not admitted.limited:
+                state.note_unavailable(admitted.seconds)
+                return None
+            waiter.again(admitted.seconds, by_gate=admitted.by_gate)
+        self._check_deadline(state)
+        state.forget_limits()
+        state.note_limited(candidate, waiter.expected_s())
+        raise state.error()

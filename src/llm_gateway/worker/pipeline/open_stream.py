@@ -38,12 +38,13 @@ class OpenStream:
     """A provider's stream: the events read so far but not delivered (`held`), and the source of the others.
 
     `is_native`: the provider speaks the client's protocol, so its bytes can be passed on. `assembler` assembles the
-    reply from the chunks read. Its owner ends it with one of two calls: `served` if it is complete, `cut` if it is not.
+    reply from the chunks read. `queued_ms` is the time that the request waited for a rate limit. Its owner ends it with
+    one of two calls: `served` if it is complete, `cut` if it is not.
     """
 
     __slots__ = (
         "_callbacks", "_error", "_take", "assembler", "dropped", "events", "held", "is_native", "model", "provider",
-        "reader",
+        "queued_ms", "reader",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,7 @@ class OpenStream:
         self.provider, self.model = candidate.provider.name, candidate.model
         self.is_native, self.dropped = call.is_native, call.dropped
         self._callbacks = callbacks
+        self.queued_ms = 0
         self.assembler = ReplyAssembler()
         self.held: list[RawEvent] = []
         self._error: Exception | None = None

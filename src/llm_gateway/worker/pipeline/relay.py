@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.errors import GatewayError, ProviderFailed
@@ -51,12 +52,13 @@ class Relay:
         gone: settle the usage record as cancelled.
         route: why this provider answers (`Plan.route_to`).
 
-    `answer` is None until the stream is complete and its record durable.
+    `answer` is None until the stream is complete and its record durable. `window` is what is left of the provider's
+    rate limits, for the client.
     """
 
     __slots__ = (
         "_failed", "_gone", "_is_abandoned", "_last", "_settled", "_stream", "_take", "answer", "dropped",
-        "is_native", "model", "provider", "route",
+        "is_native", "model", "provider", "queued_ms", "route", "window",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +71,8 @@ class Relay:
         gone: Callable[[], None],
     ) -> None:
         self.provider, self.model, self.route = stream.provider, stream.model, route
-        self.is_native, self.dropped = stream.is_native, stream.dropped
+        self.is_native, self.dropped, self.queued_ms = stream.is_native, stream.dropped, stream.queued_ms
+        self.window: WindowState | None = None
         self.answer: Answer | None = None
         self._stream = stream
         self._settled = settled

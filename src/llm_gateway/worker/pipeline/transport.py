@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 import ssl
 from collections.abc import Callable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
-from time import monotonic, time
+from time import monotonic
 from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
+from llm_gateway.providers.rate_limit_headers import reported_limits, wait_after
 from llm_gateway.upstream.authorized import AuthorizedPool
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
 from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, UnsendableHeader, tls_context
@@ -89,7 +86,7 @@ class Transport:
             stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
-                return UpstreamEvents(pool, stream)
+                return UpstreamEvents(pool, stream, reported_limits(stream.headers))
             return await self._rest(pool, stream, timeout_s - (monotonic() - started))
         except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
             return _fault(error)
@@ -224,8 +221,9 @@ class Transport:
 
 
 def _exchange(response: Response) -> UpstreamResult:
-    retry_after = None if response.status == 200 else _retry_after(response.header(b"retry-after"))
-    return UpstreamResult(status=response.status, body=response.body, retry_after_s=retry_after)
+    retry_after = None if response.status == 200 else wait_after(response.headers)
+    limits = reported_limits(response.headers)
+    return UpstreamResult(status=response.status, body=response.body, retry_after_s=retry_after, limits=limits)
 
 
 def _fault(error: Exception) -> UpstreamResult:
@@ -235,20 +233,3 @@ def _fault(error: Exception) -> UpstreamResult:
     if isinstance(error, TimeoutError):
         return UpstreamResult(fault="timeout", message="No complete answer in time")
     return UpstreamResult(fault="broken" if isinstance(error, IncompleteResponse) else "not_sent", message=message)
-
-
-def _retry_after(field: bytes | None) -> float | None:
-    """Read a Retry-After header, a number of seconds or a date (RFC 9110, section 10.2.3).
-
-    Returns seconds from now; None if there is no such header or it cannot be read.
-    """
-    if field is None:
-        return None
-    value = field.decode("latin-1")
-    with contextlib.suppress(ValueError):
-        seconds = float(value)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    with contextlib.suppress(ValueError, TypeError):
-        when = parsedate_to_datetime(value)  # without a time zone if the date has none, or -0000
-        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time())
-    return None

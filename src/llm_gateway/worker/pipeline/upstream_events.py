@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Literal
 
+from llm_gateway.domain.rate_limits import ReportedLimits
 from llm_gateway.sse import Event, Splitter, TooLarge
 from llm_gateway.upstream.pool import Pool
 from llm_gateway.upstream.response import IncompleteResponse, ResponseStream
@@ -27,11 +28,15 @@ class StreamCut(Exception):
 
 
 class UpstreamEvents:
-    """Server-sent events of one upstream response. The owner reads them to the end, and calls `close` in any case."""
+    """Server-sent events of one upstream response. The owner reads them to the end, and calls `close` in any case.
 
-    __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take")
+    `limits` are the provider's rate limits as the response's headers report them.
+    """
 
-    def __init__(self, pool: Pool, stream: ResponseStream) -> None:
+    __slots__ = ("_is_closed", "_pool", "_splitter", "_stream", "_take", "limits")
+
+    def __init__(self, pool: Pool, stream: ResponseStream, limits: ReportedLimits | None = None) -> None:
+        self.limits = limits
         self._pool = pool
         self._stream = stream
         self._splitter = Splitter(MAX_EVENT_BYTES)

@@ -161,6 +161,7 @@ class UsageRecorder:
             cost_nanos=record.cost_nanos,
             cost_status=record.cost_status,
             route=route,
+            queued_ms=served.queued_ms,
         )
 
     def settle_hit(self, record: UsageRecord, served: Success, route: bytes) -> Answer:

@@ -162,7 +162,7 @@ class TestScope:
 
     def test_a_gate_closes_for_one_model_only(self, availability: ProviderAvailability) -> None:
         limit(availability, 5)
-        assert availability.admit(M) == Wait(7.0, limited=True)
+        assert availability.admit(M) == Wait(7.0, limited=True, by_gate=True)
         leave(availability, OTHER_MODEL)
         leave(availability, OTHER)
 
@@ -281,6 +281,7 @@ class TestLoggedChanges:
         clock.now += 7
         assert changes.take() == []
         serve(logged_availability)
+        clock.now += 1
         serve(logged_availability)
         assert changes.take() == [("rate limit gate opened", "p", "m1", "its wait is over", None)]
 

@@ -39,10 +39,14 @@ _LogChange: TypeAlias = Callable[[str, Candidate, str, float | None], None]
 
 
 class Wait(NamedTuple):
-    """A candidate must not be called for `seconds`. `limited`: it is at a rate limit, else it failed or refused."""
+    """A candidate must not be called for `seconds`. `limited`: it is at a rate limit, else it failed or refused.
+
+    `by_gate`: its rate-limit gate holds calls to this model back.
+    """
 
     seconds: float
     limited: bool
+    by_gate: bool = False
 
 
 class _Model:
@@ -102,7 +106,7 @@ class Permit:
         """Report that the provider serves the call: it accepts the key, and the call is within its rate limit."""
         gate, account = self._model.gate, self._account
         # Nearly every call finds nothing to reset, so this saves two method calls on the hot path.
-        if gate.in_a_row:
+        if gate.counts_served:
             gate.accepted()
         if not account.is_clear and account.accepted(self._account_permit):
             self._log_account(ACCOUNT_PAUSE_ENDED, "its trial call was accepted")
@@ -124,8 +128,8 @@ class Permit:
     def limited(self, retry_after_s: float | None, message: str) -> float:
         """Report a 429; `retry_after_s` is its Retry-After. Returns the Retry-After for the client, in seconds."""
         self.release()
-        gate = self._model.gate
-        why = gate.limited(retry_after_s, self._model.breaker.answered())
+        gate, breaker = self._model.gate, self._model.breaker
+        why = gate.limited(retry_after_s, breaker.answered(), breaker.answered_per_s())
         if why is not None:
             self._log_model(GATE_CLOSED, f"{why}: {message}", gate.closed_for_s())
         return gate.wait_s(retry_after_s)
@@ -202,12 +206,13 @@ class ProviderAvailability:
         provider = self._provider(candidate.provider.id)
         model = self._model(provider, candidate.model)
         gate = model.gate
-        if gate.is_closed:
-            seconds = gate.closed_for_s()
+        if not gate.is_open:
+            was_closed = gate.state == "closed"
+            seconds = gate.admit()
             if seconds > 0:
-                return Wait(seconds, limited=True)
-            gate.reopen()
-            self._log_change(GATE_OPENED, candidate, "its wait is over")
+                return Wait(seconds, limited=True, by_gate=True)
+            if was_closed:
+                self._log_change(GATE_OPENED, candidate, "its wait is over")
         account = provider.account
         account_permit = account.admit()
         if account_permit is None:
@@ -217,6 +222,18 @@ class ProviderAvailability:
             account.release(account_permit)  # it may be the account's only probe
             return Wait(model.breaker.retry_after_s(), limited=False)
         return Permit(candidate, provider, model, account_permit, breaker_permit)
+
+    def is_gated(self, candidate: Candidate) -> bool:
+        """Return whether the candidate's rate-limit gate is closed, or lets calls through at a limited rate."""
+        provider = self._providers.get(candidate.provider.id)
+        model = None if provider is None else provider.models.get(candidate.model)
+        return model is not None and not model.gate.is_open
+
+    def gate_wait_s(self, candidate: Candidate, calls: int) -> float:
+        """Return the seconds until the last one of `calls` calls from now passes the candidate's rate-limit gate."""
+        provider = self._providers.get(candidate.provider.id)
+        model = None if provider is None else provider.models.get(candidate.model)
+        return 0.0 if model is None else model.gate.wait_of_s(calls)
 
     def _log_change(self, event: str, candidate: Candidate, reason: str, seconds: float | None = None) -> None:
         lasts = {} if seconds is None else {"seconds": round(seconds, 1)}
@@ -275,7 +292,7 @@ class ProviderAvailability:
                 continue
             if model.breaker.state != "closed":
                 self._log_change(BREAKER_CLOSED, model.candidate, CONFIGURATION_CHANGED)
-            if model.gate.is_closed:
+            if model.gate.state == "closed":
                 self._log_change(GATE_OPENED, model.candidate, CONFIGURATION_CHANGED)
 
     def forget(self, provider_id: str) -> None:

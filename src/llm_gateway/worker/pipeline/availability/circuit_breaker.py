@@ -136,6 +136,10 @@ class CircuitBreaker:
         self._recent.advance(self._clock())
         return self._recent.sum_all - self._recent.sum_marked
 
+    def answered_per_s(self) -> float:
+        """Return the calls answered per second in the same time."""
+        return self._recent.per_second(self._clock())
+
     def retry_after_s(self) -> float:
         """Return the seconds until a call may start; 0 if it may start now."""
         if self._state == "closed":

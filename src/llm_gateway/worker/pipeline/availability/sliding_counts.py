@@ -41,6 +41,14 @@ class SlidingCounts:
         self.all[self.advance(now)] += 1
         self.sum_all += 1
 
+    def per_second(self, now: float) -> float:
+        """Return the events that are not marked, per second since the oldest event in the window."""
+        self.advance(now)
+        for second in range(self.second - WINDOW_S + 1, self.second + 1):
+            if self.all[second % WINDOW_S]:
+                return (self.sum_all - self.sum_marked) / (self.second + 1 - second)
+        return 0.0
+
     def mark(self, now: float) -> None:
         """Mark one event; `count` it as well."""
         self.marked[self.advance(now)] += 1

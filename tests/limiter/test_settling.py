@@ -1,4 +1,4 @@
-"""MemoryLimiter: settling of reservations, calls of an earlier run, and clocks that step back."""
+"""Contract of a limiter: settling of reservations, calls of an earlier run, and clocks that step back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MemoryLimiter compared with a naive implementation of the rule, over random sequences of events."""
+"""Contract of a limiter: compared with a naive implementation of the rule, over random sequences of events."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.limiter.base import Decision, Limiter, Reservation
-from llm_gateway.limiter.memory import MemoryLimiter
 from tests.examples import examples
-from tests.limiter.taking import Clock, take
+from tests.limiter.conftest import Backend
+from tests.limiter.taking import Clock, fits, place, take
 
 
 class Calls:
@@ -46,9 +46,9 @@ steps = st.lists(
 
 @examples(5)
 @given(steps)
-def test_it_agrees_with_the_naive_implementation(sequence: list[tuple[str, int, int]]) -> None:
+def test_it_agrees_with_the_naive_implementation(backend: Backend, sequence: list[tuple[str, int, int]]) -> None:
     clock, calls = Clock(), Calls()
-    limiter = MemoryLimiter(clock)
+    limiter = backend(clock)
     open_calls: list[tuple[Reservation, list[int]]] = []
     rpm, tpm = 3, 50
     for what, number, tokens in sequence:
@@ -58,8 +58,9 @@ def test_it_agrees_with_the_naive_implementation(sequence: list[tuple[str, int, 
             if tokens > tpm:
                 assert decision == Decision(exceeds=True)
             elif calls.fit(second, rpm, tpm, tokens):
-                assert decision == Decision(Reservation("p", second, tokens))
+                assert place(decision) == (second, tokens)
                 assert decision.reservation is not None
+                limiter.settle(decision.reservation, tokens=tokens)
                 calls.calls.append([second, tokens, 1])
                 open_calls.append((decision.reservation, calls.calls[-1]))
             else:
@@ -83,9 +84,11 @@ def test_it_agrees_with_the_naive_implementation(sequence: list[tuple[str, int, 
     tpm=st.integers(1, 100),
     arrivals=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 60), st.integers(0, 60)), max_size=80),
 )
-def test_no_60_seconds_exceed_the_limit(rpm: int, tpm: int, arrivals: list[tuple[int, int, int]]) -> None:
+def test_no_60_seconds_exceed_the_limit(
+    backend: Backend, rpm: int, tpm: int, arrivals: list[tuple[int, int, int]]
+) -> None:
     clock = Clock()
-    limiter = MemoryLimiter(clock)
+    limiter = backend(clock)
     granted: list[tuple[float, int]] = []
     for wait_ms, tokens, actual in arrivals:
         clock.now += wait_ms / 1000
@@ -105,15 +108,21 @@ def test_no_60_seconds_exceed_the_limit(rpm: int, tpm: int, arrivals: list[tuple
     taken_at=st.lists(st.tuples(st.integers(0, 15_000), st.integers(0, 30)), min_size=1, max_size=20),
     tokens=st.integers(0, 30),
 )
-def test_a_refused_request_fits_exactly_after_its_retry_after(taken_at: list[tuple[int, int]], tokens: int) -> None:
+def test_a_refused_request_fits_exactly_after_its_retry_after(
+    backend: Backend, taken_at: list[tuple[int, int]], tokens: int
+) -> None:
     clock = Clock()
-    limiter = MemoryLimiter(clock)
+    limiter = backend(clock)
     for wait_ms, more in taken_at:
         clock.now += wait_ms / 1024
-        take(limiter, 4, 40, more)
+        earlier = take(limiter, 4, 40, more).reservation
+        if earlier is not None:
+            limiter.settle(earlier, tokens=more)
+    assert (limiter.next_free("p", 4, 40, tokens) == 0) == fits(limiter, 40, tokens, rpm=4)
     decision = take(limiter, 4, 40, tokens)
     if decision.reservation is None:
         assert 0 < decision.retry_after_s <= 61
+        assert limiter.next_free("p", 4, 40, tokens) == decision.retry_after_s
         clock.now += decision.retry_after_s - 1 / 1024
         assert take(limiter, 4, 40, tokens).reservation is None
         clock.now += 1 / 1024

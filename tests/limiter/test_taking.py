@@ -1,11 +1,11 @@
-"""MemoryLimiter: granted and refused requests, and the Retry-After of a refusal."""
+"""Contract of a limiter: granted and refused requests, and the Retry-After of a refusal."""
 
 from __future__ import annotations
 
 import pytest
 
-from llm_gateway.limiter.base import Decision, Limiter, Reservation
-from tests.limiter.taking import Clock, free, take, taken
+from llm_gateway.limiter.base import Decision, Limiter
+from tests.limiter.taking import Clock, free, place, take, taken
 
 
 def test_it_grants_up_to_rpm_requests(limiter: Limiter) -> None:
@@ -13,9 +13,9 @@ def test_it_grants_up_to_rpm_requests(limiter: Limiter) -> None:
 
 
 def test_it_grants_up_to_tpm_tokens(limiter: Limiter) -> None:
-    assert take(limiter, 9, tpm=100, tokens=60) == Decision(Reservation("p", 1000, 60))
+    assert place(take(limiter, 9, tpm=100, tokens=60)) == (1000, 60)
     assert take(limiter, 9, tpm=100, tokens=41).reservation is None
-    assert take(limiter, 9, tpm=100, tokens=40) == Decision(Reservation("p", 1000, 40))
+    assert place(take(limiter, 9, tpm=100, tokens=40)) == (1000, 40)
     assert take(limiter, 9, tpm=100, tokens=1).reservation is None
     assert take(limiter, 9, tpm=100, tokens=0).reservation is not None
 
@@ -35,7 +35,7 @@ def test_a_request_larger_than_the_whole_limit_exceeds_it(limiter: Limiter) -> N
     assert take(limiter, 1, tpm=100, tokens=101) == Decision(None, 0.0, exceeds=True)
     assert take(limiter, 0, tpm=100, tokens=1) == Decision(None, 0.0, exceeds=True)
     decision = take(limiter, 1, tpm=100, tokens=100)
-    assert decision.reservation == Reservation("p", 1000, 100)
+    assert place(decision) == (1000, 100)
     assert decision.exceeds is False
     refused = take(limiter, 1, tpm=100, tokens=100)
     assert refused.reservation is None
@@ -44,7 +44,7 @@ def test_a_request_larger_than_the_whole_limit_exceeds_it(limiter: Limiter) -> N
 
 
 def test_negative_tokens_reserve_a_request_and_no_tokens(limiter: Limiter) -> None:
-    assert take(limiter, 2, tpm=10, tokens=-5) == Decision(Reservation("p", 1000, 0))
+    assert place(take(limiter, 2, tpm=10, tokens=-5)) == (1000, 0)
     assert take(limiter, 2, tpm=10, tokens=11).exceeds is True
     taken(limiter, 2, tpm=10, tokens=10)
     assert take(limiter, 2, tpm=10).reservation is None
@@ -58,7 +58,7 @@ def test_a_second_leaves_the_window_after_61_seconds(limiter: Limiter, clock: Cl
     assert take(limiter, 1, tpm=10, tokens=10).reservation is None
     assert take(limiter, 2, tpm=10, tokens=1).reservation is None
     clock.now = 1061.0
-    assert take(limiter, 1, tpm=10, tokens=10) == Decision(Reservation("p", 1061, 10))
+    assert place(take(limiter, 1, tpm=10, tokens=10)) == (1061, 10)
 
 
 @pytest.mark.parametrize("gap", [61, 62, 121, 122, 123, 10_000])

@@ -1,0 +1,128 @@
+"""The window of one provider: 61 one-second buckets of requests and tokens, with running sums.
+
+A call counts in the whole second in which it was taken. Any 60 seconds overlap at most 61 such seconds, so a sum over
+61 buckets that stays within the limit keeps every 60 seconds within it.
+"""
+
+from __future__ import annotations
+
+from llm_gateway.limiter.durations import Durations
+from llm_gateway.limiter.reported import Mirror
+
+BUCKETS = 61
+"""Seconds in a window; see the module's docstring."""
+RECENT = 1 / 16
+"""Weight of the last call in `used_share`."""
+
+
+class Window:
+    """Counts of the last 61 seconds of one provider. `second` is the newest; second `s` has the index `s % 61`.
+
+    `open_tokens` is the part of `tokens` whose calls have not ended. `newest` is the second of the last call.
+    `calls_taken` and `tokens_taken` are running totals that never decrease. `reported` holds the limits that the
+    provider reported, (requests, tokens) by model. `used_share` is the average share of their reserved tokens that
+    recent calls used.
+    """
+
+    __slots__ = (
+        "calls_taken", "durations", "newest", "open_sum", "open_tokens", "reported", "request_sum", "requests",
+        "second", "token_sum", "tokens", "tokens_taken", "used_share",
+    )  # fmt: skip
+
+    def __init__(self, second: int) -> None:
+        self.second = second
+        self.newest = second
+        self.requests = [0] * BUCKETS
+        self.tokens = [0] * BUCKETS
+        self.open_tokens = [0] * BUCKETS
+        self.request_sum = 0
+        self.token_sum = 0
+        self.open_sum = 0
+        self.calls_taken = 0
+        self.tokens_taken = 0
+        self.durations = Durations()
+        self.used_share = 0.0  # before any call has ended: whoever waits in vain is refused soon enough
+        self.reported: dict[str, tuple[Mirror | None, Mirror | None]] = {}
+
+    def advance(self, second: int) -> None:
+        """Move the window's end to `second`, and drop the seconds that leave the window."""
+        # At most one turn around the ring, however long nothing happened.
+        for passed in range(max(self.second, second - BUCKETS) + 1, second + 1):
+            index = passed % BUCKETS
+            self.request_sum -= self.requests[index]
+            self.token_sum -= self.tokens[index]
+            self.open_sum -= self.open_tokens[index]
+            self.requests[index] = self.tokens[index] = self.open_tokens[index] = 0
+        self.second = second
+
+    def take(self, tokens: int) -> None:
+        """Count a call that starts now, with its tokens as open."""
+        index = self.second % BUCKETS
+        self.requests[index] += 1
+        self.tokens[index] += tokens
+        self.open_tokens[index] += tokens
+        self.request_sum += 1
+        self.token_sum += tokens
+        self.open_sum += tokens
+        self.calls_taken += 1
+        self.tokens_taken += tokens
+        self.newest = self.second
+
+    def settle(self, bucket: int, reserved: int, tokens: int, *, sent: bool) -> None:
+        """Correct a call of the second `bucket` from `reserved` to `tokens`. `sent=False` drops its request."""
+        index = bucket % BUCKETS
+        change = max(tokens - reserved, -self.tokens[index])  # no count goes below 0
+        self.tokens[index] += change
+        self.token_sum += change
+        ended = min(reserved, self.open_tokens[index])
+        self.open_tokens[index] -= ended
+        self.open_sum -= ended
+        if reserved:
+            share = min(tokens / reserved, 1.0)
+            self.used_share = self.used_share + (share - self.used_share) * RECENT if self.used_share else share
+        if not sent and self.requests[index] > 0:
+            self.requests[index] -= 1
+            self.request_sum -= 1
+
+    def refill(self, second: int, tokens: int) -> None:
+        """Count a call of an earlier run."""
+        self.requests[second % BUCKETS] += 1
+        self.tokens[second % BUCKETS] += tokens
+        self.request_sum += 1
+        self.token_sum += tokens
+        self.newest = max(second, self.newest)
+
+    def wait_s(self, now: float, rpm: int, tpm: int, tokens: int, requests: int = 1) -> float:
+        """Return the seconds until requests with `tokens` in all could fit if no other comes; 0 if they fit now."""
+        requests_over = self.request_sum + requests - rpm
+        tokens_over = self.token_sum + tokens - tpm
+        by_requests = self._leaving_s(now, self.requests, requests_over) if requests_over > 0 else 0.0
+        if tokens_over <= 0:
+            return by_requests
+        by_tokens = self._leaving_s(now, self.tokens, tokens_over)
+        if self.open_sum:
+            by_tokens = min(by_tokens, self._settling_s(now, tokens_over))
+        return max(by_requests, by_tokens)
+
+    def _leaving_s(self, now: float, counts: list[int], over: int) -> float:
+        """Return the seconds until `over` of `counts` have left the window."""
+        for leaving in range(self.second - BUCKETS + 1, self.second + 1):  # the oldest second leaves first
+            over -= counts[leaving % BUCKETS]
+            if over <= 0:
+                break
+        return leaving + BUCKETS - now
+
+    def _settling_s(self, now: float, over: int) -> float:
+        """Return the seconds until `over` tokens can be free if open calls give all of theirs back, oldest first."""
+        longest_s = 0.0
+        rest = over - self.open_sum
+        if rest > 0:
+            used = [all_ - open_ for all_, open_ in zip(self.tokens, self.open_tokens, strict=True)]
+            longest_s = self._leaving_s(now, used, rest)
+        for second in range(self.second - BUCKETS + 1, self.second + 1):
+            if self.open_tokens[second % BUCKETS]:
+                longest_s = max(longest_s, self.durations.remaining_s(max(now - second - 0.5, 0.0)))
+                over -= self.open_tokens[second % BUCKETS]
+                if over <= 0:
+                    break
+        return longest_s
