@@ -269,6 +269,8 @@ SOUND_PACKAGE = {
     "worker/pipeline/routing_state.py": "",
     "worker/pipeline/upstream_events.py": "",
     "worker/pipeline/open_stream.py": "",
+    "worker/pipeline/waiting_line.py": "import llm_gateway.worker.pipeline.fair_queue",
+    "worker/pipeline/fair_queue.py": "",
     "control/__init__.py": "",
     "control/app.py": "import llm_gateway.settings, llm_gateway.local_model, llm_gateway.upstream, llm_gateway.store",
     "control/embedded_model.py": "",

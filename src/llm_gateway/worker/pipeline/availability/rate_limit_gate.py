@@ -172,7 +172,8 @@ class RateLimitGate:
         """Return the calls a second that may go through now."""
         if not self._was_accepted:
             return TRIAL_PER_S
-        return min(self._per_s * GROWTH ** min(now - self._per_s_at, FORGET_S), MOST_PER_S)
+        grown: float = GROWTH ** min(now - self._per_s_at, FORGET_S)
+        return min(self._per_s * grown, MOST_PER_S)
 
     def _is_over(self, now: float) -> bool:
         """Return whether less than a quarter of the calls of the last 10 seconds were answered 429."""
