@@ -18,6 +18,7 @@ from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.errors import GatewayError
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.providers.registry import DIALECTS
+from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
@@ -135,6 +136,7 @@ class SimulatedGateway:
             admission=admission,
             attempts=Attempts(dependencies),
             translation=translation,
+            affinity=SessionAffinity(),
             lines=self.lines,
             timing=Timing(clock, asyncio.sleep, chance.uniform),
         )
