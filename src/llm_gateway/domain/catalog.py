@@ -75,7 +75,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` holds one
     `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
-    are translated with `translation_codec`, None if the account takes no translations. A model without an entry in
+    are translated with `translation_codec`, None if the account takes no translations. `required_codec` is the codec of
+    requests that the account takes in one of its protocols only, None if there are none. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
     for models that the provider reports in its replies, None if there is none. Only `target` contains the API key.
     """
@@ -98,6 +99,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     target: Target | None = None
     codecs: Mapping[str, Any] = {}
     translation_codec: Any = None
+    required_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 

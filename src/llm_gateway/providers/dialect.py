@@ -36,6 +36,7 @@ from typing import NamedTuple, Protocol
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import UpstreamRefusal
 from llm_gateway.protocols.contract import StreamReader, UpstreamBody
@@ -95,7 +96,8 @@ class ProtocolCodec(NamedTuple):
     protocol has no streams. `write(conversation, model, stream=…)` translates a request into this protocol, None if it
     takes only requests of its own protocol. `json_reader()` replaces `reader()` for a translated request that asks for
     JSON, if the protocol returns JSON other than as text (as a tool call). `is_default` False: an account speaks the
-    protocol only if its preset or its `protocols` setting lists it.
+    protocol only if its preset or its `protocols` setting lists it. `is_required(model, client_request)` is True for
+    requests that the account takes in this protocol only, though it speaks others with a `write`, even the client's.
     """
 
     path: Callable[[str, bool], str]
@@ -104,3 +106,4 @@ class ProtocolCodec(NamedTuple):
     write: Callable[..., UpstreamBody] | None = None
     json_reader: Callable[[], StreamReader] | None = None
     is_default: bool = True
+    is_required: Callable[[str, ClientRequest], bool] | None = None

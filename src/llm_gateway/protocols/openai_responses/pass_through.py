@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.protocols.openai_responses.encrypted_reasoning import GATEWAY_PREFIX
+from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX
 
 
 def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:

@@ -43,8 +43,8 @@ from llm_gateway.protocols.accessors import (
     unknown_fields,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.encrypted_reasoning import decode_reasoning
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
-from llm_gateway.protocols.openai_responses.encrypted_reasoning import decode_reasoning
 
 STORED = "the gateway keeps no responses; send the whole conversation in input"
 NEEDS_STATE = {
@@ -58,14 +58,13 @@ NEEDS_STATE = {
 ENDPOINT_FIELDS = frozenset({"model", "input", "stream", "stream_options", "truncation"})
 """Fields handled by the endpoint or on their own."""
 OPTIONAL_FIELDS = (
-    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
-    "max_tool_calls",
+    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls",
 )  # fmt: skip
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
 TRANSLATED_FIELDS = frozenset(
     {
         "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
-        "temperature", "top_p", "top_logprobs", "user", "metadata", "service_tier",
+        "temperature", "top_p", "top_logprobs", "user", "safety_identifier", "metadata", "service_tier",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
@@ -114,7 +113,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         top_logprobs=logprobs,
         reasoning=_reasoning(reasoning),
         verbosity=text(wanted, "verbosity", "text"),
-        user=text(document, "user"),
+        user=_user(document),
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
@@ -122,6 +121,12 @@ def read_request(document: JsonObject) -> ParsedRequest:
     dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
     dropped += sorted({name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")})
     return ParsedRequest(conversation, tuple(dropped))
+
+
+def _user(document: JsonObject) -> str | None:
+    """Return the end user: `user`, or `safety_identifier`, which replaces it."""
+    safety_identifier = text(document, "safety_identifier")
+    return text(document, "user") or safety_identifier
 
 
 def _turns(document: JsonObject) -> list[Turn]:
@@ -234,13 +239,14 @@ def _file(part: JsonObject, place: str) -> File:
 
 
 def _tool(tool: JsonObject, place: str) -> Tool:
+    """Read a function. `strict: false` switches strict mode off, which other protocols have off by default."""
     if tool.get("type") != "function":
         raise Unsupported(f"{place}.type", "other protocols do not support tools that OpenAI runs itself")
     return Tool(
         name=required_text(tool, "name", place),
         description=text(tool, "description", place),
         parameters=object_field(tool, "parameters", place),
-        strict=boolean(tool, "strict", place),
+        strict=boolean(tool, "strict", place) or None,
     )
 
 

@@ -45,11 +45,11 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
+from llm_gateway.protocols.openai_responses.logprobs import without_bytes, write_logprobs
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
     content_of,
     item_of,
-    logprobs_of,
     response_document,
 )
 from llm_gateway.sse import encode_event
@@ -161,9 +161,9 @@ class StreamWriter(EventStream):
         self._characters += len(chunk.text)
         more: dict[str, Any] = {}
         if isinstance(chunk, TextDelta):
-            logprobs = logprobs_of(chunk.logprobs) if chunk.logprobs is not None else []
+            logprobs = write_logprobs(chunk.logprobs) if chunk.logprobs is not None else []
             self._logprobs += logprobs
-            more["logprobs"] = _without_bytes(logprobs)
+            more["logprobs"] = without_bytes(logprobs)
         return opening + self._event(
             f"response.{kind}.delta", **self._place(), content_index=self._part, delta=chunk.text, **more
         )
@@ -193,7 +193,7 @@ class StreamWriter(EventStream):
             whole: dict[str, Any] = {"refusal": text}
         else:
             part = content_of(Text(text=text)) | {"logprobs": self._logprobs}
-            whole = {"text": text, "logprobs": _without_bytes(self._logprobs)}
+            whole = {"text": text, "logprobs": without_bytes(self._logprobs)}
         self._content.append(part)
         return self._event(f"response.{kind}.done", **place, **whole) + self._event(
             "response.content_part.done", **place, part=part
@@ -255,18 +255,3 @@ class StreamWriter(EventStream):
         self._open = ""
         self._output.append(item)
         return written + self._event("response.output_item.done", output_index=self._index, item=item)
-
-
-def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Drop `bytes` from logprobs: events do not have it, whole responses do.
-
-    https://platform.openai.com/docs/api-reference/responses-streaming/response/output_text/delta
-    """
-    return [
-        {
-            "token": token["token"],
-            "logprob": token["logprob"],
-            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in token["top_logprobs"]],
-        }
-        for token in logprobs
-    ]
