@@ -22,6 +22,7 @@ from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
+from llm_gateway.protocols.encrypted_reasoning import is_marked
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -161,13 +162,19 @@ def stop_of(reason: FinishReason, sequence: str | None) -> tuple[str, str | None
 
 
 def _write_blocks(part: Part) -> list[dict[str, Any]]:
-    """Return the content blocks of a part: two for thinking by OpenAI that has both a summary and encrypted content."""
+    """Return the content blocks of a part.
+
+    The encrypted reasoning of a Responses API provider becomes the signature of its summary, since clients return a
+    block unchanged.
+    """
     if isinstance(part, Text | Refusal):
         return [{"type": "text", "text": part.text, "citations": None}]
     if isinstance(part, ToolCall):
         return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}]
     if not isinstance(part, Thinking):
         return []
+    if part.text and is_marked(part.redacted):
+        return [{"type": "thinking", "thinking": part.text, "signature": part.redacted}]
     blocks: list[dict[str, Any]] = []
     if part.text or part.redacted is None:
         blocks.append({"type": "thinking", "thinking": part.text, "signature": part.signature or ""})

@@ -38,6 +38,7 @@ from llm_gateway.protocols.anthropic_messages.reply import message_document, sto
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
+from llm_gateway.protocols.encrypted_reasoning import is_marked
 from llm_gateway.sse import encode_event
 
 
@@ -124,6 +125,8 @@ class StreamWriter(EventStream):
         return _event({"type": "content_block_delta", "index": self._index, "delta": delta})
 
     def _thinking(self, chunk: ThinkingDelta) -> bytes:
+        if self._open == "thinking" and chunk.redacted is not None and is_marked(chunk.redacted):
+            return self._delta({"type": "signature_delta", "signature": chunk.redacted}) + self._close()
         if chunk.redacted is not None:
             block = {"type": "redacted_thinking", "data": chunk.redacted}
             return self._close() + self._block("redacted", block) + self._close()
