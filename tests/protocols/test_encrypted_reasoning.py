@@ -26,7 +26,7 @@ SUMMARIES = pytest.mark.parametrize("wants_summary", [True, False], ids=["summar
 WAYS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}, "strict": False}
 THINKS = {"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}
-CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document=THINKS)
+CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={**THINKS, "thinking": {"type": "adaptive"}})
 
 
 def vendors_reply(seal: str, *, wants_summary: bool) -> dict[str, Any]:
@@ -52,11 +52,11 @@ def assembled(chunks: list[Chunk]) -> Completion:
     return assembler.completion()
 
 
-def told(protocol: ModuleType, chunks: list[Chunk], *, stream: bool) -> Any:
+def told(protocol: ModuleType, chunks: list[Chunk], *, stream: bool, context: ReplyContext = CONTEXT) -> Any:
     """Return the reply as the client gets it: a document, or the data of the events."""
     if not stream:
-        return json.loads(protocol.write_reply(assembled(chunks), CONTEXT))
-    writer = protocol.StreamWriter(CONTEXT)
+        return json.loads(protocol.write_reply(assembled(chunks), context))
+    writer = protocol.StreamWriter(context)
     body = b"".join([writer.write(chunk) for chunk in chunks]) + writer.end()
     return [json.loads(event.data) for event in Splitter(10**6).take(body)]
 
@@ -133,6 +133,28 @@ def test_a_messages_client_sends_the_vendors_reasoning_back(seal: str, wants_sum
     assert [item["type"] for item in body["input"]] == ["message", "reasoning", "function_call", "function_call_output"]
     assert reasoning_in(body) == [seal]
     assert body["input"][1]["summary"] == ([{"type": "summary_text", "text": "I look it up."}] if wants_summary else [])
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("document", "is_shown"),
+    [
+        ({}, False),
+        ({"thinking": {"type": "disabled"}}, False),
+        ({"thinking": {"type": "adaptive"}}, True),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, True),
+    ],
+    ids=str,
+)
+def test_reasoning_without_text_is_shown_only_to_clients_that_asked_for_thinking(
+    document: dict[str, Any], is_shown: bool, stream: bool
+) -> None:
+    """Many programs read `content[0].text`."""
+    context = ReplyContext(request_id="1", model="m", created_s=7, document=document)
+    chunks = read(vendors_reply(OPENAIS, wants_summary=False), stream=stream)
+    blocks = blocks_in(told(anthropic_messages, chunks, stream=stream, context=context))
+
+    assert (blocks[0]["type"] == "redacted_thinking") is is_shown
 
 
 @SEALS

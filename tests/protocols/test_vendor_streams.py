@@ -306,7 +306,6 @@ def completed(parts: list[Part]) -> Completion:
             [{"type": "thinking", "thinking": "Hm", "signature": ""}, {"type": "redacted_thinking", "data": "x"}],
         ),
         (Thinking(text="Hm", redacted="gAAAAx"), [{"type": "thinking", "thinking": "Hm", "signature": "gAAAAx"}]),
-        (Thinking(redacted="gAAAAx"), [{"type": "redacted_thinking", "data": "gAAAAx"}]),
     ],
     ids=str,
 )

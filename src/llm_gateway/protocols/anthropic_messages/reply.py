@@ -135,9 +135,26 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Encode a reply as a message. The format has room for one choice, so only the first one is written."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
     document = message_document(context, completion.model or context.model, completion.usage)
-    document["content"] = [block for part in choice.parts for block in _write_blocks(part)]
+    hides = hides_encrypted_reasoning(context)
+    document["content"] = [
+        block for part in choice.parts if not (hides and _is_hidden(part)) for block in _write_blocks(part)
+    ]
     document["stop_reason"], document["stop_sequence"] = stop_of(choice.finish_reason, choice.stop_sequence)
     return msgspec.json.encode(document)
+
+
+def hides_encrypted_reasoning(context: ReplyContext) -> bool:
+    """Return whether reasoning of another vendor that has no text is left out of this client's reply.
+
+    Claude thinks only on request, so that many programs read `content[0].text`. Clients that asked for thinking look
+    at the types of blocks, and send them back.
+    """
+    thinking = context.document.get("thinking")
+    return not (isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"))
+
+
+def _is_hidden(part: Part) -> bool:
+    return isinstance(part, Thinking) and not part.text and is_marked(part.redacted)
 
 
 def message_document(context: ReplyContext, model: str, usage: Usage) -> dict[str, Any]:
