@@ -31,7 +31,12 @@ CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={**THINK
 
 def vendors_reply(seal: str, *, wants_summary: bool) -> dict[str, Any]:
     """Return a response with reasoning, sealed by `seal`, and a tool call."""
-    asked = {"model": "gpt-5.4", "input": "x", "tools": [TOOL], "include": ["reasoning.encrypted_content"]}
+    asked: dict[str, Any] = {
+        "model": "gpt-5.4",
+        "input": "x",
+        "tools": [TOOL],
+        "include": ["reasoning.encrypted_content"],
+    }
     asked["reasoning"] = {"summary": "auto"} if wants_summary else {}
     whole = response("ok", 1, "resp_1", asked)
     whole["output"][0]["encrypted_content"] = seal

@@ -27,6 +27,7 @@ from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, es
 from llm_gateway.protocols.encrypted_reasoning import encode_reasoning, mark_content, unmark_content
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs, write_logprobs
+from llm_gateway.protocols.openai_responses.tools import restorable_origins, restored_call
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -189,15 +190,22 @@ def _length(part: Part) -> int:
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Encode a completion's first choice as the response body for a client; the protocol has no more choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
-    output = _output_of(choice, context.request_id)
+    output = _output_of(choice, context)
     return msgspec.json.encode(
         response_document(context, completion.model or context.model, output, choice.finish_reason, completion.usage)
     )
 
 
-def _output_of(choice: Choice, request_id: str) -> list[dict[str, Any]]:
-    """Build the output items of a choice; its logprobs go to the first text, as in `reply_assembler.chunks_of`."""
-    output = [item_of(parts, request_id, index) for index, parts in enumerate(grouped(choice.parts))]
+def _output_of(choice: Choice, context: ReplyContext) -> list[dict[str, Any]]:
+    """Build the output items of a choice; its logprobs go to the first text, as in `reply_assembler.chunks_of`.
+
+    Calls are those of the client's own tools again (`tools.py`).
+    """
+    origins = restorable_origins(context.document.get("tools"))
+    output: list[dict[str, Any]] = []
+    for index, parts in enumerate(grouped(choice.parts)):
+        item, part = item_of(parts, context.request_id, index), parts[0]
+        output.append(restored_call(item, part, origins.get(part.name)) if isinstance(part, ToolCall) else item)
     logprobs = write_logprobs(choice.logprobs)
     contents = (part for item in output if item["type"] == "message" for part in item["content"])
     text = next((part for part in contents if part["type"] == "output_text"), None) if logprobs else None
