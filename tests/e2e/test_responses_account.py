@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from llmock.pytest_plugin import LLMock
 
-from tests.e2e.process import GatewayProcess
+from tests.e2e.process import KEY, GatewayProcess
 from tests.e2e.test_dialects import MODELS
 from tests.e2e.test_surfaces import TEXT, Chat, Client, Content, Messages, Responses, booked
 from tests.upstream import Call, UpstreamProcess, completion_tokens, prompt_tokens
@@ -184,3 +184,83 @@ def test_the_vendors_refusal_reaches_the_client(gateway: GatewayProcess, mock: U
     assert refused.status == 400
     assert "Unknown parameter: 'future_field'." in refused.json["error"]["message"]
     assert mock.seen().calls == []
+
+
+HANDSHAKE = {
+    "x-service-key": KEY, "connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==", "openai-beta": "responses_websockets=2026-02-06",
+}  # fmt: skip
+
+
+def test_a_websocket_is_declined_with_the_status_after_which_codex_posts(gateway: GatewayProcess) -> None:
+    declined = gateway.send("GET", "/v1/responses", None, HANDSHAKE)
+
+    assert (declined.status, declined.headers["upgrade"]) == (426, "HTTP/1.1")
+    assert declined.json["error"]["code"] == "websocket_not_supported"
+    assert gateway.send("GET", "/v1/responses", None, {"x-service-key": KEY}).status == 405
+
+
+@WAYS
+def test_the_sdks_documented_loop_works_at_a_model_that_reasons(
+    gateway: GatewayProcess, mock: UpstreamProcess, account: str, stream: bool
+) -> None:
+    """https://developers.openai.com/api/docs/guides/function-calling: the output is appended to the next input."""
+    client = Responses(gateway)
+    items: list[Any] = [{"role": "user", "content": "Where?"}]
+    if stream:
+        with client.client.responses.stream(model="auto", input=items, tools=client.tools) as events:
+            for _ in events:
+                pass
+            made: Any = events.get_final_response()
+    else:
+        made = client.client.responses.create(model="auto", input=items, tools=client.tools)
+    items += made.output
+    [call] = [item for item in made.output if item.type == "function_call"]
+    items.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
+
+    then = client.client.responses.create(model="auto", input=items, tools=client.tools)
+
+    assert "Paris" in then.output_text
+    sealed = [item["encrypted_content"] for item in last_call(mock).json["input"] if item.get("type") == "reasoning"]
+    assert len(sealed) == 1
+    assert sealed[0].startswith("gAAAAAmock")
+
+
+def test_reasoning_survives_a_tool_call_of_a_messages_client(
+    gateway: GatewayProcess, mock: UpstreamProcess, account: str
+) -> None:
+    client = Messages(gateway)
+    asked = {**client.asked, "thinking": {"type": "adaptive", "display": "summarized"}, "tools": client.tools}
+    made: Any = client.client.messages.create(model="auto", **asked)
+    [thinking, use] = made.content
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": "sunny"}
+    turns = [{"role": "assistant", "content": made.content}, {"role": "user", "content": [result]}]
+
+    client.client.messages.create(model="auto", **{**asked, "messages": [*asked["messages"], *turns]})
+
+    assert thinking.thinking == "I look it up."
+    [_, reasoning, call, output] = last_call(mock).json["input"]
+    assert reasoning["encrypted_content"] == thinking.signature
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "I look it up."}]
+    assert (call["call_id"], output["call_id"]) == (use.id, use.id)
+
+
+def test_codexs_tools_reach_another_vendor_and_their_calls_come_back(gateway: GatewayProcess, llmock: LLMock) -> None:
+    gateway.provider("claude", llmock.base_url("anthropic"), MODELS["anthropic"], kind="anthropic")
+    llmock.call_tool("mcp__docs__search", {"q": "x"}).call_tool("apply_patch", {"input": "*** Begin Patch"})
+    tools: list[Any] = [
+        {"type": "custom", "name": "apply_patch", "description": "Edit files."},
+        {"type": "namespace", "name": "mcp__docs", "description": "The manual.",
+         "tools": [{"type": "function", "name": "search", "parameters": {"type": "object", "properties": {}}}]},
+        {"type": "web_search"},
+    ]  # fmt: skip
+    asked = {"model": "auto", "input": "Where?", "tools": tools, "client_metadata": {"a": "b"}}
+
+    first = gateway.call("POST", "/v1/responses", asked, cache_control="no-store")
+    second = gateway.call("POST", "/v1/responses", asked, cache_control="no-store")
+
+    [call] = first.json["output"]
+    assert (call["type"], call["namespace"], call["name"]) == ("function_call", "mcp__docs", "search")
+    [patch] = second.json["output"]
+    assert (patch["type"], patch["name"], patch["input"]) == ("custom_tool_call", "apply_patch", "*** Begin Patch")
+    assert first.headers["x-gateway-dropped"] == "client_metadata, tools.web_search"
