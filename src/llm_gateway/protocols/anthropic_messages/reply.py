@@ -146,8 +146,8 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
 def hides_encrypted_reasoning(context: ReplyContext) -> bool:
     """Return whether reasoning of another vendor that has no text is left out of this client's reply.
 
-    Claude thinks only on request, so that many programs read `content[0].text`. Clients that asked for thinking look
-    at the types of blocks, and send them back.
+    Claude thinks only on request, so that many programs read `content[0].text`. Clients that request thinking look at
+    the types of blocks, and send them back.
     """
     thinking = context.document.get("thinking")
     return not (isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"))

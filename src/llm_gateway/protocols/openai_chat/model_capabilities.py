@@ -52,7 +52,7 @@ def nearest_effort(model: str, effort: str) -> str:
 
 
 def effort_for(reasoning: Reasoning, model: str) -> tuple[str | None, bool]:
-    """Return the `reasoning_effort` to request, None for the model's default, and whether it is what was asked for."""
+    """Return the `reasoning_effort` to request, None for the model's default, and whether it is the wanted one."""
     if not is_reasoning_model(model):
         return None, False
     if reasoning.effort is not None:

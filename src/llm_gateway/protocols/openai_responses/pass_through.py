@@ -12,9 +12,9 @@ from llm_gateway.protocols.openai_responses.request_writer import ENCRYPTED_REAS
 def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
     """Set `store` to false, since OpenAI stores responses by default, and make the next turn work without storage.
 
-    Models that reason are asked for their reasoning in encrypted form, as OpenAI returns it by default: clients append
-    the output to the next input, as its guides show, and an item without its content would be looked up and not found.
-    Such items, and other vendors' reasoning, are left out of the input.
+    Models that reason return their reasoning in encrypted form then, as OpenAI's do by default: clients append the
+    output to the next input, as its guides show, and an item without its content would be looked up and not found. Such
+    items, and other vendors' reasoning, are left out of the input.
     """
     document = {**document, "store": False}
     if isinstance(items := document.get("input"), list):
