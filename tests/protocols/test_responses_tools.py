@@ -234,7 +234,7 @@ def test_a_reference_to_a_stored_item_is_refused_and_store_is_named() -> None:
     for check in (openai_responses.refuse_state, openai_responses.read_request):
         with pytest.raises(Unsupported, match="store: false") as refused:
             check(document)
-        assert refused.value.field == "input[1]"
+        assert refused.value.field == "input[1].type"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import Conversation, Reasoning, Text, Tool, Turn
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.protocols.registry import PROTOCOLS
-from llm_gateway.providers.openai_responses_models import needs_responses, responses_need
+from llm_gateway.providers.openai_responses_models import requests_for_responses, responses_need
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
 
@@ -88,8 +88,10 @@ def test_tools_and_effort_decide_alike_for_documents_and_conversations(
     tools = {"tools": TOOLS} if has_tools else {}
     efforts = {} if effort is None else {"reasoning_effort": effort}
 
-    assert needs_responses(model, chat(**tools, **efforts)) is expected
-    assert needs_responses(model, generate(effort, has_tools=has_tools)) is expected
+    test = requests_for_responses(model)
+
+    asked = (chat(**tools, **efforts), generate(effort, has_tools=has_tools))
+    assert [test is not None and test(each) for each in asked] == [expected, expected]
 
 
 @pytest.mark.parametrize(

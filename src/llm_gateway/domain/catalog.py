@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -123,18 +123,24 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache."""
+    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache.
+
+    `is_required` tests whether a request must be written with the provider's `required_codec`; None if none must.
+    """
 
     provider: Provider
     model: str
     price: Price | None
     cache_part: bytes
+    is_required: Callable[[Any], bool] | None = None
 
     @classmethod
     def of(cls, provider: Provider, model: str) -> Candidate:
-        """Make a candidate: look up its price and build its part of the cache key."""
+        """Make a candidate: look up its price and its special requests, and build its part of the cache key."""
         cache_part = f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode()
-        return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
+        codec = provider.required_codec
+        is_required = None if codec is None else codec.required_for(model)
+        return cls(provider, model, provider.price_by_model.get(model), cache_part, is_required)
 
 
 Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]

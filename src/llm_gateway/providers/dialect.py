@@ -96,8 +96,9 @@ class ProtocolCodec(NamedTuple):
     protocol has no streams. `write(conversation, model, stream=…)` translates a request into this protocol, None if it
     takes only requests of its own protocol. `json_reader()` replaces `reader()` for a translated request that asks for
     JSON, if the protocol returns JSON other than as text (as a tool call). `is_default` False: an account speaks the
-    protocol only if its preset or its `protocols` setting lists it. `is_required(model, client_request)` is True for
-    requests that the account takes in this protocol only, though it speaks others with a `write`, even the client's.
+    protocol only if its preset or its `protocols` setting lists it. `required_for(model)` returns a test
+    of the requests that the account takes in this protocol only, even if it speaks the client's; None if the model has
+    none.
     """
 
     path: Callable[[str, bool], str]
@@ -106,4 +107,4 @@ class ProtocolCodec(NamedTuple):
     write: Callable[..., UpstreamBody] | None = None
     json_reader: Callable[[], StreamReader] | None = None
     is_default: bool = True
-    is_required: Callable[[str, ClientRequest], bool] | None = None
+    required_for: Callable[[str], Callable[[ClientRequest], bool] | None] | None = None

@@ -6,7 +6,8 @@ Model names may have a vendor prefix: `openai/gpt-5-pro`.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Literal, TypeAlias
 
 from llm_gateway.domain.request import ClientRequest
@@ -39,7 +40,6 @@ reasoning_effort to 'none'", even if the request sets no effort: https://github.
 """
 
 
-@lru_cache(maxsize=MOST_REMEMBERED)
 def responses_need(model: str) -> Need:
     """Return the requests for which the model needs the Responses API."""
     name = model.rpartition("/")[2]
@@ -54,17 +54,24 @@ def responses_need(model: str) -> Need:
     return "tools with effort" if version >= TOOLS_WITH_EFFORT else "never"
 
 
-def needs_responses(model: str, client_request: ClientRequest) -> bool:
-    """Return whether chat completions would refuse this request for this model, and the Responses API takes it.
+@lru_cache(maxsize=MOST_REMEMBERED)
+def requests_for_responses(model: str) -> Callable[[ClientRequest], bool] | None:
+    """Return a test of the requests that chat completions would refuse for this model; None if they refuse none.
+
+    The same test for the same model, so that equal candidates are equal.
+    """
+    need = responses_need(model)
+    return None if need == "never" else partial(_needs_responses, need, model)
+
+
+def _needs_responses(need: Need, model: str, client_request: ClientRequest) -> bool:
+    """Return whether chat completions would refuse this request, and the Responses API takes it.
 
     A request in chat completions is judged by its document, so that one that passes through need not be parsed.
 
     Raises:
         Unreadable, Unsupported: as `ClientRequest.conversation`.
     """
-    need = responses_need(model)
-    if need == "never":
-        return False
     if need == "always":
         return True
     if client_request.protocol == "openai_chat":

@@ -39,7 +39,7 @@ def protocols_problem(kind: str, protocols: Iterable[str], dialect: Dialect) -> 
 class AccountCodecs(NamedTuple):
     """The codecs of an account by protocol, and those that requests are translated with.
 
-    `translation_codec` is for requests in other protocols; `required_codec` for those that its `is_required` selects.
+    `translation_codec` is for requests in other protocols; `required_codec` for those that its `required_for` selects.
     Each is None if the account has none.
     """
 
@@ -59,7 +59,7 @@ def choose_codecs(dialect: Dialect, protocols: tuple[str, ...] | None, *, has_js
         if (codec.is_default if protocols is None else protocol in protocols)
     }
     main = next((codec for codec in codecs.values() if codec.write is not None), None)
-    required = next((codec for codec in codecs.values() if codec.is_required is not None and codec is not main), None)
+    required = next((codec for codec in codecs.values() if codec.required_for is not None and codec is not main), None)
     if not has_json_mode:
         main, required = _without_json_mode(main), _without_json_mode(required)
     return AccountCodecs(codecs, main, required)

@@ -98,7 +98,7 @@ def refuse_state(document: JsonObject) -> None:
     items = document.get("input")
     for index, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") == "item_reference":
-            raise Unsupported(f"input[{index}]", f"it refers to a stored item, and with store: false {STORED}")
+            raise Unsupported(f"input[{index}].type", f"it refers to a stored item, and with store: false {STORED}")
 
 
 class _Tools:

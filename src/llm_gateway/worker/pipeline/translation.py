@@ -33,7 +33,7 @@ class Translation:
             Unsupported: the provider's protocol cannot express the request.
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
-        if provider.required_codec is not None and _is_required(client_request, provider, model):
+        if candidate.is_required is not None and _is_required(client_request, candidate):
             return _translated(request, candidate, provider.required_codec)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
@@ -89,12 +89,12 @@ class Translation:
         return codec.reader()
 
 
-def _is_required(client_request: ClientRequest, provider: Provider, model: str) -> bool:
-    """Return whether the provider takes this request in the protocol of its `required_codec` only."""
-    codec: ProtocolCodec = provider.required_codec
-    if provider.codecs.get(client_request.protocol) is codec or not _is_translatable(client_request):
+def _is_required(client_request: ClientRequest, candidate: Candidate) -> bool:
+    """Return whether the candidate takes this request in the protocol of its provider's `required_codec` only."""
+    provider, is_required = candidate.provider, candidate.is_required
+    if provider.codecs.get(client_request.protocol) is provider.required_codec or not _is_translatable(client_request):
         return False
-    return codec.is_required is not None and codec.is_required(model, client_request)
+    return is_required is not None and is_required(client_request)
 
 
 def _is_translatable(client_request: ClientRequest) -> bool:
