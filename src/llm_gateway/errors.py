@@ -14,6 +14,7 @@ GatewayError
 ├─ Conflict                  409  conflict                    name exists
 ├─ PayloadTooLarge           413  payload_too_large           body over 4 MiB
 ├─ Invalid                   422  validation_error            missing, wrong or unknown field, malformed JSON
+├─ WebSocketNotSupported     426  websocket_not_supported     send the request by POST
 ├─ RateLimited               429  rate_limited                retry: every candidate is at its limit
 ├─ RequestExceedsLimit       429  request_exceeds_limit       larger than every limit, do not retry
 ├─ InternalError             500  internal_error              a defect of the gateway
@@ -132,6 +133,12 @@ class Invalid(GatewayError):
         together = cls(" ".join(each.detail for each in found))
         together.errors = [error for each in found for error in each.errors]
         return together
+
+
+class WebSocketNotSupported(GatewayError):
+    """The request opens a WebSocket; the same path takes requests by POST, and streams its answers as events."""
+
+    status, code, title = 426, "websocket_not_supported", "WebSocket not supported"
 
 
 class RateLimited(GatewayError):

@@ -71,7 +71,7 @@ def test_a_request_that_no_provider_supports_is_rejected_without_a_call(
     gateway: GatewayProcess, vendors: tuple[StreamingVendor, StreamingVendor]
 ) -> None:
     vendor, _ = vendors
-    gateway.provider("mine", vendor.url, "m", protocols=["openai_responses"])
+    gateway.provider("mine", vendor.url, "m", protocols=["openai_embeddings"])
 
     refused = gateway.call("POST", "/v1/chat/completions", CHAT)
 

@@ -86,7 +86,7 @@ MESSAGES: dict[str, Any] = {
 RESPONSES: dict[str, Any] = {
     "model": "m", "stream": False, "instructions": "s", "max_output_tokens": 5, "temperature": 1, "top_p": 0.5,
     "top_logprobs": 2, "user": "u", "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True,
-    "truncation": "disabled", "store": False, "include": ["reasoning.encrypted_content"],
+    "safety_identifier": "u", "truncation": "disabled", "store": False, "include": ["reasoning.encrypted_content"],
     "reasoning": {"effort": "low", "summary": "auto"},
     "text": {"verbosity": "low", "format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}},
     "tools": [{"type": "function", "name": "t", "description": "d", "parameters": SCHEMA, "strict": True}],
@@ -125,7 +125,12 @@ ODD: list[Any] = [
     None, True, False, 0, -1, 5, 10**30, 1.5, 1e300, "", "odd", "\0", [], [None], [5], ["x"], [[]], [{}], {}, {"a": 1},
     {"type": 5}, {"type": "odd"}, [{"type": None}],
 ]  # fmt: skip
-WRITERS = [(openai_chat, "gpt-4o"), (anthropic_messages, "claude-haiku-4-5"), (gemini, "gemini-2.5-pro")]
+WRITERS = [
+    (openai_chat, "gpt-4o"),
+    (openai_responses, "gpt-5.2"),
+    (anthropic_messages, "claude-haiku-4-5"),
+    (gemini, "gemini-2.5-pro"),
+]
 
 
 def places(document: Any, at: Path = ()) -> Iterator[Path]:

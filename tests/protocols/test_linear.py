@@ -72,6 +72,10 @@ EVENTS: dict[str, tuple[Callable[[], Any], list[dict[str, Any]]]] = {
         [block(thinking="x"), {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 1}}],
     ),
     "responses text": (openai_responses.StreamReader, [{"type": "response.output_text.delta", "delta": "x"}]),
+    "responses logprobs": (
+        openai_responses.StreamReader,
+        [{"type": "response.output_text.delta", "delta": "x", "logprobs": LOGPROBS["content"]}],
+    ),
     "responses tool": (
         openai_responses.StreamReader,
         [ITEM, {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "x"}],

@@ -14,13 +14,12 @@ import msgspec
 import pytest
 from hypothesis import example, given
 
-from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import Conversation, ResponseFormat, Text, ToolChoice, Turn
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import Unsupported
 from llm_gateway.protocols.generate import GenerateBody, client_request_of
-from llm_gateway.providers import registry
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.examples import examples
 from tests.protocols.gemini import generated_requests as google
@@ -62,13 +61,17 @@ APIS = {
 DIALECTS = [
     (openai_chat, "gpt-4o"),
     (openai_chat, "gpt-5.2"),
+    (openai_responses, "gpt-4o"),
+    (openai_responses, "gpt-5.2"),
     (anthropic_messages, "claude-haiku-4-5"),
     (anthropic_messages, "claude-opus-4-8"),
     (anthropic_messages, "claude-3-haiku-20240307"),
     (gemini, "gemini-2.5-pro"),
     (gemini, "gemini-3-flash"),
 ]
-WRITERS = pytest.mark.parametrize(("dialect", "model"), DIALECTS, ids=[model for _, model in DIALECTS])
+WRITERS = pytest.mark.parametrize(
+    ("dialect", "model"), DIALECTS, ids=[f"{dialect.DESCRIPTOR.name}-{model}" for dialect, model in DIALECTS]
+)
 FEW = examples(0.5)
 """Fewer examples for tests with many parameters; `make fuzz` tries more."""
 STREAM_FLAGS = ("stream", "stream_options")
@@ -172,10 +175,17 @@ def bodies(question: Question) -> list[GenerateBody]:
     ]
 
 
+def account(kind: str, model: str) -> Provider:
+    """Make a provider of this kind; `responses` is one of kind `openai` that speaks only the Responses API."""
+    if kind == "responses":
+        return provider(kind="openai", models=(model,), protocols=("openai_responses",))
+    return provider(kind=kind, models=(model,))
+
+
 def sent(ask: ClientRequest, kind: str, model: str, *, stream: bool) -> Any:
     """Return the body of the upstream call, or the field and reason of the refusal."""
     try:
-        candidate = Candidate.of(provider(kind=kind, models=(model,)), model)
+        candidate = Candidate.of(account(kind, model), model)
         call = Translation().call(request(client_request=ask, stream=stream), candidate)
     except Unsupported as error:
         return error.field, error.why
@@ -187,7 +197,7 @@ KINDS = pytest.mark.parametrize(
     ("kind", "model"),
     [
         ("openai", "gpt-4o"), ("openai", "gpt-5.2"), ("anthropic", "claude-haiku-4-5"),
-        ("anthropic", "claude-opus-4-8"), ("gemini", "gemini-2.5-flash"), ("local", "llama"),
+        ("anthropic", "claude-opus-4-8"), ("gemini", "gemini-2.5-flash"), ("local", "llama"), ("responses", "gpt-5.2"),
     ],
 )  # fmt: skip
 
@@ -209,7 +219,8 @@ def test_generate_sends_the_same_call_for_a_prompt_for_messages_and_for_a_stream
 @given(question=short_questions())
 def test_generate_sends_the_same_call_as_chat_completions(kind: str, model: str, question: Question) -> None:
     wanted = read("openai_chat", question)
-    dialect = {"anthropic": anthropic_messages, "gemini": gemini}.get(kind, openai_chat)
+    dialects = {"anthropic": anthropic_messages, "gemini": gemini, "responses": openai_responses}
+    dialect = dialects.get(kind, openai_chat)
     direct = asked(dialect, model, wanted)
     generated = sent(client_request_of(bodies(question)[0]), kind, model, stream=False)
 
@@ -218,14 +229,14 @@ def test_generate_sends_the_same_call_as_chat_completions(kind: str, model: str,
     assert generated == direct
 
 
-@pytest.mark.parametrize("kind", ["anthropic", "gemini"])
+@pytest.mark.parametrize("kind", ["anthropic", "gemini", "responses"])
 @FEW
 @given(question=questions())
 def test_apis_of_other_vendors_send_the_same_call(kind: str, question: Question) -> None:
-    model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash"}[kind]
+    model = {"anthropic": "claude-haiku-4-5", "gemini": "gemini-2.5-flash", "responses": "gpt-5.2"}[kind]
     calls = {}
     for name, api in APIS.items():
-        if can_ask(name, question) and name not in registry.DIALECTS[kind].codecs:
+        if can_ask(name, question) and name not in account(kind, model).codecs:
             calls[name] = sent(ClientRequest(name, api.write(question), reading(api)), kind, model, stream=True)
 
     # A refusal names the client's own field, and so differs in its name alone.

@@ -305,6 +305,7 @@ def completed(parts: list[Part]) -> Completion:
             Thinking(text="Hm", redacted="x"),
             [{"type": "thinking", "thinking": "Hm", "signature": ""}, {"type": "redacted_thinking", "data": "x"}],
         ),
+        (Thinking(text="Hm", redacted="gAAAAx"), [{"type": "thinking", "thinking": "Hm", "signature": "gAAAAx"}]),
     ],
     ids=str,
 )

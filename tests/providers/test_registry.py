@@ -79,17 +79,20 @@ class TestCodecs:
             (None, "openai_chat"),
             (("openai_chat",), "openai_chat"),
             (("openai_embeddings", "openai_chat"), "openai_chat"),
-            (("openai_responses",), None),
+            (("openai_responses",), "openai_responses"),
+            (("openai_responses", "openai_chat"), "openai_chat"),
             (("openai_embeddings",), None),
         ],
     )
     def test_an_account_has_the_codecs_of_its_protocols_and_translates_into_the_first_writable_one(
         self, protocols: tuple[str, ...] | None, main: str | None
     ) -> None:
-        codecs, translation_codec = choose_codecs(openai, protocols)
+        codecs, translation_codec, required_codec = choose_codecs(openai, protocols)
 
         assert set(codecs) == set(protocols or ("openai_chat", "openai_embeddings"))
         assert translation_codec == (main and openai.codecs[main])
+        has_both = set(protocols or ()) >= {"openai_chat", "openai_responses"}
+        assert required_codec == (openai.codecs["openai_responses"] if has_both else None)
 
     def test_the_error_for_a_protocol_of_another_kind_lists_the_possible_ones(self) -> None:
         assert protocols_problem("openai", ("openai_chat", "gemini_content"), openai) == (

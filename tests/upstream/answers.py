@@ -16,6 +16,9 @@ PROSE = (
 JSON_CONTENT = '{"answer": "Paris", "call": "%s"}'
 SHORTENED = '{"answer": "Par'
 
+BROKEN = frozenset({"bad-json", "bad-shape", "empty"})
+"""Shapes whose body is the same in all protocols."""
+
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _COMPLETION = (
     b'{"id":"%s","object":"chat.completion","created":%d,"model":%s,"choices":[{"index":0,"message":{"role":"assistant",'
@@ -47,9 +50,9 @@ def completion(kind: str, n: int, call_id: str, model: str, prompt: str) -> byte
     if kind == "empty":
         return b""
     finish_reason = b"length" if kind == "length" else b"stop"
-    content = msgspec.json.encode(_content(kind, call_id, prompt))
+    text = msgspec.json.encode(content(kind, call_id, prompt))
     head = (call_id.encode(), int(time()), msgspec.json.encode(model))
-    return _COMPLETION % (*head, content, finish_reason, _usage(kind, n))
+    return _COMPLETION % (*head, text, finish_reason, _usage(kind, n))
 
 
 def whole(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
@@ -59,12 +62,12 @@ def whole(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
 
 def stream(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
     """Return the answer to the n-th call as server-sent events: content in two pieces, the end, the usage."""
-    content = _content(kind, call_id, prompt) or ""
-    middle = len(content) // 2
+    text = content(kind, call_id, prompt) or ""
+    middle = len(text) // 2
     head = {"id": call_id, "object": "chat.completion.chunk", "created": int(time()), "model": model}
     deltas: list[tuple[dict[str, str], str | None]] = [
-        ({"role": "assistant", "content": content[:middle]}, None),
-        ({"content": content[middle:]}, None),
+        ({"role": "assistant", "content": text[:middle]}, None),
+        ({"content": text[middle:]}, None),
         ({}, "length" if kind == "length" else "stop"),
     ]
     events = [
@@ -75,10 +78,16 @@ def stream(kind: str, n: int, call_id: str, model: str, prompt: str) -> bytes:
     usage = {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out}
     events += [msgspec.json.encode({**head, "choices": [], "usage": usage}), b"[DONE]"]
     body = b"".join(b"data: %b\n\n" % event for event in events)
+    return event_stream(body)
+
+
+def event_stream(body: bytes) -> bytes:
+    """Return a whole answer of server-sent events."""
     return b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-def _content(kind: str, call_id: str, prompt: str) -> str | None:
+def content(kind: str, call_id: str, prompt: str) -> str | None:
+    """Return the text of the answer to a call."""
     if kind == "json":
         return JSON_CONTENT % call_id
     if kind == "echo":
@@ -130,6 +139,12 @@ def refusal(status: int, retry_after: str | None) -> bytes:
         headers.append(("location", "/v1/models"))
     error = {"message": f"The mock answers {status}.", "type": "mock_error", "param": None, "code": f"mock_{status}"}
     return answer(status, {"error": error}, headers)
+
+
+def problem(status: int, message: str, param: str | None, code: str | None) -> bytes:
+    """Return a refusal of a request, as OpenAI words it."""
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return answer(status, {"error": error})
 
 
 def leak(key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""HTTP server of the mock vendor: OpenAI chat completions, on asyncio and httptools.
+"""HTTP server of the mock vendor: OpenAI chat completions and Responses, on asyncio and httptools.
 
 It is fast enough for benchmarks, and fails on request (see `behaviour`). Besides the vendor's paths it has three for
 control: GET /_calls, POST /_behave and POST /_reset.
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import msgspec
 
-from tests.upstream import answers
+from tests.upstream import answers, responses_api
 from tests.upstream.behaviour import OK, REFUSALS, Behaviour, parse
 from tests.upstream.billing import Bill, BillingJournal
 from tests.upstream.connection import VendorConnection
@@ -86,6 +86,8 @@ class _ChatRequest(msgspec.Struct, gc=False):
     messages: list[_Message]
     response_format: _ResponseFormat | None = None
     stream: bool = False
+    tools: list[Any] | None = None
+    reasoning_effort: str | None = None
 
 
 class MockUpstream:
@@ -169,6 +171,8 @@ class MockUpstream:
         """Answer a whole request that arrived on `connection`."""
         if connection.path == b"/v1/chat/completions":
             self._complete(connection, body)
+        elif connection.path == b"/v1/responses":
+            self._respond(connection, body)
         elif connection.path == b"/v1/models":
             self.listed += 1
             _, behaviour = self._behaviour("", connection.key)
@@ -182,23 +186,60 @@ class MockUpstream:
         except (msgspec.DecodeError, UnicodeDecodeError):
             connection.send(answers.refusal(400, None))
             return
-        self._n = n = self._n + 1
-        self.total += 1
-        call_id = f"chatcmpl-{self._run}-{n}"
+        refused = responses_api.chat_problem(request.model, request.tools, request.reasoning_effort)
+        if refused is not None:
+            connection.send(answers.problem(refused[0], *refused[1]))
+            return
         prompt = _prompt(request.messages)
-        word, behaviour = self._behaviour(request.model, connection.key)
-        if self._journal is not None or self._calls.maxlen:
-            tokens = answers.prompt_tokens(n), answers.completion_tokens(n)
-            bill = Bill(call_id, n, request.model, _marker(prompt), word, *tokens, time())
-            if self._journal is not None:
-                self._journal.append(bill)
-            fields: tuple[Any, ...] = (*msgspec.structs.astuple(bill), connection.key, prompt, msgspec.Raw(body))
-            self._calls.append(Call(*fields))
+        n, call_id, behaviour = self._record(connection, "chatcmpl", request.model, prompt, body)
         kind = behaviour.kind
         if kind == "ok" and request.response_format is not None and request.response_format.type == "json_object":
             kind = "json"
         write = answers.stream if request.stream else answers.whole
         self._answer(connection, behaviour, write(kind, n, call_id, request.model, prompt))
+
+    def _respond(self, connection: VendorConnection, body: bytes) -> None:
+        """Answer a request for the Responses API, or refuse it as the vendor does."""
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            connection.send(answers.refusal(400, None))
+            return
+        problem = responses_api.problem_in(document)
+        if problem is not None:
+            connection.send(answers.problem(400, *problem))
+            return
+        prompt = responses_api.prompt_of(document)
+        n, call_id, behaviour = self._record(connection, "resp", document["model"], prompt, body)
+        kind = behaviour.kind
+        wanted = ((document.get("text") or {}).get("format") or {}).get("type")
+        if kind == "ok" and wanted == "json_object":
+            kind = "json"
+        whole = responses_api.response(kind, n, call_id, document)
+        if kind in answers.BROKEN:
+            answer = answers.whole(kind, n, call_id, document["model"], prompt)
+        elif document.get("stream"):
+            answer = answers.event_stream(responses_api.encoded_events(whole))
+        else:
+            answer = answers.ok(msgspec.json.encode(whole))
+        self._answer(connection, behaviour, answer)
+
+    def _record(
+        self, connection: VendorConnection, prefix: str, model: str, prompt: str, body: bytes
+    ) -> tuple[int, str, Behaviour]:
+        """Count and bill a call. Returns its number, its id and the behaviour that it gets."""
+        self._n = n = self._n + 1
+        self.total += 1
+        call_id = f"{prefix}-{self._run}-{n}"
+        word, behaviour = self._behaviour(model, connection.key)
+        if self._journal is not None or self._calls.maxlen:
+            tokens = answers.prompt_tokens(n), answers.completion_tokens(n)
+            bill = Bill(call_id, n, model, _marker(prompt), word, *tokens, time())
+            if self._journal is not None:
+                self._journal.append(bill)
+            fields: tuple[Any, ...] = (*msgspec.structs.astuple(bill), connection.key, prompt, msgspec.Raw(body))
+            self._calls.append(Call(*fields))
+        return n, call_id, behaviour
 
     def _behaviour(self, model: str, key: str) -> tuple[str, Behaviour]:
         """Return the behaviour that an override names, else the key, else the model; ok without one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -75,7 +75,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` holds one
     `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
-    are translated with `translation_codec`, None if the account takes no translations. A model without an entry in
+    are translated with `translation_codec`, None if the account takes no translations. `required_codec` is the codec of
+    requests that the account takes in one of its protocols only, None if there are none. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
     for models that the provider reports in its replies, None for a provider without a list. Only `target` contains
     the API key.
@@ -99,6 +100,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     target: Target | None = None
     codecs: Mapping[str, Any] = {}
     translation_codec: Any = None
+    required_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
 
@@ -122,18 +124,24 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache."""
+    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache.
+
+    `is_required` tests whether a request must be written with the provider's `required_codec`; None if none must.
+    """
 
     provider: Provider
     model: str
     price: Price | None
     cache_part: bytes
+    is_required: Callable[[Any], bool] | None = None
 
     @classmethod
     def of(cls, provider: Provider, model: str) -> Candidate:
-        """Make a candidate: look up its price and build its part of the cache key."""
+        """Make a candidate: look up its price and its special requests, and build its part of the cache key."""
         cache_part = f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode()
-        return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
+        codec = provider.required_codec
+        is_required = None if codec is None else codec.required_for(model)
+        return cls(provider, model, provider.price_by_model.get(model), cache_part, is_required)
 
 
 Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]

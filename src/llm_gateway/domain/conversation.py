@@ -88,7 +88,8 @@ class Thinking(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_f
     """A thinking (reasoning) part of a reply.
 
     `signature` lets the provider verify the text when the client returns it. `redacted` is encrypted thinking
-    (Anthropic's `redacted_thinking`, the encrypted content of a Responses API reasoning item).
+    (Anthropic's `redacted_thinking`, or the encrypted content of a Responses API reasoning item, which
+    `protocols/encrypted_reasoning.py` marks).
     """
 
     text: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -17,7 +17,8 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
     """An HTTP call to a provider, ready to send. `path` is percent-encoded and appended to the target's root.
 
     The only part of a request that `path` may contain is the model's name: the transport caches every path of a
-    provider. `is_native`: the body is the client's own document, since the provider speaks the client's protocol.
+    provider. `codec` is the `providers.dialect.ProtocolCodec` that reads the reply.
+    `is_native`: the body is the client's own document, since the provider speaks the client's protocol.
     `header_lines` are extra headers, each line ending in CRLF. `dropped` names the request fields that the provider's
     protocol cannot express.
     """
@@ -27,6 +28,7 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
     is_native: bool = False
     header_lines: bytes = b""
     dropped: tuple[str, ...] = ()
+    codec: Any = None
 
 
 class UpstreamResult(msgspec.Struct, frozen=True, gc=False):

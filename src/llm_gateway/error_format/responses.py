@@ -7,7 +7,14 @@ import math
 import msgspec
 from starlette.types import Send
 
-from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotSupported, Unauthorized
+from llm_gateway.errors import (
+    GatewayError,
+    Invalid,
+    MethodNotAllowed,
+    NotSupported,
+    Unauthorized,
+    WebSocketNotSupported,
+)
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -86,6 +93,8 @@ def error_headers(error: GatewayError) -> Headers:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
+    if isinstance(error, WebSocketNotSupported):
+        headers.append((b"upgrade", b"HTTP/1.1"))  # RFC 9110, section 15.5.22
     return headers
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from llm_gateway.domain.conversation import Conversation, Image, Part, Text, Thinking, ToolResult
+from llm_gateway.protocols.encrypted_reasoning import is_from_responses
+
+
+def _keeps_none(_part: Part) -> bool:
+    return False
 
 
 def unsupported_attributes(
-    conversation: Conversation, unsupported: Iterable[str], *, keeps_verifiable: bool = False
+    conversation: Conversation, unsupported: Iterable[str], *, keeps: Callable[[Part], bool] = _keeps_none
 ) -> list[str]:
     """Return the names of attributes in `unsupported` that the conversation has, sorted.
 
     Possible names: `cache_control`, `detail` (of an image), `name` (of a message's author), `is_error` (of a tool
-    result), `strict` (of a tool) and `thinking` (reasoning of earlier turns). `keeps_verifiable`: the protocol carries
+    result), `strict` (of a tool) and `thinking` (reasoning of earlier turns). `keeps(part)`: the protocol carries this
     signed or encrypted reasoning, which is then not reported.
     """
     if not _may_have_attributes(conversation):
         return []
     parts = [part for turn in conversation.turns for part in turn.parts]
-    names = {name for part in parts if not (keeps_verifiable and is_verifiable(part)) for name in _attributes_of(part)}
+    names = {name for part in parts if not keeps(part) for name in _attributes_of(part)}
     if any(turn.name is not None for turn in conversation.turns):
         names.add("name")
     if any(tool.strict for tool in conversation.tools):
@@ -43,8 +48,8 @@ def _may_have_attributes(conversation: Conversation) -> bool:
 
 
 def is_verifiable(part: Part) -> bool:
-    """Return whether the part is reasoning that its provider signed or encrypted, and can therefore verify."""
-    return isinstance(part, Thinking) and bool(part.signature or part.redacted)
+    """Return whether the part is reasoning that a provider of the Messages API signed or encrypted, and can verify."""
+    return isinstance(part, Thinking) and bool(part.signature or part.redacted) and not is_from_responses(part)
 
 
 def _attributes_of(part: Part) -> Iterator[str]:

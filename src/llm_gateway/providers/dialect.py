@@ -36,6 +36,7 @@ from typing import NamedTuple, Protocol
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import UpstreamRefusal
 from llm_gateway.protocols.contract import StreamReader, UpstreamBody
@@ -95,7 +96,9 @@ class ProtocolCodec(NamedTuple):
     protocol has no streams. `write(conversation, model, stream=…)` translates a request into this protocol, None if it
     takes only requests of its own protocol. `json_reader()` replaces `reader()` for a translated request that asks for
     JSON, if the protocol returns JSON other than as text (as a tool call). `is_default` False: an account speaks the
-    protocol only if its preset or its `protocols` setting lists it.
+    protocol only if its preset or its `protocols` setting lists it. `required_for(model)` returns a test
+    of the requests that the account takes in this protocol only, even if it speaks the client's; None if the model has
+    none.
     """
 
     path: Callable[[str, bool], str]
@@ -104,3 +107,4 @@ class ProtocolCodec(NamedTuple):
     write: Callable[..., UpstreamBody] | None = None
     json_reader: Callable[[], StreamReader] | None = None
     is_default: bool = True
+    required_for: Callable[[str], Callable[[ClientRequest], bool] | None] | None = None

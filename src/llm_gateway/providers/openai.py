@@ -14,6 +14,7 @@ from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
 from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.openai_responses_models import requests_for_responses
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 CONTENT_FILTERED = ("content_filter", "content_policy_violation")
@@ -31,7 +32,9 @@ codecs = {
         lambda _model, _stream: "/responses",
         openai_responses.read_reply,
         openai_responses.StreamReader,
+        openai_responses.write_request,
         is_default=False,  # few compatible servers implement all of it: docs/decisions/providers.md, D-121
+        required_for=requests_for_responses,
     ),
     "openai_embeddings": ProtocolCodec(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }

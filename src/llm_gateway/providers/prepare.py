@@ -82,12 +82,13 @@ class Preparer:
         problem = protocols_problem(provider.kind, protocols or (), dialect)
         if problem is not None:
             raise ConfigurationError(problem)
-        codecs, translation_codec = choose_codecs(dialect, protocols, has_json_mode=preset.has_json_mode)
+        spoken = choose_codecs(dialect, protocols, has_json_mode=preset.has_json_mode)
         return msgspec.structs.replace(
             provider,
             target=self._target(provider, api_key, dialect),
-            codecs=codecs,
-            translation_codec=translation_codec,
+            codecs=spoken.codecs,
+            translation_codec=spoken.translation_codec,
+            required_codec=spoken.required_codec,
             price_by_model={model: price for model, price in prices.items() if price is not None},
             price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset_name),
         )

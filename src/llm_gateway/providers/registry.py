@@ -37,10 +37,15 @@ def protocols_problem(kind: str, protocols: Iterable[str], dialect: Dialect) -> 
 
 
 class AccountCodecs(NamedTuple):
-    """The codecs of an account by protocol, and the codec that requests in other protocols are translated with."""
+    """The codecs of an account by protocol, and those that requests are translated with.
+
+    `translation_codec` is for requests in other protocols; `required_codec` for those that its `required_for` selects.
+    Each is None if the account has none.
+    """
 
     codecs: Mapping[str, ProtocolCodec]
     translation_codec: ProtocolCodec | None
+    required_codec: ProtocolCodec | None
 
 
 def choose_codecs(dialect: Dialect, protocols: tuple[str, ...] | None, *, has_json_mode: bool = True) -> AccountCodecs:
@@ -54,6 +59,13 @@ def choose_codecs(dialect: Dialect, protocols: tuple[str, ...] | None, *, has_js
         if (codec.is_default if protocols is None else protocol in protocols)
     }
     main = next((codec for codec in codecs.values() if codec.write is not None), None)
-    if main is not None and main.write is not None and not has_json_mode:
-        main = main._replace(write=partial(main.write, has_json_mode=False))
-    return AccountCodecs(codecs, main)
+    required = next((codec for codec in codecs.values() if codec.required_for is not None and codec is not main), None)
+    if not has_json_mode:
+        main, required = _without_json_mode(main), _without_json_mode(required)
+    return AccountCodecs(codecs, main, required)
+
+
+def _without_json_mode(codec: ProtocolCodec | None) -> ProtocolCodec | None:
+    if codec is None or codec.write is None:
+        return codec
+    return codec._replace(write=partial(codec.write, has_json_mode=False))

@@ -22,6 +22,7 @@ from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
+from llm_gateway.protocols.encrypted_reasoning import is_marked
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -134,9 +135,26 @@ def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Encode a reply as a message. The format has room for one choice, so only the first one is written."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
     document = message_document(context, completion.model or context.model, completion.usage)
-    document["content"] = [block for part in choice.parts for block in _write_blocks(part)]
+    hides = hides_encrypted_reasoning(context)
+    document["content"] = [
+        block for part in choice.parts if not (hides and _is_hidden(part)) for block in _write_blocks(part)
+    ]
     document["stop_reason"], document["stop_sequence"] = stop_of(choice.finish_reason, choice.stop_sequence)
     return msgspec.json.encode(document)
+
+
+def hides_encrypted_reasoning(context: ReplyContext) -> bool:
+    """Return whether reasoning of another vendor that has no text is left out of this client's reply.
+
+    Claude thinks only on request, so that many programs read `content[0].text`. Clients that request thinking look at
+    the types of blocks, and send them back.
+    """
+    thinking = context.document.get("thinking")
+    return not (isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"))
+
+
+def _is_hidden(part: Part) -> bool:
+    return isinstance(part, Thinking) and not part.text and is_marked(part.redacted)
 
 
 def message_document(context: ReplyContext, model: str, usage: Usage) -> dict[str, Any]:
@@ -161,13 +179,19 @@ def stop_of(reason: FinishReason, sequence: str | None) -> tuple[str, str | None
 
 
 def _write_blocks(part: Part) -> list[dict[str, Any]]:
-    """Return the content blocks of a part: two for thinking by OpenAI that has both a summary and encrypted content."""
+    """Return the content blocks of a part.
+
+    The encrypted reasoning of a Responses API provider becomes the signature of its summary, since clients return a
+    block unchanged.
+    """
     if isinstance(part, Text | Refusal):
         return [{"type": "text", "text": part.text, "citations": None}]
     if isinstance(part, ToolCall):
         return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}]
     if not isinstance(part, Thinking):
         return []
+    if part.text and is_marked(part.redacted):
+        return [{"type": "thinking", "thinking": part.text, "signature": part.redacted}]
     blocks: list[dict[str, Any]] = []
     if part.text or part.redacted is None:
         blocks.append({"type": "thinking", "thinking": part.text, "signature": part.signature or ""})

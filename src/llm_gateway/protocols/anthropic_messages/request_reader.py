@@ -39,6 +39,7 @@ from llm_gateway.protocols.accessors import (
     unknown_fields,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.encrypted_reasoning import is_marked
 
 ENDPOINT_FIELDS = frozenset({"model", "messages", "stream"})
 OPTIONAL_FIELDS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
@@ -161,7 +162,10 @@ def _block(block: JsonObject, place: str) -> Part:
     if kind == "tool_result":
         return _tool_result(block, place, cache)
     if kind == "thinking":
-        return Thinking(text=text(block, "thinking", place) or "", signature=text(block, "signature", place))
+        thought, signature = text(block, "thinking", place) or "", text(block, "signature", place)
+        if is_marked(signature):  # by a provider of the Responses API
+            return Thinking(text=thought, redacted=signature)
+        return Thinking(text=thought, signature=signature)
     if kind == "redacted_thinking":
         return Thinking(redacted=required_text(block, "data", place))
     if kind == "search_result":

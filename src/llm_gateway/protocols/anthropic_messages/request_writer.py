@@ -60,7 +60,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         if is_requested:
             raise Unsupported(field, why)
     dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
-    dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES, keeps_verifiable=True)
+    dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES, keeps=is_verifiable)
     system, turns = _split(conversation.turns)
     document: JsonObject = {
         "model": model,

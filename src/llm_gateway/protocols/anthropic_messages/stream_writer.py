@@ -34,10 +34,11 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.errors import error_document
-from llm_gateway.protocols.anthropic_messages.reply import message_document, stop_of
+from llm_gateway.protocols.anthropic_messages.reply import hides_encrypted_reasoning, message_document, stop_of
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
+from llm_gateway.protocols.encrypted_reasoning import is_marked
 from llm_gateway.sse import encode_event
 
 
@@ -54,6 +55,7 @@ class StreamWriter(EventStream):
         self._call = -1
         self._usage = Usage()
         self._finish = ChoiceEnd()
+        self._hides_encrypted = hides_encrypted_reasoning(context)
         self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
@@ -124,6 +126,10 @@ class StreamWriter(EventStream):
         return _event({"type": "content_block_delta", "index": self._index, "delta": delta})
 
     def _thinking(self, chunk: ThinkingDelta) -> bytes:
+        if is_marked(chunk.redacted) and self._open == "thinking":
+            return self._delta({"type": "signature_delta", "signature": chunk.redacted}) + self._close()
+        if is_marked(chunk.redacted) and not chunk.text and self._hides_encrypted:
+            return b""
         if chunk.redacted is not None:
             block = {"type": "redacted_thinking", "data": chunk.redacted}
             return self._close() + self._block("redacted", block) + self._close()

@@ -18,6 +18,7 @@ TYPES = {
     409: "conflict_error",
     413: "invalid_request_error",
     422: "invalid_request_error",
+    426: "invalid_request_error",
     429: "rate_limit_error",
 }
 """OpenAI's error `type` by HTTP status; every other status is a `server_error`."""

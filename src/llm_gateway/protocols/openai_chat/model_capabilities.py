@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from llm_gateway.domain.conversation import REASONING_EFFORTS
+from llm_gateway.domain.conversation import REASONING_EFFORTS, Reasoning
 
-REASONING_MODELS = re.compile(r"o\d(?=[-:@]|$)|gpt-[5-9](?!\d)")
+REASONING_MODELS = re.compile(r"o\d(?=[-:@]|$)|gpt-[5-9](?!\d)|codex-mini")
 """Reasoning models by name, without the vendor's prefix. They reject `max_tokens` and any but the default temperature.
 
 Matches o1, o3-mini, gpt-5, gpt-5-mini, gpt-6-sol; not gpt-oss-20b, nor gpt-35-turbo, Azure's name for gpt-3.5.
@@ -26,14 +26,21 @@ MOST_REMEMBERED = 1024
 
 EFFORTS_BY_MODEL = (
     (re.compile(r"o\d"), ("low", "medium", "high")),
+    (re.compile(r"gpt-5-pro"), ("high",)),
+    (re.compile(r"gpt-5\.\d-pro"), ("medium", "high", "xhigh")),
+    (re.compile(r"gpt-5(\.1)?-codex(?!-max)"), ("low", "medium", "high")),
+    (re.compile(r"gpt-5\.\d-codex"), ("low", "medium", "high", "xhigh")),
     (re.compile(r"gpt-5(?!\.)"), ("minimal", "low", "medium", "high")),
     (re.compile(r"gpt-5\.1(?!\d)"), ("none", "low", "medium", "high")),
     (re.compile(r"gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh")),
 )
 """Values of `reasoning_effort` by model; the first match decides.
 
-Source: https://developers.openai.com/api/docs/guides/reasoning.
+Sources: https://developers.openai.com/api/docs/guides/reasoning; of the pro and codex models
+https://github.com/anomalyco/models.dev/pull/331 (2025-10-26) and …/pull/2296 (2026-06-13), with the vendor's pages.
 """
+EFFORTS_BY_BUDGET = ((1, "none"), (2048, "low"), (16384, "medium"))
+"""Thinking budgets in tokens (exclusive upper bounds) and the `reasoning_effort` of each; above the last: `high`."""
 
 
 def nearest_effort(model: str, effort: str) -> str:
@@ -42,6 +49,20 @@ def nearest_effort(model: str, effort: str) -> str:
     known = next((efforts for models, efforts in EFFORTS_BY_MODEL if models.match(name)), REASONING_EFFORTS)
     place = REASONING_EFFORTS.index(effort)
     return min(known, key=lambda each: abs(REASONING_EFFORTS.index(each) - place))
+
+
+def effort_for(reasoning: Reasoning, model: str) -> tuple[str | None, bool]:
+    """Return the `reasoning_effort` to request, None for the model's default, and whether it is the wanted one."""
+    if not is_reasoning_model(model):
+        return None, False
+    if reasoning.effort is not None:
+        effort = nearest_effort(model, reasoning.effort)
+        return effort, effort == reasoning.effort
+    if reasoning.budget_tokens is None:
+        return None, True
+    budget = reasoning.budget_tokens
+    wanted = next((effort for limit, effort in EFFORTS_BY_BUDGET if budget < limit), "high")
+    return nearest_effort(model, wanted), True
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)

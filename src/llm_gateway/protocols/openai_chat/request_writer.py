@@ -22,13 +22,11 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
-from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling, is_reasoning_model, nearest_effort
+from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling, effort_for, is_reasoning_model
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """Added if no message contains the word JSON: OpenAI rejects the response format `json_object` then."""
-EFFORTS = ((1, "none"), (2048, "low"), (16384, "medium"))
-"""Thinking budgets in tokens (exclusive upper bounds) and the `reasoning_effort` of each; above the last: `high`."""
 UNSUPPORTED_ATTRIBUTES = ("cache_control", "is_error", "thinking")
 """Attributes that chat completions cannot carry (`part_attributes.py`)."""
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -61,9 +59,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     else:
         dropped += [name for name in SAMPLING if getattr(conversation, name) is not None]
     if conversation.reasoning is not None:
-        effort = _effort(conversation.reasoning, model, dropped)
-        if effort is not None:
-            document["reasoning_effort"] = effort
+        _add_effort(conversation.reasoning, model, document, dropped)
     _add_options(conversation, document)
     if conversation.top_k is not None:
         dropped.append("top_k")
@@ -116,24 +112,18 @@ def _add_options(conversation: Conversation, document: JsonObject) -> None:
         document["service_tier"] = TIERS.get(conversation.service_tier, conversation.service_tier)
 
 
+def _add_effort(reasoning: Reasoning, model: str, document: JsonObject, dropped: list[str]) -> None:
+    effort, is_exact = effort_for(reasoning, model)
+    if effort is not None:
+        document["reasoning_effort"] = effort
+    if not is_exact:
+        dropped.append("reasoning")
+
+
 def _stops(stops: list[str]) -> list[str]:
     if len(stops) > MOST_STOPS:
         raise Unsupported("stop", f"OpenAI's protocol accepts at most {MOST_STOPS} stop sequences")
     return stops
-
-
-def _effort(reasoning: Reasoning, model: str, dropped: list[str]) -> str | None:
-    if not is_reasoning_model(model):
-        dropped.append("reasoning")
-        return None
-    if reasoning.effort is not None:
-        effort = nearest_effort(model, reasoning.effort)
-        dropped += [] if effort == reasoning.effort else ["reasoning"]
-        return effort
-    if reasoning.budget_tokens is None:
-        return None
-    budget = reasoning.budget_tokens
-    return nearest_effort(model, next((effort for limit, effort in EFFORTS if budget < limit), "high"))
 
 
 def _messages(conversation: Conversation) -> list[JsonObject]:

@@ -10,6 +10,7 @@ from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
 from llm_gateway.protocols.openai_responses.pass_through import passthrough_request
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_responses.request_reader import read_request, refuse_state
+from llm_gateway.protocols.openai_responses.request_writer import write_request
 from llm_gateway.protocols.openai_responses.stream_reader import StreamReader
 from llm_gateway.protocols.openai_responses.stream_writer import StreamWriter
 
@@ -21,6 +22,7 @@ __all__ = [
     "read_request",
     "refuse_state",
     "write_reply",
+    "write_request",
 ]
 
 DESCRIPTOR = Descriptor(

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.protocols.openai_responses.encrypted_reasoning import GATEWAY_PREFIX
+from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX
+from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling
+from llm_gateway.protocols.openai_responses.request_writer import ENCRYPTED_REASONING
 
 
 def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, Any]:
-    """Set `store` to false, since OpenAI stores responses by default, and drop other vendors' reasoning items."""
+    """Set `store` to false, since OpenAI stores responses by default, and make the next turn work without storage.
+
+    Models that reason return their reasoning in encrypted form then, as OpenAI's do by default: clients append the
+    output to the next input, as its guides show, and an item without its content would be looked up and not found. Such
+    items, and other vendors' reasoning, are left out of the input.
+    """
     document = {**document, "store": False}
     if isinstance(items := document.get("input"), list):
-        document["input"] = [item for item in items if not _is_encoded_by_gateway(item)]
+        document["input"] = [item for item in items if not _is_unreadable(item)]
+    include = document.get("include")
+    if not accepts_sampling(str(document.get("model"))) and (include is None or isinstance(include, list)):
+        requested = include or []
+        if ENCRYPTED_REASONING not in requested:
+            document["include"] = [*requested, ENCRYPTED_REASONING]
     return document
 
 
-def _is_encoded_by_gateway(item: Any) -> bool:
-    """Return whether the item is another vendor's reasoning, encoded in `encrypted_reasoning.py`."""
-    return (
-        isinstance(item, dict)
-        and item.get("type") == "reasoning"
-        and str(item.get("encrypted_content")).startswith(GATEWAY_PREFIX)
-    )
+def _is_unreadable(item: Any) -> bool:
+    """Return whether the item is reasoning without its content, or encoded in `encrypted_reasoning.py`."""
+    if not isinstance(item, dict) or item.get("type") != "reasoning":
+        return False
+    encrypted = item.get("encrypted_content")
+    if encrypted:
+        return str(encrypted).startswith(GATEWAY_PREFIX)
+    return not item.get("content")

@@ -24,8 +24,10 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, estimated_usage, seconds
+from llm_gateway.protocols.encrypted_reasoning import encode_reasoning, mark_content, unmark_content
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
-from llm_gateway.protocols.openai_responses.encrypted_reasoning import encode_reasoning
+from llm_gateway.protocols.openai_responses.logprobs import read_logprobs, write_logprobs
+from llm_gateway.protocols.openai_responses.tools import restorable_origins, restored_call
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -50,6 +52,7 @@ class _Part(msgspec.Struct, gc=False):
     type: Lenient[str] = None
     text: str | None = None
     refusal: str | None = None
+    logprobs: Lenient[list[Any]] = None
 
 
 ITEMS = frozenset({"message", "function_call", "reasoning"})
@@ -135,7 +138,7 @@ def read_reply(body: bytes) -> Completion:
         raise Malformed("The answer has no content")
     counted = read_usage(response.usage, has_content=any(map(_has_content, parts)))
     return Completion(
-        choices=[Choice(parts=parts, finish_reason=reason_of(response, parts))],
+        choices=[Choice(parts=parts, finish_reason=reason_of(response, parts), logprobs=_logprobs(response))],
         usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=response.id,
@@ -153,6 +156,12 @@ def reason_of(response: ResponseHead, parts: list[Part]) -> FinishReason:
     return "tool_calls" if any(isinstance(part, ToolCall) for part in parts) else "stop"
 
 
+def _logprobs(response: _Response) -> dict[str, Any] | None:
+    """Return the logprobs of all texts, joined as those of a stream are."""
+    contents = (part for item in response.output or () if item.type == "message" for part in item.content or ())
+    return read_logprobs([token for part in contents if part.logprobs for token in part.logprobs])
+
+
 def _parts(item: _Item) -> list[Part]:
     if item.type == "message":
         return [
@@ -163,7 +172,8 @@ def _parts(item: _Item) -> list[Part]:
         return [ToolCall(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")]
     if item.type == "reasoning":
         thoughts = "\n".join(part.text or "" for part in item.summary or item.content or ())
-        return [Thinking(text=thoughts, redacted=item.encrypted_content)]
+        encrypted = item.encrypted_content
+        return [Thinking(text=thoughts, redacted=mark_content(encrypted) if encrypted else None)]
     return [VendorPart(kind=item.type)]
 
 
@@ -180,16 +190,23 @@ def _length(part: Part) -> int:
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Encode a completion's first choice as the response body for a client; the protocol has no more choices."""
     choice = completion.choices[0] if completion.choices else Choice(parts=[])
-    output = _output_of(choice, context.request_id)
+    output = _output_of(choice, context)
     return msgspec.json.encode(
         response_document(context, completion.model or context.model, output, choice.finish_reason, completion.usage)
     )
 
 
-def _output_of(choice: Choice, request_id: str) -> list[dict[str, Any]]:
-    """Build the output items of a choice; its logprobs go to the first text, as in `reply_assembler.chunks_of`."""
-    output = [item_of(parts, request_id, index) for index, parts in enumerate(grouped(choice.parts))]
-    logprobs = logprobs_of(choice.logprobs)
+def _output_of(choice: Choice, context: ReplyContext) -> list[dict[str, Any]]:
+    """Build the output items of a choice; its logprobs go to the first text, as in `reply_assembler.chunks_of`.
+
+    Calls are those of the client's own tools again (`tools.py`).
+    """
+    origins = restorable_origins(context.document.get("tools"))
+    output: list[dict[str, Any]] = []
+    for index, parts in enumerate(grouped(choice.parts)):
+        item, part = item_of(parts, context.request_id, index), parts[0]
+        output.append(restored_call(item, part, origins.get(part.name)) if isinstance(part, ToolCall) else item)
+    logprobs = write_logprobs(choice.logprobs)
     contents = (part for item in output if item["type"] == "message" for part in item["content"])
     text = next((part for part in contents if part["type"] == "output_text"), None) if logprobs else None
     if text is not None:
@@ -218,7 +235,7 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
         encrypted = encode_reasoning(part)
-        return item if encrypted is None else {**item, "encrypted_content": encrypted}
+        return item if encrypted is None else {**item, "encrypted_content": unmark_content(encrypted)}
     content = [content_of(part) for part in parts]
     return {
         "type": "message",
@@ -247,36 +264,6 @@ def content_of(part: Part) -> dict[str, Any]:
         return {"type": "refusal", "refusal": part.text}
     text = part.text if isinstance(part, Text) else ""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def logprobs_of(reported: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Convert chat completions' `logprobs` object into a text's `logprobs`, whose `bytes` are never null.
-
-    https://platform.openai.com/docs/api-reference/responses/object#responses-object-output. Entries of any other
-    shape are dropped.
-    """
-    tokens = (reported or {}).get("content")
-    if not isinstance(tokens, list):
-        return []
-    return [
-        {**token, "top_logprobs": [other for entry in _likely(given) if (other := _logprob(entry)) is not None]}
-        for given in tokens
-        if (token := _logprob(given)) is not None
-    ]
-
-
-def _logprob(given: Any) -> dict[str, Any] | None:
-    if not isinstance(given, dict):
-        return None
-    token, logprob, spelled = given.get("token"), given.get("logprob"), given.get("bytes")
-    if not isinstance(token, str) or not isinstance(logprob, int | float):
-        return None
-    return {"token": token, "logprob": logprob, "bytes": spelled if isinstance(spelled, list) else []}
-
-
-def _likely(given: dict[str, Any]) -> list[Any]:
-    tokens = given.get("top_logprobs")
-    return tokens if isinstance(tokens, list) else []
 
 
 def response_document(

@@ -43,8 +43,14 @@ from llm_gateway.protocols.accessors import (
     unknown_fields,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.encrypted_reasoning import decode_reasoning
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
-from llm_gateway.protocols.openai_responses.encrypted_reasoning import decode_reasoning
+from llm_gateway.protocols.openai_responses.tools import (
+    CUSTOM_SCHEMA,
+    custom_description,
+    origins_of,
+    write_custom_input,
+)
 
 STORED = "the gateway keeps no responses; send the whole conversation in input"
 NEEDS_STATE = {
@@ -58,21 +64,24 @@ NEEDS_STATE = {
 ENDPOINT_FIELDS = frozenset({"model", "input", "stream", "stream_options", "truncation"})
 """Fields handled by the endpoint or on their own."""
 OPTIONAL_FIELDS = (
-    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
-    "max_tool_calls",
+    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls",
+    "client_metadata",
 )  # fmt: skip
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
 TRANSLATED_FIELDS = frozenset(
     {
         "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
-        "temperature", "top_p", "top_logprobs", "user", "metadata", "service_tier",
+        "temperature", "top_p", "top_logprobs", "user", "safety_identifier", "metadata", "service_tier",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS) | frozenset(NEEDS_STATE)
+DROPPED_ITEMS = ("web_search_call",)
+"""Types of items that say only that OpenAI ran a tool: dropped and reported."""
 ROLES = ("system", "developer", "user", "assistant")
 TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
 """Known fields of a function in `tools`; others are dropped and reported."""
+CUSTOM_TOOL = frozenset({"type", "name", "description", "format"})
 REASONING = frozenset({"effort", "summary", "generate_summary"})
 """Known fields of `reasoning`; others are dropped and reported. https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
@@ -86,6 +95,63 @@ def refuse_state(document: JsonObject) -> None:
     for field, why in NEEDS_STATE.items():
         if document.get(field):
             raise Unsupported(field, why)
+    items = document.get("input")
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and item.get("type") == "item_reference":
+            raise Unsupported(f"input[{index}].type", f"it refers to a stored item, and with store: false {STORED}")
+
+
+class _Tools:
+    """The request's tools, with the names that they get in other protocols (`tools.py`), and what had to be dropped."""
+
+    def __init__(self, given: list[Any]) -> None:
+        self.dropped: list[str] = []
+        self._names: dict[tuple[str | None, str], str] = {}
+        self._of_definition: dict[int, str] = {}
+        for name, origin in origins_of(given).items():
+            self._names.setdefault((origin.namespace, origin.name), name)
+            self._of_definition[id(origin.definition)] = name
+        self.functions = self._functions(given)
+
+    def name(self, item: JsonObject, place: str) -> str:
+        """Return the translated name of the tool that a call or a choice names."""
+        name, namespace = required_text(item, "name", place), text(item, "namespace", place)
+        return self._names.get((namespace, name), name)
+
+    def _functions(self, given: list[Any]) -> list[Tool]:
+        functions: list[Tool] = []
+        others: list[tuple[str, str]] = []
+        for tool, place in objects(given, "tools"):
+            kind = tool.get("type")
+            if kind in ("function", "custom"):
+                functions.append(self._function(tool, place))
+            elif kind == "namespace":
+                members = objects(list_field(tool, "tools", place), f"{place}.tools")
+                required_text(tool, "name", place)
+                functions += [self._function(member, where) for member, where in members]
+            else:
+                others.append((str(kind), place))
+        if others and not functions:
+            raise Unsupported(f"{others[0][1]}.type", "other protocols do not support tools that OpenAI runs itself")
+        self.dropped += [f"tools.{kind[:40]}" for kind, _ in others]
+        return functions
+
+    def _function(self, tool: JsonObject, place: str) -> Tool:
+        """Read a function. `strict: false` switches strict mode off, which other protocols have off by default."""
+        name = required_text(tool, "name", place)
+        name = self._of_definition.get(id(tool), name)
+        if tool.get("type") == "custom":
+            self.dropped += unknown_fields(tool, CUSTOM_TOOL, "tools")
+            return Tool(name=name, description=custom_description(tool), parameters=CUSTOM_SCHEMA)
+        if tool.get("type") != "function":
+            raise Unsupported(f"{place}.type", "a namespace may contain only functions and custom tools")
+        self.dropped += unknown_fields(tool, TOOL, "tools")
+        return Tool(
+            name=name,
+            description=text(tool, "description", place),
+            parameters=object_field(tool, "parameters", place),
+            strict=boolean(tool, "strict", place) or None,
+        )
 
 
 def read_request(document: JsonObject) -> ParsedRequest:
@@ -97,15 +163,18 @@ def read_request(document: JsonObject) -> ParsedRequest:
     """
     refuse_state(document)
     reject_unknown_fields(document, KNOWN)
-    if document.get("truncation") not in (None, "disabled"):
-        raise Unsupported("truncation", "other protocols cannot truncate the input; leave it out or send 'disabled'")
+    if document.get("truncation") not in (None, "disabled", "auto"):
+        raise Unreadable("truncation", "truncation must be auto or disabled.")
     wanted = object_field(document, "text") or {}
     reasoning = object_field(document, "reasoning")
     logprobs = integer(document, "top_logprobs", 0, 20)
+    tools = _Tools(list_field(document, "tools"))
+    turns = _turns(document, tools)
+    tool_choice, functions = _tool_choice(document, tools)
     conversation = Conversation(
-        turns=_turns(document),
-        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
-        tool_choice=_tool_choice(document),
+        turns=turns,
+        tools=functions,
+        tool_choice=tool_choice,
         format=_format(object_field(wanted, "format", "text")),
         max_tokens=integer(document, "max_output_tokens", 1),
         temperature=number(document, "temperature", 0, 2),
@@ -114,17 +183,24 @@ def read_request(document: JsonObject) -> ParsedRequest:
         top_logprobs=logprobs,
         reasoning=_reasoning(reasoning),
         verbosity=text(wanted, "verbosity", "text"),
-        user=text(document, "user"),
+        user=_user(document),
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
     dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
     dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
-    dropped += sorted({name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")})
+    dropped += ["truncation"] if document.get("truncation") == "auto" else []
+    dropped += sorted(set(tools.dropped))
     return ParsedRequest(conversation, tuple(dropped))
 
 
-def _turns(document: JsonObject) -> list[Turn]:
+def _user(document: JsonObject) -> str | None:
+    """Return the end user: `user`, or `safety_identifier`, which replaces it."""
+    safety_identifier = text(document, "safety_identifier")
+    return text(document, "user") or safety_identifier
+
+
+def _turns(document: JsonObject, tools: _Tools) -> list[Turn]:
     turns: list[Turn] = []
     instructions = text(document, "instructions")
     if instructions:
@@ -135,7 +211,10 @@ def _turns(document: JsonObject) -> list[Turn]:
     if not isinstance(given, list) or not given:
         raise Unreadable("input", "input is required: text, or a list of items.")
     for item, place in objects(given, "input"):
-        role, parts = _item(item, place)
+        if item.get("type") in DROPPED_ITEMS:
+            tools.dropped.append(f"input.{item['type']}")
+            continue
+        role, parts = _item(item, place, tools)
         if turns and turns[-1].role == role and role in ("assistant", "tool"):
             turns[-1].parts.extend(parts)  # one turn of the model is several items: reasoning, messages, calls
         else:
@@ -143,7 +222,7 @@ def _turns(document: JsonObject) -> list[Turn]:
     return turns
 
 
-def _item(item: JsonObject, place: str) -> tuple[Role, list[Part]]:
+def _item(item: JsonObject, place: str, tools: _Tools) -> tuple[Role, list[Part]]:
     kind = item.get("type")
     if kind is None or kind == "message":
         role = required_text(item, "role", place)
@@ -156,16 +235,18 @@ def _item(item: JsonObject, place: str) -> tuple[Role, list[Part]]:
     if kind == "function_call":
         call = ToolCall(
             id=required_text(item, "call_id", place),
-            name=required_text(item, "name", place),
+            name=tools.name(item, place),
             arguments=text(item, "arguments", place) or "",
         )
         return "assistant", [call]
-    if kind == "function_call_output":
+    if kind == "custom_tool_call":
+        arguments = write_custom_input(text(item, "input", place) or "")
+        name = tools.name(item, place)
+        return "assistant", [ToolCall(id=required_text(item, "call_id", place), name=name, arguments=arguments)]
+    if kind in ("function_call_output", "custom_tool_call_output"):
         return "tool", [_output(item, place)]
     if kind == "reasoning":
         return "assistant", [_thought(item, place)]
-    if kind == "item_reference":
-        raise Unsupported(f"{place}.type", STORED)
     raise Unsupported(f"{place}.type", f"other protocols do not support items of type {str(kind)[:40]!r}")
 
 
@@ -233,26 +314,25 @@ def _file(part: JsonObject, place: str) -> File:
     return File(name=name, media_type=media_type, data=data)
 
 
-def _tool(tool: JsonObject, place: str) -> Tool:
-    if tool.get("type") != "function":
-        raise Unsupported(f"{place}.type", "other protocols do not support tools that OpenAI runs itself")
-    return Tool(
-        name=required_text(tool, "name", place),
-        description=text(tool, "description", place),
-        parameters=object_field(tool, "parameters", place),
-        strict=boolean(tool, "strict", place),
-    )
-
-
-def _tool_choice(document: JsonObject) -> ToolChoice | None:
+def _tool_choice(document: JsonObject, tools: _Tools) -> tuple[ToolChoice | None, list[Tool]]:
+    """Return the choice, and the tools that it allows."""
     choice, parallel = document.get("tool_choice"), boolean(document, "parallel_tool_calls")
     if choice is None:
-        return None if parallel is None else ToolChoice(parallel=parallel)
+        return (None if parallel is None else ToolChoice(parallel=parallel)), tools.functions
     if choice in ("auto", "none", "required"):
-        return ToolChoice(mode=choice, parallel=parallel)
-    if not isinstance(choice, dict) or choice.get("type") != "function":
-        raise Unsupported("tool_choice", "it must be auto, none, required, or name a function")
-    return ToolChoice(mode="required", name=required_text(choice, "name", "tool_choice"), parallel=parallel)
+        return ToolChoice(mode=choice, parallel=parallel), tools.functions
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind in ("function", "custom"):
+        name = tools.name(choice, "tool_choice")
+        return ToolChoice(mode="required", name=name, parallel=parallel), tools.functions
+    if kind != "allowed_tools":
+        raise Unsupported("tool_choice", "it must be auto, none, required, allowed_tools, or name a function")
+    given = objects(list_field(choice, "tools", "tool_choice"), "tool_choice.tools")
+    names = {tools.name(tool, place) for tool, place in given if tool.get("type") in ("function", "custom")}
+    allowed = [tool for tool in tools.functions if tool.name in names]
+    if not allowed or choice.get("mode") not in ("auto", "required"):
+        raise Unsupported("tool_choice", "it must allow a function or custom tool, with the mode auto or required")
+    return ToolChoice(mode=choice["mode"], parallel=parallel), allowed
 
 
 def _format(given: JsonObject | None) -> ResponseFormat | None:

@@ -3,7 +3,7 @@
 The labels are event: chunks. Events that are not listed are ignored.
 
     created ── response.created: ReplyStart ──▶ begun ◀─┐  output_item.added: ToolStart or VendorPartDelta
-                                                │   │   │  output_item.done: ThinkingDelta (encrypted reasoning)
+                                                │   │   │  output_item.done: ThinkingDelta, ToolDelta (see `_done`)
                                                 │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
                                                 │
                                                 │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate
@@ -35,7 +35,9 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.encrypted_reasoning import mark_content
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
+from llm_gateway.protocols.openai_responses.logprobs import read_logprobs
 from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
 from llm_gateway.sse import Event
 
@@ -61,6 +63,7 @@ class _Item(msgspec.Struct, gc=False):
     type: str
     call_id: Lenient[str] = None
     name: str | None = None
+    arguments: str | None = None
     encrypted_content: Lenient[str] = None
 
 
@@ -71,6 +74,7 @@ class _Event(msgspec.Struct, gc=False):
     delta: str | dict[str, Any] | None = None
     output_index: LenientIndex = 0
     summary_index: LenientIndex = 0
+    logprobs: Lenient[list[Any]] = None
     item: _Item | None = None
     response: Lenient[ResponseHead] = None
     message: Lenient[str] = None
@@ -90,6 +94,7 @@ class StreamReader:
     def __init__(self) -> None:
         self.is_done = False
         self._calls: dict[int, int] = {}  # output_index -> number of the call
+        self._with_arguments: set[int] = set()  # numbers of the calls of which arguments came
         self._has_begun = False
         self._has_content = False
 
@@ -104,15 +109,15 @@ class StreamReader:
             payload = _decoder.decode(event.data)
         kind = payload.type
         if isinstance(payload.delta, str):
-            return self._delta(kind, payload.output_index, payload.delta)
+            return self._delta(payload, payload.delta)
         if kind == "response.created":
             self._has_begun = True
             response = payload.response or ResponseHead()
             return [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
         if kind == "response.output_item.added":
             return self._added(payload)
-        if kind == "response.output_item.done" and payload.item is not None and payload.item.encrypted_content:
-            return [ThinkingDelta(redacted=payload.item.encrypted_content)]
+        if kind == "response.output_item.done":
+            return self._done(payload)
         if kind == "response.reasoning_summary_part.added":
             return [ThinkingDelta(text="\n")] if payload.summary_index else []  # between parts, as in a whole reply
         if kind in ENDS:
@@ -121,12 +126,14 @@ class StreamReader:
             raise _failed(payload)
         return []
 
-    def _delta(self, kind: str, index: int, delta: str) -> list[Chunk]:
+    def _delta(self, payload: _Event, delta: str) -> list[Chunk]:
+        kind, call = payload.type, self._calls.get(payload.output_index)
         self._has_content = True
         if kind == "response.output_text.delta":
-            return [TextDelta(text=delta)]
-        if kind == "response.function_call_arguments.delta" and index in self._calls:
-            return [ToolDelta(call=self._calls[index], arguments=delta)]
+            return [TextDelta(text=delta, logprobs=read_logprobs(payload.logprobs) if payload.logprobs else None)]
+        if kind == "response.function_call_arguments.delta" and call is not None:
+            self._with_arguments.add(call)
+            return [ToolDelta(call=call, arguments=delta)]
         if kind == "response.refusal.delta":
             return [RefusalDelta(text=delta)]
         if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
@@ -142,6 +149,18 @@ class StreamReader:
             return [VendorPartDelta(kind=item.type)]
         call = self._calls[payload.output_index] = len(self._calls)
         return [ToolStart(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
+
+    def _done(self, payload: _Event) -> list[Chunk]:
+        """Return what only the complete item has: encrypted reasoning, and arguments of a call without deltas."""
+        item, call = payload.item, self._calls.get(payload.output_index)
+        if item is None:
+            return []
+        if item.encrypted_content:
+            return [ThinkingDelta(redacted=mark_content(item.encrypted_content))]
+        if call is not None and call not in self._with_arguments and item.arguments:
+            self._with_arguments.add(call)
+            return [ToolDelta(call=call, arguments=item.arguments)]
+        return []
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True

@@ -13,7 +13,8 @@ The output is a list of items, one open at a time (`_open`). The labels are chun
      │ thinking   first text: reasoning_summary_part.added;  text: reasoning_summary_text.delta                   │
      │            the item's end: reasoning_summary_text.done, reasoning_summary_part.done                        │
      │ call N     ToolDelta of call N: function_call_arguments.delta                                              │
-     │            the item's end: function_call_arguments.done                                                    │
+     │            the item's end: function_call_arguments.done; of a custom tool custom_tool_call_input.delta     │
+     │            and .done, since its input can be read only from complete arguments                             │
      └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 
 `end` closes the open item and writes `completed` or `incomplete`, with the whole response. `error` writes `error`.
@@ -45,13 +46,14 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
+from llm_gateway.protocols.openai_responses.logprobs import without_bytes, write_logprobs
 from llm_gateway.protocols.openai_responses.reply import (
     call_item,
     content_of,
     item_of,
-    logprobs_of,
     response_document,
 )
+from llm_gateway.protocols.openai_responses.tools import Origin, restorable_origins, restored_call
 from llm_gateway.sse import encode_event
 
 
@@ -81,6 +83,8 @@ class StreamWriter(EventStream):
         self._content: list[dict[str, Any]] = []
         self._seal = ThinkingDelta()
         self._call = ToolCall(id="", name="", arguments="")
+        self._origins = restorable_origins(context.document.get("tools"))
+        self._origin: Origin | None = None
         self._delta_serializer = DeltaSerializer()
 
     def write(self, chunk: Chunk) -> bytes:
@@ -161,9 +165,9 @@ class StreamWriter(EventStream):
         self._characters += len(chunk.text)
         more: dict[str, Any] = {}
         if isinstance(chunk, TextDelta):
-            logprobs = logprobs_of(chunk.logprobs) if chunk.logprobs is not None else []
+            logprobs = write_logprobs(chunk.logprobs) if chunk.logprobs is not None else []
             self._logprobs += logprobs
-            more["logprobs"] = _without_bytes(logprobs)
+            more["logprobs"] = without_bytes(logprobs)
         return opening + self._event(
             f"response.{kind}.delta", **self._place(), content_index=self._part, delta=chunk.text, **more
         )
@@ -193,7 +197,7 @@ class StreamWriter(EventStream):
             whole: dict[str, Any] = {"refusal": text}
         else:
             part = content_of(Text(text=text)) | {"logprobs": self._logprobs}
-            whole = {"text": text, "logprobs": _without_bytes(self._logprobs)}
+            whole = {"text": text, "logprobs": without_bytes(self._logprobs)}
         self._content.append(part)
         return self._event(f"response.{kind}.done", **place, **whole) + self._event(
             "response.content_part.done", **place, part=part
@@ -224,13 +228,28 @@ class StreamWriter(EventStream):
         if isinstance(chunk, ToolStart):
             closing = self._next()
             self._call = ToolCall(id=chunk.id, name=chunk.name, arguments="")
+            self._origin = self._origins.get(chunk.name)
             item = call_item(self._call, self._context.request_id, self._index, "in_progress")
+            item = restored_call(item, self._call, self._origin)
             return closing + self._open_item(f"call {chunk.call}", item)
         if self._open != f"call {chunk.call}":
             return b""
         self._text.append(chunk.arguments)
         self._characters += len(chunk.arguments)
+        if self._origin is not None and self._origin.is_custom:
+            return b""  # the input can be read only once its JSON is complete
         return self._event("response.function_call_arguments.delta", **self._place(), delta=chunk.arguments)
+
+    def _close_call(self, arguments: str) -> tuple[bytes, dict[str, Any]]:
+        """Return the last events of a call before its item is done, and the item."""
+        call = ToolCall(id=self._call.id, name=self._call.name, arguments=arguments)
+        item = restored_call(call_item(call, self._context.request_id, self._index), call, self._origin)
+        if item["type"] == "custom_tool_call":
+            kind, given = "response.custom_tool_call_input", item["input"]
+            delta = self._event(f"{kind}.delta", **self._place(), delta=given)
+            return delta + self._event(f"{kind}.done", **self._place(), input=given), item
+        done = {"arguments": arguments, "name": item["name"]}
+        return self._event("response.function_call_arguments.done", **self._place(), **done), item
 
     def _close(self) -> bytes:
         """Close the open item, if there is one, and add it to the output."""
@@ -248,25 +267,7 @@ class StreamWriter(EventStream):
             thought = Thinking(text=text, signature=self._seal.signature, redacted=self._seal.redacted)
             item = item_of([thought], self._context.request_id, self._index)
         else:
-            call = ToolCall(id=self._call.id, name=self._call.name, arguments=text)
-            done = {"arguments": text, "name": call.name}
-            written = self._event("response.function_call_arguments.done", **self._place(), **done)
-            item = call_item(call, self._context.request_id, self._index)
+            written, item = self._close_call(text)
         self._open = ""
         self._output.append(item)
         return written + self._event("response.output_item.done", output_index=self._index, item=item)
-
-
-def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Drop `bytes` from logprobs: events do not have it, whole responses do.
-
-    https://platform.openai.com/docs/api-reference/responses-streaming/response/output_text/delta
-    """
-    return [
-        {
-            "token": token["token"],
-            "logprob": token["logprob"],
-            "top_logprobs": [{"token": other["token"], "logprob": other["logprob"]} for other in token["top_logprobs"]],
-        }
-        for token in logprobs
-    ]

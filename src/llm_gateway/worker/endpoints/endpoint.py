@@ -9,10 +9,21 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.error_format.send_error import send_error
-from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded
+from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, WebSocketNotSupported
 from llm_gateway.gate.body import ClientGone, InFlight, read_body
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
+
+
+def _wrong_method(context: RequestContext) -> GatewayError:
+    """Return the error for a method other than POST.
+
+    Codex opens a WebSocket first: only a 426 makes it send the request by POST at once, and without further tries
+    (https://github.com/ranxianglei/billion-context/pull/169, 2026-08-17).
+    """
+    if b"sec-websocket-key" in context.headers:
+        return WebSocketNotSupported("This path does not support WebSocket: send the request by POST.")
+    return MethodNotAllowed("This path accepts only POST.", allow=("POST",))
 
 
 class Endpoint(ABC):
@@ -36,7 +47,7 @@ class Endpoint(ABC):
         in_flight = self._in_flight
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed("This path accepts only POST.", allow=("POST",))
+                raise _wrong_method(context)
             if in_flight.count >= in_flight.cap:
                 raise Overloaded(
                     "The gateway serves its maximum number of requests: try again, or raise LLM_GATEWAY_MAX_IN_FLIGHT.",

@@ -240,7 +240,7 @@ class Attempts:
         """Conclude an attempt that got a 2xx status: a failure if the body is malformed, or not JSON in JSON mode."""
         request, provider = this.state.request, this.candidate.provider
         try:
-            reply = self._translation.reply(request.client_request, provider, result.body, this.call.dropped)
+            reply = self._translation.reply(request.client_request, provider, this.call, result.body)
         except Malformed as error:
             message = self._message(this, str(error))
             this.permit.fail(message)
@@ -298,7 +298,7 @@ class Attempts:
         this.attempt.status = 200
         if events.limits is not None:
             self._admission.reported(this.reservation, events.limits)
-        reader = self._translation.reader(request.client_request, provider)
+        reader = self._translation.reader(request.client_request, this.call)
         callbacks = AttemptCallbacks(partial(self._stream_served, this), partial(self._stream_cut, this))
         stream = OpenStream(events, reader, this.candidate, this.call, callbacks)
         stream.queued_ms = this.state.queued_ms

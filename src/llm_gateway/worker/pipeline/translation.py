@@ -33,6 +33,8 @@ class Translation:
             Unsupported: the provider's protocol cannot express the request.
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
+        if candidate.is_required is not None and _is_required(client_request, candidate):
+            return _translated(request, candidate, provider.required_codec)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
@@ -44,60 +46,73 @@ class Translation:
                     _encode(document),
                     is_native=True,
                     header_lines=client_request.header_lines,
+                    codec=native,
                 )
             found = _translation_of_document(client_request, provider)
             if found is not None:
                 codec, translation = found
                 written = translation.write(client_request.document, model)
-                return UpstreamCall(codec.path(model, False), _encode(written.document), dropped=written.dropped)
-        main: ProtocolCodec | None = provider.translation_codec
-        if (
-            main is None
-            or main.write is None
-            or not (client_request.is_canonical or PROTOCOLS[client_request.protocol].is_translatable)
-        ):
-            raise Unsupported(
-                "model", f"{provider.name} does not support the protocol of this endpoint ({client_request.protocol})"
-            )
-        try:
-            written = main.write(client_request.conversation, model, stream=request.stream)
-        except Unsupported as error:
-            raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
-        dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
-        return UpstreamCall(main.path(model, request.stream), _encode(written.document), dropped=dropped)
+                return UpstreamCall(
+                    codec.path(model, False), _encode(written.document), dropped=written.dropped, codec=codec
+                )
+        return _translated(request, candidate, provider.translation_codec)
 
-    def reply(self, client_request: ClientRequest, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
-        """Read the body of a provider's 2xx response. `dropped` names the options that its request had to leave out.
+    def reply(self, client_request: ClientRequest, provider: Provider, call: UpstreamCall, body: bytes) -> Reply:
+        """Read the body of a provider's 2xx response to a call.
 
         Raises:
             Malformed: the body is not a complete answer.
         """
+        codec: ProtocolCodec = call.codec
+        completion = codec.read_reply(body)
+        if call.is_native:
+            return reply_of(completion, body, call.dropped)
         if not client_request.is_canonical:
-            native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
-            if native is not None:
-                return reply_of(native.read_reply(body), body, dropped)
             found = _translation_of_document(client_request, provider)
             if found is not None:
-                codec, translation = found
-                return reply_of(codec.read_reply(body), translation.read(body), dropped)
-        completion = provider.translation_codec.read_reply(body)
+                return reply_of(completion, found[1].read(body), call.dropped)
         for choice in completion.choices:
             _drop_vendor_parts(choice)
-        return reply_of(completion, dropped=dropped, is_text=client_request.is_canonical)
+        return reply_of(completion, dropped=call.dropped, is_text=client_request.is_canonical)
 
-    def reader(self, client_request: ClientRequest, provider: Provider) -> StreamReader:
-        """Make the reader of the provider's stream.
+    def reader(self, client_request: ClientRequest, call: UpstreamCall) -> StreamReader:
+        """Make the reader of the stream that a provider sends in response to a call.
 
         Raises:
             Unsupported: the provider's protocol has no streams.
         """
-        native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
-        codec: ProtocolCodec = native or provider.translation_codec
-        if native is None and codec.json_reader is not None and client_request.conversation.format is not None:
+        codec: ProtocolCodec = call.codec
+        if not call.is_native and codec.json_reader is not None and client_request.conversation.format is not None:
             return codec.json_reader()
         if codec.reader is None:
             raise Unsupported("stream", "its protocol has no streams for this endpoint")
         return codec.reader()
+
+
+def _is_required(client_request: ClientRequest, candidate: Candidate) -> bool:
+    """Return whether the candidate takes this request in the protocol of its provider's `required_codec` only."""
+    provider, is_required = candidate.provider, candidate.is_required
+    if provider.codecs.get(client_request.protocol) is provider.required_codec or not _is_translatable(client_request):
+        return False
+    return is_required is not None and is_required(client_request)
+
+
+def _is_translatable(client_request: ClientRequest) -> bool:
+    return client_request.is_canonical or PROTOCOLS[client_request.protocol].is_translatable
+
+
+def _translated(request: Request, candidate: Candidate, codec: ProtocolCodec | None) -> UpstreamCall:
+    """Write the call of a request whose conversation is translated with `codec`."""
+    client_request, model = request.client_request, candidate.model
+    if codec is None or codec.write is None or not _is_translatable(client_request):
+        name = candidate.provider.name
+        raise Unsupported("model", f"{name} does not support the protocol of this endpoint ({client_request.protocol})")
+    try:
+        written = codec.write(client_request.conversation, model, stream=request.stream)
+    except Unsupported as error:
+        raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
+    dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
+    return UpstreamCall(codec.path(model, request.stream), _encode(written.document), dropped=dropped, codec=codec)
 
 
 def _translation_of_document(
