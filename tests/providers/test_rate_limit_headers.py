@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,10 @@ def headers(text: str) -> list[tuple[bytes, bytes]]:
     """Parse lines such as `name: value`."""
     pairs = (line.strip().partition(": ") for line in text.strip().splitlines())
     return [(name.encode(), value.encode()) for name, _, value in pairs]
+
+
+def about(seconds: float) -> Any:
+    return pytest.approx(seconds)
 
 
 OPENAI = headers("""
@@ -44,13 +49,13 @@ AZURE = headers("""
 
 def test_openais_limits_are_read() -> None:
     assert reported_limits(OPENAI) == ReportedLimits(
-        ReportedLimit(4999, pytest.approx(0.012), 5000), ReportedLimit(159976, 360.0, 160000)
+        ReportedLimit(4999, about(0.012), 5000), ReportedLimit(159976, 360.0, 160000)
     )
 
 
 def test_groqs_limits_are_read() -> None:
     assert reported_limits(GROQ) == ReportedLimits(
-        ReportedLimit(14370, pytest.approx(179.56), 14400), ReportedLimit(17997, 7.66, 18000)
+        ReportedLimit(14370, about(179.56), 14400), ReportedLimit(17997, 7.66, 18000)
     )
 
 
@@ -93,7 +98,7 @@ def test_anthropics_limits_are_read() -> None:
 def test_a_reset_is_a_duration_a_number_or_a_time(reset: str, seconds: float) -> None:
     found = reported_limits(headers(f"x-ratelimit-remaining-tokens: 7\nx-ratelimit-reset-tokens: {reset}"))
 
-    assert found == ReportedLimits(None, ReportedLimit(7, pytest.approx(seconds)))
+    assert found == ReportedLimits(None, ReportedLimit(7, about(seconds)))
 
 
 @pytest.mark.parametrize(

@@ -108,14 +108,14 @@ class Limiter(Protocol):
         ...
 
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
-        """Return what is left of the limits now, as clients are told. Must not wait."""
+        """Return what is left of the limits now, for clients. Must not wait."""
         ...
 
     def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
         """Call `freed` whenever a call of this process makes room in the provider's window; None ends it.
 
         Used while requests wait for room. Room that appears as time passes is not reported, nor is room that another
-        process makes in a shared window: whoever waits takes again after `retry_after_s` at the latest.
+        process makes in a shared window: a waiter takes again after `retry_after_s` at the latest.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""How long recent calls took, to tell when the open ones will probably be over."""
+"""Durations of recent calls, which tell when the open ones will probably be over."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Window:
         self.calls_taken = 0
         self.tokens_taken = 0
         self.durations = Durations()
-        self.used_share = 0.0  # before any call has ended: whoever waits in vain is refused soon enough
+        self.used_share = 0.0  # before any call has ended: a waiter that it keeps in vain is refused soon
         self.reported: dict[str, tuple[Mirror | None, Mirror | None]] = {}
 
     def advance(self, second: int) -> None:

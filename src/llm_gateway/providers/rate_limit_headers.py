@@ -89,7 +89,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _number(value: str | None) -> float | None:
-    """Return a finite number, negative ones as 0; None if the text is none."""
+    """Return a finite number, negative ones as 0; None for other text."""
     if value is None:
         return None
     with contextlib.suppress(ValueError):

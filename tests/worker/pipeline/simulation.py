@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
@@ -113,13 +113,15 @@ class _Transport(Upstream):
 class SimulatedGateway:
     """The real failover, lines, limiter and availability over a simulated vendor."""
 
-    def __init__(self, vendor: Vendor, chance: random.Random, *, max_wait_s: float = 8.0, **limits: int) -> None:
+    def __init__(
+        self, vendor: Vendor, chance: random.Random, *, limiter: type[MemoryLimiter] = MemoryLimiter, **limits: Any
+    ) -> None:
         clock = asyncio.get_running_loop().time
-        self.limiter = MemoryLimiter(clock)
+        self.limiter = limiter(clock)
         self.logged: list[str] = []
         self.availability = ProviderAvailability(clock, chance.random, log=lambda event, **_: self.logged.append(event))
         admission, translation = Admission(self.limiter), Translation()
-        self.lines = WaitingLines(self.limiter, self.availability.gate_wait_s, max_wait_s=max_wait_s, clock=clock)
+        self.lines = WaitingLines(self.limiter, self.availability.gate_wait_s, max_wait_s=8.0, clock=clock)
         self.recorder = UsageRecorder(JournalSpy(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
         dependencies = AttemptDependencies(
             self.availability,
@@ -199,7 +201,7 @@ def retrying(vendor: Vendor, chance: random.Random) -> Callable[[str], Awaitable
 
 @dataclass
 class Outcome:
-    """How many requests of each customer were answered, and how many calls the vendor accepted and refused."""
+    """Requests and answers of each customer, and the calls that the vendor accepted and refused."""
 
     asked: dict[str, int] = field(default_factory=dict)
     answered: dict[str, int] = field(default_factory=dict)

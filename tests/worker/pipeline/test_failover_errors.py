@@ -75,8 +75,8 @@ class TestLimits:
 
         assert type(error) is RateLimited
         assert error.detail == (
-            "Every provider that could serve this request is at its rate limit. two takes 1 request and 100000 tokens a "
-            "minute."
+            "Every provider that could serve this request is at its rate limit. "
+            "two takes 1 request and 100000 tokens a minute."
         )
         assert (error.status, error.code, error.retryable, error.retry_after_s) == (429, "rate_limited", True, 21.0)
         assert (world.upstream.calls, record.attempts) == ([], [])

@@ -14,10 +14,15 @@ from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed, RateLimited, RequestExceedsLimit
+from llm_gateway.limiter.base import Decision
+from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.worker.pipeline.availability import Permit
 from llm_gateway.worker.pipeline.waiting_line import MOST_OF_CUSTOMER, MOST_WAITING
 from tests.virtual_time import run_virtually
 from tests.worker.pipeline.fakes import Step, answer, plan, provider, refusal, request
 from tests.worker.pipeline.simulation import SimulatedGateway, Vendor
+
+THIRD = 3
 
 
 class Scripted(Vendor):
@@ -282,14 +287,31 @@ class TestPacing:
         assert [await ask(alone) for _ in range(20)] == [0] * 20
 
 
+def close_gate(gateway: SimulatedGateway, seconds: float) -> None:
+    permit = gateway.availability.admit(Candidate.of(gateway.provider, "m1"))
+    assert isinstance(permit, Permit)
+    for _ in range(5):
+        permit.limited(seconds, "slow")
+
+
+class FailingLimiter(MemoryLimiter):
+    """A limiter whose third `take` fails."""
+
+    calls = 0
+
+    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
+        self.calls += 1
+        if self.calls == THIRD:
+            raise RuntimeError("of the test")
+        return await super().take(provider_id, rpm, tpm, tokens, model)
+
+
 class TestGate:
     @virtually
     async def test_a_request_waits_behind_a_closed_gate_and_is_served_when_it_reopens(self) -> None:
         vendor = Scripted()
         behind = gateway(vendor)
-        permit = behind.availability.admit(Candidate.of(behind.provider, "m1"))
-        for _ in range(5):
-            permit.limited(3.0, "slow")  # type: ignore[union-attr]
+        close_gate(behind, 3.0)
 
         assert await ask(behind) == 3000
         assert_clean(behind)
@@ -298,9 +320,7 @@ class TestGate:
     async def test_behind_a_gate_that_is_closed_for_long_requests_are_refused_at_once(self) -> None:
         vendor = Scripted()
         behind = gateway(vendor)
-        permit = behind.availability.admit(Candidate.of(behind.provider, "m1"))
-        for _ in range(5):
-            permit.limited(60.0, "slow")  # type: ignore[union-attr]
+        close_gate(behind, 60.0)
 
         error = await ask(behind)
 
@@ -334,10 +354,7 @@ class TestGate:
     @virtually
     async def test_an_open_breaker_ends_the_wait(self) -> None:
         behind = gateway()
-        candidate = Candidate.of(behind.provider, "m1")
-        permit = behind.availability.admit(candidate)
-        for _ in range(5):
-            permit.limited(3.0, "slow")  # type: ignore[union-attr]
+        close_gate(behind, 3.0)
         waiting = asyncio.create_task(ask(behind))
         await asyncio.sleep(1.0)
         breaker = behind.availability.breaker(behind.provider.id, "m1")
@@ -371,7 +388,7 @@ class TestLeaving:
         first, second, third = (asyncio.create_task(ask(slow)) for _ in range(3))
         vendor.on_answer = second.cancel  # it has been given the turn by then, and has not run
 
-        assert await asyncio.gather(first, third) == [0, 1000]
+        assert [await first, await third] == [0, 1000]
         assert (second.cancelled(), len(vendor.called_at)) == (True, 2)
         assert_clean(slow)
 
@@ -393,17 +410,8 @@ class TestLeaving:
 
     @virtually
     async def test_a_failing_limiter_fails_the_request_in_its_turn_only(self) -> None:
-        slow = gateway(Scripted(latency_s=1.0), rate_limit_tpm=150)
+        slow = gateway(Scripted(latency_s=1.0), limiter=FailingLimiter, rate_limit_tpm=150)
         tasks = [asyncio.create_task(ask(slow)) for _ in range(3)]
-        await asyncio.sleep(0.5)
-        take, failures = slow.limiter.take, [RuntimeError("of ours")]
-
-        async def fail_once(*arguments: Any) -> Any:
-            if failures:
-                raise failures.pop()
-            return await take(*arguments)
-
-        slow.limiter.take = fail_once  # type: ignore[method-assign]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(result) for result in results] == [int, RuntimeError, int]
         assert_clean(slow)

@@ -55,6 +55,12 @@ SERVER_ERRORS = {
     408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
     431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
 }
+RATE_LIMITS = {
+    "limit": "The limit of the provider that answered, in one minute's",
+    "remaining": "What is left of the limit of",
+    "reset": "The reset of the limit of",
+}
+"""Meanings of the x-ratelimit-* headers."""
 HEADERS: dict[str, Document] = {
     "x-request-id": {
         "description": "Yours if you sent one, else the gateway's.",
@@ -79,6 +85,19 @@ HEADERS: dict[str, Document] = {
         "of those that come first could be asked.",
         "required": True,
         "schema": {"type": "string", "pattern": "^(priority|only|model|override)(; fallback)?$"},
+    },
+    **{
+        f"x-ratelimit-{what}-{of}": {
+            "description": f"{meaning} {of}; for `reset`, when the whole limit is free again.",
+            "required": True,
+            "schema": {"type": "string", "pattern": "^[0-9]+s?$"},
+        }
+        for what, meaning in RATE_LIMITS.items()
+        for of in ("requests", "tokens")
+    },
+    "x-gateway-queued-ms": {
+        "description": "Milliseconds that the request waited for a rate limit; absent if it did not.",
+        "schema": {"type": "integer", "minimum": 1},
     },
     "www-authenticate": {
         "description": "The accepted authentication schemes.",
@@ -154,7 +173,8 @@ def openapi_document(routes: Sequence[BaseRoute], version: str) -> Document:
         for method, operation in operations.items():
             _complete(path, method.upper(), operation)
     answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
-    answered["headers"] |= _headers("x-gateway-provider", "x-gateway-route")
+    limits = [name for name in HEADERS if name.startswith("x-ratelimit-")]
+    answered["headers"] |= _headers("x-gateway-provider", "x-gateway-route", "x-gateway-queued-ms", *limits)
     document["paths"] |= protocol_paths(KEYS)
     schemas.update(protocol_schemas())
     return document

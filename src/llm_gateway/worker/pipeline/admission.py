@@ -43,7 +43,7 @@ class Admission:
         self._limiter.cap(reservation, limits)
 
     def state(self, provider: Provider, model: str) -> WindowState:
-        """Return what is left of the provider's limits, as clients are told."""
+        """Return what is left of the provider's limits, for clients."""
         return self._limiter.state(provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, model)
 
     def never_sent(self, reservation: Reservation) -> int:

@@ -3,7 +3,7 @@
 Deficit round robin gives every customer with waiting requests the same amount of cost in each round. With a quantum as
 small as one token, the customer comes next whose oldest request is paid for first, so the queue keeps, per lane, the
 level at which its last request was paid for. A lane that was empty begins at the level of the last request served:
-nobody saves up turns, and nobody who waits is overtaken by more than one request of another lane of the same cost.
+no customer saves up turns, and no waiting request is overtaken by two requests of another lane of the same cost.
 """
 
 from __future__ import annotations

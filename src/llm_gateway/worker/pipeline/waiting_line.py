@@ -5,9 +5,9 @@
                         └──┼──── full: again(s) ──────┘
                            └── out of time, provider deleted, or cancelled ──▶ leave
 
-One request of a provider has the turn at a time; it takes the place itself (`failover.py`), and says `again` if there
-is none yet. Lines of the provider's models take turns; within a line, `FairQueue` decides. The turn is given when the
-limiter reports room, and when the time is over that the last one was told to wait.
+One request of a provider has the turn at a time; it takes the place itself (`failover.py`), or calls `again` if none
+is free yet. Lines of the provider's models take turns; within a line, `FairQueue` decides. The turn is given when the
+limiter reports room, and at the end of the wait that the last waiter passed to `again`.
 
 Pacing: while two or more customers asked within 60 s and more than half of the window is taken, places are given out
 at the limit's own rate. Without it a burst fills the window, and the next place is a minute away for everybody.
@@ -30,7 +30,7 @@ MOST_WAITING = 1_000
 MOST_OF_CUSTOMER = 100
 """Requests of one customer that wait at once in one line."""
 RECENT_S = 60.0
-"""Seconds within which a second customer must have asked for places to be paced."""
+"""Seconds within which a second customer's request turns pacing on."""
 SLOWEST = 2
 """Most intervals of the limit's own rate between two places."""
 
@@ -123,7 +123,7 @@ class WaitingLines:
     """The lines of all providers. A customer is a request's `user_id`.
 
     Args:
-        limiter: asked for room, and watched while requests wait.
+        limiter: counts the places; it is watched while requests wait.
         gate_wait_s: seconds until the n-th call from now passes the candidate's rate-limit gate.
         max_wait_s: longest wait of a request; 0 turns waiting and pacing off.
         clock: seconds of the event loop's own clock.
@@ -283,7 +283,7 @@ class WaitingLines:
             self._stop(provider)
 
     def forget(self, provider_id: str) -> None:
-        """Send everybody who waits for a deleted provider away."""
+        """End the waits for a deleted provider."""
         provider = self._providers.pop(provider_id, None)
         if provider is None:
             return

@@ -39,7 +39,7 @@ GROWTH = 4 / 3
 """Factor by which the rate grows in a second without a 429."""
 BACKOFF = 0.7
 """Factor by which a 429 lowers the rate, though not below the rate at which calls are accepted. Of 0.5, 0.7, 0.8 and
-0.9, the one that keeps most of a provider's limit in use whether or not refused calls count against it."""
+0.9, the factor that keeps most of a provider's limit in use whether or not refused calls count against it."""
 FORGET_S = 10.0
 """Seconds without holding a call back after which a reopening gate is open."""
 
