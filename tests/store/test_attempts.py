@@ -14,15 +14,21 @@ from hypothesis import strategies as st
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.store.attempts import MOST_ORIGINS, AttemptTexts
-from llm_gateway.store.database import Database, usage_origins
+from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import LONGEST_TEXT
-from tests.store.histories import CHEAP, DEAR, NOW_MS, attempt, record
+from llm_gateway.store.tables import usage_origins
+from tests.store.histories import CHEAP, DEAR, NOW_MS, attempt, id_at, record
 
 texts = st.one_of(st.none(), st.text(max_size=5))
 counts = st.one_of(st.just(0), st.integers(0, 2**53))
 any_attempts = st.builds(
     AttemptRecord,
-    id=st.one_of(st.uuids().map(str), st.sampled_from(["", "=", "A" * 22, "0" * 32, "-" * 36]), st.text(max_size=3)),
+    id=st.one_of(
+        st.uuids().map(str),
+        st.just(id_at(NOW_MS)),
+        st.sampled_from(["", "=", "A" * 22, "0" * 32, "-" * 36]),
+        st.text(max_size=3),
+    ),
     provider_id=st.sampled_from(["i", "j"]),
     provider=st.sampled_from(["p", "ü"]),
     kind=st.just("openai"),
@@ -71,6 +77,15 @@ def test_attempts_are_the_same_after_they_were_stored(
     records = [record(attempts=attempts) for attempts in batch]
     written = [(NOW_MS, text) for text in stored(shared_database, *records)]
     assert restored(shared_database, *written) == batch
+
+
+@pytest.mark.parametrize("started_ms", [NOW_MS, NOW_MS + 1])
+def test_the_time_in_an_id_is_left_out_where_it_is_that_of_the_start(database: Database, started_ms: int) -> None:
+    attempts = [attempt(started_ms, id=id_at(NOW_MS))]
+    [text] = stored(database, record(attempts=attempts))
+    assert text is not None
+    assert len(msgspec.json.decode(text)[0][1]) == (14 if started_ms == NOW_MS else 22)
+    assert restored(database, (NOW_MS, text)) == [attempts]
 
 
 def test_a_record_without_attempts_has_no_text(database: Database) -> None:

@@ -19,9 +19,10 @@ from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import LONGEST_NAME, CubeTable
-from llm_gateway.store.database import Database, usage_cube, usage_cube_fill, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.rollups import DAY, HOUR, Totals
+from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import (
     DAY_MS,

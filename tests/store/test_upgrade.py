@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from llm_gateway.domain.usage import AttemptRecord, Price, SentAttempt
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.replay import replay
-from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.retention import Retention
+from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.journal.samples import Heard, left_behind
 from tests.store.histories import DAY_MS, check_cube, cube_rows, rollup_rows, stored_attempts
@@ -71,7 +72,7 @@ def deep(attempts: str) -> list[AttemptRecord]:
 def test_records_keep_their_fields_and_new_ones_are_empty(database: Database, before: list[dict[str, Any]]) -> None:
     with database.read() as connection:
         after = [dict(row) for row in connection.execute(sa.select(usage_records).order_by("id")).mappings()]
-    new = {"session", "agent", "queued_ms", "route", "key_id", "team_id"}
+    new = {"session", "agent", "queued_ms", "route", "key_id", "team_id", "instance_id"}
     assert [{name: row[name] for name in row if name not in new} for row in after] == [
         {name: row[name] for name in row if name not in {"organization", "project"}} for row in before
     ]
