@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -189,7 +190,7 @@ def test_the_cube_is_complete_whatever_happens_while_it_is_filled(
     store, fill = UsageStore(shared_database), CubeFill(shared_database)
     store.write(history)
     forget_cube(shared_database)
-    doing: list[Callable[[], object]] = [lambda each=each: store.write([each]) for each in late]
+    doing: list[Callable[[], object]] = [partial(store.write, [each]) for each in late]
     doing += [lambda: reprice(shared_database), lambda: reprice(shared_database, PRICE)]
     rng.shuffle(doing)
     while fill.step(rng.randint(1, 4)) is not None:
