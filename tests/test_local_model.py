@@ -101,7 +101,7 @@ async def started(log: Log, **options: Any) -> AsyncIterator[LocalModel]:
 async def test_the_model_answers_is_restarted_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", "canary")
     log = Log()
-    async with started(log, pause_s=0.05) as model:
+    async with started(log, pauses_s=(0.05, 30.0)) as model:
         first = model.pid
         assert first is not None
         address, key = model.base_url, model.api_key
@@ -189,7 +189,7 @@ async def test_a_child_that_cannot_start_is_tried_three_times(tmp_path: Path) ->
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")
     log = Log()
-    model = LocalModel(broken, 1, log=log, pause_s=0.01, longest_pause_s=0.02)
+    model = LocalModel(broken, 1, log=log, pauses_s=(0.01, 0.02))
 
     with pytest.raises(ConfigurationError, match="LLM_GATEWAY_LOCAL_MODEL=false"):
         await model.start()
@@ -211,7 +211,7 @@ async def test_a_child_that_does_not_answer_in_time_fails_the_start() -> None:
 
 async def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path) -> None:
     log = Log()
-    model = LocalModel(model_path(), log=log, pause_s=0.01, python=str(tmp_path / "missing"))
+    model = LocalModel(model_path(), log=log, pauses_s=(0.01, 30.0), python=str(tmp_path / "missing"))
 
     with pytest.raises(ConfigurationError, match="ended 3 times"):
         await model.start()

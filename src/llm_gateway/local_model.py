@@ -88,7 +88,7 @@ class LocalModel:
     """The supervised child process. Its address and key stay the same over restarts.
 
     `threads` None means all processors but one, at most 4. The child must answer within `start_timeout_s` seconds. A
-    restart waits for `pause_s` seconds, doubled each time up to `longest_pause_s`. `python` is the child's interpreter.
+    restart waits for the first of `pauses_s` seconds, doubled each time up to the second. `python` is the child's interpreter.
     A request without a limit of its own gets at most `default_max_tokens` tokens.
     """
 
@@ -101,8 +101,7 @@ class LocalModel:
         *,
         log: Log,
         start_timeout_s: float = 60.0,
-        pause_s: float = 0.5,
-        longest_pause_s: float = 30.0,
+        pauses_s: tuple[float, float] = (0.5, 30.0),
         python: str = sys.executable,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
@@ -110,8 +109,7 @@ class LocalModel:
         self._threads = threads or default_threads(os.cpu_count())
         self._log = log
         self._start_timeout_s = start_timeout_s
-        self._pause_s = pause_s
-        self._longest_pause_s = longest_pause_s
+        self._pause_s, self._longest_pause_s = pauses_s
         self._python = python
         self._default_max_tokens = default_max_tokens
         self._port = free_port()

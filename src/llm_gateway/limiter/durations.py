@@ -23,7 +23,10 @@ class Durations:
 
     def add(self, seconds: float) -> None:
         """Count a call that took this long."""
-        self._counts[min(max(int(seconds), 0), SECONDS - 1)] += 1
+        second = int(seconds)
+        if not 0 <= second < SECONDS:
+            second = SECONDS - 1 if second > 0 else 0
+        self._counts[second] += 1
         self._total += 1
         if self._total >= HALVE_AT:
             self._counts = [count // 2 for count in self._counts]

@@ -55,9 +55,10 @@ class MemoryLimiter:
         window = self._windows.get(reservation.provider_id)
         if window is None:
             return
-        window.durations.add(self._time() - reservation.bucket)
-        if window.second - BUCKETS < reservation.bucket <= window.second:
-            window.settle(reservation.bucket, reservation.tokens, max(tokens, 0), sent=sent)
+        bucket = reservation.bucket
+        window.durations.add(self._clock() + self._behind - bucket)
+        if window.second - BUCKETS < bucket <= window.second:
+            window.settle(bucket, reservation.tokens, max(0, tokens), sent)
             if self._watchers:
                 self._freed(reservation.provider_id)
 

@@ -68,17 +68,19 @@ class Window:
         self.tokens_taken += tokens
         self.newest = self.second
 
-    def settle(self, bucket: int, reserved: int, tokens: int, *, sent: bool) -> None:
+    def settle(self, bucket: int, reserved: int, tokens: int, sent: bool) -> None:
         """Correct a call of the second `bucket` from `reserved` to `tokens`. `sent=False` drops its request."""
         index = bucket % BUCKETS
-        change = max(tokens - reserved, -self.tokens[index])  # no count goes below 0
-        self.tokens[index] += change
+        change, count = tokens - reserved, self.tokens[index]
+        change = max(change, -count)  # no count goes below 0
+        self.tokens[index] = count + change
         self.token_sum += change
-        ended = min(reserved, self.open_tokens[index])
-        self.open_tokens[index] -= ended
+        still_open = self.open_tokens[index]
+        ended = min(still_open, reserved)
+        self.open_tokens[index] = still_open - ended
         self.open_sum -= ended
         if reserved:
-            share = min(tokens / reserved, 1.0)
+            share = tokens / reserved if tokens < reserved else 1.0
             self.used_share = self.used_share + (share - self.used_share) * RECENT if self.used_share else share
         if not sent and self.requests[index] > 0:
             self.requests[index] -= 1

@@ -32,7 +32,7 @@ UUID_BYTES, TIME_BYTES = 16, 6
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """What the attempts at one model of a provider have in common while its price is the same."""
+    """The fields that all attempts at one model of a provider share while its price is the same."""
 
     provider_id: str
     provider: str

@@ -23,7 +23,7 @@ STEP_RECORDS = 1000
 
 
 class FilledStep(NamedTuple):
-    """What a step added: the number of records, and when the last of them arrived (milliseconds UTC)."""
+    """The result of a step: the number of records, and when the last of them arrived (milliseconds UTC)."""
 
     records: int
     at_ms: int

@@ -1,7 +1,7 @@
 """Read and write the cube: usage totals per hour and day by every combination of dimensions (`cube.py`).
 
 Records that were stored before the table existed are added to it in steps, oldest first (`fill`). Until that is over,
-a record between the last one added and the newest one of then is left to it, whoever writes or changes that record:
+a record between the last one added and the newest one of then is left to it, even if it is changed meanwhile:
 
     ids:   ------------------- filled ---------------------- until ----------------->
            in the cube               | to be added by fill        | in the cube
@@ -40,7 +40,7 @@ class Filling(NamedTuple):
     until: str
 
     def is_counted(self, record: UsageRecord) -> bool:
-        """Return True if the record is in the cube, or is to be added to it by whoever stores it."""
+        """Return True if the record is in the cube, or is to be added to it by the code that stores it."""
         return not self.filled < record.id <= self.until
 
 

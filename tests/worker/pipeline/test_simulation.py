@@ -95,7 +95,7 @@ def test_a_limit_that_the_headers_tell_is_never_run_into(burst: int) -> None:
     assert ours.percent("B") >= 90
 
 
-def own_limit(customers: dict[str, float], minutes: int, seed: int, **limits: int) -> tuple[Outcome, list[float]]:
+def own_limit(customers: dict[str, float], minutes: int, seed: int, **limits: Any) -> tuple[Outcome, list[float]]:
     """Simulate customers at the gateway's own limit. Returns the outcome, and the seconds at which calls were made."""
 
     async def main() -> tuple[Outcome, list[float]]:

@@ -117,7 +117,7 @@ class RoutingState:
     @property
     def queued_ms(self) -> int:
         """The milliseconds spent in waiting lines."""
-        return math.ceil(self.queued_s * 1000)
+        return math.ceil(self.queued_s * 1000) if self.queued_s else 0
 
     def note_too_small(self) -> None:
         """Note a candidate whose token limit the request exceeds."""
