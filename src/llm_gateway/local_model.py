@@ -88,8 +88,8 @@ class LocalModel:
     """The supervised child process. Its address and key stay the same over restarts.
 
     `threads` None means all processors but one, at most 4. The child must answer within `start_timeout_s` seconds. A
-    restart waits for the first of `pauses_s` seconds, doubled each time up to the second. `python` is the child's interpreter.
-    A request without a limit of its own gets at most `default_max_tokens` tokens.
+    restart waits for the first of `pauses_s` seconds, doubled each time up to the second. `python` is the child's
+    interpreter. A request without a limit of its own gets at most `default_max_tokens` tokens.
     """
 
     model_name = MODEL_NAME
