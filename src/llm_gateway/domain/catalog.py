@@ -77,8 +77,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
     are translated with `translation_codec`, None if the account takes no translations. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
-    for models that the provider reports in its replies, None for a provider without a list. Only `target` contains
-    the API key.
+    for models that the provider reports in its replies, None for a provider without a list. A model without an entry in
+    `context_window_by_model` has a context window of unknown size. Only `target` contains the API key.
     """
 
     id: str
@@ -101,6 +101,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     translation_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
+    context_window_by_model: dict[str, int] = {}
 
     @property
     def is_embedded(self) -> bool:
@@ -122,18 +123,27 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache."""
+    """One (provider, model) that a request can be sent to.
+
+    `price` and `context_window` (in tokens) are None if unknown; `cache_part` keys the cache.
+    """
 
     provider: Provider
     model: str
     price: Price | None
     cache_part: bytes
+    context_window: int | None = None
 
     @classmethod
     def of(cls, provider: Provider, model: str) -> Candidate:
-        """Make a candidate: look up its price and build its part of the cache key."""
-        cache_part = f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode()
-        return cls(provider=provider, model=model, price=provider.price_by_model.get(model), cache_part=cache_part)
+        """Make a candidate: look up its price and context window, and build its part of the cache key."""
+        return cls(
+            provider=provider,
+            model=model,
+            price=provider.price_by_model.get(model),
+            cache_part=f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode(),
+            context_window=provider.context_window_by_model.get(model),
+        )
 
 
 Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]

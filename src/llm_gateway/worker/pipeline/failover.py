@@ -2,7 +2,11 @@
 
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
-its deadline. A candidate without alternatives is retried once, or twice while it answers 429.
+its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
+all. A candidate without alternatives is retried once, or twice while it answers 429.
+
+After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
+Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
 """
 
 from __future__ import annotations
@@ -25,10 +29,9 @@ from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.open_stream import OpenStream
-from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
+from llm_gateway.worker.pipeline.routing_state import MAX_SENT_ATTEMPTS, Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
 
-MAX_SENT_ATTEMPTS = 3
 RETRY_PAUSE_S = (0.2, 2.0)
 """Bounds of the random pause before a retry, in seconds."""
 LIMITED_PAUSE_S = (0.5, 2.0)
@@ -95,19 +98,23 @@ class Failover:
         return await self._walk(RoutingState(request, record), plan)
 
     async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
+        too_small: list[Candidate] = []
         for tier in plan.tiers:
             waiting = list(tier)
             while waiting:
                 candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
                 waiting.remove(candidate)
-                served = await self._try(state, candidate)
+                if self._availability.context_limits and self._refused_this_size(state.request, candidate):
+                    too_small.append(candidate)
+                    continue
+                served = await self._attempt(state, candidate)
                 if served is not None:
                     return served
-                if state.failure is not None and state.failure.final:
-                    raise state.error()
-                if state.sent >= MAX_SENT_ATTEMPTS:
-                    self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
-                    raise state.error()
+        if state.failure is None and state.limited_for is None and state.out_for is None:
+            for candidate in too_small:
+                served = await self._attempt(state, candidate)
+                if served is not None:
+                    return served
         candidates = plan.candidates
         # With alternatives, trying the next candidate takes the place of a retry.
         served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
@@ -115,6 +122,32 @@ class Failover:
             return served
         self._check_deadline(state)
         raise state.error()
+
+    async def _attempt(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
+        """Try one candidate. Returns None if the next one is to be tried.
+
+        Raises:
+            GatewayError: every candidate would reject the request, or it has had all its attempts.
+        """
+        window = candidate.context_window
+        if state.too_long is not None and window is not None and window <= state.window:
+            return None
+        served = await self._try(state, candidate)
+        if served is not None:
+            return served
+        if state.failure is not None and state.failure.final:
+            raise state.error()
+        if state.is_spent:
+            self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
+            raise state.error()
+        return None
+
+    def _refused_this_size(self, request: Request, candidate: Candidate) -> bool:
+        """Return whether a request that is no larger exceeded the candidate's context window lately."""
+        tokens = request.estimated_input_tokens()
+        return self._availability.context_limits.exceeds(
+            candidate.provider.id, candidate.model, tokens, tokens + request.max_tokens
+        )
 
     def _choose(self, state: RoutingState, tier: tuple[Candidate, ...], waiting: list[Candidate]) -> Candidate:
         return self._affinity.choose(state.request, tier, waiting, self._busyness)
