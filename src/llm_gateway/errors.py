@@ -34,7 +34,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-
 CONTEXT_LENGTH, CONTENT_FILTER = "context_length_exceeded", "content_filter"
 """OpenAI's error codes, by which clients recognise these two whichever provider reports them."""
 
@@ -80,6 +79,11 @@ class GatewayError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+
+    @property
+    def shown_code(self) -> str:
+        """`code`, or OpenAI's code for an exceeded context window and a content filter."""
+        return (self.reported.meaning if self.reported is not None else "") or self.code
 
 
 class BadRequest(GatewayError):

@@ -76,8 +76,8 @@ def _field_errors(error: Invalid) -> list[FieldError]:
 
 
 def error_headers(error: GatewayError) -> Headers:
-    """Return the headers of an error: retry advice, and `www-authenticate` or `allow` where the status requires it."""
-    headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
+    """Return the headers of an error: retry advice, the provider, and what its status requires."""
+    headers = [(b"x-should-retry", b"true" if error.retryable else b"false"), *provider_header(error)]
     if error.retry_after_s is not None:
         milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
         headers.append((b"retry-after", str(math.ceil(milliseconds / 1000)).encode()))
@@ -87,6 +87,11 @@ def error_headers(error: GatewayError) -> Headers:
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
     return headers
+
+
+def provider_header(error: GatewayError) -> Headers:
+    """Return the header that names the provider whose response an error reports; none for other errors."""
+    return [] if error.provider is None else [(b"x-gateway-provider", error.provider.encode())]
 
 
 async def send_body(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers) -> None:

@@ -26,14 +26,13 @@ MESSAGES = tuple(
         # Anthropic, input and max_tokens together: https://github.com/anymorph-ai/Claudable/issues/3
         r"input length and `?max_tokens`? exceed context limit",
         # Gemini: https://github.com/google-gemini/gemini-cli/issues/4231
-        r"input token count \(?(?P<tokens>\d*)\)? ?exceeds the maximum number of tokens allowed(?: \((?P<limit>\d+)\))?",
+        r"input token count(?: \((?P<tokens>\d+)\))? exceeds the maximum(?:[a-z ]+\((?P<limit>\d+)\))?",
         # OpenAI's Responses API: https://github.com/openai/codex/issues/20866
         r"exceeds the context window",
         # OpenAI: https://github.com/smol-ai/developer/issues/7; DeepSeek:
         # https://github.com/evalstate/fast-agent/issues/621; vLLM: https://github.com/ruipeterpan/specreason/issues/4;
         # OpenRouter ("This endpoint's maximum …"): https://github.com/ThinkInAIXYZ/deepchat/issues/1320
-        r"maximum context length(?: is (?P<limit>\d+) tokens)?"
-        r"(?:.{0,60}?(?:you requested(?: about)?|resulted in) (?P<tokens>\d+) tokens)?",
+        r"maximum context length(?: is (?P<limit>\d+) tokens(?:.{0,30}(?:ed|about|in) (?P<tokens>\d+) tokens)?)?",
         # vLLM, older: https://github.com/vllm-project/vllm/issues/12165
         r"\(total length (?P<tokens>\d+)\) is too long to fit into the model \(context length (?P<limit>\d+)\)",
         # xAI: https://github.com/cline/cline/issues/3120

@@ -40,7 +40,9 @@ ACCOUNT_CODES = ("invalid_api_key", "organization_restricted")
 NO_MODEL = ("model_not_found", "model_permission_blocked_org", "model_permission_blocked_project")
 """Codes of a 403 or 404 about the model. OpenAI: https://github.com/Aider-AI/aider/issues/1903; Groq:
 https://console.groq.com/docs/model-permissions (2026-11-27)."""
-_NO_MODEL = re.compile(r"does not have access to model|\bmodels?\b.{0,120}\b(?:not found|does not exist|not exist)", re.I)
+_NO_MODEL = re.compile(
+    r"does not have access to model|\bmodels?\b.{0,120}\b(?:not found|does not exist|not exist)", re.IGNORECASE
+)
 """vLLM ("The model `x` does not exist."), Ollama ("model 'x' not found, try pulling it first"), LM Studio."""
 _CREDIT = re.compile(r"used all available credits|run out of credits|doesn't have any credits")
 """xAI's 403 or 429 for a team without credit: https://github.com/continuedev/continue/issues/10373 (2026-11-27)."""

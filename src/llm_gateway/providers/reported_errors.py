@@ -1,7 +1,7 @@
 """Read what a provider reports in an error: its own words, and the HTTP status of one that came without a status.
 
-An error can come in the body of an answer with status 200, or as an event of a stream. Then its words decide what status
-it would have had, so that it is classified like any other.
+An error can come in the body of an answer with status 200, or as an event of a stream. Then its words decide what
+status it would have had, so that it is classified like any other.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def status_of(error: dict[str, Any]) -> int:
 def error_in_answer(body: bytes) -> dict[str, Any] | None:
     """Return the error object in the body of an answer with status 200, None if it holds no error.
 
-    OpenRouter puts an error into a choice, too: https://openrouter.ai/docs/api/reference/errors-and-debugging. One behind
-    content is no refusal: the content was billed.
+    OpenRouter puts an error into a choice, too: https://openrouter.ai/docs/api/reference/errors-and-debugging. One
+    behind content is no refusal: the content was billed.
     """
     try:
         document: Any = msgspec.json.decode(body)

@@ -1,11 +1,12 @@
-"""Read a provider's error, whether it comes as a status, in the body of a 200 or in a stream, and report what it blames.
+"""Read a provider's error, which can come as a status, in the body of a 200 or in a stream, and report what it blames.
 
-    about        what is reported                                       what `failover.py` does
-    request      nothing; a size beyond the context window is learned   returns it, or tries a larger window
-    operation    nothing                                                tries the next candidate
-    model        the model's pause begins                               tries the next candidate
-    account      counted towards the account's pause                    tries the next candidate
-    temporary    429: counted by the gate; 5xx: by the breaker          tries the next candidate, or the same again
+What it is about, what is reported, and what `failover.py` does:
+
+    request      nothing; a size beyond the context window is learned   return it, or try a larger window
+    operation    nothing                                                try the next candidate
+    model        the model's pause begins                               try the next candidate
+    account      counted towards the account's pause                    try the next candidate
+    temporary    429: counted by the gate; 5xx: by the breaker          try the next candidate, or the same one again
 """
 
 from __future__ import annotations

@@ -61,16 +61,17 @@ MAX_ATTEMPTS = 8
 class RoutingState:
     """Attempts made and candidates skipped for one request, and the error that follows from them.
 
-    `attempts` are all, `sent` those that count towards `MAX_SENT_ATTEMPTS`. `failure` is the last one; `failed` the last
-    one after a failure that is no 429, no refusal of the account, and no context window that is too small. `too_long` and
-    `account_refused` are the last failures of these kinds. `window` is the largest context window that the request
-    exceeded, 0 while none is known. `limited_for` and `out_for` are the shortest waits, in seconds, of the candidates that
-    are at a rate limit and of those that are unavailable; None if there is no such candidate.
+    `attempts` are all, `sent` those that count towards `MAX_SENT_ATTEMPTS`. `failure` is the last one; `failed` the
+    last one that decides the error, since it or one before it is no 429, no refusal of the account, and no context
+    window that is too small. `too_long` and `account_refused` are the last failures of these kinds; `window` is the
+    largest context window that the request exceeded, 0 while none is known. `limited_for` and `out_for` are the
+    shortest waits, in seconds, of the candidates that are at a rate limit and of those that are unavailable; None if
+    there is no such candidate.
     """
 
     __slots__ = (
-        "account_refused", "attempts", "can_recover", "failed", "failure", "limited_for", "out_for", "record", "request",
-        "sent", "too_long", "unsupported", "window",
+        "account_refused", "attempts", "can_recover", "failed", "failure", "limited_for", "out_for", "record",
+        "request", "sent", "too_long", "unsupported", "window",
     )  # fmt: skip
 
     def __init__(self, request: Request, record: UsageRecord) -> None:

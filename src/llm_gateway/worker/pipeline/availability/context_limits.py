@@ -1,7 +1,7 @@
 """Remember which request sizes exceeded a model's context window, so that later ones of that size try others first.
 
-No I/O: the clock is injected. Windows that are configured or listed are `Candidate.context_window`; this is for what only
-a provider's refusal told.
+No I/O: the clock is injected. Windows that are listed are `Candidate.context_window`; this is for what only a
+provider's refusal told.
 """
 
 from __future__ import annotations
