@@ -32,7 +32,7 @@ MESSAGES = tuple(
         # OpenAI: https://github.com/smol-ai/developer/issues/7; DeepSeek:
         # https://github.com/evalstate/fast-agent/issues/621; vLLM: https://github.com/ruipeterpan/specreason/issues/4;
         # OpenRouter ("This endpoint's maximum …"): https://github.com/ThinkInAIXYZ/deepchat/issues/1320
-        r"maximum context length(?: is (?P<limit>\d+) tokens(?:.{0,30}(?:ed|about|in) (?P<tokens>\d+) tokens)?)?",
+        r"maximum context length(?: is (?P<limit>\d+) tokens(?:.{0,50}(?:ed|about|in) (?P<tokens>\d+) tokens)?)?",
         # vLLM, older: https://github.com/vllm-project/vllm/issues/12165
         r"\(total length (?P<tokens>\d+)\) is too long to fit into the model \(context length (?P<limit>\d+)\)",
         # xAI: https://github.com/cline/cline/issues/3120

@@ -10,6 +10,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
     GatewayError,
+    ProviderAccountRefused,
     ProviderFailed,
     ProvidersUnavailable,
     RateLimited,
@@ -156,7 +157,7 @@ class TestLimits:
     async def test_three_limited_providers_return_the_shortest_wait(self, world: World) -> None:
         world.script(a=[refusal(429, "", 30)], b=[refusal(429, "", 20)], c=[refusal(429, "", 25)])
 
-        error = await failing(world, plan([A], [B], [C], [provider("d")]))
+        error = await failing(world, plan([A], [B], [C]))
 
         assert (type(error), error.retry_after_s) == (RateLimited, 20)
 
@@ -221,8 +222,25 @@ class TestUnavailable:
 
         error = await failing(world, plan([A]))
 
-        assert (type(error), error.retryable) == (ProviderFailed, True)
+        assert (type(error), error.status, error.code) == (ProviderAccountRefused, 502, "provider_account_refused")
+        assert (error.detail, error.retryable) == (f"Provider a: answered {status}: no", False)
         assert (world.wait(A), world.logged) == (None, [])
+
+    @pytest.mark.parametrize(
+        ("others", "meant"),
+        [
+            ([refusal(401)], ProviderAccountRefused),
+            ([refusal(500)], ProviderFailed),
+            ([refusal(429, "", 5)], RateLimited),
+        ],
+        ids=["refused, too", "failed", "limited"],
+    )
+    async def test_a_refused_account_is_the_error_only_if_no_other_provider_may_answer_later(
+        self, world: World, others: list[UpstreamResult], meant: type[GatewayError]
+    ) -> None:
+        for scripts in ({"a": [refusal(401)], "b": others}, {"a": others, "b": [refusal(401)]}):
+            world.script(**scripts)
+            assert type(await failing(world, plan([A], [B]))) is meant
 
     @pytest.mark.parametrize("status", [404, 501])
     async def test_a_missing_model_does_not_pause_the_account(self, world: World, status: int) -> None:
