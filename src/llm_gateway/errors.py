@@ -186,7 +186,7 @@ class ProviderFailed(GatewayError):
 
 
 class ProviderAccountRefused(GatewayError):
-    """Every provider that was tried refused the gateway's own account there: a bad key, or no credit."""
+    """Refusal of the gateway's own account by every provider that was tried: a bad key, or no credit."""
 
     status, code, title = 502, "provider_account_refused", "Provider account refused"
 

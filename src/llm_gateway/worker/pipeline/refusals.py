@@ -48,7 +48,7 @@ def read_refusal(
 def read_reported_error(
     dialect: Dialect, candidate: Candidate, error: dict[str, Any], redact: Callable[[str], str]
 ) -> Refusal:
-    """Classify an error that came without a status of its own, as if it had come with the one that it names."""
+    """Classify an error that came without a status of its own, as if it had come with the status that it names."""
     status = status_of(error)
     result = UpstreamResult(status or 500, msgspec.json.encode({"error": error}))
     reason = redact(str(error.get("message") or dialect.decode_error(result.body)))[:MAX_CHARACTERS]
