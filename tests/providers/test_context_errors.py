@@ -24,7 +24,7 @@ LM_STUDIO = (
     "Trying to keep the first 10136 tokens when context the overflows. However, the model is loaded with context "
     "length of only 7866 tokens, which is not enough."
 )
-SERVED = {
+SERVED: dict[str, tuple[dict[str, Any], int | None, int | None]] = {
     "OpenAI": ({"message": OPENAI, "code": "context_length_exceeded"}, 7575, 4097),
     "OpenAI, Responses": ({"message": "Your input exceeds the context window of this model."}, None, None),
     "Anthropic": ({"message": "prompt is too long: 208656 tokens > 200000 maximum"}, 208656, 200000),
