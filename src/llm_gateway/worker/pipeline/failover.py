@@ -70,6 +70,7 @@ class Failover:
         timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> None:
         self._availability = availability
+        self._context_limits = availability.context_limits
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
@@ -98,23 +99,25 @@ class Failover:
         return await self._walk(RoutingState(request, record), plan)
 
     async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
-        too_small: list[Candidate] = []
+        passed_over: list[Candidate] = []
         for tier in plan.tiers:
             waiting = list(tier)
             while waiting:
                 candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
                 waiting.remove(candidate)
-                if self._availability.context_limits and self._refused_this_size(state.request, candidate):
-                    too_small.append(candidate)
+                if self._context_limits.sizes and self._refused_this_size(state.request, candidate):
+                    passed_over.append(candidate)
                     continue
-                served = await self._attempt(state, candidate)
+                served = await self._try(state, candidate)
                 if served is not None:
                     return served
-        if state.failure is None and state.limited_for is None and state.out_for is None:
-            for candidate in too_small:
-                served = await self._attempt(state, candidate)
+                self._check_end(state)
+        if passed_over and state.failure is None and state.limited_for is None and state.out_for is None:
+            for candidate in passed_over:
+                served = await self._try(state, candidate)
                 if served is not None:
                     return served
+                self._check_end(state)
         candidates = plan.candidates
         # With alternatives, trying the next candidate takes the place of a retry.
         served = await self._retry(state, candidates[0]) if len(candidates) == 1 else None
@@ -123,31 +126,18 @@ class Failover:
         self._check_deadline(state)
         raise state.error()
 
-    async def _attempt(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
-        """Try one candidate. Returns None if the next one is to be tried.
-
-        Raises:
-            GatewayError: every candidate would reject the request, or it has had all its attempts.
-        """
-        window = candidate.context_window
-        if state.too_long is not None and window is not None and window <= state.window:
-            return None
-        served = await self._try(state, candidate)
-        if served is not None:
-            return served
+    def _check_end(self, state: RoutingState) -> None:
+        """Raise the request's error if every candidate would reject it, or if it has had all its attempts."""
         if state.failure is not None and state.failure.final:
             raise state.error()
         if state.is_spent:
             self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
             raise state.error()
-        return None
 
     def _refused_this_size(self, request: Request, candidate: Candidate) -> bool:
         """Return whether a request that is no larger exceeded the candidate's context window lately."""
         tokens = request.estimated_input_tokens()
-        return self._availability.context_limits.exceeds(
-            candidate.provider.id, candidate.model, tokens, tokens + request.max_tokens
-        )
+        return self._context_limits.exceeds(candidate.provider.id, candidate.model, tokens, tokens + request.max_tokens)
 
     def _choose(self, state: RoutingState, tier: tuple[Candidate, ...], waiting: list[Candidate]) -> Candidate:
         return self._affinity.choose(state.request, tier, waiting, self._busyness)
@@ -195,6 +185,8 @@ class Failover:
     async def _try(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
         """Try one candidate. Returns None if it was skipped or failed, which `state` notes."""
         self._check_deadline(state)
+        if state.too_long is not None and state.exceeds(candidate.context_window):
+            return None
         call = self._call(state, candidate)
         if call is None:
             return None

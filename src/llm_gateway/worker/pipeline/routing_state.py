@@ -93,6 +93,10 @@ class RoutingState:
         """Whether the request has had all its attempts."""
         return self.sent >= MAX_SENT_ATTEMPTS or self.attempts >= MAX_ATTEMPTS
 
+    def exceeds(self, window: int | None) -> bool:
+        """Return whether the request exceeded a context window that was no smaller; False for one of unknown size."""
+        return window is not None and window <= self.window
+
     def note_skipped(self, seconds: float, *, limited: bool) -> None:
         """Note a candidate that must not be called for `seconds`.
 

@@ -28,18 +28,15 @@ class ContextLimits:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._too_large: dict[_Key, _TooLarge] = {}
-
-    def __bool__(self) -> bool:
-        """Return whether any size is remembered; while False, `exceeds` need not be called."""
-        return bool(self._too_large)
+        self.sizes: dict[_Key, _TooLarge] = {}
+        """The sizes remembered; while it is empty, `exceeds` need not be called."""
 
     def learn(self, provider_id: str, model: str, input_tokens: int, total_tokens: int) -> None:
         """Remember that a request of this estimated size was refused; `total_tokens` includes `max_tokens`."""
         now = self._clock()
-        known = self._too_large.get((provider_id, model))
+        known = self.sizes.get((provider_id, model))
         if known is None or known.until <= now or input_tokens <= known.input_tokens:
-            self._too_large[provider_id, model] = _TooLarge(input_tokens, total_tokens, now + REMEMBERED_S)
+            self.sizes[provider_id, model] = _TooLarge(input_tokens, total_tokens, now + REMEMBERED_S)
 
     def exceeds(self, provider_id: str, model: str, input_tokens: int, total_tokens: int) -> bool:
         """Return whether a request of at least this size was refused by input and in total.
@@ -47,15 +44,15 @@ class ContextLimits:
         A larger input with a smaller `max_tokens` may fit, so both must be at least as large.
         """
         key = provider_id, model
-        known = self._too_large.get(key)
+        known = self.sizes.get(key)
         if known is None:
             return False
         if known.until <= self._clock():
-            del self._too_large[key]
+            del self.sizes[key]
             return False
         return input_tokens >= known.input_tokens and total_tokens >= known.total_tokens
 
     def forget(self, provider_id: str) -> None:
         """Drop what is remembered of a provider that was deleted or has another address or key."""
-        for key in [key for key in self._too_large if key[0] == provider_id]:
-            del self._too_large[key]
+        for key in [key for key in self.sizes if key[0] == provider_id]:
+            del self.sizes[key]
