@@ -43,10 +43,11 @@ https://console.groq.com/docs/model-permissions (2026-11-27)."""
 _NO_MODEL = re.compile(
     r"does not have access to model|\bmodels?\b.{0,120}\b(?:not found|does not exist|not exist)", re.IGNORECASE
 )
-"""vLLM ("The model `x` does not exist."), Ollama ("model 'x' not found, try pulling it first"), LM Studio."""
+"""vLLM ("The model `x` does not exist."): https://github.com/vllm-project/vllm/issues/3485; Ollama ('model "x" not found,
+try pulling it first'): https://github.com/netease-youdao/QAnything/issues/555 (2026-11-27)."""
 _CREDIT = re.compile(r"used all available credits|run out of credits|doesn't have any credits")
 """xAI's 403 or 429 for a team without credit: https://github.com/continuedev/continue/issues/10373 (2026-11-27)."""
-_TOO_EXPENSIVE = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded|weight_exceeds_budget")
+_TOO_EXPENSIVE = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
 """OpenRouter's 402 for one request that costs more than the credit left:
 https://github.com/Gitlawb/openclaude/issues/1125, https://github.com/anomalyco/opencode/issues/12219.
 "can only afford 0" is an account without credit, so it does not match."""
