@@ -1,8 +1,8 @@
 """Recognise errors that say that a request exceeds the model's context window, in the words of each vendor.
 
-Each row has the address where the vendor's words were found; all were looked up on 2026-11-27. Unknown: Together, Cohere
-and Cerebras. Mistral's words ("too large for model with N maximum context length") are known only from other clients'
-lists; the row for OpenAI matches them.
+Each row has the address where the vendor's words were found; all were looked up on 2026-11-27. Unknown: Together,
+Cohere and Cerebras. Mistral's words ("too large for model with N maximum context length") are known only from other
+clients' lists; the row for OpenAI matches them.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ https://console.groq.com/docs/model-permissions (2026-11-27)."""
 _NO_MODEL = re.compile(
     r"does not have access to model|\bmodels?\b.{0,120}\b(?:not found|does not exist|not exist)", re.IGNORECASE
 )
-"""vLLM ("The model `x` does not exist."): https://github.com/vllm-project/vllm/issues/3485; Ollama ('model "x" not found,
-try pulling it first'): https://github.com/netease-youdao/QAnything/issues/555 (2026-11-27)."""
+"""vLLM ("The model `x` does not exist."): https://github.com/vllm-project/vllm/issues/3485; Ollama ('model "x" not
+found, try pulling it first'): https://github.com/netease-youdao/QAnything/issues/555 (2026-11-27)."""
 _CREDIT = re.compile(r"used all available credits|run out of credits|doesn't have any credits")
 """xAI's 403 or 429 for a team without credit: https://github.com/continuedev/continue/issues/10373 (2026-11-27)."""
 _TOO_EXPENSIVE = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")

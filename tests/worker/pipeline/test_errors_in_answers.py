@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import (
@@ -31,7 +32,7 @@ async def failing(world: World, *, is_chat: bool = False) -> GatewayError:
     if is_chat:
         document = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}]}
         asked = msgspec.structs.replace(
-            asked, client_request=ClientRequest("openai_chat", document, lambda _: (None, ()))
+            asked, client_request=ClientRequest("openai_chat", document, lambda _: (Conversation(turns=[]), ()))
         )
     with pytest.raises(GatewayError) as raised:
         await world.failover.run(asked, plan([A]), world.open(asked))
