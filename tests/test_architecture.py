@@ -260,7 +260,10 @@ SOUND_PACKAGE = {
         "import llm_gateway.worker.pipeline.attempt, llm_gateway.worker.pipeline.routing_state"
     ),
     "worker/pipeline/relay.py": "",
-    "worker/pipeline/attempt.py": "import llm_gateway.worker.pipeline.transport",
+    "worker/pipeline/attempt.py": (
+        "import llm_gateway.worker.pipeline.refusals, llm_gateway.worker.pipeline.transport"
+    ),
+    "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
     "worker/pipeline/admission.py": "",
     "worker/pipeline/availability.py": "",
     "worker/pipeline/usage_recorder.py": "",
@@ -307,6 +310,7 @@ FLAWS = [
     ("worker/gateway.py", "import llm_gateway.worker.endpoints", "The data plane's imports"),
     ("worker/pipeline/transport.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
     ("worker/pipeline/caching.py", "import llm_gateway.worker.pipeline.failover", "A step of the pipeline"),
+    ("worker/pipeline/refusals.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
     ("store/__init__.py", "import llm_gateway.settings", "Settings"),
     ("worker/app.py", "import llm_gateway.settings_reader", "The environment is read"),
     ("cli/__init__.py", "import llm_gateway.local_model", "The embedded model"),

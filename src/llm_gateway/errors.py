@@ -5,7 +5,7 @@ The first line of each docstring is shown in the OpenAPI document.
 GatewayError
 ├─ BadRequest                400  bad_request                 two different keys, a header that cannot be read
 ├─ NotSupported              400  not_supported               no provider supports a field of the request
-├─ ProviderRefused           4xx  provider_refused            on /v1: the provider's own 400, 403, 413 or 422
+├─ ProviderRefused           4xx  provider_refused            on /v1, /v1beta: the provider's own 400, 403, 413 or 422
 ├─ Unauthorized              401  unauthorized                key missing or wrong
 ├─ Forbidden                 403  forbidden                   key lacks the scope, host not allowed
 ├─ NotFound                  404  not_found                   unknown id or path
@@ -19,6 +19,7 @@ GatewayError
 ├─ RequestExceedsLimit       429  request_exceeds_limit       larger than every limit, do not retry
 ├─ InternalError             500  internal_error              a defect of the gateway
 ├─ ProviderFailed            502  provider_error              retry: attempts were made and the last failed
+├─ ProviderAccountRefused    502  provider_account_refused    bad key or no credit at every provider, do not retry
 ├─ NoProvider                503  no_provider                 none enabled, or not the one of a pinned override
 ├─ ProvidersUnavailable      503  providers_unavailable       retry: all circuit breakers are open
 ├─ Overloaded                503  overloaded                  retry: too many requests in flight, or stopping
@@ -32,7 +33,28 @@ RecordsRefused               the database rejects usage records of a batch (inte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+CONTEXT_LENGTH, CONTENT_FILTER = "context_length_exceeded", "content_filter"
+"""OpenAI's error codes, by which clients recognise these two whichever provider reports them."""
+
+
+class ReportedError(NamedTuple):
+    """An error in the provider's own words, without secrets. `vocabulary` is the provider's kind: whose words they are.
+
+    `code`, `type` and `param` are None if the provider did not send them. `meaning` is `CONTEXT_LENGTH`,
+    `CONTENT_FILTER` or "". `tokens` and `limit` are the sizes of the request and of the context window that it exceeds.
+    """
+
+    vocabulary: str
+    status: int
+    message: str
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+    meaning: str = ""
+    tokens: int | None = None
+    limit: int | None = None
 
 
 class GatewayError(Exception):
@@ -55,11 +77,20 @@ class GatewayError(Exception):
     """More headers of the response, such as the provider's rate limits."""
     is_recorded: bool = False
     """True if the error is in the log already, in the line of the request's usage record or as a defect."""
+    provider: str | None = None
+    """Name of the provider whose response the error reports; becomes `x-gateway-provider`."""
+    reported: ReportedError | None = None
+    """The provider's own error, which vendor-compatible APIs pass on."""
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+
+    @property
+    def shown_code(self) -> str:
+        """`code`, or OpenAI's code for an exceeded context window and a content filter."""
+        return (self.reported.meaning if self.reported is not None else "") or self.code
 
 
 class BadRequest(GatewayError):
@@ -167,8 +198,14 @@ class ProviderFailed(GatewayError):
         self.retryable = retryable
 
 
+class ProviderAccountRefused(GatewayError):
+    """Refusal of the gateway's own account by every provider that was tried: a bad key, or no credit."""
+
+    status, code, title = 502, "provider_account_refused", "Provider account refused"
+
+
 class ProviderRefused(GatewayError):
-    """The provider rejected the request of a client that uses its protocol; `status` is the provider's."""
+    """The provider rejected the request of a client of a vendor-compatible API; `status` is the provider's."""
 
     status, code, title = 400, "provider_refused", "Provider refused"
 

@@ -204,9 +204,9 @@ def test_errors_raise_the_sdks_own_exceptions(client: genai.Client, llmock: LLMo
     with pytest.raises(errors.ClientError, match="too odd") as refused:
         said(client, stream=stream)
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")
-    with pytest.raises(errors.ServerError, match="answered 500") as failed:
+    with pytest.raises(errors.ServerError, match="Internal server error") as failed:
         said(client, stream=stream)
-    assert (failed.value.code, failed.value.status) == (502, "UNAVAILABLE")
+    assert (failed.value.code, failed.value.status) == (502, "INTERNAL")
     with pytest.raises(errors.ClientError, match="Available models: auto") as unknown:
         said(client, stream=stream, model="no-such-model")
     assert unknown.value.code == 404

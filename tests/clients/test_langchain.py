@@ -156,7 +156,7 @@ def test_errors_raise_the_sdks_own_exceptions(
 
     with pytest.raises(sdk.BadRequestError, match="too odd"):
         ask()
-    with pytest.raises(sdk.InternalServerError, match="answered 500"):
+    with pytest.raises(sdk.InternalServerError, match="Internal server error"):
         ask()
     with pytest.raises(sdk.NotFoundError, match="Available models: auto"):
         ask(model="no-such-model")

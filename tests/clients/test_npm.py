@@ -104,4 +104,4 @@ def test_errors_raise_the_librarys_own_exceptions(llmock: LLMock, package: str) 
     assert (unknown["name"], wrong["name"], fails["name"]) == NAMES[package]
     assert "Available models: auto" in unknown["message"]
     assert any(model in unknown["message"] for model in MODELS.values())
-    assert "answered 500" in fails["message"]
+    assert "Internal server error." in fails["message"]

@@ -13,7 +13,7 @@ from tests.upstream import UpstreamProcess
 from tests.upstream.behaviour import REFUSALS
 from tests.waiting import wait_until
 
-CHANGES = ("circuit breaker", "provider account", "rate limit gate")
+CHANGES = ("circuit breaker", "provider account", "provider model", "rate limit gate")
 
 
 def changes(gateway: GatewayProcess, provider: str) -> list[tuple[str, str]]:
@@ -54,7 +54,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_another_customer_is_served_right_after(
     gateway: GatewayProcess, mock: UpstreamProcess, word: str, is_last: bool
 ) -> None:
-    gateway.provider("one", mock.base_url, word, priority=20, models=["ok", word])
+    name = f"{word}-{'alone' if is_last else 'first'}"
+    gateway.provider(name, mock.base_url, word, priority=20, models=["ok", word])
     if not is_last:
         gateway.provider("two", mock.base_url, word, priority=10, models=["ok", word])
     for _ in range(3):  # one failure does not open the breaker
@@ -62,7 +63,8 @@ def test_another_customer_is_served_right_after(
             ask(gateway, word, "a customer")
         assert ask(gateway, "ok", "another").choices[0].message.content
     assert {call.behaviour for call in mock.seen().calls} == {word, "ok"}
-    assert_changes(gateway, "one")
+    rests = word in ("no-model", "no-access")
+    assert_changes(gateway, name, *([("provider model paused", word)] if rests else []))
 
 
 def test_a_moderated_prompt_gets_the_providers_403_and_no_second_attempt(
@@ -74,7 +76,9 @@ def test_a_moderated_prompt_gets_the_providers_403_and_no_second_attempt(
     with pytest.raises(openai.PermissionDeniedError) as raised:
         ask(gateway, "moderation", "a customer")
     assert raised.value.status_code == 403
-    assert "The input was flagged." in raised.value.message
+    assert isinstance(raised.value.body, dict)
+    assert (raised.value.body["message"], raised.value.code) == ("The input was flagged.", "content_filter")
+    assert raised.value.response.headers["x-gateway-provider"] == "strict"
     assert raised.value.response.headers["x-should-retry"] == "false"
 
     response = gateway.ask()

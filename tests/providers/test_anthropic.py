@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.upstream_refusal import Subject, UpstreamRefusal
+from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, Subject, UpstreamRefusal
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, Unsupported
 from llm_gateway.protocols.counts import MAX_COUNT
@@ -343,7 +343,9 @@ class TestRefusals:
             (400, "invalid_request_error", "max_tokens: must be greater than 0", "request"),
             (401, "authentication_error", "invalid x-api-key", "account"),
             (402, "billing_error", "There is an issue with billing", "account"),
+            (400, "invalid_request_error", "You have reached your specified API usage limits. …", "account"),
             (404, "not_found_error", "model: claude-x", "model"),
+            (404, "not_found_error", "Not Found", "operation"),
             (429, "rate_limit_error", "Number of requests has exceeded your rate limit", "temporary"),
             (529, "overloaded_error", "Overloaded", "temporary"),
         ],
@@ -352,6 +354,17 @@ class TestRefusals:
         refused = anthropic.classify_error(UpstreamResult(status, refusal(kind, said)))
 
         assert refused == UpstreamRefusal(about, is_final=about == "request")
+
+    @pytest.mark.parametrize(
+        ("said", "meant"),
+        [
+            ("prompt is too long: 208656 tokens > 200000 maximum", TOO_LONG),
+            ("input length and `max_tokens` exceed context limit: 198981 + 21333 > 200000, decrease …", TOO_LONG),
+            ("Output blocked by content filtering policy", FLAGGED),
+        ],
+    )
+    def test_a_400_is_classified_by_its_message(self, said: str, meant: UpstreamRefusal) -> None:
+        assert anthropic.classify_error(UpstreamResult(400, refusal("invalid_request_error", said))) == meant
 
     def test_the_wait_in_an_error_response_is_kept(self) -> None:
         assert (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.upstream_refusal import Subject, UpstreamRefusal, refusal_by_status
+from llm_gateway.domain.upstream_refusal import TOO_LONG, Subject, UpstreamRefusal, refusal_by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed
 from llm_gateway.protocols.counts import MAX_COUNT
@@ -304,7 +304,13 @@ class TestRefusals:
             (400, {"error": {"details": "none"}}, "request"),
             (400, "odd", "request"),
             (403, refusal(403, "PERMISSION_DENIED", "no"), "account"),
+            (
+                400,
+                refusal(400, "FAILED_PRECONDITION", "Gemini API free tier is not available in your country."),
+                "account",
+            ),
             (404, refusal(404, "NOT_FOUND", "models/x is not found"), "model"),
+            (404, refusal(404, "NOT_FOUND", "Requested entity was not found."), "operation"),
             (500, refusal(500, "INTERNAL", "An internal error", INVALID_KEY), "temporary"),
         ],
     )
@@ -312,6 +318,12 @@ class TestRefusals:
         refused = gemini.classify_error(UpstreamResult(status, msgspec.json.encode(document)))
 
         assert refused == UpstreamRefusal(about, is_final=about == "request")
+
+    def test_an_input_beyond_the_context_window_is_recognised(self) -> None:
+        said = "The input token count (3475108) exceeds the maximum number of tokens allowed (1048576)."
+        body = msgspec.json.encode(refusal(400, "INVALID_ARGUMENT", said))
+
+        assert gemini.classify_error(UpstreamResult(400, body)) == TOO_LONG
 
     @pytest.mark.parametrize(
         ("details", "header", "wait"),

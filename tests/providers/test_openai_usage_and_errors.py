@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
+from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers import openai
 from tests.providers.documents import completion, decode
@@ -119,7 +119,13 @@ XAI = {"code": "Client specified an invalid argument", "error": "Incorrect API k
 OPENAI = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
 
 
-ACCOUNT, MODEL = UpstreamRefusal("account"), UpstreamRefusal("model")
+ACCOUNT, MODEL, OPERATION = UpstreamRefusal("account"), UpstreamRefusal("model"), UpstreamRefusal("operation")
+MOMENT = UpstreamRefusal("temporary")
+QUOTA = {"message": "You exceeded your current quota, please check your plan and billing details."}
+POLICY = "Invalid prompt: your prompt was flagged as potentially violating our usage policy."
+XAI_CREDIT = "Your team x has either used all available credits or reached its monthly spending limit."
+TPM = "Request too large for model `m` on tokens per minute (TPM): Limit 6000, Requested 14810"
+LLAMA = {"message": "the request exceeds the available context size", "type": "exceed_context_size_error"}
 FINAL = UpstreamRefusal("request", is_final=True)
 NEXT = UpstreamRefusal("request")
 
@@ -140,29 +146,54 @@ class TestInterpret:
             (400, XAI, UpstreamRefusal("account")),
             (400, {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}, FINAL),
             (400, {"error": None}, FINAL),
-            (400, {"error": {"message": "filtered", "param": "prompt", "code": "content_filter"}}, FINAL),
+            (400, {"error": {"message": "filtered", "param": "prompt", "code": "content_filter"}}, FLAGGED),
             (401, {"error": {"message": "Incorrect API key provided: sk-x", "code": "invalid_api_key"}}, ACCOUNT),
             (402, {"error": {"message": "Insufficient credits", "code": 402}}, ACCOUNT),
             (402, {"error": afford(27342)}, NEXT),
             (402, {"error": afford(0)}, ACCOUNT),
             (402, {"error": {"message": "Prompt tokens limit exceeded: 230799 > 91442.", "code": 402}}, NEXT),
             (403, {"error": {"message": "Country not supported", "code": "unsupported_country"}}, ACCOUNT),
-            (403, {"error": {"message": "flagged", "code": 403, "metadata": {"reasons": ["x"]}}}, FINAL),
-            (403, {"error": {"message": "flagged", "code": 403, "metadata": {"flagged_input": "…"}}}, FINAL),
+            (403, {"error": {"message": "flagged", "code": 403, "metadata": {"reasons": ["x"]}}}, FLAGGED),
+            (403, {"error": {"message": "flagged", "code": 403, "metadata": {"flagged_input": "…"}}}, FLAGGED),
             (403, {"error": {"message": "no", "code": 403, "metadata": {"provider_name": "x"}}}, ACCOUNT),
             (403, {"error": {"message": "no", "code": 403, "metadata": "reasons"}}, ACCOUNT),
-            (403, {"error": {"message": "filtered", "code": "content_filter"}}, FINAL),
+            (403, {"error": {"message": "filtered", "code": "content_filter"}}, FLAGGED),
             (403, {"error": {"message": "No project", "code": "model_not_found"}}, MODEL),
             (403, {"error": {"message": "Project `p` does not have access to model `m`"}}, MODEL),
             (404, {"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}, MODEL),
-            (429, {"error": OPENAI}, UpstreamRefusal("temporary")),
-            (500, {"error": GROQ}, UpstreamRefusal("temporary")),
+            (403, {"error": {"message": "No", "code": "model_permission_blocked_project"}}, MODEL),
+            (404, {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}}, MODEL),
+            (404, {"error": {"message": 'model "m" not found, try pulling it first', "type": "api_error"}}, MODEL),
+            (404, {"error": {"message": "Not Found"}}, OPERATION),
+            (404, "404 page not found", OPERATION),
+            (501, {"error": {"message": "This model has no embeddings"}}, OPERATION),
+            (400, {"error": {"message": POLICY, "code": "invalid_prompt"}}, FLAGGED),
+            (400, {"error": {"message": "no", "code": "content_policy_violation"}}, FLAGGED),
+            (
+                400,
+                {"error": {"message": "Organization has been restricted.", "code": "organization_restricted"}},
+                ACCOUNT,
+            ),
+            (400, {"error": {"message": "too long", "code": "context_length_exceeded"}}, TOO_LONG),
+            (400, {"error": LLAMA}, TOO_LONG),
+            (500, {"error": LLAMA}, TOO_LONG),
+            (413, {"error": {"message": TPM, "type": "tokens", "code": "rate_limit_exceeded"}}, NEXT),
+            (413, {"error": {"message": "Request Entity Too Large"}}, FINAL),
+            (402, {"error": {"message": "x", "metadata": {"limit_source": "openrouter_in_flight_budget"}}}, MOMENT),
+            (403, {"error": XAI_CREDIT}, ACCOUNT),
+            (429, {"error": XAI_CREDIT}, ACCOUNT),
+            (429, {"error": OPENAI}, ACCOUNT),
+            (429, {"error": {**QUOTA, "type": "insufficient_quota", "code": "project_spend_limit_exceeded"}}, ACCOUNT),
+            (429, {"error": {**QUOTA, "type": "exceeded_current_quota_error"}}, ACCOUNT),
+            (429, {"error": {**QUOTA, "code": 429, "status": "RESOURCE_EXHAUSTED"}}, MOMENT),
+            (429, {"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}, MOMENT),
+            (500, {"error": GROQ}, MOMENT),
         ],
     )
     def test_error_responses_are_classified(self, status: int, document: Any, meant: UpstreamRefusal) -> None:
         assert openai.classify_error(UpstreamResult(status, msgspec.json.encode(document))) == meant
 
-    @given(st.sampled_from([400, 402, 403, 429]), st.binary(max_size=100))
+    @given(st.sampled_from([400, 402, 403, 404, 413, 422, 429, 500]), st.binary(max_size=100))
     def test_any_body_of_an_error_response_is_classified(self, status: int, body: bytes) -> None:
         refused = UpstreamResult(status, body, 3.0)
 

@@ -33,6 +33,9 @@ class Prices(PriceList):
         self.asked.append((preset, model))
         return LISTED if model == "listed" else None
 
+    def context_window(self, preset: str | None, model: str) -> int | None:
+        return 8192 if model == "listed" else None
+
 
 class Signature:
     """An authorizer for single calls."""
@@ -254,3 +257,15 @@ def test_the_key_is_learned_for_redaction_even_if_preparing_fails(changes: dict[
     except ConfigurationError:
         assert changes
     assert bench.learned == ["the-key"]
+
+
+class TestContextWindows:
+    def test_the_window_of_a_listed_model_is_known(self) -> None:
+        prepared = Bench().prepare(stored(), "k")
+
+        assert prepared.context_window_by_model == {"listed": 8192}
+
+    def test_the_embedded_models_window_is_not_taken_from_a_list(self) -> None:
+        bench = Bench(endpoint=("http://127.0.0.1:1/v1", "k"))
+
+        assert bench.prepare(stored(name="local", kind="local", base_url=None), "").context_window_by_model == {}

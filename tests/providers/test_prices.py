@@ -224,3 +224,16 @@ def test_lookups_leave_the_cache_of_genai_prices_empty() -> None:
         price_list.find("openai", name)
         price_list.find(None, name)
     assert "remembered" not in repr((snapshot._lookup_cache, snapshot._provider_cache, snapshot._provider_misses))
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "window"),
+    [
+        ("openai", "gpt-4o", 128_000),
+        ("vllm", "gpt-4o", None),
+        ("openai", "no-such-model", None),
+        ("openai", "x" * 257, None),
+    ],
+)
+def test_context_windows_come_from_the_list(preset: str, model: str, window: int | None) -> None:
+    assert PriceList().context_window(preset, model) == window

@@ -58,6 +58,26 @@ REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
     # https://platform.openai.com/docs/guides/error-codes, and for 403 https://github.com/Aider-AI/aider/issues/1903
     "no-model": (404, {"message": "The model does not exist.", "code": "model_not_found"}),
     "no-access": (403, {"message": "Project p does not have access to model m", "code": "model_not_found"}),
+    # https://github.com/openai/codex/issues/20866
+    "context-length": (
+        400,
+        {
+            "message": "Your input exceeds the context window of this model. Please adjust your input and try again.",
+            "type": "invalid_request_error",
+            "param": "input",
+            "code": "context_length_exceeded",
+        },
+    ),
+    # https://help.openai.com/en/articles/6614457-troubleshooting-api-usage-and-spend-limits
+    "no-quota": (
+        429,
+        {
+            "message": "You exceeded your current quota, please check your plan and billing details.",
+            "type": "insufficient_quota",
+            "param": None,
+            "code": "credit_balance_exhausted",
+        },
+    ),
     # https://github.com/Gitlawb/openclaude/issues/1125
     "too-dear": (
         402,

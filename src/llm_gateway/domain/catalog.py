@@ -78,8 +78,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     are translated with `translation_codec`, None if the account takes no translations. `required_codec` is the codec of
     requests that the account takes in one of its protocols only, None if there are none. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
-    for models that the provider reports in its replies, None for a provider without a list. Only `target` contains
-    the API key.
+    for models that the provider reports in its replies, None for a provider without a list. A model without an entry in
+    `context_window_by_model` has a context window of unknown size. Only `target` contains the API key.
     """
 
     id: str
@@ -103,6 +103,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     required_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
+    context_window_by_model: dict[str, int] = {}
 
     @property
     def is_embedded(self) -> bool:
@@ -124,9 +125,10 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """One (provider, model) that a request can be sent to. `price` is None if unknown; `cache_part` keys the cache.
+    """One (provider, model) that a request can be sent to.
 
-    `is_required` tests whether a request must be written with the provider's `required_codec`; None if none must.
+    `price` and `context_window` (in tokens) are None if unknown; `cache_part` keys the cache. `is_required` tests
+    whether a request must be written with the provider's `required_codec`; None if none must.
     """
 
     provider: Provider
@@ -134,14 +136,20 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     price: Price | None
     cache_part: bytes
     is_required: Callable[[Any], bool] | None = None
+    context_window: int | None = None
 
     @classmethod
     def of(cls, provider: Provider, model: str) -> Candidate:
-        """Make a candidate: look up its price and its special requests, and build its part of the cache key."""
-        cache_part = f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode()
+        """Make a candidate: look up what is known of its model, and build its part of the cache key."""
         codec = provider.required_codec
-        is_required = None if codec is None else codec.required_for(model)
-        return cls(provider, model, provider.price_by_model.get(model), cache_part, is_required)
+        return cls(
+            provider=provider,
+            model=model,
+            price=provider.price_by_model.get(model),
+            cache_part=f"{provider.id}\0{provider.kind}\0{provider.base_url}\0{model}".encode(),
+            is_required=None if codec is None else codec.required_for(model),
+            context_window=provider.context_window_by_model.get(model),
+        )
 
 
 Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]

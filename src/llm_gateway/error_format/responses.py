@@ -83,8 +83,9 @@ def _field_errors(error: Invalid) -> list[FieldError]:
 
 
 def error_headers(error: GatewayError) -> Headers:
-    """Return the headers of an error: retry advice, and `www-authenticate` or `allow` where the status requires it."""
-    headers = [(b"x-should-retry", b"true" if error.retryable else b"false"), *error.headers]
+    """Return the headers of an error: retry advice, limits, the provider, and what its status requires."""
+    should_retry = b"true" if error.retryable else b"false"
+    headers = [(b"x-should-retry", should_retry), *error.headers, *provider_header(error)]
     if error.retry_after_s is not None:
         milliseconds = max(1, math.ceil(error.retry_after_s * 1000))
         headers.append((b"retry-after", str(math.ceil(milliseconds / 1000)).encode()))
@@ -96,6 +97,11 @@ def error_headers(error: GatewayError) -> Headers:
     if isinstance(error, WebSocketNotSupported):
         headers.append((b"upgrade", b"HTTP/1.1"))  # RFC 9110, section 15.5.22
     return headers
+
+
+def provider_header(error: GatewayError) -> Headers:
+    """Return the header that names the provider whose response an error reports; none for other errors."""
+    return [] if error.provider is None else [(b"x-gateway-provider", error.provider.encode())]
 
 
 async def send_body(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers) -> None:

@@ -76,12 +76,21 @@ class Malformed(Exception):
 
 
 class UpstreamError(Exception):
-    """The provider reported an error inside its stream. `type` is the provider's error type."""
+    """The provider reported an error inside its stream. `type` is the provider's error type.
 
-    def __init__(self, message: str, type: str = "") -> None:  # noqa: A002 - the vendors' own name
+    `error` is the provider's error object: what would stand in the body of an error response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        type: str = "",  # noqa: A002 - the vendors' own name
+        error: JsonObject | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.type = type
+        self.error = {"message": message} if error is None else error
 
 
 class ParsedRequest(msgspec.Struct, frozen=True):

@@ -135,6 +135,12 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """Encode an error response, given the request id. Not called once the response has begun."""
     error_schema: JsonObject
     """JSON schema of the error responses, for the OpenAPI document. Requires a `title`."""
+    error_code: Callable[[GatewayError], str] = lambda error: error.shown_code
+    """Return the code of an error for `StreamWriter.error`."""
+    error_message: Callable[[GatewayError], str] = lambda error: error.detail
+    """Return the message of an error for `StreamWriter.error`."""
+    streamed_errors: frozenset[str] = frozenset()
+    """Codes of errors that clients recognise only in a stream, so that a streamed request gets them with status 200."""
     stream_writer: Callable[[ReplyContext], StreamWriter] | None = None
     """Create the writer of one client stream. None: the protocol has no streams."""
     check_request: Callable[[JsonObject], None] = _accept_all

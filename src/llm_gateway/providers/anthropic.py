@@ -6,21 +6,28 @@ the pages "What's new in Claude …" of single models.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
+from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
-from llm_gateway.providers.decoding import error_text
+from llm_gateway.providers.context_errors import context_limit
+from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 API_VERSION = "2023-06-01"
 """Sent as `anthropic-version`. The next version, 2026-10-21, rejects `temperature` for every model:
 https://platform.claude.com/docs/en/api/versioning."""
-OUT_OF_MONEY = "Your credit balance is too low"
-"""Start of the error message for an account without credit."""
+_OUT_OF_MONEY = re.compile("Your credit balance is too low|You have reached your specified API usage limits")
+"""Error messages of an account without credit, or at the spend limit that its owner set:
+https://github.com/anthropics/claude-code/issues/38035 (2026-11-27)."""
+_FILTERED = re.compile("blocked by content filtering policy")
+"""https://github.com/anthropics/claude-code/issues/58367 (2026-11-27)."""
+_MODEL = re.compile(r"\bmodel\b")
+"""Part of a 404's message that is about the model ("model: claude-x"), not about the path."""
 
 static_key = StaticKey("x-api-key")
 codecs = {
@@ -54,8 +61,18 @@ def decode_error(body: bytes) -> str:
 
 
 def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
-    """Classify an error response: by its status, but 400 for lack of credit concerns the account."""
+    """Classify an error response: by its status, but a 400 or 404 by its message."""
     # Anthropic documents 402 `billing_error`, but answers 400 `invalid_request_error` when the credit is used up.
-    if refused.status == 400 and error_text(refused.body).startswith(OUT_OF_MONEY):
+    if refused.status not in (400, 404, 413, 429):
+        return refusal_by_status(refused)
+    error = error_of(refused.body)
+    message = str(error.get("message"))
+    if refused.status == 404:
+        return UpstreamRefusal("model") if _MODEL.search(message) else refusal_by_status(refused)
+    if _OUT_OF_MONEY.match(message):
         return UpstreamRefusal("account")
+    if refused.status == 400 and _FILTERED.search(message):
+        return FLAGGED
+    if refused.status != 429 and context_limit(error) is not None:
+        return TOO_LONG
     return refusal_by_status(refused)

@@ -6,19 +6,25 @@ https://cloud.google.com/apis/design/errors for `ErrorInfo` and `RetryInfo`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
+from llm_gateway.domain.upstream_refusal import TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import gemini_embeddings
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
+from llm_gateway.providers.context_errors import context_limit
 from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 static_key = StaticKey("x-goog-api-key")
+BAD_KEY = ("API_KEY_INVALID", "API_KEY_EXPIRED")
+_MODEL = re.compile(r"\b(?:models|tunedModels)/")
+"""Part of a 404's message that is about the model ("models/x is not found for API version v1beta"), not about the path
+or a file."""
 
 
 def target(base_url: str) -> Target:
@@ -62,16 +68,22 @@ def decode_error(body: bytes) -> str:
 def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
     """Classify an error response.
 
-    Google reports a bad key as 400 (`API_KEY_INVALID`), and the wait after a 429 in the body (`RetryInfo`).
+    Google reports a bad key as 400 (`API_KEY_INVALID`), a project without billing as 400 (`FAILED_PRECONDITION`:
+    https://ai.google.dev/gemini-api/docs/troubleshooting, 2026-11-27), and the wait after a 429 in the body
+    (`RetryInfo`).
     """
     refusal = refusal_by_status(refused)
-    if refused.status not in (400, 429):
+    if refused.status not in (400, 404, 429):
         return refusal
-    given = error_of(refused.body).get("details")
+    error = error_of(refused.body)
+    if refused.status == 404:
+        return UpstreamRefusal("model") if _MODEL.search(str(error.get("message"))) else refusal
+    given = error.get("details")
     details = [detail for detail in given if isinstance(detail, dict)] if isinstance(given, list) else []
     if refused.status == 400:
-        invalid = any(detail.get("reason") in ("API_KEY_INVALID", "API_KEY_EXPIRED") for detail in details)
-        return UpstreamRefusal("account") if invalid else refusal
+        if error.get("status") == "FAILED_PRECONDITION" or any(detail.get("reason") in BAD_KEY for detail in details):
+            return UpstreamRefusal("account")
+        return TOO_LONG if context_limit(error) is not None else refusal
     waits = [wait for detail in details if (wait := _seconds(detail.get("retryDelay"))) is not None]
     if refused.retry_after_s is not None or not waits:
         return refusal

@@ -6,24 +6,55 @@ Source: https://platform.openai.com/docs/api-reference/chat. A rule for another 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.upstream_refusal import UpstreamRefusal, refusal_by_status
+from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
+from llm_gateway.providers.context_errors import context_limit
 from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.openai_responses_models import requests_for_responses
 from llm_gateway.providers.upstream_credentials import StaticKey
 
-CONTENT_FILTERED = ("content_filter", "content_policy_violation")
+CONTENT_FILTERED = ("content_filter", "content_policy_violation", "invalid_prompt")
 """Error codes of a content filter: Azure OpenAI,
-https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter, and OpenRouter (see `_is_flagged`)."""
+https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter; OpenAI's reasoning models,
+https://github.com/BeehiveInnovations/pal-mcp-server/issues/178. OpenRouter: see `_is_flagged`. (2026-11-27)"""
+USED_UP = (
+    # OpenAI: https://help.openai.com/en/articles/6614457-troubleshooting-api-usage-and-spend-limits
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+    # Moonshot: https://forum.moonshot.ai/t/429-insufficient-balance/244
+    "exceeded_current_quota_error",
+)
+"""`code` or `type` of a 429 for an account without credit (2026-11-27). Gemini's 429 for a minute's limit speaks of a
+quota, too, but has none of these words."""
+ACCOUNT_CODES = ("invalid_api_key", "organization_restricted")
+"""Codes of a 400 about the account. Groq: https://github.com/NVIDIA-NeMo/Guardrails/issues/563 (2026-11-27)."""
+NO_MODEL = ("model_not_found", "model_permission_blocked_org", "model_permission_blocked_project")
+"""Codes of a 403 or 404 about the model. OpenAI: https://github.com/Aider-AI/aider/issues/1903; Groq:
+https://console.groq.com/docs/model-permissions (2026-11-27)."""
+_NO_MODEL = re.compile(
+    r"does not have access to model|\bmodels?\b.{0,120}\b(?:not found|does not exist|not exist)", re.IGNORECASE
+)
+"""vLLM ("The model `x` does not exist."): https://github.com/vllm-project/vllm/issues/3485; Ollama ('model "x" not
+found, try pulling it first'): https://github.com/netease-youdao/QAnything/issues/555 (2026-11-27)."""
+_CREDIT = re.compile(r"used all available credits|run out of credits|doesn't have any credits")
+"""xAI's 403 or 429 for a team without credit: https://github.com/continuedev/continue/issues/10373 (2026-11-27)."""
 _TOO_EXPENSIVE = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceeded")
 """OpenRouter's 402 for one request that costs more than the credit left:
 https://github.com/Gitlawb/openclaude/issues/1125, https://github.com/anomalyco/opencode/issues/12219.
 "can only afford 0" is an account without credit, so it does not match."""
+IN_FLIGHT_BUDGET = "openrouter_in_flight_budget"
+"""`metadata.limit_source` of OpenRouter's 402 while calls under way are not settled yet, with a Retry-After:
+https://openrouter.ai/docs/api_reference/errors-and-debugging, "Retry-After header" (2026-11-27)."""
 
 static_key = StaticKey("authorization", "Bearer ")
 codecs = {
@@ -54,25 +85,68 @@ def decode_error(body: bytes) -> str:
 
 def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
     """Classify an error response: by its status, with exceptions for single vendors, each with its source."""
-    status = refused.status
-    if status not in (400, 402, 403):
+    rule = _RULES.get(refused.status)
+    if rule is None:
         return refusal_by_status(refused)
     error = error_of(refused.body)
-    code, message = error.get("code"), str(error.get("message"))
-    if code in CONTENT_FILTERED or (status == 403 and _is_flagged(error.get("metadata"))):
-        return UpstreamRefusal("request", is_final=True)
-    if status == 400 and code == "json_validate_failed":
+    return rule(refused, error, str(error.get("message"))) or refusal_by_status(refused)
+
+
+def _bad_request(refused: UpstreamResult, error: dict[str, Any], message: str) -> UpstreamRefusal | None:
+    """Classify a 400, 413, 422 or 500 by its words, None if the status decides."""
+    code = error.get("code")
+    if code in CONTENT_FILTERED:
+        return FLAGGED
+    if context_limit(error) is not None:
+        return TOO_LONG
+    if code == "json_validate_failed" and refused.status == 400:
         # Groq: the model did not produce valid JSON, so another try can succeed:
         # https://console.groq.com/docs/structured-outputs#json-object-mode
         return UpstreamRefusal("temporary")
-    if status == 400 and message.startswith("Incorrect API key provided"):
+    if code in ACCOUNT_CODES or message.startswith("Incorrect API key provided"):
         return UpstreamRefusal("account")  # xAI: only the message distinguishes it from other 400s
-    if status == 403 and (code == "model_not_found" or "does not have access to model" in message):
-        # OpenAI: the key's project may not use this model: https://github.com/Aider-AI/aider/issues/1903
-        return UpstreamRefusal("model")
-    if status == 402 and _TOO_EXPENSIVE.search(message):
+    if code == "rate_limit_exceeded" and refused.status == 413:
+        # Groq: the request is larger than the account's tokens per minute; another account's can be larger:
+        # https://github.com/ITSpecialist111/ai_automation_suggester/issues/61
         return UpstreamRefusal("request")
-    return refusal_by_status(refused)
+    return None
+
+
+def _payment(refused: UpstreamResult, error: dict[str, Any], message: str) -> UpstreamRefusal | None:
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("limit_source") == IN_FLIGHT_BUDGET:
+        return UpstreamRefusal("temporary", retry_after_s=refused.retry_after_s)
+    return UpstreamRefusal("request") if _TOO_EXPENSIVE.search(message) else None
+
+
+def _forbidden(refused: UpstreamResult, error: dict[str, Any], message: str) -> UpstreamRefusal | None:
+    code = error.get("code")
+    if code in CONTENT_FILTERED or _is_flagged(error.get("metadata")):
+        return FLAGGED
+    return UpstreamRefusal("model") if code in NO_MODEL or _NO_MODEL.search(message) else None
+
+
+def _not_found(refused: UpstreamResult, error: dict[str, Any], message: str) -> UpstreamRefusal | None:
+    is_model = error.get("code") in NO_MODEL or _NO_MODEL.search(message)
+    return UpstreamRefusal("model") if is_model else None
+
+
+def _too_many(refused: UpstreamResult, error: dict[str, Any], message: str) -> UpstreamRefusal | None:
+    if error.get("code") in USED_UP or error.get("type") in USED_UP or _CREDIT.search(message):
+        return UpstreamRefusal("account")
+    return None
+
+
+_RULES: dict[int, Callable[[UpstreamResult, dict[str, Any], str], UpstreamRefusal | None]] = {
+    400: _bad_request,
+    402: _payment,
+    403: _forbidden,
+    404: _not_found,
+    413: _bad_request,
+    422: _bad_request,
+    429: _too_many,
+    500: _bad_request,  # llama.cpp before 2025-09: https://github.com/ggml-org/llama.cpp/pull/15780
+}
 
 
 def _is_flagged(metadata: object) -> bool:

@@ -76,6 +76,7 @@ class Preparer:
         prices = {
             model: own_price(provider, model) or self._prices.find(preset_name, model) for model in provider.models
         }
+        windows = {model: self._prices.context_window(preset_name, model) for model in provider.models}
         protocols = provider.protocols
         if protocols is None and preset.kind == provider.kind:
             protocols = preset.protocols
@@ -90,6 +91,11 @@ class Preparer:
             translation_codec=spoken.translation_codec,
             required_codec=spoken.required_codec,
             price_by_model={model: price for model, price in prices.items() if price is not None},
+            context_window_by_model={
+                model: window
+                for model, window in windows.items()
+                if window is not None and provider.kind != "local"  # which is started with a window of its own
+            },
             price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset_name),
         )
 

@@ -122,9 +122,10 @@ class Worker:
         self._admission.refill(attempts, now_ms)
 
     def changed(self, snapshot: Snapshot) -> None:
-        """Reset the availability of providers whose configuration changed, and forget deleted providers.
+        """Reset the availability of providers whose calls changed, and forget deleted providers.
 
-        Any change closes a provider's breakers; its account's pause ends only with a new key or address.
+        Only a change of what is sent, where, or for how long closes a provider's breakers and opens its gates; only a
+        new key or address ends its account's pause.
         """
         providers = {provider.id: provider for provider in snapshot.providers.values()}
         for provider_id, before in self._known.items():
@@ -133,7 +134,7 @@ class Worker:
                 self.availability.forget(provider_id)
                 self._limiter.forget(provider_id)
                 self._lines.forget(provider_id)
-            elif after.updated_at_ms != before.updated_at_ms:
+            elif after.updated_at_ms != before.updated_at_ms and _calls_of(after) != _calls_of(before):
                 self.availability.reset(provider_id)
                 if after.target != before.target:
                     self.availability.lift(provider_id, CONFIGURATION_CHANGED)
@@ -143,3 +144,8 @@ class Worker:
     async def close(self) -> None:
         """Close the connections to providers."""
         await self.transport.close()
+
+
+def _calls_of(provider: Provider) -> tuple[object, ...]:
+    """Return what decides how a provider is called, so that a change of it may put right what failed."""
+    return provider.target, provider.kind, provider.protocols, provider.timeout_s

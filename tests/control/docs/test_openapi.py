@@ -124,7 +124,8 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
     assert codes[503] == {
         "no_provider", "providers_unavailable", "overloaded", "journal_unavailable", "database_unavailable",
     }  # fmt: skip
-    assert (codes[502], codes[504], codes[422]) == ({"provider_error"}, {"deadline_exceeded"}, {"validation_error"})
+    assert codes[502] == {"provider_error", "provider_account_refused"}
+    assert (codes[504], codes[422]) == ({"deadline_exceeded"}, {"validation_error"})
 
 
 def test_errors_of_the_http_server_are_described(document: Any) -> None:

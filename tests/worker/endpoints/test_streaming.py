@@ -36,6 +36,9 @@ class Words:
     def end(self, answer: Answer) -> bytes:
         return b"end"
 
+    def headers_of_error(self, error: GatewayError) -> None:
+        return None
+
     def error(self, error: GatewayError) -> bytes:
         return f"error: {error.detail}".encode()
 

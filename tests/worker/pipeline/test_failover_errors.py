@@ -10,6 +10,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     DeadlineExceeded,
     GatewayError,
+    ProviderAccountRefused,
     ProviderFailed,
     ProvidersUnavailable,
     RateLimited,
@@ -239,8 +240,25 @@ class TestUnavailable:
 
         error = await failing(world, plan([A]))
 
-        assert (type(error), error.retryable) == (ProviderFailed, True)
+        assert (type(error), error.status, error.code) == (ProviderAccountRefused, 502, "provider_account_refused")
+        assert (error.detail, error.retryable) == (f"Provider a: answered {status}: no", False)
         assert (world.wait(A), world.logged) == (None, [])
+
+    @pytest.mark.parametrize(
+        ("others", "meant"),
+        [
+            ([refusal(401)], ProviderAccountRefused),
+            ([refusal(500)], ProviderFailed),
+            ([refusal(429, "", 5)], RateLimited),
+        ],
+        ids=["refused, too", "failed", "limited"],
+    )
+    async def test_a_refused_account_is_the_error_only_if_no_other_provider_may_answer_later(
+        self, world: World, others: list[UpstreamResult], meant: type[GatewayError]
+    ) -> None:
+        for scripts in ({"a": [refusal(401)], "b": others}, {"a": others, "b": [refusal(401)]}):
+            world.script(**scripts)
+            assert type(await failing(world, plan([A], [B]))) is meant
 
     @pytest.mark.parametrize("status", [404, 501])
     async def test_a_missing_model_does_not_pause_the_account(self, world: World, status: int) -> None:

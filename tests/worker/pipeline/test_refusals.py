@@ -31,13 +31,17 @@ OTHER = provider("other")
 
 
 class Case(NamedTuple):
-    """A refusal. `told`: it ends the request, else the next candidate is tried. `rests`: two pause the account."""
+    """A refusal. `told`: it ends the request, else the next candidate is tried.
+
+    `rests`: two pause the account. `no_model`: one pauses the model.
+    """
 
     kind: str
     status: int
     error: Any
     told: bool = False
     rests: bool = False
+    no_model: bool = False
 
 
 def claude(kind: str, message: str = "no") -> Any:
@@ -48,15 +52,17 @@ def google(status: str, *details: Any) -> Any:
     return {"error": {"code": 400, "message": "no", "status": status, "details": details}}
 
 
-TOLD, RESTS = {"told": True}, {"rests": True}
+TOLD, RESTS, NO_MODEL = {"told": True}, {"rests": True}, {"no_model": True}
 CASES = {
     "moderation": Case("openai", *REFUSALS["moderation"], **TOLD),
     "content filter": Case("openai", *REFUSALS["content-filter"], **TOLD),
     "bad request": Case("openai", 400, {"message": "max_tokens is too large"}, **TOLD),
     "too large": Case("openai", 413, {"message": "too large"}, **TOLD),
     "unprocessable": Case("openai", 422, {"message": "no"}, **TOLD),
-    "no model": Case("openai", *REFUSALS["no-model"]),
-    "no access to the model": Case("openai", *REFUSALS["no-access"]),
+    "no model": Case("openai", *REFUSALS["no-model"], **NO_MODEL),
+    "no access to the model": Case("openai", *REFUSALS["no-access"], **NO_MODEL),
+    "no path": Case("openai", 404, {"message": "Not Found"}),
+    "quota used up": Case("openai", *REFUSALS["no-quota"], **RESTS),
     "max_tokens beyond the credit": Case("openai", *REFUSALS["too-dear"]),
     "not implemented": Case("openai", 501, {"message": "no"}),
     "no JSON was written": Case("openai", 400, {"message": "no", "code": "json_validate_failed"}),
@@ -67,14 +73,20 @@ CASES = {
     "rate limit": Case("openai", 429, {"message": "slow down"}),
     "failure": Case("openai", 500, {"message": "down"}),
     "anthropic: bad request": Case("anthropic", 400, claude("invalid_request_error"), **TOLD),
-    "anthropic: no model": Case("anthropic", 404, claude("not_found_error")),
+    "anthropic: no model": Case("anthropic", 404, claude("not_found_error", "model: m1"), **NO_MODEL),
+    "anthropic: filtered": Case(
+        "anthropic", 400, claude("invalid_request_error", "Output blocked by content filtering policy"), **TOLD
+    ),
     "anthropic: bad key": Case("anthropic", 401, claude("authentication_error"), **RESTS),
     "anthropic: no credit": Case(
         "anthropic", 400, claude("invalid_request_error", "Your credit balance is too low to …"), **RESTS
     ),
     "anthropic: overloaded": Case("anthropic", 529, claude("overloaded_error")),
     "gemini: bad request": Case("gemini", 400, google("INVALID_ARGUMENT"), **TOLD),
-    "gemini: no model": Case("gemini", 404, google("NOT_FOUND")),
+    "gemini: no model": Case(
+        "gemini", 404, {"error": {"code": 404, "message": "models/m1 is not found", "status": "NOT_FOUND"}}, **NO_MODEL
+    ),
+    "gemini: no billing": Case("gemini", 400, google("FAILED_PRECONDITION"), **RESTS),
     "gemini: bad key": Case("gemini", 400, google("INVALID_ARGUMENT", {"reason": "API_KEY_INVALID"}), **RESTS),
     "gemini: forbidden": Case("gemini", 403, google("PERMISSION_DENIED"), **RESTS),
 }
@@ -82,7 +94,7 @@ CASES = {
 
 async def ask(world: World, one: Provider, customer: str) -> str:
     """Return the name of the provider that answers this customer, or the error's class."""
-    asked = request(id=f"of-{customer}", user_id=customer, prompt=f"of {customer}")
+    asked = request(id=f"of-{customer}", user_id=customer, prompt=f"of {customer}", deadline=world.clock.now + 120)
     try:
         served = await world.failover.run(asked, plan([one], [OTHER]), world.open(asked))
     except GatewayError as error:
@@ -90,7 +102,7 @@ async def ask(world: World, one: Provider, customer: str) -> str:
     return served.provider
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.no_model])
 async def test_one_refusal_affects_no_other_request(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
@@ -104,7 +116,7 @@ async def test_one_refusal_affects_no_other_request(world: World, name: str) -> 
     assert world.logged == []
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.no_model])
 async def test_two_refusals_in_a_row_pause_the_account_and_nothing_else(world: World, name: str) -> None:
     case = CASES[name]
     one = provider("one", kind=case.kind)
@@ -117,6 +129,26 @@ async def test_two_refusals_in_a_row_pause_the_account_and_nothing_else(world: W
         assert await ask(world, one, customer) == ("ProviderFailed" if case.told else "other")
     assert await ask(world, one, "third") == ("other" if case.rests else "one")
     assert [event for event, _ in world.logged] == (["provider account paused"] if case.rests else [])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.no_model])
+async def test_a_missing_model_rests_five_minutes_and_no_other_model_does(world: World, name: str) -> None:
+    case = CASES[name]
+    one = provider("one", kind=case.kind)
+    other_model = provider("one", kind=case.kind, models=("m2",))
+    refusal = UpstreamResult(
+        case.status, msgspec.json.encode({"error": case.error} if case.kind == "openai" else case.error)
+    )
+    world.script(one=[refusal, SERVED[case.kind], SERVED[case.kind]], other=[answer()] * 3)
+
+    assert [await ask(world, one, customer) for customer in ("first", "second")] == ["other", "other"]
+    assert await ask(world, other_model, "third") == "one"
+    assert world.wait(one) == Wait(300.0, limited=False)
+    world.clock.now += 299.9
+    assert await ask(world, one, "fourth") == "other"
+    world.clock.now += 0.1
+    assert await ask(world, one, "fifth") == "one"
+    assert [event for event, _ in world.logged] == ["provider model paused", "provider model pause ended"]
 
 
 @pytest.mark.parametrize("status", [402, 403])

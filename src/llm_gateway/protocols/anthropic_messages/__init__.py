@@ -7,7 +7,7 @@ Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers
 
 import msgspec
 
-from llm_gateway.protocols.anthropic_messages.errors import SCHEMA, write_error
+from llm_gateway.protocols.anthropic_messages.errors import SCHEMA, message_of, write_error
 from llm_gateway.protocols.anthropic_messages.model_list import write_model, write_models
 from llm_gateway.protocols.anthropic_messages.pass_through import passthrough_request
 from llm_gateway.protocols.anthropic_messages.reply import read_reply, write_reply
@@ -35,6 +35,7 @@ DESCRIPTOR = Descriptor(
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_message=message_of,
     error_schema=SCHEMA,
     stream_writer=StreamWriter,
     passthrough_request=passthrough_request,

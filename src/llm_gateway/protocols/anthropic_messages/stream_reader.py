@@ -135,7 +135,7 @@ class StreamReader:
             return self._message_stop()
         if kind == "error":
             error = payload.error if isinstance(payload.error, dict) else {"message": payload.error}
-            raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
+            raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""), error)
         return []
 
     def _message_start(self, message: _Message) -> list[Chunk]:

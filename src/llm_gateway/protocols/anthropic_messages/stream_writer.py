@@ -33,7 +33,7 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.anthropic_messages.errors import error_document
+from llm_gateway.protocols.anthropic_messages.errors import STREAM_STATUSES, error_document
 from llm_gateway.protocols.anthropic_messages.reply import hides_encrypted_reasoning, message_document, stop_of
 from llm_gateway.protocols.anthropic_messages.usage import write_usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
@@ -98,7 +98,7 @@ class StreamWriter(EventStream):
 
     def error(self, message: str, code: str) -> bytes:
         """Return an `error` event, which ends a stream that failed."""
-        return _event(error_document(message, code, 500))
+        return _event(error_document(message, code, STREAM_STATUSES.get(code, 500)))
 
     def _begin(self) -> bytes:
         if self._has_begun:

@@ -7,7 +7,14 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.errors import GatewayError, Invalid, NotSupported, ProviderRefused
+from llm_gateway.errors import (
+    CONTENT_FILTER,
+    CONTEXT_LENGTH,
+    GatewayError,
+    Invalid,
+    NotSupported,
+    ProviderRefused,
+)
 
 STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -28,8 +35,10 @@ STATUSES = {
 STREAM_CODES = {
     error.code: 400 if issubclass(error, Invalid | ProviderRefused) else error.status
     for error in GatewayError.__subclasses__()
-}
+} | {CONTEXT_LENGTH: 400, CONTENT_FILTER: 400}
 """Error code of the gateway → HTTP status, for errors in a stream, whose own status was sent as 200."""
+VOCABULARY = "gemini"
+"""Kind of the providers whose errors have Google's status words."""
 DOMAIN = "llm-gateway"
 TYPE = "type.googleapis.com/google.rpc."
 SCHEMA: dict[str, Any] = {
@@ -52,7 +61,10 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
-    """Encode an error response. The gateway's own error code is `details[0].metadata.code`."""
+    """Encode an error response. The gateway's own error code is `details[0].metadata.code`.
+
+    `error.status` is the provider's own if it speaks Google's protocol and the error is its.
+    """
     details: list[dict[str, Any]] = [{"@type": f"{TYPE}RequestInfo", "requestId": request_id}]
     field = _field_of(error)
     if field:
@@ -61,7 +73,12 @@ def write_error(error: GatewayError, request_id: str) -> bytes:
     if error.retry_after_s is not None:
         details.append({"@type": f"{TYPE}RetryInfo", "retryDelay": duration(error.retry_after_s)})
     status = 400 if isinstance(error, Invalid) else error.status
-    return msgspec.json.encode(error_document(error.detail, error.code, status, details))
+    document = error_document(error.detail, error.shown_code, status, details)
+    reported = error.reported
+    if reported is not None:
+        own = reported.code if reported.vocabulary == VOCABULARY else None
+        document["error"]["status"] = own or _status_word(reported.status)
+    return msgspec.json.encode(document)
 
 
 def duration(seconds: float) -> str:
@@ -73,8 +90,12 @@ def duration(seconds: float) -> str:
 def error_document(message: str, code: str, status: int, details: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Return the document of an error response, or of the last event of a failed stream. `error` must come first."""
     info = {"@type": f"{TYPE}ErrorInfo", "reason": code.upper(), "domain": DOMAIN, "metadata": {"code": code}}
-    word = STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+    word = _status_word(status)
     return {"error": {"code": status, "message": message, "status": word, "details": [info, *(details or ())]}}
+
+
+def _status_word(status: int) -> str:
+    return STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
 
 
 def _field_of(error: GatewayError) -> str | None:

@@ -52,7 +52,9 @@ class StreamReader:
         """Return the chunks of a decoded response: a complete reply, or one event of a stream."""
         if generated.error:
             error = generated.error if isinstance(generated.error, dict) else {"message": generated.error}
-            raise UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("status") or ""))
+            raise UpstreamError(
+                str(error.get("message") or "The provider failed"), str(error.get("status") or ""), error
+            )
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True

@@ -6,7 +6,7 @@ Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers
 """
 
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route
-from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
+from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of, write_error
 from llm_gateway.protocols.openai_chat.model_list import write_model, write_models
 from llm_gateway.protocols.openai_chat.pass_through import passthrough_request, withheld_events
 from llm_gateway.protocols.openai_chat.reply import read_reply, write_reply
@@ -33,6 +33,7 @@ DESCRIPTOR = Descriptor(
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_code=code_of,
     error_schema=SCHEMA,
     stream_writer=StreamWriter,
     passthrough_request=passthrough_request,

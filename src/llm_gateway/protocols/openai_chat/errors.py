@@ -8,6 +8,8 @@ import msgspec
 
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 
+VOCABULARIES = ("openai", "local")
+"""Kinds of providers whose errors have OpenAI's codes and types."""
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -44,18 +46,35 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
-    """Encode the error; `code` is the gateway's error code, `param` the path of the invalid field."""
+    """Encode the error; `param` is the path of the invalid field.
+
+    `code`, `type` and `param` are the provider's own if it speaks OpenAI's protocol and the error is its; else `code`
+    is the gateway's error code. Whatever the provider's words, an exceeded context window and a content filter have
+    OpenAI's codes: Codex compacts its history on `context_length_exceeded`.
+    """
+    reported = error.reported
+    own = reported if reported is not None and reported.vocabulary in VOCABULARIES else None
+    kind = TYPES.get(error.status if reported is None else reported.status, "server_error")
     return msgspec.json.encode(
         {
             "error": {
                 "message": error.detail,
-                "type": TYPES.get(error.status, "server_error"),
-                "param": param_of(error),
-                "code": error.code,
+                "type": (own.type if own is not None else None) or kind,
+                "param": own.param if own is not None else param_of(error),
+                "code": code_of(error),
                 "request_id": request_id,
             }
         }
     )
+
+
+def code_of(error: GatewayError) -> str:
+    """Return the error code for a client of OpenAI's protocol; see `write_error`."""
+    reported = error.reported
+    if reported is None:
+        return error.code
+    own = reported.code if reported.vocabulary in VOCABULARIES else None
+    return reported.meaning or own or error.shown_code
 
 
 def param_of(error: GatewayError) -> str | None:

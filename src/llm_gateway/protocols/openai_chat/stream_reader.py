@@ -211,4 +211,4 @@ class StreamReader:
 def _failed(error: Any) -> UpstreamError:
     if not isinstance(error, dict):
         return UpstreamError(f"The provider failed: {error}" if error else "The provider failed")
-    return UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""))
+    return UpstreamError(str(error.get("message") or "The provider failed"), str(error.get("type") or ""), error)

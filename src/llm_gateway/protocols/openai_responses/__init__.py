@@ -6,13 +6,13 @@ Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers
 """
 
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, Route
-from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
+from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of, write_error
 from llm_gateway.protocols.openai_responses.pass_through import passthrough_request
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_responses.request_reader import read_request, refuse_state
 from llm_gateway.protocols.openai_responses.request_writer import write_request
 from llm_gateway.protocols.openai_responses.stream_reader import StreamReader
-from llm_gateway.protocols.openai_responses.stream_writer import StreamWriter
+from llm_gateway.protocols.openai_responses.stream_writer import FAILURES, StreamWriter
 
 __all__ = [
     "DESCRIPTOR",
@@ -41,7 +41,9 @@ DESCRIPTOR = Descriptor(
     read_reply=read_reply,
     write_reply=write_reply,
     write_error=write_error,
+    error_code=code_of,
     error_schema=SCHEMA,
+    streamed_errors=FAILURES,
     stream_writer=StreamWriter,
     check_request=refuse_state,
     passthrough_request=passthrough_request,

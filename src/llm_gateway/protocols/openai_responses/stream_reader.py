@@ -176,4 +176,5 @@ def _failed(payload: _Event) -> UpstreamError:
     if not isinstance(error, dict):
         error = {"message": error}
     message = payload.message or error.get("message") or "The provider failed"
-    return UpstreamError(str(message), str(payload.code or error.get("code") or ""))
+    code = payload.code or error.get("code")
+    return UpstreamError(str(message), str(code or ""), {**error, "message": str(message), "code": code})

@@ -17,7 +17,8 @@ The output is a list of items, one open at a time (`_open`). The labels are chun
      │            and .done, since its input can be read only from complete arguments                             │
      └────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 
-`end` closes the open item and writes `completed` or `incomplete`, with the whole response. `error` writes `error`.
+`end` closes the open item and writes `completed` or `incomplete`, with the whole response. `error` writes `error`, or
+`failed` with the response for one of `FAILURES`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.domain.usage import Usage
+from llm_gateway.errors import CONTEXT_LENGTH
 from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
@@ -55,6 +57,10 @@ from llm_gateway.protocols.openai_responses.reply import (
 )
 from llm_gateway.protocols.openai_responses.tools import Origin, restorable_origins, restored_call
 from llm_gateway.sse import encode_event
+
+FAILURES = frozenset({CONTEXT_LENGTH})
+"""Error codes that Codex looks for in `response.failed` only, not in an `error` event or an error response. With any
+other end it sends the same request again: https://github.com/openai/codex, sse/responses.rs (2026-11-27)."""
 
 
 class StreamWriter(EventStream):
@@ -124,8 +130,13 @@ class StreamWriter(EventStream):
         return closing + self._event(kind, response=response)
 
     def error(self, message: str, code: str) -> bytes:
-        """Return an `error` event, after which the API sends nothing."""
-        return self._event("error", code=code, message=message, param=None)
+        """Return an `error` or `response.failed` event, after which the API sends nothing."""
+        if code not in FAILURES:
+            return self._event("error", code=code, message=message, param=None)
+        begun = self._begin()
+        response = response_document(self._context, self._model, self._output, None, None)
+        failed = {**response, "status": "failed", "error": {"code": code, "message": message}}
+        return begun + self._event("response.failed", response=failed)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         self._sequence += 1

@@ -168,6 +168,9 @@ class GenerateEventWriter:
         """Return the `result` event."""
         return encode_event(self._encode(answer), b"result")
 
+    def headers_of_error(self, error: GatewayError) -> None:
+        """Return None: an error before the stream begins is an error response."""
+
     def error(self, error: GatewayError) -> bytes:
         """Return one `error` event with problem details (RFC 9457)."""
         return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")

@@ -18,7 +18,7 @@ from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.token_estimate import equivalent_length_of
 from llm_gateway.error_format.json_problem import not_an_object, not_json
-from llm_gateway.error_format.responses import JSON, Headers, send_body, shorten
+from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, shorten
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as request_headers
 from llm_gateway.gate.body import InFlight
@@ -148,12 +148,12 @@ class ProtocolEventWriter:
     It implements `EventWriter`.
     """
 
-    __slots__ = ("_is_native", "_is_raw", "_is_withheld", "_read_reply", "_writer", "content_type", "keep_alive")
+    __slots__ = ("_is_native", "_is_raw", "_is_withheld", "_protocol", "_writer", "content_type", "keep_alive")
 
     def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
         self.content_type, self.keep_alive, self._is_raw = writer.content_type, writer.keep_alive, writer.is_raw
         self._is_withheld = protocol.withheld_events(document)
-        self._read_reply = protocol.read_reply
+        self._protocol = protocol
         self._writer = writer
         self._is_native = False
 
@@ -183,7 +183,7 @@ class ProtocolEventWriter:
 
     def kept(self, answer: Answer) -> bytes:
         """Return a whole answer as a complete stream of the client's protocol."""
-        completion = answer.reply.completion or self._read_reply(answer.reply.body)
+        completion = answer.reply.completion or self._protocol.read_reply(answer.reply.body)
         return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
 
     def end(self, answer: Answer) -> bytes:
@@ -194,10 +194,15 @@ class ProtocolEventWriter:
         counted = self._writer.write(UsageUpdate(usage=usage)) if answer.reply.usage_estimated else b""
         return counted + self._writer.end()
 
+    def headers_of_error(self, error: GatewayError) -> Headers | None:
+        """Return headers for an error that clients of the protocol recognise only in a stream, else None."""
+        is_streamed = self._protocol.error_code(error) in self._protocol.streamed_errors
+        return error_headers(error) if is_streamed else None
+
     def error(self, error: GatewayError) -> bytes:
         """Return the protocol's error event."""
         shorten(error)
-        return self._writer.error(error.detail, error.code)
+        return self._writer.error(self._protocol.error_message(error), self._protocol.error_code(error))
 
 
 def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:

@@ -7,6 +7,8 @@ A `StreamedResponse` waits for the upstream stream to open, relays it, and ends 
        │ └─── Answer, which is whole ───────────────▶ the whole answer as events, end of the body
        │
        └─ error ─┬─ a heartbeat has sent the 200 ───▶ error event, end of the body
+                 ├─ nothing was sent, but the client
+                 │  expects this error in a stream ─▶ error event, end of the body
                  └─ nothing was sent ───────────────▶ the exception is raised: the endpoint sends an error response
 
 A heartbeat (`keep_alive`) is sent after each 15 s without an event; the first one sends the 200 and its headers.
@@ -60,6 +62,7 @@ class EventWriter(Protocol):
         opened, kept                the reply was whole already: cached, or not streamed by its provider
         opened, take × n, end       a complete stream
         [opened, take × n,] error   a failure once the 200 was sent
+        headers_of_error, error     a failure before, which this client gets as a stream, too
         opened, take × n            neither `end` nor `error`: the client is gone and the stream was given up
 
     No method waits or sends: it returns the bytes to send, which may be none. What `take` returns for a client that is
@@ -72,6 +75,7 @@ class EventWriter(Protocol):
             def kept(self, answer): return answer.reply.content.encode()
             def take(self, raw_events): return b"".join(text_of(raw_event.chunks) for raw_event in raw_events)
             def end(self, answer): return b""
+            def headers_of_error(self, error): return None
             def error(self, error): return error.detail.encode()
     """
 
@@ -102,6 +106,13 @@ class EventWriter(Protocol):
 
     def end(self, answer: Answer) -> bytes:
         """Encode the end of a complete reply. Called last, with the settled answer: its usage and cost are final."""
+        ...
+
+    def headers_of_error(self, error: GatewayError) -> Headers | None:
+        """Return the headers of a stream that consists of this error; None to send an error response instead.
+
+        Called if nothing was sent. After headers, `error` is called.
+        """
         ...
 
     def error(self, error: GatewayError) -> bytes:
@@ -218,7 +229,7 @@ class StreamedResponse:
             else:
                 await self._relay(came)
         except GatewayError as error:
-            if not self._has_begun:
+            if not self._can_stream(error):
                 raise
             await self._write(self._writer.error(error))
         except asyncio.CancelledError:
@@ -240,6 +251,14 @@ class StreamedResponse:
                 self._drain_limit.count -= 1
         await self._body_sink.caught_up()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _can_stream(self, error: GatewayError) -> bool:
+        """Return whether the error is sent as an event: the stream has begun, or the client expects it in one."""
+        if self._has_begun:
+            return True
+        headers = self._writer.headers_of_error(error)
+        self._reply_headers = headers or []
+        return headers is not None
 
     async def _opened(self) -> Relay | Answer:
         """Wait for the reply to begin, and send heartbeats meanwhile."""

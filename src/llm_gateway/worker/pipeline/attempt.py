@@ -25,19 +25,17 @@ from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Malformed, UpstreamError
 from llm_gateway.providers.decoding import json_text
 from llm_gateway.providers.dialect import Dialect
+from llm_gateway.providers.reported_errors import error_in_answer
 from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
 from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
+from llm_gateway.worker.pipeline.refusals import Refusal, read_refusal, read_reported_error, report_refusal
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation, reply_of
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamCut, UpstreamEvents
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
-
-MAX_PROVIDER_MESSAGE_CHARACTERS = 500
-"""Length to which a provider's own error message is cut."""
-KEY_REFUSED, LIMITED = 401, 429
 
 
 class _Try:
@@ -169,7 +167,8 @@ class Attempts:
                 return answered
             failure = answered
         else:
-            failure = self._conclude_refusal(this, result)
+            read = read_refusal(self._dialect(this), this.candidate, result, self._redact)
+            failure = self._conclude_refusal(this, read)
         self._failed(this, failure)
         return None
 
@@ -202,46 +201,30 @@ class Attempts:
             this.permit.fail(message)
         return Failure(message, sent=this.attempt.sent, cause=result.fault or "failed")
 
-    def _conclude_refusal(self, this: _Try, result: UpstreamResult) -> Failure:
-        """Conclude an attempt that got an error status, which is not billed.
-
-        `refusal.about` decides what it means: the rate limit or a moment's overload, the account, or the request.
-        """
-        dialect = self._dialects[this.candidate.provider.kind]
-        refusal, status = dialect.classify_error(result), result.status
+    def _conclude_refusal(self, this: _Try, read: Refusal) -> Failure:
+        """Conclude an attempt that got an error before any content, which is not billed."""
         self._recorder.set_free(this.attempt)
         this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
-        # Redact before cutting: half a key would no longer be recognised as one.
-        reason = self._redact(dialect.decode_error(result.body))[:MAX_PROVIDER_MESSAGE_CHARACTERS]
-        message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
-        limited = refusal.about == "temporary" and status == LIMITED
-        if limited:
-            this.state.answered_429.append(this.candidate)
-            this.state.note_limited(this.candidate, this.permit.limited(refusal.retry_after_s, message))
-        elif refusal.about == "account":
-            # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.
-            request_id = this.state.request.id
-            content = request_id if status == KEY_REFUSED else this.call.body
-            this.permit.refused(request_id, hash(content), message)
-        elif refusal.about == "temporary" and (status >= 500 or status < 400):  # a 408 or 409 is retried without blame
-            this.permit.fail(message)
-        else:
-            this.permit.release()
-        return Failure(
-            message,
-            final=refusal.is_final,
-            limited=limited,
-            retry_on_same=refusal.about == "temporary",
-            retry_after_s=refusal.retry_after_s or 0.0,
-            status=status,
-        )
+        report_refusal(read, this.permit, this.state, this.candidate, this.call)
+        if read.failure.too_long:
+            provider_id, model = this.candidate.provider.id, this.candidate.model
+            input_tokens = this.state.request.estimated_input_tokens()
+            self._availability.context_limits.learn(provider_id, model, input_tokens, this.reservation.tokens)
+        return read.failure
+
+    def _dialect(self, this: _Try) -> Dialect:
+        return self._dialects[this.candidate.provider.kind]
 
     def _conclude_answer(self, this: _Try, result: UpstreamResult) -> Success | Failure:
-        """Conclude an attempt that got a 2xx status: a failure if the body is malformed, or not JSON in JSON mode."""
+        """Conclude an attempt that got a 2xx status: a failure if the body is no answer, or not JSON in JSON mode."""
         request, provider = this.state.request, this.candidate.provider
         try:
             reply = self._translation.reply(request.client_request, provider, this.call, result.body)
         except Malformed as error:
+            reported = error_in_answer(result.body)
+            if reported is not None:
+                read = read_reported_error(self._dialect(this), this.candidate, reported, self._redact)
+                return self._conclude_refusal(this, read)
             message = self._message(this, str(error))
             this.permit.fail(message)
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
@@ -329,6 +312,10 @@ class Attempts:
         return stream
 
     def _fail_before_content(self, this: _Try, error: StreamCut | Malformed | UpstreamError) -> None:
+        if isinstance(error, UpstreamError):
+            read = read_reported_error(self._dialect(this), this.candidate, error.error, self._redact)
+            self._failed(this, self._conclude_refusal(this, read))
+            return
         fault = error.fault if isinstance(error, StreamCut) else "broken"
         message = str(error) if fault == "broken" else "No complete answer in time"
         self._failed(this, self._conclude_fault(this, UpstreamResult(fault=fault, message=message)))

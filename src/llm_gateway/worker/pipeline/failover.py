@@ -1,9 +1,12 @@
 """Try the plan's candidates in order until one answers: skip unavailable ones, retry a lone one, wait, raise an error.
 
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
-rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts besides
-those that are answered 429, and eight in all, within its deadline. A candidate without alternatives is retried once,
-or twice while it answers 429.
+rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
+its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
+all. A candidate without alternatives is retried once, or twice while it answers 429.
+
+After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
+Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
 
 When no candidate can serve the request now, it waits for one that is at a rate limit (`waiting_line.py`), if its turn
 is expected in time; otherwise it is refused at once, with the expected time as its Retry-After.
@@ -34,8 +37,6 @@ from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.waiting_line import Waiter, WaitingLines
 
-MAX_SENT_ATTEMPTS = 3
-MAX_ATTEMPTS = 8
 MAX_RETRIES = 2
 RETRY_PAUSE_S = (0.2, 2.0)
 """Bounds of the random pause before a retry, in seconds."""
@@ -77,6 +78,7 @@ class Failover:
         timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> None:
         self._availability = availability
+        self._context_limits = availability.context_limits
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
@@ -107,21 +109,36 @@ class Failover:
 
     async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
         try:
-            for tier in plan.tiers:
-                waiting = list(tier)
-                while waiting:
-                    candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
-                    waiting.remove(candidate)
-                    served = await self._try(state, candidate)
-                    if served is not None:
-                        return served
-                    self._check_over(state)
-            return await self._try_again(state, plan.candidates)
+            served = await self._walk_tiers(state, plan)
+            return served if served is not None else await self._try_again(state, plan.candidates)
         except GatewayError as error:
             error.queued_ms = state.queued_ms
             if error.limited_by is None and state.limited_by is not None:
                 error.limited_by = state.limited_by.provider.name
             raise
+
+    async def _walk_tiers(self, state: RoutingState, plan: Plan) -> Success | OpenStream | None:
+        """Try each candidate once, last those that refused a request of this size lately; None if none served."""
+        passed_over: list[Candidate] = []
+        for tier in plan.tiers:
+            waiting = list(tier)
+            while waiting:
+                candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
+                waiting.remove(candidate)
+                if self._context_limits.sizes and self._refused_this_size(state.request, candidate):
+                    passed_over.append(candidate)
+                    continue
+                served = await self._try(state, candidate)
+                if served is not None:
+                    return served
+                self._check_end(state)
+        if state.failure is None and state.limited_for is None and state.out_for is None:
+            for candidate in passed_over:
+                served = await self._try(state, candidate)
+                if served is not None:
+                    return served
+                self._check_end(state)
+        return None
 
     async def _try_again(self, state: RoutingState, candidates: tuple[Candidate, ...]) -> Success | OpenStream:
         """Retry a lone candidate, and wait for those at a rate limit, once each candidate was tried."""
@@ -136,18 +153,20 @@ class Failover:
                 served = await self._wait_for(state, candidate)
             if served is not None:
                 return served
-            self._check_over(state)
+            self._check_end(state)
 
-    def _check_over(self, state: RoutingState) -> None:
-        """Raise the client's error if nothing more may be tried after a failed attempt."""
-        failure = state.failure
-        if failure is None:
-            return
-        if failure.final:
+    def _check_end(self, state: RoutingState) -> None:
+        """Raise the request's error if every candidate would reject it, or if it has had all its attempts."""
+        if state.failure is not None and state.failure.final:
             raise state.error()
-        if state.sent >= MAX_SENT_ATTEMPTS or state.attempts >= MAX_ATTEMPTS:
+        if state.is_spent:
             self._check_deadline(state)  # a passed deadline explains more than the last attempt's error
             raise state.error()
+
+    def _refused_this_size(self, request: Request, candidate: Candidate) -> bool:
+        """Return whether a request that is no larger exceeded the candidate's context window lately."""
+        tokens = request.estimated_input_tokens()
+        return self._context_limits.exceeds(candidate.provider.id, candidate.model, tokens, tokens + request.max_tokens)
 
     def _choose(self, state: RoutingState, tier: tuple[Candidate, ...], waiting: list[Candidate]) -> Candidate:
         return self._affinity.choose(state.request, tier, waiting, self._busyness)
@@ -211,6 +230,8 @@ class Failover:
     async def _try(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
         """Try one candidate. Returns None if it was skipped or failed, which `state` notes."""
         self._check_deadline(state)
+        if state.too_long is not None and state.exceeds(candidate.context_window):
+            return None
         if self._lines is not None and self._lines.held(candidate, state.request.user_id):
             state.note_limited(candidate)
             return None

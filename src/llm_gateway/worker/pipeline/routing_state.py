@@ -12,10 +12,12 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     GatewayError,
     NotSupported,
+    ProviderAccountRefused,
     ProviderFailed,
     ProviderRefused,
     ProvidersUnavailable,
     RateLimited,
+    ReportedError,
     RequestExceedsLimit,
 )
 from llm_gateway.protocols.contract import Unsupported
@@ -31,33 +33,52 @@ class Failure(msgspec.Struct, frozen=True):
         message: with secrets removed.
         sent: the request was sent, so it counts towards the limit of attempts.
         final: return this error to the client; do not try another candidate.
-        limited: this failure, and every one before it, was a 429.
+        limited: this failure was a 429, and none before it was another one.
+        account: the provider refused the gateway's account.
+        too_long: the request exceeds the model's context window; `window` is its size in tokens, None if unknown.
         retry_on_same: the same provider may answer a second try.
         retry_after_s: from the Retry-After header, in seconds.
         status: of the provider's response; 0 without one.
         cause: what happened, in one word for usage records; empty for the status.
+        provider: name of the provider that responded; empty without a response.
+        reported: the provider's own error, without secrets.
     """
 
     message: str
     sent: bool = True
     final: bool = False
     limited: bool = False
+    account: bool = False
+    too_long: bool = False
+    window: int | None = None
     retry_on_same: bool = True
     retry_after_s: float = 0.0
     status: int = 0
     cause: str = ""
+    provider: str = ""
+    reported: ReportedError | None = None
+
+
+MAX_SENT_ATTEMPTS = 3
+"""Attempts of one request that were sent, besides 429s and refusals of the account."""
+MAX_ATTEMPTS = 8
+"""Attempts of one request in all."""
 
 
 class RoutingState:
     """Attempts made and candidates skipped for one request, and the error that follows from them.
 
     Attributes:
+        attempts: all attempts made; `sent` counts those towards `MAX_SENT_ATTEMPTS`, `retries` the pauses before
+            another attempt at a lone candidate.
+        failure: the last failure. `failed` is the last one that decides the error, since it or one before it is no 429,
+            no refusal of the account, and no context window that is too small. `too_long` and `account_refused` are the
+            last failures of these kinds.
+        window: the largest context window that the request exceeded, in tokens; 0 while none is known.
         limited_for, out_for: the shortest waits, in seconds, of the candidates that are at a rate limit and of those
             that are unavailable; None if there is no such candidate.
         limited: the candidates at a rate limit; `limited_by` is the one whose wait is the shortest.
         answered_429: those that answered this request with 429.
-        attempts: the attempts made; `sent` counts those that were sent and not answered 429, `retries` the pauses
-            before another attempt at a lone candidate.
         passed: why the candidate before was not the one to answer; None if there was none before.
         is_retry: the same candidate is tried again.
         has_paid: the next retry is in the budget of retries already.
@@ -65,8 +86,9 @@ class RoutingState:
     """
 
     __slots__ = (
-        "answered_429", "attempts", "failure", "has_paid", "is_retry", "limited", "limited_by", "limited_for",
-        "out_for", "passed", "queued_s", "record", "request", "retries", "sent", "unsupported",
+        "account_refused", "answered_429", "attempts", "can_recover", "failed", "failure", "has_paid", "is_retry",
+        "limited", "limited_by", "limited_for", "out_for", "passed", "queued_s", "record", "request", "retries", "sent",
+        "too_long", "unsupported", "window",
     )  # fmt: skip
 
     def __init__(self, request: Request, record: UsageRecord) -> None:
@@ -79,6 +101,11 @@ class RoutingState:
         self.answered_429: list[Candidate] = []
         self.limited_by: Candidate | None = None
         self.failure: Failure | None = None
+        self.failed: Failure | None = None
+        self.too_long: Failure | None = None
+        self.account_refused: Failure | None = None
+        self.can_recover = False
+        self.window = 0
         self.limited_for: float | None = None
         self.out_for: float | None = None
         self.unsupported: tuple[str, Unsupported] | None = None
@@ -90,6 +117,15 @@ class RoutingState:
         if self.passed is None:
             return None
         return f"retry:{self.passed}" if self.is_retry else f"failover:{self.passed}"
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the request has had all its attempts."""
+        return self.sent >= MAX_SENT_ATTEMPTS or self.attempts >= MAX_ATTEMPTS
+
+    def exceeds(self, window: int | None) -> bool:
+        """Return whether the request exceeded a context window that was no smaller; False for one of unknown size."""
+        return window is not None and window <= self.window
 
     def note_limited(self, candidate: Candidate, seconds: float | None = None) -> None:
         """Note a candidate that is at a rate limit, for `seconds` if that is known."""
@@ -132,11 +168,21 @@ class RoutingState:
     def note_failure(self, failure: Failure) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.passed = failure.cause or str(failure.status)
-        self.sent += failure.sent and not failure.limited
-        self.attempts += 1
         self.has_paid = False
-        if self.failure is not None and not self.failure.limited:
-            failure = msgspec.structs.replace(failure, limited=False)
+        self.attempts += 1
+        if failure.sent and not failure.limited and not failure.account:
+            self.sent += 1
+        self.can_recover |= failure.retry_on_same
+        if failure.too_long:
+            self.too_long = failure
+            self.window = max(self.window, failure.window or 0)
+        elif failure.account:
+            self.account_refused = failure
+        else:
+            if self.failed is not None and failure.limited:
+                failure = msgspec.structs.replace(failure, limited=False)
+            if not failure.limited:
+                self.failed = failure
         self.failure = failure
 
     def _limit_named(self) -> str:
@@ -154,10 +200,8 @@ class RoutingState:
     def error(self) -> GatewayError:
         """Return the error for the client, once no candidate is left to try."""
         waits = [s for s in (self.limited_for, self.out_for) if s is not None]
-        if self.failure is not None and not self.failure.limited:
-            if self.failure.final and not self.request.client_request.is_canonical:
-                return ProviderRefused(self.failure.message, status=self.failure.status)
-            return ProviderFailed(self.failure.message, retryable=not self.failure.final)
+        if self.failed is not None:
+            return self._error_of(self.failed)
         if self.limited_for is not None:
             return RateLimited(f"{AT_LIMIT}{self._limit_named()}", retry_after_s=min(waits))
         if self.out_for is not None:
@@ -165,6 +209,12 @@ class RoutingState:
                 "Every provider that could serve this request failed recently and is paused.",
                 retry_after_s=self.out_for,
             )
+        if self.too_long is not None:
+            return self._error_of(self.too_long)
+        if self.account_refused is not None:
+            refused = ProviderAccountRefused(self.account_refused.message)
+            refused.provider = self.account_refused.provider
+            return refused
         if self.unsupported is not None:
             provider, error = self.unsupported
             near = if_meant(error.field.rpartition(".")[2], error.known)
@@ -174,3 +224,16 @@ class RoutingState:
             "Prompt and max_tokens together exceed every provider's token limit per minute: "
             "lower max_tokens, or raise rate_limit_tpm."
         )
+
+    def _error_of(self, failure: Failure) -> GatewayError:
+        """Return the error of a failed attempt; on vendor-compatible APIs it has the provider's own words."""
+        reported = None if self.request.client_request.is_canonical else failure.reported
+        message = failure.message if reported is None else reported.message
+        is_refused = failure.final or failure.too_long
+        if is_refused and not self.request.client_request.is_canonical:
+            status = failure.status if 400 <= failure.status < 500 else 400
+            error: ProviderRefused | ProviderFailed = ProviderRefused(message, status=status)
+        else:
+            error = ProviderFailed(message, retryable=self.can_recover and not is_refused)
+        error.provider, error.reported = failure.provider or None, reported
+        return error

@@ -1,13 +1,15 @@
-"""Availability of providers: circuit breakers, rate-limit gates and account pauses, and the limit of retries.
+"""Availability of providers: circuit breakers, rate-limit gates and pauses, and the limit of retries.
 
-Three things hold calls back: a circuit breaker and a rate-limit gate per (provider, model), and a pause per account.
+Four things hold calls back: a circuit breaker, a rate-limit gate and a pause per (provider, model), and a pause per
+account.
 Each is a state machine without I/O: the clock and the random numbers are injected, and the caller reports how each
 call ended. Calls in flight are counted for the choice between providers of one tier; they are not limited here.
 
-    admit ──▶ Wait, or a Permit ──▶ [accepted] ──▶ succeed | fail | limited | refused | release
+    admit ──▶ Wait, or a Permit ──▶ [accepted] ──▶ succeed | fail | limited | refused | model_refused | release
 
 Each change of state is logged once, as a warning. There are no timers: the first call after a wait notices that it is
-over. It reopens a gate; for a breaker or an account it is a trial call, whose outcome is the change that is logged.
+over. It reopens a gate and ends a model's pause; for a breaker or an account it is a trial call, whose outcome is the
+change that is logged.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import NamedTuple, TypeAlias
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.worker.pipeline.availability.account_pause import REFUSALS_IN_A_ROW, AccountPause
 from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker, State
+from llm_gateway.worker.pipeline.availability.context_limits import ContextLimits
+from llm_gateway.worker.pipeline.availability.model_pause import MODEL_PAUSE_S, ModelPause
 from llm_gateway.worker.pipeline.availability.rate_limit_gate import RateLimitGate
 from llm_gateway.worker.pipeline.availability.sliding_counts import SlidingCounts
 
@@ -30,6 +34,7 @@ FREE_RETRIES = 3
 
 BREAKER_OPENED, BREAKER_CLOSED = "circuit breaker opened", "circuit breaker closed"
 ACCOUNT_PAUSE_BEGAN, ACCOUNT_PAUSE_ENDED = "provider account paused", "provider account pause ended"
+MODEL_PAUSE_BEGAN, MODEL_PAUSE_ENDED = "provider model paused", "provider model pause ended"
 GATE_CLOSED, GATE_OPENED = "rate limit gate closed", "rate limit gate opened"
 CONFIGURATION_CHANGED = "its configuration changed"
 
@@ -50,17 +55,18 @@ class Wait(NamedTuple):
 
 
 class _Model:
-    """The state of one (provider, model): its breaker and its gate.
+    """The state of one (provider, model): its breaker, its gate and its pause.
 
     `candidate` is the one of the last change, for the log. `is_current` is False once the configuration has replaced
     it; only calls in flight still report to it.
     """
 
-    __slots__ = ("breaker", "candidate", "gate", "is_current")
+    __slots__ = ("breaker", "candidate", "gate", "is_current", "pause")
 
     def __init__(self, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self.breaker = CircuitBreaker(clock, random)
         self.gate = RateLimitGate(clock)
+        self.pause = ModelPause(clock)
         self.candidate: Candidate | None = None
         self.is_current = True
 
@@ -80,7 +86,9 @@ class _Provider:
 
 
 class Permit:
-    """The permission for one call. End it with exactly one of `succeed`, `fail`, `limited`, `refused` or `release`.
+    """The permission for one call.
+
+    End it with exactly one of `succeed`, `fail`, `limited`, `refused`, `model_refused` or `release`.
 
     Before that, call `accepted` once the provider serves the call: with the first content of a stream, say. A permit
     is bound to the state that gave it: after a change of state, its report is ignored.
@@ -143,6 +151,12 @@ class Permit:
         if seconds is not None:
             self._log_account(ACCOUNT_PAUSE_BEGAN, f"{why}: {message}", seconds)
 
+    def model_refused(self, message: str) -> None:
+        """Report that the provider does not have the model, or not for this account."""
+        self.release()
+        if self._model.pause.refused():
+            self._log_model(MODEL_PAUSE_BEGAN, message, MODEL_PAUSE_S)
+
     def release(self) -> None:
         """End the permit of a call that was not sent, or whose end is not the provider's doing (cancelled, 4xx)."""
         self._account.release(self._account_permit)
@@ -183,6 +197,7 @@ class ProviderAvailability:
         self._clock = clock
         self._random = random
         self._log = log
+        self.context_limits = ContextLimits(clock)
         self._providers: dict[str, _Provider] = {}
 
     def _provider(self, provider_id: str) -> _Provider:
@@ -213,6 +228,12 @@ class ProviderAvailability:
                 return Wait(seconds, limited=True, by_gate=True)
             if was_closed:
                 self._log_change(GATE_OPENED, candidate, "its wait is over")
+        if model.pause.is_paused:
+            seconds = model.pause.remaining_s()
+            if seconds > 0:
+                return Wait(seconds, limited=False)
+            model.pause.end()
+            self._log_change(MODEL_PAUSE_ENDED, candidate, "its time is over")
         account = provider.account
         account_permit = account.admit()
         if account_permit is None:
@@ -283,7 +304,11 @@ class ProviderAvailability:
             self._log_change(ACCOUNT_PAUSE_ENDED, provider.candidate, reason)
 
     def reset(self, provider_id: str) -> None:
-        """Close the breakers and open the gates of a provider whose configuration changed; its account stays paused."""
+        """Close breakers, open gates and end models' pauses of a provider that is called otherwise than before.
+
+        Its account stays paused.
+        """
+        self.context_limits.forget(provider_id)
         provider = self._providers.get(provider_id)
         if provider is None:
             return
@@ -294,9 +319,12 @@ class ProviderAvailability:
                 self._log_change(BREAKER_CLOSED, model.candidate, CONFIGURATION_CHANGED)
             if model.gate.state == "closed":
                 self._log_change(GATE_OPENED, model.candidate, CONFIGURATION_CHANGED)
+            if model.pause.is_paused:
+                self._log_change(MODEL_PAUSE_ENDED, model.candidate, CONFIGURATION_CHANGED)
 
     def forget(self, provider_id: str) -> None:
         """Drop the state of a deleted provider."""
+        self.context_limits.forget(provider_id)
         provider = self._providers.pop(provider_id, None)
         if provider is not None:
             self._drop_models(provider)
