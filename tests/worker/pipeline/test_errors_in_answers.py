@@ -81,7 +81,7 @@ async def test_an_answer_that_is_none_and_reports_no_error_keeps_its_reservation
     world.script(a=[UpstreamResult(200, b'{"choices": []}')] * 2)
 
     assert type(await failing(world)) is ProviderFailed
-    assert world.limiter.settled == []
+    assert world.limiter.settled == [("id-a", 118, True)] * 2, "all that was reserved counts as used"
 
 
 class TestTold:
