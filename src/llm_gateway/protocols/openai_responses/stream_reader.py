@@ -4,9 +4,11 @@ The labels are event: chunks. Events that are not listed are ignored.
 
     created ── response.created: ReplyStart ──▶ begun ◀─┐  output_item.added: ToolStart or VendorPartDelta
                                                 │   │   │  output_item.done: ThinkingDelta (encrypted reasoning)
+                                                │   │   │  or BillingUpdate (a search, …)
                                                 │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
                                                 │
-                                                │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate
+                                                │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate,
+                                                │ BillingUpdate if the tier is not the standard one
                                                 │ [DONE], sent by some vendors: ChoiceEnd if there was no content
                                                 ▼
                                                done
@@ -21,6 +23,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     Part,
@@ -34,9 +37,16 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
-from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
+from llm_gateway.protocols.openai_responses.reply import (
+    ITEMS,
+    ResponseHead,
+    ToolAction,
+    read_usage,
+    reason_of,
+    unit_of,
+)
 from llm_gateway.sse import Event
 
 ENDS = frozenset({"response.completed", "response.incomplete"})
@@ -56,9 +66,10 @@ OTHERS = frozenset(
 
 
 class _Item(msgspec.Struct, gc=False):
-    reads: ClassVar = ITEMS
+    reads: ClassVar = ITEMS | {"web_search_call"}
 
     type: str
+    action: Lenient[ToolAction] = None
     call_id: Lenient[str] = None
     name: str | None = None
     encrypted_content: Lenient[str] = None
@@ -90,6 +101,7 @@ class StreamReader:
     def __init__(self) -> None:
         self.is_done = False
         self._calls: dict[int, int] = {}  # output_index -> number of the call
+        self._units: dict[str, int] = {}
         self._has_begun = False
         self._has_content = False
 
@@ -111,8 +123,8 @@ class StreamReader:
             return [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
         if kind == "response.output_item.added":
             return self._added(payload)
-        if kind == "response.output_item.done" and payload.item is not None and payload.item.encrypted_content:
-            return [ThinkingDelta(redacted=payload.item.encrypted_content)]
+        if kind == "response.output_item.done" and payload.item is not None:
+            return self._done(payload.item)
         if kind == "response.reasoning_summary_part.added":
             return [ThinkingDelta(text="\n")] if payload.summary_index else []  # between parts, as in a whole reply
         if kind in ENDS:
@@ -143,13 +155,27 @@ class StreamReader:
         call = self._calls[payload.output_index] = len(self._calls)
         return [ToolStart(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
 
+    def _done(self, item: _Item) -> list[Chunk]:
+        if item.encrypted_content and item.type == "reasoning":
+            return [ThinkingDelta(redacted=item.encrypted_content)]
+        unit = unit_of(item.type, item.action)
+        if unit is None:
+            return []
+        self._units[unit] = self._units.get(unit, 0) + 1
+        return [BillingUpdate(units=dict(self._units))]
+
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
         # `reason_of` needs to know only whether there is a call.
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
         chunks: list[Chunk] = [ChoiceEnd(reason=reason_of(response, calls))]
         counted = read_usage(response.usage, has_content=self._has_content)
-        return chunks if counted is None else [*chunks, counted]
+        if counted is not None:
+            chunks.append(counted)
+        tier = special_tier(response.service_tier)
+        if tier is not None:
+            chunks.append(BillingUpdate(service_tier=tier, units=self._units or None))
+        return chunks
 
 
 def _failed(payload: _Event) -> UpstreamError:

@@ -17,8 +17,8 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import CONTENT
+from llm_gateway.domain.output_estimate import with_estimates
 from llm_gateway.domain.reply import Reply
-from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
@@ -38,6 +38,9 @@ from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 MAX_PROVIDER_MESSAGE_CHARACTERS = 500
 """Length to which a provider's own error message is cut."""
 KEY_REFUSED, LIMITED = 401, 429
+MAY_BE_BILLED = frozenset({408, 504, 524})
+"""Statuses of a proxy that gave up waiting for the provider, which may go on and bill. 524 is Cloudflare's:
+https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-524/."""
 
 
 class _Try:
@@ -199,14 +202,17 @@ class Attempts:
         return Failure(message, sent=this.attempt.sent, cause=result.fault or "failed")
 
     def _conclude_refusal(self, this: _Try, result: UpstreamResult) -> Failure:
-        """Conclude an attempt that got an error status, which is not billed.
+        """Conclude an attempt that got an error status: not billed, unless a proxy timed out (`MAY_BE_BILLED`).
 
         `refusal.about` decides what it means: the rate limit or a moment's overload, the account, or the request.
         """
         dialect = self._dialects[this.candidate.provider.kind]
         refusal, status = dialect.classify_error(result), result.status
-        self._recorder.set_free(this.attempt)
-        this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
+        if status in MAY_BE_BILLED:  # the upper bound of its cost is kept
+            this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+        else:
+            self._recorder.set_free(this.attempt)
+            this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         # Redact before cutting: half a key would no longer be recognised as one.
         reason = self._redact(dialect.decode_error(result.body))[:MAX_PROVIDER_MESSAGE_CHARACTERS]
         message = self._message(this, f"answered {status}: {reason}" if reason else f"answered {status}")
@@ -259,7 +265,7 @@ class Attempts:
         """
         attempt = this.attempt
         this.permit.succeed()
-        reply = _with_input(reply, this.state.request)
+        reply = with_estimates(reply, this.state.request, this.candidate.model)
         attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
         names = f"{reply.upstream_model} {reply.upstream_request_id}"
         if self._redact(names) != names:  # a provider echoed a secret in them
@@ -336,7 +342,8 @@ class Attempts:
         """
         completion = stream.assembler.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
-        self._recorder.set_cost(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
+        reply = with_estimates(reply, this.state.request, this.candidate.model)
+        self._recorder.set_cost(this.candidate.provider, this.attempt, reply)
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         message = self._message(this, message)
         if is_ours:
@@ -346,11 +353,3 @@ class Attempts:
         self._end(this, error=message)
         self._availability.end(this.candidate.provider.id)
         return message
-
-
-def _with_input(reply: Reply, request: Request) -> Reply:
-    """Return the reply with its input tokens estimated, if the provider did not count them."""
-    if not reply.usage_estimated or reply.usage.input_tokens:
-        return reply
-    usage = msgspec.structs.replace(reply.usage, input_tokens=request.estimated_input_tokens())
-    return msgspec.structs.replace(reply, usage=usage)
