@@ -74,10 +74,11 @@ def read_tier(reported: ReportedUsage | None) -> str | None:
     """Return the tier that served the reply, None for the standard one. Vertex AI's `ON_DEMAND_FLEX` is `flex`."""
     if reported is None:
         return None
-    if reported.traffic_type is not None:
-        tier = special_tier(reported.traffic_type.lower().removeprefix("on_demand_"))
-        return None if tier == "traffic_type_unspecified" else tier
-    return special_tier(reported.service_tier)
+    tier = special_tier(reported.service_tier)
+    if reported.traffic_type is None or tier is not None:
+        return tier
+    tier = special_tier(reported.traffic_type.lower().removeprefix("on_demand_"))
+    return None if tier == "traffic_type_unspecified" else tier
 
 
 def _audio(details: list[ModalityCount] | None) -> int:

@@ -23,7 +23,7 @@ from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResu
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Malformed, UpstreamError
-from llm_gateway.providers.decoding import json_text
+from llm_gateway.providers.decoding import error_of, json_text
 from llm_gateway.providers.dialect import Dialect
 from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
@@ -38,7 +38,8 @@ from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 MAX_PROVIDER_MESSAGE_CHARACTERS = 500
 """Length to which a provider's own error message is cut."""
 KEY_REFUSED, LIMITED = 401, 429
-MAY_BE_BILLED = frozenset({408, 504, 524})
+TIMED_OUT = 408
+GATEWAY_TIMEOUTS = frozenset({504, 524})
 """Statuses of a proxy that gave up waiting for the provider, which may go on and bill. 524 is Cloudflare's:
 https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-524/."""
 
@@ -202,13 +203,13 @@ class Attempts:
         return Failure(message, sent=this.attempt.sent, cause=result.fault or "failed")
 
     def _conclude_refusal(self, this: _Try, result: UpstreamResult) -> Failure:
-        """Conclude an attempt that got an error status: not billed, unless a proxy timed out (`MAY_BE_BILLED`).
+        """Conclude an attempt that got an error status: not billed, unless a proxy timed out (`_may_be_billed`).
 
         `refusal.about` decides what it means: the rate limit or a moment's overload, the account, or the request.
         """
         dialect = self._dialects[this.candidate.provider.kind]
         refusal, status = dialect.classify_error(result), result.status
-        if status in MAY_BE_BILLED:  # the upper bound of its cost is kept
+        if _may_be_billed(result):  # the upper bound of its cost is kept
             this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         else:
             self._recorder.set_free(this.attempt)
@@ -353,3 +354,11 @@ class Attempts:
         self._end(this, error=message)
         self._availability.end(this.candidate.provider.id)
         return message
+
+
+def _may_be_billed(result: UpstreamResult) -> bool:
+    """Return whether the provider may have billed a call that ended with this error status.
+
+    A 408 in the provider's own format is of the provider, which did not answer; any other is of a proxy before it.
+    """
+    return result.status in GATEWAY_TIMEOUTS or (result.status == TIMED_OUT and not error_of(result.body))
