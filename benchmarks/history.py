@@ -9,7 +9,7 @@ from time import perf_counter
 
 import msgspec
 
-from llm_gateway.domain.usage import AttemptRecord, Outcome, Price, Usage, UsageRecord, cost
+from llm_gateway.domain.usage import RECORD_VERSION, AttemptRecord, Outcome, Price, Usage, UsageRecord, cost
 from llm_gateway.store.usage import UsageStore
 
 HOUR_MS = 3_600_000
@@ -110,15 +110,21 @@ class History:
             attempts = [self._attempt()]
         if outcome == "failed":  # the first attempt was billed, the second refused
             attempts.append(msgspec.structs.replace(self._attempt(), usage=Usage(), cost_nanos=0, status=503))
+        is_agent, has_own_id = self._random.random() < 0.5, self._random.random() < 0.25
         record = UsageRecord(
             id="",
             at_ms=0,
-            instance="instance-1",
+            version=RECORD_VERSION,
+            instance=_id(0, 1),
             key_name="backend",
             user_id="",
             service="",
             task_type="general",
             surface="generate",
+            client_request_id=_id(0, self._random.getrandbits(80)) if has_own_id else None,
+            session=_id(0, self._random.getrandbits(80)) if is_agent else None,
+            agent="claude-code" if is_agent else None,
+            route="priority",
             outcome=outcome,
             status=200 if outcome in ("ok", "cached") else 502,
             latency_ms=self._random.randrange(200, 9000),
@@ -162,6 +168,7 @@ class History:
 def _moved(attempt: AttemptRecord, at_ms: int) -> AttemptRecord:
     moved = copy(attempt)
     moved.started_ms = at_ms + 3
+    moved.id = _id(moved.started_ms, int(attempt.id[-12:], 16))
     return moved
 
 

@@ -235,9 +235,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _facts(folder: Path, shape: Shape, seconds: float) -> list[str]:
     size = sum(file.stat().st_size for file in folder.glob("reports.db*"))
+    took, bytes_each = seconds / shape.records * 1e6, size / shape.records
     return [
         str(shape),
-        f"written in {seconds:.0f} s ({seconds / shape.records * 1e6:.0f} µs a record), {size / 1e9:.1f} GB",
+        f"written in {seconds:.0f} s ({took:.0f} µs a record), {size / 1e9:.1f} GB ({bytes_each:.0f} bytes a record)",
         *facts(folder),
         f"load average over these minutes {os.getloadavg()[1]:.1f}, of which this run is about 1",
         f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`",

@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 
 from llm_gateway.domain.usage import AttemptRecord
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.database import Database
 from tests.faults.client import Answer
 from tests.upstream import Bill
 
@@ -51,7 +53,6 @@ class Ledger:
     """A snapshot of the usage records and rollups in a data directory's database."""
 
     def __init__(self, data_dir: Path) -> None:
-        decoder = msgspec.json.Decoder(list[AttemptRecord])
         self.quarantine = data_dir / "journal" / "quarantine.jsonl"
         names = ", ".join(Row.__struct_fields__)
         with closing(sqlite3.connect(f"file:{data_dir / 'gateway.db'}?mode=ro", uri=True)) as connection:
@@ -61,7 +62,8 @@ class Ledger:
                 "SELECT dimension, grain, bucket_ms, name, requests, cost_nanos, input_tokens, output_tokens "
                 "FROM usage_rollups"
             ).fetchall()
-        self.rows = [msgspec.convert((*v[:-1], decoder.decode(v[-1] or "[]")), Row) for v in found]
+        attempts = _attempts(data_dir / "gateway.db", [(values[1], values[-1]) for values in found])
+        self.rows = [msgspec.convert((*v[:-1], each), Row) for v, each in zip(found, attempts, strict=True)]
         self.by_id = {row.id: row for row in self.rows}
         self.rollups: Sums = {values[:4]: list(values[4:]) for values in sums}
 
@@ -131,6 +133,15 @@ class Ledger:
             assert said["cost_usd"] == row.cost_nanos / 1e9, (answer, row)
             checked += 1
         return checked
+
+
+def _attempts(file: Path, texts: list[tuple[int, str | None]]) -> list[list[AttemptRecord]]:
+    database = Database.open(f"sqlite:///{file}")
+    try:
+        with database.read() as connection:
+            return AttemptTexts(database).read(connection, texts)
+    finally:
+        database.close()
 
 
 def recomputed(rows: Iterable[Row]) -> Sums:

@@ -35,6 +35,7 @@ from tests.store.histories import (
     NOW_MS,
     PROVIDERS,
     attempt,
+    check_cube,
     check_reports,
     check_sums,
     clear,
@@ -335,6 +336,7 @@ def test_reports_become_those_of_a_history_with_the_new_prices(
     expected = with_price(history, prices)
     check_reports(store, expected, days)
     check_sums(store, days)
+    check_cube(shared_database)
     assert done.cost_after_nanos == foretold.cost_after_nanos
     if not stops:
         assert msgspec.structs.replace(done, dry_run=True) == foretold

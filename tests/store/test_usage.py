@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from llm_gateway.domain.usage import FREE, RECORD_VERSION, SentAttempt, Usage
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.database import Database, usage_names, usage_records
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_attempts, stored_ids
@@ -68,6 +68,10 @@ def test_every_field_of_a_record_is_stored(store: UsageStore, database: Database
     with database.read() as connection:
         row = dict(connection.execute(sa.select(usage_records)).mappings().one())
     assert row.pop("attempts") is not None
+    with database.read() as connection:
+        name = connection.execute(sa.select(usage_names.c.name).where(usage_names.c.id == row.pop("instance_id")))
+        assert (row["instance"], name.scalar_one()) == ("", given.instance)
+    row["instance"] = given.instance
     assert stored_attempts(database) == [attempts]
     assert msgspec.json.decode(row.pop("tags")) == {"team": "ü"}
     assert Usage(**{kind: row.pop(kind) for kind in Usage.__struct_fields__}) == given.usage

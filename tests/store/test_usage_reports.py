@@ -18,6 +18,7 @@ from tests.store.histories import (
     HOUR_MS,
     NOW_MS,
     any_records,
+    check_cube,
     check_reports,
     check_sums,
     clear,
@@ -116,6 +117,7 @@ def test_reports_of_records_as_the_gateway_writes_them_add_up(
     for now_ms in (NOW_MS, NOW_MS + 16 * DAY_MS):
         check_reports(store, history, days, now_ms)
         check_sums(store, days, now_ms)
+    check_cube(shared_database)
     while store.prune(NOW_MS - rng.randrange(100) * DAY_MS, 5):
         pass
     while store.build_block(NOW_MS):

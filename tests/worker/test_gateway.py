@@ -13,7 +13,7 @@ from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Override, Provider, Snapshot
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.domain.usage import RECORD_VERSION, UsageRecord
 from llm_gateway.errors import DeadlineExceeded, JournalUnavailable, NoProvider, ProviderFailed, RateLimited
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
@@ -82,7 +82,19 @@ async def test_the_record_names_the_override() -> None:
     under_test = GatewayUnderTest([A, B], override("b", id="seven")).script(b=[answer()])
 
     assert (await under_test.ask()).model == "m2"
-    assert under_test.settled().override_id == "seven"
+    settled = under_test.settled()
+    assert (settled.override_id, settled.route, settled.attempts[0].why) == ("seven", "override", None)
+
+
+async def test_the_record_tells_both_ids_the_route_and_why_each_attempt_was_made() -> None:
+    under_test = GatewayUnderTest([A, B]).script(a=[refusal(503)], b=[answer()])
+
+    await under_test.ask(id="1", client_request_id="theirs", requested_model="m1")
+
+    settled = under_test.settled()
+    assert (settled.version, settled.id, settled.client_request_id) == (RECORD_VERSION, "1", "theirs")
+    assert settled.route == "model"
+    assert [(attempt.provider, attempt.why) for attempt in settled.attempts] == [("a", None), ("b", "failover:503")]
 
 
 async def test_the_record_notes_a_cache_bypass() -> None:

@@ -3,7 +3,7 @@
 What repeats for millions of attempts, the provider, its models and their price, is an origin: a numbered text of
 `usage_origins`. The other fields are an array in a fixed order; those that most attempts lack are an object at its end:
 
-    [[7,"AZqkW_F8cACAAAAAAAAAAA",3,1523,200,4500,null,[3210,1000],1081500,"stop","req_0123456789abcdef",{"why":"retry:503"}]]
+    [[7,"cACAAAAAAAAAAA",3,1523,200,4500,null,[3210,1000],1081500,"stop","req_0123456789abcdef",{"why":"retry:503"}]]
 
 Records of version 1 were stored as an array of objects (`[{"id":…`). They stay as they are, and are read as well.
 """
@@ -25,6 +25,9 @@ from llm_gateway.store.numbered_texts import LONGEST_TEXT, NumberedTexts
 
 MOST_ORIGINS = 100_000
 """Number from which origins are written out in each attempt: a provider reports a new model name for every call."""
+
+UUID_BYTES, TIME_BYTES = 16, 6
+"""Bytes of a UUID, and of the milliseconds at the beginning of a UUIDv7 (RFC 9562, section 5.7)."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
@@ -119,7 +122,7 @@ def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any
     limit_tokens = attempt.limit_tokens
     array = [
         origin,
-        _short(attempt.id),
+        _short(attempt.id, attempt.started_ms),
         attempt.started_ms - at_ms,
         attempt.latency_ms,
         attempt.status,
@@ -150,7 +153,7 @@ def _restored(stored: _Stored, at_ms: int, origins: dict[int, Origin]) -> Attemp
     usage, rest = Usage(**dict(zip(_KINDS, stored.usage, strict=False))), stored.rest or _NO_REST
     limit_tokens = stored.limit_tokens
     return AttemptRecord(
-        id=_long(stored.id),
+        id=_long(stored.id, at_ms + stored.started_after_ms),
         provider_id=origin.provider_id,
         provider=origin.provider,
         kind=origin.kind,
@@ -170,17 +173,27 @@ def _restored(stored: _Stored, at_ms: int, origins: dict[int, Origin]) -> Attemp
     )
 
 
-def _short(attempt_id: str) -> str:
-    """Return a UUID in 22 characters (base64); any other id behind a `=`, which base64 does not begin with."""
+def _short(attempt_id: str, started_ms: int) -> str:
+    """Return a short form of the id: base64 of a UUID, 14 characters without its time if that is `started_ms`, else 22.
+
+    Any other id stands behind a `=`, which base64 does not begin with.
+    """
     try:
         value = bytes.fromhex(attempt_id.replace("-", ""))
     except ValueError:
         return f"={attempt_id}"
-    return b2a_base64(value, newline=False)[:-2].decode() if _uuid_text(value) == attempt_id else f"={attempt_id}"
+    if len(value) != UUID_BYTES or _uuid_text(value) != attempt_id:
+        return f"={attempt_id}"
+    if int.from_bytes(value[:TIME_BYTES]) == started_ms:
+        value = value[TIME_BYTES:]
+    return b2a_base64(value, newline=False)[:-2].decode()
 
 
-def _long(short: str) -> str:
-    return short[1:] if short.startswith("=") else _uuid_text(a2b_base64(f"{short}=="))
+def _long(short: str, started_ms: int) -> str:
+    if short.startswith("="):
+        return short[1:]
+    value = a2b_base64(f"{short}==")
+    return _uuid_text(value if len(value) == UUID_BYTES else started_ms.to_bytes(TIME_BYTES) + value)
 
 
 def _uuid_text(value: bytes) -> str:

@@ -1,7 +1,8 @@
 """Compute usage totals by every combination of dimensions (the cube) from records. No SQL.
 
-A request counts once, at the provider and model that answered or were tried last; tokens and cost count at the provider
-and model of each attempt. So the totals of a bucket add up to all requests, and to all that was billed.
+A request counts once, at the provider and model that answered or were tried last (for a hit of the cache: that once
+answered); tokens and cost count at the provider and model of each attempt. So the totals of a bucket add up to all
+requests, and to all that was billed.
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ overrides = sa.Table(
     sa.UniqueConstraint("user_id", "service_name", name="overrides_user_service"),
 )
 
+# `instance_id` is a number of usage_names; `instance` is empty then. Records of version 1 have the name itself.
 # Ids are UUIDv7, so a range of time is a range of ids: the primary key serves queries by time.
 usage_records = sa.Table(
     "usage_records",
@@ -126,6 +127,7 @@ usage_records = sa.Table(
     Column("route", Text),
     Column("key_id", Text),
     Column("team_id", Text),
+    Column("instance_id", BigInteger),
     sqlite_with_rowid=False,
 )
 

@@ -23,7 +23,8 @@ from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import CubeTable
-from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.database import Database, usage_names, usage_records
+from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
 
@@ -37,8 +38,10 @@ KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
 
 USAGE_KINDS = Usage.__struct_fields__
-PLAIN_FIELDS = tuple(name for name in UsageRecord.__struct_fields__ if name not in {"usage", "tags", "attempts"})
-RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "tags", "attempts", "last_attempt_ms")
+PLAIN_FIELDS = tuple(
+    name for name in UsageRecord.__struct_fields__ if name not in {"instance", "usage", "tags", "attempts"}
+)
+RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "instance", "instance_id", "tags", "attempts", "last_attempt_ms")
 
 
 class NamedTotals(msgspec.Struct, frozen=True):
@@ -69,6 +72,7 @@ class UsageStore:
         placeholder = "?" if database.is_sqlite else "%s"
         self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
         self._attempts = AttemptTexts(database)
+        self._names = NumberedTexts(database, usage_names)
         self._rollups = RollupTable(database)
         self._cube = CubeTable(database)
         self._cube_fill = CubeFill(database)
@@ -178,9 +182,10 @@ class UsageStore:
             del by_id[known]
         records, inserted = [*by_id.values()], 0
         texts = self._attempts.write(connection, records, pause)
+        instances = self._names.numbers(connection, {record.instance for record in records}, pause)
         for start in range(0, len(records), ROWS_AT_ONCE):
             part = zip(records[start : start + ROWS_AT_ONCE], texts[start : start + ROWS_AT_ONCE], strict=True)
-            rows = [_record_row(record, text) for record, text in with_pauses(part, pause)]
+            rows = [_record_row(record, instances[record.instance], text) for record, text in with_pauses(part, pause)]
             inserted += self._records.run(connection, rows, pause)
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
@@ -192,11 +197,18 @@ _plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KI
 _encoder = msgspec.json.Encoder()
 
 
-def _record_row(record: UsageRecord, attempts: str | None) -> tuple[Any, ...]:
+def _record_row(record: UsageRecord, instance: int, attempts: str | None) -> tuple[Any, ...]:
     tags = _encoder.encode(record.tags).decode() if record.tags else None
     if not record.attempts:
-        return (*_plain_values(record), tags, None, None)
-    return (*_plain_values(record), tags, attempts, max(attempt.started_ms for attempt in record.attempts))
+        return (*_plain_values(record), "", instance, tags, None, None)
+    return (
+        *_plain_values(record),
+        "",
+        instance,
+        tags,
+        attempts,
+        max(attempt.started_ms for attempt in record.attempts),
+    )
 
 
 def _known_in_sqlite() -> KnownIds:

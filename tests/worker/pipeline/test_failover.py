@@ -111,6 +111,31 @@ async def test_a_failure_tries_the_next_candidate(world: World, failure: Upstrea
     assert world.slept == []
 
 
+NOT_JSON = answer("not json")
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        (NOT_SENT, "failover:not_sent"),
+        (TIMEOUT, "failover:timeout"),
+        (BROKEN, "failover:broken"),
+        (MALFORMED, "failover:malformed"),
+        (NOT_JSON, "failover:not_json"),
+        (refusal(429), "failover:429"),
+        (refusal(503), "failover:503"),
+    ],
+    ids=repr,
+)
+async def test_an_attempt_is_recorded_with_why_it_was_made(world: World, failure: UpstreamResult, why: str) -> None:
+    world.script(a=[failure], b=[answer("{}")])
+    record = world.open(request())
+
+    await world.failover.run(request(json_mode=True), plan([A], [B]), record)
+
+    assert [attempt.why for attempt in record.attempts] == [None, why]
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_status_that_blames_the_request_ends_it(world: World, status: int) -> None:
     world.script(a=[refusal(status, "max_tokens is too large")], b=[answer()])

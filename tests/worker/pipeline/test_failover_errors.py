@@ -92,7 +92,8 @@ class TestLimits:
 
         served = await world.failover.run(request(), plan([provider("one", rate_limit_rpm=1)], [B]), record)
 
-        assert (served.provider, len(record.attempts)) == ("b", 1)
+        assert served.provider == "b"
+        assert [attempt.why for attempt in record.attempts] == ["failover:limit"]
 
     async def test_a_request_larger_than_every_limit_is_refused(self, world: World) -> None:
         error = await failing(world, plan([LARGE], [provider("other", rate_limit_tpm=1)]))
@@ -112,9 +113,11 @@ class TestLimits:
     async def test_a_request_as_large_as_the_limit_is_admitted(self, world: World) -> None:
         world.script(just=[answer()])
 
-        served = await world.failover.run(request(), plan([LARGE], [JUST]), world.open(request()))
+        record = world.open(request())
+        served = await world.failover.run(request(), plan([LARGE], [JUST]), record)
 
         assert served.provider == "just"
+        assert [attempt.why for attempt in record.attempts] == ["failover:exceeds_limit"]
 
     async def test_a_full_limit_wins_over_one_that_the_request_exceeds(self, world: World) -> None:
         await fill(world, "one", seconds_ago=10)
@@ -316,6 +319,8 @@ class TestLoneCandidate:
         assert served.provider == "a"
         assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
         assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
+        assert record.attempts[0].why is None
+        assert (record.attempts[1].why or "").startswith("retry:")
 
     async def test_a_lone_provider_is_retried_only_once(self, world: World) -> None:
         world.script(a=[refusal(500, "first"), refusal(500, "second"), answer()])
@@ -346,6 +351,15 @@ class TestLoneCandidate:
         await failing(world, plan([A]))
 
         assert world.slept == []
+
+    async def test_a_skipped_candidate_is_why_the_next_one_is_called(self, world: World) -> None:
+        broken_open(world, "a")
+        world.script(b=[answer()])
+        record = world.open(request())
+
+        await world.failover.run(request(), plan([A], [B]), record)
+
+        assert [attempt.why for attempt in record.attempts] == ["failover:unavailable"]
 
     async def test_a_candidate_with_an_alternative_is_not_retried(self, world: World) -> None:
         broken_open(world, "b")

@@ -16,7 +16,13 @@ down_revision = "0002"
 
 SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 NUMBERED = BigInteger().with_variant(sa.Integer, "sqlite")
-NEW_COLUMNS = (("queued_ms", BigInteger), ("route", Text), ("key_id", Text), ("team_id", Text))
+NEW_COLUMNS = (
+    ("queued_ms", BigInteger),
+    ("route", Text),
+    ("key_id", Text),
+    ("team_id", Text),
+    ("instance_id", BigInteger),
+)
 RENAMED_COLUMNS = (("organization", "session"), ("project", "agent"))
 DIMENSIONS = ("model", "provider", "key", "team", "service", "task_type", "agent")
 COUNTERS = (

@@ -1,0 +1,246 @@
+"""The cube agrees with the rollups, whoever adds to it: new records, repricing, and the filling with older records."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import given as for_any
+from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError
+
+from llm_gateway.domain.usage import Price, Usage, UsageRecord
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.cube_fill import CubeFill, FilledStep
+from llm_gateway.store.cube_table import LONGEST_NAME, CubeTable
+from llm_gateway.store.database import Database, usage_cube, usage_cube_fill, usage_records
+from llm_gateway.store.repricing import Repricing, Wanted
+from llm_gateway.store.rollups import DAY, HOUR, Totals
+from llm_gateway.store.usage import UsageStore
+from tests.store.histories import (
+    DAY_MS,
+    HOUR_MS,
+    NOW_MS,
+    attempt,
+    check_cube,
+    clear,
+    close,
+    cube_rows,
+    made_records,
+    record,
+    rollup_rows,
+)
+from tests.store.test_repricing import provider
+
+PRICE = Price(((0, 10**6),), ((0, 10**6),))
+DEAR = Price(((0, 3 * 10**6),), ((0, 5 * 10**6),))
+HOUR_NUMBER = NOW_MS // HOUR_MS
+EVERYTHING = Wanted(since_ms=0, until_ms=NOW_MS + 10**12)
+
+
+@pytest.fixture
+def store(database: Database) -> UsageStore:
+    return UsageStore(database)
+
+
+def bought(provider_name: str = "p", model: str = "m", tokens: int = 10, at_ms: int = NOW_MS) -> Any:
+    usage = Usage(input_tokens=tokens)
+    return attempt(at_ms, provider_name, model=model, usage=usage, price=PRICE, cost_nanos=tokens)
+
+
+def made(*attempts: Any, at_ms: int = NOW_MS, **fields: Any) -> UsageRecord:
+    one = record(at_ms, outcome="ok", attempts=list(attempts), **fields)
+    close(one)
+    return one
+
+
+def forget_cube(database: Database) -> None:
+    """Bring the database into the state after the migration: the stored records are still to be added to the cube."""
+    with database.write() as connection:
+        connection.execute(sa.delete(usage_cube))
+        newest = sa.select(sa.func.coalesce(sa.func.max(usage_records.c.id), "")).scalar_subquery()
+        connection.execute(sa.update(usage_cube_fill).values(until=newest, filled=""))
+
+
+def reprice(database: Database, price: Price = DEAR) -> None:
+    providers = [provider(name) for name in ("p", "q", "openai", "anthropic", "ü")]
+    Repricing(database, providers, lambda _provider, _attempt: price, sleep=lambda _: None).run(
+        EVERYTHING, dry_run=False, progress=lambda _: None
+    )
+
+
+def test_a_record_is_a_row_of_its_hour_and_of_its_day_with_all_dimensions(
+    store: UsageStore, database: Database
+) -> None:
+    store.write(
+        [
+            made(bought(), key_name="k", team_id="t", service="s", task_type="g", agent="codex", latency_ms=7),
+            made(bought(), key_name="k", key_id="i", service="s"),
+        ]
+    )
+    counters = (1, 0, 0, 1, 0, 0, 10, 0, 10)
+    assert cube_rows(database) == [
+        (1, HOUR_NUMBER, "m", "p", "i", "", "s", "general", "", *counters, 0),
+        (1, HOUR_NUMBER, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
+        (24, HOUR_NUMBER // 24, "m", "p", "i", "", "s", "general", "", *counters, 0),
+        (24, HOUR_NUMBER // 24, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
+    ]
+
+
+def test_tokens_count_where_they_were_bought_and_the_request_where_it_was_tried_last(
+    store: UsageStore, database: Database
+) -> None:
+    store.write([made(bought("p", "m", 3), bought("q", "n", 5)), record(outcome="no_provider")])
+    with database.read() as connection:
+        rows = CubeTable(database).breakdown(
+            connection, ("provider", "model"), HOUR, (NOW_MS - HOUR_MS, NOW_MS + HOUR_MS)
+        )
+    assert rows == {
+        ("p", "m"): Totals(input_tokens=3, cost_nanos=3),
+        ("q", "n"): Totals(requests=1, ok_requests=1, input_tokens=5, cost_nanos=5),
+        ("", ""): Totals(requests=1, error_requests=1),
+    }
+
+
+def test_a_breakdown_sums_whole_hours_or_days_of_its_period(store: UsageStore, database: Database) -> None:
+    day = NOW_MS // DAY_MS * DAY_MS
+    store.write([record(at_ms, agent="a") for at_ms in (day - 1, day, day + HOUR_MS, day + DAY_MS)])
+    cube = CubeTable(database)
+    with database.read() as connection:
+        assert cube.breakdown(connection, ("agent",), DAY, (day, day + DAY_MS))["a",].requests == 2
+        assert cube.breakdown(connection, ("agent",), HOUR, (day, day + HOUR_MS))["a",].requests == 1
+        assert cube.breakdown(connection, (), HOUR, (day - HOUR_MS, day + 2 * DAY_MS))[()].requests == 4
+        assert cube.breakdown(connection, ("agent",), DAY, (day + 2 * DAY_MS, day + 3 * DAY_MS)) == {}
+
+
+def test_long_names_are_cut_and_summed_together(store: UsageStore, database: Database) -> None:
+    long = "x" * LONGEST_NAME
+    store.write([record(service=long + "1"), record(service=long + "2"), record(service=long)])
+    assert [(row[6], row[9]) for row in cube_rows(database)] == [(long, 3), (long, 3)]
+
+
+def test_records_that_are_stored_already_are_added_once(store: UsageStore, database: Database) -> None:
+    batch = [made(bought(), service=f"s{number % 3}") for number in range(7)]
+    store.write(batch)
+    once = cube_rows(database)
+    store.write([*batch, *batch])
+    assert cube_rows(database) == once
+    check_cube(database)
+
+
+def test_filling_a_new_database_adds_nothing(store: UsageStore, database: Database) -> None:
+    store.write([record()])
+    before = cube_rows(database)
+    assert store.fill_cube() is None
+    assert cube_rows(database) == before
+
+
+def test_older_records_are_added_oldest_first_in_steps(store: UsageStore, database: Database) -> None:
+    history = [made(bought(at_ms=NOW_MS + number), at_ms=NOW_MS + number * HOUR_MS) for number in range(5)]
+    store.write(history)
+    expected = cube_rows(database)
+    forget_cube(database)
+    fill = CubeFill(database)
+    assert fill.step(2) == FilledStep(2, history[1].at_ms, is_last=False)
+    assert {row[1] for row in cube_rows(database) if row[0] == 1} == {HOUR_NUMBER, HOUR_NUMBER + 1}
+    assert [fill.step(2), fill.step(2)] == [
+        FilledStep(2, history[3].at_ms, is_last=False),
+        FilledStep(1, history[4].at_ms, is_last=True),
+    ]
+    assert fill.step(2) is None
+    assert cube_rows(database) == expected
+
+
+def test_a_step_that_fails_adds_nothing(store: UsageStore, database: Database) -> None:
+    store.write([record(), record()])
+    expected = cube_rows(database)
+    forget_cube(database)
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER fail BEFORE UPDATE ON usage_cube_fill BEGIN SELECT RAISE(ABORT, 'x'); END"
+        )
+    with pytest.raises(IntegrityError):
+        store.fill_cube()
+    assert cube_rows(database) == []
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER fail")
+    assert store.fill_cube() is not None
+    assert cube_rows(database) == expected
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@for_any(
+    history=st.lists(made_records(), max_size=12),
+    late=st.lists(made_records(), max_size=6),
+    rng=st.randoms(use_true_random=False),
+)
+def test_the_cube_is_complete_whatever_happens_while_it_is_filled(
+    shared_database: Database, history: list[UsageRecord], late: list[UsageRecord], rng: random.Random
+) -> None:
+    """Late records may be older than the mark up to which the cube is filled, or between it and the newest record."""
+    clear(shared_database)
+    store, fill = UsageStore(shared_database), CubeFill(shared_database)
+    store.write(history)
+    forget_cube(shared_database)
+    doing: list[Callable[[], object]] = [lambda each=each: store.write([each]) for each in late]
+    doing += [lambda: reprice(shared_database), lambda: reprice(shared_database, PRICE)]
+    rng.shuffle(doing)
+    while fill.step(rng.randint(1, 4)) is not None:
+        if doing:
+            doing.pop()()
+    for each in doing:
+        each()
+    check_cube(shared_database)
+    rows = [row for row in cube_rows(shared_database) if any(row[9:])]
+    forget_cube(shared_database)
+    while fill.step() is not None:
+        pass
+    assert cube_rows(shared_database) == rows
+
+
+def test_filling_beside_other_writers_is_exact(store: UsageStore, database: Database) -> None:
+    history = [made(bought(at_ms=NOW_MS), at_ms=NOW_MS - number * HOUR_MS) for number in range(1000)]
+    store.write(history[::2])
+    forget_cube(database)
+    late, fill, failures = history[1::2], CubeFill(database), list[BaseException]()
+    left = threading.Event()
+
+    def work(step: Callable[[], bool]) -> None:
+        try:
+            is_left = True
+            while is_left:
+                with suppress(StoreUnavailable):  # another thread has the write lock: try again
+                    is_left = step()
+        except BaseException as error:
+            failures.append(error)
+
+    def write() -> bool:
+        store.write(late[-20:])
+        del late[-20:]
+        return bool(late)
+
+    def run_repricing() -> bool:
+        reprice(database)
+        return not left.is_set()
+
+    def fill_step() -> bool:
+        is_left = fill.step(20) is not None
+        if not is_left:
+            left.set()
+        return is_left
+
+    threads = [threading.Thread(target=work, args=[step]) for step in (write, run_repricing, fill_step)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    check_cube(database)
+    assert sum(row[9] for row in cube_rows(database) if row[0] == 24) == 1000
+    assert rollup_rows(database)
