@@ -109,7 +109,11 @@ def test_the_tier_of_a_stream_that_is_cut_is_the_one_reported_so_far() -> None:
 def test_the_tier_that_served_a_response_replaces_the_one_that_was_requested() -> None:
     dialect = DIALECTS["responses"]
     first = changed(dialect.stream[0], ("response", "service_tier"), "priority")
-    assert read_stream(dialect, [first, *dialect.stream[1:]])[0].service_tier is None
+    search = {"type": "response.output_item.done", "output_index": 1, "item": SEARCH}
+    events = [first, search, *[event for event in dialect.stream[1:] if event["type"] != search["type"]]]
+    cut, complete = read_stream(dialect, events[:2])[0], read_stream(dialect, events)[0]
+    assert (cut.service_tier, cut.units) == ("priority", {"web_search": 1})
+    assert (complete.service_tier, complete.units) == (None, {"web_search": 1})
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ class UsageUpdate(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
 
 class BillingUpdate(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
-    """What the provider bills differently from its standard price per token. A later one replaces an earlier one.
+    """Facts that change the price of a reply: its tier, and its units. A later update replaces an earlier one.
 
     `service_tier` is the tier that served the reply, as in `AttemptRecord`; None is the standard tier. `units` counts
     what is billed apart from tokens ({"web_search": 2}). Replies at the standard tier and without units have none.

@@ -8,7 +8,7 @@ from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, cost
 
 
 class Quote(NamedTuple):
-    """What a call costs: the price of its tokens, and `units_nanos` for its units (searches, …).
+    """Price of one call: the price of its tokens, and `units_nanos` for its units (searches, …).
 
     `is_known` is False if the price of its tier, or of a unit, is not known: then the cost is an estimate.
     """

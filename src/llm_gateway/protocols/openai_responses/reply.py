@@ -69,7 +69,7 @@ UNITS = {
 
 
 class ToolAction(msgspec.Struct, gc=False):
-    """What a web search call did: `search`, `open_page` or `find_in_page`."""
+    """Action of a web search call: `search`, `open_page` or `find_in_page`."""
 
     type: Lenient[str] = None
 

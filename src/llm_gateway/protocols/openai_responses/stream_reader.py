@@ -102,6 +102,7 @@ class StreamReader:
         self.is_done = False
         self._calls: dict[int, int] = {}  # output_index -> number of the call
         self._units: dict[str, int] = {}
+        self._requested_tier: str | None = None
         self._has_begun = False
         self._has_content = False
 
@@ -119,8 +120,7 @@ class StreamReader:
             return self._delta(kind, payload.output_index, payload.delta)
         if kind == "response.created":
             self._has_begun = True
-            response = payload.response or ResponseHead()
-            return [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+            return self._begin(payload.response or ResponseHead())
         if kind == "response.output_item.added":
             return self._added(payload)
         if kind == "response.output_item.done" and payload.item is not None:
@@ -132,6 +132,15 @@ class StreamReader:
         if kind in FAILURES:
             raise _failed(payload)
         return []
+
+    def _begin(self, response: ResponseHead) -> list[Chunk]:
+        """Start the reply. Its tier is the requested one so far: the best guess, should the stream be cut."""
+        chunks: list[Chunk] = [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+        tier = special_tier(response.service_tier)
+        if tier not in (None, "auto"):
+            self._requested_tier = tier
+            chunks.append(BillingUpdate(service_tier=tier))
+        return chunks
 
     def _delta(self, kind: str, index: int, delta: str) -> list[Chunk]:
         self._has_content = True
@@ -162,7 +171,7 @@ class StreamReader:
         if unit is None:
             return []
         self._units[unit] = self._units.get(unit, 0) + 1
-        return [BillingUpdate(units=dict(self._units))]
+        return [BillingUpdate(service_tier=self._requested_tier, units=dict(self._units))]
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
@@ -173,7 +182,7 @@ class StreamReader:
         if counted is not None:
             chunks.append(counted)
         tier = special_tier(response.service_tier)
-        if tier is not None:
+        if tier != self._requested_tier:
             chunks.append(BillingUpdate(service_tier=tier, units=self._units or None))
         return chunks
 
