@@ -36,7 +36,8 @@ class ReportedUsage(msgspec.Struct, gc=False):
 
     Cached tokens are a part of `prompt_tokens`, and reported in the details, in `prompt_cache_hit_tokens` (DeepSeek,
     https://api-docs.deepseek.com/guides/kv_cache) or in `cached_tokens` (Moonshot,
-    https://platform.kimi.ai/docs/api/chat). `num_sources_used` counts the sources of xAI's live search (https://docs.rs/xai-openapi/latest/src/xai_openapi/usage.rs.html).
+    https://platform.kimi.ai/docs/api/chat). `num_sources_used` counts the sources of xAI's live search
+    (https://docs.rs/xai-openapi/latest/src/xai_openapi/usage.rs.html).
     """
 
     prompt_tokens: LenientCount = None
