@@ -10,8 +10,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from llm_gateway.control.maintenance import delete_old_usage_forever
-from llm_gateway.store.database import Database, usage_rollups
+from llm_gateway.store.database import Database
 from llm_gateway.store.retention import Retention
+from llm_gateway.store.tables import usage_rollups
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, record, stored_ids
 

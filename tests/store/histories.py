@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
 from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.cube import DIMENSIONS
-from llm_gateway.store.database import Database, usage_cube, usage_names, usage_records, usage_rollups
+from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
+from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore
 
 HOUR_MS = 3_600_000

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import LONGEST_NAME, CubeTable
-from llm_gateway.store.database import Database, usage_cube, usage_cube_fill, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.rollups import DAY, HOUR, Totals
+from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import (
     DAY_MS,
@@ -189,7 +191,7 @@ def test_the_cube_is_complete_whatever_happens_while_it_is_filled(
     store, fill = UsageStore(shared_database), CubeFill(shared_database)
     store.write(history)
     forget_cube(shared_database)
-    doing: list[Callable[[], object]] = [lambda each=each: store.write([each]) for each in late]
+    doing: list[Callable[[], object]] = [partial(store.write, [each]) for each in late]
     doing += [lambda: reprice(shared_database), lambda: reprice(shared_database, PRICE)]
     rng.shuffle(doing)
     while fill.step(rng.randint(1, 4)) is not None:

@@ -1,4 +1,4 @@
-"""Migrations lead to the tables of `database.py`, from any version, run any number of times."""
+"""Migrations lead to the tables of `tables.py`, from any version, run any number of times."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from alembic.script import ScriptDirectory
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.store import migrations
-from llm_gateway.store.database import Database, metadata
+from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
+from llm_gateway.store.tables import metadata
 
 MIGRATE = """
 import sys

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError, Conflict, NotFound
-from llm_gateway.store.database import Database, providers
+from llm_gateway.store.database import Database
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox
+from llm_gateway.store.tables import providers
 
 CANARY = "sk-canary-0123456789"
 

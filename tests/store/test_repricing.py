@@ -17,7 +17,7 @@ from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, cost
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.repricing import (
     BATCH_RECORDS,
     ModelDifference,
@@ -27,6 +27,7 @@ from llm_gateway.store.repricing import (
     Wanted,
     at_quote,
 )
+from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import (
     DAY_MS,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.store.database import Database, usage_rollups
+from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import COUNTERS
+from llm_gateway.store.tables import usage_rollups
 from llm_gateway.store.usage import CustomerTotals, UsageStore
 from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused
-from llm_gateway.store.database import usage_rollups
 from llm_gateway.store.rollups import BLOCKS, COUNTERS, DAY, HOUR, LARGEST_SUM, Totals, change, coarser, cover, hourly
+from llm_gateway.store.tables import usage_rollups
 
 HOUR_MS = 3_600_000
 

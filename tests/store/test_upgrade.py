@@ -18,10 +18,11 @@ from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import AttemptRecord, Price, SentAttempt
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.replay import replay
-from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.retention import Retention
+from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.journal.samples import Heard, left_behind
 from tests.store.histories import DAY_MS, check_cube, cube_rows, rollup_rows, stored_attempts

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from llm_gateway.domain.usage import FREE, RECORD_VERSION, SentAttempt, Usage
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.database import Database, usage_names, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
+from llm_gateway.store.tables import usage_names, usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_attempts, stored_ids
 

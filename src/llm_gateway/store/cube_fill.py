@@ -14,8 +14,9 @@ from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_table import CubeTable
-from llm_gateway.store.database import Database, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
+from llm_gateway.store.tables import usage_records
 
 STEP_RECORDS = 1000
 """Records added in one transaction."""

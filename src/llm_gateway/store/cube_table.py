@@ -20,10 +20,11 @@ from sqlalchemy.engine import Connection
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
 from llm_gateway.store.cube import DIMENSIONS, CubeKey, Values
-from llm_gateway.store.database import Database, usage_cube, usage_cube_fill, usage_names
+from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS
 from llm_gateway.store.rollups import COUNTERS, DAY, HOUR, Grain, Totals
+from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names
 
 NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 COLUMNS = ("hours", "bucket", *NAMES, *COUNTERS)

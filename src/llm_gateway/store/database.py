@@ -1,7 +1,7 @@
-"""Database tables, and transactions on SQLite or Postgres.
+"""Transactions on SQLite or Postgres.
 
-`Database` opens, migrates and hands out transactions; the queries are in `providers.py`, `overrides.py`, `usage.py` and
-`rollup_table.py`.
+`Database` opens, migrates and hands out transactions; the tables are in `tables.py`, the queries in `providers.py`,
+`overrides.py`, `usage.py`, `rollup_table.py` and `cube_table.py`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, Column, Float, LargeBinary, Text, event
+from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
 from sqlalchemy.pool import QueuePool
 
-from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store import migrations
-from llm_gateway.store.cube import DIMENSIONS
 from llm_gateway.store.diagnosis import explained
-from llm_gateway.store.rollups import COUNTERS
 
 BUSY_TIMEOUT_S = 5.0
 """Maximum seconds a writer waits for another writer's lock."""
@@ -41,144 +38,6 @@ MIGRATION_LOCK = 0x6C6C6D67
 
 STEPS_BETWEEN_LOOKS = 500_000
 """SQLite instructions between two checks of a read's time limit: some 10 ms; each check needs the GIL."""
-
-SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text compared by its bytes on Postgres too, whatever the database's locale; SQLite always does."""
-
-NUMBERED = BigInteger().with_variant(sa.Integer, "sqlite")
-"""Type of a key that the database numbers itself."""
-
-metadata = sa.MetaData()
-
-providers = sa.Table(
-    "providers",
-    metadata,
-    Column("id", SORTED_BY_BYTES, primary_key=True),
-    Column("name", SORTED_BY_BYTES, nullable=False),
-    Column("display_name", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("base_url", Text),
-    Column("models", Text, nullable=False),
-    Column("is_enabled", Boolean, nullable=False),
-    Column("rate_limit_rpm", BigInteger, nullable=False),
-    Column("rate_limit_tpm", BigInteger, nullable=False),
-    Column("priority", BigInteger, nullable=False),
-    Column("timeout_s", Float, nullable=False),
-    Column("prices", Text),
-    Column("api_key", LargeBinary, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("updated_at_ms", BigInteger, nullable=False),
-    Column("protocols", Text),
-    sa.UniqueConstraint("name", name="providers_name"),
-)
-
-overrides = sa.Table(
-    "overrides",
-    metadata,
-    Column("id", SORTED_BY_BYTES, primary_key=True),
-    Column("user_id", SORTED_BY_BYTES, nullable=False),
-    Column("service_name", SORTED_BY_BYTES, nullable=False, comment="empty: all services"),
-    Column("provider_name", SORTED_BY_BYTES, nullable=False),
-    Column("model_name", Text, nullable=False),
-    Column("allow_fallback", Boolean, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("updated_at_ms", BigInteger, nullable=False),
-    sa.UniqueConstraint("user_id", "service_name", name="overrides_user_service"),
-)
-
-# `instance_id` is a number of usage_names; `instance` is empty then. Records of version 1 have the name itself.
-# Ids are UUIDv7, so a range of time is a range of ids: the primary key serves queries by time.
-usage_records = sa.Table(
-    "usage_records",
-    metadata,
-    Column("id", SORTED_BY_BYTES, primary_key=True),
-    Column("at_ms", BigInteger, nullable=False),
-    Column("last_attempt_ms", BigInteger, comment="when the last attempt started; null without attempts"),
-    Column("version", BigInteger, nullable=False),
-    Column("instance", Text, nullable=False),
-    Column("key_name", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("service", Text, nullable=False),
-    Column("task_type", Text, nullable=False),
-    Column("surface", Text, nullable=False),
-    Column("client_request_id", Text),
-    Column("session", Text),
-    Column("agent", Text),
-    Column("tags", Text, comment="JSON object"),
-    Column("stream", Boolean, nullable=False),
-    Column("requested_model", Text),
-    Column("override_id", Text),
-    Column("outcome", Text, nullable=False),
-    Column("error_code", Text),
-    Column("status", BigInteger, nullable=False),
-    Column("cache", Text, nullable=False),
-    Column("saved_input_tokens", BigInteger, nullable=False),
-    Column("saved_output_tokens", BigInteger, nullable=False),
-    Column("saved_cost_nanos", BigInteger, nullable=False),
-    Column("provider", Text),
-    Column("model", Text),
-    *(Column(kind, BigInteger, nullable=False) for kind in Usage.__struct_fields__),
-    Column("cost_nanos", BigInteger, nullable=False),
-    Column("cost_status", Text, nullable=False),
-    Column("latency_ms", BigInteger, nullable=False),
-    Column("first_token_ms", BigInteger),
-    Column("attempts", Text, comment="JSON array of attempt records"),
-    Column("queued_ms", BigInteger),
-    Column("route", Text),
-    Column("key_id", Text),
-    Column("team_id", Text),
-    Column("instance_id", BigInteger),
-    sqlite_with_rowid=False,
-)
-
-# The bucket comes before the name in the key: a batch of records then touches a few neighbouring pages, not one per
-# customer.
-usage_rollups = sa.Table(
-    "usage_rollups",
-    metadata,
-    Column("dimension", SORTED_BY_BYTES, primary_key=True),
-    Column("grain", SORTED_BY_BYTES, primary_key=True),
-    Column("bucket_ms", BigInteger, primary_key=True, autoincrement=False),
-    Column("name", SORTED_BY_BYTES, primary_key=True),
-    *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
-    sqlite_with_rowid=False,
-)
-
-# Numbers for texts that repeat in millions of rows (`numbered_texts.py`).
-usage_names = sa.Table(
-    "usage_names",
-    metadata,
-    Column("id", NUMBERED, primary_key=True),
-    Column("name", SORTED_BY_BYTES, nullable=False),
-    sa.UniqueConstraint("name", name="usage_names_name"),
-)
-usage_origins = sa.Table(
-    "usage_origins",
-    metadata,
-    Column("id", NUMBERED, primary_key=True),
-    Column("origin", SORTED_BY_BYTES, nullable=False),
-    sa.UniqueConstraint("origin", name="usage_origins_origin"),
-)
-
-# Each dimension is a number of usage_names, so that a row of integers is short.
-usage_cube = sa.Table(
-    "usage_cube",
-    metadata,
-    Column("hours", BigInteger, primary_key=True, autoincrement=False),
-    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
-    *(Column(dimension.name, BigInteger, primary_key=True, autoincrement=False) for dimension in DIMENSIONS),
-    *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
-    sqlite_with_rowid=False,
-)
-
-# One row: records whose id is greater than `filled`, but not than `until`, are not in the cube yet (`cube_fill.py`).
-usage_cube_fill = sa.Table(
-    "usage_cube_fill",
-    metadata,
-    Column("until", SORTED_BY_BYTES, primary_key=True),
-    Column("filled", SORTED_BY_BYTES, nullable=False),
-)
-
 
 POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 """Schemes of the URLs of Postgres."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -34,7 +35,7 @@ class NumberedTexts:
         self._insert = BulkInsert(table, (text.name,), f"ON CONFLICT ({text.name}) DO NOTHING", placeholder)
         self._is_sqlite = database.is_sqlite
         # SQLite returns all pairs in one row, since fetching each row takes the GIL again.
-        pairs: tuple[sa.ColumnElement[object], ...] = (number, text)
+        pairs: tuple[sa.ColumnElement[Any], ...] = (number, text)
         if self._is_sqlite:
             pairs = (sa.func.json_group_array(sa.func.json_array(number, text)),)
         self._greatest = sa.select(sa.func.max(number))
@@ -69,7 +70,7 @@ class NumberedTexts:
         return {text: number for number, text in self._pairs(connection, self._by_text, texts, pause)}
 
     def _pairs(
-        self, connection: Connection, query: sa.Select[object], wanted: Iterable[str | int], pause: Pause
+        self, connection: Connection, query: sa.Select[Any], wanted: Iterable[str | int], pause: Pause
     ) -> Iterator[tuple[int, str]]:
         for some in _parts(wanted):
             pause()

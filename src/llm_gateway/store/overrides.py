@@ -13,8 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
-from llm_gateway.store.database import Database, overrides, providers
+from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.tables import overrides, providers
 from llm_gateway.suggestions import if_meant
 
 Overrides: TypeAlias = list[Override]

@@ -14,9 +14,10 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
-from llm_gateway.store.database import Database, overrides, providers
+from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.secrets import SecretBox
+from llm_gateway.store.tables import overrides, providers
 
 Providers: TypeAlias = list[Provider]
 SealedProviders: TypeAlias = list[tuple[Provider, bytes]]

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.attempts import AttemptTexts
-from llm_gateway.store.database import usage_records
+from llm_gateway.store.tables import usage_records
 
 FIELDS = (
     *("id", "at_ms", "version", "key_name", "key_id", "team_id", "user_id", "service", "task_type", "agent"),

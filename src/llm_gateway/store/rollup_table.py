@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
 from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
-from llm_gateway.store.database import Database, usage_rollups
+from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import (
     BLOCKS,
     COUNTERS,
@@ -30,6 +30,7 @@ from llm_gateway.store.rollups import (
     coarser,
     cover,
 )
+from llm_gateway.store.tables import usage_rollups
 
 COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
 SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigInteger).label(name) for name in COUNTERS}

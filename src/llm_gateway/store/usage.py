@@ -23,10 +23,11 @@ from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import CubeTable
-from llm_gateway.store.database import Database, usage_names, usage_records
+from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
+from llm_gateway.store.tables import usage_names, usage_records
 
 LONGEST_REQUEST_MS = 600_000
 """Maximum milliseconds between the start of a request and the start of its last attempt."""
