@@ -99,7 +99,7 @@ def odd(document: Any, *, floats: bool) -> Any:
                 field: (float(count) if floats else str(count)) if isinstance(count, int) else count
                 for field, count in value.items()
             }
-        elif name in ("created", "created_at", "logprobs", "service_tier", "system_fingerprint", "safetyRatings"):
+        elif name in ("created", "created_at", "logprobs", "system_fingerprint", "safetyRatings"):
             made[name] = "odd"
         elif name in ("model", "modelVersion", "id", "responseId") and "role" not in made:
             made[name] = {"odd": [1]}
@@ -113,7 +113,8 @@ def odd(document: Any, *, floats: bool) -> Any:
 @pytest.mark.parametrize("floats", [True, False], ids=["floats", "strings"])
 def test_odd_token_counts_lose_no_answer(scene: Scene, stream: bool, floats: bool) -> None:
     dialect = DIALECTS[scene.dialect]
-    exact = dialect.read(json.dumps(dialect.whole).encode()).usage
+    whole = dialect.read(json.dumps(dialect.whole).encode())
+    exact = whole.usage
     sent = (
         scene.streams(odd(dialect.stream, floats=floats))
         if stream
@@ -130,7 +131,8 @@ def test_odd_token_counts_lose_no_answer(scene: Scene, stream: bool, floats: boo
 
     record = records(scene.gateway)[-1]
     counts = (record["input_tokens"], record["output_tokens"])
-    assert (record["outcome"], record["cost_status"]) == ("ok", "exact" if floats else "estimated")
+    status = "exact" if floats and whole.units is None else "estimated"  # the price of its search is not known
+    assert (record["outcome"], record["cost_status"]) == ("ok", status)
     assert counts == (exact.input_tokens, exact.output_tokens) if floats else min(counts) > 0
     assert record["cost_nanos"] > 0
 
@@ -180,6 +182,51 @@ def _is_billed(scene: Scene, kind: str) -> None:
     assert (record["outcome"], record["cost_status"], record["cache"]) == ("ok", "exact", "miss"), kind
     assert (record["input_tokens"], record["output_tokens"]) == (19, 10), kind
     assert record["cost_nanos"] == 19_000 + 20_000, kind
+
+
+FLEX: dict[str, tuple[Any, list[Any]]] = {
+    "chat": (
+        {**WHOLE["chat null"][1], "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]},
+        [
+            {"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": {"prompt_tokens": 19, "completion_tokens": 10}},
+        ],
+    ),
+    "responses": (
+        {
+            "status": "completed",
+            "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}],
+            "usage": {"input_tokens": 19, "output_tokens": 10},
+        },
+        [
+            {"type": "response.created", "response": {"status": "in_progress"}},
+            {"type": "response.output_text.delta", "output_index": 0, "delta": "Hello"},
+            {
+                "type": "response.completed",
+                "response": {
+                    "status": "completed",
+                    "usage": {"input_tokens": 19, "output_tokens": 10},
+                    "service_tier": "flex",
+                },
+            },
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "surface"), [("openai", surface) for surface in PATHS])
+@STREAMED
+def test_an_answer_at_half_the_price_costs_half_passed_through_and_translated(scene: Scene, stream: bool) -> None:
+    whole, events = FLEX[scene.dialect]
+    if stream:
+        scene.streams([{**event, "service_tier": "flex"} if "type" not in event else event for event in events])
+    else:
+        scene.answers({**whole, "service_tier": "flex"})
+    assert b"Hello" in scene.ask(stream=stream)
+    record = records(scene.gateway)[-1]
+    assert (record["cost_nanos"], record["cost_status"]) == ((19_000 + 20_000) // 2, "exact")
+    assert '"service_tier":"flex"' in record["attempts"]
 
 
 @pytest.mark.parametrize(("kind", "surface"), [(kind, "chat") for kind in KINDS])

@@ -158,6 +158,28 @@ def test_a_complete_reply_without_text_is_an_answer_with_exact_tokens(kind: str)
         assert not reply.is_cacheable
 
 
+FILTERED: dict[str, dict[str, Any]] = {
+    "chat": chat({"content": "Half of"}, "content_filter"),
+    "messages": message({"type": "text", "text": "Half of"}, reason="refusal"),
+    "responses": {
+        "status": "incomplete",
+        "incomplete_details": {"reason": "content_filter"},
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "Half of"}]}],
+        "usage": USAGE,
+    },
+    "gemini": generated({"parts": [{"text": "Half of"}]}, "SAFETY"),
+}
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_a_filtered_answer_is_served_and_billed_but_not_cached(name: str) -> None:
+    completion = DIALECTS[name].read(encoded(FILTERED[name]))
+    for reply in (reply_of(completion), reply_of(completion, encoded(FILTERED[name]))):
+        assert (reply.finish_reason, reply.usage, reply.usage_estimated) == ("content_filter", COUNTED, False)
+        assert not reply.is_cacheable
+    assert text_of(completion) == "Half of"
+
+
 @pytest.mark.parametrize("kind", WHOLE)
 def test_usage_of_an_empty_reply_without_counts_is_estimated(kind: str) -> None:
     name, document = WHOLE[kind]

@@ -164,6 +164,7 @@ class TestDecode:
             upstream_model="claude-opus-5-5",
             upstream_request_id="msg_013Zva2CMHLNnjNjtJKqJ2EF",
             usage_estimated=False,
+            service_tier="geo:us",
         )
 
     def test_the_input_of_the_json_tool_is_the_answer(self) -> None:

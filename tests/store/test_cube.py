@@ -16,6 +16,7 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
@@ -72,7 +73,7 @@ def forget_cube(database: Database) -> None:
 
 def reprice(database: Database, price: Price = DEAR) -> None:
     providers = [provider(name) for name in ("p", "q", "openai", "anthropic", "ü")]
-    Repricing(database, providers, lambda _provider, _attempt: price, sleep=lambda _: None).run(
+    Repricing(database, providers, lambda _provider, _attempt: Quote(price), sleep=lambda _: None).run(
         EVERYTHING, dry_run=False, progress=lambda _: None
     )
 

@@ -14,17 +14,18 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, cost
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.repricing import (
     BATCH_RECORDS,
     ModelDifference,
-    PriceOf,
+    QuoteOf,
     RepriceReport,
     Repricing,
     Wanted,
-    at_price,
+    at_quote,
 )
 from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
@@ -83,8 +84,12 @@ def made(*attempts: AttemptRecord, at_ms: int = NOW_MS, **fields: Any) -> UsageR
     return one
 
 
-def always(price: Price) -> PriceOf:
-    return lambda _provider, _attempt: price
+def quoted(price: Price | None) -> Quote | None:
+    return None if price is None else Quote(price)
+
+
+def always(price: Price) -> QuoteOf:
+    return lambda _provider, _attempt: Quote(price)
 
 
 class Stopped(Exception):
@@ -98,7 +103,7 @@ class Run:
         self.reports: list[RepriceReport] = []
         self._left = stop_after
         self._repricing = Repricing(
-            database, map(provider, prices), lambda provider, _: prices[provider.name], sleep=self._sleep
+            database, map(provider, prices), lambda provider, _: quoted(prices[provider.name]), sleep=self._sleep
         )
 
     def __call__(self, wanted: Wanted = EVERYTHING, *, dry_run: bool = False) -> RepriceReport:
@@ -158,13 +163,13 @@ def test_repricing_changes_no_other_field_of_a_record(store: UsageStore, databas
         (bought(), BEFORE, 15, "exact"),
     ],
 )
-def test_at_price_sets_price_cost_and_status_and_is_idempotent(
+def test_at_quote_sets_price_cost_and_status_and_is_idempotent(
     attempt: AttemptRecord, price: Price, nanos: int, status: str
 ) -> None:
-    after = at_price(attempt, price)
+    after = at_quote(attempt, Quote(price))
     assert (after.price, after.cost_nanos, after.cost_status) == (price, nanos, status)
     assert (after is attempt) == (price == attempt.price)
-    assert at_price(after, price) is after
+    assert at_quote(after, Quote(price)) is after
 
 
 def test_attempts_without_a_new_price_or_without_tokens_do_not_change(store: UsageStore, database: Database) -> None:
@@ -269,12 +274,12 @@ def test_records_deleted_or_changed_meanwhile_are_not_overwritten(store: UsageSt
     store.write([made(bought(), user_id=name) for name in "abc"])
     doing: list[Callable[[], object]] = [lambda: store.prune(NOW_MS + 1, 1), Run(database, {"p": NOW})]
 
-    def price_of(_provider: Provider, _attempt: AttemptRecord) -> Price:
+    def quote_of(_provider: Provider, _attempt: AttemptRecord) -> Quote:
         while doing:
             doing.pop(0)()
-        return NOW
+        return Quote(NOW)
 
-    report = Repricing(database, [provider("p")], price_of, sleep=lambda _: None).run(
+    report = Repricing(database, [provider("p")], quote_of, sleep=lambda _: None).run(
         EVERYTHING, dry_run=False, progress=print
     )
     assert report.changed == 0

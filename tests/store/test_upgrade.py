@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import AttemptRecord, Price, SentAttempt
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.replay import replay
@@ -119,7 +120,7 @@ def test_old_records_are_repriced(store: UsageStore, database: Database, is_fill
     price = Price(((0, 7_000_000_000),), ((0, 9_000_000_000),))
     providers = list_providers(database)
     wanted = Wanted(since_ms=0, until_ms=END_MS, provider="house")
-    report = Repricing(database, providers, lambda _provider, _attempt: price, sleep=lambda _: None).run(
+    report = Repricing(database, providers, lambda _provider, _attempt: Quote(price), sleep=lambda _: None).run(
         wanted, dry_run=False, progress=lambda _: None
     )
     assert report.changed > 20

@@ -31,7 +31,7 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
 from llm_gateway.providers.prepare import Preparer
 from llm_gateway.providers.presets import load_presets
-from llm_gateway.providers.prices import PriceList, attempt_price
+from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
@@ -179,4 +179,4 @@ def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
     stack.callback(database.close)
     if not database.is_current():
         raise ConfigurationError(OTHER_VERSION)
-    return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_presets()))
+    return Repricing(database, list_providers(database), partial(attempt_quote, PriceList(), load_presets()))

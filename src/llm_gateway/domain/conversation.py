@@ -213,6 +213,7 @@ class Completion(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
     `usage_estimated` is True in two cases. The provider reported no usage: then `usage` has an estimate of the output
     only, and the caller adds the input. Or the totals are plausible, but the count of some kind of token is not.
+    `service_tier` and `units` are as in `BillingUpdate`.
     """
 
     choices: list[Choice]
@@ -221,6 +222,8 @@ class Completion(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     id: str | None = None
     model: str | None = None
     created_s: int | None = None
+    service_tier: str | None = None
+    units: dict[str, int] | None = None
 
 
 # Stream chunks, in the order of the stream. `choice` is the index of the answer (of `n`) that a chunk belongs to.
@@ -302,6 +305,17 @@ class UsageUpdate(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     is_estimated: bool = False
 
 
+class BillingUpdate(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
+    """Facts that change the price of a reply: its tier, and its units. A later update replaces an earlier one.
+
+    `service_tier` is the tier that served the reply, as in `AttemptRecord`; None is the standard tier. `units` counts
+    what is billed apart from tokens ({"web_search": 2}). Replies at the standard tier and without units have none.
+    """
+
+    service_tier: str | None = None
+    units: dict[str, int] | None = None
+
+
 Chunk: TypeAlias = (
     ReplyStart
     | TextDelta
@@ -312,6 +326,7 @@ Chunk: TypeAlias = (
     | VendorPartDelta
     | ChoiceEnd
     | UsageUpdate
+    | BillingUpdate
 )
 
 CONTENT = (TextDelta, RefusalDelta, ThinkingDelta, ToolStart, ToolDelta, VendorPartDelta)

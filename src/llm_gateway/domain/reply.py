@@ -18,6 +18,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     `upstream_model` is the model name that the provider reported. `usage_estimated`: `usage` is not the provider's
     own count. `dropped` names the request fields that the provider's protocol could not express. `is_cacheable` is
     False if the reply has parts that only its own protocol can express: it cannot be cached and translated later.
+    `service_tier` and `units` are as in `AttemptRecord`. `has_hidden_reasoning`: the reply shows that the model
+    reasoned, but not the reasoning itself.
     """
 
     content: str
@@ -30,6 +32,9 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     body: bytes = b""
     dropped: tuple[str, ...] = ()
     is_cacheable: bool = True
+    service_tier: str | None = None
+    units: dict[str, int] | None = None
+    has_hidden_reasoning: bool = False
 
 
 class Answer(msgspec.Struct, kw_only=True, gc=False):

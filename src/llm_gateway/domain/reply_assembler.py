@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     Choice,
     ChoiceEnd,
     Chunk,
@@ -24,7 +25,7 @@ from llm_gateway.domain.conversation import (
     VendorPart,
     VendorPartDelta,
 )
-from llm_gateway.domain.token_estimate import estimated_output_tokens
+from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.domain.usage import Usage
 
 _Other: TypeAlias = ToolDelta | ToolStart | ThinkingDelta | RefusalDelta | VendorPartDelta | ChoiceEnd
@@ -51,15 +52,15 @@ class _Open:
 
 
 class ReplyAssembler:
-    """A streamed reply under construction. `characters` counts the output received so far, for token estimates."""
+    """A streamed reply under construction."""
 
-    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "characters", "is_estimated", "start", "usage")
+    __slots__ = ("_choices", "_finished", "_text_of", "_texts", "billing", "is_estimated", "start", "usage")
 
     def __init__(self) -> None:
         self.start = ReplyStart()
         self.usage: Usage | None = None
         self.is_estimated = False
-        self.characters = 0
+        self.billing = BillingUpdate()
         self._choices: dict[int, _Open] = {}
         self._finished: set[int] = set()
         self._text_of = -1  # the choice whose open text part the last chunk belonged to; -1 if there is none
@@ -75,7 +76,6 @@ class ReplyAssembler:
         if isinstance(chunk, TextDelta):
             # The common case takes the shortest path: nearly all chunks continue the open text part.
             if chunk.choice == self._text_of and chunk.logprobs is None and chunk.signature is None:
-                self.characters += len(chunk.text)
                 self._texts.append(chunk.text)
                 return
             self._text(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
@@ -83,6 +83,8 @@ class ReplyAssembler:
             self.start = chunk
         elif isinstance(chunk, UsageUpdate):
             self.usage, self.is_estimated = chunk.usage, chunk.is_estimated
+        elif isinstance(chunk, BillingUpdate):
+            self.billing = chunk
         else:
             self._text_of = -1
             self._other(self._choices.get(chunk.choice) or self._open(chunk.choice), chunk)
@@ -93,7 +95,6 @@ class ReplyAssembler:
 
     def _other(self, choice: _Open, chunk: _Other) -> None:
         if isinstance(chunk, ToolDelta):
-            self.characters += len(chunk.arguments)
             choice.pieces[choice.calls[chunk.call]].append(chunk.arguments)
         elif isinstance(chunk, ToolStart):
             choice.calls[chunk.call] = len(choice.parts)
@@ -101,7 +102,6 @@ class ReplyAssembler:
         elif isinstance(chunk, ThinkingDelta):
             self._thinking(choice, chunk)
         elif isinstance(chunk, RefusalDelta):
-            self.characters += len(chunk.text)
             if choice.last(Refusal):
                 choice.pieces[-1].append(chunk.text)
             else:
@@ -114,7 +114,6 @@ class ReplyAssembler:
             self._finished.add(chunk.choice)
 
     def _text(self, choice: _Open, chunk: TextDelta) -> None:
-        self.characters += len(chunk.text)
         parts = choice.parts
         last = parts[-1] if parts else None
         if isinstance(last, Text) and last.signature is None:
@@ -133,7 +132,6 @@ class ReplyAssembler:
                     choice.logprobs.setdefault(name, []).extend(values)
 
     def _thinking(self, choice: _Open, chunk: ThinkingDelta) -> None:
-        self.characters += len(chunk.text)
         last = choice.parts[-1] if choice.parts else None
         if not isinstance(last, Thinking) or last.signature is not None or last.redacted is not None:
             last = Thinking()
@@ -144,13 +142,16 @@ class ReplyAssembler:
     def completion(self) -> Completion:
         """Return the reply received so far. Estimates the output tokens if the provider has reported no usage."""
         usage = self.usage
+        choices = [_closed(self._choices[index]) for index in sorted(self._choices)]
         return Completion(
-            choices=[_closed(self._choices[index]) for index in sorted(self._choices)],
-            usage=Usage(output_tokens=estimated_output_tokens(self.characters)) if usage is None else usage,
+            choices=choices,
+            usage=estimated_output(choices) if usage is None else usage,
             usage_estimated=usage is None or self.is_estimated,
             id=self.start.id,
             model=self.start.model,
             created_s=self.start.created_s,
+            service_tier=self.billing.service_tier,
+            units=self.billing.units,
         )
 
 

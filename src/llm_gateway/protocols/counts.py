@@ -9,6 +9,10 @@ MAX_COUNT = 10**9
 """The most tokens in one call that are plausible. Larger counts are treated as missing."""
 END_OF_TIME_S = 253_402_300_800
 """The beginning of the year 10000, in seconds since 1970: the first time that `datetime` cannot represent."""
+STANDARD_TIERS = frozenset({"default", "standard", "on_demand", "unspecified"})
+"""Names of the tier that list prices are for: OpenAI's and xAI's, Anthropic's and Gemini's, Groq's and Vertex AI's."""
+TIER_CHARACTERS = 32
+"""Length of the longest tier that is recorded; a longer one is recorded as `other`."""
 NAME_CHARACTERS = 256
 """Length to which a provider's model name or id is cut, to bound the size of usage records."""
 
@@ -39,6 +43,18 @@ def any_implausible(*parts: int | None) -> bool:
 def estimated_usage(characters: int) -> Usage:
     """Estimate the output tokens of an answer from its length; for providers that report no usage."""
     return Usage(output_tokens=estimated_output_tokens(characters))
+
+
+def special_tier(reported: str | None) -> str | None:
+    """Return the tier in lower case; None for the standard tier, and if the provider reports none."""
+    if not reported or (tier := reported.lower()) in STANDARD_TIERS:
+        return None
+    return tier if len(tier) <= TIER_CHARACTERS else "other"
+
+
+def counted_units(**reported: int | None) -> dict[str, int] | None:
+    """Return the units with plausible counts above 0 by their names, None if there are none."""
+    return {name: count for name, count in reported.items() if count and 0 < count <= MAX_COUNT} or None
 
 
 def seconds(reported: float | None) -> int | None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.public_prices import ANY_VENDOR, PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
+from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import FREE, NANOS_PER_USD, AttemptRecord, Price, Tier
 from llm_gateway.providers.price_lookup import MAX_NAMES, PriceLookup
+from llm_gateway.providers.tier_prices import quote
 
 if TYPE_CHECKING:
     from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, TieredPrices
@@ -68,19 +70,20 @@ def own_price(provider: Provider, model: str) -> Price | None:
     return FREE if provider.kind == "local" else None
 
 
-def attempt_price(
+def attempt_quote(
     prices: PriceList, presets: Container[str], provider: Provider, attempt: AttemptRecord
-) -> Price | None:
-    """Return the price to recompute a recorded attempt with: the operator's price of today, else the list price then.
+) -> Quote | None:
+    """Return what a recorded attempt costs: by the operator's price of today, else by the list price then.
 
     Looks up the configured model first, then the model name that the provider reported, as at recording time.
-    `presets` are the names of the presets.
+    `presets` are the names of the presets. None: there is no price.
     """
     preset = provider.name if provider.name in presets else None
     price = own_price(provider, attempt.model) or prices.find_at(preset, attempt.model, attempt.started_ms)
     if price is None and attempt.upstream_model is not None:
         price = prices.find_at(preset, attempt.upstream_model, attempt.started_ms)
-    return price
+    vendor = None if provider.kind == "local" else prices.vendor_of(preset)
+    return None if price is None else quote(price, vendor, attempt)
 
 
 def from_operator(prices: Mapping[str, float]) -> Price:

@@ -17,15 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 
 from llm_gateway.domain.catalog import Provider
-from llm_gateway.domain.usage import (
-    AttemptRecord,
-    CostStatus,
-    Price,
-    Usage,
-    UsageRecord,
-    cost,
-    worst_status,
-)
+from llm_gateway.domain.quote import Quote
+from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord, worst_status
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.cube import cube_change
@@ -48,7 +41,7 @@ CLOCK_SLACK_MS = 60_000
 
 NOTHING = Usage()
 
-PriceOf: TypeAlias = Callable[[Provider, AttemptRecord], Price | None]
+QuoteOf: TypeAlias = Callable[[Provider, AttemptRecord], Quote | None]
 
 
 class ModelDifference(msgspec.Struct, kw_only=True):
@@ -121,7 +114,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Repricing:
     """A run over the stored records.
 
-    `price_of(provider, attempt)` returns the price that an attempt at that configured provider should have, None if
+    `quote_of(provider, attempt)` returns what an attempt at that configured provider should cost, None if
     unknown; such an attempt keeps its price. `sleep` takes seconds.
     """
 
@@ -129,13 +122,13 @@ class Repricing:
         self,
         database: Database,
         providers: Iterable[Provider],
-        price_of: PriceOf,
+        quote_of: QuoteOf,
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._database = database
         self._providers = {provider.id: provider for provider in providers}
-        self._price_of = price_of
+        self._quote_of = quote_of
         self._sleep = sleep
         self._attempts = AttemptTexts(database)
         self._rollups = RollupTable(database)
@@ -240,10 +233,10 @@ class Repricing:
             return _Attempt(attempt, attempt, "unwanted")
         if provider is None:
             return _Attempt(attempt, attempt, "gone")
-        price = self._price_of(provider, attempt)
-        if price is None:
+        quote = self._quote_of(provider, attempt)
+        if quote is None:
             return _Attempt(attempt, attempt, "unknown")
-        return _Attempt(attempt, at_price(attempt, price), "priced")
+        return _Attempt(attempt, at_quote(attempt, quote), "priced")
 
 
 class _Attempt(NamedTuple):
@@ -280,14 +273,16 @@ class _Repriced(NamedTuple):
         }
 
 
-def at_price(attempt: AttemptRecord, price: Price) -> AttemptRecord:
-    """Return the attempt with its cost at `price`; the same object if nothing changes.
+def at_quote(attempt: AttemptRecord, quote: Quote) -> AttemptRecord:
+    """Return the attempt with its cost as quoted; the same object if nothing changes.
 
-    The cost is `estimated` if the token counts or the previous cost were, else `exact`.
+    The cost is `estimated` if the token counts are, or if the price of its tier or units is not known, else `exact`.
+    An attempt at the standard tier stays `estimated`: old ones have no mark of their own for estimated counts.
     """
-    nanos = cost(price, attempt.usage)
-    is_estimated = attempt.usage_estimated or attempt.cost_status == "estimated"
-    status: CostStatus = "estimated" if is_estimated else "exact"
+    price = quote.price
+    nanos, status = quote.cost_of(attempt)
+    if attempt.service_tier is None and attempt.units is None and attempt.cost_status == "estimated":
+        status = "estimated"
     if (attempt.price, attempt.cost_nanos, attempt.cost_status) == (price, nanos, status):
         return attempt
     return msgspec.structs.replace(attempt, price=price, cost_nanos=nanos, cost_status=status)

@@ -145,7 +145,7 @@ def fill(folder: Path) -> list[Provider]:
     usage = UsageStore(database)
     times = sorted(END_MS - 1 - int(choose.random() ** 3 * 60 * DAY_MS) for _ in range(300))
     usage.write([record(providers, at_ms) for at_ms in times])
-    now = Price(((0, 300_000_000),), ((0, 900_000_000),))
+    now: Any = Price(((0, 300_000_000),), ((0, 900_000_000),))
     wanted = Wanted(since_ms=END_MS - DAY_MS, until_ms=END_MS, model="gpt-b")
     report = Repricing(database, providers, lambda _p, _a: now).run(wanted, dry_run=False, progress=lambda _: None)
     assert report.changed, "nothing was repriced"

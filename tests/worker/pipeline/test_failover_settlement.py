@@ -93,6 +93,21 @@ class TestLimit:
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert world.limiter.settled == [("id-a", 118, True), ("id-b", 50, True)]
 
+    @pytest.mark.parametrize(
+        "step",
+        [refusal(504), refusal(524), UpstreamResult(408, b"<html>timeout</html>"), UpstreamResult(408)],
+        ids=repr,
+    )
+    async def test_a_proxys_timeout_may_be_billed_and_keeps_the_reservation(
+        self, world: World, step: UpstreamResult
+    ) -> None:
+        attempt = await attempted(world, step)
+
+        assert (attempt.sent, attempt.status, attempt.limit_tokens) == (True, step.status, 118)
+        assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
+        assert attempt.usage_estimated
+        assert world.limiter.settled == [("id-b", 50, True)]
+
     async def test_only_sent_attempts_count_against_the_request_limit(self, world: World) -> None:
         narrow = provider("a", rate_limit_rpm=2)
         world.script(a=[NOT_SENT, answer(), refusal(500)], b=[answer()] * 3)

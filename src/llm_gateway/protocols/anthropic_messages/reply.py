@@ -17,11 +17,11 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     VendorPart,
 )
+from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
-from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
+from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_billing, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.encrypted_reasoning import is_marked
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
@@ -88,13 +88,16 @@ def read_reply(body: bytes) -> Completion:
     if not has_content and not reply.stop_reason:
         raise Malformed("The answer has no content")
     counted = read_usage(reply.usage, has_content=any(map(_is_content, parts)))
-    choice = Choice(parts=parts, finish_reason=reason, stop_sequence=reply.stop_sequence)
+    choices = [Choice(parts=parts, finish_reason=reason, stop_sequence=reply.stop_sequence)]
+    billing = read_billing(reply.usage)
     return Completion(
-        choices=[choice],
-        usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
+        choices=choices,
+        usage=estimated_output(choices) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=reply.id,
         model=reply.model,
+        service_tier=None if billing is None else billing.service_tier,
+        units=None if billing is None else billing.units,
     )
 
 
@@ -122,13 +125,6 @@ def _read_block(block: _Block) -> Part:
 
 def _is_content(part: Part) -> bool:
     return bool(part.text) if isinstance(part, Text | Thinking) else True
-
-
-def _length(part: Part) -> int:
-    """Return the number of characters of a part, to estimate its tokens."""
-    if isinstance(part, ToolCall):
-        return len(part.arguments)
-    return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:

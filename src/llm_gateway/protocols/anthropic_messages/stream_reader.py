@@ -4,7 +4,8 @@ Source: https://platform.claude.com/docs/en/build-with-claude/streaming. The sta
 in parentheses the chunks that `take` returns:
 
     start ── message_start ──▶ content ── message_delta ────────────▶ finished ── message_stop ──▶ done
-             (ReplyStart)       ▲ │ │     (ChoiceEnd, UsageUpdate)                                  ▲
+             (ReplyStart,       ▲ │ │     (ChoiceEnd, UsageUpdate, BillingUpdate)                   ▲
+              BillingUpdate)    │ │ │                                                               │
                                 └─┘ └──── message_stop, no stop reason so far (ChoiceEnd) ──────────┘
                           content_block_*
                           (content chunks)
@@ -38,7 +39,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
 from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
-from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage
+from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_billing, read_usage
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder, invalid_becomes
 from llm_gateway.sse import Event
@@ -142,7 +143,9 @@ class StreamReader:
         self._has_begun = True
         if message.usage is not None:
             self._usage = message.usage
-        return [ReplyStart(id=message.id, model=message.model)]
+        start: list[Chunk] = [ReplyStart(id=message.id, model=message.model)]
+        billing = read_billing(message.usage)
+        return start if billing is None else [*start, billing]
 
     def _block(self, index: int, block: _Block) -> list[Chunk]:
         """Start a block: return the chunk that begins it, and its text if the event has some already."""
@@ -232,6 +235,9 @@ class StreamReader:
             counted = read_usage(self._usage, has_content=self._has_content)
             if counted is not None:
                 chunks.append(counted)
+            billing = read_billing(self._usage)
+            if billing is not None:
+                chunks.append(billing)
         return chunks
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     RefusalDelta,
@@ -60,6 +61,8 @@ class StreamWriter(EventStream):
 
     def write(self, chunk: Chunk) -> bytes:
         """Return the events for one chunk (see `protocols/contract.py`)."""
+        if isinstance(chunk, BillingUpdate):
+            return b""
         if not isinstance(chunk, ReplyStart | UsageUpdate):
             if self._choice is None:
                 self._choice = chunk.choice
@@ -81,7 +84,7 @@ class StreamWriter(EventStream):
             self._finish = chunk
         elif isinstance(chunk, ThinkingDelta):
             return self._thinking(chunk)
-        elif not isinstance(chunk, VendorPartDelta):
+        elif not isinstance(chunk, VendorPartDelta | BillingUpdate):
             return self._tool(chunk)
         return b""
 

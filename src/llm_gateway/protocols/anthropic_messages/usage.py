@@ -6,10 +6,10 @@ from typing import Annotated
 
 import msgspec
 
-from llm_gateway.domain.conversation import UsageUpdate
+from llm_gateway.domain.conversation import BillingUpdate, UsageUpdate
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import any_implausible, are_plausible, clamped
-from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
+from llm_gateway.protocols.counts import any_implausible, are_plausible, clamped, counted_units, special_tier
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
 
 
 class CacheCreation(msgspec.Struct, gc=False):
@@ -25,8 +25,18 @@ class OutputDetails(msgspec.Struct, gc=False):
     thinking_tokens: LenientCount = None
 
 
+class ServerToolUse(msgspec.Struct, gc=False):
+    """Calls of tools that Anthropic runs. Web searches are billed by the call, web fetches are not."""
+
+    web_search_requests: LenientCount = None
+
+
 class ReportedUsage(msgspec.Struct, gc=False):
-    """A `usage` object as received; implausible values are checked in `read_usage`."""
+    """A `usage` object as received; implausible values are checked in `read_usage`.
+
+    Three fields tell the price of a token: the service tier (`standard`, `priority`, `batch`), the speed (`standard`,
+    `fast`) and the place of inference (`global`, `us`; `not_available` for models that cannot be placed).
+    """
 
     input_tokens: LenientCount = None
     output_tokens: LenientCount = None
@@ -36,6 +46,10 @@ class ReportedUsage(msgspec.Struct, gc=False):
         None
     )
     output_tokens_details: Annotated[OutputDetails | None, invalid_becomes({"thinking_tokens": INVALID_COUNT})] = None
+    service_tier: Lenient[str] = None
+    speed: Lenient[str] = None
+    inference_geo: Lenient[str] = None
+    server_tool_use: Annotated[ServerToolUse | None, invalid_becomes({"web_search_requests": INVALID_COUNT})] = None
 
 
 _NOTHING_CREATED, _NO_DETAILS = CacheCreation(), OutputDetails()
@@ -62,6 +76,7 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpd
     if not (are_plausible(output) and (output or not has_content)):
         return None
     thought = (reported.output_tokens_details or _NO_DETAILS).thinking_tokens
+    searches = None if reported.server_tool_use is None else reported.server_tool_use.web_search_requests
     usage = Usage(
         input_tokens=fresh + read + written,
         output_tokens=output,
@@ -70,7 +85,27 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpd
         cache_write_1h_tokens=clamped(written, long),
         reasoning_tokens=clamped(output, thought),
     )
-    return UsageUpdate(usage=usage, is_estimated=any_implausible(created.ephemeral_1h_input_tokens, thought))
+    return UsageUpdate(usage=usage, is_estimated=any_implausible(created.ephemeral_1h_input_tokens, thought, searches))
+
+
+UNPLACED = frozenset({"global", "not_available", ""})
+"""Values of `inference_geo` at the standard price: https://platform.claude.com/docs/en/manage-claude/data-residency."""
+
+
+def read_billing(reported: ReportedUsage | None) -> BillingUpdate | None:
+    """Return what is billed differently from the standard price per token, None if nothing is.
+
+    The tier, the speed and the place multiply the price independently, so they are joined: `priority`, `fast+geo:us`.
+    """
+    if reported is None:
+        return None
+    tier, searches, geo = special_tier(reported.service_tier), reported.server_tool_use, reported.inference_geo
+    if reported.speed is not None or (geo is not None and geo not in UNPLACED):
+        place = f"geo:{geo}" if geo is not None and geo not in UNPLACED else None
+        names = [name for name in (tier, special_tier(reported.speed), special_tier(place)) if name is not None]
+        tier = special_tier("+".join(names))
+    units = None if searches is None else counted_units(web_search=searches.web_search_requests)
+    return None if tier is None and units is None else BillingUpdate(service_tier=tier, units=units)
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

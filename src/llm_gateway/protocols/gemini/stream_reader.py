@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     ReplyStart,
@@ -24,7 +27,7 @@ from llm_gateway.protocols.gemini.response import (
     finish_reason,
 )
 from llm_gateway.protocols.gemini.thoughts import thought_of
-from llm_gateway.protocols.gemini.usage import read_usage
+from llm_gateway.protocols.gemini.usage import read_tier, read_usage
 from llm_gateway.sse import Event
 
 
@@ -39,6 +42,8 @@ class StreamReader:
         self._has_content = self._has_thoughts = False
         self._calls: dict[int, int] = {}
         self._id = ""
+        self._billing = BillingUpdate()
+        self._searches: set[str] = set()
         self._text_of = -1  # the choice whose last part is a text that can still get a signature; -1 if there is none
 
     def take(self, event: Event) -> list[Chunk]:
@@ -72,12 +77,21 @@ class StreamReader:
         counted = read_usage(generated.usage_metadata, has_content=self._has_content, has_thoughts=self._has_thoughts)
         if counted is not None:
             chunks.append(counted)
+        tier = read_tier(generated.usage_metadata) or self._billing.service_tier
+        if tier is not None or self._searches:
+            units = {"web_search": len(self._searches)} if self._searches else None
+            billing = BillingUpdate(service_tier=tier, units=units)
+            if billing != self._billing:
+                self._billing = billing
+                chunks.append(billing)
         return chunks
 
     def _candidate(self, candidate: ReplyCandidate, chunks: list[Chunk]) -> None:
         choice = candidate.index
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             self._part(part, choice, chunks)
+        if isinstance(candidate.grounding_metadata, dict):
+            self._note_searches(candidate.grounding_metadata.get("webSearchQueries"))
         metadata = [kind for kind in VENDOR_METADATA if getattr(candidate, kind) is not None]
         chunks += [VendorPartDelta(kind=kind, choice=choice) for kind in metadata]
         if candidate.finish_reason:
@@ -85,6 +99,14 @@ class StreamReader:
             if reason == "stop" and choice in self._calls:
                 reason = "tool_calls"
             chunks.append(ChoiceEnd(reason=reason, choice=choice))
+
+    def _note_searches(self, queries: Any) -> None:
+        """Collect the different queries of Google Search that are not empty, by which it is billed.
+
+        https://ai.google.dev/gemini-api/docs/google-search#pricing
+        """
+        if isinstance(queries, list):
+            self._searches.update(query for query in queries if isinstance(query, str) and query)
 
     def _part(self, part: ReplyPart, choice: int, chunks: list[Chunk]) -> None:
         """Append the chunks of one part. Its fields, not a type, say what it is; the order of the branches matters."""

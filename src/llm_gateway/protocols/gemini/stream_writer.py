@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     RefusalDelta,
@@ -77,7 +78,7 @@ class StreamWriter(EventStream):
         if isinstance(chunk, UsageUpdate):
             self._usage = chunk.usage
             return b""
-        if isinstance(chunk, VendorPartDelta):
+        if isinstance(chunk, VendorPartDelta | BillingUpdate):
             return b""
         candidate = self._candidates.get(chunk.choice)
         if candidate is None:

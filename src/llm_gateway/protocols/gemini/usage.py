@@ -8,7 +8,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped, special_tier
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
 
 
@@ -23,13 +23,19 @@ _INVALID_DETAILS = [{"tokenCount": INVALID_COUNT}]
 
 
 class ReportedUsage(msgspec.Struct, gc=False, rename="camel"):
-    """A `usageMetadata` object as received; implausible values are checked in `read_usage`."""
+    """A `usageMetadata` object as received; implausible values are checked in `read_usage`.
+
+    `service_tier` is the Gemini API's (https://github.com/vercel/ai/pull/15488), `traffic_type` is Vertex AI's
+    (https://docs.cloud.google.com/vertex-ai/generative-ai/docs/priority-paygo).
+    """
 
     prompt_token_count: LenientCount = None
     cached_content_token_count: LenientCount = None
     tool_use_prompt_token_count: LenientCount = None
     candidates_token_count: LenientCount = None
     thoughts_token_count: LenientCount = None
+    service_tier: Lenient[str] = None
+    traffic_type: Lenient[str] = None
     prompt_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_INVALID_DETAILS)] = None
     candidates_tokens_details: Annotated[list[ModalityCount] | None, invalid_becomes(_INVALID_DETAILS)] = None
 
@@ -62,6 +68,17 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool, has_thought
         audio_output_tokens=clamped(output, audio_out),
     )
     return UsageUpdate(usage=usage, is_estimated=any_implausible(cached, audio_in, audio_out))
+
+
+def read_tier(reported: ReportedUsage | None) -> str | None:
+    """Return the tier that served the reply, None for the standard one. Vertex AI's `ON_DEMAND_FLEX` is `flex`."""
+    if reported is None:
+        return None
+    tier = special_tier(reported.service_tier)
+    if reported.traffic_type is None or tier is not None:
+        return tier
+    tier = special_tier(reported.traffic_type.lower().removeprefix("on_demand_"))
+    return None if tier == "traffic_type_unspecified" else tier
 
 
 def _audio(details: list[ModalityCount] | None) -> int:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llm_gateway.domain.conversation import UsageUpdate
+from llm_gateway.domain.conversation import BillingUpdate, UsageUpdate
 from llm_gateway.protocols.contract import RawEvent
 
 NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
@@ -35,6 +35,6 @@ def withheld_events(document: dict[str, Any]) -> Callable[[RawEvent], bool] | No
 
 def _is_usage(raw_event: RawEvent) -> bool:
     """Return whether the event holds only usage, even if its counts are implausible and so give no chunk."""
-    if any(not isinstance(chunk, UsageUpdate) for chunk in raw_event.chunks):
+    if any(not isinstance(chunk, UsageUpdate | BillingUpdate) for chunk in raw_event.chunks):
         return False
     return b'"usage"' in raw_event.raw and NO_CHOICE.search(raw_event.raw) is not None

@@ -21,10 +21,11 @@ from llm_gateway.domain.conversation import (
     ToolCall,
     VendorPart,
 )
+from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import estimated_usage, seconds
+from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
-from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
+from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage, write_usage
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
@@ -89,6 +90,7 @@ class _Completion(msgspec.Struct, gc=False):
     model: Lenient[str] = None
     created: Lenient[float] = None
     usage: Lenient[ReportedUsage] = None
+    service_tier: Lenient[str] = None
 
 
 _decoder = ReplyDecoder(_Completion, "chat completion")
@@ -104,14 +106,17 @@ def read_reply(body: bytes) -> Completion:
     if not reply.choices:
         raise Malformed("The answer has no choices")
     choices = [_read_choice(choice) for choice in reply.choices]
-    counted = read_usage(reply.usage, has_content=_have_parts(choices))
+    usage = reply.usage
+    counted = read_usage(usage, has_content=_have_parts(choices))
     return Completion(
         choices=choices,
-        usage=estimated_usage(_length(choices)) if counted is None else counted.usage,
+        usage=estimated_output(choices) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=reply.id,
         model=reply.model,
         created_s=seconds(reply.created),
+        service_tier=special_tier(reply.service_tier),
+        units=None if usage is None or usage.num_sources_used is None else read_units(usage),
     )
 
 
@@ -207,18 +212,6 @@ def _read_call(call: _Call, number: int) -> ToolCall | VendorPart:
         arguments=arguments_of(call.function.arguments),
         signature=signature if isinstance(signature, str) else None,
     )
-
-
-def _length(choices: list[Choice]) -> int:
-    """Count the characters of the answer, from which its tokens are estimated."""
-    total = 0
-    for choice in choices:
-        for part in choice.parts:
-            if isinstance(part, ToolCall):
-                total += len(part.arguments)
-            elif isinstance(part, Text | Refusal | Thinking):
-                total += len(part.text)
-    return total
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:

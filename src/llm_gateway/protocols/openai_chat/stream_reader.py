@@ -10,7 +10,7 @@ The labels are event: chunks.
 
 In `begun` and `finished`, deltas become TextDelta, ThinkingDelta, RefusalDelta, ToolStart, ToolDelta or
 VendorPartDelta, and usage becomes UsageUpdate, without a change of state: usage follows the last finish reason, and
-choices finish one by one.
+choices finish one by one. A service tier that is not the standard one becomes a BillingUpdate.
 
 An `error` in an event raises UpstreamError in every state.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     RefusalDelta,
@@ -33,7 +34,7 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed, UpstreamError
-from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reply import (
     VENDOR_FIELDS,
@@ -44,7 +45,7 @@ from llm_gateway.protocols.openai_chat.reply import (
     text_of,
     thought_of,
 )
-from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage
+from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage
 from llm_gateway.sse import Event
 
 DONE = b"[DONE]"
@@ -88,6 +89,7 @@ class _Chunk(msgspec.Struct, gc=False):
     model: Lenient[str] = None
     created: Lenient[float] = None
     usage: Lenient[ReportedUsage] = None
+    service_tier: Lenient[str] = None
     error: Any = None
 
 
@@ -103,7 +105,7 @@ class StreamReader:
     """
 
     has_own_end = True
-    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "is_done")
+    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_tier", "is_done")
 
     def __init__(self) -> None:
         self.is_done = False
@@ -112,6 +114,7 @@ class StreamReader:
         self._count: dict[int, int] = {}  # choice -> number of calls begun
         self._has_content = False
         self._has_finished = False
+        self._tier = "default"
 
     def take(self, event: Event) -> list[Chunk]:
         """Return the chunks of an event; see `contract.StreamReader.take`."""
@@ -134,11 +137,19 @@ class StreamReader:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
                 chunks.append(self._finish(choice.index, choice.finish_reason))
+        if payload.service_tier is not None and payload.service_tier != self._tier:
+            self._tier = payload.service_tier
+            chunks.append(BillingUpdate(service_tier=special_tier(self._tier)))
         if payload.usage is not None:
-            counted = read_usage(payload.usage, has_content=self._has_content)
-            if counted is not None:
-                chunks.append(counted)
+            self._take_usage(payload.usage, chunks)
         return chunks
+
+    def _take_usage(self, usage: ReportedUsage, chunks: list[Chunk]) -> None:
+        counted = read_usage(usage, has_content=self._has_content)
+        if counted is not None:
+            chunks.append(counted)
+        if usage.num_sources_used:
+            chunks.append(BillingUpdate(service_tier=special_tier(self._tier), units=read_units(usage)))
 
     def _finish(self, choice: int, reported: str) -> ChoiceEnd:
         self._has_finished = True

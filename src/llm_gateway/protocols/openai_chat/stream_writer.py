@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     RefusalDelta,
@@ -72,7 +73,7 @@ class StreamWriter(EventStream):
             return self._delta(chunk.choice, {"refusal": chunk.text})
         if isinstance(chunk, ThinkingDelta):
             return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
-        if isinstance(chunk, VendorPartDelta):
+        if isinstance(chunk, VendorPartDelta | BillingUpdate):
             return b""
         return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
 

@@ -12,7 +12,7 @@ import msgspec
 
 from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped, counted_units
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, LenientCount, invalid_becomes
 
 
@@ -32,11 +32,20 @@ class CompletionDetails(msgspec.Struct, gc=False):
 
 
 class ReportedUsage(msgspec.Struct, gc=False):
-    """A provider's `usage` object."""
+    """A provider's `usage` object.
+
+    Cached tokens are a part of `prompt_tokens`, and reported in the details, in `prompt_cache_hit_tokens` (DeepSeek,
+    https://api-docs.deepseek.com/guides/kv_cache) or in `cached_tokens` (Moonshot,
+    https://platform.kimi.ai/docs/api/chat). `num_sources_used` counts the sources of xAI's live search
+    (https://docs.rs/xai-openapi/latest/src/xai_openapi/usage.rs.html).
+    """
 
     prompt_tokens: LenientCount = None
     completion_tokens: LenientCount = None
     total_tokens: LenientCount = None
+    prompt_cache_hit_tokens: LenientCount = None
+    cached_tokens: LenientCount = None
+    num_sources_used: LenientCount = None
     prompt_tokens_details: Annotated[PromptDetails | None, invalid_becomes({"cached_tokens": INVALID_COUNT})] = None
     completion_tokens_details: Annotated[
         CompletionDetails | None, invalid_becomes({"reasoning_tokens": INVALID_COUNT})
@@ -58,8 +67,9 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpd
         return None
     input_details = reported.prompt_tokens_details or _NO_PROMPT_DETAILS
     output_details = reported.completion_tokens_details or _NO_COMPLETION_DETAILS
+    cached = input_details.cached_tokens or reported.prompt_cache_hit_tokens or reported.cached_tokens
     if not (
-        input_details.cached_tokens
+        cached
         or input_details.cache_write_tokens
         or input_details.audio_tokens
         or output_details.reasoning_tokens
@@ -78,20 +88,25 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpd
     usage = Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cache_read_tokens=clamped(input_tokens, input_details.cached_tokens),
+        cache_read_tokens=clamped(input_tokens, cached),
         cache_write_tokens=clamped(input_tokens, input_details.cache_write_tokens),
         audio_input_tokens=clamped(input_tokens, input_details.audio_tokens),
         reasoning_tokens=clamped(output_tokens, output_details.reasoning_tokens),
         audio_output_tokens=clamped(output_tokens, output_details.audio_tokens),
     )
     parts = (
-        input_details.cached_tokens,
+        cached,
         input_details.cache_write_tokens,
         input_details.audio_tokens,
         output_details.reasoning_tokens,
         output_details.audio_tokens,
     )
     return UsageUpdate(usage=usage, is_estimated=any_implausible(reported.total_tokens, *parts))
+
+
+def read_units(reported: ReportedUsage) -> dict[str, int] | None:
+    """Return what is billed apart from tokens, None if there is nothing."""
+    return counted_units(search_source=reported.num_sources_used)
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

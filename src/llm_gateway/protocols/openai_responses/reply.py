@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/object
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -21,9 +22,10 @@ from llm_gateway.domain.conversation import (
     UsageUpdate,
     VendorPart,
 )
+from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, clamped, estimated_usage, seconds
+from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped, seconds, special_tier
 from llm_gateway.protocols.encrypted_reasoning import encode_reasoning, mark_content, unmark_content
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs, write_logprobs
@@ -44,6 +46,7 @@ class ReportedUsage(msgspec.Struct, gc=False):
 
     input_tokens: LenientCount = None
     output_tokens: LenientCount = None
+    total_tokens: LenientCount = None
     input_tokens_details: Annotated[_InputDetails | None, invalid_becomes({"cached_tokens": INVALID_COUNT})] = None
     output_tokens_details: Annotated[_OutputDetails | None, invalid_becomes({"reasoning_tokens": INVALID_COUNT})] = None
 
@@ -59,10 +62,36 @@ ITEMS = frozenset({"message", "function_call", "reasoning"})
 """Types of output items that other protocols can express; items of other types become `VendorPart` parts."""
 
 
+UNITS = {
+    "web_search_call": "web_search",
+    "file_search_call": "file_search",
+    "code_interpreter_call": "code_interpreter",
+    "image_generation_call": "image_generation",
+}
+"""Types of output items that are billed apart from tokens, and the names of their units."""
+
+
+class ToolAction(msgspec.Struct, gc=False):
+    """Action of a web search call: `search`, `open_page` or `find_in_page`."""
+
+    type: Lenient[str] = None
+
+
+def unit_of(kind: str, action: ToolAction | None) -> str | None:
+    """Return the unit that an output item is billed as, None if it is not. Of web search calls, searches are billed.
+
+    https://developers.openai.com/api/docs/guides/tools-web-search
+    """
+    if kind == "web_search_call" and action is not None and action.type not in (None, "search"):
+        return None
+    return UNITS.get(kind)
+
+
 class _Item(msgspec.Struct, gc=False):
-    reads: ClassVar = ITEMS
+    reads: ClassVar = ITEMS | {"web_search_call"}
 
     type: str
+    action: Lenient[ToolAction] = None
     content: list[_Part] | None = None
     summary: Lenient[list[_Part]] = None
     encrypted_content: Lenient[str] = None
@@ -84,6 +113,7 @@ class ResponseHead(msgspec.Struct, gc=False):
     status: Lenient[str] = None
     incomplete_details: Lenient[_Incomplete] = None
     usage: Lenient[ReportedUsage] = None
+    service_tier: Lenient[str] = None
     error: Any = None
 
 
@@ -110,16 +140,21 @@ def read_usage(reported: ReportedUsage | None, *, has_content: bool) -> UsageUpd
         return None
     input_details = reported.input_tokens_details or _InputDetails()
     output_details = reported.output_tokens_details or _OutputDetails()
+    reasoning = output_details.reasoning_tokens
+    if (  # counted beside the output, as xAI does in chat completions
+        reasoning
+        and are_plausible(output_tokens, reasoning)
+        and reported.total_tokens == input_tokens + output_tokens + reasoning
+    ):
+        output_tokens += reasoning
     usage = Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_tokens=clamped(input_tokens, input_details.cached_tokens),
         cache_write_tokens=clamped(input_tokens, input_details.cache_write_tokens),
-        reasoning_tokens=clamped(output_tokens, output_details.reasoning_tokens),
+        reasoning_tokens=clamped(output_tokens, reasoning),
     )
-    is_estimated = any_implausible(
-        input_details.cached_tokens, input_details.cache_write_tokens, output_details.reasoning_tokens
-    )
+    is_estimated = any_implausible(input_details.cached_tokens, input_details.cache_write_tokens, reasoning)
     return UsageUpdate(usage=usage, is_estimated=is_estimated)
 
 
@@ -137,14 +172,25 @@ def read_reply(body: bytes) -> Completion:
     if not parts and response.status not in ENDED:
         raise Malformed("The answer has no content")
     counted = read_usage(response.usage, has_content=any(map(_has_content, parts)))
+    choices = [Choice(parts=parts, finish_reason=reason_of(response, parts), logprobs=_logprobs(response))]
     return Completion(
-        choices=[Choice(parts=parts, finish_reason=reason_of(response, parts), logprobs=_logprobs(response))],
-        usage=estimated_usage(sum(map(_length, parts))) if counted is None else counted.usage,
+        choices=choices,
+        usage=estimated_output(choices) if counted is None else counted.usage,
         usage_estimated=counted is None or counted.is_estimated,
         id=response.id,
         model=response.model,
         created_s=seconds(response.created_at),
+        service_tier=special_tier(response.service_tier),
+        units=_units(response.output or ()),
     )
+
+
+def _units(items: Iterable[_Item]) -> dict[str, int] | None:
+    units: dict[str, int] = {}
+    for item in items:
+        if item.type not in ITEMS and (unit := unit_of(item.type, item.action)) is not None:
+            units[unit] = units.get(unit, 0) + 1
+    return units or None
 
 
 def reason_of(response: ResponseHead, parts: list[Part]) -> FinishReason:
@@ -179,12 +225,6 @@ def _parts(item: _Item) -> list[Part]:
 
 def _has_content(part: Part) -> bool:
     return bool(part.text) if isinstance(part, Text | Refusal | Thinking) else True
-
-
-def _length(part: Part) -> int:
-    if isinstance(part, ToolCall):
-        return len(part.arguments)
-    return len(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
 
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:

@@ -3,10 +3,12 @@
 The labels are event: chunks. Events that are not listed are ignored.
 
     created ── response.created: ReplyStart ──▶ begun ◀─┐  output_item.added: ToolStart or VendorPartDelta
-                                                │   │   │  output_item.done: ThinkingDelta, ToolDelta (see `_done`)
+                                                │   │   │  output_item.done: ThinkingDelta, ToolDelta (see `_done`),
+                                                │   │   │  BillingUpdate (a search, …)
                                                 │   └───┘  *.delta: TextDelta, RefusalDelta, ThinkingDelta, ToolDelta
                                                 │
-                                                │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate
+                                                │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate,
+                                                │ BillingUpdate if the tier is not the standard one
                                                 │ [DONE], sent by some vendors: ChoiceEnd if there was no content
                                                 ▼
                                                done
@@ -21,6 +23,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     Part,
@@ -34,11 +37,18 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.counts import seconds
+from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.encrypted_reasoning import mark_content
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs
-from llm_gateway.protocols.openai_responses.reply import ITEMS, ResponseHead, read_usage, reason_of
+from llm_gateway.protocols.openai_responses.reply import (
+    ITEMS,
+    ResponseHead,
+    ToolAction,
+    read_usage,
+    reason_of,
+    unit_of,
+)
 from llm_gateway.sse import Event
 
 ENDS = frozenset({"response.completed", "response.incomplete"})
@@ -58,9 +68,10 @@ OTHERS = frozenset(
 
 
 class _Item(msgspec.Struct, gc=False):
-    reads: ClassVar = ITEMS
+    reads: ClassVar = ITEMS | {"web_search_call"}
 
     type: str
+    action: Lenient[ToolAction] = None
     call_id: Lenient[str] = None
     name: str | None = None
     arguments: str | None = None
@@ -95,6 +106,8 @@ class StreamReader:
         self.is_done = False
         self._calls: dict[int, int] = {}  # output_index -> number of the call
         self._with_arguments: set[int] = set()  # numbers of the calls of which arguments came
+        self._units: dict[str, int] = {}
+        self._requested_tier: str | None = None
         self._has_begun = False
         self._has_content = False
 
@@ -112,8 +125,7 @@ class StreamReader:
             return self._delta(payload, payload.delta)
         if kind == "response.created":
             self._has_begun = True
-            response = payload.response or ResponseHead()
-            return [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+            return self._begin(payload.response or ResponseHead())
         if kind == "response.output_item.added":
             return self._added(payload)
         if kind == "response.output_item.done":
@@ -125,6 +137,15 @@ class StreamReader:
         if kind in FAILURES:
             raise _failed(payload)
         return []
+
+    def _begin(self, response: ResponseHead) -> list[Chunk]:
+        """Start the reply. Its tier is the requested one so far: the best guess, should the stream be cut."""
+        chunks: list[Chunk] = [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
+        tier = special_tier(response.service_tier)
+        if tier not in (None, "auto"):
+            self._requested_tier = tier
+            chunks.append(BillingUpdate(service_tier=tier))
+        return chunks
 
     def _delta(self, payload: _Event, delta: str) -> list[Chunk]:
         kind, call = payload.type, self._calls.get(payload.output_index)
@@ -151,16 +172,20 @@ class StreamReader:
         return [ToolStart(call=call, id=item.call_id or f"call_{call}", name=item.name or "")]
 
     def _done(self, payload: _Event) -> list[Chunk]:
-        """Return what only the complete item has: encrypted reasoning, and arguments of a call without deltas."""
+        """Return what only the complete item has: encrypted reasoning, arguments of a call without deltas, a unit."""
         item, call = payload.item, self._calls.get(payload.output_index)
         if item is None:
             return []
-        if item.encrypted_content:
+        if item.encrypted_content and item.type == "reasoning":
             return [ThinkingDelta(redacted=mark_content(item.encrypted_content))]
         if call is not None and call not in self._with_arguments and item.arguments:
             self._with_arguments.add(call)
             return [ToolDelta(call=call, arguments=item.arguments)]
-        return []
+        unit = unit_of(item.type, item.action)
+        if unit is None:
+            return []
+        self._units[unit] = self._units.get(unit, 0) + 1
+        return [BillingUpdate(service_tier=self._requested_tier, units=dict(self._units))]
 
     def _end(self, response: ResponseHead) -> list[Chunk]:
         self.is_done = True
@@ -168,7 +193,12 @@ class StreamReader:
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
         chunks: list[Chunk] = [ChoiceEnd(reason=reason_of(response, calls))]
         counted = read_usage(response.usage, has_content=self._has_content)
-        return chunks if counted is None else [*chunks, counted]
+        if counted is not None:
+            chunks.append(counted)
+        tier = special_tier(response.service_tier)
+        if tier != self._requested_tier:
+            chunks.append(BillingUpdate(service_tier=tier, units=self._units or None))
+        return chunks
 
 
 def _failed(payload: _Event) -> UpstreamError:

@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    BillingUpdate,
     ChoiceEnd,
     Chunk,
     Refusal,
@@ -95,7 +96,7 @@ class StreamWriter(EventStream):
 
     def write(self, chunk: Chunk) -> bytes:
         """Encode a chunk; see `contract.StreamWriter.write`. Chunks of other choices are dropped."""
-        if isinstance(chunk, VendorPartDelta):
+        if isinstance(chunk, VendorPartDelta | BillingUpdate):
             return b""
         if not isinstance(chunk, ReplyStart | UsageUpdate):
             if self._choice is None:

@@ -17,8 +17,8 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.conversation import CONTENT
+from llm_gateway.domain.output_estimate import with_estimates
 from llm_gateway.domain.reply import Reply
-from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.limiter.base import Reservation
@@ -202,9 +202,12 @@ class Attempts:
         return Failure(message, sent=this.attempt.sent, cause=result.fault or "failed")
 
     def _conclude_refusal(self, this: _Try, read: Refusal) -> Failure:
-        """Conclude an attempt that got an error before any content, which is not billed."""
-        self._recorder.set_free(this.attempt)
-        this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
+        """Conclude an attempt that got an error before any content: not billed, unless a proxy timed out."""
+        if read.may_be_billed:  # the upper bound of its cost is kept
+            this.attempt.limit_tokens = self._admission.unknown(this.reservation)
+        else:
+            self._recorder.set_free(this.attempt)
+            this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         report_refusal(read, this.permit, this.state, this.candidate, this.call)
         if read.failure.too_long:
             provider_id, model = this.candidate.provider.id, this.candidate.model
@@ -247,7 +250,7 @@ class Attempts:
         """
         attempt = this.attempt
         this.permit.succeed()
-        reply = _with_input(reply, this.state.request)
+        reply = with_estimates(reply, this.state.request, this.candidate.model)
         attempt.upstream_model, attempt.upstream_request_id = reply.upstream_model, reply.upstream_request_id
         names = f"{reply.upstream_model} {reply.upstream_request_id}"
         if self._redact(names) != names:  # a provider echoed a secret in them
@@ -339,7 +342,8 @@ class Attempts:
         """
         completion = stream.assembler.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
-        self._recorder.set_cost(this.candidate.provider, this.attempt, _with_input(reply, this.state.request))
+        reply = with_estimates(reply, this.state.request, this.candidate.model)
+        self._recorder.set_cost(this.candidate.provider, this.attempt, reply)
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
         message = self._message(this, message)
         if is_ours:
@@ -349,11 +353,3 @@ class Attempts:
         self._end(this, error=message)
         self._availability.end(this.candidate.provider.id)
         return message
-
-
-def _with_input(reply: Reply, request: Request) -> Reply:
-    """Return the reply with its input tokens estimated, if the provider did not count them."""
-    if not reply.usage_estimated or reply.usage.input_tokens:
-        return reply
-    usage = msgspec.structs.replace(reply.usage, input_tokens=request.estimated_input_tokens())
-    return msgspec.structs.replace(reply, usage=usage)

@@ -25,14 +25,18 @@ from llm_gateway.providers.reported_errors import MAX_CHARACTERS, reported_error
 from llm_gateway.worker.pipeline.availability import Permit
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
 
-KEY_REFUSED, LIMITED = 401, 429
+KEY_REFUSED, TIMED_OUT, LIMITED = 401, 408, 429
+GATEWAY_TIMEOUTS = frozenset({504, 524})
+"""Statuses of a proxy that gave up waiting for the provider, which may go on and bill. 524 is Cloudflare's:
+https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-524/."""
 
 
 class Refusal(NamedTuple):
-    """A provider's error: its class, and the failed attempt."""
+    """A provider's error: its class, the failed attempt, and whether the provider may have billed the call."""
 
     refusal: UpstreamRefusal
     failure: Failure
+    may_be_billed: bool
 
 
 def read_refusal(
@@ -79,14 +83,22 @@ def _refusal(
         provider=provider.name,
         reported=reported,
     )
-    return Refusal(refusal, failure)
+    return Refusal(refusal, failure, _may_be_billed(result))
+
+
+def _may_be_billed(result: UpstreamResult) -> bool:
+    """Return whether the provider may have billed a call that ended with this error status.
+
+    A 408 in the provider's own format is of the provider, which did not answer; any other is of a proxy before it.
+    """
+    return result.status in GATEWAY_TIMEOUTS or (result.status == TIMED_OUT and not error_of(result.body))
 
 
 def report_refusal(
     read: Refusal, permit: Permit, state: RoutingState, candidate: Candidate, call: UpstreamCall
 ) -> None:
     """End the permit of a refused call with what the refusal blames."""
-    refusal, failure = read
+    refusal, failure = read.refusal, read.failure
     if failure.limited:
         state.answered_429.append(candidate)
         state.note_limited(candidate, permit.limited(refusal.retry_after_s, failure.message))

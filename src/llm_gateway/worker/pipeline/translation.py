@@ -6,6 +6,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.conversation import Choice, Completion, Refusal, Text, ToolCall, VendorPart
+from llm_gateway.domain.output_estimate import hides_reasoning
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamCall
@@ -152,6 +153,9 @@ def reply_of(
         body=body,
         dropped=dropped,
         is_cacheable=_is_cacheable(choices),
+        service_tier=completion.service_tier,
+        units=completion.units,
+        has_hidden_reasoning=completion.usage_estimated and hides_reasoning(choices),
     )
 
 
@@ -163,9 +167,14 @@ def _text_of(choice: Choice) -> str:
 
 
 def _is_cacheable(choices: list[Choice]) -> bool:
-    """Return whether the reply may be cached: it has content, and no part that only one protocol can express."""
+    """Return whether the reply may be cached.
+
+    It has content that no filter cut off, and no part that only one protocol can express.
+    """
     has_content = not choices  # of embeddings, which stay in the body
     for choice in choices:
+        if choice.finish_reason == "content_filter":
+            return False
         for part in choice.parts:
             if type(part) is Text:  # first, since nearly all are
                 has_content = has_content or part.text != ""

@@ -30,6 +30,7 @@ from llm_gateway.domain.usage import (
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.providers.tier_prices import quote
 
 CLIENT_CLOSED = 499
 """The status recorded for a request that was cancelled before it was answered."""
@@ -128,11 +129,19 @@ class UsageRecorder:
             self._journal.outcome(record.id, encode_record(attempt))
 
     def set_cost(self, provider: Provider, attempt: AttemptRecord, reply: Reply) -> None:
-        """Set a reply's cost, by the price of the configured model, or of the model name that the provider reported."""
+        """Set a reply's cost, by the price of the configured model, or of the model name that the provider reported.
+
+        The tier that served the reply, and units beside its tokens, change the cost.
+        """
         attempt.usage = reply.usage
         if attempt.price is None and reply.upstream_model is not None:
             attempt.price = self._list_price(provider.price_vendor, reply.upstream_model)
+        attempt.service_tier, attempt.units = reply.service_tier, reply.units
         _price(attempt, "estimated" if reply.usage_estimated else "exact")
+        if (reply.service_tier is not None or reply.units is not None) and attempt.price is not None:
+            quoted = quote(attempt.price, provider.price_vendor, attempt)
+            attempt.price = quoted.price
+            attempt.cost_nanos, attempt.cost_status = quoted.cost_of(attempt)
 
     @staticmethod
     def set_free(attempt: AttemptRecord) -> None:
