@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -144,11 +144,16 @@ class _ListRepair:
 
 
 class _ObjectRepair:
-    """The repair of an object: repairs the fields of its struct and drops all others."""
+    """The repair of an object: repairs the fields of its struct and drops all others.
+
+    A struct may name in `reads` the types of objects that it reads at all, and in `narrow` those of which it reads only
+    some fields.
+    """
 
     def __init__(self, kind: type[msgspec.Struct]) -> None:
         self._kind = kind
         self._reads: Iterable[str] | None = getattr(kind, "reads", None)
+        self._narrow: Mapping[str, Iterable[str]] = getattr(kind, "narrow", {})
         self._fields: dict[str, Repair] = {}
 
     def learn(self, known: dict[Any, Repair]) -> None:
@@ -160,7 +165,8 @@ class _ObjectRepair:
             return _plain(value)
         if self._reads is not None and isinstance(kind := value.get("type"), str) and kind not in self._reads:
             return {"type": _plain(kind)}
-        return {name: repair(value[name]) for name, repair in self._fields.items() if name in value}
+        names = self._narrow.get(kind, self._fields) if isinstance(kind := value.get("type"), str) else self._fields
+        return {name: self._fields[name](value[name]) for name in names if name in value}
 
 
 class _LenientRepair:

@@ -106,7 +106,7 @@ class TestLimit:
         assert (attempt.sent, attempt.status, attempt.limit_tokens) == (True, step.status, 118)
         assert (attempt.usage, attempt.cost_nanos, attempt.cost_status) == (BOUND, 336_000, "estimated")
         assert attempt.usage_estimated
-        assert world.limiter.settled == [("id-b", 50, True)]
+        assert world.limiter.settled == [("id-a", 118, True), ("id-b", 50, True)]
 
     async def test_only_sent_attempts_count_against_the_request_limit(self, world: World) -> None:
         narrow = provider("a", rate_limit_rpm=2)

@@ -87,8 +87,13 @@ def unit_of(kind: str, action: ToolAction | None) -> str | None:
     return UNITS.get(kind)
 
 
+SEARCHES = {"web_search_call": ("type", "action")}
+"""Items that count as units, and the fields read of them."""
+
+
 class _Item(msgspec.Struct, gc=False):
-    reads: ClassVar = ITEMS | {"web_search_call"}
+    reads: ClassVar = ITEMS | SEARCHES.keys()
+    narrow: ClassVar = SEARCHES
 
     type: str
     action: Lenient[ToolAction] = None

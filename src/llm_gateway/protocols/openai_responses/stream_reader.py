@@ -43,6 +43,7 @@ from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyD
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs
 from llm_gateway.protocols.openai_responses.reply import (
     ITEMS,
+    SEARCHES,
     ResponseHead,
     ToolAction,
     read_usage,
@@ -68,7 +69,8 @@ OTHERS = frozenset(
 
 
 class _Item(msgspec.Struct, gc=False):
-    reads: ClassVar = ITEMS | {"web_search_call"}
+    reads: ClassVar = ITEMS | SEARCHES.keys()
+    narrow: ClassVar = SEARCHES
 
     type: str
     action: Lenient[ToolAction] = None
