@@ -75,7 +75,9 @@ class CountedGateway(Gateway):
         return [int(match[1]) for match in found if match] if all(found) else []
 
 
-def count(tree: Tree, job: Callable[[int], Job], requests: int, mock: UpstreamProcess, cores: Cores) -> list[float]:
+def count(
+    tree: Tree, job: Callable[[int], Job], requests: int, generator: BuiltIn, mock: UpstreamProcess, cores: Cores
+) -> list[float]:
     """Start a gateway of the tree and send it `requests`. Returns the instructions per request of each thread.
 
     Raises:
@@ -86,18 +88,18 @@ def count(tree: Tree, job: Callable[[int], Job], requests: int, mock: UpstreamPr
         try:
             gateway.add_provider(mock.base_url)
             load = msgspec.structs.replace(job(gateway.port), connections=CONNECTIONS, seconds=0.1)
-            warm = _send(msgspec.structs.replace(load, at_least=WARM_REQUESTS))
+            warm = _send(generator, msgspec.structs.replace(load, at_least=WARM_REQUESTS))
             gateway.summary(warm)
             gateway.begin()
-            sent = _send(msgspec.structs.replace(load, at_least=requests, first=10**6))
+            sent = _send(generator, msgspec.structs.replace(load, at_least=requests, first=10**6))
             gateway.summary(warm + sent)
             return [of_thread / sent for of_thread in gateway.end()]
         finally:
             gateway.stop()
 
 
-def _send(job: Job) -> int:
-    load = BuiltIn().run(job)
+def _send(generator: BuiltIn, job: Job) -> int:
+    load = generator.run(job)
     if load.failed:
         raise TargetFailed(f"{load.failed:,} of {load.requests:,} requests to {job.path} failed: {load.failure!r}")
     return load.requests
@@ -131,10 +133,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         *others, this = with_this(given.tree)
         with UpstreamProcess(kept_calls=0) as mock:
+            generator = BuiltIn()
             for scenario, job in SCENARIOS.items():
                 counts = {}
                 for tree in (*others, this):
-                    counts[tree.name] = count(tree, job, given.requests, mock, cores)
+                    counts[tree.name] = count(tree, job, given.requests, generator, mock, cores)
                     _say(f"{scenario}, {tree.name}: {sum(counts[tree.name]) / 1e3:,.1f} thousand a request")
                 lines += [_line(scenario, tree.name, counts[tree.name], counts[this.name]) for tree in others]
     except (TargetFailed, ValueError) as failed:

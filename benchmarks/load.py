@@ -1,7 +1,7 @@
 """Closed-loop load generator: raw HTTP over uvloop, one request at a time on every connection.
 
-Runs in its own process (`python -m benchmarks.load`), which reads a `Job` and writes a `Load`, both JSON. It reads
-every answer, so that requests sent and requests recorded can be compared exactly.
+Runs in its own process (`python -m benchmarks.load`), which reads lines with a `Job` and writes for each a line with
+its `Load`, both JSON. It reads every answer, so that requests sent and requests recorded can be compared exactly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from array import array
 from pathlib import Path
 from time import perf_counter_ns
-from typing import cast
+from typing import BinaryIO, cast
 
 import msgspec
 import uvloop
@@ -23,17 +23,32 @@ from benchmarks.jobs import Job, Load
 ROOT = Path(__file__).resolve().parents[1]
 NS = 1_000_000_000
 PATIENCE_SECONDS = 30.0
+"""Seconds without any answer after which a job gives up: under valgrind a job as a whole takes longer."""
 
 
 class BuiltIn:
-    """The built-in load generator; runs each job in a new process."""
+    """The built-in load generator; one process runs all jobs, from the first one until this process ends."""
 
     name = "the built-in generator"
 
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
     def run(self, job: Job) -> Load:
-        command = [sys.executable, "-m", "benchmarks.load"]
-        done = subprocess.run(command, cwd=ROOT, input=msgspec.json.encode(job), stdout=subprocess.PIPE, check=True)
-        return msgspec.json.decode(done.stdout, type=Load)
+        """Run a job.
+
+        Raises:
+            RuntimeError: the generator ended; its error output says why.
+        """
+        if self._process is None:
+            command, pipe = [sys.executable, "-m", "benchmarks.load"], subprocess.PIPE
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe)
+        stdin, stdout = cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
+        stdin.write(msgspec.json.encode(job) + b"\n")
+        stdin.flush()
+        if not (line := stdout.readline()):
+            raise RuntimeError(f"The load generator ended with code {self._process.wait()}.")
+        return msgspec.json.decode(line, type=Load)
 
 
 class _Run:
@@ -102,7 +117,8 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def _load(job: Job) -> Load:
+async def load(job: Job, patience_seconds: float = PATIENCE_SECONDS) -> Load:
+    """Run a job. It ends early, with a failure, once no answer came for `patience_seconds`."""
     run = _Run(job)
     loop = asyncio.get_running_loop()
     opened = [
@@ -112,20 +128,33 @@ async def _load(job: Job) -> Load:
     run.deadline = start + int(job.seconds * NS)
     for _, connection in opened:
         connection.send()
-    try:
-        await asyncio.wait_for(run.finished, job.seconds + PATIENCE_SECONDS)
-    except TimeoutError:
+    if not await _finished(run, patience_seconds):
         run.fail(b"answers did not come")
     seconds = (perf_counter_ns() - start) / NS
     took = sorted(run.took) or [0]
     p50, p99 = (took[int(len(took) * part)] / 1000 for part in (0.5, 0.99))
-    return Load(len(run.took), run.failed, seconds, p50, p99, run.failure)
+    result = Load(len(run.took), run.failed, seconds, p50, p99, run.failure)
+    for transport, _ in opened:
+        transport.abort()
+    await asyncio.sleep(0)  # the connections close now
+    return result
+
+
+async def _finished(run: _Run, patience_seconds: float) -> bool:
+    """Wait until the job is done. Returns False once no answer has come for `patience_seconds`."""
+    answered = -1
+    while not run.finished.done() and len(run.took) > answered:
+        answered = len(run.took)
+        await asyncio.wait([run.finished], timeout=patience_seconds)
+    return run.finished.done()
 
 
 def main() -> None:
-    """Read a job from standard input, run it, and write its result to standard output."""
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(_load(job))))
+    """Run each job from standard input when it comes, and write its result to standard output."""
+    for line in sys.stdin.buffer:
+        result = uvloop.run(load(msgspec.json.decode(line, type=Job)))
+        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def _prepared(folder: Path, shape: Shape, say: Callable[[str], None]) -> tuple[U
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks reports", description=ABOUT)
     add = parser.add_argument
-    add("--quick", action="store_true", help="20,000 records, to see that it works; the figures say little")
+    add("--quick", action="store_true", help="2,000 records, to see that it works; the figures say little")
     add("--records", type=int, default=Shape().records, help="length of the history (default: %(default)s)")
     add("--runs", type=int, default=300, help="how often every report is timed (default: %(default)s)")
     add("--rate", type=int, default=500, help="records a second written meanwhile (default: %(default)s)")
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str]) -> int:
     given = _parse(arguments)
     shape, runs = Shape(records=given.records), given.runs
     if given.quick:
-        shape, runs = Shape(records=20_000, customers=500), 3
+        shape, runs = Shape(records=2_000, customers=50), 3
     kept: AbstractContextManager[str] = nullcontext(str(given.folder))
     with kept if given.folder else tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)

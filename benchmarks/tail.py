@@ -55,7 +55,7 @@ class TailOptions(msgspec.Struct, frozen=True):
     rest_seconds: float = 0.2
 
 
-QUICK = TailOptions(seconds=0.3, rounds=1, rates=(200,), lead_seconds=0.1, warm_seconds=0.1, rest_seconds=0.0)
+QUICK = TailOptions(seconds=0.15, rounds=1, rates=(200,), lead_seconds=0.1, warm_seconds=0.1, rest_seconds=0.0)
 
 
 class Target(NamedTuple):

@@ -40,7 +40,21 @@ def test_skipped_tests_are_counted_by_reason_under_xdist_too(tmp_path: Path) -> 
         "def test_b(): ...\n"
     )
     folder = str(tmp_path)
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", "--rootdir", folder, folder]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "1",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:schemathesis",
+        "--rootdir",
+        folder,
+        folder,
+    ]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert "4 tests skipped" in run.stdout, run.stdout + run.stderr
     assert "\n3 × no node here\n1 × no setpriv here\n" in run.stdout

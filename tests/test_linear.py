@@ -102,7 +102,7 @@ async def test_redaction_takes_linear_time(text: str) -> None:
     async def take(size: int) -> float:
         line = text * (size // len(text))
         start = process_time()
-        for _ in range(20):
+        for _ in range(5):
             redact(line)
         return process_time() - start
 

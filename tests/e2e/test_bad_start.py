@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,12 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import COMMAND, CommandProcess, GatewayProcess, free_port, until
-from tests.fork_server import GATEWAY, fork_server
+from tests.e2e.process import CommandProcess, GatewayProcess, free_port, until
+from tests.fork_server import GATEWAY, USUAL, Surroundings, fork_server
 from tests.upstream import UpstreamProcess
 
-POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
-"""Prefix that drops root's capabilities, so that file modes and privileged ports apply."""
+POWERLESS = Surroundings(privileged=False)
+"""Privileges of a usual user: file modes and privileged ports apply, even to root."""
+BLOCK_BYTES = 512
 PASSWORD = "s3cr3t"
 KEYS = ["ab" * 32, "cd" * 32]
 
@@ -36,29 +36,12 @@ class Refusal:
     sentence: str
 
 
-def as_usual_user() -> tuple[str, ...]:
-    """Return the prefix of a command to which file modes apply."""
-    if os.geteuid() != 0:
-        return ()
-    if shutil.which(POWERLESS[0]) is None:
-        pytest.skip("root may do everything, and there is no setpriv to take that away")
-    return POWERLESS
-
-
-def refused(directory: Path, *before: str | Path, **settings: object) -> Refusal:
-    """Start the gateway in `directory` and assert that it ends by itself with one sentence.
-
-    `before` is a prefix of the command, which then runs as a new process.
-    """
+def refused(directory: Path, surroundings: Surroundings = USUAL, **settings: object) -> Refusal:
+    """Start the gateway in `directory` and assert that it ends by itself with one sentence."""
     values = {"local_model": "false", "port": free_port(), **settings}
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
     environment = kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
-    if before:
-        command = [*before, COMMAND, "serve"]
-        ended = subprocess.run(command, env=environment, cwd=directory, capture_output=True, timeout=60, check=False)
-        code, written, complaint = ended.returncode, ended.stdout.decode(), ended.stderr.decode()
-    else:
-        code, written, complaint = fork_server().run(GATEWAY, (), directory, environment)
+    code, written, complaint = fork_server().run(GATEWAY, (), directory, environment, surroundings=surroundings)
     assert complaint.startswith("llm-gateway: "), complaint
     [sentence] = complaint.splitlines()
     assert sentence.endswith((".", "?"))
@@ -95,7 +78,7 @@ def test_a_host_that_cannot_be_bound_is_reported(tmp_path: Path, host: str) -> N
 def test_a_privileged_port_is_reported(tmp_path: Path) -> None:
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
         pytest.skip("everyone may have low ports here")
-    refusal = refused(tmp_path, *as_usual_user(), port=80)
+    refusal = refused(tmp_path, POWERLESS, port=80)
     assert (refusal.code, refusal.sentence) == (
         78,
         "Port 80 may not be opened by this user: set LLM_GATEWAY_PORT above 1023.",
@@ -117,7 +100,7 @@ def test_a_data_directory_that_is_a_file_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["locked", "locked/data"])
 def test_a_data_directory_that_cannot_be_written_is_reported(tmp_path: Path, place: str) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    refusal = refused(tmp_path, *as_usual_user(), data_dir=tmp_path / place)
+    refusal = refused(tmp_path, POWERLESS, data_dir=tmp_path / place)
     assert refusal.code == 78
     assert "(Permission denied): set LLM_GATEWAY_DATA_DIR" in refusal.sentence
     assert list((tmp_path / "locked").iterdir()) == []
@@ -126,7 +109,7 @@ def test_a_data_directory_that_cannot_be_written_is_reported(tmp_path: Path, pla
 @pytest.mark.parametrize("blocks", [0, 39, 2000])
 def test_a_file_size_limit_is_reported_at_start(tmp_path: Path, blocks: int) -> None:
     """Disk sizes at which the database's first write fails, then a later one, then the journal's (512-byte blocks)."""
-    refusal = refused(tmp_path, "sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh")
+    refusal = refused(tmp_path, Surroundings(file_size=blocks * BLOCK_BYTES))
     assert refusal.code == 78
     assert "cannot be written (" in refusal.sentence
     assert "): free space, or set LLM_GATEWAY_DATA" in refusal.sentence
@@ -241,7 +224,7 @@ def test_an_unusable_database_is_reported_and_left_unchanged(
 def test_a_database_that_cannot_be_written_is_reported(tmp_path: Path, data: Path) -> None:
     starts(tmp_path)
     (data / "gateway.db").chmod(0o400)
-    refusal = refused(tmp_path, *as_usual_user())
+    refusal = refused(tmp_path, POWERLESS)
     assert refusal.code == 78
     assert "is not a writable file in a writable directory" in refusal.sentence
 
@@ -292,7 +275,7 @@ def test_a_journal_that_is_a_file_is_reported(tmp_path: Path, data: Path) -> Non
 def test_a_journal_that_cannot_be_read_is_reported(tmp_path: Path, data: Path, place: str) -> None:
     (data / place).mkdir(parents=True)
     (data / place).chmod(0)
-    refusal = refused(tmp_path, *as_usual_user())
+    refusal = refused(tmp_path, POWERLESS)
     assert refusal.code == 78
     assert f"The usage journal in {data}/{place} cannot be" in refusal.sentence
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.e2e.process import CommandProcess
+from tests.e2e.process import CommandProcess, GatewayProcess
 from tests.upstream import UpstreamProcess
 
 QUESTION = "What is the capital of France?"
@@ -36,7 +36,7 @@ def test_a_fresh_start_answers_and_a_restart_keeps_its_usage(tmp_path: Path, moc
         assert "public development key" in gateway.log
 
     started = time.monotonic()
-    with CommandProcess(tmp_path, local_model="auto") as gateway:
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
         assert time.monotonic() - started < 15, "5 s where nothing else runs"
         assert gateway.call("GET", "/api/v1/providers").json == [provider]
         assert gateway.summary() == summary
@@ -50,6 +50,6 @@ def test_the_gateway_starts_without_the_embedded_model(tmp_path: Path, mock: Ups
         assert gateway.call("GET", "/api/v1/providers").json == []
         assert gateway.ask().json["code"] == "no_provider"
         gateway.provider("acme", mock.base_url)
-    with CommandProcess(tmp_path, local_model="auto") as gateway:
+    with GatewayProcess(tmp_path, local_model="auto") as gateway:
         assert [provider["name"] for provider in gateway.call("GET", "/api/v1/providers").json] == ["acme"]
         assert "embedded" not in gateway.log

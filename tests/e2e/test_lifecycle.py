@@ -6,7 +6,6 @@ import fcntl
 import http.client
 import os
 import signal
-import subprocess
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import COMMAND, CommandProcess, GatewayProcess, Response, free_port, send, until
+from tests.e2e.process import GatewayProcess, Response, free_port, send, until
+from tests.fork_server import COMMAND_LINE, GATEWAY, fork_server
 from tests.upstream import UpstreamProcess
 
 CLIENTS = 16
@@ -24,12 +24,10 @@ def refusal(directory: Path, **settings: object) -> str:
     """Return the one line that a gateway prints if it cannot start."""
     values = {"local_model": "false", "log_level": "error", **settings}
     environment = {**os.environ, **{f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}}
-    ended = subprocess.run(
-        [COMMAND, "serve"], env=environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 78, ended.stderr
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    return ended.stderr
+    code, _, complaint = fork_server().run(GATEWAY, (), directory, environment)
+    assert code == 78, complaint
+    assert len(complaint.splitlines()) == 1, complaint
+    return complaint
 
 
 def test_two_gateways_do_not_share_a_port_or_a_data_directory(tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ def test_the_stop_waits_for_drain_seconds_only(tmp_path: Path, mock: UpstreamPro
 
 
 def test_sigint_stops_the_gateway_too(tmp_path: Path) -> None:
-    with CommandProcess(tmp_path) as gateway:
+    with GatewayProcess(tmp_path) as gateway:
         gateway.process.send_signal(signal.SIGINT)
         assert gateway.ended() == 0
 
@@ -143,10 +141,8 @@ def test_records_of_a_killed_gateway_are_recovered(tmp_path: Path, mock: Upstrea
     if found_by == "usage replay":
         environment = {**os.environ, "LLM_GATEWAY_LOG_LEVEL": "error"}
         for said in ("usage records were moved to the database.\n", "0 usage records were moved to the database.\n"):
-            ended = subprocess.run(
-                [COMMAND, "usage", "replay"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-            )
-            assert ended.stdout.endswith(said)
+            code, written, _ = fork_server().run(COMMAND_LINE, ("usage", "replay"), tmp_path, environment)
+            assert (code, written.endswith(said)) == (0, True), written
     with GatewayProcess(tmp_path) as gateway:
         assert ("usage journal replayed" in gateway.log) == (found_by == "serve")
         summary = gateway.summary()
@@ -172,7 +168,7 @@ def test_rate_limits_count_requests_before_a_restart(tmp_path: Path, mock: Upstr
 def test_production_requires_keys_with_scopes(tmp_path: Path) -> None:
     keys = f"shop:{'a' * 32}:call,watch:{'b' * 32}:read,ops:{'c' * 32}"
     settings = {"env": "production", "service_keys": keys, "encryption_keys": "ab" * 32}
-    with CommandProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
+    with GatewayProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
         assert gateway.call("GET", "/api/v1/health", key=None, host="any.example").status == 200
         wanted = [("shop", "a", 503, 403, 403), ("watch", "b", 403, 200, 403), ("ops", "c", 503, 200, 422)]
         for _, letter, generate, report, create in wanted:

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import COMMAND, GatewayProcess, until
-from tests.fork_server import ForkedProcess
+from tests.fork_server import ForkedProcess, Surroundings
 from tests.upstream import UpstreamProcess
 
 STOP_S = 3.0
 """Maximum seconds of a stop. It took 5 s when it waited for the log; without a faulty log it takes 0.2 s."""
-ANSWERS = 40
+ANSWERS = 10
 
 
 @dataclass
@@ -96,6 +96,12 @@ class FaultyLog(GatewayProcess):
         )
 
 
+class CompleteEnd(FaultyLog):
+    """A gateway with a faulty log, whose interpreter destroys its modules at the end."""
+
+    surroundings = Surroundings(finalize=True)
+
+
 @pytest.fixture(params=FAULTS)
 def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
     made = FAULTS[request.param]()
@@ -140,7 +146,7 @@ def test_a_log_reader_that_resumes_during_the_stop_causes_no_crash(tmp_path: Pat
     for wait_s in (0.9, 1.1, 1.3):
         fault = full_pipe()
         assert fault.descriptor is not None
-        with FaultyLog(tmp_path, fault, "all") as gateway:
+        with CompleteEnd(tmp_path, fault, "all") as gateway:
             reader = threading.Timer(wait_s, lambda reading=fault.others[0]: os.read(reading, 1 << 20))
             gateway.process.terminate()
             reader.start()

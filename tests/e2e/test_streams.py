@@ -44,11 +44,12 @@ def text(body: str) -> str:
 
 
 def records(gateway: GatewayProcess) -> list[dict[str, Any]]:
-    """Return the usage records of all requests so far, in order."""
+    """Return the usage records of the last 100 requests, in order."""
     gateway.summary()
     with sqlite3.connect(gateway.directory / "data" / "gateway.db") as database:
         database.row_factory = sqlite3.Row
-        return [dict(row) for row in database.execute("SELECT * FROM usage_records ORDER BY id")]
+        rows = [dict(row) for row in database.execute("SELECT * FROM usage_records ORDER BY id DESC LIMIT 100")]
+    return rows[::-1]
 
 
 def configure(gateway: GatewayProcess, streamer: StreamingVendor, *steps: Step, **fields: Any) -> None:

@@ -24,7 +24,10 @@ from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
 LARGE = "\N{FULL MOON SYMBOL}" * 256
-"""A label of maximum length, so that segments fill quickly."""
+"""A label of maximum length."""
+FIELDS = {"service": LARGE, "task_type": LARGE}
+TAGS = ",".join(f"{number}{'k' * 63}={'v' * 64}" for number in range(10))
+"""Fields and tags that make records as large as they get, so that segments fill quickly."""
 RECOVERY_S = 5.0
 FILLING_S = 60.0
 CLIENTS = 48
@@ -100,7 +103,7 @@ async def test_a_file_size_limit_refuses_new_requests_and_settles_those_in_fligh
     with scene.gateway(cache_ttl_seconds=0) as gateway:
         scene.providers(gateway, "slow-40")
         load = Load(clients=CLIENTS)
-        load.fields = lambda: {"service": LARGE, "task_type": LARGE}
+        load.fields, load.headers = lambda: FIELDS, {"x_tags": TAGS}
         allow(gateway, SEGMENT_BYTES - 1)
         await until_one_alone_is_refused(gateway, load)
         bills = Counter(bill.marker for bill in scene.bills)
@@ -141,7 +144,7 @@ async def test_a_full_file_system_refuses_new_requests_and_settles_those_in_flig
     """Database and journal are both on it: records wait in the journal until neither has space."""
     times = 3 if long else 1
     load = Load(clients=CLIENTS)
-    load.fields = lambda: {"service": LARGE, "task_type": LARGE}
+    load.fields, load.headers = lambda: FIELDS, {"x_tags": TAGS}
     data, filler = small_disk / "data", small_disk / "filler"
     slowest, bills = 0.0, Counter[str | None]()
     with scene.gateway(cache_ttl_seconds=0, data_dir=data) as gateway:

@@ -13,7 +13,7 @@ from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
 CLIENTS = 24
-QUICK_ROUNDS, LONG_ROUNDS = 6, 100
+QUICK_ROUNDS, LONG_ROUNDS = 4, 100
 LONGEST_LIFE_S = 1.0
 LONGEST_START_S = 0.5
 

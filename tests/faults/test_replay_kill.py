@@ -118,9 +118,9 @@ def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
 async def test_a_kill_during_replay_loses_no_record_and_stores_none_twice(
     tmp_path: Path, note: Note, long: bool
 ) -> None:
-    count = 50_000 if long else 5_000
+    count = 50_000 if long else 3_000
     settled, cut_off = await write_journal(tmp_path / "data", count)
-    kills, in_the_middle, seconds = await asyncio.to_thread(replay_until_done, tmp_path, 30 if long else 5)
+    kills, in_the_middle, seconds = await asyncio.to_thread(replay_until_done, tmp_path, 30 if long else 3)
     ledger = Ledger(tmp_path / "data")
     ledger.check_sums()
     assert set(ledger.by_id) == {record.id for record in (*settled, *cut_off)}

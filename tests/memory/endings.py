@@ -57,6 +57,16 @@ def raw(data: bytes, *, keep: bool = False, pause_s: float = 0.0) -> Answer:
     return answer
 
 
+def late(answer: Answer, *, pause_s: float) -> Answer:
+    """Return an answer that waits first."""
+
+    def wait(connection: socket.socket) -> bool:
+        time.sleep(pause_s)
+        return answer(connection)
+
+    return wait
+
+
 def reset(connection: socket.socket) -> bool:
     """End the connection with a TCP reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -48,16 +48,19 @@ def repeated(before: bytes, block: bytes, megabytes: int) -> Answer:
 
 
 CASES: dict[str, tuple[str, int, Answer]] = {
-    "refused": (LARGE, 60, raw(b"")),
-    "closed": (LARGE, 40, raw(b"")),
-    "reset": (LARGE, 40, reset),
-    "cut": ("hi", 8, raw(JSON + b" " * 30_000_000)),
-    "trailers": ("hi", 8, repeated(CHUNKED + b"2\r\nxx\r\n0\r\n", b"a: b\r\n", 20)),
-    "trailer": ("hi", 8, repeated(CHUNKED + b"2\r\nxx\r\n0\r\na: ", b"x", 20)),
-    "interim": ("hi", 8, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20)),
+    "refused": (LARGE, 30, raw(b"")),
+    "closed": (LARGE, 30, raw(b"")),
+    "reset": (LARGE, 30, reset),
+    "cut": ("hi", 5, raw(JSON + b" " * 30_000_000)),
+    "trailers": ("hi", 5, repeated(CHUNKED + b"2\r\nxx\r\n0\r\n", b"a: b\r\n", 20)),
+    "trailer": ("hi", 5, repeated(CHUNKED + b"2\r\nxx\r\n0\r\na: ", b"x", 20)),
+    "interim": ("hi", 5, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20)),
     "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 4)),
 }
-"""By provider name: the client's prompt, the number of requests, and the provider's answer."""
+"""By provider name: the client's prompt, the number of requests, and the provider's answer.
+
+If each request kept its body or answer, that would be 100 MB or more.
+"""
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -77,7 +80,7 @@ def test_memory_does_not_grow_with_failed_requests(
     for _ in range(times):
         call()
 
-    assert settled(lambda: resident_mb(gateway) - before) < AT_MOST_MB
+    assert settled(lambda: resident_mb(gateway) - before, AT_MOST_MB) < AT_MOST_MB
 
 
 def test_request_bodies_in_flight_are_limited_while_small_requests_are_served(tmp_path: Path) -> None:
@@ -105,10 +108,15 @@ def test_request_bodies_in_flight_are_limited_while_small_requests_are_served(tm
         assert ask(gateway.port, "/v1/chat/completions", body, {}) == 404
 
 
-def settled(measure: Callable[[], float]) -> float:
-    """Return the minimum of several measurements: the process may be about to return memory to the system."""
+def settled(measure: Callable[[], float], enough: float) -> float:
+    """Return the first measurement below `enough`, or the minimum of those of a second.
+
+    The process may be about to return memory to the system.
+    """
     least = measure()
     for _ in range(20):
+        if least < enough:
+            break
         time.sleep(0.05)
         least = min(least, measure())
     return least

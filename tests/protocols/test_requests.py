@@ -258,6 +258,13 @@ def test_a_messages_request_comes_back_unchanged() -> None:
     assert written.document == MESSAGES
 
 
+def test_an_agents_user_id_goes_to_no_other_vendor() -> None:
+    user = f"user_{'ab' * 32}_account__session_6f2e8f0a-7b3c-4a57-8f6e-ba9876543210"
+    asked = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "metadata": {"user_id": user}}
+    read = anthropic_messages.read_request(asked)
+    assert (read.conversation.user, read.dropped) == (None, ("metadata.user_id",))
+
+
 def test_a_messages_request_is_translated_for_openai_and_gemini() -> None:
     conversation = anthropic_messages.read_request(MESSAGES).conversation
     chat = openai_chat.write_request(conversation, "gpt-4o", stream=False)

@@ -72,7 +72,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     UTC, for the usage record; `started` and `deadline` are `time.monotonic()` seconds. `input_length` is the size of
     the input in equivalent ASCII characters (`token_estimate.py`), `max_tokens` the limit of the output.
     `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
-    None to let the routing choose. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
+    None to let the routing choose. `session` is the client's name for the conversation, `agent` the program that sent
+    the request; `beginning` returns the start of the conversation, which replaces the session of a request without
+    one. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
     """
 
     id: str
@@ -93,6 +95,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     store_in_cache: bool = True
     input_length: int = 0
     stream: bool = False
+    session: str | None = None
+    agent: str | None = None
+    beginning: Callable[[], str] | None = None
     requested_model: str | None = None
 
     def estimated_input_tokens(self) -> int:

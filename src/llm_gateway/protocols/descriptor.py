@@ -165,6 +165,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     models: ModelList | None = None
     user_fields: tuple[tuple[str, ...], ...] = ()
     """Paths of request fields that identify the customer; the first one present is used."""
+    session_fields: tuple[tuple[str, ...], ...] = ()
+    """Paths of request fields that identify the session; the first one present is used."""
     settings_fields: tuple[str, ...] = ()
     """Objects in the request that contain `output_fields` and `choice_fields`. Empty: the request itself does."""
     output_fields: tuple[str, ...] = ()

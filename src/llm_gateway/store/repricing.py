@@ -217,7 +217,11 @@ class Repricing:
                     self._cube.add(connection, counted)
                 return repriced
         except (DataError, OverflowError) as error:
-            raise RecordsRefused(f"The database refuses a new cost: {error}.") from error
+            cause = getattr(error, "orig", None) or error
+            raise RecordsRefused(
+                f"The database cannot store the new cost of a usage record ({cause}), so its batch and later records "
+                "keep their costs: correct the price, then run llm-gateway reprice again."
+            ) from error
 
     def _repriced(self, before: UsageRecord, wanted: Wanted) -> _Repriced:
         attempts = [self._reprice(attempt, wanted) for attempt in before.attempts]

@@ -15,6 +15,7 @@ from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
 from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.providers.registry import DIALECTS
+from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
@@ -88,7 +89,11 @@ class Worker:
             )
         )
         return Failover(
-            availability=self.availability, admission=self._admission, attempts=attempts, translation=translation
+            availability=self.availability,
+            admission=self._admission,
+            attempts=attempts,
+            translation=translation,
+            affinity=SessionAffinity(),
         )
 
     def build(self, management: ASGIApp) -> Dispatch:

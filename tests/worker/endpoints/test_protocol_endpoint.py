@@ -12,7 +12,6 @@ from llm_gateway.sse import COMMENT
 from llm_gateway.worker.endpoints.protocol_endpoint import (
     DEFAULT_MAX_TOKENS,
     ProtocolEventWriter,
-    find_user,
     output_limit,
 )
 
@@ -40,24 +39,6 @@ def test_the_output_limit_is_read_from_the_protocols_fields(
     protocol: str, document: dict[str, Any], tokens: int
 ) -> None:
     assert output_limit(document, PROTOCOLS[protocol]) == tokens
-
-
-@pytest.mark.parametrize(
-    ("protocol", "document", "user"),
-    [
-        ("openai_chat", {"user": "a", "metadata": {"user_id": "b"}}, "a"),
-        ("openai_chat", {"user": "", "metadata": {"user_id": "b"}}, "b"),
-        ("openai_chat", {"user": "x" * 257}, None),
-        ("openai_chat", {"user": "a\0"}, None),
-        ("openai_responses", {"user": 5, "metadata": "odd"}, None),
-        ("anthropic_messages", {"metadata": {"user_id": "b"}}, "b"),
-        ("gemini_content", {"user": "a", "labels": {"user": "b"}, "metadata": {"user_id": "c"}}, None),
-    ],
-)
-def test_the_customer_is_read_from_the_protocols_fields(
-    protocol: str, document: dict[str, Any], user: str | None
-) -> None:
-    assert find_user(document, PROTOCOLS[protocol].user_fields) == user
 
 
 def writer(name: str, query: bytes = b"") -> ProtocolEventWriter:

@@ -21,6 +21,7 @@ from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, client_request_of, input_length
 from llm_gateway.providers.registry import DIALECTS, choose_codecs
+from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
@@ -293,6 +294,7 @@ class World:
             admission=admission,
             attempts=Attempts(dependencies),
             translation=translation,
+            affinity=SessionAffinity(),
             timing=timing,
         )
 

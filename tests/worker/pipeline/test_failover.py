@@ -182,6 +182,14 @@ async def test_all_of_a_tier_is_tried_in_order_before_the_next_tier(world: World
     assert world.upstream.called == ["b", "a", "c"]
 
 
+async def test_a_session_keeps_to_one_provider_of_a_tier_and_goes_on_at_another_when_it_fails(world: World) -> None:
+    asked, equal = request(session="s"), plan([A, B, C])
+    world.script(**{name: [answer(), answer(), refusal(500)] for name in "abc"})
+    home, again, elsewhere = [(await world.failover.run(asked, equal, world.open(asked))).provider for _ in range(3)]
+    assert home == again != elsewhere
+    assert world.upstream.called == [home, home, home, elsewhere]
+
+
 async def test_within_a_tier_the_fewest_calls_in_flight_come_first(world: World) -> None:
     for busy in ("id-a", "id-a", "id-b", "id-d"):
         world.availability.begin(busy)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from llm_gateway.domain.agent_user import parse_agent_user
 from llm_gateway.domain.conversation import (
     CacheTtl,
     Conversation,
@@ -69,6 +70,9 @@ def read_request(document: JsonObject) -> ParsedRequest:
         raise Unreadable("max_tokens", "max_tokens is required.")
     config = object_field(document, "output_config") or {}
     metadata = object_field(document, "metadata") or {}
+    user = text(metadata, "user_id", "metadata")
+    if user is not None and parse_agent_user(user) is not None:
+        user = None  # it names a device, an account and a session, which are no other vendor's business
     conversation = Conversation(
         turns=[*_system(document), *_turns(messages)],
         tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
@@ -83,10 +87,12 @@ def read_request(document: JsonObject) -> ParsedRequest:
             object_field(document, "thinking"),
             checked_effort(text(config, "effort", "output_config"), "output_config.effort"),
         ),
-        user=text(metadata, "user_id", "metadata"),
+        user=user,
         service_tier=text(document, "service_tier"),
     )
     dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    if user is None and metadata.get("user_id") is not None:
+        dropped.append("metadata.user_id")
     dropped += unknown_fields(config, OUTPUT, "output_config")
     dropped += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
     return ParsedRequest(conversation, tuple(dropped))

@@ -1,4 +1,9 @@
-"""OpenAI's chat completions protocol: https://platform.openai.com/docs/api-reference/chat."""
+"""OpenAI's chat completions protocol: read and write its requests, replies and streams.
+
+https://platform.openai.com/docs/api-reference/chat
+
+Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
+"""
 
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
@@ -40,6 +45,7 @@ DESCRIPTOR = Descriptor(
     forwarded_headers=(b"openai-beta",),
     models=ModelList(paths=("/v1/models",), operation="Model", write=write_models, write_one=write_model),
     user_fields=(("user",), ("metadata", "user_id")),
+    session_fields=(("prompt_cache_key",),),
     output_fields=("max_completion_tokens", "max_tokens"),
     choice_fields=("n",),
     input_fields=("messages", "tools", "response_format"),

@@ -19,14 +19,17 @@ from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body
 from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
+from llm_gateway.gate.agent import agent_of
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, input_length
+from llm_gateway.routing.session_affinity import beginning_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
+from llm_gateway.worker.endpoints.identity import session_in
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
@@ -126,6 +129,9 @@ class GenerateEndpoint(Endpoint):
             store_in_cache=store_in_cache,
             input_length=input_length(body),
             stream=body.stream,
+            session=session_in(headers),
+            agent=agent_of(headers.get(b"user-agent")),
+            beginning=partial(beginning, body),
             requested_model=body.model,
         )
 
@@ -165,6 +171,13 @@ class GenerateEventWriter:
     def error(self, error: GatewayError) -> bytes:
         """Return one `error` event with problem details (RFC 9457)."""
         return encode_event(msgspec.json.encode(problem_of(error, self._request_id)), b"error")
+
+
+def beginning(body: GenerateBody) -> str:
+    """Return the start of the conversation, which stands for the session of a request without one."""
+    prompt = "" if body.prompt is msgspec.UNSET else body.prompt
+    document = {"system": body.system, "messages": body.messages or [{"role": "user", "content": prompt}]}
+    return beginning_of(document, ("system", "messages"))
 
 
 def _delta(text: str) -> bytes:

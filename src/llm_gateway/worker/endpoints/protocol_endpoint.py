@@ -25,14 +25,15 @@ from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
+from llm_gateway.routing.session_affinity import beginning_of
 from llm_gateway.suggestions import closest
 from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
 from llm_gateway.worker.endpoints.endpoint import Endpoint
+from llm_gateway.worker.endpoints.identity import identify
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
 
-ANONYMOUS = "anonymous"
 GENERAL = "general"
 DEFAULT_MAX_TOKENS = 4096
 """Output tokens to reserve in rate limits and cost bounds for a request that sets no limit of its own."""
@@ -106,6 +107,7 @@ class ProtocolEndpoint(Endpoint):
         started = time.monotonic()
         headers = context.headers
         use_cache, store_in_cache = request_headers.caching(headers)
+        identity = identify(headers, document, protocol, context.caller.name)
         return Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
@@ -113,9 +115,7 @@ class ProtocolEndpoint(Endpoint):
             deadline=request_headers.deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,
             surface=protocol.surface,
-            user_id=request_headers.label(headers, b"x-user-id")
-            or find_user(document, protocol.user_fields)
-            or ANONYMOUS,
+            user_id=identity.user_id,
             service=request_headers.label(headers, b"x-service-name") or context.caller.name,
             task_type=request_headers.label(headers, b"x-task-type") or GENERAL,
             max_tokens=output_limit(document, protocol),
@@ -126,6 +126,9 @@ class ProtocolEndpoint(Endpoint):
             client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
             input_length=equivalent_length_of(document, protocol.input_fields),
             stream=stream is True,
+            session=identity.session,
+            agent=identity.agent,
+            beginning=partial(beginning_of, document, protocol.input_fields),
             requested_model=model,
         )
 
@@ -256,22 +259,9 @@ def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bo
 
 
 def _misspelt_model(document: dict[str, Any]) -> str:
-    """Return a remark about a field whose name is close to `model`, which is missing; nothing if there is none."""
+    """Return a hint at a field whose name resembles `model`, if `model` is missing; "" without such a field."""
     found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
     return f" The body has the field {found}. Did you mean model?" if found is not None else ""
-
-
-def find_user(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
-    """Return the customer's id from the first of `fields` (paths of keys) that holds one; None if none does."""
-    for path in fields:
-        user = document.get(path[0])
-        if user is None:
-            continue
-        for name in path[1:]:
-            user = user.get(name) if isinstance(user, dict) else None
-        if isinstance(user, str) and user and len(user) <= request_headers.MAX_LABEL_CHARACTERS and "\0" not in user:
-            return user
-    return None
 
 
 def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:

@@ -20,6 +20,7 @@ from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import DeadlineExceeded, Invalid
 from llm_gateway.protocols.contract import Unreadable, Unsupported
+from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
@@ -51,7 +52,8 @@ class Timing(NamedTuple):
 class Failover:
     """The execution of plans: candidates in order, tier by tier, until one answers.
 
-    Within a tier, the provider with the fewest calls in flight comes first.
+    Within a tier, a session keeps to one provider (`routing/session_affinity.py`); for other requests the provider with
+    the fewest calls in flight comes first.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Failover:
         admission: Admission,
         attempts: Attempts,
         translation: Translation,
+        affinity: SessionAffinity,
         timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> None:
         self._availability = availability
         self._admission = admission
         self._attempts = attempts
         self._translation = translation
+        self._affinity = affinity
         self._timing = timing
 
     async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Success:
@@ -94,7 +98,7 @@ class Failover:
         for tier in plan.tiers:
             waiting = list(tier)
             while waiting:
-                candidate = waiting[0] if len(waiting) == 1 else min(waiting, key=self._busyness)
+                candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
                 waiting.remove(candidate)
                 served = await self._try(state, candidate)
                 if served is not None:
@@ -111,6 +115,9 @@ class Failover:
             return served
         self._check_deadline(state)
         raise state.error()
+
+    def _choose(self, state: RoutingState, tier: tuple[Candidate, ...], waiting: list[Candidate]) -> Candidate:
+        return self._affinity.choose(state.request, tier, waiting, self._busyness)
 
     def _busyness(self, candidate: Candidate) -> int:
         return self._availability.in_flight(candidate.provider.id)
