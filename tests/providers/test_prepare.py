@@ -170,7 +170,7 @@ def test_the_stored_fields_of_a_provider_stay_unchanged() -> None:
 
 def test_a_provider_without_any_base_url_is_a_configuration_error() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"^It has no base_url, and its name is not a known vendor's: set base_url\.$"
+        ConfigurationError, match=r"^It has no base_url, and the kind 'openai' has no default: set base_url\.$"
     ):
         Bench().prepare(stored("unknown"), "k")
 

@@ -101,10 +101,12 @@ def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(t
     database.migrate()
 
     with database.read() as connection:
-        assert connection.exec_driver_sql("SELECT * FROM providers").one() == (*before, None)
+        assert connection.exec_driver_sql("SELECT * FROM providers").one() == (*before, None, None, None, None, 0)
         assert connection.exec_driver_sql("SELECT count(*) FROM overrides").scalar() == 1
     [provider] = list_providers(database)
     assert (provider.name, provider.models, provider.protocols) == ("acme", ("m",), None)
+    assert (provider.model_aliases, provider.context_window, provider.max_output_tokens) == (None, None, None)
+    assert provider.trace is False
     with database.write() as connection:
         command.downgrade(migrations.configuration(connection), "0001")
         assert connection.exec_driver_sql("SELECT * FROM providers").one() == before
@@ -157,6 +159,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0001_initial.py",
         "0002_protocols.py",
         "0003_record_2.py",
+        "0004_model_aliases.py",
     }
     with database.read() as connection:
         assert sa.inspect(connection).get_table_names() == [

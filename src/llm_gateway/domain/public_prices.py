@@ -77,10 +77,14 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
 
 
 class PricedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One model of a vendor: the rule for its names, and its prices. Of several valid prices the last one applies."""
+    """One model of a vendor: the rule for its names, its prices, and its context window in tokens if it is known.
+
+    Of several valid prices the last one applies.
+    """
 
     names: Rule
     prices: tuple[TimedPrice, ...]
+    context_window: int | None = None
 
     def price_at(self, at_s: float) -> Price | None:
         """Return the price valid at `at_s` (Unix time), or the first price if none is valid."""

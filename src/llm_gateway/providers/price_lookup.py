@@ -70,6 +70,13 @@ class PriceLookup:
         found = self._entry(vendor, model).model
         return None if found is None else found.price_at(at_s)
 
+    def context_window(self, vendor: str | None, model: str) -> int | None:
+        """Return the context window of a model in tokens; None if the list does not have it, or as for `find`."""
+        if vendor is None or len(model) > MAX_MODEL_NAME:
+            return None
+        found = self._entry(vendor, model).model
+        return None if found is None else found.context_window
+
     def _entry(self, vendor: str, model: str) -> _Entry:
         lists = self._lists()
         if lists is not self._known:

@@ -144,6 +144,10 @@ class PriceList:
         """
         return self._lookup.find(self.vendor_of(preset), model)
 
+    def context_window(self, preset: str | None, model: str) -> int | None:
+        """Return the context window of a preset's model in tokens, None if it is unknown. Searches as `find` does."""
+        return self._lookup.context_window(self.vendor_of(preset), model)
+
     def find_at(self, preset: str | None, model: str, at_ms: int) -> Price | None:
         """Return the price at `at_ms` (milliseconds UTC) according to today's lists; otherwise like `find`."""
         return self._lookup.find_at(self.vendor_of(preset), model, at_ms / 1000)
@@ -172,7 +176,7 @@ def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
 
 def _convert_vendor(provider: GenaiProvider) -> VendorPrices:
     return VendorPrices(
-        models=tuple(PricedModel(_rule(model.match), _timed(model)) for model in provider.models),
+        models=tuple(PricedModel(_rule(model.match), _timed(model), model.context_window) for model in provider.models),
         fallbacks=tuple(provider.fallback_model_providers or ()),
         claims=None if provider.model_match is None else _rule(provider.model_match),
     )
