@@ -106,10 +106,8 @@ def test_details_that_do_not_apply_are_omitted() -> None:
 
 
 def test_models_are_listed_in_googles_format() -> None:
-    chat, embeddings = (
-        ["generateContent", "streamGenerateContent", "countTokens"],
-        ["embedContent", "batchEmbedContents"],
-    )
+    chat = ["generateContent", "streamGenerateContent", "countTokens"]
+    embeddings = ["embedContent", "batchEmbedContents"]
     models = [
         ListedModel("gpt-4o", "openai", 0, context_window=128_000, max_output_tokens=16_384, has_embeddings=True),
         ListedModel("org/model", "other", 0, has_chat=False, has_embeddings=True),

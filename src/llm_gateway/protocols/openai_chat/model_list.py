@@ -1,7 +1,7 @@
 """Write OpenAI's list of models, and single entries: https://platform.openai.com/docs/api-reference/models.
 
-OpenAI's own entries say nothing about a model. Clients of compatible vendors read more fields, which entries have if the
-values are known:
+OpenAI's own entries say nothing about a model. Clients of compatible vendors read more fields. Entries have them if
+the values are known:
 
     context_length, pricing                 OpenRouter, https://openrouter.ai/docs/models, read on 2026-11-27
     context_window, max_completion_tokens   Groq, https://console.groq.com/docs/models
