@@ -63,7 +63,7 @@ FIELDS = (
     Column("kind", "Kind"),
     Column("protocols", "Protocols", "list", missing="the vendor's own"),
     Column("base_url", "Base URL", missing="the vendor's own"),
-    Column("effective_base_url", "Address", missing="none: the embedded model is not running"),
+    Column("effective_base_url", "Address", missing="the embedded model"),
     Column("models", "Models", "list"),
     Column("model_aliases", "Aliases", _aliased, missing="none"),
     Column("context_window", "Context window", _limited, missing="the public list's"),

@@ -194,7 +194,7 @@ async def test_the_embedded_model_can_be_configured_while_it_runs() -> None:
     rules = ProviderRules(load_presets(), Egress(strict=True), lambda: "http://127.0.0.1:1/v1")
     embedded = provider("local", kind="local")
     rules.check(embedded, {"kind"})
-    assert rules.effective_base_url("local", "local", None) == "http://127.0.0.1:1/v1"
+    assert rules.effective_base_url("local", "local", None) is None
     assert rules.needs_key_again(embedded, provider("local", kind="local", base_url="https://93.184.216.34"))
     assert not rules.needs_key_again(embedded, embedded)
     assert rules.effective_base_url("local", "openai", None) == "https://api.openai.com/v1"

@@ -33,9 +33,8 @@ class ProviderRules:
         return kind_of(name, kind, self._presets)
 
     def effective_base_url(self, name: str, kind: str, base_url: str | None) -> str | None:
-        """Return the address that requests are sent to, None for the embedded model while it does not run."""
-        url = base_url_of(name, kind, base_url, self._presets)
-        return self._local_url() if url is None and kind == "local" else url
+        """Return the address that requests are sent to, None for the embedded model."""
+        return base_url_of(name, kind, base_url, self._presets)
 
     def warnings(self, provider: Provider) -> list[str]:
         """Return a sentence if the provider's name looks like a vendor's, while the kind determines its address."""
@@ -43,7 +42,7 @@ class ProviderRules:
             return []
         words = [word for word in re.split("[-_]", provider.name) if word in self._presets]
         meant = words[0] if words else closest(provider.name, self._presets)
-        url = base_url_of(provider.name, provider.kind, None, self._presets)
+        url = self.effective_base_url(provider.name, provider.kind, None)
         if meant is None or (words and self._presets[meant].base_url == url):
             return []
         warning = (
@@ -78,17 +77,19 @@ class ProviderRules:
         if provider.base_url is not None:
             self._check_url(provider.base_url)
             return
+        if provider.kind == "local":
+            if self._local_url() is None:
+                raise Invalid(
+                    "The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true and restart.",
+                    loc=("body", "kind"),
+                )
+            return
         url = self.effective_base_url(provider.name, provider.kind, None)
-        if url is None and provider.kind == "local":
-            raise Invalid(
-                "The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true and restart.",
-                loc=("body", "kind"),
-            )
         if url is None:
             raise Invalid(
                 f"base_url is required: there is no default for the kind {provider.kind!r}.", loc=("body", "base_url")
             )
-        if provider.kind != "local" and url.startswith("http:"):  # a server of the operator; the others are public
+        if url.startswith("http:"):  # a server of the operator; the others are public
             self._check_url(url)
 
     def _check_protocols(self, kind: str, protocols: Sequence[str]) -> None:
@@ -115,7 +116,7 @@ class ProviderRules:
         return self._egress.strict and self._origin(before) != self._origin(after)
 
     def _origin(self, provider: Provider) -> tuple[str, str | None, int | None] | None:
-        url = base_url_of(provider.name, provider.kind, provider.base_url, self._presets)
+        url = self.effective_base_url(provider.name, provider.kind, provider.base_url)
         if url is None:
             return None
         parts = urlsplit(url)
