@@ -233,5 +233,7 @@ def test_a_malformed_alias_or_token_limit_is_explained(
 def test_a_warning_of_the_gateway_is_printed(set_up: SetUp, capsys: Capsys) -> None:
     added = call(capsys, "providers", "add", "opnai", "-m", "gpt", "--no-api-key")
     assert "Did you mean openai?" in added.err
-    assert dict(call(capsys, "providers", "show", "opnai").rows)["effective_base_url"] == "https://api.openai.com/v1"
+    shown = dict(call(capsys, "providers", "show", "opnai").rows)
+    assert shown["effective_base_url"] == "https://api.openai.com/v1"
+    assert "Did you mean openai?" in shown["warnings"]
     assert "Warning" not in call(capsys, "providers", "update", "opnai", "--new-name", "openai").err

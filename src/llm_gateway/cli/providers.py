@@ -46,6 +46,11 @@ def _limited(limit: int | dict[str, int]) -> str:
     return "; ".join(f"{model}: {tokens}" for model, tokens in limit.items()) if isinstance(limit, dict) else str(limit)
 
 
+def _warned(warnings: list[str]) -> str:
+    """Format warnings for people."""
+    return " ".join(warnings) or "none"
+
+
 COLUMNS = (
     Column("name", "Name"),
     Column("kind", "Kind"),
@@ -77,6 +82,7 @@ FIELDS = (
     Column("trace", "Trace", "flag"),
     Column("created_at", "Created"),
     Column("updated_at", "Changed"),
+    Column("warnings", "Warnings", _warned),
 )
 TESTED = (Column("name", "Name"), Column("success", "Answers", "flag"), Column("error", "What to do"))
 EMPTY = "No providers yet. Add one: llm-gateway providers add openai --model gpt-4o-mini"
@@ -119,7 +125,6 @@ def show(name: Name, /, *, json: Json = False, gateway: Address = HERE) -> None:
         print_json(provider)
     else:
         print_fields(provider, FIELDS)
-        _warn(provider)
 
 
 def add(

@@ -22,7 +22,7 @@ def write_model(model: ListedModel) -> bytes:
 
 
 def write_models(models: Sequence[ListedModel], query: Mapping[str, str]) -> bytes:
-    """Encode the response to `GET /v1/models`: the page after `after_id`, or the one that ends before `before_id`.
+    """Encode the response to `GET /v1/models`: the page after `after_id`, or before `before_id`.
 
     `has_more` tells whether models follow in the direction of the paging.
 
