@@ -113,6 +113,32 @@ def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(t
     database.close()
 
 
+STORED = (
+    "INSERT INTO providers (id, name, display_name, kind, models, is_enabled, rate_limit_rpm, rate_limit_tpm, priority, "
+    "timeout_s, api_key, created_at_ms, updated_at_ms) "
+    "VALUES ('{id}', '{name}', 'Acme', 'openai', '[\"m\"]', 1, 60, 100000, 10, 60.0, x'00ff', 1000, 2000)"
+)
+
+
+def test_providers_of_version_0003_get_no_aliases_and_no_limits(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+    with database.write() as connection:
+        command.upgrade(migrations.configuration(connection), "0003")
+        connection.exec_driver_sql(STORED.format(id="01890a5d-ac96-774b-bcce-b302099a8057", name="before"))
+
+    database.migrate()
+
+    with database.write() as connection:  # a gateway of the older version that still runs inserts without new columns
+        connection.exec_driver_sql(STORED.format(id="01890a5d-ac96-774b-bcce-b302099a8058", name="later"))
+    for provider in list_providers(database):
+        assert (provider.model_aliases, provider.context_window, provider.max_output_tokens) == (None, None, None)
+        assert provider.trace is False
+    with database.write() as connection:
+        command.downgrade(migrations.configuration(connection), "0003")
+        assert connection.exec_driver_sql("SELECT count(*) FROM providers").scalar() == 2
+    database.close()
+
+
 def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
     with database.write() as connection:

@@ -155,7 +155,7 @@ Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]
 
 
 class ResolvedModel(NamedTuple):
-    """The candidates that a model's name leads to. `is_pinned`: the name includes the provider, so no override applies."""
+    """The candidates of a model's name. `is_pinned`: the name includes the provider, so no override applies."""
 
     tiers: Tiers
     is_pinned: bool
