@@ -114,8 +114,8 @@ def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(t
 
 
 STORED = (
-    "INSERT INTO providers (id, name, display_name, kind, models, is_enabled, rate_limit_rpm, rate_limit_tpm, priority, "
-    "timeout_s, api_key, created_at_ms, updated_at_ms) "
+    "INSERT INTO providers (id, name, display_name, kind, models, is_enabled, rate_limit_rpm, rate_limit_tpm, "
+    "priority, timeout_s, api_key, created_at_ms, updated_at_ms) "
     "VALUES ('{id}', '{name}', 'Acme', 'openai', '[\"m\"]', 1, 60, 100000, 10, 60.0, x'00ff', 1000, 2000)"
 )
 

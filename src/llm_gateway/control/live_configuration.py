@@ -102,7 +102,6 @@ def build_snapshot(
     by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
     tiers_by_model = {**pinned, **by_name}  # a model's own name can look like provider/model: the name wins
     pinned_models = frozenset(pinned.keys() - by_name.keys())
-    has_aliases = any(provider.model_aliases for provider in enabled)
     return Snapshot(
         providers={p.name: p for p in providers},
         tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
@@ -110,7 +109,7 @@ def build_snapshot(
         tiers_by_model=tiers_by_model,
         pinned_models=pinned_models,
         public_prices=public_prices,
-        aliases=AliasTable(enabled, tiers_by_model, pinned_models) if has_aliases else None,
+        aliases=AliasTable(enabled, tiers_by_model, pinned_models) if enabled else None,
     )
 
 

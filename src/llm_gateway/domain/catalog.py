@@ -180,7 +180,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     with their default models: one tier for each priority, highest first, sorted by name within a tier.
     `tiers_by_model` has two kinds of keys: a model's name, for all enabled providers that list it, and
     `provider/model`, for that provider alone; the latter keys are `pinned_models`. The embedded model is in `tiers`
-    only if no other provider is enabled. `aliases` is None if no enabled provider has any. `public_prices` contains the
+    only if no other provider is enabled. `aliases` is None if no provider is enabled. `public_prices` contains the
     price lists that the providers' `price_vendor` refers to.
     """
 
