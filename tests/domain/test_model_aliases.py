@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.model_aliases import MAX_NAME, MAX_REMEMBERED, matches, specificity
+from llm_gateway.domain.model_aliases import MAX_NAME, MAX_REMEMBERED, AliasTable, matches, specificity
 from tests.worker.pipeline.fakes import provider, snapshot
 
 
@@ -114,9 +114,8 @@ def test_a_name_is_compared_with_the_aliases_once_for_a_snapshot() -> None:
 
 
 def remembered(made: Snapshot) -> int:
-    table = made.aliases
-    assert table is not None
-    return len(table._resolved)  # type: ignore[attr-defined] # of AliasTable
+    assert isinstance(made.aliases, AliasTable)
+    return len(made.aliases)
 
 
 def test_at_most_a_bounded_number_of_short_names_is_remembered() -> None:

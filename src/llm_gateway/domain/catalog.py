@@ -168,7 +168,7 @@ class ModelAliases(Protocol):
         """Return all aliases, sorted, without repetition."""
         ...
 
-    def resolve(self, name: str) -> ResolvedModel | None:
+    def __getitem__(self, name: str, /) -> ResolvedModel | None:
         """Return what `name` leads to, None if no provider lists it and no alias matches it."""
         ...
 
@@ -195,6 +195,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     def resolve(self, name: str) -> ResolvedModel | None:
         """Return what a model's name or alias leads to, None if it leads nowhere."""
         if self.aliases is not None:
-            return self.aliases.resolve(name)
+            return self.aliases[name]
         tiers = self.tiers_by_model.get(name)
         return None if tiers is None else ResolvedModel(tiers, name in self.pinned_models)

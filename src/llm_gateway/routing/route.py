@@ -29,7 +29,7 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
     tiers = snapshot.tiers
     reason = _reason_of(tiers)
     if request.requested_model is not None and request.requested_model != AUTO:
-        named = snapshot.resolve(request.requested_model)
+        named = None if snapshot.aliases is None else snapshot.aliases[request.requested_model]
         if named is None:
             raise UnknownModel(_unknown(request.requested_model, snapshot))
         if named.is_pinned:
