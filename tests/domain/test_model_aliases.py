@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,8 +20,8 @@ def named(name: str, *providers: Provider) -> list[list[str]] | None:
     return None if found is None else [[f"{c.provider.name}/{c.model}" for c in tier] for tier in found.tiers]
 
 
-def aliased(name: str, **fields: object) -> Provider:
-    aliases: dict[str, object] = {"model_aliases": {"claude-*-haiku*": "m2"}}
+def aliased(name: str, **fields: Any) -> Provider:
+    aliases: dict[str, Any] = {"model_aliases": {"claude-*-haiku*": "m2"}}
     return provider(name, **{**aliases, **fields})
 
 

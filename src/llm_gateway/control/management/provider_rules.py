@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
 from llm_gateway.control.management import base_url as base_urls
@@ -51,7 +52,7 @@ class ProviderRules:
         )
         return [warning]
 
-    def check(self, provider: Provider, changed: Collection[str]) -> None:
+    def check(self, provider: Provider, changed: AbstractSet[str]) -> None:
         """Check the provider as far as the `changed` fields can make it invalid.
 
         Other changes must not fail because of fields that became invalid later: such a provider can be disabled.
