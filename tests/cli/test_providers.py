@@ -20,14 +20,17 @@ def add_acme(capsys: Capsys, set_up: SetUp, *flags: str) -> dict[str, object]:
 
 def test_a_provider_is_added_with_every_flag(set_up: SetUp, capsys: Capsys) -> None:
     flags = "--display-name Acme --kind openai --priority -3 --rpm 70 --tpm 8000 --timeout 2.5 --disabled -m status-500"
-    flags += " --protocols openai_chat,openai_embeddings"
+    flags += " --protocols openai_chat,openai_embeddings --alias claude-*=ok --alias fast=status-500 --trace"
+    flags += " --context-window 8192 --max-output-tokens ok=100"
     added = add_acme(capsys, set_up, *flags.split(), "--price", "ok=0.15,0.6", "--price", "status-500=1,2")
     assert added == {
         "id": added["id"], "name": "acme", "display_name": "Acme", "base_url": set_up.vendor.base_url,
         "models": ["ok", "status-500"], "is_enabled": False, "rate_limit_rpm": 70, "rate_limit_tpm": 8000,
         "priority": -3, "created_at": added["created_at"], "updated_at": added["updated_at"], "kind": "openai",
         "prices": {"ok": {"input": 0.15, "output": 0.6}, "status-500": {"input": 1, "output": 2}}, "timeout_s": 2.5,
-        "protocols": ["openai_chat", "openai_embeddings"],
+        "protocols": ["openai_chat", "openai_embeddings"], "effective_base_url": set_up.vendor.base_url,
+        "model_aliases": {"claude-*": "ok", "fast": "status-500"}, "context_window": 8192,
+        "max_output_tokens": {"ok": 100}, "trace": True, "warnings": [],
     }  # fmt: skip
     assert set_up.gateway.call("GET", "/api/v1/providers").json == [added]
 
@@ -132,7 +135,7 @@ def test_an_error_of_the_gateway_is_shown_as_its_sentence(set_up: SetUp, capsys:
     add_acme(capsys, set_up)
     for flags, said in (
         (["add", "acme", "-m", "x", "--base-url", set_up.vendor.base_url], "exists already"),
-        (["add", "unheard", "-m", "x"], "base_url is required"),
+        (["add", "unheard", "-m", "x", "--alias", "y=z"], "not in models"),
         (["add", "Bad Name", "-m", "x"], "name"),
     ):
         ended = call(capsys, "providers", *flags, "--no-api-key")
@@ -191,3 +194,46 @@ def test_removing_a_provider_on_a_terminal_asks_first(set_up: SetUp, capsys: Cap
     add_acme(capsys, set_up)
     assert on_terminal("providers", "remove", "acme", "--yes").out == "Removed acme.\n"
     assert execute("providers", "list", "--json").json == []
+
+
+def test_aliases_and_token_limits_are_added_and_removed(set_up: SetUp, capsys: Capsys) -> None:
+    def updated(*flags: str) -> dict[str, object]:
+        found: dict[str, object] = call(capsys, "providers", "update", "acme", *flags, "--json").json
+        return found
+
+    add_acme(capsys, set_up, "--alias", "a*=ok", "--context-window", "ok=10")
+    assert updated("--alias", "b=ok")["model_aliases"] == {"a*": "ok", "b": "ok"}
+    assert updated("--alias", "", "--alias", "c=ok")["model_aliases"] == {"c": "ok"}
+    assert updated("-m", "ok", "-m", "more", "--context-window", "more=20")["context_window"] == {"ok": 10, "more": 20}
+    assert dict(call(capsys, "providers", "show", "acme").rows)["model_aliases"] == '{"c": "ok"}'
+    assert dict(call(capsys, "providers", "show", "acme").rows)["context_window"] == '{"ok": 10, "more": 20}'
+    after = updated("--alias", "", "--context-window", "", "--no-trace")
+    assert (after["model_aliases"], after["context_window"], after["trace"]) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "option"),
+    [
+        (("--alias", "claude"), "--alias"),
+        (("--alias", "=ok"), "--alias"),
+        (("--context-window", "8k"), "--context-window"),
+        (("--context-window", "10", "--context-window", "20"), "--context-window"),
+        (("--max-output-tokens", "ok="), "--max-output-tokens"),
+    ],
+)
+def test_a_malformed_alias_or_token_limit_is_explained(
+    set_up: SetUp, capsys: Capsys, flags: tuple[str, ...], option: str
+) -> None:
+    add_acme(capsys, set_up)
+    ended = call(capsys, "providers", "update", "acme", *flags)
+    assert ended.code == 2
+    assert ended.sentence.startswith(f"{option} takes ")
+
+
+def test_a_warning_of_the_gateway_is_printed(set_up: SetUp, capsys: Capsys) -> None:
+    added = call(capsys, "providers", "add", "opnai", "-m", "gpt", "--no-api-key")
+    assert "Did you mean openai?" in added.err
+    shown = dict(call(capsys, "providers", "show", "opnai").rows)
+    assert shown["effective_base_url"] == "https://api.openai.com/v1"
+    assert "Did you mean openai?" in shown["warnings"]
+    assert "Warning" not in call(capsys, "providers", "update", "opnai", "--new-name", "openai").err

@@ -181,7 +181,7 @@ class TestModels:
         names = ["models/auto", "models/streamer-1", "models/streamer/streamer-1"]
         for answer in (
             gateway.call("GET", "/v1beta/models"),
-            gateway.call("GET", "/v1beta/models?pageSize=1"),
+            gateway.call("GET", "/v1beta/models?pageSize=3"),
             gateway.call("GET", "/v1/models", key=None, x_goog_api_key=KEY),
             gateway.call("GET", f"/v1/models?key={KEY}", key=None),
         ):

@@ -13,6 +13,7 @@ from llm_gateway.providers import local, openai
 from llm_gateway.providers.prepare import Preparer
 from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import PriceList
+from llm_gateway.providers.registry import base_url_of
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
 
@@ -34,7 +35,7 @@ class Prices(PriceList):
         return LISTED if model == "listed" else None
 
     def context_window(self, preset: str | None, model: str) -> int | None:
-        return 8192 if model == "listed" else None
+        return 128_000 if model == "listed" and preset == "acme" else None
 
 
 class Signature:
@@ -173,7 +174,7 @@ def test_the_stored_fields_of_a_provider_stay_unchanged() -> None:
 
 def test_a_provider_without_any_base_url_is_a_configuration_error() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"^It has no base_url, and its name is not a known vendor's: set base_url\.$"
+        ConfigurationError, match=r"^It has no base_url, and the kind 'openai' has no default: set base_url\.$"
     ):
         Bench().prepare(stored("unknown"), "k")
 
@@ -259,13 +260,36 @@ def test_the_key_is_learned_for_redaction_even_if_preparing_fails(changes: dict[
     assert bench.learned == ["the-key"]
 
 
-class TestContextWindows:
-    def test_the_window_of_a_listed_model_is_known(self) -> None:
-        prepared = Bench().prepare(stored(), "k")
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [
+        (None, {"listed": 128_000}),
+        (8192, {"listed": 8192, "other": 8192}),
+        ({"other": 4096}, {"listed": 128_000, "other": 4096}),
+        ({"listed": 1, "gone": 2}, {"listed": 1}),
+    ],
+)
+def test_the_context_window_is_the_operators_else_that_of_the_public_list(own: Any, found: dict[str, int]) -> None:
+    assert Bench().prepare(stored(context_window=own), "k").context_window_by_model == found
 
-        assert prepared.context_window_by_model == {"listed": 8192}
 
-    def test_the_embedded_models_window_is_not_taken_from_a_list(self) -> None:
-        bench = Bench(endpoint=("http://127.0.0.1:1/v1", "k"))
+def test_the_embedded_model_gets_no_context_window_of_a_model_for_sale() -> None:
+    embedded = stored("local", kind="local")
+    assert Bench(("http://127.0.0.1:1/v1", "its-key")).prepare(embedded, "k").context_window_by_model == {}
 
-        assert bench.prepare(stored(name="local", kind="local", base_url=None), "").context_window_by_model == {}
+
+def test_without_a_preset_the_address_is_that_of_the_kinds_vendor() -> None:
+    presets = {"openai": Preset("openai", "https://api.openai.test/v1"), "acme": Preset("openai", "https://acme.test")}
+    assert base_url_of("other", "openai", None, presets) == "https://api.openai.test/v1"
+    assert base_url_of("acme", "openai", None, presets) == "https://acme.test"
+    assert base_url_of("acme", "openai", "https://own.test", presets) == "https://own.test"
+    assert base_url_of("other", "smoke", None, presets) is None
+    assert base_url_of("local", "local", None, presets) is None
+
+
+def test_the_public_list_knows_context_windows() -> None:
+    prices = PriceList()
+    assert prices.context_window("openai", "gpt-4o-mini") == 128_000
+    assert prices.context_window(None, "claude-haiku-4-5-20251001") == 200_000
+    assert prices.context_window("ollama", "gpt-4o-mini") is None
+    assert prices.context_window("openai", "x" * 1000) is None

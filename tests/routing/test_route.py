@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.catalog import Override, Provider, Snapshot
 from llm_gateway.domain.plan import Plan
-from llm_gateway.errors import NoProvider
-from llm_gateway.routing.route import route
+from llm_gateway.errors import NoProvider, UnknownModel
+from llm_gateway.routing.route import check_model, route
 from tests.worker.pipeline.fakes import override, provider, request, snapshot
 
 A, B = provider("a", priority=20), provider("b", priority=20)
@@ -167,3 +167,28 @@ def test_every_plan_holds_each_enabled_provider_once(providers: list[Provider], 
     assert {p.name for p in tried} == ({tried[0].name} if pinned else enabled)
     ranks = [(-p.priority, p.name) for p in tried[plan.override_id is not None :]]
     assert ranks == sorted(ranks)
+
+
+class TestAliases:
+    ALIASED = provider("x", model_aliases={"claude-*": "m2", "fast": "m1"})
+
+    def test_an_override_comes_before_the_providers_of_an_alias(self) -> None:
+        asked = request(requested_model="claude-3")
+        assert names(route(asked, snapshot([A, self.ALIASED], override("a")))) == [["a/m2"], ["x/m2"]]
+
+    def test_overrides_do_not_apply_to_an_alias_named_with_its_provider(self) -> None:
+        asked = request(requested_model="x/claude-3")
+        assert names(route(asked, snapshot([A, self.ALIASED], override("a")))) == [["x/m2"]]
+
+    def test_the_error_for_an_unknown_model_names_the_aliases(self) -> None:
+        with pytest.raises(UnknownModel) as raised:
+            route(request(requested_model="fats"), snapshot([A, self.ALIASED]))
+        assert raised.value.detail == (
+            "No enabled provider has the model 'fats'. Did you mean fast? Available models: auto, claude-*, fast, m1, "
+            "m2; or name one as provider/model."
+        )
+
+    def test_a_name_that_matches_an_alias_passes_the_check_of_names(self) -> None:
+        check_model("claude-3", snapshot([self.ALIASED]))
+        with pytest.raises(UnknownModel):
+            check_model("gpt", snapshot([self.ALIASED]))

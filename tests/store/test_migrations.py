@@ -102,13 +102,41 @@ def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(t
     database.migrate()
 
     with database.read() as connection:
-        assert connection.exec_driver_sql("SELECT * FROM providers").one() == (*before, None)
+        assert connection.exec_driver_sql("SELECT * FROM providers").one() == (*before, None, None, None, None, 0)
         assert connection.exec_driver_sql("SELECT count(*) FROM overrides").scalar() == 1
     [provider] = list_providers(database)
     assert (provider.name, provider.models, provider.protocols) == ("acme", ("m",), None)
+    assert (provider.model_aliases, provider.context_window, provider.max_output_tokens) == (None, None, None)
+    assert provider.trace is False
     with database.write() as connection:
         command.downgrade(migrations.configuration(connection), "0001")
         assert connection.exec_driver_sql("SELECT * FROM providers").one() == before
+    database.close()
+
+
+STORED = (
+    "INSERT INTO providers (id, name, display_name, kind, models, is_enabled, rate_limit_rpm, rate_limit_tpm, "
+    "priority, timeout_s, api_key, created_at_ms, updated_at_ms) "
+    "VALUES ('{id}', '{name}', 'Acme', 'openai', '[\"m\"]', 1, 60, 100000, 10, 60.0, x'00ff', 1000, 2000)"
+)
+
+
+def test_providers_of_version_0003_get_no_aliases_and_no_limits(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+    with database.write() as connection:
+        command.upgrade(migrations.configuration(connection), "0003")
+        connection.exec_driver_sql(STORED.format(id="01890a5d-ac96-774b-bcce-b302099a8057", name="before"))
+
+    database.migrate()
+
+    with database.write() as connection:  # a gateway of the older version that still runs inserts without new columns
+        connection.exec_driver_sql(STORED.format(id="01890a5d-ac96-774b-bcce-b302099a8058", name="later"))
+    for provider in list_providers(database):
+        assert (provider.model_aliases, provider.context_window, provider.max_output_tokens) == (None, None, None)
+        assert provider.trace is False
+    with database.write() as connection:
+        command.downgrade(migrations.configuration(connection), "0003")
+        assert connection.exec_driver_sql("SELECT count(*) FROM providers").scalar() == 2
     database.close()
 
 
@@ -158,6 +186,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0001_initial.py",
         "0002_protocols.py",
         "0003_record_2.py",
+        "0004_model_aliases.py",
     }
     with database.read() as connection:
         assert sa.inspect(connection).get_table_names() == [

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
 
 from llm_gateway.cli.client import HERE, Address, Client, connect
 from llm_gateway.cli.exits import FAILED, USAGE, CommandFailed
@@ -22,13 +20,13 @@ from llm_gateway.cli.output import (
     print_rows,
     printable,
 )
+from llm_gateway.cli.provider_options import DEFAULTS, ProviderOptions
 from llm_gateway.cli.vendor_key import NO_KEY, UNSAID, VendorKey
 from llm_gateway.suggestions import if_meant
 
 Name = Annotated[str, Parameter(help="the provider's name or id")]
 Models = Annotated[list[str], Parameter(alias="-m", help="a model it serves; repeat it, the first is the default")]
 NewModels = Annotated[list[str] | None, Parameter(alias="-m", help="the models it serves from now on; repeat it")]
-Limit = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
 def _priced(prices: dict[str, dict[str, float]]) -> str:
@@ -36,6 +34,21 @@ def _priced(prices: dict[str, dict[str, float]]) -> str:
     return "; ".join(
         f"{model}: " + ", ".join(f"{kind} {usd:g}" for kind, usd in kinds.items()) for model, kinds in prices.items()
     )
+
+
+def _aliased(aliases: dict[str, str]) -> str:
+    """Format aliases for people."""
+    return "; ".join(f"{alias} → {model}" for alias, model in aliases.items())
+
+
+def _limited(limit: int | dict[str, int]) -> str:
+    """Format token limits for people."""
+    return "; ".join(f"{model}: {tokens}" for model, tokens in limit.items()) if isinstance(limit, dict) else str(limit)
+
+
+def _warned(warnings: list[str]) -> str:
+    """Format warnings for people."""
+    return " ".join(warnings) or "none"
 
 
 COLUMNS = (
@@ -55,74 +68,24 @@ FIELDS = (
     Column("kind", "Kind"),
     Column("protocols", "Protocols", "list", missing="the vendor's own"),
     Column("base_url", "Base URL", missing="the vendor's own"),
+    Column("effective_base_url", "Address", missing="the embedded model"),
     Column("models", "Models", "list"),
+    Column("model_aliases", "Aliases", _aliased, missing="none"),
+    Column("context_window", "Context window", _limited, missing="the public list's"),
+    Column("max_output_tokens", "Longest answer", _limited, missing="unknown"),
     Column("is_enabled", "Enabled", "flag"),
     Column("priority", "Priority", "count"),
     Column("rate_limit_rpm", "Requests/min", "count"),
     Column("rate_limit_tpm", "Tokens/min", "count"),
     Column("timeout_s", "Timeout (s)", "count"),
     Column("prices", "USD per 1M", _priced, missing="the public list's"),
+    Column("trace", "Trace", "flag"),
     Column("created_at", "Created"),
     Column("updated_at", "Changed"),
+    Column("warnings", "Warnings", _warned),
 )
 TESTED = (Column("name", "Name"), Column("success", "Answers", "flag"), Column("error", "What to do"))
 EMPTY = "No providers yet. Add one: llm-gateway providers add openai --model gpt-4o-mini"
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class ProviderOptions:
-    """Options that `providers add` and `providers update` share; None for an option that is not given."""
-
-    display_name: Annotated[str | None, Parameter(help="a name for people")] = None
-    base_url: Annotated[
-        str | None, Parameter(help="its address, as its own SDK spells it; known vendors bring theirs")
-    ] = None
-    kind: Annotated[str | None, Parameter(help="the dialect it speaks, unless its name says so")] = None
-    protocols: Annotated[
-        str | None,
-        Parameter(
-            metavar="NAME,...",
-            help="the protocols it speaks; known vendors have defaults; the error for an unknown name lists all",
-        ),
-    ] = None
-    priority: Annotated[int | None, Parameter(help="higher is preferred", allow_leading_hyphen=True)] = None
-    rpm: Annotated[Limit, Parameter(help="requests in any minute")] = None
-    tpm: Annotated[Limit, Parameter(help="tokens in any minute")] = None
-    timeout: Annotated[float | None, Parameter(help="seconds for one attempt")] = None
-    price: Annotated[
-        list[str] | None,
-        Parameter(metavar="MODEL=IN,OUT", help="what a model costs, in USD per million input and output tokens"),
-    ] = None
-
-    def fields(self) -> dict[str, Any]:
-        """Return the given options as fields of the API. An empty base URL or list of protocols becomes null."""
-        said = {
-            "display_name": self.display_name,
-            "kind": self.kind,
-            "priority": self.priority,
-            "rate_limit_rpm": self.rpm,
-            "rate_limit_tpm": self.tpm,
-            "timeout_s": self.timeout,
-        }
-        fields: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
-        if self.base_url is not None:
-            fields["base_url"] = self.base_url or None
-        if self.protocols is not None:
-            fields["protocols"] = [name.strip() for name in self.protocols.split(",") if name.strip()] or None
-        return fields
-
-    def prices(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return `before` with the given prices as the API's field `prices`; an empty dict if none are given.
-
-        Raises:
-            CommandFailed: a price is not MODEL=IN,OUT.
-        """
-        said = dict(_price(text) for text in self.price or ())
-        return {"prices": (before or {}) | said} if said else {}
-
-
-DEFAULTS = ProviderOptions()
 
 
 def providers_app() -> App:
@@ -183,12 +146,13 @@ def add(
     ```sh
     llm-gateway providers add openai --model gpt-4o-mini
     llm-gateway providers add groq -m llama-3.3-70b-versatile --priority 20 --api-key-env GROQ_API_KEY
+    llm-gateway providers add openai -m gpt-5-mini --alias 'claude-*-haiku*=gpt-5-mini'
     llm-gateway providers add box --base-url http://10.0.0.7:8000/v1 -m qwen3 --price qwen3=0,0 --no-api-key
     ```
     """
     client = connect(gateway)
     body = {"name": name, "display_name": name, "models": model, "is_enabled": not disabled}
-    body |= options.fields() | options.prices()
+    body |= options.fields() | options.mappings()
     needs_none = options.kind == "local" or (options.kind is None and name == "local")
     body["api_key"] = NO_KEY if needs_none and not key.is_given else key.read(name, gateway)
     added = client.post("/providers", body)
@@ -196,6 +160,7 @@ def add(
         print_json(added)
         return
     print(printable(f"Added {added['name']}: {', '.join(added['models'])}, priority {added['priority']}."))
+    _warn(added)
     note(f"See whether it answers: llm-gateway providers test {added['name']}")
 
 
@@ -216,12 +181,12 @@ def update(
     llm-gateway providers update openai --priority 5
     llm-gateway providers update openai -m gpt-4o -m gpt-4o-mini --rpm 500
     llm-gateway providers update openai --api-key-prompt
-    llm-gateway providers update openai --base-url '' --protocols ''
+    llm-gateway providers update openai --base-url '' --protocols '' --alias ''
     ```
     """
     client = connect(gateway)
     before = find(client, name)
-    changes = options.fields() | options.prices(before["prices"])
+    changes = options.fields() | options.mappings(before)
     if new_name is not None:
         changes["name"] = new_name
     if model is not None:
@@ -330,20 +295,13 @@ def _changed(client: Client, before: dict[str, Any], changes: dict[str, Any], do
         print_json(after)
     else:
         print(f"{done} {after['name']}.")
+        _warn(after)
+
+
+def _warn(provider: dict[str, Any]) -> None:
+    for warning in provider.get("warnings", ()):
+        print(printable(f"Warning: {warning}"), file=sys.stderr)
 
 
 def _test(client: Client, provider: dict[str, Any]) -> dict[str, Any]:
     return {"name": provider["name"], **client.post(f"/providers/{provider['id']}/test")}
-
-
-def _price(text: str) -> tuple[str, dict[str, float]]:
-    model, _, amounts = text.rpartition("=")
-    try:
-        to_read, to_write = (float(amount) for amount in amounts.split(","))
-    except ValueError:
-        to_read = to_write = -1.0
-    if not model or not (to_read >= 0 and to_write >= 0):
-        raise CommandFailed(
-            "--price takes MODEL=IN,OUT in USD per million tokens, such as gpt-4o-mini=0.15,0.60.", USAGE
-        )
-    return model, {"input": to_read, "output": to_write}

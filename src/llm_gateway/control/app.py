@@ -19,7 +19,8 @@ from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.probe import ListModels, Probe
-from llm_gateway.control.management.providers import ProviderRules, providers_router
+from llm_gateway.control.management.provider_rules import ProviderRules
+from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError

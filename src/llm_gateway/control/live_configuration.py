@@ -9,6 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
+from llm_gateway.domain.model_aliases import AliasTable
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import ConfigurationError, GatewayError
 from llm_gateway.store.overrides import OverrideStore
@@ -99,13 +100,16 @@ def build_snapshot(
             by_model.setdefault(model, []).append(candidate)
             pinned[f"{provider.name}/{model}"] = ((candidate,),)
     by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
+    tiers_by_model = {**pinned, **by_name}  # a model's own name can look like provider/model: the name wins
+    pinned_models = frozenset(pinned.keys() - by_name.keys())
     return Snapshot(
         providers={p.name: p for p in providers},
         tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
         overrides={(o.user_id, o.service_name): o for o in overrides},
-        tiers_by_model={**pinned, **by_name},  # a model's own name can look like provider/model: the name wins
-        pinned_models=frozenset(pinned.keys() - by_name.keys()),
+        tiers_by_model=tiers_by_model,
+        pinned_models=pinned_models,
         public_prices=public_prices,
+        aliases=AliasTable(enabled, tiers_by_model, pinned_models) if enabled else None,
     )
 
 

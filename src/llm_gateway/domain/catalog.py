@@ -10,6 +10,9 @@ import msgspec
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.usage import Price
 
+TokensOfModels: TypeAlias = int | dict[str, int]
+"""A number of tokens for all models of a provider, or for each model by name."""
+
 
 class NotAuthorized(Exception):
     """An upstream call cannot be authorised, so it is not sent. The message is safe to log: no keys, no tokens."""
@@ -72,6 +75,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     `*_ms` are milliseconds UTC, `timeout_s` is the time limit of one attempt in seconds, `prices` are set by the
     operator (model → kind → USD per million tokens). `protocols` None selects the defaults of the preset or kind.
+    `model_aliases` are further names of models: name or glob → one of `models`. `trace` is stored for later versions.
 
     The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` holds one
     `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
@@ -97,6 +101,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
     prices: dict[str, dict[str, float]] | None = None
     protocols: tuple[str, ...] | None = None
+    model_aliases: dict[str, str] | None = None
+    context_window: TokensOfModels | None = None
+    max_output_tokens: TokensOfModels | None = None
+    trace: bool = False
     target: Target | None = None
     codecs: Mapping[str, Any] = {}
     translation_codec: Any = None
@@ -104,6 +112,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
     context_window_by_model: dict[str, int] = {}
+
+    def max_output_of(self, model: str) -> int | None:
+        """Return the maximum number of output tokens that the operator set for a model, None if there is none."""
+        limit = self.max_output_tokens
+        return limit.get(model) if isinstance(limit, dict) else limit
 
     @property
     def is_embedded(self) -> bool:
@@ -155,6 +168,25 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 Tiers: TypeAlias = tuple[tuple[Candidate, ...], ...]
 
 
+class ResolvedModel(NamedTuple):
+    """The candidates of a model's name. `is_pinned`: the name includes the provider, so no override applies."""
+
+    tiers: Tiers
+    is_pinned: bool
+
+
+class ModelAliases(Protocol):
+    """The aliases of a snapshot's providers (`domain/model_aliases.py`)."""
+
+    def names(self) -> list[str]:
+        """Return all aliases, sorted, without repetition."""
+        ...
+
+    def __getitem__(self, name: str, /) -> ResolvedModel | None:
+        """Return what `name` leads to, None if no provider lists it and no alias matches it."""
+        ...
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole configuration at one moment, replaced as one object.
 
@@ -162,8 +194,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     with their default models: one tier for each priority, highest first, sorted by name within a tier.
     `tiers_by_model` has two kinds of keys: a model's name, for all enabled providers that list it, and
     `provider/model`, for that provider alone; the latter keys are `pinned_models`. The embedded model is in `tiers`
-    only if no other provider is enabled. `public_prices` contains the price lists that the providers' `price_vendor`
-    refers to.
+    only if no other provider is enabled. `aliases` is None if no provider is enabled. `public_prices` contains the
+    price lists that the providers' `price_vendor` refers to.
     """
 
     providers: dict[str, Provider]
@@ -172,3 +204,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     tiers_by_model: dict[str, Tiers] = {}
     pinned_models: frozenset[str] = frozenset()
     public_prices: PublicPrices = PublicPrices()
+    aliases: ModelAliases | None = None
+
+    def resolve(self, name: str) -> ResolvedModel | None:
+        """Return what a model's name or alias leads to, None if it leads nowhere."""
+        if self.aliases is not None:
+            return self.aliases[name]
+        tiers = self.tiers_by_model.get(name)
+        return None if tiers is None else ResolvedModel(tiers, name in self.pinned_models)

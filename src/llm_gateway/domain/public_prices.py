@@ -77,9 +77,9 @@ class TimedPrice(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_de
 
 
 class PricedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One model of a vendor: the rule for its names, and its prices. Of several valid prices the last one applies.
+    """One model of a vendor: the rule for its names, its prices, and its context window in tokens if it is known.
 
-    `context_window` is in tokens, None if the list does not tell.
+    Of several valid prices the last one applies.
     """
 
     names: Rule

@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from llm_gateway.domain.conversation import Completion
+from llm_gateway.domain.usage import Price
 from llm_gateway.errors import GatewayError
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, RawEvent, ReplyContext, StreamWriter, UpstreamBody
 
@@ -84,23 +85,33 @@ class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedModel(msgspec.Struct, frozen=True):
-    """A model that clients may request by name. `created_ms`: when its provider was configured, ms since 1970, or 0."""
+    """A model that clients may request by name, and what is known about it; None stands for unknown.
+
+    `created_ms` is the time when its provider was configured, in ms since 1970, or 0. `context_window` and
+    `max_output_tokens` are tokens. `has_chat` and `has_embeddings` tell which requests its providers accept.
+    """
 
     name: str
     owner: str
     created_ms: int
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    price: Price | None = None
+    has_chat: bool = True
+    has_embeddings: bool = False
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """The GET routes of the model list (`paths`) and of a single model (`paths` + `/{model}`).
 
     Protocols may share a path. A request then belongs to the protocol of which it carries a header in `markers` or
-    the key parameter, otherwise to the first protocol in the registry.
+    the key parameter, otherwise to the first protocol in the registry. `write(models, query)` encodes the page that
+    the query parameters ask for; it raises `Invalid` for one that is not valid.
     """
 
     paths: tuple[str, ...]
     operation: str
-    write: Callable[[Sequence[ListedModel]], bytes]
+    write: Callable[[Sequence[ListedModel], Mapping[str, str]], bytes]
     write_one: Callable[[ListedModel], bytes]
     markers: tuple[bytes, ...] = ()
 

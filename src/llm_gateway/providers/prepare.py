@@ -12,7 +12,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.dialect import Dialect
 from llm_gateway.providers.presets import Preset
 from llm_gateway.providers.prices import PriceList, own_price
-from llm_gateway.providers.registry import choose_codecs, protocols_problem
+from llm_gateway.providers.registry import base_url_of, choose_codecs, protocols_problem
 
 
 def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
@@ -76,7 +76,6 @@ class Preparer:
         prices = {
             model: own_price(provider, model) or self._prices.find(preset_name, model) for model in provider.models
         }
-        windows = {model: self._prices.context_window(preset_name, model) for model in provider.models}
         protocols = provider.protocols
         if protocols is None and preset.kind == provider.kind:
             protocols = preset.protocols
@@ -91,27 +90,33 @@ class Preparer:
             translation_codec=spoken.translation_codec,
             required_codec=spoken.required_codec,
             price_by_model={model: price for model, price in prices.items() if price is not None},
-            context_window_by_model={
-                model: window
-                for model, window in windows.items()
-                if window is not None and provider.kind != "local"  # which is started with a window of its own
-            },
+            context_window_by_model=self._context_windows(provider, preset_name),
             price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset_name),
         )
 
+    def _context_windows(self, provider: Provider, preset_name: str | None) -> dict[str, int]:
+        """Return the context window of each model in tokens: the operator's, else that of the public lists."""
+        own = provider.context_window
+        if isinstance(own, int):
+            return dict.fromkeys(provider.models, own)
+        found = {model: (own or {}).get(model) for model in provider.models}
+        if provider.kind != "local":
+            found = {m: size or self._prices.context_window(preset_name, m) for m, size in found.items()}
+        return {model: size for model, size in found.items() if size is not None}
+
     def _target(self, provider: Provider, api_key: str, dialect: Dialect) -> Target:
-        """Resolve the base URL (the provider's, the embedded model's or the preset's), and add the credentials."""
-        base_url = provider.base_url
+        """Resolve the base URL (the provider's, the embedded model's or the vendor's), and add the credentials."""
+        base_url = base_url_of(provider.name, provider.kind, provider.base_url, self._presets)
         if base_url is None and provider.kind == "local":
             endpoint = self._local_endpoint()
             if endpoint is None:
                 raise ConfigurationError("The embedded local model is not running: set LLM_GATEWAY_LOCAL_MODEL=true.")
             base_url, api_key = endpoint
             self._learn([api_key])
-        preset = self._presets.get(provider.name)
-        base_url = base_url or (preset.base_url if preset else None)
         if base_url is None:
-            raise ConfigurationError("It has no base_url, and its name is not a known vendor's: set base_url.")
+            raise ConfigurationError(
+                f"It has no base_url, and the kind {provider.kind!r} has no default: set base_url."
+            )
         authorize = self._authorizer(provider, base_url, api_key)
         if authorize is None:
             return target_with_key(dialect, base_url, api_key)

@@ -71,7 +71,7 @@ class PriceLookup:
         return None if found is None else found.price_at(at_s)
 
     def context_window(self, vendor: str | None, model: str) -> int | None:
-        """Return the tokens that fit into a model's context window, None as for `find`."""
+        """Return the context window of a model in tokens; None if the list does not have it, or as for `find`."""
         if vendor is None or len(model) > MAX_MODEL_NAME:
             return None
         found = self._entry(vendor, model).model

@@ -147,13 +147,13 @@ class PriceList:
         """
         return self._lookup.find(self.vendor_of(preset), model)
 
+    def context_window(self, preset: str | None, model: str) -> int | None:
+        """Return the context window of a preset's model in tokens, None if it is unknown. Searches as `find` does."""
+        return self._lookup.context_window(self.vendor_of(preset), model)
+
     def find_at(self, preset: str | None, model: str, at_ms: int) -> Price | None:
         """Return the price at `at_ms` (milliseconds UTC) according to today's lists; otherwise like `find`."""
         return self._lookup.find_at(self.vendor_of(preset), model, at_ms / 1000)
-
-    def context_window(self, preset: str | None, model: str) -> int | None:
-        """Return the tokens that fit into the context window of a preset's model, None if the lists do not tell."""
-        return self._lookup.context_window(self.vendor_of(preset), model)
 
 
 def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:

@@ -18,22 +18,23 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
     """Return the plan: the customer's override first, then every enabled provider, in tiers of descending priority.
 
     An override for the request's service goes before one for all services. A request that names a model gets the
-    enabled providers that list it. `provider/model` gets exactly that one; overrides do not apply.
+    enabled providers that list it, then those with an alias for it. `provider/model` gets exactly that one; overrides
+    do not apply.
 
     Raises:
         NoProvider: no provider is enabled, or the override allows no fallback and its provider or model is disabled or
             deleted.
-        UnknownModel: no enabled provider lists the model.
+        UnknownModel: no enabled provider lists the model or has an alias for it.
     """
     tiers = snapshot.tiers
     reason = _reason_of(tiers)
     if request.requested_model is not None and request.requested_model != AUTO:
-        named = snapshot.tiers_by_model.get(request.requested_model)
+        named = None if snapshot.aliases is None else snapshot.aliases[request.requested_model]
         if named is None:
             raise UnknownModel(_unknown(request.requested_model, snapshot))
-        if request.requested_model in snapshot.pinned_models:
-            return Plan(named, reason="model")
-        tiers, reason = named, "model"
+        if named.is_pinned:
+            return Plan(named.tiers, reason="model")
+        tiers, reason = named.tiers, "model"
     if snapshot.overrides:
         for service in (request.service, None):  # None is the key of an override for all services
             override = snapshot.overrides.get((request.user_id, service))
@@ -63,9 +64,9 @@ def check_model(model: str, snapshot: Snapshot) -> None:
     """Check that a request may name `model`.
 
     Raises:
-        UnknownModel: no enabled provider lists it.
+        UnknownModel: no enabled provider lists it or has an alias for it.
     """
-    if model != AUTO and model not in snapshot.tiers_by_model:
+    if model != AUTO and snapshot.resolve(model) is None:
         raise UnknownModel(_unknown(model, snapshot))
 
 
@@ -85,10 +86,11 @@ def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
 
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
-    names = sorted(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models)
+    aliases = snapshot.aliases.names() if snapshot.aliases is not None else []
+    names = sorted({*(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models), *aliases})
     rest = " and more (see the list of models)" if len(names) > MOST_NAMED else ""
     listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
-    near = if_meant(model, (AUTO, *snapshot.tiers_by_model))
+    near = if_meant(model, (AUTO, *snapshot.tiers_by_model, *aliases))
     return (
         f"No enabled provider has the model {model[:MOST_CHARACTERS]!r}.{near} Available models: {listed}; or name one "
         "as provider/model."

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
-from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.catalog import Provider, TokensOfModels
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
 from llm_gateway.store.database import Database
@@ -21,6 +21,16 @@ from llm_gateway.store.tables import overrides, providers
 
 Providers: TypeAlias = list[Provider]
 SealedProviders: TypeAlias = list[tuple[Provider, bytes]]
+
+JSON_COLUMNS: dict[str, Any] = {
+    "models": tuple[str, ...],
+    "prices": dict[str, dict[str, float]],
+    "protocols": tuple[str, ...],
+    "model_aliases": dict[str, str],
+    "context_window": int | dict[str, int],
+    "max_output_tokens": int | dict[str, int],
+}
+"""Columns with JSON text, and the type of their values; a null stays None."""
 
 PUBLIC_COLUMNS = tuple(column for column in providers.c if column.name != "api_key")
 
@@ -41,6 +51,15 @@ class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 60.0
     prices: dict[str, dict[str, float]] | None = None
     protocols: tuple[str, ...] | None = None
+    model_aliases: dict[str, str] | None = None
+    context_window: TokensOfModels | None = None
+    max_output_tokens: TokensOfModels | None = None
+    trace: bool = False
+
+    def unsaved(self) -> Provider:
+        """Return the provider as it would be stored, without an id and times."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "api_key"}
+        return Provider(id="", created_at_ms=0, updated_at_ms=0, **fields)
 
     def __repr__(self) -> str:
         return f"ProviderDraft({self.name!r})"
@@ -170,17 +189,15 @@ def _rename_in_overrides(connection: Connection, before: Provider, after: Provid
 
 def _provider(row: Row[Any]) -> Provider:
     values = {name: value for name, value in row._mapping.items() if name != "api_key"}
-    values["models"] = msgspec.json.decode(row.models, type=tuple[str, ...])
-    if row.prices is not None:
-        values["prices"] = msgspec.json.decode(row.prices, type=dict[str, dict[str, float]])
-    if row.protocols is not None:
-        values["protocols"] = msgspec.json.decode(row.protocols, type=tuple[str, ...])
+    for name, kind in JSON_COLUMNS.items():
+        if values[name] is not None:
+            values[name] = msgspec.json.decode(values[name], type=kind)
     return Provider(**values)
 
 
 def _stored(values: dict[str, Any]) -> dict[str, Any]:
-    """Encode lists and dictionaries as JSON text, as stored in columns. Changes and returns `values`."""
-    for name in ("models", "prices", "protocols"):
+    """Encode the values of `JSON_COLUMNS` as JSON text. Changes and returns `values`."""
+    for name in JSON_COLUMNS:
         if values.get(name) is not None:
             values[name] = msgspec.json.encode(values[name]).decode()
     return values

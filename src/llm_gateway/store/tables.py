@@ -36,6 +36,10 @@ providers = sa.Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("protocols", Text),
+    Column("model_aliases", Text, comment="JSON object"),
+    Column("context_window", Text, comment="JSON integer or object"),
+    Column("max_output_tokens", Text, comment="JSON integer or object"),
+    Column("trace", Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("name", name="providers_name"),
 )
 

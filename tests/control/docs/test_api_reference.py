@@ -10,7 +10,7 @@ import pytest
 
 from llm_gateway.control.management.health import Health, ProviderHealth
 from llm_gateway.control.management.overrides import OverrideCreate
-from llm_gateway.control.management.providers import ProviderCreate
+from llm_gateway.control.management.provider_schemas import ProviderCreate
 from llm_gateway.control.management.usage import UsageSummary
 from llm_gateway.errors import GatewayError, ProviderRefused
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody

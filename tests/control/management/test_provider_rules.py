@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.control.management.providers import ProviderRules
+from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Invalid
 from llm_gateway.providers.presets import load_presets
@@ -16,6 +16,7 @@ from tests.application.driver import Client, Response, assert_problem
 from tests.application.fixtures import Start
 from tests.control.management.test_providers import CANARY, LEAST, PATH, PRODUCTION, created
 from tests.upstream import MockUpstream
+from tests.worker.pipeline.fakes import provider
 
 SERVICE_KEY = "k" * 32
 
@@ -82,8 +83,8 @@ async def test_a_stored_key_cannot_be_read_without_the_encryption_key(start: Sta
     (data_dir / "encryption.key").write_text("00" * 32)
     async with start() as app:
         client = Client(app)
-        [provider] = (await client.call("GET", "/api/v1/health/providers")).json["providers"]
-        assert (provider["name"], provider["is_enabled"]) == ("acme", False)
+        [found] = (await client.call("GET", "/api/v1/health/providers")).json["providers"]
+        assert (found["name"], found["is_enabled"]) == ("acme", False)
         assert_problem(
             await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "p"}),
             503,
@@ -141,17 +142,17 @@ async def test_in_production_a_new_origin_needs_the_key_again(start: Start) -> N
 
 
 async def test_in_dev_a_new_origin_does_not_need_the_key_again(client: Client) -> None:
-    provider = await created(client)
-    response = await client.call("PATCH", f"{PATH}/{provider['id']}", {"base_url": "http://other.example/v1"})
+    made = await created(client)
+    response = await client.call("PATCH", f"{PATH}/{made['id']}", {"base_url": "http://other.example/v1"})
     assert response.status == 200
 
 
 async def test_a_provider_with_a_forbidden_address_can_still_be_disabled(start: Start) -> None:
     async with start(**PRODUCTION) as app:
-        provider = await created(Client(app, SERVICE_KEY), base_url="http://10.1.2.3/v1")
+        made = await created(Client(app, SERVICE_KEY), base_url="http://10.1.2.3/v1")
     async with start(**{**PRODUCTION, "allowed_private_hosts": ""}) as app:
         client = Client(app, SERVICE_KEY)
-        one = f"{PATH}/{provider['id']}"
+        one = f"{PATH}/{made['id']}"
         assert (await client.call("PATCH", one, {"is_enabled": False})).json["is_enabled"] is False
         assert_problem(await client.call("PATCH", one, {"base_url": "http://10.1.2.3/v2"}), 422, "validation_error")
         assert (await client.call("DELETE", one)).status == 204
@@ -182,13 +183,49 @@ async def test_presets_of_servers_on_this_machine_are_private_too(start: Start) 
 
 def test_a_kind_that_another_version_stored_does_not_forbid_other_changes() -> None:
     rules = ProviderRules(load_presets(), Egress(strict=False), lambda: None)
-    rules.check("acme", "smoke", "http://127.0.0.1:9/v1", None, ("smoke_signals",))
+    smoke = provider("acme", kind="smoke", base_url="http://127.0.0.1:9/v1", protocols=("smoke_signals",))
+    rules.check(smoke, {"name"})
+    assert rules.effective_base_url("acme", "smoke", None) is None
+    with pytest.raises(Invalid, match="base_url is required: there is no default for the kind 'smoke'"):
+        rules.check(provider("acme", kind="smoke"), {"base_url"})
 
 
 async def test_the_embedded_model_can_be_configured_while_it_runs() -> None:
     rules = ProviderRules(load_presets(), Egress(strict=True), lambda: "http://127.0.0.1:1/v1")
-    rules.check("local", "local", None, None, None)
-    assert rules.needs_key_again(("local", None), ("local", "https://93.184.216.34"))
-    assert not rules.needs_key_again(("local", None), ("local", None))
-    with pytest.raises(Invalid, match="base_url is required"):
-        rules.check("local", "openai", None, None, None)
+    embedded = provider("local", kind="local")
+    rules.check(embedded, {"kind"})
+    assert rules.effective_base_url("local", "local", None) is None
+    assert rules.needs_key_again(embedded, provider("local", kind="local", base_url="https://93.184.216.34"))
+    assert not rules.needs_key_again(embedded, embedded)
+    assert rules.effective_base_url("local", "openai", None) == "https://api.openai.com/v1"
+
+
+async def test_in_production_a_kind_with_another_address_needs_the_key_again(start: Start) -> None:
+    async with start(**PRODUCTION) as app:
+        client = Client(app, SERVICE_KEY)
+        made = await created(client, base_url=None)
+        one = f"{PATH}/{made['id']}"
+        moved = await client.call("PATCH", one, {"kind": "anthropic"})
+        assert assert_problem(moved, 422, "validation_error")["errors"][0]["loc"] == ["body", "api_key"]
+        moved = await client.call("PATCH", one, {"kind": "anthropic", "api_key": "sk-ant-new"})
+        assert moved.json["effective_base_url"] == "https://api.anthropic.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "meant"),
+    [
+        ("opnai", "openai", "openai"),
+        ("groq-eu", "openai", "groq"),
+        ("my_mistral", "openai", "mistral"),
+        ("antropic", "anthropic", "anthropic"),
+        ("openai-2", "openai", None),
+        ("acme", "openai", None),
+        ("openai", "openai", None),
+        ("local-2", "local", None),
+    ],
+)
+def test_a_name_that_resembles_a_vendors_brings_a_warning(name: str, kind: str, meant: str | None) -> None:
+    rules = ProviderRules(load_presets(), Egress(strict=True), lambda: None)
+    warnings = rules.warnings(provider(name, kind=kind))
+    assert [f"Did you mean {meant}?" in each for each in warnings] == ([True] if meant else [])
+    assert rules.warnings(provider(name, kind=kind, base_url="https://93.184.216.34/v1")) == []

@@ -27,6 +27,10 @@ SHOWN = {
     "id", "name", "display_name", "base_url", "models", "is_enabled", "rate_limit_rpm", "rate_limit_tpm", "priority",
     "created_at", "updated_at",
 }  # fmt: skip
+MORE = {
+    "kind", "prices", "timeout_s", "protocols", "effective_base_url", "model_aliases", "context_window",
+    "max_output_tokens", "trace", "warnings",
+}  # fmt: skip
 PRODUCTION = {
     "env": "production",
     "service_keys": "ops:" + "k" * 32,
@@ -44,7 +48,7 @@ async def created(client: Client, **fields: object) -> Any:
 async def test_a_provider_from_creation_to_deletion(client: Client) -> None:
     assert (await client.call("GET", PATH)).json == []
     provider = await created(client)
-    assert set(provider) == SHOWN | {"kind", "prices", "timeout_s", "protocols"}
+    assert set(provider) == SHOWN | MORE
     one = f"{PATH}/{provider['id']}"
     assert (await client.call("GET", PATH)).json == [provider]
     assert (await client.call("GET", one)).json == provider
@@ -65,6 +69,8 @@ async def test_omitted_fields_have_the_defaults_of_the_reference(client: Client)
     assert (provider["rate_limit_rpm"], provider["rate_limit_tpm"], provider["priority"]) == (60, 100_000, 10)
     assert (provider["kind"], provider["prices"], provider["timeout_s"]) == ("openai", None, 60.0)
     assert provider["protocols"] is None
+    assert (provider["model_aliases"], provider["context_window"], provider["max_output_tokens"]) == (None, None, None)
+    assert (provider["trace"], provider["warnings"]) == (False, [])
     for name in ("created_at", "updated_at"):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", provider[name])
         assert abs((datetime.now(UTC) - datetime.fromisoformat(provider[name])).total_seconds()) < 5
@@ -75,7 +81,8 @@ async def test_all_fields_of_a_new_provider_are_stored(client: Client) -> None:
         "name": "a" + "-_9" * 20 + "xy", "display_name": "Ünïcode ☃", "models": ["b", "a"], "is_enabled": False,
         "rate_limit_rpm": 1, "rate_limit_tpm": 2, "priority": -5, "kind": "local", "timeout_s": 0.5,
         "base_url": "https://[2001:db8::1]:8443/v1/", "prices": {"b": {"input": 2.5, "output": 10}},
-        "protocols": ["openai_embeddings", "openai_chat"],
+        "protocols": ["openai_embeddings", "openai_chat"], "model_aliases": {"claude-*": "b", "a/*": "a"},
+        "context_window": {"b": 8192}, "max_output_tokens": 4096, "trace": True,
     }  # fmt: skip
     provider = await created(client, **said)
     assert {name: provider[name] for name in said} == said
@@ -122,6 +129,13 @@ UNFIT = [
     ("prices", {f"m{n}": {"input": 1, "output": 1} for n in range(1001)}),
     ("protocols", []), ("protocols", "openai_chat"), ("protocols", ["soap"]), ("protocols", [1]), ("protocols", [None]),
     ("protocols", ["openai_chat", "openai_chat"]), ("protocols", {"openai_chat": True}),
+    ("model_aliases", []), ("model_aliases", "m"), ("model_aliases", {"": "m"}), ("model_aliases", {"x" * 201: "m"}),
+    ("model_aliases", {"a": 1}), ("model_aliases", {"a": None}), ("model_aliases", {"a\n": "m"}),
+    ("model_aliases", {f"a{n}": "m" for n in range(101)}), ("model_aliases", {"auto": "m"}),
+    ("context_window", 0), ("context_window", 1.5), ("context_window", "8k"),
+    ("context_window", True), ("context_window", []), ("context_window", {"m": 0}), ("context_window", {"m": "8k"}),
+    ("context_window", 10**10),
+    ("max_output_tokens", -1), ("trace", None), ("trace", 1),
     ("prices", []), ("colour", "red"), ("id", "7f0dd64a-7c99-46a2-b929-d289b146a19d"),
 ]  # fmt: skip
 
@@ -177,11 +191,91 @@ async def test_presets_bring_kind_and_address(client: Client) -> None:
     assert (await created(client, name="mistral", base_url="http://127.0.0.1:1/v1", kind="local"))["kind"] == "local"
 
 
-async def test_a_name_without_a_preset_requires_a_base_url(client: Client) -> None:
-    problem = assert_problem(await client.call("POST", PATH, {**LEAST, "base_url": None}), 422, "validation_error")
-    assert problem["errors"][0]["loc"] == ["body", "base_url"]
-    for preset in ("openai", "anthropic", "gemini", "groq"):
-        assert preset in problem["detail"]
+@pytest.mark.parametrize(
+    ("name", "kind", "address"),
+    [
+        ("acme", None, "https://api.openai.com/v1"),
+        ("acme", "anthropic", "https://api.anthropic.com"),
+        ("acme", "gemini", "https://generativelanguage.googleapis.com"),
+        ("groq", None, "https://api.groq.com/openai/v1"),
+        ("anthropic", None, "https://api.anthropic.com"),
+    ],
+)
+async def test_without_a_base_url_the_address_is_that_of_the_preset_or_the_kind(
+    client: Client, name: str, kind: str | None, address: str
+) -> None:
+    body = {field: value for field, value in LEAST.items() if field != "base_url"}
+    response = await client.call("POST", PATH, {**body, "name": name, "kind": kind})
+    assert response.status == 201
+    made = response.json
+    assert (made["base_url"], made["effective_base_url"], made["warnings"]) == (None, address, [])
+    assert (await client.call("GET", f"{PATH}/{made['id']}")).json == made
+
+
+async def test_a_misspelt_preset_is_accepted_with_a_warning(client: Client) -> None:
+    made = await created(client, name="opnai", base_url=None)
+    assert made["effective_base_url"] == "https://api.openai.com/v1"
+    [warning] = made["warnings"]
+    assert warning == (
+        "'opnai' is not the name of a known vendor, so its requests and its key go to https://api.openai.com/v1, the "
+        "address of kind 'openai'. Did you mean openai? Rename it, or set base_url."
+    )
+    patched = (await client.call("PATCH", f"{PATH}/{made['id']}", {"name": "openai"})).json
+    assert (patched["warnings"], patched["effective_base_url"]) == ([], "https://api.openai.com/v1")
+
+
+async def test_an_own_base_url_is_effective_until_it_is_set_to_null(client: Client) -> None:
+    own = await created(client)
+    assert own["effective_base_url"] == own["base_url"] == LEAST["base_url"]
+    after = (await client.call("PATCH", f"{PATH}/{own['id']}", {"base_url": None})).json
+    assert (after["base_url"], after["effective_base_url"]) == (None, "https://api.openai.com/v1")
+
+
+async def test_an_alias_of_a_model_that_is_not_listed_is_rejected(client: Client) -> None:
+    body = {**LEAST, "models": ["gpt-5-mini", "gpt-5"], "model_aliases": {"claude-*": "gpt-5-mimi"}}
+    problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", "model_aliases", "claude-*"]
+    assert problem["detail"] == (
+        "model_aliases: 'claude-*' leads to 'gpt-5-mimi', which is not in models: choose from gpt-5-mini, gpt-5. "
+        "Did you mean gpt-5-mini?"
+    )
+    own = await created(client)
+    patch = await client.call("PATCH", f"{PATH}/{own['id']}", {"model_aliases": {"a": "gone"}})
+    assert assert_problem(patch, 422, "validation_error")["detail"] == (
+        "model_aliases: 'a' leads to 'gone', which is not in models: choose from m."
+    )
+
+
+async def test_a_model_that_an_alias_needs_cannot_be_removed_alone(client: Client) -> None:
+    own = await created(client, models=["m", "n"], model_aliases={"*": "n"})
+    path = f"{PATH}/{own['id']}"
+    problem = assert_problem(await client.call("PATCH", path, {"models": ["m"]}), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", "models"]
+    assert problem["detail"] == (
+        "models: the alias '*' needs 'n': keep it, or change model_aliases in the same request."
+    )
+    assert (await client.call("GET", path)).json == own
+    both = {"models": ["m"], "model_aliases": {"*": "m"}}
+    assert (await client.call("PATCH", path, both)).json["model_aliases"] == {"*": "m"}
+    assert (await client.call("PATCH", path, {"models": ["n"], "model_aliases": None})).json["models"] == ["n"]
+
+
+async def test_a_token_limit_of_a_model_that_is_not_listed_is_rejected(client: Client) -> None:
+    body = {**LEAST, "models": ["gpt-5"], "context_window": {"gtp-5": 400_000}}
+    problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
+    assert problem["errors"][0]["loc"] == ["body", "context_window", "gtp-5"]
+    assert problem["detail"].endswith("'gtp-5' is not in models: choose from gpt-5. Did you mean gpt-5?")
+    made = await created(client, context_window={"m": 8192.0})
+    assert made["context_window"] == {"m": 8192}
+    path = f"{PATH}/{made['id']}"
+    assert_problem(await client.call("PATCH", path, {"max_output_tokens": {"gone": 1}}), 422, "validation_error")
+    assert (await client.call("PATCH", path, {"models": ["n"]})).status == 200
+
+
+async def test_a_misspelt_field_of_a_provider_is_suggested(client: Client) -> None:
+    for wrong, meant in (("model_alias", "model_aliases"), ("contextWindow", "context_window"), ("traces", "trace")):
+        problem = assert_problem(await client.call("POST", PATH, {**LEAST, wrong: None}), 422, "validation_error")
+        assert meant in problem["detail"]
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
@@ -206,7 +300,6 @@ async def test_an_unknown_kind_or_protocol_is_rejected_with_the_known_ones(clien
     )
     assert (await told(kind="openia")).endswith("choose from openai, anthropic, gemini, local. Did you mean openai?")
     assert (await told(protocols=["openai-chat"])).endswith(". Did you mean openai_chat?")
-    assert (await told(name="opnai", base_url=None)).endswith(". Did you mean openai?")
     every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_content"
     every += ", gemini_embeddings, gemini_batch_embeddings"
     assert await told(protocols=["soap"]) == f"protocols: there is no protocol 'soap': choose from {every}."
@@ -273,11 +366,13 @@ async def test_patch_changes_only_what_is_sent(client: Client) -> None:
         "name": "renamed", "display_name": "New", "base_url": "https://new.example/v1", "models": ["x", "y"],
         "is_enabled": False, "rate_limit_rpm": 7, "rate_limit_tpm": 8, "priority": 9, "timeout_s": 1.5,
         "prices": {"x": {"input": 0, "output": 0}}, "kind": "local", "protocols": ["openai_embeddings"],
+        "model_aliases": {"*": "y"}, "context_window": {"x": 1, "y": 2}, "max_output_tokens": 3, "trace": True,
     }  # fmt: skip
     for name, value in changes.items():
         after = (await client.call("PATCH", path, {name: value})).json
         assert after["updated_at"] > before["updated_at"]
-        assert after == {**before, name: value, "updated_at": after["updated_at"]}
+        derived = {"effective_base_url": value} if name == "base_url" else {}
+        assert after == {**before, name: value, "updated_at": after["updated_at"], **derived}
         before = after
     assert (await client.call("PATCH", path, {})).json == before
     assert (await client.call("PATCH", path, {"api_key": "sk-other"})).status == 200
@@ -285,21 +380,21 @@ async def test_patch_changes_only_what_is_sent(client: Client) -> None:
 
 async def test_null_is_accepted_only_for_nullable_fields(client: Client) -> None:
     prices = {"m": {"input": 1, "output": 2}}
-    before = await created(client, name="groq", kind="local", prices=prices, protocols=["openai_chat"])
+    more = {"model_aliases": {"*": "m"}, "context_window": 1, "max_output_tokens": {"m": 1}}
+    before = await created(client, name="groq", kind="local", prices=prices, protocols=["openai_chat"], **more)
     path = f"{PATH}/{before['id']}"
-    changes = {"kind": None, "prices": None, "base_url": None, "protocols": None}
+    nullable = ("kind", "prices", "base_url", "protocols", "model_aliases", "context_window", "max_output_tokens")
+    changes = dict.fromkeys(nullable)
     after = (await client.call("PATCH", path, changes)).json
-    assert after == {**before, **changes, "kind": "openai", "updated_at": after["updated_at"]}
-    own = await created(client)
-    assert_problem(await client.call("PATCH", f"{PATH}/{own['id']}", {"base_url": None}), 422, "validation_error")
+    fixed = {"kind": "openai", "effective_base_url": "https://api.groq.com/openai/v1"}
+    assert after == {**before, **changes, **fixed, "updated_at": after["updated_at"]}
 
 
-async def test_renaming_a_presets_provider_requires_a_base_url(client: Client) -> None:
-    provider = await created(client, name="openai", base_url=None)
-    path = f"{PATH}/{provider['id']}"
-    assert_problem(await client.call("PATCH", path, {"name": "mine"}), 422, "validation_error")
-    renamed = (await client.call("PATCH", path, {"name": "mine", "base_url": "http://127.0.0.1:1/v1"})).json
-    assert renamed["name"] == "mine"
+async def test_renaming_a_presets_provider_keeps_the_address_of_its_kind(client: Client) -> None:
+    provider = await created(client, name="groq", base_url=None)
+    renamed = (await client.call("PATCH", f"{PATH}/{provider['id']}", {"name": "groq-2"})).json
+    assert renamed["effective_base_url"] == "https://api.openai.com/v1"
+    assert "Did you mean groq?" in renamed["warnings"][0]
 
 
 async def test_an_unsupported_method_is_405_and_lists_the_supported(client: Client) -> None:

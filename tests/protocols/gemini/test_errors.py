@@ -106,14 +106,24 @@ def test_details_that_do_not_apply_are_omitted() -> None:
 
 
 def test_models_are_listed_in_googles_format() -> None:
-    methods = ["generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents"]
-    models = [ListedModel("gpt-4o", "openai", 0), ListedModel("org/model", "other", 0)]
+    chat = ["generateContent", "streamGenerateContent", "countTokens"]
+    embeddings = ["embedContent", "batchEmbedContents"]
+    models = [
+        ListedModel("gpt-4o", "openai", 0, context_window=128_000, max_output_tokens=16_384, has_embeddings=True),
+        ListedModel("org/model", "other", 0, has_chat=False, has_embeddings=True),
+    ]
     documents = [
-        {"name": "models/gpt-4o", "displayName": "gpt-4o", "supportedGenerationMethods": methods},
-        {"name": "models/org/model", "displayName": "org/model", "supportedGenerationMethods": methods},
+        {
+            "name": "models/gpt-4o",
+            "displayName": "gpt-4o",
+            "supportedGenerationMethods": chat + embeddings,
+            "inputTokenLimit": 128_000,
+            "outputTokenLimit": 16_384,
+        },
+        {"name": "models/org/model", "displayName": "org/model", "supportedGenerationMethods": embeddings},
     ]
 
-    assert json.loads(write_models(models)) == {"models": documents}
+    assert json.loads(write_models(models, {})) == {"models": documents}
     assert [json.loads(write_model(model)) for model in models] == documents
 
 

@@ -238,7 +238,7 @@ def test_a_request_of_the_sdk_is_read(running: Server, client: genai.Client) -> 
 
 
 def test_the_sdk_reads_models_token_counts_and_embeddings(running: Server, client: genai.Client) -> None:
-    running.say(write_models([ListedModel("gpt-4o", "openai", 0)]))
+    running.say(write_models([ListedModel("gpt-4o", "openai", 0)], {}))
     assert [model.name for model in client.models.list()] == ["models/gpt-4o"]
 
     running.say(write_count(7))
