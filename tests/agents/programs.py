@@ -1,0 +1,123 @@
+"""Coding agents as their users run them: stock npm packages, non-interactive, with a base URL and a key only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from tests.e2e.process import KEY
+
+COMMANDS = Path(__file__).parent / "npm" / "node_modules" / ".bin"
+PATIENCE_S = 120
+
+
+class Agent(ABC):
+    """An agent with a home directory and a working directory of its own, configured for a gateway and one model."""
+
+    name: str
+
+    def __init__(self, directory: Path, port: int, model: str) -> None:
+        self.home, self.work = directory / "home", directory / "work"
+        self.home.mkdir()
+        self.work.mkdir()
+        self.root, self.model = f"http://127.0.0.1:{port}", model
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "NO_COLOR": "1"}
+        self.configure()
+
+    @abstractmethod
+    def configure(self) -> None:
+        """Write the agent's configuration, as docs/AGENTS.md shows it."""
+
+    @abstractmethod
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        """Return the command line of one turn; `resume` continues the last session of this directory."""
+
+    @abstractmethod
+    def reply(self, output: str) -> str:
+        """Return the agent's last message in its output."""
+
+    def ask(self, prompt: str, *, resume: bool = False) -> str:
+        """Run one turn and return the agent's last message."""
+        done = subprocess.run(
+            self.command(prompt, resume=resume),
+            cwd=self.work,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{self.name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return self.reply(done.stdout)
+
+
+class ClaudeCode(Agent):
+    name = "claude"
+
+    def configure(self) -> None:
+        self.environment |= {
+            "ANTHROPIC_BASE_URL": self.root,
+            "ANTHROPIC_AUTH_TOKEN": KEY,
+            "ANTHROPIC_MODEL": self.model,
+            "ANTHROPIC_DEFAULT_HAIKU_MODEL": self.model,
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "IS_SANDBOX": "1",  # permits --dangerously-skip-permissions to root
+        }
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        flags = ["--output-format", "json", "--dangerously-skip-permissions", *(["--continue"] if resume else [])]
+        return [str(COMMANDS / "claude"), "-p", prompt, *flags]
+
+    def reply(self, output: str) -> str:
+        return str(json.loads(output)["result"])
+
+
+class Codex(Agent):
+    name = "codex"
+
+    def configure(self) -> None:
+        (self.home / ".codex").mkdir()
+        (self.home / ".codex" / "config.toml").write_text(
+            f'model = "{self.model}"\n'
+            'model_provider = "gateway"\n'
+            'approval_policy = "never"\n'
+            'sandbox_mode = "danger-full-access"\n'
+            "[model_providers.gateway]\n"
+            'name = "LLM Gateway"\n'
+            f'base_url = "{self.root}/v1"\n'
+            'env_key = "LLM_GATEWAY_KEY"\n'
+            'wire_api = "responses"\n'
+        )
+        self.environment["LLM_GATEWAY_KEY"] = KEY
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        verb = ["exec", "resume", "--last"] if resume else ["exec"]
+        return [str(COMMANDS / "codex"), *verb, "--skip-git-repo-check", "--json", prompt]
+
+    def reply(self, output: str) -> str:
+        items = [json.loads(line).get("item") or {} for line in output.splitlines() if line.startswith("{")]
+        return str([item["text"] for item in items if item.get("type") == "agent_message"][-1])
+
+
+class GeminiCli(Agent):
+    name = "gemini"
+
+    def configure(self) -> None:
+        (self.home / ".gemini").mkdir()
+        settings = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
+        (self.home / ".gemini" / "settings.json").write_text(json.dumps(settings))
+        self.environment |= {"GOOGLE_GEMINI_BASE_URL": self.root, "GEMINI_API_KEY": KEY}
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        flags = ["--yolo", "--skip-trust", "-o", "json", *(["--resume", "latest"] if resume else [])]
+        return [str(COMMANDS / "gemini"), "-m", self.model, *flags, "-p", prompt]
+
+    def reply(self, output: str) -> str:
+        return str(json.loads(output[output.index("{") :])["response"])
+
+
+AGENTS = {agent.name: agent for agent in (ClaudeCode, Codex, GeminiCli)}

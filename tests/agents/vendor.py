@@ -1,0 +1,102 @@
+"""Mock vendors for agents: an HTTP server whose scripted model answers in the dialects of three vendors.
+
+Every request is judged by the vendor's own SDK types (`strict.py`); one that the vendor would refuse gets a 400.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from tests.agents import dialects
+from tests.agents.script import Step, Turn, next_step
+from tests.agents.strict import complaint
+
+Json = dict[str, Any]
+
+
+class Dialect(NamedTuple):
+    """How a vendor's requests are read and its replies written."""
+
+    turns: Callable[[Json], list[Turn]]
+    tools: Callable[[Json], dict[str, Json]]
+    reply: Callable[[Json, Step, int], bytes]
+    events: Callable[[Json, Step, int], Iterator[bytes]]
+
+
+DIALECTS = {
+    name: Dialect(*(getattr(dialects, f"{prefix}_{part}") for part in Dialect._fields))
+    for name, prefix in (("openai", "chat"), ("anthropic", "messages"), ("gemini", "gemini"))
+}
+
+
+class Vendor:
+    """`with Vendor() as vendor`: mock vendors at `vendor.base_url(kind)`, and the requests that they got."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, Json]] = []
+        self.refused: list[str] = []
+        vendor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                status, content_type, answer = vendor.answer(self.path, body)
+                self.send_response(status)
+                self.send_header("content-type", content_type)
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name of the base class
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop answering; further connections are refused."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def base_url(self, kind: str) -> str:
+        root = f"http://127.0.0.1:{self._server.server_port}"
+        return f"{root}/v1" if kind == "openai" else root
+
+    def answer(self, path: str, body: Json) -> tuple[int, str, bytes]:
+        """Return status, content type and body of the answer to a request."""
+        path, _, query = path.partition("?")
+        streamed = body.get("stream") is True
+        if path.endswith("/chat/completions"):
+            kind = "openai"
+        elif path.endswith("/messages"):
+            kind = "anthropic"
+        elif ":" in path:
+            kind, streamed = "gemini", ":streamGenerateContent" in path
+        else:
+            return 404, "application/json", b'{"error": {"message": "no such path"}}'
+        self.requests.append((kind, body))
+        problem = complaint(kind, body)
+        if problem is not None:
+            self.refused.append(problem)
+            error = {"message": problem, "type": "invalid_request_error", "code": 400, "status": "INVALID_ARGUMENT"}
+            return 400, "application/json", json.dumps({"type": "error", "error": error}).encode()
+        dialect = DIALECTS[kind]
+        step = next_step(dialect.turns(body), dialect.tools(body))
+        if streamed:
+            return 200, "text/event-stream", b"".join(dialect.events(body, step, len(self.requests)))
+        return 200, "application/json", dialect.reply(body, step, len(self.requests))
