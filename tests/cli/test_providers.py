@@ -90,7 +90,7 @@ def test_protocols_are_set_and_shown_and_an_empty_list_restores_the_vendors(set_
     assert shown() == "openai_chat,openai_responses"
     ended = call(capsys, "providers", "update", "acme", "--protocols", "gemini_content")
     assert ended.code == 1
-    assert ended.sentence.endswith("it can speak: openai_chat, openai_responses, openai_embeddings.")
+    assert ended.sentence.endswith("choose from openai_chat, openai_responses, openai_embeddings.")
     assert call(capsys, "providers", "update", "acme", "--protocols", "").out == "Updated acme.\n"
     assert shown() == ""
 
@@ -132,7 +132,7 @@ def test_an_error_of_the_gateway_is_shown_as_its_sentence(set_up: SetUp, capsys:
     add_acme(capsys, set_up)
     for flags, said in (
         (["add", "acme", "-m", "x", "--base-url", set_up.vendor.base_url], "exists already"),
-        (["add", "unheard", "-m", "x"], "base_url is needed"),
+        (["add", "unheard", "-m", "x"], "base_url is required"),
         (["add", "Bad Name", "-m", "x"], "name"),
     ):
         ended = call(capsys, "providers", *flags, "--no-api-key")

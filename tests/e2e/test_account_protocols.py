@@ -76,5 +76,5 @@ def test_a_request_that_no_provider_supports_is_rejected_without_a_call(
     refused = gateway.call("POST", "/v1/chat/completions", CHAT)
 
     assert refused.status == 400
-    assert "mine does not speak the protocol of this endpoint" in refused.json["error"]["message"]
+    assert "mine does not support the protocol of this endpoint" in refused.json["error"]["message"]
     assert vendor.calls == []

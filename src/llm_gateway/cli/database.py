@@ -11,7 +11,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.database import Database, sqlite_file
-from llm_gateway.store.migrations import HEAD
+from llm_gateway.store.migrations import HEAD, OTHER_VERSION
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 
@@ -76,7 +76,7 @@ def current_database(settings: Settings) -> Iterator[Database]:
     database = Database.open(settings.url)
     try:
         if not database.is_current():
-            raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
+            raise ConfigurationError(OTHER_VERSION)
         yield database
     finally:
         database.close()

@@ -48,13 +48,18 @@ def new(
         return
     scopes = scope.split("+")
     if not _NAME.fullmatch(name):
-        raise CommandFailed("--name takes one word without colons and commas.", USAGE)
+        raise CommandFailed(f"--name must be one word without colons and commas, such as shop, not {name!r}.", USAGE)
     if not set(scopes) <= set(SCOPES):
-        raise CommandFailed(f"--scope takes {', '.join(SCOPES)}, more than one joined by +.", USAGE)
+        raise CommandFailed(
+            f"--scope must be {' or '.join(SCOPES)}, or several of these joined by +, not {scope!r}.", USAGE
+        )
     key = secrets.token_hex(KEY_BYTES)
     entry = f"{name}:{key}:{scope}"
     _print(entry, {"name": name, "key": key, "scopes": scopes, "entry": entry}, json=json)
-    note(f"Add it to LLM_GATEWAY_SERVICE_KEYS (comma-separated) and restart. {name} sends the part in the middle.")
+    note(
+        f"Add it to LLM_GATEWAY_SERVICE_KEYS (comma-separated) and restart. The key that {name} sends is the part "
+        "between the colons."
+    )
 
 
 def _print(text: str, value: object, *, json: bool) -> None:

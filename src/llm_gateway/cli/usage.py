@@ -86,7 +86,9 @@ def report(
     ```
     """
     if limit is not None and by != "customer":
-        raise CommandFailed("--limit goes with --by customer; the other reports are whole.", USAGE)
+        raise CommandFailed(
+            "--limit works only with --by customer: leave it out, since the other reports list every row.", USAGE
+        )
     if by is None:
         summary(days=days, json=json, gateway=gateway)
         return
@@ -96,7 +98,7 @@ def report(
         return
     print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"No requests in {days} days.")
     if by == "customer" and len(rows) == (limit or DEFAULT_LIMIT):
-        note(f"These are the first {len(rows)}; there may be more: --limit, up to 500.")
+        note(f"The list ends at --limit {len(rows)}; there may be more customers: raise it, up to 500.")
 
 
 def summary(*, days: Days = 30, json: Json = False, gateway: Address = HERE) -> None:

@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 from starlette.types import ASGIApp
 
 from llm_gateway.control.docs.home import home_router
+from llm_gateway.control.docs.page import build_page
+from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
@@ -34,6 +36,7 @@ from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
+from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore, list_providers
 from llm_gateway.store.repricing import Repricing
@@ -101,7 +104,8 @@ class DataPlane(NamedTuple):
 class Control:
     """The parts of the control plane: stores, live configuration, egress rules, presets and prices.
 
-    `configuration` is empty until its first `reload`; `path` is the data directory.
+    `configuration` is empty until its first `reload`; `path` is the data directory; `sign_in_page` is the
+    page at /docs.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Control:
     ) -> None:
         self.path = stores.path
         self._dev_key = settings.dev_key
+        self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
         self._redact = redact
@@ -158,6 +163,7 @@ class Control:
             providers_router(stores.providers, configuration, rules, probe),
             overrides_router(stores.overrides, configuration),
             usage_router(stores.usage, shipper.flush),
+            docs_page_router(self.sign_in_page),
         )
         return build_management(routers, self._log, data_plane.in_flight)
 
@@ -172,5 +178,5 @@ def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
     database = Database.open(settings.url)
     stack.callback(database.close)
     if not database.is_current():
-        raise ConfigurationError("The database is not at this version: run llm-gateway migrate, then try again.")
+        raise ConfigurationError(OTHER_VERSION)
     return Repricing(database, list_providers(database), partial(attempt_price, PriceList(), load_presets()))

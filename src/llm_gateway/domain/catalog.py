@@ -77,7 +77,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
     are translated with `translation_codec`, None if the account takes no translations. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
-    for models that the provider reports in its replies, None if there is none. Only `target` contains the API key.
+    for models that the provider reports in its replies, None for a provider without a list. Only `target` contains
+    the API key.
     """
 
     id: str

@@ -10,13 +10,13 @@ KIND = "json_invalid"
 _AT_BYTE = re.compile(r"(.*?)\s*\(byte (\d+)\)$", re.DOTALL)
 _FORM = re.compile(rb"[\w.%+\[\]-]{1,64}=")
 _HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-HALF_A_PAIR = "a text holds half of a surrogate pair, such as \\ud83d. Cut texts between characters, not within one"
-TOO_LARGE = "a number that is too large. Send numbers from -1.7e308 to 1.7e308, and longer ones as text"
+HALF_A_PAIR = "a string holds half of a surrogate pair, such as \\ud83d. Cut strings between characters, not within one"
+TOO_LARGE = "a number that is too large. Send numbers from -1.7e308 to 1.7e308, and longer ones as strings"
 _LOOKS = (
     (("//", "/*", "#"), "this looks like a comment, which JSON does not have. Remove it"),
-    (("'", "`"), 'texts and names stand between double quotes ("), not single ones'),
+    (("'", "`"), 'strings and field names are written in double quotes ("), not single ones'),
     (("\u2018", "\u2019", "\u201c", "\u201d"), 'these are typographic quotes. Write straight ones (")'),
-    (("\n", "\r", "\t"), "a text holds a line break or tab. Write \\n or \\t"),
+    (("\n", "\r", "\t"), "a string holds a line break or tab. Write \\n or \\t"),
 )
 _DECODER_SAYS = (
     ("trailing comma", "there is a comma before the closing bracket. Remove it"),
@@ -25,7 +25,7 @@ _DECODER_SAYS = (
     ("unexpected end of escaped utf-16 surrogate pair", HALF_A_PAIR),
     ("invalid character in unicode escape", "\\u is followed by four hexadecimal digits, such as \\u00e9"),
     ("invalid number", "JSON numbers have no leading zeros, and digits on both sides of a point: 0.5, 1e3"),
-    ("object keys must be strings", "a field's name must stand between double quotes (\")"),
+    ("object keys must be strings", 'field names are written in double quotes (")'),
 )
 _ONE_TOO_FAR = ("trailing characters", "invalid escape")
 """Errors that msgspec reports one byte after the wrong one."""
@@ -61,7 +61,7 @@ def _sentence(body: bytes, error: Exception) -> str:
     if whole is not None:
         return f"The body is not JSON: {whole}."
     if isinstance(error, RecursionError):
-        return "The body is nested too deep: send fewer lists and objects within each other."
+        return "The body is nested too deeply: put fewer lists and objects inside each other."
     if isinstance(error, UnicodeError):
         return _not_utf8(body)
     found = _AT_BYTE.fullmatch(str(error))
@@ -79,7 +79,7 @@ def _sentence(body: bytes, error: Exception) -> str:
         at -= 1
     elif text == "invalid character" and (word := _LITERAL.search(body, max(0, at - 8), at - 1)):
         at = word.start()
-        text = f"{word[0].decode()} is not a JSON value. Write true, false or null, or put text in double quotes"
+        text = f"{word[0].decode()} is not a JSON value. Write true, false or null, or put strings in double quotes"
         return f"The body is not valid JSON: {_place(body, at)}: {text}."
     return f"The body is not valid JSON: {_place(body, at)}: {_problem_at(body, at, text)}."
 
@@ -121,7 +121,7 @@ def _without_escaped_backslashes(body: bytes) -> bytes:
 def _open_end(body: bytes) -> str:
     """Return what is missing at the end of a body that is cut off."""
     if _without_escaped_backslashes(body).replace(b'\\"', b"").count(b'"') % 2:
-        return 'a text is not closed. Add the missing "'
+        return 'a string is not closed. Add the missing "'
     return "it ends before all brackets are closed. Add the missing } or ]"
 
 
@@ -148,5 +148,5 @@ def _problem_at(body: bytes, at: int, text: str) -> str:
         if text.startswith(beginning):
             return problem
     if text == "invalid character" and rest:
-        return f"the character {rest[0]!r} is not allowed here. Remove it, or put text in double quotes"
-    return f"{text}. Correct what stands here"
+        return f"the character {rest[0]!r} is not allowed here. Remove it, or put strings in double quotes"
+    return f"{text}. Correct the body at this position"

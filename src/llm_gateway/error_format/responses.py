@@ -96,11 +96,10 @@ async def send_body(send: Send, status: int, body: bytes, content_type: bytes, h
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_problem(send: Send, error: GatewayError, echo: bytes, more_headers: Headers | None = None) -> None:
+async def send_problem(send: Send, error: GatewayError, echo: bytes) -> None:
     """Send an error as a problem document. `echo` is the id for x-request-id and for the body."""
     body = msgspec.json.encode(problem_of(error, echo.decode()))
-    headers = [*(more_headers or ()), *error_headers(error)]
-    headers.append((b"x-request-id", echo))
+    headers = [*error_headers(error), (b"x-request-id", echo)]
     if error.status == 413:
         headers.append((b"connection", b"close"))
     await send_body(send, error.status, body, PROBLEM, headers)

@@ -1,11 +1,10 @@
-"""ASGI middleware that authenticates a request by its service key and checks the key's scope.
+"""ASGI middleware that admits a request by its service key and the key's scope, and in dev by its Host header.
 
 It runs before routing, so that unknown paths need a key, too.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import secrets
@@ -18,15 +17,13 @@ from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
+from llm_gateway.gate.sign_in import SignInPage, send_sign_in
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
 HOME_PATH = "/"
 OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
-DOCS_PATH, DOCUMENT_PATH = "/docs", "/openapi.json"
-BASIC = b'Basic realm="LLM Gateway", charset="UTF-8"'
-"""The challenge that makes a browser prompt for the key (RFC 7617)."""
-BROWSER = " A browser asks for it: leave the name empty, and enter the key as the password."
+DOCS_PATH = "/docs"
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -55,7 +52,8 @@ class Gate:
     `local_only` (dev) accepts only the hosts `localhost`, `127.0.0.1` and `[::1]`, which protects against web pages
     that reach loopback by DNS rebinding; `allowed_hosts` are accepted beside them, as names without a port. `log` takes
     the lines of requests that fail here or in `app`. `dev_key` is the public development key if it is valid; error
-    messages for clients without a valid key then name it.
+    messages for clients without a valid key then name it. `sign_in_page` is the response to browsers that open the
+    documentation without a valid key; None sends them the error like all other clients.
     """
 
     def __init__(
@@ -67,6 +65,7 @@ class Gate:
         log: Callable[..., None],
         dev_key: str | None = None,
         allowed_hosts: frozenset[str] = frozenset(),
+        sign_in_page: SignInPage | None = None,
     ) -> None:
         self._app = app
         self._keyring = keyring
@@ -74,6 +73,7 @@ class Gate:
         self._log = log
         self._dev_key = dev_key
         self._allowed_hosts = allowed_hosts
+        self._sign_in_page = sign_in_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate an HTTP request; pass other ASGI events on."""
@@ -93,8 +93,11 @@ class Gate:
             _check_scope(caller, scope)
         except GatewayError as error:
             scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
-            asking = isinstance(error, Unauthorized) and opens_with_basic(scope["method"], scope["path"])
-            await send_error(send, scope, error, [(b"www-authenticate", BASIC)] if asking else [])
+            page = self._sign_in_page if isinstance(error, Unauthorized) and _is_browser_at_docs(scope) else None
+            if page is not None:
+                await send_sign_in(send, scope, error, page)
+            else:
+                await send_error(send, scope, error)
             return
         scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
         await self._app(scope, receive, send)
@@ -107,8 +110,7 @@ class Gate:
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
-            browser = BROWSER if opens_with_basic(scope["method"], scope["path"]) else ""
-            raise Unauthorized(explain(scope, headers, key, self._dev_key) + browser)
+            raise Unauthorized(explain(scope, headers, key, self._dev_key))
         return caller
 
     def _check_host(self, host: bytes) -> None:
@@ -137,17 +139,14 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
         raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
 
 
-def opens_with_basic(method: str, path: str) -> bool:
-    """Return True if the key can be the password of Basic credentials: on the documentation's pages only.
-
-    Browsers attach Basic credentials by themselves, also to requests that other sites cause, so that operations with
-    an effect or a cost must not accept them.
-    """
-    return method in ("GET", "HEAD") and (path in (DOCS_PATH, DOCUMENT_PATH) or path.startswith(DOCS_PATH + "/"))
+def _is_browser_at_docs(scope: Scope) -> bool:
+    if scope["path"] != DOCS_PATH or scope["method"] not in ("GET", "HEAD"):
+        return False
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 def _presented_key(scope: Scope) -> bytes | None:
-    """Return the key of the request, from a vendor's query parameter or any credential header, None without one.
+    """Return the key of the request, from a vendor's query parameter or any credential header; None if it has no key.
 
     Raises:
         BadRequest: the request carries two different keys.
@@ -160,9 +159,7 @@ def _presented_key(scope: Scope) -> bytes | None:
             scheme, _, presented = value.partition(b" ")
             presented = presented.strip()
             if scheme.lower() != b"bearer":
-                if scheme.lower() != b"basic" or not opens_with_basic(scope["method"], scope["path"]):
-                    continue
-                presented = _password(presented)
+                continue
         else:
             presented = value.strip()
         if not presented:
@@ -178,13 +175,6 @@ def _key_in_query(scope: Scope) -> bytes | None:
     if len(keys) > 1:
         raise BadRequest(TWO_KEYS)
     return keys.pop() if keys else None
-
-
-def _password(credentials: bytes) -> bytes:
-    try:
-        return base64.b64decode(credentials, validate=True).partition(b":")[2]
-    except ValueError:
-        return b""
 
 
 def scope_needed(method: str, path: str) -> str:

@@ -55,13 +55,16 @@ def tags(headers: Headers) -> Tags:
     except UnicodeDecodeError:
         raise BadRequest("x-tags is not valid UTF-8: encode it in UTF-8.") from None
     found: Tags = {}
-    for entry in entries:
+    for place, entry in enumerate(entries, 1):
         key, is_pair, tag = (part.strip(" \t") for part in entry.partition("="))
         if not is_pair or not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(tag):
-            raise BadRequest(f"x-tags takes key=value,… of up to {MAX_TAG_CHARACTERS} characters each.")
+            raise BadRequest(
+                f"Pair {place} of x-tags must be key=value: a key of 1 to {MAX_TAG_CHARACTERS} letters, digits, '.', "
+                f"'_' or '-', and a value of up to {MAX_TAG_CHARACTERS} characters without '=' and control characters."
+            )
         found[key] = tag
     if len(entries) > MAX_TAGS:
-        raise BadRequest(f"x-tags takes up to {MAX_TAGS} tags.")
+        raise BadRequest(f"x-tags holds {len(entries)} tags, but at most {MAX_TAGS} are allowed: send fewer.")
     return found
 
 

@@ -95,8 +95,6 @@ def _problem_of_authorization(value: str) -> str:
         return "The header Authorization holds no key after Bearer: is the variable that it is made from set?"
     if word.startswith("bearer"):
         return "The header Authorization needs one space, and nothing else, between Bearer and the key."
-    if word == "basic":
-        return "The header Authorization has the scheme Basic, which is taken from browsers on /docs only, not Bearer."
     if word in _SCHEMES:
         return f"The header Authorization has the scheme {word}, not Bearer."
     return "The header Authorization does not begin with the word Bearer."

@@ -80,7 +80,7 @@ def scan(buffer: bytes, base: int = 0) -> Scan:
 
 
 def _salvage(line: bytes) -> int | None:
-    """Return the offset of a whole entry inside a damaged line, None if there is none."""
+    """Return the offset of the first whole entry inside a damaged line, None if it holds no whole entry."""
     for head in _HEAD.finditer(line, 1):
         at = head.start()
         if line[at : at + 12] == b"J1 %08x " % crc32(line[at + 12 :]):

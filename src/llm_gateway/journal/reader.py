@@ -51,7 +51,7 @@ class SegmentReader:
             self._fd = None
 
     def _go_to_next(self, limit: Position | None) -> bool:
-        """Move to the start of the next existing segment; False if there is none up to `limit`."""
+        """Move to the start of the next existing segment; False if no later one exists up to `limit`."""
         here = self.position.segment
         if limit is not None and limit.segment <= here:
             return False

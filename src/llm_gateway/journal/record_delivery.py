@@ -110,7 +110,10 @@ class Quarantine:
             if digest not in self._known:
                 _append(self._path, line + b"\n")
         except OSError as error:
-            raise StoreUnavailable(f"{self._path} cannot be written ({error.strerror}).") from error
+            raise StoreUnavailable(
+                f"The quarantine file {self._path} cannot be written ({error.strerror}): free space, or make it "
+                "writable. Until then usage records wait in the journal."
+            ) from error
         self._log(
             "a usage record cannot be stored: moved to the quarantine file",
             level="error",

@@ -1,8 +1,9 @@
-"""Append usage entries to the journal on the event loop, batching writes and syncs; `shipper.py` reads them.
+"""Append usage entries to the journal: an intent before each upstream call, or refuse the call if the disk fails.
 
-An intent is in the kernel when `intent` returns, so before the first upstream byte; outcomes and settles are written at
-the end of the loop's turn. What the kernel has survives the process; with fsync `always` what `durable` waited for
-survives the machine. (32 requests at once on uvloop: a `pwrite` per intent costs the same 1.4 µs as one per turn.)
+It runs on the event loop, and batches writes and syncs; `shipper.py` reads the entries. An intent is in the kernel when
+`intent` returns, so before the first upstream byte; outcomes and settles are written at the end of the loop's turn.
+What the kernel has survives the process; with fsync `always` what `durable` waited for survives the machine. (32
+requests at once on uvloop: a `pwrite` per intent costs the same 1.4 µs as one per turn.)
 
              a waiter, or 50 ms
     writing -------------------> syncing        Writes go on during a sync. `sync_and_close` ends any state.

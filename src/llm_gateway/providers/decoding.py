@@ -16,7 +16,7 @@ FENCE = "```"
 
 
 def error_of(body: bytes) -> dict[str, Any]:
-    """Return the object that describes the error in a response body, empty if there is none.
+    """Return the object that describes the error in a response body; an empty one if the body describes no error.
 
     It is the value of `error`, or the document itself. Gemini sometimes sends a list with one such document.
     """

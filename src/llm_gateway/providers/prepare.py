@@ -67,7 +67,10 @@ class Preparer:
         self._learn([api_key])
         dialect = self._dialects.get(provider.kind)
         if dialect is None:
-            raise ConfigurationError(f"This version does not support providers of kind {provider.kind!r}.")
+            raise ConfigurationError(
+                f"This version does not support providers of kind {provider.kind!r}: choose from "
+                f"{', '.join(self._dialects)}, or install the version that added it."
+            )
         preset = self._presets.get(provider.name, Preset(provider.kind))
         preset_name = provider.name if provider.name in self._presets else None
         prices = {

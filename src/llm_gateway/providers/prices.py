@@ -1,4 +1,4 @@
-"""Choose the price of a model: the operator's, else the public list of genai-prices, which this module converts.
+"""Price of a model, for new and for recorded attempts: the operator's, else that of the genai-prices lists.
 
 Both are converted to `domain.usage.Price`: integer nano-dollars per million tokens. Only this file imports
 genai-prices, and only at the first lookup, since the import takes a third of a second and 20 MB. Its lists are

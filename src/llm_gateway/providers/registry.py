@@ -23,16 +23,16 @@ def kind_of(name: str, kind: str | None, presets: Mapping[str, Preset]) -> str:
 
 
 def all_protocols() -> tuple[str, ...]:
-    """Return the names of all protocols that accounts of some kind can speak."""
+    """Return the names of all protocols that accounts of some kind support."""
     return tuple(dict.fromkeys(protocol for dialect in DIALECTS.values() for protocol in dialect.codecs))
 
 
 def protocols_problem(kind: str, protocols: Iterable[str], dialect: Dialect) -> str | None:
-    """Return an error message if an account of this kind cannot speak one of `protocols`, else None."""
+    """Return an error message if accounts of this kind do not support one of `protocols`, else None."""
     for protocol in protocols:
         if protocol not in dialect.codecs:
             known = ", ".join(dialect.codecs)
-            return f"A provider of kind {kind!r} cannot speak {protocol[:60]!r}; it can speak: {known}."
+            return f"A provider of kind {kind!r} does not support the protocol {protocol[:60]!r}: choose from {known}."
     return None
 
 

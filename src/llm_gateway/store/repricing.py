@@ -211,7 +211,11 @@ class Repricing:
                     self._rollups.add(connection, difference)
                 return repriced
         except (DataError, OverflowError) as error:
-            raise RecordsRefused(f"The database refuses a new cost: {error}.") from error
+            cause = getattr(error, "orig", None) or error
+            raise RecordsRefused(
+                f"The database cannot store the new cost of a usage record ({cause}), so its batch and later records "
+                "keep their costs: correct the price, then run llm-gateway reprice again."
+            ) from error
 
     def _repriced(self, row: sa.Row[Any], wanted: Wanted) -> _Repriced:
         before = UsageRecord(

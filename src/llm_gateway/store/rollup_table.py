@@ -72,7 +72,7 @@ class RollupTable:
         self._insert.run(connection, rows, pause)
 
     def build_block(self, connection: Connection, until_ms: int) -> bool:
-        """Build the oldest missing block that ends by `until_ms` (milliseconds UTC); False if there is none."""
+        """Build the oldest missing block that ends by `until_ms` (milliseconds UTC); False if all are built."""
         if not self._is_sqlite:
             connection.execute(sa.text(f"LOCK TABLE {usage_rollups.name} IN SHARE ROW EXCLUSIVE MODE"))
         part, part_until_ms = DAY, until_ms
@@ -148,7 +148,7 @@ def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
 
 
 def _newest(blocks: Sequence[Grain]) -> sa.Select[Any]:
-    """Return a query for the start of the newest block of each grain, NULL if there is none."""
+    """Return a query for the start of the newest block of each grain, NULL if no block is built."""
     rollups = usage_rollups.c
     newest = [
         sa.select(func.max(rollups.bucket_ms))

@@ -99,7 +99,8 @@ def load_or_create_key_file(path: Path) -> list[bytes]:
         raise _no_key(1, str(path)) from None
     except OSError as error:
         raise ConfigurationError(
-            f"The encryption key file {path} cannot be used ({error.strerror}): make it readable, or set {SETTING}."
+            f"The encryption key file {path} cannot be read or created ({error.strerror}): correct the permissions of "
+            f"the file and its directory, or set {SETTING}."
         ) from None
 
 

@@ -108,7 +108,7 @@ class UsageStore:
         ]
 
     def oldest_and_newest_ms(self) -> tuple[int, int] | None:
-        """Return the times of the oldest and the newest stored request (milliseconds UTC); None without records."""
+        """Return the times of the oldest and the newest stored request (milliseconds UTC); None if none is stored."""
         ids = usage_records.c.id
         with self._database.read() as connection:
             oldest = connection.execute(sa.select(ids).order_by(ids).limit(1)).scalar()

@@ -1,7 +1,8 @@
-"""Write the log and count Prometheus metrics; the only package that uses prometheus-client.
+"""Log and Prometheus metrics: `configure_logging`, `LogWriter` and `Metrics`, imported from the modules below.
 
 `events.py` accepts log events, `writer.py` queues them and writes them from its own thread, `lines.py` renders them as
-JSON or for people (`console.py`), `metrics.py` counts, `redaction.py` removes secrets from text.
+JSON or for people (`console.py`), `metrics.py` counts, `redaction.py` removes secrets from text. No other package
+imports prometheus-client.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         waiter: asyncio.Future[Response] = self._loop.create_future()
         self._waiter = waiter
         if self._transport is None or self._transport.is_closing():
-            raise IncompleteResponse("The connection broke: it was closed")
+            raise IncompleteResponse("The connection broke: it was closed before the request was sent")
         self._begin(self._max_body_bytes)
         timer = self._loop.call_later(timeout_s, time_out, waiter)
         self._transport.write(request)
@@ -89,7 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
             IncompleteResponse: the connection is closed.
         """
         if self._transport is None or self._transport.is_closing():
-            raise IncompleteResponse("The connection broke: it was closed")
+            raise IncompleteResponse("The connection broke: it was closed before the request was sent")
         self._begin(self._max_stream_bytes)
         self._stream = ResponseStream(self.close, self._transport)
         self._transport.write(request)
@@ -173,7 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._since_body > MAX_HEAD_BYTES:
             self._fail(f"The connection broke: the answer's framing is larger than {MAX_HEAD_BYTES} bytes")
         elif self._received > self._limit + MAX_HEAD_BYTES:
-            self._fail(f"The answer is larger than {self._limit} bytes, framing included")
+            self._fail(f"The provider's answer is larger than {self._limit} bytes, framing included")
 
     def _pause(self) -> None:
         """Pause reading until the next turn of the event loop, so that a fast provider does not starve the others."""
@@ -212,7 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._since_body = 0
         self._size += len(body)
         if self._size > self._limit:
-            self._fail(f"The answer is larger than {self._limit} bytes")
+            self._fail(f"The provider's answer is larger than {self._limit} bytes")
         elif self._stream is not None:
             self._stream.take(body)
         elif not self._is_waiting():

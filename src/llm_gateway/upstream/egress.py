@@ -1,4 +1,7 @@
-"""Egress rules: check upstream URLs and the addresses of their hosts, to keep calls out of private networks (SSRF)."""
+"""Egress rules against SSRF: check provider URLs and resolved addresses, and choose the address to connect to.
+
+In production only https URLs with public addresses pass, or hosts that the operator allows.
+"""
 
 from __future__ import annotations
 

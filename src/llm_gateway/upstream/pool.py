@@ -92,7 +92,9 @@ class Pool:
         self._max_stream_bytes = max_stream_bytes
         fields = {"host": parts.netloc, "user-agent": "llm-gateway", **headers}
         if not all(_FIELD.fullmatch(value) for value in fields.values()):
-            raise UnsendableHeader("The provider's key cannot be sent in a header")
+            raise UnsendableHeader(
+                "The provider's api_key or base_url holds a character that HTTP headers do not allow: correct it"
+            )
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode("latin-1")
         self._heads: dict[str, bytes] = {}
         self._idle: list[UpstreamConnection] = []
@@ -159,7 +161,7 @@ class Pool:
                 self._keep(connection)
 
     def _free(self) -> UpstreamConnection | None:
-        """Return the idle connection that was used last, so that superfluous ones reach `IDLE_S`; None without one."""
+        """Return the idle connection that was used last, None if none is idle. So superfluous ones reach `IDLE_S`."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_reusable:

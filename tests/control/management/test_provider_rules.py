@@ -190,5 +190,5 @@ async def test_the_embedded_model_can_be_configured_while_it_runs() -> None:
     rules.check("local", "local", None, None, None)
     assert rules.needs_key_again(("local", None), ("local", "https://93.184.216.34"))
     assert not rules.needs_key_again(("local", None), ("local", None))
-    with pytest.raises(Invalid, match="base_url is needed"):
+    with pytest.raises(Invalid, match="base_url is required"):
         rules.check("local", "openai", None, None, None)

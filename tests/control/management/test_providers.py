@@ -201,17 +201,19 @@ async def test_an_unknown_kind_or_protocol_is_rejected_with_the_known_ones(clien
         return str(problem["detail"])
 
     assert (
-        await told(kind="soap") == "kind: 'soap' is not a kind of provider; those are openai, anthropic, gemini, local."
+        await told(kind="soap")
+        == "kind: there is no provider kind 'soap': choose from openai, anthropic, gemini, local."
     )
-    assert (await told(kind="openia")).endswith("those are openai, anthropic, gemini, local. Did you mean openai?")
+    assert (await told(kind="openia")).endswith("choose from openai, anthropic, gemini, local. Did you mean openai?")
     assert (await told(protocols=["openai-chat"])).endswith(". Did you mean openai_chat?")
     assert (await told(name="opnai", base_url=None)).endswith(". Did you mean openai?")
     every = "openai_chat, openai_responses, openai_embeddings, anthropic_messages, gemini_content"
     every += ", gemini_embeddings, gemini_batch_embeddings"
-    assert await told(protocols=["soap"]) == f"protocols: 'soap' is not a protocol; those are {every}."
+    assert await told(protocols=["soap"]) == f"protocols: there is no protocol 'soap': choose from {every}."
     assert await told(protocols=["gemini_content"] * 2) == "protocols: gemini_content is named twice; name it once."
     assert await told(kind="anthropic", protocols=["openai_chat"]) == (
-        "protocols: A provider of kind 'anthropic' cannot speak 'openai_chat'; it can speak: anthropic_messages."
+        "protocols: A provider of kind 'anthropic' does not support the protocol 'openai_chat': choose from "
+        "anthropic_messages."
     )
 
 

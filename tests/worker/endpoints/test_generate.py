@@ -199,7 +199,7 @@ async def test_a_body_of_thousands_of_mistakes_names_20(world: World) -> None:
     ("body", "sentence"),
     [
         (b'{"user_id": "u",\n "service": "s", // no\n}', "line 2, column 18: this looks like a comment"),
-        (b"{'user_id': 'u'}", "line 1, column 2: texts and names stand between double quotes"),
+        (b"{'user_id': 'u'}", "line 1, column 2: strings and field names are written in double quotes"),
         (b'\xef\xbb\xbf{"user_id": "u"}', "byte order mark"),
         ('{"user_id": "u"}'.encode("utf-16"), "UTF-16"),
         (b"user_id=u&service=s", "looks like a form"),

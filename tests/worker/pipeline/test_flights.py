@@ -164,7 +164,9 @@ class TestFailure:
         results = await asyncio.gather(*tasks, return_exceptions=True)
 
         assert type(results[2]) is InternalError
-        assert results[2].detail == "An identical request that this one waited for failed."
+        assert results[2].detail == (
+            "This request waited for the answer of an identical one, which the gateway failed to serve: try again."
+        )
 
     async def test_a_cancelled_caller_leaves_the_waiters_a_retry(self, caching: Caching) -> None:
         caller = Caller(caching, [served("first"), served("second")])

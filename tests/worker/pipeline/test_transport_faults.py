@@ -62,7 +62,10 @@ class TestNeverSent:
 
         exchange = await transport.post(provider(target=target), CALL, 5)
 
-        assert exchange == UpstreamResult(fault="not_sent", message="The provider's key cannot be sent in a header")
+        assert exchange == UpstreamResult(
+            fault="not_sent",
+            message="The provider's api_key or base_url holds a character that HTTP headers do not allow: correct it",
+        )
         assert upstream.requests == []
 
     @pytest.mark.parametrize("has_client", [True, False])
@@ -134,7 +137,7 @@ class TestBroken:
         if fault is None:
             assert exchange == UpstreamResult(200, b"x" * 1000)
         else:
-            assert exchange == UpstreamResult(fault="broken", message="The answer is larger than 1000 bytes")
+            assert exchange == UpstreamResult(fault="broken", message="The provider's answer is larger than 1000 bytes")
 
     def test_the_limit_of_a_whole_response_is_32_mib(self) -> None:
         assert MAX_BODY_BYTES == 32 * 1024 * 1024

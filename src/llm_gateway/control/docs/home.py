@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from html import escape
 
@@ -11,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import Request
 
+from llm_gateway.control.docs.security_headers import hash_source, security_headers
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 
 ABOUT = {"service": "llm-gateway", "api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
@@ -47,8 +46,7 @@ PAGE = """\
 <tr><td>Google's SDKs</td><td><code>{origin}</code></td><td><code>x-goog-api-key: KEY</code></td></tr>
 </table>
 <h2>What there is</h2>
-<p><a href="{docs}">Every endpoint, to read and to try</a>. The browser asks for the key: leave the name empty, and
-enter the key as the password.</p>
+<p><a href="{docs}">Every endpoint, to read and to try</a>. The page asks for the key.</p>
 <p><a href="/api/v1/health">Is it well?</a> Needs no key.</p>
 </body>
 </html>
@@ -58,13 +56,7 @@ SERVICE_KEY = (
     "A service key is one of those in <code>LLM_GATEWAY_SERVICE_KEYS</code>: ask the operator of this gateway."
 )
 HEADERS = {
-    "content-security-policy": (
-        f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
+    **security_headers(f"style-src {hash_source(STYLE.encode())}; ", cache_control="no-cache"),
     "vary": "accept",
 }
 _HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")

@@ -21,7 +21,7 @@ from llm_gateway.control.docs.protocol_paths import (
 from llm_gateway.control.management.query import refuses_parameters
 from llm_gateway.error_format.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
-from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS, opens_with_basic, scope_needed
+from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS, scope_needed
 from llm_gateway.gate.headers import TAGS_PATTERN
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody
 
@@ -46,7 +46,6 @@ TAGS = [
 SECURITY_SCHEMES = {
     "ServiceKey": {"type": "apiKey", "in": "header", "name": "X-Service-Key"},
     "Bearer": {"type": "http", "scheme": "bearer", "description": "The same key, as OpenAI's SDKs send it."},
-    "Browser": {"type": "http", "scheme": "basic", "description": "The key as the password, whatever the name."},
     **security_schemes(),
 }
 KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, *header_key_requirements()]
@@ -125,7 +124,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {} for status in statuses}
 
 
-def describe(routes: Sequence[BaseRoute], version: str) -> Document:
+def openapi_document(routes: Sequence[BaseRoute], version: str) -> Document:
     """Build the document for these routes of the management API and for the data plane."""
     document = get_openapi(
         title="LLM Gateway",
@@ -175,8 +174,6 @@ def _complete(path: str, method: str, operation: Document) -> None:
         scopes = dict.fromkeys((scope_needed(method, path), "admin"))
         needs = f"Needs a key with the scope {' or '.join(f'`{scope}`' for scope in scopes)}."
         operation["description"] = "\n\n".join(filter(None, (operation.get("description"), needs)))
-        if opens_with_basic(method, path):
-            operation["security"] = [*KEYS, {"Browser": []}]
     for status, response in responses.items():
         if status < "400":
             response["headers"] = _headers("x-request-id")

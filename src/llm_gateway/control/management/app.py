@@ -18,8 +18,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_gateway import __version__
-from llm_gateway.control.docs.openapi import describe
-from llm_gateway.control.docs.page import docs_router
+from llm_gateway.control.docs.openapi import openapi_document
+from llm_gateway.control.docs.routes import docs_router
 from llm_gateway.control.management.query import known_parameters
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.paths import nothing_at
@@ -46,7 +46,7 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
         dependencies=[Depends(known_parameters)],
     )
     routes: list[APIRoute] = []
-    document = cache(lambda: msgspec.json.encode(describe(app.routes, __version__)))
+    document = cache(lambda: msgspec.json.encode(openapi_document(app.routes, __version__)))
     for router in (*routers, docs_router(document)):
         app.include_router(router)
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))

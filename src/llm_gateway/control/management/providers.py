@@ -105,14 +105,16 @@ def _listed(name: str, known: Collection[str]) -> str:
 
 def _known_kind(kind: str) -> str:
     if kind not in DIALECTS:
-        raise ValueError(f"{kind[:60]!r} is not a kind of provider; those are {_listed(kind, DIALECTS)}")
+        raise ValueError(f"there is no provider kind {kind[:60]!r}: choose from {_listed(kind, DIALECTS)}")
     return kind
 
 
 def _each_once(protocols: list[str]) -> list[str]:
     for place, protocol in enumerate(protocols):
         if protocol not in all_protocols():
-            raise ValueError(f"{protocol[:60]!r} is not a protocol; those are {_listed(protocol, all_protocols())}")
+            raise ValueError(
+                f"there is no protocol {protocol[:60]!r}: choose from {_listed(protocol, all_protocols())}"
+            )
         if protocol in protocols[:place]:
             raise ValueError(f"{protocol} is named twice; name it once")
     return protocols
@@ -278,7 +280,8 @@ class ProviderRules:
         elif preset is None or preset.base_url is None:
             names = ", ".join(sorted(self._presets))
             raise Invalid(
-                f"base_url is needed, unless the name is one of {names}.{if_meant(name, self._presets)}",
+                f"base_url is required, since {name!r} is not the name of a known vendor: set base_url, or use one of "
+                f"the names {names}.{if_meant(name, self._presets)}",
                 loc=("body", "base_url"),
             )
         elif preset.base_url.startswith("http:"):  # a server of the operator; the others are public

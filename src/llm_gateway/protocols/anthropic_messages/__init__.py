@@ -1,4 +1,6 @@
-"""Anthropic's Messages API: https://platform.claude.com/docs/en/api/messages.
+"""Anthropic's Messages protocol: read and write its requests, replies and streams.
+
+https://platform.claude.com/docs/en/api/messages
 
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """

@@ -1,4 +1,6 @@
-"""Google's Gemini API, generateContent: https://ai.google.dev/api/generate-content.
+"""Google's protocol generateContent (Gemini): read and write its requests, replies and streams.
+
+https://ai.google.dev/api/generate-content
 
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """

@@ -174,7 +174,7 @@ class _Calls:
         return call_id
 
     def answer(self, given: str | None, name: str) -> str | None:
-        """Return the id of the call that a result belongs to, None if there is none."""
+        """Return the id of the call that a result belongs to; None if no call of this name waits for a result."""
         waiting = self._open.get(name, deque())
         while not given and waiting:
             call_id = waiting.popleft()

@@ -78,7 +78,7 @@ def error_document(message: str, code: str, status: int, details: list[dict[str,
 
 
 def _field_of(error: GatewayError) -> str | None:
-    """Return the path of the request field that caused the error, None if there is none."""
+    """Return the path of the request field that caused the error, None if no single field did."""
     if isinstance(error, NotSupported):
         return error.field
     if isinstance(error, Invalid):

@@ -54,7 +54,7 @@ class ReplyPart(msgspec.Struct, gc=False, rename="camel"):
     code_execution_result: Any = None
 
     def vendor_kind(self) -> str | None:
-        """Return the name of a data field that no other protocol has, None if there is none."""
+        """Return the field whose data only Gemini has, "part" for data of an unknown kind; None for any other part."""
         for kind in VENDOR_PARTS:
             if getattr(self, kind) is not None:
                 return kind

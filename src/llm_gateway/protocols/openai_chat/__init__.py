@@ -1,4 +1,9 @@
-"""OpenAI's chat completions protocol: https://platform.openai.com/docs/api-reference/chat."""
+"""OpenAI's chat completions protocol: read and write its requests, replies and streams.
+
+https://platform.openai.com/docs/api-reference/chat
+
+Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
+"""
 
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error

@@ -1,7 +1,7 @@
-"""Adjust chat completions requests that pass through untranslated, and filter their streams.
+"""Request usage in chat completions streams that pass through, and withhold it from clients that did not request it.
 
-The gateway always requests a stream's usage (`stream_options.include_usage`), since it bills by it. The event with the
-usage is withheld from clients that did not request it.
+The gateway bills by the usage, so it always sets `stream_options.include_usage`. Nothing else of such a request is
+changed here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""OpenAI's Responses protocol, without stored state: https://platform.openai.com/docs/api-reference/responses."""
+"""OpenAI's Responses protocol, without stored state: read and write its requests, replies and streams.
+
+https://platform.openai.com/docs/api-reference/responses
+
+Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
+"""
 
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 HEAD = "0002"
 """Schema version of this code; `versions/` must end with it."""
+OTHER_VERSION = (
+    "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
+    "command again."
+)
+"""Error message of a command that does not migrate."""
 
 _version_table = sa.table("alembic_version", sa.column("version_num", sa.Text))
 

@@ -259,7 +259,7 @@ def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bo
 
 
 def _misspelt_model(document: dict[str, Any]) -> str:
-    """Return a remark about a field whose name is close to `model`, which is missing; nothing if there is none."""
+    """Return a hint at a field whose name resembles `model`, if `model` is missing; "" without such a field."""
     found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
     return f" The body has the field {found}. Did you mean model?" if found is not None else ""
 

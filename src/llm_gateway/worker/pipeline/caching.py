@@ -156,7 +156,9 @@ class Caching:
         reported = (
             error
             if isinstance(error, GatewayError)
-            else InternalError("An identical request that this one waited for failed.")
+            else InternalError(
+                "This request waited for the answer of an identical one, which the gateway failed to serve: try again."
+            )
         )
         self._land(lookup, reported)
 

@@ -57,7 +57,7 @@ class Translation:
             or not (client_request.is_canonical or PROTOCOLS[client_request.protocol].is_translatable)
         ):
             raise Unsupported(
-                "model", f"{provider.name} does not speak the protocol of this endpoint ({client_request.protocol})"
+                "model", f"{provider.name} does not support the protocol of this endpoint ({client_request.protocol})"
             )
         try:
             written = main.write(client_request.conversation, model, stream=request.stream)

@@ -103,7 +103,7 @@ class Transport:
                     pieces.append(piece)
                     size += len(piece)
                     if size > self._max_body_bytes:
-                        raise IncompleteResponse(f"The answer is larger than {self._max_body_bytes} bytes")
+                        raise IncompleteResponse(f"The provider's answer is larger than {self._max_body_bytes} bytes")
         finally:
             pool.release(stream)
         return _exchange(Response(stream.status, stream.headers, b"".join(pieces)))

@@ -1,8 +1,8 @@
-"""Availability of providers: decide whether a call may start now, count calls in flight, and limit retries.
+"""Availability of providers: circuit breakers, rate-limit gates and account pauses, and the limit of retries.
 
 Three things hold calls back: a circuit breaker and a rate-limit gate per (provider, model), and a pause per account.
 Each is a state machine without I/O: the clock and the random numbers are injected, and the caller reports how each
-call ended.
+call ended. Calls in flight are counted for the choice between providers of one tier; they are not limited here.
 
     admit ──▶ Wait, or a Permit ──▶ [accepted] ──▶ succeed | fail | limited | refused | release
 
