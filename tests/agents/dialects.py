@@ -1,6 +1,7 @@
 """The scripted model in three vendors' dialects: read the conversation of a request, write a step as the reply.
 
-Replies are as the vendors document them: OpenAI's chat completions, Anthropic's Messages, Google's generateContent.
+Replies are as the vendors document them: OpenAI's chat completions and Responses, Anthropic's Messages, Google's
+generateContent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.agents.script import Step, Turn
+from tests.upstream import responses_api
 
 Json = dict[str, Any]
 USAGE = (120, 30)
@@ -64,8 +66,7 @@ def chat_events(body: Json, step: Step, number: int) -> Iterator[bytes]:
         call = {"index": 0, "id": f"call_{number}", "type": "function"}
         deltas.append({"tool_calls": [{**call, "function": {"name": step.tool, "arguments": ""}}]})
         deltas += [
-            {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
-            for piece in (arguments[:7], arguments[7:])
+            {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in (arguments[:7], arguments[7:])
         ]
     else:
         deltas += [{"content": step.text[:3]}, {"content": step.text[3:]}]
@@ -78,6 +79,59 @@ def chat_events(body: Json, step: Step, number: int) -> Iterator[bytes]:
         usage = {"prompt_tokens": into, "completion_tokens": out, "total_tokens": into + out}
         yield _event({**head, "choices": [], "usage": usage})
     yield b"data: [DONE]\n\n"
+
+
+# OpenAI Responses
+
+
+def responses_turns(body: Json) -> list[Turn]:
+    given = body["input"]
+    turns = []
+    for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
+        kind = item.get("type", "message")
+        content = item.get("output") if kind.endswith("_output") else item.get("content")
+        pictures = sum(part.get("type") == "input_image" for part in content) if isinstance(content, list) else 0
+        if kind == "message":
+            turns.append(Turn(item["role"], _texts(content), [], [], pictures))
+        elif kind.endswith("_call"):
+            turns.append(Turn("assistant", [], [item.get("name", kind)], []))
+        elif kind.endswith("_output"):
+            turns.append(Turn("tool", [], [], [" ".join(_texts(content))], pictures))
+    return turns
+
+
+def responses_tools(body: Json) -> dict[str, Json]:
+    return {
+        tool["name"]: tool.get("parameters") or {} for tool in body.get("tools") or [] if tool["type"] == "function"
+    }
+
+
+def _response(body: Json, step: Step, number: int) -> Json:
+    into, out = USAGE
+    text = {"type": "output_text", "text": step.text, "annotations": [], "logprobs": []}
+    item: Json = {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": [text]}
+    if step.tool:
+        item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}"}
+        item |= {"name": step.tool, "arguments": json.dumps(step.arguments)}
+    return {
+        "id": f"resp_{number}", "object": "response", "created_at": 1_790_000_000, "model": body["model"],
+        "status": "completed", "error": None, "incomplete_details": None, "instructions": body.get("instructions"),
+        "metadata": {}, "parallel_tool_calls": True, "temperature": 1.0, "top_p": 1.0, "store": False,
+        "tool_choice": body.get("tool_choice", "auto"), "tools": body.get("tools") or [],
+        "output": [{**item, "status": "completed"}],
+        "usage": {
+            "input_tokens": into, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": out, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": into + out,
+        },
+    }  # fmt: skip
+
+
+def responses_reply(body: Json, step: Step, number: int) -> bytes:
+    return json.dumps(_response(body, step, number)).encode()
+
+
+def responses_events(body: Json, step: Step, number: int) -> Iterator[bytes]:
+    yield responses_api.encoded_events(_response(body, step, number))
 
 
 # Anthropic Messages
@@ -94,7 +148,9 @@ def messages_turns(body: Json) -> list[Turn]:
             if block["type"] == "tool_result":
                 results.append(" ".join(_texts(inner)))
             pictures += block["type"] in ("image", "document")
-            pictures += sum(part.get("type") in ("image", "document") for part in inner) if isinstance(inner, list) else 0
+            pictures += (
+                sum(part.get("type") in ("image", "document") for part in inner) if isinstance(inner, list) else 0
+            )
         calls = [block["name"] for block in blocks if block["type"] == "tool_use"]
         turns.append(Turn(message["role"], _texts(blocks), calls, results, pictures))
     return turns

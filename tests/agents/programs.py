@@ -18,6 +18,8 @@ class Agent(ABC):
     """An agent with a home directory and a working directory of its own, configured for a gateway and one model."""
 
     name: str
+    program: str
+    """The name of its command."""
 
     def __init__(self, directory: Path, port: int, model: str) -> None:
         self.home, self.work = directory / "home", directory / "work"
@@ -56,7 +58,7 @@ class Agent(ABC):
 
 
 class ClaudeCode(Agent):
-    name = "claude"
+    name = program = "claude"
 
     def configure(self) -> None:
         self.environment |= {
@@ -77,7 +79,7 @@ class ClaudeCode(Agent):
 
 
 class Codex(Agent):
-    name = "codex"
+    name = program = "codex"
 
     def configure(self) -> None:
         (self.home / ".codex").mkdir()
@@ -104,7 +106,7 @@ class Codex(Agent):
 
 
 class GeminiCli(Agent):
-    name = "gemini"
+    name = program = "gemini"
 
     def configure(self) -> None:
         (self.home / ".gemini").mkdir()

@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
     text: str = ""
     tool: str = ""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | None = None
 
 
 def next_step(turns: list[Turn], tools: dict[str, dict[str, Any]]) -> Step:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from pathlib import Path
 
-from tests.agents.conftest import MODELS
+from tests.agents.conftest import ACCOUNTS, add_provider
 from tests.agents.programs import Agent
 from tests.agents.vendor import Vendor
 from tests.e2e.process import GatewayProcess
@@ -45,22 +44,24 @@ def test_an_agent_shows_a_picture_to_the_model(agent: Agent, vendor: Vendor) -> 
     assert vendor.refused == []
 
 
-def test_an_agent_resumes_its_session_for_twenty_turns(
-    agent: Agent, vendor: Vendor, gateway: GatewayProcess
-) -> None:
+def test_an_agent_resumes_its_session_for_twenty_turns(agent: Agent, vendor: Vendor, gateway: GatewayProcess) -> None:
     for turn in range(TURNS):
         assert agent.ask(f"Do: say word{turn}", resume=turn > 0) == f"word{turn} it is."
     assert vendor.refused == []
     assert gateway.summary()["error_requests"] == 0
 
 
-def test_an_agent_goes_on_when_its_provider_is_killed(
-    agent: Agent, vendor: Vendor, gateway: GatewayProcess, kind: str, tmp_path: Path
+def test_an_agent_goes_on_when_another_vendor_takes_over(
+    agent: Agent, vendor: Vendor, gateway: GatewayProcess, dialect: str
 ) -> None:
-    assert agent.ask("Do: say one") == "one it is."
+    note = agent.work / "note.txt"
+    note.write_text("the word is xylophone\n")
+    assert "xylophone" in agent.ask(f"Do: read {note}")
+    others = [*ACCOUNTS, *ACCOUNTS]
+    other = others[others.index(dialect) + 1]
     with Vendor() as spare:
-        gateway.provider("spare", spare.base_url(kind), MODELS[kind], kind=kind, priority=-1)
+        add_provider(gateway, "spare", spare, other, ACCOUNTS[dialect].model, priority=0)
         vendor.stop()
         assert agent.ask("Do: say two", resume=True) == "two it is."
         assert spare.requests
-        assert spare.refused == []
+        assert vendor.refused == spare.refused == []

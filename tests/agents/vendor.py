@@ -1,11 +1,12 @@
 """Mock vendors for agents: an HTTP server whose scripted model answers in the dialects of three vendors.
 
-Every request is judged by the vendor's own SDK types (`strict.py`); one that the vendor would refuse gets a 400.
+Every request is judged as its vendor would (`strict.py`); one that the vendor would refuse gets a 400.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,8 +31,15 @@ class Dialect(NamedTuple):
 
 DIALECTS = {
     name: Dialect(*(getattr(dialects, f"{prefix}_{part}") for part in Dialect._fields))
-    for name, prefix in (("openai", "chat"), ("anthropic", "messages"), ("gemini", "gemini"))
-}
+    for name, prefix in (
+        ("openai", "chat"), ("responses", "responses"), ("anthropic", "messages"), ("gemini", "gemini")
+    )
+}  # fmt: skip
+ENDPOINTS = {
+    "/chat/completions": "openai", "/responses": "responses", "/messages": "anthropic", ":generateContent": "gemini",
+    ":streamGenerateContent": "gemini",
+}  # fmt: skip
+GEMINI_MODEL = re.compile(r"/models/([^:]+):")
 
 
 class Vendor:
@@ -47,7 +55,7 @@ class Vendor:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                status, content_type, answer = vendor.answer(self.path, body)
+                status, content_type, answer = vendor.answer(self.path, body, self.headers.get("anthropic-beta", ""))
                 self.send_response(status)
                 self.send_header("content-type", content_type)
                 self.send_header("content-length", str(len(answer)))
@@ -64,7 +72,9 @@ class Vendor:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -75,22 +85,18 @@ class Vendor:
 
     def base_url(self, kind: str) -> str:
         root = f"http://127.0.0.1:{self._server.server_port}"
-        return f"{root}/v1" if kind == "openai" else root
+        return f"{root}/v1" if kind in ("openai", "responses") else root
 
-    def answer(self, path: str, body: Json) -> tuple[int, str, bytes]:
-        """Return status, content type and body of the answer to a request."""
-        path, _, query = path.partition("?")
-        streamed = body.get("stream") is True
-        if path.endswith("/chat/completions"):
-            kind = "openai"
-        elif path.endswith("/messages"):
-            kind = "anthropic"
-        elif ":" in path:
-            kind, streamed = "gemini", ":streamGenerateContent" in path
-        else:
+    def answer(self, path: str, body: Json, beta: str) -> tuple[int, str, bytes]:
+        """Return status, content type and body of the answer to a request; `beta` is its header `anthropic-beta`."""
+        path = path.partition("?")[0]
+        kind = next((name for ending, name in ENDPOINTS.items() if path.endswith(ending)), None)
+        if kind is None:
             return 404, "application/json", b'{"error": {"message": "no such path"}}'
+        streamed = ":stream" in path if kind == "gemini" else body.get("stream") is True
+        model = GEMINI_MODEL.search(path)
         self.requests.append((kind, body))
-        problem = complaint(kind, body)
+        problem = complaint(kind, body, beta, "" if model is None else model[1])
         if problem is not None:
             self.refused.append(problem)
             error = {"message": problem, "type": "invalid_request_error", "code": 400, "status": "INVALID_ARGUMENT"}
