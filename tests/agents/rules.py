@@ -119,6 +119,9 @@ def messages(body: Json) -> str | None:
     thinking, limit = body.get("thinking") or {}, body["max_tokens"]
     if thinking.get("type") == "enabled" and not LEAST_BUDGET <= thinking["budget_tokens"] < limit:
         return f"thinking.budget_tokens: at least {LEAST_BUDGET} and less than max_tokens"
+    if "temperature" in body and "top_p" in body:
+        # https://github.com/browseros-ai/BrowserOS/issues/208, of Claude 4.5
+        return "temperature and top_p cannot both be specified for this model"
     blocks = [block for message in body["messages"] for block in _blocks(message)]
     system = body.get("system")
     marked = [*blocks, *(body.get("tools") or []), *(system if isinstance(system, list) else [])]

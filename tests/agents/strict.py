@@ -5,7 +5,8 @@ Types tell which fields there are, at every level; `rules.py` has what types can
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from google.genai import types
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +22,17 @@ BETA_FIELDS = {"context_management": "context-management-", "mcp_servers": "mcp-
 
 https://platform.claude.com/docs/en/build-with-claude/context-editing, …/agents-and-tools/mcp-connector (2026-11-27)
 """
+VERSIONS = ("2023-06-01", "2026-10-21")
+"""Versions of Anthropic's API. The types of its SDK are those of the later one, which dropped `FormerFields`:
+https://developersdigest.tech/blog/claude-api-version-2026-10-21-sdk-migration (2026-10-21)."""
+
+
+class FormerFields(TypedDict, total=False):
+    """Fields of the Messages API until version 2026-10-21."""
+
+    temperature: float
+    top_p: float
+    top_k: int
 
 
 class GenerationConfig(types.GenerationConfig):
@@ -49,15 +61,15 @@ class GenerateContentRequest(BaseModel):
     labels: dict[str, str] | None = None
 
 
-def complaint(kind: str, body: Json, beta: str = "", model: str = "") -> str | None:
+def complaint(kind: str, body: Json, headers: Mapping[str, str] | None = None, model: str = "") -> str | None:
     """Return why the vendor would refuse this request, None if it would take it.
 
-    `kind` names the dialect. `beta` is the header `anthropic-beta`; `model` the model in the path of a Gemini request.
+    `kind` names the dialect; `model` is the model in the path of a Gemini request.
     """
     if kind == "gemini":
         return _gemini(body, model)
     if kind == "anthropic":
-        return _anthropic(body, beta)
+        return _anthropic(body, headers or {})
     if kind == "responses":
         problem = problem_in(body)
         return None if problem is None else problem.message
@@ -72,18 +84,24 @@ def _chat(body: Json) -> str | None:
     return rules.chat(body) if problem is None else problem.message
 
 
-def _anthropic(body: Json, beta: str) -> str | None:
+def _anthropic(body: Json, headers: Mapping[str, str]) -> str | None:
     from anthropic.types.beta.message_create_params import MessageCreateParamsBase as BetaParams  # slow to import
     from anthropic.types.message_create_params import MessageCreateParamsBase as StableParams
 
-    known = {name: value for name, value in body.items() if name != "stream"}
+    version, beta = headers.get("anthropic-version"), headers.get("anthropic-beta", "")
+    if version not in VERSIONS:
+        return f"anthropic-version: '{version}' is not a valid version"
+    sampling = {name: value for name, value in body.items() if name in FormerFields.__annotations__}
+    known = {name: value for name, value in body.items() if name not in sampling and name != "stream"}
+    if sampling and version != VERSIONS[0]:
+        return f"{min(sampling)}: Extra inputs are not permitted"
     for name in ("betas", "user_profile_id", "workspace_id"):  # the SDK sends these as headers
         if name in body:
             return f"{name}: Extra inputs are not permitted"
     for name, feature in BETA_FIELDS.items():
         if name in body and feature not in beta:
             return f"{name}: Extra inputs are not permitted"
-    problem = problem_with(known, BetaParams if beta else StableParams)
+    problem = problem_with(known, BetaParams if beta else StableParams) or problem_with(sampling, FormerFields)
     return rules.messages(body) if problem is None else problem.message
 
 

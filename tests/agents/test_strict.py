@@ -17,6 +17,7 @@ from tests.agents.strict import complaint
 from tests.agents.vendor import DIALECTS
 
 Json = dict[str, Any]
+VERSION = {"anthropic-version": "2023-06-01"}
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
 PNG = {"mime": "image/png", "data": "iVBORw0KGgo="}
 LONG = "n" * 65
@@ -55,7 +56,7 @@ TOOL_USE = {
 }
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": PNG["mime"], "data": PNG["data"]}}
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [TEXT, IMAGE]}
-TOOL = {"name": "read", "input_schema": SCHEMA}
+TOOL = {"name": "read", "input_schema": {**SCHEMA, "$schema": "https://json-schema.org/draft/2020-12/schema"}}
 
 
 def gemini(*contents: Json, **more: Any) -> Json:
@@ -88,14 +89,25 @@ TAKEN = [
 
 @pytest.mark.parametrize(("kind", "body"), TAKEN)
 def test_a_valid_request_is_taken(kind: str, body: Json) -> None:
-    assert complaint(kind, body, model="gemini-2.5-pro") is None
+    assert complaint(kind, body, VERSION, "gemini-2.5-pro") is None
 
 
 def test_a_beta_field_is_taken_with_its_header_only() -> None:
     body = messages(context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
 
-    assert complaint("anthropic", body, beta="a,context-management-2025-06-27") is None
-    assert complaint("anthropic", body, beta="a") == "context_management: Extra inputs are not permitted"
+    with_it = {**VERSION, "anthropic-beta": "a,context-management-2025-06-27"}
+    assert complaint("anthropic", body, with_it) is None
+    without = {**VERSION, "anthropic-beta": "a"}
+    assert complaint("anthropic", body, without) == "context_management: Extra inputs are not permitted"
+
+
+def test_sampling_is_taken_in_the_former_version_only() -> None:
+    body = messages(temperature=0.5, top_k=3)
+
+    assert complaint("anthropic", body, VERSION) is None
+    later = {"anthropic-version": "2026-10-21"}
+    assert complaint("anthropic", body, later) == "temperature: Extra inputs are not permitted"
+    assert complaint("anthropic", messages()) == "anthropic-version: 'None' is not a valid version"
 
 
 REFUSED = [
@@ -122,6 +134,8 @@ REFUSED = [
     ("gemini", gemini(generationConfig={"thinkingConfig": {"thinkingLevel": "odd"}}), "odd"),
     ("gemini", gemini(generationConfig={"maxOutputTokens": "many"}), "maxOutputTokens"),
     ("gemini", gemini(generationConfig={"audioTimestamp": True}), "audioTimestamp"),
+    ("anthropic", messages(top_k=0.5), "top_k"),
+    ("anthropic", messages(temperature=1, top_p=1), "cannot both"),
     # names of tools
     ("openai", chat(tools=[chat_tool(name="a.b")]), "a.b"),
     ("openai", chat(tools=[chat_tool(name=LONG)]), LONG),
@@ -175,7 +189,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("kind", "body", "words"), REFUSED)
 def test_an_invalid_request_is_refused(kind: str, body: Json, words: str) -> None:
-    problem = complaint(kind, body, model="gemini-2.5-pro")
+    problem = complaint(kind, body, VERSION, "gemini-2.5-pro")
 
     assert problem is not None
     assert words in problem

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -55,7 +56,7 @@ class Vendor:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                status, content_type, answer = vendor.answer(self.path, body, self.headers.get("anthropic-beta", ""))
+                status, content_type, answer = vendor.answer(self.path, body, self.headers)
                 self.send_response(status)
                 self.send_header("content-type", content_type)
                 self.send_header("content-length", str(len(answer)))
@@ -87,8 +88,8 @@ class Vendor:
         root = f"http://127.0.0.1:{self._server.server_port}"
         return f"{root}/v1" if kind in ("openai", "responses") else root
 
-    def answer(self, path: str, body: Json, beta: str) -> tuple[int, str, bytes]:
-        """Return status, content type and body of the answer to a request; `beta` is its header `anthropic-beta`."""
+    def answer(self, path: str, body: Json, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
+        """Return status, content type and body of the answer to a request."""
         path = path.partition("?")[0]
         kind = next((name for ending, name in ENDPOINTS.items() if path.endswith(ending)), None)
         if kind is None:
@@ -96,9 +97,10 @@ class Vendor:
         streamed = ":stream" in path if kind == "gemini" else body.get("stream") is True
         model = GEMINI_MODEL.search(path)
         self.requests.append((kind, body))
-        problem = complaint(kind, body, beta, "" if model is None else model[1])
+        problem = complaint(kind, body, headers, "" if model is None else model[1])
         if problem is not None:
             self.refused.append(problem)
+            sys.stderr.write(f"{kind} refuses: {problem}\n")  # pytest shows it if the test fails
             error = {"message": problem, "type": "invalid_request_error", "code": 400, "status": "INVALID_ARGUMENT"}
             return 400, "application/json", json.dumps({"type": "error", "error": error}).encode()
         dialect = DIALECTS[kind]

@@ -123,11 +123,13 @@ def _depth(problem: Problem) -> int:
 
 
 def _of_type(name: Any, kinds: Sequence[Any]) -> list[Any]:
-    """Return the objects among the types whose `type` can have this value."""
+    """Return the objects among the types whose `type` can have this value, and those of any fields."""
     found: list[Any] = []
     for kind in kinds:
         if get_origin(kind) in (Union, UnionType):
             found += _of_type(name, get_args(kind))
+        elif (get_origin(kind) or kind) is dict:
+            found.append(kind)
         elif is_typeddict(kind):
             allowed, required = _fields(kind)
             hint = allowed.get("type")
