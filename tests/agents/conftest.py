@@ -27,7 +27,7 @@ class Account(NamedTuple):
 
 
 ACCOUNTS = {
-    "openai": Account("openai", "gpt-4.1"),
+    "openai": Account("openai", "gpt-4.1", ["openai_chat"]),
     "responses": Account("openai", "gpt-5.4", ["openai_responses"]),
     "anthropic": Account("anthropic", "claude-sonnet-4-5"),
     "gemini": Account("gemini", "gemini-2.5-pro"),
@@ -64,7 +64,7 @@ def add_provider(
 def gateway(tmp_path: Path, vendor: Vendor, dialect: str) -> Iterator[GatewayProcess]:
     """Provide a gateway whose only provider speaks the dialect."""
     with GatewayProcess(tmp_path) as running:
-        add_provider(running, "acme", vendor, dialect, ACCOUNTS[dialect].model)
+        add_provider(running, ACCOUNTS[dialect].kind, vendor, dialect, ACCOUNTS[dialect].model)
         yield running
 
 

@@ -1,7 +1,7 @@
 """Check a request against the parameter types of a vendor's SDK, and word the problem as OpenAI's API does. Pure.
 
 The API refuses what these types do not have: unknown fields, values of the wrong type, missing fields. Where it takes
-less than the types require, `OPTIONAL` says so, with the source.
+less than the types require, or more than they have, `OPTIONAL` and `EXTRA` say so, with the source.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ OPTIONAL = {
     "ResponseOutputTextParam": {"annotations"},
     "ResponseInputImageParam": {"detail"},
 }
+EXTRA: dict[str, dict[str, Any]] = {
+    # OpenAI's own client sends them: Codex 0.171, https://github.com/openai/codex
+    "ResponseCreateParamsBase": {"client_metadata": dict},
+    "EasyInputMessageParam": {"id": str},
+    "Message": {"id": str},
+    "WebSearchToolParam": {"external_web_access": bool},
+}
+"""Fields that the API takes though the types have them not."""
 
 
 class Problem(NamedTuple):
@@ -90,7 +98,7 @@ def _problem_with_object(value: Any, kind: Any, at: str) -> Problem | None:
 
 @cache
 def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    hints = get_type_hints(kind, include_extras=True)
+    hints = {**get_type_hints(kind, include_extras=True), **EXTRA.get(kind.__name__, {})}
     optional = OPTIONAL.get(kind.__name__, set())
     # The SDK's types are lazy (`from __future__ import annotations`), so `__required_keys__` lacks their `Required`.
     required = {name for name, each in hints.items() if get_origin(each) is Required}
