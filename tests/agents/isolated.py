@@ -1,7 +1,7 @@
 """Run the tests with coding agents where no network but loopback is: `python -m tests.agents.isolated [OPTIONS]`.
 
-The options are pytest's. Its whole process runs in a network namespace of its own: no agent, vendor or gateway can reach
-out. Linux only.
+The options are pytest's. Its whole process runs in a network namespace of its own, so no agent, vendor or gateway can
+reach out. Linux only.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Coding agents as their users run them: stock npm packages, non-interactive, with a base URL and a key only."""
+"""Coding agents as users run them: npm packages, non-interactive, configured as `llm-gateway agent` prints."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from llm_gateway.cli.agents import claude_config, codex_config, gemini_config
 from tests.e2e.process import KEY
 
 COMMANDS = Path(__file__).parent / "npm" / "node_modules" / ".bin"
@@ -41,6 +43,11 @@ class Agent(ABC):
     def reply(self, output: str) -> str:
         """Return the agent's last message in its output."""
 
+    def export(self, lines: str) -> None:
+        """Set the environment variables that shell lines export."""
+        pairs = [word.partition("=") for word in shlex.split(lines) if word != "export"]
+        self.environment |= {name: value for name, _, value in pairs}
+
     def ask(self, prompt: str, *, resume: bool = False) -> str:
         """Run one turn and return the agent's last message."""
         done = subprocess.run(
@@ -61,11 +68,8 @@ class ClaudeCode(Agent):
     name = program = "claude"
 
     def configure(self) -> None:
+        self.export(claude_config(self.root, KEY, self.model))
         self.environment |= {
-            "ANTHROPIC_BASE_URL": self.root,
-            "ANTHROPIC_AUTH_TOKEN": KEY,
-            "ANTHROPIC_MODEL": self.model,
-            "ANTHROPIC_DEFAULT_HAIKU_MODEL": self.model,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "IS_SANDBOX": "1",  # permits --dangerously-skip-permissions to root
         }
@@ -83,18 +87,9 @@ class Codex(Agent):
 
     def configure(self) -> None:
         (self.home / ".codex").mkdir()
-        (self.home / ".codex" / "config.toml").write_text(
-            f'model = "{self.model}"\n'
-            'model_provider = "gateway"\n'
-            'approval_policy = "never"\n'
-            'sandbox_mode = "danger-full-access"\n'
-            "[model_providers.gateway]\n"
-            'name = "LLM Gateway"\n'
-            f'base_url = "{self.root}/v1"\n'
-            'env_key = "LLM_GATEWAY_KEY"\n'
-            'wire_api = "responses"\n'
-        )
-        self.environment["LLM_GATEWAY_KEY"] = KEY
+        unattended = 'approval_policy = "never"\nsandbox_mode = "danger-full-access"\n'
+        (self.home / ".codex" / "config.toml").write_text(unattended + codex_config(self.root, KEY, self.model))
+        self.environment["GATEWAY_KEY"] = KEY
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
         verb = ["exec", "resume", "--last"] if resume else ["exec"]
@@ -112,11 +107,11 @@ class GeminiCli(Agent):
         (self.home / ".gemini").mkdir()
         settings = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
         (self.home / ".gemini" / "settings.json").write_text(json.dumps(settings))
-        self.environment |= {"GOOGLE_GEMINI_BASE_URL": self.root, "GEMINI_API_KEY": KEY}
+        self.export(gemini_config(self.root, KEY, self.model))
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
         flags = ["--yolo", "--skip-trust", "-o", "json", *(["--resume", "latest"] if resume else [])]
-        return [str(COMMANDS / "gemini"), "-m", self.model, *flags, "-p", prompt]
+        return [str(COMMANDS / "gemini"), *flags, "-p", prompt]
 
     def reply(self, output: str) -> str:
         return str(json.loads(output[output.index("{") :])["response"])
