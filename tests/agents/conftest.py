@@ -19,7 +19,7 @@ from tests.e2e.process import GatewayProcess
 
 
 class Account(NamedTuple):
-    """How a provider is configured that speaks a dialect: its kind, a model of its vendor and its protocols."""
+    """Configuration of a provider that speaks a dialect: its kind, a model of its vendor and its protocols."""
 
     kind: str
     model: str

@@ -1,4 +1,4 @@
-"""What vendors refuse beyond the types of their SDKs: order of tool calls and results, names, ids. Pure.
+"""Rules of vendors beyond the types of their SDKs: order of tool calls and results, names, ids. Pure.
 
 Every function returns the vendor's complaint, None without one. Messages are the vendors' own, shortened.
 """

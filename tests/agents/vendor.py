@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 class Dialect(NamedTuple):
-    """How a vendor's requests are read and its replies written."""
+    """Functions that read a vendor's requests and write its replies."""
 
     turns: Callable[[Json], list[Turn]]
     tools: Callable[[Json], dict[str, Json]]

@@ -253,7 +253,11 @@ def events(whole: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _begun(item: dict[str, Any]) -> dict[str, Any]:
     """Return an item as it is when it begins."""
-    empty = {"message": {"content": []}, "function_call": {"arguments": ""}, "reasoning": {"summary": []}}
+    empty: dict[str, dict[str, Any]] = {
+        "message": {"content": []},
+        "function_call": {"arguments": ""},
+        "reasoning": {"summary": []},
+    }
     return {**item, **empty[item["type"]], **({"status": "in_progress"} if "status" in item else {})}
 
 

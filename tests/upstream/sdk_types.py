@@ -101,7 +101,8 @@ def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     hints = {**get_type_hints(kind, include_extras=True), **EXTRA.get(kind.__name__, {})}
     optional = OPTIONAL.get(kind.__name__, set())
     # The SDK's types are lazy (`from __future__ import annotations`), so `__required_keys__` lacks their `Required`.
-    required = {name for name, each in hints.items() if get_origin(each) is Required}
+    origins: dict[str, Any] = {name: get_origin(each) for name, each in hints.items()}
+    required = {name for name, origin in origins.items() if origin is Required}
     return hints, frozenset(required - optional)
 
 
