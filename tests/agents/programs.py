@@ -22,6 +22,8 @@ class Agent(ABC):
     name: str
     program: str
     """The name of its command."""
+    resumes_tools = True
+    """False if it sends a history with tools that its own vendor refuses when it resumes a session."""
 
     def __init__(self, directory: Path, port: int, model: str) -> None:
         self.home, self.work = directory / "home", directory / "work"
@@ -102,6 +104,7 @@ class Codex(Agent):
 
 class GeminiCli(Agent):
     name = program = "gemini"
+    resumes_tools = False  # 0.61 sends each result twice: "number of function response parts", its issue 16984
 
     def configure(self) -> None:
         (self.home / ".gemini").mkdir()

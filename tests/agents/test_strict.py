@@ -50,12 +50,12 @@ def user(*blocks: Json) -> Json:
 
 TEXT = {"type": "text", "text": "Look"}
 MARK = {"cache_control": {"type": "ephemeral"}}
-TOOL_USE = {
+TOOL_USE: Json = {
     "role": "assistant",
     "content": [{"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"path": "x"}}],
 }
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": PNG["mime"], "data": PNG["data"]}}
-RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [TEXT, IMAGE]}
+RESULT: Json = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [TEXT, IMAGE]}
 TOOL = {"name": "read", "input_schema": {**SCHEMA, "$schema": "https://json-schema.org/draft/2020-12/schema"}}
 
 
@@ -64,7 +64,7 @@ def gemini(*contents: Json, **more: Any) -> Json:
 
 
 CALL = {"role": "model", "parts": [{"functionCall": {"name": "read", "args": {}}}]}
-RESPONSE = {"functionResponse": {"name": "read", "response": {"output": "text"}}}
+RESPONSE: Json = {"functionResponse": {"name": "read", "response": {"output": "text"}}}
 INLINE = {"inlineData": {"mimeType": PNG["mime"], "data": PNG["data"]}}
 
 

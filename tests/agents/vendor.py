@@ -5,8 +5,10 @@ Every request is judged as its vendor would (`strict.py`); one that the vendor w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -49,14 +51,20 @@ class Vendor:
     def __init__(self) -> None:
         self.requests: list[tuple[str, Json]] = []
         self.refused: list[str] = []
+        self._connections: list[socket.socket] = []
         vendor = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                vendor._connections.append(self.connection)
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                status, content_type, answer = vendor.answer(self.path, body, self.headers)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                status, content_type, answer = vendor.answer(self.path, body, headers)
                 self.send_response(status)
                 self.send_header("content-type", content_type)
                 self.send_header("content-length", str(len(answer)))
@@ -79,8 +87,11 @@ class Vendor:
         self.stop()
 
     def stop(self) -> None:
-        """Stop answering; further connections are refused."""
+        """Stop answering: open connections end, further ones are refused."""
         self._server.shutdown()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # it has ended before
+                connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join()
 
