@@ -61,7 +61,7 @@ def main(options: list[str]) -> None:
         sys.exit(f"{INSIDE} is set, but this is no namespace of its own. Unset it.")
     raise_loopback()
     tests = str(Path(__file__).parent)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", tests, *options])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", tests, "-o", "faulthandler_timeout=900", *options])
 
 
 if __name__ == "__main__":

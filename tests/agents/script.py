@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-TASK = re.compile(r"Do: (say|read|view) (\S+)")
+TASK = re.compile(r"Do: (say|read|view) ([^\s\"]+)")
 ASIDE = "All right."
 """Reply to the requests that agents make beside the conversation, such as one for the session's title."""
 
