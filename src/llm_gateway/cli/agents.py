@@ -40,7 +40,7 @@ def claude(
     """Print the environment variables of Claude Code.
 
     ```sh
-    eval "$(llm-gateway agent claude --print-config --key "$GATEWAY_KEY")" && claude
+    llm-gateway agent claude --print-config --url https://llm.example.com
     ```
     """
     _print(claude_config, url, key, model, print_config=print_config)
@@ -64,7 +64,7 @@ def gemini(
     """Print the environment variables of Gemini CLI.
 
     ```sh
-    eval "$(llm-gateway agent gemini --print-config --key "$GATEWAY_KEY")" && gemini
+    llm-gateway agent gemini --print-config --url https://llm.example.com
     ```
     """
     _print(gemini_config, url, key, model, print_config=print_config)
