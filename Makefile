@@ -21,6 +21,8 @@ CLIENTS := .venv-clients
 CLIENT_PACKAGES := $(CLIENTS)/.packages
 NPM := tests/clients/npm
 NPM_PACKAGES := $(NPM)/node_modules/.packages
+AGENTS := tests/agents/npm
+AGENT_PACKAGES := $(AGENTS)/node_modules/.packages
 
 RUNTIME := $(PACKAGES) $(MODEL) $(GATEWAY)
 EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
@@ -32,7 +34,7 @@ EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
 # Started processes compile every module anew without it, which takes four times as long as their start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup serve test quick coverage test-clients lint bench fuzz faults lock release FORCE
+.PHONY: help setup serve test quick coverage test-clients test-agents lint bench fuzz faults lock release FORCE
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -63,6 +65,10 @@ coverage: $(EVERYTHING) ## Trace the tests that run in the test process; fails u
 
 test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run other people's client libraries, Python's and npm's, at the gateway
 	@$(CLIENTS)/bin/python -m pytest tests/clients
+
+# AGENTS_OPTIONS is for pytest: make test-agents AGENTS_OPTIONS="-k from_codex"
+test-agents: $(DEV_PACKAGES) $(GATEWAY) $(AGENT_PACKAGES) ## Run Claude Code, Codex and Gemini CLI through the gateway, without a network
+	@$(BIN)/python -m tests.agents.isolated $(AGENTS_OPTIONS)
 
 lint: $(EVERYTHING) ## Check style, types and the import layers
 	$(BIN)/ruff check .
@@ -145,3 +151,11 @@ $(NPM_PACKAGES): $(NPM)/package.json $(NPM)/package-lock.json
 		echo "Installing npm's client libraries (92 MB, once) …"; \
 		npm ci --prefix $(NPM) --ignore-scripts && touch $@; \
 	else echo "There is no npm here: the tests of its client libraries will be skipped."; fi
+
+# One package has a script that puts its program in place; the others' scripts are not needed.
+$(AGENT_PACKAGES): $(AGENTS)/package.json $(AGENTS)/package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "Installing the coding agents (900 MB, once) …"; \
+		npm ci --prefix $(AGENTS) --ignore-scripts && \
+			(cd $(AGENTS)/node_modules/@anthropic-ai/claude-code && node install.cjs) && touch $@; \
+	else echo "There is no npm here. The coding agents need Node.js 20 or newer and npm." >&2; exit 1; fi

@@ -1,16 +1,18 @@
-"""Check a request against the parameter types of OpenAI's SDK, and word the problem as the vendor's API does. Pure.
+"""Check a request against the parameter types of a vendor's SDK, and word the problem as OpenAI's API does. Pure.
 
 The API refuses what these types do not have: unknown fields, values of the wrong type, missing fields. Where it takes
-less than the types require, `OPTIONAL` says so, with the source.
+less than the types require, or more than they have, `OPTIONAL` and `EXTRA` say so, with the source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from os import PathLike
 from types import UnionType
-from typing import Any, Literal, NamedTuple, NotRequired, Required, Union, get_args, get_origin
+from typing import IO, Annotated, Any, Literal, NamedTuple, NotRequired, Required, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from typing_extensions import get_type_hints, is_typeddict
 
 OPTIONAL = {
@@ -20,6 +22,14 @@ OPTIONAL = {
     "ResponseOutputTextParam": {"annotations"},
     "ResponseInputImageParam": {"detail"},
 }
+EXTRA: dict[str, dict[str, Any]] = {
+    # OpenAI's own client sends them: Codex 0.171, https://github.com/openai/codex
+    "ResponseCreateParamsBase": {"client_metadata": dict},
+    "EasyInputMessageParam": {"id": str},
+    "Message": {"id": str},
+    "WebSearchToolParam": {"external_web_access": bool},
+}
+"""Fields that the API takes though the types have them not."""
 
 
 class Problem(NamedTuple):
@@ -88,7 +98,7 @@ def _problem_with_object(value: Any, kind: Any, at: str) -> Problem | None:
 
 @cache
 def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    hints = get_type_hints(kind, include_extras=True)
+    hints = {**get_type_hints(kind, include_extras=True), **EXTRA.get(kind.__name__, {})}
     optional = OPTIONAL.get(kind.__name__, set())
     # The SDK's types are lazy (`from __future__ import annotations`), so `__required_keys__` lacks their `Required`.
     origins: dict[str, Any] = {name: get_origin(each) for name, each in hints.items()}
@@ -98,6 +108,7 @@ def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
 
 def _problem_with_union(value: Any, kinds: Sequence[Any], at: str) -> Problem | None:
     """Return None if the value fits one of the types; else the problem with the last type of its `type`."""
+    kinds = [kind for kind in kinds if _is_of_json(kind)]
     if isinstance(value, dict):
         kinds = _of_type(value.get("type"), kinds) or kinds
     problems = [problem_with(value, kind, at) for kind in kinds]
@@ -108,16 +119,26 @@ def _problem_with_union(value: Any, kinds: Sequence[Any], at: str) -> Problem | 
     return max(found, key=lambda each: (_depth(each), each.code == "unknown_parameter"))
 
 
+def _is_of_json(kind: Any) -> bool:
+    """Return False for what the SDK takes and turns into JSON: files, paths and its own response objects."""
+    origin = get_origin(kind) or kind
+    if origin is Annotated:  # a union of response objects
+        return False
+    return not (isinstance(origin, type) and issubclass(origin, (IO, PathLike, BaseModel)))
+
+
 def _depth(problem: Problem) -> int:
     return 0 if problem.param is None else problem.param.count(".") + problem.param.count("[")
 
 
 def _of_type(name: Any, kinds: Sequence[Any]) -> list[Any]:
-    """Return the objects among the types whose `type` can have this value."""
+    """Return the objects among the types whose `type` can have this value, and those of any fields."""
     found: list[Any] = []
     for kind in kinds:
         if get_origin(kind) in (Union, UnionType):
             found += _of_type(name, get_args(kind))
+        elif (get_origin(kind) or kind) is dict:
+            found.append(kind)
         elif is_typeddict(kind):
             allowed, required = _fields(kind)
             hint = allowed.get("type")

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from llm_gateway import __version__
+from llm_gateway.cli.agents import agent_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
@@ -113,7 +114,8 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
     own, remote = Group("Start and maintain", sort_key=2), Group("Manage a running gateway", sort_key=1)
     for name, place, summary in LOCAL_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=own)
-    nouns = (providers_app(), remote), (overrides_app(), remote), (usage_app(arguments), remote), (keys_app(), own)
+    remote_nouns = (providers_app(), overrides_app(), usage_app(arguments))
+    nouns = *((app, remote) for app in remote_nouns), (keys_app(), own), (agent_app(), own)
     for app, group in nouns:
         app.group = group
         cli.command(app)
