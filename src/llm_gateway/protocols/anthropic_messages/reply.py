@@ -163,7 +163,7 @@ def stop_of(reason: FinishReason, sequence: str | None) -> tuple[str, str | None
 def _write_blocks(part: Part) -> list[dict[str, Any]]:
     """Return the content blocks of a part: two for thinking by OpenAI that has both a summary and encrypted content."""
     if isinstance(part, Text | Refusal):
-        return [{"type": "text", "text": part.text, "citations": None}]
+        return [{"type": "text", "text": part.text}]
     if isinstance(part, ToolCall):
         return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}]
     if not isinstance(part, Thinking):

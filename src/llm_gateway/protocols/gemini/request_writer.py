@@ -27,9 +27,11 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
-from llm_gateway.protocols.part_attributes import unsupported_attributes
+from llm_gateway.protocols.lenient_decoding import arguments_object
+from llm_gateway.protocols.part_attributes import split_system, unsupported_attributes
 
 MAX_TEMPERATURE = 2.0
+PDF = "application/pdf"
 MOST_STOPS = 5
 """Number of stop sequences that Gemini accepts."""
 BY_LEVEL = re.compile(r".*gemini-(?:[3-9]|\d\d)")
@@ -61,20 +63,18 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     """
     if conversation.logit_bias is not None:
         raise Unsupported("logit_bias", "Gemini's API has no logit_bias")
-    if conversation.logprobs:
-        raise Unsupported("logprobs", "Gemini's API returns logprobs in another format")
     if len(conversation.stop) > MOST_STOPS:
         raise Unsupported("stop", f"Gemini's API accepts at most {MOST_STOPS} stop sequences")
     dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
     dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES)
     if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
         dropped.append("reasoning")
-    system = [turn for turn in conversation.turns if turn.role in ("system", "developer")]
+    system, turns = split_system(conversation.turns)
     document: JsonObject = {
-        "contents": _contents(conversation.turns, model),
+        "contents": _contents(turns, model),
         "generationConfig": _generation(conversation, model),
     }
-    texts = [{"text": part.text} for turn in system for part in turn.parts if isinstance(part, Text) and part.text]
+    texts = [{"text": part.text} for part in system if isinstance(part, Text) and part.text]
     if texts:
         document["systemInstruction"] = {"parts": texts}
     if conversation.tools:
@@ -99,6 +99,8 @@ def _generation(conversation: Conversation, model: str) -> JsonObject:
         "seed": conversation.seed,
         "presencePenalty": conversation.presence_penalty,
         "frequencyPenalty": conversation.frequency_penalty,
+        "responseLogprobs": True if conversation.logprobs else None,
+        "logprobs": conversation.top_logprobs if conversation.logprobs else None,
         "thinkingConfig": _thinking(conversation.reasoning, model),
     }
     if conversation.format is not None:
@@ -140,16 +142,13 @@ def _contents(turns: list[Turn], model: str) -> list[JsonObject]:
     contents: list[JsonObject] = []
     names: dict[str, str] = {}
     for turn in turns:
-        if turn.role in ("system", "developer"):
-            continue
         role = "model" if turn.role == "assistant" else "user"
-        parts = []
+        parts: list[JsonObject] = []
         for part in turn.parts:
             if isinstance(part, ToolCall):
                 names[part.id] = part.name
-            written = _part(part, names, model)
-            if written is not None:
-                parts.append(written)
+            parts += _parts(part, names, model)
+        parts.sort(key=lambda part: "functionResponse" not in part)  # Gemini 2.5 takes media of results behind them
         if not parts:
             continue
         if contents and contents[-1]["role"] == role:
@@ -161,47 +160,45 @@ def _contents(turns: list[Turn], model: str) -> list[JsonObject]:
     return contents
 
 
-def _part(part: Part, names: dict[str, str], model: str) -> JsonObject | None:
-    """Return a part of a request; None for empty texts, and for thoughts, which only their own model can read."""
+def _parts(part: Part, names: dict[str, str], model: str) -> list[JsonObject]:
+    """Return the parts of a request: none for empty texts, and for thoughts, which only their own model can read."""
     if isinstance(part, Text | Refusal):
         if isinstance(part, Text) and part.signature is not None:
-            return {"text": part.text, "thoughtSignature": part.signature}
-        return {"text": part.text} if part.text else None
+            return [{"text": part.text, "thoughtSignature": part.signature}]
+        return [{"text": part.text}] if part.text else []
     if isinstance(part, ToolCall):
-        return _call(part, model)
+        return [_call(part, model)]
     if isinstance(part, ToolResult):
-        return _result(part, names)
-    if isinstance(part, Image):
-        return _blob(part, "image", part.media_type or "image/jpeg")
-    if isinstance(part, File):
-        return _blob(part, "file", part.media_type or "application/pdf")
+        return _result(part, names, model)
+    if isinstance(part, Image | File):
+        return [_media(part)]
     if isinstance(part, Audio):
-        return {"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}
+        return [{"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}]
     if isinstance(part, Thinking):
-        return None
+        return []
     raise Unsupported("messages", "Gemini's API does not support the type of a message part")
 
 
 def _call(call: ToolCall, model: str) -> JsonObject:
-    try:
-        given = msgspec.json.decode(call.arguments or "{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise Unsupported("tool_calls", "Gemini's API accepts only JSON objects as the arguments of a tool call")
-    document: JsonObject = {"functionCall": {"name": call.name, "args": given}}
+    document: JsonObject = {"functionCall": {"name": call.name, "args": arguments_object(call.arguments)}}
     signature = call.signature or (NO_SIGNATURE if BY_LEVEL.match(model) else None)
     return document if signature is None else {**document, "thoughtSignature": signature}
 
 
-def _result(result: ToolResult, names: dict[str, str]) -> JsonObject:
+def _result(result: ToolResult, names: dict[str, str], model: str) -> list[JsonObject]:
+    """Return a tool's result. Its media are inside it from Gemini 3 on, and parts of their own for older models.
+
+    https://ai.google.dev/gemini-api/docs/function-calling#multimodal
+    """
     name = result.name or names.get(result.call_id)
     if name is None:
         raise Unsupported("messages", "Gemini's API requires that a tool result follows a tool call with the same id")
     texts = [part.text for part in result.content if isinstance(part, Text)]
-    if len(texts) < len(result.content):
-        raise Unsupported("tool_result", "Gemini's API accepts only text as the result of a tool")
-    return {"functionResponse": {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}}
+    media = [_media(part) for part in result.content if not isinstance(part, Text)]
+    response: JsonObject = {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}
+    if media and BY_LEVEL.match(model):
+        return [{"functionResponse": {**response, "parts": media}}]
+    return [{"functionResponse": response}, *media]
 
 
 def _response(text: str, *, is_error: bool) -> JsonObject:
@@ -212,6 +209,11 @@ def _response(text: str, *, is_error: bool) -> JsonObject:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         given = None
     return given if isinstance(given, dict) else {"result": text}
+
+
+def _media(part: Image | File) -> JsonObject:
+    is_image = isinstance(part, Image)
+    return _blob(part, "image" if is_image else "file", part.media_type or ("image/jpeg" if is_image else PDF))
 
 
 def _blob(part: Image | File, field: str, media_type: str) -> JsonObject:

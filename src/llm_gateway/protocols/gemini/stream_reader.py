@@ -76,6 +76,8 @@ class StreamReader:
         choice = candidate.index
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             self._part(part, choice, chunks)
+        if candidate.logprobs_result is not None and (logprobs := candidate.logprobs_result.as_openai()) is not None:
+            chunks.append(TextDelta(text="", choice=choice, logprobs=logprobs))
         metadata = [kind for kind in VENDOR_METADATA if getattr(candidate, kind) is not None]
         chunks += [VendorPartDelta(kind=kind, choice=choice) for kind in metadata]
         if candidate.finish_reason:

@@ -21,6 +21,9 @@ From GPT-5.1 on a temperature is accepted with reasoning effort `none` only, and
 NON_REASONING_PREFIX = "gpt-5-chat"
 """A model that `REASONING_MODELS` matches though it does not reason: it accepts a temperature."""
 
+KEEPS_THOUGHTS = re.compile(r"deepseek(?!.*distill)|kimi")
+"""Models that take back `reasoning_content`: https://api-docs.deepseek.com/guides/thinking_mode,
+https://github.com/QuantumNous/new-api/issues/3121 (Kimi)."""
 MOST_REMEMBERED = 1024
 """Model names in each cache below; each request looks one up."""
 
@@ -54,3 +57,12 @@ def is_reasoning_model(model: str) -> bool:
 def accepts_sampling(model: str) -> bool:
     """Return whether the model accepts `temperature` and the other sampling parameters."""
     return not is_reasoning_model(model) or model.rpartition("/")[2].startswith(NON_REASONING_PREFIX)
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def keeps_thoughts(model: str) -> bool:
+    """Return whether the model takes back the reasoning of its earlier answers as `reasoning_content`.
+
+    DeepSeek and Kimi refuse an answer with tool calls that comes back without it.
+    """
+    return KEEPS_THOUGHTS.search(model.lower()) is not None

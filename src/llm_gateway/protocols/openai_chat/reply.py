@@ -24,6 +24,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage, seconds
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
+from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_usage, write_usage
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -223,19 +224,21 @@ def _length(choices: list[Choice]) -> int:
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Encode a completion as the response body for a client."""
+    legacy = is_legacy(context.document)
     return msgspec.json.encode(
         {
             "id": f"chatcmpl-{context.request_id}",
             "object": "chat.completion",
             "created": context.created_s,
             "model": completion.model or context.model,
-            "choices": [_write_choice(choice, index) for index, choice in enumerate(completion.choices)],
+            "choices": [_write_choice(choice, index, legacy=legacy) for index, choice in enumerate(completion.choices)],
             "usage": write_usage(completion.usage),
         }
     )
 
 
-def _write_choice(choice: Choice, index: int) -> dict[str, Any]:
+def _write_choice(choice: Choice, index: int, *, legacy: bool) -> dict[str, Any]:
+    """Build a choice. `legacy`: the client declared `functions`, so a call is a `function_call`."""
     texts = [part.text for part in choice.parts if isinstance(part, Text)]
     refusals = [part.text for part in choice.parts if isinstance(part, Refusal)]
     thoughts = [part.text for part in choice.parts if isinstance(part, Thinking) and part.text]
@@ -247,9 +250,13 @@ def _write_choice(choice: Choice, index: int) -> dict[str, Any]:
     }
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
-    if calls:
+    reason: str = choice.finish_reason
+    if calls and legacy:  # there is room for one call only
+        message["function_call"] = calls[0]["function"]
+        reason = "function_call" if reason == "tool_calls" else reason
+    elif calls:
         message["tool_calls"] = calls
-    return {"index": index, "message": message, "finish_reason": choice.finish_reason, "logprobs": choice.logprobs}
+    return {"index": index, "message": message, "finish_reason": reason, "logprobs": choice.logprobs}
 
 
 def write_call(call: ToolCall) -> dict[str, Any]:
