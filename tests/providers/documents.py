@@ -23,7 +23,9 @@ def encode(kind: str, asked: Request, model: str, *, has_json_mode: bool = True)
 
 def decode(kind: str, body: bytes) -> Reply:
     """Return the reply to POST /generate that a response body of this kind of provider contains."""
-    return Translation().reply(ClientRequest.of(Conversation(turns=[])), provider(kind=kind), body, ())
+    return Translation().reply(
+        ClientRequest.of(Conversation(turns=[])), provider(kind=kind), body, UpstreamCall("", b"")
+    )
 
 
 # The complete example of https://platform.openai.com/docs/api-reference/chat/create.

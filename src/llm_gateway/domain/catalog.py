@@ -77,7 +77,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
     are translated with `translation_codec`, None if the account takes no translations. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
-    for models that the provider reports in its replies, None if there is none. Only `target` contains the API key.
+    for models that the provider reports in its replies, None if there is none. `rules_by_model` holds a `ModelRules`
+    (`providers/vendor_rules/body_rules.py`) for each model whose vendor has words or limits of its own. Only `target`
+    contains the API key.
     """
 
     id: str
@@ -100,6 +102,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     translation_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
+    rules_by_model: Mapping[str, Any] = {}
 
     @property
     def is_embedded(self) -> bool:

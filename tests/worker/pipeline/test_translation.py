@@ -74,8 +74,8 @@ def test_a_translated_answer_with_only_foreign_parts_is_malformed() -> None:
     body = json.dumps({"content": [{"type": "server_tool_use", "id": "s"}], "stop_reason": "pause_turn"}).encode()
 
     with pytest.raises(Malformed):
-        TRANSLATION.reply(asked, provider(kind="anthropic"), body, ())
-    native = TRANSLATION.reply(messages(USER), provider(kind="anthropic"), body, ())
+        TRANSLATION.reply(asked, provider(kind="anthropic"), body, UpstreamCall("", b""))
+    native = TRANSLATION.reply(messages(USER), provider(kind="anthropic"), body, UpstreamCall("", b""))
     assert (native.body, native.is_cacheable) == (body, False)
 
 

@@ -11,6 +11,7 @@ import re
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    REASONING_EFFORTS,
     Audio,
     Conversation,
     File,
@@ -42,8 +43,16 @@ ALWAYS_THINKS = re.compile(r".*gemini-2\.5-pro")
 LEAST_BUDGET = 128
 """Smallest thinking budget in tokens of a model that cannot turn thinking off:
 https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
-LEVELS = dict.fromkeys(("none", "minimal", "low"), "low") | dict.fromkeys(("medium", "high", "xhigh", "max"), "high")
-"""Reasoning effort → `thinkingLevel`."""
+LEVELS_BY_MODEL = (
+    (re.compile(r".*gemini-3(?:\.[56])?-flash"), ("minimal", "low", "medium", "high")),
+    (re.compile(r".*gemini-3\.[78]-flash"), ("low", "medium", "high")),
+    (re.compile(r""), ("low", "high")),
+)
+"""Values of `thinkingLevel` by model; the first match decides. All models of Gemini 3 and later know low and high.
+
+https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/thinking,
+https://github.com/simonw/llm-gemini/releases/tag/0.34 (3.8 Flash).
+"""
 BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 """Reasoning effort → `thinkingBudget` in tokens: https://ai.google.dev/gemini-api/docs/openai#thinking."""
 NO_SIGNATURE = "skip_thought_signature_validator"
@@ -120,8 +129,8 @@ def _thinking(reasoning: Reasoning | None, model: str) -> JsonObject | None:
     if BY_LEVEL.match(model):
         if effort is None and reasoning.budget_tokens is not None:
             effort = "low" if reasoning.budget_tokens < BUDGETS["medium"] else "high"
-        if effort in LEVELS:
-            config["thinkingLevel"] = LEVELS[effort]
+        if effort in REASONING_EFFORTS:
+            config["thinkingLevel"] = _level(effort, model)
     elif reasoning.budget_tokens is not None:
         config["thinkingBudget"] = reasoning.budget_tokens
     elif effort in BUDGETS:
@@ -130,6 +139,13 @@ def _thinking(reasoning: Reasoning | None, model: str) -> JsonObject | None:
     if config.get("thinkingBudget") == 0 and ALWAYS_THINKS.match(model):
         config["thinkingBudget"] = LEAST_BUDGET
     return config or None
+
+
+def _level(effort: str, model: str) -> str:
+    """Return the level of the model that is nearest to the effort; of two equally near, the higher one."""
+    known = next(levels for models, levels in LEVELS_BY_MODEL if models.match(model))
+    place = REASONING_EFFORTS.index(effort)
+    return min(reversed(known), key=lambda level: abs(REASONING_EFFORTS.index(level) - place))
 
 
 def _thinks_anyway(model: str) -> bool:

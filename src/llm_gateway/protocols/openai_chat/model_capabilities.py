@@ -31,12 +31,24 @@ EFFORTS_BY_MODEL = (
     (re.compile(r"o\d"), ("low", "medium", "high")),
     (re.compile(r"gpt-5(?!\.)"), ("minimal", "low", "medium", "high")),
     (re.compile(r"gpt-5\.1(?!\d)"), ("none", "low", "medium", "high")),
-    (re.compile(r"gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh")),
+    (re.compile(r"gpt-5\.[2-5](?!\d)"), ("none", "low", "medium", "high", "xhigh")),
+    (re.compile(r"gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh", "max")),
+    (re.compile(r"gpt-oss|grok-4\.5"), ("low", "medium", "high")),
+    (re.compile(r"grok-3-mini"), ("low", "high")),
+    (re.compile(r"grok"), ("none", "low", "medium", "high")),
 )
 """Values of `reasoning_effort` by model; the first match decides.
 
-Source: https://developers.openai.com/api/docs/guides/reasoning.
+Sources: https://developers.openai.com/api/docs/guides/reasoning, for other vendors' models the table in
+`providers/vendor_rules`, which applies to requests that pass through, too.
 """
+EFFORT_OF_OTHERS = re.compile(r"gpt-oss|grok-3-mini|grok-4\.[35]|deepseek-(?:v[4-9]|chat|reasoner)")
+"""Models of other vendors that take `reasoning_effort`. Sources: see there."""
+
+
+def takes_effort(model: str) -> bool:
+    """Return whether the model takes `reasoning_effort`."""
+    return is_reasoning_model(model) or EFFORT_OF_OTHERS.match(model.rpartition("/")[2]) is not None
 
 
 def nearest_effort(model: str, effort: str) -> str:

@@ -27,6 +27,7 @@ from llm_gateway.protocols.openai_chat.model_capabilities import (
     is_reasoning_model,
     keeps_thoughts,
     nearest_effort,
+    takes_effort,
 )
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
@@ -133,7 +134,7 @@ def _stops(stops: list[str]) -> list[str]:
 
 
 def _effort(reasoning: Reasoning, model: str, dropped: list[str]) -> str | None:
-    if not is_reasoning_model(model):
+    if not takes_effort(model):
         dropped.append("reasoning")
         return None
     if reasoning.effort is not None:

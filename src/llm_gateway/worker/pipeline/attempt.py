@@ -235,7 +235,7 @@ class Attempts:
         """Conclude an attempt that got a 2xx status: a failure if the body is malformed, or not JSON in JSON mode."""
         request, provider = this.state.request, this.candidate.provider
         try:
-            reply = self._translation.reply(request.client_request, provider, result.body, this.call.dropped)
+            reply = self._translation.reply(request.client_request, provider, result.body, this.call)
         except Malformed as error:
             message = self._message(this, str(error))
             this.permit.fail(message)

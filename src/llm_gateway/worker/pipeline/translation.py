@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
@@ -14,6 +17,8 @@ from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.vendor_rules.body_rules import BodyRules, ModelRules
+from llm_gateway.providers.vendor_rules.rule import Edit
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,17 +38,23 @@ class Translation:
             Unsupported: the provider's protocol cannot express the request.
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
+        rules: ModelRules | None = provider.rules_by_model.get(model)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
                 document = PROTOCOLS[client_request.protocol].passthrough_request(
                     {**client_request.document, "model": model}, stream=request.stream
                 )
+                edit = None
+                if rules is not None and (applied := rules.passed.get(client_request.protocol)) is not None:
+                    edit = _edited(client_request, applied, document)
                 return UpstreamCall(
                     native.path(model, request.stream),
                     _encode(document),
                     is_native=True,
                     header_lines=client_request.header_lines,
+                    dropped=() if edit is None else _dropped(client_request, (), edit.dropped),
+                    renamed=() if edit is None else _renamed(edit),
                 )
             found = _translation_of_document(client_request, provider)
             if found is not None:
@@ -63,15 +74,26 @@ class Translation:
             written = main.write(client_request.conversation, model, stream=request.stream)
         except Unsupported as error:
             raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
-        dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
-        return UpstreamCall(main.path(model, request.stream), _encode(written.document), dropped=dropped)
+        left_out, renamed = written.dropped, ()
+        if rules is not None and rules.translated is not None:
+            edit = _edited(client_request, rules.translated, written.document)
+            left_out, renamed = (*left_out, *edit.dropped), _renamed(edit)
+        dropped = (
+            _dropped(client_request, client_request.dropped, left_out) if client_request.dropped or left_out else ()
+        )
+        return UpstreamCall(
+            main.path(model, request.stream), _encode(written.document), dropped=dropped, renamed=renamed
+        )
 
-    def reply(self, client_request: ClientRequest, provider: Provider, body: bytes, dropped: tuple[str, ...]) -> Reply:
-        """Read the body of a provider's 2xx response. `dropped` names the options that its request had to leave out.
+    def reply(self, client_request: ClientRequest, provider: Provider, body: bytes, call: UpstreamCall) -> Reply:
+        """Read the body of a provider's 2xx response to `call`.
 
         Raises:
             Malformed: the body is not a complete answer.
         """
+        dropped = call.dropped
+        if call.renamed:
+            body = call.restored(body)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
@@ -111,11 +133,28 @@ def _translation_of_document(
     return None
 
 
-def _dropped(client_request: ClientRequest, fields: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the options that were left out, each once, by their names in the client's protocol."""
-    return tuple(
-        dict.fromkeys((*client_request.dropped, *[field_name(client_request.protocol, field) for field in fields]))
-    )
+def _dropped(client_request: ClientRequest, read: tuple[str, ...], fields: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the options that were left out, each once, by their names in the client's protocol.
+
+    `read` are those that the reader left out, `fields` fields of `Conversation` that were not written.
+    """
+    return tuple(dict.fromkeys((*read, *[field_name(client_request.protocol, field) for field in fields])))
+
+
+def _edited(client_request: ClientRequest, rules: BodyRules, document: dict[str, Any]) -> Edit:
+    """Apply the vendor's rules to the document of a call.
+
+    Raises:
+        Unsupported: the vendor cannot be sent a field; it is named as in the client's protocol.
+    """
+    try:
+        return rules.apply(document)
+    except Unsupported as error:
+        raise Unsupported(field_name(client_request.protocol, error.field), error.why) from None
+
+
+def _renamed(edit: Edit) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((_encode(sent), _encode(own)) for sent, own in edit.restored.items())
 
 
 def reply_of(
