@@ -15,6 +15,7 @@ from llm_gateway.domain.conversation import (
     File,
     Image,
     Reasoning,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -220,3 +221,32 @@ def test_a_system_message_amid_a_claude_code_session_stays_in_its_place() -> Non
     google = gemini.write_request(found.conversation, "gemini-2.5-pro", stream=False).document
     assert google["systemInstruction"] == {"parts": [{"text": "Be brief"}]}
     assert google["contents"][2] == {"role": "user", "parts": [{"text": "Now"}, {"text": "Hi"}]}
+
+
+@pytest.mark.parametrize("choice", [None, ToolChoice(), ToolChoice(mode="required"), ToolChoice(mode="none")])
+def test_tools_and_json_are_one_more_tool_before_gemini_3(choice: ToolChoice | None) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    asked = Conversation(turns=ASKS, tools=[WEATHER], tool_choice=choice, format=ResponseFormat(schema=schema))
+
+    older = gemini.write_request(asked, "gemini-2.5-flash", stream=False).document
+    newer = gemini.write_request(asked, "gemini-3-flash", stream=False).document
+
+    assert newer["generationConfig"] == {"responseMimeType": "application/json", "responseJsonSchema": schema}
+    mode = None if choice is None else choice.mode
+    if mode == "none":
+        assert older["generationConfig"] == newer["generationConfig"]
+        assert "tools" not in older
+        return
+    assert older["generationConfig"] == {}
+    names = [each["name"] for each in older["tools"][0]["functionDeclarations"]]
+    assert names == (["weather"] if mode == "required" else ["weather", "json_answer"])
+    assert older["toolConfig"]["functionCallingConfig"]["mode"] == "ANY"
+
+
+def test_the_input_of_geminis_json_tool_is_the_answer() -> None:
+    call = {"functionCall": {"name": "json_answer", "args": {"a": "b"}}}
+    candidate = {"content": {"parts": [call]}, "finishReason": "STOP"}
+
+    [choice] = gemini.read_reply(msgspec.json.encode({"candidates": [candidate]})).choices
+
+    assert choice == Choice(parts=[Text(text='{"a":"b"}')], finish_reason="stop")

@@ -18,10 +18,10 @@ from llm_gateway.domain.conversation import (
     VendorPart,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
+from llm_gateway.protocols.json_tool import JSON_TOOL
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {

@@ -29,12 +29,10 @@ from llm_gateway.protocols.anthropic_messages.model_capabilities import (
 )
 from llm_gateway.protocols.anthropic_messages.thinking import forces_tool_call, set_thinking
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.json_tool import JSON_DESCRIPTION, JSON_INSTRUCTION, JSON_TOOL
 from llm_gateway.protocols.lenient_decoding import arguments_object
 from llm_gateway.protocols.part_attributes import is_verifiable, split_system, unsupported_attributes
 
-JSON_TOOL = "json_answer"
-"""Name of the tool whose input is the answer if the client asks for JSON: see `_answer_in`."""
-JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
 TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
 """`service_tier` of OpenAI and Anthropic → Anthropic's value: https://platform.claude.com/docs/en/api/service-tiers."""
 UNSUPPORTED_FIELDS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
@@ -255,7 +253,7 @@ def _answer_in(wanted: ResponseFormat, model: str, document: JsonObject) -> None
     if not (may_choose or is_forced):
         others = []  # the choice of a tool cannot exclude single tools, so uncallable ones are left out
     schema = {"type": "object", **(wanted.schema or {})}
-    description = wanted.description or "Takes the whole answer, as one JSON object."
+    description = wanted.description or JSON_DESCRIPTION
     document["tools"] = [*others, {"name": JSON_TOOL, "description": description, "input_schema": schema}]
     system = document.get("system")
     if system is None or isinstance(system, str):

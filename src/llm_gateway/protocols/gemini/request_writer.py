@@ -19,6 +19,7 @@ from llm_gateway.domain.conversation import (
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -28,6 +29,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.json_tool import JSON_DESCRIPTION, JSON_INSTRUCTION, JSON_TOOL
 from llm_gateway.protocols.lenient_decoding import arguments_object
 from llm_gateway.protocols.part_attributes import split_system, unsupported_attributes
 
@@ -87,13 +89,43 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     if texts:
         document["systemInstruction"] = {"parts": texts}
     if conversation.tools:
-        document["tools"] = [{"functionDeclarations": [_tool(tool) for tool in conversation.tools]}]
-        choice = conversation.tool_choice
-        if choice is not None:
-            document["toolConfig"] = {"functionCallingConfig": _calling(choice)}
-            if choice.parallel is not None:
-                dropped.append("parallel_tool_calls")
+        _add_tools(conversation, document, dropped)
+        if conversation.format is not None and not BY_LEVEL.match(model):
+            _answer_by_tool(conversation.format, document)
     return UpstreamBody(document, tuple(dropped))
+
+
+def _add_tools(conversation: Conversation, document: JsonObject, dropped: list[str]) -> None:
+    document["tools"] = [{"functionDeclarations": [_tool(tool) for tool in conversation.tools]}]
+    choice = conversation.tool_choice
+    if choice is not None:
+        document["toolConfig"] = {"functionCallingConfig": _calling(choice)}
+        if choice.parallel is not None:
+            dropped.append("parallel_tool_calls")
+
+
+def _answer_by_tool(wanted: ResponseFormat, document: JsonObject) -> None:
+    """Ask for JSON by one more tool: before Gemini 3, tools and a response format are refused together.
+
+    https://github.com/googleapis/python-genai/issues/867. A forced call has the schema of its tool, so the format does
+    not apply then; tools that must not be called are left out.
+    """
+    calling = document.get("toolConfig", {}).get("functionCallingConfig", {})
+    if calling.get("mode") == "NONE":
+        del document["tools"], document["toolConfig"]
+        return
+    config = document["generationConfig"]
+    config.pop("responseMimeType", None)
+    config.pop("responseJsonSchema", None)
+    if calling.get("mode") == "ANY":
+        return
+    declaration = {"name": JSON_TOOL, "description": wanted.description or JSON_DESCRIPTION}
+    document["tools"][0]["functionDeclarations"].append(
+        {**declaration, "parametersJsonSchema": {"type": "object", **(wanted.schema or {})}}
+    )
+    document["toolConfig"] = {"functionCallingConfig": {"mode": "ANY"}}
+    parts = document.setdefault("systemInstruction", {"parts": []})["parts"]
+    parts.append({"text": JSON_INSTRUCTION})
 
 
 def _generation(conversation: Conversation, model: str) -> JsonObject:

@@ -6,6 +6,7 @@ this API; comments name the vendor.
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -46,7 +47,7 @@ FinishField: TypeAlias = Annotated[str | None, invalid_becomes("stop")]
 
 
 class _Function(msgspec.Struct, gc=False):
-    name: str
+    name: str | None = None
     arguments: Any = None
 
 
@@ -162,8 +163,7 @@ def _read_parts(choice: _Choice, message: _Message) -> Choice:
         parts.append(Text(text=content))
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
-    for number, call in enumerate(message.tool_calls or ()):
-        parts.append(_read_call(call, number))
+    parts += [_read_call(call) for call in message.tool_calls or ()]
     if message.audio or message.images or message.function_call:
         parts += [VendorPart(kind=kind) for kind in VENDOR_FIELDS if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
@@ -197,13 +197,18 @@ def arguments_of(given: Any) -> str:
     return msgspec.json.encode(given).decode()
 
 
-def _read_call(call: _Call, number: int) -> ToolCall | VendorPart:
-    if call.function is None:
+def generated_id() -> str:
+    """Return an id for a tool call of a vendor that sends none. It must not repeat in later turns, and is random."""
+    return f"call_{token_hex(12)}"
+
+
+def _read_call(call: _Call) -> ToolCall | VendorPart:
+    if call.function is None or not call.function.name:
         return VendorPart(kind=call.type or "tool_call")
     google = (call.extra_content or {}).get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     return ToolCall(
-        id=call.id or f"call_{number}",
+        id=call.id or generated_id(),
         name=call.function.name,
         arguments=arguments_of(call.function.arguments),
         signature=signature if isinstance(signature, str) else None,

@@ -90,10 +90,12 @@ class Renamed(msgspec.Struct, frozen=True):
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
     """The vendor rejects the field. It is left out and named, unless its value is one of `unless`.
 
-    `with_effort`: the vendor rejects it only in requests that ask for reasoning.
+    A value in `defaults` is left out without a word. `with_effort`: the vendor rejects the field only in requests that
+    ask for reasoning.
     """
 
     unless: tuple[Any, ...] = ()
+    defaults: tuple[Any, ...] = ()
     with_effort: bool = False
 
     def apply(self, fields: JsonObject, field: str, name: str, edit: Edit) -> None:
@@ -102,8 +104,8 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
             return
         if self.with_effort and fields.get("reasoning_effort") in (None, "none"):
             return
-        del fields[field]
-        edit.dropped.append(name)
+        if fields.pop(field) not in self.defaults:
+            edit.dropped.append(name)
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -47,6 +47,12 @@ MISTRAL_SCHEMA = (
 """Documentation generated from Mistral's OpenAPI document."""
 GROK_WITHOUT_EFFORT = ("grok-3", "grok-3-latest", "grok-4", "grok-4-*", "grok-4.20*", "grok-4.1*")
 
+CLAUDE_UP_TO_4_6 = (
+    "claude-instant*", "claude-[123]*", "claude-v[123]*", "claude-4-*", "claude-*-4", "claude-*-4-[0-6]",
+    "claude-*-4-[0-6]-*", "claude-*-4.[0-6]", "claude-*-4-20*", "claude-*-4@*",
+)  # fmt: skip
+"""Models of Claude that accept sampling parameters."""
+
 REASONING_GUIDE = "https://developers.openai.com/api/docs/guides/reasoning"
 CREATE_PARAMS = "openai 3.54: types.chat.CompletionCreateParams"
 FUNCTION = "openai 3.54: types.shared_params.FunctionDefinition"
@@ -80,7 +86,7 @@ _OPENAI = (
     Row(vendors=OPENAI, models=LATER_GPT, but_not=CHAT, field="top_p",
         rule=Dropped(unless=(1,), with_effort=True), source="https://github.com/vercel/ai/issues/10932"),
     Row(vendors=OPENAI, models=("o3", "o3-*", "o4-mini", "o4-mini-*"), field="stop",
-        rule=Refused("this model accepts no stop sequences", harmless=([], "")), source=CREATE_PARAMS),
+        rule=Refused("this model accepts no stop sequences", harmless=([],)), source=CREATE_PARAMS),
     Row(vendors=OPENAI, models=O_SERIES, field="logprobs",
         rule=Refused("this model returns no logprobs", harmless=(False,)),
         source="https://community.openai.com/t/developer-role-not-accepted-for-o1-o1-mini-o3-mini/1110750/7"),
@@ -165,7 +171,7 @@ _OTHERS = (
     *(Row(vendors=("xai",), models=("grok-3-mini*", "grok-4*", "grok-code*"), but_not=("*non-reasoning*",),
           field=field, rule=rule, source=XAI)
       for field, rule in (("presence_penalty", Dropped(unless=(0,))), ("frequency_penalty", Dropped(unless=(0,))),
-                          ("stop", Refused("this model accepts no stop sequences", harmless=([], ""))))),
+                          ("stop", Refused("this model accepts no stop sequences", harmless=([],))))),
     Row(vendors=("xai",), models=("grok-3-mini*",), field="reasoning_effort", rule=Words(("low", "high")), source=XAI),
     Row(vendors=("xai",), models=GROK_WITHOUT_EFFORT, but_not=("*multi-agent*",), field="reasoning_effort",
         rule=Dropped(), name="reasoning",
@@ -187,6 +193,10 @@ _OTHERS = (
 )  # fmt: skip
 
 _ANTHROPIC = (
+    *(Row(vendors=("anthropic",), protocol="anthropic_messages", models=("claude-*",), but_not=CLAUDE_UP_TO_4_6,
+          field=field, rule=Dropped(defaults=defaults),
+          source="https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide")
+      for field, defaults in (("temperature", (1,)), ("top_p", (1,)), ("top_k", ()))),
     Row(vendors=("anthropic",), protocol="anthropic_messages", field="temperature", rule=Range(0, 1),
         source=CLAUDE_MESSAGES),
     Row(vendors=("anthropic",), protocol="anthropic_messages", field="tools[]",
