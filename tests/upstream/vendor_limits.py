@@ -27,6 +27,13 @@ MISTRAL_FIELDS = frozenset(
     }
 )  # fmt: skip
 ALL_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+CLAUDE_OUTPUT = {
+    "claude-opus-4-1": 32_000,
+    "claude-haiku-4-5": 64_000,
+    "claude-opus-4-8": 128_000,
+    "claude-fable-5": 128_000,
+}
+CLAUDE_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 OPENAI_EFFORTS = {
     r"o\d": ("low", "medium", "high"),
     r"gpt-5(-mini|-nano)?$": ("minimal", "low", "medium", "high"),
@@ -228,6 +235,14 @@ def anthropic(model: str, body: Body) -> Iterator[str]:
     yield from _between(body, "temperature", 0, 1)
     if re.search(r"claude-[a-z]+-(4-[7-9]|5)", model):
         yield from _present(body, ("temperature", "top_p", "top_k"))
+    for pattern, most in CLAUDE_OUTPUT.items():
+        if re.match(pattern, model):
+            yield from _between(body, "max_tokens", 0, most)
+    for message in body["messages"]:
+        content = message["content"] if isinstance(message["content"], list) else ()
+        for block in content:
+            if block["type"] == "image" and block["source"].get("media_type") not in CLAUDE_IMAGES:
+                yield "messages.0.content.0.image.source.base64.media_type: Input should be 'image/jpeg', 'image/png'"
     yield from _names(body, "[a-zA-Z0-9_-]{1,128}")
     yield from _ids(body, "[a-zA-Z0-9_-]+")
     for tool in _tools(body):

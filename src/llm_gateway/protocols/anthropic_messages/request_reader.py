@@ -72,9 +72,11 @@ def read_request(document: JsonObject) -> ParsedRequest:
     messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and must have at least one message.")
-    limit = integer(document, "max_tokens", 1)
+    limit = integer(document, "max_tokens")
     if limit is None:
         raise Unreadable("max_tokens", "max_tokens is required.")
+    if limit == 0:
+        raise Unsupported("max_tokens", "only Anthropic fills its prompt cache without an answer")
     config = object_field(document, "output_config") or {}
     metadata = object_field(document, "metadata") or {}
     conversation = Conversation(

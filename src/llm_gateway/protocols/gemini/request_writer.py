@@ -78,7 +78,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         raise Unsupported("stop", f"Gemini's API accepts at most {MOST_STOPS} stop sequences")
     dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
     dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES)
-    if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
+    if conversation.reasoning is not None and _differs(conversation.reasoning.effort, model):
         dropped.append("reasoning")
     system, turns = split_system(conversation.turns)
     document: JsonObject = {
@@ -180,9 +180,11 @@ def _level(effort: str, model: str) -> str:
     return min(reversed(known), key=lambda level: abs(REASONING_EFFORTS.index(level) - place))
 
 
-def _thinks_anyway(model: str) -> bool:
-    """Return whether the model cannot turn thinking off."""
-    return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
+def _differs(effort: str | None, model: str) -> bool:
+    """Return whether the model does not know the effort, so that it gets another one."""
+    if BY_LEVEL.match(model):
+        return effort in REASONING_EFFORTS and _level(effort, model) != effort
+    return effort == "none" and ALWAYS_THINKS.match(model) is not None
 
 
 def _contents(turns: list[Turn], model: str) -> list[JsonObject]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from llm_gateway.protocols.contract import JsonObject
+from llm_gateway.protocols.contract import JsonObject, Unsupported
 from llm_gateway.providers.vendor_rules.rule import Edit
 
 UNSUPPORTED_IN_STRICT = frozenset(
@@ -105,6 +105,27 @@ class CallId(msgspec.Struct, frozen=True):
             if isinstance(given, str) and not matches(given):
                 hashed = _hash(given, self.length)
                 part.set(lambda part, key=key, hashed=hashed: {**part, key: hashed})
+
+
+class ImageTypes(msgspec.Struct, frozen=True):
+    """The vendor accepts only some media types of images; `image/jpg`, which is no type, means `image/jpeg`."""
+
+    known: tuple[str, ...]
+
+    def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
+        """Mend the media types of a Messages API body.
+
+        Raises:
+            Unsupported: an image has another type.
+        """
+        for source in _image_sources(body, edit):
+            given = source.value.get("media_type")
+            if not isinstance(given, str) or given in self.known:
+                continue
+            plain = given.partition(";")[0].strip().lower().replace("image/jpg", "image/jpeg")
+            if plain not in self.known:
+                raise Unsupported(name, f"its images must be of type {', '.join(self.known)}")
+            source.set(lambda part, plain=plain: {**part, "media_type": plain})
 
 
 class ToolName(msgspec.Struct, frozen=True):
@@ -305,6 +326,20 @@ def _paths_of_choice(body: JsonObject) -> Iterator[tuple[Any, ...]]:
         for index in _indices(allowed.get("tools")):
             yield "tool_choice", "allowed_tools", "tools", index, "function"
     yield ("tool_choice", "function") if "function" in choice else ("tool_choice",)
+
+
+def _image_sources(body: JsonObject, edit: Edit) -> Iterator[Part]:
+    """Yield the sources of images in a Messages API body, also of those in results of tools."""
+    for path in _paths_of_parts(body, "messages", ("content",)):
+        block = _at(body, path, edit)
+        if block is None:
+            continue
+        inner = [(*path, "content", index) for index in _indices(block.value.get("content"))]
+        for each in (path, *inner):
+            image = _at(body, each, edit)
+            source = _at(body, (*each, "source"), edit)
+            if image is not None and source is not None and image.value.get("type") == "image":
+                yield source
 
 
 def _names(body: JsonObject, edit: Edit) -> Iterator[tuple[Part, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from llm_gateway.providers.vendor_rules.parts import (
     CallField,
     CallId,
+    ImageTypes,
     MessageField,
     Properties,
     ReasoningOfCalls,
@@ -53,6 +54,7 @@ CLAUDE_UP_TO_4_6 = (
 )  # fmt: skip
 """Models of Claude that accept sampling parameters."""
 
+CLAUDE_LIMITS = "https://github.com/labring/fastgpt-plugin/pull/242"
 REASONING_GUIDE = "https://developers.openai.com/api/docs/guides/reasoning"
 CREATE_PARAMS = "openai 3.54: types.chat.CompletionCreateParams"
 FUNCTION = "openai 3.54: types.shared_params.FunctionDefinition"
@@ -197,6 +199,18 @@ _ANTHROPIC = (
           field=field, rule=Dropped(defaults=defaults),
           source="https://platform.claude.com/docs/en/models/haiku-5-5/migration-guide")
       for field, defaults in (("temperature", (1,)), ("top_p", (1,)), ("top_k", ()))),
+    *(Row(vendors=("anthropic",), protocol="anthropic_messages", models=models, field="max_tokens",
+          rule=Range(0, most), source=source)
+      for models, most, source in (
+          (("claude-opus-4-[01]", "claude-opus-4-1-*", "claude-opus-4-20*"), 32_000, CLAUDE_LIMITS),
+          (("claude-*-4-5", "claude-*-4-5-*", "claude-sonnet-4-20*", "claude-sonnet-4-0"), 64_000, CLAUDE_LIMITS),
+          (("claude-*-4-[6-8]", "claude-*-4-[6-8]-*"), 128_000,
+           "https://github.com/Effect-TS/effect/releases/tag/@effect%2Fai-anthropic@4.0.0-beta.106"),
+          (("claude-fable-5*", "claude-opus-5*", "claude-sonnet-5*"), 128_000, "https://platform.claude.com/docs/en/models"),
+      )),
+    Row(vendors=("anthropic",), protocol="anthropic_messages", field="messages[].content[].source", name="image",
+        rule=ImageTypes(("image/jpeg", "image/png", "image/gif", "image/webp")),
+        source="anthropic 2.12: types.Base64ImageSourceParam"),
     Row(vendors=("anthropic",), protocol="anthropic_messages", field="temperature", rule=Range(0, 1),
         source=CLAUDE_MESSAGES),
     Row(vendors=("anthropic",), protocol="anthropic_messages", field="tools[]",

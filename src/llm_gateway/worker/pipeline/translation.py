@@ -42,20 +42,7 @@ class Translation:
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
-                document = PROTOCOLS[client_request.protocol].passthrough_request(
-                    {**client_request.document, "model": model}, stream=request.stream
-                )
-                edit = None
-                if rules is not None and (applied := rules.passed.get(client_request.protocol)) is not None:
-                    edit = _edited(client_request, applied, document)
-                return UpstreamCall(
-                    native.path(model, request.stream),
-                    _encode(document),
-                    is_native=True,
-                    header_lines=client_request.header_lines,
-                    dropped=() if edit is None else _dropped(client_request, (), edit.dropped),
-                    renamed=() if edit is None else _renamed(edit),
-                )
+                return _passed_call(request, native, model, rules)
             found = _translation_of_document(client_request, provider)
             if found is not None:
                 codec, translation = found
@@ -120,6 +107,31 @@ class Translation:
         if codec.reader is None:
             raise Unsupported("stream", "its protocol has no streams for this endpoint")
         return codec.reader()
+
+
+def _passed_call(request: Request, native: ProtocolCodec, model: str, rules: ModelRules | None) -> UpstreamCall:
+    """Write the call of a request whose document passes through.
+
+    Raises:
+        Unsupported: the vendor cannot be sent a field.
+    """
+    client_request = request.client_request
+    document = PROTOCOLS[client_request.protocol].passthrough_request(
+        {**client_request.document, "model": model}, stream=request.stream
+    )
+    dropped: tuple[str, ...] = ()
+    renamed: tuple[tuple[bytes, bytes], ...] = ()
+    if rules is not None and (applied := rules.passed.get(client_request.protocol)) is not None:
+        edit = _edited(client_request, applied, document)
+        dropped, renamed = _dropped(client_request, (), edit.dropped), _renamed(edit)
+    return UpstreamCall(
+        native.path(model, request.stream),
+        _encode(document),
+        is_native=True,
+        header_lines=client_request.header_lines,
+        dropped=dropped,
+        renamed=renamed,
+    )
 
 
 def _translation_of_document(
