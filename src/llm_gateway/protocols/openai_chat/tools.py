@@ -72,7 +72,7 @@ def _function_choice(choice: object) -> ToolChoice | None:
     if choice is None:
         return None
     if choice in ("auto", "none"):
-        return ToolChoice(mode=choice)  # type: ignore[arg-type]
+        return ToolChoice(mode=choice)
     if not isinstance(choice, dict):
         raise Unsupported("function_call", "it must be auto, none, or name a function")
     return ToolChoice(mode="required", name=required_text(choice, "name", "function_call"))

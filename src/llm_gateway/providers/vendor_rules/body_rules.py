@@ -8,36 +8,44 @@ from typing import NamedTuple
 
 from llm_gateway.protocols.contract import JsonObject
 from llm_gateway.protocols.registry import PROTOCOLS
-from llm_gateway.providers.vendor_rules.rule import Edit, Row, rows_of
+from llm_gateway.providers.vendor_rules.rule import Edit, Row, Rule, rows_of
 from llm_gateway.providers.vendor_rules.table import ROWS
 
 CONFIG = "generationConfig"
 """The object of a Gemini request with most of its settings; clients may also spell it `generation_config`."""
-LISTS = {"messages": ("messages", "contents"), "tools": ("tools",)}
-"""Fields of a body that hold the parts of a row's path: `messages[].role`, `tools[]`."""
+LISTS = ("messages", "tools")
+"""Fields of a body that hold the parts that a row's path names: `messages[].role`, `tools[]`."""
+
+
+class _Named(NamedTuple):
+    """A rule with the name of its field in `Conversation`."""
+
+    rule: Rule
+    name: str
 
 
 class BodyRules:
     """The rules for bodies of one protocol to one model of one provider."""
 
-    __slots__ = ("_by_field", "_in_config", "_in_lists")
+    __slots__ = ("_by_field", "_by_list", "_in_config")
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._by_field: dict[str, list[Row]] = {}
-        self._in_config: dict[str, list[Row]] = {}
-        self._in_lists: list[tuple[str, Row]] = []
+        self._by_field: dict[str, list[_Named]] = {}
+        self._in_config: dict[str, list[_Named]] = {}
+        self._by_list: dict[str, list[_Named]] = {}
         for row in rows:
             where, _, field = row.field.partition(".")
-            if row.field.partition("[")[0] in LISTS:
-                self._in_lists += [(name, row) for name in LISTS[row.field.partition("[")[0]]]
+            named = _Named(row.rule, row.name or _canonical(row))
+            if (name := row.field.partition("[")[0]) in LISTS:
+                self._by_list.setdefault(name, []).append(named)
             elif where == CONFIG:
-                self._in_config.setdefault(field, []).append(row)
+                self._in_config.setdefault(field, []).append(named)
             else:
-                self._by_field.setdefault(row.field, []).append(row)
+                self._by_field.setdefault(row.field, []).append(named)
 
     def __bool__(self) -> bool:
         """Return whether there are any rules."""
-        return bool(self._by_field or self._in_config or self._in_lists)
+        return bool(self._by_field or self._in_config or self._by_list)
 
     def apply(self, body: JsonObject) -> Edit:
         """Change the body as the rules say. The body itself may be changed; the values in it are copied first.
@@ -53,17 +61,18 @@ class BodyRules:
                 if isinstance(config, dict):
                     body[name] = config = dict(config)
                     _apply(self._in_config, config, edit)
-        for name, row in self._in_lists:
+        for name, rules in self._by_list.items():
             if body.get(name):
-                row.rule.apply(body, name, row.name, edit)
+                for rule, field in rules:
+                    rule.apply(body, name, field, edit)
         return edit
 
 
-def _apply(rules: Mapping[str, list[Row]], fields: JsonObject, edit: Edit) -> None:
-    for field in [name for name in fields if name in rules]:
-        for row in rules[field]:
+def _apply(by_field: Mapping[str, list[_Named]], fields: JsonObject, edit: Edit) -> None:
+    for field in [name for name in fields if name in by_field]:
+        for rule, name in by_field[field]:
             if fields.get(field) is not None:
-                row.rule.apply(fields, field, row.name or _canonical(row), edit)
+                rule.apply(fields, field, name, edit)
 
 
 def _canonical(row: Row) -> str:

@@ -7,9 +7,9 @@ since the client's own document shares it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,7 +25,7 @@ UNSUPPORTED_IN_STRICT = frozenset(
 class MessageField(msgspec.Struct, frozen=True):
     """The vendor rejects fields of messages, such as those that the gateway added to an earlier answer: left out."""
 
-    fields: tuple[str, ...]
+    fields: frozenset[str]
 
     def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
         """Leave the fields out of all messages."""
@@ -33,7 +33,7 @@ class MessageField(msgspec.Struct, frozen=True):
         if not isinstance(messages, list):
             return
         for index, message in enumerate(messages):
-            if isinstance(message, dict) and any(each in message for each in self.fields):
+            if isinstance(message, dict) and not self.fields.isdisjoint(message):
                 found = True
                 _owned(body, "messages", edit)[index] = {
                     key: value for key, value in message.items() if key not in self.fields
@@ -79,13 +79,9 @@ class CallField(msgspec.Struct, frozen=True):
 
     def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
         """Leave the fields out of all tool calls."""
-
-        def without(call: JsonObject) -> JsonObject:
-            return {key: value for key, value in call.items() if key not in self.fields}
-
-        for call in _calls(body, edit):
+        for call in _calls(body, edit) if _has_calls(body) else ():
             if any(each in call.value for each in self.fields):
-                call.set(without)
+                call.drop(self.fields)
 
 
 class CallId(msgspec.Struct, frozen=True):
@@ -99,12 +95,14 @@ class CallId(msgspec.Struct, frozen=True):
 
     def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
         """Replace the ids that do not match."""
+        if not _has_calls(body):
+            return
         matches = re.compile(self.pattern).fullmatch
         for part, key in _ids(body, edit):
             given = part.value.get(key)
             if isinstance(given, str) and not matches(given):
                 hashed = _hash(given, self.length)
-                part.set(lambda part, key=key, hashed=hashed: {**part, key: hashed})
+                part.put(key, hashed)
 
 
 class ImageTypes(msgspec.Struct, frozen=True):
@@ -125,7 +123,7 @@ class ImageTypes(msgspec.Struct, frozen=True):
             plain = given.partition(";")[0].strip().lower().replace("image/jpg", "image/jpeg")
             if plain not in self.known:
                 raise Unsupported(name, f"its images must be of type {', '.join(self.known)}")
-            source.set(lambda part, plain=plain: {**part, "media_type": plain})
+            source.put("media_type", plain)
 
 
 class ToolName(msgspec.Struct, frozen=True):
@@ -154,7 +152,7 @@ class ToolName(msgspec.Struct, frozen=True):
             new = f"{kept[: self.longest - 9]}_{_hash(given, 8)}"
             edit.restored[new] = given
             new_names[given] = new
-            part.set(lambda part, key=key, new=new: {**part, key: new})
+            part.put(key, new)
         if new_names:
             _rename_allowed(body, new_names, edit)
 
@@ -167,7 +165,7 @@ class Properties(msgspec.Struct, frozen=True):
         for part in _tools(body, edit):
             schema = part.value.get("parameters")
             if isinstance(schema, dict) and schema.get("type") == "object" and "properties" not in schema:
-                part.set(lambda tool, schema=schema: {**tool, "parameters": {**schema, "properties": {}}})
+                part.put("parameters", {**schema, "properties": {}})
 
 
 class Strict(msgspec.Struct, frozen=True):
@@ -181,7 +179,7 @@ class Strict(msgspec.Struct, frozen=True):
             schema = part.value.get("parameters", part.value.get("input_schema"))
             if part.value.get("strict") is True and not self.can_enforce(schema):
                 edit.dropped.append(name)
-                part.set(lambda tool: {key: value for key, value in tool.items() if key != "strict"})
+                part.drop(("strict",))
 
 
 def openai_can_enforce(schema: Any) -> bool:
@@ -222,11 +220,33 @@ def _inner_schemas(schema: JsonObject) -> Iterator[Any]:
             yield value
 
 
-class Part(NamedTuple):
-    """An object inside a body: its value, and the function that replaces it, given a function of its present value."""
+class Part:
+    """An object inside a body. `value` is what the client sent; `put` and `drop` change the body's own copy."""
 
-    value: JsonObject
-    set: Callable[[Callable[[JsonObject], JsonObject]], None]
+    __slots__ = ("_body", "_edit", "_path", "value")
+
+    def __init__(self, value: JsonObject, body: JsonObject, path: tuple[Any, ...], edit: Edit) -> None:
+        self.value = value
+        self._body = body
+        self._path = path
+        self._edit = edit
+
+    def put(self, key: str, value: Any) -> None:
+        """Set a field."""
+        self._own()[key] = value
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Leave fields out."""
+        own = self._own()
+        for key in keys:
+            own.pop(key, None)
+
+    def _own(self) -> JsonObject:
+        container: Any = self._body
+        for step in self._path:
+            container = _owned(container, step, self._edit)
+        own: JsonObject = container
+        return own
 
 
 def _owned(container: Any, step: Any, edit: Edit) -> Any:
@@ -246,16 +266,7 @@ def _at(body: JsonObject, path: tuple[Any, ...], edit: Edit) -> Part | None:
             value = value[step]
         except (KeyError, IndexError, TypeError):
             return None
-    if not isinstance(value, dict):
-        return None
-
-    def replace(change: Callable[[JsonObject], JsonObject]) -> None:
-        container: Any = body
-        for step in path[:-1]:
-            container = _owned(container, step, edit)
-        container[path[-1]] = change(container[path[-1]])
-
-    return Part(value, replace)
+    return Part(value, body, path, edit) if isinstance(value, dict) else None
 
 
 def _indices(value: Any) -> range:
@@ -292,6 +303,19 @@ def _paths_of_parts(body: JsonObject, name: str, inner: tuple[str, ...]) -> Iter
             if isinstance(message, dict) and isinstance(message.get(key), list):
                 for number in range(len(message[key])):
                     yield name, index, key, number
+
+
+def _has_calls(body: JsonObject) -> bool:
+    """Return whether a message may hold a tool call or a result: a quick check, since most requests have none."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return False
+    for message in messages:
+        if isinstance(message, dict) and (
+            "tool_calls" in message or "tool_call_id" in message or isinstance(message.get("content"), list)
+        ):
+            return True
+    return False
 
 
 def _calls(body: JsonObject, edit: Edit) -> Iterator[Part]:
@@ -371,7 +395,7 @@ def _rename_allowed(body: JsonObject, new_names: dict[str, str], edit: Edit) -> 
             for key in ("allowedFunctionNames", "allowed_function_names"):
                 if part is not None and isinstance(names := part.value.get(key), list):
                     renamed = [new_names.get(name, name) if isinstance(name, str) else name for name in names]
-                    part.set(lambda part, key=key, renamed=renamed: {**part, key: renamed})
+                    part.put(key, renamed)
 
 
 def _hash(text: str, length: int) -> str:

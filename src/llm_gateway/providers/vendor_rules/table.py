@@ -127,9 +127,9 @@ _OPENAI = (
 _GROQ = (
     *(Row(vendors=("groq",), field=field, rule=Refused("Groq does not offer it", harmless=harmless), source=GROQ)
       for field, harmless in (("logprobs", (False,)), ("top_logprobs", ()), ("logit_bias", ({},)), ("n", (1,)))),
-    Row(vendors=("groq",), field="messages[].name", rule=MessageField(("name",)), name="name", source=GROQ),
+    Row(vendors=("groq",), field="messages[].name", rule=MessageField(frozenset({"name"})), name="name", source=GROQ),
     Row(vendors=("groq",), field="messages[].reasoning_content", name="thinking", source=GROQ_MESSAGES,
-        rule=MessageField(("reasoning_content", "reasoning_details"))),
+        rule=MessageField(frozenset({"reasoning_content", "reasoning_details"}))),
     Row(vendors=("groq",), field="messages[].tool_calls[].extra_content", rule=CallField(("extra_content",)),
         source=GROQ_MESSAGES),
     Row(vendors=("groq",), models=("gpt-oss*",), field="reasoning_effort", rule=Words(("low", "medium", "high")),
@@ -145,7 +145,7 @@ _MISTRAL = (
         source=MISTRAL_SCHEMA),
     Row(vendors=("mistral",), field="messages[].reasoning_content", name="thinking",
         source="https://github.com/BerriAI/litellm/issues/30835",
-        rule=MessageField(("reasoning_content", "reasoning_details", "reasoning"))),
+        rule=MessageField(frozenset({"reasoning_content", "reasoning_details", "reasoning"}))),
     Row(vendors=("mistral",), field="messages[].tool_calls[].extra_content", rule=CallField(("extra_content",)),
         source="https://github.com/charmbracelet/crush/issues/1590"),
     Row(vendors=("mistral",), field="messages[].tool_calls", rule=CallId(r"[a-zA-Z0-9]{9}", 9),

@@ -123,7 +123,8 @@ def _passed_call(request: Request, native: ProtocolCodec, model: str, rules: Mod
     renamed: tuple[tuple[bytes, bytes], ...] = ()
     if rules is not None and (applied := rules.passed.get(client_request.protocol)) is not None:
         edit = _edited(client_request, applied, document)
-        dropped, renamed = _dropped(client_request, (), edit.dropped), _renamed(edit)
+        dropped = _dropped(client_request, (), edit.dropped) if edit.dropped else ()
+        renamed = _renamed(edit)
     return UpstreamCall(
         native.path(model, request.stream),
         _encode(document),
@@ -166,7 +167,7 @@ def _edited(client_request: ClientRequest, rules: BodyRules, document: dict[str,
 
 
 def _renamed(edit: Edit) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((_encode(sent), _encode(own)) for sent, own in edit.restored.items())
+    return tuple([(_encode(sent), _encode(own)) for sent, own in edit.restored.items()]) if edit.restored else ()
 
 
 def reply_of(
