@@ -1,4 +1,4 @@
-"""What single vendors refuse, for the mock vendor: unknown fields, words and limits, by the vendors' own documents.
+"""Refusals of single vendors, for the mock vendor: unknown fields, words and limits, by the vendors' own documents.
 
 It is written apart from the product's table (`providers/vendor_rules`), so that a mistake there shows. Sources, read
 2026-11-27: the types of the installed SDKs (openai, anthropic, google-genai), https://console.groq.com/docs/openai,

@@ -17,8 +17,6 @@ from llm_gateway.providers.vendor_rules.parts import (
     Role,
     Strict,
     ToolName,
-    claude_can_enforce,
-    openai_can_enforce,
 )
 from llm_gateway.providers.vendor_rules.rule import (
     AtMost,
@@ -33,6 +31,7 @@ from llm_gateway.providers.vendor_rules.rule import (
     ThinkingSwitch,
     Words,
 )
+from llm_gateway.providers.vendor_rules.strict_schemas import claude_can_enforce, openai_can_enforce
 
 OPENAI = ("openai", "")
 """OpenAI, and providers of no known vendor for rules about OpenAI's own models, which Azure and proxies serve."""
@@ -42,9 +41,7 @@ LATER_GPT = ("gpt-5.*", "gpt-[6-9]", "gpt-[6-9][-.]*")
 REASONING = (*O_SERIES, *GPT_5, *LATER_GPT)
 CHAT = ("gpt-5-chat*", "gpt-5.*-chat*")
 """Models called GPT-5 that do not reason."""
-MISTRAL_SCHEMA = (
-    "https://docs.rs/crate/mistral-rouille/latest/source/docs/ChatCompletionColonColonChatCompletionRequest.md"
-)
+MISTRAL_SCHEMA = "https://docs.rs/crate/mistral-rouille/latest"
 """Documentation generated from Mistral's OpenAPI document."""
 GROK_WITHOUT_EFFORT = ("grok-3", "grok-3-latest", "grok-4", "grok-4-*", "grok-4.20*", "grok-4.1*")
 

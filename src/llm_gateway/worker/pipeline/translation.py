@@ -61,7 +61,8 @@ class Translation:
             written = main.write(client_request.conversation, model, stream=request.stream)
         except Unsupported as error:
             raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
-        left_out, renamed = written.dropped, ()
+        left_out = written.dropped
+        renamed: tuple[tuple[bytes, bytes], ...] = ()
         if rules is not None and rules.translated is not None:
             edit = _edited(client_request, rules.translated, written.document)
             left_out, renamed = (*left_out, *edit.dropped), _renamed(edit)
