@@ -170,7 +170,8 @@ def test_ids_that_the_gateway_gives_to_calls_do_not_repeat_in_later_turns() -> N
     reply = json.dumps({"choices": [{"message": {"content": None, "tool_calls": calls}, "finish_reason": "stop"}]})
     parts = [openai_chat.read_reply(reply.encode()).choices[0].parts for _ in range(2)]
 
-    ids = {found.id for (found,) in [*starts, *parts] if isinstance(found, ToolStart | ToolCall)}
+    found: list[Any] = [*starts, *parts]
+    ids = {one.id for (one,) in found if isinstance(one, ToolStart | ToolCall)}
     assert len(ids) == 4
     assert all(re.fullmatch("[a-zA-Z0-9_-]{10,40}", each) for each in ids)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.conversation import REASONING_EFFORTS
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.protocols.contract import Unreadable, Unsupported
@@ -32,7 +33,8 @@ EXAMPLES = {
     "o[0-9]": "o3", "o3": "o3", "gpt-5": "gpt-5", "gpt-5-pro*": "gpt-5-pro", "gpt-5.1": "gpt-5.1",
     "gpt-5.*": "gpt-5.2", "gpt-5.[2-5]": "gpt-5.2", "gpt-5.6": "gpt-5.6", "gpt-oss*": "gpt-oss-20b",
     "grok-3-mini*": "grok-3-mini", "grok-3": "grok-4", "grok-4.3*": "grok-4.3", "grok-4.5*": "grok-4.5",
-    "kimi-k2.[5-9]*": "kimi-k2.5", "claude-*": "claude-opus-5-5", "claude-opus-4-[01]": "claude-opus-4-1",
+    "kimi-k2.[5-9]*": "kimi-k2.5", "gpt-3.5*": "gpt-4o", "claude-*": "claude-opus-5-5",
+    "claude-opus-4-[01]": "claude-opus-4-1",
     "claude-*-4-5": "claude-haiku-4-5", "claude-*-4-[6-8]": "claude-opus-4-8", "claude-fable-5*": "claude-fable-5-1",
 }  # fmt: skip
 """A model for the first glob of a row."""
@@ -129,7 +131,7 @@ def edges(row: rule.Row) -> list[tuple[Body, str]]:
         return [(with_value(row, "u" * length), expected) for length, expected in lengths]
     if isinstance(found, rule.Words):
         words = [(found.known[0], "kept"), (found.known[-1], "kept")]
-        words += [(word, "changed") for word in rule.REASONING_EFFORTS if word not in found.known]
+        words += [(word, "changed") for word in REASONING_EFFORTS if word not in found.known]
         return [(with_value(row, word), expected) for word, expected in words]
     if isinstance(found, rule.Labels):
         fit = {"k" * found.key: "v" * found.value}
@@ -151,6 +153,9 @@ def edges_of_fields(row: rule.Row) -> list[tuple[Body, str]]:
     sample = samples.get(row.field, 2 if row.field in ("n", "top_logprobs", "seed") else 0.5)
     if isinstance(found, rule.Renamed):
         return [(with_value(row, 5), "changed")]
+    if isinstance(found, rule.AsEffort):
+        values: list[Body] = [{"effort": "low"}, {"type": "enabled"}, {"enabled": False}, {"type": "disabled"}]
+        return [(with_value(row, value), "changed") for value in values]
     if isinstance(found, rule.ThinkingSwitch):
         return [(with_value(row, "high"), "kept"), (with_value(row, "none"), "changed")]
     if isinstance(found, rule.Dropped):
@@ -179,8 +184,8 @@ def edges_of_parts(row: rule.Row) -> list[tuple[Body, str]]:
     if isinstance(found, parts.Strict):
         limited = {**CLOSED, "properties": {"a": {"type": "integer", "minimum": 1}}}
         is_open = {key: value for key, value in CLOSED.items() if key != "additionalProperties"}
-        bad = limited if protocol == "anthropic_messages" else is_open
-        return [(tool("t", protocol, strict=True), "kept"), (tool("t", protocol, bad, strict=True), "changed")]
+        unfit = limited if protocol == "anthropic_messages" else is_open
+        return [(tool("t", protocol, strict=True), "kept"), (tool("t", protocol, unfit, strict=True), "changed")]
     if isinstance(found, parts.Role):
         return [(chat(), "kept"), ({"messages": [{"role": found.given, "content": "x"}]}, "changed")]
     if isinstance(found, parts.ReasoningOfCalls):
@@ -251,18 +256,15 @@ def test_a_body_that_passes_through_is_fitted_to_the_vendor_at_every_edge(case: 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_translated_body_is_fitted_to_the_vendor_at_every_edge(case: Case) -> None:
     """The conversation that the client's request holds is written for the vendor, as for a client of another API."""
-    found = PROTOCOLS[case.row.protocol].read_request
     try:
-        conversation = found({**copy.deepcopy(case.body), "model": "m"}).conversation
-    except (Unreadable, Unsupported) as error:  # it is invalid in the client's own protocol, or no other one has it
-        refused = error.field
-    else:
-        refused = None
-    if refused is not None:
-        assert case.expected == "changed" or case.body.get(refused) == 0
+        found = PROTOCOLS[case.row.protocol].read_request({**copy.deepcopy(case.body), "model": "m"})
+    except (Unreadable, Unsupported):  # it is invalid in the client's own protocol, too, or no other one has it
+        found = None
+    if found is None:
+        assert case.expected == "changed" or case.body.get(case.row.field) == 0
         return
     try:
-        made = call(case, ClientRequest.of(conversation))
+        made = call(case, ClientRequest.of(found.conversation))
     except Unsupported:
         assert case.expected == "refused"
         return
@@ -304,3 +306,26 @@ def test_names_of_tools_are_restored_in_whole_answers_and_in_streams() -> None:
     assert body["messages"][1]["tool_calls"][0]["function"]["name"] == short
     answer = json.dumps({"name": short, "text": f'say "{short}"'}).encode()
     assert json.loads(made.restored(answer)) == {"name": long, "text": f'say "{short}"'}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "sent", "dropped"),
+    [
+        ("gpt-5", {"reasoning": {"effort": "xhigh"}}, {"reasoning_effort": "high"}, ("reasoning_effort",)),
+        ("gpt-5.2", {"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"}, ()),
+        ("gpt-4o", {"reasoning": {"effort": "low"}}, {}, ("reasoning_effort",)),
+        ("gpt-5", {"thinking": {"type": "enabled"}, "top_k": 5}, {}, ("reasoning_effort", "top_k")),
+    ],
+    ids=str,
+)
+def test_other_vendors_words_for_reasoning_reach_openai_as_an_effort(
+    model: str, given: Body, sent: Body, dropped: tuple[str, ...]
+) -> None:
+    rules = rules_of_model("openai", ("openai_chat",), "openai_chat", model)
+    account = provider("openai", models=(model,), rules_by_model={model: rules})
+    asked = ClientRequest("openai_chat", chat(model="m", **given), reader("openai_chat"))
+
+    made = Translation().call(request(client_request=asked), Candidate.of(account, model))
+
+    assert json.loads(made.body) == {**chat(model=model), **sent}
+    assert made.dropped == dropped

@@ -112,6 +112,8 @@ def openai(model: str, body: Body) -> Iterator[str]:
     """Yield what OpenAI refuses."""
     yield from (f"Unrecognized request argument supplied: {name}" for name in body.keys() - OPENAI_FIELDS)
     yield from _openai_reasoning(model, body)
+    if re.match("gpt-[34]", model):
+        yield from _present(body, ("reasoning_effort",))
     yield from _openai_numbers(body)
     labels = body.get("metadata") or {}
     if len(labels) > 16 or any(len(key) > 64 or len(value) > 512 for key, value in labels.items()):

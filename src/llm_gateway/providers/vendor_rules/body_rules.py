@@ -69,8 +69,8 @@ class BodyRules:
 
 
 def _apply(by_field: Mapping[str, list[_Named]], fields: JsonObject, edit: Edit) -> None:
-    for field in [name for name in fields if name in by_field]:
-        for rule, name in by_field[field]:
+    for field, rules in by_field.items():  # in the table's order: a rule may set a field of a later row
+        for rule, name in rules if field in fields else ():
             if fields.get(field) is not None:
                 rule.apply(fields, field, name, edit)
 

@@ -177,6 +177,24 @@ class ThinkingSwitch(msgspec.Struct, frozen=True):
             fields.setdefault("thinking", {"type": "disabled"})
 
 
+class AsEffort(msgspec.Struct, frozen=True):
+    """The vendor rejects another vendor's word for reasoning (an object): its effort becomes `reasoning_effort`.
+
+    The object is left out, and named if it asks for anything else.
+    """
+
+    def apply(self, fields: JsonObject, field: str, name: str, edit: Edit) -> None:
+        """Replace the object; see `Rule.apply`."""
+        asked = fields.pop(field)
+        effort = asked.get("effort") if isinstance(asked, dict) else None
+        if isinstance(asked, dict) and (asked.get("type") == "disabled" or asked.get("enabled") is False):
+            effort = "none"
+        if isinstance(effort, str) and fields.get("reasoning_effort") is None:
+            fields["reasoning_effort"] = effort
+        elif asked:
+            edit.dropped.append(name)
+
+
 class Hashed(msgspec.Struct, frozen=True):
     """The vendor accepts a text of at most `longest` characters, an identifier: a longer one becomes its hash."""
 

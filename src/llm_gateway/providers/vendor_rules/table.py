@@ -19,6 +19,7 @@ from llm_gateway.providers.vendor_rules.parts import (
     ToolName,
 )
 from llm_gateway.providers.vendor_rules.rule import (
+    AsEffort,
     AtMost,
     BiasRange,
     Dropped,
@@ -52,6 +53,7 @@ CLAUDE_UP_TO_4_6 = (
 """Models of Claude that accept sampling parameters."""
 
 CLAUDE_LIMITS = "https://github.com/labring/fastgpt-plugin/pull/242"
+PARAMETERS = "https://community.openai.com/t/developer-role-not-accepted-for-o1-o1-mini-o3-mini/1110750/7"
 REASONING_GUIDE = "https://developers.openai.com/api/docs/guides/reasoning"
 CREATE_PARAMS = "openai 3.54: types.chat.CompletionCreateParams"
 FUNCTION = "openai 3.54: types.shared_params.FunctionDefinition"
@@ -69,6 +71,12 @@ GENERATION_CONFIG = (
 CLAUDE_MESSAGES = "https://platform.claude.com/docs/en/api/messages"
 
 _OPENAI = (
+    *(Row(vendors=("openai",), field=field, rule=AsEffort(), name="reasoning", source=CREATE_PARAMS)
+      for field in ("reasoning", "thinking")),
+    *(Row(vendors=("openai",), field=field, rule=Dropped(), source=CREATE_PARAMS)
+      for field in ("top_k", "min_p", "repetition_penalty")),
+    Row(vendors=("openai",), models=("gpt-3.5*", "gpt-4*"), field="reasoning_effort", rule=Dropped(),
+        source=PARAMETERS),
     Row(vendors=OPENAI, models=REASONING, field="max_tokens", rule=Renamed("max_completion_tokens"),
         source=REASONING_GUIDE),
     Row(vendors=OPENAI, models=(*O_SERIES, *GPT_5), but_not=CHAT, field="temperature", rule=Dropped(unless=(1,)),
@@ -88,7 +96,7 @@ _OPENAI = (
         rule=Refused("this model accepts no stop sequences", harmless=([],)), source=CREATE_PARAMS),
     Row(vendors=OPENAI, models=O_SERIES, field="logprobs",
         rule=Refused("this model returns no logprobs", harmless=(False,)),
-        source="https://community.openai.com/t/developer-role-not-accepted-for-o1-o1-mini-o3-mini/1110750/7"),
+        source=PARAMETERS),
     Row(vendors=OPENAI, models=O_SERIES, field="reasoning_effort", rule=Words(("low", "medium", "high")),
         source=REASONING_GUIDE),
     Row(vendors=OPENAI, models=GPT_5, but_not=(*CHAT, "gpt-5-pro*"), field="reasoning_effort",
