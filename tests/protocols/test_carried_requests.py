@@ -250,3 +250,61 @@ def test_the_input_of_geminis_json_tool_is_the_answer() -> None:
     [choice] = gemini.read_reply(msgspec.json.encode({"candidates": [candidate]})).choices
 
     assert choice == Choice(parts=[Text(text='{"a":"b"}')], finish_reason="stop")
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "sent", "dropped"),
+    [
+        ("openai/gpt-oss-120b", "high", "high", ()),
+        ("gpt-oss-20b", "xhigh", "high", ("reasoning",)),
+        ("grok-4.5", "none", "low", ("reasoning",)),
+        ("grok-4.3", "none", "none", ()),
+        ("grok-4", "high", None, ("reasoning",)),
+        ("deepseek-v4-pro", "max", "max", ()),
+        ("gpt-5.6-sol", "max", "max", ()),
+        ("gpt-5.2", "max", "xhigh", ("reasoning",)),
+        ("llama-4", "high", None, ("reasoning",)),
+    ],
+)
+def test_an_effort_reaches_each_model_in_the_nearest_word_that_it_knows(
+    model: str, effort: str, sent: str | None, dropped: tuple[str, ...]
+) -> None:
+    asked = Conversation(turns=ASKS, reasoning=Reasoning(effort=effort))
+
+    written = openai_chat.write_request(asked, model, stream=False)
+
+    assert (written.document.get("reasoning_effort"), written.dropped) == (sent, dropped)
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "level"),
+    [
+        ("gemini-3-flash-preview", "minimal", "minimal"),
+        ("gemini-3-flash-preview", "none", "minimal"),
+        ("gemini-3.6-flash", "medium", "medium"),
+        ("gemini-3.8-flash", "minimal", "low"),
+        ("gemini-3-pro-preview", "medium", "high"),
+        ("gemini-3-pro-preview", "minimal", "low"),
+        ("gemini-3.8-flash", "max", "high"),
+    ],
+)
+def test_gemini_3_gets_the_nearest_level_that_the_model_has(model: str, effort: str, level: str) -> None:
+    asked = Conversation(turns=ASKS, reasoning=Reasoning(effort=effort))
+
+    written = gemini.write_request(asked, model, stream=False)
+
+    assert written.document["generationConfig"]["thinkingConfig"]["thinkingLevel"] == level
+    assert written.dropped == (() if level == effort else ("reasoning",))
+
+
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [
+        ("claude-opus-5-5", 32_000), ("claude-haiku-4-5-20251001", 32_000), ("claude-opus-4-20250514", 32_000),
+        ("claude-3-5-sonnet-20241022", 8192), ("claude-3-haiku-20240307", 4096), ("kimi-k2.5", 8192),
+    ],
+)  # fmt: skip
+def test_claude_is_asked_for_its_own_maximum_up_to_32000_tokens(model: str, limit: int) -> None:
+    assert (
+        anthropic_messages.write_request(Conversation(turns=ASKS), model, stream=False).document["max_tokens"] == limit
+    )

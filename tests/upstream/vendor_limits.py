@@ -170,8 +170,9 @@ def groq(model: str, body: Body) -> Iterator[str]:
     if body.get("n") not in (None, 1):
         yield "'n' : number must be at most 1"
     yield from _message_fields(body, ("name", "reasoning_content", "reasoning_details", "extra_content"))
-    if model.startswith("gpt-oss"):
-        yield from _words(body, ("low", "medium", "high"))
+    if not model.startswith(("gpt-oss", "qwen")):
+        yield from _message_fields(body, ("reasoning",))
+    yield from _gpt_oss(model, body)
     yield from _objects_without_properties(body)
 
 

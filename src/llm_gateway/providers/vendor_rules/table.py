@@ -135,6 +135,8 @@ _GROQ = (
     Row(vendors=("groq",), field="messages[].name", rule=MessageField(frozenset({"name"})), name="name", source=GROQ),
     Row(vendors=("groq",), field="messages[].reasoning_content", name="thinking", source=GROQ_MESSAGES,
         rule=MessageField(frozenset({"reasoning_content", "reasoning_details"}))),
+    Row(vendors=("groq",), but_not=("gpt-oss*", "qwen*"), field="messages[].reasoning", name="thinking",
+        rule=MessageField(frozenset({"reasoning"})), source="https://github.com/vercel/ai/issues/8056"),
     Row(vendors=("groq",), field="messages[].tool_calls[].extra_content", rule=CallField(("extra_content",)),
         source=GROQ_MESSAGES),
     Row(vendors=("groq",), models=("gpt-oss*",), field="reasoning_effort", rule=Words(("low", "medium", "high")),
