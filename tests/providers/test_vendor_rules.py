@@ -203,7 +203,7 @@ def edges_of_parts(row: rule.Row) -> list[tuple[Body, str]]:
         return [(claude(messages=[{"role": "user", "content": [image]}]), expected) for image, expected in images]
     assert isinstance(found, parts.CallField)
     body = tool("t", protocol)
-    body["messages"][1]["tool_calls"][0][found.fields[0]] = {"google": {"thought_signature": "s"}}
+    body["messages"][1]["tool_calls"][0]["extra_content"] = {"google": {"thought_signature": "s"}}
     return [(body, "changed")]
 
 

@@ -78,17 +78,50 @@ def _blocks(body: JsonObject) -> Iterator[tuple[JsonObject, Path]]:
         yield from _items(message.get("content"), (*path, "content"))
 
 
-def has_calls(body: JsonObject) -> bool:
-    """Return whether a message may hold a tool call or a result: a quick check, since most requests have none."""
+def called_texts(body: JsonObject) -> tuple[list[Any], list[Any]]:
+    """Return the ids of all tool calls and results, and the names of the called tools: of `messages` only.
+
+    A quick look, since few requests need a change: plain loops, without the paths that a change needs.
+    """
+    ids: list[Any] = []
+    names: list[Any] = []
     messages = body.get("messages")
-    if not isinstance(messages, list):
-        return False
-    for message in messages:
-        if isinstance(message, dict) and (
-            "tool_calls" in message or "tool_call_id" in message or isinstance(message.get("content"), list)
-        ):
-            return True
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict):
+            continue
+        if message.get("tool_calls"):
+            _look_at_calls(message["tool_calls"], ids, names)
+        elif message.get("role") == "tool":
+            ids.append(message.get("tool_call_id"))
+        elif isinstance(message.get("content"), list):
+            _look_at_blocks(message["content"], ids, names)
+    return ids, names
+
+
+def calls_hold(body: JsonObject, fields: frozenset[str]) -> bool:
+    """Return whether a tool call of a chat completions body has one of the fields."""
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict) and not fields.isdisjoint(call):
+                return True
     return False
+
+
+def _look_at_calls(calls: Any, ids: list[Any], names: list[Any]) -> None:
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            ids.append(call.get("id"))
+            function = call.get("function")
+            names.append(function.get("name") if isinstance(function, dict) else None)
+
+
+def _look_at_blocks(blocks: list[Any], ids: list[Any], names: list[Any]) -> None:
+    for block in blocks:
+        if isinstance(block, dict) and block.get("type") in ("tool_use", "tool_result"):
+            ids += (block.get("id"), block.get("tool_use_id"))
+            names.append(block.get("name"))
 
 
 def tools(body: JsonObject, edit: Edit) -> Iterator[Part]:

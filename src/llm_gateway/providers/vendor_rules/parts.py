@@ -15,8 +15,9 @@ import msgspec
 from llm_gateway.protocols.contract import JsonObject, Unsupported
 from llm_gateway.providers.vendor_rules.body_parts import (
     allowed_names,
+    called_texts,
     calls,
-    has_calls,
+    calls_hold,
     ids,
     image_sources,
     names,
@@ -79,13 +80,12 @@ class ReasoningOfCalls(msgspec.Struct, frozen=True):
 class CallField(msgspec.Struct, frozen=True):
     """The vendor rejects fields of tool calls that the gateway added to an earlier answer: left out."""
 
-    fields: tuple[str, ...]
+    fields: frozenset[str]
 
     def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
         """Leave the fields out of all tool calls."""
-        for call in calls(body, edit) if has_calls(body) else ():
-            if any(each in call.value for each in self.fields):
-                call.drop(self.fields)
+        for call in calls(body, edit) if calls_hold(body, self.fields) else ():
+            call.drop(self.fields)
 
 
 class CallId(msgspec.Struct, frozen=True):
@@ -99,9 +99,9 @@ class CallId(msgspec.Struct, frozen=True):
 
     def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
         """Replace the ids that do not match."""
-        if not has_calls(body):
-            return
         matches = re.compile(self.pattern).fullmatch
+        if all(matches(each) for each in called_texts(body)[0] if isinstance(each, str)):
+            return
         for part, key in ids(body, edit):
             given = part.value.get(key)
             if isinstance(given, str) and not matches(given):
@@ -144,6 +144,11 @@ class ToolName(msgspec.Struct, frozen=True):
         """Replace the names that do not fit, wherever the body has them."""
         first = f"(?=[{self.start}])" if self.start else ""
         fits = re.compile(rf"{first}[{self.alphabet}]{{1,{self.longest}}}").fullmatch
+        declared = [tool.value.get("name") for tool in tools(body, edit)]
+        if "contents" not in body and all(
+            fits(each) for each in (*declared, *called_texts(body)[1]) if isinstance(each, str)
+        ):
+            return
         other = re.compile(rf"[^{self.alphabet}]")
         new_names: dict[str, str] = {}
         for part in names(body, edit):
