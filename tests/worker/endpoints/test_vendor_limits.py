@@ -100,3 +100,19 @@ async def test_an_unknown_value_passes_a_provider_over_and_is_a_400_only_if_none
 
         assert answer.status == 400
         assert "thinking.type: 'sometimes' is not known here" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("thinking", "sent"), [("Let me look", "Let me look"), ("", " ")])
+async def test_thoughts_of_claude_code_go_back_to_deepseek_with_their_tool_calls(
+    client: Client, thinking: str, sent: str
+) -> None:
+    """DeepSeek refuses a second turn without `reasoning_content`; a blank stands for thoughts of another vendor."""
+    blocks: list[dict[str, Any]] = [{"type": "thinking", "thinking": thinking, "signature": ""}]
+    call = {"type": "tool_use", "id": "call_1", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": "a tree"}
+    messages = [*HELLO, {"role": "assistant", "content": [*blocks, call]}, {"role": "user", "content": [result]}]
+    async with vendor(client, "deepseek", "deepseek-v4-pro") as mock:
+        answer = await client.call("POST", "/v1/messages", {"model": "auto", "max_tokens": 9, "messages": messages})
+
+        assert answer.status == 200, answer.json
+        assert mock.calls[0].json["messages"][1]["reasoning_content"] == sent
