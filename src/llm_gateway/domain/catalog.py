@@ -78,8 +78,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     are translated with `translation_codec`, None if the account takes no translations. `required_codec` is the codec of
     requests that the account takes in one of its protocols only, None if there are none. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
-    for models that the provider reports in its replies, None for a provider without a list. Only `target` contains
-    the API key.
+    for models that the provider reports in its replies, None for a provider without a list. `rules_by_model` holds a
+    `ModelRules` (`providers/vendor_rules/body_rules.py`) for each model whose vendor has words or limits of its own.
+    Only `target` contains the API key.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     required_codec: Any = None
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
+    rules_by_model: Mapping[str, Any] = {}
 
     @property
     def is_embedded(self) -> bool:

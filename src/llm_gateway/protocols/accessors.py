@@ -126,6 +126,35 @@ def checked_effort(effort: str | None, where: str) -> str | None:
     return effort
 
 
+def known_effort(effort: str | None, where: str) -> str | None:
+    """Return a reasoning effort unchanged; raise `Unsupported` unless it is one of `REASONING_EFFORTS`."""
+    if effort is not None and effort not in REASONING_EFFORTS:
+        raise unknown_value(where, effort, REASONING_EFFORTS)
+    return effort
+
+
+def unknown_value(where: str, value: str, known: Iterable[str]) -> Unsupported:
+    """Return the error for a value that is not known here: a provider of the client's own protocol may know it."""
+    return Unsupported(where, f"{value[:40]!r} is not known here; known values: {', '.join(known)}")
+
+
+def droppable_fields(
+    document: JsonObject, known: frozenset[str], decisive: frozenset[str] = frozenset(), where: str = ""
+) -> list[str]:
+    """Return the paths of the fields that are not in `known` and not empty, to drop and report them.
+
+    `decisive` are fields known to change the meaning of an answer, which are not dropped.
+
+    Raises:
+        Unsupported: the document has a decisive field.
+    """
+    found = [name for name, value in document.items() if name not in known and value not in (None, [], {})]
+    for name in found:
+        if name in decisive:
+            raise Unsupported(_path(where, name), "only a provider that speaks this protocol can be sent it")
+    return [_path(where, name) for name in found]
+
+
 def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: str = "") -> None:
     """Reject a request that has a field which is not in `known`, unless the field is empty.
 

@@ -18,11 +18,11 @@ from llm_gateway.domain.conversation import (
     VendorPart,
 )
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.encrypted_reasoning import is_marked
+from llm_gateway.protocols.json_tool import JSON_TOOL
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -185,7 +185,7 @@ def _write_blocks(part: Part) -> list[dict[str, Any]]:
     block unchanged.
     """
     if isinstance(part, Text | Refusal):
-        return [{"type": "text", "text": part.text, "citations": None}]
+        return [{"type": "text", "text": part.text}]
     if isinstance(part, ToolCall):
         return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}]
     if not isinstance(part, Thinking):
