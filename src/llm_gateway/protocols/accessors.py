@@ -119,13 +119,6 @@ def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]
     return accepted
 
 
-def checked_effort(effort: str | None, where: str) -> str | None:
-    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_EFFORTS`."""
-    if effort is not None and effort not in REASONING_EFFORTS:
-        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_EFFORTS)}.")
-    return effort
-
-
 def known_effort(effort: str | None, where: str) -> str | None:
     """Return a reasoning effort unchanged; raise `Unsupported` unless it is one of `REASONING_EFFORTS`."""
     if effort is not None and effort not in REASONING_EFFORTS:
@@ -153,20 +146,6 @@ def droppable_fields(
         if name in decisive:
             raise Unsupported(_path(where, name), "only a provider that speaks this protocol can be sent it")
     return [_path(where, name) for name in found]
-
-
-def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: str = "") -> None:
-    """Reject a request that has a field which is not in `known`, unless the field is empty.
-
-    Dropping an unknown field could change the answer without notice.
-
-    Raises:
-        Unsupported: with the field's path.
-    """
-    for name, value in document.items():
-        if name not in known and value not in (None, [], {}):
-            why = "it is not known here, so only a provider that speaks this protocol can be sent it"
-            raise Unsupported(_path(where, name), why, known)
 
 
 def _typed(document: JsonObject, name: str, where: str, kind: type[Any], words: str) -> Any:
