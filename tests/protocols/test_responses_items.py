@@ -31,7 +31,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
-from llm_gateway.protocols.contract import ReplyContext, Unreadable
+from llm_gateway.protocols.contract import ReplyContext, Unreadable, Unsupported
 from llm_gateway.sse import Event, Splitter
 
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
@@ -294,8 +294,8 @@ def test_every_reasoning_effort_is_read(effort: str | None) -> None:
 
 
 @pytest.mark.parametrize("effort", ["very high", "", "LOW"])
-def test_an_unknown_reasoning_effort_is_refused(effort: str) -> None:
-    with pytest.raises(Unreadable) as refused:
+def test_an_unknown_reasoning_effort_is_left_to_providers_that_may_know_it(effort: str) -> None:
+    with pytest.raises(Unsupported) as refused:
         read({"input": "x", "reasoning": {"effort": effort}})
     assert refused.value.field == "reasoning.effort"
 

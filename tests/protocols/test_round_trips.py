@@ -145,4 +145,4 @@ def test_a_later_system_text_is_sent_to_claude_as_a_user_message() -> None:
 
     [message] = document["messages"]
     assert [block["text"] for block in message["content"]] == ["one", "two", "three"]
-    assert document["max_tokens"] == 8192
+    assert document["max_tokens"] == 32_000

@@ -35,7 +35,7 @@ def written(model: str = OLDER, turns: Any = None, **fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("limit", "effort", "budget", "max_tokens"),
     [
-        (None, "high", 16384, 20480),
+        (None, "high", 16384, 32_000),
         (40_000, "high", 16384, 40_000),
         (8000, "high", 4000, 8000),
         (100, "low", None, 100),

@@ -20,8 +20,8 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
-from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.contract import Malformed, ReplyContext
+from llm_gateway.protocols.json_tool import JSON_TOOL
 from llm_gateway.sse import Event
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 5}

@@ -167,7 +167,7 @@ def test_the_json_instruction_follows_a_cached_system_text() -> None:
 @pytest.mark.parametrize(
     ("part", "field"),
     [
-        (File(media_type="text/csv", data="eA=="), "file"),
+        (File(media_type="text/csv", data="/w=="), "file"),
         (File(file_id="f"), "file"),
         (Image(file_id="f"), "image"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import msgspec
@@ -80,7 +82,27 @@ CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
         [called({"a": [1]}, "t", index=0, id="a")],
         [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments='{"a":[1]}')],
     ),
-    "a call without an id": ([called("", "t", index=3)], [ToolStart(call=0, id="call_0", name="t")]),
+    "parallel calls of one index, as from Ollama": (
+        [called("[1", "t", index=0, id="a"), called("]", index=0), called("{}", "u", index=0, id="b")],
+        [
+            ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="[1"), ToolDelta(call=0, arguments="]"),
+            ToolStart(call=1, id="b", name="u"), ToolDelta(call=1, arguments="{}"),
+        ],
+    ),
+    "a name after the arguments have begun": (
+        [called("[1", "", index=0, id="a"), called(", 2]", "t", index=0)],
+        [
+            ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="[1"), ToolDelta(call=0, arguments=", 2]"),
+        ],
+    ),
+    "an id after the call has begun": (
+        [called("", index=0), called("", "t", index=0, id="a")],
+        [ToolStart(call=0, id="a", name="t")],
+    ),
+    "a call that never gets a name": (
+        [called("{}", index=0, id="a"), delta("tool_calls")],
+        [VendorPartDelta(kind="tool_call"), ChoiceEnd(reason="tool_calls")],
+    ),
     "calls known by their ids": (
         [called("[", "t", id="a"), called("1", "u", id="b"), called("]", id="a")],
         [
@@ -142,10 +164,21 @@ def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     assert chunks_of(openai_chat.StreamReader(), *events) == expected
 
 
+def test_ids_that_the_gateway_gives_to_calls_do_not_repeat_in_later_turns() -> None:
+    starts = [chunks_of(openai_chat.StreamReader(), called("", "t", index=3)) for _ in range(2)]
+    calls = [{"type": "function", "function": {"name": "t", "arguments": "{}"}}]
+    reply = json.dumps({"choices": [{"message": {"content": None, "tool_calls": calls}, "finish_reason": "stop"}]})
+    parts = [openai_chat.read_reply(reply.encode()).choices[0].parts for _ in range(2)]
+
+    found: list[Any] = [*starts, *parts]
+    ids = {one.id for (one,) in found if isinstance(one, ToolStart | ToolCall)}
+    assert len(ids) == 4
+    assert all(re.fullmatch("[a-zA-Z0-9_-]{10,40}", each) for each in ids)
+
+
 @pytest.mark.parametrize(
     ("event", "error", "message"),
     [
-        (called("{}", index=0, id="a"), Malformed, "without a name"),
         (delta("error"), Malformed, "aborted the answer"),
         (delta("insufficient_system_resource"), Malformed, "aborted the answer"),
         ({"error": {"message": "on fire", "type": "server_error"}}, UpstreamError, "on fire"),

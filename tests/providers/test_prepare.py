@@ -11,7 +11,7 @@ from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import local, openai
 from llm_gateway.providers.prepare import Preparer
-from llm_gateway.providers.presets import Preset
+from llm_gateway.providers.presets import Preset, load_presets, vendor_of
 from llm_gateway.providers.prices import PriceList
 from llm_gateway.providers.registry import base_url_of
 from llm_gateway.worker.pipeline.translation import Translation
@@ -293,3 +293,37 @@ def test_the_public_list_knows_context_windows() -> None:
     assert prices.context_window(None, "claude-haiku-4-5-20251001") == 200_000
     assert prices.context_window("ollama", "gpt-4o-mini") is None
     assert prices.context_window("openai", "x" * 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "vendor"),
+    [
+        ("groq", None, "groq"),
+        ("groq", "http://127.0.0.1:1/v1", "groq"),
+        ("my second account", "https://api.groq.com/openai/v1", "groq"),
+        ("mine", "https://llm.example.com/v1", ""),
+        ("mine", "http://localhost:8000/v1", ""),
+        ("mine", None, ""),
+    ],
+)
+def test_the_vendor_of_an_account_is_known_by_its_name_or_by_its_host(
+    name: str, base_url: str | None, vendor: str
+) -> None:
+    assert vendor_of(name, base_url, load_presets()) == vendor
+
+
+def test_a_prepared_provider_has_the_rules_of_its_vendor_for_each_model() -> None:
+    prepare = Preparer(
+        dialects={"openai": openai}, presets=load_presets(), prices=Prices(), local_endpoint=lambda: None,
+        learn=lambda _keys: None,
+    ).prepare  # fmt: skip
+    account = provider("mine", base_url="https://api.groq.com/openai/v1", models=("gpt-oss-20b", "llama-4"))
+
+    rules = prepare(account, "key").rules_by_model
+
+    assert set(rules) == {"gpt-oss-20b", "llama-4"}
+    body = {"messages": [], "reasoning_effort": "xhigh"}
+    assert rules["gpt-oss-20b"].passed["openai_chat"].apply(body).dropped == ["reasoning"]
+    assert body["reasoning_effort"] == "high"
+    unknown = prepare(provider("mine", base_url="https://llm.example.com/v1", models=("llama-4",)), "key")
+    assert unknown.rules_by_model == {}

@@ -11,6 +11,7 @@ import random
 import re
 import secrets
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from time import time
 from types import TracebackType
@@ -93,17 +94,25 @@ class _ChatRequest(msgspec.Struct, gc=False):
 class MockUpstream:
     """A mock vendor: `async with MockUpstream() as mock: … mock.base_url … mock.calls`.
 
-    `total` and `listed` count the requests for chat completions and for the model list.
+    `total` and `listed` count the requests for chat completions and for the model list. `refuse`: given the model
+    and the decoded body, it returns the message of a 400, None for a body that the vendor takes (`vendor_limits.py`).
     """
 
     def __init__(
-        self, *, port: int = 0, journal: Path | None = None, fsync: bool = False, kept_calls: int = KEPT_CALLS
+        self,
+        *,
+        port: int = 0,
+        journal: Path | None = None,
+        fsync: bool = False,
+        kept_calls: int = KEPT_CALLS,
+        refuse: Callable[[str, Any], str | None] | None = None,
     ) -> None:
         self.total = 0
         self.listed = 0
         self.connections: set[VendorConnection] = set()
         self.port = port
         self._journal = None if journal is None else BillingJournal(journal, fsync=fsync)
+        self._refuse = refuse
         self._n = 0
         self._run = secrets.token_hex(4)
         self._calls: deque[Call] = deque(maxlen=kept_calls)
@@ -185,6 +194,9 @@ class MockUpstream:
             request = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             connection.send(answers.refusal(400, None))
+            return
+        if self._refuse is not None and (message := self._refuse(request.model, msgspec.json.decode(body))):
+            connection.send(answers.answer(400, {"error": {"message": message, "type": "invalid_request_error"}}))
             return
         refused = responses_api.chat_problem(request.model, request.tools, request.reasoning_effort)
         if refused is not None:

@@ -83,7 +83,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     requests that the account takes in one of its protocols only, None if there are none. A model without an entry in
     `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
     for models that the provider reports in its replies, None for a provider without a list. A model without an entry in
-    `context_window_by_model` has a context window of unknown size. Only `target` contains the API key.
+    `context_window_by_model` has a context window of unknown size. `rules_by_model` holds a `ModelRules`
+    (`providers/vendor_rules/body_rules.py`) for each model whose vendor has words or limits of its own. Only `target`
+    contains the API key.
     """
 
     id: str
@@ -112,6 +114,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     price_by_model: dict[str, Price] = {}
     price_vendor: str | None = None
     context_window_by_model: dict[str, int] = {}
+    rules_by_model: Mapping[str, Any] = {}
 
     def max_output_of(self, model: str) -> int | None:
         """Return the maximum number of output tokens that the operator set for a model, None if there is none."""

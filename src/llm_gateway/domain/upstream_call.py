@@ -20,7 +20,8 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
     provider. `codec` is the `providers.dialect.ProtocolCodec` that reads the reply.
     `is_native`: the body is the client's own document, since the provider speaks the client's protocol.
     `header_lines` are extra headers, each line ending in CRLF. `dropped` names the request fields that the provider's
-    protocol cannot express.
+    protocol cannot express. `renamed` holds pairs of JSON strings: a tool's name that the provider was sent, and the
+    client's name for it, which has to stand in the answer.
     """
 
     path: str
@@ -29,6 +30,13 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
     header_lines: bytes = b""
     dropped: tuple[str, ...] = ()
     codec: Any = None
+    renamed: tuple[tuple[bytes, bytes], ...] = ()
+
+    def restored(self, answer: bytes) -> bytes:
+        """Return a provider's answer, or a part of it, with the client's names of tools."""
+        for sent, own in self.renamed:
+            answer = answer.replace(sent, own)
+        return answer
 
 
 class UpstreamResult(msgspec.Struct, frozen=True, gc=False):

@@ -119,25 +119,33 @@ def result_parts(parts: Iterable[Part], where: str) -> list[Text | Image | File]
     return accepted
 
 
-def checked_effort(effort: str | None, where: str) -> str | None:
-    """Return a reasoning effort unchanged; raise `Unreadable` unless it is one of `REASONING_EFFORTS`."""
+def known_effort(effort: str | None, where: str) -> str | None:
+    """Return a reasoning effort unchanged; raise `Unsupported` unless it is one of `REASONING_EFFORTS`."""
     if effort is not None and effort not in REASONING_EFFORTS:
-        raise Unreadable(where, f"{where} must be one of {', '.join(REASONING_EFFORTS)}.")
+        raise unknown_value(where, effort, REASONING_EFFORTS)
     return effort
 
 
-def reject_unknown_fields(document: JsonObject, known: frozenset[str], where: str = "") -> None:
-    """Reject a request that has a field which is not in `known`, unless the field is empty.
+def unknown_value(where: str, value: str, known: Iterable[str]) -> Unsupported:
+    """Return the error for a value that is not known here: a provider of the client's own protocol may know it."""
+    return Unsupported(where, f"{value[:40]!r} is not known here; known values: {', '.join(known)}")
 
-    Dropping an unknown field could change the answer without notice.
+
+def droppable_fields(
+    document: JsonObject, known: frozenset[str], decisive: frozenset[str] = frozenset(), where: str = ""
+) -> list[str]:
+    """Return the paths of the fields that are not in `known` and not empty, to drop and report them.
+
+    `decisive` are fields known to change the meaning of an answer, which are not dropped.
 
     Raises:
-        Unsupported: with the field's path.
+        Unsupported: the document has a decisive field.
     """
-    for name, value in document.items():
-        if name not in known and value not in (None, [], {}):
-            why = "it is not known here, so only a provider that speaks this protocol can be sent it"
-            raise Unsupported(_path(where, name), why, known)
+    found = [name for name, value in document.items() if name not in known and value not in (None, [], {})]
+    for name in found:
+        if name in decisive:
+            raise Unsupported(_path(where, name), "only a provider that speaks this protocol can be sent it")
+    return [_path(where, name) for name in found]
 
 
 def _typed(document: JsonObject, name: str, where: str, kind: type[Any], words: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from llm_gateway.domain.conversation import Conversation, Image, Part, Text, Thinking, ToolResult
+from llm_gateway.domain.conversation import Conversation, Image, Part, Text, Thinking, ToolResult, Turn
 from llm_gateway.protocols.encrypted_reasoning import is_from_responses
 
 
@@ -32,6 +32,18 @@ def unsupported_attributes(
     if any(tool.cache is not None for tool in conversation.tools):
         names.add("cache_control")
     return sorted(names.intersection(unsupported))
+
+
+def split_system(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
+    """Split the parts of the leading system turns from the other turns, for protocols with a system field.
+
+    Later system turns stay in their place. If there are only system turns, all stay: such a protocol requires a user's
+    message, and OpenAI answers system texts alone, too.
+    """
+    for index, turn in enumerate(turns):
+        if turn.role not in ("system", "developer"):
+            return [part for before in turns[:index] for part in before.parts], turns[index:]
+    return [], turns
 
 
 def _may_have_attributes(conversation: Conversation) -> bool:

@@ -67,15 +67,17 @@ def requests_for_responses(model: str) -> Callable[[ClientRequest], bool] | None
 def _needs_responses(need: Need, model: str, client_request: ClientRequest) -> bool:
     """Return whether chat completions would refuse this request, and the Responses API takes it.
 
-    A request in chat completions is judged by its document, so that one that passes through need not be parsed.
+    A request in chat completions is judged by its document, so that one that passes through need not be parsed, except
+    if it asks for reasoning in another vendor's words: `vendor_rules` turns these into an effort.
 
     Raises:
         Unreadable, Unsupported: as `ClientRequest.conversation`.
     """
     if need == "always":
         return True
-    if client_request.protocol == "openai_chat":
-        has_tools, effort = bool(client_request.document.get("tools")), client_request.document.get("reasoning_effort")
+    document = client_request.document
+    if client_request.protocol == "openai_chat" and not (document.get("reasoning") or document.get("thinking")):
+        has_tools, effort = bool(document.get("tools")), document.get("reasoning_effort")
     else:
         conversation = client_request.conversation
         reasoning = conversation.reasoning

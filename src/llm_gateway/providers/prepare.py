@@ -10,9 +10,10 @@ import msgspec
 from llm_gateway.domain.catalog import Provider, Target, UpstreamAuthorizer
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.dialect import Dialect
-from llm_gateway.providers.presets import Preset
+from llm_gateway.providers.presets import Preset, vendor_of
 from llm_gateway.providers.prices import PriceList, own_price
 from llm_gateway.providers.registry import base_url_of, choose_codecs, protocols_problem
+from llm_gateway.providers.vendor_rules.body_rules import rules_of_model
 
 
 def target_with_key(dialect: Dialect, base_url: str, api_key: str) -> Target:
@@ -83,6 +84,11 @@ class Preparer:
         if problem is not None:
             raise ConfigurationError(problem)
         spoken = choose_codecs(dialect, protocols, has_json_mode=preset.has_json_mode)
+        vendor = vendor_of(provider.name, provider.base_url, self._presets)
+        rules = {
+            model: rules_of_model(vendor, tuple(spoken.codecs), spoken.translation_protocol, model)
+            for model in provider.models
+        }
         return msgspec.structs.replace(
             provider,
             target=self._target(provider, api_key, dialect),
@@ -92,6 +98,7 @@ class Preparer:
             price_by_model={model: price for model, price in prices.items() if price is not None},
             context_window_by_model=self._context_windows(provider, preset_name),
             price_vendor=None if provider.kind == "local" else self._prices.vendor_of(preset_name),
+            rules_by_model={model: found for model, found in rules.items() if found is not None},
         )
 
     def _context_windows(self, provider: Provider, preset_name: str | None) -> dict[str, int]:

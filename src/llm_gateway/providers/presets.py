@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +21,17 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str | None = None
     has_json_mode: bool = True
     protocols: tuple[str, ...] | None = None
+
+
+def vendor_of(name: str, base_url: str | None, presets: Mapping[str, Preset]) -> str:
+    """Return the preset that a provider belongs to: by its name, else by the host of its URL; "" if by neither."""
+    if name in presets:
+        return name
+    host = None if base_url is None else urlsplit(base_url).hostname
+    if host in (None, "localhost"):
+        return ""
+    urls = ((preset, entry.base_url) for preset, entry in presets.items() if entry.base_url is not None)
+    return next((preset for preset, url in urls if urlsplit(url).hostname == host), "")
 
 
 def load_presets() -> dict[str, Preset]:

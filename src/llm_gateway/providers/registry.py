@@ -61,6 +61,11 @@ class AccountCodecs(NamedTuple):
     translation_codec: ProtocolCodec | None
     required_codec: ProtocolCodec | None
 
+    @property
+    def translation_protocol(self) -> str | None:
+        """The protocol of translated requests, None if the account takes none."""
+        return next((protocol for protocol, codec in self.codecs.items() if codec.write is not None), None)
+
 
 def choose_codecs(dialect: Dialect, protocols: tuple[str, ...] | None, *, has_json_mode: bool = True) -> AccountCodecs:
     """Return the codecs of an account that speaks `protocols` (None: the dialect's defaults).

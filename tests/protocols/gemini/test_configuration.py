@@ -101,6 +101,10 @@ def test_the_calling_config_becomes_the_tool_choice_and_the_tools(
             ("contents.parts.partMetadata",),
         ),
         ({"generationConfig": {"responseModalities": ["TEXT"]}}, ()),
+        ({"somethingNew": 1}, ("somethingNew",)),
+        ({"generationConfig": {"new": 1}}, ("generationConfig.new",)),
+        ({"generationConfig": {"thinkingConfig": {"new": 1}}}, ("generationConfig.thinkingConfig.new",)),
+        ({"tools": [{"functionDeclarations": [{"name": "t", "new": 1}]}]}, ("tools.new",)),
     ],
 )  # fmt: skip
 def test_fields_that_no_other_protocol_has_are_dropped_by_name(
@@ -113,17 +117,15 @@ def test_fields_that_no_other_protocol_has_are_dropped_by_name(
     ("fields", "field"),
     [
         ({"cachedContent": "cachedContents/1"}, "cachedContent"),
-        ({"somethingNew": 1}, "somethingNew"),
         ({"generationConfig": {"speechConfig": {"a": 1}}}, "generationConfig.speechConfig"),
         ({"generationConfig": {"responseModalities": ["TEXT", "IMAGE"]}}, "generationConfig.responseModalities"),
         ({"generationConfig": {"responseMimeType": "text/x.enum"}}, "generationConfig.responseMimeType"),
-        ({"generationConfig": {"thinkingConfig": {"new": 1}}}, "generationConfig.thinkingConfig.new"),
+        ({"generationConfig": {"thinkingConfig": {"thinkingLevel": "much"}}},
+         "generationConfig.thinkingConfig.thinkingLevel"),
+        ({"toolConfig": {"functionCallingConfig": {"mode": "SOME"}}}, "toolConfig.functionCallingConfig.mode"),
+        ({"contents": [{"role": "system", "parts": [{"text": "x"}]}]}, "contents[0].role"),
         ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch"),
         ({"tools": [{"functionDeclarations": []}, {"code_execution": {}}]}, "tools[1].codeExecution"),
-        (
-            {"tools": [{"functionDeclarations": [{"name": "t", "new": 1}]}]},
-            "tools[0].functionDeclarations[0].new",
-        ),
         ({"contents": [{"parts": [{"executableCode": {"code": "1"}}]}]}, "contents[0].parts[0].executableCode"),
         (
             {"contents": [{"parts": [{"fileData": {"fileUri": "gs://a/b"}}]}]},
@@ -147,7 +149,6 @@ def test_features_that_only_google_has_are_rejected(fields: dict[str, Any], fiel
         ({"contents": []}, "contents"),
         ({"contents": "x"}, "contents"),
         ({"contents": ["x"]}, "contents[0]"),
-        ({"contents": [{"role": "system", "parts": [{"text": "x"}]}]}, "contents[0].role"),
         ({"contents": [{"role": 5, "parts": [{"text": "x"}]}]}, "contents[0].role"),
         ({"contents": [{"role": "user"}]}, "contents[0].parts"),
         ({"contents": [{"role": "model", "parts": [{"text": ""}]}]}, "contents"),
@@ -175,14 +176,9 @@ def test_features_that_only_google_has_are_rejected(fields: dict[str, Any], fiel
             "generationConfig.responseMimeType",
         ),
         (
-            {"generationConfig": {"thinkingConfig": {"thinkingLevel": "much"}}},
-            "generationConfig.thinkingConfig.thinkingLevel",
-        ),
-        (
             {"generationConfig": {"thinkingConfig": {"thinkingBudget": -2}}},
             "generationConfig.thinkingConfig.thinkingBudget",
         ),
-        ({"toolConfig": {"functionCallingConfig": {"mode": "SOME"}}}, "toolConfig.functionCallingConfig.mode"),
         (
             {"toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["t"]}}},
             "toolConfig.functionCallingConfig.allowedFunctionNames",

@@ -55,9 +55,9 @@ class Client:
         return cast(Answer, "answer")
 
 
-async def relayed(reader: StreamReader, *events: bytes) -> Client:
+async def relayed(reader: StreamReader, *events: bytes, call: UpstreamCall | None = None) -> Client:
     client = Client()
-    call = UpstreamCall("/", b"", is_native=True)
+    call = call or UpstreamCall("/", b"", is_native=True)
     callbacks = AttemptCallbacks(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
     stream = OpenStream(FakeEvents(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
     relay = Relay(stream, route=b"model", settled=client.settled, failed=cast(Any, None), gone=lambda: None)
@@ -114,3 +114,16 @@ async def test_events_after_a_possible_end_are_held_back_up_to_a_size() -> None:
     assert client.sent == events
     assert client.before is not None
     assert sum(map(len, events)) - sum(map(len, client.before)) <= MOST_HELD_BYTES + len(events[1])
+
+
+async def test_names_of_tools_that_a_vendor_could_not_take_are_restored_in_its_events() -> None:
+    tool = b'{"index":0,"id":"a","function":{"name":"short_1a2b3c4d","arguments":"{}"}}'
+    called = b'data: {"choices":[{"index":0,"delta":{"tool_calls":[%b]}}]}\n\n' % tool
+    said = b'data: {"choices":[{"index":0,"delta":{"content":"I call \\"short_1a2b3c4d\\""}}]}\n\n'
+    renamed = ((b'"short_1a2b3c4d"', b'"the client\'s own name"'),)
+    call = UpstreamCall("/", b"", is_native=True, renamed=renamed)
+
+    client = await relayed(openai_chat.StreamReader(), called, said, FINISH, DONE, call=call)
+
+    assert client.sent[0] == called.replace(b"short_1a2b3c4d", b"the client's own name")
+    assert client.sent[1] == said

@@ -21,8 +21,13 @@ REJECTS_FORCED_TOOLS = re.compile(r".*claude-(?:(?:fable|mythos)-5[-.]1|(?:opus|
 """Models that reject a forced tool (Fable and Mythos 5.1, Opus 5.5, Sonnet 5.5). Sources: see above."""
 OLD_MODELS = re.compile(r".*claude-(?:instant|v?[12](?!\d)|3-(?:opus|sonnet|haiku))")
 """Models whose answers are limited to 4,096 tokens."""
-MAX_TOKENS, MAX_TOKENS_OF_OLD_MODELS = 8192, 4096
-"""Default `max_tokens` for requests without one, since the Messages API requires it."""
+MODELS_OF_8192_TOKENS = re.compile(r".*claude-3-5-")
+MAX_TOKENS, MAX_TOKENS_OF_OLD_MODELS = 32_000, 4096
+"""Default `max_tokens` for requests without one, since the Messages API requires it: the model's own maximum, at most
+32,000. Claude Opus 4 has exactly that, later models have 64,000 or 128,000:
+https://platform.claude.com/docs/en/models/overview, https://github.com/labring/fastgpt-plugin/pull/242."""
+MAX_TOKENS_OF_OTHERS = 8192
+"""The same for models of other vendors that offer the Messages API, whose maximum is not known."""
 
 
 def accepts_all_parameters(model: str) -> bool:
@@ -45,4 +50,6 @@ def rejects_temperature_with_top_p(model: str) -> bool:
 
 def default_max_tokens(model: str) -> int:
     """Return the `max_tokens` to send if the client sets none."""
-    return MAX_TOKENS_OF_OLD_MODELS if OLD_MODELS.match(model) else MAX_TOKENS
+    if OLD_MODELS.match(model):
+        return MAX_TOKENS_OF_OLD_MODELS
+    return MAX_TOKENS if "claude" in model and not MODELS_OF_8192_TOKENS.match(model) else MAX_TOKENS_OF_OTHERS

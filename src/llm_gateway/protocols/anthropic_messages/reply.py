@@ -19,10 +19,10 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_billing, read_usage, write_usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.encrypted_reasoning import is_marked
+from llm_gateway.protocols.json_tool import JSON_TOOL
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, arguments_object, invalid_becomes
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -181,7 +181,7 @@ def _write_blocks(part: Part) -> list[dict[str, Any]]:
     block unchanged.
     """
     if isinstance(part, Text | Refusal):
-        return [{"type": "text", "text": part.text, "citations": None}]
+        return [{"type": "text", "text": part.text}]
     if isinstance(part, ToolCall):
         return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}]
     if not isinstance(part, Thinking):

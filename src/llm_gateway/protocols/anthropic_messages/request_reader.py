@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -15,6 +15,7 @@ from llm_gateway.domain.conversation import (
     Part,
     Reasoning,
     ResponseFormat,
+    Role,
     Text,
     Thinking,
     Tool,
@@ -25,18 +26,20 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     boolean,
-    checked_effort,
+    droppable_fields,
     integer,
+    known_effort,
     list_field,
     number,
     object_field,
     objects,
-    reject_unknown_fields,
     required_text,
     result_parts,
     strings,
     text,
+    texts_only,
     unknown_fields,
+    unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.encrypted_reasoning import is_marked
@@ -51,8 +54,13 @@ TRANSLATED_FIELDS = frozenset(
     }
 )  # fmt: skip
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
+DECISIVE = frozenset({"container", "mcp_servers"})
+"""Fields that change what an answer can contain, so that other protocols cannot go without them."""
 TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
 OUTPUT = frozenset({"effort", "format"})
+ROLES = ("user", "assistant", "system", "developer")
+"""Anthropic documents the first two; Claude Code also sends `system` messages amid a conversation."""
+THINKING_TYPES = ("enabled", "disabled", "adaptive")
 
 
 def read_request(document: JsonObject) -> ParsedRequest:
@@ -62,13 +70,15 @@ def read_request(document: JsonObject) -> ParsedRequest:
         Unreadable: the document does not conform to the Messages API.
         Unsupported: the request needs a feature that only a provider of the Messages API has.
     """
-    reject_unknown_fields(document, KNOWN)
+    unknown = droppable_fields(document, KNOWN, DECISIVE)
     messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and must have at least one message.")
-    limit = integer(document, "max_tokens", 1)
+    limit = integer(document, "max_tokens")
     if limit is None:
         raise Unreadable("max_tokens", "max_tokens is required.")
+    if limit == 0:
+        raise Unsupported("max_tokens", "only Anthropic fills its prompt cache without an answer")
     config = object_field(document, "output_config") or {}
     metadata = object_field(document, "metadata") or {}
     user = text(metadata, "user_id", "metadata")
@@ -86,12 +96,12 @@ def read_request(document: JsonObject) -> ParsedRequest:
         stop=strings(document, "stop_sequences"),
         reasoning=_reasoning(
             object_field(document, "thinking"),
-            checked_effort(text(config, "effort", "output_config"), "output_config.effort"),
+            known_effort(text(config, "effort", "output_config"), "output_config.effort"),
         ),
         user=user,
         service_tier=text(document, "service_tier"),
     )
-    dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     if user is None and metadata.get("user_id") is not None:
         dropped.append("metadata.user_id")
     dropped += unknown_fields(config, OUTPUT, "output_config")
@@ -118,11 +128,13 @@ def _turns(messages: list[Any]) -> list[Turn]:
     turns: list[Turn] = []
     for message, place in objects(messages, "messages"):
         role = required_text(message, "role", place)
-        if role not in ("user", "assistant"):
-            raise Unreadable(f"{place}.role", f"{place}.role must be user or assistant; system is a separate field.")
+        if role not in ROLES:
+            raise unknown_value(f"{place}.role", role, ROLES)
         parts = _content(message, place)
-        if role == "assistant":
-            turns.append(Turn(role="assistant", parts=parts))
+        if role in ("system", "developer"):
+            texts_only(parts, f"{place}.content")
+        if role != "user":
+            turns.append(Turn(role=cast(Role, role), parts=parts))
             continue
         results = [part for part in parts if isinstance(part, ToolResult)]
         others: list[Part] = [part for part in parts if not isinstance(part, ToolResult)]
@@ -233,7 +245,7 @@ def _tool_choice(choice: JsonObject | None) -> ToolChoice | None:
         return None
     serial = boolean(choice, "disable_parallel_tool_use", "tool_choice")
     parallel = None if serial is None else not serial
-    kind = choice.get("type")
+    kind = required_text(choice, "type", "tool_choice")
     if kind == "tool":
         return ToolChoice(mode="required", name=required_text(choice, "name", "tool_choice"), parallel=parallel)
     if kind == "auto":
@@ -242,7 +254,7 @@ def _tool_choice(choice: JsonObject | None) -> ToolChoice | None:
         return ToolChoice(mode="required", parallel=parallel)
     if kind == "none":
         return ToolChoice(mode="none")
-    raise Unreadable("tool_choice.type", "tool_choice.type must be auto, any, tool or none.")
+    raise unknown_value("tool_choice.type", kind, ("auto", "any", "tool", "none"))
 
 
 def _format(given: JsonObject | None) -> ResponseFormat | None:
@@ -252,9 +264,9 @@ def _format(given: JsonObject | None) -> ResponseFormat | None:
 
 
 def _reasoning(thinking: JsonObject | None, effort: str | None) -> Reasoning | None:
-    kind = None if thinking is None else text(thinking, "type", "thinking")
-    if thinking is not None and kind not in ("enabled", "disabled", "adaptive"):
-        raise Unreadable("thinking.type", "thinking.type must be enabled, disabled or adaptive.")
+    kind = None if thinking is None else required_text(thinking, "type", "thinking")
+    if kind is not None and kind not in THINKING_TYPES:
+        raise unknown_value("thinking.type", kind, THINKING_TYPES)
     if thinking is None or kind == "disabled":
         if effort is None and kind is None:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+import base64
 
 from llm_gateway.domain.conversation import (
     CacheTtl,
@@ -29,11 +29,10 @@ from llm_gateway.protocols.anthropic_messages.model_capabilities import (
 )
 from llm_gateway.protocols.anthropic_messages.thinking import forces_tool_call, set_thinking
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
-from llm_gateway.protocols.part_attributes import is_verifiable, unsupported_attributes
+from llm_gateway.protocols.json_tool import JSON_DESCRIPTION, JSON_INSTRUCTION, JSON_TOOL
+from llm_gateway.protocols.lenient_decoding import arguments_object
+from llm_gateway.protocols.part_attributes import is_verifiable, split_system, unsupported_attributes
 
-JSON_TOOL = "json_answer"
-"""Name of the tool whose input is the answer if the client asks for JSON: see `_answer_in`."""
-JSON_INSTRUCTION = f"Answer only by calling the tool {JSON_TOOL}. Its input is your whole answer, one JSON object."
 TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
 """`service_tier` of OpenAI and Anthropic → Anthropic's value: https://platform.claude.com/docs/en/api/service-tiers."""
 UNSUPPORTED_FIELDS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
@@ -61,7 +60,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
             raise Unsupported(field, why)
     dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
     dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES, keeps=is_verifiable)
-    system, turns = _split(conversation.turns)
+    system, turns = split_system(conversation.turns)
     document: JsonObject = {
         "model": model,
         "max_tokens": conversation.max_tokens or default_max_tokens(model),
@@ -101,14 +100,6 @@ def _sample(conversation: Conversation, model: str, document: JsonObject, droppe
         requested["temperature"] = MAX_TEMPERATURE
         dropped += [] if "temperature" in refused else ["temperature"]
     document |= {name: value for name, value in requested.items() if name not in refused}
-
-
-def _split(turns: list[Turn]) -> tuple[list[Part], list[Turn]]:
-    """Split the leading system turns from the rest. Later system turns are sent as user messages."""
-    for index, turn in enumerate(turns):
-        if turn.role not in ("system", "developer"):
-            return [part for before in turns[:index] for part in before.parts], turns[index:]
-    raise Unsupported("messages", "Anthropic's API requires at least one user message")
 
 
 def _system(parts: list[Part]) -> str | list[JsonObject] | None:
@@ -155,7 +146,7 @@ def _block(part: Part) -> JsonObject:
     if isinstance(part, Refusal):
         return {"type": "text", "text": part.text}
     if isinstance(part, ToolCall):
-        use = {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part)}
+        use = {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments_object(part.arguments)}
         return _marked(use, part.cache)
     if isinstance(part, ToolResult):
         return _result(part)
@@ -168,16 +159,6 @@ def _block(part: Part) -> JsonObject:
     if isinstance(part, File):
         return _file(part)
     raise Unsupported("audio", "Anthropic's API accepts no audio")
-
-
-def _input(call: ToolCall) -> JsonObject:
-    try:
-        given = msgspec.json.decode(call.arguments or "{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise Unsupported("tool_calls", "Anthropic's API accepts only JSON objects as the arguments of a tool call")
-    return given
 
 
 def _result(result: ToolResult) -> JsonObject:
@@ -195,12 +176,22 @@ def _result(result: ToolResult) -> JsonObject:
 def _file(part: File) -> JsonObject:
     media_type = part.media_type or "application/pdf"
     if part.data is not None and media_type.startswith("text/"):
-        raise Unsupported("file", "Anthropic's API accepts no text files: send the content as text")
-    source = _source(File(media_type=media_type, data=part.data, url=part.url, file_id=part.file_id), "file")
+        source = _text_source(part.data)
+    else:
+        source = _source(File(media_type=media_type, data=part.data, url=part.url), "file")
     block: JsonObject = {"type": "document", "source": source}
     if part.name:
         block["title"] = part.name
     return _marked(block, part.cache)
+
+
+def _text_source(data: str) -> JsonObject:
+    """Return the source of a text file: https://platform.claude.com/docs/en/build-with-claude/files."""
+    try:
+        content = base64.b64decode(data).decode()
+    except ValueError:
+        raise Unsupported("file", "Anthropic's API accepts only text files in UTF-8") from None
+    return {"type": "text", "media_type": "text/plain", "data": content}
 
 
 def _source(part: Image | File, field: str) -> JsonObject:
@@ -262,7 +253,7 @@ def _answer_in(wanted: ResponseFormat, model: str, document: JsonObject) -> None
     if not (may_choose or is_forced):
         others = []  # the choice of a tool cannot exclude single tools, so uncallable ones are left out
     schema = {"type": "object", **(wanted.schema or {})}
-    description = wanted.description or "Takes the whole answer, as one JSON object."
+    description = wanted.description or JSON_DESCRIPTION
     document["tools"] = [*others, {"name": JSON_TOOL, "description": description, "input_schema": schema}]
     system = document.get("system")
     if system is None or isinstance(system, str):

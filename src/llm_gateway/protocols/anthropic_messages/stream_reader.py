@@ -38,9 +38,9 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.anthropic_messages.reply import BLOCKS, FINISH_REASONS
-from llm_gateway.protocols.anthropic_messages.request_writer import JSON_TOOL
 from llm_gateway.protocols.anthropic_messages.usage import ReportedUsage, read_billing, read_usage
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
+from llm_gateway.protocols.json_tool import JSON_TOOL
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder, invalid_becomes
 from llm_gateway.sse import Event
 

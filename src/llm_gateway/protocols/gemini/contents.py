@@ -28,6 +28,7 @@ from llm_gateway.protocols.accessors import (
     required_text,
     result_parts,
     text,
+    unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.field_names import camel_names
@@ -72,9 +73,7 @@ class ContentsReader:
             content = camel_names(given)
             role = text(content, "role", place) or "user"
             if role not in ROLES:
-                raise Unreadable(
-                    f"{place}.role", f"{place}.role must be user or model; use systemInstruction for a system prompt."
-                )
+                raise unknown_value(f"{place}.role", role, ("user", "model"))
             parts = self.parts(content, place)
             if ROLES[role] == "assistant":
                 _add(turns, "assistant", parts)

@@ -10,16 +10,17 @@ from typing import Any
 from llm_gateway.domain.conversation import Conversation, Reasoning, ResponseFormat, Text, Tool, ToolChoice, Turn
 from llm_gateway.protocols.accessors import (
     boolean,
+    droppable_fields,
     integer,
     list_field,
     number,
     object_field,
     objects,
-    reject_unknown_fields,
     required_text,
     strings,
     text,
     texts_only,
+    unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.gemini.contents import ContentsReader
@@ -51,8 +52,11 @@ CONFIG_KNOWN = frozenset(
         "responseModalities", "responseLogprobs", "logprobs", "thinkingConfig", *OPTIONAL_CONFIG_FIELDS,
     }
 )  # fmt: skip
+DECISIVE_CONFIG_FIELDS = frozenset(
+    {"audioTranscriptionConfig", "imageConfig", "responseFormat", "speechConfig", "translationConfig"}
+)
+"""Fields that change what an answer is, so that other protocols cannot go without them."""
 DECLARATION = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
-OPTIONAL_DECLARATION_FIELDS = frozenset({"response", "responseJsonSchema", "behavior"})
 THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
 LEVELS = ("minimal", "low", "medium", "high", "xhigh")
 DYNAMIC = -1
@@ -69,11 +73,11 @@ def read_request(document: JsonObject) -> ParsedRequest:
         Unsupported: the request needs a feature that only a provider of the Gemini API has.
     """
     document = camel_names(document)
-    reject_unknown_fields(document, KNOWN)
+    unknown = droppable_fields(document, KNOWN)
     if document.get("cachedContent"):
         raise Unsupported("cachedContent", "only Google can read content cached at Google")
     config = camel_names(object_field(document, CONFIG) or {})
-    reject_unknown_fields(config, CONFIG_KNOWN, CONFIG)
+    unknown += droppable_fields(config, CONFIG_KNOWN, DECISIVE_CONFIG_FIELDS, CONFIG)
     if [modality.upper() for modality in strings(config, "responseModalities", CONFIG)] not in ([], ["TEXT"]):
         raise Unsupported(f"{CONFIG}.responseModalities", "only text answers are supported")
     reader = ContentsReader()
@@ -95,7 +99,9 @@ def read_request(document: JsonObject) -> ParsedRequest:
     )
     optional = [name for name in OPTIONAL_FIELDS if document.get(name)]
     optional += [f"{CONFIG}.{name}" for name in OPTIONAL_CONFIG_FIELDS if config.get(name)]
-    return ParsedRequest(conversation, (*optional, *reader.dropped, *dropped, *ignored))
+    thinking = camel_names(object_field(config, "thinkingConfig", CONFIG) or {})
+    unknown += droppable_fields(thinking, THINKING, where=f"{CONFIG}.thinkingConfig")
+    return ParsedRequest(conversation, (*unknown, *optional, *reader.dropped, *dropped, *ignored))
 
 
 def _system(document: JsonObject) -> list[Turn]:
@@ -135,7 +141,7 @@ def _format(config: JsonObject) -> ResponseFormat | None:
     if schema is None and object_field(config, "responseSchema", CONFIG) is not None:
         schema = json_schema(config["responseSchema"])
     if kind not in (None, "text/plain", "application/json"):
-        raise Unsupported(place, "only text/plain and application/json are supported")
+        raise unknown_value(place, kind, ("text/plain", "application/json"))
     if schema is not None and kind == "text/plain":
         raise Unreadable(place, f"{place} must be application/json if there is a schema.")
     return ResponseFormat(schema=schema) if kind == "application/json" or schema is not None else None
@@ -144,13 +150,12 @@ def _format(config: JsonObject) -> ResponseFormat | None:
 def _reasoning(config: JsonObject) -> Reasoning | None:
     place = f"{CONFIG}.thinkingConfig"
     given = camel_names(object_field(config, "thinkingConfig", CONFIG) or {})
-    reject_unknown_fields(given, THINKING, place)
     shows = boolean(given, "includeThoughts", place) or False
     budget = integer(given, "thinkingBudget", DYNAMIC, where=place)
     level = text(given, "thinkingLevel", place)
     level = None if level is None or level == "THINKING_LEVEL_UNSPECIFIED" else level.lower()
     if level is not None and level not in LEVELS:
-        raise Unreadable(f"{place}.thinkingLevel", f"{place}.thinkingLevel must be one of {', '.join(LEVELS)}.")
+        raise unknown_value(f"{place}.thinkingLevel", level, LEVELS)
     if budget == 0:
         return Reasoning(effort="none", show=shows)
     if level is None and budget is None and not shows:
@@ -174,8 +179,7 @@ def _tools(document: JsonObject) -> tuple[list[Tool], list[str]]:
         where = f"{place}.functionDeclarations"
         for function, spot in objects(list_field(group, "functionDeclarations", place), where):
             declaration = camel_names(function)
-            reject_unknown_fields(declaration, DECLARATION | OPTIONAL_DECLARATION_FIELDS, spot)
-            dropped |= {f"tools.{name}": None for name in sorted(OPTIONAL_DECLARATION_FIELDS) if declaration.get(name)}
+            dropped |= dict.fromkeys(droppable_fields(declaration, DECLARATION, where="tools"))
             tools.append(_tool(declaration, spot))
     return tools, list(dropped)
 
@@ -220,4 +224,4 @@ def _tool_choice(document: JsonObject, tools: list[Tool]) -> tuple[ToolChoice | 
         return ToolChoice(), tools, [*dropped, f"{CALLING}.mode"]
     if mode in ("AUTO", "MODE_UNSPECIFIED"):
         return ToolChoice(), tools, dropped
-    raise Unreadable(f"{CALLING}.mode", f"{CALLING}.mode must be AUTO, ANY, NONE or VALIDATED.")
+    raise unknown_value(f"{CALLING}.mode", mode, ("AUTO", "ANY", "NONE", "VALIDATED"))

@@ -11,6 +11,7 @@ import re
 import msgspec
 
 from llm_gateway.domain.conversation import (
+    REASONING_EFFORTS,
     Audio,
     Conversation,
     File,
@@ -18,6 +19,7 @@ from llm_gateway.domain.conversation import (
     Part,
     Reasoning,
     Refusal,
+    ResponseFormat,
     Text,
     Thinking,
     Tool,
@@ -27,9 +29,12 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
-from llm_gateway.protocols.part_attributes import unsupported_attributes
+from llm_gateway.protocols.json_tool import JSON_DESCRIPTION, JSON_INSTRUCTION, JSON_TOOL
+from llm_gateway.protocols.lenient_decoding import arguments_object
+from llm_gateway.protocols.part_attributes import split_system, unsupported_attributes
 
 MAX_TEMPERATURE = 2.0
+PDF = "application/pdf"
 MOST_STOPS = 5
 """Number of stop sequences that Gemini accepts."""
 BY_LEVEL = re.compile(r".*gemini-(?:[3-9]|\d\d)")
@@ -40,8 +45,16 @@ ALWAYS_THINKS = re.compile(r".*gemini-2\.5-pro")
 LEAST_BUDGET = 128
 """Smallest thinking budget in tokens of a model that cannot turn thinking off:
 https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
-LEVELS = dict.fromkeys(("none", "minimal", "low"), "low") | dict.fromkeys(("medium", "high", "xhigh", "max"), "high")
-"""Reasoning effort → `thinkingLevel`."""
+LEVELS_BY_MODEL = (
+    (re.compile(r".*gemini-3(?:\.[56])?-flash"), ("minimal", "low", "medium", "high")),
+    (re.compile(r".*gemini-3\.[78]-flash"), ("low", "medium", "high")),
+    (re.compile(r""), ("low", "high")),
+)
+"""Values of `thinkingLevel` by model; the first match decides. All models of Gemini 3 and later know low and high.
+
+https://docs.cloud.google.com/gemini-enterprise-agent-platform/models/thinking,
+https://github.com/simonw/llm-gemini/releases/tag/0.34 (3.8 Flash).
+"""
 BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 """Reasoning effort → `thinkingBudget` in tokens: https://ai.google.dev/gemini-api/docs/openai#thinking."""
 NO_SIGNATURE = "skip_thought_signature_validator"
@@ -61,30 +74,58 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     """
     if conversation.logit_bias is not None:
         raise Unsupported("logit_bias", "Gemini's API has no logit_bias")
-    if conversation.logprobs:
-        raise Unsupported("logprobs", "Gemini's API returns logprobs in another format")
     if len(conversation.stop) > MOST_STOPS:
         raise Unsupported("stop", f"Gemini's API accepts at most {MOST_STOPS} stop sequences")
     dropped = [name for name in UNSUPPORTED_FIELDS if getattr(conversation, name) is not None]
     dropped += unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES)
-    if conversation.reasoning is not None and conversation.reasoning.effort == "none" and _thinks_anyway(model):
+    if conversation.reasoning is not None and _differs(conversation.reasoning.effort, model):
         dropped.append("reasoning")
-    system = [turn for turn in conversation.turns if turn.role in ("system", "developer")]
+    system, turns = split_system(conversation.turns)
     document: JsonObject = {
-        "contents": _contents(conversation.turns, model),
+        "contents": _contents(turns, model),
         "generationConfig": _generation(conversation, model),
     }
-    texts = [{"text": part.text} for turn in system for part in turn.parts if isinstance(part, Text) and part.text]
+    texts = [{"text": part.text} for part in system if isinstance(part, Text) and part.text]
     if texts:
         document["systemInstruction"] = {"parts": texts}
     if conversation.tools:
-        document["tools"] = [{"functionDeclarations": [_tool(tool) for tool in conversation.tools]}]
-        choice = conversation.tool_choice
-        if choice is not None:
-            document["toolConfig"] = {"functionCallingConfig": _calling(choice)}
-            if choice.parallel is not None:
-                dropped.append("parallel_tool_calls")
+        _add_tools(conversation, document, dropped)
+        if conversation.format is not None and not BY_LEVEL.match(model):
+            _answer_by_tool(conversation.format, document)
     return UpstreamBody(document, tuple(dropped))
+
+
+def _add_tools(conversation: Conversation, document: JsonObject, dropped: list[str]) -> None:
+    document["tools"] = [{"functionDeclarations": [_tool(tool) for tool in conversation.tools]}]
+    choice = conversation.tool_choice
+    if choice is not None:
+        document["toolConfig"] = {"functionCallingConfig": _calling(choice)}
+        if choice.parallel is not None:
+            dropped.append("parallel_tool_calls")
+
+
+def _answer_by_tool(wanted: ResponseFormat, document: JsonObject) -> None:
+    """Ask for JSON by one more tool: before Gemini 3, tools and a response format are refused together.
+
+    https://github.com/googleapis/python-genai/issues/867. A forced call has the schema of its tool, so the format does
+    not apply then; tools that must not be called are left out.
+    """
+    calling = document.get("toolConfig", {}).get("functionCallingConfig", {})
+    if calling.get("mode") == "NONE":
+        del document["tools"], document["toolConfig"]
+        return
+    config = document["generationConfig"]
+    config.pop("responseMimeType", None)
+    config.pop("responseJsonSchema", None)
+    if calling.get("mode") == "ANY":
+        return
+    declaration = {"name": JSON_TOOL, "description": wanted.description or JSON_DESCRIPTION}
+    document["tools"][0]["functionDeclarations"].append(
+        {**declaration, "parametersJsonSchema": {"type": "object", **(wanted.schema or {})}}
+    )
+    document["toolConfig"] = {"functionCallingConfig": {"mode": "ANY"}}
+    parts = document.setdefault("systemInstruction", {"parts": []})["parts"]
+    parts.append({"text": JSON_INSTRUCTION})
 
 
 def _generation(conversation: Conversation, model: str) -> JsonObject:
@@ -99,6 +140,8 @@ def _generation(conversation: Conversation, model: str) -> JsonObject:
         "seed": conversation.seed,
         "presencePenalty": conversation.presence_penalty,
         "frequencyPenalty": conversation.frequency_penalty,
+        "responseLogprobs": True if conversation.logprobs else None,
+        "logprobs": conversation.top_logprobs if conversation.logprobs else None,
         "thinkingConfig": _thinking(conversation.reasoning, model),
     }
     if conversation.format is not None:
@@ -118,8 +161,8 @@ def _thinking(reasoning: Reasoning | None, model: str) -> JsonObject | None:
     if BY_LEVEL.match(model):
         if effort is None and reasoning.budget_tokens is not None:
             effort = "low" if reasoning.budget_tokens < BUDGETS["medium"] else "high"
-        if effort in LEVELS:
-            config["thinkingLevel"] = LEVELS[effort]
+        if effort in REASONING_EFFORTS:
+            config["thinkingLevel"] = _level(effort, model)
     elif reasoning.budget_tokens is not None:
         config["thinkingBudget"] = reasoning.budget_tokens
     elif effort in BUDGETS:
@@ -130,9 +173,18 @@ def _thinking(reasoning: Reasoning | None, model: str) -> JsonObject | None:
     return config or None
 
 
-def _thinks_anyway(model: str) -> bool:
-    """Return whether the model cannot turn thinking off."""
-    return bool(BY_LEVEL.match(model) or ALWAYS_THINKS.match(model))
+def _level(effort: str, model: str) -> str:
+    """Return the level of the model that is nearest to the effort; of two equally near, the higher one."""
+    known = next(levels for models, levels in LEVELS_BY_MODEL if models.match(model))
+    place = REASONING_EFFORTS.index(effort)
+    return min(reversed(known), key=lambda level: abs(REASONING_EFFORTS.index(level) - place))
+
+
+def _differs(effort: str | None, model: str) -> bool:
+    """Return whether the model does not know the effort, so that it gets another one."""
+    if BY_LEVEL.match(model):
+        return effort in REASONING_EFFORTS and _level(effort, model) != effort
+    return effort == "none" and ALWAYS_THINKS.match(model) is not None
 
 
 def _contents(turns: list[Turn], model: str) -> list[JsonObject]:
@@ -140,16 +192,13 @@ def _contents(turns: list[Turn], model: str) -> list[JsonObject]:
     contents: list[JsonObject] = []
     names: dict[str, str] = {}
     for turn in turns:
-        if turn.role in ("system", "developer"):
-            continue
         role = "model" if turn.role == "assistant" else "user"
-        parts = []
+        parts: list[JsonObject] = []
         for part in turn.parts:
             if isinstance(part, ToolCall):
                 names[part.id] = part.name
-            written = _part(part, names, model)
-            if written is not None:
-                parts.append(written)
+            parts += _parts(part, names, model)
+        parts.sort(key=lambda part: "functionResponse" not in part)  # Gemini 2.5 takes media of results behind them
         if not parts:
             continue
         if contents and contents[-1]["role"] == role:
@@ -161,47 +210,45 @@ def _contents(turns: list[Turn], model: str) -> list[JsonObject]:
     return contents
 
 
-def _part(part: Part, names: dict[str, str], model: str) -> JsonObject | None:
-    """Return a part of a request; None for empty texts, and for thoughts, which only their own model can read."""
+def _parts(part: Part, names: dict[str, str], model: str) -> list[JsonObject]:
+    """Return the parts of a request: none for empty texts, and for thoughts, which only their own model can read."""
     if isinstance(part, Text | Refusal):
         if isinstance(part, Text) and part.signature is not None:
-            return {"text": part.text, "thoughtSignature": part.signature}
-        return {"text": part.text} if part.text else None
+            return [{"text": part.text, "thoughtSignature": part.signature}]
+        return [{"text": part.text}] if part.text else []
     if isinstance(part, ToolCall):
-        return _call(part, model)
+        return [_call(part, model)]
     if isinstance(part, ToolResult):
-        return _result(part, names)
-    if isinstance(part, Image):
-        return _blob(part, "image", part.media_type or "image/jpeg")
-    if isinstance(part, File):
-        return _blob(part, "file", part.media_type or "application/pdf")
+        return _result(part, names, model)
+    if isinstance(part, Image | File):
+        return [_media(part)]
     if isinstance(part, Audio):
-        return {"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}
+        return [{"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}]
     if isinstance(part, Thinking):
-        return None
+        return []
     raise Unsupported("messages", "Gemini's API does not support the type of a message part")
 
 
 def _call(call: ToolCall, model: str) -> JsonObject:
-    try:
-        given = msgspec.json.decode(call.arguments or "{}")
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise Unsupported("tool_calls", "Gemini's API accepts only JSON objects as the arguments of a tool call")
-    document: JsonObject = {"functionCall": {"name": call.name, "args": given}}
+    document: JsonObject = {"functionCall": {"name": call.name, "args": arguments_object(call.arguments)}}
     signature = call.signature or (NO_SIGNATURE if BY_LEVEL.match(model) else None)
     return document if signature is None else {**document, "thoughtSignature": signature}
 
 
-def _result(result: ToolResult, names: dict[str, str]) -> JsonObject:
+def _result(result: ToolResult, names: dict[str, str], model: str) -> list[JsonObject]:
+    """Return a tool's result. Its media are inside it from Gemini 3 on, and parts of their own for older models.
+
+    https://ai.google.dev/gemini-api/docs/function-calling#multimodal
+    """
     name = result.name or names.get(result.call_id)
     if name is None:
         raise Unsupported("messages", "Gemini's API requires that a tool result follows a tool call with the same id")
     texts = [part.text for part in result.content if isinstance(part, Text)]
-    if len(texts) < len(result.content):
-        raise Unsupported("tool_result", "Gemini's API accepts only text as the result of a tool")
-    return {"functionResponse": {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}}
+    media = [_media(part) for part in result.content if not isinstance(part, Text)]
+    response: JsonObject = {"name": name, "response": _response("\n".join(texts), is_error=result.is_error)}
+    if media and BY_LEVEL.match(model):
+        return [{"functionResponse": {**response, "parts": media}}]
+    return [{"functionResponse": response}, *media]
 
 
 def _response(text: str, *, is_error: bool) -> JsonObject:
@@ -212,6 +259,11 @@ def _response(text: str, *, is_error: bool) -> JsonObject:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         given = None
     return given if isinstance(given, dict) else {"result": text}
+
+
+def _media(part: Image | File) -> JsonObject:
+    is_image = isinstance(part, Image)
+    return _blob(part, "image" if is_image else "file", part.media_type or ("image/jpeg" if is_image else PDF))
 
 
 def _blob(part: Image | File, field: str, media_type: str) -> JsonObject:

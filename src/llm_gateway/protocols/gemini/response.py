@@ -68,6 +68,40 @@ class ReplyContent(msgspec.Struct, gc=False):
     parts: list[ReplyPart] | None = None
 
 
+class ReportedToken(msgspec.Struct, gc=False, rename="camel"):
+    """A token with its log probability."""
+
+    token: Lenient[str] = None
+    log_probability: Lenient[float] = None
+
+
+class ReportedAlternatives(msgspec.Struct, gc=False):
+    """The most probable tokens at one position."""
+
+    candidates: Lenient[list[ReportedToken]] = None
+
+
+class ReportedLogprobs(msgspec.Struct, gc=False, rename="camel"):
+    """The `logprobsResult` of a candidate: https://ai.google.dev/api/generate-content#LogprobsResult."""
+
+    chosen_candidates: Lenient[list[ReportedToken]] = None
+    top_candidates: Lenient[list[ReportedAlternatives]] = None
+
+    def as_openai(self) -> dict[str, Any] | None:
+        """Return the log probabilities in OpenAI's shape; None if there are none."""
+        tops = self.top_candidates or []
+        content = []
+        for index, chosen in enumerate(self.chosen_candidates or ()):
+            others = tops[index].candidates or () if index < len(tops) else ()
+            content.append({**_logprob(chosen), "top_logprobs": [_logprob(other) for other in others]})
+        return {"content": content, "refusal": None} if content else None
+
+
+def _logprob(reported: ReportedToken) -> dict[str, Any]:
+    token = reported.token or ""
+    return {"token": token, "logprob": reported.log_probability or 0.0, "bytes": list(token.encode())}
+
+
 class ReplyCandidate(msgspec.Struct, gc=False, rename="camel"):
     """One candidate (answer) of a response."""
 
@@ -77,6 +111,7 @@ class ReplyCandidate(msgspec.Struct, gc=False, rename="camel"):
     grounding_metadata: Any = None
     citation_metadata: Any = None
     url_context_metadata: Any = None
+    logprobs_result: Lenient[ReportedLogprobs] = None
 
 
 class PromptFeedback(msgspec.Struct, gc=False, rename="camel"):

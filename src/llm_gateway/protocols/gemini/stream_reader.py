@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Any
 
 from llm_gateway.domain.conversation import (
@@ -28,6 +29,7 @@ from llm_gateway.protocols.gemini.response import (
 )
 from llm_gateway.protocols.gemini.thoughts import thought_of
 from llm_gateway.protocols.gemini.usage import read_tier, read_usage
+from llm_gateway.protocols.json_tool import JSON_TOOL
 from llm_gateway.sse import Event
 
 
@@ -63,7 +65,7 @@ class StreamReader:
         chunks: list[Chunk] = []
         if not self._has_begun:
             self._has_begun = True
-            self._id = truncated(generated.response_id) or ""
+            self._id = truncated(generated.response_id) or token_hex(8)  # ids of calls must not repeat in later turns
             chunks.append(ReplyStart(id=generated.response_id, model=generated.model_version))
         for candidate in generated.candidates or ():
             self._candidate(candidate, chunks)
@@ -92,6 +94,8 @@ class StreamReader:
             self._part(part, choice, chunks)
         if isinstance(candidate.grounding_metadata, dict):
             self._note_searches(candidate.grounding_metadata.get("webSearchQueries"))
+        if candidate.logprobs_result is not None and (logprobs := candidate.logprobs_result.as_openai()) is not None:
+            chunks.append(TextDelta(text="", choice=choice, logprobs=logprobs))
         metadata = [kind for kind in VENDOR_METADATA if getattr(candidate, kind) is not None]
         chunks += [VendorPartDelta(kind=kind, choice=choice) for kind in metadata]
         if candidate.finish_reason:
@@ -110,7 +114,11 @@ class StreamReader:
 
     def _part(self, part: ReplyPart, choice: int, chunks: list[Chunk]) -> None:
         """Append the chunks of one part. Its fields, not a type, say what it is; the order of the branches matters."""
-        if part.function_call is not None:
+        if part.function_call is not None and part.function_call.name == JSON_TOOL:
+            self._has_content = True
+            self._text_of = -1
+            chunks.append(TextDelta(text=bytes(part.function_call.args).decode("utf-8", "replace"), choice=choice))
+        elif part.function_call is not None:
             self._has_content = True
             self._text_of = -1
             number = self._calls.get(choice, 0)

@@ -21,6 +21,9 @@ From GPT-5.1 on a temperature is accepted with reasoning effort `none` only, and
 NON_REASONING_PREFIX = "gpt-5-chat"
 """A model that `REASONING_MODELS` matches though it does not reason: it accepts a temperature."""
 
+KEEPS_THOUGHTS = re.compile(r"deepseek(?!.*distill)|kimi")
+"""Models that take back `reasoning_content`: https://api-docs.deepseek.com/guides/thinking_mode,
+https://github.com/QuantumNous/new-api/issues/3121 (Kimi)."""
 MOST_REMEMBERED = 1024
 """Model names in each cache below; each request looks one up."""
 
@@ -32,15 +35,27 @@ EFFORTS_BY_MODEL = (
     (re.compile(r"gpt-5\.\d-codex"), ("low", "medium", "high", "xhigh")),
     (re.compile(r"gpt-5(?!\.)"), ("minimal", "low", "medium", "high")),
     (re.compile(r"gpt-5\.1(?!\d)"), ("none", "low", "medium", "high")),
-    (re.compile(r"gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh")),
+    (re.compile(r"gpt-5\.[2-5](?!\d)"), ("none", "low", "medium", "high", "xhigh")),
+    (re.compile(r"gpt-5\.\d"), ("none", "low", "medium", "high", "xhigh", "max")),
+    (re.compile(r"gpt-oss|grok-4\.5"), ("low", "medium", "high")),
+    (re.compile(r"grok-3-mini"), ("low", "high")),
+    (re.compile(r"grok"), ("none", "low", "medium", "high")),
 )
 """Values of `reasoning_effort` by model; the first match decides.
 
 Sources: https://developers.openai.com/api/docs/guides/reasoning; of the pro and codex models
-https://github.com/anomalyco/models.dev/pull/331 (2025-10-26) and …/pull/2296 (2026-06-13), with the vendor's pages.
+https://github.com/anomalyco/models.dev/pull/331 (2025-10-26) and …/pull/2296 (2026-06-13), with the vendor's pages; for
+other vendors' models the table in `providers/vendor_rules`, which applies to requests that pass through, too.
 """
 EFFORTS_BY_BUDGET = ((1, "none"), (2048, "low"), (16384, "medium"))
 """Thinking budgets in tokens (exclusive upper bounds) and the `reasoning_effort` of each; above the last: `high`."""
+EFFORT_OF_OTHERS = re.compile(r"gpt-oss|grok-3-mini|grok-4\.[35]|deepseek-(?:v[4-9]|chat|reasoner)")
+"""Models of other vendors that take `reasoning_effort`. Sources: see there."""
+
+
+def takes_effort(model: str) -> bool:
+    """Return whether the model takes `reasoning_effort`."""
+    return is_reasoning_model(model) or EFFORT_OF_OTHERS.match(model.rpartition("/")[2]) is not None
 
 
 def nearest_effort(model: str, effort: str) -> str:
@@ -53,7 +68,7 @@ def nearest_effort(model: str, effort: str) -> str:
 
 def effort_for(reasoning: Reasoning, model: str) -> tuple[str | None, bool]:
     """Return the `reasoning_effort` to request, None for the model's default, and whether it is the wanted one."""
-    if not is_reasoning_model(model):
+    if not takes_effort(model):
         return None, False
     if reasoning.effort is not None:
         effort = nearest_effort(model, reasoning.effort)
@@ -75,3 +90,12 @@ def is_reasoning_model(model: str) -> bool:
 def accepts_sampling(model: str) -> bool:
     """Return whether the model accepts `temperature` and the other sampling parameters."""
     return not is_reasoning_model(model) or model.rpartition("/")[2].startswith(NON_REASONING_PREFIX)
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def keeps_thoughts(model: str) -> bool:
+    """Return whether the model takes back the reasoning of its earlier answers as `reasoning_content`.
+
+    DeepSeek and Kimi refuse an answer with tool calls that comes back without it.
+    """
+    return KEEPS_THOUGHTS.search(model.lower()) is not None

@@ -6,6 +6,7 @@ this API; comments name the vendor.
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
+from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage, write_usage
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -46,7 +48,7 @@ FinishField: TypeAlias = Annotated[str | None, invalid_becomes("stop")]
 
 
 class _Function(msgspec.Struct, gc=False):
-    name: str
+    name: str | None = None
     arguments: Any = None
 
 
@@ -166,8 +168,7 @@ def _read_parts(choice: _Choice, message: _Message) -> Choice:
         parts.append(Text(text=content))
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
-    for number, call in enumerate(message.tool_calls or ()):
-        parts.append(_read_call(call, number))
+    parts += [_read_call(call) for call in message.tool_calls or ()]
     if message.audio or message.images or message.function_call:
         parts += [VendorPart(kind=kind) for kind in VENDOR_FIELDS if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
@@ -201,13 +202,18 @@ def arguments_of(given: Any) -> str:
     return msgspec.json.encode(given).decode()
 
 
-def _read_call(call: _Call, number: int) -> ToolCall | VendorPart:
-    if call.function is None:
+def generated_id() -> str:
+    """Return an id for a tool call of a vendor that sends none. It must not repeat in later turns, and is random."""
+    return f"call_{token_hex(12)}"
+
+
+def _read_call(call: _Call) -> ToolCall | VendorPart:
+    if call.function is None or not call.function.name:
         return VendorPart(kind=call.type or "tool_call")
     google = (call.extra_content or {}).get("google")
     signature = google.get("thought_signature") if isinstance(google, dict) else None
     return ToolCall(
-        id=call.id or f"call_{number}",
+        id=call.id or generated_id(),
         name=call.function.name,
         arguments=arguments_of(call.function.arguments),
         signature=signature if isinstance(signature, str) else None,
@@ -216,19 +222,21 @@ def _read_call(call: _Call, number: int) -> ToolCall | VendorPart:
 
 def write_reply(completion: Completion, context: ReplyContext) -> bytes:
     """Encode a completion as the response body for a client."""
+    legacy = is_legacy(context.document)
     return msgspec.json.encode(
         {
             "id": f"chatcmpl-{context.request_id}",
             "object": "chat.completion",
             "created": context.created_s,
             "model": completion.model or context.model,
-            "choices": [_write_choice(choice, index) for index, choice in enumerate(completion.choices)],
+            "choices": [_write_choice(choice, index, legacy=legacy) for index, choice in enumerate(completion.choices)],
             "usage": write_usage(completion.usage),
         }
     )
 
 
-def _write_choice(choice: Choice, index: int) -> dict[str, Any]:
+def _write_choice(choice: Choice, index: int, *, legacy: bool) -> dict[str, Any]:
+    """Build a choice. `legacy`: the client declared `functions`, so a call is a `function_call`."""
     texts = [part.text for part in choice.parts if isinstance(part, Text)]
     refusals = [part.text for part in choice.parts if isinstance(part, Refusal)]
     thoughts = [part.text for part in choice.parts if isinstance(part, Thinking) and part.text]
@@ -240,9 +248,13 @@ def _write_choice(choice: Choice, index: int) -> dict[str, Any]:
     }
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
-    if calls:
+    reason: str = choice.finish_reason
+    if calls and legacy:  # there is room for one call only
+        message["function_call"] = calls[0]["function"]
+        reason = "function_call" if reason == "tool_calls" else reason
+    elif calls:
         message["tool_calls"] = calls
-    return {"index": index, "message": message, "finish_reason": choice.finish_reason, "logprobs": choice.logprobs}
+    return {"index": index, "message": message, "finish_reason": reason, "logprobs": choice.logprobs}
 
 
 def write_call(call: ToolCall) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Read a client's chat completions request into a conversation, to send it to a provider of another protocol.
 
 https://platform.openai.com/docs/api-reference/chat/create. Fields are handled by kind: `TRANSLATED_FIELDS`
-become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, and unknown fields are rejected.
+become fields of the conversation, `OPTIONAL_FIELDS` and unknown fields are dropped and reported, and `DECISIVE` fields
+are left to providers of this protocol.
 """
 
 from __future__ import annotations
@@ -21,31 +22,31 @@ from llm_gateway.domain.conversation import (
     Role,
     Text,
     Thinking,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
     Turn,
 )
 from llm_gateway.protocols.accessors import (
     boolean,
-    checked_effort,
+    droppable_fields,
     integer,
+    known_effort,
     list_field,
     number,
     object_field,
     objects,
-    reject_unknown_fields,
     required_text,
     result_parts,
     string_map,
     strings,
     text,
     texts_only,
+    unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.openai_chat.tools import read_cache, read_tools
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
 """Fields handled by the endpoint or, `messages`, on its own."""
 OPTIONAL_FIELDS = (
@@ -62,9 +63,27 @@ TRANSLATED_FIELDS = frozenset(
         "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
         "temperature", "top_p", "top_k", "stop", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
         "logprobs", "top_logprobs", "reasoning_effort", "verbosity", "user", "metadata", "service_tier", "modalities",
+        "thinking", "reasoning", "functions", "function_call",
     }
 )  # fmt: skip
-"""Fields that a `Conversation` expresses."""
+"""Fields that a `Conversation` expresses. `thinking` is DeepSeek's word for reasoning, `reasoning` OpenRouter's."""
+DECISIVE = frozenset(
+    {
+        "moderation", "web_search_options",  # OpenAI
+        "search_parameters",  # xAI
+        "plugins",  # OpenRouter
+        "documents",  # Cohere, vLLM
+        "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",  # vLLM
+        "grammar", "json_schema",  # llama.cpp
+        "continue_final_message",  # vLLM
+    }
+)  # fmt: skip
+"""Fields that change the meaning of an answer, so that other protocols cannot go without them.
+
+https://developers.openai.com/api/reference/resources/chat, https://docs.x.ai/docs/guides/live-search,
+https://openrouter.ai/docs/guides/features/plugins, https://docs.vllm.ai/en/latest/features/structured_outputs.html,
+https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
+"""
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 
 
@@ -75,24 +94,23 @@ def read_request(document: JsonObject) -> ParsedRequest:
         Unreadable: the document is not a valid request of this protocol.
         Unsupported: the request needs a feature that only providers of this protocol have.
     """
-    reject_unknown_fields(document, KNOWN)
+    unknown = droppable_fields(document, KNOWN, DECISIVE)
     if strings(document, "modalities") not in ([], ["text"]):
         raise Unsupported("modalities", "only text output is supported")
     messages = list_field(document, "messages")
     if not messages:
         raise Unreadable("messages", "messages is required and needs at least one message.")
-    return ParsedRequest(
-        _conversation(document, _turns(messages)), tuple(name for name in OPTIONAL_FIELDS if document.get(name))
-    )
+    optional = (name for name in OPTIONAL_FIELDS if document.get(name))
+    return ParsedRequest(_conversation(document, _turns(messages)), (*unknown, *optional))
 
 
 def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
-    effort = checked_effort(text(document, "reasoning_effort"), "reasoning_effort")
+    tools, choice = read_tools(document)
     limit = integer(document, "max_completion_tokens", 1) or integer(document, "max_tokens", 1)
     return Conversation(
         turns=turns,
-        tools=[_tool(tool, place) for tool, place in objects(list_field(document, "tools"), "tools")],
-        tool_choice=_tool_choice(document),
+        tools=tools,
+        tool_choice=choice,
         format=_format(object_field(document, "response_format")),
         max_tokens=limit,
         temperature=number(document, "temperature", 0, 2),
@@ -106,7 +124,7 @@ def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
         logit_bias=_logit_bias(document),
         logprobs=boolean(document, "logprobs") or False,
         top_logprobs=integer(document, "top_logprobs", 0, 20),
-        reasoning=None if effort is None else Reasoning(effort=effort),
+        reasoning=_reasoning(document),
         verbosity=text(document, "verbosity"),
         user=text(document, "user"),
         metadata=string_map(document, "metadata"),
@@ -119,24 +137,25 @@ def _turns(messages: list[Any]) -> list[Turn]:
     for message, place in objects(messages, "messages"):
         role = required_text(message, "role", place)
         if role not in ROLES:
-            raise Unreadable(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}.")
-        if role == "tool":  # a canonical tool turn holds the results of all parallel calls
-            result = _tool_result(message, place)
+            raise unknown_value(f"{place}.role", role, ROLES)
+        if role in ("tool", "function"):  # a canonical tool turn holds the results of all parallel calls
+            result = _tool_result(message, place) if role == "tool" else _function_result(message, turns, place)
             if turns and turns[-1].role == "tool":
                 turns[-1].parts.append(result)
             else:
                 turns.append(Turn(role="tool", parts=[result]))
             continue
-        parts = _assistant_parts(message, place) if role == "assistant" else _content(message, place)
+        parts = _assistant_parts(message, place, len(turns)) if role == "assistant" else _content(message, place)
         if role in ("system", "developer"):
             texts_only(parts, f"{place}.content")
         turns.append(Turn(role=cast(Role, role), parts=parts, name=text(message, "name", place)))
     return turns
 
 
-def _assistant_parts(message: JsonObject, place: str) -> list[Part]:
+def _assistant_parts(message: JsonObject, place: str, number: int) -> list[Part]:
+    """Read an assistant's message. `number` of the message makes the id of a legacy `function_call`, which has none."""
     parts: list[Part] = []
-    thought = text(message, "reasoning_content", place)
+    thought = text(message, "reasoning_content", place) or text(message, "reasoning", place)
     if thought:
         parts.append(Thinking(text=thought))
     if message.get("content") is not None:
@@ -146,9 +165,26 @@ def _assistant_parts(message: JsonObject, place: str) -> list[Part]:
         parts.append(Refusal(text=refusal))
     for call, where in objects(list_field(message, "tool_calls", place), f"{place}.tool_calls"):
         parts.append(_tool_call(call, where))
-    if message.get("function_call") is not None or message.get("audio") is not None:
-        raise Unsupported(f"{place}", "only OpenAI can read function_call and audio of earlier answers")
+    function = object_field(message, "function_call", place)
+    if function is not None:
+        name = required_text(function, "name", f"{place}.function_call")
+        arguments = text(function, "arguments", f"{place}.function_call") or ""
+        parts.append(ToolCall(id=f"call_{number}", name=name, arguments=arguments))
+    if message.get("audio") is not None:
+        raise Unsupported(f"{place}", "only OpenAI can read audio of earlier answers")
     return parts
+
+
+def _function_result(message: JsonObject, turns: list[Turn], place: str) -> ToolResult:
+    """Read a message of the legacy role `function`: the result of the last call of the function of that name."""
+    name = required_text(message, "name", place)
+    calls = (
+        part for turn in reversed(turns) for part in turn.parts if isinstance(part, ToolCall) and part.name == name
+    )
+    call = next(calls, None)
+    if call is None:
+        raise Unreadable(f"{place}.name", f"{place}.name must be that of an earlier function_call.")
+    return ToolResult(call_id=call.id, content=result_parts(_content(message, place), place), name=name)
 
 
 def _tool_call(call: JsonObject, place: str) -> ToolCall:
@@ -182,7 +218,7 @@ def _content(message: JsonObject, place: str) -> list[Part]:
 
 def _part(part: JsonObject, place: str) -> Part:
     kind = required_text(part, "type", place)
-    cache = _cache(part, place)
+    cache = read_cache(part, place)
     if kind == "text":
         return Text(text=required_text(part, "text", place), cache=cache)
     if kind == "refusal":
@@ -212,9 +248,16 @@ def _file(given: JsonObject, place: str, cache: CacheTtl | None) -> File:
     name, file_id = text(given, "filename", f"{place}.file"), text(given, "file_id", f"{place}.file")
     if file_id is not None:
         return File(name=name, file_id=file_id, cache=cache)
-    media_type, data = from_data_url(required_text(given, "file_data", f"{place}.file"))
+    content = required_text(given, "file_data", f"{place}.file")
+    if content.startswith(
+        ("https://", "http://")
+    ):  # OpenRouter: https://openrouter.ai/docs/guides/overview/multimodal/pdfs
+        return File(name=name, url=content, cache=cache)
+    media_type, data = from_data_url(content)
     if data is None:
-        raise Unreadable(f"{place}.file.file_data", f"{place}.file.file_data must be a data: URL with base64.")
+        raise Unreadable(
+            f"{place}.file.file_data", f"{place}.file.file_data must be a URL, or a data: URL with base64."
+        )
     return File(name=name, media_type=media_type, data=data, cache=cache)
 
 
@@ -226,48 +269,17 @@ def from_data_url(url: str) -> tuple[str | None, str | None]:
     return head[5:-7].partition(";")[0] or "text/plain", data  # the default of RFC 2397, section 2
 
 
-def _cache(part: JsonObject, place: str) -> CacheTtl | None:
-    """Read `cache_control`, Anthropic's extension that OpenRouter and others accept on parts of this protocol."""
-    mark = object_field(part, "cache_control", place)
-    if mark is None:
-        return None
-    return "1h" if mark.get("ttl") == "1h" else "5m"
-
-
-def _tool(tool: JsonObject, place: str) -> Tool:
-    function = object_field(tool, "function", place)
-    if tool.get("type") != "function" or function is None:
-        raise Unsupported(f"{place}.type", "other protocols support only tools of type 'function'")
-    return Tool(
-        name=required_text(function, "name", f"{place}.function"),
-        description=text(function, "description", f"{place}.function"),
-        parameters=object_field(function, "parameters", f"{place}.function"),
-        strict=boolean(function, "strict", f"{place}.function"),
-        cache=_cache(tool, place),
-    )
-
-
-def _tool_choice(document: JsonObject) -> ToolChoice | None:
-    choice, parallel = document.get("tool_choice"), boolean(document, "parallel_tool_calls")
-    if choice is None:
-        return None if parallel is None else ToolChoice(parallel=parallel)
-    if choice in ("auto", "none", "required"):
-        return ToolChoice(mode=choice, parallel=parallel)
-    function = object_field(choice, "function", "tool_choice") if isinstance(choice, dict) else None
-    if function is None:
-        raise Unsupported("tool_choice", "it must be auto, none, required, or name a function")
-    return ToolChoice(mode="required", name=required_text(function, "name", "tool_choice.function"), parallel=parallel)
-
-
 def _format(given: JsonObject | None) -> ResponseFormat | None:
-    kind = given.get("type") if given is not None else "text"
+    kind = required_text(given, "type", "response_format") if given is not None else "text"
     if given is None or kind == "text":
         return None
     if kind == "json_object":
         return ResponseFormat()
     schema = object_field(given, "json_schema", "response_format") if kind == "json_schema" else None
+    if kind == "json_schema" and schema is None:
+        raise Unreadable("response_format.json_schema", "response_format.json_schema is required.")
     if schema is None:
-        raise Unreadable("response_format", "response_format must be of type text, json_object or json_schema.")
+        raise unknown_value("response_format.type", kind, ("text", "json_object", "json_schema"))
     return ResponseFormat(
         name=text(schema, "name", "response_format.json_schema"),
         schema=object_field(schema, "schema", "response_format.json_schema") or {},
@@ -283,3 +295,26 @@ def _logit_bias(document: JsonObject) -> dict[str, float] | None:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in bias.values()):
         raise Unreadable("logit_bias", "the values of logit_bias must be numbers.")
     return bias or None
+
+
+def _reasoning(document: JsonObject) -> Reasoning | None:
+    """Read `reasoning_effort`, and the words of other vendors: DeepSeek's `thinking`, OpenRouter's `reasoning`.
+
+    https://api-docs.deepseek.com/guides/thinking_mode,
+    https://openrouter.ai/docs/guides/best-practices/reasoning-tokens.
+    """
+    effort = known_effort(text(document, "reasoning_effort"), "reasoning_effort")
+    thinking, wanted = object_field(document, "thinking"), object_field(document, "reasoning") or {}
+    kind = None if thinking is None else text(thinking, "type", "thinking")
+    if kind not in (None, "enabled", "disabled", "adaptive"):
+        raise unknown_value("thinking.type", kind, ("enabled", "disabled", "adaptive"))
+    effort = effort or known_effort(text(wanted, "effort", "reasoning"), "reasoning.effort")
+    if kind == "disabled" or boolean(wanted, "enabled", "reasoning") is False:
+        return Reasoning(effort="none")
+    budget = integer(wanted, "max_tokens", 1, where="reasoning") or integer(
+        thinking or {}, "budget_tokens", 1, where="thinking"
+    )
+    if effort is None and budget is None and thinking is None and not wanted:
+        return None
+    excluded = boolean(wanted, "exclude", "reasoning")
+    return Reasoning(effort=effort, budget_tokens=budget, show=None if excluded is None else not excluded)

@@ -22,13 +22,22 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
-from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling, effort_for, is_reasoning_model
+from llm_gateway.protocols.openai_chat.model_capabilities import (
+    accepts_sampling,
+    effort_for,
+    is_reasoning_model,
+    keeps_thoughts,
+)
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
 """Added if no message contains the word JSON: OpenAI rejects the response format `json_object` then."""
 UNSUPPORTED_ATTRIBUTES = ("cache_control", "is_error", "thinking")
 """Attributes that chat completions cannot carry (`part_attributes.py`)."""
+KEEPS_THOUGHTS = ("cache_control", "is_error")
+"""The same for models that take back their own reasoning (`model_capabilities.keeps_thoughts`)."""
+MEDIA_FOLLOW = "The result follows in the next message."
+"""Text of a tool message whose result has none."""
 SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 """Parameters that reasoning models reject: https://developers.openai.com/api/docs/guides/reasoning."""
 MOST_STOPS = 4
@@ -46,8 +55,9 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     Raises:
         Unsupported: the conversation needs a feature that chat completions lack.
     """
-    dropped = unsupported_attributes(conversation, UNSUPPORTED_ATTRIBUTES)
-    document: JsonObject = {"model": model, "messages": _messages(conversation)}
+    keeps = keeps_thoughts(model)
+    dropped = unsupported_attributes(conversation, KEEPS_THOUGHTS if keeps else UNSUPPORTED_ATTRIBUTES)
+    document: JsonObject = {"model": model, "messages": _messages(conversation, keeps_thoughts=keeps)}
     if conversation.max_tokens is not None:
         document["max_completion_tokens" if is_reasoning_model(model) else "max_tokens"] = conversation.max_tokens
     if conversation.tools:
@@ -126,14 +136,14 @@ def _stops(stops: list[str]) -> list[str]:
     return stops
 
 
-def _messages(conversation: Conversation) -> list[JsonObject]:
+def _messages(conversation: Conversation, *, keeps_thoughts: bool) -> list[JsonObject]:
     messages: list[JsonObject] = []
     for turn in conversation.turns:
         role, parts = turn.role, turn.parts
         if role == "tool":
-            messages += [_tool_message(part) for part in parts if isinstance(part, ToolResult)]
+            messages += _tool_messages([part for part in parts if isinstance(part, ToolResult)])
         elif role == "assistant":
-            messages.append(_assistant(turn))
+            messages.append(_assistant(turn, keeps_thoughts=keeps_thoughts))
         else:
             content = _content(parts)
             if role == "user" or _has_text(content):  # providers reject an empty system message
@@ -162,7 +172,7 @@ def _instruct(messages: list[JsonObject]) -> None:
         messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
 
 
-def _assistant(turn: Turn) -> JsonObject:
+def _assistant(turn: Turn, *, keeps_thoughts: bool) -> JsonObject:
     content = [part for part in turn.parts if not isinstance(part, ToolCall | Thinking | Refusal)]
     message: JsonObject = {"role": "assistant", "content": _content(content) if content else None}
     calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
@@ -173,6 +183,8 @@ def _assistant(turn: Turn) -> JsonObject:
         message["refusal"] = "".join(refusals)
     if message["content"] is None and not calls and not refusals:  # null is valid only beside one of these
         message["content"] = ""
+    if keeps_thoughts and (thought := "".join([part.text for part in turn.parts if isinstance(part, Thinking)])):
+        message["reasoning_content"] = thought
     if turn.name is not None:
         message["name"] = turn.name
     return message
@@ -189,12 +201,18 @@ def _call(part: ToolCall) -> JsonObject:
     return call
 
 
-def _tool_message(result: ToolResult) -> JsonObject:
-    texts = [part.text for part in result.content if isinstance(part, Text)]
-    if len(texts) < len(result.content):
-        raise Unsupported("tool_result", "OpenAI's protocol accepts only text as the result of a tool")
-    content = "\n".join(texts)
-    return {"role": "tool", "tool_call_id": result.call_id, "content": content}
+def _tool_messages(results: list[ToolResult]) -> list[JsonObject]:
+    """Write results of tools; their images and files follow in a user message, since tool messages take only text."""
+    messages: list[JsonObject] = []
+    media: list[JsonObject] = []
+    for result in results:
+        texts = [part.text for part in result.content if isinstance(part, Text)]
+        others = [_part(part) for part in result.content if not isinstance(part, Text)]
+        if others:
+            media += [{"type": "text", "text": f"Result of the tool call {result.call_id}:"}, *others]
+            texts = texts or [MEDIA_FOLLOW]
+        messages.append({"role": "tool", "tool_call_id": result.call_id, "content": "\n".join(texts)})
+    return [*messages, {"role": "user", "content": media}] if media else messages
 
 
 def _content(parts: Sequence[Part]) -> str | list[JsonObject]:

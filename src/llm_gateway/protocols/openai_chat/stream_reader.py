@@ -33,7 +33,7 @@ from llm_gateway.domain.conversation import (
     ToolStart,
     VendorPartDelta,
 )
-from llm_gateway.protocols.contract import PARSE_ERRORS, Malformed, UpstreamError
+from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reply import (
@@ -42,6 +42,7 @@ from llm_gateway.protocols.openai_chat.reply import (
     FinishField,
     arguments_of,
     finish_reason,
+    generated_id,
     text_of,
     thought_of,
 )
@@ -101,17 +102,22 @@ class StreamReader:
     """A `contract.StreamReader` of chat completion chunks.
 
     A tool call's delta belongs to the call with its `index`; without one, to the call with its `id`; without both, to
-    the last call.
+    the last call. A new `id` at an index begins a new call: Ollama and some bridges give all parallel calls index 0.
+    A call begins with the delta that has its name, which some vendors send late; arguments before it are held.
     """
 
     has_own_end = True
-    __slots__ = ("_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_tier", "is_done")
+    __slots__ = (
+        "_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_ids", "_nameless", "_tier", "is_done",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.is_done = False
         self._has_begun = False
         self._calls: dict[tuple[int, int | str], int] = {}  # (choice, index or id) -> number of the call
-        self._count: dict[int, int] = {}  # choice -> number of calls begun
+        self._count: dict[int, int] = {}  # choice -> number of calls
+        self._ids: dict[tuple[int, int], str] = {}  # (choice, number of the call) -> id
+        self._nameless: dict[tuple[int, int], list[_Call]] = {}  # the same -> deltas of a call without a name so far
         self._has_content = False
         self._has_finished = False
         self._tier = "default"
@@ -136,7 +142,7 @@ class StreamReader:
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
-                chunks.append(self._finish(choice.index, choice.finish_reason))
+                self._finish(choice.index, choice.finish_reason, chunks)
         if payload.service_tier is not None and payload.service_tier != self._tier:
             self._tier = payload.service_tier
             chunks.append(BillingUpdate(service_tier=special_tier(self._tier)))
@@ -151,12 +157,14 @@ class StreamReader:
         if usage.num_sources_used:
             chunks.append(BillingUpdate(service_tier=special_tier(self._tier), units=read_units(usage)))
 
-    def _finish(self, choice: int, reported: str) -> ChoiceEnd:
+    def _finish(self, choice: int, reported: str, chunks: list[Chunk]) -> None:
         self._has_finished = True
+        if self._nameless:
+            self._end_nameless(choice, chunks)
         reason = finish_reason(reported)
         if reason == "stop" and choice in self._count:
             reason = "tool_calls"  # OpenAI reports "stop" if `tool_choice` names a function
-        return ChoiceEnd(reason=reason, choice=choice)
+        chunks.append(ChoiceEnd(reason=reason, choice=choice))
 
     def _missing_finishes(self) -> list[Chunk]:
         """Return the finishes of a complete reply for which the vendor sent no finish reason."""
@@ -197,26 +205,64 @@ class StreamReader:
             self._call(call, choice, chunks)
 
     def _call(self, call: _Call, choice: int, chunks: list[Chunk]) -> None:
-        key: int | str | None = call.index if call.index is not None else call.id
-        number = self._calls.get((choice, key)) if key is not None else self._count.get(choice, 0) - 1
-        name = call.function.name if call.function is not None else None
-        if number is None or number < 0:  # the first delta of a call
+        number = self._number(call, choice)
+        if number is None:  # the first delta of a call
             if call.function is None:
                 chunks.append(VendorPartDelta(kind=call.type or "tool_call", choice=choice))
                 return
-            if not name:
-                raise Malformed("A tool call begins without a name")
             number = self._count.get(choice, 0)
             self._count[choice] = number + 1
-            self._calls[choice, number if key is None else key] = number
-            google = (call.extra_content or {}).get("google")
-            signed = google.get("thought_signature") if isinstance(google, dict) else None
-            signature = signed if isinstance(signed, str) else None
-            chunks.append(
-                ToolStart(call=number, id=call.id or f"call_{number}", name=name, signature=signature, choice=choice)
-            )
-        if call.function is not None and call.function.arguments:
-            chunks.append(ToolDelta(call=number, arguments=arguments_of(call.function.arguments), choice=choice))
+            self._calls[choice, number if (key := _key(call)) is None else key] = number
+            self._ids[choice, number] = call.id or ""
+            self._nameless[choice, number] = []
+        held = self._nameless.get((choice, number))
+        if held is not None:
+            held.append(call)
+            if call.function is None or not call.function.name:
+                return
+            del self._nameless[choice, number]
+            chunks.append(self._start(held, call.function.name, choice, number))
+        chunks += [
+            ToolDelta(call=number, arguments=arguments_of(part.function.arguments), choice=choice)
+            for part in held or (call,)
+            if part.function is not None and part.function.arguments
+        ]
+
+    def _number(self, call: _Call, choice: int) -> int | None:
+        """Return the number of the call that a delta belongs to, None if it begins a new one."""
+        key = _key(call)
+        if key is None:
+            last = self._count.get(choice, 0) - 1
+            return last if last >= 0 else None
+        number = self._calls.get((choice, key))
+        if number is None or not call.id or call.id == self._ids[choice, number]:
+            return number
+        if not self._ids[choice, number] and (choice, number) in self._nameless:  # the id comes late
+            self._ids[choice, number] = call.id
+            return number
+        return None
+
+    def _start(self, deltas: list[_Call], name: str, choice: int, number: int) -> ToolStart:
+        google = next((found for delta in deltas if (found := (delta.extra_content or {}).get("google"))), None)
+        signed = google.get("thought_signature") if isinstance(google, dict) else None
+        return ToolStart(
+            call=number,
+            id=self._ids[choice, number] or generated_id(),
+            name=name,
+            signature=signed if isinstance(signed, str) else None,
+            choice=choice,
+        )
+
+    def _end_nameless(self, choice: int, chunks: list[Chunk]) -> None:
+        """End the calls that never got a name: only the provider's own protocol can express them."""
+        for of, number in list(self._nameless):
+            if of == choice:
+                del self._nameless[of, number]
+                chunks.append(VendorPartDelta(kind="tool_call", choice=choice))
+
+
+def _key(call: _Call) -> int | str | None:
+    return call.index if call.index is not None else call.id
 
 
 def _failed(error: Any) -> UpstreamError:

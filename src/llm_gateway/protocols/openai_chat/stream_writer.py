@@ -34,6 +34,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
 from llm_gateway.protocols.openai_chat.stream_reader import DONE
+from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import write_usage
 from llm_gateway.sse import encode_event
 
@@ -53,6 +54,7 @@ class StreamWriter(EventStream):
             "created": context.created_s,
             "model": context.model,
         }
+        self._is_legacy = is_legacy(context.document)
         self._begun: set[int] = set()
         self._usage: Usage | None = None
 
@@ -68,14 +70,18 @@ class StreamWriter(EventStream):
                 self._common["model"] = chunk.model
             return b""
         if isinstance(chunk, ChoiceEnd):
-            return self._delta(chunk.choice, {}, finish=chunk.reason)
+            is_call = self._is_legacy and chunk.reason == "tool_calls"
+            return self._delta(chunk.choice, {}, finish="function_call" if is_call else chunk.reason)
         if isinstance(chunk, RefusalDelta):
             return self._delta(chunk.choice, {"refusal": chunk.text})
         if isinstance(chunk, ThinkingDelta):
             return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
         if isinstance(chunk, VendorPartDelta | BillingUpdate):
             return b""
-        return self._delta(chunk.choice, {"tool_calls": [_call(chunk)]})
+        call = _call(chunk)
+        if self._is_legacy:  # there is room for one call only
+            return self._delta(chunk.choice, {"function_call": call["function"]}) if chunk.call == 0 else b""
+        return self._delta(chunk.choice, {"tool_calls": [call]})
 
     def end(self) -> bytes:
         """Return the usage event, if the client requested it, and `[DONE]`."""

@@ -1,8 +1,8 @@
 """Read a client's Responses API request into a conversation, to send it to a provider of another protocol.
 
 https://platform.openai.com/docs/api-reference/responses/create. Fields are handled by kind:
-`TRANSLATED_FIELDS` become fields of the conversation, `OPTIONAL_FIELDS` are dropped and reported, `NEEDS_STATE` and
-unknown fields are rejected.
+`TRANSLATED_FIELDS` become fields of the conversation, `OPTIONAL_FIELDS` and unknown fields are dropped and reported,
+`NEEDS_STATE` and `DECISIVE` fields are rejected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     boolean,
-    checked_effort,
+    droppable_fields,
     integer,
+    known_effort,
     list_field,
     number,
     object_field,
     objects,
-    reject_unknown_fields,
     required_text,
     result_parts,
     string_map,
@@ -44,6 +44,7 @@ from llm_gateway.protocols.accessors import (
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.encrypted_reasoning import decode_reasoning
+from llm_gateway.protocols.openai_chat.request_reader import DECISIVE as CHAT_DECISIVE
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
 from llm_gateway.protocols.openai_responses.tools import (
     CUSTOM_SCHEMA,
@@ -75,6 +76,12 @@ TRANSLATED_FIELDS = frozenset(
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
+DECISIVE = CHAT_DECISIVE | {"n", "response_format", "stop"}
+"""Fields that change the meaning of an answer. Servers take those of chat completions in both of their APIs.
+
+https://ericlbuehler.github.io/mistral.rs/reference/http-api-generated/operations/create_response/ (2026-11-27),
+https://openrouter.ai/docs/client-sdks/go/models/components/responsesrequestplugin (2026-11-27).
+"""
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS) | frozenset(NEEDS_STATE)
 DROPPED_ITEMS = ("web_search_call",)
 """Types of items that say only that OpenAI ran a tool: dropped and reported."""
@@ -162,7 +169,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         Unsupported: the request needs stored state, or a feature that only providers of this protocol have.
     """
     refuse_state(document)
-    reject_unknown_fields(document, KNOWN)
+    unknown = droppable_fields(document, KNOWN, DECISIVE)
     if document.get("truncation") not in (None, "disabled", "auto"):
         raise Unreadable("truncation", "truncation must be auto or disabled.")
     wanted = object_field(document, "text") or {}
@@ -187,7 +194,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
     )
-    dropped = [name for name in OPTIONAL_FIELDS if document.get(name)]
+    dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
     dropped += ["truncation"] if document.get("truncation") == "auto" else []
     dropped += sorted(set(tools.dropped))
@@ -354,6 +361,6 @@ def _format(given: JsonObject | None) -> ResponseFormat | None:
 def _reasoning(given: JsonObject | None) -> Reasoning | None:
     if given is None:
         return None
-    effort = checked_effort(text(given, "effort", "reasoning"), "reasoning.effort")
+    effort = known_effort(text(given, "effort", "reasoning"), "reasoning.effort")
     summary: Any = text(given, "summary", "reasoning") or text(given, "generate_summary", "reasoning")
     return Reasoning(effort=effort, summary=summary, show=True if summary else None)

@@ -43,8 +43,8 @@ class OpenStream:
     """
 
     __slots__ = (
-        "_callbacks", "_error", "_take", "assembler", "dropped", "events", "held", "is_native", "model", "provider",
-        "queued_ms", "reader",
+        "_call", "_callbacks", "_error", "_take", "assembler", "dropped", "events", "held", "is_native", "model",
+        "provider", "queued_ms", "reader",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class OpenStream:
         self.reader = reader
         self.provider, self.model = candidate.provider.name, candidate.model
         self.is_native, self.dropped = call.is_native, call.dropped
+        self._call = call
         self._callbacks = callbacks
         self.queued_ms = 0
         self.assembler = ReplyAssembler()
@@ -130,9 +131,14 @@ class OpenStream:
             raise
         return self._take(raw_events)
 
+    def _with_own_names(self, events: list[Event]) -> list[Event]:
+        """Return the events with the client's names of tools instead of those that the provider was sent."""
+        restored = self._call.restored
+        return [Event(event.name, restored(event.data), restored(event.raw)) for event in events]
+
     def _read(self, events: list[Event], raw_events: list[RawEvent]) -> None:
         read, assemble = self.reader.take, self.assembler.take
-        for event in events:
+        for event in self._with_own_names(events) if self._call.renamed else events:
             chunks = read(event)
             for chunk in chunks:
                 assemble(chunk)

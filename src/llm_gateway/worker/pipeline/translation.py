@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Provider
@@ -15,6 +18,8 @@ from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.vendor_rules.body_rules import BodyRules, ModelRules
+from llm_gateway.providers.vendor_rules.rule import Edit
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,20 +40,12 @@ class Translation:
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
         if candidate.is_required is not None and _is_required(client_request, candidate):
-            return _translated(request, candidate, provider.required_codec)
+            return _translated(request, candidate, provider.required_codec, None)
+        rules: ModelRules | None = provider.rules_by_model.get(model)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
-                document = PROTOCOLS[client_request.protocol].passthrough_request(
-                    {**client_request.document, "model": model}, stream=request.stream
-                )
-                return UpstreamCall(
-                    native.path(model, request.stream),
-                    _encode(document),
-                    is_native=True,
-                    header_lines=client_request.header_lines,
-                    codec=native,
-                )
+                return _passed_call(request, native, model, rules)
             found = _translation_of_document(client_request, provider)
             if found is not None:
                 codec, translation = found
@@ -56,7 +53,7 @@ class Translation:
                 return UpstreamCall(
                     codec.path(model, False), _encode(written.document), dropped=written.dropped, codec=codec
                 )
-        return _translated(request, candidate, provider.translation_codec)
+        return _translated(request, candidate, provider.translation_codec, rules and rules.translated)
 
     def reply(self, client_request: ClientRequest, provider: Provider, call: UpstreamCall, body: bytes) -> Reply:
         """Read the body of a provider's 2xx response to a call.
@@ -65,6 +62,8 @@ class Translation:
             Malformed: the body is not a complete answer.
         """
         codec: ProtocolCodec = call.codec
+        if call.renamed:
+            body = call.restored(body)
         completion = codec.read_reply(body)
         if call.is_native:
             return reply_of(completion, body, call.dropped)
@@ -102,8 +101,14 @@ def _is_translatable(client_request: ClientRequest) -> bool:
     return client_request.is_canonical or PROTOCOLS[client_request.protocol].is_translatable
 
 
-def _translated(request: Request, candidate: Candidate, codec: ProtocolCodec | None) -> UpstreamCall:
-    """Write the call of a request whose conversation is translated with `codec`."""
+def _translated(
+    request: Request, candidate: Candidate, codec: ProtocolCodec | None, rules: BodyRules | None
+) -> UpstreamCall:
+    """Write the call of a request whose conversation is translated with `codec`. `rules` are those of its bodies.
+
+    Raises:
+        Unsupported: the provider's protocol cannot express the request, or the vendor cannot be sent a field.
+    """
     client_request, model = request.client_request, candidate.model
     if codec is None or codec.write is None or not _is_translatable(client_request):
         name = candidate.provider.name
@@ -112,8 +117,41 @@ def _translated(request: Request, candidate: Candidate, codec: ProtocolCodec | N
         written = codec.write(client_request.conversation, model, stream=request.stream)
     except Unsupported as error:
         raise Unsupported(field_name(client_request.protocol, error.field), error.why, error.known) from None
-    dropped = _dropped(client_request, written.dropped) if client_request.dropped or written.dropped else ()
-    return UpstreamCall(codec.path(model, request.stream), _encode(written.document), dropped=dropped, codec=codec)
+    left_out = written.dropped
+    renamed: tuple[tuple[bytes, bytes], ...] = ()
+    if rules is not None:
+        edit = _edited(client_request, rules, written.document)
+        left_out, renamed = (*left_out, *edit.dropped), _renamed(edit)
+    dropped = _dropped(client_request, client_request.dropped, left_out) if client_request.dropped or left_out else ()
+    body = _encode(written.document)
+    return UpstreamCall(codec.path(model, request.stream), body, dropped=dropped, codec=codec, renamed=renamed)
+
+
+def _passed_call(request: Request, native: ProtocolCodec, model: str, rules: ModelRules | None) -> UpstreamCall:
+    """Write the call of a request whose document passes through.
+
+    Raises:
+        Unsupported: the vendor cannot be sent a field.
+    """
+    client_request = request.client_request
+    document = PROTOCOLS[client_request.protocol].passthrough_request(
+        {**client_request.document, "model": model}, stream=request.stream
+    )
+    dropped: tuple[str, ...] = ()
+    renamed: tuple[tuple[bytes, bytes], ...] = ()
+    if rules is not None and (applied := rules.passed.get(client_request.protocol)) is not None:
+        edit = _edited(client_request, applied, document)
+        dropped = _dropped(client_request, (), edit.dropped) if edit.dropped else ()
+        renamed = _renamed(edit)
+    return UpstreamCall(
+        native.path(model, request.stream),
+        _encode(document),
+        is_native=True,
+        header_lines=client_request.header_lines,
+        dropped=dropped,
+        codec=native,
+        renamed=renamed,
+    )
 
 
 def _translation_of_document(
@@ -127,11 +165,28 @@ def _translation_of_document(
     return None
 
 
-def _dropped(client_request: ClientRequest, fields: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the options that were left out, each once, by their names in the client's protocol."""
-    return tuple(
-        dict.fromkeys((*client_request.dropped, *[field_name(client_request.protocol, field) for field in fields]))
-    )
+def _dropped(client_request: ClientRequest, read: tuple[str, ...], fields: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the options that were left out, each once, by their names in the client's protocol.
+
+    `read` are those that the reader left out, `fields` fields of `Conversation` that were not written.
+    """
+    return tuple(dict.fromkeys((*read, *[field_name(client_request.protocol, field) for field in fields])))
+
+
+def _edited(client_request: ClientRequest, rules: BodyRules, document: dict[str, Any]) -> Edit:
+    """Apply the vendor's rules to the document of a call.
+
+    Raises:
+        Unsupported: the vendor cannot be sent a field; it is named as in the client's protocol.
+    """
+    try:
+        return rules.apply(document)
+    except Unsupported as error:
+        raise Unsupported(field_name(client_request.protocol, error.field), error.why) from None
+
+
+def _renamed(edit: Edit) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple([(_encode(sent), _encode(own)) for sent, own in edit.restored.items()]) if edit.restored else ()
 
 
 def reply_of(
