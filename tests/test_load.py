@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,17 +18,22 @@ REQUESTS = 6
 @asynccontextmanager
 async def _answering(count: int, pause_s: float) -> AsyncIterator[int]:
     """Serve on the yielded port: answer `count` requests, each after a pause, and then none."""
+    is_over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(count):
             await reader.readuntil(b"\r\n\r\n")
             await asyncio.sleep(pause_s)
             writer.write(ANSWER)
-        await reader.read()
-        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        is_over.set()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
+        await is_over.wait()
 
 
 def _job(port: int) -> Job:

@@ -84,7 +84,7 @@ def signal_all(gateway: GatewayProcess) -> None:
 
 def test_the_local_models_process_survives_ignored_signals(tmp_path: Path) -> None:
     """The event loop (libuv) starts child processes with default signal handling."""
-    command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1"]
+    command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
         until(lambda: ignores(Path(f"/proc/{child.pid}/status")))
         for number in IGNORED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Iterator
@@ -77,6 +78,8 @@ async def leave(gateway: GatewayProcess, number: int, slots: asyncio.Semaphore) 
             writer.transport.abort()
         else:
             writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
     return upto == len(data) and not is_reset
 
 
@@ -161,6 +164,7 @@ async def test_a_slow_reader_slows_the_vendor_down_and_gets_everything(
         assert said < total / 2, "the vendor is not slowed down"
         data = b"".join([piece async for piece in pieces(reader)])
         writer.close()
+        await writer.wait_closed()
         ledger = await asyncio.to_thread(scene.books, gateway)
     assert data.count(BIG.strip()) == 6_000
     assert data.endswith(DONE + b"\r\n0\r\n\r\n")

@@ -48,7 +48,8 @@ def filter_failure(
     """Return False for failures that are none.
 
     Clients can add headers that an API does not know (RFC 9110, section 5.1). The document describes neither the
-    elements of `messages`, which are those of OpenAI's chat completions, nor the protocols of each provider's kind.
+    elements of `messages`, which are those of OpenAI's chat completions, nor the protocols of each
+    provider's kind, nor that aliases and limits name models of the provider.
     """
     del context
     if UNKNOWN_HEADER in (case.headers or {}) and str(failure).rstrip().endswith(IN_HEADER):
@@ -58,7 +59,9 @@ def filter_failure(
 
 def _is_not_in_the_document(problem: dict[str, Any]) -> bool:
     return all(
-        str(error["loc"][-1]).startswith("messages[") or "does not support the protocol" in error["msg"]
+        str(error["loc"][-1]).startswith("messages[")
+        or "does not support the protocol" in error["msg"]
+        or "is not in models" in error["msg"]
         for error in problem["errors"]
     )
 

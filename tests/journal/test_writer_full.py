@@ -47,7 +47,7 @@ async def test_each_request_in_flight_has_reserved_space(open_writer: Open, file
 
     size = len(frame("I", 1, intent(1)))
     promise = promised_bytes(size)
-    assert accepted == 100_000 // (promise + size) == 4
+    assert accepted == 100_000 // (promise + size) == 3
     for number in range(accepted):
         writer.outcome(request_id(number), b"x" * (promise // 2 - 100))
         writer.settle(request_id(number), b"x" * (promise // 2 - 100))
