@@ -57,7 +57,7 @@ IN_PROCESS := $(QUICK) $(addprefix tests/,cli control gate journal server store 
 test: $(EVERYTHING) ## Run every test, on all cores
 	@$(BIN)/python -m pytest $(PARALLEL)
 
-quick: $(EVERYTHING) ## Run the tests that start no process, in less than a minute
+quick: $(EVERYTHING) ## Run the tests that start no process, in 1.5 minutes
 	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(PARALLEL) $(QUICK)
 
 coverage: $(EVERYTHING) ## Trace the tests that run in the test process; fails under 90 % of branches
