@@ -72,7 +72,7 @@ class GatewayError(Exception):
     queued_ms: int = 0
     """Milliseconds that the request waited for a rate limit."""
     limited_by: str | None = None
-    """Name of the provider at its rate limit that would have been free first; None if there is none."""
+    """Name of the provider at its rate limit that is free first; None if no provider was at its limit."""
     headers: Sequence[tuple[bytes, bytes]] = ()
     """More headers of the response, such as the provider's rate limits."""
     is_recorded: bool = False

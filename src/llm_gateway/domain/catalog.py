@@ -117,7 +117,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     rules_by_model: Mapping[str, Any] = {}
 
     def max_output_of(self, model: str) -> int | None:
-        """Return the maximum number of output tokens that the operator set for a model, None if there is none."""
+        """Return the operator's limit of output tokens for a model, None without one."""
         limit = self.max_output_tokens
         return limit.get(model) if isinstance(limit, dict) else limit
 

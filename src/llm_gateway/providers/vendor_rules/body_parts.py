@@ -62,7 +62,7 @@ def _items(value: Any, path: Path) -> Iterator[tuple[JsonObject, Path]]:
 
 
 def _inner(item: JsonObject, key: str, path: Path) -> Iterator[tuple[JsonObject, Path]]:
-    """Yield the object in a field, with its path; nothing if there is none."""
+    """Yield the object in a field, with its path; nothing if the field holds no object."""
     value = item.get(key)
     if isinstance(value, dict):
         yield value, (*path, key)
