@@ -61,7 +61,7 @@ def listening() -> Iterator[HTTPServer]:
 
 
 def call(url: str, document: object = None) -> Any:
-    """POST a document, or GET where there is none, past any proxy; return the decoded answer."""
+    """POST a document, or GET without one, bypassing any proxy; return the decoded answer."""
     body = None if document is None else json.dumps(document).encode()
     headers = {"X-Service-Key": DEV_KEY, "Content-Type": "application/json"}
     request = urllib.request.Request(url, body, headers)  # noqa: S310 - ours
