@@ -14,6 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway.store.driver_sql import run_sql
+
 MOST_PARAMETERS = 1024
 """Maximum number of values bound by one statement; the GIL is held for 0.2 ms meanwhile."""
 
@@ -22,6 +24,11 @@ ITEMS_BETWEEN_PAUSES = 16
 
 Pause: TypeAlias = Callable[[], None]
 """Called between small pieces of a long job in a thread, so that the event loop's thread can take the GIL."""
+
+NULL_MARK = -0.5
+NULL_IF_MARK = f"nullif(?, {NULL_MARK})"
+"""Value bound for NULL in SQLite, and its placeholder. The sqlite3 module takes 0.5 µs to bind None, since it first looks
+for an adapter, and 0.1 µs to bind a number. No column of these tables holds fractions."""
 
 _Item = TypeVar("_Item")
 
@@ -47,12 +54,15 @@ class BulkInsert:
 
     def __init__(self, table: sa.Table, columns: Sequence[str], on_conflict: str, placeholder: str) -> None:
         self._head = " ".join(["INSERT INTO", table.name, f"({', '.join(columns)})", "VALUES "])
-        self._row = f"({', '.join([placeholder] * len(columns))})"
+        is_sqlite = placeholder == "?"
+        self._marked = [at for at, name in enumerate(columns) if is_sqlite and table.c[name].nullable]
+        placeholders = [NULL_IF_MARK if at in self._marked else placeholder for at in range(len(columns))]
+        self._row = f"({', '.join(placeholders)})"
         self._tail = f" {on_conflict}"
         self._most_rows = _power_of_two(MOST_PARAMETERS // len(columns))
         self._texts: dict[int, str] = {}
 
-    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]], pause: Pause = no_pause) -> int:
+    def run(self, connection: Connection, rows: Sequence[Sequence[Any]], pause: Pause = no_pause) -> int:
         """Insert the rows; call `pause` before each statement. Returns the number of rows inserted or changed."""
         done = 0
         start = 0
@@ -63,11 +73,20 @@ class BulkInsert:
             start += size
         return done
 
-    def _run_statement(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+    def _run_statement(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> int:
         text = self._texts.get(len(rows))
         if text is None:
             text = self._texts[len(rows)] = self._head + ", ".join([self._row] * len(rows)) + self._tail
-        return connection.exec_driver_sql(text, tuple(chain.from_iterable(rows))).rowcount
+        marked = [self._with_marks(row) for row in rows] if self._marked else rows
+        done: int = run_sql(connection, text, tuple(chain.from_iterable(marked))).rowcount
+        return done
+
+    def _with_marks(self, row: Sequence[Any]) -> list[Any]:
+        values = list(row)
+        for at in self._marked:
+            if values[at] is None:
+                values[at] = NULL_MARK
+        return values
 
 
 def adding(table: sa.Table, counters: Iterable[str]) -> str:
