@@ -7,7 +7,7 @@ while values are bound, 0.2 µs each: statements are kept small, so that the eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, TypeAlias, TypeVar
 
@@ -49,13 +49,20 @@ class BulkInsert:
     """`INSERT … VALUES (…), (…) … <on conflict>` for one table; rows are tuples in the order of `columns`.
 
     `placeholder` is the driver's, `?` or `%s`. The number of rows per statement is a power of two, so that there are
-    few statement texts and the driver can reuse prepared statements.
+    few statement texts and the driver can reuse prepared statements. Values of the columns `often_null` may be None at no
+    great cost; they must be nullable, and never hold NULL_MARK.
     """
 
-    def __init__(self, table: sa.Table, columns: Sequence[str], on_conflict: str, placeholder: str) -> None:
+    def __init__(
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        on_conflict: str,
+        placeholder: str,
+        often_null: Collection[str] = (),
+    ) -> None:
         self._head = " ".join(["INSERT INTO", table.name, f"({', '.join(columns)})", "VALUES "])
-        is_sqlite = placeholder == "?"
-        self._marked = [at for at, name in enumerate(columns) if is_sqlite and table.c[name].nullable]
+        self._marked = [at for at, name in enumerate(columns) if placeholder == "?" and name in often_null]
         placeholders = [NULL_IF_MARK if at in self._marked else placeholder for at in range(len(columns))]
         self._row = f"({', '.join(placeholders)})"
         self._tail = f" {on_conflict}"

@@ -40,6 +40,11 @@ class Filling(NamedTuple):
     filled: str
     until: str
 
+    @property
+    def is_over(self) -> bool:
+        """True once all records that were stored before are in the cube."""
+        return self.filled >= self.until
+
     def is_counted(self, record: UsageRecord) -> bool:
         """Return True if the record is in the cube, or is to be added to it by the code that stores it."""
         return not self.filled < record.id <= self.until
@@ -90,8 +95,10 @@ class CubeTable:
         """Return the numbers of each combination's names."""
         if not combinations:
             return {}
-        numbers = self._names.numbers(connection, map(_name, chain.from_iterable(combinations)), pause)
-        return {values: tuple(numbers[_name(value)] for value in values) for values in combinations}
+        names = {value: _name(value) for value in set(chain.from_iterable(combinations))}
+        numbers = self._names.numbers(connection, names.values(), pause)
+        number_of = {value: numbers[name] for value, name in names.items()}
+        return {values: tuple(map(number_of.__getitem__, values)) for values in combinations}
 
     def breakdown(
         self, connection: Connection, dimensions: Sequence[str], grain: Grain, period: tuple[int, int]

@@ -47,6 +47,11 @@ RECORD_COLUMNS = (
 )
 """Columns of a row, in the order of a record's fields. The place of `usage` is free for the instance's number."""
 
+OFTEN_NULL = frozenset(
+    {"client_request_id", "session", "agent", "tags", "requested_model", "override_id", "error_code"}
+    | {"first_token_ms", "key_id", "team_id"}
+)
+
 
 class NamedTotals(msgspec.Struct, frozen=True):
     """A row of a report: the name of a provider or service, and its totals."""
@@ -74,7 +79,9 @@ class UsageStore:
         self._database = database
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres(database)
         placeholder = "?" if database.is_sqlite else "%s"
-        self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
+        self._records = BulkInsert(
+            usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder, OFTEN_NULL
+        )
         self._store_bool = int if database.is_sqlite else bool  # the sqlite3 module looks for an adapter for a bool
         self._attempts = AttemptTexts(database)
         self._names = NumberedTexts(database, usage_names)
@@ -198,7 +205,8 @@ class UsageStore:
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
         self._rollups.add(connection, hourly(with_pauses(records, pause)), pause)
-        self._cube.add(connection, cube_sums(filter(filling.is_counted, with_pauses(records, pause))), pause)
+        counted = with_pauses(records, pause)
+        self._cube.add(connection, cube_sums(counted if filling.is_over else filter(filling.is_counted, counted)), pause)
 
 
 _encoder = msgspec.json.Encoder()
@@ -212,7 +220,10 @@ def _record_row(record: UsageRecord, instance: int, texts: str | None, store_boo
     row[STREAM] = store_bool(record.stream)
     row[ATTEMPTS] = texts
     row += msgspec.structs.astuple(record.usage)
-    row.append(max([attempt.started_ms for attempt in attempts]) if attempts else None)
+    if len(attempts) == 1:  # nearly always
+        row.append(attempts[0].started_ms)
+    else:
+        row.append(max((attempt.started_ms for attempt in attempts), default=None))
     return row
 
 
