@@ -27,8 +27,10 @@ Pause: TypeAlias = Callable[[], None]
 
 NULL_MARK = -0.5
 NULL_IF_MARK = f"nullif(?, {NULL_MARK})"
-"""Value bound for NULL in SQLite, and its placeholder. The sqlite3 module takes 0.5 µs to bind None, since it first looks
-for an adapter, and 0.1 µs to bind a number. No column of these tables holds fractions."""
+"""Value bound for NULL in SQLite, and its placeholder. No column of these tables holds fractions.
+
+The sqlite3 module takes 0.5 µs to bind None, since it looks for an adapter first, and 0.1 µs to bind a number.
+"""
 
 _Item = TypeVar("_Item")
 
@@ -49,8 +51,8 @@ class BulkInsert:
     """`INSERT … VALUES (…), (…) … <on conflict>` for one table; rows are tuples in the order of `columns`.
 
     `placeholder` is the driver's, `?` or `%s`. The number of rows per statement is a power of two, so that there are
-    few statement texts and the driver can reuse prepared statements. Values of the columns `often_null` may be None at no
-    great cost; they must be nullable, and never hold NULL_MARK.
+    few statement texts and the driver can reuse prepared statements. Name in `often_null` the nullable columns that are
+    None in many rows: SQLite then gets NULL_MARK for None, which is faster.
     """
 
     def __init__(

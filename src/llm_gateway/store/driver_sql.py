@@ -1,7 +1,7 @@
 """Run SQL on the database driver's own cursor, for the statements that store usage records.
 
-SQLAlchemy takes 50 to 100 µs to execute a statement, several times what SQLite needs for a small one. The shipper runs a
-dozen of them for each batch of records, and holds the GIL meanwhile. Queries are compiled once instead.
+SQLAlchemy takes 50 to 100 µs to execute a statement, several times what SQLite needs for a small one. The shipper runs
+a dozen of them for each batch of records, and holds the GIL meanwhile. Queries are compiled once instead.
 """
 
 from __future__ import annotations

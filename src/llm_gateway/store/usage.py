@@ -206,7 +206,9 @@ class UsageStore:
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
         self._rollups.add(connection, hourly(with_pauses(records, pause)), pause)
         counted = with_pauses(records, pause)
-        self._cube.add(connection, cube_sums(counted if filling.is_over else filter(filling.is_counted, counted)), pause)
+        self._cube.add(
+            connection, cube_sums(counted if filling.is_over else filter(filling.is_counted, counted)), pause
+        )
 
 
 _encoder = msgspec.json.Encoder()
