@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt tests and modules from garbage collection: they stay to the end, and each full collection visits them all."""
+    """Exempt tests and modules from garbage collection: they stay, and each full collection would visit them all."""
     gc.freeze()
     gc.enable()
 
