@@ -89,8 +89,14 @@ def test_there_is_a_pause_before_each_statement(database: Database, table: sa.Ta
 def test_null_is_stored_as_null_and_refused_where_a_value_is_required(
     database: Database, often_null: tuple[str, ...]
 ) -> None:
-    columns = [sa.Column("id", sa.Integer, primary_key=True), sa.Column("t", sa.Text), sa.Column("n", sa.BigInteger)]
-    table = sa.Table("mixed", sa.MetaData(), *columns, sa.Column("needed", sa.Text, nullable=False))
+    table = sa.Table(
+        "mixed",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("t", sa.Text),
+        sa.Column("n", sa.BigInteger),
+        sa.Column("needed", sa.Text, nullable=False),
+    )
     bulk = BulkInsert(table, ("id", "t", "n", "needed"), "ON CONFLICT (id) DO NOTHING", "?", often_null)
     rows = [(1, None, None, ""), (2, "", 0, "0"), (3, "-0.5", -1, "null"), (4, None, 2**62, "x"), (5, "0", None, "")]
     with database.write() as connection:

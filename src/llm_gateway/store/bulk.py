@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.driver_sql import run_sql
+from llm_gateway.store.driver_sql import change_rows
 
 MOST_PARAMETERS = 1024
 """Maximum number of values bound by one statement; the GIL is held for 0.2 ms meanwhile."""
@@ -87,8 +87,7 @@ class BulkInsert:
         if text is None:
             text = self._texts[len(rows)] = self._head + ", ".join([self._row] * len(rows)) + self._tail
         marked = [self._with_marks(row) for row in rows] if self._marked else rows
-        done: int = run_sql(connection, text, tuple(chain.from_iterable(marked))).rowcount
-        return done
+        return change_rows(connection, text, tuple(chain.from_iterable(marked)))
 
     def _with_marks(self, row: Sequence[Any]) -> list[Any]:
         values = list(row)

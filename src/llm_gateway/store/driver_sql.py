@@ -7,7 +7,7 @@ a dozen of them for each batch of records, and holds the GIL meanwhile. Queries 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,22 +15,45 @@ from sqlalchemy.exc import DBAPIError
 
 from llm_gateway.store.database import Database
 
+Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
+"""Values of a statement's placeholders, by position or by name."""
 
-def run_sql(connection: Connection, text: str, values: Sequence[Any] | Mapping[str, Any]) -> Any:
-    """Execute a statement, in the transaction of `connection`. Returns the driver's cursor (PEP 249).
+
+def change_rows(connection: Connection, text: str, values: Values) -> int:
+    """Execute a statement in the transaction of `connection`. Returns the number of rows inserted or changed.
 
     `text` has the driver's placeholders. Events of SQLAlchemy are not fired.
 
     Raises:
         DBAPIError: the database refuses the statement or does not answer; the same classes as SQLAlchemy raises.
     """
-    cursor = connection.connection.cursor()
+    cursor: Any = connection.connection.cursor()
     try:
         cursor.execute(text, values)
     except connection.dialect.loaded_dbapi.Error as error:
-        base = connection.dialect.loaded_dbapi.Error
-        raise DBAPIError.instance(text, None, error, base, dialect=connection.dialect) from error
-    return cursor
+        raise _as_sqlalchemy(connection, text, error) from error
+    changed: int = cursor.rowcount
+    return changed
+
+
+def fetch_rows(connection: Connection, text: str, values: Values) -> list[tuple[Any, ...]]:
+    """Execute a query in the transaction of `connection`. Returns all its rows; otherwise as `change_rows`.
+
+    Raises:
+        DBAPIError: as `change_rows`.
+    """
+    cursor: Any = connection.connection.cursor()
+    try:
+        cursor.execute(text, values)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _as_sqlalchemy(connection, text, error) from error
+    return rows
+
+
+def _as_sqlalchemy(connection: Connection, text: str, error: Exception) -> BaseException:
+    dialect = connection.dialect
+    return DBAPIError.instance(text, None, error, dialect.loaded_dbapi.Error, dialect=dialect)
 
 
 class CompiledQuery:
@@ -49,5 +72,4 @@ class CompiledQuery:
         """
         given = {**self._fixed, **values}
         ordered = given if self._order is None else [given[name] for name in self._order]
-        found: list[tuple[Any, ...]] = run_sql(connection, self._text, ordered).fetchall()
-        return found
+        return fetch_rows(connection, self._text, ordered)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.bulk import BulkInsert, Pause, no_pause
 from llm_gateway.store.database import Database
-from llm_gateway.store.driver_sql import run_sql
+from llm_gateway.store.driver_sql import fetch_rows
 
 MOST_AT_ONCE = 512
 """Texts or numbers looked up by one statement."""
@@ -78,7 +78,7 @@ class NumberedTexts:
             # Few lengths, so that the driver can reuse prepared statements: the last one is repeated.
             length = 1 << (len(some) - 1).bit_length()
             text = f"{query}({', '.join([self._placeholder] * length)})"
-            rows = run_sql(connection, text, [*some, *[some[-1]] * (length - len(some))]).fetchall()
+            rows = fetch_rows(connection, text, [*some, *[some[-1]] * (length - len(some))])
             yield from (msgspec.json.decode(rows[0][0], type=_Pairs) if self._is_sqlite else rows)
 
 
