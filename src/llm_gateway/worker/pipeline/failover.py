@@ -3,7 +3,7 @@
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
 its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
-all. A candidate without alternatives is retried once, or twice while it answers 429.
+all. A candidate without alternatives is retried at most twice.
 
 After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
 Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
@@ -175,10 +175,10 @@ class Failover:
         return self._availability.in_flight(candidate.provider.id)
 
     async def _retry(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
-        """Retry the only candidate: once after a failure, at most twice while it answers 429."""
+        """Retry the only candidate, at most twice, after failures that another attempt may not meet."""
         while state.retries < MAX_RETRIES:
             failure = state.failure
-            if failure is None or not (failure.limited or state.retries == 0):
+            if failure is None:
                 return None
             if failure.limited and self._lines is not None and self._availability.is_gated(candidate):
                 return None  # it waits in line, at the rate of the gate

@@ -178,11 +178,8 @@ class RoutingState:
             self.window = max(self.window, failure.window or 0)
         elif failure.account:
             self.account_refused = failure
-        else:
-            if self.failed is not None and failure.limited:
-                failure = msgspec.structs.replace(failure, limited=False)
-            if not failure.limited:
-                self.failed = failure
+        elif not failure.limited:
+            self.failed = failure
         self.failure = failure
 
     def _limit_named(self) -> str:
