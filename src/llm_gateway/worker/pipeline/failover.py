@@ -92,7 +92,7 @@ class Failover:
         Raises:
             GatewayError: 400, 429, 502, 503 or 504, once no candidate is left or the deadline passed.
         """
-        served = await self._walk(RoutingState(request, record), plan)
+        served = await self.open(request, plan, record)
         if isinstance(served, OpenStream):
             raise TypeError("A stream was opened for a request that wants a whole answer.")
         return served
@@ -105,35 +105,32 @@ class Failover:
         Raises:
             GatewayError: as for `run`.
         """
-        return await self._walk(RoutingState(request, record), plan)
-
-    async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
+        state = RoutingState(request, record)
+        passed_over: list[Candidate] = []
         try:
-            served = await self._walk_tiers(state, plan)
-            return served if served is not None else await self._try_again(state, plan.candidates)
+            for tier in plan.tiers:
+                waiting = list(tier)
+                while waiting:
+                    candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
+                    waiting.remove(candidate)
+                    if self._context_limits.sizes and self._refused_this_size(request, candidate):
+                        passed_over.append(candidate)
+                        continue
+                    served = await self._try(state, candidate)
+                    if served is not None:
+                        return served
+                    self._check_end(state)
+            return await self._try_passed_over(state, passed_over) or await self._try_again(state, plan.candidates)
         except GatewayError as error:
             error.queued_ms = state.queued_ms
             if error.limited_by is None and state.limited_by is not None:
                 error.limited_by = state.limited_by.provider.name
             raise
 
-    async def _walk_tiers(self, state: RoutingState, plan: Plan) -> Success | OpenStream | None:
-        """Try each candidate once, last those that refused a request of this size lately; None if none served."""
-        passed_over: list[Candidate] = []
-        for tier in plan.tiers:
-            waiting = list(tier)
-            while waiting:
-                candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
-                waiting.remove(candidate)
-                if self._context_limits.sizes and self._refused_this_size(state.request, candidate):
-                    passed_over.append(candidate)
-                    continue
-                served = await self._try(state, candidate)
-                if served is not None:
-                    return served
-                self._check_end(state)
+    async def _try_passed_over(self, state: RoutingState, candidates: list[Candidate]) -> Success | OpenStream | None:
+        """Try those that refused a request of this size lately, unless another one may serve it; None if none served."""
         if state.failure is None and state.limited_for is None and state.out_for is None:
-            for candidate in passed_over:
+            for candidate in candidates:
                 served = await self._try(state, candidate)
                 if served is not None:
                     return served
@@ -247,7 +244,8 @@ class Failover:
             return None
         if admitted is None:
             return None
-        return await self._attempts.make(state, candidate, call, *admitted)
+        permit, reservation = admitted
+        return await self._attempts.make(state, candidate, call, permit, reservation)
 
     async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
@@ -331,8 +329,7 @@ class Failover:
             admitted = await self._take_turn(state, waiter)
         finally:
             waiter.leave(is_served=admitted is not None)
-            state.queued_s += self._timing.clock() - started
-            state.record.queued_ms = state.queued_ms
+            state.note_queued(self._timing.clock() - started)
         if admitted is None:
             return None
         state.is_retry = True
