@@ -20,7 +20,7 @@ from tests.e2e.process import KEY, GatewayProcess
 MODEL = "gpt-4o-mini"
 CALLS, THREADS = 300, 8
 MUST_ANSWER = 240
-"""Without the gateway some 205 are answered. Up to 5 % of the streams are cut after their beginning, when nothing helps."""
+"""Without the gateway some 205 are answered. No retry helps streams that break after their beginning, up to 5 %."""
 
 
 @pytest.fixture
@@ -46,9 +46,7 @@ def outcome(client: openai.OpenAI, number: int) -> str:
         return f"{type(error).__name__}: {error.message}"
 
 
-def test_a_vendor_with_many_faults_is_handled_without_the_clients_retries(
-    tmp_path: Path, vendor: LLMockServer
-) -> None:
+def test_a_vendor_with_many_faults_is_handled_without_the_clients_retries(tmp_path: Path, vendor: LLMockServer) -> None:
     with GatewayProcess(tmp_path) as gateway:
         gateway.provider("acme", vendor.base_url("openai"), MODEL)
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)

@@ -414,7 +414,7 @@ class TestLoneCandidate:
         assert (world.slept, world.availability.may_retry("id-a")) == ([1.0] if retried else [], True)
 
     async def test_retries_are_limited_over_all_requests(self, world: World) -> None:
-        world.script(a=[refusal(500), refusal(408), refusal(500)] + [refusal(500), refusal(408)] + [refusal(408)])
+        world.script(a=[refusal(500), refusal(408), refusal(500), refusal(500), refusal(408), refusal(408)])
         for _ in range(3):
             await failing(world, plan([A]))
 

@@ -128,7 +128,7 @@ class Failover:
             raise
 
     async def _try_passed_over(self, state: RoutingState, candidates: list[Candidate]) -> Success | OpenStream | None:
-        """Try those that refused a request of this size lately, unless another one may serve it; None if none served."""
+        """Try those that refused a request of this size lately, unless another may serve it; None if none served."""
         if state.failure is None and state.limited_for is None and state.out_for is None:
             for candidate in candidates:
                 served = await self._try(state, candidate)
@@ -296,14 +296,13 @@ class Failover:
         for candidate in limited:
             if tokens > candidate.provider.rate_limit_tpm:
                 continue
-            wait_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
-            if candidate in state.answered_429 and not (
-                self._availability.is_gated(candidate) or (wait_s > 0 and self._may_retry(state, candidate))
-            ):
-                # Nothing holds it back for others: only its own retries are used up.
-                state.note_limited(candidate, max(wait_s, state.failure.retry_after_s if state.failure else 0.0))
-                continue
+            expected_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
+            wait_s = max(expected_s, state.own_wait_s(candidate, self._timing.clock()))
             state.note_limited(candidate, wait_s)
+            if state.has_answered_429(candidate) and not (
+                self._availability.is_gated(candidate) or (expected_s > 0 and self._may_retry(state, candidate))
+            ):
+                continue  # nothing holds it back for others: only its own retries are used up
             if wait_s <= least:
                 best, least = candidate, wait_s
         return best
@@ -319,11 +318,12 @@ class Failover:
         state.limited.remove(candidate)
         if call is None or lines is None:
             return None
+        started = self._timing.clock()
+        await self._sit_out(state, candidate)
         wait_s, user = self._longest_wait(state), state.request.user_id
         waiter = lines.join(candidate, user, most_tokens(state.request), wait_s)
         if waiter is None:
             raise state.error()
-        started = self._timing.clock()
         admitted: tuple[Permit, Reservation] | None = None
         try:
             admitted = await self._take_turn(state, waiter)
@@ -334,6 +334,12 @@ class Failover:
             return None
         state.is_retry = True
         return await self._attempts.make(state, candidate, call, *admitted)
+
+    async def _sit_out(self, state: RoutingState, candidate: Candidate) -> None:
+        """Wait for the end of a Retry-After that this request got: the line may move on before."""
+        own_wait_s = state.own_wait_s(candidate, self._timing.clock())
+        if own_wait_s:
+            await self._timing.sleep(own_wait_s)
 
     async def _take_turn(self, state: RoutingState, waiter: Waiter) -> tuple[Permit, Reservation] | None:
         """Wait until the waiter has a place. Returns None if its candidate cannot be called any more.
