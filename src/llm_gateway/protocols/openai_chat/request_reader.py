@@ -44,6 +44,7 @@ from llm_gateway.protocols.accessors import (
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.openai_chat.reasoning_details import read_details
 from llm_gateway.protocols.openai_chat.tools import read_cache, read_tools
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -154,17 +155,17 @@ def _turns(messages: list[Any]) -> list[Turn]:
 
 def _assistant_parts(message: JsonObject, place: str, number: int) -> list[Part]:
     """Read an assistant's message. `number` of the message makes the id of a legacy `function_call`, which has none."""
-    parts: list[Part] = []
-    thought = text(message, "reasoning_content", place) or text(message, "reasoning", place)
-    if thought:
-        parts.append(Thinking(text=thought))
+    thoughts, signatures = _reasoning_of(message, place)
+    parts: list[Part] = [*thoughts]
     if message.get("content") is not None:
         parts += _content(message, place)
     refusal = text(message, "refusal", place)
     if refusal:
         parts.append(Refusal(text=refusal))
     for call, where in objects(list_field(message, "tool_calls", place), f"{place}.tool_calls"):
-        parts.append(_tool_call(call, where))
+        called = _tool_call(call, where)
+        called.signature = called.signature or signatures.get(called.id)
+        parts.append(called)
     function = object_field(message, "function_call", place)
     if function is not None:
         name = required_text(function, "name", f"{place}.function_call")
@@ -173,6 +174,14 @@ def _assistant_parts(message: JsonObject, place: str, number: int) -> list[Part]
     if message.get("audio") is not None:
         raise Unsupported(f"{place}", "only OpenAI can read audio of earlier answers")
     return parts
+
+
+def _reasoning_of(message: JsonObject, place: str) -> tuple[list[Thinking], dict[str, str]]:
+    """Read a message's reasoning, and signatures by the ids of tool calls (`reasoning_details.py`)."""
+    thoughts, signatures = read_details(message.get("reasoning_details"))
+    if not thoughts and (thought := text(message, "reasoning_content", place) or text(message, "reasoning", place)):
+        thoughts = [Thinking(text=thought)]
+    return thoughts, signatures
 
 
 def _function_result(message: JsonObject, turns: list[Turn], place: str) -> ToolResult:
