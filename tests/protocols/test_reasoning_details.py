@@ -35,12 +35,12 @@ def claudes_stream(blocks: list[Any]) -> list[Chunk]:
         empty = {**block, "thinking": "", "signature": ""} if block is THINKING else block
         events.append({"type": "content_block_start", "index": index, "content_block": empty})
         if block is THINKING:
-            for delta in (
+            deltas = [
                 {"type": "thinking_delta", "thinking": "I look "},
                 {"type": "thinking_delta", "thinking": "it up."},
                 {"type": "signature_delta", "signature": "signed=="},
-            ):
-                events.append({"type": "content_block_delta", "index": index, "delta": delta})
+            ]
+            events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
         events.append({"type": "content_block_stop", "index": index})
     events += [{"type": "message_delta", "delta": {"stop_reason": "tool_use"}}, {"type": "message_stop"}]
     reader = anthropic_messages.StreamReader()

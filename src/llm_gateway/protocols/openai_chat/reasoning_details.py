@@ -94,3 +94,20 @@ def _encrypted(data: str, vendor: str, summaries: list[str]) -> Thinking | None:
     if vendor.endswith(RESPONSES_END) or is_marked(data):
         return Thinking(text="".join(summaries), redacted=mark_content(data))
     return Thinking(redacted=data) if vendor == ANTHROPIC else None
+
+
+def without_signatures(document: JsonObject) -> bool:
+    """Remove `reasoning_details`, and Gemini's signatures of tool calls, from a request, in place.
+
+    Returns whether there were any.
+    """
+    found = False
+    messages = document.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict):
+            continue
+        found |= bool(message.pop("reasoning_details", None))
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            found |= isinstance(call, dict) and bool(call.pop("extra_content", None))
+    return found

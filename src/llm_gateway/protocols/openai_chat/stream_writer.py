@@ -83,13 +83,17 @@ class StreamWriter(EventStream):
             return self._think(chunk)
         if isinstance(chunk, VendorPartDelta | BillingUpdate):
             return b""
+        return self._write_call(chunk)
+
+    def _write_call(self, chunk: ToolStart | ToolDelta) -> bytes:
         call = _call(chunk)
         if self._is_legacy:  # there is room for one call only
             return self._delta(chunk.choice, {"function_call": call["function"]}) if chunk.call == 0 else b""
+        delta: dict[str, Any] = {"tool_calls": [call]}
         if isinstance(chunk, ToolStart) and chunk.signature is not None:
-            details = [detail_of_call(chunk.id, chunk.signature, self._numbered(chunk.choice, 1))]
-            return self._delta(chunk.choice, {"tool_calls": [call], "reasoning_details": details})
-        return self._delta(chunk.choice, {"tool_calls": [call]})
+            index = self._numbered(chunk.choice, 1)
+            delta["reasoning_details"] = [detail_of_call(chunk.id, chunk.signature, index)]
+        return self._delta(chunk.choice, delta)
 
     def _think(self, chunk: ThinkingDelta) -> bytes:
         """Write reasoning, and once its signature comes, the whole of it in one entry of `reasoning_details`."""

@@ -3,7 +3,8 @@
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
 its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
-all. A candidate without alternatives is retried once, or twice while it answers 429.
+all. A candidate without alternatives is retried once, or twice while it answers 429. One that cannot verify the
+signatures of reasoning in the request is tried once more without it.
 
 After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
 Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
@@ -33,7 +34,7 @@ from llm_gateway.worker.pipeline.admission import Admission, most_tokens
 from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.open_stream import OpenStream
-from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
+from llm_gateway.worker.pipeline.routing_state import SIGNATURE, Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.waiting_line import Waiter, WaitingLines
 
@@ -247,7 +248,29 @@ class Failover:
             return None
         if admitted is None:
             return None
-        return await self._attempts.make(state, candidate, call, *admitted)
+        served = await self._attempts.make(state, candidate, call, *admitted)
+        return served if served is not None else await self._try_unsigned(state, candidate, call)
+
+    async def _try_unsigned(
+        self, state: RoutingState, candidate: Candidate, call: UpstreamCall
+    ) -> Success | OpenStream | None:
+        """Try a candidate once more without signed reasoning if it could not verify that of the failed `call`.
+
+        Signatures fail after a change of account or model, or after a client altered the text. The conversation would
+        fail at each further turn.
+        """
+        if state.failure is None or state.failure.cause != SIGNATURE or state.is_spent:
+            return None
+        unsigned = self._translation.without_signatures(state.request.client_request, call)
+        if unsigned is None:
+            return None
+        admitted = await self._admit(state, candidate)
+        if admitted is None or isinstance(admitted, Wait):
+            return None
+        before, state.is_retry = state.is_retry, True
+        served = await self._attempts.make(state, candidate, unsigned, *admitted)
+        state.is_retry = before
+        return served
 
     async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
@@ -336,7 +359,8 @@ class Failover:
         if admitted is None:
             return None
         state.is_retry = True
-        return await self._attempts.make(state, candidate, call, *admitted)
+        served = await self._attempts.make(state, candidate, call, *admitted)
+        return served if served is not None else await self._try_unsigned(state, candidate, call)
 
     async def _take_turn(self, state: RoutingState, waiter: Waiter) -> tuple[Permit, Reservation] | None:
         """Wait until the waiter has a place. Returns None if its candidate cannot be called any more.

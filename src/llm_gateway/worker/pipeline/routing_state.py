@@ -59,6 +59,8 @@ class Failure(msgspec.Struct, frozen=True):
     reported: ReportedError | None = None
 
 
+SIGNATURE = "signature"
+"""The `cause` of a failure in which the provider could not verify reasoning that the client returned."""
 MAX_SENT_ATTEMPTS = 3
 """Attempts of one request that were sent, besides 429s and refusals of the account."""
 MAX_ATTEMPTS = 8

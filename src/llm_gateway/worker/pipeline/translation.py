@@ -55,6 +55,18 @@ class Translation:
                 )
         return _translated(request, candidate, provider.translation_codec, rules and rules.translated)
 
+    @staticmethod
+    def without_signatures(client_request: ClientRequest, call: UpstreamCall) -> UpstreamCall | None:
+        """Return the call without the signed and encrypted reasoning of earlier answers; None if it has none."""
+        codec: ProtocolCodec = call.codec
+        if codec.without_signatures is None:
+            return None
+        document = msgspec.json.decode(call.body)
+        if not codec.without_signatures(document):
+            return None
+        left_out = _dropped(client_request, call.dropped, ("thinking",))
+        return msgspec.structs.replace(call, body=_encode(document), dropped=left_out)
+
     def reply(self, client_request: ClientRequest, provider: Provider, call: UpstreamCall, body: bytes) -> Reply:
         """Read the body of a provider's 2xx response to a call.
 
