@@ -1,9 +1,6 @@
-"""Bounds for token counts, names and times that providers report, and a usage estimate if they report none."""
+"""Bounds for token counts, names and times that providers report."""
 
 from __future__ import annotations
-
-from llm_gateway.domain.token_estimate import estimated_output_tokens
-from llm_gateway.domain.usage import Usage
 
 MAX_COUNT = 10**9
 """The most tokens in one call that are plausible. Larger counts are treated as missing."""
@@ -38,11 +35,6 @@ def any_implausible(*parts: int | None) -> bool:
         if part is not None and not 0 <= part <= MAX_COUNT:
             return True
     return False
-
-
-def estimated_usage(characters: int) -> Usage:
-    """Estimate the output tokens of an answer from its length; for providers that report no usage."""
-    return Usage(output_tokens=estimated_output_tokens(characters))
 
 
 def special_tier(reported: str | None) -> str | None:
