@@ -50,6 +50,7 @@ DESCRIPTOR = Descriptor(
     field_names={
         **dict.fromkeys((*PART_KINDS, "messages"), "input"),
         "logprobs": "top_logprobs",
+        "max_tokens": "max_output_tokens",
         "thinking": "reasoning",
         "verbosity": "text.verbosity",
     },

@@ -39,9 +39,9 @@ class Translation:
             Unsupported: the provider's protocol cannot express the request.
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
-        if candidate.is_required is not None and _is_required(client_request, candidate):
-            return _translated(request, candidate, provider.required_codec, None)
         rules: ModelRules | None = provider.rules_by_model.get(model)
+        if candidate.is_required is not None and _is_required(client_request, candidate):
+            return _translated(request, candidate, provider.required_codec, rules and rules.required)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
