@@ -64,7 +64,7 @@ DESCRIPTOR = Descriptor(
         operation="Model",
         write=write_models,
         write_one=write_model,
-        markers=(b"anthropic-version",),
+        markers=(b"anthropic-version", b"x-api-key"),
     ),
     user_fields=(("metadata", "user_id"),),
     output_fields=("max_tokens",),
