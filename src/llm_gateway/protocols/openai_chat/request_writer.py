@@ -233,6 +233,7 @@ def _part(part: Part) -> JsonObject:
         return {"type": "image_url", "image_url": picture | ({"detail": part.detail} if part.detail else {})}
     if isinstance(part, File):
         if part.data is None:
+            # URLs: https://developers.openai.com/api/docs/guides/file-inputs ("Not supported", 2026-11-27)
             raise Unsupported("file", "OpenAI's chat protocol accepts only files sent with their content (base64)")
         data = f"data:{part.media_type or 'application/pdf'};base64,{part.data}"
         return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}

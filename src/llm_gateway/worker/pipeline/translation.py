@@ -53,7 +53,15 @@ class Translation:
                 return UpstreamCall(
                     codec.path(model, False), _encode(written.document), dropped=written.dropped, codec=codec
                 )
-        return _translated(request, candidate, provider.translation_codec, rules and rules.translated)
+        try:
+            return _translated(request, candidate, provider.translation_codec, rules and rules.translated)
+        except Unsupported as error:
+            if provider.required_codec is None:
+                raise
+            try:  # the account's other protocol may have what this one lacks, such as files by URL
+                return _translated(request, candidate, provider.required_codec, rules and rules.required)
+            except Unsupported:
+                raise error from None
 
     @staticmethod
     def without_signatures(client_request: ClientRequest, call: UpstreamCall) -> UpstreamCall | None:
