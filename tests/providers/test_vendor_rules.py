@@ -23,10 +23,10 @@ from llm_gateway.providers.vendor_rules import parts, rule
 from llm_gateway.providers.vendor_rules.body_rules import rules_of_model
 from llm_gateway.providers.vendor_rules.table import ROWS
 from llm_gateway.worker.pipeline.translation import Translation
+from tests.providers.vendor_bodies import CLOSED, Body, chat, claude, google, reader, tool, with_id
 from tests.upstream.vendor_limits import refusal_of
 from tests.worker.pipeline.fakes import provider, request
 
-Body = dict[str, Any]
 KINDS = {
     "openai_chat": "openai",
     "openai_responses": "openai",
@@ -45,8 +45,6 @@ EXAMPLES = {
     "claude-*-4-5": "claude-haiku-4-5", "claude-*-4-[6-8]": "claude-opus-4-8", "claude-fable-5*": "claude-fable-5-1",
 }  # fmt: skip
 """A model for the first glob of a row."""
-CLOSED: Body = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"],
-                "additionalProperties": False}  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -60,18 +58,6 @@ class Case(NamedTuple):
 
 def model_of(row: rule.Row, vendor: str) -> str:
     return EXAMPLES.get(row.models[0], MODELS.get(vendor, "llama-4"))
-
-
-def chat(**fields: Any) -> Body:
-    return {"messages": [{"role": "user", "content": "Hi"}], **fields}
-
-
-def claude(**fields: Any) -> Body:
-    return {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]} | fields
-
-
-def google(**config: Any) -> Body:
-    return {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}], "generationConfig": config}
 
 
 def with_value(row: rule.Row, value: Any) -> Body:
@@ -89,43 +75,6 @@ def with_value(row: rule.Row, value: Any) -> Body:
     if row.field == "parallel_tool_calls":
         needed["tools"] = [{"type": "function", "function": {"name": "t"}}]
     return chat(**needed, **{row.field: value})
-
-
-def tool(name: str, protocol: str, schema: Body | None = None, **fields: Any) -> Body:
-    """Return a body with a tool, a call of it in the history, and its result."""
-    schema = CLOSED if schema is None else schema
-    if protocol == "anthropic_messages":
-        call = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}
-        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "x"}
-        said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [call]},
-                {"role": "user", "content": [result]}]  # fmt: skip
-        tools = [{"name": name, "input_schema": schema, **fields}]
-        return {"max_tokens": 9, "messages": said, "tools": tools, "tool_choice": {"type": "tool", "name": name}}
-    if protocol == "gemini_content":
-        parts_ = [{"functionCall": {"name": name, "args": {}}}, {"functionResponse": {"name": name, "response": {}}}]
-        said = [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": parts_[:1]},
-                {"role": "user", "parts": parts_[1:]}]  # fmt: skip
-        allowed = {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": [name]}}
-        return {"contents": said, "tools": [{"functionDeclarations": [{"name": name}]}], "toolConfig": allowed}
-    if protocol == "openai_responses":
-        call = {"type": "function_call", "call_id": "call12345", "name": name, "arguments": "{}"}
-        result = {"type": "function_call_output", "call_id": "call12345", "output": "x"}
-        function = {"type": "function", "name": name, "parameters": schema, "strict": False, **fields}
-        choice = {"type": "function", "name": name}
-        return {"input": [{"role": "user", "content": "Hi"}, call, result], "tools": [function], "tool_choice": choice}
-    call = {"id": "call12345", "type": "function", "function": {"name": name, "arguments": "{}"}}
-    said = [{"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "Hm"},
-            {"role": "tool", "tool_call_id": "call12345", "content": "x"}]  # fmt: skip
-    function = {"name": name, "parameters": schema, **fields}
-    named = {"type": "function", "function": {"name": name}}
-    return {"messages": said, "tools": [{"type": "function", "function": function}], "tool_choice": named}
-
-
-def with_id(call_id: str, protocol: str) -> Body:
-    text = json.dumps(tool("t", protocol)).replace("call12345", call_id).replace("toolu_1", call_id)
-    found: Body = json.loads(text)
-    return found
 
 
 def edges(row: rule.Row) -> list[tuple[Body, str]]:
@@ -231,8 +180,15 @@ def edges_of_parts(row: rule.Row) -> list[tuple[Body, str]]:
 
 
 WITH_KEPT_VALUES = (rule.Range, rule.Words, rule.Hashed, rule.Labels, rule.AtLeast, rule.Inside)
-CASES = [Case(row, vendor, body, expected) for row in ROWS for vendor in row.vendors for body, expected in edges(row)]
-IDS = [f"{case.vendor}-{case.row.field}-{case.row.models[0]}-{case.expected}" for case in CASES]
+each_row = pytest.mark.parametrize(
+    ("row", "vendor"),
+    [(row, vendor) for row in ROWS for vendor in row.vendors],
+    ids=[f"{vendor}-{row.field}-{row.models[0]}" for row in ROWS for vendor in row.vendors],
+)
+
+
+def cases(row: rule.Row, vendor: str) -> list[Case]:
+    return [Case(row, vendor, body, expected) for body, expected in edges(row)]
 
 
 def call(case: Case, client_request: ClientRequest) -> UpstreamCall:
@@ -248,20 +204,17 @@ def call(case: Case, client_request: ClientRequest) -> UpstreamCall:
     return Translation().call(request(client_request=client_request), Candidate.of(account, model))
 
 
-def reader(protocol: str) -> Any:
-    def read(document: Body) -> Any:
-        found = PROTOCOLS[protocol].read_request(document)
-        return found.conversation, found.dropped
-
-    return read
-
-
 def judged(case: Case, body: Body) -> str | None:
     return refusal_of(case.vendor, model_of(case.row, case.vendor), body)
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_a_body_that_passes_through_is_fitted_to_the_vendor_at_every_edge(case: Case) -> None:
+@each_row
+def test_a_body_that_passes_through_is_fitted_to_the_vendor_at_every_edge(row: rule.Row, vendor: str) -> None:
+    for case in cases(row, vendor):
+        assert_fitted(case)
+
+
+def assert_fitted(case: Case) -> None:
     sent = {**copy.deepcopy(case.body), "model": model_of(case.row, case.vendor)}
     given = copy.deepcopy(sent)
     asked = ClientRequest(case.row.protocol, sent, reader(case.row.protocol))
@@ -280,40 +233,46 @@ def test_a_body_that_passes_through_is_fitted_to_the_vendor_at_every_edge(case: 
         assert body.pop("store") is False
         body.pop("include", None)
     assert sent == given, "the client's own document must not change"
-    assert judged(case, body) is None
+    assert judged(case, body) is None, case
     if case.expected == "kept" and isinstance(case.row.rule, WITH_KEPT_VALUES):
-        assert body == unchanged
-        assert made.dropped == ()
+        assert body == unchanged, case
+        assert made.dropped == (), case
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_a_translated_body_is_fitted_to_the_vendor_at_every_edge(case: Case) -> None:
+@each_row
+def test_a_translated_body_is_fitted_to_the_vendor_at_every_edge(row: rule.Row, vendor: str) -> None:
     """The conversation that the client's request holds is written for the vendor, as for a client of another API."""
+    for case in cases(row, vendor):
+        assert_fitted_after_translation(case)
+
+
+def assert_fitted_after_translation(case: Case) -> None:
     try:
         found = PROTOCOLS[case.row.protocol].read_request({**copy.deepcopy(case.body), "model": "m"})
     except (Unreadable, Unsupported):  # it is invalid in the client's own protocol, too, or no other one has it
         found = None
     if found is None:
-        assert case.expected == "changed" or case.body.get(case.row.field) == 0
+        assert case.expected == "changed" or case.body.get(case.row.field) == 0, case
         return
     try:
         made = call(case, ClientRequest.of(found.conversation))
     except Unsupported:
-        assert case.expected == "refused"
+        assert case.expected == "refused", case
         return
 
-    assert judged(case, json.loads(made.body)) is None
+    assert judged(case, json.loads(made.body)) is None, case
 
 
 WITHOUT_HARM = (rule.Renamed, rule.Refused)
 """Rules that also make a value plain which the vendor may take: the old name of a field, a value that asks nothing."""
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.expected != "kept"], ids=lambda case: case.row.field)
-def test_the_mock_refuses_what_the_rule_mends(case: Case) -> None:
-    is_harmless = isinstance(case.row.rule, WITHOUT_HARM) and case.expected == "changed"
+@each_row
+def test_the_mock_refuses_what_the_rule_mends(row: rule.Row, vendor: str) -> None:
+    for case in cases(row, vendor):
+        is_harmless = isinstance(row.rule, WITHOUT_HARM) and case.expected == "changed"
 
-    assert is_harmless or judged(case, case.body) is not None
+        assert case.expected == "kept" or is_harmless or judged(case, case.body) is not None, case
 
 
 def test_every_row_has_a_source_and_the_day_it_was_read() -> None:
