@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, ClassVar
+
 import pytest
 
+from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import (
     GatewayError,
+    Invalid,
     ProviderAccountRefused,
     ProviderFailed,
     ProvidersUnavailable,
     RateLimited,
     RequestExceedsLimit,
 )
-from tests.worker.pipeline.failing import JUST, LARGE, A, B, broken_open, failing, failing_with_record, fill
+from llm_gateway.protocols import openai_chat
+from tests.worker.pipeline.failing import (
+    JUST,
+    LARGE,
+    A,
+    B,
+    broken_open,
+    failing,
+    failing_request,
+    failing_with_record,
+    fill,
+)
 from tests.worker.pipeline.fakes import (
     BROKEN,
     KEY,
@@ -26,6 +42,8 @@ from tests.worker.pipeline.fakes import (
     refusal,
     request,
 )
+
+CLAUDE = provider("claude", kind="anthropic", models=("claude-haiku-4-5",))
 
 
 class TestLimits:
@@ -296,3 +314,33 @@ class TestAttemptsFailed:
         world.script(a=[refusal(400, "x" * 501)])
 
         assert (await failing(world, plan([A]))).detail == f"Provider a: answered 400: {'x' * 500}"
+
+
+class TestUnreadableRequests:
+    """A document that only the client's own protocol may understand is no reason to refuse it for all providers."""
+
+    DOCUMENT: ClassVar[dict[str, Any]] = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 3}
+
+    def asked(self) -> Request:
+        def read(document: dict[str, Any]) -> Any:
+            found = openai_chat.read_request(document)
+            return found.conversation, found.dropped
+
+        return request(client_request=ClientRequest("openai_chat", self.DOCUMENT, read))
+
+    async def test_a_candidate_that_cannot_be_sent_a_translation_is_passed_over(self, world: World) -> None:
+        world.script(a=[answer()])
+        asked = self.asked()
+        record = world.open(asked)
+
+        served = await world.failover.run(asked, plan([CLAUDE], [A]), record)
+
+        assert (served.provider, [attempt.why for attempt in record.attempts]) == ("a", ["failover:unsupported"])
+        assert json.loads(world.upstream.bodies[0])["temperature"] == 3, "the vendor decides"
+
+    async def test_the_invalid_field_is_the_error_if_no_other_candidate_is_left(self, world: World) -> None:
+        error, _ = await failing_request(world, self.asked(), plan([CLAUDE]))
+
+        assert isinstance(error, Invalid)
+        assert (error.status, error.errors[0]["loc"]) == (422, ["body", "temperature"])
+        assert world.upstream.called == []

@@ -26,7 +26,7 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import DeadlineExceeded, GatewayError, Invalid
+from llm_gateway.errors import DeadlineExceeded, GatewayError
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.routing.session_affinity import SessionAffinity
@@ -293,11 +293,15 @@ class Failover:
         return permit, decision.reservation
 
     def _call(self, state: RoutingState, candidate: Candidate) -> UpstreamCall | None:
-        """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes."""
+        """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes.
+
+        A document that cannot be read is passed through all the same to a candidate of the client's own protocol.
+        """
         try:
             return self._translation.call(state.request, candidate)
         except Unreadable as error:
-            raise Invalid(error.message, loc=("body", error.field)) from None
+            state.note_unreadable(error)
+            return None
         except Unsupported as error:
             state.note_unsupported(candidate.provider.name, error)
             return None

@@ -11,6 +11,7 @@ from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     GatewayError,
+    Invalid,
     NotSupported,
     ProviderAccountRefused,
     ProviderFailed,
@@ -20,7 +21,7 @@ from llm_gateway.errors import (
     ReportedError,
     RequestExceedsLimit,
 )
-from llm_gateway.protocols.contract import Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.suggestions import if_meant
 
 AT_LIMIT = "Every provider that could serve this request is at its rate limit."
@@ -90,7 +91,7 @@ class RoutingState:
     __slots__ = (
         "account_refused", "answered_429", "attempts", "can_recover", "failed", "failure", "has_paid", "is_retry",
         "limited", "limited_by", "limited_for", "out_for", "passed", "queued_s", "record", "request", "retries", "sent",
-        "too_long", "unsupported", "window",
+        "too_long", "unreadable", "unsupported", "window",
     )  # fmt: skip
 
     def __init__(self, request: Request, record: UsageRecord) -> None:
@@ -111,6 +112,7 @@ class RoutingState:
         self.limited_for: float | None = None
         self.out_for: float | None = None
         self.unsupported: tuple[str, Unsupported] | None = None
+        self.unreadable: Unreadable | None = None
         self.passed: str | None = None
         self.is_retry = False
 
@@ -167,6 +169,11 @@ class RoutingState:
         if self.unsupported is None:
             self.unsupported = provider, error
 
+    def note_unreadable(self, error: Unreadable) -> None:
+        """Note that the request cannot be translated for a candidate, since its document is not valid."""
+        self.passed = "unsupported"
+        self.unreadable = error
+
     def note_failure(self, failure: Failure) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.passed = failure.cause or str(failure.status)
@@ -217,6 +224,8 @@ class RoutingState:
             refused = ProviderAccountRefused(self.account_refused.message)
             refused.provider = self.account_refused.provider
             return refused
+        if self.unreadable is not None:
+            return Invalid(self.unreadable.message, loc=("body", self.unreadable.field))
         if self.unsupported is not None:
             provider, error = self.unsupported
             near = if_meant(error.field.rpartition(".")[2], error.known)
