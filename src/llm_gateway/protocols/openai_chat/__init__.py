@@ -41,6 +41,7 @@ DESCRIPTOR = Descriptor(
     withheld_events=withheld_events,
     field_names={
         **dict.fromkeys(PART_KINDS, "messages"),
+        "cache_key": "prompt_cache_key",
         "reasoning": "reasoning_effort",
         "thinking": "reasoning_content",
     },

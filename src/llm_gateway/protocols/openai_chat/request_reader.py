@@ -53,7 +53,6 @@ ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
 OPTIONAL_FIELDS = (
     "store",
     "prediction",
-    "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
     "safety_identifier",
@@ -64,7 +63,7 @@ TRANSLATED_FIELDS = frozenset(
         "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
         "temperature", "top_p", "top_k", "stop", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
         "logprobs", "top_logprobs", "reasoning_effort", "verbosity", "user", "metadata", "service_tier", "modalities",
-        "thinking", "reasoning", "functions", "function_call",
+        "thinking", "reasoning", "functions", "function_call", "prompt_cache_key",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses. `thinking` is DeepSeek's word for reasoning, `reasoning` OpenRouter's."""
@@ -85,6 +84,15 @@ https://developers.openai.com/api/reference/resources/chat, https://docs.x.ai/do
 https://openrouter.ai/docs/guides/features/plugins, https://docs.vllm.ai/en/latest/features/structured_outputs.html,
 https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
 """
+MESSAGE = frozenset(
+    {
+        "role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio", "annotations",
+        "reasoning_content", "reasoning", "reasoning_details",
+    }
+)  # fmt: skip
+"""Fields of messages that are read, and `annotations`, which repeat what an answer's text says."""
+TOOL = frozenset({"type", "function", "cache_control"})
+FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 
 
@@ -102,7 +110,17 @@ def read_request(document: JsonObject) -> ParsedRequest:
     if not messages:
         raise Unreadable("messages", "messages is required and needs at least one message.")
     optional = (name for name in OPTIONAL_FIELDS if document.get(name))
-    return ParsedRequest(_conversation(document, _turns(messages)), (*unknown, *optional))
+    conversation = _conversation(document, _turns(messages))
+    return ParsedRequest(conversation, (*unknown, *optional, *_unknown_inside(document)))
+
+
+def _unknown_inside(document: JsonObject) -> list[str]:
+    """Return the paths of unknown fields of messages and tools, to report them. The objects were read before."""
+    found = {name for message in document["messages"] for name in droppable_fields(message, MESSAGE, where="messages")}
+    for tool in document.get("tools") or ():
+        found.update(droppable_fields(tool, TOOL, where="tools"))
+        found.update(droppable_fields(tool["function"], FUNCTION, where="tools.function"))
+    return sorted(found)
 
 
 def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
@@ -130,6 +148,7 @@ def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
         user=text(document, "user"),
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
+        cache_key=text(document, "prompt_cache_key"),
     )
 
 

@@ -75,6 +75,8 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         dropped.append("top_k")
     if conversation.metadata is not None:
         dropped.append("metadata")
+    if conversation.cache_key is not None:  # most vendors of this protocol do not know it, and some refuse it
+        dropped.append("cache_key")
     if stream:
         document["stream"] = True
         document["stream_options"] = {"include_usage": True}

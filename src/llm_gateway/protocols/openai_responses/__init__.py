@@ -50,6 +50,7 @@ DESCRIPTOR = Descriptor(
     passthrough_request=passthrough_request,
     field_names={
         **dict.fromkeys((*PART_KINDS, "messages"), "input"),
+        "cache_key": "prompt_cache_key",
         "logprobs": "top_logprobs",
         "max_tokens": "max_output_tokens",
         "thinking": "reasoning",

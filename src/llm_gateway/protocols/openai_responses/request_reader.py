@@ -66,7 +66,7 @@ NEEDS_STATE = {
 ENDPOINT_FIELDS = frozenset({"model", "input", "stream", "stream_options", "truncation"})
 """Fields handled by the endpoint or on their own."""
 OPTIONAL_FIELDS = (
-    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls",
+    "include", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls",
     "client_metadata",
 )  # fmt: skip
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
@@ -74,6 +74,7 @@ TRANSLATED_FIELDS = frozenset(
     {
         "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
         "temperature", "top_p", "top_logprobs", "user", "safety_identifier", "metadata", "service_tier",
+        "prompt_cache_key",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
@@ -197,6 +198,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         user=_user(document),
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
+        cache_key=text(document, "prompt_cache_key"),
     )
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
