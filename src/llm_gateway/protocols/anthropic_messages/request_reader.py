@@ -105,7 +105,8 @@ def read_request(document: JsonObject) -> ParsedRequest:
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     if user is None and metadata.get("user_id") is not None:
         dropped.append("metadata.user_id")
-    dropped += sorted({name for message in messages for name in droppable_fields(message, MESSAGE, where="messages")})
+    others = [message for message in messages if not message.keys() <= MESSAGE]
+    dropped += sorted({name for message in others for name in droppable_fields(message, MESSAGE, where="messages")})
     dropped += unknown_fields(config, OUTPUT, "output_config")
     dropped += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
     return ParsedRequest(conversation, tuple(dropped))

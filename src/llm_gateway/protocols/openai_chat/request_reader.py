@@ -116,7 +116,8 @@ def read_request(document: JsonObject) -> ParsedRequest:
 
 def _unknown_inside(document: JsonObject) -> list[str]:
     """Return the paths of unknown fields of messages and tools, to report them. The objects were read before."""
-    found = {name for message in document["messages"] for name in droppable_fields(message, MESSAGE, where="messages")}
+    others = [message for message in document["messages"] if not message.keys() <= MESSAGE]
+    found = {name for message in others for name in droppable_fields(message, MESSAGE, where="messages")}
     for tool in document.get("tools") or ():
         found.update(droppable_fields(tool, TOOL, where="tools"))
         found.update(droppable_fields(tool["function"], FUNCTION, where="tools.function"))
