@@ -226,6 +226,9 @@ def cerebras(model: str, body: Body) -> Iterator[str]:
     """Yield what Cerebras refuses."""
     refused = ("frequency_penalty", "presence_penalty", "parallel_tool_calls", "service_tier", "logit_bias")
     yield from (f"{field} is not supported" for field in refused if body.get(field) is not None)
+    # https://github.com/anomalyco/opencode/issues/33413: it refuses every property that it does not know
+    yield from _present(body, ("reasoning", "thinking"))
+    yield from _message_fields(body, ("reasoning_content", "reasoning_details", "extra_content"))
     if model.startswith("gpt-oss"):
         yield from _words(body, ("low", "medium", "high"))
 

@@ -58,6 +58,7 @@ MISTRAL_EXTRA = "https://github.com/editor-code-assistant/eca/issues/231"
 DEEPSEEK = "https://api-docs.deepseek.com/guides/thinking_mode"
 XAI = "https://docs.x.ai/docs/guides/reasoning"
 CEREBRAS = "https://hexdocs.pm/req_llm/cerebras.html"
+CEREBRAS_EXTRA = "https://github.com/proxysoul/Empryo/pull/209"
 GENERATION_CONFIG = (
     "https://raw.githubusercontent.com/api-evangelist/google-gemini/refs/heads/main/json-schema/"
     "google-gemini-generationconfig-schema.json"
@@ -190,6 +191,12 @@ _OTHERS = (
       for field, rule in (("frequency_penalty", Dropped()), ("presence_penalty", Dropped()),
                           ("parallel_tool_calls", Dropped()), ("service_tier", Dropped()),
                           ("logit_bias", Refused("Cerebras does not offer it", harmless=({},))))),
+    Row(vendors=("cerebras",), field="messages[].reasoning_content", name="thinking", source=CEREBRAS_EXTRA,
+        rule=MessageField(frozenset({"reasoning_content", "reasoning_details"}))),
+    Row(vendors=("cerebras",), field="messages[].tool_calls[].extra_content",
+        rule=CallField(frozenset({"extra_content"})), source=CEREBRAS_EXTRA),
+    *(Row(vendors=("cerebras",), field=field, rule=AsEffort(), name="reasoning", source=CEREBRAS_EXTRA)
+      for field in ("reasoning", "thinking")),
     Row(vendors=("openrouter",), field="user", rule=Hashed(128),
         source="https://github.com/ujisati/claude-code-provider-proxy/pull/11"),
     Row(vendors=("cerebras", "together", "fireworks", "openrouter", "vllm", "ollama", "lmstudio", ""),
