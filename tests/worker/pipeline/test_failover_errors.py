@@ -271,7 +271,7 @@ class TestAttemptsFailed:
         error = await failing(world, plan(*([provider(name)] for name in names)))
 
         assert type(error) is ProviderFailed
-        assert error.detail == f"Provider {names[-1]}: answered {statuses[-1]}: no"
+        assert error.detail == f"Provider {names[statuses.index(500)]}: answered 500: no"
 
     async def test_a_failed_attempt_wins_over_a_full_limit(self, world: World) -> None:
         await fill(world, "one")
