@@ -113,6 +113,29 @@ def test_a_report_concerns_its_model_only(limiter: Limiter) -> None:
     assert wait_s(limiter, model="other") == 0
 
 
+def test_calls_of_another_model_are_not_subtracted_from_a_report(limiter: Limiter) -> None:
+    first = reserved(limiter, MANY, model="m")
+    for _ in range(50):
+        reserved(limiter, MANY, 10**9, 10, model="other")
+    limiter.cap(first, requests(4, 60.0))
+    limiter.cap(first, tokens(400, 60.0))
+    for _ in range(50):
+        reserved(limiter, MANY, 10**9, 10, model="other")
+
+    state = limiter.state("p", MANY, 10**9, "m")
+    assert (state.remaining_requests, state.remaining_tokens) == (4, 400)
+    assert [wait_s(limiter, 100) for _ in range(5)] == [0, 0, 0, 0, 60.0]
+
+
+def test_a_decision_tells_whether_only_the_model_is_held_back(limiter: Limiter) -> None:
+    limiter.cap(reserved(limiter, 2, model="m"), requests(0, 30.0))
+    assert run(limiter.take("p", 2, 10**9, 0, "m")).by_model
+    reserved(limiter, 2, model="other")
+
+    assert not run(limiter.take("p", 2, 10**9, 0, "m")).by_model
+    assert not run(limiter.take("p", 2, 10**9, 0, "other")).by_model
+
+
 def test_a_report_without_limits_changes_nothing(limiter: Limiter) -> None:
     limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 30.0))
     limiter.cap(reserved(limiter, MANY, model="other"), ReportedLimits())

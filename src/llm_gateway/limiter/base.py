@@ -21,7 +21,7 @@ from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 class Reservation(msgspec.Struct, frozen=True, gc=False):
     """One request and `tokens`, counted in the provider's window in the second `bucket` (of the limiter's clock).
 
-    `calls_taken` and `tokens_taken` are the window's running totals up to and including this reservation. They tell
+    `calls_taken` and `tokens_taken` are the model's running totals up to and including this reservation. They tell
     which calls a provider cannot have counted yet in the limits that it reports with this call's response.
     """
 
@@ -47,13 +47,15 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer of `Limiter.take`, one of three.
 
     Granted: `reservation` is set; `is_crowded` is True if more than half of the window is taken now. Full: the request
-    may fit in `retry_after_s` seconds. Never: `exceeds` is True, since the request is larger than the whole limit.
+    may fit in `retry_after_s` seconds; `by_model` is True if only the limits that the provider reported for this model
+    are full for so long. Never: `exceeds` is True, since the request is larger than the whole limit.
     """
 
     reservation: Reservation | None = None
     retry_after_s: float = 0.0
     exceeds: bool = False
     is_crowded: bool = False
+    by_model: bool = False
 
 
 class Limiter(Protocol):

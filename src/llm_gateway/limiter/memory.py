@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
-from llm_gateway.limiter.reported import Mirror
+from llm_gateway.limiter.reported import ModelUse
 from llm_gateway.limiter.window import BUCKETS, Window
 
 _EXCEEDS = Decision(exceeds=True)
@@ -36,15 +36,19 @@ class MemoryLimiter:
             return _EXCEEDS
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         window = self._window(provider_id)
-        wait_s = self._reported_wait_s(window, model, tokens) if window.reported else 0.0
+        use = window.models.get(model)
+        if use is None:
+            use = window.models[model] = ModelUse()
+        wait_s = use.wait_s(self._now, tokens) if use.is_reported else 0.0
         if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
             window.take(tokens)
-            reservation = Reservation(
-                provider_id, window.second, tokens, model, window.calls_taken, window.tokens_taken
-            )
+            use.calls += 1
+            use.tokens += tokens
+            reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
             is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
             return Decision(reservation, 0.0, False, is_crowded)
-        return Decision(None, max(wait_s, window.wait_s(self._now, rpm, tpm, tokens)))
+        window_s = window.wait_s(self._now, rpm, tpm, tokens)
+        return Decision(None, max(wait_s, window_s), by_model=wait_s > window_s)
 
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
         """Correct the reservation to `tokens` (negative counts as 0); `sent=False` releases the request as well.
@@ -70,21 +74,18 @@ class MemoryLimiter:
         window = self._window(provider_id)
         requests = before.requests + 1
         tokens = min(max(tokens, 0) + int(before.tokens * window.used_share), tpm)
-        reported = self._reported_wait_s(window, model, tokens, requests) if window.reported else 0.0
+        use = window.models.get(model)
+        reported = use.wait_s(self._now, tokens, requests) if use is not None and use.is_reported else 0.0
         return max(reported, window.wait_s(self._now, rpm, tpm, tokens, min(requests, rpm)))
 
     def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
         """Lower the window of (provider, model) to what the provider reported with the response to this call."""
-        if reservation.provider_id not in self._windows:
+        window = self._windows.get(reservation.provider_id)
+        use = None if window is None else window.models.get(reservation.model)
+        if use is None:
             return
-        window = self._window(reservation.provider_id)
-        now = self._now
-        requests, tokens = window.reported.get(reservation.model, (None, None))
-        if reported.requests is not None and (requests is None or requests.taken <= reservation.calls_taken):
-            requests = Mirror(reported.requests, now, reservation.calls_taken)
-        if reported.tokens is not None and (tokens is None or tokens.taken <= reservation.tokens_taken):
-            tokens = Mirror(reported.tokens, now, reservation.tokens_taken)
-        window.reported[reservation.model] = requests, tokens
+        self._window(reservation.provider_id)  # advances `_now`
+        use.report(reported, self._now, reservation.calls_taken, reservation.tokens_taken)
         if self._watchers:
             self._freed(reservation.provider_id)
 
@@ -92,12 +93,9 @@ class MemoryLimiter:
         """Return what is left of the limits now; the smaller one of the window's and of what the provider reported."""
         window = self._window(provider_id)
         requests, tokens = rpm - window.request_sum, tpm - window.token_sum
-        if window.reported:
-            by_requests, by_tokens = window.reported.get(model, (None, None))
-            if by_requests is not None:
-                requests = int(min(requests, by_requests.left(self._now, window.calls_taken)))
-            if by_tokens is not None:
-                tokens = int(min(tokens, by_tokens.left(self._now, window.tokens_taken)))
+        use = window.models.get(model)
+        if use is not None and use.is_reported:
+            requests, tokens = use.left(self._now, requests, tokens)
         reset_s = window.newest + BUCKETS - self._now if window.request_sum else 0.0
         requests = requests if requests > 0 else 0  # noqa: FURB136 - max() takes five times as long
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
@@ -129,12 +127,6 @@ class MemoryLimiter:
         freed = self._watchers.get(provider_id)
         if freed is not None:
             freed()
-
-    def _reported_wait_s(self, window: Window, model: str, tokens: int, requests: int = 1) -> float:
-        by_requests, by_tokens = window.reported.get(model, (None, None))
-        now = self._now
-        wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, window.calls_taken, requests)
-        return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, window.tokens_taken, tokens))
 
     def _window(self, provider_id: str) -> Window:
         """Return the provider's window, advanced to the current second of the limiter's time, which is now `_now`."""

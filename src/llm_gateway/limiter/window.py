@@ -7,7 +7,7 @@ A call counts in the whole second in which it was taken. Any 60 seconds overlap 
 from __future__ import annotations
 
 from llm_gateway.limiter.durations import Durations
-from llm_gateway.limiter.reported import Mirror
+from llm_gateway.limiter.reported import ModelUse
 
 BUCKETS = 61
 """Seconds in a window; see the module's docstring."""
@@ -19,14 +19,13 @@ class Window:
     """Counts of the last 61 seconds of one provider. `second` is the newest; second `s` has the index `s % 61`.
 
     `open_tokens` is the part of `tokens` whose calls have not ended. `newest` is the second of the last call.
-    `calls_taken` and `tokens_taken` are running totals that never decrease. `reported` holds the limits that the
-    provider reported, (requests, tokens) by model. `used_share` is the average share of their reserved tokens that
-    recent calls used.
+    `models` holds the use of each model that was called. `used_share` is the average share of their reserved tokens
+    that recent calls used.
     """
 
     __slots__ = (
-        "calls_taken", "durations", "newest", "open_tokens", "reported", "request_sum", "requests",
-        "second", "token_sum", "tokens", "tokens_taken", "used_share",
+        "durations", "models", "newest", "open_tokens", "request_sum", "requests", "second", "token_sum", "tokens",
+        "used_share",
     )  # fmt: skip
 
     def __init__(self, second: int) -> None:
@@ -37,11 +36,9 @@ class Window:
         self.open_tokens = [0] * BUCKETS
         self.request_sum = 0
         self.token_sum = 0
-        self.calls_taken = 0
-        self.tokens_taken = 0
         self.durations = Durations()
         self.used_share = 0.0  # before any call has ended: a waiter that it keeps in vain is refused soon
-        self.reported: dict[str, tuple[Mirror | None, Mirror | None]] = {}
+        self.models: dict[str, ModelUse] = {}
 
     def advance(self, second: int) -> None:
         """Move the window's end to `second`, and drop the seconds that leave the window."""
@@ -61,8 +58,6 @@ class Window:
         self.open_tokens[index] += tokens
         self.request_sum += 1
         self.token_sum += tokens
-        self.calls_taken += 1
-        self.tokens_taken += tokens
         self.newest = self.second
 
     def settle(self, bucket: int, reserved: int, tokens: int, sent: bool) -> None:

@@ -124,7 +124,7 @@ class TestRetryInfo:
         for _ in range(5):
             await world.failover.run(request(), plan([GEM], [B]), world.open(request()))
 
-        assert world.wait(GEM) == Wait(37.0, limited=True, by_gate=True)
+        assert world.wait(GEM) == Wait(37.0, limited=True, by_model=True)
 
     async def test_a_lone_candidates_retry_delay_is_returned_to_the_client(self, world: World) -> None:
         world.script(gem=[said(429, google(429, "RESOURCE_EXHAUSTED", RETRY))])

@@ -8,6 +8,7 @@ import pytest
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.errors import DeadlineExceeded, ProviderFailed, RateLimited, RequestExceedsLimit
 from llm_gateway.worker.pipeline.waiting_line import MOST_OF_CUSTOMER, MOST_WAITING
 from tests.virtual_time import run_virtually
@@ -177,6 +178,25 @@ class TestFairness:
                 await asyncio.sleep(0.001)
         assert served == ["m1", "m1", "m2", "m1", "m2"]
         assert_clean(shared)
+
+
+    @virtually
+    async def test_a_model_whose_reported_limit_is_used_up_holds_back_no_other_model(self) -> None:
+        one = gateway()
+        call = await one.limiter.take(one.provider.id, 10, 10**6, 0, "m1")
+        assert call.reservation is not None
+        one.limiter.cap(call.reservation, ReportedLimits(requests=ReportedLimit(0, 5.0)))
+        first = asyncio.create_task(ask(one))
+        await asyncio.sleep(1.0)
+
+        asked = request(user_id="a", deadline=asyncio.get_running_loop().time() + 30, max_tokens=100)
+        served = await one.failover.run(
+            asked, Plan(((Candidate.of(one.provider, "m2"),),)), one.recorder.start(asked)
+        )
+
+        assert served.queued_ms == 0
+        assert await first == 5000
+        assert_clean(one)
 
 
 class TestPacing:

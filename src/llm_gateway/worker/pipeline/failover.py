@@ -283,7 +283,7 @@ class Failover:
         if decision.reservation is None:
             permit.release()
             if not decision.exceeds:
-                return Wait(decision.retry_after_s, limited=True)
+                return Wait(decision.retry_after_s, limited=True, by_model=decision.by_model)
             state.note_too_small()
             return None
         if decision.is_crowded and self._lines is not None:
@@ -383,7 +383,7 @@ class Failover:
             if not admitted.limited:
                 state.note_unavailable(admitted.seconds)
                 return None
-            waiter.again(admitted.seconds, by_gate=admitted.by_gate)
+            waiter.again(admitted.seconds, by_model=admitted.by_model)
         self._check_deadline(state)
         state.forget_limits()
         state.note_limited(candidate, waiter.expected_s())

@@ -54,12 +54,12 @@ class Waiter:
         """Wait for the turn. Returns False if time is over or the provider was deleted."""
         return await self._turn
 
-    def again(self, seconds: float, *, by_gate: bool) -> None:
-        """Give the turn back: there is no place for `seconds`, for this model (`by_gate`) or for the provider."""
+    def again(self, seconds: float, *, by_model: bool) -> None:
+        """Give the turn back: there is no place for `seconds`, for this model only (`by_model`) or for the provider."""
         self._turn = self._lines.loop.create_future()
         if self._is_out_of_time:
             self._turn.set_result(False)
-        self._lines.give_back(self, seconds, by_gate=by_gate)
+        self._lines.give_back(self, seconds, by_model=by_model)
 
     def expected_s(self) -> float:
         """Return the seconds after which it would be served if it joined again."""
@@ -87,13 +87,13 @@ class Waiter:
 
 
 class _Line:
-    """The line of one model. `gate_until`: no turn before this time."""
+    """The line of one model. `full_until`: no turn before this time, for its gate or its own limits."""
 
-    __slots__ = ("gate_until", "queue")
+    __slots__ = ("full_until", "queue")
 
     def __init__(self) -> None:
         self.queue: FairQueue[Waiter] = FairQueue()
-        self.gate_until = 0.0
+        self.full_until = 0.0
 
 
 class _ProviderLines:
@@ -243,15 +243,15 @@ class WaitingLines:
         self._serve(provider)
         return waiter
 
-    def give_back(self, waiter: Waiter, seconds: float, *, by_gate: bool) -> None:
+    def give_back(self, waiter: Waiter, seconds: float, *, by_model: bool) -> None:
         """Take the turn back from a waiter that found no place; for `Waiter.again`."""
         provider = self._providers.get(waiter.candidate.provider.id)
         if provider is None or provider.holder is not waiter:
             waiter.end(False)  # the provider was deleted meanwhile
             return
         provider.holder = None
-        if by_gate:
-            waiter.line.gate_until = self._clock() + seconds
+        if by_model:
+            waiter.line.full_until = self._clock() + seconds
         else:
             provider.full_until = self._clock() + seconds
         self._serve(provider)
@@ -301,6 +301,8 @@ class WaitingLines:
 
     def _freed(self, provider: _ProviderLines) -> None:
         provider.full_until = 0.0
+        for line in provider.lines.values():
+            line.full_until = 0.0
         self._serve(provider)
 
     def _serve(self, provider: _ProviderLines) -> None:
@@ -315,11 +317,11 @@ class WaitingLines:
             ready_at = max(ready_at, provider.paced_until)
         if ready_at <= now:
             for line in provider.lines.values():
-                if line.gate_until <= now:
+                if line.full_until <= now:
                     provider.holder = line.queue.first()
                     break
             else:
-                ready_at = min(line.gate_until for line in provider.lines.values())
+                ready_at = min(line.full_until for line in provider.lines.values())
         if provider.holder is not None:
             provider.holder.end(True)
         else:

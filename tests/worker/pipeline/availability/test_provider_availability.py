@@ -162,7 +162,7 @@ class TestScope:
 
     def test_a_gate_closes_for_one_model_only(self, availability: ProviderAvailability) -> None:
         limit(availability, 5)
-        assert availability.admit(M) == Wait(7.0, limited=True, by_gate=True)
+        assert availability.admit(M) == Wait(7.0, limited=True, by_model=True)
         leave(availability, OTHER_MODEL)
         leave(availability, OTHER)
 

@@ -48,12 +48,13 @@ _LogChange: TypeAlias = Callable[[str, Candidate, str, float | None], None]
 class Wait(NamedTuple):
     """A candidate must not be called for `seconds`. `limited`: it is at a rate limit, else it failed or refused.
 
-    `by_gate`: its rate-limit gate holds calls to this model back.
+    `by_model`: its provider's other models may be called, since only its rate-limit gate, or what the provider reported
+    of its limits for this model, holds it back.
     """
 
     seconds: float
     limited: bool
-    by_gate: bool = False
+    by_model: bool = False
 
 
 class _Model:
@@ -222,7 +223,7 @@ class ProviderAvailability:
             was_closed = gate.state == "closed"
             seconds = gate.admit()
             if seconds > 0:
-                return Wait(seconds, limited=True, by_gate=True)
+                return Wait(seconds, limited=True, by_model=True)
             if was_closed:
                 self._log_change(GATE_OPENED, candidate, "its wait is over")
         if model.pause.is_paused:
