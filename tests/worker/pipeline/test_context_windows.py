@@ -123,6 +123,18 @@ class TestLearned:
 
         assert await ask(world, [A], [B], **changes) == serving
 
+    async def test_the_record_says_that_the_context_window_of_the_candidate_before_was_too_small(
+        self, world: World
+    ) -> None:
+        world.script(a=[TOO_LONG], b=[answer()] * 2)
+        await ask(world, [A], [B])
+        asked = request()
+        record = world.open(asked)
+
+        await world.failover.run(asked, plan([A], [B]), record)
+
+        assert [(attempt.provider, attempt.why) for attempt in record.attempts] == [("b", "failover:context_length")]
+
     async def test_another_model_of_the_provider_is_not_passed_over(self, world: World) -> None:
         world.script(a=[TOO_LONG, answer()], b=[answer()])
         await ask(world, [A], [B])

@@ -14,7 +14,7 @@ from llm_gateway.worker.pipeline.waiting_line import MOST_OF_CUSTOMER, MOST_WAIT
 from tests.virtual_time import run_virtually
 from tests.worker.pipeline.fakes import Step, plan, provider, refusal, request
 from tests.worker.pipeline.simulation import SimulatedGateway
-from tests.worker.pipeline.waiting_requests import Scripted, ask, assert_clean, fill, gateway, virtually
+from tests.worker.pipeline.waiting_requests import Scripted, ask, assert_clean, close_gate, fill, gateway, virtually
 
 
 class TestOwnLimit:
@@ -179,7 +179,6 @@ class TestFairness:
         assert served == ["m1", "m1", "m2", "m1", "m2"]
         assert_clean(shared)
 
-
     @virtually
     async def test_a_model_whose_reported_limit_is_used_up_holds_back_no_other_model(self) -> None:
         one = gateway()
@@ -190,9 +189,7 @@ class TestFairness:
         await asyncio.sleep(1.0)
 
         asked = request(user_id="a", deadline=asyncio.get_running_loop().time() + 30, max_tokens=100)
-        served = await one.failover.run(
-            asked, Plan(((Candidate.of(one.provider, "m2"),),)), one.recorder.start(asked)
-        )
+        served = await one.failover.run(asked, Plan(((Candidate.of(one.provider, "m2"),),)), one.recorder.start(asked))
 
         assert served.queued_ms == 0
         assert await first == 5000
@@ -271,6 +268,63 @@ class TestCandidates:
 
         assert await served_by(one, provider("b")) == ("a", 4000)
         assert len(vendor.called_at) == 3
+
+    @virtually
+    async def test_a_candidate_that_refused_this_size_is_not_tried_while_another_one_has_a_line(self) -> None:
+        one, b = gateway(Scripted(latency_s=1.25), rate_limit_tpm=150), provider("b")
+        one.availability.context_limits.learn("id-b", "m1", 1, 1)
+        before = [asyncio.create_task(ask(one)) for _ in range(2)]
+        await asyncio.sleep(0.25)
+
+        assert await served_by(one, b) == ("a", 2250)
+        await asyncio.gather(*before)
+        assert_clean(one)
+
+    @virtually
+    async def test_a_request_whose_provider_is_deleted_waits_for_another_one(self) -> None:
+        one, b = gateway(rate_limit_rpm=1), provider("b", rate_limit_rpm=1)
+        assert await served_by(one, b) == ("a", 0)
+        await asyncio.sleep(1.0)
+        assert await served_by(one, b) == ("b", 0)
+        await asyncio.sleep(56.0)
+        waiting = asyncio.create_task(served_by(one, b))
+        await asyncio.sleep(1.0)
+
+        one.limiter.forget(one.provider.id)
+        one.lines.forget(one.provider.id)
+
+        assert await waiting == ("b", 5000)
+        assert one.provider.id not in one.limiter._windows
+        assert_clean(one)
+
+    @virtually
+    async def test_an_attempt_after_the_wait_says_which_candidate_was_tried_before(self) -> None:
+        vendor = Scripted()
+        one, b = gateway(vendor, rate_limit_rpm=1), provider("b")
+        await fill(one, 1, seconds_ago=57.0)
+        vendor.script = [refusal(500)]
+        asked = request(user_id="a", deadline=asyncio.get_running_loop().time() + 30, max_tokens=100)
+        record = one.recorder.start(asked)
+
+        await one.failover.run(asked, plan([one.provider], [b]), record)
+
+        assert [(attempt.provider, attempt.why) for attempt in record.attempts] == [
+            ("b", "failover:limit"),
+            ("a", "failover:500"),
+        ]
+
+    @virtually
+    async def test_an_attempt_after_a_429_and_a_wait_is_a_retry_for_the_429(self) -> None:
+        vendor = Scripted()
+        one = gateway(vendor)
+        close_gate(one, 2.0)
+        vendor.script = [refusal(429, "", 1.0)]
+        asked = request(user_id="a", deadline=asyncio.get_running_loop().time() + 30, max_tokens=100)
+        record = one.recorder.start(asked)
+
+        await one.failover.run(asked, plan([one.provider]), record)
+
+        assert [attempt.why for attempt in record.attempts] == ["retry:limit", "retry:429"]
 
 
 @pytest.mark.parametrize("step", [refusal(500), refusal(400)])

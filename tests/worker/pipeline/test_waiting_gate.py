@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
-from llm_gateway.domain.catalog import Candidate
 from llm_gateway.errors import GatewayError, RateLimited
 from llm_gateway.limiter.base import Decision
 from llm_gateway.limiter.memory import MemoryLimiter
-from llm_gateway.worker.pipeline.availability import Permit
 from tests.worker.pipeline.fakes import refusal
-from tests.worker.pipeline.simulation import SimulatedGateway
-from tests.worker.pipeline.waiting_requests import Scripted, ask, assert_clean, fill, gateway, virtually
+from tests.worker.pipeline.waiting_requests import Scripted, ask, assert_clean, close_gate, fill, gateway, virtually
 
 THIRD = 3
-
-
-def close_gate(gateway: SimulatedGateway, seconds: float) -> None:
-    permit = gateway.availability.admit(Candidate.of(gateway.provider, "m1"))
-    assert isinstance(permit, Permit)
-    for _ in range(5):
-        permit.limited(seconds, "slow")
 
 
 class FailingLimiter(MemoryLimiter):
@@ -79,6 +70,30 @@ class TestGate:
 
         assert isinstance(error, RateLimited)
         assert len(vendor.called_at) <= 8
+
+    @virtually
+    async def test_all_waits_of_a_request_together_are_no_longer_than_the_longest_wait(self) -> None:
+        vendor = Scripted()
+        vendor.script = [refusal(429, "", 5.0)] * 30
+        behind = gateway(vendor)
+        close_gate(behind, 5.0)
+
+        error = await ask(behind)
+
+        assert isinstance(error, RateLimited)
+        assert 5000 <= error.queued_ms <= 8000
+        assert_clean(behind)
+
+    @virtually
+    async def test_a_client_is_told_to_wait_two_minutes_at_most(self) -> None:
+        for seconds in (3600.0, math.inf):
+            vendor = Scripted()
+            vendor.script = [refusal(429, "", seconds)]
+
+            error = await ask(gateway(vendor))
+
+            assert isinstance(error, RateLimited)
+            assert error.retry_after_s == 120.0
 
     @virtually
     async def test_an_open_breaker_ends_the_wait(self) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any
 
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import GatewayError
+from llm_gateway.worker.pipeline.availability import Permit
 from tests.virtual_time import run_virtually
 from tests.worker.pipeline.fakes import answer, plan, request
 from tests.worker.pipeline.simulation import SimulatedGateway, Vendor
@@ -57,6 +59,14 @@ async def fill(gateway: SimulatedGateway, places: int, seconds_ago: float) -> No
     for _ in range(places):
         assert await ask(gateway) == 0
     await asyncio.sleep(seconds_ago)
+
+
+def close_gate(gateway: SimulatedGateway, seconds: float) -> None:
+    """Close the rate-limit gate of the provider's first model by five 429s with this Retry-After."""
+    permit = gateway.availability.admit(Candidate.of(gateway.provider, "m1"))
+    assert isinstance(permit, Permit)
+    for _ in range(5):
+        permit.limited(seconds, "slow")
 
 
 def assert_clean(gateway: SimulatedGateway) -> None:

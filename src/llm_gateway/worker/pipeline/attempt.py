@@ -30,6 +30,7 @@ from llm_gateway.providers.reported_errors import error_in_answer
 from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
+from llm_gateway.worker.pipeline.availability.rate_limit_gate import MAX_RETRY_AFTER_S
 from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
 from llm_gateway.worker.pipeline.refusals import Refusal, read_refusal, read_reported_error, report_refusal
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
@@ -104,7 +105,7 @@ class Attempts:
         try:
             try:
                 attempt = await self._recorder.write_intent(
-                    state.record, state.request, candidate, reservation.tokens, state.why() if state.passed else None
+                    state.record, state.request, candidate, reservation.tokens, state.why(candidate)
                 )
             except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
                 self._admission.never_sent(reservation)
@@ -206,7 +207,8 @@ class Attempts:
             this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         report_refusal(read, this.permit, this.state, this.candidate, this.call)
         if read.failure.limited:
-            this.state.answered_429[this.candidate.cache_part] = self._clock() + read.failure.retry_after_s
+            retry_after_s = min(read.failure.retry_after_s, MAX_RETRY_AFTER_S)
+            this.state.answered_429[this.candidate.cache_part] = self._clock() + retry_after_s
         if read.failure.too_long:
             provider_id, model = this.candidate.provider.id, this.candidate.model
             input_tokens = this.state.request.estimated_input_tokens()

@@ -116,10 +116,12 @@ class Failover:
                     waiting.remove(candidate)
                     if self._context_limits.sizes and self._refused_this_size(request, candidate):
                         passed_over.append(candidate)
+                        state.note_window()
                         continue
                     served = await self._try(state, candidate)
                     if served is not None:
                         return served
+                    state.last = candidate
                     self._check_end(state)
             return await self._try_passed_over(state, passed_over) or await self._try_again(state, plan.candidates)
         except GatewayError as error:
@@ -130,11 +132,12 @@ class Failover:
 
     async def _try_passed_over(self, state: RoutingState, candidates: list[Candidate]) -> Success | OpenStream | None:
         """Try those that refused a request of this size lately, unless another may serve it; None if none served."""
-        if state.failure is None and state.limited_for is None and state.out_for is None:
+        if state.failure is None and not state.limited and state.out_for is None:
             for candidate in candidates:
                 served = await self._try(state, candidate)
                 if served is not None:
                     return served
+                state.last = candidate
                 self._check_end(state)
         return None
 
@@ -184,7 +187,6 @@ class Failover:
                 return None
             state.retries += 1
             state.forget_waits()
-            state.is_retry = True
             served = await self._try(state, candidate)
             if served is not None or state.failure is failure:  # no new failure: the candidate was skipped
                 return served
@@ -229,8 +231,10 @@ class Failover:
         """Try one candidate. Returns None if it was skipped or failed, which `state` notes."""
         self._check_deadline(state)
         if state.too_long is not None and state.exceeds(candidate.context_window):
+            state.note_window()
             return None
         if self._lines is not None and self._lines.held(candidate, state.request.user_id):
+            state.passed = "limit"
             state.note_limited(candidate)
             return None
         call = self._call(state, candidate)
@@ -239,6 +243,7 @@ class Failover:
         admitted = await self._admit(state, candidate)
         if isinstance(admitted, Wait):
             if admitted.limited:
+                state.passed = "limit"
                 state.note_limited(candidate, admitted.seconds)
             else:
                 state.note_unavailable(admitted.seconds)
@@ -265,10 +270,8 @@ class Failover:
         admitted = await self._admit(state, candidate)
         if admitted is None or isinstance(admitted, Wait):
             return None
-        before, state.is_retry = state.is_retry, True
-        served = await self._attempts.make(state, candidate, unsigned, *admitted)
-        state.is_retry = before
-        return served
+        state.last = candidate
+        return await self._attempts.make(state, candidate, unsigned, *admitted)
 
     async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
@@ -307,7 +310,8 @@ class Failover:
     # Waiting in line
 
     def _longest_wait(self, state: RoutingState) -> float:
-        most = 0.0 if self._lines is None else self._lines.max_wait_s
+        """Return the seconds for which the request may still wait, in this line and in later ones."""
+        most = 0.0 if self._lines is None else self._lines.max_wait_s - state.queued_s
         return min(most, self._remaining(state) - DEADLINE_SLACK_S)
 
     def _worth_waiting_for(self, state: RoutingState) -> Candidate | None:
@@ -345,8 +349,8 @@ class Failover:
         state.limited.remove(candidate)
         if call is None or lines is None:
             return None
-        started = self._timing.clock()
         await self._sit_out(state, candidate)
+        started = self._timing.clock()
         wait_s, user = self._longest_wait(state), state.request.user_id
         waiter = lines.join(candidate, user, most_tokens(state.request), wait_s)
         if waiter is None:
@@ -359,15 +363,19 @@ class Failover:
             state.note_queued(self._timing.clock() - started)
         if admitted is None:
             return None
-        state.is_retry = True
         served = await self._attempts.make(state, candidate, call, *admitted)
+        state.last = candidate
         return served if served is not None else await self._try_unsigned(state, candidate, call)
 
     async def _sit_out(self, state: RoutingState, candidate: Candidate) -> None:
         """Wait for the end of a Retry-After that this request got: the line may move on before."""
         own_wait_s = state.own_wait_s(candidate, self._timing.clock())
         if own_wait_s:
-            await self._timing.sleep(own_wait_s)
+            started = self._timing.clock()
+            try:
+                await self._timing.sleep(own_wait_s)
+            finally:
+                state.note_queued(self._timing.clock() - started)
 
     async def _take_turn(self, state: RoutingState, waiter: Waiter) -> tuple[Permit, Reservation] | None:
         """Wait until the waiter has a place. Returns None if its candidate cannot be called any more.
@@ -384,6 +392,8 @@ class Failover:
                 state.note_unavailable(admitted.seconds)
                 return None
             waiter.again(admitted.seconds, by_model=admitted.by_model)
+        if waiter.is_deleted:
+            return None
         self._check_deadline(state)
         state.forget_limits()
         state.note_limited(candidate, waiter.expected_s())

@@ -34,7 +34,7 @@ class Failure(msgspec.Struct, frozen=True):
         message: with secrets removed.
         sent: the request was sent, so it counts towards the limit of attempts.
         final: return this error to the client; do not try another candidate.
-        limited: this failure was a 429, and none before it was another one.
+        limited: the failure was a 429 of a rate limit.
         account: the provider refused the gateway's account.
         too_long: the request exceeds the model's context window; `window` is its size in tokens, None if unknown.
         retry_on_same: the same provider may answer a second try.
@@ -84,7 +84,7 @@ class RoutingState(msgspec.Struct, eq=False):
         answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
             Retry-After, on the clock of the deadline.
         passed: why the candidate before was not the one to answer; None if there was none before.
-        is_retry: the same candidate is tried again.
+        last: the candidate before: the one that was tried, or passed over, last.
         has_paid: the next retry is in the budget of retries already.
         queued_s: the time spent in waiting lines, in seconds; `queued_ms` the same in milliseconds, rounded up.
     """
@@ -108,16 +108,16 @@ class RoutingState(msgspec.Struct, eq=False):
     unsupported: tuple[str, Unsupported] | None = None
     unreadable: Unreadable | None = None
     passed: str | None = None
-    is_retry: bool = False
+    last: Candidate | None = None
     has_paid: bool = False
     queued_s: float = 0.0
     queued_ms: int = 0
 
-    def why(self) -> str | None:
-        """Return why the next attempt is made, as its record tells it (`AttemptRecord.why`)."""
+    def why(self, candidate: Candidate) -> str | None:
+        """Return why an attempt at this candidate is made, as its record tells it (`AttemptRecord.why`)."""
         if self.passed is None:
             return None
-        return f"retry:{self.passed}" if self.is_retry else f"failover:{self.passed}"
+        return f"retry:{self.passed}" if candidate is self.last else f"failover:{self.passed}"
 
     @property
     def is_spent(self) -> bool:
@@ -138,7 +138,6 @@ class RoutingState(msgspec.Struct, eq=False):
 
     def note_limited(self, candidate: Candidate, seconds: float | None = None) -> None:
         """Note a candidate that is at a rate limit, for `seconds` if that is known."""
-        self.passed = "limit"
         if candidate not in self.limited:
             self.limited.append(candidate)
         if seconds is not None and (self.limited_for is None or seconds < self.limited_for):
@@ -163,6 +162,10 @@ class RoutingState(msgspec.Struct, eq=False):
         """Note the time that the request has just spent in a waiting line, also in its record."""
         self.queued_s += seconds
         self.queued_ms = self.record.queued_ms = math.ceil(self.queued_s * 1000)
+
+    def note_window(self) -> None:
+        """Note a candidate whose context window is known to be too small."""
+        self.passed = "context_length"
 
     def note_too_small(self) -> None:
         """Note a candidate whose token limit the request exceeds."""

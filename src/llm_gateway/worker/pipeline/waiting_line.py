@@ -36,9 +36,14 @@ SLOWEST = 2
 
 
 class Waiter:
-    """One request in a line. Await `turn`; then call `again` and await it again, or call `leave` in any case."""
+    """One request in a line. Await `turn`; then call `again` and await it again, or call `leave` in any case.
 
-    __slots__ = ("_expiry", "_is_out_of_time", "_lines", "_turn", "candidate", "customer", "line", "tokens")
+    `is_deleted`: its provider was deleted.
+    """
+
+    __slots__ = (
+        "_expiry", "_is_out_of_time", "_lines", "_turn", "candidate", "customer", "is_deleted", "line", "tokens",
+    )  # fmt: skip
 
     def __init__(self, lines: WaitingLines, line: _Line, candidate: Candidate, customer: str, tokens: int) -> None:
         self._lines = lines
@@ -49,6 +54,7 @@ class Waiter:
         self._turn: asyncio.Future[bool] = lines.loop.create_future()
         self._expiry: asyncio.TimerHandle | None = None
         self._is_out_of_time = False
+        self.is_deleted = False
 
     async def turn(self) -> bool:
         """Wait for the turn. Returns False if time is over or the provider was deleted."""
@@ -248,6 +254,7 @@ class WaitingLines:
         provider = self._providers.get(waiter.candidate.provider.id)
         if provider is None or provider.holder is not waiter:
             waiter.end(False)  # the provider was deleted meanwhile
+            waiter.is_deleted = True
             return
         provider.holder = None
         if by_model:
@@ -291,6 +298,7 @@ class WaitingLines:
         self._stop(provider)
         for line in provider.lines.values():
             for waiter in line.queue.items():
+                waiter.is_deleted = True
                 waiter.end(False)
 
     @staticmethod
