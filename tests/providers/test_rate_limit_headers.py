@@ -144,3 +144,10 @@ def test_the_wait_is_the_longest_reset_of_the_limits_that_are_used_up() -> None:
     """)
 
     assert wait_after(given) == pytest.approx(40, abs=2)
+
+
+@pytest.mark.parametrize(
+    "date", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2029 00:00:00 +99999999999999", "soon"]
+)
+def test_a_retry_after_that_is_no_date_asks_for_no_wait(date: str) -> None:
+    assert wait_after(headers(f"retry-after: {date}")) is None

@@ -82,7 +82,7 @@ def _retry_after(value: str | None) -> float | None:
     seconds = _number(value)
     if seconds is not None:
         return seconds
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         when = parsedate_to_datetime(value)  # without a time zone if the date has none, or -0000
         return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time())
     return None
