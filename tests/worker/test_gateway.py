@@ -298,3 +298,24 @@ async def test_a_kept_answer_tells_why_its_provider_gives_it() -> None:
     await under_test.ask(id="1")
     again = await under_test.ask(id="2")
     assert (again.cached, again.route) == (True, b"priority")
+
+
+async def test_an_error_that_identical_requests_share_has_each_header_once() -> None:
+    under_test = GatewayUnderTest([A])
+
+    async def fail(_: float) -> UpstreamResult:
+        await asyncio.sleep(0.01)
+        return refusal(429, "", 9.0)
+
+    under_test.script(a=[fail] * 2)
+    under_test.world.clock.now = time.monotonic()
+    deadline = time.monotonic() + 30
+    asked = [under_test.ask(id=str(number), deadline=deadline) for number in range(5)]
+
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert under_test.world.upstream.called == ["a", "a"], "three waited for the second call"
+    for error in errors:
+        assert isinstance(error, RateLimited)
+        names = [name for name, _ in error.headers]
+        assert len(names) == len(set(names)) == 6

@@ -97,8 +97,9 @@ class Gateway:
         except GatewayError as error:
             await self._recorder.settle_error(record, error)
             error.is_recorded = True  # the record writes the log line; the error response must not write another
-            window = self._window(plan, record.provider or error.limited_by)
-            error.headers = [*error.headers, *rate_limit_headers(window, error.queued_ms)]
+            if not error.headers:  # identical requests that waited for one of them share its error
+                window = self._window(plan, record.provider or error.limited_by)
+                error.headers = rate_limit_headers(window, error.queued_ms)
             raise
         except asyncio.CancelledError:
             self._recorder.settle_cancelled(record)
