@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -133,3 +135,24 @@ def test_the_beginning_is_short_whatever_the_request_holds() -> None:
     turn = {"role": "user", "content": [{"type": "image", "data": "x" * 10_000_000}] * 50}
     assert len(beginning_of({"messages": [turn] * 50, "system": "y" * 10_000}, ("system", "messages"))) < 5_000
     assert beginning_of({"messages": ["odd", 3, None, {}], "system": 5}, ("system", "messages")) == ""
+
+
+def test_a_remembered_session_takes_little_memory_however_long_its_name_is() -> None:
+    affinity, tier = SessionAffinity(), tier_of("a", "b")
+    tracemalloc.start()
+    for number in range(100):
+        place_of(affinity, f"{number}" + "x" * 10_000, tier)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert kept_bytes < 100 * 1000
+
+
+def test_a_replaced_configuration_is_not_kept_after_clear() -> None:
+    affinity, tier = SessionAffinity(), tier_of("a", "b")
+    count = sys.getrefcount(tier)
+    place_of(affinity, "s", tier)
+
+    affinity.clear()
+
+    assert sys.getrefcount(tier) == count

@@ -40,8 +40,15 @@ class SessionAffinity:
 
     def __init__(self, most_remembered: int = MOST_REMEMBERED) -> None:
         self._most_remembered = most_remembered
-        self._orders: dict[str, tuple[tuple[Candidate, ...], tuple[Candidate, ...]]] = {}
-        """By session: a tier, and the tier in the session's order. The least recently used comes first."""
+        self._orders: dict[int, tuple[tuple[Candidate, ...], tuple[Candidate, ...]]] = {}
+        """By hash of the session, whose name can have 10,000 characters: a tier, and the tier in the session's order.
+
+        The least recently used comes first. If two sessions have one hash, the second keeps to the first one's order.
+        """
+
+    def clear(self) -> None:
+        """Forget all orders; call it when the configuration changed, whose candidates they would keep in memory."""
+        self._orders.clear()
 
     def choose(
         self,
@@ -65,13 +72,13 @@ class SessionAffinity:
         return min(waiting, key=in_flight)
 
     def _order(self, session: str, tier: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
-        orders = self._orders
-        known = orders.pop(session, None)
+        orders, key = self._orders, hash(session)
+        known = orders.pop(key, None)
         if known is None or known[0] is not tier:
             known = tier, tuple(sorted(tier, key=lambda candidate: _weight(session, candidate), reverse=True))
             if len(orders) >= self._most_remembered:
                 del orders[next(iter(orders))]
-        orders[session] = known
+        orders[key] = known
         return known[1]
 
 

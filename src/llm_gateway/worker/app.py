@@ -66,6 +66,7 @@ class Worker:
         self._lines = WaitingLines(
             self._limiter, self.availability.gate_wait_s, max_wait_s=settings.max_queue_seconds, clock=time.monotonic
         )
+        self._affinity = SessionAffinity()
         self._known: dict[str, Provider] = {}
         recorder = UsageRecorder(
             dependencies.journal,
@@ -100,7 +101,7 @@ class Worker:
             admission=self._admission,
             attempts=attempts,
             translation=translation,
-            affinity=SessionAffinity(),
+            affinity=self._affinity,
             lines=self._lines if self._lines.max_wait_s > 0 else None,
         )
 
@@ -138,6 +139,7 @@ class Worker:
                 self.availability.reset(provider_id)
                 if after.target != before.target:
                     self.availability.lift(provider_id, CONFIGURATION_CHANGED)
+        self._affinity.clear()
         self.transport.keep_only(snapshot)
         self._known = providers
 
