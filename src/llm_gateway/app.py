@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -95,7 +96,9 @@ class Application:
         stack.push_async_callback(worker.close)
         longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
         worker.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
-        control.configuration.subscribe(worker.changed)
+        # Reloads run in threads of the management API, but futures and timers belong to the event loop's thread.
+        in_loop = asyncio.get_running_loop().call_soon_threadsafe
+        control.configuration.subscribe(partial(in_loop, worker.changed))
         control.configuration.reload()
         data_plane = DataPlane(
             in_flight=worker.in_flight,
