@@ -53,7 +53,7 @@ def _repeats(part: Any, results: dict[str, Any]) -> bool:
     call_id = result.get("id") if isinstance(result, dict) else None
     if not isinstance(call_id, str):
         return False
-    is_repeated = results.get(call_id) == result
+    is_repeated: bool = results.get(call_id) == result
     results[call_id] = result
     return is_repeated
 
