@@ -82,11 +82,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            name, _, parameters = report.nodeid.rpartition("::")[2].partition("[from_")
-            program, _, dialect = parameters.rstrip("]").partition("-to_")
-            if dialect and (outcome != "passed" or report.when == "call"):
+            name, _, parameters = report.nodeid.rpartition("::")[2].rstrip("]").partition("[")
+            found = dict(each.partition("_")[::2] for each in parameters.split("-"))
+            if {"from", "to"} <= found.keys() and (outcome != "passed" or report.when == "call"):
                 scenario = name.removeprefix("test_an_agent_").replace("_", " ")
-                cells.setdefault((scenario, program), {})[dialect] = outcome
+                cells.setdefault((scenario, found["from"]), {})[found["to"]] = outcome
     if not cells:
         return
     terminalreporter.section("agents")
