@@ -21,7 +21,7 @@ from tests.e2e.process import KEY
 
 COMMANDS = Path(__file__).parent / "npm" / "node_modules" / ".bin"
 AIDER = Path(__file__).parents[2] / ".venv-aider" / "bin" / "aider"
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 class Agent(ABC):
