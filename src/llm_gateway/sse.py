@@ -6,6 +6,8 @@ import msgspec
 
 COMMENT = b": keep-alive\n\n"
 """A comment line, which clients ignore: sent during silence so that proxies do not close the connection."""
+LF, CR = b"\n\r"
+"""As integers: to look for `b"\\n"` in bytes takes several times as long as to look for 10."""
 BOM = b"\xef\xbb\xbf"
 """The UTF-8 byte order mark, which the specification allows at the beginning of a stream."""
 
@@ -50,11 +52,11 @@ class Splitter:
         if not (self._held or self._ends_with_cr or self._is_first):
             last = len(data) - 2
             # Fast path: nearly every chunk is one complete event with a single data line.
-            if data.find(b"\n") == last and data[:6] == b"data: " and data[last:] == b"\n\n" and b"\r" not in data:
+            if data.find(b"\n") == last and data[:6] == b"data: " and data[last:] == b"\n\n" and CR not in data:
                 if last > self._max_event_bytes:
                     raise TooLarge(self._too_large())
                 return [Event(b"", data[6:last], data)]
-        if self._ends_with_cr or b"\r" in data:
+        if self._ends_with_cr or CR in data:
             data = self._with_newlines(data)
         return self._add(data)
 
@@ -109,7 +111,7 @@ class Splitter:
     def _event(self, block: bytes) -> Event | None:
         if len(block) > self._max_event_bytes:
             raise TooLarge(self._too_large())
-        if block.startswith(b"data: ") and b"\n" not in block:
+        if block.startswith(b"data: ") and LF not in block:
             return Event(b"", block[6:], block + b"\n\n")
         name, data = b"", []
         for line in block.split(b"\n"):

@@ -32,7 +32,9 @@ def equivalent_length_of(document: dict[str, Any], fields: tuple[str, ...]) -> i
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            total += _length_of(value)
+            # Nearly all texts are short and ASCII.
+            is_plain = len(value) <= INLINE_CHARACTERS and value.isascii()
+            total += len(value) if is_plain else _length_of(value)
         elif isinstance(value, list):
             waiting += value
         elif isinstance(value, dict):

@@ -66,7 +66,7 @@ def cost(price: Price, usage: Usage) -> int:
     remains of its parent, and negative counts are 0: no token is charged twice, and never more than the totals.
     """
     size = usage.input_tokens
-    rest = max(size, 0)
+    rest = size if size > 0 else 0  # noqa: FURB136 - max() takes five times as long
     total = 0
     if usage.cache_read_tokens > 0 and price.cache_read:
         count = min(usage.cache_read_tokens, rest)

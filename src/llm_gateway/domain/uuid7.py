@@ -15,5 +15,5 @@ def new_id() -> str:
     ms = time.time_ns() // 1_000_000
     tail = random.getrandbits(80)
     value = (ms << 80) | 0x7000_8000_0000_0000_0000 | (tail & 0x0FFF_3FFF_FFFF_FFFF_FFFF)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    text = value.to_bytes(16).hex("-", 6)  # groups of 8, 12 and 12 digits; the second one becomes three
+    return f"{text[:13]}-{text[13:17]}-{text[17:]}"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.error_format.responses import Headers
+
+_REMEMBERED = 1024
+"""Encoded limits that are remembered: a provider has up to 62 resets."""
 
 
 def rate_limit_headers(state: WindowState | None, queued_ms: int) -> Headers:
@@ -16,13 +20,21 @@ def rate_limit_headers(state: WindowState | None, queued_ms: int) -> Headers:
     queued = [(b"x-gateway-queued-ms", b"%d" % queued_ms)] if queued_ms else []
     if state is None:
         return queued
-    reset = b"%ds" % math.ceil(state.reset_s)
     return [
-        (b"x-ratelimit-limit-requests", b"%d" % state.limit_requests),
-        (b"x-ratelimit-limit-tokens", b"%d" % state.limit_tokens),
+        *_limits_and_resets(state.limit_requests, state.limit_tokens, math.ceil(state.reset_s)),
         (b"x-ratelimit-remaining-requests", b"%d" % state.remaining_requests),
         (b"x-ratelimit-remaining-tokens", b"%d" % state.remaining_tokens),
+        *queued,
+    ]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _limits_and_resets(requests: int, tokens: int, reset_s: int) -> Headers:
+    """Return the headers that most answers of a provider share."""
+    reset = b"%ds" % reset_s
+    return [
+        (b"x-ratelimit-limit-requests", b"%d" % requests),
+        (b"x-ratelimit-limit-tokens", b"%d" % tokens),
         (b"x-ratelimit-reset-requests", reset),
         (b"x-ratelimit-reset-tokens", reset),
-        *queued,
     ]

@@ -36,7 +36,10 @@ def deadline(headers: Headers, started: float, longest_s: float) -> float:
 
 def caching(headers: Headers) -> tuple[bool, bool]:
     """Return (read the cache, store in the cache): `no-cache` turns the first off, `no-store` both."""
-    cache_control = headers.get(b"cache-control", b"").lower()
+    cache_control = headers.get(b"cache-control")
+    if cache_control is None:
+        return True, True
+    cache_control = cache_control.lower()
     keep = b"no-store" not in cache_control
     return b"no-cache" not in cache_control and keep, keep
 

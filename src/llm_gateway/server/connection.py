@@ -40,6 +40,7 @@ from llm_gateway.server.shared_state import Refused, SharedState
 NEVER = math.inf
 HAS_ENDED: int | None = getattr(select, "POLLRDHUP", None)
 """Linux's poll event for a client that has closed its side; elsewhere the next write notices it."""
+HASH = ord(b"#")
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
 IDLE, HEAD, BODY, ANSWER, CLOSING = range(5)  # phases; the module's docstring draws them
@@ -237,7 +238,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def _scope(self, version: str) -> dict[str, Any]:
         path, _, query = self.url.partition(b"?")
-        if path[:1] != b"/" or b"#" in self.url:
+        if path[:1] != b"/" or HASH in self.url:
             target = httptools.parse_url(self.url)
             path, query = target.path or b"/", target.query or b""
         text = path.decode("ascii")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -12,6 +13,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from llm_gateway.server.shared_state import SharedState
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
+
+CONNECTION, LENGTH, CODING = b"connection", b"content-length", b"transfer-encoding"
+LF, CR, NUL = b"\n\r\0"
+"""As integers: to look for `b"\\n"` in bytes takes several times as long as to look for 10."""
+_REMEMBERED = 256
+"""Sequences of header names that are remembered; an application has few."""
 
 
 class ExchangeConnection(Protocol):
@@ -173,25 +180,35 @@ class Exchange:
         if flow.write_paused and not self.disconnected:
             await flow.drain()
 
-    def _start(self, status: int, headers: Any) -> None:
-        lines = [STATUS_LINE[status][:-2], self.connection.shared.date]
-        for name, value in headers:
-            name = name.lower()  # noqa: PLW2901 - ASGI requires lower case, but not every application obeys
-            if name == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in value.lower()
-                continue
-            if name == b"content-length":
-                self.remaining = int(value)
-            elif name == b"transfer-encoding":
-                self.chunked = True
-            lines.append(name + b": " + value)
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        headers = [*headers]
+        place = _place_of_length(tuple([name for name, _ in headers]))
+        if place is None:
+            headers = self._read_fields(headers)
+        else:
+            self.remaining = int(headers[place][1])
+        lines = [STATUS_LINE[status][:-2], self.connection.shared.date, *map(b": ".join, headers)]
         self._frame(status, lines)
-        head = b"\r\n".join(lines) + b"\r\n\r\n"
-        ends = len(lines) + 1
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+        text = b"".join(lines)
+        if LF in text or CR in text or NUL in text:
             raise RuntimeError("A response header holds a line break or NUL.")
         self.started = True
-        self.head = head
+        self.head = b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _read_fields(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Read the fields about the body and the connection. Returns the headers to send, with names in lower case."""
+        sent = []
+        for name, value in headers:
+            name = name.lower()  # noqa: PLW2901 - ASGI requires lower case, but not every application obeys
+            if name == CONNECTION:
+                self.keep_alive = self.keep_alive and b"close" not in value.lower()
+                continue
+            if name == LENGTH:
+                self.remaining = int(value)
+            elif name == CODING:
+                self.chunked = True
+            sent.append((name, value))
+        return sent
 
     def _frame(self, status: int, lines: list[bytes]) -> None:
         """Choose how the end of the response is marked (RFC 9112 6.3), and whether the connection stays open."""
@@ -237,3 +254,13 @@ class Exchange:
         self.complete = True
         self.wake()
         self.connection.answered(self)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _place_of_length(names: tuple[bytes, ...]) -> int | None:
+    """Return the index of content-length in the names of a response's headers.
+
+    None unless it is the only field that has to be read, and all names are in lower case.
+    """
+    is_plain = CONNECTION not in names and CODING not in names and b"".join(names).islower()
+    return names.index(LENGTH) if is_plain and names.count(LENGTH) == 1 else None

@@ -144,9 +144,10 @@ class Gateway:
     def _window(self, plan: Plan | None, provider: str | None) -> WindowState | None:
         """Return what is left of the limits of a provider of the plan, for the client."""
         if plan is not None:
-            for candidate in plan.candidates:
-                if candidate.provider.name == provider:
-                    return self._limits(candidate.provider, candidate.model)
+            for tier in plan.tiers:
+                for candidate in tier:
+                    if candidate.provider.name == provider:
+                        return self._limits(candidate.provider, candidate.model)
         return None
 
     async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Success) -> Answer:

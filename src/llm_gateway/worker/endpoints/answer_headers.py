@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote
 
 from llm_gateway.domain.reply import Answer
@@ -9,6 +10,9 @@ from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.rate_limit_headers import rate_limit_headers
 from llm_gateway.error_format.responses import Headers
 from llm_gateway.worker.pipeline.relay import Relay
+
+_REMEMBERED = 1024
+"""Encoded names of models that are remembered."""
 
 
 def gateway_headers(answer: Answer) -> Headers:
@@ -26,13 +30,18 @@ def provider_headers(came: Relay | Answer, dropped: tuple[str, ...]) -> Headers:
     """Return the headers that are known when an answer begins; `dropped` names hints that the provider was not told."""
     headers = [
         (b"x-gateway-provider", came.provider.encode()),
-        (b"x-gateway-model", quote(came.model, safe="/:@").encode()),
+        (b"x-gateway-model", _model(came.model)),
         (b"x-gateway-route", came.route),
         *rate_limit_headers(came.window, came.queued_ms),
     ]
     if dropped:
         headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
     return headers
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _model(name: str) -> bytes:
+    return quote(name, safe="/:@").encode()
 
 
 def provider_and_route(came: Relay | Answer) -> Headers:

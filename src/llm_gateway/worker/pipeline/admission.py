@@ -10,7 +10,7 @@ What becomes of the reservation:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
@@ -30,11 +30,11 @@ class Admission:
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 
-    async def admit(self, request: Request, candidate: Candidate) -> Decision:
+    def admit(self, request: Request, candidate: Candidate) -> Awaitable[Decision]:
         """Reserve one request and the most tokens that the call can use, or return when they may fit."""
         provider = candidate.provider
         tokens = most_tokens(request)
-        return await self._limiter.take(
+        return self._limiter.take(
             provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, tokens, candidate.model
         )
 

@@ -38,25 +38,20 @@ from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamC
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 
 
-class _Try:
+class _Try(msgspec.Struct, eq=False):
     """An attempt under way: its permit, its reservation, and its usage record.
 
     `full_timeout`: the request's deadline left it the provider's whole timeout. `started` is in `clock` seconds.
     """
 
-    __slots__ = ("attempt", "call", "candidate", "full_timeout", "permit", "reservation", "started", "state")
-
-    def __init__(
-        self, state: RoutingState, candidate: Candidate, call: UpstreamCall, permit: Permit, reservation: Reservation
-    ) -> None:
-        self.state = state
-        self.candidate = candidate
-        self.call = call
-        self.permit = permit
-        self.reservation = reservation
-        self.attempt: AttemptRecord
-        self.full_timeout = True
-        self.started = 0.0
+    state: RoutingState
+    candidate: Candidate
+    call: UpstreamCall
+    permit: Permit
+    reservation: Reservation
+    attempt: AttemptRecord
+    full_timeout: bool = True
+    started: float = 0.0
 
 
 class AttemptDependencies(NamedTuple):
@@ -102,11 +97,19 @@ class Attempts:
         Returns a whole answer, a stream whose content has begun, or None if the attempt failed; the failure is then
         noted in `state`.
         """
-        this = _Try(state, candidate, call, permit, reservation)
         provider_id = candidate.provider.id
         self._availability.begin(provider_id)
         stream = None
         try:
+            try:
+                attempt = await self._recorder.write_intent(
+                    state.record, state.request, candidate, reservation.tokens, state.why() if state.passed else None
+                )
+            except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
+                self._admission.never_sent(reservation)
+                permit.release()
+                raise
+            this = _Try(state, candidate, call, permit, reservation, attempt)
             came = await self._send(this)
             if isinstance(came, UpstreamResult):
                 return self._conclude(this, came)
@@ -121,14 +124,6 @@ class Attempts:
 
     async def _send(self, this: _Try) -> UpstreamResult | UpstreamEvents:
         request, provider = this.state.request, this.candidate.provider
-        try:
-            this.attempt = await self._recorder.write_intent(
-                this.state.record, request, this.candidate, this.reservation.tokens, this.state.why()
-            )
-        except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
-            self._admission.never_sent(this.reservation)
-            this.permit.release()
-            raise
         if not this.permit.holds():
             # Other calls failed while the intent was written, and opened the breaker or paused the account.
             return UpstreamResult(fault="not_sent", message="Not called, since it became unavailable", is_ours=True)
@@ -209,6 +204,8 @@ class Attempts:
             self._recorder.set_free(this.attempt)
             this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         report_refusal(read, this.permit, this.state, this.candidate, this.call)
+        if read.failure.limited:
+            this.state.answered_429[this.candidate.cache_part] = self._clock() + read.failure.retry_after_s
         if read.failure.too_long:
             provider_id, model = this.candidate.provider.id, this.candidate.model
             input_tokens = this.state.request.estimated_input_tokens()

@@ -32,31 +32,25 @@ _decoder = msgspec.msgpack.Decoder(Success)
 FlightResult: TypeAlias = Success | GatewayError
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """One upstream call whose result identical requests may wait for; `landed` is created by the first that waits."""
 
-    __slots__ = ("key", "landed")
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.landed: asyncio.Future[FlightResult] | None = None
+    key: bytes
+    landed: asyncio.Future[FlightResult] | None = None
 
 
-class Lookup:
+class Lookup(msgspec.Struct, eq=False):
     """The result of a cache lookup: `served` on a hit; on a miss, the `flight` that identical requests wait for.
 
     `flight` is None if no request can wait for this one. `keeps`: the answer is to be cached. `base` is the request's
     part of the key; None if the cache is not used.
     """
 
-    __slots__ = ("base", "flight", "keeps", "served", "status")
-
-    def __init__(self, base: _Hash | None, status: CacheStatus, *, keeps: bool) -> None:
-        self.base = base
-        self.keeps = keeps
-        self.status: CacheStatus = status
-        self.served: Success | None = None
-        self.flight: Flight | None = None
+    base: _Hash | None
+    status: CacheStatus
+    keeps: bool
+    served: Success | None = None
+    flight: Flight | None = None
 
 
 class Caching:

@@ -3,7 +3,7 @@
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
 its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
-all. A candidate without alternatives is retried once, or twice while it answers 429.
+all. A candidate without alternatives is retried at most twice.
 
 After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
 Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
@@ -92,7 +92,7 @@ class Failover:
         Raises:
             GatewayError: 400, 429, 502, 503 or 504, once no candidate is left or the deadline passed.
         """
-        served = await self._walk(RoutingState(request, record), plan)
+        served = await self.open(request, plan, record)
         if isinstance(served, OpenStream):
             raise TypeError("A stream was opened for a request that wants a whole answer.")
         return served
@@ -105,35 +105,32 @@ class Failover:
         Raises:
             GatewayError: as for `run`.
         """
-        return await self._walk(RoutingState(request, record), plan)
-
-    async def _walk(self, state: RoutingState, plan: Plan) -> Success | OpenStream:
+        state = RoutingState(request, record)
+        passed_over: list[Candidate] = []
         try:
-            served = await self._walk_tiers(state, plan)
-            return served if served is not None else await self._try_again(state, plan.candidates)
+            for tier in plan.tiers:
+                waiting = list(tier)
+                while waiting:
+                    candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
+                    waiting.remove(candidate)
+                    if self._context_limits.sizes and self._refused_this_size(request, candidate):
+                        passed_over.append(candidate)
+                        continue
+                    served = await self._try(state, candidate)
+                    if served is not None:
+                        return served
+                    self._check_end(state)
+            return await self._try_passed_over(state, passed_over) or await self._try_again(state, plan.candidates)
         except GatewayError as error:
             error.queued_ms = state.queued_ms
             if error.limited_by is None and state.limited_by is not None:
                 error.limited_by = state.limited_by.provider.name
             raise
 
-    async def _walk_tiers(self, state: RoutingState, plan: Plan) -> Success | OpenStream | None:
-        """Try each candidate once, last those that refused a request of this size lately; None if none served."""
-        passed_over: list[Candidate] = []
-        for tier in plan.tiers:
-            waiting = list(tier)
-            while waiting:
-                candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
-                waiting.remove(candidate)
-                if self._context_limits.sizes and self._refused_this_size(state.request, candidate):
-                    passed_over.append(candidate)
-                    continue
-                served = await self._try(state, candidate)
-                if served is not None:
-                    return served
-                self._check_end(state)
+    async def _try_passed_over(self, state: RoutingState, candidates: list[Candidate]) -> Success | OpenStream | None:
+        """Try those that refused a request of this size lately, unless another may serve it; None if none served."""
         if state.failure is None and state.limited_for is None and state.out_for is None:
-            for candidate in passed_over:
+            for candidate in candidates:
                 served = await self._try(state, candidate)
                 if served is not None:
                     return served
@@ -175,10 +172,10 @@ class Failover:
         return self._availability.in_flight(candidate.provider.id)
 
     async def _retry(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
-        """Retry the only candidate: once after a failure, at most twice while it answers 429."""
+        """Retry the only candidate, at most twice, after failures that another attempt may not meet."""
         while state.retries < MAX_RETRIES:
             failure = state.failure
-            if failure is None or not (failure.limited or state.retries == 0):
+            if failure is None:
                 return None
             if failure.limited and self._lines is not None and self._availability.is_gated(candidate):
                 return None  # it waits in line, at the rate of the gate
@@ -247,7 +244,8 @@ class Failover:
             return None
         if admitted is None:
             return None
-        return await self._attempts.make(state, candidate, call, *admitted)
+        permit, reservation = admitted
+        return await self._attempts.make(state, candidate, call, permit, reservation)
 
     async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
@@ -298,14 +296,13 @@ class Failover:
         for candidate in limited:
             if tokens > candidate.provider.rate_limit_tpm:
                 continue
-            wait_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
-            if candidate in state.answered_429 and not (
-                self._availability.is_gated(candidate) or (wait_s > 0 and self._may_retry(state, candidate))
-            ):
-                # Nothing holds it back for others: only its own retries are used up.
-                state.note_limited(candidate, max(wait_s, state.failure.retry_after_s if state.failure else 0.0))
-                continue
+            expected_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
+            wait_s = max(expected_s, state.own_wait_s(candidate, self._timing.clock()))
             state.note_limited(candidate, wait_s)
+            if state.has_answered_429(candidate) and not (
+                self._availability.is_gated(candidate) or (expected_s > 0 and self._may_retry(state, candidate))
+            ):
+                continue  # nothing holds it back for others: only its own retries are used up
             if wait_s <= least:
                 best, least = candidate, wait_s
         return best
@@ -321,22 +318,28 @@ class Failover:
         state.limited.remove(candidate)
         if call is None or lines is None:
             return None
+        started = self._timing.clock()
+        await self._sit_out(state, candidate)
         wait_s, user = self._longest_wait(state), state.request.user_id
         waiter = lines.join(candidate, user, most_tokens(state.request), wait_s)
         if waiter is None:
             raise state.error()
-        started = self._timing.clock()
         admitted: tuple[Permit, Reservation] | None = None
         try:
             admitted = await self._take_turn(state, waiter)
         finally:
             waiter.leave(is_served=admitted is not None)
-            state.queued_s += self._timing.clock() - started
-            state.record.queued_ms = state.queued_ms
+            state.note_queued(self._timing.clock() - started)
         if admitted is None:
             return None
         state.is_retry = True
         return await self._attempts.make(state, candidate, call, *admitted)
+
+    async def _sit_out(self, state: RoutingState, candidate: Candidate) -> None:
+        """Wait for the end of a Retry-After that this request got: the line may move on before."""
+        own_wait_s = state.own_wait_s(candidate, self._timing.clock())
+        if own_wait_s:
+            await self._timing.sleep(own_wait_s)
 
     async def _take_turn(self, state: RoutingState, waiter: Waiter) -> tuple[Permit, Reservation] | None:
         """Wait until the waiter has a place. Returns None if its candidate cannot be called any more.

@@ -65,7 +65,7 @@ MAX_ATTEMPTS = 8
 """Attempts of one request in all."""
 
 
-class RoutingState:
+class RoutingState(msgspec.Struct, eq=False):
     """Attempts made and candidates skipped for one request, and the error that follows from them.
 
     Attributes:
@@ -78,39 +78,36 @@ class RoutingState:
         limited_for, out_for: the shortest waits, in seconds, of the candidates that are at a rate limit and of those
             that are unavailable; None if there is no such candidate.
         limited: the candidates at a rate limit; `limited_by` is the one whose wait is the shortest.
-        answered_429: those that answered this request with 429.
+        answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
+            Retry-After, on the clock of the deadline.
         passed: why the candidate before was not the one to answer; None if there was none before.
         is_retry: the same candidate is tried again.
         has_paid: the next retry is in the budget of retries already.
-        queued_s: the time spent in waiting lines, in seconds.
+        queued_s: the time spent in waiting lines, in seconds; `queued_ms` the same in milliseconds, rounded up.
     """
 
-    __slots__ = (
-        "account_refused", "answered_429", "attempts", "can_recover", "failed", "failure", "has_paid", "is_retry",
-        "limited", "limited_by", "limited_for", "out_for", "passed", "queued_s", "record", "request", "retries", "sent",
-        "too_long", "unsupported", "window",
-    )  # fmt: skip
-
-    def __init__(self, request: Request, record: UsageRecord) -> None:
-        self.request = request
-        self.record = record
-        self.sent = self.attempts = self.retries = 0
-        self.queued_s = 0.0
-        self.has_paid = False
-        self.limited: list[Candidate] = []
-        self.answered_429: list[Candidate] = []
-        self.limited_by: Candidate | None = None
-        self.failure: Failure | None = None
-        self.failed: Failure | None = None
-        self.too_long: Failure | None = None
-        self.account_refused: Failure | None = None
-        self.can_recover = False
-        self.window = 0
-        self.limited_for: float | None = None
-        self.out_for: float | None = None
-        self.unsupported: tuple[str, Unsupported] | None = None
-        self.passed: str | None = None
-        self.is_retry = False
+    request: Request
+    record: UsageRecord
+    attempts: int = 0
+    sent: int = 0
+    retries: int = 0
+    failure: Failure | None = None
+    failed: Failure | None = None
+    too_long: Failure | None = None
+    account_refused: Failure | None = None
+    can_recover: bool = False
+    window: int = 0
+    limited_for: float | None = None
+    out_for: float | None = None
+    limited: list[Candidate] = []
+    limited_by: Candidate | None = None
+    answered_429: dict[bytes, float] = {}
+    unsupported: tuple[str, Unsupported] | None = None
+    passed: str | None = None
+    is_retry: bool = False
+    has_paid: bool = False
+    queued_s: float = 0.0
+    queued_ms: int = 0
 
     def why(self) -> str | None:
         """Return why the next attempt is made, as its record tells it (`AttemptRecord.why`)."""
@@ -122,6 +119,14 @@ class RoutingState:
     def is_spent(self) -> bool:
         """Whether the request has had all its attempts."""
         return self.sent >= MAX_SENT_ATTEMPTS or self.attempts >= MAX_ATTEMPTS
+
+    def has_answered_429(self, candidate: Candidate) -> bool:
+        """Return whether the candidate answered this request with 429."""
+        return candidate.cache_part in self.answered_429
+
+    def own_wait_s(self, candidate: Candidate, now: float) -> float:
+        """Return the seconds that are left of the Retry-After with which the candidate answered this request."""
+        return max(0.0, self.answered_429.get(candidate.cache_part, now) - now)
 
     def exceeds(self, window: int | None) -> bool:
         """Return whether the request exceeded a context window that was no smaller; False for one of unknown size."""
@@ -150,10 +155,10 @@ class RoutingState:
         self.forget_limits()
         self.out_for = None
 
-    @property
-    def queued_ms(self) -> int:
-        """The milliseconds spent in waiting lines."""
-        return math.ceil(self.queued_s * 1000) if self.queued_s else 0
+    def note_queued(self, seconds: float) -> None:
+        """Note the time that the request has just spent in a waiting line, also in its record."""
+        self.queued_s += seconds
+        self.queued_ms = self.record.queued_ms = math.ceil(self.queued_s * 1000)
 
     def note_too_small(self) -> None:
         """Note a candidate whose token limit the request exceeds."""
@@ -178,11 +183,8 @@ class RoutingState:
             self.window = max(self.window, failure.window or 0)
         elif failure.account:
             self.account_refused = failure
-        else:
-            if self.failed is not None and failure.limited:
-                failure = msgspec.structs.replace(failure, limited=False)
-            if not failure.limited:
-                self.failed = failure
+        elif not failure.limited:
+            self.failed = failure
         self.failure = failure
 
     def _limit_named(self) -> str:
@@ -190,7 +192,7 @@ class RoutingState:
         if self.limited_by is None:
             return ""
         provider = self.limited_by.provider
-        if self.limited_by in self.answered_429:
+        if self.has_answered_429(self.limited_by):
             return f" {provider.name} answered 429."
         return (
             f" {provider.name} takes {provider.rate_limit_rpm} request{'s' * (provider.rate_limit_rpm > 1)} and "

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import msgspec
+
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.worker.pipeline.availability.account_pause import REFUSALS_IN_A_ROW, AccountPause
 from llm_gateway.worker.pipeline.availability.circuit_breaker import CircuitBreaker, State
@@ -27,7 +29,7 @@ from llm_gateway.worker.pipeline.availability.model_pause import MODEL_PAUSE_S, 
 from llm_gateway.worker.pipeline.availability.rate_limit_gate import RateLimitGate
 from llm_gateway.worker.pipeline.availability.sliding_counts import SlidingCounts
 
-RETRY_SHARE = 5
+RETRY_SHARE = 2
 """Calls, other than retries, per retry that is allowed."""
 FREE_RETRIES = 3
 """Retries in 10 seconds that are allowed however few calls there are."""
@@ -85,7 +87,7 @@ class _Provider:
         self.calls = SlidingCounts()
 
 
-class Permit:
+class Permit(msgspec.Struct, eq=False):
     """The permission for one call.
 
     End it with exactly one of `succeed`, `fail`, `limited`, `refused`, `model_refused` or `release`.
@@ -94,17 +96,12 @@ class Permit:
     is bound to the state that gave it: after a change of state, its report is ignored.
     """
 
-    __slots__ = ("_account", "_account_permit", "_breaker_permit", "_candidate", "_model", "_provider")
-
-    def __init__(
-        self, candidate: Candidate, provider: _Provider, model: _Model, account_permit: int, breaker_permit: int
-    ) -> None:
-        self._candidate = candidate
-        self._provider = provider
-        self._account = provider.account
-        self._model = model
-        self._account_permit = account_permit
-        self._breaker_permit = breaker_permit
+    _candidate: Candidate
+    _provider: _Provider
+    _account: AccountPause
+    _model: _Model
+    _account_permit: int
+    _breaker_permit: int
 
     def holds(self) -> bool:
         """Return whether the call may still start: no breaker opened and no pause began since."""
@@ -242,7 +239,7 @@ class ProviderAvailability:
         if breaker_permit is None:
             account.release(account_permit)  # it may be the account's only probe
             return Wait(model.breaker.retry_after_s(), limited=False)
-        return Permit(candidate, provider, model, account_permit, breaker_permit)
+        return Permit(candidate, provider, account, model, account_permit, breaker_permit)
 
     def is_gated(self, candidate: Candidate) -> bool:
         """Return whether the candidate's rate-limit gate is closed, or lets calls through at a limited rate."""
@@ -282,7 +279,7 @@ class ProviderAvailability:
     def may_retry(self, provider_id: str) -> bool:
         """Return whether a call may be retried on the same provider, and count the retry. Call `begin` for it as well.
 
-        In any 10 seconds, 3 retries are allowed; beyond them, one per 5 calls that were not retries.
+        In any 10 seconds, 3 retries are allowed; beyond them, one per 2 calls that were not retries.
         """
         calls = self._provider(provider_id).calls
         now = self._clock()
