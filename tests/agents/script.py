@@ -49,7 +49,7 @@ def next_step(turns: list[Turn], tools: dict[str, dict[str, Any]]) -> Step:
     if verb == "view" and (pictures := sum(turn.pictures for turn in after)):
         return Step(f"I see {pictures} picture.")
     if results:
-        return Step(f"The tool said: {results[-1].strip()[-200:]}")
+        return Step(f"The tool said: {results[-1].strip()[-1000:]}")
     return reading(subject, tools, picture=verb == "view")
 
 
