@@ -128,7 +128,7 @@ class Failover:
             raise
 
     async def _try_passed_over(self, state: RoutingState, candidates: list[Candidate]) -> Success | OpenStream | None:
-        """Try those that refused a request of this size lately, unless another one may serve it; None if none served."""
+        """Try those that refused a request of this size lately, unless another may serve it; None if none served."""
         if state.failure is None and state.limited_for is None and state.out_for is None:
             for candidate in candidates:
                 served = await self._try(state, candidate)
