@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -72,6 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
     guard = ProcessGuard()
     sys.addaudithook(guard)
     config.pluginmanager.register(guard)
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Exempt tests and modules from garbage collection: they stay, and each full collection would visit them all."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -57,7 +57,7 @@ def test_15_percent_random_429s_are_answered_without_the_clients_retries(
     answers = ask_often(gateway, MODEL, ask)
 
     print(f"{sum(answers)} of {CALLS} answered")  # noqa: T201 - pytest shows it with a failure
-    assert sum(answers) >= 150
+    assert sum(answers) >= 190
     refused = sum(call.behaviour == MODEL for call in mock.seen().calls)
     assert refused >= CALLS // 10, "the mock refused too few for the test to mean anything"
     assert gateway.log.count("rate limit gate closed") <= 1  # five 429s in a row can happen by chance

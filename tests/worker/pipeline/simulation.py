@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
@@ -61,10 +62,15 @@ class Vendor:
         self._times: deque[float] = deque()
         self.accepted: list[float] = []
         self.refused = 0
+        self.too_soon = 0
+        """Calls of a request before the end of the Retry-After that it got."""
+        self._may_return = WeakKeyDictionary[asyncio.Task[object], float]()
 
     async def call(self) -> UpstreamResult:
         """Decide when the call arrives; a refusal comes back sooner than an answer."""
-        now = asyncio.get_running_loop().time()
+        now, task = asyncio.get_running_loop().time(), asyncio.current_task()
+        assert task is not None
+        self.too_soon += now < self._may_return.get(task, now) - 0.001
         takes = self._takes(now)
         limits = self._limits() if self._burst else None
         if takes:
@@ -73,6 +79,7 @@ class Vendor:
             return UpstreamResult(200, answer().body, limits=limits)
         self.refused += 1
         await asyncio.sleep(0.05)
+        self._may_return[task] = now + 0.05 + (self._retry_after_s or 0.0)
         return UpstreamResult(429, refusal(429).body, self._retry_after_s, limits=limits)
 
     def _takes(self, now: float) -> bool:
@@ -207,6 +214,7 @@ class Outcome:
     answered: dict[str, int] = field(default_factory=dict)
     accepted: list[float] = field(default_factory=list)
     refused: int = 0
+    too_soon: int = 0
 
     def percent(self, *customers: str) -> float:
         """Return the share of the customers' requests that were answered; of all customers if none is named."""
@@ -251,6 +259,7 @@ def simulate(
         simulated = Vendor(chance, **vendor)  # type: ignore[arg-type]
         outcome = await ask_for(seconds, customers, policy(simulated, chance), chance)
         outcome.accepted, outcome.refused = simulated.accepted, simulated.refused
+        outcome.too_soon = simulated.too_soon
         return outcome
 
     return run_virtually(main())

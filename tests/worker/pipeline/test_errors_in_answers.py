@@ -78,10 +78,10 @@ async def test_five_429s_in_a_200_close_the_gate(world: World) -> None:
 
 
 async def test_an_answer_that_is_none_and_reports_no_error_keeps_its_reservation(world: World) -> None:
-    world.script(a=[UpstreamResult(200, b'{"choices": []}')] * 2)
+    world.script(a=[UpstreamResult(200, b'{"choices": []}')] * 3)
 
     assert type(await failing(world)) is ProviderFailed
-    assert world.limiter.settled == [("id-a", 118, True)] * 2, "all that was reserved counts as used"
+    assert world.limiter.settled == [("id-a", 118, True)] * 3, "all that was reserved counts as used"
 
 
 class TestTold:
@@ -106,7 +106,7 @@ class TestTold:
         assert (type(error), error.status, error.detail) == (ProviderRefused, 400, "too long")
 
     async def test_a_failure_keeps_its_502_with_the_providers_words(self, world: World) -> None:
-        world.script(a=[refusal(503, "over capacity")] * 2)
+        world.script(a=[refusal(503, "over capacity")] * 3)
 
         error = await failing(world, is_chat=True)
 
@@ -119,7 +119,7 @@ class TestTold:
 
     @pytest.mark.parametrize("body", [b"", b"<html>Bad gateway</html>"])
     async def test_an_error_without_a_message_names_provider_and_status(self, world: World, body: bytes) -> None:
-        world.script(a=[UpstreamResult(502, body)] * 2)
+        world.script(a=[UpstreamResult(502, body)] * 3)
 
         error = await failing(world, is_chat=True)
 

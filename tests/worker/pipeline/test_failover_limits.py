@@ -6,7 +6,7 @@ import pytest
 
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.upstream_call import Success
-from llm_gateway.errors import GatewayError, RateLimited
+from llm_gateway.errors import GatewayError, ProviderFailed, RateLimited
 from tests.worker.pipeline.fakes import NOW, World, answer, plan, provider, refusal, request
 
 A, B = provider("a"), provider("b")
@@ -87,13 +87,17 @@ async def test_a_429_that_closes_the_gate_is_not_retried(world: World) -> None:
     assert (error.retry_after_s, len(world.upstream.calls)) == (2, 5)
 
 
-async def test_a_429_mixed_with_another_failure_is_retried_once_in_all(world: World) -> None:
-    world.script(a=[refusal(500), refusal(429, "", 1)])
-    assert not isinstance(await ask(world, plan([A])), RateLimited | Success)
+@pytest.mark.parametrize("statuses", [(500, 429, 429), (429, 500, 429), (429, 429, 500)])
+async def test_a_429_mixed_with_another_failure_is_retried_twice_in_all(
+    world: World, statuses: tuple[int, ...]
+) -> None:
+    world.script(a=[refusal(status, f"it said {status}", 1 if status == 429 else None) for status in statuses])
 
-    world.script(a=[refusal(429, "", 1), refusal(500)])
-    assert not isinstance(await ask(world, plan([A])), RateLimited | Success)
-    assert len(world.upstream.calls) == 4
+    error = await ask(world, plan([A]))
+
+    assert isinstance(error, ProviderFailed)
+    assert error.detail == "Provider a: answered 500: it said 500", "its words are those of the failure, as its status"
+    assert len(world.upstream.calls) == 3
 
 
 async def test_each_attempt_counts_as_a_request_and_releases_its_tokens(world: World) -> None:

@@ -204,6 +204,8 @@ class Attempts:
             self._recorder.set_free(this.attempt)
             this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
         report_refusal(read, this.permit, this.state, this.candidate, this.call)
+        if read.failure.limited:
+            this.state.answered_429[this.candidate.cache_part] = self._clock() + read.failure.retry_after_s
         if read.failure.too_long:
             provider_id, model = this.candidate.provider.id, this.candidate.model
             input_tokens = this.state.request.estimated_input_tokens()

@@ -3,7 +3,7 @@
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
 its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
-all. A candidate without alternatives is retried once, or twice while it answers 429.
+all. A candidate without alternatives is retried at most twice.
 
 After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
 Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
@@ -172,10 +172,10 @@ class Failover:
         return self._availability.in_flight(candidate.provider.id)
 
     async def _retry(self, state: RoutingState, candidate: Candidate) -> Success | OpenStream | None:
-        """Retry the only candidate: once after a failure, at most twice while it answers 429."""
+        """Retry the only candidate, at most twice, after failures that another attempt may not meet."""
         while state.retries < MAX_RETRIES:
             failure = state.failure
-            if failure is None or not (failure.limited or state.retries == 0):
+            if failure is None:
                 return None
             if failure.limited and self._lines is not None and self._availability.is_gated(candidate):
                 return None  # it waits in line, at the rate of the gate
@@ -296,14 +296,13 @@ class Failover:
         for candidate in limited:
             if tokens > candidate.provider.rate_limit_tpm:
                 continue
-            wait_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
-            if candidate in state.answered_429 and not (
-                self._availability.is_gated(candidate) or (wait_s > 0 and self._may_retry(state, candidate))
-            ):
-                # Nothing holds it back for others: only its own retries are used up.
-                state.note_limited(candidate, max(wait_s, state.failure.retry_after_s if state.failure else 0.0))
-                continue
+            expected_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
+            wait_s = max(expected_s, state.own_wait_s(candidate, self._timing.clock()))
             state.note_limited(candidate, wait_s)
+            if state.has_answered_429(candidate) and not (
+                self._availability.is_gated(candidate) or (expected_s > 0 and self._may_retry(state, candidate))
+            ):
+                continue  # nothing holds it back for others: only its own retries are used up
             if wait_s <= least:
                 best, least = candidate, wait_s
         return best
@@ -319,11 +318,12 @@ class Failover:
         state.limited.remove(candidate)
         if call is None or lines is None:
             return None
+        started = self._timing.clock()
+        await self._sit_out(state, candidate)
         wait_s, user = self._longest_wait(state), state.request.user_id
         waiter = lines.join(candidate, user, most_tokens(state.request), wait_s)
         if waiter is None:
             raise state.error()
-        started = self._timing.clock()
         admitted: tuple[Permit, Reservation] | None = None
         try:
             admitted = await self._take_turn(state, waiter)
@@ -334,6 +334,12 @@ class Failover:
             return None
         state.is_retry = True
         return await self._attempts.make(state, candidate, call, *admitted)
+
+    async def _sit_out(self, state: RoutingState, candidate: Candidate) -> None:
+        """Wait for the end of a Retry-After that this request got: the line may move on before."""
+        own_wait_s = state.own_wait_s(candidate, self._timing.clock())
+        if own_wait_s:
+            await self._timing.sleep(own_wait_s)
 
     async def _take_turn(self, state: RoutingState, waiter: Waiter) -> tuple[Permit, Reservation] | None:
         """Wait until the waiter has a place. Returns None if its candidate cannot be called any more.

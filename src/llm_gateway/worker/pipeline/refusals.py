@@ -100,7 +100,6 @@ def report_refusal(
     """End the permit of a refused call with what the refusal blames."""
     refusal, failure = read.refusal, read.failure
     if failure.limited:
-        state.answered_429.append(candidate)
         state.note_limited(candidate, permit.limited(refusal.retry_after_s, failure.message))
     elif failure.account:
         # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.

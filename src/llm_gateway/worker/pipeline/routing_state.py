@@ -78,7 +78,8 @@ class RoutingState(msgspec.Struct, eq=False):
         limited_for, out_for: the shortest waits, in seconds, of the candidates that are at a rate limit and of those
             that are unavailable; None if there is no such candidate.
         limited: the candidates at a rate limit; `limited_by` is the one whose wait is the shortest.
-        answered_429: those that answered this request with 429.
+        answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
+            Retry-After, on the clock of the deadline.
         passed: why the candidate before was not the one to answer; None if there was none before.
         is_retry: the same candidate is tried again.
         has_paid: the next retry is in the budget of retries already.
@@ -100,7 +101,7 @@ class RoutingState(msgspec.Struct, eq=False):
     out_for: float | None = None
     limited: list[Candidate] = []
     limited_by: Candidate | None = None
-    answered_429: list[Candidate] = []
+    answered_429: dict[bytes, float] = {}
     unsupported: tuple[str, Unsupported] | None = None
     passed: str | None = None
     is_retry: bool = False
@@ -118,6 +119,14 @@ class RoutingState(msgspec.Struct, eq=False):
     def is_spent(self) -> bool:
         """Whether the request has had all its attempts."""
         return self.sent >= MAX_SENT_ATTEMPTS or self.attempts >= MAX_ATTEMPTS
+
+    def has_answered_429(self, candidate: Candidate) -> bool:
+        """Return whether the candidate answered this request with 429."""
+        return candidate.cache_part in self.answered_429
+
+    def own_wait_s(self, candidate: Candidate, now: float) -> float:
+        """Return the seconds that are left of the Retry-After with which the candidate answered this request."""
+        return max(0.0, self.answered_429.get(candidate.cache_part, now) - now)
 
     def exceeds(self, window: int | None) -> bool:
         """Return whether the request exceeded a context window that was no smaller; False for one of unknown size."""
@@ -174,11 +183,8 @@ class RoutingState(msgspec.Struct, eq=False):
             self.window = max(self.window, failure.window or 0)
         elif failure.account:
             self.account_refused = failure
-        else:
-            if self.failed is not None and failure.limited:
-                failure = msgspec.structs.replace(failure, limited=False)
-            if not failure.limited:
-                self.failed = failure
+        elif not failure.limited:
+            self.failed = failure
         self.failure = failure
 
     def _limit_named(self) -> str:
@@ -186,7 +192,7 @@ class RoutingState(msgspec.Struct, eq=False):
         if self.limited_by is None:
             return ""
         provider = self.limited_by.provider
-        if self.limited_by in self.answered_429:
+        if self.has_answered_429(self.limited_by):
             return f" {provider.name} answered 429."
         return (
             f" {provider.name} takes {provider.rate_limit_rpm} request{'s' * (provider.rate_limit_rpm > 1)} and "

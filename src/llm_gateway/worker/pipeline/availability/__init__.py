@@ -29,7 +29,7 @@ from llm_gateway.worker.pipeline.availability.model_pause import MODEL_PAUSE_S, 
 from llm_gateway.worker.pipeline.availability.rate_limit_gate import RateLimitGate
 from llm_gateway.worker.pipeline.availability.sliding_counts import SlidingCounts
 
-RETRY_SHARE = 5
+RETRY_SHARE = 2
 """Calls, other than retries, per retry that is allowed."""
 FREE_RETRIES = 3
 """Retries in 10 seconds that are allowed however few calls there are."""
@@ -279,7 +279,7 @@ class ProviderAvailability:
     def may_retry(self, provider_id: str) -> bool:
         """Return whether a call may be retried on the same provider, and count the retry. Call `begin` for it as well.
 
-        In any 10 seconds, 3 retries are allowed; beyond them, one per 5 calls that were not retries.
+        In any 10 seconds, 3 retries are allowed; beyond them, one per 2 calls that were not retries.
         """
         calls = self._provider(provider_id).calls
         now = self._clock()
