@@ -19,9 +19,11 @@ def rate_limit_headers(state: WindowState | None, queued_ms: int) -> Headers:
     """
     headers: Headers = []
     if state is not None:
-        headers += _limits_and_resets(state.limit_requests, state.limit_tokens, math.ceil(state.reset_s))
-        headers.append((b"x-ratelimit-remaining-requests", b"%d" % state.remaining_requests))
-        headers.append((b"x-ratelimit-remaining-tokens", b"%d" % state.remaining_tokens))
+        headers = [
+            *_limits_and_resets(state.limit_requests, state.limit_tokens, math.ceil(state.reset_s)),
+            (b"x-ratelimit-remaining-requests", b"%d" % state.remaining_requests),
+            (b"x-ratelimit-remaining-tokens", b"%d" % state.remaining_tokens),
+        ]
     if queued_ms:
         headers.append((b"x-gateway-queued-ms", b"%d" % queued_ms))
     return headers

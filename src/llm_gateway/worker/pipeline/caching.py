@@ -1,7 +1,8 @@
 """Cached answers by exact match: look up and store them; whole requests wait for an identical one in flight.
 
 Keys match exactly, per (provider, model) of the plan. A key is a hash of the request's document, and of its user id
-unless customers share answers; the candidate's `cache_part` follows it. Streamed requests read and fill the cache, but never wait for an identical request.
+unless customers share answers; the candidate's `cache_part` follows it. Streamed requests read and fill the cache, but
+never wait for an identical request.
 """
 
 from __future__ import annotations
