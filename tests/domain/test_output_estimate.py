@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from llm_gateway.domain.conversation import Choice, Part, Refusal, Text, Thinking, ToolCall
+from llm_gateway.domain.conversation import Choice, Part, Refusal, Text, TextDelta, Thinking, ToolCall
 from llm_gateway.domain.output_estimate import estimated_output, hides_reasoning, with_estimates
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.reply_assembler import ReplyAssembler, chunks_of
 from llm_gateway.domain.usage import Usage
+from llm_gateway.protocols.contract import ReplyContext
+from llm_gateway.protocols.openai_responses import StreamWriter
+from llm_gateway.sse import Splitter
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, encoded
 from tests.worker.pipeline.fakes import reply, request
@@ -27,6 +31,23 @@ from tests.worker.pipeline.fakes import reply, request
 )
 def test_output_is_weighed_like_input_not_counted_by_characters(parts: list[Part], tokens: int) -> None:
     assert estimated_output([Choice(parts=parts)]) == Usage(output_tokens=tokens)
+
+
+@pytest.mark.parametrize("texts", [(" ", "\x80"), ("a", "日", "b"), ("日本", "語")])
+def test_the_estimate_does_not_depend_on_where_a_text_is_cut(texts: tuple[str, ...]) -> None:
+    pieces: list[Part] = [Text(text=text) for text in texts]
+
+    assert estimated_output([Choice(parts=pieces)]) == estimated_output([Choice(parts=[Text(text="".join(texts))])])
+
+
+def test_a_responses_stream_without_usage_tells_the_weighed_estimate() -> None:
+    writer = StreamWriter(ReplyContext(request_id="1", model="m", created_s=7, document={}))
+    body = b"".join([writer.write(TextDelta(text="日本")) for _ in range(100)]) + writer.end()
+    [*_, last] = Splitter(10**6).take(body)
+
+    told = msgspec.json.decode(last.data)["response"]["usage"]["output_tokens"]
+
+    assert told == estimated_output([Choice(parts=[Text(text="日本" * 100)])]).output_tokens > 100
 
 
 @pytest.mark.parametrize("name", DIALECTS)

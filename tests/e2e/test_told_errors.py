@@ -1,4 +1,4 @@
-"""A provider's error before any content reaches clients as the error it is, whichever way and protocol it came in."""
+"""A provider's error reaches clients as the error it is, whichever way and protocol it came in."""
 
 from __future__ import annotations
 
@@ -145,6 +145,37 @@ def test_google_clients_get_the_providers_message(gateway: GatewayProcess, mock:
     assert (response.status, error["status"], error["message"]) == (403, "PERMISSION_DENIED", "The input was flagged.")
     assert error["details"][0]["metadata"]["code"] == "content_filter"
     assert response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("/v1/chat/completions", {}), ("/v1/messages", {"max_tokens": 9}), ("/v1/responses", {"input": "Hi"})],
+)
+def test_an_error_after_the_first_word_has_the_providers_own_message(
+    gateway: GatewayProcess, streamer: StreamingVendor, path: str, asked: dict[str, Any]
+) -> None:
+    overloaded = {"message": "The engine is overloaded.", "type": "server_error", "code": "server_is_overloaded"}
+    streamer.steps = (BEGIN, delta(content="one"), event({"error": overloaded}))
+    gateway.provider("streamer", streamer.url, "m")
+
+    last = events(ask(gateway, path, **asked))[-1]
+
+    told = last if path == "/v1/responses" else last["error"]
+    assert told["message"] == "The engine is overloaded."
+    assert told["code"] == ("provider_error" if path == "/v1/messages" else "server_is_overloaded")
+    assert gateway.call("GET", "/api/v1/usage/summary").status == 200
+
+
+def test_generate_names_the_provider_in_an_error_after_the_first_word(
+    gateway: GatewayProcess, streamer: StreamingVendor
+) -> None:
+    streamer.steps = (BEGIN, delta(content="one"), event({"error": {"message": "It broke."}}))
+    gateway.provider("streamer", streamer.url, "m")
+    asked = {"user_id": "c", "service": "e2e", "prompt": "Hi", "stream": True}
+
+    response = gateway.call("POST", "/api/v1/generate", asked)
+
+    assert events(response)[-1]["detail"] == "Provider streamer: It broke."
 
 
 def test_generate_answers_as_before_and_names_the_provider(gateway: GatewayProcess, mock: UpstreamProcess) -> None:

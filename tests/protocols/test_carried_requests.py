@@ -25,7 +25,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.domain.reply_assembler import chunks_of
-from llm_gateway.protocols import anthropic_messages, gemini, openai_chat
+from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
 
 Document = dict[str, Any]
@@ -308,3 +308,31 @@ def test_claude_is_asked_for_its_own_maximum_up_to_32000_tokens(model: str, limi
     assert (
         anthropic_messages.write_request(Conversation(turns=ASKS), model, stream=False).document["max_tokens"] == limit
     )
+
+
+@pytest.mark.parametrize(
+    ("write", "model", "carried"),
+    [(openai_responses.write_request, "gpt-5.6", True), (openai_chat.write_request, "gpt-4o", False),
+     (anthropic_messages.write_request, "claude-opus-4-6", False), (gemini.write_request, "gemini-3-pro", False)],
+)  # fmt: skip
+def test_the_key_of_a_prompt_cache_reaches_the_responses_api_and_is_named_elsewhere(
+    write: Any, model: str, carried: bool
+) -> None:
+    body = write(read_chat(prompt_cache_key="k"), model, stream=False)
+
+    assert ("cache_key" in body.dropped) is not carried
+    assert body.document.get("prompt_cache_key") == ("k" if carried else None)
+    long = openai_responses.write_request(read_chat(prompt_cache_key="k" * 65), "gpt-5.6", stream=False)
+    assert len(long.document["prompt_cache_key"]) == 32
+
+
+def test_unknown_fields_of_messages_and_tools_are_named() -> None:
+    function = {"name": "f", "parameters": {"type": "object"}, "new": 1}
+    message = {"role": "user", "content": "Hi", "next": 1, "empty": None, "annotations": [1]}
+    chat = openai_chat.read_request(
+        {"messages": [message, message], "tools": [{"type": "function", "function": function, "more": {"a": 1}}]}
+    )
+    messages = anthropic_messages.read_request({"max_tokens": 9, "messages": [{**message, "annotations": None}]})
+
+    assert chat.dropped == ("messages.next", "tools.function.new", "tools.more")
+    assert messages.dropped == ("messages.next",)

@@ -41,9 +41,9 @@ UNREADABLE: list[tuple[ModuleType, dict[str, Any], str]] = [
     (anthropic_messages, {"max_tokens": 5, "messages": [USER], "system": [{"type": "image"}]}, "system[0].type"),
     (anthropic_messages, {"max_tokens": 5, "messages": [USER], "temperature": 1.5}, "temperature"),
     (openai_responses, {}, "input"),
-    (openai_responses, {"input": [{"role": "king", "content": "x"}]}, "input[0].role"),
-    (openai_responses, {"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type"),
-    (openai_responses, {"input": "x", "truncation": "odd"}, "truncation"),
+    (openai_responses, {"input": [{"content": "x"}]}, "input[0].role"),
+    (openai_responses, {"input": "x", "text": {"format": {}}}, "text.format.type"),
+    (openai_responses, {"input": "x", "truncation": 5}, "truncation"),
     (openai_responses, {"input": [{"type": "function_call", "name": "x"}]}, "input[0].call_id"),
     (openai_responses, {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "x"}]}]},
      "input[0].content[0].file_data"),
@@ -88,6 +88,9 @@ UNSUPPORTED: list[tuple[ModuleType, dict[str, Any], str]] = [
     (openai_responses, {"input": "x", "tool_choice": {"type": "mcp"}}, "tool_choice"),
     (openai_responses, {"input": "x", "plugins": [{"id": "web"}]}, "plugins"),
     (openai_responses, {"input": "x", "stop": "END"}, "stop"),
+    (openai_responses, {"input": [{"role": "king", "content": "x"}]}, "input[0].role"),
+    (openai_responses, {"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type"),
+    (openai_responses, {"input": "x", "truncation": "odd"}, "truncation"),
 ]  # fmt: skip
 
 

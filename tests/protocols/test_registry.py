@@ -67,6 +67,8 @@ def test_no_two_protocols_share_a_name_a_path_or_a_surface() -> None:
     [
         ("/v1/models", {}, b"", "openai_chat"),
         ("/v1/models/m", {b"anthropic-version": b"2023-06-01"}, b"", "anthropic_messages"),
+        ("/v1/models", {b"x-api-key": b"k"}, b"", "anthropic_messages"),
+        ("/v1/models", {b"authorization": b"Bearer k"}, b"", "openai_chat"),
         ("/v1/models", {b"x-goog-api-key": b"k"}, b"", "gemini_content"),
         ("/v1/models/a/b", {}, b"pageSize=5&key=k", "gemini_content"),
         ("/v1/models", {}, b"key=&keys=k", "openai_chat"),

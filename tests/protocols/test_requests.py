@@ -166,7 +166,7 @@ def test_a_chat_request_with_every_field_is_read() -> None:
     read = openai_chat.read_request(CHAT)
     found = read.conversation
 
-    assert read.dropped == ("prompt_cache_key",)
+    assert (read.dropped, found.cache_key) == ((), "k")
     assert [turn.role for turn in found.turns] == ["developer", "user", "assistant", "tool", "assistant", "user"]
     assert found.turns[1].name == "ann"
     assert found.turns[1].parts == [
@@ -193,7 +193,7 @@ def test_a_chat_request_is_rewritten_for_a_reasoning_model() -> None:
     document = written.document
     assert set(written.dropped) == {
         *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
-        *("metadata", "cache_control", "thinking"),
+        *("metadata", "cache_control", "cache_key", "thinking"),
     }
     assert document["max_completion_tokens"] == 50
     assert (document["reasoning_effort"], document["n"], document["tool_choice"]) == ("low", 2, CHAT["tool_choice"])
@@ -233,7 +233,8 @@ def test_a_chat_request_is_translated_for_gemini() -> None:
 
     document = written.document
     beside = {"cache_control", "detail", "name", "thinking"}
-    assert set(written.dropped) == beside | {"verbosity", "metadata", "service_tier", "user", "parallel_tool_calls"}
+    unknown = {"verbosity", "metadata", "service_tier", "user", "parallel_tool_calls", "cache_key"}
+    assert set(written.dropped) == beside | unknown
     assert document["systemInstruction"] == {"parts": [{"text": "Be brief"}]}
     assert [content["role"] for content in document["contents"]] == ["user", "model", "user", "model", "user"]
     assert document["contents"][1]["parts"][0] == {

@@ -225,7 +225,8 @@ def test_fields_of_codex_that_others_lack_are_dropped_and_named() -> None:
         [SHELL], items=[{"type": "web_search_call", "id": "ws_1", "status": "completed"}],
         client_metadata={"session_id": "s"}, truncation="auto", prompt_cache_key="k",
     )  # fmt: skip
-    assert found.dropped == ("prompt_cache_key", "client_metadata", "truncation", "input.web_search_call")
+    assert found.dropped == ("client_metadata", "truncation", "input.web_search_call")
+    assert found.conversation.cache_key == "k"
     assert len(found.conversation.turns) == 1
 
 

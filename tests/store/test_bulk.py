@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from llm_gateway.store.bulk import MOST_PARAMETERS, BulkInsert, adding, with_pauses
 from llm_gateway.store.database import Database
@@ -47,15 +48,23 @@ def test_a_conflicting_row_is_added_to_the_stored_one(database: Database, table:
     assert all_rows(database, table) == [(1, 15), (2, 22)]
 
 
-def statements_of(connection: Connection) -> list[tuple[str, int]]:
-    """Return a list that collects (text, number of values) of every statement run from now on."""
-    statements: list[tuple[str, int]] = []
-    sa.event.listen(
-        connection,
-        "before_cursor_execute",
-        lambda _connection, _cursor, text, parameters, *_: statements.append((text, len(parameters))),
-    )
+def statements_of(connection: Connection) -> list[str]:
+    """Return a list that collects every statement but COMMIT that SQLite runs from now on, with its values."""
+    statements: list[str] = []
+    raw: Any = connection.connection.driver_connection
+    raw.set_trace_callback(lambda text: None if text == "COMMIT" else statements.append(text))
     return statements
+
+
+def inserts_of(statements: list[str]) -> list[tuple[int, int]]:
+    """Return (number of rows, number of values) of each INSERT."""
+    found = []
+    for text in statements:
+        if text.startswith("INSERT"):
+            columns = text[text.index("(") : text.index(")")].count(",") + 1
+            rows = text.count("), (") + 1
+            found.append((rows, rows * columns))
+    return found
 
 
 def test_statements_are_within_the_limit_of_parameters_and_of_few_sizes(database: Database, table: sa.Table) -> None:
@@ -63,9 +72,9 @@ def test_statements_are_within_the_limit_of_parameters_and_of_few_sizes(database
     with database.write() as connection:
         statements = statements_of(connection)
         bulk.run(connection, [(number, 0) for number in range(512 * 2 + 5)])
-    assert [size for _, size in statements] == [1024, 1024, 8, 2]
-    assert max(size for _, size in statements) <= MOST_PARAMETERS
-    assert [text.count("(?, ?)") for text, _ in statements] == [512, 512, 4, 1]
+    assert len(statements) == 4
+    assert inserts_of(statements) == [(512, 1024), (512, 1024), (4, 8), (1, 2)]
+    assert max(size for _, size in inserts_of(statements)) <= MOST_PARAMETERS
 
 
 def test_there_is_a_pause_before_each_statement(database: Database, table: sa.Table) -> None:
@@ -74,6 +83,29 @@ def test_there_is_a_pause_before_each_statement(database: Database, table: sa.Ta
         statements = statements_of(connection)
         bulk.run(connection, [(number, 0) for number in range(2000)], lambda: pauses.append(len(statements)))
     assert pauses == [*range(len(statements))]
+
+
+@pytest.mark.parametrize("often_null", [(), ("t",), ("t", "n")])
+def test_null_is_stored_as_null_and_refused_where_a_value_is_required(
+    database: Database, often_null: tuple[str, ...]
+) -> None:
+    table = sa.Table(
+        "mixed",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("t", sa.Text),
+        sa.Column("n", sa.BigInteger),
+        sa.Column("needed", sa.Text, nullable=False),
+    )
+    bulk = BulkInsert(table, ("id", "t", "n", "needed"), "ON CONFLICT (id) DO NOTHING", "?", often_null)
+    rows = [(1, None, None, ""), (2, "", 0, "0"), (3, "-0.5", -1, "null"), (4, None, 2**62, "x"), (5, "0", None, "")]
+    with database.write() as connection:
+        table.create(connection)
+        bulk.run(connection, rows)
+    assert all_rows(database, table) == rows
+    with pytest.raises(IntegrityError), database.write() as connection:
+        bulk.run(connection, [(6, "t", 0, None)])
+    assert all_rows(database, table) == rows
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 100])
@@ -88,17 +120,12 @@ def test_records_are_stored_in_statements_of_64_rows_at_most_with_pauses(databas
     """The event loop waits for the GIL while a statement's values are bound, and while rows are made."""
     store = UsageStore(database)
     records = [record(number, attempt("a"), user_id=f"customer {number}") for number in range(2000)]
-    statements: list[tuple[str, int]] = []
     pauses: list[int] = []
-    with database.write() as connection:
-        engine = connection.engine
-    sa.event.listen(
-        engine,
-        "before_cursor_execute",
-        lambda _connection, _cursor, text, parameters, *_: statements.append((text, len(parameters))),
-    )
+    with database.write() as connection:  # the pool hands out this connection again
+        statements = statements_of(connection)
+    statements.clear()
     store.write(records, lambda: pauses.append(len(statements)))
-    inserts = [(text.count("(?"), size) for text, size in statements if text.startswith("INSERT")]
+    inserts = inserts_of(statements)
     assert sum(rows for rows, _ in inserts) >= 3 * len(records)
     assert max(rows for rows, _ in inserts) <= 64
     assert max(size for _, size in inserts) <= MOST_PARAMETERS

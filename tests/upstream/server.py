@@ -217,6 +217,9 @@ class MockUpstream:
         except (msgspec.DecodeError, UnicodeDecodeError):
             connection.send(answers.refusal(400, None))
             return
+        if self._refuse is not None and (message := self._refuse(document["model"], document)):
+            connection.send(answers.answer(400, {"error": {"message": message, "type": "invalid_request_error"}}))
+            return
         problem = responses_api.problem_in(document)
         if problem is not None:
             connection.send(answers.problem(400, *problem))

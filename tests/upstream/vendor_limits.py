@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 from anthropic.types.message_create_params import MessageCreateParamsBase as MessageParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as CompletionParams
 
+from tests.upstream import responses_limits
+
 Body = dict[str, Any]
 OPENAI_FIELDS = frozenset(get_type_hints(CompletionParams)) | {"stream"}
 ANTHROPIC_FIELDS = frozenset(get_type_hints(MessageParams)) | {"stream", "temperature", "top_p", "top_k"}
@@ -110,6 +112,9 @@ def _strict_is_closed(schema: Any) -> bool:
 
 def openai(model: str, body: Body) -> Iterator[str]:
     """Yield what OpenAI refuses."""
+    if "input" in body:
+        yield from responses_limits.refusals(model, body)
+        return
     yield from (f"Unrecognized request argument supplied: {name}" for name in body.keys() - OPENAI_FIELDS)
     yield from _openai_reasoning(model, body)
     if re.match("gpt-[34]", model):
@@ -118,7 +123,7 @@ def openai(model: str, body: Body) -> Iterator[str]:
     labels = body.get("metadata") or {}
     if len(labels) > 16 or any(len(key) > 64 or len(value) > 512 for key, value in labels.items()):
         yield "Invalid 'metadata'"
-    for field, longest in (("user", 64), ("safety_identifier", 128)):
+    for field, longest in (("user", 64), ("safety_identifier", 128), ("prompt_cache_key", 64)):
         if len(body.get(field) or "") > longest:
             yield f"Invalid '{field}': string too long. Expected a string with maximum length {longest}"
     yield from _names(body, "[a-zA-Z0-9_-]{1,64}")
@@ -221,6 +226,9 @@ def cerebras(model: str, body: Body) -> Iterator[str]:
     """Yield what Cerebras refuses."""
     refused = ("frequency_penalty", "presence_penalty", "parallel_tool_calls", "service_tier", "logit_bias")
     yield from (f"{field} is not supported" for field in refused if body.get(field) is not None)
+    # https://github.com/anomalyco/opencode/issues/33413: it refuses every property that it does not know
+    yield from _present(body, ("reasoning", "thinking"))
+    yield from _message_fields(body, ("reasoning_content", "reasoning_details", "extra_content"))
     if model.startswith("gpt-oss"):
         yield from _words(body, ("low", "medium", "high"))
 
@@ -279,6 +287,9 @@ def _gpt_oss(model: str, body: Body) -> Iterator[str]:
 
 def _unknown(model: str, body: Body) -> Iterator[str]:
     """Yield what models refuse wherever they run."""
+    if "input" in body:
+        yield from responses_limits.reasoning_refusals(model, body)
+        return
     if re.match(r"o\d|gpt-\d", model):
         yield from _openai_reasoning(model, body)
     elif model.startswith("kimi"):

@@ -170,7 +170,8 @@ class Reasoning(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     """A chat request: the turns so far and the settings for the next one. None selects the provider's default.
 
-    Temperatures use OpenAI's scale, 0 to 2. `logit_bias` maps token ids, as strings, to biases.
+    Temperatures use OpenAI's scale, 0 to 2. `logit_bias` maps token ids, as strings, to biases. `cache_key` groups
+    requests that share a prompt cache (OpenAI's `prompt_cache_key`).
     """
 
     turns: list[Turn]
@@ -194,6 +195,7 @@ class Conversation(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     user: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
+    cache_key: str | None = None
 
 
 class Choice(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):

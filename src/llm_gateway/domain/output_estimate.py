@@ -24,16 +24,22 @@ https://docs.x.ai/docs/guides/reasoning, https://platform.claude.com/docs/en/bui
 
 
 def estimated_output(choices: Iterable[Choice]) -> Usage:
-    """Estimate the output tokens of an answer from its texts, by the weight of inputs (`equivalent_length`)."""
-    return Usage(
-        output_tokens=estimated_output_tokens(sum(_length(part) for choice in choices for part in choice.parts))
-    )
+    """Estimate the output tokens of an answer from its texts; see `estimated_output_of`."""
+    return estimated_output_of(_text(part) for choice in choices for part in choice.parts)
 
 
-def _length(part: Part) -> int:
+def estimated_output_of(texts: Iterable[str]) -> Usage:
+    """Estimate the output tokens of an answer from pieces of its texts, by the weight of inputs (`equivalent_length`).
+
+    The pieces are weighed together, so that a stream is estimated like the whole answer.
+    """
+    return Usage(output_tokens=estimated_output_tokens(equivalent_length("".join(texts))))
+
+
+def _text(part: Part) -> str:
     if isinstance(part, ToolCall):
-        return equivalent_length(part.arguments)
-    return equivalent_length(part.text) if isinstance(part, Text | Thinking | Refusal) else 0
+        return part.arguments
+    return part.text if isinstance(part, Text | Thinking | Refusal) else ""
 
 
 def hides_reasoning(choices: Iterable[Choice]) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from llm_gateway.domain.upstream_call import UpstreamResult
 
 Subject: TypeAlias = Literal["request", "operation", "model", "account", "temporary"]
-Reason: TypeAlias = Literal["", "context_length", "content_filter"]
+Reason: TypeAlias = Literal["", "context_length", "content_filter", "signature"]
 
 
 class UpstreamRefusal(msgspec.Struct, frozen=True, gc=False):
@@ -20,7 +20,8 @@ class UpstreamRefusal(msgspec.Struct, frozen=True, gc=False):
     (bad key, no credit); `temporary`, calls at this time (overload, failure, rate limit).
     `is_final`: every candidate would reject this request, so the client gets the error. `retry_after_s` is the wait
     that the provider requests, None if it requests none. `reason` says why a request was rejected: it exceeds the
-    model's context window, which another model's may hold, or a content filter flagged it.
+    model's context window, which another model's may hold, a content filter flagged it, or the provider cannot verify
+    the signature of reasoning in it.
     """
 
     about: Subject

@@ -143,7 +143,8 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
             one before) or `retry` (the same one); the cause is what happened before: an HTTP status (`failover:503`),
             the fault of a call without an answer (`retry:timeout`), or why the candidate before was not called
             (`failover:limit`). None: the plan's first candidate was called first.
-        service_tier: the tier that the provider reported (`flex`, `priority`, …), at most 32 characters.
+        service_tier: the tier that the provider reported (`flex`, `priority`, …), at most 32 characters. Of an attempt
+            without an answer, the requested one if it is dearer than the standard one: its cost is a bound.
         units: counts of what the provider bills apart from tokens, such as {"web_search": 2}. At most 8 of them, their
             names at most 32 characters.
     """

@@ -5,7 +5,7 @@ stored once by their id, so starting again at the checkpoint counts nothing twic
 
     start() --> shipping -- all written entries are stored --> idle
                  ^ ^ |                                          |
-                 | '-+----------- 0.15 s, or flush() -----------'
+                 | '-+----------- 0.3 s, or flush() ------------'
                  |   |
                  |   | StoreUnavailable: keep the position
                  |   | any other error: go back to the checkpoint
@@ -30,7 +30,7 @@ from llm_gateway.journal.segments import START, Log, Position
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.process import schedule_in_background
 
-PAUSE_S = 0.15
+PAUSE_S = 0.3
 """Seconds between two looks at the journal; the database is at least that far behind."""
 
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
@@ -83,8 +83,8 @@ class Shipper:
     def behind(self) -> ShippingLag:
         """Return how much of the journal is not in the database yet. Thread-safe; reads no file.
 
-        The age counts from the last time that everything was shipped, which is checked every 0.15 seconds: the oldest
-        entry may be 0.15 seconds younger.
+        The age counts from the last time that everything was shipped, which is checked every 0.3 seconds: the oldest
+        entry may be 0.3 seconds younger.
         """
         written = self._journal.written
         with self._progress:

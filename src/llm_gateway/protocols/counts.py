@@ -1,9 +1,8 @@
-"""Bounds for token counts, names and times that providers report, and a usage estimate if they report none."""
+"""Bounds for token counts, names and times that providers report."""
 
 from __future__ import annotations
 
-from llm_gateway.domain.token_estimate import estimated_output_tokens
-from llm_gateway.domain.usage import Usage
+from typing import Any
 
 MAX_COUNT = 10**9
 """The most tokens in one call that are plausible. Larger counts are treated as missing."""
@@ -11,6 +10,8 @@ END_OF_TIME_S = 253_402_300_800
 """The beginning of the year 10000, in seconds since 1970: the first time that `datetime` cannot represent."""
 STANDARD_TIERS = frozenset({"default", "standard", "on_demand", "unspecified"})
 """Names of the tier that list prices are for: OpenAI's and xAI's, Anthropic's and Gemini's, Groq's and Vertex AI's."""
+UNDECIDED = frozenset({"auto", "standard_only"})
+"""Values of a request's `service_tier` that do not select a tier with a price of its own."""
 TIER_CHARACTERS = 32
 """Length of the longest tier that is recorded; a longer one is recorded as `other`."""
 NAME_CHARACTERS = 256
@@ -40,16 +41,21 @@ def any_implausible(*parts: int | None) -> bool:
     return False
 
 
-def estimated_usage(characters: int) -> Usage:
-    """Estimate the output tokens of an answer from its length; for providers that report no usage."""
-    return Usage(output_tokens=estimated_output_tokens(characters))
-
-
 def special_tier(reported: str | None) -> str | None:
     """Return the tier in lower case; None for the standard tier, and if the provider reports none."""
     if not reported or (tier := reported.lower()) in STANDARD_TIERS:
         return None
     return tier if len(tier) <= TIER_CHARACTERS else "other"
+
+
+def requested_tier(*settings: Any) -> str | None:
+    """Return the tier that a request asks for, as `AttemptRecord` names it, by the values of its settings.
+
+    None is the standard tier, and a tier that the vendor chooses.
+    """
+    words = [word for word in settings if isinstance(word, str) and word not in UNDECIDED]
+    names = [tier for word in words if (tier := special_tier(word)) is not None]
+    return special_tier("+".join(names))
 
 
 def counted_units(**reported: int | None) -> dict[str, int] | None:

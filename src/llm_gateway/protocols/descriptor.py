@@ -50,6 +50,10 @@ def _accept_all(_document: JsonObject) -> None:
     """Accept every document: the default of `Descriptor.check_request`."""
 
 
+def _standard_tier(_document: JsonObject) -> None:
+    """Return None, the standard tier, for every document: the default of `Descriptor.requested_tier`."""
+
+
 def _passthrough_unchanged(document: JsonObject, *, stream: bool) -> JsonObject:
     """Return the document unchanged: the default of `Descriptor.passthrough_request`."""
     return document
@@ -160,6 +164,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """`passthrough_request(document, stream=…)` returns the request to send to a provider of the same protocol."""
     withheld_events: Callable[[JsonObject], Callable[[RawEvent], bool] | None] = lambda _document: None
     """Return a predicate for events to withhold from this client: those that only the gateway requested. Or None."""
+    requested_tier: Callable[[JsonObject], str | None] = _standard_tier
+    """Return the service tier that a request asks for, as `AttemptRecord` names it; None for the standard tier."""
     field_names: Mapping[str, str] = {}
     """This protocol's names for fields of `Conversation` and kinds of parts, for error messages."""
     namespace: str | None = None

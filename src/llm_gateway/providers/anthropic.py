@@ -13,9 +13,11 @@ from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols.anthropic_messages import StreamReader, read_reply, write_request
+from llm_gateway.protocols.anthropic_messages.pass_through import without_signatures
 from llm_gateway.providers.context_errors import context_limit
 from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.signature_errors import UNVERIFIABLE, is_unverifiable
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 API_VERSION = "2023-06-01"
@@ -37,6 +39,7 @@ codecs = {
         StreamReader,
         write_request,
         partial(StreamReader, wants_json=True),
+        without_signatures=without_signatures,
     ),
 }
 
@@ -73,6 +76,8 @@ def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
         return UpstreamRefusal("account")
     if refused.status == 400 and _FILTERED.search(message):
         return FLAGGED
+    if refused.status == 400 and is_unverifiable(error):
+        return UNVERIFIABLE
     if refused.status != 429 and context_limit(error) is not None:
         return TOO_LONG
     return refusal_by_status(refused)

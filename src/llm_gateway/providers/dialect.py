@@ -39,7 +39,7 @@ from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import UpstreamRefusal
-from llm_gateway.protocols.contract import StreamReader, UpstreamBody
+from llm_gateway.protocols.contract import JsonObject, StreamReader, UpstreamBody
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 
@@ -98,7 +98,8 @@ class ProtocolCodec(NamedTuple):
     JSON, if the protocol returns JSON other than as text (as a tool call). `is_default` False: an account speaks the
     protocol only if its preset or its `protocols` setting lists it. `required_for(model)` returns a test
     of the requests that the account takes in this protocol only, even if it speaks the client's; None if the model has
-    none.
+    none. `without_signatures(document)` removes signed and encrypted reasoning from a request's body, in place, and
+    returns whether there was any; None if the protocol has none.
     """
 
     path: Callable[[str, bool], str]
@@ -108,3 +109,4 @@ class ProtocolCodec(NamedTuple):
     json_reader: Callable[[], StreamReader] | None = None
     is_default: bool = True
     required_for: Callable[[str], Callable[[ClientRequest], bool] | None] | None = None
+    without_signatures: Callable[[JsonObject], bool] | None = None

@@ -15,9 +15,11 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import gemini_embeddings
 from llm_gateway.protocols.gemini import StreamReader, read_reply, write_request
+from llm_gateway.protocols.gemini.pass_through import without_signatures
 from llm_gateway.providers.context_errors import context_limit
 from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
+from llm_gateway.providers.signature_errors import UNVERIFIABLE, is_unverifiable
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 static_key = StaticKey("x-goog-api-key")
@@ -50,7 +52,9 @@ def _call_path(model: str, stream: bool) -> str:
 
 
 codecs = {
-    "gemini_content": ProtocolCodec(_call_path, read_reply, StreamReader, write_request),
+    "gemini_content": ProtocolCodec(
+        _call_path, read_reply, StreamReader, write_request, without_signatures=without_signatures
+    ),
     "gemini_embeddings": ProtocolCodec(
         lambda model, _stream: f"{path_of(model)}:embedContent", gemini_embeddings.read_reply
     ),
@@ -83,6 +87,8 @@ def classify_error(refused: UpstreamResult) -> UpstreamRefusal:
     if refused.status == 400:
         if error.get("status") == "FAILED_PRECONDITION" or any(detail.get("reason") in BAD_KEY for detail in details):
             return UpstreamRefusal("account")
+        if is_unverifiable(error):
+            return UNVERIFIABLE
         return TOO_LONG if context_limit(error) is not None else refusal
     waits = [wait for detail in details if (wait := _seconds(detail.get("retryDelay"))) is not None]
     if refused.retry_after_s is not None or not waits:

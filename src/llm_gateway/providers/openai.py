@@ -13,11 +13,13 @@ from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
-from llm_gateway.protocols.openai_chat import StreamReader, read_reply, write_request
+from llm_gateway.protocols.openai_chat import StreamReader, read_reply, reasoning_details, write_request
+from llm_gateway.protocols.openai_responses import pass_through
 from llm_gateway.providers.context_errors import context_limit
 from llm_gateway.providers.decoding import error_of, error_text
 from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.openai_responses_models import requests_for_responses
+from llm_gateway.providers.signature_errors import UNVERIFIABLE, is_unverifiable
 from llm_gateway.providers.upstream_credentials import StaticKey
 
 CONTENT_FILTERED = ("content_filter", "content_policy_violation", "invalid_prompt")
@@ -58,7 +60,13 @@ https://openrouter.ai/docs/api_reference/errors-and-debugging, "Retry-After head
 
 static_key = StaticKey("authorization", "Bearer ")
 codecs = {
-    "openai_chat": ProtocolCodec(lambda _model, _stream: "/chat/completions", read_reply, StreamReader, write_request),
+    "openai_chat": ProtocolCodec(
+        lambda _model, _stream: "/chat/completions",
+        read_reply,
+        StreamReader,
+        write_request,
+        without_signatures=reasoning_details.without_signatures,
+    ),
     "openai_responses": ProtocolCodec(
         lambda _model, _stream: "/responses",
         openai_responses.read_reply,
@@ -66,6 +74,7 @@ codecs = {
         openai_responses.write_request,
         is_default=False,  # few compatible servers implement all of it: docs/decisions/providers.md, D-121
         required_for=requests_for_responses,
+        without_signatures=pass_through.without_signatures,
     ),
     "openai_embeddings": ProtocolCodec(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
@@ -99,6 +108,8 @@ def _bad_request(refused: UpstreamResult, error: dict[str, Any], message: str) -
         return FLAGGED
     if context_limit(error) is not None:
         return TOO_LONG
+    if is_unverifiable(error):
+        return UNVERIFIABLE
     if code == "json_validate_failed" and refused.status == 400:
         # Groq: the model did not produce valid JSON, so another try can succeed:
         # https://console.groq.com/docs/structured-outputs#json-object-mode

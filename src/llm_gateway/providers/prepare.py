@@ -86,7 +86,9 @@ class Preparer:
         spoken = choose_codecs(dialect, protocols, has_json_mode=preset.has_json_mode)
         vendor = vendor_of(provider.name, provider.base_url, self._presets)
         rules = {
-            model: rules_of_model(vendor, tuple(spoken.codecs), spoken.translation_protocol, model)
+            model: rules_of_model(
+                vendor, tuple(spoken.codecs), spoken.translation_protocol, model, spoken.required_protocol
+            )
             for model in provider.models
         }
         return msgspec.structs.replace(

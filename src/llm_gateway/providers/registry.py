@@ -66,6 +66,13 @@ class AccountCodecs(NamedTuple):
         """The protocol of translated requests, None if the account takes none."""
         return next((protocol for protocol, codec in self.codecs.items() if codec.write is not None), None)
 
+    @property
+    def required_protocol(self) -> str | None:
+        """The protocol of `required_codec`, None if there is none."""
+        if self.required_codec is None:
+            return None
+        return next(protocol for protocol, codec in self.codecs.items() if codec.required_for is not None)
+
 
 def choose_codecs(dialect: Dialect, protocols: tuple[str, ...] | None, *, has_json_mode: bool = True) -> AccountCodecs:
     """Return the codecs of an account that speaks `protocols` (None: the dialect's defaults).

@@ -49,6 +49,7 @@ STATUS_BY_WORD = {
     # and those that its own client distinguishes (https://github.com/openai/codex, sse/responses.rs), 2026-11-27
     "context_length_exceeded": 400,
     "invalid_prompt": 400,
+    "invalid_encrypted_content": 400,
     "content_filter": 400,
     "content_policy_violation": 400,
     "invalid_api_key": 401,

@@ -10,7 +10,7 @@ Records of version 1 were stored as an array of objects (`[{"id":…`). They sta
 
 from __future__ import annotations
 
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64, a2b_hex, b2a_base64
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -27,8 +27,8 @@ from llm_gateway.store.tables import usage_origins
 MOST_ORIGINS = 100_000
 """Number from which origins are written out in each attempt: a provider reports a new model name for every call."""
 
-UUID_BYTES, TIME_BYTES = 16, 6
-"""Bytes of a UUID, and of the milliseconds at the beginning of a UUIDv7 (RFC 9562, section 5.7)."""
+UUID_BYTES, UUID_LENGTH, TIME_BYTES = 16, 36, 6
+"""Bytes and characters of a UUID, and bytes of the milliseconds at the start of a UUIDv7 (RFC 9562, section 5.7)."""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
@@ -112,37 +112,41 @@ class AttemptTexts:
 
 
 def _text(record: UsageRecord, origins: dict[tuple[Any, ...], int | Origin]) -> str:
-    return _encoder.encode([_array(one, record.at_ms, origins[_origin(one)]) for one in record.attempts]).decode()
+    at_ms, attempts = record.at_ms, record.attempts
+    if len(attempts) == 1:  # nearly always; a comprehension takes half as long again
+        (only,) = attempts
+        return _encoder.encode([_array(only, at_ms, origins[_origin(only)])]).decode()
+    return _encoder.encode([_array(one, at_ms, origins[_origin(one)]) for one in attempts]).decode()
 
 
 def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any]:
-    usage = attempt.usage
-    counts = list(msgspec.structs.astuple(usage))
-    while counts and not counts[-1]:
-        counts.pop()
-    limit_tokens = attempt.limit_tokens
+    started_ms, limit_tokens, rest = attempt.started_ms, attempt.limit_tokens, _rest_values(attempt)
+    counts = msgspec.structs.astuple(attempt.usage)
     array = [
         origin,
-        _short(attempt.id, attempt.started_ms),
-        attempt.started_ms - at_ms,
+        _short(attempt.id, started_ms),
+        started_ms - at_ms,
         attempt.latency_ms,
         attempt.status,
         attempt.reserved_tokens,
-        None if limit_tokens == usage.input_tokens + usage.output_tokens else limit_tokens,
-        counts,
+        None if limit_tokens == counts[0] + counts[1] else limit_tokens,
+        counts[:2] if counts[1] and counts[2:] == _NO_DETAILS else _without_zeros(counts),
         attempt.cost_nanos,
         attempt.finish_reason,
         attempt.upstream_request_id,
-        _rest(attempt),
+        None if rest == _NO_REST_VALUES else _Rest(*rest),
     ]
     while array[-1] is None:
         array.pop()
     return array
 
 
-def _rest(attempt: AttemptRecord) -> _Rest | None:
-    values = _rest_values(attempt)
-    return None if values == _NO_REST_VALUES else _Rest(*values)
+def _without_zeros(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the counts without the zeros at their end."""
+    length = len(counts)
+    while length and not counts[length - 1]:
+        length -= 1
+    return counts[:length]
 
 
 def _parsed(text: str) -> list[AttemptRecord] | list[_Stored]:
@@ -179,13 +183,15 @@ def _short(attempt_id: str, started_ms: int) -> str:
 
     Any other id stands behind a `=`, which base64 does not begin with.
     """
+    digits = attempt_id.replace("-", "")
     try:
-        value = bytes.fromhex(attempt_id.replace("-", ""))
-    except ValueError:
+        value, time = a2b_hex(digits), started_ms.to_bytes(TIME_BYTES)
+    except (ValueError, OverflowError):
         return f"={attempt_id}"
-    if len(value) != UUID_BYTES or _uuid_text(value) != attempt_id:
+    has_dashes = len(attempt_id) == UUID_LENGTH and attempt_id[8:24:5] == "----"
+    if len(value) != UUID_BYTES or not has_dashes or value.hex() != digits:
         return f"={attempt_id}"
-    if int.from_bytes(value[:TIME_BYTES]) == started_ms:
+    if value[:TIME_BYTES] == time:
         value = value[TIME_BYTES:]
     return b2a_base64(value, newline=False)[:-2].decode()
 
@@ -203,6 +209,7 @@ def _uuid_text(value: bytes) -> str:
 
 
 _KINDS = Usage.__struct_fields__
+_NO_DETAILS = (0,) * (len(_KINDS) - 2)
 _NO_REST = _Rest()
 _rest_values = attrgetter(*_Rest.__struct_fields__)
 _NO_REST_VALUES = _rest_values(_NO_REST)

@@ -7,6 +7,7 @@ requests, and to all that was billed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
@@ -48,19 +49,17 @@ _of_record = attrgetter(*(dimension.attribute for dimension in RECORD_DIMENSIONS
 
 def cube_sums(records: Iterable[UsageRecord]) -> dict[CubeKey, Totals]:
     """Sum records by hour and combination of dimensions."""
-    sums: dict[CubeKey, Totals] = {}
+    sums: defaultdict[CubeKey, Totals] = defaultdict(Totals)
     for record in records:
-        hour, shared = record.at_ms // HOUR_MS, _of_record(record)
-        key = (hour, (*_of_attempt(record), *shared))
-        totals = sums.get(key)
-        if totals is None:
-            totals = sums[key] = Totals()
+        hour, shared, place = record.at_ms // HOUR_MS, _of_record(record), _of_attempt(record)
+        totals = sums[(hour, place + shared)]
         totals.count(record)
         for attempt in record.attempts:
             usage = attempt.usage
             if attempt.cost_nanos or usage.input_tokens or usage.output_tokens:
-                attempt_key = (hour, (*_of_attempt(attempt), *shared))
-                sums.setdefault(attempt_key, Totals()).buy(usage, attempt.cost_nanos)
+                attempt_place = _of_attempt(attempt)
+                bought = totals if attempt_place == place else sums[(hour, attempt_place + shared)]
+                bought.buy(usage, attempt.cost_nanos)
     return sums
 
 

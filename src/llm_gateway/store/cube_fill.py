@@ -47,7 +47,7 @@ class CubeFill:
         records = usage_records.c
         with self._database.write() as connection:
             filling = self._cube.filling(connection, to_fill=True)
-            if filling.filled >= filling.until:
+            if filling.is_over:
                 return None
             query = (
                 sa.select(*SUMMED_COLUMNS)

@@ -21,6 +21,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
 from llm_gateway.store.cube import DIMENSIONS, CubeKey, Values
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS
 from llm_gateway.store.rollups import COUNTERS, DAY, HOUR, Grain, Totals
@@ -39,6 +40,11 @@ class Filling(NamedTuple):
     filled: str
     until: str
 
+    @property
+    def is_over(self) -> bool:
+        """True once all records that were stored before are in the cube."""
+        return self.filled >= self.until
+
     def is_counted(self, record: UsageRecord) -> bool:
         """Return True if the record is in the cube, or is to be added to it by the code that stores it."""
         return not self.filled < record.id <= self.until
@@ -52,7 +58,9 @@ class CubeTable:
         placeholder = "?" if self._is_sqlite else "%s"
         self._insert = BulkInsert(usage_cube, COLUMNS, adding(usage_cube, COUNTERS), placeholder)
         self._names = NumberedTexts(database, usage_names)
-        self._filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
+        filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
+        self._filling_shared = CompiledQuery(database, filling.with_for_update(read=True))
+        self._filling_alone = CompiledQuery(database, filling.with_for_update())
 
     def filling(self, connection: Connection, *, to_fill: bool = False) -> Filling:
         """Return the progress of filling, and keep it from changing until the transaction ends.
@@ -60,8 +68,8 @@ class CubeTable:
         Call it before anything else in a transaction that adds to the cube: on Postgres it waits for a step of filling,
         or, `to_fill`, for every transaction that adds to the cube.
         """
-        row = connection.execute(self._filling.with_for_update(read=not to_fill)).one_or_none()
-        return Filling("", "") if row is None else Filling(*row)
+        rows = (self._filling_alone if to_fill else self._filling_shared).rows(connection)
+        return Filling(*rows[0]) if rows else Filling("", "")
 
     def set_filled(self, connection: Connection, filled: str) -> None:
         """Set the id up to which records are in the cube."""
@@ -87,8 +95,10 @@ class CubeTable:
         """Return the numbers of each combination's names."""
         if not combinations:
             return {}
-        numbers = self._names.numbers(connection, map(_name, chain.from_iterable(combinations)), pause)
-        return {values: tuple(numbers[_name(value)] for value in values) for values in combinations}
+        names = {value: _name(value) for value in set(chain.from_iterable(combinations))}
+        numbers = self._names.numbers(connection, names.values(), pause)
+        number_of = {value: numbers[name] for value, name in names.items()}
+        return {values: tuple(map(number_of.__getitem__, values)) for values in combinations}
 
     def breakdown(
         self, connection: Connection, dimensions: Sequence[str], grain: Grain, period: tuple[int, int]

@@ -83,6 +83,11 @@ class Database:
         """True for SQLite, False for Postgres."""
         return self._writer.dialect.name == "sqlite"
 
+    @property
+    def dialect(self) -> sa.Dialect:
+        """The dialect of SQL, to compile queries for."""
+        return self._writer.dialect
+
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a write transaction: committed durably when the block ends, rolled back if it raises.

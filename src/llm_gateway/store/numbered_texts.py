@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.bulk import BulkInsert, Pause, no_pause
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import fetch_rows
 
 MOST_AT_ONCE = 512
 """Texts or numbers looked up by one statement."""
@@ -34,13 +34,14 @@ class NumberedTexts:
         placeholder = "?" if database.is_sqlite else "%s"
         self._insert = BulkInsert(table, (text.name,), f"ON CONFLICT ({text.name}) DO NOTHING", placeholder)
         self._is_sqlite = database.is_sqlite
-        # SQLite returns all pairs in one row, since fetching each row takes the GIL again.
-        pairs: tuple[sa.ColumnElement[Any], ...] = (number, text)
-        if self._is_sqlite:
-            pairs = (sa.func.json_group_array(sa.func.json_array(number, text)),)
+        self._placeholder = placeholder
         self._greatest = sa.select(sa.func.max(number))
-        self._by_text = sa.select(*pairs).where(text.in_(sa.bindparam("wanted", expanding=True)))
-        self._by_number = sa.select(*pairs).where(number.in_(sa.bindparam("wanted", expanding=True)))
+        pairs = f"{number.name}, {text.name}"
+        # SQLite returns all pairs in one row, since fetching each row takes the GIL again.
+        shown = f"json_group_array(json_array({pairs}))" if self._is_sqlite else pairs
+        select = " ".join(["SELECT", shown, "FROM", table.name])
+        self._by_text = f"{select} WHERE {text.name} IN "
+        self._by_number = f"{select} WHERE {number.name} IN "
 
     def numbers(
         self, connection: Connection, texts: Iterable[str], pause: Pause = no_pause, most: int | None = None
@@ -70,12 +71,15 @@ class NumberedTexts:
         return {text: number for number, text in self._pairs(connection, self._by_text, texts, pause)}
 
     def _pairs(
-        self, connection: Connection, query: sa.Select[Any], wanted: Iterable[str | int], pause: Pause
+        self, connection: Connection, query: str, wanted: Iterable[str | int], pause: Pause
     ) -> Iterator[tuple[int, str]]:
         for some in _parts(wanted):
             pause()
-            rows = connection.execute(query, {"wanted": some}).all()
-            yield from (msgspec.json.decode(rows[0][0], type=_Pairs) if self._is_sqlite else map(tuple, rows))
+            # Few lengths, so that the driver can reuse prepared statements: the last one is repeated.
+            length = 1 << (len(some) - 1).bit_length()
+            text = f"{query}({', '.join([self._placeholder] * length)})"
+            rows = fetch_rows(connection, text, [*some, *[some[-1]] * (length - len(some))])
+            yield from (msgspec.json.decode(rows[0][0], type=_Pairs) if self._is_sqlite else rows)
 
 
 def _parts(wanted: Iterable[str | int]) -> Iterator[Sequence[str | int]]:

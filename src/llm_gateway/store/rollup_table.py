@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.rollups import (
     BLOCKS,
     COUNTERS,
@@ -50,7 +51,8 @@ class RollupTable:
         self._is_sqlite = database.is_sqlite
         placeholder = "?" if self._is_sqlite else "%s"
         self._insert = BulkInsert(usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
-        self._newest_first_block, self._newest_blocks = _newest(BLOCKS[:1]), _newest(BLOCKS)
+        self._newest_first_block = CompiledQuery(database, _newest(BLOCKS[:1]))
+        self._newest_blocks = CompiledQuery(database, _newest(BLOCKS))
 
     def add(self, connection: Connection, hours: Mapping[Key, Totals], pause: Pause = no_pause) -> None:
         """Add hourly sums to the rows of their hours and days, and to blocks that are already built.
@@ -161,9 +163,9 @@ def _newest(blocks: Sequence[Grain]) -> sa.Select[Any]:
     return sa.select(*newest)
 
 
-def _built_until_ms(connection: Connection, newest: sa.Select[Any], blocks: Sequence[Grain]) -> list[int]:
+def _built_until_ms(connection: Connection, newest: CompiledQuery, blocks: Sequence[Grain]) -> list[int]:
     """Return the end of the newest block of each grain; before it no block is missing, except empty ones."""
-    found = connection.execute(newest).one()
+    (found,) = newest.rows(connection)
     return [0 if start is None else start + block.ms for block, start in zip(blocks, found, strict=True)]
 
 

@@ -6,6 +6,7 @@ provider gets the cost and tokens of each of its attempts, and the requests that
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import add, sub
 from typing import NamedTuple, TypeAlias
@@ -100,17 +101,18 @@ class Totals(msgspec.Struct, gc=False):
 
     def count(self, record: UsageRecord) -> None:
         """Count one request: its outcome, latency and cost status."""
+        outcome, cost_status = record.outcome, record.cost_status
         self.requests += 1
-        if record.outcome == "ok":
+        if outcome == "ok":
             self.ok_requests += 1
             self.latency_ms += record.latency_ms
-        elif record.outcome == "cached":
+        elif outcome == "cached":
             self.cached_requests += 1
-        elif record.outcome in ERRORS:
+        elif outcome in ERRORS:
             self.error_requests += 1
-        if record.cost_status == "estimated":
+        if cost_status == "estimated":
             self.estimated_requests += 1
-        elif record.cost_status == "unpriced":
+        elif cost_status == "unpriced":
             self.unpriced_requests += 1
 
     def buy(self, usage: Usage, cost_nanos: int) -> None:
@@ -196,25 +198,25 @@ def _hours_to_midnight(start_ms: int, midnight_ms: int) -> list[Stretch]:
 
 
 def _sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
-    sums: dict[Key, Totals] = {}
+    sums: defaultdict[Key, Totals] = defaultdict(Totals)
     for record in records:
-        hour = record.at_ms // HOUR_MS
+        hour, usage, cost_nanos = record.at_ms // HOUR_MS, record.usage, record.cost_nanos
         for key in ((SERVICE, hour, record.service), (CUSTOMER, hour, record.user_id)):
-            totals = sums.get(key) or sums.setdefault(key, Totals())
+            totals = sums[key]
             totals.count(record)
-            totals.buy(record.usage, record.cost_nanos)
+            totals.buy(usage, cost_nanos)
         if record.attempts:
             _add_attempts(sums, hour, record)
     return sums
 
 
-def _add_attempts(sums: dict[Key, Totals], hour: int, record: UsageRecord) -> None:
+def _add_attempts(sums: defaultdict[Key, Totals], hour: int, record: UsageRecord) -> None:
     for attempt in record.attempts:
         usage = attempt.usage
         if attempt.cost_nanos or usage.input_tokens or usage.output_tokens:
-            sums.setdefault((PROVIDER, hour, attempt.provider), Totals()).buy(usage, attempt.cost_nanos)
+            sums[(PROVIDER, hour, attempt.provider)].buy(usage, attempt.cost_nanos)
     if record.provider is not None:
-        sums.setdefault((PROVIDER, hour, record.provider), Totals()).count(record)
+        sums[(PROVIDER, hour, record.provider)].count(record)
 
 
 def _refuse_overflow(sums: Mapping[Key, Totals]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -24,6 +23,7 @@ from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
@@ -38,11 +38,19 @@ ROWS_AT_ONCE = 256
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
 
-USAGE_KINDS = Usage.__struct_fields__
-PLAIN_FIELDS = tuple(
-    name for name in UsageRecord.__struct_fields__ if name not in {"instance", "usage", "tags", "attempts"}
+FIELDS = UsageRecord.__struct_fields__
+INSTANCE, USAGE, TAGS, STREAM, ATTEMPTS = map(FIELDS.index, ("instance", "usage", "tags", "stream", "attempts"))
+RECORD_COLUMNS = (
+    *("instance_id" if name == "usage" else name for name in FIELDS),
+    *Usage.__struct_fields__,
+    "last_attempt_ms",
 )
-RECORD_COLUMNS = (*PLAIN_FIELDS, *USAGE_KINDS, "instance", "instance_id", "tags", "attempts", "last_attempt_ms")
+"""Columns of a row, in the order of a record's fields. The place of `usage` is free for the instance's number."""
+
+OFTEN_NULL = frozenset(
+    {"client_request_id", "session", "agent", "tags", "requested_model", "override_id", "error_code"}
+    | {"first_token_ms", "key_id", "team_id"}
+)
 
 
 class NamedTotals(msgspec.Struct, frozen=True):
@@ -69,9 +77,12 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known_ids = _known_in_sqlite() if database.is_sqlite else _known_in_postgres()
+        self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres(database)
         placeholder = "?" if database.is_sqlite else "%s"
-        self._records = BulkInsert(usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder)
+        self._records = BulkInsert(
+            usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder, OFTEN_NULL
+        )
+        self._store_bool = int if database.is_sqlite else bool  # the sqlite3 module looks for an adapter for a bool
         self._attempts = AttemptTexts(database)
         self._names = NumberedTexts(database, usage_names)
         self._rollups = RollupTable(database)
@@ -186,51 +197,56 @@ class UsageStore:
         instances = self._names.numbers(connection, {record.instance for record in records}, pause)
         for start in range(0, len(records), ROWS_AT_ONCE):
             part = zip(records[start : start + ROWS_AT_ONCE], texts[start : start + ROWS_AT_ONCE], strict=True)
-            rows = [_record_row(record, instances[record.instance], text) for record, text in with_pauses(part, pause)]
+            rows = [
+                _record_row(record, instances[record.instance], text, self._store_bool)
+                for record, text in with_pauses(part, pause)
+            ]
             inserted += self._records.run(connection, rows, pause)
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
         self._rollups.add(connection, hourly(with_pauses(records, pause)), pause)
-        self._cube.add(connection, cube_sums(filter(filling.is_counted, with_pauses(records, pause))), pause)
+        counted = with_pauses(records, pause)
+        self._cube.add(
+            connection, cube_sums(counted if filling.is_over else filter(filling.is_counted, counted)), pause
+        )
 
 
-_plain_values = attrgetter(*PLAIN_FIELDS, *(f"usage.{kind}" for kind in USAGE_KINDS))
 _encoder = msgspec.json.Encoder()
 
 
-def _record_row(record: UsageRecord, instance: int, attempts: str | None) -> tuple[Any, ...]:
-    tags = _encoder.encode(record.tags).decode() if record.tags else None
-    if not record.attempts:
-        return (*_plain_values(record), "", instance, tags, None, None)
-    return (
-        *_plain_values(record),
-        "",
-        instance,
-        tags,
-        attempts,
-        max(attempt.started_ms for attempt in record.attempts),
-    )
+def _record_row(record: UsageRecord, instance: int, texts: str | None, store_bool: type) -> list[Any]:
+    attempts = record.attempts
+    row: list[Any] = list(msgspec.structs.astuple(record))
+    row[INSTANCE], row[USAGE] = "", instance
+    row[TAGS] = _encoder.encode(record.tags).decode() if record.tags else None
+    row[STREAM] = store_bool(record.stream)
+    row[ATTEMPTS] = texts
+    row += msgspec.structs.astuple(record.usage)
+    if len(attempts) == 1:  # nearly always
+        row.append(attempts[0].started_ms)
+    else:
+        row.append(max((attempt.started_ms for attempt in attempts), default=None))
+    return row
 
 
-def _known_in_sqlite() -> KnownIds:
-    """Build the query once: a SQLAlchemy statement is full of reference cycles, which only the GC frees."""
+def _known_in_sqlite(database: Database) -> KnownIds:
     # All ids come in one row, since fetching each row takes the GIL again.
     listed = sa.select(func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
-    query = sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(listed))
+    query = CompiledQuery(
+        database, sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(listed))
+    )
 
     def known(connection: Connection, ids: list[str]) -> list[str]:
-        text: str = connection.execute(query, {"ids": _encoder.encode(ids).decode()}).scalar_one()
+        ((text,),) = query.rows(connection, ids=_encoder.encode(ids).decode())
         return msgspec.json.decode(text, type=list[str])
 
     return known
 
 
-def _known_in_postgres() -> KnownIds:
-    """Build the query once, as for SQLite."""
-    query = sa.select(usage_records.c.id).where(
-        usage_records.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.Text)))
-    )
-    return lambda connection, ids: list(connection.execute(query, {"ids": ids}).scalars())
+def _known_in_postgres(database: Database) -> KnownIds:
+    ids = sa.bindparam("ids", type_=sa.ARRAY(sa.Text))
+    query = CompiledQuery(database, sa.select(usage_records.c.id).where(usage_records.c.id == sa.any_(ids)))
+    return lambda connection, ids: [known for (known,) in query.rows(connection, ids=ids)]
 
 
 def first_id(at_ms: int) -> str:

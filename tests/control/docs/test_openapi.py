@@ -324,6 +324,29 @@ def assert_described(document: Any, method: str, path: str, response: Response) 
         assert valid(document, content["schema"], response.json), response.body
 
 
+def test_errors_of_calls_name_the_headers_of_the_provider_and_require_none(document: Any) -> None:
+    for path in ("/api/v1/generate", *(each.routes[0].path for each in PROTOCOLS.values())):
+        for status in ("429", "502", "503", "504"):
+            headers = resolved(document, document["paths"][path]["post"]["responses"][status])["headers"]
+            for name in ("x-gateway-provider", "x-gateway-queued-ms", "x-ratelimit-remaining-tokens"):
+                assert not resolved(document, headers[name]).get("required")
+            assert resolved(document, headers["x-should-retry"])["required"]
+            assert ("retry-after" in headers) is (status in ("429", "503"))
+
+
+async def test_a_providers_error_has_the_documented_headers(client: Client, document: Any, mock: MockUpstream) -> None:
+    await client.call("POST", "/api/v1/providers", {**PROVIDER, "base_url": mock.base_url, "models": ["status-400"]})
+    asked = {"model": "status-400", "messages": [{"role": "user", "content": "Hi"}]}
+
+    response = await client.call("POST", "/v1/chat/completions", asked)
+
+    assert_described(document, "POST", "/v1/chat/completions", response)
+    described = document["paths"]["/v1/chat/completions"]["post"]["responses"][str(response.status)]["headers"]
+    assert response.status == 400
+    assert {name for name in response.headers if name.startswith(("x-gateway-", "x-ratelimit-"))} <= set(described)
+    assert response.headers["x-gateway-provider"] == PROVIDER["name"]
+
+
 async def test_responses_of_the_running_gateway_match_the_document(
     client: Client, document: Any, mock: MockUpstream
 ) -> None:

@@ -102,6 +102,29 @@ async def test_an_unknown_value_passes_a_provider_over_and_is_a_400_only_if_none
         assert "thinking.type: 'sometimes' is not known here" in answer.json["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"input": [{"role": "critic", "content": "Hi"}]}, "input[0].role"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"truncation": "middle"}, "truncation"),
+    ],
+)
+async def test_a_value_that_only_the_vendor_knows_reaches_one_that_speaks_responses(
+    client: Client, fields: dict[str, Any], field: str
+) -> None:
+    document = {"model": "gpt-5.2", "input": "Hi", **fields}
+    async with vendor(client, "groq", "gpt-5.2", priority=20) as groq:
+        alone = await client.call("POST", "/v1/responses", document)
+        async with vendor(client, "openai", "gpt-5.2"):
+            answer = await client.call("POST", "/v1/responses", document)
+
+            assert (alone.status, alone.json["error"]["param"]) == (400, field)
+            assert "is not known here" in alone.json["error"]["message"]
+            assert answer.headers["x-gateway-provider"] == "openai", "its refusal is the answer"
+            assert groq.calls == []
+
+
 @pytest.mark.parametrize(("thinking", "sent"), [("Let me look", "Let me look"), ("", " ")])
 async def test_thoughts_of_claude_code_go_back_to_deepseek_with_their_tool_calls(
     client: Client, thinking: str, sent: str

@@ -1,4 +1,4 @@
-"""Failover: the order of candidates, the number of attempts, deadlines, JSON mode, and the attempts' records."""
+"""Failover: the order of candidates, the number of attempts, and the attempts' records."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import time
 import msgspec
 import pytest
 
-from llm_gateway.domain.plan import Plan
-from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.usage import Price, Usage, UsageRecord
-from llm_gateway.errors import DeadlineExceeded, GatewayError, ProviderFailed
-from llm_gateway.worker.pipeline.failover import TOO_LATE, Timing
+from llm_gateway.domain.usage import Price, Usage
+from llm_gateway.errors import ProviderFailed
+from llm_gateway.worker.pipeline.failover import Timing
+from tests.worker.pipeline.failing import failing_request
 from tests.worker.pipeline.fakes import (
     BROKEN,
     NOT_SENT,
-    NOW,
     PRICE,
     TIMEOUT,
     World,
@@ -36,13 +34,6 @@ NEXT_CANDIDATE = [
     MALFORMED,
     *(refusal(status) for status in (301, 401, 403, 404, 408, 409, 429, 500, 502, 503, 504, 529)),
 ]
-
-
-async def failing(world: World, the_request: Request, the_plan: Plan) -> tuple[GatewayError, UsageRecord]:
-    record = world.open(the_request)
-    with pytest.raises(GatewayError) as raised:
-        await world.failover.run(the_request, the_plan, record)
-    return raised.value, record
 
 
 async def test_the_first_candidate_serves(world: World) -> None:
@@ -140,7 +131,7 @@ async def test_an_attempt_is_recorded_with_why_it_was_made(world: World, failure
 async def test_a_status_that_blames_the_request_ends_it(world: World, status: int) -> None:
     world.script(a=[refusal(status, "max_tokens is too large")], b=[answer()])
 
-    error, record = await failing(world, request(), plan([A], [B]))
+    error, record = await failing_request(world, request(), plan([A], [B]))
 
     assert type(error) is ProviderFailed
     assert error.detail == f"Provider a: answered {status}: max_tokens is too large"
@@ -152,7 +143,7 @@ async def test_a_status_that_blames_the_request_ends_it(world: World, status: in
 async def test_a_status_that_blames_the_request_ends_it_after_failures_too(world: World) -> None:
     world.script(a=[refusal(500)], b=[refusal(400, "bad")], c=[answer()])
 
-    error, _ = await failing(world, request(), plan([A], [B], [C]))
+    error, _ = await failing_request(world, request(), plan([A], [B], [C]))
 
     assert (error.detail, error.retryable) == ("Provider b: answered 400: bad", False)
 
@@ -178,7 +169,7 @@ async def test_a_status_outside_2xx_is_not_an_answer(world: World, status: int) 
 async def test_three_attempts_are_sent_at_most(world: World) -> None:
     world.script(a=[refusal(500)], b=[TIMEOUT], c=[BROKEN], d=[answer()])
 
-    error, record = await failing(world, request(), plan([A], [B], [C, D]))
+    error, record = await failing_request(world, request(), plan([A], [B], [C, D]))
 
     assert type(error) is ProviderFailed
     assert error.detail == "Provider c: The connection broke: reset"
@@ -246,117 +237,6 @@ async def test_a_call_counts_as_in_flight_until_it_ends(world: World) -> None:
     await world.failover.run(request(), plan([A]), world.open(request()))
 
     assert (seen, world.availability.in_flight("id-a")) == ([1], 0)
-
-
-class TestDeadline:
-    @pytest.mark.parametrize(("timeout_s", "left", "given"), [(60, 120, 60), (60, 60, 60), (60, 59.5, 59.5), (5, 7, 5)])
-    async def test_an_attempts_timeout_is_capped_by_the_deadline(
-        self, world: World, timeout_s: float, left: float, given: float
-    ) -> None:
-        world.script(a=[answer()])
-
-        await world.failover.run(
-            request(deadline=NOW + left), plan([provider("a", timeout_s=timeout_s)]), world.open(request())
-        )
-
-        assert world.upstream.calls == [("a", "m1", given)]
-
-    async def test_all_attempts_share_one_deadline(self, world: World) -> None:
-        world.script(a=[world.after(50, TIMEOUT)], b=[world.after(30, refusal(500))], c=[answer()])
-
-        await world.failover.run(request(deadline=NOW + 100), plan([A], [B], [C]), world.open(request()))
-
-        assert [timeout for _, _, timeout in world.upstream.calls] == [60.0, 50.0, 20.0]
-
-    async def test_a_deadline_that_passes_during_an_attempt_ends_the_request(self, world: World) -> None:
-        world.script(a=[world.after(10, TIMEOUT)], b=[answer()])
-
-        error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
-
-        assert type(error) is DeadlineExceeded
-        assert error.detail == (f"{TOO_LATE} The last attempt: Provider a: No complete answer in time")
-        assert world.upstream.called == ["a"]
-
-    @pytest.mark.parametrize("names", ["a", "abc"])
-    async def test_a_deadline_that_passes_during_the_last_attempt_is_the_error(self, world: World, names: str) -> None:
-        world.script(a=[refusal(500)], b=[refusal(500)])
-        world.script(**{names[-1]: [world.after(10, TIMEOUT)]})
-
-        error, _ = await failing(world, request(deadline=NOW + 10), plan(*([provider(n)] for n in names)))
-
-        assert type(error) is DeadlineExceeded
-        assert (error.status, error.code, error.retryable) == (504, "deadline_exceeded", True)
-
-    async def test_a_status_that_blames_the_request_wins_over_the_deadline(self, world: World) -> None:
-        world.script(a=[world.after(10, refusal(400, "bad"))])
-
-        error, _ = await failing(world, request(deadline=NOW + 10), plan([A], [B]))
-
-        assert type(error) is ProviderFailed
-
-    @pytest.mark.parametrize("left", [-1.0, 0.0, 0.005])
-    async def test_no_attempt_starts_after_the_deadline(self, world: World, left: float) -> None:
-        world.clock.now = 0.0
-        world.script(a=[answer()])
-
-        error, record = await failing(world, request(deadline=left), plan([A]))
-
-        assert type(error) is DeadlineExceeded
-        assert error.detail == TOO_LATE
-        assert (world.upstream.calls, record.attempts, world.journal.entries) == ([], [], [])
-
-    async def test_an_attempt_starts_just_before_the_deadline(self, world: World) -> None:
-        world.clock.now = 0.0
-        world.script(a=[answer()])
-
-        await world.failover.run(request(deadline=0.006), plan([A]), world.open(request()))
-
-        assert world.upstream.calls == [("a", "m1", 0.006)]
-
-
-class TestJsonMode:
-    @pytest.mark.parametrize("content", ['{"a": 1}', "[]", "1", ' "text" ', "null"])
-    async def test_json_content_is_returned(self, world: World, content: str) -> None:
-        world.script(a=[answer(content)])
-
-        served = await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
-
-        assert served.reply.content == content
-
-    @pytest.mark.parametrize("content", ["", "Sure! {}", "{", '{"a": NaN}', "[" * 100_000])
-    async def test_content_that_is_not_json_tries_the_next_candidate(self, world: World, content: str) -> None:
-        world.script(a=[answer(content)], b=[answer("{}")])
-        record = world.open(request())
-
-        served = await world.failover.run(request(json_mode=True), plan([A], [B]), record)
-
-        assert (served.provider, served.cost_nanos) == ("b", 130_000)
-        assert record.attempts[0].error == "Provider a: The request requires JSON, and the answer is not JSON"
-
-    async def test_content_that_is_not_json_is_billed(self, world: World) -> None:
-        world.script(a=[answer("none")], b=[answer("{}")])
-        record = world.open(request())
-
-        await world.failover.run(request(json_mode=True), plan([A], [B]), record)
-
-        bought = [(a.usage.output_tokens, a.cost_nanos, a.cost_status, a.limit_tokens) for a in record.attempts]
-        assert bought == [(30, 130_000, "exact", 50)] * 2
-        assert world.limiter.settled == [("id-a", 50, True), ("id-b", 50, True)]
-
-    async def test_content_cut_by_length_is_returned_unchecked(self, world: World) -> None:
-        choices = [{"message": {"content": '{"a": '}, "finish_reason": "length"}]
-        world.script(a=[answer(choices=choices)])
-
-        served = await world.failover.run(request(json_mode=True), plan([A], [B]), world.open(request()))
-
-        assert (served.reply.content, served.reply.finish_reason) == ('{"a": ', "length")
-
-    async def test_without_json_mode_any_content_is_returned(self, world: World) -> None:
-        world.script(a=[answer("no JSON")])
-
-        served = await world.failover.run(request(), plan([A], [B]), world.open(request()))
-
-        assert served.reply.content == "no JSON"
 
 
 class TestUsage:

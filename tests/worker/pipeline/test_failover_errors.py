@@ -1,26 +1,39 @@
-"""Errors returned once no candidate is left, with their Retry-After; retries of a lone candidate."""
+"""Errors returned once no candidate is left, with their Retry-After."""
 
 from __future__ import annotations
 
+import json
+from typing import Any, ClassVar
+
 import pytest
 
-from llm_gateway.domain.plan import Plan
+from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
-    DeadlineExceeded,
     GatewayError,
+    Invalid,
     ProviderAccountRefused,
     ProviderFailed,
     ProvidersUnavailable,
     RateLimited,
     RequestExceedsLimit,
 )
+from llm_gateway.protocols import openai_chat
+from tests.worker.pipeline.failing import (
+    JUST,
+    LARGE,
+    A,
+    B,
+    broken_open,
+    failing,
+    failing_request,
+    failing_with_record,
+    fill,
+)
 from tests.worker.pipeline.fakes import (
     BROKEN,
     KEY,
     NOT_SENT,
-    NOW,
     TIMEOUT,
     World,
     answer,
@@ -30,40 +43,7 @@ from tests.worker.pipeline.fakes import (
     request,
 )
 
-A, B, C = provider("a"), provider("b"), provider("c")
-LARGE = provider("large", rate_limit_tpm=117)
-"""A provider whose whole limit is smaller than the request."""
-JUST = provider("just", rate_limit_tpm=118)
-
-
-async def failing(world: World, the_plan: Plan, deadline: float = NOW + 120) -> GatewayError:
-    error, _ = await failing_with_record(world, the_plan, deadline)
-    return error
-
-
-async def failing_with_record(
-    world: World, the_plan: Plan, deadline: float = NOW + 120
-) -> tuple[GatewayError, UsageRecord]:
-    record = world.open(request())
-    with pytest.raises(GatewayError) as raised:
-        await world.failover.run(request(deadline=deadline), the_plan, record)
-    return raised.value, record
-
-
-def broken_open(world: World, name: str) -> None:
-    breaker = world.availability.breaker(f"id-{name}", "m1")
-    for _ in range(5):
-        permit = breaker.admit()
-        assert permit is not None
-        breaker.fail(permit)
-
-
-async def fill(world: World, name: str, seconds_ago: float = 0.0) -> None:
-    """Use up a provider's limit of one request per minute."""
-    world.clock.now -= seconds_ago
-    taken = await world.limiter.take(f"id-{name}", 1, 1000, 1)
-    assert taken.reservation is not None
-    world.clock.now += seconds_ago
+CLAUDE = provider("claude", kind="anthropic", models=("claude-haiku-4-5",))
 
 
 class TestLimits:
@@ -336,103 +316,31 @@ class TestAttemptsFailed:
         assert (await failing(world, plan([A]))).detail == f"Provider a: answered 400: {'x' * 500}"
 
 
-class TestLoneCandidate:
-    @pytest.mark.parametrize(
-        "failure",
-        [NOT_SENT, TIMEOUT, BROKEN, UpstreamResult(200, b"{"), *(refusal(s) for s in (408, 409, 500, 503, 529))],
-        ids=repr,
-    )
-    async def test_a_lone_candidate_is_retried_after_a_pause(self, world: World, failure: UpstreamResult) -> None:
-        world.pause_s = 0.7
-        world.script(a=[failure, answer()])
-        record = world.open(request())
+class TestUnreadableRequests:
+    """A document that only the client's own protocol may understand is no reason to refuse it for all providers."""
 
-        served = await world.failover.run(request(), plan([A]), record)
+    DOCUMENT: ClassVar[dict[str, Any]] = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 3}
 
-        assert served.provider == "a"
-        assert (world.drawn, world.slept) == ([(0.2, 2.0)], [0.7])
-        assert [attempt.status for attempt in record.attempts] == [failure.status or None, 200]
-        assert record.attempts[0].why is None
-        assert (record.attempts[1].why or "").startswith("retry:")
+    def asked(self) -> Request:
+        def read(document: dict[str, Any]) -> Any:
+            found = openai_chat.read_request(document)
+            return found.conversation, found.dropped
 
-    async def test_a_lone_provider_is_retried_at_most_twice(self, world: World) -> None:
-        world.script(a=[refusal(500, "first"), refusal(503, "second"), refusal(500, "third"), answer()])
+        return request(client_request=ClientRequest("openai_chat", self.DOCUMENT, read))
 
-        error = await failing(world, plan([A]))
+    async def test_a_candidate_that_cannot_be_sent_a_translation_is_passed_over(self, world: World) -> None:
+        world.script(a=[answer()])
+        asked = self.asked()
+        record = world.open(asked)
 
-        assert error.detail == "Provider a: answered 500: third"
-        assert (len(world.slept), len(world.upstream.calls)) == (2, 3)
+        served = await world.failover.run(asked, plan([CLAUDE], [A]), record)
 
-    async def test_a_retry_that_blames_the_request_ends_it(self, world: World) -> None:
-        world.script(a=[refusal(500), refusal(400, "bad")])
+        assert (served.provider, [attempt.why for attempt in record.attempts]) == ("a", ["failover:unsupported"])
+        assert json.loads(world.upstream.bodies[0])["temperature"] == 3, "the vendor decides"
 
-        error = await failing(world, plan([A]))
+    async def test_the_invalid_field_is_the_error_if_no_other_candidate_is_left(self, world: World) -> None:
+        error, _ = await failing_request(world, self.asked(), plan([CLAUDE]))
 
-        assert (error.detail, error.retryable) == ("Provider a: answered 400: bad", False)
-
-    @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422, 501])
-    async def test_failures_that_a_retry_cannot_cure_are_not_retried(self, world: World, status: int) -> None:
-        world.script(a=[refusal(status)])
-
-        await failing(world, plan([A]))
-
-        assert (world.slept, len(world.upstream.calls)) == ([], 1)
-
-    async def test_a_skipped_candidate_is_not_retried(self, world: World) -> None:
-        broken_open(world, "a")
-
-        await failing(world, plan([A]))
-
-        assert world.slept == []
-
-    async def test_a_skipped_candidate_is_why_the_next_one_is_called(self, world: World) -> None:
-        broken_open(world, "a")
-        world.script(b=[answer()])
-        record = world.open(request())
-
-        await world.failover.run(request(), plan([A], [B]), record)
-
-        assert [attempt.why for attempt in record.attempts] == ["failover:unavailable"]
-
-    async def test_a_candidate_with_an_alternative_is_not_retried(self, world: World) -> None:
-        broken_open(world, "b")
-        world.script(a=[refusal(500)])
-
-        await failing(world, plan([A, B]))
-        assert world.slept == []
-
-    @pytest.mark.parametrize(("left", "retried"), [(1.004, False), (1.005, False), (1.0075, True)])
-    async def test_the_pause_must_fit_before_the_deadline(self, world: World, left: float, retried: bool) -> None:
-        world.clock.now = 0.0
-        world.script(a=[refusal(500), answer()])
-        run = world.failover.run(request(deadline=left), plan([A]), world.open(request()))
-        if retried:
-            assert (await run).provider == "a"
-        else:
-            with pytest.raises(ProviderFailed):
-                await run
-        assert (world.slept, world.availability.may_retry("id-a")) == ([1.0] if retried else [], True)
-
-    async def test_retries_are_limited_over_all_requests(self, world: World) -> None:
-        world.script(a=[refusal(500), refusal(408), refusal(500), refusal(500), refusal(408), refusal(408)])
-        for _ in range(3):
-            await failing(world, plan([A]))
-
-        assert (len(world.slept), len(world.upstream.calls)) == (3, 6)
-
-    async def test_there_is_no_retry_once_the_deadline_passed(self, world: World) -> None:
-        world.script(a=[world.after(120, TIMEOUT)])
-
-        assert type(await failing(world, plan([A]))) is DeadlineExceeded
-        assert world.slept == []
-
-    async def test_there_is_no_retry_once_the_breaker_opened(self, world: World) -> None:
-        breaker = world.availability.breaker("id-a", "m1")
-        for _ in range(4):
-            breaker.fail(breaker.admit() or 0)
-        world.script(a=[refusal(500, "fifth"), answer()])
-
-        error = await failing(world, plan([A]))
-
-        assert (type(error), error.detail) == (ProviderFailed, "Provider a: answered 500: fifth")
-        assert len(world.upstream.calls) == 1
+        assert isinstance(error, Invalid)
+        assert (error.status, error.errors[0]["loc"]) == (422, ["body", "temperature"])
+        assert world.upstream.called == []

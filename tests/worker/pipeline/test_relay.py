@@ -11,6 +11,7 @@ import pytest
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.upstream_call import Success, UpstreamCall
+from llm_gateway.errors import ProviderFailed
 from llm_gateway.protocols import gemini, openai_chat
 from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event, Splitter
@@ -58,7 +59,9 @@ class Client:
 async def relayed(reader: StreamReader, *events: bytes, call: UpstreamCall | None = None) -> Client:
     client = Client()
     call = call or UpstreamCall("/", b"", is_native=True)
-    callbacks = AttemptCallbacks(lambda _stream: cast(Success, "served"), lambda _stream, message, _is_ours: message)
+    callbacks = AttemptCallbacks(
+        lambda _stream: cast(Success, "served"), lambda _stream, cause, _is_ours: ProviderFailed(str(cause))
+    )
     stream = OpenStream(FakeEvents(*events), reader, Candidate.of(provider("a"), "m1"), call, callbacks)
     relay = Relay(stream, route=b"model", settled=client.settled, failed=cast(Any, None), gone=lambda: None)
     assert relay.route == b"model"

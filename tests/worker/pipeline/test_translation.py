@@ -88,3 +88,27 @@ def test_openai_is_not_sent_reasoning_sealed_by_the_gateway() -> None:
     body = json.loads(call(asked, "openai", "gpt-5", protocols=("openai_chat", "openai_responses")).body)
 
     assert body["input"] == [USER, theirs]
+
+
+DOCUMENT: Any = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
+BOTH = ("openai_chat", "openai_responses")
+
+
+def test_a_file_by_url_goes_to_openai_in_the_protocol_that_takes_it() -> None:
+    """OpenAI fetches it. The gateway never fetches what a client names."""
+    made = call(messages({"role": "user", "content": [DOCUMENT]}), "openai", "gpt-4o", protocols=BOTH)
+
+    assert made.path == "/responses"
+    assert json.loads(made.body)["input"][0]["content"] == [
+        {"type": "input_file", "file_url": DOCUMENT["source"]["url"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "protocols"), [({}, None), ({"stop_sequences": list("abcde")}, BOTH)], ids=["one protocol", "both"]
+)
+def test_a_provider_that_has_no_protocol_for_a_request_is_passed_over(fields: Any, protocols: Any) -> None:
+    with pytest.raises(Unsupported) as refused:
+        call(messages({"role": "user", "content": [DOCUMENT]}, **fields), "openai", "gpt-4o", protocols=protocols)
+
+    assert (refused.value.field, "sent with their content" in refused.value.why) == ("messages", True)

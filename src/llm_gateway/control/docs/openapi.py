@@ -13,7 +13,10 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from llm_gateway.control.docs.protocol_paths import (
+    PROVIDER_HEADERS,
+    WAITING,
     header_key_requirements,
+    headers_if_known,
     protocol_paths,
     protocol_schemas,
     security_schemes,
@@ -55,6 +58,8 @@ SERVER_ERRORS = {
     408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
     431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
 }
+FROM_PROVIDERS = (429, 502, 503, 504)
+"""Error statuses that only a call of a model has, or that one has among others."""
 RATE_LIMITS = {
     "limit": "The limit of the provider that answered, in one minute's",
     "remaining": "What is left of the limit of",
@@ -166,7 +171,7 @@ def openapi_document(routes: Sequence[BaseRoute], version: str) -> Document:
     document["security"] = KEYS
     document["components"] |= {
         "securitySchemes": SECURITY_SCHEMES,
-        "headers": HEADERS,
+        "headers": HEADERS | _if_known(),
         "responses": {_response_name(status): _response(status, codes) for status, codes in _codes().items()},
     }
     for path, operations in document["paths"].items():
@@ -227,14 +232,14 @@ def _response(status: int, codes: dict[str, tuple[str, str]]) -> Document:
     names = ["x-request-id", "x-should-retry"]
     if status == 401:
         names.append("www-authenticate")
-    if status in (429, 503):
+    if status in WAITING:
         names += ["retry-after", "retry-after-ms"]
     narrowed: Document = {"properties": {"status": {"const": status}, "code": {"enum": list(codes)}}}
     if status == 422:
         narrowed["required"] = ["errors"]
     return {
         "description": " ".join(f"`{code}`: {detail}" for code, (_, detail) in codes.items()),
-        "headers": _headers(*names),
+        "headers": _headers(*names) | (headers_if_known() if status in FROM_PROVIDERS else {}),
         "content": {
             PROBLEM.decode(): {
                 "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
@@ -259,6 +264,15 @@ def _example(status: int, code: str, title: str, detail: str) -> Document:
             "errors": [{"loc": ["body", "user_id"], "msg": "user_id is required.", "type": "missing"}],
         }
     return example
+
+
+def _if_known() -> Document:
+    """Return the descriptions of the headers of a provider that an error has if they are known."""
+    found = {
+        f"{name}-if-known": {key: HEADERS[name][key] for key in ("description", "schema")} for name in PROVIDER_HEADERS
+    }
+    found["x-gateway-provider-if-known"]["description"] = "The provider that answered, also with an error."
+    return found
 
 
 def _headers(*names: str) -> Document:

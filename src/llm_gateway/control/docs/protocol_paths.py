@@ -28,6 +28,16 @@ ERRORS = {
     504: "The request's deadline passed.",
 }
 SERVER_STATUSES = (408, 431)
+WAITING = (429, 503)
+"""Statuses with the headers that say how long to wait."""
+OWN_STATUSES = (401, 500)
+"""Statuses of errors that no provider is involved in."""
+PROVIDER_HEADERS = (
+    "x-gateway-provider",
+    "x-gateway-queued-ms",
+    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+)
+"""Headers that name a provider and tell its limits. Errors have those that are known."""
 STREAMED = "With `stream: true` the response is a stream of the vendor's own events."
 MODEL_TEXT = "A model's name, `provider/model`, or `auto` for the gateway's own routing."
 NEEDS = "Needs a key with the scope `call` or `admin`."
@@ -39,6 +49,11 @@ MODEL_PARAMETER: Document = {
     "description": MODEL_TEXT,
     "schema": {"type": "string", "minLength": 1},
 }
+
+
+def headers_if_known() -> Document:
+    """Return references to the descriptions of `PROVIDER_HEADERS`, none of which is required."""
+    return {name: {"$ref": f"#/components/headers/{name}-if-known"} for name in PROVIDER_HEADERS}
 
 
 def protocol_schemas() -> Document:
@@ -120,8 +135,19 @@ def _post(
         "operationId": route.operation,
         "parameters": parameters,
         "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
-        "responses": {"200": {"description": "The answer.", "content": content}} | _errors([protocol], ERRORS),
+        "responses": {"200": _answer(content)} | _errors([protocol], ERRORS),
     }
+
+
+def _answer(content: Document) -> Document:
+    """Return the response of a call. A stream lacks the headers if its head had to be sent before they were known."""
+    return {"description": "The answer.", "headers": headers_if_known(), "content": content}
+
+
+def _error_headers(status: int) -> Document:
+    names = ["x-request-id", "x-should-retry", *(("retry-after", "retry-after-ms") if status in WAITING else ())]
+    own = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    return own if status in OWN_STATUSES else own | headers_if_known()
 
 
 def _models(protocol: Descriptor, models: ModelList, path: str, keys: list[dict[str, list[str]]]) -> Document:
@@ -156,5 +182,8 @@ def _errors(protocols: Iterable[Descriptor], sentences: dict[int, str]) -> Docum
     """Return the error responses of a path that these protocols share, in the format of each."""
     schemas = [{"$ref": f"#/components/schemas/{each.error_schema['title']}"} for each in protocols]
     content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
-    own = {str(status): {"description": text, "content": content} for status, text in sentences.items()}
+    own = {
+        str(status): {"description": text, "headers": _error_headers(status), "content": content}
+        for status, text in sentences.items()
+    }
     return own | {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in SERVER_STATUSES}

@@ -15,6 +15,7 @@ from llm_gateway.protocols.anthropic_messages.request_reader import read_request
 from llm_gateway.protocols.anthropic_messages.request_writer import write_request
 from llm_gateway.protocols.anthropic_messages.stream_reader import StreamReader
 from llm_gateway.protocols.anthropic_messages.stream_writer import StreamWriter
+from llm_gateway.protocols.anthropic_messages.usage import read_requested_tier
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route, TokenCount
 
 __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_request", "write_reply", "write_request"]
@@ -46,6 +47,7 @@ DESCRIPTOR = Descriptor(
         "stop": "stop_sequences",
         "user": "metadata.user_id",
     },
+    requested_tier=read_requested_tier,
     credential_headers=(b"x-api-key", b"authorization"),
     id_headers=(b"x-request-id", b"request-id"),
     forwarded_headers=(b"anthropic-beta",),
@@ -64,7 +66,7 @@ DESCRIPTOR = Descriptor(
         operation="Model",
         write=write_models,
         write_one=write_model,
-        markers=(b"anthropic-version",),
+        markers=(b"anthropic-version", b"x-api-key"),
     ),
     user_fields=(("metadata", "user_id"),),
     output_fields=("max_tokens",),

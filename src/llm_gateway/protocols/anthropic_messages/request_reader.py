@@ -56,6 +56,7 @@ TRANSLATED_FIELDS = frozenset(
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 DECISIVE = frozenset({"container", "mcp_servers"})
 """Fields that change what an answer can contain, so that other protocols cannot go without them."""
+MESSAGE = frozenset({"role", "content"})
 TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
 OUTPUT = frozenset({"effort", "format"})
 ROLES = ("user", "assistant", "system", "developer")
@@ -104,6 +105,8 @@ def read_request(document: JsonObject) -> ParsedRequest:
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     if user is None and metadata.get("user_id") is not None:
         dropped.append("metadata.user_id")
+    others = [message for message in messages if not message.keys() <= MESSAGE]
+    dropped += sorted({name for message in others for name in droppable_fields(message, MESSAGE, where="messages")})
     dropped += unknown_fields(config, OUTPUT, "output_config")
     dropped += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
     return ParsedRequest(conversation, tuple(dropped))

@@ -35,7 +35,7 @@ from llm_gateway.protocols.part_attributes import is_verifiable, split_system, u
 
 TIERS = {"auto": "auto", "standard_only": "standard_only", "default": "standard_only"}
 """`service_tier` of OpenAI and Anthropic → Anthropic's value: https://platform.claude.com/docs/en/api/service-tiers."""
-UNSUPPORTED_FIELDS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata")
+UNSUPPORTED_FIELDS = ("seed", "presence_penalty", "frequency_penalty", "verbosity", "metadata", "cache_key")
 """Fields of `Conversation` that the Messages API lacks. Dropped by name, since the answer stays valid."""
 UNSUPPORTED_ATTRIBUTES = ("detail", "name", "thinking")
 """Attributes of parts (`part_attributes.py`) that the Messages API lacks."""

@@ -8,7 +8,15 @@ import msgspec
 
 from llm_gateway.domain.conversation import BillingUpdate, UsageUpdate
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import any_implausible, are_plausible, clamped, counted_units, special_tier
+from llm_gateway.protocols.contract import JsonObject
+from llm_gateway.protocols.counts import (
+    any_implausible,
+    are_plausible,
+    clamped,
+    counted_units,
+    requested_tier,
+    special_tier,
+)
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
 
 
@@ -106,6 +114,16 @@ def read_billing(reported: ReportedUsage | None) -> BillingUpdate | None:
         tier = special_tier("+".join(names))
     units = None if searches is None else counted_units(web_search=searches.web_search_requests)
     return None if tier is None and units is None else BillingUpdate(service_tier=tier, units=units)
+
+
+def read_requested_tier(document: JsonObject) -> str | None:
+    """Return the tier that a request asks for, named as in `read_billing`; None for the standard one."""
+    if not {"service_tier", "speed", "inference_geo"}.intersection(document):
+        return None
+    geo = document.get("inference_geo")
+    is_placed = isinstance(geo, str) and geo not in UNPLACED
+    place = f"geo:{geo}" if is_placed else None
+    return requested_tier(document.get("service_tier"), document.get("speed"), place)
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

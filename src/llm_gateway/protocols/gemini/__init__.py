@@ -5,6 +5,7 @@ https://ai.google.dev/api/generate-content
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """
 
+from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route, TokenCount
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES
@@ -61,6 +62,7 @@ DESCRIPTOR = Descriptor(
     error_schema=SCHEMA,
     stream_writer=open_writer,
     passthrough_request=passthrough_request,
+    requested_tier=lambda document: requested_tier(document.get("serviceTier"), document.get("service_tier")),
     field_names=FIELD_NAMES,
     namespace="/v1beta",
     unknown_path="docs/GEMINI.md lists the paths. Tuned models are called below models/ too, by the names that their "

@@ -25,6 +25,35 @@ def passthrough_request(document: JsonObject, *, stream: bool) -> JsonObject:
     return document
 
 
+def without_signatures(document: JsonObject) -> bool:
+    """Remove all thoughts and signatures from the contents, in place; return whether there were any.
+
+    Tool calls that had a signature get Google's placeholder (NO_SIGNATURE), since some models require one.
+    """
+    found = False
+    contents = document.get("contents")
+    for content in contents if isinstance(contents, list) else ():
+        parts = content.get("parts") if isinstance(content, dict) else None
+        if not isinstance(parts, list):
+            continue
+        kept: list[Any] = []
+        for part in parts:
+            signature = _field(part, "thoughtSignature")
+            if signature in (None, NO_SIGNATURE):
+                kept.append(part)
+                continue
+            found = True
+            rest = {key: value for key, value in camel_names(part).items() if key != "thoughtSignature"}
+            if rest.get("functionCall"):
+                kept.append({**rest, "thoughtSignature": NO_SIGNATURE})
+            elif rest not in ({}, {"text": ""}) and rest.get("thought") is not True:
+                kept.append(rest)
+        content["parts"] = kept
+    if found and isinstance(contents, list):
+        document["contents"] = [each for each in contents if not isinstance(each, dict) or each.get("parts") != []]
+    return found
+
+
 def _passed(content: Any, *, needs_signature: bool) -> Any:
     """Return the content without thoughts by other vendors; None if it has no other parts."""
     parts = content.get("parts") if isinstance(content, dict) and content.get("role") == "model" else None

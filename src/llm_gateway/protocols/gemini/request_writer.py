@@ -60,7 +60,7 @@ BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576
 NO_SIGNATURE = "skip_thought_signature_validator"
 """The `thoughtSignature` for tool calls that another vendor's model made:
 https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
-UNSUPPORTED_FIELDS = ("verbosity", "metadata", "service_tier", "user")
+UNSUPPORTED_FIELDS = ("verbosity", "metadata", "service_tier", "user", "cache_key")
 """Fields of `Conversation` that Gemini lacks. Dropped by name, since the answer stays valid."""
 UNSUPPORTED_ATTRIBUTES = ("cache_control", "detail", "name", "strict", "thinking")
 """Attributes of parts (`part_attributes.py`) that Gemini lacks."""

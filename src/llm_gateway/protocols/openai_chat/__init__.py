@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/chat
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """
 
+from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of, write_error
 from llm_gateway.protocols.openai_chat.model_list import write_model, write_models
@@ -40,9 +41,11 @@ DESCRIPTOR = Descriptor(
     withheld_events=withheld_events,
     field_names={
         **dict.fromkeys(PART_KINDS, "messages"),
+        "cache_key": "prompt_cache_key",
         "reasoning": "reasoning_effort",
         "thinking": "reasoning_content",
     },
+    requested_tier=lambda document: requested_tier(document["service_tier"]) if "service_tier" in document else None,
     forwarded_headers=(b"openai-beta",),
     models=ModelList(paths=("/v1/models",), operation="Model", write=write_models, write_one=write_model),
     user_fields=(("user",), ("metadata", "user_id")),

@@ -3,9 +3,11 @@
 OpenAI's own entries say nothing about a model. Clients of compatible vendors read more fields. Entries have them if
 the values are known:
 
-    context_length, pricing                 OpenRouter, https://openrouter.ai/docs/models, read on 2026-11-27
-    context_window, max_completion_tokens   Groq, https://console.groq.com/docs/models
-    max_model_len                           vLLM, `ModelCard` in vllm/entrypoints/openai/protocol.py
+    context_length, pricing                 OpenRouter, https://openrouter.ai/docs/models
+    context_window, max_completion_tokens   Groq, quoted in https://github.com/anomalyco/models.dev/pull/1276
+    max_model_len                           vLLM, quoted in https://github.com/modal-labs/modal-examples/issues/843
+
+All were read on 2026-11-27.
 """
 
 from __future__ import annotations

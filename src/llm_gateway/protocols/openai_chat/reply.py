@@ -26,6 +26,7 @@ from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
+from llm_gateway.protocols.openai_chat.reasoning_details import details_of
 from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage, write_usage
 
@@ -248,6 +249,8 @@ def _write_choice(choice: Choice, index: int, *, legacy: bool) -> dict[str, Any]
     }
     if thoughts:
         message["reasoning_content"] = "".join(thoughts)
+    if details := details_of(choice.parts):
+        message["reasoning_details"] = details
     reason: str = choice.finish_reason
     if calls and legacy:  # there is room for one call only
         message["function_call"] = calls[0]["function"]

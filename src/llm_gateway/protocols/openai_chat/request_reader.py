@@ -44,6 +44,7 @@ from llm_gateway.protocols.accessors import (
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.openai_chat.reasoning_details import read_details
 from llm_gateway.protocols.openai_chat.tools import read_cache, read_tools
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -52,7 +53,6 @@ ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
 OPTIONAL_FIELDS = (
     "store",
     "prediction",
-    "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
     "safety_identifier",
@@ -63,7 +63,7 @@ TRANSLATED_FIELDS = frozenset(
         "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "max_completion_tokens",
         "temperature", "top_p", "top_k", "stop", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
         "logprobs", "top_logprobs", "reasoning_effort", "verbosity", "user", "metadata", "service_tier", "modalities",
-        "thinking", "reasoning", "functions", "function_call",
+        "thinking", "reasoning", "functions", "function_call", "prompt_cache_key",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses. `thinking` is DeepSeek's word for reasoning, `reasoning` OpenRouter's."""
@@ -84,6 +84,15 @@ https://developers.openai.com/api/reference/resources/chat, https://docs.x.ai/do
 https://openrouter.ai/docs/guides/features/plugins, https://docs.vllm.ai/en/latest/features/structured_outputs.html,
 https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
 """
+MESSAGE = frozenset(
+    {
+        "role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio", "annotations",
+        "reasoning_content", "reasoning", "reasoning_details",
+    }
+)  # fmt: skip
+"""Fields of messages that are read, and `annotations`, which repeat what an answer's text says."""
+TOOL = frozenset({"type", "function", "cache_control"})
+FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 
 
@@ -101,7 +110,18 @@ def read_request(document: JsonObject) -> ParsedRequest:
     if not messages:
         raise Unreadable("messages", "messages is required and needs at least one message.")
     optional = (name for name in OPTIONAL_FIELDS if document.get(name))
-    return ParsedRequest(_conversation(document, _turns(messages)), (*unknown, *optional))
+    conversation = _conversation(document, _turns(messages))
+    return ParsedRequest(conversation, (*unknown, *optional, *_unknown_inside(document)))
+
+
+def _unknown_inside(document: JsonObject) -> list[str]:
+    """Return the paths of unknown fields of messages and tools, to report them. The objects were read before."""
+    others = [message for message in document["messages"] if not message.keys() <= MESSAGE]
+    found = {name for message in others for name in droppable_fields(message, MESSAGE, where="messages")}
+    for tool in document.get("tools") or ():
+        found.update(droppable_fields(tool, TOOL, where="tools"))
+        found.update(droppable_fields(tool["function"], FUNCTION, where="tools.function"))
+    return sorted(found)
 
 
 def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
@@ -129,6 +149,7 @@ def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
         user=text(document, "user"),
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
+        cache_key=text(document, "prompt_cache_key"),
     )
 
 
@@ -154,17 +175,17 @@ def _turns(messages: list[Any]) -> list[Turn]:
 
 def _assistant_parts(message: JsonObject, place: str, number: int) -> list[Part]:
     """Read an assistant's message. `number` of the message makes the id of a legacy `function_call`, which has none."""
-    parts: list[Part] = []
-    thought = text(message, "reasoning_content", place) or text(message, "reasoning", place)
-    if thought:
-        parts.append(Thinking(text=thought))
+    thoughts, signatures = _reasoning_of(message, place)
+    parts: list[Part] = [*thoughts]
     if message.get("content") is not None:
         parts += _content(message, place)
     refusal = text(message, "refusal", place)
     if refusal:
         parts.append(Refusal(text=refusal))
     for call, where in objects(list_field(message, "tool_calls", place), f"{place}.tool_calls"):
-        parts.append(_tool_call(call, where))
+        called = _tool_call(call, where)
+        called.signature = called.signature or signatures.get(called.id)
+        parts.append(called)
     function = object_field(message, "function_call", place)
     if function is not None:
         name = required_text(function, "name", f"{place}.function_call")
@@ -173,6 +194,14 @@ def _assistant_parts(message: JsonObject, place: str, number: int) -> list[Part]
     if message.get("audio") is not None:
         raise Unsupported(f"{place}", "only OpenAI can read audio of earlier answers")
     return parts
+
+
+def _reasoning_of(message: JsonObject, place: str) -> tuple[list[Thinking], dict[str, str]]:
+    """Read a message's reasoning, and signatures by the ids of tool calls (`reasoning_details.py`)."""
+    thoughts, signatures = read_details(message.get("reasoning_details"))
+    if not thoughts and (thought := text(message, "reasoning_content", place) or text(message, "reasoning", place)):
+        thoughts = [Thinking(text=thought)]
+    return thoughts, signatures
 
 
 def _function_result(message: JsonObject, turns: list[Turn], place: str) -> ToolResult:

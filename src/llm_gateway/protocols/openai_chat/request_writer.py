@@ -75,6 +75,8 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         dropped.append("top_k")
     if conversation.metadata is not None:
         dropped.append("metadata")
+    if conversation.cache_key is not None:  # most vendors of this protocol do not know it, and some refuse it
+        dropped.append("cache_key")
     if stream:
         document["stream"] = True
         document["stream_options"] = {"include_usage": True}
@@ -233,6 +235,7 @@ def _part(part: Part) -> JsonObject:
         return {"type": "image_url", "image_url": picture | ({"detail": part.detail} if part.detail else {})}
     if isinstance(part, File):
         if part.data is None:
+            # URLs: https://developers.openai.com/api/docs/guides/file-inputs ("Not supported", 2026-11-27)
             raise Unsupported("file", "OpenAI's chat protocol accepts only files sent with their content (base64)")
         data = f"data:{part.media_type or 'application/pdf'};base64,{part.data}"
         return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}

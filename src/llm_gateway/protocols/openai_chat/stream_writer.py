@@ -6,6 +6,7 @@ Every choice goes through these states; the labels are chunk: event written.
     not begun ─────────────────────────────────────────▶ begun ─────────────────────────────────────────────▶ finished
                                                          ▲   │
                                                          └───┘ text, refusal, reasoning, tool call: delta
+                                                               signature: delta with `reasoning_details`
 
 `end` then writes the usage event, if the client requested it, and `[DONE]`; `error` writes an error event and no
 `[DONE]`. `ReplyStart` and `UsageUpdate` write nothing: their values go into later events. Chunks of different choices
@@ -25,6 +26,7 @@ from llm_gateway.domain.conversation import (
     RefusalDelta,
     ReplyStart,
     TextDelta,
+    Thinking,
     ThinkingDelta,
     ToolDelta,
     ToolStart,
@@ -33,6 +35,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import EventStream, ReplyContext
+from llm_gateway.protocols.openai_chat.reasoning_details import detail_of_call, details_of_thought
 from llm_gateway.protocols.openai_chat.stream_reader import DONE
 from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import write_usage
@@ -56,6 +59,8 @@ class StreamWriter(EventStream):
         }
         self._is_legacy = is_legacy(context.document)
         self._begun: set[int] = set()
+        self._thoughts: dict[int, list[str]] = {}  # choice -> texts of the thought that no signature has ended
+        self._details: dict[int, int] = {}  # choice -> number of `reasoning_details` so far
         self._usage: Usage | None = None
 
     def write(self, chunk: Chunk) -> bytes:
@@ -75,13 +80,41 @@ class StreamWriter(EventStream):
         if isinstance(chunk, RefusalDelta):
             return self._delta(chunk.choice, {"refusal": chunk.text})
         if isinstance(chunk, ThinkingDelta):
-            return self._delta(chunk.choice, {"reasoning_content": chunk.text}) if chunk.text else b""
+            return self._think(chunk)
         if isinstance(chunk, VendorPartDelta | BillingUpdate):
             return b""
+        return self._write_call(chunk)
+
+    def _write_call(self, chunk: ToolStart | ToolDelta) -> bytes:
         call = _call(chunk)
         if self._is_legacy:  # there is room for one call only
             return self._delta(chunk.choice, {"function_call": call["function"]}) if chunk.call == 0 else b""
-        return self._delta(chunk.choice, {"tool_calls": [call]})
+        delta: dict[str, Any] = {"tool_calls": [call]}
+        if isinstance(chunk, ToolStart) and chunk.signature is not None:
+            index = self._numbered(chunk.choice, 1)
+            delta["reasoning_details"] = [detail_of_call(chunk.id, chunk.signature, index)]
+        return self._delta(chunk.choice, delta)
+
+    def _think(self, chunk: ThinkingDelta) -> bytes:
+        """Write reasoning, and once its signature comes, the whole of it in one entry of `reasoning_details`."""
+        delta: dict[str, Any] = {}
+        if chunk.text:
+            self._thoughts.setdefault(chunk.choice, []).append(chunk.text)
+            delta["reasoning_content"] = chunk.text
+        if chunk.signature is not None or chunk.redacted is not None:
+            text = "".join(self._thoughts.pop(chunk.choice, ()))
+            thought = Thinking(text=text, signature=chunk.signature, redacted=chunk.redacted)
+            details = details_of_thought(thought, self._details.get(chunk.choice, 0))
+            if details:
+                self._numbered(chunk.choice, len(details))
+                delta["reasoning_details"] = details
+        return self._delta(chunk.choice, delta) if delta else b""
+
+    def _numbered(self, choice: int, count: int) -> int:
+        """Return the index of the next `count` entries of `reasoning_details`."""
+        index = self._details.get(choice, 0)
+        self._details[choice] = index + count
+        return index
 
     def end(self) -> bytes:
         """Return the usage event, if the client requested it, and `[DONE]`."""

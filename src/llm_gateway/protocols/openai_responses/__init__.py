@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/responses
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """
 
+from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of, write_error
 from llm_gateway.protocols.openai_responses.pass_through import passthrough_request
@@ -49,10 +50,13 @@ DESCRIPTOR = Descriptor(
     passthrough_request=passthrough_request,
     field_names={
         **dict.fromkeys((*PART_KINDS, "messages"), "input"),
+        "cache_key": "prompt_cache_key",
         "logprobs": "top_logprobs",
+        "max_tokens": "max_output_tokens",
         "thinking": "reasoning",
         "verbosity": "text.verbosity",
     },
+    requested_tier=lambda document: requested_tier(document["service_tier"]) if "service_tier" in document else None,
     forwarded_headers=(b"openai-beta",),
     user_fields=(("user",), ("metadata", "user_id")),
     session_fields=(("prompt_cache_key",), ("client_metadata", "session_id")),

@@ -27,6 +27,15 @@ def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, 
     return document
 
 
+def without_signatures(document: dict[str, Any]) -> bool:
+    """Remove the reasoning items from the input, in place; return whether there were any."""
+    items = document.get("input")
+    if not isinstance(items, list):
+        return False
+    document["input"] = [item for item in items if not (isinstance(item, dict) and item.get("type") == "reasoning")]
+    return len(document["input"]) < len(items)
+
+
 def _is_unreadable(item: Any) -> bool:
     """Return whether the item is reasoning without its content, or encoded in `encrypted_reasoning.py`."""
     if not isinstance(item, dict) or item.get("type") != "reasoning":

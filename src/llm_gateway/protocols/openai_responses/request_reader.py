@@ -41,6 +41,7 @@ from llm_gateway.protocols.accessors import (
     text,
     texts_only,
     unknown_fields,
+    unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.encrypted_reasoning import decode_reasoning
@@ -65,7 +66,7 @@ NEEDS_STATE = {
 ENDPOINT_FIELDS = frozenset({"model", "input", "stream", "stream_options", "truncation"})
 """Fields handled by the endpoint or on their own."""
 OPTIONAL_FIELDS = (
-    "include", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls",
+    "include", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls",
     "client_metadata",
 )  # fmt: skip
 """Optional fields that only OpenAI supports: dropped for other providers, and reported as dropped."""
@@ -73,6 +74,7 @@ TRANSLATED_FIELDS = frozenset(
     {
         "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens",
         "temperature", "top_p", "top_logprobs", "user", "safety_identifier", "metadata", "service_tier",
+        "prompt_cache_key",
     }
 )  # fmt: skip
 """Fields that a `Conversation` expresses."""
@@ -86,6 +88,8 @@ KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS) | froze
 DROPPED_ITEMS = ("web_search_call",)
 """Types of items that say only that OpenAI ran a tool: dropped and reported."""
 ROLES = ("system", "developer", "user", "assistant")
+FORMATS = ("text", "json_object", "json_schema")
+TRUNCATIONS = ("auto", "disabled")
 TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
 """Known fields of a function in `tools`; others are dropped and reported."""
 CUSTOM_TOOL = frozenset({"type", "name", "description", "format"})
@@ -170,8 +174,9 @@ def read_request(document: JsonObject) -> ParsedRequest:
     """
     refuse_state(document)
     unknown = droppable_fields(document, KNOWN, DECISIVE)
-    if document.get("truncation") not in (None, "disabled", "auto"):
-        raise Unreadable("truncation", "truncation must be auto or disabled.")
+    truncation = text(document, "truncation")
+    if truncation is not None and truncation not in TRUNCATIONS:
+        raise unknown_value("truncation", truncation, TRUNCATIONS)
     wanted = object_field(document, "text") or {}
     reasoning = object_field(document, "reasoning")
     logprobs = integer(document, "top_logprobs", 0, 20)
@@ -193,10 +198,11 @@ def read_request(document: JsonObject) -> ParsedRequest:
         user=_user(document),
         metadata=string_map(document, "metadata"),
         service_tier=text(document, "service_tier"),
+        cache_key=text(document, "prompt_cache_key"),
     )
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
-    dropped += ["truncation"] if document.get("truncation") == "auto" else []
+    dropped += ["truncation"] if truncation == "auto" else []
     dropped += sorted(set(tools.dropped))
     return ParsedRequest(conversation, tuple(dropped))
 
@@ -234,7 +240,7 @@ def _item(item: JsonObject, place: str, tools: _Tools) -> tuple[Role, list[Part]
     if kind is None or kind == "message":
         role = required_text(item, "role", place)
         if role not in ROLES:
-            raise Unreadable(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}.")
+            raise unknown_value(f"{place}.role", role, ROLES)
         parts = _content(item, place)
         if role in ("system", "developer"):
             texts_only(parts, f"{place}.content")
@@ -343,13 +349,13 @@ def _tool_choice(document: JsonObject, tools: _Tools) -> tuple[ToolChoice | None
 
 
 def _format(given: JsonObject | None) -> ResponseFormat | None:
-    kind = given.get("type") if given is not None else "text"
+    kind = required_text(given, "type", "text.format") if given is not None else "text"
     if given is None or kind == "text":
         return None
     if kind == "json_object":
         return ResponseFormat()
     if kind != "json_schema":
-        raise Unreadable("text.format.type", "text.format.type must be text, json_object or json_schema.")
+        raise unknown_value("text.format.type", kind, FORMATS)
     return ResponseFormat(
         name=text(given, "name", "text.format"),
         schema=object_field(given, "schema", "text.format") or {},

@@ -42,7 +42,8 @@ LEAST_MAX_TOKENS = 16
 https://github.com/vectorize-io/hindsight/issues/58 (2025-12-19)."""
 MOST_ID_CHARACTERS = 64
 """Length of a `call_id` ("string too long. Expected a string with maximum length 64",
-https://github.com/AnswerDotAI/fastllm/issues/45, 2026-06-08), and at most half of that of a `safety_identifier`."""
+https://github.com/AnswerDotAI/fastllm/issues/45, 2026-06-08) and of a `prompt_cache_key`
+(https://github.com/theopenco/llmgateway/pull/3110, 2026-07-17), and half of that of a `safety_identifier`."""
 ENCRYPTED_REASONING, LOGPROBS = "reasoning.encrypted_content", "message.output_text.logprobs"
 """Values of `include`. Models that do not reason reject the first, "Encrypted content is not supported with this
 model": https://github.com/NousResearch/hermes-agent/pull/24234 (2026-05-12)."""
@@ -75,6 +76,8 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         document["safety_identifier"] = _short_id(conversation.user)
     if conversation.service_tier is not None:
         document["service_tier"] = TIERS.get(conversation.service_tier, conversation.service_tier)
+    if conversation.cache_key is not None:
+        document["prompt_cache_key"] = _short_id(conversation.cache_key)
     if stream:
         document["stream"] = True
     return UpstreamBody(document, tuple(dropped))

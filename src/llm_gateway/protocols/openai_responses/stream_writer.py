@@ -44,10 +44,10 @@ from llm_gateway.domain.conversation import (
     UsageUpdate,
     VendorPartDelta,
 )
+from llm_gateway.domain.output_estimate import estimated_output_of
 from llm_gateway.domain.usage import Usage
 from llm_gateway.errors import CONTEXT_LENGTH
 from llm_gateway.protocols.contract import EventStream, ReplyContext
-from llm_gateway.protocols.counts import estimated_usage
 from llm_gateway.protocols.delta_serializer import DeltaSerializer
 from llm_gateway.protocols.openai_responses.logprobs import without_bytes, write_logprobs
 from llm_gateway.protocols.openai_responses.reply import (
@@ -77,7 +77,7 @@ class StreamWriter(EventStream):
         self._output: list[dict[str, Any]] = []
         self._finish = ChoiceEnd()
         self._usage: Usage | None = None
-        self._characters = 0
+        self._texts: list[str] = []  # all pieces of the answer, to estimate usage from
         self._sequence = -1
         self._choice: int | None = None
         self._has_begun = False
@@ -125,7 +125,7 @@ class StreamWriter(EventStream):
         """Return the rest of the open item and the whole response."""
         held = b"".join([self._write(each) for each in self._delta_serializer.end()])
         closing = held + self._begin() + self._close()
-        usage = estimated_usage(self._characters) if self._usage is None else self._usage
+        usage = estimated_output_of(self._texts) if self._usage is None else self._usage
         response = response_document(self._context, self._model, self._output, self._finish.reason, usage)
         kind = "response.incomplete" if response["status"] == "incomplete" else "response.completed"
         return closing + self._event(kind, response=response)
@@ -174,7 +174,7 @@ class StreamWriter(EventStream):
         if self._part_kind != kind:
             opening += self._close_part() + self._open_part(kind)
         self._text.append(chunk.text)
-        self._characters += len(chunk.text)
+        self._texts.append(chunk.text)
         more: dict[str, Any] = {}
         if isinstance(chunk, TextDelta):
             logprobs = write_logprobs(chunk.logprobs) if chunk.logprobs is not None else []
@@ -226,7 +226,7 @@ class StreamWriter(EventStream):
                 part = {"type": "summary_text", "text": ""}
                 written += self._summary("part.added", part=part)
             self._text.append(chunk.text)
-            self._characters += len(chunk.text)
+            self._texts.append(chunk.text)
             written += self._summary("text.delta", delta=chunk.text)
         if chunk.signature is None and chunk.redacted is None:
             return written
@@ -247,7 +247,7 @@ class StreamWriter(EventStream):
         if self._open != f"call {chunk.call}":
             return b""
         self._text.append(chunk.arguments)
-        self._characters += len(chunk.arguments)
+        self._texts.append(chunk.arguments)
         if self._origin is not None and self._origin.is_custom:
             return b""  # the input can be read only once its JSON is complete
         return self._event("response.function_call_arguments.delta", **self._place(), delta=chunk.arguments)

@@ -1,4 +1,4 @@
-"""Parts of a request's body: messages' tool calls, results and images, and tools, in the three chat protocols.
+"""Parts of a request's body: messages' tool calls, results and images, and tools, in the four chat protocols.
 
 Every function yields `Part` objects, which copy what leads to a part before they change it.
 """
@@ -79,7 +79,7 @@ def _blocks(body: JsonObject) -> Iterator[tuple[JsonObject, Path]]:
 
 
 def called_texts(body: JsonObject) -> tuple[list[Any], list[Any]]:
-    """Return the ids of all tool calls and results, and the names of the called tools: of `messages` only.
+    """Return the ids of all tool calls and results, and the names of the called tools: of `messages` and `input`.
 
     A quick look, since few requests need a change: plain loops, without the paths that a change needs.
     """
@@ -95,6 +95,10 @@ def called_texts(body: JsonObject) -> tuple[list[Any], list[Any]]:
             ids.append(message.get("tool_call_id"))
         elif isinstance(message.get("content"), list):
             _look_at_blocks(message["content"], ids, names)
+    for item in body["input"] if isinstance(body.get("input"), list) else ():
+        if isinstance(item, dict) and "call_id" in item:
+            ids.append(item["call_id"])
+            names.append(None if item.get("namespace") else item.get("name"))
     return ids, names
 
 
@@ -125,8 +129,10 @@ def _look_at_blocks(blocks: list[Any], ids: list[Any], names: list[Any]) -> None
 
 
 def tools(body: JsonObject, edit: Edit) -> Iterator[Part]:
-    """Yield the declarations of tools."""
+    """Yield the declarations of tools. Those in a namespace of the Responses API are named apart, and left out."""
     for tool, path in _items(body.get("tools"), ("tools",)):
+        if tool.get("type") == "namespace":
+            continue
         found = [
             *_inner(tool, "function", path),
             *_items(tool.get("functionDeclarations"), (*path, "functionDeclarations")),
@@ -145,7 +151,7 @@ def calls(body: JsonObject, edit: Edit) -> Iterator[Part]:
 
 
 def ids(body: JsonObject, edit: Edit) -> Iterator[tuple[Part, str]]:
-    """Yield the objects with ids of tool calls, and the name of the field: chat completions and Messages API."""
+    """Yield the objects with ids of tool calls, and the name of the field; Gemini's API needs none."""
     for call in calls(body, edit):
         yield call, "id"
     for message, path in _messages(body):
@@ -156,6 +162,9 @@ def ids(body: JsonObject, edit: Edit) -> Iterator[tuple[Part, str]]:
             yield Part(block, body, path, edit), "id"
         elif block.get("type") == "tool_result":
             yield Part(block, body, path, edit), "tool_use_id"
+    for item, path in _items(body.get("input"), ("input",)):
+        if "call_id" in item:
+            yield Part(item, body, path, edit), "call_id"
 
 
 def names(body: JsonObject, edit: Edit) -> Iterator[Part]:
@@ -171,6 +180,7 @@ def _choices(body: JsonObject) -> Iterator[tuple[JsonObject, Path]]:
         for allowed, where in _inner(choice, "allowed_tools", path):
             for tool, at in _items(allowed.get("tools"), (*where, "tools")):
                 yield from _inner(tool, "function", at)
+        yield from _items(choice.get("tools"), (*path, "tools"))
         if "function" in choice:
             yield from _inner(choice, "function", path)
         else:
@@ -186,10 +196,18 @@ def _called(body: JsonObject) -> Iterator[tuple[JsonObject, Path]]:
     for block, path in _blocks(body):
         if block.get("type") == "tool_use":
             yield block, path
+    yield from _called_items(body)
     for content, path in _items(body.get("contents"), ("contents",)):
         for part, where in _items(content.get("parts"), (*path, "parts")):
             for kind in ("functionCall", "functionResponse", "function_call", "function_response"):
                 yield from _inner(part, kind, where)
+
+
+def _called_items(body: JsonObject) -> Iterator[tuple[JsonObject, Path]]:
+    """Yield the calls in the input of a Responses API body, without those of tools in namespaces."""
+    for item, path in _items(body.get("input"), ("input",)):
+        if "call_id" in item and not item.get("namespace"):
+            yield item, path
 
 
 def allowed_names(body: JsonObject, edit: Edit) -> Iterator[tuple[Part, str]]:

@@ -13,7 +13,7 @@ from llm_gateway.providers.vendor_rules.table import ROWS
 
 CONFIG = "generationConfig"
 """The object of a Gemini request with most of its settings; clients may also spell it `generation_config`."""
-LISTS = ("messages", "tools")
+LISTS = ("messages", "input", "tools")
 """Fields of a body that hold the parts that a row's path names: `messages[].role`, `tools[]`."""
 
 
@@ -82,18 +82,25 @@ def _canonical(row: Row) -> str:
 
 
 class ModelRules(NamedTuple):
-    """The rules of one model: for bodies that pass through, by protocol, and for translated bodies."""
+    """The rules of one model: for bodies that pass through, by protocol, and for translated bodies.
+
+    `required` are those of bodies that are translated into the protocol that the model takes some requests in only.
+    """
 
     passed: Mapping[str, BodyRules]
     translated: BodyRules | None
+    required: BodyRules | None = None
 
 
 @lru_cache(maxsize=4096)
-def rules_of_model(vendor: str, protocols: tuple[str, ...], translation: str | None, model: str) -> ModelRules | None:
+def rules_of_model(
+    vendor: str, protocols: tuple[str, ...], translation: str | None, model: str, required: str | None = None
+) -> ModelRules | None:
     """Return the rules for a model, None if no row applies to it.
 
-    `vendor` is the name of the vendor's preset, "" if unknown. `translation` is the protocol of translated bodies.
+    `vendor` is the name of the vendor's preset, "" if unknown. `translation` is the protocol of translated bodies,
+    `required` that of requests that the model takes in one protocol only.
     """
     compiled = {protocol: BodyRules(rows_of(ROWS, protocol, vendor, model)) for protocol in protocols}
     passed = {protocol: rules for protocol, rules in compiled.items() if rules}
-    return ModelRules(passed, passed.get(translation or "")) if passed else None
+    return ModelRules(passed, passed.get(translation or ""), passed.get(required or "")) if passed else None

@@ -1,6 +1,6 @@
 """Rules for parts of a request's body that lie in lists: messages, tools, and the ids and names of tool calls.
 
-`body_parts.py` finds the parts in the bodies of the three chat protocols.
+`body_parts.py` finds the parts in the bodies of the four chat protocols.
 """
 
 from __future__ import annotations
@@ -178,9 +178,13 @@ class Properties(msgspec.Struct, frozen=True):
 
 
 class Strict(msgspec.Struct, frozen=True):
-    """The vendor enforces only some schemas: where it cannot, `strict` is left out of the tool, and named."""
+    """The vendor enforces only some schemas: where it cannot, `strict` is left out of the tool, and named.
+
+    `is_default`: tools without `strict` are strict, so it is set to false.
+    """
 
     can_enforce: Callable[[Any], bool]
+    is_default: bool = False
 
     def apply(self, body: JsonObject, field: str, name: str, edit: Edit) -> None:
         """Leave `strict` out of the tools whose schema cannot be enforced."""
@@ -188,7 +192,10 @@ class Strict(msgspec.Struct, frozen=True):
             schema = part.value.get("parameters", part.value.get("input_schema"))
             if part.value.get("strict") is True and not self.can_enforce(schema):
                 edit.dropped.append(name)
-                part.drop(("strict",))
+                if self.is_default:
+                    part.put("strict", False)
+                else:
+                    part.drop(("strict",))
 
 
 def _hash(text: str, length: int) -> str:

@@ -102,10 +102,16 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
         """Leave the field out; see `Rule.apply`."""
         if fields[field] in self.unless:
             return
-        if self.with_effort and fields.get("reasoning_effort") in (None, "none"):
+        if self.with_effort and _effort(fields) in (None, "none"):
             return
         if fields.pop(field) not in self.defaults:
             edit.dropped.append(name)
+
+
+def _effort(fields: JsonObject) -> Any:
+    """Return the reasoning effort of a chat completions or Responses body."""
+    reasoning = fields.get("reasoning")
+    return reasoning.get("effort") if isinstance(reasoning, dict) else fields.get("reasoning_effort")
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -137,6 +143,33 @@ class Range(msgspec.Struct, frozen=True):
             return
         fields[field] = self.least if value < self.least else self.most
         edit.dropped.append(name)
+
+
+class AtLeast(msgspec.Struct, frozen=True):
+    """The vendor accepts whole numbers from `least` on. A smaller one is raised to it, and named."""
+
+    least: int
+
+    def apply(self, fields: JsonObject, field: str, name: str, edit: Edit) -> None:
+        """Raise the number; see `Rule.apply`."""
+        value = fields[field]
+        if isinstance(value, int) and not isinstance(value, bool) and value < self.least:
+            fields[field] = self.least
+            edit.dropped.append(name)
+
+
+class Inside(msgspec.Struct, frozen=True):
+    """A rule for one field of the object in a field: `effort` in `reasoning`."""
+
+    inner: str
+    rule: Any
+
+    def apply(self, fields: JsonObject, field: str, name: str, edit: Edit) -> None:
+        """Apply the rule to a copy of the object; see `Rule.apply`."""
+        value = fields[field]
+        if isinstance(value, dict) and value.get(self.inner) is not None:
+            fields[field] = own = dict(value)
+            self.rule.apply(own, self.inner, name, edit)
 
 
 class AtMost(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ are types of an SDK are named by package and type.
 
 from __future__ import annotations
 
+from llm_gateway.providers.vendor_rules.openai_models import CHAT, GPT_5, LATER_GPT, O_SERIES, OPENAI, REASONING
 from llm_gateway.providers.vendor_rules.parts import (
     CallField,
     CallId,
@@ -18,6 +19,7 @@ from llm_gateway.providers.vendor_rules.parts import (
     Strict,
     ToolName,
 )
+from llm_gateway.providers.vendor_rules.responses_table import CACHE_KEY, RESPONSES_ROWS
 from llm_gateway.providers.vendor_rules.rule import (
     AsEffort,
     AtMost,
@@ -34,14 +36,6 @@ from llm_gateway.providers.vendor_rules.rule import (
 )
 from llm_gateway.providers.vendor_rules.strict_schemas import claude_can_enforce, openai_can_enforce
 
-OPENAI = ("openai", "")
-"""OpenAI, and providers of no known vendor for rules about OpenAI's own models, which Azure and proxies serve."""
-O_SERIES = ("o[0-9]", "o[0-9][-:@]*")
-GPT_5 = ("gpt-5", "gpt-5-*")
-LATER_GPT = ("gpt-5.*", "gpt-[6-9]", "gpt-[6-9][-.]*")
-REASONING = (*O_SERIES, *GPT_5, *LATER_GPT)
-CHAT = ("gpt-5-chat*", "gpt-5.*-chat*")
-"""Models called GPT-5 that do not reason."""
 MISTRAL_SCHEMA = "https://docs.rs/crate/mistral-rouille/latest"
 """Documentation generated from Mistral's OpenAPI document."""
 GROK_WITHOUT_EFFORT = ("grok-3", "grok-3-latest", "grok-4", "grok-4-*", "grok-4.20*", "grok-4.1*")
@@ -64,6 +58,7 @@ MISTRAL_EXTRA = "https://github.com/editor-code-assistant/eca/issues/231"
 DEEPSEEK = "https://api-docs.deepseek.com/guides/thinking_mode"
 XAI = "https://docs.x.ai/docs/guides/reasoning"
 CEREBRAS = "https://hexdocs.pm/req_llm/cerebras.html"
+CEREBRAS_EXTRA = "https://github.com/proxysoul/Empryo/pull/209"
 GENERATION_CONFIG = (
     "https://raw.githubusercontent.com/api-evangelist/google-gemini/refs/heads/main/json-schema/"
     "google-gemini-generationconfig-schema.json"
@@ -120,6 +115,7 @@ _OPENAI = (
     Row(vendors=("openai",), field="metadata", rule=Labels(16, 64, 512), source=CREATE_PARAMS),
     Row(vendors=("openai",), field="user", rule=Hashed(64), source="https://github.com/maximhq/bifrost/pull/1000"),
     Row(vendors=("openai",), field="safety_identifier", rule=Hashed(128), source=CREATE_PARAMS),
+    Row(vendors=("openai",), field="prompt_cache_key", rule=Hashed(64), source=CACHE_KEY),
     Row(vendors=("openai",), field="tools[]", rule=ToolName("a-zA-Z0-9_-", 64), source=FUNCTION),
     Row(vendors=("openai",), field="messages[].tool_calls", rule=CallId(r".{1,40}", 32),
         source="https://github.com/vercel/ai/issues/8132"),
@@ -195,6 +191,12 @@ _OTHERS = (
       for field, rule in (("frequency_penalty", Dropped()), ("presence_penalty", Dropped()),
                           ("parallel_tool_calls", Dropped()), ("service_tier", Dropped()),
                           ("logit_bias", Refused("Cerebras does not offer it", harmless=({},))))),
+    Row(vendors=("cerebras",), field="messages[].reasoning_content", name="thinking", source=CEREBRAS_EXTRA,
+        rule=MessageField(frozenset({"reasoning_content", "reasoning_details"}))),
+    Row(vendors=("cerebras",), field="messages[].tool_calls[].extra_content",
+        rule=CallField(frozenset({"extra_content"})), source=CEREBRAS_EXTRA),
+    *(Row(vendors=("cerebras",), field=field, rule=AsEffort(), name="reasoning", source=CEREBRAS_EXTRA)
+      for field in ("reasoning", "thinking")),
     Row(vendors=("openrouter",), field="user", rule=Hashed(128),
         source="https://github.com/ujisati/claude-code-provider-proxy/pull/11"),
     Row(vendors=("cerebras", "together", "fireworks", "openrouter", "vllm", "ollama", "lmstudio", ""),
@@ -244,4 +246,4 @@ _GEMINI = (
         rule=ToolName("a-zA-Z0-9_.:-", 128, "a-zA-Z_"), source="google-genai 3.4: types.FunctionDeclaration"),
 )  # fmt: skip
 
-ROWS: tuple[Row, ...] = (*_OPENAI, *_GROQ, *_MISTRAL, *_DEEPSEEK, *_OTHERS, *_ANTHROPIC, *_GEMINI)
+ROWS: tuple[Row, ...] = (*_OPENAI, *RESPONSES_ROWS, *_GROQ, *_MISTRAL, *_DEEPSEEK, *_OTHERS, *_ANTHROPIC, *_GEMINI)

@@ -21,6 +21,7 @@ from llm_gateway.domain.output_estimate import with_estimates
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord
+from llm_gateway.errors import ProviderFailed
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Malformed, UpstreamError
 from llm_gateway.providers.decoding import json_text
@@ -332,21 +333,31 @@ class Attempts:
         self._availability.end(this.candidate.provider.id)
         return self._success(this, reply)
 
-    def _stream_cut(self, this: _Try, stream: OpenStream, message: str, is_ours: bool) -> str:
+    def _stream_cut(self, this: _Try, stream: OpenStream, cause: Exception | str, is_ours: bool) -> ProviderFailed:
         """Conclude the attempt of a stream that ended early; the tokens received so far are billed.
 
-        `is_ours`: the client or the gateway gave it up. Returns the message without secrets.
+        `is_ours`: the client or the gateway gave it up. Returns the error for the client.
         """
         completion = stream.assembler.completion()
         reply = reply_of(msgspec.structs.replace(completion, usage_estimated=True))
         reply = with_estimates(reply, this.state.request, this.candidate.model)
         self._recorder.set_cost(this.candidate.provider, this.attempt, reply)
         this.attempt.limit_tokens = self._admission.unknown(this.reservation)
-        message = self._message(this, message)
+        message = self._message(this, str(cause))
         if is_ours:
             this.permit.release()
         else:
             this.permit.fail(message)
         self._end(this, error=message)
         self._availability.end(this.candidate.provider.id)
-        return message
+        return self._cut_error(this, cause, message)
+
+    def _cut_error(self, this: _Try, cause: Exception | str, message: str) -> ProviderFailed:
+        """Return the error of a stream that broke off; on vendor-compatible APIs it has the provider's own words."""
+        if isinstance(cause, UpstreamError) and not this.state.request.client_request.is_canonical:
+            read = read_reported_error(self._dialect(this), this.candidate, cause.error, self._redact)
+            if (reported := read.failure.reported) is not None:
+                error = ProviderFailed(reported.message)
+                error.provider, error.reported = this.candidate.provider.name, reported
+                return error
+        return ProviderFailed(message)

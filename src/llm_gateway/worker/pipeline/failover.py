@@ -3,7 +3,8 @@
 A candidate is skipped if its protocol cannot express the request, if it is unavailable (`availability/`), or if its
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
 its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
-all. A candidate without alternatives is retried at most twice.
+all. A candidate without alternatives is retried at most twice. One that cannot verify the signatures of reasoning in
+the request is tried once more without it.
 
 After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
 Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
@@ -25,7 +26,7 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success, UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import DeadlineExceeded, GatewayError, Invalid
+from llm_gateway.errors import DeadlineExceeded, GatewayError
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.routing.session_affinity import SessionAffinity
@@ -33,7 +34,7 @@ from llm_gateway.worker.pipeline.admission import Admission, most_tokens
 from llm_gateway.worker.pipeline.attempt import Attempts
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability, Wait
 from llm_gateway.worker.pipeline.open_stream import OpenStream
-from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
+from llm_gateway.worker.pipeline.routing_state import SIGNATURE, Failure, RoutingState
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.waiting_line import Waiter, WaitingLines
 
@@ -245,7 +246,29 @@ class Failover:
         if admitted is None:
             return None
         permit, reservation = admitted
-        return await self._attempts.make(state, candidate, call, permit, reservation)
+        served = await self._attempts.make(state, candidate, call, permit, reservation)
+        return served if served is not None else await self._try_unsigned(state, candidate, call)
+
+    async def _try_unsigned(
+        self, state: RoutingState, candidate: Candidate, call: UpstreamCall
+    ) -> Success | OpenStream | None:
+        """Try a candidate once more without signed reasoning if it could not verify that of the failed `call`.
+
+        Signatures fail after a change of account or model, or after a client altered the text. The conversation would
+        fail at each further turn.
+        """
+        if state.failure is None or state.failure.cause != SIGNATURE or state.is_spent:
+            return None
+        unsigned = self._translation.without_signatures(state.request.client_request, call)
+        if unsigned is None:
+            return None
+        admitted = await self._admit(state, candidate)
+        if admitted is None or isinstance(admitted, Wait):
+            return None
+        before, state.is_retry = state.is_retry, True
+        served = await self._attempts.make(state, candidate, unsigned, *admitted)
+        state.is_retry = before
+        return served
 
     async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
@@ -268,11 +291,15 @@ class Failover:
         return permit, decision.reservation
 
     def _call(self, state: RoutingState, candidate: Candidate) -> UpstreamCall | None:
-        """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes."""
+        """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes.
+
+        A document that cannot be read is passed through all the same to a candidate of the client's own protocol.
+        """
         try:
             return self._translation.call(state.request, candidate)
         except Unreadable as error:
-            raise Invalid(error.message, loc=("body", error.field)) from None
+            state.note_unreadable(error)
+            return None
         except Unsupported as error:
             state.note_unsupported(candidate.provider.name, error)
             return None
@@ -333,7 +360,8 @@ class Failover:
         if admitted is None:
             return None
         state.is_retry = True
-        return await self._attempts.make(state, candidate, call, *admitted)
+        served = await self._attempts.make(state, candidate, call, *admitted)
+        return served if served is not None else await self._try_unsigned(state, candidate, call)
 
     async def _sit_out(self, state: RoutingState, candidate: Candidate) -> None:
         """Wait for the end of a Retry-After that this request got: the line may move on before."""

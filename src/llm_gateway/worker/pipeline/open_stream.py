@@ -18,6 +18,7 @@ from typing import NamedTuple
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.upstream_call import Success, UpstreamCall
+from llm_gateway.errors import ProviderFailed
 from llm_gateway.protocols.contract import RawEvent, StreamReader
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
@@ -26,12 +27,12 @@ from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 class AttemptCallbacks(NamedTuple):
     """Callbacks that conclude the attempt behind a stream: `served` if it is complete, `cut` if it ended early.
 
-    `cut` takes the message and `is_ours` of `OpenStream.cut`, and returns the message without secrets. Both take the
-    stream as an argument, because a stream that held a reference to itself would outlive its request.
+    `cut` takes the cause and `is_ours` of `OpenStream.cut`, and returns the error for the client. Both take the stream
+    as an argument, because a stream that held a reference to itself would outlive its request.
     """
 
     served: Callable[[OpenStream], Success]
-    cut: Callable[[OpenStream, str, bool], str]
+    cut: Callable[[OpenStream, Exception | str, bool], ProviderFailed]
 
 
 class OpenStream:
@@ -71,12 +72,12 @@ class OpenStream:
         """Record the complete stream as the attempt's success."""
         return self._callbacks.served(self)
 
-    def cut(self, message: str, *, is_ours: bool) -> str:
-        """Record that the stream ended early, and bill what was received. Returns `message` without secrets.
+    def cut(self, cause: Exception | str, *, is_ours: bool) -> ProviderFailed:
+        """Record that the stream ended early, and bill what was received. Returns the error for the client.
 
         `is_ours`: the client or the gateway gave it up, so that it does not count as the provider's failure.
         """
-        return self._callbacks.cut(self, message, is_ours)
+        return self._callbacks.cut(self, cause, is_ours)
 
     async def next(self, timeout_s: float) -> list[RawEvent]:
         """Return all events that have arrived, at least one; an empty list once the provider's stream is over.

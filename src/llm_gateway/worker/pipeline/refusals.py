@@ -2,7 +2,8 @@
 
 What it is about, what is reported, and what `failover.py` does:
 
-    request      nothing; a size beyond the context window is learned   return it, or try a larger window
+    request      nothing; a size beyond the context window is learned   return it, or try a larger window, or once
+                                                                        more without signed reasoning
     operation    nothing                                                try the next candidate
     model        the model's pause begins                               try the next candidate
     account      counted towards the account's pause                    try the next candidate
@@ -23,7 +24,7 @@ from llm_gateway.providers.decoding import error_of
 from llm_gateway.providers.dialect import Dialect
 from llm_gateway.providers.reported_errors import MAX_CHARACTERS, reported_error, status_of
 from llm_gateway.worker.pipeline.availability import Permit
-from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
+from llm_gateway.worker.pipeline.routing_state import SIGNATURE, Failure, RoutingState
 
 KEY_REFUSED, TIMED_OUT, LIMITED = 401, 408, 429
 GATEWAY_TIMEOUTS = frozenset({504, 524})
@@ -81,6 +82,7 @@ def _refusal(
         retry_after_s=refusal.retry_after_s or 0.0,
         status=status,
         provider=provider.name,
+        cause=SIGNATURE if refusal.reason == SIGNATURE else "",
         reported=reported,
     )
     return Refusal(refusal, failure, _may_be_billed(result))

@@ -17,7 +17,7 @@ from typing import Protocol
 from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.upstream_call import Success
-from llm_gateway.errors import GatewayError, ProviderFailed
+from llm_gateway.errors import GatewayError
 from llm_gateway.protocols.contract import Malformed, RawEvent, UpstreamError
 from llm_gateway.worker.pipeline.open_stream import OpenStream
 from llm_gateway.worker.pipeline.upstream_events import MAX_EVENT_GAP_S, StreamCut
@@ -106,7 +106,7 @@ class Relay:
             if not stream.reader.is_done:  # else the reply was complete when its content was noticed
                 last = await self._deliver(sink, last)
         except (StreamCut, Malformed, UpstreamError) as error:
-            await self._cut(str(error))
+            await self._cut(error)
             return
         except BaseException:  # edge: cancelled in mid-stream; the tokens received are billed
             self.drop()
@@ -158,15 +158,15 @@ class Relay:
             return False
         return sum([len(raw_event.raw) for raw_event in self._last]) < MOST_HELD_BYTES
 
-    async def _cut(self, message: str) -> None:
+    async def _cut(self, cause: Exception) -> None:
         self._stream.events.close()
         if self._is_abandoned:
             self._stream.cut("The client disconnected", is_ours=True)
             self._gone()
             return
-        error = ProviderFailed(self._stream.cut(message, is_ours=False))
+        error = self._stream.cut(cause, is_ours=False)
         try:
             await self._failed(error)
             raise error
         finally:
-            del error  # its traceback holds this frame
+            del error, cause  # their tracebacks hold this frame

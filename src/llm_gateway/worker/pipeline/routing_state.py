@@ -11,6 +11,7 @@ from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     GatewayError,
+    Invalid,
     NotSupported,
     ProviderAccountRefused,
     ProviderFailed,
@@ -20,7 +21,7 @@ from llm_gateway.errors import (
     ReportedError,
     RequestExceedsLimit,
 )
-from llm_gateway.protocols.contract import Unsupported
+from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.suggestions import if_meant
 
 AT_LIMIT = "Every provider that could serve this request is at its rate limit."
@@ -59,6 +60,8 @@ class Failure(msgspec.Struct, frozen=True):
     reported: ReportedError | None = None
 
 
+SIGNATURE = "signature"
+"""The `cause` of a failure in which the provider could not verify reasoning that the client returned."""
 MAX_SENT_ATTEMPTS = 3
 """Attempts of one request that were sent, besides 429s and refusals of the account."""
 MAX_ATTEMPTS = 8
@@ -103,6 +106,7 @@ class RoutingState(msgspec.Struct, eq=False):
     limited_by: Candidate | None = None
     answered_429: dict[bytes, float] = {}
     unsupported: tuple[str, Unsupported] | None = None
+    unreadable: Unreadable | None = None
     passed: str | None = None
     is_retry: bool = False
     has_paid: bool = False
@@ -170,6 +174,11 @@ class RoutingState(msgspec.Struct, eq=False):
         if self.unsupported is None:
             self.unsupported = provider, error
 
+    def note_unreadable(self, error: Unreadable) -> None:
+        """Note that the request cannot be translated for a candidate, since its document is not valid."""
+        self.passed = "unsupported"
+        self.unreadable = error
+
     def note_failure(self, failure: Failure) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.passed = failure.cause or str(failure.status)
@@ -217,6 +226,8 @@ class RoutingState(msgspec.Struct, eq=False):
             refused = ProviderAccountRefused(self.account_refused.message)
             refused.provider = self.account_refused.provider
             return refused
+        if self.unreadable is not None:
+            return Invalid(self.unreadable.message, loc=("body", self.unreadable.field))
         if self.unsupported is not None:
             provider, error = self.unsupported
             near = if_meant(error.field.rpartition(".")[2], error.known)

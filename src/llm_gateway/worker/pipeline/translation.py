@@ -39,9 +39,9 @@ class Translation:
             Unsupported: the provider's protocol cannot express the request.
         """
         client_request, provider, model = request.client_request, candidate.provider, candidate.model
-        if candidate.is_required is not None and _is_required(client_request, candidate):
-            return _translated(request, candidate, provider.required_codec, None)
         rules: ModelRules | None = provider.rules_by_model.get(model)
+        if candidate.is_required is not None and _is_required(client_request, candidate):
+            return _translated(request, candidate, provider.required_codec, rules and rules.required)
         if not client_request.is_canonical:
             native: ProtocolCodec | None = provider.codecs.get(client_request.protocol)
             if native is not None:
@@ -53,7 +53,27 @@ class Translation:
                 return UpstreamCall(
                     codec.path(model, False), _encode(written.document), dropped=written.dropped, codec=codec
                 )
-        return _translated(request, candidate, provider.translation_codec, rules and rules.translated)
+        try:
+            return _translated(request, candidate, provider.translation_codec, rules and rules.translated)
+        except Unsupported as error:
+            if provider.required_codec is None:
+                raise
+            try:  # the account's other protocol may have what this one lacks, such as files by URL
+                return _translated(request, candidate, provider.required_codec, rules and rules.required)
+            except Unsupported:
+                raise error from None
+
+    @staticmethod
+    def without_signatures(client_request: ClientRequest, call: UpstreamCall) -> UpstreamCall | None:
+        """Return the call without the signed and encrypted reasoning of earlier answers; None if it has none."""
+        codec: ProtocolCodec = call.codec
+        if codec.without_signatures is None:
+            return None
+        document = msgspec.json.decode(call.body)
+        if not codec.without_signatures(document):
+            return None
+        left_out = _dropped(client_request, call.dropped, ("thinking",))
+        return msgspec.structs.replace(call, body=_encode(document), dropped=left_out)
 
     def reply(self, client_request: ClientRequest, provider: Provider, call: UpstreamCall, body: bytes) -> Reply:
         """Read the body of a provider's 2xx response to a call.

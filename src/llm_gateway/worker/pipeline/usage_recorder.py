@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.reply import Answer, Reply
-from llm_gateway.domain.request import Request
+from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import (
     RECORD_VERSION,
@@ -30,6 +30,7 @@ from llm_gateway.domain.usage import (
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.providers.tier_prices import quote
 
 CLIENT_CLOSED = 499
@@ -111,6 +112,8 @@ class UsageRecorder:
             why=why,
         )
         _price(attempt, "estimated")
+        if not request.client_request.is_canonical:
+            _price_requested_tier(attempt, request.client_request, provider)
         # The entry holds this attempt only: earlier ones have entries of their own.
         earlier, record.attempts = record.attempts, [attempt]
         payload = encode_record(record)
@@ -134,6 +137,8 @@ class UsageRecorder:
         The tier that served the reply, and units beside its tokens, change the cost.
         """
         attempt.usage = reply.usage
+        if attempt.service_tier is not None:  # the intent has the price of the requested tier
+            attempt.price = provider.price_by_model.get(attempt.model)
         if attempt.price is None and reply.upstream_model is not None:
             attempt.price = self._list_price(provider.price_vendor, reply.upstream_model)
         attempt.service_tier, attempt.units = reply.service_tier, reply.units
@@ -147,6 +152,7 @@ class UsageRecorder:
     def set_free(attempt: AttemptRecord) -> None:
         """Set an attempt's cost to 0: it was never sent, or the provider refused it."""
         attempt.usage = Usage()
+        attempt.service_tier = None
         attempt.usage_estimated = False
         attempt.cost_nanos = 0
         attempt.cost_status = "exact"
@@ -245,6 +251,23 @@ def _price(attempt: AttemptRecord, status: CostStatus) -> None:
         attempt.cost_nanos, attempt.cost_status = 0, "unpriced"
     else:
         attempt.cost_nanos, attempt.cost_status = cost(attempt.price, attempt.usage), status
+
+
+def _price_requested_tier(attempt: AttemptRecord, client_request: ClientRequest, provider: Provider) -> None:
+    """Raise an attempt's bound to the price of the tier that the request asks for, unless that is lower.
+
+    A lower tier keeps the standard price: the provider may serve the request at another one.
+    """
+    tier = PROTOCOLS[client_request.protocol].requested_tier(client_request.document)
+    if tier is None or attempt.price is None:
+        return
+    attempt.service_tier = tier
+    quoted = quote(attempt.price, provider.price_vendor, attempt)
+    nanos, _ = quoted.cost_of(attempt)
+    if nanos > attempt.cost_nanos:
+        attempt.price, attempt.cost_nanos = quoted.price, nanos
+    else:
+        attempt.service_tier = None
 
 
 def _outcome_of(error: GatewayError) -> Outcome:
