@@ -34,6 +34,8 @@ class _History:
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        """The number that the last new id ends with, by the id that the client sent."""
         self._unanswered: dict[str, deque[str]] = {}
         """New ids of the calls without a result, by the id that the client sent."""
         self._results: dict[str, ToolResult] = {}
@@ -52,9 +54,11 @@ class _History:
         return None if self._results.get(part.call_id) == part else part
 
     def _call(self, call: ToolCall) -> ToolCall:
-        call_id, number = call.id, 2
+        call_id, number = call.id, self._numbers.get(call.id, 1)
         while call_id in self._ids:
-            call_id, number = f"{call.id}_{number}", number + 1
+            number += 1
+            call_id = f"{call.id}_{number}"
+        self._numbers[call.id] = number
         self._ids.add(call_id)
         self._unanswered.setdefault(call.id, deque()).append(call_id)
         return call if call_id == call.id else msgspec.structs.replace(call, id=call_id)
