@@ -12,7 +12,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -98,7 +97,7 @@ class Application:
         worker.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
         # Reloads run in threads of the management API, but futures and timers belong to the event loop's thread.
         in_loop = asyncio.get_running_loop().call_soon_threadsafe
-        control.configuration.subscribe(partial(in_loop, worker.changed))
+        control.configuration.subscribe(lambda snapshot: in_loop(worker.changed, snapshot))
         control.configuration.reload()
         data_plane = DataPlane(
             in_flight=worker.in_flight,

@@ -17,7 +17,7 @@ from llm_gateway.store.providers import ProviderStore
 
 Prepare: TypeAlias = Callable[[Provider, str], Provider]
 Log: TypeAlias = Callable[[str, str], None]
-Subscriber: TypeAlias = Callable[[Snapshot], None]
+Subscriber: TypeAlias = Callable[[Snapshot], object]
 
 
 class LiveConfiguration:

@@ -84,7 +84,7 @@ class RoutingState(msgspec.Struct, eq=False):
         answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
             Retry-After, on the clock of the deadline.
         passed: why the candidate before was not the one to answer; None if there was none before.
-        last: the candidate before: the one that was tried, or passed over, last.
+        last: the candidate that was tried, or passed over, before the present one.
         has_paid: the next retry is in the budget of retries already.
         queued_s: the time spent in waiting lines, in seconds; `queued_ms` the same in milliseconds, rounded up.
     """
