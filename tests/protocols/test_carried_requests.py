@@ -255,6 +255,8 @@ def test_the_input_of_geminis_json_tool_is_the_answer() -> None:
 @pytest.mark.parametrize(
     ("model", "effort", "sent", "dropped"),
     [
+        ("gpt-5-chat-latest", "high", None, ("reasoning",)),
+        ("gpt-5.2-chat-latest", "high", "medium", ("reasoning",)),
         ("openai/gpt-oss-120b", "high", "high", ()),
         ("gpt-oss-20b", "xhigh", "high", ("reasoning",)),
         ("grok-4.5", "none", "low", ("reasoning",)),

@@ -302,6 +302,18 @@ RESPONSES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
         [VendorPartDelta(kind="mcp_call")],
     ),
     "an end that chat completions have": ([b"[DONE]"], [ChoiceEnd()]),
+    "the same after content": (
+        [{"type": "response.output_text.delta", "delta": "Hi"}, b"[DONE]"],
+        [TextDelta(text="Hi"), ChoiceEnd()],
+    ),
+    "the same after a call": (
+        [
+            {"type": "response.output_item.added", "output_index": 2, "item": {"type": "function_call", "name": "t"}},
+            b"[DONE]",
+        ],
+        [ToolStart(call=0, id="call_0", name="t"), ChoiceEnd(reason="tool_calls")],
+    ),
+    "the same after its own end": ([{"type": "response.completed"}, b"[DONE]"], [ChoiceEnd()]),
 }  # fmt: skip
 
 

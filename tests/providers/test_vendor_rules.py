@@ -40,7 +40,8 @@ EXAMPLES = {
     "gpt-5.*": "gpt-5.2", "gpt-5.[2-5]": "gpt-5.2", "gpt-5.6": "gpt-5.6", "gpt-oss*": "gpt-oss-20b",
     "grok-3-mini*": "grok-3-mini", "grok-3": "grok-4", "grok-4.3*": "grok-4.3", "grok-4.5*": "grok-4.5",
     "kimi-k2.[5-9]*": "kimi-k2.5", "gpt-3.5*": "gpt-4o", "claude-*": "claude-opus-5-5",
-    "gpt-5.[2-9]-pro*": "gpt-5.2-pro", "gpt-5-codex*": "gpt-5.1-codex", "gpt-5.1-codex-max*": "gpt-5.1-codex-max",
+    "gpt-5.[2-9]-pro*": "gpt-5.2-pro", "gpt-5-chat*": "gpt-5-chat-latest", "gpt-5.2-chat*": "gpt-5.2-chat-latest",
+    "gpt-5-codex*": "gpt-5.1-codex", "gpt-5.1-codex-max*": "gpt-5.1-codex-max",
     "claude-opus-4-[01]": "claude-opus-4-1",
     "claude-*-4-5": "claude-haiku-4-5", "claude-*-4-[6-8]": "claude-opus-4-8", "claude-fable-5*": "claude-fable-5-1",
 }  # fmt: skip

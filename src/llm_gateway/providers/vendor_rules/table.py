@@ -7,7 +7,15 @@ are types of an SDK are named by package and type.
 
 from __future__ import annotations
 
-from llm_gateway.providers.vendor_rules.openai_models import CHAT, GPT_5, LATER_GPT, O_SERIES, OPENAI, REASONING
+from llm_gateway.providers.vendor_rules.openai_models import (
+    CHAT,
+    CHAT_EFFORT,
+    GPT_5,
+    LATER_GPT,
+    O_SERIES,
+    OPENAI,
+    REASONING,
+)
 from llm_gateway.providers.vendor_rules.parts import (
     CallField,
     CallId,
@@ -72,6 +80,7 @@ _OPENAI = (
       for field in ("top_k", "min_p", "repetition_penalty")),
     Row(vendors=("openai",), models=("gpt-3.5*", "gpt-4*"), field="reasoning_effort", rule=Dropped(),
         source=PARAMETERS),
+    Row(vendors=OPENAI, models=("gpt-5-chat*",), field="reasoning_effort", rule=Dropped(), source=CHAT_EFFORT),
     Row(vendors=OPENAI, models=REASONING, field="max_tokens", rule=Renamed("max_completion_tokens"),
         source=REASONING_GUIDE),
     Row(vendors=OPENAI, models=(*O_SERIES, *GPT_5), but_not=CHAT, field="temperature", rule=Dropped(unless=(1,)),
@@ -98,12 +107,14 @@ _OPENAI = (
         rule=Words(("minimal", "low", "medium", "high")), source=REASONING_GUIDE),
     Row(vendors=OPENAI, models=("gpt-5-pro*",), field="reasoning_effort", rule=Words(("high",)),
         source="https://learn.microsoft.com/en-us/javascript/api/@azure/ai-projects/reasoningeffort"),
-    Row(vendors=OPENAI, models=("gpt-5.1", "gpt-5.1-*"), but_not=("gpt-5.1-codex-max*",), field="reasoning_effort",
-        rule=Words(("none", "low", "medium", "high")),
+    Row(vendors=OPENAI, models=("gpt-5.1", "gpt-5.1-*"), but_not=("gpt-5.1-codex-max*", *CHAT),
+        field="reasoning_effort", rule=Words(("none", "low", "medium", "high")),
         source="https://learn.microsoft.com/en-us/javascript/api/@azure/ai-projects/reasoningeffort"),
-    Row(vendors=OPENAI, models=("gpt-5.[2-5]", "gpt-5.[2-5]-*"), field="reasoning_effort",
+    Row(vendors=OPENAI, models=("gpt-5.2-chat*",), field="reasoning_effort", rule=Words(("medium",)),
+        source="https://github.com/egoist/chatwise-releases/issues/1257"),
+    Row(vendors=OPENAI, models=("gpt-5.[2-5]", "gpt-5.[2-5]-*"), but_not=CHAT, field="reasoning_effort",
         rule=Words(("none", "low", "medium", "high", "xhigh")), source=REASONING_GUIDE),
-    Row(vendors=OPENAI, models=("gpt-5.6", "gpt-5.6-*"), field="reasoning_effort",
+    Row(vendors=OPENAI, models=("gpt-5.6", "gpt-5.6-*"), but_not=CHAT, field="reasoning_effort",
         rule=Words(("none", "low", "medium", "high", "xhigh", "max")),
         source="https://github.com/pydantic/pydantic-ai/issues/7081"),
     Row(vendors=("openai",), field="stop", rule=AtMost(4), source=CREATE_PARAMS),
