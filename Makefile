@@ -23,6 +23,8 @@ NPM := tests/clients/npm
 NPM_PACKAGES := $(NPM)/node_modules/.packages
 AGENTS := tests/agents/npm
 AGENT_PACKAGES := $(AGENTS)/node_modules/.packages
+AIDER := .venv-aider
+AIDER_PACKAGES := $(AIDER)/.packages
 
 RUNTIME := $(PACKAGES) $(MODEL) $(GATEWAY)
 EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
@@ -67,7 +69,7 @@ test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run o
 	@$(CLIENTS)/bin/python -m pytest tests/clients
 
 # AGENTS_OPTIONS is for pytest: make test-agents AGENTS_OPTIONS="-k from_codex"
-test-agents: $(DEV_PACKAGES) $(GATEWAY) $(AGENT_PACKAGES) ## Run Claude Code, Codex and Gemini CLI through the gateway, without a network
+test-agents: $(DEV_PACKAGES) $(GATEWAY) $(AGENT_PACKAGES) $(AIDER_PACKAGES) ## Run coding agents through the gateway, without a network
 	@$(BIN)/python -m tests.agents.isolated $(AGENTS_OPTIONS)
 
 lint: $(EVERYTHING) ## Check style, types and the import layers
@@ -99,6 +101,7 @@ lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
 	$(UV_COMPILE) --group release --constraint requirements-dev.lock --output-file requirements-release.lock >/dev/null
 	$(UV_COMPILE) --group local --no-deps --output-file requirements-local.lock >/dev/null
 	$(UV_COMPILE) --group clients --output-file requirements-clients.lock >/dev/null
+	$(UV_COMPILE) --group aider --output-file requirements-aider.lock >/dev/null
 
 release: $(MADE) ## Build wheel, sdist and SBOM into dist/, and try the wheel in a venv of its own
 	@$(BIN)/python -m tools.release
@@ -152,10 +155,18 @@ $(NPM_PACKAGES): $(NPM)/package.json $(NPM)/package-lock.json
 		npm ci --prefix $(NPM) --ignore-scripts && touch $@; \
 	else echo "There is no npm here: the tests of its client libraries will be skipped."; fi
 
-# One package has a script that puts its program in place; the others' scripts are not needed.
+# Two packages have a script that puts their program in place; the others' scripts are not needed.
 $(AGENT_PACKAGES): $(AGENTS)/package.json $(AGENTS)/package-lock.json
 	@if command -v npm >/dev/null; then \
-		echo "Installing the coding agents (900 MB, once) …"; \
+		echo "Installing the coding agents (1.2 GB, once) …"; \
 		npm ci --prefix $(AGENTS) --ignore-scripts && \
-			(cd $(AGENTS)/node_modules/@anthropic-ai/claude-code && node install.cjs) && touch $@; \
+			(cd $(AGENTS)/node_modules/@anthropic-ai/claude-code && node install.cjs) && \
+			(cd $(AGENTS)/node_modules/opencode-ai && node postinstall.mjs) && touch $@; \
 	else echo "There is no npm here. The coding agents need Node.js 20 or newer and npm." >&2; exit 1; fi
+
+$(AIDER_PACKAGES): $(MADE) requirements-aider.lock
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+		echo "Making $(AIDER) …" && $(BIN)/python -m venv --clear $(AIDER) && \
+		$(QUIETLY) "Installing aider (700 MB, once, about 3 minutes)" \
+			$(AIDER)/bin/python $(PIP_INSTALL) $(LOCKED) requirements-aider.lock && touch $@; \
+	else echo "aider does not run with Python 3.13 or newer: its tests will be skipped."; fi

@@ -68,13 +68,13 @@ def gateway(tmp_path: Path, vendor: Vendor, dialect: str) -> Iterator[GatewayPro
         yield running
 
 
-@pytest.fixture(params=AGENTS, ids=lambda name: f"from_{name}")
+@pytest.fixture
 def agent(request: pytest.FixtureRequest, tmp_path: Path, gateway: GatewayProcess, dialect: str) -> Agent:
-    """Provide each agent in turn, configured for the gateway and the model of the dialect's vendor."""
-    name: str = request.param
-    if not (COMMANDS / AGENTS[name].program).exists():
-        pytest.skip(f"{name} is not installed")
-    return AGENTS[name](tmp_path, gateway.port, ACCOUNTS[dialect].model)
+    """Make the agent that a test names, configured for the gateway and the model of the dialect's vendor."""
+    found = AGENTS[request.param]
+    if not found.command_path().exists():
+        pytest.skip(f"{found.name} is not installed")
+    return found(tmp_path, gateway.port, ACCOUNTS[dialect].model)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -82,11 +82,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            name, _, parameters = report.nodeid.rpartition("::")[2].partition("[from_")
-            program, _, dialect = parameters.rstrip("]").partition("-to_")
-            if dialect and (outcome != "passed" or report.when == "call"):
+            name, _, parameters = report.nodeid.rpartition("::")[2].rstrip("]").partition("[")
+            found = dict(each.partition("_")[::2] for each in parameters.split("-"))
+            if {"from", "to"} <= found.keys() and (outcome != "passed" or report.when == "call"):
                 scenario = name.removeprefix("test_an_agent_").replace("_", " ")
-                cells.setdefault((scenario, program), {})[dialect] = outcome
+                cells.setdefault((scenario, found["from"]), {})[found["to"]] = outcome
     if not cells:
         return
     terminalreporter.section("agents")

@@ -18,6 +18,10 @@ USAGE = (120, 30)
 """Input and output tokens of every reply."""
 
 
+SIGNATURE = "c2lnbmF0dXJl"
+"""Signature of Gemini's calls: https://ai.google.dev/gemini-api/docs/thought-signatures (2026-11-27)."""
+
+
 def _texts(content: Any) -> list[str]:
     if isinstance(content, str):
         return [content]
@@ -234,7 +238,9 @@ def gemini_reply(body: Json, step: Step, number: int) -> bytes:
 
 
 def _part(step: Step) -> Json:
-    return {"functionCall": {"name": step.tool, "args": step.arguments}} if step.tool else {"text": step.text}
+    if not step.tool:
+        return {"text": step.text}
+    return {"functionCall": {"name": step.tool, "args": step.arguments}, "thoughtSignature": SIGNATURE}
 
 
 def _candidate(part: Json, reason: str | None, number: int) -> Json:

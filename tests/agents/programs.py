@@ -9,21 +9,26 @@ import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from llm_gateway.cli.agents import claude_config, codex_config, gemini_config
+from llm_gateway.cli.agents import (
+    aider_config,
+    claude_config,
+    codex_config,
+    gemini_config,
+    opencode_config,
+    qwen_config,
+)
 from tests.e2e.process import KEY
 
 COMMANDS = Path(__file__).parent / "npm" / "node_modules" / ".bin"
-PATIENCE_S = 120
+AIDER = Path(__file__).parents[2] / ".venv-aider" / "bin" / "aider"
+PATIENCE_S = 300
 
 
 class Agent(ABC):
     """An agent with a home directory and a working directory of its own, configured for a gateway and one model."""
 
     name: str
-    program: str
-    """The name of its command."""
-    resumes_tools = True
-    """False if it sends a history with tools that its own vendor refuses when it resumes a session."""
+    """Its name in the matrix, and that of its command."""
 
     def __init__(self, directory: Path, port: int, model: str) -> None:
         self.home, self.work = directory / "home", directory / "work"
@@ -32,6 +37,11 @@ class Agent(ABC):
         self.root, self.model = f"http://127.0.0.1:{port}", model
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "NO_COLOR": "1"}
         self.configure()
+
+    @classmethod
+    def command_path(cls) -> Path:
+        """Return the path of its command, which need not exist."""
+        return COMMANDS / cls.name
 
     @abstractmethod
     def configure(self) -> None:
@@ -67,7 +77,7 @@ class Agent(ABC):
 
 
 class ClaudeCode(Agent):
-    name = program = "claude"
+    name = "claude"
 
     def configure(self) -> None:
         self.export(claude_config(self.root, KEY, self.model))
@@ -78,14 +88,14 @@ class ClaudeCode(Agent):
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
         flags = ["--output-format", "json", "--dangerously-skip-permissions", *(["--continue"] if resume else [])]
-        return [str(COMMANDS / "claude"), "-p", prompt, *flags]
+        return [str(self.command_path()), "-p", prompt, *flags]
 
     def reply(self, output: str) -> str:
         return str(json.loads(output)["result"])
 
 
 class Codex(Agent):
-    name = program = "codex"
+    name = "codex"
 
     def configure(self) -> None:
         (self.home / ".codex").mkdir()
@@ -95,7 +105,7 @@ class Codex(Agent):
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
         verb = ["exec", "resume", "--last"] if resume else ["exec"]
-        return [str(COMMANDS / "codex"), *verb, "--skip-git-repo-check", "--json", prompt]
+        return [str(self.command_path()), *verb, "--skip-git-repo-check", "--json", prompt]
 
     def reply(self, output: str) -> str:
         items = [json.loads(line).get("item") or {} for line in output.splitlines() if line.startswith("{")]
@@ -103,8 +113,7 @@ class Codex(Agent):
 
 
 class GeminiCli(Agent):
-    name = program = "gemini"
-    resumes_tools = False  # 0.61 sends each result twice: "number of function response parts", its issue 16984
+    name = "gemini"
 
     def configure(self) -> None:
         (self.home / ".gemini").mkdir()
@@ -114,10 +123,72 @@ class GeminiCli(Agent):
 
     def command(self, prompt: str, *, resume: bool) -> list[str]:
         flags = ["--yolo", "--skip-trust", "-o", "json", *(["--resume", "latest"] if resume else [])]
-        return [str(COMMANDS / "gemini"), *flags, "-p", prompt]
+        return [str(self.command_path()), *flags, "-p", prompt]
 
     def reply(self, output: str) -> str:
         return str(json.loads(output[output.index("{") :])["response"])
 
 
-AGENTS = {agent.name: agent for agent in (ClaudeCode, Codex, GeminiCli)}
+class OpenCode(Agent):
+    name = "opencode"
+
+    def configure(self) -> None:
+        folder = self.home / ".config" / "opencode"
+        folder.mkdir(parents=True)
+        (folder / "opencode.json").write_text(opencode_config(self.root, KEY, self.model))
+        self.environment |= {
+            "GATEWAY_KEY": KEY,
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+            "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        }
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        flags = ["--format", "json", "--auto", *(["--continue"] if resume else [])]
+        return [str(self.command_path()), "run", *flags, prompt]
+
+    def reply(self, output: str) -> str:
+        events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        return str([event["part"]["text"] for event in events if event["type"] == "text"][-1])
+
+
+class QwenCode(Agent):
+    name = "qwen"
+
+    def configure(self) -> None:
+        self.export(qwen_config(self.root, KEY, self.model))
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        flags = ["--yolo", "-o", "json", *(["--continue"] if resume else [])]
+        return [str(self.command_path()), *flags, prompt]
+
+    def reply(self, output: str) -> str:
+        events = json.loads(output[output.index("[") :])
+        return str([event["result"] for event in events if event["type"] == "result"][-1])
+
+
+class Aider(Agent):
+    """aider has no tools: the model edits files by blocks in its answer, and reads those that the user names."""
+
+    name = "aider"
+
+    @classmethod
+    def command_path(cls) -> Path:
+        return AIDER
+
+    def configure(self) -> None:
+        self.export(aider_config(self.root, KEY, self.model))
+        self.environment |= {"AIDER_ANALYTICS_DISABLE": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+    def command(self, prompt: str, *, resume: bool) -> list[str]:
+        flags = ["--yes-always", "--no-git", "--no-check-update", "--no-show-release-notes", "--no-show-model-warnings"]
+        flags += ["--edit-format", "diff", *(["--restore-chat-history"] if resume else [])]
+        return [str(self.command_path()), *flags, "--message", prompt]
+
+    def reply(self, output: str) -> str:
+        """Return the answer from the history file: there the user's lines begin with #, aider's own with >."""
+        history = (self.work / ".aider.chat.history.md").read_text()
+        lines = history.rpartition("\n#### ")[2].splitlines()[1:]
+        return "\n".join(line for line in lines if not line.startswith(">")).strip()
+
+
+AGENTS = {agent.name: agent for agent in (ClaudeCode, Codex, GeminiCli, OpenCode, QwenCode, Aider)}

@@ -154,11 +154,12 @@ def _messages_order(turns: list[Json]) -> str | None:
     """Check that the results of all calls come first in the next message.
 
     https://platform.claude.com/docs/en/agents-and-tools/tool-use/implement-tool-use (2026-11-27),
-    https://github.com/anthropics/claude-code/issues/18947 (2026-01-18)
+    https://github.com/anthropics/claude-code/issues/18947 (2026-01-18), …/issues/28515 (2026-02-25)
     """
     if not turns or turns[0]["role"] != "user":
         return 'messages: first message must use the "user" role'
     awaited: set[str] = set()
+    seen: set[str] = set()
     for number, turn in enumerate(turns):
         blocks = _blocks(turn)
         if not blocks:
@@ -177,8 +178,9 @@ def _messages_order(turns: list[Json]) -> str | None:
         if any(MESSAGES_ID.fullmatch(call) is None for call in calls):
             return f"messages.{number}: tool_use.id should match '{MESSAGES_ID.pattern}'"
         awaited = set(calls)
-        if len(awaited) < len(calls):
+        if len(awaited) < len(calls) or not seen.isdisjoint(awaited):
             return f"messages.{number}: `tool_use` ids must be unique"
+        seen |= awaited
     return f"`tool_use` ids were found without `tool_result`: {sorted(awaited)}" if awaited else None
 
 

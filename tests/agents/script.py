@@ -1,7 +1,7 @@
 """Scripted model of the agents' tests: decide its next step from the conversation that the agent sends.
 
-The prompt names the scenario: `Do: say WORD`, or `Do: read PATH`. The step is the same in every vendor's dialect
-(`dialects.py` reads the conversation from a request and writes the step as a reply).
+The prompt names the scenario: `Do: say WORD`, or `read`, `view` or `edit` with a path. The step is the same in every
+vendor's dialect (`dialects.py` reads the conversation from a request and writes the step as a reply).
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-TASK = re.compile(r"Do: (say|read|view) ([^\s\"]+)")
+TASK = re.compile(r"Do: (say|read|view|edit) ([^\s\"]+)")
+WORDS = ("the word is xylophone", "the word is zebra")
+"""What the file of a scenario says, and what it says after an edit."""
 ASIDE = "All right."
 """Reply to the requests that agents make beside the conversation, such as one for the session's title."""
 
@@ -40,13 +42,21 @@ def next_step(turns: list[Turn], tools: dict[str, dict[str, Any]]) -> Step:
     verb, subject = task
     if verb == "say":
         return Step(f"{subject} it is.")
+    if verb == "edit":
+        return Step(edit_of(subject))
     after = turns[place:]
     results = [result for turn in after for result in turn.results]
     if verb == "view" and (pictures := sum(turn.pictures for turn in after)):
         return Step(f"I see {pictures} picture.")
     if results:
-        return Step(f"The tool said: {results[-1].strip()[-200:]}")
+        return Step(f"The tool said: {results[-1].strip()[-1000:]}")
     return reading(subject, tools, picture=verb == "view")
+
+
+def edit_of(path: str) -> str:
+    """Return the answer that replaces the first of `WORDS` in a file: https://aider.chat/docs/more/edit-formats.html."""
+    before, after = WORDS
+    return f"{path}\n```\n<<<<<<< SEARCH\n{before}\n=======\n{after}\n>>>>>>> REPLACE\n```\n"
 
 
 def _last_task(turns: list[Turn]) -> tuple[int, tuple[str, str] | None]:

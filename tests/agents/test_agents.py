@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
+
+import pytest
 
 from tests.agents.conftest import ACCOUNTS, add_provider
 from tests.agents.programs import Agent
+from tests.agents.script import WORDS
 from tests.agents.vendor import Vendor
 from tests.e2e.process import GatewayProcess
 
 TURNS = 20
+STOCK = ("claude", "codex", "gemini")
+"""The vendors' own agents."""
+WITH_TOOLS = (*STOCK, "opencode", "qwen")
 SUCCESSORS = {"openai": "anthropic", "responses": "gemini", "anthropic": "gemini", "gemini": "openai"}
 """The dialect of the provider that takes over, by that of the first."""
+
+
+def agents(*names: str) -> pytest.MarkDecorator:
+    """Run a test with each of these agents."""
+    return pytest.mark.parametrize("agent", names, indirect=True, ids=[f"from_{name}" for name in names])
+
+
+def note(agent: Agent) -> str:
+    """Write a file for the agent to read. Returns its path."""
+    path = agent.work / "note.txt"
+    path.write_text(f"{WORDS[0]}\n")
+    return str(path)
 
 
 def picture() -> bytes:
@@ -27,18 +46,19 @@ def picture() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + rows + chunk(b"IEND", b"")
 
 
+@agents(*WITH_TOOLS, "aider")
 def test_an_agent_answers_with_a_text(agent: Agent, vendor: Vendor) -> None:
     assert agent.ask("Do: say pong") == "pong it is."
     assert vendor.refused == []
 
 
+@agents(*WITH_TOOLS)
 def test_an_agent_uses_a_tool_and_sends_its_result(agent: Agent, vendor: Vendor) -> None:
-    note = agent.work / "note.txt"
-    note.write_text("the word is xylophone\n")
-    assert "xylophone" in agent.ask(f"Do: read {note}")
+    assert "xylophone" in agent.ask(f"Do: read {note(agent)}")
     assert vendor.refused == []
 
 
+@agents(*WITH_TOOLS)
 def test_an_agent_shows_a_picture_to_the_model(agent: Agent, vendor: Vendor) -> None:
     image = agent.work / "dot.png"
     image.write_bytes(picture())
@@ -46,22 +66,33 @@ def test_an_agent_shows_a_picture_to_the_model(agent: Agent, vendor: Vendor) -> 
     assert vendor.refused == []
 
 
+@agents("aider")
+def test_an_agent_edits_a_file_as_the_model_answers(agent: Agent, vendor: Vendor) -> None:
+    path = Path(note(agent))
+    agent.ask(f"Do: edit {path.name}")
+    assert path.read_text() == f"{WORDS[1]}\n"
+    assert vendor.refused == []
+
+
+@agents(*STOCK)
 def test_an_agent_resumes_its_session_for_twenty_turns(agent: Agent, vendor: Vendor, gateway: GatewayProcess) -> None:
+    path = note(agent)
     for turn in range(TURNS):
-        assert agent.ask(f"Do: say word{turn}", resume=turn > 0) == f"word{turn} it is."
+        uses_tool = turn % 5 == 1
+        answer = agent.ask(f"Do: read {path}" if uses_tool else f"Do: say word{turn}", resume=turn > 0)
+        assert ("xylophone" if uses_tool else f"word{turn} it is.") in answer
     assert vendor.refused == []
     assert gateway.summary()["error_requests"] == 0
 
 
+@agents(*WITH_TOOLS)
 def test_an_agent_goes_on_when_another_vendor_takes_over(
     agent: Agent, vendor: Vendor, gateway: GatewayProcess, dialect: str
 ) -> None:
-    note = agent.work / "note.txt"
-    note.write_text("the word is xylophone\n")
-    assert "xylophone" in agent.ask(f"Do: read {note}" if agent.resumes_tools else "Do: say xylophone")
+    assert "xylophone" in agent.ask(f"Do: read {note(agent)}")
     other = SUCCESSORS[dialect]
     with Vendor() as spare:
-        add_provider(gateway, "spare", spare, other, ACCOUNTS[dialect].model, priority=0)
+        add_provider(gateway, ACCOUNTS[other].kind, spare, other, ACCOUNTS[dialect].model, priority=0)
         vendor.stop()
         assert agent.ask("Do: say two", resume=True) == "two it is."
         assert spare.requests

@@ -163,6 +163,7 @@ REFUSED = [
     ("anthropic", messages(TOOL_USE, user(TEXT)), "without `tool_result`"),
     ("anthropic", messages(TOOL_USE, user(TEXT, RESULT)), "must come first"),
     ("anthropic", messages(TOOL_USE, user(RESULT, RESULT)), "single result"),
+    ("anthropic", messages(TOOL_USE, user(RESULT), TOOL_USE, user(RESULT)), "ids must be unique"),
     ("anthropic", messages({**TOOL_USE, "content": [{**TOOL_USE["content"][0], "id": "a.b"}]}), "should match"),
     ("anthropic", {**messages(), "messages": [{"role": "assistant", "content": "x"}]}, "first message"),
     ("gemini", gemini({"role": "user", "parts": [RESPONSE]}), "immediately after a function call"),

@@ -13,7 +13,7 @@ from llm_gateway.cli.agents import PLACEHOLDER
 from tests.cli.command import call
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "AGENTS.md"
-AGENTS = ("claude", "codex", "gemini", "opencode")
+AGENTS = ("claude", "codex", "gemini", "opencode", "qwen", "aider")
 GIVEN = ("--url", "https://llm.example.com/v1/", "--key", "it's secret", "--model", "gpt-4o")
 
 
@@ -49,6 +49,14 @@ def test_no_key_is_printed_unless_given(
 
     assert "a-real-secret" not in out
     assert PLACEHOLDER in out
+
+
+def test_the_variables_of_qwen_code_and_aider_name_openais_api(capsys: pytest.CaptureFixture[str]) -> None:
+    qwen, aider = exported(printed(capsys, "qwen", *GIVEN)), exported(printed(capsys, "aider", *GIVEN))
+
+    assert qwen["OPENAI_BASE_URL"] == aider["OPENAI_API_BASE"] == "https://llm.example.com/v1"
+    assert qwen["OPENAI_API_KEY"] == aider["OPENAI_API_KEY"] == "it's secret"
+    assert (qwen["OPENAI_MODEL"], aider["AIDER_MODEL"]) == ("gpt-4o", "openai/gpt-4o")
 
 
 def test_the_variables_of_claude_code_and_gemini_cli_survive_a_shell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,6 +164,20 @@ def test_thoughts_with_tool_calls_go_back_to_deepseek_and_kimi_only() -> None:
         assert written.dropped == ("thinking",)
 
 
+def test_signatures_of_tool_calls_go_back_to_gemini_only() -> None:
+    turn = Turn(role="assistant", parts=[ToolCall(id="1", name="t", arguments="{}", signature="sig")])
+    conversation = Conversation(turns=[*ASKS, turn])
+
+    def sent(model: str) -> Any:
+        [call] = openai_chat.write_request(conversation, model, stream=False).document["messages"][1]["tool_calls"]
+        return call.get("extra_content")
+
+    for model in ("gemini-3-flash", "google/Gemini-3-pro"):
+        assert sent(model) == {"google": {"thought_signature": "sig"}}
+    for model in ("gpt-4.1", "claude-sonnet-4-5", "deepseek-v4-pro", "anything"):
+        assert sent(model) is None
+
+
 def results(*parts: Any) -> Conversation:
     calls: list[Any] = [ToolCall(id=f"c{number}", name="t", arguments="{}") for number, _ in enumerate(parts)]
     answers: list[Any] = [ToolResult(call_id=f"c{number}", content=part) for number, part in enumerate(parts)]

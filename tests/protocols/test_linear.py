@@ -12,14 +12,19 @@ import pytest
 from llm_gateway.domain.conversation import (
     ChoiceEnd,
     Chunk,
+    Conversation,
+    Part,
     RefusalDelta,
     TextDelta,
     ThinkingDelta,
+    ToolCall,
     ToolDelta,
     ToolStart,
+    Turn,
 )
 from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
+from llm_gateway.protocols.call_ids import make_calls_unique
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
@@ -157,6 +162,14 @@ def test_a_reply_with_many_choices_costs_the_same_for_each() -> None:
         assembler.completion()
 
     assert is_linear(collect)
+
+
+def test_a_history_of_calls_with_one_id_costs_the_same_for_each() -> None:
+    def rename(count: int) -> None:
+        parts: list[Part] = [ToolCall(id="c", name="t", arguments="{}") for _ in range(count)]
+        make_calls_unique(Conversation(turns=[Turn(role="assistant", parts=parts)]))
+
+    assert is_linear(rename)
 
 
 def test_quadratic_work_is_detected() -> None:

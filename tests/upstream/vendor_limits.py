@@ -129,6 +129,7 @@ def openai(model: str, body: Body) -> Iterator[str]:
             yield f"Invalid '{field}': string too long. Expected a string with maximum length {longest}"
     yield from _names(body, "[a-zA-Z0-9_-]{1,64}")
     yield from _ids(body, ".{1,40}")
+    yield from _message_fields(body, ("extra_content",))
     yield from _objects_without_properties(body)
     for tool in _tools(body):
         if tool.get("strict") and not _strict_is_closed(tool.get("parameters")):
@@ -236,6 +237,12 @@ def cerebras(model: str, body: Body) -> Iterator[str]:
         yield from _words(body, ("low", "medium", "high"))
 
 
+def fireworks(model: str, body: Body) -> Iterator[str]:
+    """Yield what Fireworks refuses."""
+    yield from _message_fields(body, ("extra_content",))
+    yield from _gpt_oss(model, body)
+
+
 def openrouter(model: str, body: Body) -> Iterator[str]:
     """Yield what OpenRouter refuses."""
     if len(body.get("user") or "") > 128:
@@ -305,5 +312,5 @@ def _unknown(model: str, body: Body) -> Iterator[str]:
 VENDORS: dict[str, Callable[[str, Body], Iterator[str]]] = {
     "openai": openai, "groq": groq, "mistral": mistral, "deepseek": deepseek, "xai": xai, "cerebras": cerebras,
     "openrouter": openrouter, "anthropic": anthropic, "gemini": gemini, "": _unknown,
-    **dict.fromkeys(("together", "fireworks", "vllm", "ollama", "lmstudio"), _gpt_oss),
+    "fireworks": fireworks, **dict.fromkeys(("together", "vllm", "ollama", "lmstudio"), _gpt_oss),
 }  # fmt: skip

@@ -29,7 +29,7 @@ PrintConfig = Annotated[Flag, Parameter(help="print the configuration")]
 def agent_app() -> App:
     """Build the commands `agent …`."""
     app = App(name="agent", help="Configurations of coding agents for this gateway.")
-    for command in (claude, codex, gemini, opencode):
+    for command in (claude, codex, gemini, opencode, qwen, aider):
         app.command(command)
     return app
 
@@ -82,6 +82,30 @@ def opencode(
     _print(opencode_config, url, key, model, print_config=print_config)
 
 
+def qwen(
+    *, print_config: PrintConfig = False, url: Url = DEFAULT_URL, key: Key = PLACEHOLDER, model: Model = ANY_MODEL
+) -> None:
+    """Print the environment variables of Qwen Code.
+
+    ```sh
+    llm-gateway agent qwen --print-config
+    ```
+    """
+    _print(qwen_config, url, key, model, print_config=print_config)
+
+
+def aider(
+    *, print_config: PrintConfig = False, url: Url = DEFAULT_URL, key: Key = PLACEHOLDER, model: Model = ANY_MODEL
+) -> None:
+    """Print the environment variables of aider.
+
+    ```sh
+    llm-gateway agent aider --print-config --model claude-sonnet-4-5
+    ```
+    """
+    _print(aider_config, url, key, model, print_config=print_config)
+
+
 def _print(config: Callable[[str, str, str], str], url: str, key: str, model: str, *, print_config: bool) -> None:
     if not print_config:
         raise CommandFailed("The command prints a configuration and starts no agent: add --print-config.", USAGE)
@@ -123,12 +147,16 @@ def gemini_config(url: str, key: str, model: str) -> str:
 
 
 def opencode_config(url: str, key: str, model: str) -> str:
-    """Return `opencode.json`: https://opencode.ai/docs/providers."""
+    """Return `opencode.json`: https://opencode.ai/docs/providers.
+
+    Without `modalities` opencode sends no pictures: https://github.com/anomalyco/opencode/issues/25229.
+    """
+    modalities = {"input": ["text", "image"], "output": ["text"]}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "LLM Gateway",
         "options": {"baseURL": f"{url}/v1", "apiKey": f"{{env:{KEY_VARIABLE}}}"},
-        "models": {model: {"name": model, "attachment": True, "tool_call": True}},
+        "models": {model: {"name": model, "attachment": True, "tool_call": True, "modalities": modalities}},
     }
     document = {
         "$schema": "https://opencode.ai/config.json",
@@ -138,6 +166,16 @@ def opencode_config(url: str, key: str, model: str) -> str:
     }
     head = f"// ~/.config/opencode/opencode.json; set the key with: {_exports(**{KEY_VARIABLE: key})}"
     return f"{head}\n{json.dumps(document, indent=2)}"
+
+
+def qwen_config(url: str, key: str, model: str) -> str:
+    """Return environment variables: https://qwenlm.github.io/qwen-code-docs/en/users/configuration/auth/."""
+    return _exports(OPENAI_BASE_URL=f"{url}/v1", OPENAI_API_KEY=key, OPENAI_MODEL=model)
+
+
+def aider_config(url: str, key: str, model: str) -> str:
+    """Return environment variables: https://aider.chat/docs/llms/openai-compat.html."""
+    return _exports(OPENAI_API_BASE=f"{url}/v1", OPENAI_API_KEY=key, AIDER_MODEL=f"openai/{model}")
 
 
 def _exports(**variables: str) -> str:

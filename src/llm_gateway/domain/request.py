@@ -13,37 +13,26 @@ from llm_gateway.domain.token_estimate import estimated_tokens
 Tags: TypeAlias = dict[str, str]
 
 
-class ClientRequest:
+class ClientRequest(msgspec.Struct, eq=False):
     """The content of a client's request: a document in the client's protocol, or a conversation.
 
-    The document is parsed into a conversation only when a provider that speaks another protocol needs it. A provider
-    of the same protocol gets the document itself, including fields that the canonical form cannot express.
-    `protocol` is the protocol's name in the registry of `protocols/`. `header_lines` are headers to forward to
-    providers of the same protocol only (`anthropic-beta`).
+    The document is parsed into a conversation only when a provider that speaks another protocol needs it: `_read`
+    parses it, and is None for a request without a document. A provider of the same protocol gets the document itself,
+    including fields that the canonical form cannot express. `protocol` is the protocol's name in the registry of
+    `protocols/`. `header_lines` are headers to forward to providers of the same protocol only (`anthropic-beta`).
     """
 
-    __slots__ = ("_conversation", "_read", "document", "dropped", "header_lines", "protocol")
-
-    def __init__(
-        self,
-        protocol: str,
-        document: dict[str, Any],
-        read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]] | None,
-        header_lines: bytes = b"",
-    ) -> None:
-        self.protocol = protocol
-        self.document = document
-        self.header_lines = header_lines
-        self.dropped: tuple[str, ...] = ()
-        self._read = read
-        self._conversation: Conversation | None = None
+    protocol: str
+    document: dict[str, Any]
+    _read: Callable[[dict[str, Any]], tuple[Conversation, tuple[str, ...]]] | None
+    header_lines: bytes = b""
+    dropped: tuple[str, ...] = ()
+    _conversation: Conversation | None = None
 
     @classmethod
     def of(cls, conversation: Conversation) -> ClientRequest:
         """Make the request of a client of the gateway's own API (POST /generate), which expects plain text."""
-        client_request = cls("generate", {}, None)
-        client_request._conversation = conversation
-        return client_request
+        return cls("generate", {}, None, b"", (), conversation)
 
     @property
     def is_canonical(self) -> bool:

@@ -32,9 +32,8 @@ def equivalent_length_of(document: dict[str, Any], fields: tuple[str, ...]) -> i
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            # Nearly all texts are short and ASCII.
-            is_plain = len(value) <= INLINE_CHARACTERS and value.isascii()
-            total += len(value) if is_plain else _length_of(value)
+            size = len(value)
+            total += size if size <= INLINE_CHARACTERS and value.isascii() else _length_of(value)
         elif isinstance(value, list):
             waiting += value
         elif isinstance(value, dict):

@@ -17,15 +17,16 @@ def rate_limit_headers(state: WindowState | None, queued_ms: int) -> Headers:
 
     The resets are the time until the whole window is free again.
     """
-    queued = [(b"x-gateway-queued-ms", b"%d" % queued_ms)] if queued_ms else []
-    if state is None:
-        return queued
-    return [
-        *_limits_and_resets(state.limit_requests, state.limit_tokens, math.ceil(state.reset_s)),
-        (b"x-ratelimit-remaining-requests", b"%d" % state.remaining_requests),
-        (b"x-ratelimit-remaining-tokens", b"%d" % state.remaining_tokens),
-        *queued,
-    ]
+    headers: Headers = []
+    if state is not None:
+        headers = [
+            *_limits_and_resets(state.limit_requests, state.limit_tokens, math.ceil(state.reset_s)),
+            (b"x-ratelimit-remaining-requests", b"%d" % state.remaining_requests),
+            (b"x-ratelimit-remaining-tokens", b"%d" % state.remaining_tokens),
+        ]
+    if queued_ms:
+        headers.append((b"x-gateway-queued-ms", b"%d" % queued_ms))
+    return headers
 
 
 @lru_cache(maxsize=_REMEMBERED)

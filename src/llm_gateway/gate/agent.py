@@ -11,7 +11,7 @@ OTHER = "other"
 AGENTS: tuple[tuple[str, str], ...] = (
     ("claude-cli/", "claude-code"),
     ("codex", "codex"),  # codex_cli_rs/…, codex_exec/…, codex_vscode/…, codex-tui/…
-    ("geminicli/", "gemini-cli"),
+    ("geminicli", "gemini-cli"),  # GeminiCLI/…, GeminiCLI-tui/…
     ("cloudcodevscode/", "gemini-code-assist"),
     ("opencode/", "opencode"),
     ("qwencode/", "qwen-code"),

@@ -35,11 +35,13 @@ class Keyring:
     """The configured service keys. Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key."""
 
     def __init__(self, keys: Iterable[tuple[str, str, frozenset[str]]]) -> None:
-        self._pepper = secrets.token_bytes(32)
+        self._keyed = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         self._callers = {self._hash(key.encode()): Caller(name, scopes) for name, key, scopes in keys}
 
     def _hash(self, key: bytes) -> bytes:
-        return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
+        keyed = self._keyed.copy()
+        keyed.update(key)
+        return keyed.digest()
 
     def find(self, key: bytes) -> Caller | None:
         """Return the caller to whom this key belongs, None for an unknown key."""

@@ -51,7 +51,7 @@ def encode_frame(kind: Kind, request_id: str, payload: bytes) -> bytes:
     """
     if NEWLINE in payload:
         raise ValueError("A journal payload is one line of JSON.")
-    body = b"%b %b %b" % (kind.encode(), request_id.encode(), payload)
+    body = b" ".join((kind.encode(), request_id.encode(), payload))
     return b"J1 %08x %b\n" % (crc32(body), body)
 
 

@@ -27,7 +27,7 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
         UnknownModel: no enabled provider lists the model or has an alias for it.
     """
     tiers = snapshot.tiers
-    reason = _reason_of(tiers)
+    reason: Reason | None = None
     if request.requested_model is not None and request.requested_model != AUTO:
         named = None if snapshot.aliases is None else snapshot.aliases[request.requested_model]
         if named is None:
@@ -53,7 +53,7 @@ def route(request: Request, snapshot: Snapshot) -> Plan:
             "No provider is enabled that can be used: create one with POST /api/v1/providers or enable one; if one is "
             "enabled, the gateway's log says what is wrong with it."
         )
-    return Plan(tiers, reason=reason)
+    return Plan(tiers, reason=reason or _reason_of(tiers))
 
 
 def _reason_of(tiers: Tiers) -> Reason:

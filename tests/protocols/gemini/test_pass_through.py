@@ -71,6 +71,30 @@ def test_calls_without_a_signature_get_a_placeholder_if_the_model_requires_one(c
     assert content["parts"] == [{**call, "thoughtSignature": NO_SIGNATURE}]
 
 
+def answered(call_id: str, output: str = "x") -> dict[str, Any]:
+    return {"functionResponse": {"id": call_id, "name": "f", "response": {"output": output}}}
+
+
+def called(call_id: str) -> dict[str, Any]:
+    return said({"functionCall": {"id": call_id, "name": "f", "args": {}}})
+
+
+def test_a_repeated_result_is_removed() -> None:
+    """Gemini CLI sends each twice when it resumes a session."""
+    twice, once = [{"role": "user", "parts": [answered("a")] * count} for count in (2, 1)]
+    assert passed(ASKED, called("a"), twice) == [ASKED, called("a"), once]
+    assert passed(ASKED, called("a"), once, once, ASKED) == [ASKED, called("a"), once, ASKED]
+
+
+def test_results_that_differ_or_belong_to_another_call_stay() -> None:
+    results = [[answered("a")], [answered("a", "y")], [answered("b")], [RESULT, RESULT]]
+    for parts in results:
+        contents = [ASKED, called("a"), {"role": "user", "parts": [answered("a", "z"), *parts]}]
+        assert passed(*contents) == contents
+    again = [called("a"), {"role": "user", "parts": [answered("a")]}] * 2
+    assert passed(ASKED, *again) == [ASKED, *again], "the id of a later call repeats"
+
+
 def test_passing_a_request_on_does_not_change_the_original() -> None:
     contents = [ASKED, said(CALL)]
     passed(*contents, model="gemini-3-pro")

@@ -98,6 +98,7 @@ def test_a_session_in_a_header_must_be_usable_as_a_label() -> None:
         (b"codex_cli_rs/0.171.0 (Debian 12; x86_64) xterm", "codex"),
         (b"codex_exec/0.171.0 (Debian 12; x86_64)", "codex"),
         (b"GeminiCLI/0.61.0/gemini-2.5-pro (linux; x64; terminal)", "gemini-cli"),
+        (b"GeminiCLI-tui/0.61.0/gemini-2.5-pro (linux; x64; terminal)", "gemini-cli"),
         (b"OpenAI/Python 2.9.0", "openai-python"),
         (b"AsyncAnthropic/Python 0.75.0", "anthropic-python"),
         (b"Mozilla/5.0 claude-cli/2", "other"),

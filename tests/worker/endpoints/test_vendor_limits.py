@@ -139,3 +139,19 @@ async def test_thoughts_of_claude_code_go_back_to_deepseek_with_their_tool_calls
 
         assert answer.status == 200, answer.json
         assert mock.calls[0].json["messages"][1]["reasoning_content"] == sent
+
+
+async def test_a_result_that_a_client_repeats_reaches_the_vendor_once(client: Client) -> None:
+    """Gemini CLI sends each result twice when it resumes a session."""
+    call = {"functionCall": {"id": "call_1", "name": "look", "args": {}}}
+    result = {"functionResponse": {"id": "call_1", "name": "look", "response": {"output": "a tree"}}}
+    contents = [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": [call]},
+        {"role": "user", "parts": [result, result]},
+    ]
+    async with vendor(client, "openai", "gpt-4o") as mock:
+        answer = await client.call("POST", "/v1beta/models/gpt-4o:generateContent", {"contents": contents})
+
+        assert answer.status == 200, answer.json
+        assert [message["role"] for message in mock.calls[0].json["messages"]] == ["user", "assistant", "tool"]

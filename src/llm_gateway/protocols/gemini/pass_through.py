@@ -11,7 +11,7 @@ from llm_gateway.protocols.gemini.thoughts import is_of_another_vendor
 
 
 def passthrough_request(document: JsonObject, *, stream: bool) -> JsonObject:
-    """Remove the field `model`, which is in the path, and thoughts by other vendors, whose signatures Gemini rejects.
+    """Remove the field `model`, which is in the path, and what Gemini rejects: foreign thoughts and repeated results.
 
     Some Gemini models require a signature on tool calls. Calls by other vendors' models have none, so they get
     Google's placeholder (NO_SIGNATURE).
@@ -21,8 +21,41 @@ def passthrough_request(document: JsonObject, *, stream: bool) -> JsonObject:
     contents = document.get("contents")
     if isinstance(contents, list):
         passed = [_passed(content, needs_signature=BY_LEVEL.match(model) is not None) for content in contents]
-        document["contents"] = [content for content in passed if content is not None]
+        document["contents"] = _without_repeats([content for content in passed if content is not None])
     return document
+
+
+def _without_repeats(contents: list[Any]) -> list[Any]:
+    """Drop results that equal the previous result of the same call: Gemini CLI sends each twice (`call_ids.py`)."""
+    results: dict[str, Any] = {}
+    kept: list[Any] = []
+    for content in contents:
+        parts = content.get("parts") if isinstance(content, dict) else None
+        if not isinstance(parts, list):
+            kept.append(content)
+            continue
+        others = [part for part in parts if not _repeats(part, results)]
+        if len(others) == len(parts):
+            kept.append(content)
+        elif others:
+            kept.append({**content, "parts": others})
+    return kept
+
+
+def _repeats(part: Any, results: dict[str, Any]) -> bool:
+    """Return whether the part is a result that was in `results`, by the id of its call; note it there."""
+    if not isinstance(part, dict):
+        return False
+    part = camel_names(part)
+    if isinstance(call := part.get("functionCall"), dict):
+        results.pop(str(call.get("id")), None)
+    result = part.get("functionResponse")
+    call_id = result.get("id") if isinstance(result, dict) else None
+    if not isinstance(call_id, str):
+        return False
+    is_repeated: bool = results.get(call_id) == result
+    results[call_id] = result
+    return is_repeated
 
 
 def without_signatures(document: JsonObject) -> bool:

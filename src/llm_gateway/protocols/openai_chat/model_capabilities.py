@@ -25,6 +25,9 @@ NON_REASONING_PREFIX = "gpt-5-chat"
 KEEPS_THOUGHTS = re.compile(r"deepseek(?!.*distill)|kimi")
 """Models that take back `reasoning_content`: https://api-docs.deepseek.com/guides/thinking_mode,
 https://github.com/QuantumNous/new-api/issues/3121 (Kimi)."""
+TAKES_SIGNATURES = re.compile(r"gemini")
+"""Models that take back the signatures of their tool calls as `extra_content`, which strict vendors reject:
+https://ai.google.dev/gemini-api/docs/thought-signatures, https://github.com/NousResearch/hermes-agent/pull/38543."""
 MOST_REMEMBERED = 1024
 """Model names in each cache below; each request looks one up."""
 
@@ -102,3 +105,9 @@ def keeps_thoughts(model: str) -> bool:
     DeepSeek and Kimi refuse an answer with tool calls that comes back without it.
     """
     return KEEPS_THOUGHTS.search(model.lower()) is not None
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def takes_signatures(model: str) -> bool:
+    """Return whether the model takes back signatures of tool calls: only Gemini does, whoever serves it."""
+    return TAKES_SIGNATURES.search(model.lower()) is not None

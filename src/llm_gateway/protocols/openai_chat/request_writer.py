@@ -27,6 +27,7 @@ from llm_gateway.protocols.openai_chat.model_capabilities import (
     effort_for,
     is_reasoning_model,
     keeps_thoughts,
+    takes_signatures,
 )
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
@@ -55,9 +56,9 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     Raises:
         Unsupported: the conversation needs a feature that chat completions lack.
     """
-    keeps = keeps_thoughts(model)
-    dropped = unsupported_attributes(conversation, KEEPS_THOUGHTS if keeps else UNSUPPORTED_ATTRIBUTES)
-    document: JsonObject = {"model": model, "messages": _messages(conversation, keeps_thoughts=keeps)}
+    lacking = KEEPS_THOUGHTS if keeps_thoughts(model) else UNSUPPORTED_ATTRIBUTES
+    dropped = unsupported_attributes(conversation, lacking)
+    document: JsonObject = {"model": model, "messages": _messages(conversation, model)}
     if conversation.max_tokens is not None:
         document["max_completion_tokens" if is_reasoning_model(model) else "max_tokens"] = conversation.max_tokens
     if conversation.tools:
@@ -138,14 +139,14 @@ def _stops(stops: list[str]) -> list[str]:
     return stops
 
 
-def _messages(conversation: Conversation, *, keeps_thoughts: bool) -> list[JsonObject]:
+def _messages(conversation: Conversation, model: str) -> list[JsonObject]:
     messages: list[JsonObject] = []
     for turn in conversation.turns:
         role, parts = turn.role, turn.parts
         if role == "tool":
             messages += _tool_messages([part for part in parts if isinstance(part, ToolResult)])
         elif role == "assistant":
-            messages.append(_assistant(turn, keeps_thoughts=keeps_thoughts))
+            messages.append(_assistant(turn, model))
         else:
             content = _content(parts)
             if role == "user" or _has_text(content):  # providers reject an empty system message
@@ -174,10 +175,10 @@ def _instruct(messages: list[JsonObject]) -> None:
         messages.insert(0, {"role": "system", "content": JSON_INSTRUCTION})
 
 
-def _assistant(turn: Turn, *, keeps_thoughts: bool) -> JsonObject:
+def _assistant(turn: Turn, model: str) -> JsonObject:
     content = [part for part in turn.parts if not isinstance(part, ToolCall | Thinking | Refusal)]
     message: JsonObject = {"role": "assistant", "content": _content(content) if content else None}
-    calls = [_call(part) for part in turn.parts if isinstance(part, ToolCall)]
+    calls = [_call(part, model) for part in turn.parts if isinstance(part, ToolCall)]
     if calls:
         message["tool_calls"] = calls
     refusals = [part.text for part in turn.parts if isinstance(part, Refusal)]
@@ -185,20 +186,23 @@ def _assistant(turn: Turn, *, keeps_thoughts: bool) -> JsonObject:
         message["refusal"] = "".join(refusals)
     if message["content"] is None and not calls and not refusals:  # null is valid only beside one of these
         message["content"] = ""
-    if keeps_thoughts and (thought := "".join([part.text for part in turn.parts if isinstance(part, Thinking)])):
+    thought = "".join([part.text for part in turn.parts if isinstance(part, Thinking)])
+    if thought and keeps_thoughts(model):
         message["reasoning_content"] = thought
     if turn.name is not None:
         message["name"] = turn.name
     return message
 
 
-def _call(part: ToolCall) -> JsonObject:
+def _call(part: ToolCall, model: str) -> JsonObject:
     call: JsonObject = {
         "id": part.id,
         "type": "function",
         "function": {"name": part.name, "arguments": part.arguments},
     }
-    if part.signature is not None:  # https://ai.google.dev/gemini-api/docs/thought-signatures
+    if part.signature is not None and takes_signatures(
+        model
+    ):  # https://ai.google.dev/gemini-api/docs/thought-signatures
         call["extra_content"] = {"google": {"thought_signature": part.signature}}
     return call
 

@@ -28,12 +28,7 @@ def gateway_headers(answer: Answer) -> Headers:
 
 def provider_headers(came: Relay | Answer, dropped: tuple[str, ...]) -> Headers:
     """Return the headers that are known when an answer begins; `dropped` names hints that the provider was not told."""
-    headers = [
-        (b"x-gateway-provider", came.provider.encode()),
-        (b"x-gateway-model", _model(came.model)),
-        (b"x-gateway-route", came.route),
-        *rate_limit_headers(came.window, came.queued_ms),
-    ]
+    headers = [*provider_and_route(came), (b"x-gateway-model", _model(came.model))]
     if dropped:
         headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
     return headers

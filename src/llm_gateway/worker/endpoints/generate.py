@@ -95,14 +95,8 @@ class GenerateEndpoint(Endpoint):
             decoded = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded = _decoded_with_integral_float(body)
-        for name, label in (
-            ("user_id", decoded.user_id),
-            ("service", decoded.service),
-            ("task_type", decoded.task_type),
-            ("model", decoded.model or ""),
-        ):
-            if "\0" in label:
-                raise Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
+        if "\0" in f"{decoded.user_id}{decoded.service}{decoded.task_type}{decoded.model}":
+            raise _with_nul(decoded)
         if decoded.prompt is msgspec.UNSET and decoded.messages is None:
             raise _without_prompt()
         return decoded
@@ -208,6 +202,12 @@ def _decoded_with_integral_float(body: bytes) -> GenerateBody:
     except msgspec.ValidationError as error:
         has_prompt = "prompt" in fields or "messages" in fields
         raise all_invalid(fields, GenerateBody, error, () if has_prompt else (_without_prompt(),)) from None
+
+
+def _with_nul(body: GenerateBody) -> Invalid:
+    labels = {"user_id": body.user_id, "service": body.service, "task_type": body.task_type, "model": body.model or ""}
+    name = next(name for name, label in labels.items() if "\0" in label)
+    return Invalid(f"{name} must not contain a NUL character.", loc=("body", name))
 
 
 def _without_prompt() -> Invalid:

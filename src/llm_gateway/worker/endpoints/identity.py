@@ -6,7 +6,9 @@ account is the customer; without one the request is the service key's.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from llm_gateway.domain.agent_user import parse_agent_user
 from llm_gateway.gate.agent import agent_of
@@ -25,7 +27,7 @@ SESSION_HEADERS = (
 _ANY_SESSION = frozenset(SESSION_HEADERS)
 
 
-class Identity(NamedTuple):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """The customer, session and program of a request. `session` and `agent` are None if the request has none."""
 
     user_id: str

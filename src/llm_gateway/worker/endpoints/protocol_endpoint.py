@@ -23,6 +23,7 @@ from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as request_headers
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.protocols.call_ids import make_calls_unique
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.routing.session_affinity import beginning_of
@@ -139,7 +140,7 @@ class ProtocolEndpoint(Endpoint):
 
     def _read(self, document: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
         read = self._protocol.read_request(document)
-        return read.conversation, read.dropped
+        return make_calls_unique(read.conversation), read.dropped
 
 
 class ProtocolEventWriter:

@@ -133,7 +133,7 @@ class Attempts:
         this.full_timeout = provider.timeout_s <= remaining
         send = self._transport.open if request.stream else self._transport.post
         try:
-            return await send(provider, this.call, min(provider.timeout_s, remaining))
+            return await send(provider, this.call, provider.timeout_s if this.full_timeout else remaining)
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its upper bound is kept
             this.permit.release()
             if isinstance(error, CancelledBeforeSend):

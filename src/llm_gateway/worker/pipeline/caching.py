@@ -1,7 +1,8 @@
 """Cached answers by exact match: look up and store them; whole requests wait for an identical one in flight.
 
-Keys match exactly, per (provider, model) of the plan. A request's key is a hash of its document, and of its user id
-unless customers share answers. Streamed requests read and fill the cache, but never wait for an identical request.
+Keys match exactly, per (provider, model) of the plan. A key is a hash of the request's document, and of its user id
+unless customers share answers; the candidate's `cache_part` follows it. Streamed requests read and fill the cache, but
+never wait for an identical request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -23,9 +24,6 @@ from llm_gateway.domain.usage import CacheStatus
 from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError
 from llm_gateway.protocols.registry import PROTOCOLS
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Success)
 
@@ -35,7 +33,7 @@ FlightResult: TypeAlias = Success | GatewayError
 class Flight(msgspec.Struct, eq=False):
     """One upstream call whose result identical requests may wait for; `landed` is created by the first that waits."""
 
-    key: bytes
+    key: tuple[bytes, ...]
     landed: asyncio.Future[FlightResult] | None = None
 
 
@@ -46,7 +44,7 @@ class Lookup(msgspec.Struct, eq=False):
     part of the key; None if the cache is not used.
     """
 
-    base: _Hash | None
+    base: bytes | None
     status: CacheStatus
     keeps: bool
     served: Success | None = None
@@ -63,7 +61,7 @@ class Caching:
         self._ttl_s = ttl_s
         self._shared = shared
         self._clock = clock
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[tuple[bytes, ...], Flight] = {}
 
     async def lookup(self, request: Request, plan: Plan) -> Lookup:
         """Look for a cached answer, or wait for an identical request in flight.
@@ -81,12 +79,11 @@ class Caching:
             return Lookup(base, "bypass", keeps=keeps)
         lookup = Lookup(base, "miss", keeps=keeps)
         candidates = plan.candidates
-        keys = [_key(base, candidate.cache_part) for candidate in candidates]
         # Requests share a flight only if their plans try the same candidates in the same order.
-        flight_key = keys[0] if len(keys) == 1 else b"".join(keys)
+        flight_key = base, *[candidate.cache_part for candidate in candidates]
         waited = False
         while True:
-            served = await self._kept(keys, candidates)
+            served = await self._kept(base, candidates)
             if served is not None:
                 return self._hit(lookup, served)
             if request.stream:  # waiting for another request's whole answer would not be a stream
@@ -106,9 +103,9 @@ class Caching:
                     del flight, landed  # the error's traceback holds this frame
             waited = True
 
-    async def _kept(self, keys: list[bytes], candidates: tuple[Candidate, ...]) -> Success | None:
-        for key, candidate in zip(keys, candidates, strict=True):
-            kept = await self._cache.get(key)
+    async def _kept(self, base: bytes, candidates: tuple[Candidate, ...]) -> Success | None:
+        for candidate in candidates:
+            kept = await self._cache.get(base + candidate.cache_part)
             if kept is not None:
                 served, name = _decoder.decode(kept), candidate.provider.name
                 # The key has the provider's id: the provider can have been renamed since.
@@ -129,19 +126,19 @@ class Caching:
         lookup.status, lookup.served = "hit", served
         return lookup
 
-    def _base(self, request: Request) -> _Hash:
+    def _base(self, request: Request) -> bytes:
         who, client_request = None if self._shared else request.user_id, request.client_request
         if client_request.is_canonical:
-            return sha256(_encoded((who, client_request.conversation)))
+            return sha256(_encoded((who, client_request.conversation))).digest()
         uncached = PROTOCOLS[client_request.protocol].uncached_fields
         document = {name: value for name, value in client_request.document.items() if name not in uncached}
-        return sha256(_encoded((who, client_request.protocol, client_request.header_lines, document)))
+        return sha256(_encoded((who, client_request.protocol, client_request.header_lines, document))).digest()
 
     async def keep(self, lookup: Lookup, served: Success) -> None:
         """Cache a complete answer under the candidate that gave it, and return it to identical requests that wait."""
         try:
             if lookup.base is not None and lookup.keeps and served.reply.is_cacheable:
-                await self._cache.set(_key(lookup.base, served.cache_part), _encoder.encode(served), self._ttl_s)
+                await self._cache.set(lookup.base + served.cache_part, _encoder.encode(served), self._ttl_s)
         finally:
             self._land(lookup, served)
 
@@ -171,9 +168,3 @@ def _encoded(request_parts: tuple[object, ...]) -> bytes:
         return _encoder.encode(request_parts)
     except OverflowError:  # JSON has integers of any size, MessagePack those of 64 bits
         return msgspec.json.encode(request_parts)
-
-
-def _key(base: _Hash, cache_part: bytes) -> bytes:
-    key = base.copy()
-    key.update(cache_part)
-    return key.digest()
