@@ -329,6 +329,7 @@ def test_an_account_without_an_address_has_the_rules_of_the_vendor_that_it_is_se
     account = prepare(provider("second", base_url=None, models=("gpt-4o",)), "key")
 
     body = {"messages": [], "top_k": 5}
+    assert account.target is not None
     assert account.target.root == "https://api.openai.com/v1"
     assert account.rules_by_model["gpt-4o"].passed["openai_chat"].apply(body).dropped == ["top_k"]
 

@@ -109,5 +109,5 @@ def keeps_thoughts(model: str) -> bool:
 
 @lru_cache(maxsize=MOST_REMEMBERED)
 def takes_signatures(model: str) -> bool:
-    """Return whether the model takes back signatures of tool calls: only Gemini does, whoever serves it."""
+    """Return whether the model takes back signatures of tool calls: only Gemini does, at any vendor."""
     return TAKES_SIGNATURES.search(model.lower()) is not None

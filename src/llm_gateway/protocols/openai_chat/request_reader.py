@@ -29,6 +29,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     boolean,
+    cache_ttl,
     droppable_fields,
     integer,
     known_effort,
@@ -46,7 +47,7 @@ from llm_gateway.protocols.accessors import (
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat.reasoning_details import read_details
-from llm_gateway.protocols.openai_chat.tools import read_cache, read_tools
+from llm_gateway.protocols.openai_chat.tools import read_tools
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
@@ -251,7 +252,7 @@ def _content(message: JsonObject, place: str) -> list[Part]:
 
 def _part(part: JsonObject, place: str) -> Part:
     kind = required_text(part, "type", place)
-    cache = read_cache(part, place)
+    cache = cache_ttl(part, place)
     if kind == "text":
         return Text(text=required_text(part, "text", place), cache=cache)
     if kind == "refusal":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_gateway.providers.vendor_rules.openai_models import CHAT, CHAT_EFFORT, GPT_5, LATER_GPT, O_SERIES, OPENAI
-from llm_gateway.providers.vendor_rules.parts import CallId, Properties, Strict, ToolName
+from llm_gateway.providers.vendor_rules.part_rules import CallId, Properties, Strict, ToolName
 from llm_gateway.providers.vendor_rules.rule import (
     AtLeast,
     Dropped,

@@ -16,7 +16,7 @@ from llm_gateway.providers.vendor_rules.openai_models import (
     OPENAI,
     REASONING,
 )
-from llm_gateway.providers.vendor_rules.parts import (
+from llm_gateway.providers.vendor_rules.part_rules import (
     CallField,
     CallId,
     ImageTypes,
@@ -27,7 +27,7 @@ from llm_gateway.providers.vendor_rules.parts import (
     Strict,
     ToolName,
 )
-from llm_gateway.providers.vendor_rules.responses_table import CACHE_KEY, RESPONSES_ROWS
+from llm_gateway.providers.vendor_rules.responses_table import CACHE_KEY, REASONING_GUIDE, RESPONSES_ROWS
 from llm_gateway.providers.vendor_rules.rule import (
     AsEffort,
     AtMost,
@@ -56,7 +56,6 @@ CLAUDE_UP_TO_4_6 = (
 
 CLAUDE_LIMITS = "https://github.com/labring/fastgpt-plugin/pull/242"
 PARAMETERS = "https://community.openai.com/t/developer-role-not-accepted-for-o1-o1-mini-o3-mini/1110750/7"
-REASONING_GUIDE = "https://developers.openai.com/api/docs/guides/reasoning"
 CREATE_PARAMS = "openai 3.54: types.chat.CompletionCreateParams"
 FUNCTION = "openai 3.54: types.shared_params.FunctionDefinition"
 GROQ = "https://console.groq.com/docs/openai"
