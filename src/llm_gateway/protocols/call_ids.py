@@ -18,9 +18,13 @@ from llm_gateway.domain.conversation import Conversation, Part, ToolCall, ToolRe
 
 def make_calls_unique(conversation: Conversation) -> Conversation:
     """Change the conversation so that each id belongs to one call, and no result repeats. Returns it."""
-    parts = [part for turn in conversation.turns for part in turn.parts]
-    calls = [part.id for part in parts if isinstance(part, ToolCall)]
-    results = [part.call_id for part in parts if isinstance(part, ToolResult)]
+    calls, results = [], []
+    for turn in conversation.turns:
+        for part in turn.parts:
+            if isinstance(part, ToolCall):
+                calls.append(part.id)
+            elif isinstance(part, ToolResult):
+                results.append(part.call_id)
     if len(set(calls)) < len(calls) or len(set(results)) < len(results):
         history = _History()
         for turn in conversation.turns:
