@@ -58,6 +58,10 @@ def called(arguments: Any = None, name: str | None = None, **fields: Any) -> Doc
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
 SAID = {"type": "text", "text": "Hi"}
 CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
+    "an index that only the first delta of a call has": (
+        [called(name="t", index=0, id="a"), called("{}", id="a")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
+    ),
     "Mistral's parts: https://docs.mistral.ai/capabilities/reasoning": (
         [delta(content=[THINKING]), delta(content=[SAID])],
         [ThinkingDelta(text="Hm"), TextDelta(text="Hi")],
@@ -162,6 +166,16 @@ def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     events, expected = CHAT[vendor]
 
     assert chunks_of(openai_chat.StreamReader(), *events) == expected
+
+
+def test_an_id_that_comes_after_the_name_begins_no_further_call() -> None:
+    """The name is sent on at once, with an id of the gateway's; a name beside an id would begin a call."""
+    events = [called(name="t", index=0), called("{", index=0, id="a"), called("}", index=0, id="a")]
+
+    start, *rest = chunks_of(openai_chat.StreamReader(), *events)
+
+    assert isinstance(start, ToolStart)
+    assert rest == [ToolDelta(call=0, arguments="{"), ToolDelta(call=0, arguments="}")]
 
 
 def test_ids_that_the_gateway_gives_to_calls_do_not_repeat_in_later_turns() -> None:
